@@ -1,0 +1,224 @@
+"""Every way to fail: a class, a stable code, an exit status and a hint.
+
+A message says where, what was found and what was expected; the hint says what to do next.
+Codes and exit statuses are part of the interface: they never change their meaning.
+
+| status | meaning |
+|---|---|
+| 0 | done |
+| 1 | a defect of ours; a log file ready for a bug report is named |
+| 2 | wrong usage of the command line |
+| 3 | bad input: a recipe, a lock, a catalogue file, a checkpoint |
+| 4 | refused: the plan cannot work on this target or image |
+| 5 | a step failed |
+| 6 | this machine: no Docker, no room, no permission, no network |
+| 7 | a check failed: quality, integrity, drift |
+| 130, 143 | interrupted, terminated |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason why a plan cannot work, found before anything was downloaded."""
+
+    code: str
+    message: str
+    hint: str
+    """The nearest thing that works."""
+
+
+class OrchestratorError(Exception):
+    """A failure that a user can act on.
+
+    Args:
+        message: Where, what was found, what was expected.
+        hint: What to do next; empty where the message says it all.
+    """
+
+    code: ClassVar[str] = "ERROR"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInputError(OrchestratorError):
+    """Something that a person or another program wrote is not what it must be."""
+
+    exit_status = 3
+
+
+class RecipeSyntaxError(BadInputError):
+    """Not YAML, or YAML that recipes do not use (aliases, tags, duplicate keys, excessive size or depth)."""
+
+    code = "RECIPE_SYNTAX"
+
+
+class RecipeInvalidError(BadInputError):
+    """A key that does not exist or a value that is not allowed."""
+
+    code = "RECIPE_INVALID"
+
+
+class RecipeUnknownError(BadInputError):
+    """No recipe of that name."""
+
+    code = "RECIPE_UNKNOWN"
+
+
+class RecipeExtendsError(BadInputError):
+    """A recipe extends itself, or a base that is not there."""
+
+    code = "RECIPE_EXTENDS"
+
+
+class OverrideError(BadInputError):
+    """A `--set key=value` that cannot be applied."""
+
+    code = "OVERRIDE_INVALID"
+
+
+class LockInvalidError(BadInputError):
+    """A lock file that cannot be read or belongs to another recipe."""
+
+    code = "LOCK_INVALID"
+
+
+class CatalogError(BadInputError):
+    """A catalogue file (images, targets) that is not valid."""
+
+    code = "CATALOG_INVALID"
+
+
+class ImageUnknownError(BadInputError):
+    """No image of that name in the catalogue."""
+
+    code = "IMAGE_UNKNOWN"
+
+
+class TargetUnknownError(BadInputError):
+    """No target of that name in the catalogue."""
+
+    code = "TARGET_UNKNOWN"
+
+
+class PathEscapesError(BadInputError):
+    """A path that leaves the folder it must stay in."""
+
+    code = "PATH_ESCAPES"
+
+
+class CheckpointError(BadInputError):
+    """A checkpoint that cannot be read: truncated, misnamed, mistyped or incomplete."""
+
+    code = "CHECKPOINT_INVALID"
+
+
+class PlanRefusedError(OrchestratorError):
+    """The plan cannot work; every reason is listed."""
+
+    code = "REFUSED"
+    exit_status = 4
+
+    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+        super().__init__("\n".join(f"{refusal.code}: {refusal.message}" for refusal in refusals))
+        self.refusals = refusals
+        self.hint = "\n".join(refusal.hint for refusal in refusals)
+
+
+class StepError(OrchestratorError):
+    """A step ended without its result; nothing was published."""
+
+    exit_status = 5
+
+
+class StepFailedError(StepError):
+    """The step's command ended with a status other than 0."""
+
+    code = "STEP_FAILED"
+
+
+class StepOutOfMemoryError(StepError):
+    """The step was killed for memory."""
+
+    code = "STEP_OUT_OF_MEMORY"
+
+
+class StepKilledError(StepError):
+    """Somebody else ended the step's container or process."""
+
+    code = "STEP_KILLED"
+
+
+class OutputMissingError(StepError):
+    """The command ended with status 0, but a declared output is absent, empty or does not parse."""
+
+    code = "OUTPUT_MISSING"
+
+
+class CheckFailedError(OrchestratorError):
+    """A result exists and is not good enough, or is not what was recorded."""
+
+    code = "CHECK_FAILED"
+    exit_status = 7
+
+
+class ArtifactCorruptError(CheckFailedError):
+    """A file in the store is not what was published."""
+
+    code = "ARTIFACT_CORRUPT"
+
+
+class MachineError(OrchestratorError):
+    """This machine lacks something."""
+
+    exit_status = 6
+
+
+class DockerUnavailableError(MachineError):
+    """No Docker engine answers."""
+
+    code = "DOCKER_UNAVAILABLE"
+
+
+class GpuRuntimeMissingError(MachineError):
+    """The engine cannot hand a GPU to a container."""
+
+    code = "GPU_RUNTIME_MISSING"
+
+
+class ImageUnavailableError(MachineError):
+    """An image is neither here nor can it be pulled."""
+
+    code = "IMAGE_UNAVAILABLE"
+
+
+class WrongArchitectureError(MachineError):
+    """The image is built for another processor."""
+
+    code = "WRONG_ARCHITECTURE"
+
+
+class DiskFullError(MachineError):
+    """No room is left."""
+
+    code = "DISK_FULL"
+
+
+class NoPermissionError(MachineError):
+    """A file or socket may not be used."""
+
+    code = "NO_PERMISSION"
+
+
+class HubError(MachineError):
+    """The Hugging Face Hub does not hand out what was asked for."""
+
+    code = "HUB"
