@@ -1,0 +1,124 @@
+"""What happens during a build, as values; the command line decides how it looks.
+
+A payload runs in another process or container and has only its standard output: it writes events as lines
+that begin with a marker, `to_line` and `from_line` are the two ends of that channel. Every other line is log.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+_MARKER = "@orchestrator "
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the running step is."""
+
+    done: int
+    total: int
+    """0 where it is not known."""
+    unit: str
+    """`bytes`, `tensors`, `layers`, `requests`, …"""
+    note: str = ""
+    """What is being worked on, for a person."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a payload gives up, in the words of the catalogue of errors."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that the step's command wrote."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """A step begins to run."""
+
+    step: str
+    executor: str
+    adopted: bool = False
+    """Its container was already running when we came."""
+
+
+@dataclass(frozen=True)
+class StepReused:
+    """A step's artifact was already in the store."""
+
+    step: str
+    key: str
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step ran, its outputs were checked and published."""
+
+    step: str
+    key: str
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Another build holds what this one needs."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something a person should know that does not end the build."""
+
+    message: str
+
+
+Event = Progress | Failure | LogLine | StepStarted | StepReused | StepDone | Waiting | Warned
+
+
+class Observer(Protocol):
+    """Whoever wants to know; called from one thread, must not raise."""
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+
+
+def silence(event: Event) -> None:  # noqa: ARG001 - it is an Observer
+    """Ignore every event: the default observer."""
+
+
+_CHANNEL: dict[str, type[Progress | Failure]] = {"progress": Progress, "failure": Failure}
+
+
+def to_line(event: Progress | Failure) -> str:
+    """Encode an event for a payload's standard output, without the line end."""
+    name = next(name for name, kind in _CHANNEL.items() if isinstance(event, kind))
+    return _MARKER + json.dumps({"event": name, **asdict(event)}, ensure_ascii=False)
+
+
+def from_line(line: str) -> Progress | Failure | LogLine:
+    """Decode a line of a payload's standard output; whatever is no event is log."""
+    text = line.rstrip("\r\n")
+    if not text.startswith(_MARKER):
+        return LogLine(text)
+    try:
+        fields: dict[str, Any] = json.loads(text.removeprefix(_MARKER))
+        return _CHANNEL[fields.pop("event")](**fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return LogLine(text)
