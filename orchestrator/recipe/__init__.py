@@ -1,0 +1,1 @@
+"""YAML to `Recipe`: strict parsing, inheritance, overrides, lock file, JSON Schema."""

@@ -1,0 +1,272 @@
+"""What a recipe says, as frozen types in the field's own terms.
+
+Names and values are those of ModelOpt, TensorRT-LLM and the Hugging Face Hub. No dict passes this door except the
+`options` tables, whose keys are another tool's option names and are checked against the image's catalogue entry.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
+_REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+_REVISION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+
+Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq"]
+Method = Literal["onepass", "modelopt", "trtllm", "none"]
+Backend = Literal["tensorrt", "pytorch"]
+KvCacheFormat = Literal["none", "fp8", "nvfp4"]
+OptionValue = bool | int | float | str
+
+
+class _Part(BaseModel):
+    """A frozen piece of a recipe; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class HubModel(_Part):
+    """A model on the Hugging Face Hub."""
+
+    repo: str = Field(pattern=_REPO_PATTERN, max_length=192)
+    """`owner/name` on the Hub."""
+    revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
+    """Branch, tag or commit. `lock` resolves it to a commit."""
+    license: str
+    """The licence's short name as its model card gives it."""
+    gated: bool = False
+    """Its owner must grant access first; a token is needed."""
+    architecture: str
+    """`architectures[0]` of its config.json."""
+    parameters: float = Field(gt=0)
+    """Parameters in total, as its model card gives them."""
+    active_parameters: float | None = Field(default=None, gt=0)
+    """Parameters read per token, for a mixture of experts."""
+
+
+class LocalModel(_Part):
+    """A model in a local folder, in the Hub's layout."""
+
+    path: str = Field(min_length=1)
+    """The folder; relative to the project folder."""
+    architecture: str
+    """`architectures[0]` of its config.json."""
+    parameters: float = Field(gt=0)
+    """Parameters in total."""
+    active_parameters: float | None = Field(default=None, gt=0)
+    """Parameters read per token, for a mixture of experts."""
+
+
+class GenerateOptions(_Part):
+    """The shape of a small model that is made from a seed."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    architecture: Literal["LlamaForCausalLM"] = "LlamaForCausalLM"
+    hidden_size: int = Field(default=256, ge=16, le=8192, multiple_of=16)
+    intermediate_size: int = Field(default=512, ge=16, le=32768, multiple_of=16)
+    num_hidden_layers: int = Field(default=4, ge=1, le=128)
+    num_attention_heads: int = Field(default=4, ge=1, le=128)
+    num_key_value_heads: int = Field(default=2, ge=1, le=128)
+    vocab_size: int = Field(default=1024, ge=320, le=262144)
+    max_position_embeddings: int = Field(default=2048, ge=16, le=1048576)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> GenerateOptions:
+        if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
+            msg = "num_attention_heads must divide hidden_size, and num_key_value_heads must divide num_attention_heads"
+            raise ValueError(msg)
+        return self
+
+
+class GeneratedModel(_Part):
+    """A small model that is made from a seed, the same bytes every time: no network, no account."""
+
+    generate: GenerateOptions
+
+    @property
+    def architecture(self) -> str:
+        """`architectures[0]` of the config.json that will be written."""
+        return self.generate.architecture
+
+    @property
+    def parameters(self) -> float:
+        """Parameters in total: embeddings, head, layers and norms of the Llama architecture, untied."""
+        shape = self.generate
+        key_value = shape.hidden_size * shape.num_key_value_heads // shape.num_attention_heads
+        attention = 2 * shape.hidden_size * (shape.hidden_size + key_value)
+        layer = attention + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
+        return float(2 * shape.vocab_size * shape.hidden_size + shape.num_hidden_layers * layer + shape.hidden_size)
+
+    @property
+    def active_parameters(self) -> None:
+        """Every parameter is read for each token."""
+        return
+
+
+def _model_kind(value: object) -> str | None:
+    keys = value if isinstance(value, dict) else getattr(value, "__class__", type(value)).model_fields
+    return next((kind for kind in ("repo", "path", "generate") if kind in keys), None)
+
+
+Model = Annotated[
+    Annotated[HubModel, Tag("repo")] | Annotated[LocalModel, Tag("path")] | Annotated[GeneratedModel, Tag("generate")],
+    Discriminator(
+        _model_kind,
+        custom_error_type="model_kind",
+        custom_error_message="expected one of `repo` (on the Hub), `path` (a folder) or `generate` (from a seed)",
+    ),
+]
+
+
+class Calibration(_Part):
+    """Text that runs through the model to measure the range of its activations."""
+
+    dataset: str = "cnn_dailymail"
+    """A name that ModelOpt knows, or a local text or JSONL file."""
+    samples: int = Field(default=512, ge=1, le=65536)
+    sequence_length: int = Field(default=512, ge=1, le=131072)
+    """Tokens of each sample at most."""
+    batch_size: int = Field(default=1, ge=1, le=1024)
+
+
+class Quantization(_Part):
+    """What the weights become, and by which tool."""
+
+    format: Format
+    """ModelOpt's name of the format."""
+    method: Method
+    """`onepass`: ours; `modelopt`: its hf_ptq.py; `trtllm`: TensorRT-LLM's quantize.py; `none`: already quantized."""
+    image: str | None = None
+    """The image that quantizes, where it is not the recipe's image (see docker/images.yaml)."""
+    kv_cache: KvCacheFormat = "none"
+    """Format of the KV cache whose scales the checkpoint carries."""
+    calibration: Calibration = Calibration()
+    exclude: tuple[str, ...] = ()
+    """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
+    options: dict[str, OptionValue] = {}
+    """Further options of hf_ptq.py or quantize.py, by name without dashes."""
+
+    @model_validator(mode="after")
+    def _bf16_needs_no_method(self) -> Quantization:
+        if self.format == "bf16" and self.method != "none":
+            msg = "bf16 is not quantized: use method none"
+            raise ValueError(msg)
+        return self
+
+
+class Engine(_Part):
+    """How the checkpoint becomes a TensorRT engine; only with `backend: tensorrt`."""
+
+    convert: dict[str, OptionValue] = {}
+    """Options of convert_checkpoint.py, by name without dashes."""
+    build: dict[str, OptionValue] = {}
+    """Options of trtllm-build, by name without dashes."""
+
+
+class Checks(_Part):
+    """What must hold before anything is deployed."""
+
+    min_snr_db: float | None = None
+    """The least signal-to-noise ratio of any layer's dequantized weights, in decibels."""
+    chat_template: bool = True
+    """A chat template must come with the tokenizer."""
+    serve: bool = True
+    """Start the server, ask for one answer and stop it (in a container with a GPU)."""
+    startup_timeout: int = Field(default=1800, ge=1, le=86400)
+    """Seconds until the server must be healthy."""
+
+
+class Benchmark(_Part):
+    """What trtllm-bench measures."""
+
+    input_tokens: int = Field(default=128, ge=1, le=1048576)
+    output_tokens: int = Field(default=128, ge=1, le=1048576)
+    requests: int = Field(default=16, ge=1, le=100000)
+    """Requests per level of concurrency."""
+    concurrency: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1,)
+    """Levels of concurrency, one run each."""
+    seed: int = Field(default=420, ge=0)
+
+
+class DraftTarget(_Part):
+    """A small model of the same vocabulary proposes tokens, the large one checks them."""
+
+    type: Literal["draft_target"]
+    draft: HubModel
+    max_draft_len: int = Field(default=4, ge=1, le=64)
+
+
+class Eagle3(_Part):
+    """An EAGLE-3 head proposes tokens from the large model's hidden states."""
+
+    type: Literal["eagle3"]
+    draft: HubModel
+    max_draft_len: int = Field(default=5, ge=1, le=64)
+
+
+class Mtp(_Part):
+    """The model's own multi-token-prediction layers propose tokens."""
+
+    type: Literal["mtp"]
+    num_nextn_predict_layers: int = Field(default=1, ge=1, le=16)
+
+
+Speculative = Annotated[DraftTarget | Eagle3 | Mtp, Field(discriminator="type")]
+
+
+class KvCache(_Part):
+    """TensorRT-LLM's `kv_cache_config`."""
+
+    dtype: Literal["auto", "fp8", "nvfp4"] = "auto"
+    free_gpu_memory_fraction: float = Field(default=0.8, gt=0, le=0.95)
+    """Of the memory that is free after the weights. On unified memory the system lives in what is left."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    enable_block_reuse: bool = True
+    """Off for hybrid (Mamba) models."""
+
+
+class Serve(_Part):
+    """How trtllm-serve serves it."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+    max_batch_size: int = Field(default=8, ge=1, le=4096)
+    max_num_tokens: int = Field(default=8192, ge=1, le=1048576)
+    max_seq_len: int | None = Field(default=None, ge=1, le=16777216)
+    """Tokens of a request and its answer; the model's own limit where absent."""
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64)
+    served_model_name: str | None = None
+    """The id clients send, where the image's trtllm-serve can set it."""
+    reasoning_parser: str | None = None
+    tool_parser: str | None = None
+    kv_cache: KvCache = KvCache()
+    speculative: Speculative | None = None
+    options: dict[str, OptionValue | dict[str, OptionValue | list[OptionValue] | None] | None] = {}
+    """Further keys of trtllm-serve's configuration file (the LLM API's arguments)."""
+    environment: dict[str, str] = {}
+    """Further environment of the server, e.g. TLLM_ALLOW_LONG_MAX_MODEL_LEN."""
+
+
+class Recipe(_Part):
+    """One model in one format for one target."""
+
+    schema_version: Literal[1]
+    """The version of this schema."""
+    name: str = Field(pattern=NAME_PATTERN)
+    description: str = Field(min_length=1, max_length=400)
+    model: Model
+    target: str = Field(pattern=NAME_PATTERN)
+    """A target of the catalogue: the machine that serves."""
+    image: str = Field(pattern=NAME_PATTERN)
+    """An image of docker/images.yaml: what converts, builds, checks and serves."""
+    quantization: Quantization
+    backend: Backend = "pytorch"
+    """`tensorrt` builds an engine, `pytorch` serves the checkpoint."""
+    engine: Engine = Engine()
+    checks: Checks = Checks()
+    benchmark: Benchmark | None = Benchmark()
+    """null measures nothing."""
+    serve: Serve = Serve()
+    expected_refusals: tuple[str, ...] = ()
+    """Codes of the refusals that this recipe exists to explain; the dry-run of the catalogue expects just these."""
