@@ -55,10 +55,10 @@ class BadInputError(OrchestratorError):
     exit_status = 3
 
 
-class RecipeSyntaxError(BadInputError):
+class DocumentSyntaxError(BadInputError):
     """Not YAML, or YAML that recipes do not use (aliases, tags, duplicate keys, excessive size or depth)."""
 
-    code = "RECIPE_SYNTAX"
+    code = "YAML_INVALID"
 
 
 class RecipeInvalidError(BadInputError):

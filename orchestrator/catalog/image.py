@@ -1,0 +1,84 @@
+"""A container as data: which tools it holds, which options they take, which formats run where, what is broken."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.catalog.target import Architecture
+
+Tool = Literal["trtllm-build", "convert_checkpoint.py", "quantize.py", "hf_ptq.py", "trtllm-serve", "trtllm-bench"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ToolEntry(_Part):
+    """One tool of an image."""
+
+    command: tuple[str, ...] = Field(min_length=1)
+    """What starts it; `{family}` stands for the model family's folder of examples."""
+    options: str
+    """The table of its options: docker/tools/NAME.json."""
+
+
+class Build(_Part):
+    """An image that the project builds itself."""
+
+    dockerfile: str
+    """Relative to the project folder."""
+    base: str
+    """The catalogue's name of the image it starts FROM."""
+    arguments: dict[str, str] = {}
+    """Build arguments."""
+
+
+class Fault(_Part):
+    """A known fault: where every given condition holds, the plan refuses or warns."""
+
+    code: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
+    effect: Literal["refuse", "warn"]
+    message: str
+    hint: str
+    source: str
+    """Issue, release note or document that says so."""
+    sm: tuple[int, ...] = ()
+    formats: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    """Model architectures (`LlamaForCausalLM`, …)."""
+    min_nodes: int = 1
+
+
+class Image(_Part):
+    """One image of docker/images.yaml."""
+
+    reference: str
+    """Repository and tag; the lock pins the digest."""
+    description: str
+    architectures: tuple[Architecture, ...] = Field(min_length=1)
+    tensorrt_llm: str
+    modelopt: str | None = None
+    build: Build | None = None
+    """How the project builds it; None: it is pulled."""
+    any_user: bool = True
+    """Its tools work for a user that the image does not know."""
+    tools: dict[Tool, ToolEntry]
+    formats: dict[str, tuple[str, ...]]
+    """Per SM (`sm_121`), the weight formats whose kernels it holds."""
+    kv_cache_formats: dict[str, tuple[str, ...]]
+    """Per SM, the KV cache formats besides BF16."""
+    engine_architectures: tuple[str, ...] = ()
+    """Model architectures that its engine path converts; empty without `trtllm-build`."""
+    pytorch_architectures: tuple[str, ...] = ()
+    """Model architectures that its PyTorch backend serves."""
+    llm_api: tuple[str, ...] = ()
+    """Top-level keys of trtllm-serve's configuration file."""
+    faults: tuple[Fault, ...] = ()
+
+    def has(self, tool: Tool) -> bool:
+        """Tell whether the image holds a tool."""
+        return tool in self.tools

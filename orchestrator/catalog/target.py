@@ -1,0 +1,48 @@
+"""A machine as data: memory, bandwidth, SM, architecture. Each constant carries its source."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Architecture = Literal["amd64", "arm64"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Gpu(_Part):
+    """The accelerator of one node."""
+
+    name: str
+    sm: int = Field(ge=50, le=199)
+    """Compute capability without the point: 121 for GB10."""
+    count: int = Field(default=1, ge=0, le=16)
+    """GPUs that a step asks the executor for; 0 on a rehearsal machine without any."""
+    memory_bandwidth: float = Field(gt=0)
+    """Bytes per second of one GPU."""
+
+
+class Target(_Part):
+    """One machine, or several that serve together."""
+
+    description: str
+    architecture: Architecture
+    gpu: Gpu | None = None
+    """None: the processor does the work."""
+    nodes: int = Field(default=1, ge=1, le=64)
+    memory: int = Field(gt=0)
+    """Bytes of one node that a model can live in (unified, or of all its GPUs)."""
+    reserve: int = Field(default=0, ge=0)
+    """Bytes of one node that the system and the CUDA context keep."""
+    unified_memory: bool = False
+    """CPU and GPU share the memory: the page cache counts as used."""
+    sources: dict[str, str] = {}
+    """Where each constant was read."""
+
+    @property
+    def usable_memory(self) -> int:
+        """Bytes over all nodes that weights, caches and activations can take."""
+        return (self.memory - self.reserve) * self.nodes

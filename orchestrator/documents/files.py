@@ -1,0 +1,27 @@
+"""Reading the small files that people write, with the operating system's refusals in our words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.documents.yaml_text import MAX_BYTES, Document, parse
+from orchestrator.errors import BadInputError, NoPermissionError
+
+
+def read_document(file: Path, missing: type[BadInputError]) -> Document:
+    """Read and parse one YAML file.
+
+    Args:
+        file: The file.
+        missing: The class to raise where there is none.
+    """
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(MAX_BYTES + 1)  # one more than allowed: a huge file is never read whole
+    except PermissionError as error:
+        message = f"{file}: no permission to read it"
+        raise NoPermissionError(message, hint=f"give yourself access: chmod u+r {file}") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        message = f"{file}: there is no such file"
+        raise missing(message) from error
+    return parse(text, file)

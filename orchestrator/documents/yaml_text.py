@@ -1,0 +1,181 @@
+"""Strict YAML 1.2: plain data and where each value stands, without aliases, tags, duplicate keys or excess.
+
+The guard reads the event stream first, which is not recursive: a document of a hundred thousand brackets is
+refused by its depth before anything is built from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, NodeEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from orchestrator.errors import DocumentSyntaxError
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 24
+
+Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
+KeyPath = tuple[str | int, ...]
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = frozenset({f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str")})
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a file, counted from 1."""
+
+    file: Path
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        """Write it as compilers do."""
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One parsed file."""
+
+    data: dict[str, Data]
+    positions: Mapping[KeyPath, Position] = field(repr=False)
+    """Where the key of each path stands (for list items, the item)."""
+
+
+def parse(text: bytes, file: Path) -> Document:
+    """Parse one YAML document whose top is a mapping.
+
+    Args:
+        text: The file's bytes, UTF-8.
+        file: Its name, for messages.
+
+    Raises:
+        DocumentSyntaxError: With file, line and column, for anything that recipes do not use.
+    """
+    if len(text) > MAX_BYTES:
+        message = f"{file}: {len(text)} bytes; at most {MAX_BYTES} are read"
+        raise DocumentSyntaxError(message)
+    try:
+        source = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"{file}: not UTF-8 at byte {error.start}"
+        raise DocumentSyntaxError(message) from error
+    try:
+        _guard(source, file)
+        node = _yaml().compose(source)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
+        message = f"{where}: {error.problem or error.context or 'not YAML'}"
+        raise DocumentSyntaxError(message) from error
+    except (YAMLError, ValueError) as error:
+        message = f"{file}: not YAML: {error}"
+        raise DocumentSyntaxError(message) from error
+    if not isinstance(node, MappingNode):
+        message = f"{file}: expected a mapping of keys at the top, found {_kind(node)}"
+        raise DocumentSyntaxError(message)
+    positions: dict[KeyPath, Position] = {}
+    return Document(_Builder(file, positions).mapping(node, ()), positions)
+
+
+def scalar(text: str) -> Data:
+    """Read one value as it would be read in a file: `8` is a number, `true` a boolean, `[a, b]` a list."""
+    return parse(b"value: " + text.encode(), Path("--set")).data["value"]
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)  # the C parser is YAML 1.1 and overruns its stack on deep nesting
+    yaml.version = (1, 2)
+    return yaml
+
+
+def _guard(source: str, file: Path) -> None:
+    depth = documents = 0
+    for event in _yaml().parse(source):
+        if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
+            raise _error(file, event, "anchors and aliases are not allowed; write the value out, or use `extends`")
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _error(file, event, f"nested more than {MAX_DEPTH} levels deep")
+        if isinstance(event, CollectionEndEvent):
+            depth -= 1
+        if isinstance(event, DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise _error(file, event, "a second document; one file holds one")
+            if event.version:
+                raise _error(file, event, "no %YAML line is needed: these files are YAML 1.2")
+        tag = getattr(event, "tag", None)
+        if tag:
+            raise _error(file, event, f"the tag {tag} is not allowed")
+
+
+def _error(file: Path, event: object, problem: str) -> DocumentSyntaxError:
+    mark = getattr(event, "start_mark", None)
+    where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
+    return DocumentSyntaxError(f"{where}: {problem}")
+
+
+def _kind(node: Node | None) -> str:
+    match node:
+        case None:
+            return "nothing"
+        case SequenceNode():
+            return "a list"
+        case _:
+            return "a single value"
+
+
+@dataclass
+class _Builder:
+    file: Path
+    positions: dict[KeyPath, Position]
+
+    def mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Data]:
+        result: dict[str, Data] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node)
+            if key in result:
+                raise _error(self.file, key_node, f"the key `{key}` stands here a second time")
+            self._mark((*path, key), key_node)
+            result[key] = self._value(value_node, (*path, key))
+        return result
+
+    def _key(self, node: Node) -> str:
+        if not isinstance(node, ScalarNode) or node.tag != f"{_TAG}str":
+            raise _error(self.file, node, "a key must be plain text")
+        return str(node.value)
+
+    def _value(self, node: Node, path: KeyPath) -> Data:
+        match node:
+            case MappingNode():
+                return self.mapping(node, path)
+            case SequenceNode():
+                for index, item in enumerate(node.value):
+                    self._mark((*path, index), item)
+                return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
+            case _:
+                return self._scalar(node)
+
+    def _scalar(self, node: Node) -> Data:
+        if node.tag not in _SCALARS:
+            return str(node.value)  # a date is text here: recipes have no dates
+        try:
+            value: Data = _yaml().constructor.construct_object(node)
+        except ValueError as error:
+            raise _error(self.file, node, f"cannot read {node.value[:40]!r} as a number") from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _error(self.file, node, f"{node.value} is not a finite number")
+        return value
+
+    def _mark(self, path: KeyPath, node: Node) -> None:
+        self.positions[path] = Position(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
