@@ -71,8 +71,9 @@ class Image(_Part):
     """Per SM (`sm_121`), the weight formats whose kernels it holds."""
     kv_cache_formats: dict[str, tuple[str, ...]]
     """Per SM, the KV cache formats besides BF16."""
-    engine_architectures: tuple[str, ...] = ()
-    """Model architectures that its engine path converts; empty without `trtllm-build`."""
+    engine_families: dict[str, str] = {}
+    """Model architectures that its engine path converts, each with its folder of examples (`LlamaForCausalLM: llama`);
+    empty without `trtllm-build`."""
     pytorch_architectures: tuple[str, ...] = ()
     """Model architectures that its PyTorch backend serves."""
     llm_api: tuple[str, ...] = ()

@@ -106,7 +106,7 @@ class GeneratedModel(_Part):
 
 
 def _model_kind(value: object) -> str | None:
-    keys = value if isinstance(value, dict) else getattr(value, "__class__", type(value)).model_fields
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
     return next((kind for kind in ("repo", "path", "generate") if kind in keys), None)
 
 
