@@ -99,7 +99,7 @@ class Observer(Protocol):
         """Take one event."""
 
 
-def silence(event: Event) -> None:  # noqa: ARG001 - it is an Observer
+def silence(event: Event) -> None:
     """Ignore every event: the default observer."""
 
 

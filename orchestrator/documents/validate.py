@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.errors import BadInputError
 from orchestrator.documents.yaml_text import Data, KeyPath, Position
+from orchestrator.errors import BadInputError
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
@@ -98,14 +98,21 @@ def _keys_at(kind: type[BaseModel], location: tuple[str | int, ...]) -> list[str
     for part in location:
         following = [child for node in nodes for child in _children(schema, node, part)]
         nodes = following or nodes  # a part that names a union's member leads nowhere new
-    return [key for node in nodes for alternative in _alternatives(schema, node) for key in alternative.get("properties", {})]
+    return [
+        key
+        for node in nodes
+        for alternative in _alternatives(schema, node)
+        for key in alternative.get("properties", {})
+    ]
 
 
 def _children(schema: dict[str, Any], node: dict[str, Any], part: str | int) -> list[dict[str, Any]]:
     alternatives = _alternatives(schema, node)
     if isinstance(part, int):
         return [alternative["items"] for alternative in alternatives if "items" in alternative]
-    return [alternative["properties"][part] for alternative in alternatives if part in alternative.get("properties", {})]
+    return [
+        alternative["properties"][part] for alternative in alternatives if part in alternative.get("properties", {})
+    ]
 
 
 def _alternatives(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:

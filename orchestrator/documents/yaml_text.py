@@ -37,8 +37,8 @@ class Position:
     column: int
 
     def __str__(self) -> str:
-        """Write it as compilers do."""
-        return f"{self.file}:{self.line}:{self.column}"
+        """Write it as compilers do; a value that stands in no file has no line."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else str(self.file)
 
 
 @dataclass(frozen=True)

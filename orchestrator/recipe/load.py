@@ -1,0 +1,211 @@
+"""Recipes by name: inheritance, overrides, validation, and where each value came from."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from orchestrator.documents.files import read_document
+from orchestrator.documents.validate import validate
+from orchestrator.documents.yaml_text import Data, Document, KeyPath, Position, scalar
+from orchestrator.errors import (
+    DocumentSyntaxError,
+    OverrideError,
+    PathEscapesError,
+    RecipeExtendsError,
+    RecipeInvalidError,
+    RecipeUnknownError,
+)
+from orchestrator.recipe.model import NAME_PATTERN, Recipe
+
+_OWN_KEYS = frozenset({"name", "description", "expected_refusals", "extends"})
+"""What a recipe says of itself; its heirs do not inherit it."""
+
+_MAX_CHAIN = 8
+_OVERRIDE = Position(Path("--set"), 0, 0)
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe and where its values were written."""
+
+    recipe: Recipe
+    file: Path
+    origins: Mapping[KeyPath, str] = field(repr=False)
+    """Per leaf: `file:line` of the recipe or base that set it, or `--set`. A default is not listed."""
+
+
+@dataclass(frozen=True)
+class RecipeBook:
+    """The recipes of one folder; partial ones that others extend lie in `bases/`."""
+
+    folder: Path
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every recipe's name, sorted."""
+        return tuple(sorted(file.stem for file in self.folder.glob("*.yaml")))
+
+    def load(self, name: str, overrides: Iterable[str] = ()) -> LoadedRecipe:
+        """Load a recipe by name.
+
+        Args:
+            name: Its name, which is its file's name without the ending.
+            overrides: `key.path=value`, as on the command line.
+
+        Raises:
+            BadInputError: One of its kinds, with file, line and key path.
+        """
+        file = self._file(name)
+        merged = _merge_chain(list(self._chain(file)))
+        for override in overrides:
+            _apply_override(merged, override)
+        recipe = validate(Recipe, dict(merged.data), merged.positions, RecipeInvalidError)
+        if recipe.name != name:
+            where = merged.positions[("name",)]
+            message = f"{where}: the recipe calls itself `{recipe.name}`, but its file is {file.name}"
+            raise RecipeInvalidError(message, hint="give the file and the recipe the same name")
+        return LoadedRecipe(recipe, file, merged.origins())
+
+    def _file(self, name: str) -> Path:
+        if not re.fullmatch(NAME_PATTERN.strip("^$"), name):
+            message = f"{name!r} is no recipe name"
+            raise RecipeUnknownError(message, hint="a name is lower-case letters, digits, `.`, `_` and `-`, 64 at most")
+        file = self.folder / f"{name}.yaml"
+        if not file.is_file():
+            close = difflib.get_close_matches(name, self.names, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else "`orchestrator recipes` lists them"
+            message = f"no recipe is called `{name}` (looked for {file})"
+            raise RecipeUnknownError(message, hint=hint)
+        return file
+
+    def _chain(self, file: Path) -> Iterable[Document]:
+        """Yield a recipe, then what it extends, and so on up."""
+        seen: list[Path] = []
+        following: Path | None = file
+        while following:
+            if following in seen or len(seen) == _MAX_CHAIN:
+                chain = " → ".join(found.stem for found in (*seen, following))
+                message = f"{file}: the chain of `extends` does not end: {chain}"
+                raise RecipeExtendsError(message)
+            seen.append(following)
+            document = read_document(following, RecipeExtendsError)
+            yield document
+            following = self._base(document, following)
+
+    def _base(self, document: Document, file: Path) -> Path | None:
+        if "extends" not in document.data:
+            return None
+        base = document.data["extends"]
+        where = document.positions[("extends",)]
+        if not isinstance(base, str) or not re.fullmatch(NAME_PATTERN.strip("^$"), base):
+            message = f"{where}: `extends` must be a recipe's name; found {base!r}"
+            raise RecipeExtendsError(message)
+        places = [folder / f"{base}.yaml" for folder in (self.folder / "bases", self.folder)]
+        for place in places:
+            if place.is_file() and place != file:
+                return place
+        known = sorted(found.stem for folder in (self.folder / "bases", self.folder) for found in folder.glob("*.yaml"))
+        close = difflib.get_close_matches(base, known, n=1)
+        message = f"{where}: extends `{base}`, but there is neither {places[0]} nor {places[1]}"
+        raise RecipeExtendsError(message, hint=f"did you mean `{close[0]}`?" if close else "")
+
+
+@dataclass
+class _Merged:
+    data: dict[str, Data]
+    positions: dict[KeyPath, Position]
+
+    def origins(self) -> dict[KeyPath, str]:
+        return {path: _origin(self.positions[path]) for path in _leaves(self.data, ()) if path in self.positions}
+
+
+def _origin(position: Position) -> str:
+    return str(position.file) if position is _OVERRIDE else f"{position.file.name}:{position.line}"
+
+
+def _leaves(data: Data, path: KeyPath) -> Iterable[KeyPath]:
+    if isinstance(data, dict) and data:
+        for key, value in data.items():
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path
+
+
+def _merge_chain(documents: list[Document]) -> _Merged:
+    """Lay each recipe over what it extends: mappings merge, everything else replaces."""
+    merged = _Merged({}, {})
+    for document in reversed(documents):
+        own = document is documents[0]
+        data = {
+            key: value for key, value in document.data.items() if key != "extends" and (own or key not in _OWN_KEYS)
+        }
+        _lay_over(merged, data, document.positions, ())
+    return merged
+
+
+def _lay_over(merged: _Merged, data: dict[str, Data], positions: Mapping[KeyPath, Position], path: KeyPath) -> None:
+    here = _mapping_at(merged.data, path)
+    for key, value in data.items():
+        place = (*path, key)
+        old = here.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            _lay_over(merged, value, positions, place)
+            continue
+        for stale in [known for known in merged.positions if known[: len(place)] == place]:
+            del merged.positions[stale]
+        here[key] = value
+        merged.positions |= {known: found for known, found in positions.items() if known[: len(place)] == place}
+
+
+def _mapping_at(data: dict[str, Data], path: KeyPath) -> dict[str, Data]:
+    here = data
+    for part in path:
+        inner = here[str(part)]
+        assert isinstance(inner, dict)  # noqa: S101 - the caller walked down mappings only
+        here = inner
+    return here
+
+
+def _apply_override(merged: _Merged, override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        message = f"--set {override}: expected key=value, e.g. quantization.format=fp8"
+        raise OverrideError(message)
+    if parts[0] in _OWN_KEYS:
+        message = (
+            f"--set {override}: `{parts[0]}` is what the recipe is called or says of itself; it cannot be overridden"
+        )
+        raise OverrideError(message)
+    try:
+        value = scalar(text)
+    except DocumentSyntaxError as error:
+        message = f"--set {override}: {text!r} is not a value: {error.message}"
+        raise OverrideError(message) from error
+    data: dict[str, Data] = {}
+    innermost = data
+    for part in parts[:-1]:
+        inner: dict[str, Data] = {}
+        innermost[part] = inner
+        innermost = inner
+    innermost[parts[-1]] = value
+    path = tuple(parts)
+    _lay_over(merged, data, {path[:length]: _OVERRIDE for length in range(1, len(path) + 1)}, ())
+
+
+def resolve_inside(root: Path, path: str) -> Path:
+    """Join a path from a recipe to the project folder; an absolute path is taken as it is written.
+
+    Raises:
+        PathEscapesError: Where a relative path leaves the folder.
+    """
+    joined = (root / path).resolve()
+    if not Path(path).is_absolute() and not joined.is_relative_to(root.resolve()):
+        message = f"`{path}` leaves {root}"
+        raise PathEscapesError(message, hint="write an absolute path if the folder really lies elsewhere")
+    return joined
