@@ -18,6 +18,9 @@ Codes and exit statuses are part of the interface: they never change their meani
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -222,3 +225,44 @@ class HubError(MachineError):
     """The Hugging Face Hub does not hand out what was asked for."""
 
     code = "HUB"
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@contextmanager
+def machine_faults(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals into ours: a full disk, a missing permission.
+
+    Args:
+        doing: What was going on, for the message, e.g. `writing the checkpoint`.
+    """
+    try:
+        yield
+    except OSError as error:
+        translated = from_os_error(error, doing)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def from_os_error(error: OSError, doing: str) -> MachineError | None:
+    """Give our error for the operating system's, or None where it means something else."""
+    where = error.filename or "the file system"
+    if error.errno in _FULL:
+        return DiskFullError(f"no room is left on {where} while {doing}", hint="free some space, then run it again")
+    if error.errno in _FORBIDDEN:
+        return NoPermissionError(f"no permission for {where} while {doing}", hint=f"look at its owner: ls -ld {where}")
+    return None
+
+
+def by_code(code: str) -> type[OrchestratorError] | None:
+    """Find the class of a stable code, as a payload reports it."""
+    pending: list[type[OrchestratorError]] = [OrchestratorError]
+    while pending:
+        kind = pending.pop()
+        if kind.code == code:
+            return kind
+        pending.extend(kind.__subclasses__())
+    return None

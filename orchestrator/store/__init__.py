@@ -1,0 +1,1 @@
+"""Artifacts on disk: find, attempt, publish, lock, forget."""

@@ -1,0 +1,104 @@
+"""What a step left, by content: its files with size and sha256, and one digest over them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ArtifactCorruptError, OutputMissingError
+
+_FORMAT = 1
+_HASHERS = min(4, os.cpu_count() or 1)
+"""hashlib releases the interpreter's lock, so files are hashed side by side."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of an artifact."""
+
+    path: str
+    """Relative, with slashes."""
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published result; its files never change."""
+
+    key: str
+    step: str
+    folder: Path
+    """Where its files lie."""
+    log: Path
+    """What its command wrote."""
+    files: tuple[StoredFile, ...]
+
+    @property
+    def digest(self) -> str:
+        """Its identity by content: two artifacts of the same bytes are the same to whatever reads them."""
+        listing = json.dumps([[file.path, file.size, file.sha256] for file in self.files])
+        return hashlib.sha256(listing.encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+
+def list_files(folder: Path) -> tuple[Path, ...]:
+    """List every file below a folder, in one order on every machine.
+
+    Raises:
+        OutputMissingError: For a link or a special file: an artifact must not depend on what lies outside.
+    """
+    found: list[Path] = []
+    for entry in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            message = f"the output {entry.relative_to(folder)} is a link or special file; outputs are plain files"
+            raise OutputMissingError(message)
+        if entry.is_file():
+            found.append(entry)
+    return tuple(found)
+
+
+def hash_files(folder: Path) -> tuple[StoredFile, ...]:
+    """Hash every file below a folder, several at once."""
+    paths = list_files(folder)
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        digests = list(pool.map(_sha256, paths))
+    return tuple(
+        StoredFile(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
+        for path, digest in zip(paths, digests, strict=True)
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def manifest_text(key: str, step: str, files: tuple[StoredFile, ...]) -> str:
+    """Write an artifact down."""
+    fields = {"format": _FORMAT, "key": key, "step": step, "files": [asdict(file) for file in files]}
+    return json.dumps(fields, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Artifact:
+    """Read an artifact's manifest.
+
+    Raises:
+        ArtifactCorruptError: Where it cannot be read.
+    """
+    try:
+        fields: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = tuple(StoredFile(**file) for file in fields["files"])
+        return Artifact(fields["key"], fields["step"], folder / "out", folder / "log.txt", files)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{folder / 'manifest.json'} cannot be read: {error}"
+        raise ArtifactCorruptError(message) from error

@@ -1,0 +1,225 @@
+"""The store: crash-safe from attempt folder to rename, one lock per key, nothing ever written into what is published.
+
+artifacts/<key>/     manifest.json, log.txt, out/…     read-only
+attempts/<key>-<n>/  the same, while a step runs
+stats/<key>.json     what the file system said of the files when they were last hashed
+locks/<key>.lock     held by whoever works on the key; the kernel frees it when the holder dies
+aside/<key>-<n>/     artifacts that were found changed on disk
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from orchestrator.errors import ArtifactCorruptError, machine_faults
+from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a step: its own folder, so that no two writers ever share one."""
+
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        """What the command may write."""
+        return self.folder / "out"
+
+    @classmethod
+    def of_output(cls, out: Path) -> Attempt:
+        """Find the attempt whose output folder this is."""
+        return cls(out.parent)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Artifacts below one folder, all on one file system."""
+
+    root: Path
+
+    @contextmanager
+    def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold a key; others that want it wait.
+
+        Args:
+            key: The key.
+            waiting: Called once where somebody else holds it.
+        """
+        with machine_faults("locking the store"):
+            folder = self._folder("locks")
+            held = FileLock(folder / f"{key}.lock")
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                waiting()
+                held.acquire(poll_interval=0.1)
+        try:
+            yield
+        finally:
+            held.release()
+
+    def find(self, key: str) -> Artifact | None:
+        """Find what was published under a key.
+
+        Trusts the file system's word (inode, size, times) as long as it is what it was; hashes again otherwise.
+
+        Raises:
+            ArtifactCorruptError: Where a file is gone or is not what was published.
+        """
+        folder = self.root / "artifacts" / key
+        if not folder.is_dir():
+            return None
+        artifact = read_manifest(folder)
+        if self._recorded_stats(key) != _stats(artifact.folder):
+            self.check(artifact)
+        return artifact
+
+    def check(self, artifact: Artifact) -> None:
+        """Hash an artifact again.
+
+        Raises:
+            ArtifactCorruptError: Naming the first file that differs.
+        """
+        found = {file.path: file for file in hash_files(artifact.folder)}
+        for file in artifact.files:
+            if found.pop(file.path, None) != file:
+                message = f"{artifact.folder / file.path} is not what was published: {file.size} bytes, {file.sha256}"
+                raise ArtifactCorruptError(message, hint="it is set aside and made again by the next build")
+        if found:
+            message = f"{artifact.folder / min(found)} was never published"
+            raise ArtifactCorruptError(message, hint="it is set aside and made again by the next build")
+        self.remember(artifact)
+
+    def remember(self, artifact: Artifact) -> None:
+        """Record the file system's word for an artifact that is known to be right (linking changes a file's ctime)."""
+        folder = self._folder("stats")
+        _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact.folder)))
+
+    def attempt(self, key: str) -> Attempt:
+        """Make a fresh folder for one try."""
+        with machine_faults("making room for a step"):
+            attempt = Attempt(self._folder("attempts") / f"{key}-{uuid.uuid4().hex[:8]}")
+            attempt.out.mkdir(parents=True)
+        return attempt
+
+    def publish(self, attempt: Attempt, key: str, step: str) -> Artifact:
+        """Make an attempt's output an artifact: flushed to disk, hashed, then renamed into place at once.
+
+        The caller holds the key's lock. An older artifact of the key gives way.
+        """
+        with machine_faults(f"publishing the result of {step}"):
+            for path in list_files(attempt.out):
+                _flush(path)
+            _write(attempt.folder / "manifest.json", manifest_text(key, step, hash_files(attempt.out)))
+            _make_read_only(attempt.out)
+            for folder in (attempt.out, attempt.folder):
+                _flush(folder)
+            artifacts = self._folder("artifacts")
+            final = artifacts / key
+            if final.exists():
+                remove_tree(self._move_aside(final))
+            attempt.folder.rename(final)
+            _flush(artifacts)
+            artifact = read_manifest(final)
+            self.remember(artifact)
+        return artifact
+
+    def sweep(self, key: str) -> None:
+        """Remove what earlier tries at a key left; the caller holds its lock."""
+        for leftover in (self.root / "attempts").glob(f"{key}-*"):
+            remove_tree(leftover)
+
+    def set_aside(self, key: str) -> Path:
+        """Move a changed artifact out of the way and keep it for whoever wants to look."""
+        return self._move_aside(self.root / "artifacts" / key)
+
+    def remove(self, key: str) -> None:
+        """Forget an artifact."""
+        with machine_faults("removing from the store"):
+            remove_tree(self.root / "artifacts" / key)
+            (self.root / "stats" / f"{key}.json").unlink(missing_ok=True)
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Go through everything published that can be read."""
+        for folder in sorted((self.root / "artifacts").glob("*")):
+            try:
+                yield read_manifest(folder)
+            except ArtifactCorruptError:
+                continue
+
+    def attempts(self) -> tuple[Path, ...]:
+        """Every try that is under way or was left behind."""
+        return tuple(sorted((self.root / "attempts").glob("*")))
+
+    def _move_aside(self, folder: Path) -> Path:
+        place = self._folder("aside") / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+        folder.rename(place)
+        return place
+
+    def _folder(self, name: str) -> Path:
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _recorded_stats(self, key: str) -> object:
+        try:
+            return json.loads((self.root / "stats" / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+
+def _stats(folder: Path) -> dict[str, list[int]]:
+    """Ask the file system about each file; ctime cannot be set back, so a restored mtime does not hide a change."""
+    found = {}
+    for path in list_files(folder):
+        status = path.stat()
+        found[path.relative_to(folder).as_posix()] = [
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        ]
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_read_only(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, read-only parts included; fine where it is gone."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
