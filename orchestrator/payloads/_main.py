@@ -1,0 +1,63 @@
+"""The shared entry of all payloads: every ending becomes an exit status, and a reason that a program can read."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from orchestrator.errors import DiskFullError, NoPermissionError, OrchestratorError
+from orchestrator.events import Failure, to_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def run(payload: Callable[[], None]) -> int:
+    """Run a payload and return its exit status.
+
+    A known failure is written to standard output as an event, anything unexpected to standard error as a traceback with
+    status 1. SIGTERM unwinds like an exception, so that what a payload started is stopped; the status is then 143.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        payload()
+    except OrchestratorError as error:
+        return _report(error)
+    except OSError as error:
+        known = _known(error)
+        if known is None:
+            traceback.print_exc(file=sys.stderr)
+            return 1
+        return _report(known)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception:  # noqa: BLE001 - the last stop: a defect of ours, shown in full
+        traceback.print_exc(file=sys.stderr)
+        return 1
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler
+    raise SystemExit(128 + number)
+
+
+def _known(error: OSError) -> OrchestratorError | None:
+    """Translate the operating system's refusals that a person can do something about."""
+    where = error.filename or "the output folder"
+    if error.errno in _NO_ROOM:
+        return DiskFullError(f"{where}: no room is left on the disk", hint="Make room, or put the output elsewhere.")
+    if error.errno in _NOT_ALLOWED:
+        return NoPermissionError(f"{where}: {error.strerror}", hint="Check who owns it and who may write there.")
+    return None
+
+
+def _report(error: OrchestratorError) -> int:
+    print(to_line(Failure(error.code, error.message, error.hint)), flush=True)
+    return error.exit_status

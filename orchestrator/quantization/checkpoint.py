@@ -1,0 +1,148 @@
+"""A checkpoint of the Hugging Face kind, read on demand: safetensors files, with an index where there are several.
+
+Files are read with `pread` and never mapped: on a machine where the processor and the GPU share one memory, mapped
+pages of a 140 GB checkpoint compete with the model. For the same reason pages are given back after use.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization import header
+from orchestrator.quantization.files import give_back, opened, read_json
+from orchestrator.quantization.tensors import DTYPES, natural
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.tensors import StoredTensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a folder, checked for structure; their data is read on demand."""
+
+    folder: Path
+    tensors: Mapping[str, StoredTensor]
+    """By name, in natural order (layer 2 before layer 10)."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read every header of a folder.
+
+        Raises:
+            CheckpointError: A file is missing, truncated, misnamed or malformed; or index and files disagree.
+        """
+        found = _indexed(folder) if (folder / INDEX).exists() else header.read(_single(folder))
+        return cls(folder, {name: found[name] for name in sorted(found, key=natural)})
+
+    def read(self, name: str, first: int = 0, last: int | None = None, *, again: bool = False) -> NDArray[Any]:
+        """Read a tensor, or its rows `first` up to but not including `last`.
+
+        Args:
+            name: A key of `tensors`.
+            first: The first row.
+            last: The row after the last one; all rows when left out. A scalar has no rows and is read whole.
+            again: The same rows will be read again soon: leave them in the page cache.
+
+        Raises:
+            CheckpointError: The file became shorter since its header was read.
+        """
+        tensor = self.tensors[name]
+        if not tensor.shape:
+            return self._read_bytes(tensor, 0, tensor.size, again=again).view(DTYPES[tensor.dtype]).reshape(())
+        last = tensor.shape[0] if last is None else last
+        data = self._read_bytes(tensor, first * tensor.row_bytes, last * tensor.row_bytes, again=again)
+        return data.view(DTYPES[tensor.dtype]).reshape(last - first, *tensor.shape[1:])
+
+    def rows(self, name: str, chunk_bytes: int, *, again: bool = False) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read a tensor in runs of whole rows of at most `chunk_bytes` (at least one row): first row, rows.
+
+        A scalar comes as one run of shape [1].
+        """
+        tensor = self.tensors[name]
+        if not tensor.shape:
+            yield 0, self.read(name).reshape(1)
+            return
+        step = max(1, chunk_bytes // max(1, tensor.row_bytes))
+        for first in range(0, tensor.shape[0], step):
+            yield first, self.read(name, first, min(first + step, tensor.shape[0]), again=again)
+
+    def _read_bytes(self, tensor: StoredTensor, begin: int, end: int, *, again: bool) -> NDArray[np.uint8]:
+        data = np.empty(end - begin, np.uint8)
+        with opened(tensor.file) as descriptor:
+            filled = 0
+            while filled < len(data):
+                count = os.preadv(descriptor, [data.data[filled:]], tensor.begin + begin + filled)
+                if count == 0:
+                    message = f"{tensor.file}: the file ends inside {tensor.name}; it changed while it was being read"
+                    raise CheckpointError(message)
+                filled += count
+            if not again:
+                give_back(descriptor, tensor.begin + begin, end - begin)
+        return data
+
+
+def _single(folder: Path) -> Path:
+    """Return the only weights file of a checkpoint without an index."""
+    file = folder / SINGLE
+    if file.is_file():
+        return file
+    there = sorted(path.name for path in folder.glob("*.safetensors"))
+    listing = f"found {', '.join(there)}" if there else "found no safetensors file"
+    message = f"{folder}: {listing}, expected {SINGLE} or {INDEX} with the shards that it names"
+    raise CheckpointError(message, hint="Download the checkpoint again; weights in .bin or .gguf files are not read.")
+
+
+def _indexed(folder: Path) -> dict[str, StoredTensor]:
+    """Read all shards that an index names and check that both say the same."""
+    placed = _weight_map(folder)
+    found: dict[str, StoredTensor] = {}
+    for shard in sorted(set(placed.values())):
+        if not (folder / shard).is_file():
+            there = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))) or "no safetensors file"
+            message = f"{folder}: {INDEX} names {shard}, which is missing; found {there}"
+            raise CheckpointError(message, hint="Download the checkpoint again, or give the file its right name.")
+        for name, tensor in header.read(folder / shard).items():
+            if name in found:
+                message = f"{folder}: {name} is in both {found[name].file.name} and {shard}, expected it once"
+                raise CheckpointError(message)
+            found[name] = tensor
+    _agree(folder, placed, found)
+    return found
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    path = folder / INDEX
+    placed = read_json(path).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
+        message = f"{path}: weight_map must be an object that gives each tensor's file, and must not be empty"
+        raise CheckpointError(message)
+    for shard in placed.values():
+        if "/" in shard or "\0" in shard or not shard.endswith(".safetensors"):
+            message = f"{path}: found the file name {shard!r}, expected a safetensors file beside the index"
+            raise CheckpointError(message)
+    return placed
+
+
+def _agree(folder: Path, placed: Mapping[str, str], found: Mapping[str, StoredTensor]) -> None:
+    for name, shard in placed.items():
+        if name not in found or found[name].file.name != shard:
+            actual = f"it is in {found[name].file.name}" if name in found else "no shard has it"
+            message = f"{folder}: {INDEX} places {name} in {shard}, but {actual}"
+            raise CheckpointError(message)
+    for name, tensor in found.items():
+        if name not in placed:
+            message = f"{folder}: {tensor.file.name} has {name}, which {INDEX} does not list"
+            raise CheckpointError(message)

@@ -1,0 +1,74 @@
+"""Files as this room needs them: JSON that must parse, durable writes, descriptors and the page cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: The file is absent, is not JSON or holds something other than an object.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        message = f"{path}: no such file; a checkpoint needs it"
+        raise CheckpointError(message) from None
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        message = f"{path}: not JSON: {error}"
+        raise CheckpointError(message) from None
+    if not isinstance(document, dict):
+        message = f"{path}: found a {type(document).__name__} at the top, expected an object"
+        raise CheckpointError(message)
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON object and make it durable; equal documents give equal bytes."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file's bytes and make them durable."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file or folder for reading: its descriptor, closed at the end of the block."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def give_back(descriptor: int, begin: int, size: int) -> None:
+    """Tell the kernel that these bytes of a file need no memory any more; size 0 means to the end."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, begin, size, os.POSIX_FADV_DONTNEED)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files durable."""
+    with opened(folder) as descriptor:
+        os.fsync(descriptor)

@@ -1,0 +1,151 @@
+"""NVFP4: 4-bit floating point in blocks of 16 with two levels of scale.
+
+A weight `w` of shape [out, in] becomes three tensors (names as in a ModelOpt checkpoint):
+
+| tensor | type | shape | is |
+|---|---|---|---|
+| `weight` | uint8 | [out, in/2] | two 4-bit codes a byte, the even column in the low half |
+| `weight_scale` | E4M3 | [out, in/16] | the scale of each block of 16 consecutive inputs |
+| `weight_scale_2` | FP32 | [] | the scale of the whole tensor |
+
+and stands for `E2M1(code) * (weight_scale * weight_scale_2)`. All arithmetic is IEEE FP32, one rounding per operation:
+
+1. `weight_scale_2 = amax / 2688`, where `amax` is the largest magnitude of the tensor, or of all tensors that an
+   engine fuses into one. 2688 = 6 * 448: the largest E2M1 number times the largest E4M3 number, so the block that
+   holds `amax` gets the largest block scale.
+2. `s = block_amax / (6 * weight_scale_2)`; 0 becomes 1; clamped to [2^-9, 448], the positive numbers of E4M3;
+   rounded to E4M3, ties to even.
+3. `v = w / (s * weight_scale_2)`, the product first, then the division.
+4. The code's lower three bits are the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6 to `|v|`, ties to the even code, 6 for
+   anything larger; its high bit is set where `v < 0`.
+
+Rules for zeros:
+
+- A block of zeros has the scale 1 (byte 0x38) and codes 0.
+- Negative zero has code 0; a negative number that rounds to zero has code 8, which is negative zero.
+- A tensor of zeros has `weight_scale_2` 1, so it is a tensor of zero blocks and decodes to zeros. The same holds where
+  `amax / 2688` underflows, which no BF16 or FP16 number does. ModelOpt 0.47 writes 0 there, and NaN for every block.
+
+The definition is that of NVIDIA's Model Optimizer 0.47 (`modelopt/torch/quantization/qtensor/nvfp4_tensor.py`); other
+than for a tensor of zeros the bytes are the same, which a test against the real thing checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK = 16
+"""Consecutive inputs that share one E4M3 scale."""
+
+_E2M1_MAX = 6.0
+_E4M3_MAX = 448.0
+_E4M3_MIN = 2.0**-9
+
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+"""What each code stands for."""
+
+# Halfway points between neighbouring codes. At a tie the even code wins: the lower one at the first row's points,
+# the upper one at the second row's.
+_TIES_TO_LOWER = (0.25, 1.25, 2.5, 5.0)
+_TIES_TO_UPPER = (0.75, 1.75, 3.5)
+
+# Elements encoded at once: the temporaries of one round (about 13 bytes an element) stay near the processor.
+_ELEMENTS_AT_ONCE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A weight, or some of its rows, in NVFP4, without the scale of the whole tensor."""
+
+    codes: NDArray[np.uint8]
+    """Shape [out, in/2]."""
+    scales: NDArray[Any]
+    """Shape [out, in/16], of type `ml_dtypes.float8_e4m3fn`."""
+
+
+def tensor_scale(amax: float) -> np.float32:
+    """Return `weight_scale_2` for a tensor, or a group of fused tensors, with the given largest magnitude.
+
+    Args:
+        amax: Finite and not negative; 0 for a tensor of zeros.
+    """
+    if not (np.isfinite(amax) and amax >= 0):
+        message = f"the largest magnitude of a tensor is finite and not negative, not {amax}"
+        raise ValueError(message)
+    scale = np.float32(amax) / np.float32(_E2M1_MAX * _E4M3_MAX)
+    return scale if scale > 0 else np.float32(1)
+
+
+def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
+    """Encode a weight, or any run of its rows.
+
+    Rows do not depend on each other, so a large weight can be encoded in pieces. Temporary memory is bounded.
+
+    Args:
+        weight: Finite numbers of shape [out, in], BF16, FP16 or FP32.
+        scale_2: `tensor_scale` of the largest magnitude of the whole tensor or group. A magnitude above it saturates.
+
+    Raises:
+        ValueError: The shape is not two-dimensional with whole blocks in each row.
+    """
+    if weight.ndim != 2 or weight.shape[1] % BLOCK:  # noqa: PLR2004 - rows and columns
+        message = f"NVFP4 needs shape [out, in] with in a multiple of {BLOCK}, not {list(weight.shape)}"
+        raise ValueError(message)
+    rows, columns = weight.shape
+    codes = np.empty((rows, columns // 2), np.uint8)
+    scales = np.empty((rows, columns // BLOCK), ml_dtypes.float8_e4m3fn)
+    step = max(1, _ELEMENTS_AT_ONCE // max(1, columns))
+    for first in range(0, rows, step):
+        some = slice(first, first + step)
+        blocks = weight[some].astype(np.float32).reshape(-1, columns // BLOCK, BLOCK)
+        scales[some] = _block_scales(blocks, scale_2)
+        codes[some] = _pack(_codes(blocks, scales[some], scale_2).reshape(-1, columns))
+    return Encoded(codes, scales)
+
+
+def decode(encoded: Encoded, scale_2: np.float32) -> NDArray[np.float32]:
+    """Return the numbers that a weight, or some of its rows, stand for, in FP32 of shape [out, in]."""
+    rows, half = encoded.codes.shape
+    codes = np.empty((rows, half * 2), np.uint8)
+    codes[:, 0::2] = encoded.codes & 0x0F
+    codes[:, 1::2] = encoded.codes >> 4
+    blocks = _E2M1[codes].reshape(rows, -1, BLOCK)
+    blocks *= _steps(encoded.scales, scale_2)
+    return blocks.reshape(rows, half * 2)
+
+
+def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32) -> NDArray[Any]:
+    scales = np.abs(blocks).max(axis=-1) / (np.float32(_E2M1_MAX) * scale_2)
+    scales[scales == 0] = 1
+    np.clip(scales, _E4M3_MIN, _E4M3_MAX, out=scales)
+    rounded: NDArray[Any] = scales.astype(ml_dtypes.float8_e4m3fn)
+    return rounded
+
+
+def _steps(scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.float32]:
+    """Return what one unit of E2M1 is worth in each block, shape [out, in/16, 1]."""
+    return (scales.astype(np.float32) * scale_2)[..., np.newaxis]
+
+
+def _codes(blocks: NDArray[np.float32], scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.uint8]:
+    # A step underflows to 0 only for FP32 weights below 2^-140; whatever code they get then decodes to 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = blocks / _steps(scales, scale_2)
+    codes = (values < 0).astype(np.uint8) << np.uint8(3)
+    np.abs(values, out=values)
+    for point in _TIES_TO_LOWER:
+        codes += values > point
+    for point in _TIES_TO_UPPER:
+        codes += values >= point
+    return codes
+
+
+def _pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))

@@ -1,0 +1,73 @@
+"""What a tensor is: its name, type and shape, and where a file has it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "I16": np.dtype(np.int16),
+    "U16": np.dtype(np.uint16),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I32": np.dtype(np.int32),
+    "U32": np.dtype(np.uint32),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+    "U64": np.dtype(np.uint64),
+}
+"""Names in a header -> NumPy types, in the order that the safetensors library ranks them (see `header.build`)."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a tensor is, before it has any data."""
+
+    name: str
+    dtype: str
+    """A key of `DTYPES`."""
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row: of everything below the first dimension."""
+        return math.prod(self.shape[1:]) * DTYPES[self.dtype].itemsize
+
+    def __str__(self) -> str:
+        """Name, type and shape, for messages."""
+        return f"{self.name} {self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class StoredTensor(TensorSpec):
+    """A tensor in a file."""
+
+    file: Path
+    begin: int
+    """Offset of its first byte in the file."""
+
+
+def natural(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """Order names so that numbers in them count as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
