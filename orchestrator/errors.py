@@ -222,9 +222,27 @@ class NoPermissionError(MachineError):
 
 
 class HubError(MachineError):
-    """The Hugging Face Hub does not hand out what was asked for."""
+    """The Hugging Face Hub does not answer as it should."""
 
-    code = "HUB"
+    code = "HUB_UNREACHABLE"
+
+
+class HubAccessError(HubError):
+    """A gated or private repository, or a token that is missing or wrong."""
+
+    code = "HUB_ACCESS"
+
+
+class HubNotFoundError(HubError):
+    """No such repository, revision or file."""
+
+    code = "HUB_NOT_FOUND"
+
+
+class DownloadCorruptError(HubError):
+    """A file is, twice in a row, not what the Hub says it is."""
+
+    code = "DOWNLOAD_CORRUPT"
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

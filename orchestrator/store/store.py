@@ -214,7 +214,9 @@ def _flush(path: Path) -> None:
 
 def _make_read_only(folder: Path) -> None:
     for path in folder.rglob("*"):
-        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
+        status = path.stat()
+        if path.is_dir() or status.st_nlink == 1:  # a linked file belongs to others too: its mode is theirs
+            path.chmod(stat.S_IMODE(status.st_mode) & ~0o222)
 
 
 def remove_tree(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: resolve a revision, fetch its files, check every byte."""
