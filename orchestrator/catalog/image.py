@@ -50,6 +50,8 @@ class Fault(_Part):
     backends: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     """Model architectures (`LlamaForCausalLM`, …)."""
+    speculative: tuple[str, ...] = ()
+    """Kinds of speculative decoding (`mtp`, …)."""
     min_nodes: int = 1
 
 
@@ -68,7 +70,7 @@ class Image(_Part):
     """Its tools work for a user that the image does not know."""
     tools: dict[Tool, ToolEntry]
     formats: dict[str, tuple[str, ...]]
-    """Per SM (`sm_121`), the weight formats whose kernels it holds."""
+    """Per SM (`sm_121`), the weight formats whose kernels it holds: a recipe's formats and `fp8_block_scale`."""
     kv_cache_formats: dict[str, tuple[str, ...]]
     """Per SM, the KV cache formats besides BF16."""
     engine_families: dict[str, str] = {}
@@ -77,7 +79,7 @@ class Image(_Part):
     pytorch_architectures: tuple[str, ...] = ()
     """Model architectures that its PyTorch backend serves."""
     llm_api: tuple[str, ...] = ()
-    """Top-level keys of trtllm-serve's configuration file."""
+    """Top-level keys of trtllm-serve's configuration file that a recipe may give as `serve.options`."""
     faults: tuple[Fault, ...] = ()
 
     def has(self, tool: Tool) -> bool:

@@ -6,14 +6,16 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.catalog.image import Image, Tool
 from orchestrator.catalog.project import Project
+from orchestrator.catalog.resolve import resolve
 from orchestrator.catalog.target import Target
 from orchestrator.documents.files import read_document
 from orchestrator.documents.validate import validate
@@ -54,7 +56,7 @@ class Catalog:
     def images(self) -> Mapping[str, Image]:
         """Every image by its short name."""
         document = read_document(self.project.images_file, CatalogError)
-        return validate(_Images, dict(document.data), document.positions, CatalogError).images
+        return validate(_Images, resolve(document), document.positions, CatalogError).images
 
     @cached_property
     def targets(self) -> Mapping[str, Target]:
@@ -75,7 +77,7 @@ class Catalog:
 
     def options(self, image: Image, tool: Tool) -> Mapping[str, Option]:
         """Give the options of an image's tool by every spelling (`--max_batch_size`)."""
-        return {flag: option for option in _table(self.project.tools / f"{image.tools[tool].options}.json") for flag in option.flags}
+        return _by_flag(self.project.tools / f"{image.tools[tool].options}.json")
 
 
 Entry = TypeVar("Entry")
@@ -91,6 +93,11 @@ def _find(entries: Mapping[str, Entry], name: str, kind: str, file: Path, error:
 
 
 _TABLE = TypeAdapter(tuple[Option, ...])
+
+
+@cache  # many recipes share a table, and the files do not change while we run
+def _by_flag(file: Path) -> Mapping[str, Option]:
+    return MappingProxyType({flag: option for option in _table(file) for flag in option.flags})
 
 
 def _table(file: Path) -> tuple[Option, ...]:
