@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.events import Event, Progress, to_line
 from orchestrator.payloads import _main
+from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import onepass
 from orchestrator.quantization.writer import SHARD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_SECONDS_BETWEEN_REPORTS = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,22 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         observer=Reporter(),
         shard_bytes=options.shard_bytes,
     )
-
-
-@dataclass
-class Reporter:
-    """An observer that writes progress to standard output, ten times a second at most, and always the last one."""
-
-    last: float = float("-inf")
-
-    def __call__(self, event: Event) -> None:
-        """Write an event, or drop it because another was written just now."""
-        if not isinstance(event, Progress):
-            return
-        now = time.monotonic()
-        if now - self.last >= _SECONDS_BETWEEN_REPORTS or event.done == event.total:
-            self.last = now
-            print(to_line(event), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ QUANT_CONFIG = "hf_quant_config.json"
 # what, belongs in a bundle's provenance.
 PRODUCER = {"name": "modelopt", "version": "0.47.0"}
 
-_W4A16_NVFP4 = "W4A16_NVFP4"
+W4A16_NVFP4 = "W4A16_NVFP4"
 
 
 def hf_quant_config(exclude_modules: Sequence[str]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def hf_quant_config(exclude_modules: Sequence[str]) -> dict[str, Any]:
     return {
         "producer": dict(PRODUCER),
         "quantization": {
-            "quant_algo": _W4A16_NVFP4,
+            "quant_algo": W4A16_NVFP4,
             "kv_cache_quant_algo": None,
             "group_size": nvfp4.BLOCK,
             "exclude_modules": list(exclude_modules),
@@ -52,7 +52,7 @@ def quantization_config(exclude_modules: Sequence[str]) -> dict[str, Any]:
             }
         },
         "ignore": list(exclude_modules),
-        "quant_algo": _W4A16_NVFP4,
+        "quant_algo": W4A16_NVFP4,
         "group_size": nvfp4.BLOCK,
         "producer": dict(PRODUCER),
         "quant_method": "modelopt",

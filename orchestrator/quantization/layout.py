@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.quantization.formats import nvfp4
 from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
 
 # Engines load these as one matrix, with one scale: TensorRT-LLM asserts that the scales of the parts are equal.
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
+"""Ways of ModelOpt to quantize whose tensors are known here."""
 
 _STORED_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
@@ -139,6 +143,15 @@ def _dimension(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def is_redundant(name: str, expected: Container[str]) -> bool:
+    """Say whether a tensor of a checkpoint only repeats what the expected ones and the configuration say.
+
+    Some checkpoints store the head although it is tied to the embedding, old ones also the rotation frequencies.
+    Engines ignore both, and ModelOpt does not export them.
+    """
+    return name not in expected and (name == f"{HEAD}.weight" or name.endswith(".rotary_emb.inv_freq"))
+
+
 def linears(tensors: Iterable[TensorSpec]) -> list[str]:
     """Return the modules whose weights can be quantized: the matrices, other than embedding and head, in order.
 
@@ -213,6 +226,26 @@ def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
         kind = next((names for names in _FUSED if leaf in names), (leaf,))
         groups.setdefault((parent, kind), []).append(module)
     return [tuple(group) for group in groups.values()]
+
+
+def quantized_specs(weight: TensorSpec, algorithm: str) -> list[TensorSpec]:
+    """Return the tensors that a weight of shape [out, in] becomes in a ModelOpt checkpoint.
+
+    Args:
+        weight: The unquantized weight.
+        algorithm: One of `ALGORITHMS`, as `quant_algo` names it.
+    """
+    rows, columns = weight.shape
+    scale, scale_2 = f"{weight.name}_scale", f"{weight.name}_scale_2"
+    activations = TensorSpec(f"{weight.name.removesuffix('weight')}input_scale", "F32", ())
+    if algorithm == "FP8":
+        return [TensorSpec(weight.name, "F8_E4M3", (rows, columns)), TensorSpec(scale, "F32", ()), activations]
+    nvfp4_weight = [
+        TensorSpec(weight.name, "U8", (rows, columns // 2)),
+        TensorSpec(scale, "F8_E4M3", (rows, columns // nvfp4.BLOCK)),
+        TensorSpec(scale_2, "F32", ()),
+    ]
+    return nvfp4_weight if algorithm == "W4A16_NVFP4" else [*nvfp4_weight, activations]
 
 
 def exclude_modules(excluded: Iterable[str], quantized: Iterable[str]) -> list[str]:

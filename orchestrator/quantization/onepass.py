@@ -108,7 +108,7 @@ def _plan(checkpoint: Checkpoint, config: Mapping[str, Any], exclude: Sequence[s
         message = f"{checkpoint.folder}: config.json has a quantization_config; expected an unquantized checkpoint"
         raise CheckpointError(message, hint="A checkpoint that is quantized already is served as it is: method none.")
     expected = layout.expected_tensors(config)
-    kept = [name for name in checkpoint.tensors if not _is_redundant(name, expected)]
+    kept = [name for name in checkpoint.tensors if not layout.is_redundant(name, expected)]
     _check_tensors(checkpoint, kept, expected)
     selection = layout.select([checkpoint.tensors[name] for name in kept], exclude)
     group_of = {f"{group[0]}.weight": tuple(f"{module}.weight" for module in group) for group in selection.groups}
@@ -117,15 +117,6 @@ def _plan(checkpoint: Checkpoint, config: Mapping[str, Any], exclude: Sequence[s
     plan = _Plan(selection, units)
     _check_weights(checkpoint, plan)
     return plan
-
-
-def _is_redundant(name: str, expected: Mapping[str, TensorSpec]) -> bool:
-    """Say whether a tensor only repeats others.
-
-    Some checkpoints store the head although it is tied to the embedding, old ones also the rotation frequencies, which
-    follow from the configuration. Engines ignore both, and ModelOpt does not export them.
-    """
-    return name not in expected and (name == f"{layout.HEAD}.weight" or name.endswith(".rotary_emb.inv_freq"))
 
 
 def _check_tensors(checkpoint: Checkpoint, kept: Sequence[str], expected: Mapping[str, TensorSpec]) -> None:
@@ -164,18 +155,8 @@ def _outputs(checkpoint: Checkpoint, plan: _Plan) -> list[list[TensorSpec]]:
 
 def _output(tensor: TensorSpec, plan: _Plan) -> list[TensorSpec]:
     if plan.quantizes(tensor.name):
-        return quantized_specs(tensor)
+        return layout.quantized_specs(tensor, configs.W4A16_NVFP4)
     return [TensorSpec(tensor.name, tensor.dtype, tensor.shape)]
-
-
-def quantized_specs(weight: TensorSpec) -> list[TensorSpec]:
-    """Return the tensors that a weight of shape [out, in] becomes."""
-    rows, columns = weight.shape
-    return [
-        TensorSpec(weight.name, "U8", (rows, columns // 2)),
-        TensorSpec(f"{weight.name}_scale", "F8_E4M3", (rows, columns // nvfp4.BLOCK)),
-        TensorSpec(f"{weight.name}_scale_2", "F32", ()),
-    ]
 
 
 def _bytes_to_read(checkpoint: Checkpoint, plan: _Plan) -> int:

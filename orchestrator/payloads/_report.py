@@ -1,0 +1,26 @@
+"""How a payload tells its executor how far it is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from orchestrator.events import Event, Progress, to_line
+
+_SECONDS_BETWEEN_REPORTS = 0.1
+
+
+@dataclass
+class Reporter:
+    """An observer that writes progress to standard output, ten times a second at most, and always the last one."""
+
+    last: float = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        """Write an event, or drop it because another was written just now."""
+        if not isinstance(event, Progress):
+            return
+        now = time.monotonic()
+        if now - self.last >= _SECONDS_BETWEEN_REPORTS or event.done == event.total:
+            self.last = now
+            print(to_line(event), flush=True)

@@ -1,0 +1,184 @@
+"""Start a server, ask it one question, stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from orchestrator.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+QUESTION = "What is the capital of France? Answer in one word."
+_TOKENS = 32
+_SECONDS_BETWEEN_POLLS = 0.2
+_SECONDS_TO_STOP = 30.0
+_LOG_LINES = 20
+_OK = 200
+
+
+@dataclass(frozen=True)
+class Served:
+    """One question and its answer."""
+
+    endpoint: str
+    question: str
+    answer: str
+    seconds_to_ready: float
+    seconds_to_answer: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that somebody else knows how to start."""
+
+    command: Sequence[str]
+    port: int
+    log: Path
+    """Gets everything that the command writes."""
+    startup_timeout: float
+    """Seconds until it must be healthy."""
+    answer_timeout: float
+    """Seconds until it must have answered."""
+
+    def ask_once(self, *, chat: bool) -> Served:
+        """Start the server, wait until it is healthy, ask, and stop it whatever happens.
+
+        Args:
+            chat: Ask through the chat endpoint; otherwise have a text completed.
+
+        Raises:
+            CheckFailedError: It did not start, was not healthy in time or gave no answer; with its last log lines.
+        """
+        with self.log.open("wb") as log:
+            try:
+                return self._serve(log, chat=chat)
+            except (OSError, http.client.HTTPException, _UnusableError) as error:
+                raise self._failed(str(error)) from error
+
+    def _serve(self, log: BinaryIO, *, chat: bool) -> Served:
+        begin = time.monotonic()
+        with _running(self.command, log) as process:
+            self._wait_until_healthy(process, begin + self.startup_timeout)
+            ready = time.monotonic()
+            endpoint, answer = self._ask(chat=chat)
+            answered = time.monotonic()
+        return Served(endpoint, QUESTION, answer, round(ready - begin, 3), round(answered - ready, 3))
+
+    def _wait_until_healthy(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        while time.monotonic() < deadline:
+            status = process.poll()
+            if status is not None:
+                message = f"it ended with status {status} before it was healthy"
+                raise _UnusableError(message)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self._request("GET", "/health", timeout=5)[0] == _OK:
+                    return
+            time.sleep(_SECONDS_BETWEEN_POLLS)
+        message = f"it was not healthy after {self.startup_timeout:g} seconds"
+        raise _UnusableError(message)
+
+    def _ask(self, *, chat: bool) -> tuple[str, str]:
+        common = {"model": self._model(), "max_tokens": _TOKENS, "temperature": 0}
+        if chat:
+            endpoint = "/v1/chat/completions"
+            reply = self._json("POST", endpoint, {**common, "messages": [{"role": "user", "content": QUESTION}]})
+        else:
+            endpoint = "/v1/completions"
+            reply = self._json("POST", endpoint, {**common, "prompt": QUESTION})
+        return endpoint, _answer(reply)
+
+    def _model(self) -> str:
+        """Return the name under which the server knows its model."""
+        try:
+            return str(self._json("GET", "/v1/models")["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            message = "/v1/models names no model"
+            raise _UnusableError(message) from None
+
+    def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        status, text = self._request(method, path, body, timeout=self.answer_timeout)
+        if status != _OK:
+            message = f"{path} answered with status {status}: {text[:500].decode(errors='replace')}"
+            raise _UnusableError(message)
+        try:
+            reply = json.loads(text)
+        except ValueError:
+            message = f"{path} answered with something other than JSON: {text[:500].decode(errors='replace')}"
+            raise _UnusableError(message) from None
+        if not isinstance(reply, dict):
+            message = f"{path} answered with a {type(reply).__name__}, expected an object"
+            raise _UnusableError(message)
+        return reply
+
+    def _request(self, method: str, path: str, body: object = None, *, timeout: float) -> tuple[int, bytes]:
+        # http.client rather than urllib.request: a proxy in the environment must not come between us and loopback.
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _failed(self, what: str) -> CheckFailedError:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+        tail = "\n".join(lines) if lines else "(it wrote nothing)"
+        return CheckFailedError(
+            f"the server {self.command[0]}: {what}; its last lines:\n{tail}", hint=f"See {self.log}."
+        )
+
+
+class _UnusableError(Exception):
+    """The server cannot be used; the message says why."""
+
+
+def _answer(reply: dict[str, Any]) -> str:
+    try:
+        choice = reply["choices"][0]
+        message = choice.get("message") or {}
+        # A reasoning model that is cut short has only its reasoning.
+        text = choice.get("text") or message.get("content") or message.get("reasoning_content")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        text = None
+    if not isinstance(text, str) or not text.strip():
+        message = f"the reply has no text: {json.dumps(reply)[:500]}"
+        raise _UnusableError(message)
+    return text
+
+
+@contextmanager
+def _running(command: Sequence[str], log: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own, so that workers it starts are stopped with it."""
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server and all it started to end; end whatever is left after a while."""
+    try:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_STOP)
+    finally:  # also when we are told to hurry, and for workers that outlive their parent
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

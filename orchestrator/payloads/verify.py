@@ -1,0 +1,91 @@
+"""Check a checkpoint and, with a server's command, that it can be served.
+
+`python -m orchestrator.payloads.verify --checkpoint DIR --output DIR [-- trtllm-serve serve DIR …]` writes
+`quality.json`, also when a check fails, and the server's output to `server.log`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import CheckFailedError
+from orchestrator.payloads import _main
+from orchestrator.payloads._report import Reporter
+from orchestrator.payloads._server import Served, Server
+from orchestrator.quantization import quality
+from orchestrator.quantization.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+QUALITY = "quality.json"
+SERVER_LOG = "server.log"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options, check, serve where a command is given, and write what was found."""
+    options, command = _options(sys.argv[1:] if arguments is None else arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    report = quality.examine(
+        options.checkpoint, reference=options.reference, min_snr_db=options.min_snr_db, observer=Reporter()
+    )
+    served = None
+    if command and report.passed:
+        report, served = _serve(report, options, command)
+    document = report.document()
+    document["min_snr_db"] = options.min_snr_db
+    document["served"] = None if served is None else asdict(served)
+    write_json(options.output / QUALITY, document)
+    report.require()
+
+
+def _serve(
+    report: quality.Report, options: argparse.Namespace, command: Sequence[str]
+) -> tuple[quality.Report, Served | None]:
+    """Have the server answer a question: the report with one more check, and the answer if there was one."""
+    server = Server(command, options.port, options.output / SERVER_LOG, options.startup_timeout, options.answer_timeout)
+    served = None
+    try:
+        served = server.ask_once(chat=quality.has_chat_template(options.checkpoint))
+        check = quality.Check("served", passed=True, detail=f"answered in {served.seconds_to_answer} seconds")
+    except CheckFailedError as error:
+        check = quality.Check("served", passed=False, detail=error.message)
+    return replace(report, checks=(*report.checks, check)), served
+
+
+def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Separate our options from the server's command, which follows a bare `--`."""
+    ours = list(arguments)
+    command: list[str] = []
+    if "--" in ours:
+        cut = ours.index("--")
+        ours, command = ours[:cut], ours[cut + 1 :]
+    return _parser().parse_args(ours), command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.payloads.verify",
+        usage="%(prog)s --checkpoint DIR --output DIR [options] [-- COMMAND …]",
+        description="Check a checkpoint; with a server's command after --, also that it answers a question.",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what to check")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {QUALITY}")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="the unquantized checkpoint it was made from")
+    parser.add_argument("--min-snr-db", type=float, metavar="X", help="signal-to-noise that each module must reach")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="where the server listens (%(default)s)")
+    parser.add_argument(
+        "--startup-timeout", type=float, default=1800, metavar="S", help="until it is healthy (%(default)s seconds)"
+    )
+    parser.add_argument(
+        "--answer-timeout", type=float, default=300, metavar="S", help="until it has answered (%(default)s seconds)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(_main.run(main))

@@ -1,0 +1,429 @@
+"""Is a checkpoint complete, sound and close enough to what it was made from?
+
+Each check says what it found; a failure says what was expected. What cannot be checked for a format or an architecture
+is listed as skipped, with the reason, and never counts as passed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.errors import CheckFailedError, CheckpointError
+from orchestrator.events import Progress, silence
+from orchestrator.quantization import configs, layout
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import read_json
+from orchestrator.quantization.formats import nvfp4
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from orchestrator.events import Observer
+    from orchestrator.quantization.tensors import StoredTensor, TensorSpec
+
+UNQUANTIZED = "bf16"
+CHUNK_BYTES = 16_000_000
+
+_FLOATS = ("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64")
+_SCALES = ("weight_scale", "weight_scale_2", "weight_scale_inv", "input_scale", "k_scale", "v_scale", "_scales")
+_SHARED = ("weight_scale_2", "input_scale")
+"""Scales that engines require to be equal among the modules that they fuse."""
+_NVFP4 = ("W4A16_NVFP4", "NVFP4")
+_E8M0_NAN = 255
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A question that could not be asked."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LayerQuality:
+    """How close one quantized module is to its original."""
+
+    name: str
+    snr_db: float | None
+    """Power of the original over power of the difference, in decibels; None where there is no difference."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was found."""
+
+    format: str
+    checks: tuple[Check, ...]
+    skipped: tuple[Skipped, ...] = ()
+    layers: tuple[LayerQuality, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.passed for check in self.checks)
+
+    def document(self) -> dict[str, Any]:
+        """Return what goes into `quality.json`."""
+        measured = [layer.snr_db for layer in self.layers if layer.snr_db is not None]
+        return {
+            "format": self.format,
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "layers": [asdict(layer) for layer in self.layers],
+            "snr_db": {
+                "min": min(measured, default=None),
+                "mean": round(math.fsum(measured) / len(measured), 3) if measured else None,
+            },
+        }
+
+    def require(self) -> None:
+        """Insist on a good result.
+
+        Raises:
+            CheckFailedError: Some checks failed; each is named with what it found.
+        """
+        failed = [check for check in self.checks if not check.passed]
+        if failed:
+            raise CheckFailedError("\n".join(f"{check.name}: {check.detail}" for check in failed))
+
+
+def examine(
+    folder: Path,
+    *,
+    reference: Path | None = None,
+    min_snr_db: float | None = None,
+    observer: Observer = silence,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Report:
+    """Check a checkpoint, quantized or not.
+
+    Args:
+        folder: The checkpoint.
+        reference: The unquantized checkpoint that it was made from.
+        min_snr_db: The signal-to-noise ratio that each quantized module must reach.
+        observer: Is told of progress in tensors.
+        chunk_bytes: How much of a tensor is in memory at once.
+
+    Raises:
+        CheckpointError: The reference cannot be read. A bad checkpoint does not raise, it fails checks.
+    """
+    original = None if reference is None else Checkpoint.open(reference)
+    examination = _Examination(folder, original, reference, min_snr_db, observer, chunk_bytes)
+    return examination.run()
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Say whether a checkpoint tells how a conversation becomes text."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(read_json(path).get("chat_template"))
+
+
+class _SkippedError(Exception):
+    """A check does not apply; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Quantization:
+    """What both configuration files say together."""
+
+    algorithm: str | None
+    """ModelOpt's `quant_algo`; None where nothing is quantized or somebody else quantized it."""
+    name: str
+    """The format, for a person."""
+    excluded: tuple[str, ...] = ()
+    """Patterns of modules that are not quantized."""
+
+
+@dataclass
+class _Examination:
+    """One run over a checkpoint. Later checks build on what earlier ones read."""
+
+    folder: Path
+    original: Checkpoint | None
+    reference: Path | None
+    min_snr_db: float | None
+    observer: Observer
+    chunk_bytes: int
+    _checks: list[Check] = field(default_factory=list)
+    _skipped: list[Skipped] = field(default_factory=list)
+    _layers: list[LayerQuality] = field(default_factory=list)
+    _config: dict[str, Any] = field(default_factory=dict)
+    _quantization: _Quantization = field(default_factory=lambda: _Quantization(None, "unknown"))
+    _checkpoint: Checkpoint | None = None
+
+    def run(self) -> Report:
+        """Ask every question whose ground has been found firm."""
+        configured = self._ask("configuration", self._read_configuration)
+        self._ask("tokenizer", self._check_tokenizer)
+        self._ask("chat_template", self._check_chat_template)
+        if self._ask("files", self._open) and self._checkpoint is not None:
+            self._ask_about_tensors(self._checkpoint, configured=configured)
+        return Report(self._quantization.name, tuple(self._checks), tuple(self._skipped), tuple(self._layers))
+
+    def _ask_about_tensors(self, checkpoint: Checkpoint, *, configured: bool) -> None:
+        complete = configured and self._ask("tensors", lambda: self._check_tensors(checkpoint))
+        finite = self._ask("numbers", lambda: self._check_numbers(checkpoint))
+        self._ask("fused_scales", lambda: self._check_fused(checkpoint))
+        if complete and finite:
+            self._ask("signal_to_noise", lambda: self._measure(checkpoint))
+        else:
+            self._skipped.append(Skipped("signal_to_noise", "needs complete tensors with finite numbers"))
+
+    def _ask(self, name: str, question: Callable[[], str]) -> bool:
+        """Ask one question; return whether it was asked and answered well."""
+        try:
+            check = Check(name, passed=True, detail=question())
+        except _SkippedError as reason:
+            self._skipped.append(Skipped(name, str(reason)))
+            return False
+        except (CheckFailedError, CheckpointError) as error:
+            check = Check(name, passed=False, detail=error.message)
+        self._checks.append(check)
+        return check.passed
+
+    def _read_configuration(self) -> str:
+        self._config = read_json(self.folder / configs.CONFIG)
+        architecture = layout.architecture_of(self._config)
+        self._quantization = _quantization(self.folder, self._config)
+        return f"{architecture}, {self._quantization.name}"
+
+    def _check_tokenizer(self) -> str:
+        read_json(self.folder / "tokenizer_config.json")
+        if (self.folder / "tokenizer.json").is_file():
+            read_json(self.folder / "tokenizer.json")
+            return "tokenizer.json and tokenizer_config.json parse"
+        if (self.folder / "tokenizer.model").is_file():
+            return "tokenizer.model is there and tokenizer_config.json parses"
+        message = f"{self.folder}: found neither tokenizer.json nor tokenizer.model"
+        raise CheckFailedError(message)
+
+    def _check_chat_template(self) -> str:
+        if has_chat_template(self.folder):
+            return "found"
+        if self.reference is not None and not has_chat_template(self.reference):
+            reason = "the reference has none either: a base model, served with plain completions"
+            raise _SkippedError(reason)
+        message = f"{self.folder}: found no chat_template in tokenizer_config.json and no chat_template.jinja"
+        raise CheckFailedError(message)
+
+    def _open(self) -> str:
+        self._checkpoint = Checkpoint.open(self.folder)
+        size = sum(tensor.size for tensor in self._checkpoint.tensors.values())
+        return f"{len(self._checkpoint.tensors)} tensors, {size} bytes"
+
+    def _check_tensors(self, checkpoint: Checkpoint) -> str:
+        expected = _expected(self._source_tensors(), self._quantization)
+        for name, spec in expected.items():
+            if name not in checkpoint.tensors:
+                message = f"{name} is missing; expected {spec.dtype} {list(spec.shape)}"
+                raise CheckFailedError(message)
+            found = checkpoint.tensors[name]
+            if (found.dtype, found.shape) != (spec.dtype, spec.shape):
+                message = f"{found.file.name}: found {found}, expected {spec.dtype} {list(spec.shape)}"
+                raise CheckFailedError(message)
+        for name, found in checkpoint.tensors.items():
+            if name not in expected and not name.endswith(("k_scale", "v_scale")):
+                message = f"{found.file.name}: found {found}, which this model does not have"
+                raise CheckFailedError(message)
+        return f"all {len(expected)} tensors have the expected type and shape"
+
+    def _source_tensors(self) -> list[TensorSpec]:
+        """Return the tensors of the model before it was quantized."""
+        name = layout.architecture_of(self._config)
+        if name not in layout.ARCHITECTURES and self.original is None:
+            reason = f"the tensors of {name} are not known here, and there is no reference to compare with"
+            raise _SkippedError(reason)
+        if self.original is None:
+            return list(layout.expected_tensors(self._config).values())
+        known = layout.expected_tensors(self._config) if name in layout.ARCHITECTURES else self.original.tensors
+        return [tensor for key, tensor in self.original.tensors.items() if not layout.is_redundant(key, known)]
+
+    def _check_numbers(self, checkpoint: Checkpoint) -> str:
+        count = 0
+        names = list(checkpoint.tensors)
+        for position, name in enumerate(names, start=1):
+            self.observer(Progress(position, len(names), "tensors", f"numbers of {name}"))
+            count += _check_tensor_numbers(checkpoint, checkpoint.tensors[name], self.chunk_bytes)
+        return f"{count} floating-point tensors are finite, and every scale is above zero"
+
+    def _check_fused(self, checkpoint: Checkpoint) -> str:
+        modules = [name.rpartition(".")[0] for name in checkpoint.tensors if name.endswith(_SHARED)]
+        groups = [group for group in layout.fusion_groups(dict.fromkeys(modules)) if len(group) > 1]
+        if not groups:
+            reason = "no modules that engines fuse have scales that must agree"
+            raise _SkippedError(reason)
+        for group in groups:
+            for scale in _SHARED:
+                _check_equal(checkpoint, [f"{module}.{scale}" for module in group])
+        return f"{len(groups)} groups of fused modules share their scales"
+
+    def _measure(self, checkpoint: Checkpoint) -> str:
+        weights = _decodable(checkpoint, self._quantization)
+        if self.original is None:
+            reason = "there is no reference to compare with"
+            raise _SkippedError(reason)
+        for position, name in enumerate(weights, start=1):
+            self.observer(Progress(position, len(weights), "layers", f"signal to noise of {name}"))
+            self._layers.append(
+                LayerQuality(name.removesuffix(".weight"), _snr_db(checkpoint, self.original, name, self.chunk_bytes))
+            )
+        return _judge(self._layers, self.min_snr_db)
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+def _quantization(folder: Path, config: Mapping[str, Any]) -> _Quantization:
+    """Read how a checkpoint is quantized, and check that both files agree where both are there."""
+    inline = config.get("quantization_config")
+    path = folder / configs.QUANT_CONFIG
+    if not path.is_file():
+        return _without_quant_config(folder, inline)
+    document = read_json(path)
+    quantization = document.get("quantization")
+    if not isinstance(quantization, dict) or not isinstance(document.get("producer"), dict):
+        message = f"{path}: expected the objects producer and quantization"
+        raise CheckFailedError(message)
+    excluded = quantization.get("exclude_modules") or []
+    if inline is not None:
+        _compare(path, "quant_algo", quantization.get("quant_algo"), inline.get("quant_algo"))
+        _compare(path, "exclude_modules", sorted(excluded), sorted(inline.get("ignore") or []))
+        _compare(path, "group_size", quantization.get("group_size"), inline.get("group_size"), optional=True)
+    algorithm = str(quantization.get("quant_algo"))
+    return _Quantization(algorithm, algorithm.lower(), tuple(excluded))
+
+
+def _without_quant_config(folder: Path, inline: object) -> _Quantization:
+    if inline is None:
+        return _Quantization(None, UNQUANTIZED)
+    method = str(inline.get("quant_method")) if isinstance(inline, dict) else "unknown"
+    if method.startswith("modelopt"):
+        message = f"{folder}: {configs.QUANT_CONFIG} is missing, which TensorRT-LLM reads for a ModelOpt checkpoint"
+        raise CheckFailedError(message)
+    return _Quantization(None, method.lower())
+
+
+def _compare(path: Path, key: str, found: object, inline: object, *, optional: bool = False) -> None:
+    if found != inline and not (optional and inline is None):
+        message = f"{path}: found {key} {found!r}, but config.json has {inline!r}; expected the same"
+        raise CheckFailedError(message)
+
+
+# --- structure -----------------------------------------------------------------------------------------------------
+
+
+def _expected(source: Sequence[TensorSpec], quantization: _Quantization) -> dict[str, TensorSpec]:
+    """Return the tensors that a quantized model must have, by name."""
+    if quantization.algorithm is None and quantization.name == UNQUANTIZED:
+        return {spec.name: spec for spec in source}
+    if quantization.algorithm not in layout.ALGORITHMS:
+        reason = f"the tensors that {quantization.name} leaves are not known here"
+        raise _SkippedError(reason)
+    if any(len(spec.shape) > 2 for spec in source):  # noqa: PLR2004 - more than a matrix
+        reason = "the reference keeps its experts in one tensor, which ModelOpt splits"
+        raise _SkippedError(reason)
+    modules = {module for module in layout.linears(source) if not layout.matches(module, quantization.excluded)}
+    return {
+        spec.name: spec
+        for tensor in source
+        for spec in (
+            layout.quantized_specs(tensor, quantization.algorithm)
+            if tensor.name.removesuffix(".weight") in modules
+            else [tensor]
+        )
+    }
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def _check_tensor_numbers(checkpoint: Checkpoint, tensor: StoredTensor, chunk_bytes: int) -> int:
+    """Check that a tensor is finite, and positive where it is a scale; return how many tensors were looked at."""
+    is_scale = tensor.name.endswith(_SCALES)
+    if tensor.dtype not in _FLOATS and not is_scale:
+        return 0
+    for first, rows in checkpoint.rows(tensor.name, chunk_bytes):
+        if tensor.dtype == "U8":  # E8M0: powers of two, never zero
+            bad = rows == _E8M0_NAN
+        else:
+            numbers = rows.astype(np.float32)
+            bad = ~np.isfinite(numbers)
+            if is_scale:
+                bad |= numbers <= 0
+        if bad.any():
+            place = np.unravel_index(int(bad.argmax()), bad.shape)
+            where = [int(place[0]) + first, *(int(number) for number in place[1:])] if tensor.shape else []
+            expected = "a finite scale above zero" if is_scale else "a finite number"
+            message = f"{tensor.file.name}: {tensor.name}{where}: found {rows[place]}, expected {expected}"
+            raise CheckFailedError(message)
+    return 1
+
+
+def _check_equal(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    values = {name: checkpoint.read(name) for name in names if name in checkpoint.tensors}
+    first = next(iter(values), None)
+    for name, value in values.items():
+        if first is not None and not np.array_equal(value, values[first]):
+            message = f"found {name} {value} and {first} {values[first]}; engines fuse these and expect one value"
+            raise CheckFailedError(message)
+
+
+# --- signal to noise -----------------------------------------------------------------------------------------------
+
+
+def _decodable(checkpoint: Checkpoint, quantization: _Quantization) -> list[str]:
+    """Return the quantized weights that can be decoded here."""
+    if quantization.algorithm not in _NVFP4:
+        reason = (
+            "nothing is quantized" if quantization.name == UNQUANTIZED else f"{quantization.name} is not decoded here"
+        )
+        raise _SkippedError(reason)
+    return [name for name in checkpoint.tensors if f"{name}_scale_2" in checkpoint.tensors]
+
+
+def _snr_db(checkpoint: Checkpoint, original: Checkpoint, name: str, chunk_bytes: int) -> float | None:
+    """Return the signal-to-noise ratio of one weight in decibels: 10 log10 of sum(w^2) / sum((w - decoded)^2)."""
+    scale_2 = np.float32(checkpoint.read(f"{name}_scale_2"))
+    signal = noise = 0.0
+    for first, rows in original.rows(name, chunk_bytes):
+        last = first + len(rows)
+        encoded = nvfp4.Encoded(checkpoint.read(name, first, last), checkpoint.read(f"{name}_scale", first, last))
+        exact = rows.astype(np.float64)
+        signal += float(np.square(exact).sum())
+        noise += float(np.square(exact - nvfp4.decode(encoded, scale_2)).sum())
+    if noise == 0:
+        return None
+    if signal == 0:
+        message = f"{name}: found numbers other than zero, but the original has only zeros"
+        raise CheckFailedError(message)
+    return round(10 * math.log10(signal / noise), 3)
+
+
+def _judge(layers: Sequence[LayerQuality], required: float | None) -> str:
+    measured = [(layer.snr_db, layer.name) for layer in layers if layer.snr_db is not None]
+    if not measured:
+        return f"{len(layers)} modules equal their originals"
+    worst, name = min(measured)
+    if required is not None and worst < required:
+        message = f"{name}: found a signal-to-noise ratio of {worst} dB, expected at least {required} dB"
+        raise CheckFailedError(message)
+    demand = "" if required is None else f", required {required} dB"
+    return f"{len(layers)} modules, the worst is {name} with {worst} dB{demand}"
