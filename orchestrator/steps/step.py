@@ -11,6 +11,9 @@ from orchestrator.executors.job import Argument
 CODE = "/opt/orchestrator"
 """Where a container finds our own code, read-only."""
 
+FILES = "/etc/orchestrator"
+"""Where a container finds the step's small files, read-only."""
+
 OutputKind = Literal["folder", "json", "safetensors", "engine", "file"]
 
 
@@ -53,6 +56,8 @@ class Step:
     """Our own code: it may run on this machine's Python as well as in the image."""
     inputs: tuple[Input, ...] = ()
     folders: tuple[Folder, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Small text files by name, placed read-only at /etc/orchestrator/NAME."""
     needs_code: bool = False
     """Our code is mounted at /opt/orchestrator and found by Python."""
     environment: Mapping[str, str | Argument] = field(default_factory=dict)

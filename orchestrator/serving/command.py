@@ -1,0 +1,57 @@
+"""The command line of trtllm-serve."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from orchestrator.catalog.image import Image
+from orchestrator.catalog.load import Catalog
+from orchestrator.executors.job import Inside
+from orchestrator.recipe.model import Recipe
+
+Place = TypeVar("Place", str, Inside, str | Inside)
+"""How the caller names files: by paths, or by places in a job's mounts."""
+
+
+def serve_command(
+    recipe: Recipe,
+    image: Image,
+    catalog: Catalog,
+    *,
+    model: Place,
+    tokenizer: Place | None = None,
+    config: Place,
+    host: str,
+    port: int,
+) -> tuple[str | Place, ...]:
+    """Make the command line of trtllm-serve; what the configuration file says (`llm_api_config`) is not in it.
+
+    Args:
+        recipe: The recipe.
+        image: The image that serves; it must hold trtllm-serve.
+        catalog: Where the options of the image's trtllm-serve are.
+        model: The checkpoint, or the engine's folder.
+        tokenizer: The folder of the tokenizer; an engine has none of its own, a checkpoint does.
+        config: The configuration file.
+        host: The address to listen on. 0.0.0.0 where the port is published; its default reaches nobody outside.
+        port: The port to listen on.
+    """
+    serve, known = recipe.serve, catalog.options(image, "trtllm-serve")
+    command: list[str | Place] = [*image.tools["trtllm-serve"].command, model]
+    if tokenizer is not None:
+        command += ["--tokenizer", tokenizer]
+    command += ["--host", host, "--port", str(port), "--backend", recipe.backend]
+    command += ["--max_batch_size", str(serve.max_batch_size), "--max_num_tokens", str(serve.max_num_tokens)]
+    if serve.max_seq_len is not None:
+        command += ["--max_seq_len", str(serve.max_seq_len)]
+    command += ["--tensor_parallel_size", str(serve.tensor_parallel_size)]
+    command += ["--config", config]
+    if serve.reasoning_parser is not None:
+        command += ["--reasoning_parser", serve.reasoning_parser]
+    if serve.tool_parser is not None:
+        command += ["--tool_parser", serve.tool_parser]
+    if serve.served_model_name is not None and "--served_model_name" in known:
+        command += ["--served_model_name", serve.served_model_name]
+    if "--no-telemetry" in known:  # it is on by default where it exists, and tells third parties what is served
+        command.append("--no-telemetry")
+    return tuple(command)

@@ -1,0 +1,109 @@
+"""The text that a quantizer of others runs through the model: fetched, then written as the one form they all read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.errors import RecipeInvalidError
+from orchestrator.executors.job import Argument, Inside
+from orchestrator.recipe.model import Recipe
+from orchestrator.steps.download import TOKEN
+from orchestrator.steps.quantizer import quantizer_image
+from orchestrator.steps.shape import OUT, SOURCE, payload
+from orchestrator.steps.step import Folder, Input, Output, Step
+
+TEXT = "train.jsonl"
+"""hf_ptq.py reads a JSON Lines file of `text`; quantize.py a folder whose file is named after the split."""
+
+_FILE_ENDINGS = (".jsonl", ".txt")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set on the Hub under the name that ModelOpt gives it."""
+
+    repo: str
+    file: str
+    """The first file of its training split: it alone has more samples than anyone calibrates with."""
+    column: str
+    """Where the text is."""
+    revision: str = "main"
+
+
+DATASETS: Mapping[str, Dataset] = {
+    "cnn_dailymail": Dataset("abisee/cnn_dailymail", "3.0.0/train-00000-of-00003.parquet", "article"),
+    "wikitext": Dataset("Salesforce/wikitext", "wikitext-103-v1/train-00000-of-00002.parquet", "text"),
+}
+
+
+def build_download(recipe: Recipe, _catalog: Catalog) -> Step | None:
+    """Declare the download of a known data set."""
+    name = recipe.quantization.calibration.dataset
+    if not needs_text(recipe) or is_local(name):
+        return None
+    dataset = _find(recipe)
+    return Step(
+        name="download-calibration",
+        argv=payload(
+            "download",
+            {
+                "repo": dataset.repo,
+                "revision": dataset.revision,
+                "repo-type": "dataset",
+                "include": dataset.file,
+                "output": OUT,
+            },
+        ),
+        outputs=(Output(dataset.file),),
+        needs_code=True,
+        secrets=(TOKEN,),
+        network=True,
+    )
+
+
+def build(recipe: Recipe, catalog: Catalog) -> Step | None:
+    """Declare the writing of the text."""
+    if not needs_text(recipe):
+        return None
+    calibration = recipe.quantization.calibration
+    local = is_local(calibration.dataset)
+    dataset = None if local else _find(recipe)
+    file = dataset.file if dataset else PurePosixPath(calibration.dataset).name
+    options: dict[str, Argument] = {
+        "source": Inside(SOURCE, file) if dataset else Inside(f"{SOURCE}/{file}"),
+        "column": dataset.column if dataset else "text",
+        "samples": str(calibration.samples),
+        "output": Inside(OUT.target, TEXT),
+    }
+    return Step(
+        name="calibration",
+        argv=payload("calibration", options),
+        outputs=(Output(TEXT),),
+        image=quantizer_image(recipe, catalog),  # it has what reads Parquet, this machine's Python need not
+        portable=local,
+        inputs=(Input("download-calibration", SOURCE),) if dataset else (),
+        folders=() if dataset else (Folder(calibration.dataset, f"{SOURCE}/{file}"),),
+        needs_code=True,
+    )
+
+
+def needs_text(recipe: Recipe) -> bool:
+    """Tell whether the quantizer asks for text; both of NVIDIA's do, whatever the format."""
+    return recipe.quantization.method in ("modelopt", "trtllm")
+
+
+def is_local(dataset: str) -> bool:
+    """Tell a file from a name."""
+    return dataset.endswith(_FILE_ENDINGS)
+
+
+def _find(recipe: Recipe) -> Dataset:
+    name = recipe.quantization.calibration.dataset
+    if name not in DATASETS:
+        message = f"{recipe.name}: quantization.calibration.dataset: nothing is known of the data set `{name}`"
+        known = ", ".join(sorted(DATASETS))
+        raise RecipeInvalidError(message, hint=f"use one of {known}, or a local file that ends in .jsonl or .txt")
+    return DATASETS[name]

@@ -1,0 +1,27 @@
+"""Take the model from the Hub: the one kind of step with network and a token."""
+
+from __future__ import annotations
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.recipe.model import HubModel, Recipe
+from orchestrator.steps.shape import HF_CHECKPOINT, OUT, payload
+from orchestrator.steps.step import Step
+
+TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a secret, not one
+
+
+def build(recipe: Recipe, _catalog: Catalog) -> Step | None:
+    """Declare the download of the model."""
+    return download("download", recipe.model) if isinstance(recipe.model, HubModel) else None
+
+
+def download(name: str, model: HubModel) -> Step:
+    """Declare the download of any model."""
+    return Step(
+        name=name,
+        argv=payload("download", {"repo": model.repo, "revision": model.revision, "output": OUT}),
+        outputs=HF_CHECKPOINT,
+        needs_code=True,
+        secrets=(TOKEN,),
+        network=True,
+    )

@@ -1,0 +1,48 @@
+"""Every step, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.recipe.model import Recipe
+from orchestrator.steps import (
+    benchmark,
+    calibration,
+    convert,
+    download,
+    download_draft,
+    engine,
+    generate,
+    import_folder,
+    quantize,
+    verify,
+)
+from orchestrator.steps.step import Step
+
+Builder = Callable[[Recipe, Catalog], Step | None]
+
+STEPS: tuple[Builder, ...] = (
+    download.build,
+    import_folder.build,
+    generate.build,
+    download_draft.build,
+    calibration.build_download,
+    calibration.build,
+    quantize.build,
+    convert.build,
+    engine.build,
+    verify.build,
+    benchmark.build,
+)
+
+
+def build_steps(recipe: Recipe, catalog: Catalog) -> tuple[Step, ...]:
+    """Declare the steps of a recipe.
+
+    A step whose tool the image lacks is left out: the plan refuses such a recipe, and says why.
+
+    Raises:
+        RecipeInvalidError: An option that a tool does not have, or with a value that it does not take.
+    """
+    return tuple(step for step in (build(recipe, catalog) for build in STEPS) if step is not None)
