@@ -112,6 +112,12 @@ class TargetUnknownError(BadInputError):
     code = "TARGET_UNKNOWN"
 
 
+class StepUnknownError(BadInputError):
+    """A step that this recipe does not have."""
+
+    code = "STEP_UNKNOWN"
+
+
 class PathEscapesError(BadInputError):
     """A path that leaves the folder it must stay in."""
 

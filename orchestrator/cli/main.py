@@ -1,0 +1,173 @@
+"""The command `orchestrator`: three endings only — done, a known error, or a defect with a log file for its report."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from orchestrator.cli.settings import Settings
+from orchestrator.errors import OrchestratorError, from_os_error
+
+_COMMANDS = {
+    "recipes": "List the recipes.",
+    "show": "Show a recipe with where each value came from.",
+    "validate": "Check recipes without building them.",
+    "plan": "Say whether a recipe will fit, what it costs and what it does.",
+    "build": "Build a recipe: download, quantize, check, measure, bundle.",
+    "verify": "Build as far as the checks and show them.",
+    "bench": "Build as far as the benchmark and show it.",
+    "bundle": "Write dist/ again from what is built.",
+    "deploy": "Start the server of a built recipe.",
+    "undeploy": "Stop the server of a recipe.",
+    "status": "Show what the newest builds did.",
+    "logs": "Show the log of a step.",
+    "lock": "Resolve a recipe's revisions to commits and write its lock.",
+    "gc": "Remove what no newest build needs.",
+    "doctor": "Look at this machine.",
+    "schema": "Print or check the JSON Schema of recipes.",
+    "completion": "Print the script that completes commands in a shell.",
+}
+
+EXIT_STATUSES = """\b
+Exit statuses:
+  0    done
+  1    a defect of ours; a log for its report is named
+  2    wrong usage of the command line
+  3    bad input: a recipe, a lock, a catalogue file, a checkpoint
+  4    refused: the plan cannot work on this target or image
+  5    a step failed
+  6    this machine: no Docker, no room, no permission, no network
+  7    a check failed: quality, integrity, drift
+  130  interrupted (143: terminated)"""
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module when it is called, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"orchestrator.cli.commands.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)  # noqa: S101 - every module of the room has one
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            import difflib  # noqa: PLC0415 - only for a wrong command
+
+            close = difflib.get_close_matches(name, _COMMANDS, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            message = f"no such command: {name}.{hint}"
+            raise click.UsageError(message, ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 - click's signature
+    if value and not ctx.resilient_parsing:
+        from orchestrator.cli.versions import version_text  # noqa: PLC0415 - loads what `--help` does not need
+
+        click.echo(version_text())
+        ctx.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_STATUSES,
+)
+@click.option(
+    "--project",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ORCHESTRATOR_PROJECT",
+    help="The folder with recipes/ and docker/images.yaml; the nearest one above where you are.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ORCHESTRATOR_STORE",
+    help="Where results are kept; .orchestrator/ in the project folder.",
+)
+@click.option(
+    "--dist",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ORCHESTRATOR_DIST",
+    help="Where deployments are written; dist/ in the project folder.",
+)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions.")
+@click.pass_context
+def cli(ctx: click.Context, project: Path | None, store: Path | None, dist: Path | None) -> None:
+    """From a recipe to a quantized, checked, measured TensorRT-LLM deployment."""
+    ctx.obj = Settings(project, store, dist)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: the same clean stop as the first Ctrl-C."""
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
+    raise _Terminated
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as ending:
+        sys.exit(ending.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except OrchestratorError as error:
+        _show(error)
+        sys.exit(error.exit_status)
+    except _Terminated:
+        click.echo("terminated; what finished is kept", err=True)
+        sys.exit(143)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what finished is kept, the same command goes on from there", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left: that is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last stop: a known refusal of the system, or a defect of ours
+        _end_unexpected(error)
+
+
+def _end_unexpected(error: Exception) -> None:
+    known = from_os_error(error, "working") if isinstance(error, OSError) else None
+    if known:
+        _show(known)
+        sys.exit(known.exit_status)
+    from orchestrator.cli.crash import write_report  # noqa: PLC0415 - only for a defect
+
+    click.echo(f"error[DEFECT]: {type(error).__name__}: {error}", err=True)
+    click.echo(f"  this is a defect of ours; {write_report(error)} has what a report needs", err=True)
+    sys.exit(1)
+
+
+def _show(error: OrchestratorError) -> None:
+    from orchestrator.cli.failure import show_error  # noqa: PLC0415 - only for an error
+
+    show_error(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Numbers and tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_STEP = 1000.0
+_MINUTE, _HOUR = 60, 3600
+
+
+def in_bytes(count: float) -> str:
+    """Write a number of bytes in decimal units, as disks and model cards count them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < _STEP:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= _STEP
+    return f"{count:.1f} TB"
+
+
+def in_time(seconds: float) -> str:
+    """Write a duration as short as it can be read."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
+    return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Print a table on standard output; as wide as its content where nobody watches.
+
+    Args:
+        heads: The columns' heads.
+        rows: The cells.
+        right: Columns whose cells are numbers.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index in right else "left", no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+    """Print one JSON document."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,16 @@
+"""The versions that matter."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+from orchestrator import __version__
+
+_LIBRARIES = ("click", "docker", "huggingface_hub", "jinja2", "ml_dtypes", "numpy", "pydantic", "tokenizers")
+
+
+def version_text() -> str:
+    """Write them down, ours first."""
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    return f"orchestrator {__version__}\nPython {platform.python_version()} on {platform.platform()}\n{libraries}"

@@ -1,0 +1,113 @@
+"""What a recipe's newest build did, step by step: one small file, for `status`, `logs` and `gc`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
+
+
+@dataclass
+class Entry:
+    """One step of the newest build."""
+
+    name: str
+    state: State = "waiting"
+    key: str = ""
+    seconds: float = 0.0
+    log: str = ""
+    error: str = ""
+
+    def finished(self, key: str, *, reused: bool, log: Path) -> None:
+        """Note a step's result."""
+        self.key, self.state, self.log = key, "reused" if reused else "done", str(log)
+
+
+@dataclass
+class Journal:
+    """The newest build of one recipe."""
+
+    file: Path
+    recipe: str
+    process: int
+    started: float
+    """Seconds since the epoch; for people, nothing depends on it."""
+    steps: list[Entry] = field(default_factory=list)
+    finished: bool = False
+
+    @classmethod
+    def start(cls, root: Path, recipe: str, steps: list[str]) -> Journal:
+        """Begin a new one in place of the old."""
+        file = _file(root, recipe)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        journal = cls(file, recipe, os.getpid(), time.time(), [Entry(name) for name in steps])
+        journal._save()
+        return journal
+
+    @classmethod
+    def read(cls, root: Path, recipe: str) -> Journal | None:
+        """Read a recipe's newest build; None where there was none."""
+        file = _file(root, recipe)
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            steps = [Entry(**entry) for entry in fields.pop("steps")]
+            return cls(file, steps=steps, **fields)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    @classmethod
+    def recipes(cls, root: Path) -> tuple[str, ...]:
+        """Name every recipe that was ever built here."""
+        return tuple(sorted(file.stem for file in (root / "runs").glob("*.json")))
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Entry]:
+        """Note that a step runs, and how it ended."""
+        entry = next(entry for entry in self.steps if entry.name == name)
+        entry.state = "running"
+        self._save()
+        started = time.monotonic()
+        try:
+            yield entry
+        except BaseException as error:
+            entry.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            entry.error = str(error)
+            raise
+        finally:
+            entry.seconds = time.monotonic() - started
+            self._save()
+
+    def done(self) -> None:
+        """Note that the build came to its end."""
+        self.finished = True
+        self._save()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that wrote it still runs."""
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def _save(self) -> None:
+        fields = asdict(self)
+        del fields["file"]
+        temporary = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(self.file)
+
+
+def _file(root: Path, recipe: str) -> Path:
+    return root / "runs" / f"{recipe}.json"

@@ -1,0 +1,282 @@
+"""The one loop: reuse or run each step, then keep what it left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.binding import Binder
+from orchestrator.errors import (
+    ArtifactCorruptError,
+    CheckpointError,
+    OrchestratorError,
+    OutputMissingError,
+    StepFailedError,
+    StepKilledError,
+    StepOutOfMemoryError,
+    by_code,
+    machine_faults,
+)
+from orchestrator.events import Event, Failure, Observer, StepDone, StepReused, StepStarted, Waiting, Warned
+from orchestrator.executors.job import Executor, Job, Outcome
+from orchestrator.journal import Journal
+from orchestrator.plan import ExecutorName, PlacedStep, Plan
+from orchestrator.quantization.checkpoint import check_safetensors
+from orchestrator.steps.step import Output, Step
+from orchestrator.store.artifact import Artifact
+from orchestrator.store.store import Attempt, Store
+
+Decision = Literal["run", "reuse", "later"]
+_TAIL = 12
+"""Lines of a failed command's log that its error shows."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would happen to one step, and the job that would run."""
+
+    placed: PlacedStep
+    decision: Decision
+    """`later`: it depends on what an earlier step will leave."""
+    job: Job
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of one step."""
+
+    name: str
+    reused: bool
+    seconds: float
+    bytes_in: int
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs plans against one store."""
+
+    store: Store
+    executors: Mapping[ExecutorName, Callable[[], Executor]]
+    """Made when the first step needs them: no Docker engine is asked for where no step runs in a container."""
+    observer: Observer
+    _made: dict[ExecutorName, Executor] = field(default_factory=dict)
+
+    def run(self, plan: Plan, *, first: str | None = None, last: str | None = None) -> tuple[StepResult, ...]:
+        """Carry a plan out.
+
+        Args:
+            plan: The plan.
+            first: Run this step and all after it even where the store has their results.
+            last: Stop after this step.
+
+        Raises:
+            OrchestratorError: Of its kind; what finished before stays published.
+        """
+        plan.insist()
+        placed_steps = plan.between(first, last)
+        names = [placed.step.name for placed in placed_steps]
+        forced = set(names[names.index(first) :]) if first in names else set()
+        journal = Journal.start(self.store.root, plan.recipe.name, names)
+        artifacts: dict[str, Artifact] = {}
+        results = []
+        for placed in placed_steps:
+            with journal.step(placed.step.name) as entry:
+                result = self._step(placed, plan.binder, artifacts, again=placed.step.name in forced)
+                entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
+            artifacts[result.name] = result.artifact
+            results.append(result)
+        journal.done()
+        return tuple(results)
+
+    def _step(
+        self, placed: PlacedStep, binder: Binder, artifacts: Mapping[str, Artifact], *, again: bool
+    ) -> StepResult:
+        started = time.monotonic()
+        step = placed.step
+        inputs = {mount.step: artifacts[mount.step] for mount in step.inputs}
+        bytes_in = sum(artifact.size for artifact in inputs.values())
+        key = binder.key(step, placed.executor, inputs)
+        with self.store.lock(key, lambda: self.observer(Waiting(step.name, "another build is making the same"))):
+            artifact = None if again else self._sound(key)
+            reused = artifact is not None
+            if artifact is None:
+                artifact = self._make(placed, binder, key, inputs)
+        seconds = time.monotonic() - started
+        kind = StepReused if reused else StepDone
+        self.observer(kind(step.name, key, bytes_in, artifact.size, seconds))
+        return StepResult(step.name, reused, seconds, bytes_in, artifact)
+
+    def _sound(self, key: str) -> Artifact | None:
+        """Find an artifact; one that changed on disk is set aside and counts as missing."""
+        try:
+            return self.store.find(key)
+        except ArtifactCorruptError as error:
+            place = self.store.set_aside(key)
+            self.observer(Warned(f"{error.message}; set aside as {place} and made again"))
+            return None
+
+    def _make(self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact]) -> Artifact:
+        step = placed.step
+        executor = self._executor(placed.executor)
+        attempt = self.store.attempt(key)
+        write_files(step, attempt.folder)
+        folders = {name: artifact.folder for name, artifact in inputs.items()}
+        job = binder.job(step, placed.executor, key, folders, attempt.folder)
+        self.observer(StepStarted(step.name, executor.name))
+        executor.check(job)
+        listener = _FailureListener(self.observer)
+        try:
+            outcome = executor.run(job, listener)
+            attempt = Attempt.of_output(outcome.output)
+            _insist_on_success(step, outcome, listener.failure, attempt)
+            _check_outputs(step, attempt.out)
+            artifact = self.store.publish(attempt, key, step.name)
+        except OrchestratorError:
+            self._keep_log(step, binder.recipe, attempt)
+            raise
+        finally:
+            executor.forget(job)
+            self.store.sweep(key)
+        return artifact
+
+    def _keep_log(self, step: Step, recipe: str, attempt: Attempt) -> None:
+        log = attempt.folder / "log.txt"
+        if log.is_file():
+            shutil.copyfile(log, failed_log(self.store.root, recipe, step.name))
+
+    def _executor(self, name: ExecutorName) -> Executor:
+        if name not in self._made:
+            self._made[name] = self.executors[name]()
+        return self._made[name]
+
+
+def forecast(plan: Plan, store: Store, work: Path) -> tuple[Forecast, ...]:
+    """Say what a run would do, with the very jobs, and touch nothing.
+
+    Args:
+        plan: The plan.
+        store: Where results of earlier runs lie.
+        work: Stands for the folder of whatever will be made, one folder a step.
+    """
+    artifacts: dict[str, Artifact] = {}
+    forecasts = []
+    for placed in plan.steps:
+        step = placed.step
+        known = all(mount.step in artifacts for mount in step.inputs)
+        key = plan.binder.key(step, placed.executor, artifacts) if known else "0" * 64
+        artifact = _find_quietly(store, key) if known else None
+        if artifact:
+            artifacts[step.name] = artifact
+        decision: Decision = "reuse" if artifact else "run" if known else "later"
+        folders = {
+            mount.step: artifacts[mount.step].folder if mount.step in artifacts else work / mount.step / "out"
+            for mount in step.inputs
+        }
+        job = plan.binder.job(step, placed.executor, key, folders, work / step.name)
+        forecasts.append(Forecast(placed, decision, job))
+    return tuple(forecasts)
+
+
+def _find_quietly(store: Store, key: str) -> Artifact | None:
+    try:
+        return store.find(key)
+    except ArtifactCorruptError:
+        return None
+
+
+def write_files(step: Step, attempt: Path) -> None:
+    """Put a step's small files where its job will look for them."""
+    for name, text in step.files.items():
+        file = attempt / "files" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+def failed_log(root: Path, recipe: str, step: str) -> Path:
+    """Name the place where the log of a recipe's last failed try at a step is kept."""
+    place = root / "logs" / recipe / f"{step}.log"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+@dataclass
+class _FailureListener:
+    """Passes events on and remembers the reason that a payload gave for giving up."""
+
+    observer: Observer
+    failure: Failure | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Failure):
+            self.failure = event
+        else:
+            self.observer(event)
+
+
+def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, attempt: Attempt) -> None:
+    if outcome.exit_status == 0:
+        return
+    if failure:
+        kind = by_code(failure.code) or StepFailedError
+        raise kind(f"{step.name}: {failure.message}", hint=failure.hint)
+    tail = _tail(attempt.folder / "log.txt")
+    if outcome.out_of_memory:
+        message = f"{step.name} was killed for memory (exit status {outcome.exit_status}){tail}"
+        raise StepOutOfMemoryError(message, hint="free memory (drop the page cache, stop servers), or choose a smaller batch")
+    if outcome.killed:
+        message = f"{step.name} was ended from outside (exit status {outcome.exit_status}){tail}"
+        raise StepKilledError(message, hint="run the same command again; finished steps are kept")
+    message = f"{step.name} ended with exit status {outcome.exit_status}{tail}"
+    raise StepFailedError(message, hint="`orchestrator logs` shows the whole log")
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 8192))
+            lines = stream.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "".join(f"\n  {line}" for line in lines[-_TAIL:])
+
+
+def _check_outputs(step: Step, out: Path) -> None:
+    """Success is exit status 0 and outputs that exist and parse, never a log line."""
+    with machine_faults(f"checking the result of {step.name}"):
+        for output in step.outputs:
+            found = sorted(out.glob(output.pattern))
+            if not found:
+                message = f"{step.name} ended with exit status 0, but left no {output.pattern}"
+                raise OutputMissingError(message, hint="`orchestrator logs` shows the whole log")
+            for path in found:
+                _check_output(step, output, path)
+
+
+def _check_output(step: Step, output: Output, path: Path) -> None:
+    where = f"{step.name} left {path.name}, but"
+    if output.kind == "folder":
+        if not any(path.iterdir()):
+            message = f"{where} the folder is empty"
+            raise OutputMissingError(message)
+        return
+    if path.stat().st_size == 0:
+        message = f"{where} it is empty"
+        raise OutputMissingError(message)
+    if output.kind == "json":
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            message = f"{where} it is not JSON: {error}"
+            raise OutputMissingError(message) from error
+    elif output.kind == "safetensors":
+        try:
+            check_safetensors(path)
+        except CheckpointError as error:
+            message = f"{where} it does not parse: {error.message}"
+            raise OutputMissingError(message) from error
