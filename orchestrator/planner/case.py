@@ -1,0 +1,114 @@
+"""What the rules look at: one recipe and what the catalogue says of everything it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.catalog.image import Image, Tool
+from orchestrator.catalog.load import Option
+from orchestrator.catalog.target import Target
+from orchestrator.recipe.model import Quantization, Recipe
+
+Options = Mapping[str, Option]
+"""A tool's options by every spelling, with dashes."""
+
+_BLOCK_SCALE_QFORMATS = frozenset({"fp8_2d_blockwise_weight_only", "fp8_pb_wo"})
+_BLOCK_SCALE_OWNERS = frozenset({"Qwen", "deepseek-ai"})
+
+
+class Lookup(Protocol):
+    """The catalogue, as far as a plan needs it."""
+
+    @property
+    def images(self) -> Mapping[str, Image]:
+        """Every image by its short name."""
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """Every target by its name."""
+
+    def image(self, name: str) -> Image:
+        """Find an image, or raise."""
+
+    def target(self, name: str) -> Target:
+        """Find a target, or raise."""
+
+    def options(self, image: Image, tool: Tool) -> Options:
+        """Give the options of an image's tool."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe with the machine and the images that it names."""
+
+    recipe: Recipe
+    target: Target
+    image: Image
+    """Converts, builds, checks and serves."""
+    quantizer: Image
+    """Quantizes; the same image where the recipe names no other."""
+    images: Mapping[str, Image]
+    """All of them, to name one that can."""
+    targets: Mapping[str, Target]
+    options: Callable[[Image, Tool], Options]
+
+    @property
+    def quantization(self) -> Quantization:
+        """What the weights become."""
+        return self.recipe.quantization
+
+    @property
+    def sm(self) -> int | None:
+        """Compute capability without the point; None on a machine that runs no kernels."""
+        return self.target.gpu.sm if self.target.gpu else None
+
+    @property
+    def weight_format(self) -> str:
+        """The format that the kernels see, which for FP8 depends on how its scales are laid out."""
+        return "fp8_block_scale" if has_block_scales(self.recipe) else self.quantization.format
+
+    def images_where(self, holds: Callable[[Image], bool]) -> tuple[str, ...]:
+        """Name the images that serve, run on the target's processor and fulfil a condition, as the file has them."""
+        return tuple(
+            name
+            for name, image in self.images.items()
+            if image.has("trtllm-serve") and self.target.architecture in image.architectures and holds(image)
+        )
+
+
+def case_of(recipe: Recipe, catalog: Lookup) -> Case:
+    """Look up what a recipe names.
+
+    Raises:
+        TargetUnknownError: No target of that name.
+        ImageUnknownError: No image of one of its names.
+    """
+    image = catalog.image(recipe.image)
+    quantizer = catalog.image(recipe.quantization.image) if recipe.quantization.image else image
+    return Case(
+        recipe=recipe,
+        target=catalog.target(recipe.target),
+        image=image,
+        quantizer=quantizer,
+        images=catalog.images,
+        targets=catalog.targets,
+        options=catalog.options,
+    )
+
+
+def has_block_scales(recipe: Recipe) -> bool:
+    """Tell whether FP8 weights carry one scale per 128 by 128 block instead of one per tensor.
+
+    That is so where hf_ptq.py is asked for it, and in the FP8 checkpoints that Qwen and DeepSeek publish themselves.
+    """
+    quantization = recipe.quantization
+    if quantization.format != "fp8":
+        return False
+    if quantization.method != "none":
+        return quantization.options.get("qformat") in _BLOCK_SCALE_QFORMATS
+    repo: str = getattr(recipe.model, "repo", "")
+    owner, _, name = repo.partition("/")
+    published_in_fp8 = name.endswith("-FP8") or owner == "deepseek-ai"
+    return owner in _BLOCK_SCALE_OWNERS and published_in_fp8

@@ -1,0 +1,60 @@
+"""What a plan will take, in figures that carry their basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.catalog.target import Target
+from orchestrator.planner.figures import Figure
+from orchestrator.planner.memory import engine_memory, quantize_memory, serve_memory
+from orchestrator.planner.weights import decode_ceiling, draft_bytes, weight_bytes
+from orchestrator.recipe.model import Recipe
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one recipe on its target, before anything has been downloaded."""
+
+    download: Figure
+    """The weights as they come: bytes to fetch, or to make or read where the model is local."""
+    weights: Figure
+    """The weights as they are served."""
+    disk: Figure
+    """Room for everything that the steps leave."""
+    quantize_memory: Figure | None
+    """Peak of the quantize step; None where the checkpoint comes quantized."""
+    engine_memory: Figure | None
+    """Peak of convert and build; None without an engine."""
+    serve_memory: Figure
+    """The least that serving takes."""
+    decode_ceiling: Figure | None
+    """Tokens per second that one stream cannot pass; None without a GPU."""
+
+
+def estimate(recipe: Recipe, target: Target) -> Estimate:
+    """Reckon what a recipe takes on a target."""
+    quantization = recipe.quantization
+    weights = weight_bytes(recipe.model.parameters, quantization.format)
+    download = weights if quantization.method == "none" else weight_bytes(recipe.model.parameters, "bf16")
+    return Estimate(
+        download=download,
+        weights=weights,
+        disk=_disk(recipe, download, weights),
+        quantize_memory=quantize_memory(recipe),
+        engine_memory=engine_memory(recipe),
+        serve_memory=serve_memory(recipe),
+        decode_ceiling=decode_ceiling(recipe, target),
+    )
+
+
+def _disk(recipe: Recipe, download: Figure, weights: Figure) -> Figure:
+    parts = {"download": download.value}
+    if recipe.quantization.method != "none":
+        parts["quantized checkpoint"] = weights.value
+    if recipe.backend == "tensorrt":
+        parts["converted checkpoint"] = weights.value
+        parts["engine"] = weights.value
+    draft = draft_bytes(recipe)
+    if draft is not None:
+        parts["draft"] = draft.value
+    return Figure(sum(parts.values()), "B", " + ".join(parts))

@@ -1,0 +1,149 @@
+"""Rules about formats: which kernels run them, and which tool makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from orchestrator.catalog.image import Image
+from orchestrator.errors import Refusal
+from orchestrator.planner.case import Case
+from orchestrator.recipe.model import Format
+
+_NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
+    {
+        "w4a16_nvfp4": ("nvfp4", "int4_awq", "fp8", "bf16"),
+        "nvfp4": ("fp8", "int4_awq", "bf16"),
+        "mxfp4": ("nvfp4", "fp8", "bf16"),
+        "int4_awq": ("nvfp4", "fp8", "bf16"),
+        "fp8": ("nvfp4", "bf16"),
+        "bf16": (),
+    }
+)
+"""What to use in place of a format: of like size first."""
+
+
+def has_kernels(case: Case) -> Iterator[Refusal]:
+    """The image holds kernels for the format on the target's GPU."""
+    wanted = case.weight_format
+    if case.sm is None or wanted == "fp8_block_scale" or wanted in _kernels(case, case.image):
+        return
+    message = f"image {case.recipe.image} has no kernels for {wanted} on SM {case.sm}"
+    able = case.images_where(lambda image: wanted in _kernels(case, image))
+    nearest = [name for name in _NEAREST[wanted] if name in _kernels(case, case.image)]
+    ways = ([f"image {able[-1]}"] if able else []) + ([f"format {nearest[0]}"] if nearest else [])
+    yield Refusal("FORMAT_UNSUPPORTED", message, f"use {' or '.join(ways)}" if ways else "use another target")
+
+
+def has_block_scale_kernels(case: Case) -> Iterator[Refusal]:
+    """FP8 with a scale per block is another format to the kernels, and GB10 has none for it."""
+    wanted = case.weight_format
+    if case.sm is None or wanted != "fp8_block_scale" or wanted in _kernels(case, case.image):
+        return
+    message = (
+        f"the FP8 weights carry block scales, which image {case.recipe.image} does not run on SM {case.sm} "
+        "(https://github.com/NVIDIA/TensorRT-LLM/issues/17126)"
+    )
+    hint = "use a checkpoint with one scale per tensor, such as those named nvidia/*-FP8, or format nvfp4"
+    yield Refusal("FP8_BLOCK_SCALE", message, hint)
+
+
+def mxfp4_is_gpt_oss(case: Case) -> Iterator[Refusal]:
+    """TensorRT-LLM loads MXFP4 only as OpenAI publishes it; what ModelOpt writes under that name it cannot read."""
+    if case.quantization.format != "mxfp4":
+        return
+    if case.recipe.model.architecture != "GptOssForCausalLM":
+        message = "TensorRT-LLM loads MXFP4 only from OpenAI's own gpt-oss checkpoints"
+        yield Refusal("FORMAT_UNSUPPORTED", message, "use format nvfp4")
+
+
+def gpt_oss_stays_as_it_is(case: Case) -> Iterator[Refusal]:
+    """The weights of gpt-oss are published in MXFP4: quantizing them again only loses precision."""
+    if case.recipe.model.architecture == "GptOssForCausalLM" and case.quantization.method != "none":
+        message = "gpt-oss is published in MXFP4; quantizing it again loses precision and gains nothing"
+        yield Refusal("REQUANTIZE", message, "use format mxfp4 with method none")
+
+
+def awq_is_dense(case: Case) -> Iterator[Refusal]:
+    """There is no INT4-AWQ kernel for mixtures of experts."""
+    if case.quantization.format == "int4_awq" and case.recipe.model.active_parameters:
+        message = "TensorRT-LLM has no INT4-AWQ kernels for mixtures of experts"
+        yield Refusal("FORMAT_UNSUPPORTED", message, "use format nvfp4")
+
+
+def has_kv_cache_kernels(case: Case) -> Iterator[Refusal]:
+    """The image holds kernels for the KV cache's format on the target's GPU."""
+    if case.sm is None:
+        return
+    kernels = case.image.kv_cache_formats.get(f"sm_{case.sm}", ())
+    settings = {
+        "quantization.kv_cache": case.quantization.kv_cache,
+        "serve.kv_cache.dtype": case.recipe.serve.kv_cache.dtype,
+    }
+    for setting, wanted in settings.items():
+        if wanted not in ("none", "auto", *kernels):
+            message = f"{setting} is {wanted}, but image {case.recipe.image} has no kernels for it on SM {case.sm}"
+            yield Refusal("KV_CACHE_UNSUPPORTED", message, f"use {' or '.join(kernels) or 'auto'}")
+
+
+def method_makes_the_scales(case: Case) -> Iterator[Refusal]:
+    """Scales of a KV cache come from calibration, which our one pass over the weights does not do."""
+    wanted = case.quantization.kv_cache
+    if case.quantization.method == "onepass" and wanted != "none":
+        message = f"method onepass looks at weights only and writes no {wanted} scales for the KV cache"
+        hint = "set quantization.kv_cache to none; serve.kv_cache.dtype fp8 works without scales"
+        yield Refusal("KV_CACHE_UNSUPPORTED", message, hint)
+
+
+def method_can(case: Case) -> Iterator[Refusal]:
+    """The method's tool is there and makes the format."""
+    match case.quantization.method:
+        case "onepass":
+            yield from _onepass_can(case)
+        case "modelopt":
+            yield from _modelopt_can(case)
+        case "trtllm":
+            yield from _trtllm_can(case)
+        case "none":
+            return
+
+
+def _onepass_can(case: Case) -> Iterator[Refusal]:
+    if case.quantization.format != "w4a16_nvfp4":
+        message = f"method onepass makes w4a16_nvfp4, not {case.quantization.format}"
+        yield Refusal("METHOD_UNSUPPORTED", message, "use method modelopt with quantization.image quantizer-0.46.0")
+
+
+def _modelopt_can(case: Case) -> Iterator[Refusal]:
+    if case.target.gpu is None:
+        message = "hf_ptq.py refuses to run without a GPU"
+        yield Refusal("METHOD_UNSUPPORTED", message, "use method onepass with format w4a16_nvfp4")
+    if not case.quantizer.has("hf_ptq.py"):
+        able = [name for name, image in case.images.items() if _quantizes_on(case, image)]
+        message = f"image {_quantizer_name(case)} has no hf_ptq.py for method modelopt"
+        yield Refusal("METHOD_UNSUPPORTED", message, f"set quantization.image to {' or '.join(able)}")
+
+
+def _trtllm_can(case: Case) -> Iterator[Refusal]:
+    hint = "use method modelopt with quantization.image quantizer-0.46.0"
+    if case.recipe.backend != "tensorrt":
+        message = "quantize.py writes a checkpoint for engines, which backend pytorch does not load"
+        yield Refusal("METHOD_UNSUPPORTED", message, hint)
+    if not case.quantizer.has("quantize.py"):
+        message = f"image {_quantizer_name(case)} has no quantize.py for method trtllm"
+        yield Refusal("METHOD_UNSUPPORTED", message, hint)
+    elif case.quantization.format not in case.options(case.quantizer, "quantize.py")["--qformat"].choices:
+        message = f"quantize.py of image {_quantizer_name(case)} does not make {case.quantization.format}"
+        yield Refusal("METHOD_UNSUPPORTED", message, hint)
+
+
+def _quantizer_name(case: Case) -> str:
+    return case.quantization.image or case.recipe.image
+
+
+def _quantizes_on(case: Case, image: Image) -> bool:
+    return image.has("hf_ptq.py") and case.target.architecture in image.architectures
+
+
+def _kernels(case: Case, image: Image) -> tuple[str, ...]:
+    return image.formats.get(f"sm_{case.sm}", ())

@@ -1,0 +1,189 @@
+"""Rules about options: each exists in the image's tool, with a legal value, and is set in one place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+from orchestrator.catalog.image import Tool
+from orchestrator.catalog.load import Option
+from orchestrator.errors import Refusal
+from orchestrator.planner.case import Case, Options
+from orchestrator.recipe.model import OptionValue
+
+_CONVERT_OWN = MappingProxyType({"model_dir": "the plan", "output_dir": "the plan", "quant_ckpt_path": "the plan"})
+_BUILD_OWN = MappingProxyType({"checkpoint_dir": "the plan", "output_dir": "the plan"})
+_QUANTIZE_OWN = MappingProxyType(
+    {
+        "pyt_ckpt_path": "the plan",
+        "model": "the plan",
+        "model_dir": "the plan",
+        "export_path": "the plan",
+        "output_dir": "the plan",
+        "kv_cache_qformat": "quantization.kv_cache",
+        "kv_cache_dtype": "quantization.kv_cache",
+        "calib_size": "quantization.calibration.samples",
+        "calib_seq": "quantization.calibration.sequence_length",
+        "calib_max_seq_length": "quantization.calibration.sequence_length",
+        "batch_size": "quantization.calibration.batch_size",
+        "dataset": "quantization.calibration.dataset",
+        "calib_dataset": "quantization.calibration.dataset",
+    }
+)
+_SERVE_OWN = MappingProxyType(
+    {
+        "backend": "backend",
+        "model": "the plan",
+        "tokenizer": "the plan",
+        "max_batch_size": "serve.max_batch_size",
+        "max_num_tokens": "serve.max_num_tokens",
+        "max_seq_len": "serve.max_seq_len",
+        "tensor_parallel_size": "serve.tensor_parallel_size",
+        "reasoning_parser": "serve.reasoning_parser",
+        "tool_parser": "serve.tool_parser",
+        "served_model_name": "serve.served_model_name",
+        "speculative_config": "serve.speculative",
+    }
+)
+_KV_CACHE_OWN = frozenset({"dtype", "free_gpu_memory_fraction", "max_tokens", "enable_block_reuse"})
+_SM12X_MOE_BACKENDS = ("AUTO", "CUTLASS", "CUTEDSL")
+
+
+def engine_options(case: Case) -> Iterator[Refusal]:
+    """Options of convert_checkpoint.py and trtllm-build."""
+    if case.recipe.backend != "tensorrt":
+        return
+    yield from _checked(case, "convert_checkpoint.py", "engine.convert", case.recipe.engine.convert, _CONVERT_OWN)
+    yield from _checked(case, "trtllm-build", "engine.build", case.recipe.engine.build, _BUILD_OWN)
+
+
+def quantization_options(case: Case) -> Iterator[Refusal]:
+    """Options of hf_ptq.py or quantize.py; the other methods take none."""
+    options = case.quantization.options
+    match case.quantization.method:
+        case "modelopt":
+            yield from _checked(case, "hf_ptq.py", "quantization.options", options, _QUANTIZE_OWN)
+            yield from _modelopt_formats(case)
+        case "trtllm":
+            yield from _checked(case, "quantize.py", "quantization.options", options, _QUANTIZE_OWN)
+            yield from _value_of(
+                case, "quantize.py", "quantization.kv_cache", "kv_cache_dtype", case.quantization.kv_cache
+            )
+        case "onepass" | "none":
+            for name in options:
+                message = f"quantization.options.{name}: method {case.quantization.method} takes no options"
+                yield Refusal("OPTION_UNKNOWN", message, "remove it, or use method modelopt")
+
+
+def serve_options(case: Case) -> Iterator[Refusal]:
+    """Options of trtllm-serve that not every image has, and keys of its configuration file."""
+    serve = case.recipe.serve
+    for name in ("served_model_name", "reasoning_parser", "tool_parser"):
+        value = getattr(serve, name)
+        if value is not None:
+            yield from _serve_option(case, name, value)
+    for key in serve.options:
+        yield from _serve_key(case, key)
+
+
+def moe_backend(case: Case) -> Iterator[Refusal]:
+    """SM 120 and 121 have none of the kernels that need the tensor memory of SM 100, nor those of SM 90."""
+    setting = case.recipe.serve.options.get("moe_config")
+    wanted = setting.get("backend") if isinstance(setting, dict) else None
+    if case.sm in (120, 121) and isinstance(wanted, str) and wanted not in _SM12X_MOE_BACKENDS:
+        message = f"serve.options.moe_config.backend is {wanted}, which has no kernels on SM {case.sm}"
+        yield Refusal("OPTION_VALUE", message, "use CUTLASS or AUTO")
+
+
+def kv_cache_once(case: Case) -> Iterator[Refusal]:
+    """What serve.kv_cache sets is not set a second time in serve.options."""
+    setting = case.recipe.serve.options.get("kv_cache_config")
+    for key in setting if isinstance(setting, dict) else ():
+        if key in _KV_CACHE_OWN:
+            message = f"serve.options.kv_cache_config.{key} has its own field"
+            yield Refusal("OPTION_VALUE", message, f"set serve.kv_cache.{key}")
+
+
+def _modelopt_formats(case: Case) -> Iterator[Refusal]:
+    quantization = case.quantization
+    if not {"qformat", "recipe"} & quantization.options.keys():
+        yield from _value_of(case, "hf_ptq.py", "quantization.format", "qformat", quantization.format)
+    yield from _value_of(case, "hf_ptq.py", "quantization.kv_cache", "kv_cache_qformat", quantization.kv_cache)
+
+
+def _checked(
+    case: Case, tool: Tool, where: str, given: Mapping[str, OptionValue], own: Mapping[str, str]
+) -> Iterator[Refusal]:
+    table = _table(case, tool)
+    if table is None:
+        return  # another rule says that the tool is missing
+    for name, value in given.items():
+        option = table.get(f"--{name}")
+        if option is None:
+            message = f"{where}.{name}: {tool} of this image has no option --{name}"
+            yield Refusal("OPTION_UNKNOWN", message, _near(name, table))
+        elif name in own:
+            yield Refusal("OPTION_VALUE", f"{where}.{name} is set elsewhere", f"it belongs to {own[name]}")
+        else:
+            yield from _legal(f"{where}.{name}", option, value)
+
+
+def _table(case: Case, tool: Tool) -> Options | None:
+    image = case.quantizer if tool in ("hf_ptq.py", "quantize.py") else case.image
+    return case.options(image, tool) if image.has(tool) else None
+
+
+def _value_of(case: Case, tool: Tool, where: str, name: str, value: str) -> Iterator[Refusal]:
+    table = _table(case, tool)
+    if table is not None and value != "none":
+        yield from _legal(where, table[f"--{name}"], value)
+
+
+def _legal(where: str, option: Option, value: OptionValue) -> Iterator[Refusal]:
+    if not _has_type(option, value):
+        expected = {"flag": "true or false", "int": "a whole number", "float": "a number", "str": "text"}[option.type]
+        yield Refusal("OPTION_VALUE", f"{where} is {value!r}", f"{option.flags[0]} takes {expected}")
+    elif option.choices and str(value) not in option.choices:
+        close = difflib.get_close_matches(str(value), option.choices, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"one of {', '.join(option.choices)}"
+        yield Refusal("OPTION_VALUE", f"{where} is {value!r}, which {option.flags[0]} does not take", hint)
+
+
+def _has_type(option: Option, value: OptionValue) -> bool:
+    match option.type:
+        case "flag":
+            return isinstance(value, bool)
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "float":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "str":
+            return not isinstance(value, bool)
+
+
+def _serve_option(case: Case, name: str, value: str) -> Iterator[Refusal]:
+    table = _table(case, "trtllm-serve")
+    if table is None:
+        return
+    option = table.get(f"--{name}")
+    if option is None:
+        able = case.images_where(lambda image: f"--{name}" in case.options(image, "trtllm-serve"))
+        message = f"serve.{name}: trtllm-serve of image {case.recipe.image} has no option --{name}"
+        yield Refusal("OPTION_UNKNOWN", message, f"remove it, or use image {able[0]}" if able else "remove it")
+    else:
+        yield from _legal(f"serve.{name}", option, value)
+
+
+def _serve_key(case: Case, key: str) -> Iterator[Refusal]:
+    if key in _SERVE_OWN:
+        yield Refusal("OPTION_VALUE", f"serve.options.{key} is set elsewhere", f"it belongs to {_SERVE_OWN[key]}")
+    elif case.image.has("trtllm-serve") and key not in case.image.llm_api:
+        message = f"serve.options.{key}: trtllm-serve of image {case.recipe.image} knows no such key"
+        yield Refusal("OPTION_UNKNOWN", message, _near(key, case.image.llm_api))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    names = [found.lstrip("-") for found in known]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(names))}"
