@@ -1,0 +1,182 @@
+"""Measure throughput and latency: write the requests, run trtllm-bench once for each level, put its reports together.
+
+`python3 -m orchestrator.payloads.benchmark --checkpoint DIR --output DIR … -- trtllm-bench … [-- trtllm-bench …]`
+writes `dataset.jsonl` and `performance.json`; each command names the dataset, its concurrency and its report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CheckpointError, StepFailedError
+from orchestrator.events import Progress, to_line
+from orchestrator.payloads import _main
+from orchestrator.payloads._performance import Level, read_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PERFORMANCE = "performance.json"
+DATASET = "dataset.jsonl"
+PROVENANCE = "ORCHESTRATOR_PROVENANCE"
+"""The variable in which whoever starts us may give digests, as a JSON object: they are not known to the step."""
+
+_SECONDS_TO_STOP = 30.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options, measure and write the figures."""
+    given = sys.argv[1:] if arguments is None else arguments
+    ours, *commands = _split(given)
+    options = _parser().parse_args(ours)
+    options.output.mkdir(parents=True, exist_ok=True)
+    dataset = options.output / DATASET
+    dataset.write_text("".join(request_lines(options)), encoding="utf-8")
+    levels = []
+    for number, command in enumerate(commands):
+        print(to_line(Progress(number, len(commands), "runs", f"concurrency {_value(command, '--concurrency')}")))
+        levels.append(_measure(command))
+    print(to_line(Progress(len(commands), len(commands), "runs")), flush=True)
+    document = _document(options, dataset, levels)
+    (options.output / PERFORMANCE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def request_lines(options: argparse.Namespace) -> Iterator[str]:
+    """Make the requests: the same for the same seed, and of exactly the lengths that are asked for.
+
+    Token numbers come from the middle of the vocabulary: its ends hold bytes, control and placeholder tokens.
+    """
+    vocabulary = _vocabulary(options.checkpoint / "config.json")
+    lowest, highest = vocabulary // 8, vocabulary * 3 // 4
+    source = random.Random(options.seed)  # noqa: S311 - to be repeated, not to be secret
+    for number in range(options.requests):
+        tokens = [source.randrange(lowest, highest) for _ in range(options.input_tokens)]
+        request = {"task_id": number, "input_ids": tokens, "output_tokens": options.output_tokens}
+        yield json.dumps(request, separators=(",", ":")) + "\n"
+
+
+def _vocabulary(config: Path) -> int:
+    try:
+        document = json.loads(config.read_bytes())
+        size = document.get("vocab_size", document.get("text_config", {}).get("vocab_size"))
+    except (FileNotFoundError, ValueError, AttributeError) as error:
+        message = f"{config}: cannot be read: {error}"
+        raise CheckpointError(message) from error
+    if not isinstance(size, int) or size < 8:  # noqa: PLR2004 - fewer have no middle
+        message = f"{config}: vocab_size: expected a whole number of at least 8; found {size!r}"
+        raise CheckpointError(message)
+    return size
+
+
+def _measure(command: Sequence[str]) -> Level:
+    with _running(command) as process:
+        status = process.wait()
+    if status != 0:
+        message = f"{Path(command[0]).name} ended with status {status}: {' '.join(command)}"
+        raise StepFailedError(message, hint="see the step's log for its last lines")
+    report = Path(_value(command, "--report_json"))
+    return read_report(report, int(_value(command, "--concurrency")), command)
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own, so that workers it starts are stopped with it."""
+    sys.stdout.flush()
+    try:
+        process = subprocess.Popen(command, start_new_session=True)
+    except FileNotFoundError as error:
+        message = f"{command[0]}: there is no such program here"
+        raise StepFailedError(message) from error
+    try:
+        yield process
+    finally:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_STOP)
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _document(options: argparse.Namespace, dataset: Path, levels: Sequence[Level]) -> dict[str, Any]:
+    facts = dict(fact.split("=", 1) for fact in options.fact)
+    reported = next((level.tool_version for level in levels if level.tool_version), None)
+    return {
+        "schema_version": 1,
+        "tool": {"name": "trtllm-bench", "version": os.environ.get("TRT_LLM_VERSION", reported)},
+        "facts": facts,
+        "provenance": json.loads(os.environ.get(PROVENANCE, "{}")),
+        "dataset": {
+            "requests": options.requests,
+            "input_tokens": options.input_tokens,
+            "output_tokens": options.output_tokens,
+            "seed": options.seed,
+            "sha256": hashlib.sha256(dataset.read_bytes()).hexdigest(),
+        },
+        "levels": [
+            {"concurrency": level.concurrency, **level.measured, "report": level.report, "command": list(level.command)}
+            for level in levels
+        ],
+    }
+
+
+def _split(arguments: Sequence[str]) -> list[list[str]]:
+    """Cut at each bare `--`: our options, then the commands."""
+    parts: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument == "--":
+            parts.append([])
+        else:
+            parts[-1].append(argument)
+    return parts
+
+
+def _value(command: Sequence[str], option: str) -> str:
+    try:
+        return command[command.index(option) + 1]
+    except (ValueError, IndexError):
+        message = f"the command to measure with has no {option}: {' '.join(command)}"
+        raise StepFailedError(message) from None
+
+
+def _fact(text: str) -> str:
+    if "=" not in text:
+        message = f"expected NAME=VALUE; found {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m orchestrator.payloads.benchmark",
+        usage="%(prog)s --checkpoint DIR --output DIR [options] -- COMMAND … [-- COMMAND …]",
+        description="Measure with trtllm-bench; one command for each level of concurrency.",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="its config.json is read")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {PERFORMANCE}")
+    parser.add_argument("--requests", type=int, default=16, metavar="N", help="at each level (%(default)s)")
+    parser.add_argument("--input-tokens", type=int, default=128, metavar="N", help="of each request (%(default)s)")
+    parser.add_argument("--output-tokens", type=int, default=128, metavar="N", help="of each answer (%(default)s)")
+    parser.add_argument("--seed", type=int, default=420, metavar="N", help="of the requests (%(default)s)")
+    parser.add_argument(
+        "--fact", type=_fact, action="append", default=[], metavar="NAME=VALUE", help="to be written with the figures"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(_main.run(main))
