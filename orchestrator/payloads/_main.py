@@ -25,7 +25,14 @@ def run(payload: Callable[[], None]) -> int:
     A known failure is written to standard output as an event, anything unexpected to standard error as a traceback with
     status 1. SIGTERM unwinds like an exception, so that what a payload started is stopped; the status is then 143.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _status(payload)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _status(payload: Callable[[], None]) -> int:
     try:
         payload()
     except OrchestratorError as error:

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class Server:
                 raise self._failed(str(error)) from error
 
     def _serve(self, log: BinaryIO, *, chat: bool) -> Served:
+        self._require_silence()
         begin = time.monotonic()
         with _running(self.command, log) as process:
             self._wait_until_healthy(process, begin + self.startup_timeout)
@@ -74,6 +76,12 @@ class Server:
             endpoint, answer = self._ask(chat=chat)
             answered = time.monotonic()
         return Served(endpoint, QUESTION, answer, round(ready - begin, 3), round(answered - ready, 3))
+
+    def _require_silence(self) -> None:
+        """Make sure that the answers will be from our server."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+            message = f"something else listens on port {self.port} already"
+            raise _UnusableError(message)
 
     def _wait_until_healthy(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         while time.monotonic() < deadline:

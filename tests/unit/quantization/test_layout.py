@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.quantization import layout
+
+_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 12,
+    "vocab_size": 300,
+    "torch_dtype": "bfloat16",
+}
+
+
+def _tensors(**changes: object) -> dict[str, tuple[int, ...]]:
+    return {name: spec.shape for name, spec in layout.expected_tensors({**_CONFIG, **changes}).items()}
+
+
+def _select(*exclude: str) -> layout.Selection:
+    return layout.select(list(layout.expected_tensors(_CONFIG).values()), exclude)
+
+
+def _summary(*exclude: str) -> list[str]:
+    selection = _select(*exclude)
+    return layout.exclude_modules(selection.excluded, selection.quantized)
+
+
+def test_a_llama_has_the_shapes_of_its_configuration() -> None:
+    tensors = _tensors()
+    assert len(tensors) == 12 * 9 + 3
+    assert tensors["model.layers.11.self_attn.q_proj.weight"] == (64, 64)
+    assert tensors["model.layers.11.self_attn.k_proj.weight"] == (32, 64)
+    assert tensors["model.layers.11.mlp.down_proj.weight"] == (64, 96)
+    assert tensors["lm_head.weight"] == tensors["model.embed_tokens.weight"] == (300, 64)
+
+
+def test_a_head_size_of_its_own_widens_the_attention() -> None:
+    tensors = _tensors(head_dim=32)
+    assert tensors["model.layers.0.self_attn.q_proj.weight"] == (128, 64)
+    assert tensors["model.layers.0.self_attn.o_proj.weight"] == (64, 128)
+
+
+def test_without_key_heads_every_head_has_its_own() -> None:
+    assert _tensors(num_key_value_heads=None)["model.layers.0.self_attn.k_proj.weight"] == (64, 64)
+
+
+def test_a_tied_head_is_not_stored() -> None:
+    assert "lm_head.weight" not in _tensors(tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "extra"),
+    [
+        ("LlamaForCausalLM", {"attention_bias": True}, ["k_proj.bias", "o_proj.bias", "q_proj.bias", "v_proj.bias"]),
+        ("LlamaForCausalLM", {"mlp_bias": True}, ["down_proj.bias", "gate_proj.bias", "up_proj.bias"]),
+        ("MistralForCausalLM", {"attention_bias": True}, []),
+        ("Qwen2ForCausalLM", {}, ["k_proj.bias", "q_proj.bias", "v_proj.bias"]),
+        ("Qwen3ForCausalLM", {}, ["k_norm.weight", "q_norm.weight"]),
+    ],
+)
+def test_architectures_differ_in_biases_and_norms(
+    architecture: str, changes: dict[str, object], extra: list[str]
+) -> None:
+    names = set(_tensors(architectures=[architecture], **changes)) - set(_tensors())
+    assert sorted(name.split(".", 4)[-1] for name in names if name.startswith("model.layers.0.")) == extra
+
+
+@pytest.mark.parametrize(("key", "word"), [("dtype", "float16"), ("torch_dtype", "float16")])
+def test_the_stored_type_is_read_under_both_names(key: str, word: str) -> None:
+    config = {name: value for name, value in _CONFIG.items() if name != "torch_dtype"}
+    assert layout.expected_tensors({**config, key: word})["model.norm.weight"].dtype == "F16"
+
+
+def test_an_unknown_architecture_is_named_with_the_known_ones() -> None:
+    with pytest.raises(CheckpointError, match="found MambaForCausalLM") as caught:
+        _tensors(architectures=["MambaForCausalLM"])
+    assert "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architectures": []}, "architectures: found"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures: found"),
+        ({"architectures": [1]}, "architectures: found"),
+        ({"hidden_size": None}, "hidden_size: found None"),
+        ({"hidden_size": 0}, "hidden_size: found 0"),
+        ({"vocab_size": "300"}, "vocab_size: found '300'"),
+        ({"num_hidden_layers": True}, "num_hidden_layers: found True"),
+        ({"torch_dtype": "int8"}, "dtype: found 'int8'"),
+    ],
+)
+def test_a_configuration_that_lacks_something_is_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        _tensors(**changes)
+
+
+def test_fused_modules_form_a_group() -> None:
+    assert _select().groups[:4] == (
+        tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv"),
+        ("model.layers.0.self_attn.o_proj",),
+        ("model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"),
+        ("model.layers.0.mlp.down_proj",),
+    )
+
+
+def test_embedding_and_head_are_never_quantized() -> None:
+    assert _summary() == ["lm_head", "model.embed_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "summary"),
+    [
+        # The expected lists are what ModelOpt 0.47 writes for the same exclusions.
+        (["model.layers.0.*"], ["model.layers.0*"]),
+        (["model.layers.1.*"], ["model.layers.1.*"]),
+        (["*.down_proj"], [f"model.layers.{layer}.mlp.down_proj" for layer in range(12)]),
+        (["model.layers.3.mlp.*"], ["model.layers.3.mlp*"]),
+    ],
+)
+def test_what_is_excluded_is_summarized_by_the_shortest_prefixes(exclude: list[str], summary: list[str]) -> None:
+    assert _summary(*exclude) == sorted(["lm_head", "model.embed_tokens", *summary])
+
+
+def test_excluding_everything_leaves_nothing_to_quantize() -> None:
+    assert _select("*").groups == ()
+    assert _summary("*") == ["lm_head", "model*"]
+
+
+def test_excluding_what_stays_anyway_is_no_mistake() -> None:
+    assert _summary("lm_head") == ["lm_head", "model.embed_tokens"]
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(RecipeInvalidError, match=r"'model.layer.0\.\*' matches no linear module") as caught:
+        _select("model.layer.0.*")
+    assert "model.layers.0.self_attn.q_proj" in caught.value.hint
+
+
+def test_a_pattern_that_splits_what_engines_fuse_is_refused() -> None:
+    with pytest.raises(RecipeInvalidError, match=r"model.layers.0.self_attn.k_proj would stay as it is while the rest"):
+        _select("*.0.self_attn.k_proj")
+
+
+def test_modules_named_together_are_fused_only_below_one_parent() -> None:
+    modules = [f"layers.0.experts.{expert}.{name}_proj" for expert in range(2) for name in ("gate", "up")]
+    assert layout.fusion_groups(modules) == [tuple(modules[:2]), tuple(modules[2:])]

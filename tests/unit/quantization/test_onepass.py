@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.events import Event, Progress
+from orchestrator.quantization.checkpoint import INDEX, Checkpoint
+from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.formats import nvfp4
+from orchestrator.quantization.onepass import quantize_checkpoint
+
+Save = Callable[..., Path]
+
+_MLP = "model.layers.0.mlp"
+
+
+@pytest.fixture
+def altered(tiny: Path, save: Save) -> Callable[..., Path]:
+    """The tiny model with some tensors replaced, added or, where None, left out, and its configuration changed."""
+
+    def alter(tensors: dict[str, NDArray[Any] | None] | None = None, **config: object) -> Path:
+        original = Checkpoint.open(tiny)
+        changed = {name: original.read(name) for name in original.tensors} | (tensors or {})
+        folder = save({name: value for name, value in changed.items() if value is not None}, name="altered")
+        write_json(folder / "config.json", {**read_json(tiny / "config.json"), **config})
+        return folder
+
+    return alter
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_weight_becomes_three_tensors_and_everything_else_stays(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "out")
+    before, after = Checkpoint.open(tiny), Checkpoint.open(tmp_path / "out")
+    described = {name.removeprefix(_MLP): (t.dtype, t.shape) for name, t in after.tensors.items() if _MLP in name}
+    assert {name: value for name, value in described.items() if "down" in name} == {
+        ".down_proj.weight": ("U8", (64, 48)),
+        ".down_proj.weight_scale": ("F8_E4M3", (64, 6)),
+        ".down_proj.weight_scale_2": ("F32", ()),
+    }
+    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"):
+        assert after.read(name).tobytes() == before.read(name).tobytes()
+
+
+def test_the_bytes_are_those_of_the_format(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "out", chunk_bytes=1000)
+    before, after = Checkpoint.open(tiny), Checkpoint.open(tmp_path / "out")
+    weight = before.read(f"{_MLP}.down_proj.weight")
+    scale_2 = nvfp4.tensor_scale(float(np.abs(weight.astype(np.float32)).max()))
+    expected = nvfp4.encode(weight, scale_2)
+    assert after.read(f"{_MLP}.down_proj.weight_scale_2") == scale_2
+    assert after.read(f"{_MLP}.down_proj.weight").tobytes() == expected.codes.tobytes()
+    assert after.read(f"{_MLP}.down_proj.weight_scale").tobytes() == expected.scales.tobytes()
+
+
+def test_fused_modules_share_the_scale_of_the_largest(altered: Callable[..., Path], tmp_path: Path) -> None:
+    large = np.full((32, 64), 8, ml_dtypes.bfloat16)
+    quantize_checkpoint(altered({"model.layers.0.self_attn.v_proj.weight": large}), tmp_path / "out")
+    after = Checkpoint.open(tmp_path / "out")
+    scales = {name: float(after.read(f"model.layers.0.self_attn.{name}_proj.weight_scale_2")) for name in "qkvo"}
+    assert scales["q"] == scales["k"] == scales["v"] == nvfp4.tensor_scale(8)
+    assert scales["o"] < scales["q"]
+
+
+def test_neither_chunks_nor_repetition_change_a_byte(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "once")
+    quantize_checkpoint(tiny, tmp_path / "again")
+    quantize_checkpoint(tiny, tmp_path / "by row", chunk_bytes=1)
+    assert _files(tmp_path / "once") == _files(tmp_path / "again") == _files(tmp_path / "by row")
+
+
+def test_shards_hold_the_same_tensors_as_one_file(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "one")
+    quantize_checkpoint(tiny, tmp_path / "many", shard_bytes=20_000)
+    one, many = Checkpoint.open(tmp_path / "one"), Checkpoint.open(tmp_path / "many")
+    assert (tmp_path / "many" / INDEX).is_file()
+    assert not (tmp_path / "one" / INDEX).exists()
+    assert {n: one.read(n).tobytes() for n in one.tensors} == {n: many.read(n).tobytes() for n in many.tensors}
+
+
+def test_memory_does_not_grow_with_a_tensor(save: Save, tmp_path: Path, numbers: np.random.Generator) -> None:
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 300}
+    peaks = []
+    for rows in (1 << 15, 1 << 17):
+        config = {"architectures": ["LlamaForCausalLM"], "intermediate_size": rows, "torch_dtype": "bfloat16", **sizes}
+        folder = save(_model(config, numbers), name=f"model {rows}")
+        write_json(folder / "config.json", config)
+        tracemalloc.start()
+        quantize_checkpoint(folder, tmp_path / f"out {rows}", chunk_bytes=500_000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The weights are 4 and 16 MiB; a chunk and what encoding takes is the same for both.
+    assert max(peaks) < 10_000_000
+    assert peaks[1] < peaks[0] * 1.1
+
+
+def _model(config: dict[str, Any], numbers: np.random.Generator) -> dict[str, NDArray[Any]]:
+    from orchestrator.quantization.layout import expected_tensors  # noqa: PLC0415 - beside its only use
+
+    return {
+        name: numbers.standard_normal(spec.shape, np.float32).astype(ml_dtypes.bfloat16)
+        for name, spec in expected_tensors(config).items()
+    }
+
+
+def test_progress_grows_to_its_total(tiny: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    quantize_checkpoint(tiny, tmp_path / "out", observer=events.append)
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert [event.done for event in progress] == sorted(event.done for event in progress)
+    assert progress[-1].done == progress[-1].total
+    assert {event.unit for event in progress} == {"bytes"}
+
+
+def test_both_configurations_say_what_was_done(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "out", exclude=["model.layers.1.*"])
+    config = read_json(tmp_path / "out" / "config.json")
+    quantization = config.pop("quantization_config")
+    assert config == read_json(tiny / "config.json")
+    excluded = ["lm_head", "model.embed_tokens", "model.layers.1*"]
+    assert quantization == {
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"dynamic": False, "group_size": 16, "num_bits": 4, "type": "float"},
+            }
+        },
+        "group_size": 16,
+        "ignore": excluded,
+        "producer": {"name": "modelopt", "version": "0.47.0"},
+        "quant_algo": "W4A16_NVFP4",
+        "quant_method": "modelopt",
+    }
+    assert read_json(tmp_path / "out" / "hf_quant_config.json") == {
+        "producer": {"name": "modelopt", "version": "0.47.0"},
+        "quantization": {
+            "exclude_modules": excluded,
+            "group_size": 16,
+            "kv_cache_quant_algo": None,
+            "quant_algo": "W4A16_NVFP4",
+        },
+    }
+
+
+def test_an_excluded_module_stays_as_it_is(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "out", exclude=["model.layers.1.*"])
+    before, after = Checkpoint.open(tiny), Checkpoint.open(tmp_path / "out")
+    layer = [name for name in after.tensors if name.startswith("model.layers.1.")]
+    assert len(layer) == 9
+    assert all(after.read(name).tobytes() == before.read(name).tobytes() for name in layer)
+
+
+def test_tokenizer_template_and_licence_travel_with_the_weights(tiny: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny, tmp_path / "source"))
+    for name in ("chat_template.jinja", "LICENSE.txt", "merges.txt", "training_args.bin"):
+        (source / name).write_text(name)
+    quantize_checkpoint(source, tmp_path / "out")
+    copied = {name for name, data in _files(tmp_path / "out").items() if data == _files(source).get(name)}
+    assert copied == {
+        "LICENSE.txt",
+        "chat_template.jinja",
+        "generation_config.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_other_floating_point_weights_are_quantized_too(
+    altered: Callable[..., Path], tmp_path: Path, kind: type[np.generic], numbers: np.random.Generator
+) -> None:
+    weight = numbers.standard_normal((64, 96)).astype(kind)
+    quantize_checkpoint(altered({f"{_MLP}.down_proj.weight": weight}), tmp_path / "out")
+    after = Checkpoint.open(tmp_path / "out")
+    scale_2 = np.float32(after.read(f"{_MLP}.down_proj.weight_scale_2"))
+    assert after.read(f"{_MLP}.down_proj.weight").tobytes() == nvfp4.encode(weight, scale_2).codes.tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_no_number_is_named_with_its_row(
+    altered: Callable[..., Path], tmp_path: Path, bad: float
+) -> None:
+    weight = np.ones((64, 96), ml_dtypes.bfloat16)
+    weight[37, 5] = bad
+    with pytest.raises(CheckpointError, match=rf"{_MLP}.down_proj.weight: found (nan|inf) in row 37"):
+        quantize_checkpoint(altered({f"{_MLP}.down_proj.weight": weight}), tmp_path / "out", chunk_bytes=1000)
+
+
+def test_a_weight_of_zeros_does_not_become_nan(altered: Callable[..., Path], tmp_path: Path) -> None:
+    zeros = np.zeros((64, 96), ml_dtypes.bfloat16)
+    quantize_checkpoint(altered({f"{_MLP}.down_proj.weight": zeros}), tmp_path / "out")
+    after = Checkpoint.open(tmp_path / "out")
+    assert float(after.read(f"{_MLP}.down_proj.weight_scale_2")) == 1
+    assert set(after.read(f"{_MLP}.down_proj.weight_scale").tobytes()) == {0x38}
+    assert not after.read(f"{_MLP}.down_proj.weight").any()
+
+
+def test_a_head_that_is_stored_although_it_is_tied_is_left_out(altered: Callable[..., Path], tmp_path: Path) -> None:
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)}
+    quantize_checkpoint(altered(frequencies, tie_word_embeddings=True), tmp_path / "out")
+    names = Checkpoint.open(tmp_path / "out").tensors
+    assert "lm_head.weight" not in names
+    assert not any("inv_freq" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"model.norm.weight": None}, r"model.norm.weight is missing; config.json asks for shape \[64\]"),
+        ({"model.norm.weight": np.ones(63, np.float32)}, r"found shape \[63\], expected \[64\] from config.json"),
+        ({"model.extra": np.ones(3, np.float32)}, r"found model.extra F32 \[3\], which a model of this"),
+        ({f"{_MLP}.up_proj.weight": np.ones((96, 64), np.uint8)}, "up_proj.weight: found U8, expected one of BF16"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_its_configuration_is_refused(
+    altered: Callable[..., Path], tmp_path: Path, tensors: dict[str, NDArray[Any]], reason: str
+) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        quantize_checkpoint(altered(tensors), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_are_not_whole_blocks_are_refused(altered: Callable[..., Path], tmp_path: Path) -> None:
+    narrow = {
+        f"model.layers.{layer}.mlp.{name}_proj.weight": np.ones((64, 40) if name == "down" else (40, 64), np.float32)
+        for layer in range(2)
+        for name in ("gate", "up", "down")
+    }
+    with pytest.raises(CheckpointError, match=f"{_MLP}.down_proj.weight: found 40 inputs, expected a multiple of 16"):
+        quantize_checkpoint(altered(narrow, intermediate_size=40), tmp_path / "out")
+    quantize_checkpoint(altered(narrow, intermediate_size=40), tmp_path / "out", exclude=["*.down_proj"])
+
+
+def test_a_checkpoint_that_is_quantized_already_is_refused(altered: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has a quantization_config"):
+        quantize_checkpoint(altered(quantization_config={"quant_method": "fp8"}), tmp_path / "out")
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeInvalidError, match=r"quantization.format: found 'fp8'") as caught:
+        quantize_checkpoint(tiny, tmp_path / "out", number_format="fp8")
+    assert "w4a16_nvfp4" in caught.value.hint
+
+
+def test_the_source_is_never_the_output(tiny: Path) -> None:
+    before = _files(tiny)
+    with pytest.raises(CheckpointError, match="the output folder is the source folder"):
+        quantize_checkpoint(tiny, tiny)
+    assert _files(tiny) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+def test_a_configuration_that_is_no_json_object_is_refused(tiny: Path, tmp_path: Path, text: str) -> None:
+    source = Path(shutil.copytree(tiny, tmp_path / "source"))
+    (source / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"config.json: "):
+        quantize_checkpoint(source, tmp_path / "out")
+
+
+def test_a_missing_configuration_is_refused(save: Save, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config.json: no such file"):
+        quantize_checkpoint(save({"a": np.zeros(1, np.uint8)}), tmp_path / "out")
+
+
+def test_the_index_is_readable_json_with_the_total_size(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "out", shard_bytes=20_000)
+    tensors = Checkpoint.open(tmp_path / "out").tensors.values()
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.size for tensor in tensors)
