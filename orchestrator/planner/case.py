@@ -14,9 +14,6 @@ from orchestrator.recipe.model import Quantization, Recipe
 Options = Mapping[str, Option]
 """A tool's options by every spelling, with dashes."""
 
-_BLOCK_SCALE_QFORMATS = frozenset({"fp8_2d_blockwise_weight_only", "fp8_pb_wo"})
-_BLOCK_SCALE_OWNERS = frozenset({"Qwen", "deepseek-ai"})
-
 
 class Lookup(Protocol):
     """The catalogue, as far as a plan needs it."""
@@ -48,7 +45,8 @@ class Case:
     image: Image
     """Converts, builds, checks and serves."""
     quantizer: Image
-    """Quantizes; the same image where the recipe names no other."""
+    """Quantizes; the catalogue's entry of the same name where no other is needed."""
+    quantizer_name: str
     images: Mapping[str, Image]
     """All of them, to name one that can."""
     targets: Mapping[str, Target]
@@ -85,13 +83,14 @@ def case_of(recipe: Recipe, catalog: Lookup) -> Case:
         TargetUnknownError: No target of that name.
         ImageUnknownError: No image of one of its names.
     """
-    image = catalog.image(recipe.image)
-    quantizer = catalog.image(recipe.quantization.image) if recipe.quantization.image else image
+    target = catalog.target(recipe.target)
+    quantizer_name = _quantizer_name(recipe, target, catalog)
     return Case(
         recipe=recipe,
-        target=catalog.target(recipe.target),
-        image=image,
-        quantizer=quantizer,
+        target=target,
+        image=catalog.image(recipe.image),
+        quantizer=catalog.image(quantizer_name),
+        quantizer_name=quantizer_name,
         images=catalog.images,
         targets=catalog.targets,
         options=catalog.options,
@@ -101,14 +100,23 @@ def case_of(recipe: Recipe, catalog: Lookup) -> Case:
 def has_block_scales(recipe: Recipe) -> bool:
     """Tell whether FP8 weights carry one scale per 128 by 128 block instead of one per tensor.
 
-    That is so where hf_ptq.py is asked for it, and in the FP8 checkpoints that Qwen and DeepSeek publish themselves.
+    That is so in the FP8 checkpoints that Qwen and DeepSeek publish themselves.
     """
-    quantization = recipe.quantization
-    if quantization.format != "fp8":
+    if (recipe.quantization.format, recipe.quantization.method) != ("fp8", "none"):
         return False
-    if quantization.method != "none":
-        return quantization.options.get("qformat") in _BLOCK_SCALE_QFORMATS
     repo: str = getattr(recipe.model, "repo", "")
-    owner, _, name = repo.partition("/")
-    published_in_fp8 = name.endswith("-FP8") or owner == "deepseek-ai"
-    return owner in _BLOCK_SCALE_OWNERS and published_in_fp8
+    return (repo.startswith("Qwen/") and repo.endswith("-FP8")) or repo.startswith("deepseek-ai/")
+
+
+def _quantizer_name(recipe: Recipe, target: Target, catalog: Lookup) -> str:
+    """Name the recipe's quantizer, else the catalogue's first with hf_ptq.py; other methods use the recipe's image."""
+    if recipe.quantization.method != "modelopt":
+        return recipe.image
+    if recipe.quantization.image is not None:
+        return recipe.quantization.image
+    fitting = (
+        name
+        for name, image in catalog.images.items()
+        if image.has("hf_ptq.py") and target.architecture in image.architectures
+    )
+    return next(fitting, recipe.image)

@@ -1,1 +1,91 @@
-"""One function per reason why a plan cannot work; each looks at one case and yields what it finds."""
+"""Every reason why a recipe cannot work on its target with its images, found before anything is downloaded.
+
+| code | meaning |
+|---|---|
+| ARCHITECTURE_MISMATCH | the image is built for another processor |
+| ENGINE_UNSUPPORTED | an engine is asked for, and the image has no trtllm-build |
+| MODEL_UNSUPPORTED | the image's backend does not have the model's architecture |
+| REQUANTIZE | the model is published quantized and must stay so |
+| METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |
+| QUANTIZER_UNSUPPORTED | the method's tool is there and broken on this GPU |
+| FORMAT_UNSUPPORTED | no kernels for the format on this GPU, or the format cannot be loaded |
+| FP8_BLOCK_SCALE | FP8 weights with block scales where only one scale per tensor runs |
+| KV_CACHE_UNSUPPORTED | no kernels for the KV cache's format, or no scales from this method |
+| SPECULATIVE_UNSUPPORTED | the backend or the model cannot decode speculatively that way |
+| MULTI_NODE_UNSUPPORTED | the image or the backend does not work over several machines |
+| TENSOR_PARALLEL | more parts than GPUs, or an engine cut into another number of parts |
+| DOES_NOT_FIT | the weights do not fit into memory when quantizing or when serving |
+| OPTION_UNKNOWN | a tool of the image does not have the option |
+| OPTION_VALUE | the option does not take the value, or is set elsewhere |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from orchestrator.errors import Refusal
+from orchestrator.planner.case import Case, Lookup, case_of
+from orchestrator.planner.rules import cautions, faults, formats, machine, model, options
+from orchestrator.recipe.model import Recipe
+
+Rule: TypeAlias = Callable[[Case], Iterable[Refusal]]
+
+RULES: tuple[Rule, ...] = (
+    machine.built_for_the_processor,
+    model.builds_engines,
+    model.knows_the_model,
+    formats.gpt_oss_stays_as_it_is,
+    formats.method_can,
+    faults.known_faults,
+    formats.has_kernels,
+    formats.has_block_scale_kernels,
+    formats.mxfp4_is_gpt_oss,
+    formats.awq_is_dense,
+    formats.has_kv_cache_kernels,
+    formats.method_makes_the_scales,
+    model.speculates_as_the_model_can,
+    machine.one_node_per_engine,
+    machine.parallel_as_the_machine,
+    machine.fits_when_quantized,
+    machine.fits_when_served,
+    options.engine_options,
+    options.quantization_options,
+    options.serve_options,
+    options.moe_backend,
+    options.kv_cache_once,
+)
+"""In the order in which a reader wants them: first what makes the rest moot."""
+
+
+CAUTIONS: tuple[Rule, ...] = (
+    cautions.known_faults,
+    cautions.engine_memory_is_tight,
+    cautions.serving_memory_is_tight,
+    cautions.cache_leaves_room_for_the_system,
+    cautions.hybrid_reuses_no_blocks,
+    cautions.engine_options_are_used,
+    cautions.every_gpu_serves,
+)
+
+
+def refusals(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
+    """Apply every rule; an empty answer means that no reason is known why it should not work.
+
+    Raises:
+        BadInputError: The recipe names a target or an image that the catalogue does not have.
+    """
+    return _applied(RULES, case_of(recipe, catalog))
+
+
+def warnings(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
+    """Say what may go wrong although nothing is known to forbid it.
+
+    Raises:
+        BadInputError: As for `refusals`.
+    """
+    return _applied(CAUTIONS, case_of(recipe, catalog))
+
+
+def _applied(rules: tuple[Rule, ...], case: Case) -> tuple[Refusal, ...]:
+    return tuple(dict.fromkeys(found for rule in rules for found in rule(case)))

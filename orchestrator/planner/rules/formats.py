@@ -120,7 +120,7 @@ def _modelopt_can(case: Case) -> Iterator[Refusal]:
         yield Refusal("METHOD_UNSUPPORTED", message, "use method onepass with format w4a16_nvfp4")
     if not case.quantizer.has("hf_ptq.py"):
         able = [name for name, image in case.images.items() if _quantizes_on(case, image)]
-        message = f"image {_quantizer_name(case)} has no hf_ptq.py for method modelopt"
+        message = f"image {case.quantizer_name} has no hf_ptq.py for method modelopt"
         yield Refusal("METHOD_UNSUPPORTED", message, f"set quantization.image to {' or '.join(able)}")
 
 
@@ -130,15 +130,11 @@ def _trtllm_can(case: Case) -> Iterator[Refusal]:
         message = "quantize.py writes a checkpoint for engines, which backend pytorch does not load"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     if not case.quantizer.has("quantize.py"):
-        message = f"image {_quantizer_name(case)} has no quantize.py for method trtllm"
+        message = f"image {case.quantizer_name} has no quantize.py for method trtllm"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     elif case.quantization.format not in case.options(case.quantizer, "quantize.py")["--qformat"].choices:
-        message = f"quantize.py of image {_quantizer_name(case)} does not make {case.quantization.format}"
+        message = f"quantize.py of image {case.quantizer_name} does not make {case.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
-
-
-def _quantizer_name(case: Case) -> str:
-    return case.quantization.image or case.recipe.image
 
 
 def _quantizes_on(case: Case, image: Image) -> bool:

@@ -17,7 +17,7 @@ def built_for_the_processor(case: Case) -> Iterator[Refusal]:
     if case.target.gpu is None:
         return
     wanted = case.target.architecture
-    named = {case.recipe.image: case.image, case.recipe.quantization.image or case.recipe.image: case.quantizer}
+    named = {case.recipe.image: case.image, case.quantizer_name: case.quantizer}
     for name, image in named.items():
         if wanted not in image.architectures:
             message = f"image {name} is built for {', '.join(image.architectures)}; {case.recipe.target} is {wanted}"
@@ -61,9 +61,9 @@ def parallel_as_the_machine(case: Case) -> Iterator[Refusal]:
         larger = [name for name, target in case.targets.items() if _gpus(target) >= parts]
         hint = f"set serve.tensor_parallel_size to {gpus}"
         yield Refusal("TENSOR_PARALLEL", message, f"{hint}, or use target {' or '.join(larger)}" if larger else hint)
-    if case.recipe.backend == "tensorrt" and case.recipe.engine.convert.get("tp_size", 1) != parts:
+    if case.recipe.backend == "tensorrt" and case.recipe.engine.convert.get("tp_size", parts) != parts:
         message = f"engine.convert.tp_size and serve.tensor_parallel_size ({parts}) differ"
-        yield Refusal("TENSOR_PARALLEL", message, f"set engine.convert.tp_size to {parts}")
+        yield Refusal("TENSOR_PARALLEL", message, f"remove engine.convert.tp_size, or set it to {parts}")
 
 
 def one_node_per_engine(case: Case) -> Iterator[Refusal]:

@@ -18,7 +18,7 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""The nearest thing that works for models that no image serves (TensorRT-LLM's supported models, 1.3.0rc3 and newer)."""
+"""The nearest thing that works for models that no image serves (TensorRT-LLM's lists of supported models)."""
 
 _PREDICTS_TOKENS = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
 """Models whose own layers propose tokens: TensorRT-LLM's table of features by model."""

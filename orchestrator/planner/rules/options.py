@@ -13,7 +13,9 @@ from orchestrator.planner.case import Case, Options
 from orchestrator.recipe.model import OptionValue
 
 _CONVERT_OWN = MappingProxyType({"model_dir": "the plan", "output_dir": "the plan", "quant_ckpt_path": "the plan"})
-_BUILD_OWN = MappingProxyType({"checkpoint_dir": "the plan", "output_dir": "the plan"})
+_BUILD_OWN = MappingProxyType(
+    {"checkpoint_dir": "the plan", "output_dir": "the plan", "output_timing_cache": "the plan"}
+)
 _QUANTIZE_OWN = MappingProxyType(
     {
         "pyt_ckpt_path": "the plan",
@@ -21,6 +23,7 @@ _QUANTIZE_OWN = MappingProxyType(
         "model_dir": "the plan",
         "export_path": "the plan",
         "output_dir": "the plan",
+        "qformat": "quantization.format",
         "kv_cache_qformat": "quantization.kv_cache",
         "kv_cache_dtype": "quantization.kv_cache",
         "calib_size": "quantization.calibration.samples",
@@ -47,6 +50,28 @@ _SERVE_OWN = MappingProxyType(
     }
 )
 _KV_CACHE_OWN = frozenset({"dtype", "free_gpu_memory_fraction", "max_tokens", "enable_block_reuse"})
+_PYTORCH_ONLY = frozenset(
+    {
+        "allreduce_strategy",
+        "attn_backend",
+        "cuda_graph_config",
+        "disable_overlap_scheduler",
+        "enable_autotuner",
+        "enable_iter_perf_stats",
+        "enable_iter_req_stats",
+        "enable_layerwise_nvtx_marker",
+        "enable_min_latency",
+        "force_dynamic_quantization",
+        "garbage_collection_gen0_threshold",
+        "moe_config",
+        "nvfp4_gemm_config",
+        "print_iter_log",
+        "sampler_type",
+        "stream_interval",
+        "torch_compile_config",
+    }
+)
+"""Arguments of the PyTorch backend alone: fields of TorchLlmArgs in tensorrt_llm/llmapi/llm_args.py."""
 _SM12X_MOE_BACKENDS = ("AUTO", "CUTLASS", "CUTEDSL")
 
 
@@ -107,8 +132,9 @@ def kv_cache_once(case: Case) -> Iterator[Refusal]:
 
 def _modelopt_formats(case: Case) -> Iterator[Refusal]:
     quantization = case.quantization
-    if not {"qformat", "recipe"} & quantization.options.keys():
-        yield from _value_of(case, "hf_ptq.py", "quantization.format", "qformat", quantization.format)
+    if "recipe" in quantization.options:
+        return  # ModelOpt's own recipe decides both
+    yield from _value_of(case, "hf_ptq.py", "quantization.format", "qformat", quantization.format)
     yield from _value_of(case, "hf_ptq.py", "quantization.kv_cache", "kv_cache_qformat", quantization.kv_cache)
 
 
@@ -181,6 +207,9 @@ def _serve_key(case: Case, key: str) -> Iterator[Refusal]:
     elif case.image.has("trtllm-serve") and key not in case.image.llm_api:
         message = f"serve.options.{key}: trtllm-serve of image {case.recipe.image} knows no such key"
         yield Refusal("OPTION_UNKNOWN", message, _near(key, case.image.llm_api))
+    elif case.recipe.backend == "tensorrt" and key in _PYTORCH_ONLY:
+        message = f"serve.options.{key} is for backend pytorch; serving an engine stops at it"
+        yield Refusal("OPTION_UNKNOWN", message, "remove it, or use backend pytorch")
 
 
 def _near(name: str, known: Iterable[str]) -> str:
