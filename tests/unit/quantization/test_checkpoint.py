@@ -31,7 +31,7 @@ def _entry(begin: int, end: int, *, dtype: str = "U8", shape: list[Any] | None =
     return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
 
 
-def _edit_index(folder: Path, edit: Callable[[dict[str, str]], None]) -> None:
+def _edit_index(folder: Path, edit: Callable[[dict[str, str]], object]) -> None:
     index = json.loads((folder / INDEX).read_text())
     edit(index["weight_map"])
     (folder / INDEX).write_text(json.dumps(index))

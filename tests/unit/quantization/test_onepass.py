@@ -117,9 +117,13 @@ def _model(config: dict[str, Any], numbers: np.random.Generator) -> dict[str, ND
 
 
 def test_progress_grows_to_its_total(tiny: Path, tmp_path: Path) -> None:
-    events: list[Event] = []
-    quantize_checkpoint(tiny, tmp_path / "out", observer=events.append)
-    progress = [event for event in events if isinstance(event, Progress)]
+    progress: list[Progress] = []
+
+    def observe(event: Event) -> None:
+        assert isinstance(event, Progress)
+        progress.append(event)
+
+    quantize_checkpoint(tiny, tmp_path / "out", observer=observe)
     assert [event.done for event in progress] == sorted(event.done for event in progress)
     assert progress[-1].done == progress[-1].total
     assert {event.unit for event in progress} == {"bytes"}

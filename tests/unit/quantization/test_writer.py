@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from orchestrator.quantization.checkpoint import INDEX, SINGLE, Checkpoint
@@ -14,7 +16,7 @@ from orchestrator.quantization.writer import CheckpointWriter, plan_shards
 
 Save = Callable[..., Path]
 
-_MIXED = {
+_MIXED: dict[str, NDArray[Any]] = {
     "codes": np.arange(6, dtype=np.uint8).reshape(2, 3),
     "scalar": np.array(1.5, np.float32),
     "wide": np.arange(3, dtype=np.float64),
@@ -90,7 +92,7 @@ def test_data_that_was_forgotten_is_a_defect(tmp_path: Path) -> None:
         (np.zeros((1, 3), np.uint8), 2),
     ],
 )
-def test_data_of_another_type_or_shape_is_a_defect(tmp_path: Path, data: np.ndarray, first: int) -> None:
+def test_data_of_another_type_or_shape_is_a_defect(tmp_path: Path, data: NDArray[Any], first: int) -> None:
     def write() -> None:
         with CheckpointWriter(tmp_path, [[TensorSpec("a", "U8", (2, 3))]]) as writer:
             writer.write("a", data, first)

@@ -1,0 +1,220 @@
+"""Is what we write what the real ModelOpt writes? Needs an environment with torch, transformers and ModelOpt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from orchestrator.payloads import generate
+from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
+from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.layout import expected_tensors
+from orchestrator.quantization.onepass import quantize_checkpoint
+from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.quantization.writer import CheckpointWriter
+
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
+
+_ROOT = Path(__file__).parents[2]
+_SCRIPT = Path(__file__).with_name("oracle_export.py")
+_WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
+
+# What ModelOpt 0.47 does not write and we do: vLLM reads the group size there, and ModelOpt 0.48 writes it.
+_ADDED = {"group_size": 16}
+
+Oracle = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Oracle:
+    """Run the script with the interpreter that has ModelOpt; return what it printed."""
+    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
+    python = Path(named) if named else _ROOT / ".venv-oracle" / "bin" / "python"
+    if not python.exists():
+        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
+            pytest.fail(_WHY)
+        pytest.skip(_WHY)
+
+    def run(*arguments: str | Path) -> str:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment.pop("PYTHONPATH", None)
+        done = subprocess.run(
+            [python, _SCRIPT, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same model quantized twice."""
+
+    source: Path
+    ours: Path
+    theirs: Path
+
+    def differences(self) -> list[str]:
+        """Tensors that are not the same in name, type, shape and every byte."""
+        ours, theirs = Checkpoint.open(self.ours), Checkpoint.open(self.theirs)
+        names = ours.tensors.keys() | theirs.tensors.keys()
+        return sorted(name for name in names if _described(ours, name) != _described(theirs, name))
+
+
+def _described(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...], bytes] | None:
+    tensor = checkpoint.tensors.get(name)
+    return None if tensor is None else (tensor.dtype, tensor.shape, checkpoint.read(name).tobytes())
+
+
+@pytest.fixture
+def quantize(oracle: Oracle, tmp_path: Path) -> Callable[..., Pair]:
+    def both(source: Path, *exclude: str) -> Pair:
+        pair = Pair(source, tmp_path / "ours", tmp_path / "theirs")
+        oracle("export", source, pair.theirs, *exclude)
+        quantize_checkpoint(source, pair.ours, exclude=exclude)
+        return pair
+
+    return both
+
+
+def _generate(folder: Path, *options: str) -> Path:
+    generate.main(["--output", str(folder), *options])
+    return folder
+
+
+def _model(folder: Path, config: dict[str, Any], changes: dict[str, NDArray[Any]] | None = None) -> Path:
+    """Write a model of any known architecture with random weights."""
+    numbers = np.random.default_rng(1)
+    specs = list(expected_tensors(config).values())
+    with CheckpointWriter(folder, [[TensorSpec(spec.name, spec.dtype, spec.shape) for spec in specs]]) as writer:
+        for spec in specs:
+            drawn = (0.02 * numbers.standard_normal(spec.shape, np.float32)).astype(ml_dtypes.bfloat16)
+            writer.write(spec.name, (changes or {}).get(spec.name, drawn))
+    write_json(folder / "config.json", config)
+    return folder
+
+
+_SMALL: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 128,
+    "vocab_size": 320,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_every_byte_of_the_generated_model_is_what_modelopt_writes(
+    quantize: Callable[..., Pair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = quantize(_generate(tmp_path / "source", "--seed", "20"))
+    assert pair.differences() == []
+    assert (pair.ours / SINGLE).read_bytes() == (pair.theirs / SINGLE).read_bytes()
+    with capsys.disabled():
+        tensors = Checkpoint.open(pair.ours).tensors
+        print(f"\nModelOpt oracle: {len(tensors)} of {len(tensors)} tensors equal, {SINGLE} the same bytes")  # noqa: T201
+
+
+def test_both_configurations_are_what_modelopt_writes(quantize: Callable[..., Pair], tmp_path: Path) -> None:
+    pair = quantize(_model(tmp_path / "source", _SMALL))
+    assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
+    ours, theirs = (read_json(folder / "config.json")["quantization_config"] for folder in (pair.ours, pair.theirs))
+    assert ours == {**theirs, **_ADDED}
+    # Everything else is the source's own; ModelOpt writes it as its transformers would.
+    assert read_json(pair.ours / "config.json").keys() - {"quantization_config"} == _SMALL.keys()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_word_embeddings": True},
+        {"attention_bias": True, "mlp_bias": True},
+        {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "head_dim": 64},
+        {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
+        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
+    ],
+    ids=["tied", "biases", "mistral", "qwen2", "qwen3"],
+)
+def test_every_architecture_has_the_bytes_that_modelopt_writes(
+    quantize: Callable[..., Pair], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    pair = quantize(_model(tmp_path / "source", {**_SMALL, **changes}))
+    assert pair.differences() == []
+    assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
+
+
+def test_unusual_numbers_have_the_bytes_that_modelopt_writes(quantize: Callable[..., Pair], tmp_path: Path) -> None:
+    # Blocks of zeros, negative zeros, subnormal numbers, the largest numbers, and every finite BF16 number.
+    every = np.arange(1 << 16, dtype=np.uint16)
+    finite = every[(every & 0x7F80) != 0x7F80].view(ml_dtypes.bfloat16)
+    size = 96 * 96
+    weight = np.zeros((96, 96), ml_dtypes.bfloat16)
+    weight[0, :16] = 1
+    weight[1, :32] = -0.0
+    weight[2, :16] = finite[1:17]
+    changes = {
+        "model.layers.0.self_attn.q_proj.weight": weight,
+        "model.layers.0.self_attn.o_proj.weight": finite[:size].reshape(96, 96),
+        "model.layers.1.self_attn.o_proj.weight": finite[-size:].reshape(96, 96),
+        "model.layers.1.self_attn.q_proj.weight": np.resize(finite[::7], (96, 96)),
+        "model.layers.0.mlp.down_proj.weight": np.resize(finite[:127], (96, 160)),
+    }
+    pair = quantize(_model(tmp_path / "source", _SMALL, changes))
+    assert pair.differences() == []
+
+
+def test_only_a_tensor_of_zeros_differs_and_ours_has_no_nan(quantize: Callable[..., Pair], tmp_path: Path) -> None:
+    module = "model.layers.0.mlp.down_proj"
+    changes = {f"{module}.weight": np.zeros((96, 160), ml_dtypes.bfloat16)}
+    pair = quantize(_model(tmp_path / "source", _SMALL, changes))
+    # A deliberate difference: the scale of ModelOpt's tensor is 0 and the scales of its blocks are NaN.
+    assert pair.differences() == [f"{module}.{part}" for part in ("weight", "weight_scale", "weight_scale_2")]
+    theirs, ours = Checkpoint.open(pair.theirs), Checkpoint.open(pair.ours)
+    assert np.isnan(theirs.read(f"{module}.weight_scale").astype(np.float32)).all()
+    assert float(theirs.read(f"{module}.weight_scale_2")) == 0
+    assert float(ours.read(f"{module}.weight_scale_2")) == 1
+    assert not ours.read(f"{module}.weight").any()
+
+
+@pytest.mark.parametrize(
+    "exclude",
+    [["model.layers.1.*"], ["*.down_proj"], ["model.layers.3.mlp.*", "model.layers.1?.*"]],
+    ids=["layer", "module", "several"],
+)
+def test_exclusions_have_the_names_and_bytes_that_modelopt_writes(
+    quantize: Callable[..., Pair], tmp_path: Path, exclude: list[str]
+) -> None:
+    pair = quantize(_model(tmp_path / "source", {**_SMALL, "num_hidden_layers": 12}), *exclude)
+    assert pair.differences() == []
+    assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
+
+
+def test_transformers_loads_the_generated_model_and_its_tokenizer(oracle: Oracle, tmp_path: Path) -> None:
+    folder = _generate(tmp_path / "source", "--seed", "20")
+    printed = oracle("load", folder)
+    result = json.loads(printed.rpartition("RESULT ")[2])
+    assert result["dtype"] == "torch.bfloat16"
+    assert result["parameters"] == sum(tensor.size for tensor in Checkpoint.open(folder).tensors.values()) // 2
+    assert result["special"] == [0, 4, 1]
+    assert 1 <= result["generated"] <= 4
+    assert result["finite"]
+    assert result["prompt"] == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+        "What is the capital of France? Grüße, 東京<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.events import Event, LogLine, Progress, from_line
+from orchestrator.payloads import generate, quantize
+from orchestrator.payloads._report import Reporter
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import read_json
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    generate.main(["--output", str(tmp_path / "model"), "--hidden-size", "64", "--layers", "2", "--vocab-size", "261"])
+    return tmp_path / "model"
+
+
+def _events(text: str) -> list[Event]:
+    return [from_line(line) for line in text.splitlines()]
+
+
+def test_progress_is_written_as_events_to_the_last_byte(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantize.main(["--checkpoint", str(model), "--output", str(tmp_path / "out")])
+    events = _events(capsys.readouterr().out)
+    last = events[-1]
+    assert isinstance(last, Progress)
+    assert last.done == last.total > 0
+    assert last.unit == "bytes"
+    assert not [event for event in events if isinstance(event, LogLine)]
+
+
+def test_several_patterns_are_excluded(model: Path, tmp_path: Path) -> None:
+    options = ["--exclude", "model.layers.0.*", "--exclude", "*.down_proj", "--format", "w4a16_nvfp4"]
+    quantize.main(["--checkpoint", str(model), "--output", str(tmp_path / "out"), *options])
+    assert read_json(tmp_path / "out" / "hf_quant_config.json")["quantization"]["exclude_modules"] == [
+        "lm_head",
+        "model.embed_tokens",
+        "model.layers.0*",
+        "model.layers.1.mlp.down_proj",
+    ]
+
+
+def test_the_size_of_files_can_be_limited(model: Path, tmp_path: Path) -> None:
+    quantize.main(["--checkpoint", str(model), "--output", str(tmp_path / "out"), "--shard-bytes", "100000"])
+    assert len({tensor.file for tensor in Checkpoint.open(tmp_path / "out").tensors.values()}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--checkpoint", "a"], ["--checkpoint", "a", "--output", "b", "--format", "x"]]
+)
+def test_options_that_are_missing_or_unknown_are_wrong_usage(options: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        quantize.main(options)
+    assert caught.value.code == 2
+
+
+def test_reports_that_follow_at_once_are_dropped_but_never_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Reporter()
+    for done in range(1, 101):
+        report(Progress(done, 100, "bytes"))
+    events = _events(capsys.readouterr().out)
+    assert events[0] == Progress(1, 100, "bytes")
+    assert events[-1] == Progress(100, 100, "bytes")
+    assert len(events) < 50
+
+
+def test_only_progress_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter()(LogLine("text"))
+    assert capsys.readouterr().out == ""
