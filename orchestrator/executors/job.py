@@ -105,13 +105,23 @@ class Executor(Protocol):
         """
 
     def run(self, job: Job, observer: Observer) -> Outcome:
-        """Run a job to its end and report its lines as events.
+        """Run a job to its end and report its lines as events; all of them also go to `log.txt` beside the output.
 
-        Adopts what a killed orchestrator left running under the job's key. KeyboardInterrupt stops the command
-        and is raised again once it has stopped.
+        Adopts what a killed orchestrator left running under the job's key, and reports that with a `StepStarted`.
+        KeyboardInterrupt stops the command and is raised again once it has stopped; a second one kills it.
 
         Raises:
             MachineError: Where the machine, not the command, is at fault.
+        """
+
+    def forget(self, job: Job) -> None:
+        """Remove what is left of a job whose outcome was taken: published, or given up.
+
+        Until then an ended container stays, so that an orchestrator killed before it published finds it again.
+        Does nothing where nothing is left, and nothing to a container that still runs.
+
+        Raises:
+            MachineError: Where the machine does not let go of it.
         """
 
     def command_line(self, job: Job) -> tuple[str, ...]:

@@ -1,0 +1,124 @@
+"""From the bytes that a command writes to events and a log file, in bounded memory.
+
+A command may write 10 MB without a line end, bytes that are no text, a progress bar drawn with carriage returns,
+or by mistake the secret that it was given: none of these may exhaust, break or betray the orchestrator.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, BinaryIO
+
+from orchestrator.events import from_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from orchestrator.events import Observer
+
+LONGEST_LINE = 64 * 1024
+"""Bytes of one line that are shown; the log file has them all."""
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BLOT = b"[secret]"
+
+
+def log_path(output: Path) -> Path:
+    """Where the log of the attempt with this output folder is kept: beside it, so that it is never published."""
+    return output.parent / "log.txt"
+
+
+class Lines:
+    """Cuts a stream of bytes into lines of text; a carriage return ends a line too."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._dropped = 0
+        self._after_return = False
+
+    def take(self, chunk: bytes) -> Iterator[str]:
+        """Yield the lines that this chunk completes."""
+        if self._after_return:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_return = chunk.endswith(b"\r") if chunk else self._after_return
+        *whole, rest = _LINE_END.split(chunk)
+        for part in whole:
+            self._append(part)
+            yield self._line()
+        self._append(rest)
+
+    def end(self) -> Iterator[str]:
+        """Yield what was written after the last line end."""
+        if self._kept:
+            yield self._line()
+
+    def _append(self, part: bytes) -> None:
+        room = LONGEST_LINE - len(self._kept)
+        self._kept += part[:room]
+        self._dropped += max(0, len(part) - room)
+
+    def _line(self) -> str:
+        text = self._kept.decode("utf-8", errors="replace")
+        if self._dropped:
+            text += f" … [{self._dropped} more bytes in the log]"
+        self._kept.clear()
+        self._dropped = 0
+        return text
+
+
+class Blot:
+    """Replaces secrets in a stream of bytes, also where a secret is spread over two chunks."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        found = sorted({secret.encode() for secret in secrets if secret}, key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(map(re.escape, found))) if found else None
+        self._beginnings = {secret[:length] for secret in found for length in range(1, len(secret))}
+        self._longest = max((len(secret) for secret in found), default=1) - 1
+        self._held = b""
+
+    def take(self, chunk: bytes) -> bytes:
+        """Hand on all that cannot be part of a secret any more."""
+        if self._pattern is None:
+            return chunk
+        clean = self._pattern.sub(_BLOT, self._held + chunk)
+        held = next(
+            (length for length in range(min(self._longest, len(clean)), 0, -1) if clean[-length:] in self._beginnings),
+            0,
+        )
+        self._held = clean[len(clean) - held :]
+        return clean[: len(clean) - held]
+
+    def end(self) -> bytes:
+        """Hand on what was held back."""
+        held, self._held = self._held, b""
+        return held
+
+
+class Channel:
+    """What a running command writes: into the attempt's log file, and line by line to an observer."""
+
+    def __init__(self, output: Path, observer: Observer, secrets: Iterable[str] = ()) -> None:
+        self._log: BinaryIO = log_path(output).open("wb")
+        self._observer = observer
+        self._blot = Blot(secrets)
+        self._lines = Lines()
+
+    def take(self, chunk: bytes) -> None:
+        """Pass on what was written."""
+        self._pass(self._blot.take(chunk))
+
+    def close(self) -> None:
+        """Pass on the last, unended line and close the log file."""
+        try:
+            self._pass(self._blot.end())
+            for line in self._lines.end():
+                self._observer(from_line(line))
+        finally:
+            self._log.close()
+
+    def _pass(self, clean: bytes) -> None:
+        self._log.write(clean)
+        self._log.flush()  # whoever kills us must not take the log along
+        for line in self._lines.take(clean):
+            self._observer(from_line(line))

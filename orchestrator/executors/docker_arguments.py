@@ -1,0 +1,205 @@
+"""What a job's container is given: one description, told to the engine and written as a line to paste. Pure."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from orchestrator.executors.job import OUTPUT, Inside
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.executors.job import Argument, Job
+
+LABEL = "dev.orchestrator."
+MANAGED = LABEL + "managed"
+SECRETS = "/run/secrets"
+"""Where a container finds its secrets, one file for each."""
+HOME = "/tmp/home"  # noqa: S108 - inside the container, a file system of its own
+_HOME_OPTIONS = "exec,mode=1777"  # exec: compiled kernels are loaded from ~/.triton and ~/.cache
+_LOG_OPTIONS = {"max-file": "4", "max-size": "50m"}
+_KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class User:
+    """As whom a container's command runs, so that what it writes belongs to the caller."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def caller(cls) -> User:
+        """Return the user of this process."""
+        return cls(os.getuid(), os.getgid())
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is the superuser of its user namespace."""
+        return self.uid == 0
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A path of this machine inside the container."""
+
+    source: Path
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Container:
+    """Everything that decides how a job's container behaves."""
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    labels: Mapping[str, str]
+    binds: tuple[Bind, ...]
+    user: User
+    network: bool
+    gpus: int
+    limits: Mapping[str, int]
+    """By the name that `ulimit` has for them."""
+
+
+LIMITS = {"memlock": -1, "stack": 67108864}
+"""Pinned memory without bound, and the stack that deep graphs need."""
+LIMITS_UNRAISED = {name: limit for name, limit in LIMITS.items() if limit >= 0}
+"""For an engine without the right to raise a limit above its own: in a user's namespace, or in a container."""
+
+
+def container_name(key: str) -> str:
+    """Name the container of a key; the engine sees to it that there is only one."""
+    return f"orchestrator-{key[:_KEY_LENGTH]}"
+
+
+def describe(
+    job: Job, *, user: User, secrets: Mapping[str, Path], owner: str = "", limits: Mapping[str, int] = LIMITS
+) -> Container:
+    """Describe the container of a job.
+
+    Args:
+        job: A job with an image.
+        user: As whom it runs.
+        secrets: The file that holds each secret, by the secret's name.
+        owner: Who creates it; goes into a label.
+        limits: What the engine can grant of `LIMITS`.
+    """
+    if job.image is None:
+        message = f"step {job.step} names no image"
+        raise ValueError(message)
+    return Container(
+        name=container_name(job.key),
+        image=job.image.reference,
+        argv=tuple(_text(argument) for argument in job.argv),
+        environment={
+            "HOME": HOME,
+            "PYTHONUNBUFFERED": "1",  # a line is an event when it is written, not when a buffer is full
+            **{name: _text(value) for name, value in job.environment.items()},
+            **{f"{name}_PATH": f"{SECRETS}/{name}" for name in job.secrets},
+        },
+        labels={
+            MANAGED: "1",
+            LABEL + "key": job.key,
+            LABEL + "output": str(job.output),
+            **({LABEL + "owner": owner} if owner else {}),
+            LABEL + "recipe": job.recipe,
+            LABEL + "step": job.step,
+        },
+        binds=(
+            Bind(job.output, OUTPUT, read_only=False),
+            *(Bind(mount.source, mount.target, mount.read_only) for mount in job.mounts),
+            *(Bind(file, f"{SECRETS}/{name}", read_only=True) for name, file in secrets.items()),
+        ),
+        user=user,
+        network=job.network,
+        gpus=job.gpus,
+        limits=limits,
+    )
+
+
+def _text(argument: Argument) -> str:
+    if isinstance(argument, Inside):
+        return f"{argument.target}/{argument.path}" if argument.path else argument.target
+    return argument
+
+
+def capabilities(user: User) -> tuple[str, ...]:
+    """List what a container keeps of the superuser's rights.
+
+    Without any of them, root in the container could not read a file that root outside can; other users never
+    had any.
+    """
+    return ("DAC_OVERRIDE",) if user.is_root else ()
+
+
+def create_arguments(container: Container) -> dict[str, Any]:
+    """Spell the container for `DockerClient.containers.create`."""
+    return {
+        "image": container.image,
+        "command": list(container.argv),
+        "name": container.name,
+        "labels": dict(container.labels),
+        "init": True,  # a PID 1 that hands SIGTERM on and reaps
+        "user": f"{container.user.uid}:{container.user.gid}",
+        "working_dir": OUTPUT,
+        "environment": dict(container.environment),
+        "mounts": [
+            # Not `volumes`: for those the engine creates a missing source, as root
+            Mount(type="bind", source=str(bind.source), target=bind.target, read_only=bind.read_only)
+            for bind in container.binds
+        ],
+        "tmpfs": {HOME: _HOME_OPTIONS},
+        "ipc_mode": "host",  # TensorRT-LLM's workers share more memory than the 64 MB of a container's own /dev/shm
+        "ulimits": [Ulimit(name=name, soft=limit, hard=limit) for name, limit in container.limits.items()],
+        **({} if container.network else {"network_mode": "none"}),
+        "log_config": LogConfig(type="json-file", config=_LOG_OPTIONS),
+        "security_opt": ["no-new-privileges"],
+        "cap_drop": ["ALL"],
+        "cap_add": list(capabilities(container.user)),
+        "device_requests": ([DeviceRequest(count=container.gpus, capabilities=[["gpu"]])] if container.gpus else []),
+    }
+
+
+def run_line(container: Container) -> tuple[str, ...]:
+    """Spell the container as the arguments of `docker run`, to paste into a shell."""
+    return (
+        *("docker", "run"),
+        *("--name", container.name),
+        *(part for item in container.labels.items() for part in ("--label", "=".join(item))),
+        "--init",
+        *("--user", f"{container.user.uid}:{container.user.gid}"),
+        *("--workdir", OUTPUT),
+        *(part for item in container.environment.items() for part in ("--env", "=".join(item))),
+        *(part for bind in container.binds for part in ("--mount", _mount(bind))),
+        *("--tmpfs", f"{HOME}:{_HOME_OPTIONS}"),
+        *("--ipc", "host"),
+        *(part for name, limit in container.limits.items() for part in ("--ulimit", f"{name}={limit}")),
+        *(() if container.network else ("--network", "none")),
+        *("--log-driver", "json-file"),
+        *(part for item in _LOG_OPTIONS.items() for part in ("--log-opt", "=".join(item))),
+        *("--security-opt", "no-new-privileges"),
+        *("--cap-drop", "ALL"),
+        *(part for name in capabilities(container.user) for part in ("--cap-add", name)),
+        *(("--gpus", str(container.gpus)) if container.gpus else ()),
+        container.image,
+        *container.argv,
+    )
+
+
+def _mount(bind: Bind) -> str:
+    fields = ["type=bind", f"source={bind.source}", f"target={bind.target}", *(["readonly"] if bind.read_only else [])]
+    return ",".join(_quoted(field) for field in fields)
+
+
+def _quoted(field: str) -> str:
+    """Quote one field as `docker run --mount` reads it: as a line of comma-separated values."""
+    return '"' + field.replace('"', '""') + '"' if any(sign in field for sign in ',"\n') else field

@@ -1,0 +1,146 @@
+"""Sees to it that an image is there, for the right processor: local, pulled with progress, or built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import ImageNotFound
+
+from orchestrator.errors import ImageUnavailableError, WrongArchitectureError
+from orchestrator.events import LogLine, Progress
+from orchestrator.executors.docker_engine import ENGINE_ERRORS, explain, explained, require_architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from docker import DockerClient
+    from orchestrator.events import Observer
+    from orchestrator.executors.job import ContainerImage, ImageBuild
+
+    Message = Mapping[str, Any]
+    """One line of the engine's answer to a pull or a build, decoded."""
+
+
+def ensure(client: DockerClient, image: ContainerImage, observer: Observer) -> None:
+    """Make sure that the engine has the image.
+
+    Raises:
+        ImageUnavailableError: It cannot be pulled or built.
+        WrongArchitectureError: It is for another processor than the target's, or the engine is.
+    """
+    require_architecture(client, image.architecture)
+    if _is_local(client, image):
+        return
+    if image.build is None:
+        _pull(client, image, observer)
+    else:
+        _build(client, image.reference, image.build, observer)
+    if not _is_local(client, image):
+        message = f"{image.reference}: the engine reported success, but does not have the image"
+        raise ImageUnavailableError(message)
+
+
+def check_local(client: DockerClient, image: ContainerImage) -> None:
+    """Check the image where the engine has it already.
+
+    Raises:
+        WrongArchitectureError: It is for another processor than the target's, or the engine is.
+    """
+    require_architecture(client, image.architecture)
+    _is_local(client, image)
+
+
+def _is_local(client: DockerClient, image: ContainerImage) -> bool:
+    try:
+        found = client.images.get(image.reference).attrs["Architecture"]
+    except ImageNotFound:
+        return False
+    except ENGINE_ERRORS as error:
+        raise explain(error, f"looking for image {image.reference}") from error
+    if found != image.architecture:
+        message = f"{image.reference}: the image is built for {found}, the target is {image.architecture}"
+        raise WrongArchitectureError(message, hint=_mend_architecture(image))
+    return True
+
+
+def _mend_architecture(image: ContainerImage) -> str:
+    again = (
+        "run the build again" if image.build else f"docker pull --platform linux/{image.architecture} {image.reference}"
+    )
+    return f"docker image rm {image.reference} && {again}"
+
+
+class PullProgress:
+    """Adds up the layers of a pull."""
+
+    def __init__(self, reference: str) -> None:
+        self._note = f"pull {reference}"
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._last = (0, 0)
+
+    def take(self, message: Message) -> Progress | None:
+        """Take one message of the engine; returns an event where something has changed."""
+        layer, status = message.get("id", ""), message.get("status", "")
+        detail = message.get("progressDetail") or {}
+        if status == "Downloading" and detail.get("total"):
+            self._layers[layer] = (detail["current"], detail["total"])
+        elif status in ("Verifying Checksum", "Download complete") and layer in self._layers:
+            self._layers[layer] = (self._layers[layer][1],) * 2
+        done, total = (sum(column) for column in zip((0, 0), *self._layers.values(), strict=True))
+        if (done, total) == self._last:
+            return None
+        self._last = (done, total)
+        return Progress(done, total, "bytes", self._note)
+
+
+def _pull(client: DockerClient, image: ContainerImage, observer: Observer) -> None:
+    progress = PullProgress(image.reference)
+    try:
+        for message in client.api.pull(
+            image.reference, stream=True, decode=True, platform=f"linux/{image.architecture}"
+        ):
+            _refuse_pull(image, message.get("error", ""))
+            if (event := progress.take(message)) is not None:
+                observer(event)
+    except ENGINE_ERRORS as error:
+        said = str(getattr(error, "explanation", None) or error)
+        _refuse_pull(image, said)
+
+
+def _refuse_pull(image: ContainerImage, said: str) -> None:
+    if not said:
+        return
+    message = f"{image.reference}: cannot be pulled: {said}"
+    if "no matching manifest" in said or "does not match the specified platform" in said:
+        raise WrongArchitectureError(message, hint=f"choose an image that is published for {image.architecture}")
+    if "no space left on device" in said:
+        raise explain(ImageUnavailableError(said), f"pulling {image.reference}")
+    raise ImageUnavailableError(message, hint=_mend_pull(image.reference, said.lower()))
+
+
+def _mend_pull(reference: str, said: str) -> str:
+    registry = reference.partition("/")[0]
+    if any(word in said for word in ("denied", "unauthorized", "authentication")):
+        return f"docker login {registry}" if "." in registry else "docker login"
+    if any(word in said for word in ("not found", "unknown", "does not exist")):
+        return f"check the name and the digest: docker manifest inspect {reference}"
+    return f"check the network, then: docker pull {reference}"
+
+
+def _build(client: DockerClient, reference: str, build: ImageBuild, observer: Observer) -> None:
+    with explained(f"building {reference}"):
+        messages: Iterable[Message] = client.api.build(
+            path=str(build.context),
+            dockerfile=str(build.dockerfile.resolve()),
+            buildargs={"BASE": build.base, **build.arguments},
+            tag=reference,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for message in messages:
+            if "error" in message:
+                failed = f"{reference}: cannot be built from {build.dockerfile}: {message['error']}"
+                raise ImageUnavailableError(failed, hint=f"docker pull {build.base}")
+            for line in message.get("stream", "").splitlines():
+                observer(LogLine(line))

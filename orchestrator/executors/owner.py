@@ -1,0 +1,39 @@
+"""Which process a container belongs to, so that another one can tell whether that process still lives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_PROC = Path("/proc")
+_START_TIME = 19
+"""Index of `starttime` in /proc/PID/stat, counted after the parenthesised name (proc(5))."""
+
+
+def ourselves() -> str:
+    """Name this process, as `boot:pid:start`: a process number alone is used again, and again after a reboot."""
+    return f"{_boot()}:{os.getpid()}:{_start(os.getpid())}"
+
+
+def lives(owner: str) -> bool:
+    """Say whether the process of that name is still there; yes where this machine cannot tell."""
+    boot, _, rest = owner.partition(":")
+    pid, _, start = rest.partition(":")
+    if not pid.isdecimal() or not _PROC.is_dir():
+        return True
+    return boot == _boot() and start == _start(int(pid))
+
+
+def _boot() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _start(pid: int) -> str:
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[_START_TIME]

@@ -1,0 +1,156 @@
+"""Runs a job on this machine's Python, without a container: for steps whose code is our own."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import MachineError
+from orchestrator.executors import launcher
+from orchestrator.executors.channel import Channel
+from orchestrator.executors.job import OUTPUT, Job, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.events import Observer
+    from orchestrator.executors.job import Argument
+
+_SLICE = 0.2
+"""Seconds between two looks at whether the command has ended."""
+
+_CHUNK = 256 * 1024
+
+_INHERITED = frozenset({"HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR"})
+_INHERITED_WITH_NETWORK = frozenset(
+    name for both in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (both, both.lower())
+) | {"HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_XET_CACHE", "REQUESTS_CA_BUNDLE"}
+
+_OWN_CODE = Path(__file__).resolve().parents[2]
+"""The folder that holds the package `orchestrator`."""
+
+
+class ProcessExecutor:
+    """Runs jobs as processes of this machine.
+
+    Nothing holds a job back from the network or from files that it may not touch: only our own code runs here.
+
+    Args:
+        environment: Where the few variables that a command inherits are taken from.
+        grace: Seconds between asking an interrupted command to end and ending it.
+    """
+
+    name = "process"
+
+    def __init__(self, environment: Mapping[str, str] = os.environ, grace: float = 10.0) -> None:
+        self._environment = environment
+        self._grace = grace
+
+    def check(self, job: Job) -> None:
+        """Find out whether the job's program is on this machine.
+
+        Raises:
+            MachineError: It is not.
+        """
+        program = _argv(job)[0]
+        if shutil.which(program, path=self._environment.get("PATH")) is None:
+            message = f"step {job.step}: the program {program} is not on this machine"
+            raise MachineError(message, hint="run the step in its container: --executor docker")
+
+    def run(self, job: Job, observer: Observer) -> Outcome:
+        """Run a job to its end; its lines go to the observer and to `log.txt` beside the output folder.
+
+        KeyboardInterrupt asks the command to end and is raised again when it has; a second one kills it at once.
+        """
+        job.output.mkdir(parents=True, exist_ok=True)
+        channel = Channel(job.output, observer, job.secrets.values())
+        try:
+            with _start(job, _variables(job, self._environment)) as process:
+                try:
+                    _follow(process, channel)
+                except BaseException:
+                    _stop(process, channel, self._grace)
+                    raise
+        finally:
+            channel.close()
+        status = process.returncode
+        return Outcome(exit_status=status, output=job.output, killed=status < 0)
+
+    def forget(self, job: Job) -> None:
+        """Do nothing: an ended process leaves nothing behind."""
+
+    def command_line(self, job: Job) -> tuple[str, ...]:
+        """Say what a person would type: the job's own variables, then its command; secrets come from their shell."""
+        variables = [f"{name}={_text(job, value)}" for name, value in sorted(job.environment.items())]
+        return ("env", "-C", str(job.output), f"PYTHONPATH={_OWN_CODE}", *variables, *_argv(job))
+
+
+def _text(job: Job, argument: Argument) -> str:
+    if isinstance(argument, str):
+        return argument
+    places = {mount.target: mount.source for mount in job.mounts} | {OUTPUT: job.output}
+    return str(places[argument.target] / argument.path)
+
+
+def _argv(job: Job) -> tuple[str, ...]:
+    program, *rest = (_text(job, argument) for argument in job.argv)
+    return (sys.executable if program in ("python", "python3") else program, *rest)
+
+
+def _variables(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
+    inherited = _INHERITED | _INHERITED_WITH_NETWORK if job.network else _INHERITED
+    return {
+        **{name: value for name, value in environment.items() if name in inherited},
+        "PYTHONUNBUFFERED": "1",  # a line is an event when it is written, not when a buffer is full
+        **{name: _text(job, value) for name, value in job.environment.items()},
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(_OWN_CODE), _text(job, job.environment.get("PYTHONPATH", ""))))
+        ),
+        **job.secrets,
+    }
+
+
+def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        (sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *_argv(job)),
+        bufsize=0,
+        cwd=job.output,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C on the terminal reaches us alone; we decide what it means
+    )
+
+
+def _follow(process: subprocess.Popen[bytes], channel: Channel, until: float = float("inf")) -> None:
+    """Pass on what the process writes until it has ended, or until a moment of the monotonic clock."""
+    assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
+    while time.monotonic() < until:
+        ended = process.poll() is not None  # asked before the pipe: what was written before the end is still read
+        if not select.select((process.stdout,), (), (), 0 if ended else _SLICE)[0]:
+            if ended:
+                return
+            continue
+        chunk = os.read(process.stdout.fileno(), _CHUNK)
+        if not chunk:
+            process.wait()
+            return
+        channel.take(chunk)
+
+
+def _stop(process: subprocess.Popen[bytes], channel: Channel, grace: float) -> None:
+    """Ask the command to end, then make it; it may go on writing, which must not block it."""
+    try:
+        process.send_signal(signal.SIGTERM)
+        _follow(process, channel, until=time.monotonic() + grace)
+    finally:
+        process.send_signal(signal.SIGQUIT)  # the launcher kills the whole group; nothing where it has ended
+        process.wait()

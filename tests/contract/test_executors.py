@@ -1,0 +1,359 @@
+"""What every executor promises, the fake one included: the same cases for all of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator import errors
+from orchestrator.events import Event, Failure, LogLine, Progress
+from orchestrator.executors.job import Argument, ContainerImage, Executor, Inside, Job, Mount, Outcome
+from orchestrator.executors.process import ProcessExecutor
+from tests.support import command
+from tests.support.fake import FakeExecutor, FakeRun
+
+if TYPE_CHECKING:
+    from tests.support.engine import Engine
+
+pytest_plugins = ("tests.support.engine",)
+
+SECRET = "hf_canary_0123456789"
+KEY = "c0ffee" * 10 + "0001"
+
+
+class Bench:
+    """One executor with a way to run behaviours of `tests/support/command.py` on it."""
+
+    def __init__(self, executor: Executor, folder: Path, image: ContainerImage | None = None) -> None:
+        self.executor = executor
+        self.folder = folder
+        self.image = image
+        self.events: list[Event] = []
+        self.input = folder / "in put"
+        self.input.mkdir()
+        (self.input / "weights").write_text("weights")
+
+    def job(self, *argv: Argument) -> Job:
+        return Job(
+            step="quantize",
+            key=KEY,
+            recipe="tiny",
+            argv=("python3", Inside("/support", "command.py"), *argv),
+            output=self.folder / "attempt" / "out",
+            mounts=(
+                Mount(Path(command.__file__).parent, "/support"),
+                Mount(self.input, "/input"),
+            ),
+            image=self.image,
+        )
+
+    def run(self, job: Job) -> Outcome:
+        job.output.mkdir(parents=True, exist_ok=True)
+        try:
+            return self.executor.run(job, self.see)
+        finally:
+            self.executor.forget(job)
+
+    def see(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def lines(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, LogLine)]
+
+    @property
+    def log(self) -> bytes:
+        return (self.folder / "attempt" / "log.txt").read_bytes()
+
+
+def _play(run: FakeRun) -> int:
+    """Run a behaviour in this process, as the fake executor's function."""
+    _, _, behaviour, *arguments = run.argv
+    return command.BEHAVIOURS[behaviour](command.World(arguments, run.environment, run.output, run.write))
+
+
+def _docker_bench(engine: Engine, folder: Path) -> Bench:
+    return Bench(engine.executor(grace=3), folder, ContainerImage(engine.base_image, engine.architecture))
+
+
+@pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.engine)])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """Each executor in turn."""
+    if request.param == "docker":
+        return _docker_bench(request.getfixturevalue("engine"), tmp_path)
+    return Bench(FakeExecutor({"quantize": _play}) if request.param == "fake" else ProcessExecutor(grace=3), tmp_path)
+
+
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.engine)])
+def real_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """Each executor whose commands are programs: only those can be killed, missing or kept from a folder."""
+    if request.param == "docker":
+        return _docker_bench(request.getfixturevalue("engine"), tmp_path)
+    return Bench(ProcessExecutor(grace=3), tmp_path)
+
+
+def test_a_command_leaves_its_files_in_the_output_folder(bench: Bench) -> None:
+    outcome = bench.run(bench.job("write_files", "model.safetensors=weights"))
+    assert outcome == Outcome(0, bench.folder / "attempt" / "out")
+    assert (outcome.output / "model.safetensors").read_text() == "weights"
+
+
+def test_files_belong_to_the_caller(bench: Bench) -> None:
+    outcome = bench.run(bench.job("write_files", "model=weights"))
+    assert (outcome.output / "model").stat().st_uid == bench.folder.stat().st_uid
+
+
+@pytest.mark.parametrize("status", [1, 7, 255])
+def test_the_exit_status_is_the_commands(bench: Bench, status: int) -> None:
+    outcome = bench.run(bench.job("end_with", str(status)))
+    assert (outcome.exit_status, outcome.killed, outcome.out_of_memory) == (status, False, False)
+
+
+def test_a_missing_output_can_be_seen(bench: Bench) -> None:
+    outcome = bench.run(bench.job("end_with", "0"))
+    assert outcome.exit_status == 0
+    assert list(outcome.output.iterdir()) == []
+
+
+def test_lines_arrive_in_order_and_are_kept_in_the_log(bench: Bench) -> None:
+    bench.run(bench.job("count", "2000"))
+    assert bench.lines == [f"line {number}" for number in range(2000)]
+    assert bench.log.decode().splitlines() == bench.lines
+
+
+def test_progress_and_failure_arrive_as_events(bench: Bench) -> None:
+    outcome = bench.run(bench.job("report_progress"))
+    assert outcome.exit_status == 7
+    assert [event for event in bench.events if isinstance(event, Progress | Failure)] == [
+        *(Progress(done, 3, "layers", "ü") for done in (1, 2, 3)),
+        Failure("CHECK_FAILED", "no", "yes"),
+    ]
+
+
+def test_arguments_arrive_as_they_are(bench: Bench) -> None:
+    arguments = ("two words", "'single' \"double\"", "ü 漢 🤖", "$HOME `id` ; exit 3", "a\nb", "", "--flag=x,y", "\\")
+    outcome = bench.run(bench.job("show_arguments", *arguments))
+    assert json.loads((outcome.output / "arguments.json").read_text()) == list(arguments)
+
+
+def test_a_mounted_file_is_found_by_its_place(bench: Bench) -> None:
+    bench.run(bench.job("read", Inside("/input", "weights")))
+    assert bench.lines == ["weights"]
+
+
+def test_a_variable_may_name_a_place(bench: Bench) -> None:
+    job = replace(bench.job("show_environment"), environment={"MODEL": Inside("/out", "x y"), "PLAIN": "a b"})
+    outcome = bench.run(job)
+    seen = json.loads((outcome.output / "environment.json").read_text())
+    place = "/out/x y" if bench.image else str(outcome.output / "x y")
+    assert (seen["MODEL"], seen["PLAIN"]) == (place, "a b")
+
+
+def test_bytes_that_are_no_text_are_survived(bench: Bench) -> None:
+    outcome = bench.run(bench.job("write_binary"))
+    assert outcome.exit_status == 0
+    assert bench.lines[-1] == "after"
+    assert bench.log.startswith(bytes(range(128))), "what is text stays as it is; an engine's log keeps no other bytes"
+
+
+def test_a_very_long_line_is_cut_for_the_reader_and_whole_in_the_log(bench: Bench) -> None:
+    length = 10_000_000
+    bench.run(bench.job("write_long_line", str(length)))
+    assert [len(line) < 70_000 for line in bench.lines] == [True, True]
+    assert bench.lines[1] == "after"
+    assert bench.log == b"x" * length + b"\nafter\n"
+
+
+def test_each_drawing_of_a_progress_bar_is_a_line(bench: Bench) -> None:
+    bench.run(bench.job("draw_bar"))
+    assert bench.lines == ["10%", "20%", "100%", "after"]
+
+
+def test_a_secret_reaches_the_command_and_no_log(bench: Bench) -> None:
+    job = replace(bench.job("tell_secret", "HF_TOKEN"), secrets={"HF_TOKEN": SECRET})
+    outcome = bench.run(job)
+    assert outcome.exit_status == 0
+    assert bench.lines == ["the secret is [secret], and it has 20 letters"]
+    assert SECRET.encode() not in bench.log
+
+
+def test_a_secret_is_not_in_the_command_line(bench: Bench) -> None:
+    job = replace(bench.job("tell_secret", "HF_TOKEN"), secrets={"HF_TOKEN": SECRET})
+    assert SECRET not in " ".join(bench.executor.command_line(job))
+
+
+def test_an_ended_job_can_run_again(bench: Bench) -> None:
+    assert bench.run(bench.job("end_with", "4")).exit_status == 4
+    assert bench.run(bench.job("end_with", "0")).exit_status == 0
+
+
+def test_an_observer_that_is_interrupted_ends_the_run(bench: Bench) -> None:
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt(event)
+
+    bench.job("count").output.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        bench.executor.run(bench.job("count", "3"), interrupt)
+
+
+class Interruption:
+    """An observer that presses Ctrl-C when a line arrives, the first time and each time after."""
+
+    def __init__(self, times: int) -> None:
+        self.lines: list[str] = []
+        self._left = times
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, LogLine):
+            self.lines.append(event.text)
+            if self._left:
+                self._left -= 1
+                raise KeyboardInterrupt
+
+
+def test_an_interrupt_asks_the_command_to_stop_and_is_raised_again(real_bench: Bench) -> None:
+    job = real_bench.job("wait")
+    job.output.mkdir(parents=True)
+    interruption = Interruption(1)
+    with pytest.raises(KeyboardInterrupt):
+        real_bench.executor.run(job, interruption)
+    assert interruption.lines == ["waiting", "asked to stop"]
+    (job.output / "go").touch()
+    real_bench.run(job)
+    assert (job.output / "starts").read_text() == "start\n" * 2, "nothing of the stopped run is adopted"
+
+
+def test_a_second_interrupt_kills_at_once(real_bench: Bench) -> None:
+    job = real_bench.job("refuse_to_stop")
+    job.output.mkdir(parents=True)
+    started = time.monotonic()
+    second = threading.Timer(0.7, press_ctrl_c)
+    second.start()
+    with pytest.raises(KeyboardInterrupt):
+        real_bench.executor.run(job, Interruption(1))
+    second.join()
+    assert time.monotonic() - started < 2.5, "the grace period is 3 s"
+
+
+def press_ctrl_c() -> None:
+    identity = threading.main_thread().ident
+    assert identity is not None
+    signal.pthread_kill(identity, signal.SIGINT)
+
+
+def test_an_interrupt_that_is_refused_ends_in_a_kill(real_bench: Bench) -> None:
+    job = real_bench.job("refuse_to_stop")
+    job.output.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        real_bench.executor.run(job, Interruption(1))
+
+
+def test_a_command_that_is_killed_is_told_from_one_that_fails(real_bench: Bench) -> None:
+    outcome = real_bench.run(real_bench.job("be_killed"))
+    assert outcome.killed
+    assert not outcome.out_of_memory
+    assert real_bench.lines == ["about to die"]
+
+
+def test_a_program_that_is_not_there_ends_as_in_a_shell(real_bench: Bench) -> None:
+    outcome = real_bench.run(replace(real_bench.job(), argv=("trtllm-build", "--help")))
+    assert outcome.exit_status == 127
+    assert "trtllm-build" in "".join(real_bench.lines)
+
+
+def test_children_do_not_outlive_their_command(real_bench: Bench) -> None:
+    job = real_bench.job()
+    writer = "import time\nfor n in range(600): open('ticks', 'a').write('x'); time.sleep(0.05)"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {writer!r}]); time.sleep(1)"
+    real_bench.run(replace(job, argv=("python3", "-c", parent)))
+    ticks = (job.output / "ticks").stat().st_size
+    time.sleep(0.3)
+    assert (job.output / "ticks").stat().st_size == ticks > 0
+
+
+def test_the_caller_s_environment_does_not_leak_in(real_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NGC_API_KEY", SECRET)
+    outcome = real_bench.run(real_bench.job("show_environment"))
+    assert SECRET not in (outcome.output / "environment.json").read_text()
+
+
+def test_our_own_code_is_found(real_bench: Bench) -> None:
+    job = replace(real_bench.job(), argv=("python3", "-c", "import orchestrator.errors"))
+    if real_bench.image:
+        package = Mount(Path(errors.__file__).parent, "/opt/orchestrator/orchestrator")
+        path = {"PYTHONPATH": "/opt/orchestrator"}
+        job = replace(job, mounts=(*job.mounts, package), environment=path)
+    assert real_bench.run(job).exit_status == 0
+
+
+@pytest.fixture
+def docker_bench(engine: Engine, tmp_path: Path) -> Bench:
+    """The executor that keeps a command from what it must not touch."""
+    return _docker_bench(engine, tmp_path)
+
+
+@pytest.mark.engine
+def test_what_is_mounted_read_only_cannot_be_written(docker_bench: Bench) -> None:
+    outcome = docker_bench.run(docker_bench.job("write_to", Inside("/input", "weights")))
+    assert outcome.exit_status == 30
+    assert docker_bench.lines == ["refused: Read-only file system"]
+    assert (docker_bench.input / "weights").read_text() == "weights"
+
+
+@pytest.mark.engine
+def test_a_home_can_be_written_and_is_nobody_s(docker_bench: Bench) -> None:
+    script = "from pathlib import Path; Path('~/.cache').expanduser().mkdir(); print(Path.home())"
+    docker_bench.run(replace(docker_bench.job(), argv=("python3", "-c", script)))
+    assert docker_bench.lines == ["/tmp/home"]
+
+
+@pytest.mark.engine
+def test_a_command_has_no_network(docker_bench: Bench) -> None:
+    docker_bench.run(docker_bench.job("call_out"))
+    assert docker_bench.lines == ["Network is unreachable", "interfaces: lo"]
+
+
+@pytest.mark.engine
+def test_a_secret_is_a_file_and_the_engine_does_not_know_it(docker_bench: Bench, engine: Engine) -> None:
+    job = replace(docker_bench.job("wait"), secrets={"HF_TOKEN": SECRET})
+    with running(docker_bench, job), closing(engine.connect()) as client:
+        (container,) = client.containers.list(filters={"label": f"dev.orchestrator.key={KEY}"})
+        inspected = json.dumps(container.attrs)
+        (file,) = (Path(mount["Source"]) for mount in container.attrs["Mounts"] if "secret" in mount["Destination"])
+        assert (file.read_text(), file.stat().st_mode & 0o777) == (SECRET, 0o600)
+        assert not file.is_relative_to(docker_bench.folder)
+    assert SECRET not in inspected
+    assert "HF_TOKEN_PATH=/run/secrets/HF_TOKEN" in inspected
+    assert not file.parent.exists()
+
+
+@contextmanager
+def running(bench: Bench, job: Job) -> Iterator[None]:
+    """Have `wait` running while the block runs, then let it end and expect success."""
+    outcomes: list[Outcome] = []
+    worker = threading.Thread(target=lambda: outcomes.append(bench.run(job)))
+    worker.start()
+    try:
+        wait_for(lambda: "waiting" in bench.lines)
+        yield
+    finally:
+        (job.output / "go").touch()
+        worker.join()
+    assert [outcome.exit_status for outcome in outcomes] == [0]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something has come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
