@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from standin_tool import Given, existing, fail, main, read_json, refuse, say, work, write_json
+from .standin_tool import Given, existing, fail, main, read_json, refuse, say, work, write_json
 
 _TOKENS_PER_SECOND = 40.0
 """Of one user alone."""
@@ -106,6 +106,5 @@ def _spread(value: float) -> dict[str, float]:
     return dict(zip(names, (value * factor for factor in (1.0, 1.1, 1.15, 1.2, 0.9, 1.25, 1.0)), strict=True))
 
 
-def start() -> None:
-    """Run as a program."""
+if __name__ == "__main__":
     main("trtllm-bench", run)

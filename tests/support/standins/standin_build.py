@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from standin_tool import Given, content_digest, derived_bytes, fail, main, read_json, say, work, write_json
+from .standin_tool import Given, content_digest, derived_bytes, fail, main, read_json, say, work, write_json
 
 _ENGINE_BYTES = 1 << 16
 _CACHE_BYTES = 1 << 10
@@ -43,6 +43,5 @@ def run(given: Given) -> None:
     say(f"[stand-in] total time of building all engines: 00:00:00; {ranks} ranks in {output}")
 
 
-def start() -> None:
-    """Run as a program."""
+if __name__ == "__main__":
     main("trtllm-build", run)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from standin_tensors import Tensor, write_tensors
-from standin_tool import Given, content_digest, derived_bytes, fail, main, read_json, say, work, write_json
+from .standin_tensors import Tensor, write_tensors
+from .standin_tool import Given, content_digest, derived_bytes, fail, read_json, say, work, write_json
 
 _BYTES = 4096
 _ALGORITHMS = {"nvfp4": "NVFP4", "fp8": "FP8", "int4_awq": "W4A16_AWQ", "full_prec": None}
@@ -58,13 +58,3 @@ def _write(given: Given, source: Path, quantization: dict[str, Any]) -> None:
         data = derived_bytes(f"{seed} rank {rank}", _BYTES)
         write_tensors(output / f"rank{rank}.safetensors", {"transformer.derived": Tensor("U8", (_BYTES,), data)})
     say(f"[stand-in] {ranks} ranks in {output}")
-
-
-def start_convert() -> None:
-    """Run as a program."""
-    main("convert_checkpoint.py", convert)
-
-
-def start_quantize() -> None:
-    """Run as a program."""
-    main("quantize.py", quantize)

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import standin_tensors as tensors
-from standin_tool import Given, existing, fail, main, read_json, refuse, say, work, write_json
+from . import standin_tensors as tensors
+from .standin_tool import Given, fail, main, read_json, refuse, say, work, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +102,5 @@ def _quantization_config(algorithm: str) -> dict[str, Any]:
     }
 
 
-def start() -> None:
-    """Run as a program."""
-    existing(Path.cwd())
+if __name__ == "__main__":
     main("hf_ptq.py", run)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
-from standin_tool import Given, existing, fail, main, read_json, refuse, say, work
+from .standin_tool import Given, existing, fail, main, read_json, refuse, say, work
 
 _ANSWER = "Paris is what a stand-in answers."
 _CREATED = 1700000000
@@ -129,6 +129,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def start() -> None:
-    """Run as a program."""
+if __name__ == "__main__":
     main("trtllm-serve", run)

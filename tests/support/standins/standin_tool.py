@@ -2,7 +2,8 @@
 
 A stand-in refuses what the real tool would refuse, reads its inputs, and leaves believable files that depend on
 inputs and options alone. It needs Python's standard library and the tables of `docker/tools`, found in `options/`
-beside this file, in the folder that STANDIN_OPTIONS names, or in the checkout.
+beside this file, in the folder that STANDIN_OPTIONS names, or in the checkout. The folder must be readable as a
+Python package, so its name has no dash; links to its programs may stand where an image has the real ones.
 
 Environment: STANDIN_SECONDS stretches a step; STANDIN_TABLES names tables other than the oldest
 (`trtllm-serve-2026-07 trtllm-bench-2026-07`); STANDIN_FAIL makes the tools it names end with status 1.
