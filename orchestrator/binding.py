@@ -140,7 +140,9 @@ def _digest_of_folder(folder: Path) -> str:
 
 def _code(step: Step) -> list[str]:
     """Name the state of each payload of ours that a step runs."""
-    return [code_digest(argument) for argument in step.argv if isinstance(argument, str) and argument.startswith(_PAYLOADS)]
+    return [
+        code_digest(argument) for argument in step.argv if isinstance(argument, str) and argument.startswith(_PAYLOADS)
+    ]
 
 
 @cache

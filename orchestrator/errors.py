@@ -112,6 +112,12 @@ class TargetUnknownError(BadInputError):
     code = "TARGET_UNKNOWN"
 
 
+class BundleIncompleteError(BadInputError):
+    """Something is asked of a deployment that is not built."""
+
+    code = "NOT_BUILT"
+
+
 class StepUnknownError(BadInputError):
     """A step that this recipe does not have."""
 

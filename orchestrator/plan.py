@@ -9,7 +9,7 @@ from typing import Literal
 from orchestrator.binding import Binder
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
-from orchestrator.errors import PlanRefusedError, Refusal, StepUnknownError
+from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.recipe.lock import Lock
@@ -81,16 +81,26 @@ def make_plan(
         secrets: What this machine knows, by name.
     """
     target = catalog.target(recipe.target)
+    refused = refusals(recipe, catalog)
     binder = Binder(catalog, recipe.name, target.architecture, lock.images if lock else {}, secrets or {})
     return Plan(
         recipe=recipe,
         target=target,
-        steps=tuple(_place(step, executor) for step in build_steps(recipe, catalog)),
-        refusals=refusals(recipe, catalog),
+        steps=tuple(_place(step, executor) for step in _steps(recipe, catalog, refused)),
+        refusals=refused,
         warnings=warnings(recipe, catalog),
         estimate=estimate(recipe, target),
         binder=binder,
     )
+
+
+def _steps(recipe: Recipe, catalog: Catalog, refused: tuple[Refusal, ...]) -> tuple[Step, ...]:
+    try:
+        return build_steps(recipe, catalog)
+    except RecipeInvalidError:
+        if refused:  # the refusals say the same, and more
+            return ()
+        raise
 
 
 def _place(step: Step, wanted: ExecutorName | None) -> PlacedStep:

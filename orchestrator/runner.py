@@ -26,7 +26,7 @@ from orchestrator.events import Event, Failure, Observer, StepDone, StepReused, 
 from orchestrator.executors.job import Executor, Job, Outcome
 from orchestrator.journal import Journal
 from orchestrator.plan import ExecutorName, PlacedStep, Plan
-from orchestrator.quantization.checkpoint import check_safetensors
+from orchestrator.quantization import header
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Attempt, Store
@@ -228,7 +228,9 @@ def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, at
     tail = _tail(attempt.folder / "log.txt")
     if outcome.out_of_memory:
         message = f"{step.name} was killed for memory (exit status {outcome.exit_status}){tail}"
-        raise StepOutOfMemoryError(message, hint="free memory (drop the page cache, stop servers), or choose a smaller batch")
+        raise StepOutOfMemoryError(
+            message, hint="free memory (drop the page cache, stop servers), or choose a smaller batch"
+        )
     if outcome.killed:
         message = f"{step.name} was ended from outside (exit status {outcome.exit_status}){tail}"
         raise StepKilledError(message, hint="run the same command again; finished steps are kept")
@@ -276,7 +278,7 @@ def _check_output(step: Step, output: Output, path: Path) -> None:
             raise OutputMissingError(message) from error
     elif output.kind == "safetensors":
         try:
-            check_safetensors(path)
+            header.read(path)
         except CheckpointError as error:
             message = f"{where} it does not parse: {error.message}"
             raise OutputMissingError(message) from error

@@ -110,7 +110,9 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     envvar="ORCHESTRATOR_DIST",
     help="Where deployments are written; dist/ in the project folder.",
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions."
+)
 @click.pass_context
 def cli(ctx: click.Context, project: Path | None, store: Path | None, dist: Path | None) -> None:
     """From a recipe to a quantized, checked, measured TensorRT-LLM deployment."""

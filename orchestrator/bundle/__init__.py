@@ -1,0 +1,1 @@
+"""The deployment files, rendered from recipe and artifacts."""

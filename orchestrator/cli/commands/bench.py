@@ -1,0 +1,64 @@
+"""Build as far as the benchmark and show it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from orchestrator.cli.building import build_recipe
+from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import print_json, print_table
+from orchestrator.errors import StepUnknownError
+from orchestrator.plan import ExecutorName
+from orchestrator.runner import StepResult
+
+
+@click.command("bench")
+@recipe_argument
+@set_option
+@executor_option
+@json_option
+@verbose_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    recipe: str,
+    overrides: tuple[str, ...],
+    executor: ExecutorName | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Build RECIPE as far as its benchmark, and show what it measured."""
+    try:
+        _, results = build_recipe(settings, recipe, overrides, executor=executor, last="benchmark", verbose=verbose)
+    except StepUnknownError as error:
+        message = f"{recipe} measures nothing: it has no benchmark, or its target has no GPU"
+        raise StepUnknownError(message, hint=error.hint) from error
+    performance = _performance(results)
+    if as_json:
+        print_json(performance)
+        return
+    heads = ("concurrency", "tokens/s", "tokens/s per user", "to first token")
+    print_table(heads, [_row(level) for level in performance["levels"]], right=(0, 1, 2, 3))
+
+
+def _performance(results: tuple[StepResult, ...]) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((results[-1].artifact.folder / "performance.json").read_bytes())
+    return document
+
+
+def _row(level: dict[str, Any]) -> tuple[str, ...]:
+    first_token = (level["time_to_first_token_ms"] or {}).get("average")
+    return (
+        str(level["concurrency"]),
+        _shown(level["output_tokens_per_second"]),
+        _shown(level["output_tokens_per_second_per_user"]),
+        _shown(first_token, " ms"),
+    )
+
+
+def _shown(value: float | None, unit: str = "") -> str:
+    return "not measured" if value is None else f"{value:.1f}{unit}"

@@ -1,0 +1,46 @@
+"""Write dist/ again from what is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.building import bundle_of
+from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option
+from orchestrator.cli.planning import plan_recipe, resolve
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import print_json
+from orchestrator.errors import BundleIncompleteError
+from orchestrator.plan import ExecutorName
+from orchestrator.runner import forecast
+
+
+@click.command("bundle")
+@recipe_argument
+@set_option
+@executor_option
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings, recipe: str, overrides: tuple[str, ...], executor: ExecutorName | None, as_json: bool
+) -> None:
+    """Write dist/RECIPE again from what is built; builds nothing."""
+    planned = plan_recipe(settings, recipe, overrides, executor)
+    planned.plan.insist()
+    plan = resolve(settings, planned, executor)
+    open_steps = [f.placed.step.name for f in forecast(plan, settings.store, Path("/WORK")) if f.decision != "reuse"]
+    if open_steps:
+        message = f"{recipe} is not built: {', '.join(open_steps)} left to do"
+        raise BundleIncompleteError(message, hint=f"orchestrator build {recipe}")
+    artifacts = {}
+    for placed in plan.steps:
+        inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
+        found = settings.store.find(plan.binder.key(placed.step, placed.executor, inputs))
+        assert found is not None  # noqa: S101 - the forecast found each of them
+        artifacts[placed.step.name] = found
+    bundle = bundle_of(settings, plan, artifacts)
+    if as_json:
+        print_json({"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused})
+    else:
+        click.echo(f"{bundle.folder} {'is as it was' if bundle.reused else 'is written'}")

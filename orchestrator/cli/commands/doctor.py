@@ -1,0 +1,40 @@
+"""Look at this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from orchestrator.cli.machine import Finding, look
+from orchestrator.cli.options import RecipeName, json_option
+from orchestrator.cli.planning import plan_recipe
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import print_json, print_table
+
+_MARKS = {"ok": "✓", "missing": "✗", "unknown": "?"}
+
+
+@click.command("doctor")
+@click.argument("recipe", required=False, type=RecipeName())
+@json_option
+@click.pass_context
+def command(ctx: click.Context, recipe: str | None, as_json: bool) -> None:
+    """Look at this machine, for RECIPE if one is named; exit status 6 where RECIPE needs what is missing."""
+    settings: Settings = ctx.obj
+    plan = plan_recipe(settings, recipe).plan if recipe else None
+    findings = look(settings.store.root, plan)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _show(findings)
+    if any(finding.state == "missing" and finding.needed for finding in findings):
+        ctx.exit(6)
+
+
+def _show(findings: tuple[Finding, ...]) -> None:
+    rows = [(_MARKS[finding.state], finding.name, finding.found) for finding in findings]
+    print_table(("", "what", "found"), rows)
+    for finding in findings:
+        if finding.state != "ok" and finding.mend:
+            click.echo(f"\n{finding.name}: {finding.mend}")

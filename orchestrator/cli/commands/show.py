@@ -1,0 +1,55 @@
+"""Show a recipe with where each value came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from orchestrator.cli.options import json_option, recipe_argument, set_option
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import print_json
+from orchestrator.documents.yaml_text import KeyPath
+
+
+@click.command("show")
+@recipe_argument
+@set_option
+@json_option
+@click.pass_obj
+def command(settings: Settings, recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show a recipe, complete, with where each value came from."""
+    loaded = settings.book.load(recipe, overrides)
+    values: dict[str, Any] = loaded.recipe.model_dump(mode="json")
+    if as_json:
+        print_json({"recipe": values, "origins": {_dotted(path): where for path, where in loaded.origins.items()}})
+        return
+    lines = list(_lines(values, (), loaded.origins))
+    width = max(len(line) for line, _ in lines)
+    for line, origin in lines:
+        click.echo(f"{line:{min(width, 72)}}  # {origin}" if origin else line)
+
+
+def _lines(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, str]) -> Iterator[tuple[str, str]]:
+    indent = "  " * len(path)
+    for key, value in values.items():
+        place = (*path, key)
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:", ""
+            yield from _lines(value, place, origins)
+        else:
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}", _origin(place, origins)
+
+
+def _origin(place: KeyPath, origins: Mapping[KeyPath, str]) -> str:
+    """Find who set a value; a list is set where its first item stands."""
+    for path, where in origins.items():
+        if path[: len(place)] == place:
+            return where
+    return "default"
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)

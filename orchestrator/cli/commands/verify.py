@@ -1,0 +1,60 @@
+"""Build as far as the checks and show them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from orchestrator.cli.building import build_recipe
+from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import print_json, print_table
+from orchestrator.errors import ArtifactCorruptError
+from orchestrator.plan import ExecutorName
+from orchestrator.runner import StepResult
+
+
+@click.command("verify")
+@recipe_argument
+@click.option("--deep", is_flag=True, help="Hash every file of every step again.")
+@set_option
+@executor_option
+@json_option
+@verbose_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    recipe: str,
+    deep: bool,
+    overrides: tuple[str, ...],
+    executor: ExecutorName | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Build RECIPE as far as its checks, and show what they found."""
+    _, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
+    if deep:
+        _hash_again(settings, results)
+    quality: dict[str, Any] = json.loads((results[-1].artifact.folder / "quality.json").read_bytes())
+    if as_json:
+        print_json(quality)
+        return
+    rows = [("✓" if check["passed"] else "✗", check["name"], str(check["detail"])) for check in quality["checks"]]
+    print_table(("", "check", "found"), rows)
+    if quality.get("snr_db"):
+        click.echo(
+            "\nsignal-to-noise of the weights: {min:.1f} dB at worst, {mean:.1f} dB on average".format_map(
+                quality["snr_db"]
+            )
+        )
+
+
+def _hash_again(settings: Settings, results: tuple[StepResult, ...]) -> None:
+    for result in results:
+        try:
+            settings.store.check(result.artifact)
+        except ArtifactCorruptError:
+            settings.store.set_aside(result.artifact.key)
+            raise

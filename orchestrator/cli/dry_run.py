@@ -1,0 +1,143 @@
+"""The plan printed, with the very commands that would run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.building import executors
+from orchestrator.cli.failure import show_error
+from orchestrator.cli.planning import Planned, plan_recipe
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import print_json
+from orchestrator.errors import OrchestratorError, PlanRefusedError
+from orchestrator.executors.job import OUTPUT, Inside
+from orchestrator.plan import ExecutorName
+from orchestrator.runner import Forecast, forecast
+
+_WORK = Path("/WORK")
+"""Stands for the folder that a person who pastes the lines chooses."""
+
+
+def dry_run(
+    settings: Settings,
+    recipe: str | None,
+    overrides: Sequence[str],
+    executor: ExecutorName | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Print one recipe's plan, or every recipe's.
+
+    Returns:
+        The exit status: 4 for a refused recipe; for the whole catalogue, 4 only where a recipe is refused that does
+        not say so itself, or is not refused although it does.
+    """
+    if recipe is not None:
+        planned = plan_recipe(settings, recipe, overrides, executor)
+        if as_json:
+            print_json(document(settings, planned))
+        else:
+            _print_lines(settings, planned)
+        return PlanRefusedError.exit_status if planned.plan.refusals else 0
+    return _dry_run_all(settings, overrides, executor, as_json=as_json)
+
+
+def _dry_run_all(settings: Settings, overrides: Sequence[str], executor: ExecutorName | None, *, as_json: bool) -> int:
+    worst = 0
+    documents = []
+    for name in settings.book.names:
+        try:
+            planned = plan_recipe(settings, name, overrides, executor)
+            documents.append(document(settings, planned))
+        except OrchestratorError as error:
+            worst = max(worst, error.exit_status)
+            show_error(error)
+            continue
+        found = {refusal.code for refusal in planned.plan.refusals}
+        as_said = found == set(planned.plan.recipe.expected_refusals)
+        worst = max(worst, 0 if as_said else PlanRefusedError.exit_status)
+        if not as_json:
+            click.echo(f"{'✓' if as_said else '✗'} {name}: {_summary(documents[-1], as_said=as_said)}")
+    if as_json:
+        print_json(documents)
+    return worst
+
+
+def _summary(found: Mapping[str, Any], *, as_said: bool) -> str:
+    if found["refusals"]:
+        codes = ", ".join(refusal["code"] for refusal in found["refusals"])
+        return f"refused as its recipe says: {codes}" if as_said else f"refused: {codes}"
+    return " → ".join(step["name"] for step in found["steps"])
+
+
+def document(settings: Settings, planned: Planned) -> dict[str, Any]:
+    """Make the one document that describes a recipe's build."""
+    steps = forecast(planned.plan, settings.store, _WORK)
+    return {
+        "recipe": planned.plan.recipe.name,
+        "lock": str(planned.lock_file) if planned.lock else None,
+        "steps": [_step(found) for found in steps],
+        "refusals": [asdict(refusal) for refusal in planned.plan.refusals],
+    }
+
+
+def _step(found: Forecast) -> dict[str, Any]:
+    job, step = found.job, found.placed.step
+    return {
+        "name": step.name,
+        "executor": found.placed.executor,
+        "image": job.image.reference if job.image else None,
+        "argv": [_text(argument) for argument in job.argv],
+        "mounts": [
+            {"source": _work(str(mount.source)), "target": mount.target, "read_only": mount.read_only}
+            for mount in job.mounts
+        ]
+        + [{"source": _work(str(job.output)), "target": OUTPUT, "read_only": False}],
+        "environment": {name: _text(value) for name, value in job.environment.items()},
+        "secrets": list(step.secrets),
+        "network": job.network,
+        "gpus": job.gpus,
+        "outputs": [output.pattern for output in step.outputs],
+        "decision": found.decision,
+    }
+
+
+def _text(argument: str | Inside) -> str:
+    if isinstance(argument, str):
+        return argument
+    return f"{argument.target}/{argument.path}" if argument.path else argument.target
+
+
+def _print_lines(settings: Settings, planned: Planned) -> None:
+    click.echo(f"# {planned.plan.recipe.name}: {planned.plan.recipe.description}")
+    if planned.plan.refusals:
+        show_error(PlanRefusedError(planned.plan.refusals))
+        return
+    click.echo(': "${WORK:=$PWD/work}"')
+    makers = executors()
+    for found in forecast(planned.plan, settings.store, _WORK):
+        step = found.placed.step
+        click.echo(f"\n# {step.name}: {found.decision}")
+        if found.decision == "reuse":
+            continue
+        click.echo(f'mkdir -p "$WORK/{step.name}/out"')
+        for name, text in step.files.items():
+            click.echo(
+                f'mkdir -p "$WORK/{step.name}/files" && cat > "$WORK/{step.name}/files/{name}" <<\'END\'\n{text}END'
+            )
+        line = makers[found.placed.executor]().command_line(found.job)
+        click.echo(_work(" ".join(_quote(part) for part in line)))
+
+
+def _quote(part: str) -> str:
+    return f'"{part}"' if str(_WORK) in part else shlex.quote(part)
+
+
+def _work(text: str) -> str:
+    return text.replace(f"{_WORK}/", "$WORK/")
