@@ -1,0 +1,111 @@
+"""Figures: exact where they are arithmetic, and each with its basis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.planner.estimate import estimate
+from orchestrator.planner.figures import Figure
+from orchestrator.planner.weights import BITS, weight_bytes
+from orchestrator.recipe.model import Format, Recipe
+
+Change = Callable[[Mapping[str, object]], Recipe]
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "expected"),
+    [("bf16", 16e9), ("fp8", 8e9), ("nvfp4", 4.5e9), ("w4a16_nvfp4", 4.5e9), ("mxfp4", 4.25e9), ("int4_awq", 4.125e9)],
+)
+def test_eight_billion_parameters_take_their_bits(weight_format: Format, expected: float) -> None:
+    assert weight_bytes(8e9, weight_format).value == expected
+
+
+@given(st.floats(1e6, 1e12), st.sampled_from(sorted(BITS)))
+def test_no_format_takes_more_than_bf16(parameters: float, weight_format: Format) -> None:
+    assert weight_bytes(parameters, weight_format).value <= weight_bytes(parameters, "bf16").value
+
+
+def test_decoding_is_bounded_by_reading_the_active_weights(catalog: Catalog, changed: Change) -> None:
+    recipe = changed({"model.parameters": 30e9, "model.active_parameters": 3e9})
+    ceiling = estimate(recipe, catalog.target("dgx-spark")).decode_ceiling
+    assert ceiling is not None
+    assert ceiling.value == pytest.approx(273e9 / (3e9 * 4.5 / 8))
+
+
+def test_two_machines_read_twice_as_fast(catalog: Catalog, changed: Change) -> None:
+    recipe = changed({"serve.tensor_parallel_size": 2})
+    ceiling = estimate(recipe, catalog.target("dgx-spark-x2")).decode_ceiling
+    assert ceiling is not None
+    assert ceiling.value == pytest.approx(2 * 273e9 / 4.5e9)
+
+
+def test_a_machine_without_a_gpu_has_no_decode_ceiling(catalog: Catalog, changed: Change) -> None:
+    assert estimate(changed({}), catalog.target("cpu")).decode_ceiling is None
+
+
+def test_a_quantized_model_is_downloaded_and_kept_once(catalog: Catalog, changed: Change) -> None:
+    costs = estimate(changed({}), catalog.target("dgx-spark"))
+    assert costs.download == costs.weights
+    assert costs.disk.value == costs.weights.value
+    assert costs.quantize_memory is None
+    assert costs.engine_memory is None
+
+
+def test_an_engine_takes_room_beside_its_converted_checkpoint(catalog: Catalog, changed: Change) -> None:
+    costs = estimate(changed({"backend": "tensorrt"}), catalog.target("dgx-spark"))
+    assert costs.disk.value == 3 * costs.weights.value
+    assert costs.disk.basis == "download + converted checkpoint + engine"
+
+
+def test_calibration_holds_the_whole_model_and_one_pass_does_not(catalog: Catalog, changed: Change) -> None:
+    target = catalog.target("dgx-spark")
+    modelopt = estimate(changed({"quantization.method": "modelopt"}), target)
+    onepass = estimate(changed({"quantization.method": "onepass"}), target)
+    assert modelopt.quantize_memory is not None
+    assert onepass.quantize_memory is not None
+    assert modelopt.quantize_memory.value == 16e9
+    assert onepass.quantize_memory.value < 3e9
+    assert modelopt.download.value == 16e9
+
+
+def test_an_offload_budget_that_is_larger_than_the_model_changes_nothing(catalog: Catalog, changed: Change) -> None:
+    options = {"offload_folder": "/tmp/x", "max_gpu_memory_gb": 80, "max_cpu_memory_gb": 30}
+    recipe = changed({"quantization.method": "modelopt", "quantization.options": options})
+    peak = estimate(recipe, catalog.target("dgx-spark")).quantize_memory
+    assert peak is not None
+    assert peak.value == 16e9
+
+
+@pytest.mark.parametrize(
+    ("repo", "size"), [("nvidia/draft-FP4", 0.5625e9), ("nvidia/draft-FP8", 1e9), ("a/draft", 2e9)]
+)
+def test_a_draft_counts_with_the_format_in_its_name(catalog: Catalog, changed: Change, repo: str, size: float) -> None:
+    draft = {"repo": repo, "license": "mit", "architecture": "LlamaForCausalLM", "parameters": 1e9}
+    recipe = changed({"serve.speculative": {"type": "draft_target", "draft": draft}})
+    costs = estimate(recipe, catalog.target("dgx-spark"))
+    assert costs.serve_memory.value == costs.weights.value + size
+    assert costs.disk.value == costs.weights.value + size
+
+
+def test_every_figure_says_what_it_rests_on(catalog: Catalog, changed: Change) -> None:
+    costs = estimate(changed({"backend": "tensorrt", "quantization.method": "modelopt"}), catalog.target("dgx-spark"))
+    figures = [value for value in vars(costs).values() if isinstance(value, Figure)]
+    assert len(figures) == 7
+    assert all(figure.basis for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        (Figure(39.71e9, "B", ""), "39.7 GB"),
+        (Figure(1.6e6, "B", ""), "1.6 MB"),
+        (Figure(6.87, "tok/s", ""), "6.9 tok/s"),
+    ],
+)
+def test_figures_are_written_for_people(figure: Figure, text: str) -> None:
+    assert str(figure) == text

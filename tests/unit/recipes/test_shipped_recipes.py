@@ -1,0 +1,89 @@
+"""The recipes that the project ships: each is valid, and refused just where it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.project import Project
+from orchestrator.planner.rules import refusals, warnings
+from orchestrator.recipe.load import RecipeBook
+from orchestrator.recipe.model import HubModel
+
+ROOT = Path(__file__).resolve().parents[3]
+BOOK = RecipeBook(ROOT / "recipes")
+CATALOG = Catalog(Project(ROOT))
+FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+PROMISED = {
+    "tiny-llama-w4a16-nvfp4",
+    "llama3-70b-bf16",
+    "llama3-70b-fp8",
+    "llama3-70b-nvfp4",
+    "llama3-70b-nvfp4-pytorch",
+    "llama3-70b-nvfp4-draft-target",
+    "llama3-70b-nvfp4-eagle3",
+    "llama3-8b-nvfp4",
+    "mistral-7b-nvfp4",
+    "qwen3-8b-nvfp4",
+    "qwen3-14b-nvfp4",
+    "qwen3-32b-nvfp4",
+    "qwen3-30b-a3b-nvfp4",
+    "gpt-oss-20b-mxfp4",
+    "gpt-oss-120b-mxfp4",
+    "phi-4-reasoning-plus-nvfp4",
+    "phi-4-multimodal-nvfp4",
+    "nemotron-nano-9b-v2-nvfp4",
+    "nemotron-super-49b-fp8",
+    "nemotron-3-super-120b-nvfp4",
+    "llama4-scout-nvfp4",
+    "qwen3-235b-a22b-nvfp4",
+    "deepseek-coder-v2-lite-nvfp4",
+    "jamba-1.5-large-nvfp4",
+}
+
+
+def test_every_promised_recipe_is_there() -> None:
+    assert set(BOOK.names) >= PROMISED
+
+
+@pytest.mark.parametrize("name", BOOK.names)
+def test_a_recipe_is_refused_just_where_it_says_so(name: str) -> None:
+    recipe = BOOK.load(name).recipe
+    assert {refusal.code for refusal in refusals(recipe, CATALOG)} == set(recipe.expected_refusals)
+
+
+@pytest.mark.parametrize("name", BOOK.names)
+def test_a_refusal_says_what_works_instead(name: str) -> None:
+    assert all(refusal.hint for refusal in refusals(BOOK.load(name).recipe, CATALOG))
+
+
+@pytest.mark.parametrize("name", BOOK.names)
+def test_a_recipe_pins_no_commit_that_nobody_resolved(name: str) -> None:
+    recipe = BOOK.load(name).recipe
+    assert not isinstance(recipe.model, HubModel) or recipe.model.revision == "main"
+
+
+@pytest.mark.parametrize("name", BOOK.names)
+def test_a_recipe_is_named_after_its_format(name: str) -> None:
+    assert BOOK.load(name).recipe.quantization.format.replace("_", "-") in name
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_begins_with_a_line_that_says_what_it_is(file: Path) -> None:
+    first = file.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert first.endswith(".")
+
+
+def test_every_base_is_extended() -> None:
+    bases = {file.stem for file in (ROOT / "recipes" / "bases").glob("*.yaml")}
+    assert all(any(f"extends: {base}\n" in file.read_text() for file in FILES) for base in bases)
+
+
+def test_the_large_engine_is_built_with_a_warning_about_memory() -> None:
+    recipe = BOOK.load("llama3-70b-nvfp4").recipe
+    assert recipe.backend == "tensorrt"
+    assert [warning.code for warning in warnings(recipe, CATALOG)] == ["ENGINE_MEMORY"]
