@@ -224,7 +224,8 @@ def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, at
         return
     if failure:
         kind = by_code(failure.code) or StepFailedError
-        raise kind(f"{step.name}: {failure.message}", hint=failure.hint)
+        message = f"{step.name}: {failure.message}"
+        raise kind(message, hint=failure.hint)
     tail = _tail(attempt.folder / "log.txt")
     if outcome.out_of_memory:
         message = f"{step.name} was killed for memory (exit status {outcome.exit_status}){tail}"

@@ -61,7 +61,7 @@ def _architecture(plan: Plan | None) -> Finding:
     wanted = plan.target.architecture if plan else here
     if here == wanted:
         return Finding("processor", "ok", here)
-    mend = f"build on a machine like the target, or choose a target of this processor: --set target=NAME ({wanted} is asked for)"
+    mend = f"the target is {wanted}: build on a machine like it, or choose another target: --set target=NAME"
     return Finding("processor", "missing", here, mend, needed=True)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class RecipeName(click.ParamType):
+class RecipeName(click.ParamType[str]):
     """A recipe's name, completed in the shell."""
 
     name = "recipe"

@@ -1,14 +1,8 @@
-"""A small byte-level BPE tokenizer, trained here on a few sentences: the same bytes on every machine.
-
-Written as `tokenizer.json` by hand, since a library's trainer may order equally frequent pairs differently from one
-version to the next.
-"""
+"""A small byte-level BPE tokenizer, trained here on a few sentences by the `tokenizers` library."""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections import Counter
+import json
 from typing import Any
 
 _TEXT = """
@@ -45,12 +39,12 @@ _CHAT_TEMPLATE = (
 SMALLEST = len(_SPECIAL) + 256
 """The fewest tokens a vocabulary can have: the special ones and one for each byte."""
 
-# A piece of text that is never joined with its neighbours: a run of letters, digits or signs with the space before it.
-_PIECE = re.compile(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+")
-
 
 def files(vocabulary: int, longest: int) -> dict[str, dict[str, Any]]:
     """Return the tokenizer's files by name.
+
+    The same bytes for the same version of the library: its trainer breaks ties between equally frequent pairs by
+    their order, not by chance.
 
     Args:
         vocabulary: The most tokens it may have; at least `SMALLEST`.
@@ -59,87 +53,29 @@ def files(vocabulary: int, longest: int) -> dict[str, dict[str, Any]]:
     if vocabulary < SMALLEST:
         message = f"a byte-level vocabulary has at least {SMALLEST} tokens, not {vocabulary}"
         raise ValueError(message)
-    letters = [_letter(byte) for byte in range(256)]
-    merges = _train(vocabulary - SMALLEST)
-    tokens = [*_SPECIAL, *letters, *(left + right for left, right in merges)]
     return {
-        "tokenizer.json": _tokenizer(tokens, merges),
+        "tokenizer.json": _train(vocabulary),
         "tokenizer_config.json": _config(longest),
         "special_tokens_map.json": {"bos_token": _BEGIN, "eos_token": _TURN_END, "pad_token": _END},
     }
 
 
-def _letter(byte: int) -> str:
-    """Return the printable letter that stands for a byte in byte-level BPE.
+def _train(vocabulary: int) -> dict[str, Any]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415 - on the host only
 
-    Printable bytes of Latin-1 stand for themselves; the others, counted from 0, are the letters from U+0100 on.
-    """
-    return chr(byte) if _is_printable(byte) else chr(256 + sum(not _is_printable(other) for other in range(byte)))
-
-
-def _is_printable(byte: int) -> bool:
-    return 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte <= 0xFF  # noqa: PLR2004 - rows of Latin-1
-
-
-def _train(most: int) -> list[tuple[str, str]]:
-    """Join the most frequent pair again and again, the first in order of text among equals, while one occurs twice."""
-    words = Counter(tuple(_letter(byte) for byte in piece.encode()) for piece in _PIECE.findall(_TEXT))
-    merges: list[tuple[str, str]] = []
-    while len(merges) < most:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, count in words.items():
-            for pair in itertools.pairwise(word):
-                pairs[pair] += count
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-        if best is None or pairs[best] < 2:  # noqa: PLR2004 - once is no pattern
-            break
-        merges.append(best)
-        words = _joined(words, best)
-    return merges
-
-
-def _joined(words: Counter[tuple[str, ...]], pair: tuple[str, str]) -> Counter[tuple[str, ...]]:
-    joined: Counter[tuple[str, ...]] = Counter()
-    for word, count in words.items():
-        joined[_join(word, pair)] += count
-    return joined
-
-
-def _join(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    parts: list[str] = []
-    for part in word:
-        if parts and (parts[-1], part) == pair:
-            parts[-1] += part
-        else:
-            parts.append(part)
-    return tuple(parts)
-
-
-def _tokenizer(tokens: list[str], merges: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return `tokenizer.json` as the tokenizers library reads it."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_special(number, token) for number, token in enumerate(_SPECIAL)],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": [list(merge) for merge in merges],
-        },
-    }
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,  # once is no pattern
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
+    document: dict[str, Any] = json.loads(tokenizer.to_str())
+    return document
 
 
 def _special(number: int, token: str) -> dict[str, Any]:

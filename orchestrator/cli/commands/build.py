@@ -28,7 +28,7 @@ from orchestrator.runner import StepResult
 @json_option
 @verbose_option
 @click.pass_context
-def command(  # noqa: PLR0917 - click hands over options by name
+def command(
     ctx: click.Context,
     recipe: str | None,
     dry: bool,

@@ -14,6 +14,7 @@ from orchestrator.cli.text import print_json
 from orchestrator.errors import BundleIncompleteError
 from orchestrator.plan import ExecutorName
 from orchestrator.runner import forecast
+from orchestrator.store.artifact import Artifact
 
 
 @click.command("bundle")
@@ -33,7 +34,7 @@ def command(
     if open_steps:
         message = f"{recipe} is not built: {', '.join(open_steps)} left to do"
         raise BundleIncompleteError(message, hint=f"orchestrator build {recipe}")
-    artifacts = {}
+    artifacts: dict[str, Artifact] = {}
     for placed in plan.steps:
         inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
         found = settings.store.find(plan.binder.key(placed.step, placed.executor, inputs))
