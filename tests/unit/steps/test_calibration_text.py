@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.payloads import calibration
+
+
+def written(folder: Path, name: str, text: str, samples: int) -> list[str]:
+    source, output = folder / name, folder / "out" / "train.jsonl"
+    source.write_text(text, encoding="utf-8")
+    calibration.main(["--source", str(source), "--samples", str(samples), "--output", str(output)])
+    return [json.loads(line)["text"] for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+def test_json_lines_are_taken_from_the_start(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"text": f"Ä {number}", "other": 1}) + "\n" for number in range(5))
+    assert written(tmp_path, "mine.jsonl", lines, 2) == ["Ä 0", "Ä 1"]
+
+
+def test_samples_of_plain_text_are_separated_by_empty_lines(tmp_path: Path) -> None:
+    assert written(tmp_path, "mine.txt", "\none\nline\n\n\n two \n", 2) == ["one\nline", "two"]
+
+
+def test_samples_without_text_do_not_count(tmp_path: Path) -> None:
+    assert written(tmp_path, "mine.jsonl", '{"text": "  "}\n\n{"text": "b"}\n', 1) == ["b"]
+
+
+def test_too_few_samples_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(calibration.CalibrationTextError, match="3 samples are wanted, it has 1"):
+        written(tmp_path, "mine.txt", "one", 3)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"other": "x"}', '{"text": 3}'])
+def test_a_line_without_text_is_named(tmp_path: Path, line: str) -> None:
+    with pytest.raises(calibration.CalibrationTextError, match=r"mine\.jsonl:2"):
+        written(tmp_path, "mine.jsonl", f'{{"text": "a"}}\n{line}\n', 2)
+
+
+def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(calibration.CalibrationTextError, match="expected a file that ends in"):
+        written(tmp_path, "mine.csv", "a,b", 1)
