@@ -91,8 +91,21 @@ def render(
 
 
 def _parts(shape: Shape, artifacts: Mapping[str, Artifact]) -> tuple[Part, ...]:
-    places = {CHECKPOINT: "model", ENGINE: "trtllm_engine", DRAFT: "draft"}
-    return tuple(Part(places[mount.target], mount.target, artifacts[mount.step]) for mount in shape.served_inputs)
+    names = {CHECKPOINT: "model", ENGINE: "trtllm_engine", DRAFT: "draft"}
+    return tuple(
+        Part(names[mount.target], _place(shape.recipe, mount.target), artifacts[mount.step])
+        for mount in shape.served_inputs
+    )
+
+
+def _served(recipe: Recipe) -> str:
+    """Name what trtllm-serve opens: the engine, or the checkpoint."""
+    return ENGINE if recipe.backend == "tensorrt" else CHECKPOINT
+
+
+def _place(recipe: Recipe, target: str) -> str:
+    """Where the server's container finds an artifact; clients see the last part of what is served as its name."""
+    return f"/models/{recipe.name}" if target == _served(recipe) else target
 
 
 def _texts(
@@ -120,7 +133,7 @@ def _texts(
         "config_name": _CONFIG,
         "quality": quality,
         "performance": performance,
-        "served_name": recipe.serve.served_model_name or "model",
+        "served_name": recipe.serve.served_model_name or recipe.name,
         "version": __version__,
     }
     environment = _environment()
@@ -135,16 +148,16 @@ def _texts(
 
 
 def _command(shape: Shape) -> tuple[str, ...]:
-    engine = shape.recipe.backend == "tensorrt"
+    recipe = shape.recipe
     return serve_command(
-        shape.recipe,
+        recipe,
         shape.image,
         shape.catalog,
-        model=ENGINE if engine else f"{CHECKPOINT}",
-        tokenizer=CHECKPOINT if engine else None,
+        model=_place(recipe, _served(recipe)),
+        tokenizer=CHECKPOINT if recipe.backend == "tensorrt" else None,
         config=f"/etc/orchestrator/{_CONFIG}",
         host="0.0.0.0",  # noqa: S104 - inside the container; Compose publishes it on loopback only
-        port=shape.recipe.serve.port,
+        port=recipe.serve.port,
     )
 
 

@@ -1,0 +1,28 @@
+# A small image of the tool: dry-runs every recipe without network, Docker, GPU or token.
+#
+#     docker build --file docker/ci.Dockerfile --tag orchestrator-ci .
+#     docker run --rm --network none orchestrator-ci                       # all recipes
+#     docker run --rm --network none orchestrator-ci plan llama3-70b-nvfp4
+#     docker run --rm --network none --volume "$PWD:/project" orchestrator-ci   # recipes of your own
+#
+# BASE needs Python 3.11 or newer with pip.
+ARG BASE=python:3.13-slim
+FROM ${BASE}
+
+COPY pyproject.toml README.md LICENSE /opt/orchestrator/
+COPY orchestrator /opt/orchestrator/orchestrator
+COPY recipes /opt/orchestrator/recipes
+COPY docker /opt/orchestrator/docker
+# WHEELS: a folder of the build context with wheels, where the build has no network.
+ARG WHEELS=""
+RUN python3 -m pip install --no-cache-dir --quiet ${WHEELS:+--no-index --find-links "$WHEELS"} /opt/orchestrator \
+    && rm -rf /opt/orchestrator
+
+LABEL org.opencontainers.image.title="orchestrator" \
+      org.opencontainers.image.description="Dry-runs recipes for TensorRT-LLM deployments" \
+      org.opencontainers.image.licenses="Apache-2.0"
+WORKDIR /project
+USER 65534:65534
+ENV ORCHESTRATOR_STORE=/tmp/store
+ENTRYPOINT ["orchestrator"]
+CMD ["build", "--dry-run", "--all"]
