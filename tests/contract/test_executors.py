@@ -6,8 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,10 @@ import pytest
 
 from orchestrator import errors
 from orchestrator.events import Event, Failure, LogLine, Progress
-from orchestrator.executors.job import Argument, ContainerImage, Executor, Inside, Job, Mount, Outcome
+from orchestrator.executors.job import Inside, Mount, Outcome
 from orchestrator.executors.process import ProcessExecutor
 from tests.support import command
+from tests.support.bench import KEY, Bench, in_background, wait_for
 from tests.support.fake import FakeExecutor, FakeRun
 
 if TYPE_CHECKING:
@@ -27,52 +27,6 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.support.engine",)
 
 SECRET = "hf_canary_0123456789"
-KEY = "c0ffee" * 10 + "0001"
-
-
-class Bench:
-    """One executor with a way to run behaviours of `tests/support/command.py` on it."""
-
-    def __init__(self, executor: Executor, folder: Path, image: ContainerImage | None = None) -> None:
-        self.executor = executor
-        self.folder = folder
-        self.image = image
-        self.events: list[Event] = []
-        self.input = folder / "in put"
-        self.input.mkdir()
-        (self.input / "weights").write_text("weights")
-
-    def job(self, *argv: Argument) -> Job:
-        return Job(
-            step="quantize",
-            key=KEY,
-            recipe="tiny",
-            argv=("python3", Inside("/support", "command.py"), *argv),
-            output=self.folder / "attempt" / "out",
-            mounts=(
-                Mount(Path(command.__file__).parent, "/support"),
-                Mount(self.input, "/input"),
-            ),
-            image=self.image,
-        )
-
-    def run(self, job: Job) -> Outcome:
-        job.output.mkdir(parents=True, exist_ok=True)
-        try:
-            return self.executor.run(job, self.see)
-        finally:
-            self.executor.forget(job)
-
-    def see(self, event: Event) -> None:
-        self.events.append(event)
-
-    @property
-    def lines(self) -> list[str]:
-        return [event.text for event in self.events if isinstance(event, LogLine)]
-
-    @property
-    def log(self) -> bytes:
-        return (self.folder / "attempt" / "log.txt").read_bytes()
 
 
 def _play(run: FakeRun) -> int:
@@ -81,15 +35,11 @@ def _play(run: FakeRun) -> int:
     return command.BEHAVIOURS[behaviour](command.World(arguments, run.environment, run.output, run.write))
 
 
-def _docker_bench(engine: Engine, folder: Path) -> Bench:
-    return Bench(engine.executor(grace=3), folder, ContainerImage(engine.base_image, engine.architecture))
-
-
 @pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.engine)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     """Each executor in turn."""
     if request.param == "docker":
-        return _docker_bench(request.getfixturevalue("engine"), tmp_path)
+        return Bench.of_engine(request.getfixturevalue("engine"), tmp_path)
     return Bench(FakeExecutor({"quantize": _play}) if request.param == "fake" else ProcessExecutor(grace=3), tmp_path)
 
 
@@ -97,7 +47,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
 def real_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     """Each executor whose commands are programs: only those can be killed, missing or kept from a folder."""
     if request.param == "docker":
-        return _docker_bench(request.getfixturevalue("engine"), tmp_path)
+        return Bench.of_engine(request.getfixturevalue("engine"), tmp_path)
     return Bench(ProcessExecutor(grace=3), tmp_path)
 
 
@@ -298,7 +248,7 @@ def test_our_own_code_is_found(real_bench: Bench) -> None:
 @pytest.fixture
 def docker_bench(engine: Engine, tmp_path: Path) -> Bench:
     """The executor that keeps a command from what it must not touch."""
-    return _docker_bench(engine, tmp_path)
+    return Bench.of_engine(engine, tmp_path)
 
 
 @pytest.mark.engine
@@ -325,35 +275,15 @@ def test_a_command_has_no_network(docker_bench: Bench) -> None:
 @pytest.mark.engine
 def test_a_secret_is_a_file_and_the_engine_does_not_know_it(docker_bench: Bench, engine: Engine) -> None:
     job = replace(docker_bench.job("wait"), secrets={"HF_TOKEN": SECRET})
-    with running(docker_bench, job), closing(engine.connect()) as client:
+    with in_background(docker_bench, job) as outcomes, closing(engine.connect()) as client:
+        wait_for(lambda: "waiting" in docker_bench.lines)
         (container,) = client.containers.list(filters={"label": f"dev.orchestrator.key={KEY}"})
         inspected = json.dumps(container.attrs)
         (file,) = (Path(mount["Source"]) for mount in container.attrs["Mounts"] if "secret" in mount["Destination"])
         assert (file.read_text(), file.stat().st_mode & 0o777) == (SECRET, 0o600)
         assert not file.is_relative_to(docker_bench.folder)
+        (job.output / "go").touch()
+    assert [outcome.exit_status for outcome in outcomes] == [0]
     assert SECRET not in inspected
     assert "HF_TOKEN_PATH=/run/secrets/HF_TOKEN" in inspected
     assert not file.parent.exists()
-
-
-@contextmanager
-def running(bench: Bench, job: Job) -> Iterator[None]:
-    """Have `wait` running while the block runs, then let it end and expect success."""
-    outcomes: list[Outcome] = []
-    worker = threading.Thread(target=lambda: outcomes.append(bench.run(job)))
-    worker.start()
-    try:
-        wait_for(lambda: "waiting" in bench.lines)
-        yield
-    finally:
-        (job.output / "go").touch()
-        worker.join()
-    assert [outcome.exit_status for outcome in outcomes] == [0]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something has come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)

@@ -116,8 +116,14 @@ class OwnEngine:
         raise NoEngineError(reason)
 
     def kill(self) -> None:
-        """End the engine as a crash would; containers go on."""
+        """End the engine as a crash would; containers go on.
+
+        Its containerd dies with it, and may stay in the process table where nobody buries it: without its pid file
+        the next start does not take it for alive.
+        """
         self._end(signal.SIGKILL)
+        _wait_for(lambda: not any(b"containerd.toml" in arguments for _, arguments in _processes_of(self._folder)))
+        (self._folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def end(self) -> None:
         """End the engine as a restart of its service would; containers go on."""
@@ -139,7 +145,7 @@ class OwnEngine:
                     container.remove(force=True)
         self.end()
         _wait_for(lambda: not list(_processes_of(self._folder)))
-        for pid in _processes_of(self._folder):
+        for pid, _ in _processes_of(self._folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for mount in sorted(_mounts_below(self._folder), reverse=True):
@@ -152,13 +158,14 @@ def _wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
         time.sleep(0.05)
 
 
-def _processes_of(folder: Path) -> Iterator[int]:
+def _processes_of(folder: Path) -> Iterator[tuple[int, bytes]]:
     """Find the helpers of an engine: the folder, whose name is unique, stands in their arguments."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if f"{folder}/".encode() in (entry / "cmdline").read_bytes():
-                    yield int(entry.name)
+                arguments = (entry / "cmdline").read_bytes()
+                if f"{folder}/".encode() in arguments:
+                    yield int(entry.name), arguments
 
 
 def _mounts_below(folder: Path) -> list[str]:

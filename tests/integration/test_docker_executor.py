@@ -1,0 +1,452 @@
+"""The Docker executor against a real engine: what becomes of a container when everything around it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from docker.errors import NotFound
+
+from orchestrator.errors import (
+    DockerUnavailableError,
+    GpuRuntimeMissingError,
+    ImageUnavailableError,
+    MachineError,
+    NoPermissionError,
+    WrongArchitectureError,
+)
+from orchestrator.events import LogLine, Progress, StepStarted, Warned
+from orchestrator.executors.docker_arguments import LIMITS_UNRAISED, User, create_arguments, describe
+from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_secrets import write_secrets
+from orchestrator.executors.job import ContainerImage, ImageBuild, Mount
+from tests.support.bench import KEY, Bench, await_line, in_background, other_orchestrator, wait_for
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from orchestrator.events import Event
+    from orchestrator.executors.job import Job
+    from tests.support.engine import Engine, OwnEngine
+
+pytestmark = pytest.mark.engine
+pytest_plugins = ("tests.support.engine",)
+
+NAME = f"orchestrator-{KEY[:16]}"
+ADOPTED = StepStarted("quantize", "docker", adopted=True)
+
+
+@pytest.fixture
+def bench(engine: Engine, tmp_path: Path) -> Iterator[Bench]:
+    """The executor on a bench, and no container left behind."""
+    yield Bench.of_engine(engine, tmp_path)
+    engine.executor().discard(NAME)
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[DockerClient]:
+    """The engine as others see it."""
+    with closing(engine.connect()) as client:
+        yield client
+
+
+def leave_running(bench: Bench, engine: Engine, job: Job) -> None:
+    """Have an orchestrator start a job and be killed."""
+    job.output.mkdir(parents=True)
+    with other_orchestrator("docker", job, bench.folder, engine.environment) as process:
+        await_line(process, "waiting")
+
+
+# Adoption
+
+
+def test_a_container_of_a_killed_orchestrator_is_adopted(bench: Bench, engine: Engine) -> None:
+    first = bench.job("wait", "5", attempt="first")
+    leave_running(bench, engine, first)
+    (first.output / "go").touch()
+    outcome = bench.run(bench.job("wait", "5", attempt="second"))
+    assert (outcome.exit_status, outcome.output, outcome.adopted) == (5, first.output, True)
+    assert (first.output / "starts").read_text() == "start\n"
+    assert bench.lines == ["waiting", "going on"], "the log is told from its beginning"
+    assert bench.events[0] == ADOPTED
+    assert (bench.folder / "first" / "log.txt").read_text() == "waiting\ngoing on\n"
+
+
+def test_a_container_that_ended_while_nobody_looked_is_adopted(
+    bench: Bench, engine: Engine, client: DockerClient
+) -> None:
+    first = bench.job("wait", attempt="first")
+    leave_running(bench, engine, first)
+    (first.output / "go").touch()
+    client.containers.get(NAME).wait()
+    outcome = bench.run(bench.job("wait", attempt="second"))
+    assert (outcome.exit_status, outcome.output, outcome.adopted) == (0, first.output, True)
+    assert bench.lines == ["waiting", "going on"]
+
+
+def create_only(client: DockerClient, job: Job) -> None:
+    """Leave a container that was created and never started, as one killed in between does."""
+    job.output.mkdir(parents=True)
+    described = describe(job, user=User.caller(), secrets=write_secrets(job.secrets), limits=LIMITS_UNRAISED)
+    client.containers.create(**create_arguments(described))
+
+
+def test_a_container_that_was_never_started_is_started(bench: Bench, client: DockerClient) -> None:
+    first = bench.job("write_files", "model=weights", attempt="first")
+    create_only(client, first)
+    outcome = bench.run(bench.job("write_files", "model=weights", attempt="second"))
+    assert (outcome.output, outcome.adopted) == (first.output, True)
+    assert (first.output / "model").read_text() == "weights"
+
+
+def test_a_container_whose_output_folder_is_gone_is_not_adopted(bench: Bench, engine: Engine) -> None:
+    first = bench.job("wait", attempt="first")
+    leave_running(bench, engine, first)
+    shutil.rmtree(first.output.parent)
+    second = bench.job("write_files", "model=weights", attempt="second")
+    outcome = bench.run(second)
+    assert (outcome.output, outcome.adopted) == (second.output, False)
+
+
+def test_a_container_of_another_key_is_not_touched(bench: Bench, client: DockerClient) -> None:
+    job = bench.job("wait", attempt="first")
+    create_only(client, replace(job, key=KEY[:16] + "0" * 48))
+    with pytest.raises(MachineError, match="taken by something else"):
+        bench.executor.run(job, bench.see)
+    client.containers.get(NAME).remove()
+
+
+def test_two_builds_at_once_run_the_command_once(bench: Bench, engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    other = Bench.of_engine(engine, tmp_path / "two")
+    job, same = bench.job("tick", "10", "0"), other.job("tick", "10", "0")
+    outcomes = []
+    workers = [
+        threading.Thread(target=lambda at=at, of=of: outcomes.append(at.executor.run(of, at.see)))
+        for at, of in ((bench, job), (other, same))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(outcome.adopted for outcome in outcomes) == [False, True]
+    assert outcomes[0].output == outcomes[1].output
+    assert bench.lines == other.lines == [f"tick {number}" for number in range(10)]
+
+
+def test_a_secret_left_by_a_killed_orchestrator_is_removed(bench: Bench, engine: Engine, client: DockerClient) -> None:
+    first = replace(bench.job("wait", attempt="first"), secrets={"HF_TOKEN": "hf_canary"})
+    leave_running(bench, engine, first)
+    mounts = client.containers.get(NAME).attrs["Mounts"]
+    (file,) = (Path(mount["Source"]) for mount in mounts if mount["Destination"] == "/run/secrets/HF_TOKEN")
+    assert file.read_text() == "hf_canary"
+    (first.output / "go").touch()
+    bench.run(replace(bench.job("wait", attempt="second"), secrets={"HF_TOKEN": "hf_canary"}))
+    assert not file.parent.exists()
+
+
+def test_what_orchestrators_left_can_be_listed_and_discarded(bench: Bench, engine: Engine) -> None:
+    job = bench.job("wait", attempt="first")
+    leave_running(bench, engine, job)
+    executor = engine.executor()
+    (left,) = (container for container in executor.containers() if container.key == KEY)
+    assert (left.name, left.recipe, left.step, left.output) == (NAME, "tiny", "quantize", job.output)
+    assert (left.running, left.owned) == (True, False)
+    executor.discard(NAME)
+    assert KEY not in [container.key for container in executor.containers()]
+
+
+def test_forgetting_a_job_leaves_a_running_container_alone(bench: Bench, engine: Engine) -> None:
+    job = bench.job("wait", attempt="first")
+    leave_running(bench, engine, job)
+    bench.executor.forget(job)
+    assert [container.running for container in engine.executor().containers() if container.key == KEY] == [True]
+
+
+# How it ends
+
+
+def test_a_command_that_eats_too_much_is_told_from_one_that_fails(bench: Bench, client: DockerClient) -> None:
+    job = bench.job("eat")
+    with in_background(bench, job) as outcomes:
+        wait_for(lambda: "waiting" in bench.lines)
+        client.containers.get(NAME).update(mem_limit="64m", memswap_limit="64m")
+        (job.output / "go").touch()
+    (outcome,) = outcomes
+    assert (outcome.exit_status, outcome.out_of_memory, outcome.killed) == (137, True, False)
+
+
+@pytest.mark.parametrize("end", ["kill", "remove"])
+def test_a_container_that_somebody_ends_counts_as_killed(bench: Bench, client: DockerClient, end: str) -> None:
+    with in_background(bench, bench.job("wait")) as outcomes:
+        wait_for(lambda: "waiting" in bench.lines)
+        container = client.containers.get(NAME)
+        container.kill() if end == "kill" else container.remove(force=True)
+    (outcome,) = outcomes
+    assert (outcome.exit_status, outcome.out_of_memory, outcome.killed) == (137, False, True)
+
+
+def test_nothing_is_left_of_a_forgotten_job(bench: Bench, client: DockerClient) -> None:
+    bench.run(bench.job("end_with", "1"))
+    with pytest.raises(NotFound):
+        client.containers.get(NAME)
+
+
+# What the machine lacks
+
+
+def test_a_missing_mount_is_named_and_not_created(bench: Bench) -> None:
+    missing = bench.folder / "no such folder"
+    job = bench.job("end_with", "0")
+    with pytest.raises(MachineError, match="no such folder"):
+        bench.run(replace(job, mounts=(*job.mounts, Mount(missing, "/model"))))
+    assert not missing.exists()
+
+
+def test_an_engine_without_gpus_is_refused_before_and_while_running(bench: Bench, client: DockerClient) -> None:
+    if "nvidia" in client.info()["Runtimes"]:
+        pytest.skip("this engine can hand out GPUs")
+    job = replace(bench.job("end_with", "0"), gpus=1)
+    with pytest.raises(GpuRuntimeMissingError) as refused:
+        bench.executor.check(job)
+    assert "nvidia-ctk runtime configure" in refused.value.hint
+    with pytest.raises(GpuRuntimeMissingError):
+        bench.executor.run(job, bench.see)
+    with pytest.raises(NotFound):
+        client.containers.get(NAME)
+
+
+def test_no_engine_is_refused_with_the_command_that_starts_one(tmp_path: Path) -> None:
+    with pytest.raises(DockerUnavailableError, match="No such file") as refused:
+        connect({"DOCKER_HOST": f"unix://{tmp_path}/docker.sock"})
+    assert "systemctl start docker" in refused.value.hint
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give the rights of the superuser away for a while."""
+    caller = os.geteuid()
+    if caller == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(caller)
+
+
+def test_a_socket_of_others_is_refused_with_the_command_that_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+        path.chmod(0)
+        with as_nobody(), pytest.raises(NoPermissionError) as refused:
+            connect({"DOCKER_HOST": f"unix://{path}"})
+    assert "usermod" in refused.value.hint
+
+
+# Images
+
+
+def import_image(client: DockerClient, reference: str, content: bytes) -> None:
+    repository, _, tag = reference.rpartition(":")
+    root = io.BytesIO()
+    with tarfile.open(fileobj=root, mode="w") as archive:
+        entry = tarfile.TarInfo("blob")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    client.api.import_image_from_data(root.getvalue(), repository=repository, tag=tag)
+
+
+@pytest.fixture
+def pushed(client: DockerClient, registry: str) -> Iterator[str]:
+    """An image of 20 MB that is in the registry and no longer in the engine."""
+    reference = f"{registry}/big:1"
+    import_image(client, reference, os.urandom(20_000_000))
+    for message in client.api.push(reference, stream=True, decode=True):
+        assert "error" not in message
+    client.images.remove(reference)
+    yield reference
+    with suppress(NotFound):
+        client.images.remove(reference, force=True)
+
+
+def test_a_pull_reports_its_bytes(bench: Bench, client: DockerClient, pushed: str) -> None:
+    image = ContainerImage(pushed, client.version()["Arch"])
+    bench.run(replace(bench.job(), argv=("nothing",), image=image))
+    progress = [event for event in bench.events if isinstance(event, Progress)]
+    assert progress
+    assert {event.unit for event in progress} == {"bytes"}
+    assert [event.done for event in progress] == sorted(event.done for event in progress)
+    assert progress[-1].done == progress[-1].total > 19_000_000
+
+
+def test_an_image_pinned_by_digest_is_pulled(bench: Bench, client: DockerClient, pushed: str) -> None:
+    digest = client.images.get_registry_data(pushed).id
+    image = ContainerImage(f"{pushed.rpartition(':')[0]}@{digest}", client.version()["Arch"])
+    assert bench.run(replace(bench.job(), argv=("nothing",), image=image)).exit_status == 127
+    assert bench.run(replace(bench.job(), argv=("nothing",), image=image)).exit_status == 127, "it is local now"
+
+
+def test_an_image_that_nobody_has_is_refused(bench: Bench, engine: Engine, registry: str) -> None:
+    image = ContainerImage(f"{registry}/no/such:1", engine.architecture)
+    with pytest.raises(ImageUnavailableError, match="no/such:1") as refused:
+        bench.run(replace(bench.job(), image=image))
+    assert "docker manifest inspect" in refused.value.hint
+
+
+def test_a_registry_that_does_not_answer_is_refused(bench: Bench, engine: Engine) -> None:
+    image = ContainerImage("127.0.0.1:1/no/such:1", engine.architecture)
+    with pytest.raises(ImageUnavailableError) as refused:
+        bench.run(replace(bench.job(), image=image))
+    assert "check the network" in refused.value.hint
+
+
+def load_image(client: DockerClient, reference: str, architecture: str) -> None:
+    """Load an image with one empty layer that claims to be for another processor."""
+    layer = io.BytesIO()
+    tarfile.open(fileobj=layer, mode="w").close()
+    files: dict[str, bytes] = {"layer.tar": layer.getvalue()}
+    digest = hashlib.sha256(files["layer.tar"]).hexdigest()
+    config: dict[str, Any] = {"architecture": architecture, "os": "linux", "config": {}}
+    config["rootfs"] = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+    files["config.json"] = json.dumps(config).encode()
+    manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
+    files["manifest.json"] = json.dumps(manifest).encode()
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    client.images.load(whole.getvalue())
+
+
+def test_an_image_for_another_processor_is_refused(bench: Bench, client: DockerClient) -> None:
+    own = client.version()["Arch"]
+    other = "arm64" if own == "amd64" else "amd64"
+    load_image(client, "orchestrator-test-foreign:1", other)
+    job = replace(bench.job(), image=ContainerImage("orchestrator-test-foreign:1", own))
+    try:
+        for refuse in (lambda: bench.executor.check(job), lambda: bench.executor.run(job, bench.see)):
+            with pytest.raises(WrongArchitectureError) as refused:
+                refuse()
+            assert f"docker pull --platform linux/{own}" in refused.value.hint
+    finally:
+        client.images.remove("orchestrator-test-foreign:1")
+
+
+def test_an_engine_for_another_processor_is_refused(bench: Bench, engine: Engine) -> None:
+    other = "arm64" if engine.architecture == "amd64" else "amd64"
+    job = replace(bench.job(), image=ContainerImage(engine.base_image, other))
+    with pytest.raises(WrongArchitectureError, match=f"this engine runs {engine.architecture}"):
+        bench.executor.check(job)
+
+
+def test_an_image_is_built_from_its_base_when_it_is_missing(bench: Bench, engine: Engine, tmp_path: Path) -> None:
+    dockerfile = tmp_path / "quantizer.Dockerfile"
+    dockerfile.write_text("ARG BASE\nFROM $BASE\nARG VERSION\nRUN echo building $VERSION > /built\n")
+    context = tmp_path / "context"
+    context.mkdir()
+    build = ImageBuild(dockerfile, context, engine.base_image, {"VERSION": "0.47"})
+    image = ContainerImage("orchestrator-test-built:1", engine.architecture, build)
+    job = replace(bench.job(), argv=("cat", "/built"), image=image)
+    try:
+        bench.run(job)
+        assert bench.lines[-1] == "building 0.47"
+        assert any("FROM" in line for line in bench.lines)
+        bench.events.clear()
+        bench.run(job)
+        assert bench.lines == ["building 0.47"], "what is there is not built again"
+    finally:
+        with closing(engine.connect()) as client:
+            client.images.remove("orchestrator-test-built:1", force=True)
+
+
+def test_a_build_that_fails_names_its_dockerfile(bench: Bench, engine: Engine, tmp_path: Path) -> None:
+    dockerfile = tmp_path / "quantizer.Dockerfile"
+    dockerfile.write_text("ARG BASE\nFROM $BASE\nRUN false\n")
+    build = ImageBuild(dockerfile, tmp_path / "in put", engine.base_image)
+    image = ContainerImage("orchestrator-test-broken:1", engine.architecture, build)
+    with pytest.raises(ImageUnavailableError, match=r"quantizer\.Dockerfile"):
+        bench.run(replace(bench.job(), image=image))
+
+
+# The line to paste
+
+
+def test_the_line_to_paste_makes_the_same_container(bench: Bench, engine: Engine, client: DockerClient) -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("there is no docker command here")
+    job = replace(bench.job("show_arguments", "two words", "ü"), environment={"A": "b c"})
+    create_only(client, job)
+    ours = client.containers.get(NAME).attrs
+    client.containers.get(NAME).remove()
+    docker, _run, *arguments = bench.executor.command_line(job)
+    subprocess.run((docker, "create", *arguments), env=engine.environment, check=True, capture_output=True)
+    pasted = client.containers.get(NAME).attrs
+    assert _meaning(pasted) == _meaning(ours)
+
+
+def _meaning(inspected: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what says nothing: identities, times, and the many ways to spell "not set"."""
+    host, config = inspected["HostConfig"], inspected["Config"]
+    of_host = {name: value for name, value in host.items() if value and name not in ("ConsoleSize", "RestartPolicy")}
+    of_host["CapAdd"] = [name.removeprefix("CAP_") for name in host["CapAdd"]]
+    of_host["Mounts"] = sorted(json.dumps(mount, sort_keys=True) for mount in host["Mounts"])
+    of_host["Ulimits"] = sorted(
+        (limit["Name"], limit["Soft"], limit["Hard"]) for limit in host["Ulimits"] if limit["Name"] != "memlock"
+    )
+    terminal = ("AttachStdout", "AttachStderr", "Hostname")
+    of_config = {name: value for name, value in config.items() if value and name not in terminal}
+    return {"host": of_host, "config": of_config | {"Env": sorted(config["Env"])}, "path": inspected["Path"]}
+
+
+# Losing the engine
+
+
+def test_a_crashed_engine_costs_no_line_and_no_result(own_engine: OwnEngine, tmp_path: Path) -> None:
+    bench = Bench.of_engine(own_engine.engine, tmp_path)
+    with in_background(bench, bench.job("tick", "40", "9")) as outcomes:
+        wait_for(lambda: len(bench.lines) > 3)
+        own_engine.kill()
+        time.sleep(0.5)
+        own_engine.start()
+    (outcome,) = outcomes
+    assert (outcome.exit_status, outcome.killed) == (9, False)
+    assert len(bench.lines) == len(set(bench.lines)), "no line comes twice"
+    assert bench.lines[-1] == "tick 39"
+    assert any(isinstance(event, Warned) for event in bench.events)
+
+
+def test_an_engine_that_stays_away_is_given_up_and_its_container_found_later(
+    own_engine: OwnEngine, tmp_path: Path
+) -> None:
+    bench = Bench.of_engine(own_engine.engine, tmp_path)
+    bench.executor = own_engine.engine.executor(patience=1)
+    job = bench.job("wait", attempt="first")
+    job.output.mkdir(parents=True)
+
+    def lose_engine(event: Event) -> None:
+        if event == LogLine("waiting"):
+            own_engine.kill()
+
+    with pytest.raises(DockerUnavailableError) as given_up:
+        bench.executor.run(job, lose_engine)
+    assert "adopted" in given_up.value.hint
+    (job.output / "go").touch()
+    own_engine.start()
+    outcome = bench.run(bench.job("wait", attempt="second"))
+    assert (outcome.exit_status, outcome.output, outcome.adopted) == (0, job.output, True)
