@@ -181,18 +181,21 @@ class DockerExecutor:
 
     def _begin(self, client: DockerClient, job: Job, observer: Observer) -> tuple[Container, bool, Mapping[str, Any]]:
         """Have the job's container running; returns it, whether it was found, and a state where it ended at once."""
-        container, adopted = self._container(client, job, observer)
-        try:
+        while True:
+            container, adopted = self._container(client, job, observer)
             try:
                 return container, adopted, _start(container)
+            except KeyboardInterrupt:
+                _remove(container)
+                raise
             except _LimitRefusedError:
+                if self._limits == LIMITS_UNRAISED:
+                    raise
                 self._limits = LIMITS_UNRAISED
                 observer(Warned("the engine may not raise the limit of locked memory; the container gets the engine's"))
-                container, adopted = self._container(client, job, observer)
-                return container, adopted, _start(container)
-        except KeyboardInterrupt:
-            _remove(container)
-            raise
+            except MachineError:
+                if not adopted:  # what an old container mounts may be gone; it is removed, a new one comes next
+                    raise
 
     def _container(self, client: DockerClient, job: Job, observer: Observer) -> tuple[Container, bool]:
         """Find the container of the job's key or create it; returns it and whether it was found."""
@@ -271,7 +274,7 @@ def _create(client: DockerClient, job: Job, limits: Mapping[str, int]) -> Contai
         raise
 
 
-class _LimitRefusedError(Exception):
+class _LimitRefusedError(MachineError):
     """The engine may not raise a resource limit."""
 
 
@@ -292,7 +295,8 @@ def _start(container: Container) -> Mapping[str, Any]:
             return {"Status": "exited", "ExitCode": status, "Error": said}
         _remove(container)
         if "rlimit" in said:
-            raise _LimitRefusedError from error
+            message = f"starting container {container.name}: {said}"
+            raise _LimitRefusedError(message) from error
         raise explain(error, f"starting container {container.name}") from error
     return {}
 

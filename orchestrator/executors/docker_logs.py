@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from docker.errors import DockerException
@@ -58,7 +59,8 @@ class LogStream:
         """Stop reading and give the connection back."""
         self._closing.set()
         if self._thread.is_alive() and self._stream is not None:
-            self._stream.close()
+            with suppress(AttributeError, NameError, OSError):  # the SDK's close, when the stream ends at that moment
+                self._stream.close()
         self._thread.join(_JOIN)
 
     def take(self, timeout: float) -> bytes | None:
@@ -87,7 +89,7 @@ class LogStream:
                 unknown = self._unknown(piece)
                 if unknown and not self._put(unknown):
                     break
-        except (DockerException, RequestException, HTTPError, OSError, ValueError):
+        except (DockerException, RequestException, HTTPError, OSError, ValueError, AttributeError):
             pass  # the reader asks the engine what happened to the container
         finally:
             self._put(None)

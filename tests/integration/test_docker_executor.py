@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -32,7 +33,7 @@ from orchestrator.errors import (
 from orchestrator.events import LogLine, Progress, StepStarted, Warned
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED, User, create_arguments, describe
 from orchestrator.executors.docker_engine import connect
-from orchestrator.executors.docker_secrets import write_secrets
+from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, ImageBuild, Mount
 from tests.support.bench import KEY, Bench, await_line, in_background, other_orchestrator, wait_for
 
@@ -112,6 +113,26 @@ def test_a_container_that_was_never_started_is_started(bench: Bench, client: Doc
     assert (first.output / "model").read_text() == "weights"
 
 
+def test_a_container_that_cannot_be_started_any_more_is_replaced(bench: Bench, client: DockerClient) -> None:
+    first = replace(bench.job("write_files", "model=weights", attempt="first"), secrets={"HF_TOKEN": "hf_canary"})
+    create_only(client, first)
+    remove_secrets(secrets_of(client.containers.get(NAME).attrs))
+    second = replace(first, output=bench.folder / "second" / "out")
+    outcome = bench.run(second)
+    assert (outcome.exit_status, outcome.output, outcome.adopted) == (0, second.output, False)
+
+
+def test_any_user_has_a_home_and_may_write_the_output(bench: Bench, client: DockerClient) -> None:
+    script = "from pathlib import Path; (Path.home() / 'x').touch(); Path('/out/y').touch()"
+    job = replace(bench.job(), argv=("python3", "-c", script))
+    job.output.mkdir(parents=True)
+    os.chown(job.output, 65534, 65534)
+    described = describe(job, user=User(65534, 65534), secrets={}, limits=LIMITS_UNRAISED)
+    client.containers.create(**create_arguments(described))
+    assert bench.run(job).exit_status == 0
+    assert (job.output / "y").stat().st_uid == 65534
+
+
 def test_a_container_whose_output_folder_is_gone_is_not_adopted(bench: Bench, engine: Engine) -> None:
     first = bench.job("wait", attempt="first")
     leave_running(bench, engine, first)
@@ -174,6 +195,20 @@ def test_forgetting_a_job_leaves_a_running_container_alone(bench: Bench, engine:
     leave_running(bench, engine, job)
     bench.executor.forget(job)
     assert [container.running for container in engine.executor().containers() if container.key == KEY] == [True]
+
+
+def test_however_often_orchestrators_are_killed_the_command_runs_once(bench: Bench, engine: Engine) -> None:
+    dice = random.Random(20261123)  # noqa: S311 - the seed is the point
+    begun = time.monotonic()  # an orchestrator needs about 0.4 s to come to the engine and 0.3 s more to start the job
+    kills = 0
+    while time.monotonic() - begun < 8:
+        job = bench.job("count_start", attempt=f"attempt-{kills}")
+        with other_orchestrator("docker", job, bench.folder, engine.environment):
+            time.sleep(dice.uniform(0.3, 1.1))
+        kills += 1
+    outcome = bench.run(bench.job("count_start", attempt="last"))
+    assert outcome.exit_status == 0
+    assert [file.read_text() for file in bench.folder.glob("*/out/starts")] == ["start\n"], f"after {kills} kills"
 
 
 # How it ends

@@ -138,6 +138,14 @@ def wait(world: World) -> int:
     return int(world.arguments[0]) if world.arguments else 0
 
 
+def count_start(world: World) -> int:
+    """Leave a trace of having run, and take a while."""
+    with (world.output / "starts").open("a") as stream:
+        stream.write("start\n")
+    time.sleep(2)
+    return 0
+
+
 def refuse_to_stop(world: World) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     world.write(b"waiting\n")
@@ -165,7 +173,7 @@ BEHAVIOURS: dict[str, Callable[[World], int]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         write_files, end_with, count, report_progress, write_to, read, show_arguments, show_environment, write_binary,
-        write_long_line, draw_bar, tell_secret, call_out, be_killed, wait, refuse_to_stop, tick, eat,
+        write_long_line, draw_bar, tell_secret, call_out, be_killed, wait, count_start, refuse_to_stop, tick, eat,
     )
 }  # fmt: skip
 
