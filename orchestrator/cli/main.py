@@ -47,8 +47,22 @@ Exit statuses:
   130  interrupted (143: terminated)"""
 
 
+class _ReaderLeftError(Exception):
+    """Whoever read our output is gone, as `head` is after ten lines."""
+
+
 class _LazyGroup(click.Group):
     """Loads a command's module when it is called, so that `--help` is quick."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; a broken pipe leaves under another name, because click makes exit status 1 of it."""
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _ReaderLeftError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -131,26 +145,26 @@ def main() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as ending:
-        sys.exit(ending.exit_code)
+        sys.exit(cli.main(standalone_mode=False))  # the status that a command gave to `ctx.exit`, else None
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except OrchestratorError as error:
         _show(error)
         sys.exit(error.exit_status)
-    except _Terminated:
-        click.echo("terminated; what finished is kept", err=True)
-        sys.exit(143)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what finished is kept, the same command goes on from there", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output left: that is its right
+    except (KeyboardInterrupt, click.Abort) as error:
+        _end_interrupted(terminated=isinstance(error.__cause__ or error, _Terminated))  # click raises Abort from it
+    except _ReaderLeftError:  # that is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the last stop: a known refusal of the system, or a defect of ours
         _end_unexpected(error)
+
+
+def _end_interrupted(*, terminated: bool) -> None:
+    word = "terminated" if terminated else "interrupted"
+    click.echo(f"{word}; what finished is kept, the same command goes on from there", err=True)
+    sys.exit(143 if terminated else 130)
 
 
 def _end_unexpected(error: Exception) -> None:
