@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import os
+
+from orchestrator.executors import owner
+
+
+def test_this_process_lives() -> None:
+    assert owner.lives(owner.ourselves())
+
+
+def test_a_process_of_an_earlier_boot_is_gone() -> None:
+    _, _, rest = owner.ourselves().partition(":")
+    assert not owner.lives(f"00000000-0000-0000-0000-000000000000:{rest}")
+
+
+def test_a_process_whose_number_was_given_to_another_is_gone() -> None:
+    boot, _, _ = owner.ourselves().partition(":")
+    assert not owner.lives(f"{boot}:{os.getpid()}:1")
+
+
+def test_an_owner_that_is_not_known_counts_as_living() -> None:
+    assert owner.lives("")
