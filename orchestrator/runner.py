@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,8 @@ from orchestrator.binding import Binder
 from orchestrator.errors import (
     ArtifactCorruptError,
     CheckpointError,
-    OrchestratorError,
     OutputMissingError,
+    PlanRefusedError,
     StepFailedError,
     StepKilledError,
     StepOutOfMemoryError,
@@ -29,7 +30,7 @@ from orchestrator.plan import ExecutorName, PlacedStep, Plan
 from orchestrator.quantization import header
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact
-from orchestrator.store.store import Attempt, Store
+from orchestrator.store.store import Attempt, Store, remove_tree
 
 Decision = Literal["run", "reuse", "later"]
 _TAIL = 12
@@ -86,8 +87,10 @@ class Runner:
         artifacts: dict[str, Artifact] = {}
         results = []
         for placed in placed_steps:
-            with journal.step(placed.step.name) as entry:
-                result = self._step(placed, plan.binder, artifacts, again=placed.step.name in forced)
+            inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
+            key = plan.binder.key(placed.step, placed.executor, inputs)
+            with journal.step(placed.step.name, key) as entry:
+                result = self._step(placed, plan.binder, key, inputs, again=placed.step.name in forced)
                 entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
             artifacts[result.name] = result.artifact
             results.append(result)
@@ -95,13 +98,11 @@ class Runner:
         return tuple(results)
 
     def _step(
-        self, placed: PlacedStep, binder: Binder, artifacts: Mapping[str, Artifact], *, again: bool
+        self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact], *, again: bool
     ) -> StepResult:
         started = time.monotonic()
         step = placed.step
-        inputs = {mount.step: artifacts[mount.step] for mount in step.inputs}
         bytes_in = sum(artifact.size for artifact in inputs.values())
-        key = binder.key(step, placed.executor, inputs)
         with self.store.lock(key, lambda: self.observer(Waiting(step.name, "another build is making the same"))):
             artifact = None if again else self._sound(key)
             reused = artifact is not None
@@ -125,11 +126,16 @@ class Runner:
         step = placed.step
         executor = self._executor(placed.executor)
         attempt = self.store.attempt(key)
-        write_files(step, attempt.folder)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
         job = binder.job(step, placed.executor, key, folders, attempt.folder)
         self.observer(StepStarted(step.name, executor.name))
-        executor.check(job)
+        try:
+            with machine_faults(f"preparing {step.name}"):
+                write_files(step, attempt.folder)
+            executor.check(job)
+        except BaseException:
+            remove_tree(attempt.folder)  # this one alone: an earlier one may belong to a container that still runs
+            raise
         listener = _FailureListener(self.observer)
         try:
             outcome = executor.run(job, listener)
@@ -137,7 +143,7 @@ class Runner:
             _insist_on_success(step, outcome, listener.failure, attempt)
             _check_outputs(step, attempt.out)
             artifact = self.store.publish(attempt, key, step.name)
-        except OrchestratorError:
+        except BaseException:
             self._keep_log(step, binder.recipe, attempt)
             raise
         finally:
@@ -148,7 +154,8 @@ class Runner:
     def _keep_log(self, step: Step, recipe: str, attempt: Attempt) -> None:
         log = attempt.folder / "log.txt"
         if log.is_file():
-            shutil.copyfile(log, failed_log(self.store.root, recipe, step.name))
+            with suppress(OSError):  # on a full disk, the reason why the step failed is the one to tell
+                shutil.copyfile(log, failed_log(self.store.root, recipe, step.name))
 
     def _executor(self, name: ExecutorName) -> Executor:
         if name not in self._made:
@@ -224,6 +231,8 @@ def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, at
         return
     if failure:
         kind = by_code(failure.code) or StepFailedError
+        if issubclass(kind, PlanRefusedError):  # plans are refused by us alone, never by a payload
+            kind = StepFailedError
         message = f"{step.name}: {failure.message}"
         raise kind(message, hint=failure.hint)
     tail = _tail(attempt.folder / "log.txt")
@@ -274,7 +283,7 @@ def _check_output(step: Step, output: Output, path: Path) -> None:
     if output.kind == "json":
         try:
             json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             message = f"{where} it is not JSON: {error}"
             raise OutputMissingError(message) from error
     elif output.kind == "safetensors":
