@@ -7,6 +7,7 @@ refused by its depth before anything is built from it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,12 @@ MAX_DEPTH = 24
 
 Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
 KeyPath = tuple[str | int, ...]
+
+_LARGEST = 1 << 63
+"""Larger whole numbers mean nothing here, and printing a huge one takes long."""
+
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What YAML lets through only as an escape: NUL would end a path early, half a surrogate pair cannot be written."""
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = frozenset({f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str")})
@@ -87,8 +94,16 @@ def parse(text: bytes, file: Path) -> Document:
 
 
 def scalar(text: str) -> Data:
-    """Read one value as it would be read in a file: `8` is a number, `true` a boolean, `[a, b]` a list."""
-    return parse(b"value: " + text.encode(), Path("--set")).data["value"]
+    """Read one value as it would be read in a file: `8` is a number, `true` a boolean, `[a, b]` a list.
+
+    Raises:
+        DocumentSyntaxError: Where it is not one value.
+    """
+    data = parse(b"value: " + text.encode("utf-8", "surrogateescape"), Path("--set")).data
+    if len(data) > 1:
+        message = "more than one value"
+        raise DocumentSyntaxError(message)
+    return data["value"]
 
 
 def _yaml() -> YAML:
@@ -153,7 +168,7 @@ class _Builder:
     def _key(self, node: Node) -> str:
         if not isinstance(node, ScalarNode) or node.tag != f"{_TAG}str":
             raise _error(self.file, node, "a key must be plain text")
-        return str(node.value)
+        return self._text(node)
 
     def _value(self, node: Node, path: KeyPath) -> Data:
         match node:
@@ -163,19 +178,30 @@ class _Builder:
                 for index, item in enumerate(node.value):
                     self._mark((*path, index), item)
                 return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-            case _:
+            case ScalarNode():
                 return self._scalar(node)
+            case _:
+                raise _error(self.file, node, "not a value")
 
-    def _scalar(self, node: Node) -> Data:
+    def _scalar(self, node: ScalarNode) -> Data:
         if node.tag not in _SCALARS:
-            return str(node.value)  # a date is text here: recipes have no dates
+            return self._text(node)  # a date is text here: recipes have no dates
         try:
             value: Data = _yaml().constructor.construct_object(node)
         except ValueError as error:
             raise _error(self.file, node, f"cannot read {node.value[:40]!r} as a number") from error
         if isinstance(value, float) and not math.isfinite(value):
             raise _error(self.file, node, f"{node.value} is not a finite number")
-        return value
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            raise _error(self.file, node, f"{node.value[:40]} is too large a number")
+        return self._text(node) if isinstance(value, str) else value
+
+    def _text(self, node: ScalarNode) -> str:
+        text = str(node.value)
+        found = _UNPRINTABLE.search(text)
+        if found:
+            raise _error(self.file, node, f"the character U+{ord(found.group()):04X} is not allowed in a text")
+        return text
 
     def _mark(self, path: KeyPath, node: Node) -> None:
         self.positions[path] = Position(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
