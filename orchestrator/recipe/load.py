@@ -95,9 +95,9 @@ class RecipeBook:
             seen.append(following)
             document = read_document(following, RecipeExtendsError)
             yield document
-            following = self._base(document, following)
+            following = self._base(document)
 
-    def _base(self, document: Document, file: Path) -> Path | None:
+    def _base(self, document: Document) -> Path | None:
         if "extends" not in document.data:
             return None
         base = document.data["extends"]
@@ -107,7 +107,7 @@ class RecipeBook:
             raise RecipeExtendsError(message)
         places = [folder / f"{base}.yaml" for folder in (self.folder / "bases", self.folder)]
         for place in places:
-            if place.is_file() and place != file:
+            if place.is_file():
                 return place
         known = sorted(found.stem for folder in (self.folder / "bases", self.folder) for found in folder.glob("*.yaml"))
         close = difflib.get_close_matches(base, known, n=1)
@@ -194,8 +194,8 @@ def _apply_override(merged: _Merged, override: str) -> None:
         innermost[part] = inner
         innermost = inner
     innermost[parts[-1]] = value
-    path = tuple(parts)
-    _lay_over(merged, data, {path[:length]: _OVERRIDE for length in range(1, len(path) + 1)}, ())
+    paths = {leaf[:length] for leaf in _leaves(data, ()) for length in range(1, len(leaf) + 1)}
+    _lay_over(merged, data, dict.fromkeys(paths, _OVERRIDE), ())
 
 
 def resolve_inside(root: Path, path: str) -> Path:
