@@ -78,11 +78,14 @@ def read_lock(file: Path) -> Lock | None:
         text = file.read_bytes()
     except FileNotFoundError:
         return None
+    except IsADirectoryError as error:
+        message = f"{file} is a folder"
+        raise LockInvalidError(message, hint="move it away") from error
     try:
         return Lock.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        message = f"{file}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        message = ": ".join(filter(None, (str(file), ".".join(str(part) for part in first["loc"]), first["msg"])))
         raise LockInvalidError(message, hint=f"make it again: orchestrator lock {file.stem}") from error
 
 

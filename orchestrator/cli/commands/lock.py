@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from orchestrator import __version__
@@ -9,7 +11,7 @@ from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.planning import lock_file_of
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes
-from orchestrator.errors import CheckFailedError
+from orchestrator.errors import CheckFailedError, LockInvalidError
 from orchestrator.hub.client import resolve_commit, snapshot
 from orchestrator.recipe.lock import Lock, LockedFile, LockedRepository, hub_models, lock_text, read_lock
 from orchestrator.recipe.model import HubModel, Recipe
@@ -23,7 +25,7 @@ def command(settings: Settings, recipe: str, check: bool) -> None:
     """Resolve RECIPE's revisions to commits and write recipes/RECIPE.lock, to be committed."""
     loaded = settings.book.load(recipe).recipe
     file = lock_file_of(settings, recipe)
-    old = read_lock(file)
+    old = read_lock(file) if check else _readable(file)
     new = _resolve(loaded, old)
     moved = _moved(old, new)
     for line in moved:
@@ -37,6 +39,15 @@ def command(settings: Settings, recipe: str, check: bool) -> None:
     file.write_text(lock_text(new), encoding="utf-8")
     size = sum(part.size for repository in new.repositories for part in repository.files)
     click.echo(f"wrote {file}: {len(new.repositories)} repositories, {in_bytes(size)}; commit it")
+
+
+def _readable(file: Path) -> Lock | None:
+    """Read the lock that is to be replaced; one that cannot be read is no reason not to replace it."""
+    try:
+        return read_lock(file)
+    except LockInvalidError as error:
+        click.echo(f"{error.message}; it is made anew", err=True)
+        return None
 
 
 def _resolve(recipe: Recipe, old: Lock | None) -> Lock:
