@@ -40,6 +40,11 @@ class Artifact:
     files: tuple[StoredFile, ...]
 
     @property
+    def manifest(self) -> Path:
+        """Where it is written down."""
+        return self.folder.parent / "manifest.json"
+
+    @property
     def digest(self) -> str:
         """Its identity by content: two artifacts of the same bytes are the same to whatever reads them."""
         listing = json.dumps([[file.path, file.size, file.sha256] for file in self.files])

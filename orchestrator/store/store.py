@@ -1,6 +1,6 @@
 """The store: crash-safe from attempt folder to rename, one lock per key, nothing ever written into what is published.
 
-artifacts/<key>/     manifest.json, log.txt, out/…     read-only
+artifacts/<key>/     manifest.json, log.txt, and read-only out/…
 attempts/<key>-<n>/  the same, while a step runs
 stats/<key>.json     what the file system said of the files when they were last hashed
 locks/<key>.lock     held by whoever works on the key; the kernel frees it when the holder dies
@@ -21,8 +21,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import ArtifactCorruptError, machine_faults
+from orchestrator.errors import ArtifactCorruptError, OutputMissingError, machine_faults
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
+
+_MADE_AGAIN = "it is set aside and made again by the next build"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Store:
         if not folder.is_dir():
             return None
         artifact = read_manifest(folder)
-        if self._recorded_stats(key) != _stats(artifact.folder):
+        if self._recorded_stats(key) != _stats(artifact):
             self.check(artifact)
         return artifact
 
@@ -91,20 +93,21 @@ class Store:
         Raises:
             ArtifactCorruptError: Naming the first file that differs.
         """
-        found = {file.path: file for file in hash_files(artifact.folder)}
+        with _as_corruption():
+            found = {file.path: file for file in hash_files(artifact.folder)}
         for file in artifact.files:
             if found.pop(file.path, None) != file:
                 message = f"{artifact.folder / file.path} is not what was published: {file.size} bytes, {file.sha256}"
-                raise ArtifactCorruptError(message, hint="it is set aside and made again by the next build")
+                raise ArtifactCorruptError(message, hint=_MADE_AGAIN)
         if found:
             message = f"{artifact.folder / min(found)} was never published"
-            raise ArtifactCorruptError(message, hint="it is set aside and made again by the next build")
+            raise ArtifactCorruptError(message, hint=_MADE_AGAIN)
         self.remember(artifact)
 
     def remember(self, artifact: Artifact) -> None:
         """Record the file system's word for an artifact that is known to be right (linking changes a file's ctime)."""
         folder = self._folder("stats")
-        _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact.folder)))
+        _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact)))
 
     def attempt(self, key: str) -> Attempt:
         """Make a fresh folder for one try."""
@@ -179,12 +182,24 @@ class Store:
             return None
 
 
-def _stats(folder: Path) -> dict[str, list[int]]:
+@contextmanager
+def _as_corruption() -> Iterator[None]:
+    """Whatever is wrong with published files is a change: when they were published, they were plain files."""
+    try:
+        yield
+    except (OutputMissingError, FileNotFoundError) as error:
+        message = f"a published result was changed: {error}"
+        raise ArtifactCorruptError(message, hint=_MADE_AGAIN) from error
+
+
+def _stats(artifact: Artifact) -> dict[str, list[int]]:
     """Ask the file system about each file; ctime cannot be set back, so a restored mtime does not hide a change."""
+    with _as_corruption():
+        files = (artifact.manifest, *list_files(artifact.folder))
     found = {}
-    for path in list_files(folder):
+    for path in files:
         status = path.stat()
-        found[path.relative_to(folder).as_posix()] = [
+        found[path.relative_to(artifact.manifest.parent).as_posix()] = [
             status.st_dev,
             status.st_ino,
             status.st_size,
@@ -213,7 +228,7 @@ def _flush(path: Path) -> None:
 
 
 def _make_read_only(folder: Path) -> None:
-    for path in folder.rglob("*"):
+    for path in (folder, *folder.rglob("*")):
         status = path.stat()
         if path.is_dir() or status.st_nlink == 1:  # a linked file belongs to others too: its mode is theirs
             path.chmod(stat.S_IMODE(status.st_mode) & ~0o222)
