@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -56,6 +56,8 @@ class Journal:
     def read(cls, root: Path, recipe: str) -> Journal | None:
         """Read a recipe's newest build; None where there was none."""
         file = _file(root, recipe)
+        if file.parent != root / "runs":  # a name from the command line that is a path
+            return None
         try:
             fields = json.loads(file.read_text(encoding="utf-8"))
             steps = [Entry(**entry) for entry in fields.pop("steps")]
@@ -69,10 +71,10 @@ class Journal:
         return tuple(sorted(file.stem for file in (root / "runs").glob("*.json")))
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Entry]:
-        """Note that a step runs, and how it ended."""
+    def step(self, name: str, key: str = "") -> Iterator[Entry]:
+        """Note that a step runs, under which key, and how it ended."""
         entry = next(entry for entry in self.steps if entry.name == name)
-        entry.state = "running"
+        entry.state, entry.key = "running", key
         self._save()
         started = time.monotonic()
         try:
@@ -80,10 +82,12 @@ class Journal:
         except BaseException as error:
             entry.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             entry.error = str(error)
-            raise
-        finally:
             entry.seconds = time.monotonic() - started
-            self._save()
+            with suppress(OSError):  # on a full disk, the reason why the step failed is the one to tell
+                self._save()
+            raise
+        entry.seconds = time.monotonic() - started
+        self._save()
 
     def done(self) -> None:
         """Note that the build came to its end."""
@@ -105,8 +109,11 @@ class Journal:
         fields = asdict(self)
         del fields["file"]
         temporary = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.file)
+        try:
+            temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(self.file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _file(root: Path, recipe: str) -> Path:

@@ -59,7 +59,7 @@ def _log(settings: Settings, journal: Journal, entry: Entry) -> Path | None:
     if entry.log:
         places = [Path(entry.log)]
     elif entry.state == "running":
-        attempts = [folder for folder in settings.store.attempts() if folder.name.startswith(entry.key or "\0")]
+        attempts = [folder for folder in settings.store.attempts() if folder.name.startswith(f"{entry.key}-")]
         places = [folder / "log.txt" for folder in attempts]
     else:
         places = [failed_log(settings.store.root, journal.recipe, entry.name)]
