@@ -1,7 +1,9 @@
-"""A file with what a report of a defect needs; no values of variables, which could be secrets."""
+"""A file with what a report of a defect needs, and no secrets: no local variables, no value of a telling name."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import tempfile
 import traceback
@@ -9,10 +11,24 @@ from pathlib import Path
 
 from orchestrator.cli.versions import version_text
 
+_TELLING = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIAL", re.IGNORECASE)
+_SHORTEST = 6
+"""Shorter values stand in every text."""
+
 
 def write_report(error: Exception) -> Path:
     """Write the report and say where it lies."""
-    with tempfile.NamedTemporaryFile("w", prefix="orchestrator-defect-", suffix=".log", delete=False) as file:
-        file.write(f"{version_text()}\n\ncommand: {' '.join(sys.argv[1:])}\n\n")
-        file.write("".join(traceback.format_exception(error)))
+    text = f"{version_text()}\n\ncommand: {' '.join(sys.argv[1:])}\n\n{''.join(traceback.format_exception(error))}"
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="orchestrator-defect-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as file:
+        file.write(without_secrets(text))
     return Path(file.name)
+
+
+def without_secrets(text: str) -> str:
+    """Blot out what this shell keeps in variables that are called token, key, password or the like."""
+    for name, value in os.environ.items():
+        if _TELLING.search(name) and len(value) >= _SHORTEST:
+            text = text.replace(value, f"[{name}]")
+    return text

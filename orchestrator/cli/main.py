@@ -172,9 +172,9 @@ def _end_unexpected(error: Exception) -> None:
     if known:
         _show(known)
         sys.exit(known.exit_status)
-    from orchestrator.cli.crash import write_report  # noqa: PLC0415 - only for a defect
+    from orchestrator.cli.crash import without_secrets, write_report  # noqa: PLC0415 - only for a defect
 
-    click.echo(f"error[DEFECT]: {type(error).__name__}: {error}", err=True)
+    click.echo(without_secrets(f"error[DEFECT]: {type(error).__name__}: {error}"), err=True)
     click.echo(f"  this is a defect of ours; {write_report(error)} has what a report needs", err=True)
     sys.exit(1)
 
