@@ -53,13 +53,16 @@ class Plan:
         """Give the steps up to `last`; `first` only has to exist.
 
         Raises:
-            StepUnknownError: For a step that this recipe does not have.
+            StepUnknownError: For a step that this recipe does not have, or that comes too late.
         """
         names = [placed.step.name for placed in self.steps]
         for name in (first, last):
             if name is not None and name not in names:
                 message = f"{self.recipe.name} has no step `{name}`"
                 raise StepUnknownError(message, hint=f"its steps are: {', '.join(names)}")
+        if first and last and names.index(first) > names.index(last):
+            message = f"{first} comes after {last}: nothing is between them"
+            raise StepUnknownError(message, hint=f"the steps run in this order: {', '.join(names)}")
         return self.steps[: names.index(last) + 1] if last else self.steps
 
 
