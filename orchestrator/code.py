@@ -53,5 +53,5 @@ def _imports(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith(_PREFIX))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_PREFIX):
+        elif isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(_PREFIX):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
