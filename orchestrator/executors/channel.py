@@ -7,8 +7,9 @@ or by mistake the secret that it was given: none of these may exhaust, break or 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
+from orchestrator.errors import machine_faults
 from orchestrator.events import from_line
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Channel:
     """What a running command writes: into the attempt's log file, and line by line to an observer."""
 
     def __init__(self, output: Path, observer: Observer, secrets: Iterable[str] = ()) -> None:
-        self._log: BinaryIO = log_path(output).open("wb")
+        self._file = log_path(output)
+        self._log = self._file.open("wb", buffering=0)  # whoever kills us must not take lines along
         self._observer = observer
         self._blot = Blot(secrets)
         self._lines = Lines()
@@ -118,7 +120,9 @@ class Channel:
             self._log.close()
 
     def _pass(self, clean: bytes) -> None:
-        self._log.write(clean)
-        self._log.flush()  # whoever kills us must not take the log along
+        if not clean:
+            return
+        with machine_faults(f"writing {self._file}"):
+            self._log.write(clean)
         for line in self._lines.take(clean):
             self._observer(from_line(line))

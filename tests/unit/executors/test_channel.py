@@ -3,10 +3,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.events import Event, LogLine
+from orchestrator.errors import DiskFullError
+from orchestrator.events import Event, LogLine, silence
 from orchestrator.executors.channel import LONGEST_LINE, Blot, Channel, Lines, log_path
 
 
@@ -102,3 +104,11 @@ def test_everything_that_was_written_is_in_the_log(tmp_path: Path) -> None:
     channel.close()
     assert events == [LogLine("one"), LogLine("two [secret]")]
     assert (tmp_path / "log.txt").read_bytes() == b"one\ntwo [secret]"
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    channel = Channel(tmp_path / "out", silence)
+    with pytest.raises(DiskFullError, match=r"writing .*log\.txt"):
+        channel.take(b"one\n")
+    channel.close()
