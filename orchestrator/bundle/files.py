@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -28,9 +29,41 @@ def link_files(artifact: Artifact, folder: Path) -> None:
             shutil.copyfile(source, target)
 
 
+def is_linked_or_copied(artifact: Artifact, folder: Path, not_after: int) -> bool:
+    """Tell whether an artifact's files are still what was put into a folder.
+
+    Args:
+        artifact: The artifact.
+        folder: Where its files were made to appear.
+        not_after: A copy whose status changed after this moment (nanoseconds) is not trusted.
+    """
+    for file in artifact.files:
+        try:
+            there = (folder / file.path).stat()
+            here = (artifact.folder / file.path).stat()
+        except OSError:
+            return False
+        linked = (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        if not linked and (there.st_size != file.size or there.st_ctime_ns > not_after):
+            return False
+    return True
+
+
+def beside(place: Path) -> Path:
+    """Name a fresh folder beside a place, for what will replace it."""
+    return place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
+
+
+def sweep_beside(place: Path) -> None:
+    """Remove what a killed orchestrator left beside a place; the caller holds its lock."""
+    for folder in place.parent.glob(".*"):
+        if re.fullmatch(re.escape(f".{place.name}.") + "[0-9a-f]{8}", folder.name):
+            remove_tree(folder)
+
+
 def swap_in(fresh: Path, place: Path) -> None:
     """Put a folder where another one may be; the old one goes once the new one is there."""
-    old = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
+    old = beside(place)
     if place.exists():
         place.rename(old)
     fresh.rename(place)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator import __version__
-from orchestrator.bundle.files import link_files, swap_in
+from orchestrator.bundle.files import beside, is_linked_or_copied, link_files, swap_in, sweep_beside
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import machine_faults
 from orchestrator.recipe.model import HubModel, Recipe
@@ -80,12 +81,13 @@ def render(
     texts = _texts(shape, parts, artifacts, digests)
     stamp = _stamp(recipe, parts, texts)
     folder = dist / recipe.name
-    reused = _stamp_of(folder) == stamp and _is_whole(folder)
-    if not reused:
-        with machine_faults(f"writing {folder}"):
-            _write(folder, parts, texts, stamp)
-        for part in parts:  # a new link changes what the file system says of a file
-            store.remember(part.artifact)
+    with store.lock(_lock_of(folder), lambda: None):
+        reused = _stamp_of(folder) == stamp and _is_whole(folder, parts)
+        if not reused:
+            with machine_faults(f"writing {folder}"):
+                _write(folder, parts, texts, stamp)
+            for part in parts:  # a new link changes what the file system says of a file
+                store.remember(part.artifact)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Bundle(folder, size, reused, time.monotonic() - started)
 
@@ -133,7 +135,7 @@ def _texts(
         "config_name": _CONFIG,
         "quality": quality,
         "performance": performance,
-        "served_name": recipe.serve.served_model_name or recipe.name,
+        "question": _question(recipe),
         "version": __version__,
     }
     environment = _environment()
@@ -178,8 +180,23 @@ def _environment() -> Environment:
         autoescape=False,  # noqa: S701 - YAML and Markdown; values are quoted as JSON where they stand in YAML
     )
     environment.filters["measured"] = _measured
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["json"] = _quoted
     return environment
+
+
+def _quoted(value: object) -> str:
+    """Write a value for Compose: JSON is YAML, but Compose takes `$NAME` in it for a variable of the shell."""
+    return json.dumps(value, ensure_ascii=False).replace("$", "$$")
+
+
+def _question(recipe: Recipe) -> str:
+    """Write what a person pastes after `curl --data`."""
+    request = {
+        "model": recipe.serve.served_model_name or recipe.name,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 64,
+    }
+    return shlex.quote(json.dumps(request, ensure_ascii=False))
 
 
 def _measured(value: float | None, unit: str = "") -> str:
@@ -204,18 +221,26 @@ def _stamp_of(folder: Path) -> str | None:
         return None
 
 
-def _is_whole(folder: Path) -> bool:
-    """Tell whether every file that a bundle lists is there; their content is their readers' to check."""
+def _is_whole(folder: Path, parts: tuple[Part, ...]) -> bool:
+    """Tell whether a bundle is all there, its artifacts unchanged; its texts are a person's to edit."""
     try:
         listed = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        written = (folder / _STAMP).stat().st_ctime_ns
+    except (OSError, ValueError):
         return False
-    return all((folder / line.split("  ", 1)[1]).is_file() for line in listed)
+    there = all((folder / line.partition("  ")[2]).is_file() for line in listed)
+    return there and all(is_linked_or_copied(part.artifact, folder / part.name, written) for part in parts)
+
+
+def _lock_of(folder: Path) -> str:
+    """Name the lock of a bundle's place."""
+    return f"dist-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
 
 
 def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stamp: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    sweep_beside(folder)
+    fresh = beside(folder)
     try:
         fresh.mkdir()
         for part in parts:
