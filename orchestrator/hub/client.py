@@ -122,7 +122,7 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
 def fetch(snapshot: Snapshot, file: RemoteFile, output: Path) -> None:
     """Bring one file of a snapshot into a folder, checked; it stays in the Hub's own cache for other programs.
 
-    A file that is not what the tree says is fetched once more.
+    A file that is not what the tree says is fetched once more; wrong again, it leaves the Hub's cache too.
 
     Raises:
         DownloadCorruptError: Where it is wrong twice.
@@ -137,10 +137,12 @@ def fetch(snapshot: Snapshot, file: RemoteFile, output: Path) -> None:
                     repo_type=snapshot.kind,
                     force_download=again,
                 )
-            ).resolve()
+            )
         if _is_right(cached, file):
-            link_or_copy(cached, output / file.path)
+            link_or_copy(cached.resolve(), output / file.path)
             return
+    cached.resolve().unlink(missing_ok=True)
+    cached.unlink(missing_ok=True)
     message = f"{snapshot.repo}@{snapshot.commit}: {file.path} is not what the Hub says it is, twice in a row"
     raise DownloadCorruptError(message, hint="a proxy or a disk may be at fault; nothing was kept")
 

@@ -55,7 +55,9 @@ def download(wanted: Snapshot, output: Path) -> None:
         "commit": wanted.commit,
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256, "git_sha1": f.git_sha1} for f in wanted.files],
     }
-    (output / "download.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    file = output / "download.json"
+    file.unlink(missing_ok=True)  # a repository may have one too: a link to the Hub's cache, not to be written through
+    file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
