@@ -1,0 +1,213 @@
+"""Strict YAML: what is read, and the clear refusal of everything that recipes do not use."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.documents.files import read_document
+from orchestrator.documents.yaml_text import MAX_BYTES, MAX_DEPTH, Data, Document, parse, scalar
+from orchestrator.errors import DocumentSyntaxError, RecipeUnknownError
+
+FILE = Path("a.yaml")
+
+
+def value_of(text: str) -> Data:
+    return parse(f"key: {text}\n".encode(), FILE).data["key"]
+
+
+def refusal(text: str | bytes) -> str:
+    with pytest.raises(DocumentSyntaxError) as caught:
+        parse(text if isinstance(text, bytes) else text.encode(), FILE)
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("false", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("8", 8),
+        ("-8", -8),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("1.5", 1.5),
+        ("1e3", 1000.0),
+        ("'8'", "8"),
+        ("[1, two]", [1, "two"]),
+        ("{a: {b: c}}", {"a": {"b": "c"}}),
+        ("a text", "a text"),
+        ("'été 模型 🙂'", "été 模型 🙂"),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(text: str, value: Data) -> None:
+    found = value_of(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["yes", "no", "on", "off", "y", "n", "Yes", "NO"])
+def test_only_true_and_false_are_booleans(text: str) -> None:
+    assert value_of(text) == text
+
+
+def test_a_leading_zero_is_no_octal_number() -> None:
+    assert value_of("022") == 22
+
+
+@pytest.mark.parametrize("text", ["12:30:45", "1.2.1", "1.3.0rc24"])
+def test_a_time_or_version_stays_text(text: str) -> None:
+    assert value_of(text) == text
+
+
+@pytest.mark.parametrize("text", ["2026-08-01", "2026-08-01T12:30:45Z", "2026-08-01 12:30:45"])
+def test_a_date_stays_text(text: str) -> None:
+    assert value_of(text) == text
+
+
+def test_template_syntax_is_only_text() -> None:
+    assert (
+        value_of("'{{ cycler.__init__.__globals__ }} ${HOME} $(id)'")
+        == "{{ cycler.__init__.__globals__ }} ${HOME} $(id)"
+    )
+
+
+def test_positions_count_from_one() -> None:
+    document = parse(b"first: 1\nsecond:\n  - a\n  - {deep: 2}\n", FILE)
+    assert str(document.positions[("second",)]) == "a.yaml:2:1"
+    assert str(document.positions[("second", 0)]) == "a.yaml:3:5"
+    assert str(document.positions[("second", 1, "deep")]) == "a.yaml:4:6"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "reason"),
+    [
+        ("a: &x 1\nb: *x\n", "a.yaml:1:4", "anchors and aliases"),
+        ("a: *x\n", "a.yaml:1:4", "anchors and aliases"),
+        ("a: &x [*x]\n", "a.yaml:1:4", "anchors and aliases"),
+        ("a: 1\nb: 2\na: 3\n", "a.yaml:3:1", "`a` stands here a second time"),
+        ("a: {b: 1, b: 2}\n", "a.yaml:1:11", "`b` stands here a second time"),
+        ("a: !!python/object/apply:os.system [id]\n", "a.yaml:1:4", "tag"),
+        ("a: !secret x\n", "a.yaml:1:4", "tag"),
+        ("!!map\na: 1\n", "a.yaml:1:1", "tag"),
+        ("%YAML 1.1\n---\na: 1\n", "a.yaml:2:1", "%YAML"),
+        ("a: 1\n---\nb: 2\n", "a.yaml:2:1", "second document"),
+        ("a: .nan\n", "a.yaml:1:4", "not a finite number"),
+        ("a: -.inf\n", "a.yaml:1:4", "not a finite number"),
+        ("a: 1e999\n", "a.yaml:1:4", "not a finite number"),
+        (f"a: {'9' * 5000}\n", "a.yaml:1:4", "number"),
+        (f"a: 0x{'f' * 5000}\n", "a.yaml:1:4", "too large a number"),
+        ("1: a\n", "a.yaml:1:1", "a key must be plain text"),
+        ("true: a\n", "a.yaml:1:1", "a key must be plain text"),
+        ("[a]: b\n", "a.yaml:1:1", "a key must be plain text"),
+        ("? {a: b}\n: c\n", "a.yaml:1:3", "a key must be plain text"),
+        ("<<: {a: b}\n", "a.yaml:1:1", "a key must be plain text"),
+        ('a: "\\0"\n', "a.yaml:1:4", "U+0000"),
+        ('a: "\\x1b[31m"\n', "a.yaml:1:4", "U+001B"),
+        ('a: "\\ud800"\n', "a.yaml:1:4", "U+D800"),
+        ('"\\x07": a\n', "a.yaml:1:1", "U+0007"),
+        ("a: [1\n", "a.yaml:2:1", ""),
+        ("a: b: c\n", "a.yaml:1:5", ""),
+        ("a:\n\t- b\n", "a.yaml:2:1", ""),
+        ("a: 1\n b: 2\n", "a.yaml:2:", ""),
+        ("a: @b\n", "a.yaml:1:4", ""),
+    ],
+)
+def test_what_recipes_do_not_use_is_refused_where_it_stands(text: str, where: str, reason: str) -> None:
+    message = refusal(text)
+    assert message.startswith(where)
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "found nothing"),
+        ("# only a comment\n", "found nothing"),
+        ("- a\n- b\n", "found a list"),
+        ("text\n", "found a single value"),
+    ],
+)
+def test_the_top_must_be_a_mapping(text: str, reason: str) -> None:
+    assert reason in refusal(text)
+
+
+def test_bytes_that_are_no_text_are_refused_by_their_place() -> None:
+    assert "not UTF-8 at byte 3" in refusal(b"a: \xff\n")
+
+
+def test_a_raw_nul_is_refused() -> None:
+    assert "a.yaml" in refusal(b"a: x\x00y\n")
+
+
+def test_a_file_larger_than_allowed_is_refused_before_it_is_parsed() -> None:
+    assert str(MAX_BYTES) in refusal(b"a" * (MAX_BYTES + 1))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "a: " + "[" * 100_000, "{a: " * 50_000, "- " * 100_000])
+def test_a_hundred_thousand_brackets_are_refused_by_their_depth(text: str) -> None:
+    assert f"nested more than {MAX_DEPTH} levels deep" in refusal(text)
+
+
+def test_the_deepest_allowed_document_is_read() -> None:
+    text = "{a: " * MAX_DEPTH + "1" + "}" * MAX_DEPTH
+    assert parse(text.encode(), FILE).data
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+@example(b"a: 0b")
+@example(b"a: 0x_")
+@example(b"a: -_")
+@example(b"a: =")
+@example(b"? \n: \n")
+@example(b"\xef\xbb\xbfa: 1")
+@example(b"%TAG ! tag:x,2000:\n---\na: 1")
+@example(b"a: !<tag:yaml.org,2002:int> x")
+def test_any_bytes_are_a_document_or_refused(text: bytes) -> None:
+    with suppress(DocumentSyntaxError):
+        assert isinstance(parse(text, FILE), Document)
+
+
+YAML_PIECES = st.sampled_from(
+    ["a", "b: ", ": ", "- ", "? ", "\n", "\n  ", "[", "]", "{", "}", ",", "'", '"', "|", ">", "#", "&x", "*x", 
+     "!!int ", "!", "%", "@", "`", "---", "...", "\t", "0x", "0b", "0o", "_", "+", "-", ".", "1", "e", ".inf", "<<", "=", "\\u", 
+     "~", "2026-08-01", "12:30", "\r", "\ufeff", "\x85", "\u2028"]
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(YAML_PIECES, max_size=30).map("".join))
+def test_anything_that_looks_like_yaml_is_a_document_or_refused(text: str) -> None:
+    with suppress(DocumentSyntaxError):
+        assert isinstance(parse(text.encode(), FILE), Document)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8", 8), ("true", True), ("[a, b]", ["a", "b"]), ("", None), ("fp8", "fp8"), ("'8'", "8")]
+)
+def test_one_value_is_read_as_in_a_file(text: str, value: Data) -> None:
+    assert scalar(text) == value
+
+
+@pytest.mark.parametrize("text", ["1\nother: 2", "a: b", "[", "&x 1", "\udcff"])
+def test_what_is_not_one_value_is_refused(text: str) -> None:
+    with pytest.raises(DocumentSyntaxError):
+        scalar(text)
+
+
+def test_a_file_that_is_not_there_raises_what_the_caller_wants(tmp_path: Path) -> None:
+    for missing in (tmp_path / "none.yaml", tmp_path, tmp_path / "none" / "a.yaml"):
+        with pytest.raises(RecipeUnknownError, match="no such file"):
+            read_document(missing, RecipeUnknownError)
+
+
+def test_an_endless_file_is_not_read_to_its_end() -> None:
+    with pytest.raises(DocumentSyntaxError, match="at most"):
+        read_document(Path("/dev/zero"), RecipeUnknownError)
