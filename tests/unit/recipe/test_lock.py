@@ -1,0 +1,111 @@
+"""Locks: what they pin, and which ones are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import LockInvalidError
+from orchestrator.recipe.lock import (
+    Lock,
+    LockedFile,
+    LockedRepository,
+    hub_models,
+    lock_text,
+    pin,
+    pin_commits,
+    read_lock,
+)
+from orchestrator.recipe.model import DraftTarget, HubModel, Recipe
+
+COMMIT, DRAFT_COMMIT = "1" * 40, "2" * 40
+FILES = (
+    LockedFile(path="model.safetensors", size=10, sha256="a" * 64, git_sha1="b" * 40),
+    LockedFile(path="config.json", size=2, git_sha1="c" * 40),
+)
+LOCK = Lock(
+    recipe="one",
+    repositories=(
+        LockedRepository(repo="owner/model", revision="main", commit=COMMIT, files=FILES),
+        LockedRepository(repo="owner/draft", revision="v1", commit=DRAFT_COMMIT, files=()),
+    ),
+    images={"some-image": "sha256:" + "d" * 64},
+)
+
+
+def hub(repo: str, revision: str = "main") -> HubModel:
+    return HubModel(repo=repo, revision=revision, license="mit", architecture="X", parameters=1)
+
+
+def recipe(name: str = "one", *, revision: str = "main") -> Recipe:
+    fields = {
+        "schema_version": 1,
+        "name": name,
+        "description": "x",
+        "model": hub("owner/model", revision),
+        "target": "cpu",
+        "image": "some-image",
+        "quantization": {"format": "bf16", "method": "none"},
+        "serve": {"speculative": DraftTarget(type="draft_target", draft=hub("owner/draft", "v1"))},
+    }
+    return Recipe.model_validate(fields)
+
+
+def test_a_lock_reads_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "one.lock"
+    file.write_text(lock_text(LOCK), encoding="utf-8")
+    assert read_lock(file) == LOCK
+
+
+def test_no_lock_is_no_fault(tmp_path: Path) -> None:
+    assert read_lock(tmp_path / "one.lock") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"<<<<<<< HEAD\n",
+        json.dumps({**LOCK.model_dump(), "format": 2}).encode(),
+        json.dumps({**LOCK.model_dump(), "surprise": 1}).encode(),
+        lock_text(LOCK).replace(COMMIT, "main").encode(),
+        lock_text(LOCK).replace('"size": 10', '"size": "10"').encode(),
+        lock_text(LOCK).replace('"size": 10', '"size": -1').encode(),
+    ],
+)
+def test_a_garbled_lock_is_refused_with_the_command_that_mends_it(tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "one.lock"
+    file.write_bytes(text)
+    with pytest.raises(LockInvalidError, match=r"one\.lock: ") as caught:
+        read_lock(file)
+    assert caught.value.hint == "make it again: orchestrator lock one"
+
+
+def test_a_folder_in_place_of_a_lock_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LockInvalidError, match="is a folder"):
+        read_lock(tmp_path)
+
+
+def test_every_model_from_the_hub_is_pinned_to_its_commit() -> None:
+    pinned = pin(recipe(), LOCK, Path("one.lock"))
+    assert [model.revision for model in hub_models(pinned)] == [COMMIT, DRAFT_COMMIT]
+    assert pinned.model_copy(update={"model": recipe().model, "serve": recipe().serve}) == recipe()
+
+
+def test_the_lock_of_another_recipe_is_refused() -> None:
+    with pytest.raises(LockInvalidError, match="belongs to the recipe `one`, not to `two`"):
+        pin(recipe("two"), LOCK, Path("two.lock"))
+
+
+def test_a_lock_from_before_the_recipe_changed_is_refused() -> None:
+    with pytest.raises(LockInvalidError, match="does not know owner/model@v2"):
+        pin(recipe(revision="v2"), LOCK, Path("one.lock"))
+
+
+def test_what_nothing_is_known_of_stays_as_it_is() -> None:
+    assert pin_commits(recipe(), {}) == recipe()
