@@ -19,7 +19,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.code import PACKAGE, code_digest
 from orchestrator.executors.job import Argument, ContainerImage, ImageBuild, Inside, Job, Mount
 from orchestrator.recipe.load import resolve_inside
-from orchestrator.steps.step import CODE, FILES, Step
+from orchestrator.steps.step import CODE, FILES, PROVENANCE, Step
 from orchestrator.store.artifact import Artifact
 
 _KEY_FORMAT = 1
@@ -65,7 +65,16 @@ class Binder:
         }
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
-    def job(self, step: Step, executor: str, key: str, inputs: Mapping[str, Path], attempt: Path) -> Job:
+    def job(
+        self,
+        step: Step,
+        executor: str,
+        key: str,
+        inputs: Mapping[str, Path],
+        attempt: Path,
+        *,
+        digests: Mapping[str, str] | None = None,
+    ) -> Job:
         """Decide everything that a step leaves open.
 
         Args:
@@ -74,6 +83,7 @@ class Binder:
             key: Its key.
             inputs: Per step that it reads, the folder of its files.
             attempt: The folder that holds `out/`, where the command may write, and `files/`.
+            digests: Per step that it reads, the digest of its artifact; for what the command writes down of itself.
         """
         mounts = [Mount(inputs[mount.step], mount.target) for mount in step.inputs]
         mounts += [Mount(self._path(folder.path), folder.target) for folder in step.folders]
@@ -84,6 +94,9 @@ class Binder:
         environment: dict[str, str | Inside] = dict(step.environment)
         if step.needs_code and executor != "process":
             environment["PYTHONPATH"] = CODE
+        if step.provenance and digests is not None:
+            image = self._reference(step) if step.image else _this_python()
+            environment[PROVENANCE] = json.dumps({"key": key, "image": image, "inputs": dict(sorted(digests.items()))})
         return Job(
             step=step.name,
             key=key,

@@ -136,6 +136,12 @@ class CheckpointError(BadInputError):
     code = "CHECKPOINT_INVALID"
 
 
+class CalibrationTextError(BadInputError):
+    """Text to calibrate with that is missing, empty or not enough."""
+
+    code = "CALIBRATION_INVALID"
+
+
 class PlanRefusedError(OrchestratorError):
     """The plan cannot work; every reason is listed."""
 

@@ -127,29 +127,39 @@ class Runner:
         executor = self._executor(placed.executor)
         attempt = self.store.attempt(key)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
-        job = binder.job(step, placed.executor, key, folders, attempt.folder)
+        digests = {name: artifact.digest for name, artifact in inputs.items()}
+        job = binder.job(step, placed.executor, key, folders, attempt.folder, digests=digests)
         self.observer(StepStarted(step.name, executor.name))
         try:
             with machine_faults(f"preparing {step.name}"):
                 write_files(step, attempt.folder)
             executor.check(job)
-        except BaseException:
-            remove_tree(attempt.folder)  # this one alone: an earlier one may belong to a container that still runs
+        except MachineError:
+            attempt.discard()
             raise
         listener = _FailureListener(self.observer)
         try:
             outcome = executor.run(job, listener)
-            attempt = Attempt.of_output(outcome.output)
+        except MachineError:  # the engine went away: its container may still run, and is adopted by the next build
+            raise
+        except BaseException:
+            self._let_go(executor, job)
+            raise
+        attempt = Attempt.of_output(outcome.output)
+        try:
             _insist_on_success(step, outcome, listener.failure, attempt)
             _check_outputs(step, attempt.out)
-            artifact = self.store.publish(attempt, key, step.name)
-        except BaseException:
+            return self.store.publish(attempt, key, step.name)
+        except OrchestratorError:
             self._keep_log(step, binder.recipe, attempt)
             raise
         finally:
-            executor.forget(job)
-            self.store.sweep(key)
-        return artifact
+            self._let_go(executor, job)
+
+    def _let_go(self, executor: Executor, job: Job) -> None:
+        """Remove what a job leaves besides its artifact; the caller holds the key's lock."""
+        executor.forget(job)
+        self.store.sweep(job.key)
 
     def _keep_log(self, step: Step, recipe: str, attempt: Attempt) -> None:
         log = attempt.folder / "log.txt"

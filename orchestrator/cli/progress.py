@@ -75,6 +75,9 @@ class BuildView:
                 self._say(f"✗ {message}")
 
     def _begin(self, event: events.StepStarted) -> None:
+        if event.adopted:
+            self._say(f"… {event.step}: its container was left by an earlier build; adopted")
+            return
         self._last = time.monotonic()
         self._end_bar()
         if self._live:

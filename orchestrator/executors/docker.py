@@ -212,7 +212,7 @@ class DockerExecutor:
             if created is not None:
                 return created, False
             time.sleep(0.2 * attempt)  # the engine has given the name away, but may not show the container yet
-        message = f"step {job.step}: the container {container_name(job.key)} comes and goes"
+        message = f"step {job.step}: the container {container_name(job)} comes and goes"
         raise MachineError(message, hint="look for another build of the same recipe: docker ps -a")
 
 
@@ -237,7 +237,7 @@ def _find(client: DockerClient, job: Job) -> Container | None:
     Raises:
         MachineError: Something else has its name.
     """
-    container = _get(client, container_name(job.key))
+    container = _get(client, container_name(job))
     if container is not None and container.labels.get(LABEL + "key") != job.key:
         message = f"step {job.step}: the container name {container.name} is taken by something else"
         raise MachineError(message, hint=f"docker rm -f {container.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ HOME = "/tmp/home"  # noqa: S108 - inside the container, a file system of its ow
 _HOME_OPTIONS = "exec,mode=1777"  # exec: compiled kernels are loaded from ~/.triton and ~/.cache
 _LOG_OPTIONS = {"max-file": "4", "max-size": "50m"}
 _KEY_LENGTH = 16
+_STORE_LENGTH = 6
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,13 @@ LIMITS_UNRAISED = {name: limit for name, limit in LIMITS.items() if limit >= 0}
 """For an engine without the right to raise a limit above its own: in a user's namespace, or in a container."""
 
 
-def container_name(key: str) -> str:
-    """Name the container of a key; the engine sees to it that there is only one."""
-    return f"orchestrator-{key[:_KEY_LENGTH]}"
+def container_name(job: Job) -> str:
+    """Name the container of a job's key and store; the engine sees to it that there is only one.
+
+    Two stores that make the same do not adopt each other's containers: each must find the output in its own folder.
+    """
+    store = hashlib.sha256(str(job.output.parent.parent).encode()).hexdigest()
+    return f"orchestrator-{job.key[:_KEY_LENGTH]}-{store[:_STORE_LENGTH]}"
 
 
 def describe(
@@ -97,7 +103,7 @@ def describe(
         message = f"step {job.step} names no image"
         raise ValueError(message)
     return Container(
-        name=container_name(job.key),
+        name=container_name(job),
         image=job.image.reference,
         argv=tuple(_text(argument) for argument in job.argv),
         environment={

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import BadInputError
+from orchestrator.errors import CalibrationTextError
 from orchestrator.events import Progress, to_line
 from orchestrator.payloads import _main
 
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _ROWS_AT_A_TIME = 256
-
-
-class CalibrationTextError(BadInputError):
-    """Text for calibration that cannot be used."""
-
-    code = "CALIBRATION_INVALID"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

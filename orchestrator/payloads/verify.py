@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, command = _options(sys.argv[1:] if arguments is None else arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     report = quality.examine(
-        options.checkpoint, reference=options.reference, min_snr_db=options.min_snr_db, observer=Reporter()
+        options.checkpoint,
+        reference=options.reference,
+        min_snr_db=options.min_snr_db,
+        chat_template=options.chat_template,
+        observer=Reporter(),
     )
     served = None
     if command and report.passed:
@@ -77,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {QUALITY}")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="the unquantized checkpoint it was made from")
     parser.add_argument("--min-snr-db", type=float, metavar="X", help="signal-to-noise that each module must reach")
+    parser.add_argument(
+        "--no-chat-template", dest="chat_template", action="store_false", help="there need not be a chat template"
+    )
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="where the server listens (%(default)s)")
     parser.add_argument(
         "--startup-timeout", type=float, default=1800, metavar="S", help="until it is healthy (%(default)s seconds)"

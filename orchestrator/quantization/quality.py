@@ -108,6 +108,7 @@ def examine(
     *,
     reference: Path | None = None,
     min_snr_db: float | None = None,
+    chat_template: bool = True,
     observer: Observer = silence,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Report:
@@ -117,6 +118,7 @@ def examine(
         folder: The checkpoint.
         reference: The unquantized checkpoint that it was made from.
         min_snr_db: The signal-to-noise ratio that each quantized module must reach.
+        chat_template: Whether there must be one.
         observer: Is told of progress in tensors.
         chunk_bytes: How much of a tensor is in memory at once.
 
@@ -124,7 +126,7 @@ def examine(
         CheckpointError: The reference cannot be read. A bad checkpoint does not raise, it fails checks.
     """
     original = None if reference is None else Checkpoint.open(reference)
-    examination = _Examination(folder, original, reference, min_snr_db, observer, chunk_bytes)
+    examination = _Examination(folder, original, reference, min_snr_db, observer, chunk_bytes, chat_template)
     return examination.run()
 
 
@@ -162,6 +164,7 @@ class _Examination:
     min_snr_db: float | None
     observer: Observer
     chunk_bytes: int
+    chat_template: bool
     _checks: list[Check] = field(default_factory=list)
     _skipped: list[Skipped] = field(default_factory=list)
     _layers: list[LayerQuality] = field(default_factory=list)
@@ -218,6 +221,9 @@ class _Examination:
     def _check_chat_template(self) -> str:
         if has_chat_template(self.folder):
             return "found"
+        if not self.chat_template:
+            reason = "the recipe asks for none"
+            raise _SkippedError(reason)
         if self.reference is not None and not has_chat_template(self.reference):
             reason = "the reference has none either: a base model, served with plain completions"
             raise _SkippedError(reason)
@@ -299,8 +305,8 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> _Quantization:
         return _without_quant_config(folder, inline)
     document = read_json(path)
     quantization = document.get("quantization")
-    if not isinstance(quantization, dict) or not isinstance(document.get("producer"), dict):
-        message = f"{path}: expected the objects producer and quantization"
+    if not isinstance(quantization, dict) or "quant_algo" not in quantization:
+        message = f"{path}: expected the object quantization with quant_algo"  # NVIDIA's own may lack the producer
         raise CheckFailedError(message)
     excluded = quantization.get("exclude_modules") or []
     if inline is not None:

@@ -30,6 +30,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         image=recipe.image,
         inputs=shape.served_inputs,
         files={CONFIG: config_text(benchmark_config(recipe, shape.image))},
+        provenance=True,
         needs_code=True,
         environment={**OFFLINE, **recipe.serve.environment},
         gpus=shape.gpus,

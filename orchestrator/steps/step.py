@@ -14,6 +14,9 @@ CODE = "/opt/orchestrator"
 FILES = "/etc/orchestrator"
 """Where a container finds the step's small files, read-only."""
 
+PROVENANCE = "ORCHESTRATOR_PROVENANCE"
+"""The variable in which a step that writes down what it was made from finds key, image and input digests, as JSON."""
+
 OutputKind = Literal["folder", "json", "safetensors", "engine", "file"]
 
 
@@ -58,6 +61,8 @@ class Step:
     folders: tuple[Folder, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """Small text files by name, placed read-only at /etc/orchestrator/NAME."""
+    provenance: bool = False
+    """It is told what it was made from."""
     needs_code: bool = False
     """Our code is mounted at /opt/orchestrator and found by Python."""
     environment: Mapping[str, str | Argument] = field(default_factory=dict)

@@ -38,6 +38,10 @@ class Attempt:
         """What the command may write."""
         return self.folder / "out"
 
+    def discard(self) -> None:
+        """Remove it."""
+        remove_tree(self.folder)
+
     @classmethod
     def of_output(cls, out: Path) -> Attempt:
         """Find the attempt whose output folder this is."""

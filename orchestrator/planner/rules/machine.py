@@ -76,7 +76,8 @@ def one_node_per_engine(case: Case) -> Iterator[Refusal]:
 
 
 def _gpus(target: Target) -> int:
-    return target.gpu.count * target.nodes if target.gpu else 0
+    """Count what a model can be spread over; a rehearsal machine without any GPU stands for one with one."""
+    return max(1, target.gpu.count) * target.nodes if target.gpu else 0
 
 
 def _too_large(what: str, needed: Figure, room: float, target: str) -> str:

@@ -33,7 +33,7 @@ DOWNLOAD = replace(ENGINE, step="download", secrets={"HF_TOKEN": SECRET}, networ
 CALLER = User(1000, 1000)
 
 LINE = """\
-docker run --name orchestrator-0123456789abcdef
+docker run --name {name}
  --label dev.orchestrator.managed=1
  --label dev.orchestrator.key=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
  --label 'dev.orchestrator.output=/data/my models/attempts/0123/out'
@@ -53,7 +53,7 @@ docker run --name orchestrator-0123456789abcdef
 
 def test_the_line_to_paste_says_everything_that_the_engine_is_told() -> None:
     line = shlex.join(run_line(describe(ENGINE, user=CALLER, secrets={})))
-    assert line == LINE.replace("\n", "")
+    assert line == LINE.format(name=container_name(ENGINE)).replace("\n", "")
 
 
 def test_the_engine_is_told_the_flags_of_a_gpu_step() -> None:
@@ -115,8 +115,11 @@ def test_a_path_with_a_comma_is_quoted_as_docker_reads_it() -> None:
     )
 
 
-def test_the_name_is_that_of_the_key() -> None:
-    assert container_name("f" * 64) == "orchestrator-" + "f" * 16
+def test_the_name_is_that_of_the_key_and_the_store() -> None:
+    here, again, elsewhere = (replace(ENGINE, output=Path(f"/{place}/out")) for place in ("a/x-1", "a/x-2", "b/x-1"))
+    assert container_name(here).startswith(f"orchestrator-{ENGINE.key[:16]}-")
+    assert container_name(here) == container_name(again)
+    assert container_name(here) != container_name(elsewhere)
 
 
 def test_a_job_without_an_image_has_no_container() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import CalibrationTextError
 from orchestrator.payloads import calibration
 
 
@@ -29,16 +30,16 @@ def test_samples_without_text_do_not_count(tmp_path: Path) -> None:
 
 
 def test_too_few_samples_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(calibration.CalibrationTextError, match="3 samples are wanted, it has 1"):
+    with pytest.raises(CalibrationTextError, match="3 samples are wanted, it has 1"):
         written(tmp_path, "mine.txt", "one", 3)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"other": "x"}', '{"text": 3}'])
 def test_a_line_without_text_is_named(tmp_path: Path, line: str) -> None:
-    with pytest.raises(calibration.CalibrationTextError, match=r"mine\.jsonl:2"):
+    with pytest.raises(CalibrationTextError, match=r"mine\.jsonl:2"):
         written(tmp_path, "mine.jsonl", f'{{"text": "a"}}\n{line}\n', 2)
 
 
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(calibration.CalibrationTextError, match="expected a file that ends in"):
+    with pytest.raises(CalibrationTextError, match="expected a file that ends in"):
         written(tmp_path, "mine.csv", "a,b", 1)
