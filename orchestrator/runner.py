@@ -15,6 +15,8 @@ from orchestrator.binding import Binder
 from orchestrator.errors import (
     ArtifactCorruptError,
     CheckpointError,
+    MachineError,
+    OrchestratorError,
     OutputMissingError,
     PlanRefusedError,
     StepFailedError,
@@ -30,7 +32,7 @@ from orchestrator.plan import ExecutorName, PlacedStep, Plan
 from orchestrator.quantization import header
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact
-from orchestrator.store.store import Attempt, Store, remove_tree
+from orchestrator.store.store import Attempt, Store
 
 Decision = Literal["run", "reuse", "later"]
 _TAIL = 12
