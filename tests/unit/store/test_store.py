@@ -1,0 +1,396 @@
+"""The store: what is published stays, whatever changed is noticed, and half-done work is never taken for done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import ArtifactCorruptError, OutputMissingError
+from orchestrator.store.artifact import Artifact
+from orchestrator.store.store import Attempt, Store, remove_tree
+
+KEY, OTHER = "a" * 64, "ab" * 32
+WEIGHTS = b"weights of a model" * 100
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def begin(store: Store, key: str = KEY) -> Attempt:
+    attempt = store.attempt(key)
+    (attempt.out / "deep").mkdir()
+    (attempt.out / "deep" / "weights.bin").write_bytes(WEIGHTS)
+    (attempt.out / "config.json").write_text("{}")
+    (attempt.folder / "log.txt").write_text("a line\n")
+    return attempt
+
+
+def publish(store: Store, key: str = KEY) -> Artifact:
+    return store.publish(begin(store, key), key, "quantize")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def writable(path: Path) -> Path:
+    path.parent.chmod(0o755)
+    path.chmod(0o644)
+    return path
+
+
+def test_nothing_is_found_before_it_is_published(store: Store) -> None:
+    assert store.find(KEY) is None
+    begin(store)
+    assert store.find(KEY) is None
+
+
+def test_what_was_published_is_found_again(store: Store) -> None:
+    published = publish(store)
+    found = store.find(KEY)
+    assert found == published
+    assert [(file.path, file.size) for file in published.files] == [("config.json", 2), ("deep/weights.bin", 1800)]
+    assert published.size == 1802
+    assert published.log.read_text() == "a line\n"
+    assert (published.folder / "deep" / "weights.bin").read_bytes() == WEIGHTS
+
+
+def test_publishing_leaves_no_attempt_behind(store: Store) -> None:
+    publish(store)
+    assert store.attempts() == ()
+
+
+def test_the_digest_is_that_of_the_bytes_and_their_names(store: Store) -> None:
+    first, second = publish(store, KEY), publish(store, OTHER)
+    assert first.digest == second.digest
+    attempt = begin(store, "c" * 64)
+    (attempt.out / "config.json").rename(attempt.out / "other.json")
+    assert store.publish(attempt, "c" * 64, "quantize").digest != first.digest
+
+
+def test_what_is_published_is_read_only(store: Store) -> None:
+    folder = publish(store).folder
+    for path in (folder, *folder.rglob("*")):
+        assert not path.stat().st_mode & 0o222, path
+
+
+def test_a_file_that_others_share_keeps_its_mode(store: Store, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.write_text("x")
+    shared.chmod(0o644)
+    attempt = begin(store)
+    os.link(shared, attempt.out / "shared")
+    store.publish(attempt, KEY, "download")
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o644
+
+
+def add_link(out: Path) -> None:
+    (out / "link").symlink_to("config.json")
+
+
+def add_way_out(out: Path) -> None:
+    (out / "deep" / "link").symlink_to("/etc/passwd")
+
+
+def add_linked_folder(out: Path) -> None:
+    (out / "folder").symlink_to("deep", target_is_directory=True)
+
+
+def add_pipe(out: Path) -> None:
+    os.mkfifo(out / "pipe")
+
+
+@pytest.mark.parametrize("spoil", [add_link, add_way_out, add_linked_folder, add_pipe])
+def test_a_link_or_special_file_is_never_published(store: Store, spoil: Callable[[Path], None]) -> None:
+    attempt = begin(store)
+    spoil(attempt.out)
+    with pytest.raises(OutputMissingError, match="link or special file"):
+        store.publish(attempt, KEY, "quantize")
+    assert store.find(KEY) is None
+
+
+def test_a_second_result_of_a_key_replaces_the_first(store: Store) -> None:
+    publish(store)
+    attempt = begin(store)
+    (attempt.out / "config.json").write_text('{"second": true}')
+    published = store.publish(attempt, KEY, "quantize")
+    assert store.find(KEY) == published
+    assert (published.folder / "config.json").read_text() == '{"second": true}'
+    assert names(store.root / "aside") == []
+
+
+def change_a_byte(artifact: Artifact) -> None:
+    file = writable(artifact.folder / "deep" / "weights.bin")
+    times = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(b"W")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def truncate(artifact: Artifact) -> None:
+    os.truncate(writable(artifact.folder / "deep" / "weights.bin"), 10)
+
+
+def delete(artifact: Artifact) -> None:
+    writable(artifact.folder / "config.json").unlink()
+
+
+def delete_all(artifact: Artifact) -> None:
+    remove_tree(artifact.folder)
+
+
+def add(artifact: Artifact) -> None:
+    artifact.folder.chmod(0o755)
+    (artifact.folder / "extra").write_text("x")
+
+
+def link_away(artifact: Artifact) -> None:
+    file = writable(artifact.folder / "config.json")
+    file.unlink()
+    file.symlink_to("/etc/hostname")
+
+
+def spoil_manifest(artifact: Artifact) -> None:
+    (artifact.folder.parent / "manifest.json").write_text("{")
+
+
+def empty_manifest(artifact: Artifact) -> None:
+    (artifact.folder.parent / "manifest.json").write_bytes(b"")
+
+
+def delete_manifest(artifact: Artifact) -> None:
+    (artifact.folder.parent / "manifest.json").unlink()
+
+
+def list_manifest(artifact: Artifact) -> None:
+    (artifact.folder.parent / "manifest.json").write_text("[]")
+
+
+def change_manifest(artifact: Artifact) -> None:
+    """Change one digit of a digest, as a bad disk may: it still parses."""
+    file = artifact.folder.parent / "manifest.json"
+    fields = json.loads(file.read_text())
+    digest = fields["files"][0]["sha256"]
+    fields["files"][0]["sha256"] = ("0" if digest[0] != "0" else "1") + digest[1:]
+    file.write_text(json.dumps(fields))
+
+
+DAMAGES = [
+    change_a_byte,
+    truncate,
+    delete,
+    delete_all,
+    add,
+    link_away,
+    spoil_manifest,
+    empty_manifest,
+    delete_manifest,
+    list_manifest,
+    change_manifest,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_changed_on_disk_is_noticed(store: Store, damage: Callable[[Artifact], None]) -> None:
+    damage(publish(store))
+    with pytest.raises(ArtifactCorruptError) as caught:
+        store.find(KEY)
+    assert caught.value.code == "ARTIFACT_CORRUPT"
+    with pytest.raises(ArtifactCorruptError):  # and it stays noticed
+        store.find(KEY)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_result_is_set_aside_and_makes_room(store: Store, damage: Callable[[Artifact], None]) -> None:
+    damage(publish(store))
+    place = store.set_aside(KEY)
+    assert place.is_dir()
+    assert store.find(KEY) is None
+    assert publish(store) == store.find(KEY)
+
+
+def test_a_file_that_was_only_touched_is_hashed_again_and_fine(store: Store) -> None:
+    published = publish(store)
+    os.utime(published.folder / "config.json")
+    assert store.find(KEY) == published
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", "12"])
+def test_without_its_note_of_the_files_times_a_result_is_hashed_again(store: Store, text: str | None) -> None:
+    published = publish(store)
+    note = store.root / "stats" / f"{KEY}.json"
+    if text is None:
+        note.unlink()
+    else:
+        note.write_text(text)
+    assert store.find(KEY) == published
+    change_a_byte(published)
+    with pytest.raises(ArtifactCorruptError):
+        store.find(KEY)
+
+
+def test_a_link_made_of_a_published_file_is_no_change(store: Store, tmp_path: Path) -> None:
+    published = publish(store)
+    os.link(published.folder / "config.json", tmp_path / "linked.json")
+    assert store.find(KEY) == published
+
+
+def test_a_store_that_was_moved_is_still_good(store: Store, tmp_path: Path) -> None:
+    publish(store)
+    shutil.copytree(store.root, tmp_path / "copy")
+    assert Store(tmp_path / "copy").find(KEY) is not None
+
+
+def test_only_readable_results_are_listed(store: Store) -> None:
+    spoil_manifest(publish(store, KEY))
+    good = publish(store, OTHER)
+    assert list(store.artifacts()) == [good]
+
+
+def test_a_forgotten_result_is_gone(store: Store) -> None:
+    publish(store)
+    store.remove(KEY)
+    assert store.find(KEY) is None
+    assert names(store.root / "stats") == []
+    store.remove(KEY)
+
+
+def test_sweeping_takes_only_the_tries_at_its_own_key(store: Store) -> None:
+    begin(store, KEY)
+    begin(store, KEY)
+    kept = begin(store, OTHER)
+    store.sweep(KEY)
+    assert store.attempts() == (kept.folder,)
+
+
+def test_sweeping_takes_read_only_tries_too(store: Store) -> None:
+    attempt = begin(store)
+    (attempt.out / "deep").chmod(0o555)
+    store.sweep(KEY)
+    assert store.attempts() == ()
+
+
+def test_removing_a_tree_never_follows_a_link_out(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "link").symlink_to(outside, target_is_directory=True)
+    remove_tree(inside)
+    assert not inside.exists()
+    assert (outside / "file").read_text() == "x"
+    remove_tree(tmp_path / "was never there")
+
+
+def test_a_held_key_keeps_others_waiting_and_says_so(store: Store) -> None:
+    waiting = threading.Event()
+    entered: list[str] = []
+
+    def other() -> None:
+        with store.lock(KEY, waiting.set):
+            entered.append("other")
+
+    with store.lock(KEY, lambda: None):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waiting.wait(10)
+        entered.append("first")
+    thread.join(10)
+    assert entered == ["first", "other"]
+
+
+def test_different_keys_do_not_wait_for_each_other(store: Store) -> None:
+    with store.lock(KEY, pytest.fail), store.lock(OTHER, lambda: pytest.fail("it waited")):
+        pass
+
+
+def test_a_lock_is_let_go_whatever_happens(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt), store.lock(KEY, lambda: None):
+        raise KeyboardInterrupt
+    with store.lock(KEY, lambda: pytest.fail("it is still held")):
+        pass
+
+
+def half_written(store: Store) -> None:
+    """Killed while the step wrote."""
+    begin(store)
+
+
+def manifest_half_written(store: Store) -> None:
+    """Killed while the manifest was written beside its place."""
+    (begin(store).folder / ".manifest.json.01234567").write_text('{"format": 1, "ke')
+
+
+def manifest_written(store: Store) -> None:
+    """Killed before the rename: everything is there, but in the attempt."""
+    published = publish(store)
+    published.folder.parent.rename(store.root / "attempts" / f"{KEY}-01234567")
+    (store.root / "stats" / f"{KEY}.json").unlink()
+
+
+def older_one_moved(store: Store) -> None:
+    """Killed while a newer result took the place of an older one."""
+    publish(store)
+    store.set_aside(KEY)
+    begin(store)
+
+
+@pytest.mark.parametrize("crash", [half_written, manifest_half_written, manifest_written, older_one_moved])
+def test_what_a_killed_build_left_half_done_is_never_taken_for_done(
+    store: Store, crash: Callable[[Store], None]
+) -> None:
+    crash(store)
+    assert store.find(KEY) is None
+    published = publish(store)
+    store.sweep(KEY)
+    assert store.find(KEY) == published
+    assert store.attempts() == ()
+
+
+def test_a_result_that_was_renamed_but_not_noted_is_found(store: Store) -> None:
+    published = publish(store)
+    (store.root / "stats" / f"{KEY}.json").unlink()  # killed between the rename and the note
+    assert store.find(KEY) == published
+
+
+def test_a_half_removed_result_is_noticed_and_made_again(store: Store) -> None:
+    published = publish(store)
+    published.folder.chmod(0o755)
+    (published.folder / "config.json").unlink()  # killed while it was removed
+    with pytest.raises(ArtifactCorruptError):
+        store.find(KEY)
+
+
+RENAMES: list[tuple[str, str]] = []
+RECORDING = [False]
+
+
+def _record(event: str, arguments: tuple[object, ...]) -> None:
+    if RECORDING[0] and event == "os.rename":
+        RENAMES.append((str(arguments[0]), str(arguments[1])))
+
+
+def test_a_result_appears_by_one_rename_after_its_manifest(store: Store) -> None:
+    sys.addaudithook(_record)
+    attempt = begin(store)
+    RENAMES.clear()
+    RECORDING[0] = True
+    try:
+        store.publish(attempt, KEY, "quantize")
+    finally:
+        RECORDING[0] = False
+    targets = [Path(target).relative_to(store.root).parts for _, target in RENAMES]
+    assert [parts[0] for parts in targets] == ["attempts", "artifacts", "stats"]
+    assert targets[0][-1] == "manifest.json"
+    assert targets[1] == ("artifacts", KEY)
