@@ -16,7 +16,6 @@ from orchestrator.errors import (
     ArtifactCorruptError,
     CheckpointError,
     MachineError,
-    OrchestratorError,
     OutputMissingError,
     PlanRefusedError,
     StepFailedError,
@@ -143,8 +142,10 @@ class Runner:
         try:
             outcome = executor.run(job, listener)
         except MachineError:  # the engine went away: its container may still run, and is adopted by the next build
+            self._keep_log(step, binder.recipe, attempt)
             raise
         except BaseException:
+            self._keep_log(step, binder.recipe, attempt)
             self._let_go(executor, job)
             raise
         attempt = Attempt.of_output(outcome.output)
@@ -152,7 +153,7 @@ class Runner:
             _insist_on_success(step, outcome, listener.failure, attempt)
             _check_outputs(step, attempt.out)
             return self.store.publish(attempt, key, step.name)
-        except OrchestratorError:
+        except BaseException:
             self._keep_log(step, binder.recipe, attempt)
             raise
         finally:
