@@ -1,0 +1,556 @@
+"""The one loop: what is reused, what runs, what is published, and what every kind of failure leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.project import Project
+from orchestrator.errors import (
+    CheckFailedError,
+    DiskFullError,
+    DockerUnavailableError,
+    OrchestratorError,
+    OutputMissingError,
+    PlanRefusedError,
+    StepFailedError,
+    StepKilledError,
+    StepOutOfMemoryError,
+    StepUnknownError,
+)
+from orchestrator.events import Event, Failure, LogLine, StepDone, StepReused, Waiting, Warned, to_line
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan, make_plan
+from orchestrator.recipe.load import RecipeBook
+from orchestrator.runner import Runner, StepResult, forecast
+from orchestrator.store.store import Store, remove_tree
+from tests.support.fake import FakeExecutor, FakeRun
+
+ROOT = Path(__file__).resolve().parents[2]
+CATALOG = Catalog(Project(ROOT))
+"""Read once: nothing changes it."""
+NAME = "tiny-llama-w4a16-nvfp4"
+STEPS = ["generate", "quantize", "verify"]
+
+
+def safetensors(content: bytes = b"\0" * 8) -> bytes:
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + content
+
+
+def checkpoint(run: FakeRun) -> None:
+    """Leave a model that depends on the command alone."""
+    run.write(f"at work: {run.job.step}\n".encode())
+    (run.output / "config.json").write_text("{}")
+    options = [argument for argument in run.job.argv if isinstance(argument, str)]
+    (run.output / "model.safetensors").write_bytes(safetensors(json.dumps(options).encode()))
+
+
+def quantized(run: FakeRun) -> None:
+    checkpoint(run)
+    (run.output / "hf_quant_config.json").write_text("{}")
+
+
+def checked(run: FakeRun) -> None:
+    run.write(b"at work: verify\n")
+    (run.output / "quality.json").write_text('{"passed": true}')
+
+
+@dataclass
+class World:
+    """A store, an executor and a project that a test may change."""
+
+    root: Path
+    project: Path = ROOT
+    executor: FakeExecutor = field(
+        default_factory=lambda: FakeExecutor({"generate": checkpoint, "quantize": quantized, "verify": checked})
+    )
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.root / "store")
+
+    def plan(self, *overrides: str, name: str = NAME) -> Plan:
+        recipe = RecipeBook(self.project / "recipes").load(name, overrides).recipe
+        return make_plan(recipe, CATALOG if self.project == ROOT else Catalog(Project(self.project)), None)
+
+    def build(
+        self, *overrides: str, name: str = NAME, first: str | None = None, last: str | None = None
+    ) -> tuple[StepResult, ...]:
+        runner = Runner(self.store, {"process": lambda: self.executor, "docker": pytest.fail}, self.see)
+        return runner.run(self.plan(*overrides, name=name), first=first, last=last)
+
+    def see(self, event: Event) -> None:
+        self.events.append(event)
+
+    def ran(self, *overrides: str, first: str | None = None, last: str | None = None) -> list[str]:
+        """Build, and name the steps that ran."""
+        before = len(self.executor.steps)
+        self.build(*overrides, first=first, last=last)
+        return self.executor.steps[before:]
+
+    def published(self) -> list[str]:
+        return sorted(artifact.step for artifact in self.store.artifacts())
+
+    def failed_log(self, step: str) -> str:
+        return (self.store.root / "logs" / NAME / f"{step}.log").read_text()
+
+    def journal(self) -> dict[str, str]:
+        journal = Journal.read(self.store.root, NAME)
+        assert journal is not None
+        return {entry.name: entry.state for entry in journal.steps}
+
+    def spoil(self, step: str, what: Callable[[Path], object]) -> None:
+        """Let a step end with 0 after something was done to its output."""
+        command = self.executor.commands[step]
+
+        def spoiled(run: FakeRun) -> None:
+            command(run)
+            what(run.output)
+
+        self.executor.commands = {**self.executor.commands, step: spoiled}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_the_first_build_runs_every_step_in_order(world: World) -> None:
+    results = world.build()
+    assert world.executor.steps == STEPS
+    assert [(result.name, result.reused) for result in results] == [(step, False) for step in STEPS]
+    assert world.store.attempts() == ()
+
+
+def test_the_second_build_reuses_every_step_and_says_so(world: World) -> None:
+    first = world.build()
+    second = world.build()
+    assert world.executor.steps == STEPS
+    assert [result.artifact for result in second] == [result.artifact for result in first]
+    assert all(result.reused for result in second)
+    assert [event.step for event in world.events if isinstance(event, StepReused)] == STEPS
+
+
+def test_bytes_in_are_those_of_the_steps_that_are_read(world: World) -> None:
+    generate, quantize, verify = world.build()
+    assert generate.bytes_in == 0
+    assert quantize.bytes_in == generate.artifact.size
+    assert verify.bytes_in == generate.artifact.size + quantize.artifact.size
+
+
+def test_a_step_reads_what_the_steps_before_it_published(world: World) -> None:
+    seen: list[str] = []
+
+    def looking(run: FakeRun) -> None:
+        seen.append((run.place("/model") / "config.json").read_text())
+        quantized(run)
+
+    world.executor.commands = {**world.executor.commands, "quantize": looking}
+    world.build()
+    assert seen == ["{}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "rerun"),
+    [
+        ("checks.min_snr_db=18.5", ["verify"]),
+        ("quantization.exclude=[lm_head]", ["quantize", "verify"]),
+        ("model.generate.seed=1", ["generate", "quantize", "verify"]),
+        ("serve.port=9000", []),
+    ],
+)
+def test_a_changed_option_reruns_only_downstream(world: World, override: str, rerun: list[str]) -> None:
+    world.build()
+    assert world.ran(override) == rerun
+    assert world.ran() == []  # what was built before is still there
+
+
+def test_the_same_bytes_from_a_changed_step_rerun_nothing_downstream(world: World) -> None:
+    def same(run: FakeRun) -> None:
+        (run.output / "config.json").write_text("{}")
+        (run.output / "model.safetensors").write_bytes(safetensors())
+
+    world.executor.commands = {**world.executor.commands, "generate": same}
+    world.build()
+    assert world.ran("model.generate.seed=1") == ["generate"]
+
+
+def test_the_store_is_shared_by_recipes_of_other_names(world: World, tmp_path: Path) -> None:
+    world.build()
+    project = tmp_path / "project"
+    for folder in ("recipes", "docker"):
+        shutil.copytree(ROOT / folder, project / folder)
+    text = (project / "recipes" / f"{NAME}.yaml").read_text()
+    (project / "recipes" / "another.yaml").write_text(text.replace(f"name: {NAME}", "name: another"))
+    world.project = project
+    world.build(name="another")
+    assert world.executor.steps == STEPS
+
+
+def test_a_key_does_not_depend_on_where_the_store_lies(world: World, tmp_path: Path) -> None:
+    elsewhere = World(tmp_path / "elsewhere")
+    assert [result.artifact.key for result in world.build()] == [result.artifact.key for result in elsewhere.build()]
+
+
+def test_from_runs_a_step_and_all_after_it_again(world: World) -> None:
+    world.build()
+    assert world.ran(first="quantize") == ["quantize", "verify"]
+    assert world.ran() == []
+
+
+def test_until_stops_after_a_step(world: World) -> None:
+    assert world.ran(last="quantize") == ["generate", "quantize"]
+    assert world.published() == ["generate", "quantize"]
+
+
+def test_from_and_until_run_one_step_again(world: World) -> None:
+    world.build()
+    assert world.ran(first="quantize", last="quantize") == ["quantize"]
+
+
+@pytest.mark.parametrize(("first", "last"), [("engine", None), (None, "engine"), ("verify", "quantize")])
+def test_a_step_that_is_not_there_is_refused_before_anything_runs(
+    world: World, first: str | None, last: str | None
+) -> None:
+    with pytest.raises(StepUnknownError) as caught:
+        world.build(first=first, last=last)
+    assert "generate, quantize, verify" in caught.value.hint
+    assert world.executor.steps == []
+
+
+def test_a_refused_plan_runs_nothing(world: World) -> None:
+    with pytest.raises(PlanRefusedError):
+        world.build(name="deepseek-coder-v2-lite-nvfp4")
+    assert world.executor.steps == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_failed_step_publishes_nothing_and_keeps_its_log(world: World, step: str) -> None:
+    world.executor.fail(step, status=3)
+    with pytest.raises(StepFailedError, match=f"{step} ended with exit status 3\n  at work: {step}"):
+        world.build()
+    before = STEPS[: STEPS.index(step)]
+    assert world.published() == sorted(before)
+    assert world.store.attempts() == ()
+    assert world.failed_log(step) == f"at work: {step}\n"
+    world.executor.mend(step)
+    assert world.ran() == STEPS[len(before) :]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_exit_status_0_without_output_is_a_failure(world: World, step: str) -> None:
+    world.executor.leave_nothing(step)
+    with pytest.raises(OutputMissingError, match=f"{step} ended with exit status 0, but left no"):
+        world.build()
+    assert step not in world.published()
+    assert world.failed_log(step)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_empty_output_is_a_failure(world: World, step: str) -> None:
+    world.executor.leave_empty_files(step)
+    with pytest.raises(OutputMissingError, match="but it is empty"):
+        world.build()
+    assert step not in world.published()
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"\xff\xfe", b'{"a": 1} trailing', b"[" * 100_000, b"Engine generation completed\n"]
+)
+def test_broken_json_is_a_failure(world: World, text: bytes) -> None:
+    world.spoil("quantize", lambda out: (out / "hf_quant_config.json").write_bytes(text))
+    with pytest.raises(OutputMissingError, match=r"hf_quant_config\.json, but it is not JSON"):
+        world.build()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors()[:-1],
+        safetensors()[:20],
+        safetensors()[:4],
+        safetensors() + b"more",
+        b"PK\x03\x04 a zip of pickles, misnamed",
+        struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+    ],
+)
+def test_a_truncated_or_misnamed_safetensors_file_is_a_failure(world: World, content: bytes) -> None:
+    world.spoil("quantize", lambda out: (out / "model.safetensors").write_bytes(content))
+    with pytest.raises(OutputMissingError, match=r"model\.safetensors, but it does not parse"):
+        world.build()
+    assert world.published() == ["generate"]
+
+
+def test_a_link_among_the_outputs_is_a_failure(world: World) -> None:
+    world.spoil("quantize", lambda out: (out / "extra").symlink_to("/etc/passwd"))
+    with pytest.raises(OutputMissingError, match="link or special file"):
+        world.build()
+    assert world.published() == ["generate"]
+
+
+def test_a_step_killed_for_memory_is_told_apart(world: World) -> None:
+    world.executor.run_out_of_memory("quantize")
+    with pytest.raises(StepOutOfMemoryError, match="quantize was killed for memory"):
+        world.build()
+    assert world.published() == ["generate"]
+
+
+def test_a_step_killed_by_somebody_is_told_apart(world: World) -> None:
+    world.executor.kill("quantize")
+    with pytest.raises(StepKilledError, match="quantize was ended from outside"):
+        world.build()
+    assert world.published() == ["generate"]
+
+
+def test_a_machine_that_fails_is_not_the_steps_fault(world: World) -> None:
+    world.executor.lose_machine("quantize", DiskFullError("no room is left"))
+    with pytest.raises(DiskFullError):
+        world.build()
+    assert world.published() == ["generate"]
+    assert len(world.store.attempts()) == 1  # its container may still run, and is adopted by the next build
+    assert world.failed_log("quantize")
+    world.executor.mend("quantize")
+    assert world.ran() == ["quantize", "verify"]
+    assert world.store.attempts() == ()
+
+
+def test_a_step_that_cannot_run_here_is_refused_before_it_runs(world: World) -> None:
+    world.executor.refuse("quantize", DockerUnavailableError("no engine"))
+    with pytest.raises(DockerUnavailableError):
+        world.build()
+    assert world.executor.steps == ["generate"]
+    assert world.store.attempts() == ()
+
+
+def failing(world: World, failure: Failure, status: int = 7) -> None:
+    def command(run: FakeRun) -> int:
+        run.write(to_line(failure).encode() + b"\n")
+        return status
+
+    world.executor.commands = {**world.executor.commands, "verify": command}
+
+
+def test_the_reason_that_a_payload_gives_keeps_its_code(world: World) -> None:
+    failing(world, Failure("CHECK_FAILED", "the worst layer has 3 dB", "exclude it"))
+    with pytest.raises(CheckFailedError, match="verify: the worst layer has 3 dB") as caught:
+        world.build()
+    assert (caught.value.exit_status, caught.value.hint) == (7, "exclude it")
+    assert world.published() == ["generate", "quantize"]
+
+
+@pytest.mark.parametrize("code", ["NO_SUCH_CODE", "", "REFUSED"])
+def test_a_reason_with_a_code_that_no_payload_has_is_a_failed_step(world: World, code: str) -> None:
+    failing(world, Failure(code, "who knows"))
+    with pytest.raises(StepFailedError, match="verify: who knows"):
+        world.build()
+
+
+def test_a_reason_does_not_make_a_failure_of_success(world: World) -> None:
+    def command(run: FakeRun) -> None:
+        run.write(to_line(Failure("CHECK_FAILED", "not really")).encode() + b"\n")
+        checked(run)
+
+    world.executor.commands = {**world.executor.commands, "verify": command}
+    world.build()
+    assert not any(isinstance(event, Failure) for event in world.events)
+
+
+def test_what_a_step_writes_is_passed_on(world: World) -> None:
+    world.build()
+    assert [event.text for event in world.events if isinstance(event, LogLine)] == [
+        f"at work: {step}" for step in STEPS
+    ]
+
+
+def test_a_corrupt_result_is_set_aside_and_made_again_with_a_warning(world: World) -> None:
+    artifact = world.build()[1].artifact
+    artifact.folder.chmod(0o755)
+    (artifact.folder / "config.json").unlink()
+    assert world.ran() == ["quantize"]  # the same bytes again: nothing after it
+    warnings = [event.message for event in world.events if isinstance(event, Warned)]
+    assert len(warnings) == 1
+    assert "set aside as" in warnings[0]
+    assert len(list((world.store.root / "aside").iterdir())) == 1
+    assert world.ran() == []
+
+
+def test_a_result_replaced_by_a_link_is_made_again(world: World) -> None:
+    artifact = world.build()[0].artifact
+    artifact.folder.chmod(0o755)
+    (artifact.folder / "config.json").unlink()
+    (artifact.folder / "config.json").symlink_to("/dev/null")
+    assert world.ran() == ["generate"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interrupt_leaves_the_store_clean_and_the_next_build_goes_on(world: World, step: str) -> None:
+    world.executor.interrupt(step)
+    with pytest.raises(KeyboardInterrupt):
+        world.build()
+    assert world.store.attempts() == ()
+    assert world.journal()[step] == "interrupted"
+    assert world.failed_log(step) == f"at work: {step}\n"
+    world.executor.mend(step)
+    assert world.ran() == STEPS[STEPS.index(step) :]
+
+
+def test_the_output_of_an_adopted_job_is_published_from_where_it_was_written(world: World) -> None:
+    key = world.build(last="generate")[0].artifact.key
+    world.store.remove(key)
+    left = world.store.attempt(key)  # by an orchestrator that was killed while the job went on
+    (left.out / "config.json").write_text('{"adopted": true}')
+    (left.out / "model.safetensors").write_bytes(safetensors())
+    world.executor.adopt("generate", left.out)
+    result = world.build(last="generate")[0]
+    assert (result.artifact.folder / "config.json").read_text() == '{"adopted": true}'
+    assert world.store.attempts() == ()
+
+
+def test_what_a_killed_build_left_is_swept_by_the_next(world: World) -> None:
+    key = world.build(last="generate")[0].artifact.key
+    world.store.remove(key)
+    world.store.attempt(key)
+    world.build()
+    assert world.store.attempts() == ()
+
+
+def test_two_builds_of_the_same_at_once_run_each_step_once(world: World) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(run: FakeRun) -> None:
+        entered.set()
+        assert go_on.wait(30)
+        checkpoint(run)
+
+    world.executor.commands = {**world.executor.commands, "generate": slow}
+    outcomes: list[tuple[StepResult, ...]] = []
+
+    def build() -> None:
+        outcomes.append(world.build())
+
+    def build_and_let_go() -> None:
+        runner = Runner(world.store, {"process": lambda: world.executor}, let_go)
+        outcomes.append(runner.run(world.plan()))
+
+    def let_go(event: Event) -> None:
+        world.events.append(event)
+        if isinstance(event, Waiting):
+            go_on.set()
+
+    first = threading.Thread(target=build)
+    first.start()
+    assert entered.wait(30)
+    second = threading.Thread(target=build_and_let_go)
+    second.start()
+    for thread in (first, second):
+        thread.join(60)
+    assert sorted(world.executor.steps) == sorted(STEPS)
+    assert [result.artifact for result in outcomes[0]] == [result.artifact for result in outcomes[1]]
+    assert world.published() == sorted(STEPS)
+    assert world.store.attempts() == ()
+
+
+def test_the_journal_tells_what_became_of_each_step(world: World) -> None:
+    world.executor.fail("quantize")
+    with pytest.raises(StepFailedError):
+        world.build()
+    assert world.journal() == {"generate": "done", "quantize": "failed", "verify": "waiting"}
+    world.executor.mend("quantize")
+    world.build()
+    assert world.journal() == {"generate": "reused", "quantize": "done", "verify": "done"}
+
+
+def test_the_journal_knows_the_key_and_the_time_of_a_step_that_runs(world: World) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def looking(run: FakeRun) -> None:
+        journal = Journal.read(world.store.root, NAME)
+        assert journal is not None
+        seen.extend((entry.state, entry.key) for entry in journal.steps if entry.name == "quantize")
+        assert journal.alive
+        assert not journal.finished
+        quantized(run)
+
+    world.executor.commands = {**world.executor.commands, "quantize": looking}
+    results = world.build()
+    assert seen == [("running", results[1].artifact.key)]
+
+
+def test_the_journal_has_the_words_of_the_failure(world: World) -> None:
+    world.executor.fail("quantize", status=9)
+    with pytest.raises(StepFailedError):
+        world.build()
+    journal = Journal.read(world.store.root, NAME)
+    assert journal is not None
+    assert "exit status 9" in journal.steps[1].error
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"steps": [{}]}', '{"steps": 1}', "null"])
+def test_a_journal_that_cannot_be_read_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "x.json").write_text(text)
+    assert Journal.read(tmp_path, "x") is None
+
+
+def test_a_journal_is_never_read_outside_its_folder(tmp_path: Path) -> None:
+    Journal.start(tmp_path, "x", [])
+    (tmp_path / "logs").mkdir()
+    assert Journal.read(tmp_path, "../runs/x") is None
+    assert Journal.recipes(tmp_path) == ("x",)
+
+
+def test_a_forecast_says_what_a_build_will_do(world: World) -> None:
+    def decisions() -> list[str]:
+        return [found.decision for found in forecast(world.plan(), world.store, Path("/WORK"))]
+
+    assert decisions() == ["run", "later", "later"]
+    world.build(last="generate")
+    assert decisions() == ["reuse", "run", "later"]
+    world.build()
+    assert decisions() == ["reuse", "reuse", "reuse"]
+
+
+def test_a_forecast_touches_nothing(world: World) -> None:
+    forecast(world.plan(), world.store, world.root / "work")
+    assert list(world.root.iterdir()) == []
+
+
+def test_a_forecast_makes_the_jobs_that_run(world: World) -> None:
+    world.build(last="quantize")
+    quantize = forecast(world.plan(), world.store, Path("/WORK"))[1].job
+    assert world.executor.jobs[1].argv == quantize.argv
+    assert world.executor.jobs[1].key == quantize.key
+    assert world.executor.jobs[1].mounts == quantize.mounts
+
+
+def test_the_events_end_with_every_step_done(world: World) -> None:
+    world.build()
+    assert [event.step for event in world.events if isinstance(event, StepDone)] == STEPS
+
+
+def test_what_was_finished_survives_a_failure_of_any_kind(world: World) -> None:
+    world.build(last="generate")
+    for fail in (world.executor.fail, world.executor.kill, world.executor.leave_nothing, world.executor.interrupt):
+        fail("quantize")
+        with pytest.raises((OrchestratorError, KeyboardInterrupt)):
+            world.build()
+    world.executor.mend("quantize")
+    assert world.ran() == ["quantize", "verify"]
+
+
+def test_a_store_that_was_deleted_is_made_anew(world: World) -> None:
+    world.build()
+    remove_tree(world.store.root)
+    assert world.ran() == STEPS
