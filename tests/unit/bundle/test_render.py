@@ -1,0 +1,269 @@
+"""A deployment's files: complete, checked, linked, quoted, and never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from orchestrator.bundle.render import Bundle, render
+from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.project import Project
+from orchestrator.errors import NoPermissionError
+from orchestrator.recipe.load import RecipeBook
+from orchestrator.store.artifact import Artifact
+from orchestrator.store.store import Store
+
+ROOT = Path(__file__).resolve().parents[3]
+CATALOG = Catalog(Project(ROOT))
+NAME = "tiny-llama-w4a16-nvfp4"
+QUALITY = {"passed": True, "checks": [{"name": "tensors", "passed": True}], "snr_db": {"min": 20.25, "mean": 21.0}}
+LEVEL = {
+    "concurrency": 1,
+    "output_tokens_per_second": 51.25,
+    "output_tokens_per_second_per_user": None,
+    "time_to_first_token_ms": None,
+}
+
+
+class World:
+    """A store with the results that a bundle is made of."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root / "store")
+        self.dist = root / "dist"
+        self.artifacts: dict[str, Artifact] = {}
+        self.leave("quantize", {"config.json": "{}", "model.safetensors": "weights"})
+        self.leave("verify", {"quality.json": json.dumps(QUALITY)})
+
+    def leave(self, step: str, files: Mapping[str, str]) -> None:
+        key = hashlib.sha256(json.dumps([step, files]).encode()).hexdigest()
+        attempt = self.store.attempt(key)
+        for name, text in files.items():
+            (attempt.out / name).write_text(text)
+        self.artifacts[step] = self.store.publish(attempt, key, step)
+
+    def render(self, *overrides: str, name: str = NAME, digests: Mapping[str, str] | None = None) -> Bundle:
+        recipe = RecipeBook(ROOT / "recipes").load(name, overrides).recipe
+        return render(recipe, CATALOG, self.artifacts, digests=digests or {}, store=self.store, dist=self.dist)
+
+    def compose(self, *overrides: str) -> dict[str, Any]:
+        folder = self.render(*overrides).folder
+        document: dict[str, Any] = YAML(typ="safe", pure=True).load((folder / "compose.yaml").read_text("utf-8"))
+        return document
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def fails(bundle: Bundle) -> list[str]:
+    """Name the files that `sha256sum --check` would complain of."""
+    lines = (bundle.folder / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    files = {path.relative_to(bundle.folder).as_posix() for path in bundle.folder.rglob("*") if path.is_file()}
+    assert set(sums) == files - {"SHA256SUMS"}
+    return [name for name in sums if hashlib.sha256((bundle.folder / name).read_bytes()).hexdigest() != sums[name]]
+
+
+def test_a_bundle_holds_the_checkpoint_what_serves_it_and_what_was_measured(world: World) -> None:
+    bundle = world.render()
+    assert bundle.folder == world.dist / NAME
+    assert not bundle.reused
+    found = {path.name for path in bundle.folder.iterdir()}
+    assert found >= {"model", "compose.yaml", "trtllm_config.yaml", "README.md", "SHA256SUMS", "quality.json"}
+    assert json.loads((bundle.folder / "quality.json").read_text()) == QUALITY
+
+
+def test_every_file_of_a_bundle_has_its_sum(world: World) -> None:
+    assert fails(world.render()) == []
+
+
+def test_the_checkpoint_is_linked_and_takes_no_room_of_its_own(world: World) -> None:
+    linked = world.render().folder / "model" / "model.safetensors"
+    assert linked.samefile(world.artifacts["quantize"].folder / "model.safetensors")
+
+
+def test_linking_is_no_change_to_what_is_in_the_store(world: World) -> None:
+    world.render()
+    artifact = world.artifacts["quantize"]
+    assert world.store.find(artifact.key) == artifact
+
+
+def test_compose_serves_on_loopback_only_with_everything_mounted_read_only(world: World) -> None:
+    server = world.compose("serve.port=9123")["services"]["server"]
+    assert server["ports"] == ["127.0.0.1:9123:9123"]
+    assert all(volume["read_only"] for volume in server["volumes"])
+    assert {volume["source"] for volume in server["volumes"]} == {"./model", "./trtllm_config.yaml"}
+    assert "trtllm-serve" in server["command"]
+    assert server["environment"]["HF_HUB_OFFLINE"] == "1"
+
+
+def test_an_image_is_named_by_the_digest_of_the_lock(world: World) -> None:
+    image = RecipeBook(ROOT / "recipes").load(NAME).recipe.image
+    bundle = world.render(digests={image: "sha256:" + "1" * 64})
+    compose = YAML(typ="safe", pure=True).load((bundle.folder / "compose.yaml").read_text())
+    assert compose["services"]["server"]["image"].endswith("@sha256:" + "1" * 64)
+    assert "not pinned" not in (bundle.folder / "README.md").read_text()
+
+
+def test_an_image_that_no_lock_pins_is_said_to_be_a_tag(world: World) -> None:
+    assert "a tag, not pinned by a lock" in (world.render().folder / "README.md").read_text()
+
+
+HOSTILE = ["it's", 'say "x"', "a: b", "#no", "- x", "{}", "%", "back\\slash", "été 🙂", "&a *a !t", "null", "8"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_any_text_reaches_the_server_as_it_was_written(world: World, value: str) -> None:
+    server = world.compose(f"serve.environment.ODD={json.dumps(value, ensure_ascii=False)}")["services"]["server"]
+    assert server["environment"]["ODD"] == value
+
+
+@pytest.mark.parametrize("value", ["$HOME", "${HF_TOKEN}", "$(id)", "100$"])
+def test_compose_takes_no_dollar_sign_for_a_variable(world: World, value: str) -> None:
+    server = world.compose(f"serve.environment.ODD='{value}'")["services"]["server"]
+    assert server["environment"]["ODD"] == value.replace("$", "$$")
+
+
+@pytest.mark.parametrize("name", ["it's", "x'; touch /tmp/owned; '", 'a"b', "$(id)", "a\\b"])
+def test_the_question_in_the_readme_can_be_pasted_whatever_the_model_is_called(world: World, name: str) -> None:
+    bundle = world.render(f"serve.served_model_name={json.dumps(name)}")
+    text = (bundle.folder / "README.md").read_text().replace("\\\n", " ")
+    line = next(line for line in text.splitlines() if "chat/completions" in line)
+    words = shlex.split(line)
+    assert json.loads(words[words.index("-d") + 1])["model"] == name
+    assert ";" not in words
+
+
+def test_nothing_is_claimed_that_was_not_measured(world: World) -> None:
+    del world.artifacts["verify"]
+    bundle = world.render()
+    text = (bundle.folder / "README.md").read_text()
+    assert "Quality was not measured" in text
+    assert "Speed was not measured" in text
+    assert not re.search(r"\d dB|tokens/s \|", text)
+    assert not (bundle.folder / "quality.json").exists()
+    assert not (bundle.folder / "performance.json").exists()
+
+
+def test_what_was_measured_is_shown_and_what_is_missing_is_said(world: World) -> None:
+    world.leave("benchmark", {"performance.json": json.dumps({"levels": [LEVEL]})})
+    text = (world.render().folder / "README.md").read_text()
+    assert "20.2 dB in the worst layer" in text
+    assert "| 1 | 51.2 | not measured | not measured |" in text
+
+
+def test_rendering_again_from_the_same_changes_nothing(world: World) -> None:
+    first = world.render()
+    inode = first.folder.stat().st_ino
+    second = world.render()
+    assert second.reused
+    assert second.folder.stat().st_ino == inode
+    assert second.size == first.size
+
+
+def test_a_changed_recipe_is_rendered_again(world: World) -> None:
+    world.render()
+    bundle = world.render("serve.port=9000")
+    assert not bundle.reused
+    assert "127.0.0.1:9000" in (bundle.folder / "compose.yaml").read_text()
+
+
+def test_a_changed_checkpoint_is_rendered_again(world: World) -> None:
+    world.render()
+    world.leave("quantize", {"config.json": "{}", "model.safetensors": "other weights"})
+    bundle = world.render()
+    assert (bundle.folder / "model" / "model.safetensors").read_text() == "other weights"
+    assert fails(bundle) == []
+
+
+def drop_weights(folder: Path) -> None:
+    (folder / "model").chmod(0o755)
+    (folder / "model" / "model.safetensors").unlink()
+
+
+def drop_compose(folder: Path) -> None:
+    (folder / "compose.yaml").unlink()
+
+
+def drop_sums(folder: Path) -> None:
+    (folder / "SHA256SUMS").unlink()
+
+
+def drop_stamp(folder: Path) -> None:
+    (folder / "bundle.json").unlink()
+
+
+def spoil_stamp(folder: Path) -> None:
+    (folder / "bundle.json").write_text("{}")
+
+
+def replace_weights(folder: Path) -> None:
+    (folder / "model").chmod(0o755)
+    (folder / "model" / "model.safetensors").unlink()
+    (folder / "model" / "model.safetensors").write_text("spoiled")  # as long as the right one
+
+
+@pytest.mark.parametrize("damage", [drop_weights, drop_compose, drop_sums, drop_stamp, spoil_stamp, replace_weights])
+def test_a_bundle_with_something_missing_or_spoiled_is_rendered_again(
+    world: World, damage: Callable[[Path], None]
+) -> None:
+    damage(world.render().folder)
+    bundle = world.render()
+    assert not bundle.reused
+    assert fails(bundle) == []
+    assert world.render().reused
+
+
+def test_a_spoiled_link_is_replaced_when_the_store_has_made_it_again(world: World) -> None:
+    bundle = world.render()
+    file = bundle.folder / "model" / "model.safetensors"
+    file.chmod(0o644)
+    file.write_text("spoiled")  # and with it, through the link, what is in the store
+    artifact = world.artifacts["quantize"]
+    world.store.set_aside(artifact.key)
+    world.leave("quantize", {"config.json": "{}", "model.safetensors": "weights"})
+    assert world.artifacts["quantize"].digest == artifact.digest
+    again = world.render()
+    assert file.read_text() == "weights"
+    assert fails(again) == []
+
+
+def test_what_a_person_changed_in_a_text_is_theirs_until_something_else_changes(world: World) -> None:
+    readme = world.render().folder / "README.md"
+    readme.write_text("my own words")
+    assert world.render().reused
+    assert readme.read_text() == "my own words"
+
+
+def test_what_a_killed_build_left_beside_a_bundle_is_swept(world: World) -> None:
+    world.dist.mkdir()
+    for name in (f".{NAME}.0123abcd", f".{NAME}-other.0123abcd", f".{NAME}.note"):
+        (world.dist / name).mkdir()
+    world.render()
+    assert {path.name for path in world.dist.iterdir()} == {NAME, f".{NAME}-other.0123abcd", f".{NAME}.note"}
+
+
+def test_a_bundle_that_cannot_be_finished_leaves_the_old_one_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = world.render()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "SHA256SUMS")
+
+    monkeypatch.setattr("orchestrator.bundle.render.swap_in", refuse)
+    with pytest.raises(NoPermissionError, match="SHA256SUMS"):
+        world.render("serve.port=9000")
+    assert "9000" not in (before.folder / "compose.yaml").read_text()
+    assert fails(before) == []
+    assert [path.name for path in world.dist.iterdir()] == [NAME]
