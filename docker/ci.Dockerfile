@@ -9,13 +9,11 @@
 ARG BASE=python:3.13-slim
 FROM ${BASE}
 
-COPY pyproject.toml README.md LICENSE /opt/orchestrator/
-COPY orchestrator /opt/orchestrator/orchestrator
-COPY recipes /opt/orchestrator/recipes
-COPY docker /opt/orchestrator/docker
+COPY . /opt/orchestrator
 # WHEELS: a folder of the build context with wheels, where the build has no network.
 ARG WHEELS=""
-RUN python3 -m pip install --no-cache-dir --quiet ${WHEELS:+--no-index --find-links "$WHEELS"} /opt/orchestrator \
+RUN cd /opt/orchestrator \
+    && python3 -m pip install --no-cache-dir --quiet --root-user-action ignore ${WHEELS:+--no-index --find-links "$WHEELS"} . \
     && rm -rf /opt/orchestrator
 
 LABEL org.opencontainers.image.title="orchestrator" \
@@ -24,5 +22,5 @@ LABEL org.opencontainers.image.title="orchestrator" \
 WORKDIR /project
 USER 65534:65534
 ENV ORCHESTRATOR_STORE=/tmp/store
-ENTRYPOINT ["orchestrator"]
+ENTRYPOINT ["python3", "-m", "orchestrator.cli.main"]
 CMD ["build", "--dry-run", "--all"]

@@ -21,15 +21,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PACKAGES = ("numpy", "ml_dtypes")
-APPLETS = ("sh", "cat", "cp", "date", "echo", "env", "false", "head", "id", "kill", "ls", "mkdir", "sleep", "true")
+APPLETS = (
+    "sh",
+    "cat",
+    "cp",
+    "date",
+    "echo",
+    "env",
+    "false",
+    "head",
+    "id",
+    "kill",
+    "ls",
+    "mkdir",
+    "rm",
+    "sleep",
+    "true",
+)
 _LEFT_OUT = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"}
 )
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 
 
-def write_root(file: Path, packages: Iterable[str] = PACKAGES) -> None:
-    """Write the image's root file system as a tar archive."""
+def write_root(file: Path, packages: Iterable[str] = PACKAGES, *, to_come: Iterable[str] = ()) -> None:
+    """Write the image's root file system as a tar archive.
+
+    Args:
+        file: Where to.
+        packages: The packages that it holds.
+        to_come: Packages that will be installed in it, whose shared libraries must be there.
+    """
     python = Path(sys.executable).resolve()
     with tarfile.open(file, "w") as archive:
         root = _Root(archive)
@@ -50,7 +72,8 @@ def write_root(file: Path, packages: Iterable[str] = PACKAGES) -> None:
             root.file(Path(busybox), Path("/bin/busybox"))
             for applet in APPLETS:
                 root.link(f"bin/{applet}", "/bin/busybox")
-        for library in _libraries(root.binaries + ([Path(busybox)] if busybox else [])):
+        later = [file for package in to_come for folder in _folders(package) for file in folder.rglob("*.so")]
+        for library in _libraries(root.binaries + later + ([Path(busybox)] if busybox else [])):
             root.file(library)
 
 

@@ -1,0 +1,85 @@
+"""The small image that dry-runs every recipe in a container: built from its Dockerfile, without network at run time."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.base_image import write_root
+from tests.support.engine import Engine
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE, IMAGE = "orchestrator-test-pip:1", "orchestrator-test-ci:1"
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "orchestrator", "recipes", "docker")
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The build's context with wheels of everything that is installed, since containers have no network here."""
+    folder = tmp_path_factory.mktemp("context")
+    for name in COPIED:
+        place = ROOT / name
+        if place.is_dir():
+            shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(place, folder / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", "wheels", ".", "hatchling"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    for own in (folder / "wheels").glob("orchestrator-*.whl"):
+        own.unlink()
+    shutil.rmtree(folder / "build", ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine, context: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.mktemp("base") / "root.tar"
+    write_root(root, packages=("pip",), to_come=("numpy", "pydantic_core", "tokenizers"))
+    with closing(engine.connect()) as client:
+        client.api.import_image(str(root), repository=BASE, changes=["ENV PATH=/usr/local/bin:/bin"])
+        with closing(_packed(context)) as packed:
+            client.images.build(
+                fileobj=packed,
+                custom_context=True,
+                dockerfile="docker/ci.Dockerfile",
+                tag=IMAGE,
+                buildargs={"BASE": BASE, "WHEELS": "wheels"},
+                network_mode="none",
+                rm=True,
+            )
+        yield IMAGE
+
+
+def _packed(folder: Path) -> io.BytesIO:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(folder, ".")
+    packed.seek(0)
+    return packed
+
+
+def _run(engine: Engine, image: str, *arguments: str) -> str:
+    with closing(engine.connect()) as client:
+        return str(client.containers.run(image, list(arguments), network_mode="none", remove=True).decode())
+
+
+def test_the_image_dry_runs_every_recipe_of_the_catalogue(engine: Engine, image: str) -> None:
+    said = _run(engine, image)
+    for file in (ROOT / "recipes").glob("*.yaml"):
+        assert f"✓ {file.stem}:" in said
+
+
+def test_the_image_plans_one_recipe_for_a_program(engine: Engine, image: str) -> None:
+    document = json.loads(_run(engine, image, "build", "llama3-70b-nvfp4", "--dry-run", "--json"))
+    assert [step["name"] for step in document["steps"]] == ["download", "convert", "engine", "verify", "benchmark"]

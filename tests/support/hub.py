@@ -1,0 +1,180 @@
+"""A small Hugging Face Hub on this machine: one repository in memory, and faults that a test switches on.
+
+It answers what huggingface_hub asks for a download over plain HTTP: a revision, a tree, and files with their headers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^/?]+)")
+_RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+
+
+@dataclass
+class Hub:
+    """What the Hub holds and how it fails."""
+
+    repo: str = "owner/model"
+    files: dict[str, bytes] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
+    token: str | None = None
+    """What a request must carry, where set."""
+    status: int = 0
+    """Answered to everything, where set."""
+    gated: bool = False
+    corrupt: Counter[str] = field(default_factory=Counter)
+    """How many more times a file arrives with one byte changed."""
+    short: Counter[str] = field(default_factory=Counter)
+    """How many more times a file's connection breaks off halfway."""
+    listed: dict[str, bytes] = field(default_factory=dict)
+    """Files that the tree names besides those that are there."""
+    requests: list[str] = field(default_factory=list)
+    endpoint: str = ""
+
+    @property
+    def fetched(self) -> list[str]:
+        """The paths of the files whose bytes were asked for."""
+        return [
+            line.split("/resolve/")[1].split("/", 1)[1]
+            for line in self.requests
+            if line.startswith("GET") and "/resolve/" in line
+        ]
+
+
+def is_large(path: str) -> bool:
+    return path.endswith((".safetensors", ".bin"))
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def serve(hub: Hub) -> Iterator[Hub]:
+    """Answer on a port of this machine until the block ends."""
+
+    class Handler(_Handler):
+        world = hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    world: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        self.world.requests.append(f"{self.command} {self.path}")
+        api, resolve = _API.match(self.path), _RESOLVE.match(unquote(self.path))
+        match = api or resolve
+        if self.world.status:
+            self._refuse(self.world.status)
+        elif match is None or match["repo"] != self.world.repo:
+            self._refuse(404, "RepoNotFound")
+        elif self.world.token and self.headers.get("authorization") != f"Bearer {self.world.token}":
+            self._refuse(401)
+        elif match["revision"] not in (*self.world.branches, *self.world.branches.values()):
+            self._refuse(404, "RevisionNotFound")
+        elif api and api["what"] == "revision":
+            self._json(
+                {
+                    "id": self.world.repo,
+                    "sha": self.world.branches.get(api["revision"], api["revision"]),
+                    "siblings": [],
+                }
+            )
+        elif self.world.gated:
+            self._refuse(403, "GatedRepo")
+        elif api:
+            self._json([_entry(path, content) for path, content in (self.world.files | self.world.listed).items()])
+        elif match["path"] in self.world.files:
+            self._file(match["path"], self.world.files[match["path"]])
+        else:
+            self._refuse(404, "EntryNotFound")
+
+    def _refuse(self, status: int, code: str = "") -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _json(self, document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+        text = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(text)
+
+    def _file(self, path: str, content: bytes) -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        size = len(content)
+        start = 0
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if asked and self.command == "GET":
+            start = int(asked[1])
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{git_sha1(content)}"')
+        if is_large(path):
+            self.send_header("X-Linked-Etag", f'"{sha256}"')
+            self.send_header("X-Linked-Size", str(size))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(size - start))
+        self.end_headers()
+        if self.command == "GET":
+            self._body(path, content[start:])
+
+    def _body(self, path: str, content: bytes) -> None:
+        if self.world.corrupt[path] > 0:
+            self.world.corrupt[path] -= 1
+            content = bytes([content[0] ^ 1]) + content[1:]
+        if self.world.short[path] > 0:
+            self.world.short[path] -= 1
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        self.wfile.write(content)
+
+
+def _entry(path: str, content: bytes) -> dict[str, object]:
+    entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": git_sha1(content)}
+    if is_large(path):
+        digest = hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
+    return entry
