@@ -84,6 +84,8 @@ class Runner:
         placed_steps = plan.between(first, last)
         names = [placed.step.name for placed in placed_steps]
         forced = set(names[names.index(first) :]) if first in names else set()
+        self.store.make()
+        self._check_machine(plan, names, forced)
         journal = Journal.start(self.store.root, plan.recipe.name, names)
         artifacts: dict[str, Artifact] = {}
         results = []
@@ -97,6 +99,13 @@ class Runner:
             results.append(result)
         journal.done()
         return tuple(results)
+
+    def _check_machine(self, plan: Plan, names: list[str], forced: set[str]) -> None:
+        """Ask for every container's needs before the first byte is downloaded: no GPU runtime is found hours later."""
+        for found in forecast(plan, self.store, Path("unused")):
+            name = found.placed.step.name
+            if name in names and (found.decision != "reuse" or name in forced):
+                self._executor(found.placed.executor).check(found.job)
 
     def _step(
         self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact], *, again: bool

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import ArtifactCorruptError, OutputMissingError, machine_faults
+from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 
 _MADE_AGAIN = "it is set aside and made again by the next build"
@@ -53,6 +53,15 @@ class Store:
     """Artifacts below one folder, all on one file system."""
 
     root: Path
+
+    def make(self) -> None:
+        """Make sure that there is a place for everything.
+
+        Raises:
+            NoPermissionError: There is none.
+        """
+        with machine_faults("making the store"):
+            self._folder("artifacts")
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -176,7 +185,11 @@ class Store:
 
     def _folder(self, name: str) -> Path:
         folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+            message = f"the store cannot be made: {folder} is no place for folders ({error.strerror})"
+            raise NoPermissionError(message, hint="choose another place: --store FOLDER") from error
         return folder
 
     def _recorded_stats(self, key: str) -> object:
