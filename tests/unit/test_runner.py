@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import struct
 import threading
@@ -33,35 +32,11 @@ from orchestrator.recipe.load import RecipeBook
 from orchestrator.runner import Runner, StepResult, forecast
 from orchestrator.store.store import Store, remove_tree
 from tests.support.fake import FakeExecutor, FakeRun
+from tests.support.leavings import RECIPE, STEPS, checked, checkpoint, quantized, safetensors, tiny_executor
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = Catalog(Project(ROOT))
 """Read once: nothing changes it."""
-NAME = "tiny-llama-w4a16-nvfp4"
-STEPS = ["generate", "quantize", "verify"]
-
-
-def safetensors(content: bytes = b"\0" * 8) -> bytes:
-    header = json.dumps({"w": {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}}).encode()
-    return struct.pack("<Q", len(header)) + header + content
-
-
-def checkpoint(run: FakeRun) -> None:
-    """Leave a model that depends on the command alone."""
-    run.write(f"at work: {run.job.step}\n".encode())
-    (run.output / "config.json").write_text("{}")
-    options = [argument for argument in run.job.argv if isinstance(argument, str)]
-    (run.output / "model.safetensors").write_bytes(safetensors(json.dumps(options).encode()))
-
-
-def quantized(run: FakeRun) -> None:
-    checkpoint(run)
-    (run.output / "hf_quant_config.json").write_text("{}")
-
-
-def checked(run: FakeRun) -> None:
-    run.write(b"at work: verify\n")
-    (run.output / "quality.json").write_text('{"passed": true}')
 
 
 @dataclass
@@ -70,21 +45,19 @@ class World:
 
     root: Path
     project: Path = ROOT
-    executor: FakeExecutor = field(
-        default_factory=lambda: FakeExecutor({"generate": checkpoint, "quantize": quantized, "verify": checked})
-    )
+    executor: FakeExecutor = field(default_factory=tiny_executor)
     events: list[Event] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
         return Store(self.root / "store")
 
-    def plan(self, *overrides: str, name: str = NAME) -> Plan:
+    def plan(self, *overrides: str, name: str = RECIPE) -> Plan:
         recipe = RecipeBook(self.project / "recipes").load(name, overrides).recipe
         return make_plan(recipe, CATALOG if self.project == ROOT else Catalog(Project(self.project)), None)
 
     def build(
-        self, *overrides: str, name: str = NAME, first: str | None = None, last: str | None = None
+        self, *overrides: str, name: str = RECIPE, first: str | None = None, last: str | None = None
     ) -> tuple[StepResult, ...]:
         runner = Runner(self.store, {"process": lambda: self.executor, "docker": pytest.fail}, self.see)
         return runner.run(self.plan(*overrides, name=name), first=first, last=last)
@@ -102,10 +75,10 @@ class World:
         return sorted(artifact.step for artifact in self.store.artifacts())
 
     def failed_log(self, step: str) -> str:
-        return (self.store.root / "logs" / NAME / f"{step}.log").read_text()
+        return (self.store.root / "logs" / RECIPE / f"{step}.log").read_text()
 
     def journal(self) -> dict[str, str]:
-        journal = Journal.read(self.store.root, NAME)
+        journal = Journal.read(self.store.root, RECIPE)
         assert journal is not None
         return {entry.name: entry.state for entry in journal.steps}
 
@@ -190,8 +163,8 @@ def test_the_store_is_shared_by_recipes_of_other_names(world: World, tmp_path: P
     project = tmp_path / "project"
     for folder in ("recipes", "docker"):
         shutil.copytree(ROOT / folder, project / folder)
-    text = (project / "recipes" / f"{NAME}.yaml").read_text()
-    (project / "recipes" / "another.yaml").write_text(text.replace(f"name: {NAME}", "name: another"))
+    text = (project / "recipes" / f"{RECIPE}.yaml").read_text()
+    (project / "recipes" / "another.yaml").write_text(text.replace(f"name: {RECIPE}", "name: another"))
     world.project = project
     world.build(name="another")
     assert world.executor.steps == STEPS
@@ -475,7 +448,7 @@ def test_the_journal_knows_the_key_and_the_time_of_a_step_that_runs(world: World
     seen: list[tuple[str, str]] = []
 
     def looking(run: FakeRun) -> None:
-        journal = Journal.read(world.store.root, NAME)
+        journal = Journal.read(world.store.root, RECIPE)
         assert journal is not None
         seen.extend((entry.state, entry.key) for entry in journal.steps if entry.name == "quantize")
         assert journal.alive
@@ -491,7 +464,7 @@ def test_the_journal_has_the_words_of_the_failure(world: World) -> None:
     world.executor.fail("quantize", status=9)
     with pytest.raises(StepFailedError):
         world.build()
-    journal = Journal.read(world.store.root, NAME)
+    journal = Journal.read(world.store.root, RECIPE)
     assert journal is not None
     assert "exit status 9" in journal.steps[1].error
 

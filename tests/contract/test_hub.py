@@ -1,0 +1,242 @@
+"""Downloads with the real client of the Hub, from a Hub on this machine that can fail in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.events import Failure, Progress, from_line
+from tests.support.hub import COMMIT, Hub, serve
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = json.dumps({"w": {"dtype": "U8", "shape": [3_000_000], "data_offsets": [0, 3_000_000]}}).encode()
+WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + b"w" * 3_000_000
+FILES = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "tokenizer.json": b"{}",
+    "model-00001-of-00002.safetensors": WEIGHTS,
+    "model-00002-of-00002.safetensors": WEIGHTS[::-1],
+    "README.md": b"# A model\n",
+    "LICENSE": b"MIT\n",
+    "chat_template.jinja": b"{{ messages }}",
+}
+UNWANTED = {
+    "pytorch_model.bin": b"a pickle",
+    "modeling_custom.py": b"import os",
+    "original/consolidated.00.pth": b"x",
+    "original/params.json": b"{}",
+    "original/model.safetensors": b"x",
+    "consolidated.safetensors": b"x",
+    "onnx/model.json": b"{}",
+    "metal/model.safetensors": b"x",
+    ".gitattributes": b"",
+}
+SECRET = "hf_canary_0123456789"
+
+
+@dataclass
+class Downloads:
+    """Runs the payload as its executor does."""
+
+    hub: Hub
+    root: Path
+    log: str = ""
+    failure: Failure | None = None
+    progress: list[Progress] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.root),
+            "HF_HOME": str(self.root / "hf"),
+            "HF_ENDPOINT": self.hub.endpoint,
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+
+    @property
+    def out(self) -> Path:
+        return self.root / f"out-{self.count}"
+
+    def run(self, *options: str, repo: str = "owner/model", revision: str = COMMIT, **environment: str) -> int:
+        self.count += 1
+        self.out.mkdir()
+        command = [sys.executable, "-m", "orchestrator.payloads.download", "--repo", repo, "--revision", revision]
+        done = subprocess.run(
+            [*command, "--output", str(self.out), *options],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        self.log = done.stdout + done.stderr
+        events = [from_line(line) for line in done.stdout.splitlines()]
+        self.progress = [event for event in events if isinstance(event, Progress)]
+        self.failure = next((event for event in events if isinstance(event, Failure)), None)
+        assert "Traceback" not in self.log
+        return done.returncode
+
+    def fails(self, code: str, **more: str) -> str:
+        assert self.run(**more) == 6 if code != "PATH_ESCAPES" else 3
+        assert self.failure is not None, self.log
+        assert self.failure.code == code
+        assert self.failure.hint or code == "PATH_ESCAPES"
+        return self.failure.message
+
+    def arrived(self) -> dict[str, bytes]:
+        return {
+            path.relative_to(self.out).as_posix(): path.read_bytes() for path in self.out.rglob("*") if path.is_file()
+        }
+
+    def cached(self) -> list[bytes]:
+        return [path.read_bytes() for path in (self.root / "hf" / "hub").rglob("blobs/*") if path.is_file()]
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Iterator[Downloads]:
+    with serve(Hub(files={**FILES, **UNWANTED})) as hub:
+        yield Downloads(hub, tmp_path)
+
+
+def test_a_branch_is_downloaded_whole_and_byte_for_byte(downloads: Downloads) -> None:
+    assert downloads.run(revision="main") == 0, downloads.log
+    arrived = downloads.arrived()
+    listing = json.loads(arrived.pop("download.json"))
+    assert arrived == FILES
+    assert listing["commit"] == COMMIT
+    assert {file["path"] for file in listing["files"]} == set(FILES)
+    last = downloads.progress[-1]
+    assert (last.done, last.total, last.unit) == (sum(map(len, FILES.values())),) * 2 + ("bytes",)
+
+
+def test_nothing_that_can_carry_code_is_even_asked_for(downloads: Downloads) -> None:
+    downloads.run()
+    assert set(downloads.hub.fetched) == set(FILES)
+
+
+def test_only_the_patterns_that_are_asked_for_are_downloaded(downloads: Downloads) -> None:
+    assert downloads.run("--include", "config.json", "*.md") == 0
+    assert set(downloads.arrived()) == {"config.json", "README.md", "download.json"}
+
+
+def test_patterns_that_match_nothing_are_a_failure(downloads: Downloads) -> None:
+    assert downloads.run("--include", "*.nothing") == 6
+    assert downloads.failure is not None
+    assert downloads.failure.code == "HUB_NOT_FOUND"
+
+
+def test_a_byte_that_changed_on_the_way_is_fetched_again(downloads: Downloads) -> None:
+    bad = "model-00001-of-00002.safetensors"
+    downloads.hub.corrupt[bad] = 1
+    assert downloads.run() == 0, downloads.log
+    assert downloads.arrived()[bad] == FILES[bad]
+    assert downloads.hub.fetched.count(bad) == 2
+
+
+@pytest.mark.parametrize("bad", ["model-00001-of-00002.safetensors", "config.json"])
+def test_a_file_that_is_wrong_twice_is_refused_and_kept_nowhere(downloads: Downloads, bad: str) -> None:
+    downloads.hub.corrupt[bad] = 2
+    assert bad in downloads.fails("DOWNLOAD_CORRUPT")
+    assert bad not in downloads.arrived()
+    spoiled = bytes([FILES[bad][0] ^ 1]) + FILES[bad][1:]
+    assert spoiled not in downloads.cached()
+    assert downloads.run() == 0  # and the next try is not poisoned
+    assert downloads.arrived()[bad] == FILES[bad]
+
+
+def test_a_connection_that_breaks_off_is_taken_up_again(downloads: Downloads) -> None:
+    bad = "model-00002-of-00002.safetensors"
+    downloads.hub.short[bad] = 1
+    assert downloads.run() == 0, downloads.log
+    assert downloads.arrived()[bad] == FILES[bad]
+
+
+def test_a_cache_that_went_bad_is_noticed(downloads: Downloads) -> None:
+    downloads.run()
+    for blob in (downloads.root / "hf" / "hub").rglob("blobs/*"):
+        if blob.read_bytes() == FILES["tokenizer.json"]:
+            blob.unlink()
+            blob.write_bytes(b"[]")
+    assert downloads.run() == 0
+    assert downloads.arrived()["tokenizer.json"] == b"{}"
+
+
+def test_what_the_cache_has_is_not_fetched_again(downloads: Downloads) -> None:
+    downloads.run()
+    before = len(downloads.hub.fetched)
+    assert downloads.run() == 0
+    assert len(downloads.hub.fetched) == before
+    assert (downloads.out / "config.json").samefile(downloads.root / "out-1" / "config.json")
+
+
+def test_a_repository_with_a_listing_of_its_own_does_not_get_it_overwritten_in_the_cache(downloads: Downloads) -> None:
+    downloads.hub.files["download.json"] = b'{"theirs": true}'
+    assert downloads.run() == 0
+    assert json.loads((downloads.out / "download.json").read_bytes())["commit"] == COMMIT
+    assert b'{"theirs": true}' in downloads.cached()
+
+
+def test_a_gated_repository_says_how_to_get_access(downloads: Downloads) -> None:
+    downloads.hub.gated = True
+    assert "gated" in downloads.fails("HUB_ACCESS")
+    assert downloads.failure is not None
+    assert "HF_TOKEN" in downloads.failure.hint
+
+
+def test_a_token_is_used_and_never_shown(downloads: Downloads) -> None:
+    downloads.hub.token = SECRET
+    assert downloads.run(HF_TOKEN=SECRET) == 0
+    assert SECRET not in downloads.log
+    assert not [name for name, content in downloads.arrived().items() if SECRET.encode() in content]
+
+
+@pytest.mark.parametrize("token", [None, SECRET + "wrong"])
+def test_a_token_that_is_missing_or_wrong_is_said_and_not_shown(downloads: Downloads, token: str | None) -> None:
+    downloads.hub.token = SECRET
+    downloads.fails("HUB_ACCESS", **({"HF_TOKEN": token} if token else {}))
+    assert SECRET not in downloads.log
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision"), [("owner/unknown", "main"), ("owner/unknown", COMMIT), ("owner/model", "v9")]
+)
+def test_what_the_hub_does_not_have_is_not_found(downloads: Downloads, repo: str, revision: str) -> None:
+    assert "owner/" in downloads.fails("HUB_NOT_FOUND", repo=repo, revision=revision)
+
+
+def test_a_file_that_is_listed_but_not_there_is_not_found(downloads: Downloads) -> None:
+    downloads.hub.listed["ghost.json"] = b"{}"
+    assert "no such file" in downloads.fails("HUB_NOT_FOUND")
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_hub_in_trouble_is_not_called_missing(downloads: Downloads, status: int) -> None:
+    downloads.hub.status = status
+    # a branch is asked for once; asked for a commit's tree, the client tries for twenty seconds before it says the same
+    assert str(status) in downloads.fails("HUB_UNREACHABLE", revision="main")
+
+
+def test_no_hub_is_said_so(downloads: Downloads) -> None:
+    downloads.hub.endpoint = "http://127.0.0.1:9"
+    assert "cannot be reached" in downloads.fails("HUB_UNREACHABLE", revision="main")
+
+
+@pytest.mark.parametrize("path", ["../evil.json", "a/../../evil.json", "/tmp/evil.json"])
+def test_a_file_that_would_leave_the_folder_is_refused(downloads: Downloads, path: str) -> None:
+    downloads.hub.listed[path] = b"{}"
+    assert downloads.run() == 3
+    assert downloads.failure is not None
+    assert downloads.failure.code == "PATH_ESCAPES"
+    assert downloads.arrived() == {}
+    assert not (downloads.root / "evil.json").exists()
