@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +18,15 @@ from rich.table import Table
 
 _STEP = 1000.0
 _MINUTE, _HOUR = 60, 3600
+
+
+def program() -> str:
+    """Name the command as this shell finds it, for lines to paste."""
+    called = Path(sys.argv[0])
+    found = shutil.which(called.name)
+    if found and Path(found).resolve() == called.resolve():
+        return called.name
+    return os.path.relpath(called) if called.exists() else called.name
 
 
 def in_bytes(count: float) -> str:

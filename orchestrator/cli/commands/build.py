@@ -12,7 +12,7 @@ from orchestrator.cli.building import build_recipe, bundle_of
 from orchestrator.cli.dry_run import dry_run
 from orchestrator.cli.options import RecipeName, executor_option, json_option, set_option, verbose_option
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, in_time, print_json, print_table
+from orchestrator.cli.text import in_bytes, in_time, print_json, print_table, program
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.runner import StepResult
 
@@ -105,7 +105,5 @@ def _show(results: Sequence[StepResult], bundle: Bundle | None, seconds: float) 
 def _next(plan: Plan, bundle: Bundle | None) -> str:
     name = plan.recipe.name
     if bundle is None:
-        return f"\nnext: orchestrator build {name}"
-    return (
-        f"\n{bundle.folder} holds the deployment\nnext: orchestrator deploy {name}, or read {bundle.folder}/README.md"
-    )
+        return f"\nnext: {program()} build {name}"
+    return f"\n{bundle.folder} holds the deployment\nnext: {program()} deploy {name}, or read {bundle.folder}/README.md"

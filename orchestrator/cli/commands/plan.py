@@ -12,7 +12,7 @@ from orchestrator.cli.failure import show_error
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option
 from orchestrator.cli.planning import Planned, plan_recipe
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import print_json, print_table
+from orchestrator.cli.text import print_json, print_table, program
 from orchestrator.errors import PlanRefusedError
 from orchestrator.plan import ExecutorName
 from orchestrator.planner.figures import Figure
@@ -76,7 +76,7 @@ def _show(planned: Planned, steps: tuple[Forecast, ...]) -> None:
         ("step", "where", "image", "decision"),
         [(f.placed.step.name, f.placed.executor, _image(f), f.decision) for f in steps],
     )
-    click.echo(f"\nnext: orchestrator build {plan.recipe.name}")
+    click.echo(f"\nnext: {program()} build {plan.recipe.name}")
 
 
 def _image(forecast: Forecast) -> str:
