@@ -13,4 +13,5 @@ _LIBRARIES = ("click", "docker", "huggingface_hub", "jinja2", "ml_dtypes", "nump
 def version_text() -> str:
     """Write them down, ours first."""
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
-    return f"orchestrator {__version__}\nPython {platform.python_version()} on {platform.platform()}\n{libraries}"
+    machine = f"{platform.system()} {platform.release()}, {platform.machine()}"  # platform.platform() starts a process
+    return f"orchestrator {__version__}\nPython {platform.python_version()} on {machine}\n{libraries}"
