@@ -1,0 +1,264 @@
+"""Every command on the tiny recipe: what it prints for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from orchestrator.recipe.lock import Lock, lock_text
+from tests.support.leavings import QUALITY, RECIPE, STEPS
+
+UNKNOWN_TO_THE_CPU = "deepseek-coder-v2-lite-nvfp4"
+COMMANDS = [
+    "recipes", "show", "validate", "plan", "build", "verify", "bench", "bundle", "deploy", "undeploy", "status", "logs",
+    "lock", "gc", "doctor", "schema", "completion",
+]  # fmt: skip
+
+
+class Shell(Protocol):
+    """What these tests use of the shell."""
+
+    out: str
+    err: str
+
+    @property
+    def project(self) -> Path: ...
+    @property
+    def store(self) -> Path: ...
+    @property
+    def dist(self) -> Path: ...
+    def __call__(self, *arguments: str) -> int: ...
+    def json(self, *arguments: str, status: int = 0) -> object: ...
+    def write_recipe(self, name: str, text: str) -> None: ...
+
+
+def test_help_lists_every_command_and_the_exit_statuses(shell: Shell) -> None:
+    assert shell("--help") == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in shell.out
+    for status in ("0    done", "3    bad input", "7    a check failed", "130  interrupted"):
+        assert status in shell.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(shell: Shell, name: str) -> None:
+    assert shell(name, "--help") == 0
+    assert "Usage: " in shell.out
+
+
+def test_the_version_names_what_matters(shell: Shell) -> None:
+    assert shell("--version") == 0
+    assert shell.out.startswith("orchestrator 0.")
+    assert "huggingface_hub" in shell.out
+
+
+def test_recipes_are_listed(shell: Shell) -> None:
+    assert shell("recipes") == 0
+    assert RECIPE in shell.out
+    listed = shell.json("recipes")
+    assert isinstance(listed, list)
+    fields = {"name", "description", "architecture", "format", "method", "backend", "target", "image", "note"}
+    assert all(set(recipe) == fields for recipe in listed)
+
+
+def test_a_recipe_is_shown_with_where_each_value_came_from(shell: Shell) -> None:
+    assert shell("show", RECIPE, "--set", "serve.port=9000") == 0
+    lines = [line.split("#") for line in shell.out.splitlines()]
+    found = {parts[0].strip(): parts[1].strip() for parts in lines if len(parts) == 2}
+    assert found["port: 9000"] == "--set"
+    assert found['target: "cpu"'].startswith(f"{RECIPE}.yaml:")
+    assert found["max_batch_size: 8"] == "default"
+
+
+def test_a_whole_table_that_is_set_is_shown_as_set(shell: Shell) -> None:
+    assert shell("show", RECIPE, "--set", "serve.environment={A: one}") == 0
+    line = next(line for line in shell.out.splitlines() if "A:" in line)
+    assert line.endswith("# --set")
+
+
+def test_a_shown_recipe_can_be_read_by_a_program(shell: Shell) -> None:
+    document = shell.json("show", RECIPE)
+    assert isinstance(document, dict)
+    assert set(document) == {"recipe", "origins"}
+    assert document["recipe"]["name"] == RECIPE
+
+
+def test_every_shipped_recipe_is_valid(shell: Shell) -> None:
+    found = shell.json("validate")
+    assert isinstance(found, list)
+    assert [entry["recipe"] for entry in found if not entry["valid"]] == []
+
+
+def test_one_recipe_is_validated(shell: Shell) -> None:
+    assert shell("validate", RECIPE) == 0
+    assert shell.out == f"✓ {RECIPE}\n"
+
+
+def test_an_invalid_recipe_does_not_hide_the_others(shell: Shell) -> None:
+    shell.write_recipe("broken", "name: [\n")
+    assert shell("validate", "broken", RECIPE) == 3
+    assert f"✓ {RECIPE}" in shell.out
+    assert "error[YAML_INVALID]" in shell.err
+
+
+def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
+    assert shell("plan", RECIPE) == 0
+    assert "can work" in shell.out
+    document = shell.json("plan", RECIPE)
+    assert isinstance(document, dict)
+    assert set(document) == {"recipe", "target", "works", "refusals", "warnings", "estimate", "steps"}
+    assert [step["name"] for step in document["steps"]] == STEPS
+    assert all(figure["basis"] for figure in document["estimate"].values())
+
+
+def test_the_dry_run_document_has_just_the_promised_keys(shell: Shell) -> None:
+    document = shell.json("build", RECIPE, "--dry-run")
+    assert isinstance(document, dict)
+    assert list(document) == ["recipe", "lock", "steps", "refusals"]
+    assert document["lock"] is None
+    for step in document["steps"]:
+        assert list(step) == [
+            "name", "executor", "image", "argv", "mounts", "environment",
+            "secrets", "network", "gpus", "outputs", "decision",
+        ]  # fmt: skip
+        assert all(set(mount) == {"source", "target", "read_only"} for mount in step["mounts"])
+    assert [step["decision"] for step in document["steps"]] == ["run", "later", "later"]
+
+
+def test_a_refused_dry_run_says_so_in_its_document(shell: Shell) -> None:
+    document = shell.json("build", UNKNOWN_TO_THE_CPU, "--dry-run", status=4)
+    assert isinstance(document, dict)
+    assert document["refusals"]
+    assert all(set(refusal) == {"code", "message", "hint"} for refusal in document["refusals"])
+
+
+def test_the_whole_catalogue_dry_runs_without_an_engine(shell: Shell) -> None:
+    documents = shell.json("build", "--dry-run", "--all")
+    assert isinstance(documents, list)
+    assert len(documents) == len(list((shell.project / "recipes").glob("*.yaml")))
+    assert not shell.store.exists()
+
+
+def test_a_dry_run_prints_lines_to_paste(shell: Shell) -> None:
+    assert shell("build", "llama3-8b-nvfp4", "--dry-run") == 0
+    assert "docker run" in shell.out
+    assert 'mkdir -p "$WORK/download/out"' in shell.out
+
+
+def test_a_build_ends_with_a_table_and_what_to_do_next(shell: Shell) -> None:
+    assert shell("build", RECIPE) == 0
+    for step in (*STEPS, "bundle", "total"):
+        assert f"\n{step} " in shell.out
+    assert f"orchestrator deploy {RECIPE}" in shell.out
+    assert (shell.dist / RECIPE / "compose.yaml").is_file()
+
+
+def test_a_second_build_says_that_it_reused_everything(shell: Shell) -> None:
+    shell("build", RECIPE)
+    document = shell.json("build", RECIPE)
+    assert isinstance(document, dict)
+    assert set(document) == {"recipe", "steps", "bundle"}
+    assert all(step["reused"] for step in document["steps"])
+    keys = {"name", "reused", "seconds", "bytes_in", "bytes_out", "key", "digest", "folder"}
+    assert all(set(step) == keys for step in document["steps"])
+    assert document["bundle"] == str(shell.dist / RECIPE)
+
+
+def test_a_build_until_a_step_writes_no_deployment(shell: Shell) -> None:
+    assert shell("build", RECIPE, "--until", "quantize") == 0
+    assert not shell.dist.exists()
+    assert f"orchestrator build {RECIPE}" in shell.out
+
+
+def test_verify_shows_the_checks(shell: Shell) -> None:
+    assert shell("verify", RECIPE) == 0
+    assert "tensors are there" in shell.out
+    assert "20.2 dB at worst" in shell.out
+    assert shell.json("verify", RECIPE, "--deep") == QUALITY
+
+
+def test_bundle_writes_again_what_is_built(shell: Shell) -> None:
+    shell("build", RECIPE)
+    (shell.dist / RECIPE / "compose.yaml").unlink()
+    assert shell("bundle", RECIPE) == 0
+    assert "is written" in shell.out
+    assert shell.json("bundle", RECIPE) == {"recipe": RECIPE, "bundle": str(shell.dist / RECIPE), "reused": True}
+
+
+def test_status_tells_what_the_newest_builds_did(shell: Shell) -> None:
+    assert shell("status") == 0
+    assert shell.out == "nothing was built yet\n"
+    shell("build", RECIPE)
+    found = shell.json("status", RECIPE)
+    assert isinstance(found, list)
+    assert [(step["name"], step["state"]) for step in found[0]["steps"]] == [(step, "done") for step in STEPS]
+    assert shell("status") == 0
+    assert RECIPE in shell.out
+
+
+def test_logs_show_what_a_step_wrote(shell: Shell) -> None:
+    shell("build", RECIPE)
+    assert shell("logs", RECIPE, "quantize") == 0
+    assert shell.out == "at work: quantize\n"
+    assert shell("logs", RECIPE) == 0
+    assert shell.out == "at work: verify\n"
+
+
+def test_gc_shows_first_and_removes_only_when_told(shell: Shell) -> None:
+    shell("build", RECIPE)
+    shell("build", RECIPE, "--set", "model.generate.seed=1")
+    found = shell.json("gc")
+    assert isinstance(found, list)
+    assert sorted(entry["step"] for entry in found) == sorted(STEPS)
+    assert not any(entry["removed"] for entry in found)
+    assert shell("gc", "--delete") == 0
+    assert shell.json("gc") == []
+    document = shell.json("build", RECIPE, "--set", "model.generate.seed=1")
+    assert isinstance(document, dict)
+    assert all(step["reused"] for step in document["steps"])
+    assert (shell.dist / RECIPE / "model" / "model.safetensors").is_file()
+
+
+def test_the_schema_is_printed_checked_and_written(shell: Shell) -> None:
+    assert shell("schema") == 0
+    assert json.loads(shell.out)["title"] == "orchestrator recipe"
+    assert shell("schema", "--check") == 0
+    (shell.project / "recipes" / "recipe.schema.json").write_text("{}")
+    assert shell("schema", "--check") == 7
+    assert shell("schema", "--write") == 0
+    assert shell("schema", "--check") == 0
+
+
+@pytest.mark.parametrize("kind", ["zsh", "fish"])
+def test_completion_prints_a_script(shell: Shell, kind: str) -> None:
+    assert shell("completion", kind) == 0
+    assert "_ORCHESTRATOR_COMPLETE" in shell.out
+
+
+def test_a_recipe_without_anything_from_the_hub_locks_without_it(shell: Shell) -> None:
+    assert shell("lock", RECIPE) == 0
+    file = shell.project / "recipes" / f"{RECIPE}.lock"
+    assert "0 repositories" in shell.out
+    document = shell.json("build", RECIPE, "--dry-run")
+    assert isinstance(document, dict)
+    assert document["lock"] == str(file)
+    assert shell("lock", RECIPE, "--check") == 0
+
+
+def test_a_lock_that_cannot_be_read_is_made_again(shell: Shell) -> None:
+    file = shell.project / "recipes" / f"{RECIPE}.lock"
+    file.write_text("<<<<<<< HEAD\n")
+    assert shell("build", RECIPE, "--dry-run") == 3
+    assert shell("lock", RECIPE) == 0
+    assert "it is made anew" in shell.err
+    assert shell("build", RECIPE, "--dry-run") == 0
+
+
+def test_the_lock_of_another_recipe_stops_a_build(shell: Shell) -> None:
+    file = shell.project / "recipes" / f"{RECIPE}.lock"
+    file.write_text(lock_text(Lock(recipe="other", repositories=())))
+    assert shell("build", RECIPE) == 3
+    assert "error[LOCK_INVALID]" in shell.err
