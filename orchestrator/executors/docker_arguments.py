@@ -179,8 +179,7 @@ def run_line(container: Container) -> tuple[str, ...]:
     """Spell the container as the arguments of `docker run`, to paste into a shell."""
     return (
         *("docker", "run"),
-        *("--name", container.name),
-        *(part for item in container.labels.items() for part in ("--label", "=".join(item))),
+        "--rm",  # for a person: without the name and labels by which the orchestrator finds its own again
         "--init",
         *("--user", f"{container.user.uid}:{container.user.gid}"),
         *("--workdir", OUTPUT),
