@@ -1,0 +1,74 @@
+"""Write the generated pages, or with `--check` fail where one is stale."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from docs.generate import catalogue, commands, errors, recipes, runs
+from docs.generate.markdown import ROOT
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "recipe.md": recipes.reference,
+    "commands.md": commands.reference,
+    "errors.md": errors.reference,
+    "catalogue.md": catalogue.reference,
+    "dry-run.md": runs.dry_run,
+    "store.md": runs.store_layout,
+    "events.md": runs.event_catalogue,
+}
+"""The pages of docs/reference that are generated whole."""
+
+SECTIONS: Mapping[str, Callable[[], str]] = {
+    "commands": commands.index,
+    "recipes": recipes.index,
+    "exit-statuses": errors.exit_statuses,
+}
+"""The parts of README.md between `<!-- NAME: … -->` and `<!-- end of NAME -->`."""
+
+
+def texts() -> dict[Path, str]:
+    """Give every generated file as it should be."""
+    pages = {ROOT / "docs" / "reference" / name: write() for name, write in PAGES.items()}
+    return {**pages, ROOT / "README.md": _readme()}
+
+
+def stale() -> tuple[Path, ...]:
+    """Name the files that do not say what the code says now."""
+    return tuple(file for file, text in texts().items() if not file.is_file() or file.read_text("utf-8") != text)
+
+
+def _readme() -> str:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for name, write in SECTIONS.items():
+        begin, end = f"<!-- {name}: written by python -m docs.generate -->", f"<!-- end of {name} -->"
+        found = re.findall(f"{re.escape(begin)}.*?{re.escape(end)}", text, flags=re.DOTALL)
+        if len(found) != 1:
+            message = f"README.md has {len(found)} sections between {begin} and {end}; one is expected"
+            raise LookupError(message)
+        text = text.replace(found[0], f"{begin}\n\n{write()}\n\n{end}")
+    return text
+
+
+def main() -> None:
+    """Read the command line and write or check."""
+    parser = argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail where a page is stale")
+    found = stale()
+    if parser.parse_args().check:
+        if found:
+            names = ", ".join(str(file.relative_to(ROOT)) for file in found)
+            sys.exit(f"{names}: not what the code says now; run: .venv/bin/python -m docs.generate")
+        return
+    fresh = texts()
+    for file in found:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(fresh[file], encoding="utf-8")
+        sys.stdout.write(f"wrote {file.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

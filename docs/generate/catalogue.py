@@ -1,0 +1,74 @@
+"""The reference of what recipes name: targets, images and their known faults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from docs.generate.markdown import code, codes, page, table
+from docs.generate.recipes import SETTINGS
+from orchestrator.catalog.image import Fault, Image
+from orchestrator.catalog.target import Target
+
+_INTRODUCTION = """\
+`target` and `image` of a recipe are names of this catalogue: [`docker/images.yaml`](../../docker/images.yaml), and
+[`targets.yaml`](../../orchestrator/catalog/targets.yaml) of the tool with the `targets/*.yaml` of a project."""
+
+_FORMATS = """\
+The formats are those that the image has kernels for on GB10 (SM 121); the file has the other GPUs. Whether a model
+runs is another question, which `orchestrator plan` answers for a whole recipe."""
+
+
+def reference() -> str:
+    """Write the page of the catalogue."""
+    return page(
+        "Targets and images",
+        _INTRODUCTION,
+        f"## Targets\n\n{_targets()}",
+        f"## Images\n\n{_FORMATS}\n\n{_images()}",
+        f"## Known faults\n\n{_faults()}",
+    )
+
+
+def faults() -> tuple[Fault, ...]:
+    """List every fault of every image once."""
+    return tuple(dict.fromkeys(fault for image in _all_images().values() for fault in image.faults))
+
+
+def _all_images() -> Mapping[str, Image]:
+    return SETTINGS.catalog.images
+
+
+def _targets() -> str:
+    rows = [(code(name), target.description, target.architecture, *_machine(target)) for name, target in _all_targets()]
+    return table(("target", "what", "processor", "GPU", "memory", "kept for the system"), rows)
+
+
+def _all_targets() -> list[tuple[str, Target]]:
+    return sorted(SETTINGS.catalog.targets.items())
+
+
+def _machine(target: Target) -> tuple[str, str, str]:
+    gpu = f"{target.gpu.count} of {target.gpu.name}, SM {target.gpu.sm}" if target.gpu else "none"
+    nodes = f" in each of {target.nodes}" if target.nodes > 1 else ""
+    kind = ", unified" if target.unified_memory else ""
+    return gpu, f"{target.memory / 1e9:.1f} GB{nodes}{kind}", f"{target.reserve / 1e9:.1f} GB"
+
+
+def _images() -> str:
+    rows = [
+        (
+            code(name),
+            image.tensorrt_llm,
+            ", ".join(image.architectures),
+            "yes" if image.has("trtllm-build") else "no",
+            codes(image.formats.get("sm_121", ())) or "quantizes only",
+            image.description,
+        )
+        for name, image in _all_images().items()
+    ]
+    return table(("image", "TensorRT-LLM", "processors", "builds engines", "formats on GB10", "what"), rows)
+
+
+def _faults() -> str:
+    rows = [(code(fault.code), fault.effect, fault.message, fault.hint, fault.source) for fault in faults()]
+    return table(("code", "effect", "what", "what to do", "source"), rows)

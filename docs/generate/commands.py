@@ -1,0 +1,58 @@
+"""The reference of the command line: what `--help` says, command by command."""
+
+from __future__ import annotations
+
+import click
+
+from docs.generate.markdown import block, code, page, table
+from orchestrator.cli.main import cli
+
+_WIDTH = 100
+
+_INTRODUCTION = """\
+Results go to standard output, progress and errors to standard error. Progress bars appear on a terminal only;
+`NO_COLOR` is respected. With `--json` a command prints one document for a program."""
+
+_ENVIRONMENT = (
+    ("ORCHESTRATOR_PROJECT", "as `--project`"),
+    ("ORCHESTRATOR_STORE", "as `--store`"),
+    ("ORCHESTRATOR_DIST", "as `--dist`"),
+    ("HF_TOKEN", "a token of the Hugging Face Hub; given to download steps alone"),
+    ("HF_ENDPOINT, HF_HOME", "as the Hub's own client reads them: a mirror, another place for its cache"),
+    ("DOCKER_HOST", "as Docker reads it: another engine, or Podman's socket"),
+    ("NO_COLOR", "no colours"),
+)
+
+
+def reference() -> str:
+    """Write the page of the commands."""
+    root = click.Context(cli, info_name="orchestrator", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    parts = [f"## orchestrator {name}\n\n{block(_help(root, name))}" for name in cli.list_commands(root)]
+    environment = table(("variable", "meaning"), [(code(name), words) for name, words in _ENVIRONMENT])
+    return page(
+        "Commands",
+        _INTRODUCTION,
+        f"## orchestrator\n\n{block(cli.get_help(root))}",
+        *parts,
+        f"## Environment\n\n{environment}",
+    )
+
+
+def _help(root: click.Context, name: str) -> str:
+    command = cli.get_command(root, name)
+    if command is None:
+        message = f"`{name}` is listed and cannot be found"
+        raise LookupError(message)
+    return command.get_help(
+        click.Context(command, info_name=name, parent=root, terminal_width=_WIDTH, max_content_width=_WIDTH)
+    )
+
+
+def index() -> str:
+    """Write the table of the commands."""
+    root = click.Context(cli, info_name="orchestrator")
+    found = ((name, cli.get_command(root, name)) for name in cli.list_commands(root))
+    rows = [
+        (code(f"orchestrator {name}"), command.get_short_help_str(_WIDTH) if command else "") for name, command in found
+    ]
+    return table(("command", "what it does"), rows)

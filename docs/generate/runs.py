@@ -1,0 +1,124 @@
+"""The references of what a build prints, keeps and reports: the dry-run's document, the store, the events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from docs.generate.markdown import block, classes_of, code, fields_of, first_line, page, table
+from docs.generate.recipes import SETTINGS
+from orchestrator import events, journal
+from orchestrator.cli.dry_run import document
+from orchestrator.cli.planning import plan_recipe
+from orchestrator.store import artifact, store
+
+_EXAMPLE = "llama3-70b-nvfp4"
+_STEP = "engine"
+
+_DRY_RUN = """\
+`orchestrator build RECIPE --dry-run --json` prints one document; with `--all` in place of a recipe, a list of them. It
+is made from the same values that a build runs, not by a second path, and needs no network, engine, GPU or token. The
+exit status is 4 where the recipe is refused; for the whole catalogue only where a recipe is refused that does not say
+so itself (`expected_refusals`), or is not refused although it does."""
+
+_DOCUMENT = {
+    "recipe": "The recipe's name.",
+    "lock": "The lock file that pins its revisions, or null.",
+    "steps": "The steps in their order; empty where a refusal leaves none.",
+    "refusals": "Why it cannot work: `code`, `message` and `hint` of each reason; empty where it can.",
+}
+_STEPS = {
+    "name": "The step's name, as `--from` and `--until` take it.",
+    "executor": "`process` (this machine's Python) or `docker`.",
+    "image": "The image's reference, with its digest where the lock has one; null without a container.",
+    "argv": "The command as the container sees it. A step of our own code starts NVIDIA's tools behind a bare `--`.",
+    "mounts": "`source`, `target` and `read_only` of each folder or file; `/out` alone can be written.",
+    "environment": "What the step itself sets.",
+    "secrets": "Names of the secrets that the step may read; their values appear nowhere.",
+    "network": "Whether it may use the network.",
+    "gpus": "How many GPUs it is given.",
+    "outputs": "Patterns below `/out`; each must match something that is not empty and parses, or the step has failed.",
+    "decision": "`run`, `reuse` (its result is in the store) or `later` (depends on what an earlier step will leave).",
+}
+_WORK = """\
+`$WORK` stands for the folder of what will be made. The text form sets it and prints each command as a line for a
+shell."""
+
+_STORE = """\
+Results lie in `.orchestrator/` of the project folder, or where `--store` says. All of it may be deleted while nothing
+is being built: the next build makes it again."""
+
+_OTHERS = (
+    ("`runs/<recipe>.json`", "what the newest build of a recipe did; read by `status`, `logs` and `gc`"),
+    ("`logs/<recipe>/<step>.log`", "the log of a step's last failed try"),
+)
+_MANIFEST = """\
+`format`, `key`, `step` and `files`, one entry for each file of `out/`. The digest of an artifact is the SHA-256 of that
+list: two artifacts with the same bytes are the same to whatever reads them."""
+
+_RUN = """\
+`recipe`, `process` (whose build it is), `started` (seconds since the epoch), `finished` and `steps`. A `state` is
+`waiting`, `running`, `done`, `reused`, `failed` or `interrupted`; `status` calls a running step whose process is gone
+`abandoned`."""
+
+
+def dry_run() -> str:
+    """Write the page of the dry-run's document.
+
+    Raises:
+        LookupError: The document has other keys than the page explains.
+    """
+    found = document(SETTINGS, plan_recipe(SETTINGS, _EXAMPLE))
+    step = next(step for step in found["steps"] if step["name"] == _STEP)
+    return page(
+        "The dry-run's document",
+        _DRY_RUN,
+        f"## The document\n\n{_explained(found, _DOCUMENT)}",
+        f"## A step\n\n{_explained(step, _STEPS)}\n\n{_WORK}",
+        f"## An example\n\nThe step `{_STEP}` of `{_EXAMPLE}`:\n\n{block(json.dumps(step, indent=2), 'json')}",
+    )
+
+
+def _explained(found: dict[str, Any], words: dict[str, str]) -> str:
+    if set(found) != set(words):
+        message = f"the document has {', '.join(found)}; the page explains {', '.join(words)}"
+        raise LookupError(message)
+    return table(("key", "meaning"), [(code(key), words[key]) for key in found])
+
+
+def store_layout() -> str:
+    """Write the page of the store."""
+    rule, _, layout = (store.__doc__ or "").partition("\n\n")
+    return page(
+        "The store",
+        _STORE,
+        f"{rule}\n\n{block(layout)}\n\nBeside them:\n\n{table(('file', 'what'), _OTHERS)}",
+        f"## manifest.json\n\n{_MANIFEST}\n\n{_classes(artifact, ('StoredFile',))}",
+        f"## runs/&lt;recipe&gt;.json\n\n{_RUN}\n\n{_classes(journal, ('Entry',))}",
+    )
+
+
+_EVENTS = """\
+Below the command line nothing prints: a build reports events, and the command line shows them. A payload, which runs in
+another process or container, writes two of them, `progress` and `failure`, as lines of its standard output; every other
+line is log. Such a line is `@orchestrator ` and one JSON object with the key `event`:"""
+
+_LINE = '@orchestrator {"event": "progress", "done": 12, "total": 95, "unit": "tensors", "note": "lm_head.weight"}'
+
+
+def event_catalogue() -> str:
+    """Write the page of the events."""
+    names = [node.name for node in classes_of(events) if node.name != "Observer"]
+    return page("Events", f"{_EVENTS}\n\n{block(_LINE)}", _classes(events, names))
+
+
+def _classes(module: ModuleType, names: Iterable[str]) -> str:
+    nodes = {node.name: node for node in classes_of(module)}
+    parts = []
+    for name in names:
+        rows = [(code(field.name), code(field.type), field.words) for field in fields_of(nodes[name])]
+        words = first_line(vars(module)[name].__doc__)
+        parts.append(f"### {name}\n\n{words}\n\n{table(('field', 'type', 'meaning'), rows)}")
+    return "\n\n".join(parts)
