@@ -38,23 +38,20 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from orchestrator.quantization.formats import e2m1
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK = 16
 """Consecutive inputs that share one E4M3 scale."""
 
-_E2M1_MAX = 6.0
 _E4M3_MAX = 448.0
 _E4M3_MIN = 2.0**-9
 
-_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""What each code stands for."""
-
-# Halfway points between neighbouring codes. At a tie the even code wins: the lower one at the first row's points,
-# the upper one at the second row's.
-_TIES_TO_LOWER = (0.25, 1.25, 2.5, 5.0)
-_TIES_TO_UPPER = (0.75, 1.75, 3.5)
+# At a tie the even code wins: the lower one at every other halfway point, the upper one between.
+_TIES_TO_LOWER = e2m1.HALFWAY[0::2]
+_TIES_TO_UPPER = e2m1.HALFWAY[1::2]
 
 # Elements encoded at once: the temporaries of one round (about 13 bytes an element) stay near the processor.
 _ELEMENTS_AT_ONCE = 1 << 18
@@ -79,7 +76,7 @@ def tensor_scale(amax: float) -> np.float32:
     if not (np.isfinite(amax) and amax >= 0):
         message = f"the largest magnitude of a tensor is finite and not negative, not {amax}"
         raise ValueError(message)
-    scale = np.float32(amax) / np.float32(_E2M1_MAX * _E4M3_MAX)
+    scale = np.float32(amax) / np.float32(e2m1.LARGEST * _E4M3_MAX)
     return scale if scale > 0 else np.float32(1)
 
 
@@ -106,23 +103,20 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
         some = slice(first, first + step)
         blocks = weight[some].astype(np.float32).reshape(-1, columns // BLOCK, BLOCK)
         scales[some] = _block_scales(blocks, scale_2)
-        codes[some] = _pack(_codes(blocks, scales[some], scale_2).reshape(-1, columns))
+        codes[some] = e2m1.pack(_codes(blocks, scales[some], scale_2).reshape(-1, columns))
     return Encoded(codes, scales)
 
 
 def decode(encoded: Encoded, scale_2: np.float32) -> NDArray[np.float32]:
     """Return the numbers that a weight, or some of its rows, stand for, in FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
-    codes = np.empty((rows, half * 2), np.uint8)
-    codes[:, 0::2] = encoded.codes & 0x0F
-    codes[:, 1::2] = encoded.codes >> 4
-    blocks = _E2M1[codes].reshape(rows, -1, BLOCK)
+    blocks = e2m1.VALUES[e2m1.unpack(encoded.codes)].reshape(rows, -1, BLOCK)
     blocks *= _steps(encoded.scales, scale_2)
     return blocks.reshape(rows, half * 2)
 
 
 def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32) -> NDArray[Any]:
-    scales = np.abs(blocks).max(axis=-1) / (np.float32(_E2M1_MAX) * scale_2)
+    scales = np.abs(blocks).max(axis=-1) / (np.float32(e2m1.LARGEST) * scale_2)
     scales[scales == 0] = 1
     np.clip(scales, _E4M3_MIN, _E4M3_MAX, out=scales)
     rounded: NDArray[Any] = scales.astype(ml_dtypes.float8_e4m3fn)
@@ -145,7 +139,3 @@ def _codes(blocks: NDArray[np.float32], scales: NDArray[Any], scale_2: np.float3
     for point in _TIES_TO_UPPER:
         codes += values >= point
     return codes
-
-
-def _pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))

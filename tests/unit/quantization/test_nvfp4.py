@@ -183,3 +183,22 @@ def test_a_magnitude_that_is_none_is_refused(amax: float) -> None:
 
 def test_an_empty_weight_stays_empty() -> None:
     assert nvfp4.encode(np.empty((0, 16), np.float32), np.float32(1)).codes.shape == (0, 8)
+
+
+def _code(value: float) -> int:
+    """The nearest magnitude, the even code at a tie, from the definition."""
+    magnitudes = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+    distances = [abs(magnitude - min(abs(value), 6)) for magnitude in magnitudes]
+    nearest = [code for code, distance in enumerate(distances) if distance == min(distances)]
+    return next((code for code in nearest if code % 2 == 0), nearest[0]) | (8 if value < 0 else 0)
+
+
+def test_every_bf16_number_has_the_code_of_the_definition() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    finite = _bf16(every[(every & 0x7F80) != 0x7F80])
+    weight = np.zeros((len(finite), 16), ml_dtypes.bfloat16)
+    weight[:, 0] = finite
+    encoded = nvfp4.encode(weight, np.float32(1))
+    steps = encoded.scales.astype(np.float64).reshape(-1)
+    quotients = (finite.astype(np.float32) / steps.astype(np.float32)).astype(np.float64)
+    assert (encoded.codes[:, 0] & 15).tolist() == [_code(quotient) for quotient in quotients.tolist()]
