@@ -43,7 +43,7 @@ def command(
         return
     rows = [("✓" if check["passed"] else "✗", check["name"], str(check["detail"])) for check in quality["checks"]]
     print_table(("", "check", "found"), rows)
-    if quality.get("snr_db"):
+    if (quality.get("snr_db") or {}).get("min") is not None:  # none where nothing was quantized
         click.echo(
             "\nsignal-to-noise of the weights: {min:.1f} dB at worst, {mean:.1f} dB on average".format_map(
                 quality["snr_db"]

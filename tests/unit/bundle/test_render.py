@@ -162,6 +162,14 @@ def test_what_was_measured_is_shown_and_what_is_missing_is_said(world: World) ->
     assert "| 1 | 51.2 | not measured | not measured |" in text
 
 
+@pytest.mark.parametrize("snr", [None, {"min": None, "mean": None, "worst": [], "layers": {}}])
+def test_a_checkpoint_without_quantized_layers_has_no_signal_to_noise(world: World, snr: object) -> None:
+    world.leave("verify", {"quality.json": json.dumps({**QUALITY, "snr_db": snr})})
+    text = (world.render().folder / "README.md").read_text()
+    assert "Checks: passed" in text
+    assert "dB" not in text
+
+
 def test_rendering_again_from_the_same_changes_nothing(world: World) -> None:
     first = world.render()
     inode = first.folder.stat().st_ino
