@@ -152,6 +152,8 @@ class Runner:
             outcome = executor.run(job, listener)
         except MachineError:  # the engine went away: its container may still run, and is adopted by the next build
             self._keep_log(step, binder.recipe, attempt)
+            if placed.executor == "process":  # a process has ended with us, and may have left the disk full
+                self._let_go(executor, job)
             raise
         except BaseException:
             self._keep_log(step, binder.recipe, attempt)
