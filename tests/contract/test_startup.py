@@ -1,0 +1,95 @@
+"""The command as a program of its own: what it loads, and how it gets on with the shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    "pydantic",
+    "numpy",
+    "docker",
+    "rich",
+    "ruamel",
+    "huggingface_hub",
+    "httpx2",
+    "jinja2",
+    "filelock",
+    "tokenizers",
+)
+
+
+CANARY = "hf_canary_0123456789"
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_starting_up_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['orchestrator', '--help']\n"
+        "from orchestrator.cli.main import main\n"
+        "try: main()\n"
+        f"finally: print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = run("-c", code)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
+    assert "Exit statuses:" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli.main", "schema"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash_complete", "zsh_complete"])
+def test_the_shell_completes_recipes(shell: str) -> None:
+    done = run(
+        "-c",
+        "from orchestrator.cli.main import cli\n"
+        "cli.main(prog_name='orchestrator', complete_var='_ORCHESTRATOR_COMPLETE')",
+        _ORCHESTRATOR_COMPLETE=shell,
+        COMP_WORDS="orchestrator build tiny",
+        COMP_CWORD="2",
+    )
+    assert "tiny-llama-w4a16-nvfp4" in done.stdout
+
+
+def test_doctor_looks_at_a_machine_without_an_engine(tmp_path: Path) -> None:
+    nowhere = f"unix://{tmp_path}/no.sock"
+    arguments = ("-m", "orchestrator.cli.main", "--store", str(tmp_path / "store"), "doctor")
+    looked = run(*arguments, DOCKER_HOST=nowhere, HOME=str(tmp_path), HF_TOKEN=CANARY)
+    assert looked.returncode == 0, looked.stderr
+    assert "Docker" in looked.stdout
+    assert CANARY not in looked.stdout + looked.stderr
+    needed = run(*arguments, "llama3-8b-nvfp4", DOCKER_HOST=nowhere, HOME=str(tmp_path))
+    assert needed.returncode == 6
+    assert "Traceback" not in needed.stderr

@@ -1,0 +1,130 @@
+"""The store on real file systems: in which order bytes reach the disk, a full disk, a read-only one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "tiny-llama-w4a16-nvfp4"
+PUBLISH = """\
+import sys
+from pathlib import Path
+from orchestrator.store.store import Store
+store = Store(Path(sys.argv[1]))
+attempt = store.attempt("a" * 64)
+(attempt.out / "weights").write_bytes(b"weights")
+store.publish(attempt, "a" * 64, "quantize")
+"""
+
+
+def orchestrator(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    places = ["--project", str(ROOT), "--store", str(store), "--dist", str(store / "dist")]
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(store.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_bytes_are_on_disk_before_the_name_that_promises_them(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    watched = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(trace)]
+    done = subprocess.run(
+        [*watched, sys.executable, "-c", PUBLISH, str(tmp_path / "store")],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if not trace.is_file() or "PTRACE" in done.stderr:
+        pytest.skip(f"strace may not watch here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    calls = []
+    for line in trace.read_text().splitlines():
+        call = re.search(r"(fsync|rename)\w*\((.*)\)\s+= 0", line)
+        if call:
+            paths = re.findall(r'["<]([^">]*/store/[^">]*)[">]', call[2])
+            calls.append((call[1], re.sub(r"\.[0-9a-f]{8}$|-[0-9a-f]{8}(?=/|$)", "", paths[-1].split("/store/")[1])))
+    key = "a" * 64
+    wanted = [
+        ("fsync", f"attempts/{key}/out/weights"),
+        ("fsync", f"attempts/{key}/.manifest.json"),
+        ("rename", f"attempts/{key}/manifest.json"),
+        ("fsync", f"attempts/{key}/out"),
+        ("fsync", f"attempts/{key}"),
+        ("rename", f"artifacts/{key}"),
+        ("fsync", "artifacts"),
+    ]
+    assert [call for call in calls if not call[1].startswith("stats/")] == wanted
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_with_its_code_and_loses_nothing(small_disk: Path) -> None:
+    full = orchestrator(small_disk / "store", "build", RECIPE, "--json")
+    assert full.returncode == 6, full.stderr
+    assert json.loads(full.stderr.splitlines()[-1])["error"]["code"] == "DISK_FULL"
+    assert "Traceback" not in full.stderr
+    assert list((small_disk / "store" / "artifacts").glob("*")) == []
+    assert list((small_disk / "store" / "attempts").glob("*")) == []
+    remount(small_disk, "size=64m")
+    assert orchestrator(small_disk / "store", "build", RECIPE).returncode == 0
+
+
+def test_a_disk_that_fills_up_later_keeps_what_was_finished(small_disk: Path) -> None:
+    remount(small_disk, "size=7m")  # the model fits, the checkpoint beside it does not
+    full = orchestrator(small_disk / "store", "build", RECIPE)
+    assert full.returncode == 6, full.stderr
+    remount(small_disk, "size=64m")
+    done = orchestrator(small_disk / "store", "build", RECIPE, "--json")
+    assert [step["reused"] for step in json.loads(done.stdout)["steps"]] == [True, False, False]
+
+
+def test_a_disk_that_cannot_be_written_is_no_permission(small_disk: Path) -> None:
+    remount(small_disk, "ro")
+    done = orchestrator(small_disk / "store", "build", RECIPE)
+    assert done.returncode == 6, done.stderr
+    assert "error[NO_PERMISSION]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_was_built_can_be_used_on_another_file_system(small_disk: Path, tmp_path: Path) -> None:
+    remount(small_disk, "size=64m")
+    places = ["--dist", str(tmp_path / "dist")]
+    assert orchestrator(small_disk / "store", *places, "build", RECIPE).returncode == 0
+    again = orchestrator(small_disk / "store", *places, "build", RECIPE)
+    assert re.search(r"\nbundle +reused", again.stdout)
+    sums = subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "dist" / RECIPE, check=False, timeout=60
+    )
+    assert sums.returncode == 0
