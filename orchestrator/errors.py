@@ -142,6 +142,18 @@ class CalibrationTextError(BadInputError):
     code = "CALIBRATION_INVALID"
 
 
+class ConfigInvalidError(BadInputError):
+    """A model's config.json or hf_quant_config.json that lacks a field, contradicts itself or describes no model."""
+
+    code = "CONFIG_INVALID"
+
+
+class ArchitectureUnknownError(ConfigInvalidError):
+    """A model whose tensors do not follow from its config.json by anything known here."""
+
+    code = "ARCHITECTURE_UNKNOWN"
+
+
 class PlanRefusedError(OrchestratorError):
     """The plan cannot work; every reason is listed."""
 
@@ -152,6 +164,13 @@ class PlanRefusedError(OrchestratorError):
         super().__init__("\n".join(f"{refusal.code}: {refusal.message}" for refusal in refusals))
         self.refusals = refusals
         self.hint = "\n".join(refusal.hint for refusal in refusals)
+
+
+class UntrustedCodeError(OrchestratorError):
+    """A model brings code, or files that can carry code, and the recipe does not say that this commit is trusted."""
+
+    code = "UNTRUSTED_CODE"
+    exit_status = 4
 
 
 class StepError(OrchestratorError):
@@ -189,6 +208,12 @@ class CheckFailedError(OrchestratorError):
 
     code = "CHECK_FAILED"
     exit_status = 7
+
+
+class LockDriftError(CheckFailedError):
+    """What was locked is no longer what is there, or the lock is missing or older than its recipe."""
+
+    code = "LOCK_DRIFT"
 
 
 class ArtifactCorruptError(CheckFailedError):
@@ -255,6 +280,24 @@ class HubNotFoundError(HubError):
     """No such repository, revision or file."""
 
     code = "HUB_NOT_FOUND"
+
+
+class HubOfflineError(HubError):
+    """The network may not be used, and something is not here."""
+
+    code = "OFFLINE_MISSING"
+
+
+class RegistryError(MachineError):
+    """A registry of images does not answer as it should."""
+
+    code = "REGISTRY_UNREACHABLE"
+
+
+class RegistryAccessError(RegistryError):
+    """A registry refuses these credentials, or wants some."""
+
+    code = "REGISTRY_ACCESS"
 
 
 class DownloadCorruptError(HubError):

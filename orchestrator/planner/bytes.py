@@ -1,0 +1,202 @@
+"""Bytes that follow from a model's shape: what is stored, what one step reads, what a text adds. No guesses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
+from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
+
+KV_BYTES: dict[KvDtype, float] = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
+"""Bytes of one number in the KV cache; NVFP4 has an 8-bit scale for 16."""
+
+_BLOCKS: dict[Algorithm, tuple[int, int]] = {
+    "Q8_0": (32, 34),
+    "Q4_0": (32, 18),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+}
+"""Numbers of a block along a row, and its bytes (llama.cpp, ggml-common.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as a checkpoint holds it."""
+
+    suffix: str
+    """What its name has in place of the weight's own name: `.weight_scale` beside `.weight`."""
+    dtype: str
+    """As safetensors calls it."""
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * _ITEM[self.dtype]
+
+
+_ITEM = {"F32": 4, "BF16": 2, "F8_E4M3": 1, "U8": 1}
+
+
+def stored(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool = False) -> list[Stored]:
+    """Say what one tensor of the unquantized model becomes.
+
+    Args:
+        shape: [out, in] of a matrix; any shape where it stays as it is.
+        algorithm: How it is stored; not one of llama.cpp's.
+        native: With the publisher's names of the scales.
+    """
+    if algorithm in ("BF16", "F32"):
+        return [Stored("", algorithm, shape)]
+    if algorithm in _BLOCKS:
+        message = f"{algorithm} is a format of llama.cpp's files"
+        raise ValueError(message)
+    return _quantized(shape, algorithm, native=native)
+
+
+def _quantized(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool) -> list[Stored]:
+    rows, columns = shape
+    match algorithm:
+        case "FP8":
+            return [Stored("", "F8_E4M3", shape), Stored("_scale", "F32", ()), Stored("input_scale", "F32", ())]
+        case "FP8_BLOCK":
+            blocks = tuple(-(-size // 128) for size in shape)
+            return [Stored("", "F8_E4M3", shape), Stored("_scale_inv", "F32", blocks)]
+        case "NVFP4":
+            return [*_nvfp4(shape), Stored("input_scale", "F32", ())]
+        case "W4A16_NVFP4":
+            return _nvfp4(shape)
+        case "MXFP4":
+            names = ("_blocks", "_scales") if native else ("", "_scale")
+            return [Stored(names[0], "U8", (rows, columns // 2)), Stored(names[1], "U8", (rows, -(-columns // 32)))]
+        case _:  # INT4_AWQ
+            return [
+                Stored("", "U8", (rows, -(-columns // 2))),
+                Stored("_scale", "BF16", (rows, -(-columns // 128))),
+                Stored("pre_quant_scale", "BF16", (columns,)),
+            ]
+
+
+def _nvfp4(shape: tuple[int, ...]) -> list[Stored]:
+    rows, columns = shape
+    return [
+        Stored("", "U8", (rows, -(-columns // 2))),
+        Stored("_scale", "F8_E4M3", (rows, -(-columns // 16))),
+        Stored("_scale_2", "F32", ()),
+    ]
+
+
+def tensor_bytes(tensor: Tensor, scheme: Scheme, layers: int) -> int:
+    """Give the bytes of a tensor, of all experts together, its scales included."""
+    return sum(_bytes_of(tensor.shape, algorithm) * count for algorithm, count in scheme.split(tensor, layers))
+
+
+def _bytes_of(shape: tuple[int, ...], algorithm: Algorithm) -> int:
+    if algorithm in _BLOCKS:
+        block, size = _BLOCKS[algorithm]
+        return math.prod(shape[:-1]) * -(-shape[-1] // block) * size
+    return sum(part.size for part in stored(shape, algorithm))
+
+
+def kv_scale_bytes(shape: ModelShape, scheme: Scheme) -> int:
+    """Give the bytes of the cache's scales in a checkpoint: one for keys and one for values in each layer."""
+    return 8 * shape.attention_layers if scheme.kv_scales else 0
+
+
+def checkpoint_bytes(shape: ModelShape, scheme: Scheme) -> int:
+    """Give the bytes of a checkpoint's tensors, scales included; the files' headers come on top."""
+    layers = len(shape.layers)
+    return sum(tensor_bytes(tensor, scheme, layers) for tensor in shape.tensors) + kv_scale_bytes(shape, scheme)
+
+
+def loaded_bytes(shape: ModelShape, scheme: Scheme) -> int:
+    """Give the bytes of weights in memory when the model serves: without layers that propose tokens."""
+    layers = len(shape.layers)
+    return sum(tensor_bytes(tensor, scheme, layers) for tensor in shape.tensors if tensor.role != "mtp")
+
+
+def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: int = 1) -> float:
+    """Give the bytes of weights that one step reads when `batch` texts each get one more token.
+
+    A tensor of which one token reads the share `u` is read to 1 - (1 - u)^batch: of E experts with k chosen, that is
+    the expected number of distinct ones, E (1 - (1 - k/E)^batch), if tokens choose independently and evenly.
+    """
+    layers = len(shape.layers)
+    read = (tensor for tensor in shape.tensors if tensor.used)
+    return sum(tensor_bytes(tensor, scheme, layers) * (1 - (1 - tensor.used) ** batch) for tensor in read)
+
+
+def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:
+    """Give the bytes that one more token adds to the cache while no window is full."""
+    return sum(_per_token(layer, dtype) for layer in shape.layers)
+
+
+def _per_token(layer: Memory, dtype: KvDtype) -> float:
+    return layer.values_per_token * KV_BYTES[dtype] + layer.index_bytes_per_token
+
+
+def kv_bytes(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
+    """Give the bytes of the cache for one text of `context` tokens; layers with a window keep only that."""
+    return sum(_per_token(layer, dtype) * _least(context, layer.window) for layer in shape.layers)
+
+
+def kv_bytes_read(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
+    """Give the bytes of the cache that one step reads for one text of `context` tokens."""
+    return sum(
+        layer.values_per_token * KV_BYTES[dtype] * _least(context, layer.window, layer.lookback)
+        + layer.index_bytes_per_token * context
+        for layer in shape.layers
+    )
+
+
+def state_bytes(shape: ModelShape) -> int:
+    """Give the bytes of recurrent states (Mamba) of one text, whatever its length; a step reads and writes them."""
+    return sum(
+        layer.state_values * shape.state_bytes_per_value + 2 * layer.convolution_values for layer in shape.layers
+    )
+
+
+def flops_per_token(shape: ModelShape, context: int) -> float:
+    """Give the floating-point operations of one token after `context` others: two per weight and look back."""
+    matrices = sum(t.elements * t.used for t in shape.tensors if len(t.shape) > 1 and _multiplies(t))
+    looks = sum(layer.score_width * _least(context, layer.window, layer.lookback) for layer in shape.layers)
+    states = sum(3 * layer.state_values for layer in shape.layers)  # decay, input, output
+    return 2.0 * (matrices + looks + states)
+
+
+def _multiplies(tensor: Tensor) -> bool:
+    return tensor.role != "embedding" or tensor.used == 1  # a tied one is the head, too
+
+
+def _least(context: int, *limits: int | None) -> int:
+    return min([context, *(limit for limit in limits if limit is not None)])
+
+
+def stored_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[tuple[str, Stored]]:
+    """Name every tensor of a checkpoint in ModelOpt's layout, or as published.
+
+    For as many experts as there are this is long: hundreds of thousands of names.
+    """
+    layers = len(shape.layers)
+    for tensor in shape.tensors:
+        pairs = list(scheme.split(tensor, layers))
+        names = iter(tensor.names())
+        for algorithm, count in pairs:
+            for _ in range(count if not tensor.stacked else 1):
+                name = next(names)
+                for part in stored(tensor.shape, algorithm, native=scheme.native):
+                    yield _named(name, part), part
+    if scheme.kv_scales:
+        for tensor in shape.tensors:
+            leaf = tensor.module.rpartition(".")[2]
+            if tensor.role == "attention" and leaf in ("k_proj", "v_proj"):
+                yield f"{tensor.module}.{leaf[0]}_scale", Stored("", "F32", ())
+
+
+def _named(name: str, part: Stored) -> str:
+    if part.suffix and not part.suffix.startswith("_"):
+        return f"{name.rpartition('.')[0]}.{part.suffix}"
+    return name + part.suffix

@@ -1,0 +1,291 @@
+"""Which tensor is stored how: formats by ModelOpt's default rules, or as a checkpoint's own configuration says."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from orchestrator.errors import ConfigInvalidError
+from orchestrator.planner.shapes.model import Tensor
+
+Algorithm = Literal[
+    "BF16",
+    "FP8",
+    "FP8_BLOCK",
+    "NVFP4",
+    "W4A16_NVFP4",
+    "MXFP4",
+    "INT4_AWQ",
+    "F32",
+    "Q8_0",
+    "Q4_0",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+]
+"""How one matrix is stored. ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats."""
+
+KvDtype = Literal["bf16", "fp8", "nvfp4"]
+
+FORMATS: Mapping[str, Algorithm] = MappingProxyType(
+    {
+        "bf16": "BF16",
+        "fp8": "FP8",
+        "fp8_block_scale": "FP8_BLOCK",
+        "nvfp4": "NVFP4",
+        "w4a16_nvfp4": "W4A16_NVFP4",
+        "mxfp4": "MXFP4",
+        "int4_awq": "INT4_AWQ",
+    }
+)
+"""Formats of checkpoints by their names in recipes, with the algorithm of the quantized matrices."""
+
+GGUF_FORMATS = ("q8_0", "q4_0", "q4_k_m", "f16", "gguf_mxfp4")
+"""Formats of llama.cpp's files that are known."""
+
+_MODELOPT: Mapping[str, Algorithm] = MappingProxyType(
+    {
+        "FP8": "FP8",
+        "FP8_PB_WO": "FP8_BLOCK",
+        "FP8_BLOCK_SCALES": "FP8_BLOCK",
+        "NVFP4": "NVFP4",
+        "W4A16_NVFP4": "W4A16_NVFP4",
+        "MXFP4": "MXFP4",
+        "W4A16_AWQ": "INT4_AWQ",
+        "INT4_AWQ": "INT4_AWQ",
+    }
+)
+_OWN_EXPERT = re.compile(r"experts\.\d")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a checkpoint stores its tensors."""
+
+    name: str
+    """For people: a format's name, or the file that says so."""
+    algorithm: Algorithm
+    """Of quantized matrices."""
+    exclude: tuple[str, ...] | None = None
+    """Modules that stay as they are, names or shell patterns; None: what ModelOpt leaves alone by default."""
+    modules: Mapping[str, Algorithm] | None = None
+    """Mixed precision: the quantized modules by name or pattern; all others stay as they are."""
+    kv_cache: KvDtype = "bf16"
+    """What the KV cache is stored as, where the checkpoint says so."""
+    kv_scales: bool = False
+    """The checkpoint carries two scales per attention layer."""
+    gguf: str | None = None
+    """The name of a whole-file format of llama.cpp, whose own rules choose per tensor."""
+    native: bool = False
+    """The publisher's own layout and names, not ModelOpt's."""
+    extra_exclude: tuple[str, ...] = field(default=())
+    """Further modules that stay as they are, besides the defaults: a recipe's `quantization.exclude`."""
+
+    def split(self, tensor: Tensor, layers: int) -> Iterator[tuple[Algorithm, int]]:
+        """Say how a tensor is stored: algorithms, and how many of the alike tensors each has.
+
+        Args:
+            tensor: The tensor.
+            layers: Layers of the model, on whose number some of llama.cpp's choices depend.
+        """
+        if self.gguf is not None:
+            yield _gguf(self.gguf, tensor, layers), tensor.count
+        elif not tensor.linear or self.algorithm == "BF16":
+            yield tensor.dtype, tensor.count
+        elif self.modules is not None:
+            yield from self._mixed(tensor, self.modules)
+        else:
+            kept = tensor.count if self._spared(tensor) else self._excluded(tensor)
+            if kept:
+                yield tensor.dtype, kept
+            if kept < tensor.count:
+                yield self.algorithm, tensor.count - kept
+
+    def _spared(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor stays as it is where no list says so; publishers spare only the output head."""
+        if self.exclude is not None:
+            return False
+        return tensor.role == "head" if self.native else not tensor.quantizable
+
+    def _excluded(self, tensor: Tensor) -> int:
+        if not self._literals and self._globs is None:
+            return 0
+        if tensor.count > 1 and not tensor.stacked and self._names_experts:
+            return sum(self._matches(tensor.module.format(number)) for number in range(tensor.count))
+        return tensor.count if self._matches(tensor.module.format(0) if tensor.count > 1 else tensor.module) else 0
+
+    def _mixed(self, tensor: Tensor, modules: Mapping[str, Algorithm]) -> Iterator[tuple[Algorithm, int]]:
+        counts: dict[Algorithm, int] = {}
+        several = tensor.count > 1 and not tensor.stacked
+        names = [tensor.module.format(number) for number in range(tensor.count)] if several else [tensor.module]
+        for name in names:
+            algorithm = modules.get(name) or self._by_pattern(name, modules) or tensor.dtype
+            counts[algorithm] = counts.get(algorithm, 0) + tensor.count // len(names)
+        yield from counts.items()
+
+    def _by_pattern(self, name: str, modules: Mapping[str, Algorithm]) -> Algorithm | None:
+        return next((modules[pattern] for pattern in self._patterns if fnmatch.fnmatchcase(name, pattern)), None)
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        return tuple(name for name in self.modules or () if "*" in name or "?" in name)
+
+    @cached_property
+    def _all(self) -> tuple[str, ...]:
+        return (*(self.exclude or ()), *self.extra_exclude)
+
+    @cached_property
+    def _literals(self) -> frozenset[str]:
+        return frozenset(pattern for pattern in self._all if not any(sign in pattern for sign in "*?["))
+
+    @cached_property
+    def _globs(self) -> re.Pattern[str] | None:
+        globs = [fnmatch.translate(pattern) for pattern in self._all if pattern not in self._literals]
+        return re.compile("|".join(globs)) if globs else None
+
+    @cached_property
+    def _names_experts(self) -> bool:
+        return any(_OWN_EXPERT.search(pattern) for pattern in self._all)
+
+    def _matches(self, module: str) -> bool:
+        """Tell whether a module, or one that it is inside of, is excluded."""
+        parts = module.split(".")
+        parents = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        if not self._literals.isdisjoint(parents):
+            return True
+        return self._globs is not None and any(self._globs.match(parent) for parent in parents)
+
+
+def scheme_of(
+    format_name: str, *, kv_cache: KvDtype = "bf16", kv_scales: bool = False, exclude: tuple[str, ...] = ()
+) -> Scheme:
+    """Give the scheme of a format, with what ModelOpt leaves alone by default.
+
+    Args:
+        format_name: One of `FORMATS` or `GGUF_FORMATS`, in any case.
+        kv_cache: What the cache is stored as.
+        kv_scales: The checkpoint carries scales for it.
+        exclude: Further modules that stay as they are.
+
+    Raises:
+        ConfigInvalidError: No such format.
+    """
+    name = format_name.lower()
+    if name in GGUF_FORMATS:
+        return Scheme(name, "BF16", gguf=name, kv_cache=kv_cache)
+    if name not in FORMATS:
+        message = f"no format is called {format_name!r:.60}"
+        raise ConfigInvalidError(message, hint=f"there are: {', '.join((*FORMATS, *GGUF_FORMATS))}")
+    return Scheme(
+        name,
+        FORMATS[name],
+        kv_cache=kv_cache,
+        kv_scales=kv_scales,
+        extra_exclude=exclude,
+        native=name in ("mxfp4", "fp8_block_scale"),
+    )
+
+
+def scheme_of_quant_config(document: Mapping[str, object], where: str = "hf_quant_config.json") -> Scheme:
+    """Read how a published checkpoint is quantized.
+
+    Args:
+        document: hf_quant_config.json, or `quantization_config` of config.json.
+        where: What to call it in messages.
+
+    Raises:
+        ConfigInvalidError: It is of no kind that is known here, or contradicts itself.
+    """
+    inner = document.get("quantization")
+    if isinstance(inner, Mapping):
+        return _of_modelopt(inner, where, "exclude_modules")
+    match document.get("quant_method"):
+        case "mxfp4":
+            exclude = _strings(document, "modules_to_not_convert", where)
+            return Scheme(where, "MXFP4", exclude=exclude, native=True)
+        case "fp8":
+            if document.get("weight_block_size") != [128, 128]:
+                found = document.get("weight_block_size")
+                message = f"{where}: weight_block_size: found {found!r:.60}, expected [128, 128]"
+                raise ConfigInvalidError(message)
+            return Scheme(where, "FP8_BLOCK", exclude=_strings(document, "modules_to_not_convert", where), native=True)
+        case str(method) if not method.startswith("modelopt"):
+            message = f"{where}: quant_method: found {method!r:.60}, expected modelopt, fp8 or mxfp4"
+            raise ConfigInvalidError(message)
+        case _ if "quant_algo" in document:
+            return _of_modelopt(document, where, "ignore")
+    message = f"{where}: neither quantization.quant_algo nor quant_method is here: this describes no quantization"
+    raise ConfigInvalidError(message)
+
+
+def _of_modelopt(part: Mapping[str, object], where: str, exclude_key: str) -> Scheme:
+    algorithm = part.get("quant_algo")
+    cache = part.get("kv_cache_quant_algo", part.get("kv_cache_scheme"))
+    kv_cache: KvDtype = "bf16"
+    if isinstance(cache, Mapping):
+        cache = "FP8" if cache.get("num_bits") == 8 else "NVFP4"  # noqa: PLR2004 - bits
+    if cache is not None:
+        if cache not in ("FP8", "NVFP4"):
+            message = f"{where}: kv_cache_quant_algo: found {cache!r:.60}, expected FP8 or NVFP4"
+            raise ConfigInvalidError(message)
+        kv_cache = "fp8" if cache == "FP8" else "nvfp4"
+    if algorithm == "MIXED_PRECISION":
+        return Scheme(where, "FP8", modules=_layers(part, where), kv_cache=kv_cache, kv_scales=cache is not None)
+    if not isinstance(algorithm, str) or algorithm.upper() not in _MODELOPT:
+        message = f"{where}: quant_algo: found {algorithm!r:.60}, expected one of {', '.join(_MODELOPT)}"
+        raise ConfigInvalidError(message)
+    exclude = _strings(part, exclude_key, where) if part.get(exclude_key) is not None else None
+    return Scheme(where, _MODELOPT[algorithm.upper()], exclude=exclude, kv_cache=kv_cache, kv_scales=cache is not None)
+
+
+def _layers(part: Mapping[str, object], where: str) -> Mapping[str, Algorithm]:
+    layers = part.get("quantized_layers")
+    if not isinstance(layers, Mapping) or not layers:
+        message = f"{where}: quantized_layers is missing, and MIXED_PRECISION says nothing without it"
+        raise ConfigInvalidError(message)
+    found: dict[str, Algorithm] = {}
+    for name, entry in layers.items():
+        algorithm = entry.get("quant_algo") if isinstance(entry, Mapping) else None
+        if not isinstance(algorithm, str) or algorithm.upper() not in _MODELOPT:
+            message = f"{where}: quantized_layers: {name}: quant_algo: found {algorithm!r:.60}"
+            raise ConfigInvalidError(message, hint=f"known are: {', '.join(_MODELOPT)}")
+        found[str(name)] = _MODELOPT[algorithm.upper()]
+    return found
+
+
+def _strings(part: Mapping[str, object], key: str, where: str) -> tuple[str, ...] | None:
+    value = part.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+        message = f"{where}: {key}: found {value!r:.80}, expected a list of names"
+        raise ConfigInvalidError(message)
+    return tuple(value)
+
+
+def _gguf(name: str, tensor: Tensor, layers: int) -> Algorithm:  # noqa: PLR0911 - a table of rules, first match wins
+    """Choose as llama.cpp's quantizer does (llama_tensor_get_type): vectors and routers stay exact."""
+    if len(tensor.shape) == 1 or tensor.role == "router":
+        return "F32"
+    if name == "f16" or len(tensor.shape) != 2:  # noqa: PLR2004 - not a matrix
+        return "BF16"  # as many bits as F16
+    if name == "gguf_mxfp4":  # gpt-oss: the experts as published, the rest in Q8_0
+        return "MXFP4" if tensor.role == "expert" else "Q8_0"
+    if name == "q8_0":
+        return "Q8_0"
+    if tensor.role == "head" or (tensor.role == "embedding" and tensor.used == 1):
+        return "Q6_K"
+    if name == "q4_0":
+        return "Q4_0"
+    leaf = tensor.module.rpartition(".")[2]
+    number = tensor.layer or 0
+    more = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2  # noqa: PLR2004 - its rule
+    return "Q6_K" if more and leaf in ("v_proj", "down_proj", "w2") else "Q4_K"
+
+
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)

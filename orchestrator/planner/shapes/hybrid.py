@@ -1,0 +1,140 @@
+"""Decoders that mix attention with state spaces: Nemotron-H, Nemotron 2 and 3, Jamba."""
+
+from __future__ import annotations
+
+from orchestrator.errors import ConfigInvalidError
+from orchestrator.planner.shapes.dense import Stack, tied
+from orchestrator.planner.shapes.fields import Fields
+from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
+from orchestrator.planner.shapes.parts import (
+    Heads,
+    Mamba2,
+    Tensors,
+    attention,
+    experts_of,
+    gated,
+    heads_of,
+    kept,
+    linear,
+    plain,
+    renamed,
+    vector,
+)
+
+_STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def nemotron_h(fields: Fields, architecture: str) -> ModelShape:
+    """Nemotron-H, Nemotron Nano 2, Nemotron 3: one Mamba-2, attention, perceptron or mixture per layer."""
+    heads = heads_of(fields, size_name="head_dim" if fields.has("head_dim") else "attention_head_dim")
+    pattern, count = fields.text("hybrid_override_pattern"), fields.size("num_hidden_layers")
+    if len(pattern) != count:
+        message = f"{fields.where}: hybrid_override_pattern has {len(pattern)} layers, but num_hidden_layers is {count}"
+        raise ConfigInvalidError(message)
+    if not set(pattern) <= set("M*-E"):
+        fields.wrong("hybrid_override_pattern", "only M, *, - and E")
+    kinds = {kind: _nemotron_layer(fields, heads, kind) for kind in dict.fromkeys(pattern)}
+    norm = vector("norm", heads.hidden)
+    layers = [((norm, *renamed(kinds[kind][0], "mixer")), kinds[kind][1]) for kind in pattern]
+    proposers = fields.count_or("num_nextn_predict_layers", 0)
+    notes = ("its layers that propose tokens are left out: their tensors are not known here",) if proposers else ()
+    dtype = fields.text("mamba_ssm_cache_dtype") if fields.has("mamba_ssm_cache_dtype") else "float32"
+    if dtype not in _STATE_BYTES:
+        fields.wrong("mamba_ssm_cache_dtype", f"one of {', '.join(_STATE_BYTES)}")
+    stack = Stack(fields, tied(fields), root="backbone", embedding="embeddings", norm="norm_f")
+    return stack.shape(
+        architecture,
+        layers,
+        heads,
+        fields.size("intermediate_size"),
+        notes=notes,
+        state_bytes_per_value=_STATE_BYTES[dtype],
+    )
+
+
+def _nemotron_layer(fields: Fields, heads: Heads, kind: str) -> tuple[Tensors, Memory]:
+    hidden = heads.hidden
+    match kind:
+        case "M":
+            mamba = Mamba2(
+                hidden=hidden,
+                heads=fields.size("mamba_num_heads"),
+                head_size=fields.size("mamba_head_dim"),
+                groups=fields.size("n_groups"),
+                state=fields.size("ssm_state_size"),
+                kernel=fields.size("conv_kernel"),
+                bias=fields.flag("use_bias", default=False),
+                convolution_bias=fields.flag("use_conv_bias", default=True),
+            )
+            return mamba.tensors(), mamba.memory()
+        case "*":
+            bias = fields.flag("attention_bias", default=False)
+            return attention(heads, bias=bias, out_bias=bias), heads.memory()
+        case "-":
+            bias = fields.flag("mlp_bias", default=False)
+            return plain(hidden, fields.size("intermediate_size"), bias=bias), Memory()
+        case _:
+            return _nemotron_moe(fields, hidden), Memory()
+
+
+def _nemotron_moe(fields: Fields, hidden: int) -> Tensors:
+    experts, inner = experts_of(fields, "n_routed_experts"), fields.size("moe_intermediate_size")
+    latent = fields.size("moe_latent_size") if fields.has("moe_latent_size") else None
+    around = (
+        (
+            *linear("fc1_latent_proj", latent, hidden, "mlp"),
+            *linear("fc2_latent_proj", hidden, latent, "mlp"),
+        )
+        if latent
+        else ()
+    )
+    shared = fields.count_or("n_shared_experts", 0)
+    wide = fields.size("moe_shared_expert_intermediate_size") * shared if shared else 0
+    return (
+        Tensor("gate.weight", (experts.total, hidden), "router"),
+        Tensor("gate.e_score_correction_bias", (experts.total,), "bias", dtype="F32"),
+        *around,
+        *experts.of(plain(latent or hidden, inner, "expert")),
+        *(renamed(plain(hidden, wide, "shared_expert"), "shared_experts") if shared else ()),
+    )
+
+
+def jamba(fields: Fields, architecture: str) -> ModelShape:
+    """Jamba 1 and 1.5: Mamba-1 layers with an attention now and then, every other perceptron a mixture."""
+    heads, inner = heads_of(fields), fields.size("intermediate_size")
+    hidden, experts = heads.hidden, experts_of(fields, "num_experts")
+    perceptron = renamed(gated(hidden, inner), "feed_forward")
+    mixture = renamed(
+        (*kept("router", experts.total, hidden, "router"), *experts.of(gated(hidden, inner, "expert"))), "feed_forward"
+    )
+    around = (vector("input_layernorm", hidden), vector("pre_ff_layernorm", hidden))
+    mamba = _mamba1(fields, hidden)
+    layers = []
+    for number in range(fields.size("num_hidden_layers")):
+        attends = number % fields.size("attn_layer_period") == fields.count_or("attn_layer_offset", 0)
+        sparse = number % fields.size("expert_layer_period") == fields.count_or("expert_layer_offset", 0)
+        parts, memory = (renamed(attention(heads), "self_attn"), heads.memory()) if attends else mamba
+        layers.append(((*parts, *(mixture if sparse and experts.total > 1 else perceptron), *around), memory))
+    return Stack(fields, tied(fields), norm="final_layernorm").shape(architecture, layers, heads, inner)
+
+
+def _mamba1(fields: Fields, hidden: int) -> tuple[Tensors, Memory]:
+    inner = fields.size("mamba_expand") * hidden
+    state, kernel = fields.size("mamba_d_state"), fields.size("mamba_d_conv")
+    rank = fields.size("mamba_dt_rank")
+    bias = fields.flag("mamba_proj_bias", default=False)
+    conv_bias = (Tensor("conv1d.bias", (inner,), "bias"),) if fields.flag("mamba_conv_bias", default=True) else ()
+    tensors = (
+        *linear("in_proj", 2 * inner, hidden, "mamba", bias=bias),
+        Tensor("conv1d.weight", (inner, 1, kernel), "mamba"),
+        *conv_bias,
+        *linear("x_proj", rank + 2 * state, inner, "mamba"),
+        *linear("dt_proj", inner, rank, "mamba", bias=True),
+        Tensor("A_log", (inner, state), "mamba"),
+        Tensor("D", (inner,), "mamba"),
+        *linear("out_proj", hidden, inner, "mamba", bias=bias),
+        vector("dt_layernorm", rank),
+        vector("b_layernorm", state),
+        vector("c_layernorm", state),
+    )
+    return renamed(tensors, "mamba"), Memory(state_values=inner * state, convolution_values=inner * (kernel - 1))
