@@ -44,23 +44,32 @@ def reference() -> str:
     """Write the page of a recipe's keys."""
     schema = Recipe.model_json_schema()
     example = (ROOT / "recipes" / "llama3-8b-w4a16-nvfp4.yaml").read_text(encoding="utf-8")
-    parts = [f"## {heading}\n\n{_section(found)}" for heading, found in _sections(schema)]
+    parts = [f"## {heading}\n\n{_section(schema, found)}" for heading, found in _sections(schema)]
     return page("Recipe", _INTRODUCTION, block(example, "yaml"), *parts)
 
 
 def _sections(schema: Schema) -> Iterator[tuple[str, Schema]]:
-    """Yield each mapping of a recipe under the path of its key, the outer ones first."""
-    definitions: Schema = schema["$defs"]
+    """Yield each mapping of a recipe under the path of its key, in the recipe's order, each kind once."""
     pending: list[tuple[str, Schema]] = [("", schema)]
+    seen: list[Schema] = []
     while pending:
         path, found = pending.pop(0)
+        if found in seen:
+            continue
+        seen.append(found)
         yield path or "The recipe itself", found
         inner = []
         for key, field in found["properties"].items():
             place = f"{path.partition(' with ')[0]}.{key}".strip(".")
-            kinds = [definitions[part["$ref"].removeprefix(_REFERENCE)] for part in _ways(field) if "$ref" in part]
+            kinds = [_kind(schema, way) for way in _ways(field) if "$ref" in way]
             inner += [(place if len(kinds) == 1 else f"{place} with {_telling(kind)}", kind) for kind in kinds]
         pending = inner + pending
+
+
+def _kind(schema: Schema, way: Schema) -> Schema:
+    """Find the kind of mapping that a way refers to."""
+    found: Schema = schema["$defs"][way["$ref"].removeprefix(_REFERENCE)]
+    return found
 
 
 def _ways(field: Schema) -> list[Schema]:
@@ -77,13 +86,19 @@ def _telling(kind: Schema) -> str:
     return next(iter(fixed), f"`{kind['required'][0]}`")
 
 
-def _section(found: Schema) -> str:
+def _section(schema: Schema, found: Schema) -> str:
     required = found.get("required", ())
     rows = [
-        (code(key), _type(field), _default(field, needed=key in required), field.get("description", ""))
+        (code(key), _type(field), _default(field, needed=key in required), _meaning(schema, field))
         for key, field in found["properties"].items()
     ]
     return f"{_words(found)}{table(('key', 'value', 'default', 'meaning'), rows)}"
+
+
+def _meaning(schema: Schema, field: Schema) -> str:
+    """Give a field's own words, else those of what it holds."""
+    kinds = [_kind(schema, way)["description"] for way in _ways(field) if "$ref" in way]
+    return " ".join(field.get("description", kinds[0] if len(kinds) == 1 else "").split())
 
 
 def _words(found: Schema) -> str:
