@@ -1,63 +1,174 @@
-"""Download one commit of a Hub repository into a folder, every byte checked; runs on this machine, with network."""
+"""Download one commit of a Hub repository into a folder, every byte checked; runs on this machine, with network.
+
+It may be killed at any moment: what arrived stays in the Hub's cache, and the next run goes on from there.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import resource
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.errors import HubNotFoundError
-from orchestrator.events import Progress, to_line
-from orchestrator.hub.client import MODEL_FILES, RemoteFile, Snapshot, fetch, resolve_commit, snapshot
+from huggingface_hub import constants
+
+from orchestrator.errors import HubNotFoundError, LockInvalidError
+from orchestrator.events import Progress
+from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.fetch import Fetcher
+from orchestrator.hub.room import insist_on_room
+from orchestrator.hub.snapshot import (
+    MODEL_FILES,
+    RemoteFile,
+    Snapshot,
+    is_commit,
+    listing_text,
+    read_listing,
+    resolve_commit,
+    snapshot,
+)
+from orchestrator.hub.stop import Stop, StoppedError
+from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_no_code
 from orchestrator.payloads._main import run
+from orchestrator.payloads._report import Reporter
 
 _WORKERS = 4
-"""A killed download loses at most the files under way: few at once lose little."""
+"""Files under way at once; each may lose two chunks when the process is killed."""
+_GRACE = 1.0
+"""Seconds that the threads have to write down how far they came."""
 
 
 def main() -> None:
     """Read the command line and download."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the token is in our memory
+    options = _parser().parse_args()
+    trusted = None
+    if options.trust_commit:
+        trusted = Trusted(options.trust_commit, tuple(options.trust_files), options.trust_remote_code)
+    include = (*options.include, *(trusted.patterns if trusted else ()))
+    wanted = _wanted(options, include)
+    insist_on_commit(wanted.repo, wanted.commit, trusted)
+    if not wanted.files:
+        message = f"{wanted.repo}@{wanted.commit} has no file that matches {' '.join(include)}"
+        raise HubNotFoundError(message, hint="look at its files on the Hub")
+    download(wanted, options.output, trusted, RepoCache.of(wanted).listing(_listing_name(wanted.commit, include)))
+
+
+def download(wanted: Snapshot, output: Path, trusted: Trusted | None, listing: Path) -> None:
+    """Fetch every file, a few at once, and say how far it is; what may forbid the rest comes first."""
+    stop, report = Stop(), Reporter()
+    count = _Count(wanted, report)
+    fetcher = Fetcher(wanted, output, stop, count)
+    if constants.HF_HUB_OFFLINE:
+        fetcher.insist_on_everything()
+    insist_on_room(fetcher.needs())
+    fetcher.prepare(listing)
+    first = [file for file in wanted.files if file.path.endswith(".json")]
+    _each(first, fetcher.fetch, stop)
+    insist_on_no_code(wanted.repo, wanted.commit, output, trusted)
+    _each([file for file in wanted.files if file not in first], fetcher.fetch, stop)
+    _write_listing(wanted, output)
+
+
+def _wanted(options: argparse.Namespace, include: tuple[str, ...]) -> Snapshot:
+    """Take the list of files from the lock, from the cache (a commit never changes), or from the Hub."""
+    if options.files:
+        locked = read_listing(options.files)
+        if (locked.repo, locked.kind, locked.commit) != (options.repo, options.repo_type, options.revision):
+            message = f"{options.files} lists {locked.repo}@{locked.commit}, not {options.repo}@{options.revision}"
+            raise LockInvalidError(message)
+        return locked
+    if is_commit(options.revision):
+        here = RepoCache.of(Snapshot(options.repo, options.repo_type, options.revision, ()))
+        known = here.listing(_listing_name(options.revision, include))
+        if known.is_file():
+            return read_listing(known)
+    commit = resolve_commit(options.repo, options.revision, options.repo_type)
+    return snapshot(options.repo, commit, include, options.repo_type)
+
+
+def _listing_name(commit: str, include: tuple[str, ...]) -> str:
+    return f"{commit}-{hashlib.sha256(json.dumps(include).encode()).hexdigest()[:12]}"
+
+
+def _write_listing(wanted: Snapshot, output: Path) -> None:
+    fields = json.loads(listing_text(wanted))
+    del fields["kind"]
+    file = output / "download.json"
+    file.unlink(missing_ok=True)  # a repository may have one too: a link to the Hub's cache, not to be written through
+    file.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+class _Count:
+    """Adds up what the threads report."""
+
+    def __init__(self, wanted: Snapshot, report: Reporter) -> None:
+        self._total = wanted.size
+        self._report = report
+        self._done = 0
+        self._there: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, file: RemoteFile, there: int) -> None:
+        """Take how many bytes of a file are there."""
+        with self._lock:
+            self._done += there - self._there.get(file.path, 0)
+            self._there[file.path] = there
+            note = file.path if there == file.size else f"{file.path} {100 * there // file.size} %"
+            self._report(Progress(self._done, self._total, "bytes", note))
+
+
+def _each(files: Sequence[RemoteFile], fetch: Callable[[RemoteFile], None], stop: Stop) -> None:
+    """Let a few threads work files off; the first failure ends all of them.
+
+    They are daemons: one that waits for a silent server must not hold up an interrupt. What it had is in its journal.
+    """
+    pending = deque(files)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while pending and not failures:
+                fetch(pending.popleft())
+        except (StoppedError, IndexError):
+            return
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(_WORKERS, len(files)))]
+    for thread in threads:
+        thread.start()
+    try:
+        while not failures and (busy := [thread for thread in threads if thread.is_alive()]):
+            busy[0].join(0.1)
+    finally:
+        if failures or any(thread.is_alive() for thread in threads):
+            stop.set()
+        deadline = time.monotonic() + _GRACE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    if failures:
+        raise failures[0]
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repo", required=True)
     parser.add_argument("--revision", required=True, help="a commit; a branch or tag is resolved first")
     parser.add_argument("--repo-type", choices=("model", "dataset"), default="model")
     parser.add_argument("--include", nargs="+", default=list(MODEL_FILES), help="shell patterns")
+    parser.add_argument("--files", type=Path, help="the list of files as the lock has it")
+    parser.add_argument("--trust-commit", help="the one commit that may bring code")
+    parser.add_argument("--trust-files", nargs="+", default=[], help="further shell patterns, of that commit")
+    parser.add_argument("--trust-remote-code", action="store_true", help="allow that commit's Python code")
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
-    commit = resolve_commit(options.repo, options.revision, options.repo_type)
-    wanted = snapshot(options.repo, commit, tuple(options.include), options.repo_type)
-    if not wanted.files:
-        message = f"{options.repo}@{commit} has no file that matches {' '.join(options.include)}"
-        raise HubNotFoundError(message, hint="look at its files on the Hub")
-    download(wanted, options.output)
-
-
-def download(wanted: Snapshot, output: Path) -> None:
-    """Fetch every file, a few at once, and say how far it is."""
-    lock = threading.Lock()
-    done = 0
-
-    def one(file: RemoteFile) -> None:
-        nonlocal done
-        fetch(wanted, file, output)
-        with lock:
-            done += file.size
-            print(to_line(Progress(done, wanted.size, "bytes", file.path)), flush=True)
-
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for _ in pool.map(one, wanted.files):
-            pass
-    listing = {
-        "repo": wanted.repo,
-        "commit": wanted.commit,
-        "files": [{"path": f.path, "size": f.size, "sha256": f.sha256, "git_sha1": f.git_sha1} for f in wanted.files],
-    }
-    file = output / "download.json"
-    file.unlink(missing_ok=True)  # a repository may have one too: a link to the Hub's cache, not to be written through
-    file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    return parser
 
 
 if __name__ == "__main__":

@@ -27,6 +27,17 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Trust(_Part):
+    """What may carry code and is fetched all the same, from one commit that somebody has read."""
+
+    commit: str = Field(pattern="^[0-9a-f]{40}$")
+    """The commit that was read; another one is refused."""
+    files: tuple[str, ...] = ()
+    """Files besides safetensors, JSON, tokenizer and text, e.g. `*.bin`; shell patterns."""
+    remote_code: bool = False
+    """Its Python files are fetched, and `auto_map` and `trust_remote_code` are allowed."""
+
+
 class HubModel(_Part):
     """A model on the Hugging Face Hub."""
 
@@ -38,6 +49,8 @@ class HubModel(_Part):
     """The licence's short name as its model card gives it."""
     gated: bool = False
     """Its owner must grant access first; a token is needed."""
+    trust: Trust | None = None
+    """Without it nothing is fetched that can carry code."""
     architecture: str
     """`architectures[0]` of its config.json."""
     parameters: float = Field(gt=0)
@@ -125,6 +138,8 @@ class Calibration(_Part):
 
     dataset: str = "cnn_dailymail"
     """A name that ModelOpt knows, or a local text or JSONL file."""
+    revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
+    """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""
     samples: int = Field(default=512, ge=1, le=65536)
     sequence_length: int = Field(default=512, ge=1, le=131072)
     """Tokens of each sample at most."""

@@ -1,0 +1,165 @@
+"""A file on its way: what is safely on disk, written down chunk by chunk, and the digest of all that has arrived.
+
+Two files lie beside the blob-to-be. `….incomplete` has the bytes. `….journal` says how many of them are safely on
+disk: its first line names format and size, each further line is an offset, appended after the bytes before it were
+flushed. After a crash nothing beyond the last whole line is trusted, whatever the length of the file says: a file
+system may have recorded a length before the bytes. The state of a digest cannot be kept on disk, so what is there
+is read and hashed once when the work is taken up again.
+
+Bytes are flushed by a second thread while further ones arrive. A chunk is half of what a crash may cost, because
+besides the one that arrives, one may be on its way to the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from orchestrator.hub.stop import Stop
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+CHUNK = 8 << 20
+"""Bytes between two lines of the journal."""
+_READ = 1 << 20
+_HEADER = "orchestrator 1 {size}\n"
+
+
+class Partial:
+    """An incomplete file, open for writing; one process at a time, under the blob's lock.
+
+    Args:
+        path: Where the bytes are.
+        size: How many there will be.
+        digest: An empty digest, which will have seen every byte.
+        stop: Looked at while what is there is read again.
+    """
+
+    def __init__(self, path: Path, size: int, digest: _Hash, stop: Stop) -> None:
+        self.path = path
+        self.size = size
+        self.digest = digest
+        self.received = 0
+        """Bytes that have arrived, and were hashed and written."""
+        self._stop = stop
+        self._journal = path.with_suffix(".journal")
+        self._flushed = 0
+        self._pending: Future[None] | None = None
+        self._flusher = ThreadPoolExecutor(1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._take_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Use it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write down how far it came, and close it."""
+        try:
+            with suppress(OSError):  # after a failure; where the disk is full, less is kept
+                self._settle()
+                if self.received > self._flushed:
+                    self._flush(self.received)
+        finally:
+            self.close()
+
+    def write(self, piece: bytes) -> None:
+        """Append what has arrived."""
+        self.digest.update(piece)
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self.received += len(piece)
+        if self.received - self._flushed >= CHUNK and (self._pending is None or self._pending.done()):
+            self._settle()
+            self._pending = self._flusher.submit(self._flush, self.received)
+        elif self.received - self._flushed >= 2 * CHUNK - len(piece):
+            self._settle()
+
+    def finish(self, blob: Path) -> None:
+        """Give the whole and right file its final name; it is on disk before it has it."""
+        self._settle()
+        os.fdatasync(self._file)
+        self.path.replace(blob)
+        self._journal.unlink(missing_ok=True)
+        folder = os.open(blob.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self._flushed = self.received
+
+    def drop(self) -> None:
+        """Forget what has arrived."""
+        self._settle()
+        self.path.unlink(missing_ok=True)
+        self._journal.unlink(missing_ok=True)
+        self._flushed = self.received
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._flusher.shutdown()
+        os.close(self._file)
+
+    def _take_up(self) -> None:
+        trusted = min(journaled(self.path, self.size), os.fstat(self._file).st_size)
+        while self.received < trusted:
+            self._stop.check()
+            piece = os.read(self._file, min(_READ, trusted - self.received))
+            self.digest.update(piece)
+            self.received += len(piece)
+        os.ftruncate(self._file, trusted)
+        self._flushed = trusted
+        fresh = self._journal.with_suffix(".journal.new")
+        fresh.write_text(_HEADER.format(size=self.size) + (f"{trusted}\n" if trusted else ""), encoding="ascii")
+        fresh.replace(self._journal)  # at once: a crash right here must not cost what was there
+
+    def _settle(self) -> None:
+        """Wait for what is on its way to the disk."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _flush(self, offset: int) -> None:
+        os.fdatasync(self._file)
+        with self._journal.open("a", encoding="ascii") as journal:
+            journal.write(f"{offset}\n")
+            journal.flush()
+            os.fdatasync(journal.fileno())
+        self._flushed = offset
+
+
+def journaled(path: Path, size: int) -> int:
+    """Say how many bytes of an incomplete file can be trusted; 0 where nothing is known of it."""
+    try:
+        text = path.with_suffix(".journal").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return 0
+    header = _HEADER.format(size=size)
+    if not text.startswith(header):
+        return 0
+    whole, _, _ = text.removeprefix(header).rpartition("\n")  # a line without its end was cut by a crash
+    offset = 0
+    for line in whole.splitlines():
+        if not line.isdecimal() or not offset <= int(line) <= size:
+            break
+        offset = int(line)
+    return offset
+
+
+def digest_of(size: int, *, large: bool) -> _Hash:
+    """Begin the digest by which the Hub knows a file: sha256 of a large one, git's sha1 of a small one."""
+    return hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

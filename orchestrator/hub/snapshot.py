@@ -1,0 +1,140 @@
+"""One commit of a repository, and the files of it that are wanted: asked of the Hub, or read from a lock."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import RepoFile
+
+from orchestrator.errors import HubError, LockInvalidError, PathEscapesError
+from orchestrator.hub.words import hub_words
+
+RepoType = Literal["model", "dataset"]
+
+MODEL_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "LICENSE*",
+    "NOTICE*",
+    "README.md",
+)
+"""What a checkpoint needs; nothing that can carry code (`.bin`, `.pt`, `.py`)."""
+
+_DUPLICATES = ("original/*", "metal/*", "consolidated*.safetensors", "onnx/*")
+"""The same weights once more in another layout."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the Hub's tree describes it."""
+
+    path: str
+    size: int
+    sha256: str | None
+    """Of a large (LFS or Xet) file."""
+    git_sha1: str
+    """Of a small file's git blob."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One commit of a repository and the files of it that are wanted."""
+
+    repo: str
+    kind: RepoType
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+
+def is_commit(revision: str) -> bool:
+    """Tell a commit from a branch or tag."""
+    return bool(re.fullmatch("[0-9a-f]{40}", revision))
+
+
+def resolve_commit(repo: str, revision: str, kind: RepoType = "model") -> str:
+    """Give the commit that a branch or tag points to; a commit is itself, without asking."""
+    if is_commit(revision):
+        return revision
+    with hub_words(repo, revision):
+        commit = HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
+    if not commit or not is_commit(commit):
+        message = f"{repo}@{revision}: the Hub names no commit"
+        raise HubError(message, hint="try again later")
+    return commit
+
+
+def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kind: RepoType = "model") -> Snapshot:
+    """List the files of a commit that match a pattern.
+
+    Raises:
+        HubError: One of its kinds.
+        PathEscapesError: Where the Hub names a file outside the repository.
+    """
+    with hub_words(repo, commit):
+        tree = [
+            entry
+            for entry in HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)
+            if isinstance(entry, RepoFile) and _wanted(entry.path, include)
+        ]
+    files = tuple(RemoteFile(e.path, e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in tree)
+    return _inside(Snapshot(repo, kind, commit, files))
+
+
+def listing_text(snapshot: Snapshot) -> str:
+    """Write a list of files down; `read_listing` reads it."""
+    fields = {
+        "repo": snapshot.repo,
+        "kind": snapshot.kind,
+        "commit": snapshot.commit,
+        "files": [asdict(file) for file in snapshot.files],
+    }
+    return json.dumps(fields, indent=1) + "\n"
+
+
+def read_listing(file: Path) -> Snapshot:
+    """Read what `listing_text` wrote.
+
+    Raises:
+        LockInvalidError: Where it is no such list.
+        PathEscapesError: Where it names a file outside the repository.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        files = tuple(RemoteFile(**entry) for entry in fields["files"])
+        found = Snapshot(fields["repo"], fields["kind"], fields["commit"], files)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{file} is no list of files: {error}"
+        raise LockInvalidError(message) from error
+    return _inside(found)
+
+
+def _inside(found: Snapshot) -> Snapshot:
+    for file in found.files:
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or "\0" in file.path:
+            message = f"{found.repo}@{found.commit} names a file outside the repository: {file.path!r}"
+            raise PathEscapesError(message)
+    return found
+
+
+def _wanted(path: str, include: tuple[str, ...]) -> bool:
+    return _matches(path, include) and not _matches(path, _DUPLICATES)
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

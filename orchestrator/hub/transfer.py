@@ -1,0 +1,149 @@
+"""Bytes of one file over plain HTTP, from where they ended the last time, through every fault that goes away by itself.
+
+Why not the Hub's own client: it begins a file anew after its process was killed, and looks at nothing but the size
+(measured with 2.4.0). Its session, its headers and its errors are used here; only the loop over the bytes is ours.
+One request fetches all that is missing of a file: the Hub counts requests, and a lost connection costs nothing.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
+
+from orchestrator.errors import HubError
+from orchestrator.hub.partial import Partial
+from orchestrator.hub.stop import Stop
+from orchestrator.hub.words import TOO_MANY, reason, refusal
+
+_PIECE = 1 << 20
+_TRIES = 6
+"""Tries in a row without one new byte."""
+_PAUSE = 0.5
+"""Seconds before the second try; twice as long before each further one."""
+_LONGEST_PAUSE = 600.0
+"""Seconds that the Hub may ask us to wait; beyond that a person should know."""
+_OK, _PARTIAL, _REQUEST_TIMEOUT, _SERVER_ERROR = 200, 206, 408, 500
+
+
+class TooLongError(Exception):
+    """More bytes arrive than the file has."""
+
+
+@dataclass
+class _InterruptedError(Exception):
+    """A fault that may go away by itself."""
+
+    message: str
+    pause: float | None = None
+    """Seconds that the Hub asks us to wait."""
+    status: int = 0
+
+
+def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
+    """Fetch what is missing of a file.
+
+    Args:
+        url: Where the Hub has it.
+        at: Its name, for messages.
+        partial: Where the bytes go.
+        stop: Looked at after each piece.
+        report: Called with the number of bytes that are there.
+
+    Raises:
+        HubError: Where nothing more arrives, however often it is asked for; what arrived is kept.
+        TooLongError: Where more arrives than the file has.
+        HfHubHTTPError: For what asking again does not mend.
+    """
+    tries = 0
+    while partial.received < partial.size:
+        before = partial.received
+        try:
+            _stream(url, partial, stop, report)
+        except _InterruptedError as fault:
+            tries = 1 if partial.received > before else tries + 1
+            pause = fault.pause if fault.pause is not None else _PAUSE * 2 ** (tries - 1)
+            if tries >= _TRIES or pause > _LONGEST_PAUSE:
+                raise _given_up(at, fault, partial, pause) from fault
+            stop.sleep(pause)
+
+
+def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if partial.received:
+        headers["Range"] = f"bytes={partial.received}-"
+    try:
+        with get_session().stream(
+            "GET", url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+        ) as response:
+            skip = _begin(response, partial)
+            for piece in response.iter_raw(_PIECE):
+                stop.check()
+                wanted = piece[skip:]
+                skip -= len(piece) - len(wanted)
+                if len(wanted) > partial.size - partial.received:
+                    raise TooLongError
+                if wanted:
+                    partial.write(wanted)
+                    report(partial.received)
+    except httpx2.TimeoutException as error:
+        message = f"nothing arrived for {constants.HF_HUB_DOWNLOAD_TIMEOUT} seconds"
+        raise _InterruptedError(message) from error
+    except httpx2.TransportError as error:
+        raise _InterruptedError(reason(error)) from error
+    if partial.received < partial.size:
+        message = "the connection ended before the file did"
+        raise _InterruptedError(message)
+
+
+def _begin(response: httpx2.Response, partial: Partial) -> int:
+    """Check what the answer is going to be.
+
+    Returns:
+        How many bytes of it are here already: all of them where it begins at 0 although a later part was asked for.
+    """
+    status = response.status_code
+    if status == _PARTIAL:
+        said = response.headers.get("Content-Range", "")
+        if said.split("/")[0] != f"bytes {partial.received}-{partial.size - 1}":
+            message = f"asked for the bytes from {partial.received} on, it sent another part: {said or 'which, unsaid'}"
+            raise _InterruptedError(message)
+        return 0
+    if status == _OK:
+        return partial.received
+    if status in (TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR:
+        message = f"HTTP {status}"
+        raise _InterruptedError(message, _asked_to_wait(response.headers), status)
+    hf_raise_for_status(response)
+    message = f"HTTP {status}"
+    raise _InterruptedError(message, status=status)
+
+
+def _asked_to_wait(headers: httpx2.Headers) -> float | None:
+    """Read Retry-After, in seconds or as a date, and the Hub's own `ratelimit: "…";r=0;t=SECONDS`."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    if text:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        except ValueError:
+            return None
+    found = re.search(r"\br=0\b.*\bt=(\d+)", headers.get("ratelimit", ""))
+    return float(found[1]) if found else None
+
+
+def _given_up(at: str, fault: _InterruptedError, partial: Partial, pause: float) -> HubError:
+    if fault.status:
+        error = refusal(at, fault.status)
+        if pause > _LONGEST_PAUSE:
+            return type(error)(f"{error.message}; it asks to wait {pause:.0f} seconds", hint=error.hint)
+        return error
+    message = f"{at}: {partial.received} of {partial.size} bytes arrived, then no more: {fault.message}"
+    return HubError(message, hint="check the network and run it again; it goes on from there")

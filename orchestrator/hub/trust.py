@@ -1,0 +1,72 @@
+"""What may carry code: refused, unless the recipe names the commit that somebody has read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import UntrustedCodeError
+
+CARRIERS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.py")
+"""Pickles run code when they are loaded, Python files are code."""
+
+_CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "*processor_config.json")
+_KEYS = ("auto_map", "custom_generate", "trust_remote_code")
+"""Keys by which a configuration makes transformers load code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """The recipe's word on one repository."""
+
+    commit: str
+    files: tuple[str, ...] = ()
+    remote_code: bool = False
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What is fetched besides what is harmless."""
+        return (*self.files, *(("*.py",) if self.remote_code else ()))
+
+
+def insist_on_commit(repo: str, commit: str, trusted: Trusted | None) -> None:
+    """Hold the recipe's trust against the commit that would be used.
+
+    Raises:
+        UntrustedCodeError: Where another commit was read than this one.
+    """
+    if trusted and trusted.commit != commit:
+        message = f"{repo}: the recipe trusts the code of commit {trusted.commit}, and this would be {commit}"
+        raise UntrustedCodeError(message, hint="read what changed, then put the new commit into model.trust.commit")
+
+
+def insist_on_no_code(repo: str, commit: str, folder: Path, trusted: Trusted | None) -> None:
+    """Look for configurations that make a program load code.
+
+    Raises:
+        UntrustedCodeError: Naming the first one that the recipe does not trust.
+    """
+    if trusted and trusted.remote_code:
+        return
+    for file in sorted(file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)):
+        key = _code_key(file)
+        if key:
+            message = f"{repo}@{commit}: {file.name} has `{key}`: the model brings Python code of its own"
+            raise UntrustedCodeError(message, hint=trust_hint(commit))
+
+
+def trust_hint(commit: str) -> str:
+    """Say which line makes it trusted."""
+    return (
+        "read that code; if you trust it, say so in the recipe:\n"
+        f"model: {{trust: {{commit: {commit}, remote_code: true}}}}"
+    )
+
+
+def _code_key(file: Path) -> str | None:
+    try:
+        fields = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return None  # whoever needs it will say that it is no JSON
+    return next((key for key in _KEYS if isinstance(fields, dict) and fields.get(key)), None)

@@ -1,0 +1,85 @@
+"""What the Hub's client says, in our words: each reason its own error, with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from orchestrator.errors import HubAccessError, HubError, HubNotFoundError, HubOfflineError
+
+UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
+
+
+@contextmanager
+def hub_words(repo: str, revision: str) -> Iterator[None]:
+    """Translate the client's errors; no address is quoted, because a signed one opens a file to whoever reads it."""
+    at = f"{repo}@{revision}"
+    try:
+        yield
+    except GatedRepoError as error:
+        message = f"{at} is gated: its owner must grant your account access"
+        hint = f"ask for it on https://huggingface.co/{repo}, then log in (`hf auth login`) or set HF_TOKEN"
+        raise HubAccessError(message, hint=hint) from error
+    except RevisionNotFoundError as error:
+        message = f"{repo} has no revision {revision}"
+        hint = "look at its branches and commits on the Hub, or leave `revision` out"
+        raise HubNotFoundError(message, hint=hint) from error
+    except RepositoryNotFoundError as error:
+        message = f"the Hub has no {repo}, or your token may not see it"
+        raise HubNotFoundError(
+            message, hint="check the spelling; for a private one log in (`hf auth login`)"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        message = f"{at}: the network is needed, and HF_HUB_OFFLINE forbids it"
+        raise HubOfflineError(message, hint="unset it, or bring the files into the Hub's cache") from error
+    except LocalEntryNotFoundError as error:  # the client's word for every failure to reach the Hub
+        message = f"{at}: the Hub cannot be reached and the file is not in the local cache ({_cause(error)})"
+        raise HubError(
+            message, hint="check the network, or HF_ENDPOINT if you use a mirror, and run it again"
+        ) from error
+    except EntryNotFoundError as error:
+        message = f"{at} has no such file: {_first_line(error)}"
+        raise HubNotFoundError(message, hint="it may have been renamed; run `orchestrator lock` again") from error
+    except HfHubHTTPError as error:
+        raise refusal(at, error.response.status_code) from error
+    except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
+        message = f"{at}: the Hub cannot be reached: {reason(error)}"
+        raise HubError(message, hint="check the network, or HF_ENDPOINT if you use a mirror") from error
+
+
+def refusal(at: str, status: int) -> HubError:
+    """Give our error for an answer of the Hub that is no success."""
+    if status in (UNAUTHORIZED, FORBIDDEN):
+        message = f"{at}: the Hub refuses the token (HTTP {status})"
+        return HubAccessError(message, hint="log in again (`hf auth login`) or set HF_TOKEN")
+    if status == TOO_MANY:
+        message = f"{at}: the Hub limits how often it is asked (HTTP {status}), and went on doing so"
+        return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")
+    message = f"{at}: the Hub answered HTTP {status}"
+    return HubError(message, hint="try again later; what arrived is kept")
+
+
+def reason(error: BaseException) -> str:
+    """Say in a few words what went wrong on the way."""
+    return _first_line(error) or type(error).__name__
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__:
+        error = error.__cause__
+    return reason(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
