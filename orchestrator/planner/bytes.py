@@ -118,15 +118,18 @@ def loaded_bytes(shape: ModelShape, scheme: Scheme) -> int:
     return sum(tensor_bytes(tensor, scheme, layers) for tensor in shape.tensors if tensor.role != "mtp")
 
 
-def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: int = 1) -> float:
+def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -> float:
     """Give the bytes of weights that one step reads when `batch` texts each get one more token.
 
     A tensor of which one token reads the share `u` is read to 1 - (1 - u)^batch: of E experts with k chosen, that is
     the expected number of distinct ones, E (1 - (1 - k/E)^batch), if tokens choose independently and evenly.
     """
     layers = len(shape.layers)
-    read = (tensor for tensor in shape.tensors if tensor.used)
-    return sum(tensor_bytes(tensor, scheme, layers) * (1 - (1 - tensor.used) ** batch) for tensor in read)
+    return sum(
+        tensor_bytes(tensor, scheme, layers) * (1 - math.pow(1 - tensor.used, batch))
+        for tensor in shape.tensors
+        if tensor.used
+    )
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:
@@ -191,9 +194,10 @@ def stored_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[tuple[str, Sto
                     yield _named(name, part), part
     if scheme.kv_scales:
         for tensor in shape.tensors:
-            leaf = tensor.module.rpartition(".")[2]
-            if tensor.role == "attention" and leaf in ("k_proj", "v_proj"):
-                yield f"{tensor.module}.{leaf[0]}_scale", Stored("", "F32", ())
+            parent, _, leaf = tensor.module.rpartition(".")
+            if tensor.role == "attention" and leaf in ("k_proj", "qkv_proj") and tensor.name.endswith(".weight"):
+                yield f"{parent}.k_proj.k_scale", Stored("", "F32", ())
+                yield f"{parent}.v_proj.v_scale", Stored("", "F32", ())
 
 
 def _named(name: str, part: Stored) -> str:

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.figures import Figure
-from orchestrator.planner.memory import engine_memory, quantize_memory, serve_memory
-from orchestrator.planner.weights import decode_ceiling, draft_bytes, weight_bytes
+from orchestrator.planner.memory import (
+    engine_memory,
+    load_memory,
+    longest_text,
+    most_texts,
+    quantize_memory,
+    serve_memory,
+)
+from orchestrator.planner.weights import decode_ceiling, draft_bytes, served_weights, source_weights
 from orchestrator.recipe.model import Recipe
 
 
@@ -25,24 +32,31 @@ class Estimate:
     """Peak of the quantize step; None where the checkpoint comes quantized."""
     engine_memory: Figure | None
     """Peak of convert and build; None without an engine."""
+    load_memory: Figure | None
+    """Peak while the weights load; None where the model's sizes are not known, or an engine is loaded."""
     serve_memory: Figure
     """The least that serving takes."""
+    longest_text: Figure | None
+    """Tokens of one text that there is room for; None where the model's sizes are not known."""
+    most_texts: Figure | None
+    """Texts of usual length at once; None where the model's sizes are not known."""
     decode_ceiling: Figure | None
     """Tokens per second that one stream cannot pass; None without a GPU."""
 
 
 def estimate(recipe: Recipe, target: Target) -> Estimate:
     """Reckon what a recipe takes on a target."""
-    quantization = recipe.quantization
-    weights = weight_bytes(recipe.model.parameters, quantization.format)
-    download = weights if quantization.method == "none" else weight_bytes(recipe.model.parameters, "bf16")
+    download, weights = source_weights(recipe), served_weights(recipe)
     return Estimate(
         download=download,
         weights=weights,
         disk=_disk(recipe, download, weights),
         quantize_memory=quantize_memory(recipe),
         engine_memory=engine_memory(recipe),
+        load_memory=load_memory(recipe, target),
         serve_memory=serve_memory(recipe),
+        longest_text=longest_text(recipe, target),
+        most_texts=most_texts(recipe, target),
         decode_ceiling=decode_ceiling(recipe, target),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["B", "tok/s"]
+Unit = Literal["B", "tok/s", "tokens", "texts"]
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,17 @@ class Figure:
     unit: Unit
     basis: str
     """How it was reckoned, in words, with what was left out."""
+    band: tuple[float, float] | None = None
+    """Between which values it should be, where it is not exact."""
 
     def __str__(self) -> str:
-        """Write it for people: `39.7 GB`, `6.9 tok/s`."""
-        return gigabytes(self.value) if self.unit == "B" else f"{self.value:.1f} {self.unit}"
+        """Write it for people: `39.7 GB`, `6.9 tok/s`, `6.1 tok/s (5.5 to 6.7)`."""
+        if self.unit == "B":
+            return gigabytes(self.value)
+        if self.unit in ("tokens", "texts"):
+            return f"{self.value:,.0f} {self.unit}"
+        around = f" ({self.band[0]:.3g} to {self.band[1]:.3g})" if self.band else ""
+        return f"{self.value:.1f} {self.unit}{around}"
 
 
 def gigabytes(value: float) -> str:

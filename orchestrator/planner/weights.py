@@ -1,4 +1,4 @@
-"""Bytes of weights, from the number of parameters and the bits that a format spends on each."""
+"""Bytes of a recipe's weights: exact where its model is known, else parameters times the bits of the format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from orchestrator.catalog.target import Target
+from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.figures import Figure
+from orchestrator.planner.files import file_bytes
+from orchestrator.planner.known import known_draft, known_model
+from orchestrator.planner.scheme import scheme_of
 from orchestrator.recipe.model import Format, HubModel, Recipe
 
 
@@ -42,6 +46,36 @@ def weight_bytes(parameters: float, weight_format: Format) -> Figure:
     return Figure(parameters * bits.value / 8, "B", basis)
 
 
+def source_weights(recipe: Recipe) -> Figure:
+    """Give the bytes of the weights as they come: quantized already, or not yet."""
+    known = known_model(recipe)
+    if known is None:
+        quantization = recipe.quantization
+        return weight_bytes(recipe.model.parameters, quantization.format if quantization.method == "none" else "bf16")
+    basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.source.name}"
+    return Figure(checkpoint_bytes(known.shape, known.source), "B", f"{basis}; sizes from {known.basis}")
+
+
+def served_weights(recipe: Recipe) -> Figure:
+    """Give the bytes of the checkpoint that is served, scales included; of our own quantizer the headers, too."""
+    known = known_model(recipe)
+    if known is None:
+        return weight_bytes(recipe.model.parameters, recipe.quantization.format)
+    basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.served.name}"
+    if recipe.quantization.method == "onepass":
+        return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included")
+    return Figure(checkpoint_bytes(known.shape, known.served), "B", basis)
+
+
+def weights_in(recipe: Recipe, weight_format: Format) -> Figure:
+    """Give the bytes that the recipe's model would have in another format."""
+    known = known_model(recipe)
+    if known is None:
+        return weight_bytes(recipe.model.parameters, weight_format)
+    basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters"
+    return Figure(checkpoint_bytes(known.shape, scheme_of(weight_format)), "B", basis)
+
+
 def draft_bytes(recipe: Recipe) -> Figure | None:
     """Reckon the bytes of the model that proposes tokens; None without one.
 
@@ -50,7 +84,13 @@ def draft_bytes(recipe: Recipe) -> Figure | None:
     speculative = recipe.serve.speculative
     if speculative is None or speculative.type == "mtp":
         return None
-    return weight_bytes(speculative.draft.parameters, _format_in_name(speculative.draft))
+    name = _format_in_name(speculative.draft)
+    known = known_draft(speculative.draft)
+    if known is None:
+        return weight_bytes(speculative.draft.parameters, name)
+    shape, declared = known
+    basis = f"exact bytes of {shape.parameters / 1e9:.4g} billion parameters in {name}"
+    return Figure(checkpoint_bytes(shape, declared or scheme_of(name)), "B", basis)
 
 
 def decode_ceiling(recipe: Recipe, target: Target) -> Figure | None:
@@ -61,11 +101,20 @@ def decode_ceiling(recipe: Recipe, target: Target) -> Figure | None:
     """
     if target.gpu is None:
         return None
-    active = recipe.model.active_parameters or recipe.model.parameters
-    read = weight_bytes(active, recipe.quantization.format)
+    read = _read_per_token(recipe)
     bandwidth = target.gpu.memory_bandwidth * recipe.serve.tensor_parallel_size
     basis = f"{bandwidth / 1e9:.4g} GB/s over {read} of weights read per token ({read.basis}); nothing else counted"
     return Figure(bandwidth / read.value, "tok/s", basis)
+
+
+def _read_per_token(recipe: Recipe) -> Figure:
+    known = known_model(recipe)
+    if known is None:
+        active = recipe.model.active_parameters or recipe.model.parameters
+        return weight_bytes(active, recipe.quantization.format)
+    parameters = known.shape.active_parameters
+    basis = f"exact bytes of {parameters / 1e9:.4g} billion parameters in {known.served.name}: no embedding"
+    return Figure(weights_read_per_step(known.shape, known.served), "B", basis)
 
 
 def _format_in_name(model: HubModel) -> Format:

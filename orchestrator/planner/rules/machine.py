@@ -9,7 +9,7 @@ from orchestrator.errors import Refusal
 from orchestrator.planner.case import Case
 from orchestrator.planner.figures import Figure, gigabytes
 from orchestrator.planner.memory import build_capacity, quantize_memory, serve_capacity, serve_memory
-from orchestrator.planner.weights import BITS, weight_bytes
+from orchestrator.planner.weights import BITS, weights_in
 
 
 def built_for_the_processor(case: Case) -> Iterator[Refusal]:
@@ -88,8 +88,8 @@ def _what_fits(case: Case, room: float) -> str:
     """Name the most precise format that fits, or the targets that hold this one."""
     kernels = case.image.formats.get(f"sm_{case.sm}", ()) if case.sm else tuple(BITS)
     for name in BITS:
-        if name in kernels and name != "mxfp4" and weight_bytes(case.recipe.model.parameters, name).value <= room:
-            return f"use format {name}: {weight_bytes(case.recipe.model.parameters, name)}"
+        if name in kernels and name != "mxfp4" and weights_in(case.recipe, name).value <= room:
+            return f"use format {name}: {weights_in(case.recipe, name)}"
     needed = serve_memory(case.recipe).value
     holding = [name for name, target in case.targets.items() if target.gpu and target.usable_memory >= needed]
     return (

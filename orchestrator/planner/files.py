@@ -1,0 +1,78 @@
+"""The files of a checkpoint to the byte: tensors, and the header of each safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from orchestrator.planner.bytes import Stored, stored_tensors
+from orchestrator.planner.scheme import Scheme
+from orchestrator.planner.shapes.model import ModelShape
+
+SHARD_BYTES = 5_000_000_000
+"""The largest file that our quantizer writes."""
+
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_RANK = ("U8", "F8_E4M3", "BF16", "F32")
+"""Types in the order in which safetensors ranks them; the widest comes first in a file."""
+
+Unit = list[tuple[str, Stored]]
+
+
+def file_bytes(shape: ModelShape, scheme: Scheme, shard_bytes: int = SHARD_BYTES) -> int:
+    """Give the bytes of all weights files of a checkpoint in our own quantizer's layout, headers included."""
+    return sum(_file(tensors) for tensors in _files(shape, scheme, shard_bytes))
+
+
+def _files(shape: ModelShape, scheme: Scheme, limit: int) -> Iterator[Unit]:
+    """Spread tensors over files, those that share a scale together."""
+    current: Unit = []
+    filled = 0
+    for unit in _units(shape, scheme):
+        size = sum(part.size for _, part in unit)
+        if current and filled + size > limit:
+            yield current
+            current, filled = [], 0
+        current.extend(unit)
+        filled += size
+    yield current
+
+
+def _units(shape: ModelShape, scheme: Scheme) -> list[Unit]:
+    """Gather tensors that stay in one file, in the order in which the source has them."""
+    units: dict[str, Unit] = {}
+    for name, part in stored_tensors(shape, scheme):
+        units.setdefault(_group(name), []).append((name, part))
+    return [unit for _, unit in sorted(units.items(), key=lambda item: _first(item[1]))]
+
+
+def _group(name: str) -> str:
+    """Name the unit of a tensor: its module, or the first of the modules that engines fuse with it."""
+    module, _, leaf = name.rpartition(".")
+    if leaf in ("k_scale", "v_scale"):  # the cache's scales are written beside the keys' projection
+        return module.removesuffix("v_proj") + "k_proj" if leaf == "v_scale" else module
+    parent, _, last = module.rpartition(".")
+    kind = next((names for names in _FUSED if last in names), None)
+    if kind is not None and leaf != "bias":
+        return f"{parent}.{'|'.join(kind)}"
+    return f"{module}.{leaf}" if leaf == "bias" else module
+
+
+def _first(unit: Unit) -> tuple[tuple[bool, int, str], ...]:
+    return min(_natural(name) for name, _ in unit)
+
+
+def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
+    parts = name.split(".")
+    return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
+
+
+def _file(tensors: Sequence[tuple[str, Stored]]) -> int:
+    """Give the bytes of one file: 8 for the header's length, the header padded to a multiple of 8, the data."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, part in sorted(tensors, key=lambda pair: (-_RANK.index(pair[1].dtype), pair[0])):
+        header[name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [end, end + part.size]}
+        end += part.size
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + text + -text % 8 + end

@@ -1,0 +1,102 @@
+"""A recipe's model as exact sizes, where its config.json is known without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from orchestrator.catalog.models import find_model
+from orchestrator.planner.case import has_block_scales
+from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
+from orchestrator.planner.shapes import ModelShape, shape_of
+from orchestrator.recipe.model import GeneratedModel, GenerateOptions, HubModel, Quantization, Recipe
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model whose tensors are known, and how its weights come and are served."""
+
+    shape: ModelShape
+    source: Scheme
+    """As downloaded or made."""
+    served: Scheme
+    kv_dtype: KvDtype
+    """Of the cache when it serves."""
+    basis: str
+    """Where the sizes come from."""
+
+
+def known_model(recipe: Recipe) -> Known | None:
+    """Look up a recipe's model; None where nothing is known of its sizes but the number of parameters."""
+    model = recipe.model
+    if isinstance(model, GeneratedModel):
+        shape, declared, basis = _generated(model.generate), None, "the sizes in the recipe"
+    elif isinstance(model, HubModel):
+        found = _of_repo(model.repo)
+        if found is None:
+            return None
+        shape, declared, basis = found
+    else:
+        return None
+    source = _source(recipe, declared)
+    served = source if recipe.quantization.method == "none" else _made(recipe.quantization)
+    asked = recipe.serve.kv_cache.dtype
+    return Known(shape, source, served, served.kv_cache if asked == "auto" else asked, basis)
+
+
+def known_draft(model: HubModel) -> tuple[ModelShape, Scheme | None] | None:
+    """Look up a draft: its shape, and its scheme where it declares one."""
+    found = _of_repo(model.repo)
+    if found is None:
+        return None
+    shape, declared, _ = found
+    return shape, declared
+
+
+def missing_sizes(recipe: Recipe) -> str:
+    """Say why a recipe's model has no exact sizes."""
+    model = recipe.model
+    if not isinstance(model, HubModel):
+        return "the sizes of a local model are read when it is there: see `orchestrator estimate --config`"
+    return f"the sizes of {model.repo} are not in the catalogue; give its config.json to `orchestrator estimate`"
+
+
+def _source(recipe: Recipe, declared: Scheme | None) -> Scheme:
+    quantization = recipe.quantization
+    if quantization.method != "none":
+        return scheme_of("bf16")
+    if declared is not None:
+        return declared
+    if has_block_scales(recipe):
+        return scheme_of("fp8_block_scale")
+    return _made(quantization)
+
+
+def _made(quantization: Quantization) -> Scheme:
+    cache_format = quantization.kv_cache
+    return scheme_of(
+        quantization.format,
+        kv_cache="bf16" if cache_format == "none" else cache_format,
+        kv_scales=cache_format != "none",
+        exclude=quantization.exclude,
+    )
+
+
+@cache  # many recipes share a model
+def _of_repo(repo: str) -> tuple[ModelShape, Scheme | None, str] | None:
+    entry = find_model(repo)
+    if entry is None:
+        return None
+    declared = _declared(entry.quantization) if entry.quantization else None
+    return shape_of(entry.config, f"catalogue: {repo}"), declared, entry.source
+
+
+def _declared(quantization: Mapping[str, object]) -> Scheme:
+    wrapped = quantization if "quant_method" in quantization else {"quantization": quantization}
+    return scheme_of_quant_config(wrapped, "the checkpoint's own list of what is quantized")
+
+
+def _generated(options: GenerateOptions) -> ModelShape:
+    sizes = options.model_dump(exclude={"seed", "architecture"})
+    return shape_of({**sizes, "architectures": [options.architecture], "tie_word_embeddings": False}, "the recipe")
