@@ -26,7 +26,7 @@ _ENVIRONMENT = (
 
 def reference() -> str:
     """Write the page of the commands."""
-    root = click.Context(cli, info_name="orchestrator", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    root = _root()
     parts = [f"## orchestrator {name}\n\n{block(_help(root, name))}" for name in cli.list_commands(root)]
     environment = table(("variable", "meaning"), [(code(name), words) for name, words in _ENVIRONMENT])
     return page(
@@ -38,19 +38,22 @@ def reference() -> str:
     )
 
 
+def _root() -> click.Context:
+    settings = {**cli.context_settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    return click.Context(cli, info_name="orchestrator", **settings)
+
+
 def _help(root: click.Context, name: str) -> str:
     command = cli.get_command(root, name)
     if command is None:
         message = f"`{name}` is listed and cannot be found"
         raise LookupError(message)
-    return command.get_help(
-        click.Context(command, info_name=name, parent=root, terminal_width=_WIDTH, max_content_width=_WIDTH)
-    )
+    return command.get_help(click.Context(command, info_name=name, parent=root))
 
 
 def index() -> str:
     """Write the table of the commands."""
-    root = click.Context(cli, info_name="orchestrator")
+    root = _root()
     found = ((name, cli.get_command(root, name)) for name in cli.list_commands(root))
     rows = [
         (code(f"orchestrator {name}"), command.get_short_help_str(_WIDTH) if command else "") for name, command in found
