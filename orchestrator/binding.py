@@ -116,8 +116,11 @@ class Binder:
 
     def _reference(self, step: Step) -> str:
         assert step.image is not None  # noqa: S101 - only steps with an image run outside this machine's Python
-        digest = self.image_digests.get(step.image)
-        reference = self.catalog.image(step.image).reference
+        return self._pinned(step.image)
+
+    def _pinned(self, image: str) -> str:
+        digest = self.image_digests.get(image)
+        reference = self.catalog.image(image).reference
         return f"{reference}@{digest}" if digest else reference
 
     def _container_image(self, step: Step) -> ContainerImage:
@@ -127,7 +130,7 @@ class Binder:
             return ContainerImage(self._reference(step), self.architecture)
         root = self.catalog.project.root
         dockerfile = self._path(build.dockerfile)
-        base = self.catalog.image(build.base).reference
+        base = self._pinned(build.base)
         return ContainerImage(
             self._reference(step), self.architecture, ImageBuild(dockerfile, root / "docker", base, build.arguments)
         )

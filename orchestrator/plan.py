@@ -85,7 +85,7 @@ def make_plan(
     """
     target = catalog.target(recipe.target)
     refused = refusals(recipe, catalog)
-    binder = Binder(catalog, recipe.name, target.architecture, lock.images if lock else {}, secrets or {})
+    binder = Binder(catalog, recipe.name, target.architecture, lock.image_digests if lock else {}, secrets or {})
     return Plan(
         recipe=recipe,
         target=target,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.bundle.render import Bundle, render
-from orchestrator.cli.planning import plan_recipe, resolve
+from orchestrator.cli.planning import insist_on_offline, plan_recipe, resolve
 from orchestrator.cli.progress import BuildView
 from orchestrator.cli.settings import Settings
 from orchestrator.executors.job import Executor
@@ -24,12 +25,29 @@ def build_recipe(
     first: str | None = None,
     last: str | None = None,
     verbose: bool = False,
+    locked: bool = False,
+    offline: bool = False,
 ) -> tuple[Plan, tuple[StepResult, ...]]:
-    """Build a recipe and show it."""
-    planned = plan_recipe(settings, name, overrides, executor)
+    """Build a recipe and show it.
+
+    Args:
+        settings: Where everything is.
+        name: The recipe.
+        overrides: `KEY=VALUE` each.
+        executor: Where to run what can run in more than one place.
+        first: Run this step and all after it even if their results are kept.
+        last: Stop after this step.
+        verbose: Show every line that the steps write.
+        locked: Use what the lock says, and nothing else.
+        offline: Use no network for models and data; refuse where something is not here.
+    """
+    planned = plan_recipe(settings, name, overrides, executor, locked=locked)
     planned.plan.insist()  # before anything is asked of the network
     planned.plan.between(first, last)
-    plan = resolve(settings, planned, executor)
+    plan = resolve(settings, planned, executor, offline=offline)
+    if offline:
+        insist_on_offline(settings, plan, planned.lock)
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the downloads, which may still find that a file went bad
     with BuildView(verbose=verbose) as view:
         return plan, Runner(settings.store, executors(), view).run(plan, first=first, last=last)
 

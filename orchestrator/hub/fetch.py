@@ -13,6 +13,7 @@ from huggingface_hub.file_download import HfFileMetadata
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
 from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.offline import is_there, missing_files
 from orchestrator.hub.partial import Partial, digest_of, journaled
 from orchestrator.hub.room import Need, existing
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
@@ -49,27 +50,23 @@ class Fetcher:
             temporary.replace(listing)
             self.cache.keep(self.snapshot.commit)
 
-    def missing(self) -> tuple[RemoteFile, ...]:
-        """Name what is not in the cache, by name and size; bytes are looked at later."""
-        return tuple(file for file in self.snapshot.files if not self._is_there(file))
-
     def needs(self) -> tuple[Need, ...]:
         """Count what will be written: what is still to come, and all of it again where it cannot be linked."""
-        to_come = sum(file.size - journaled(self.cache.incomplete(_etag(file)), file.size) for file in self.missing())
+        missing = [file for file in self.snapshot.files if not is_there(self.cache, self.snapshot.commit, file)]
+        to_come = sum(file.size - journaled(self.cache.incomplete(_etag(file)), file.size) for file in missing)
         linkable = existing(self.cache.folder).stat().st_dev == existing(self.output).stat().st_dev
         return (Need(self.cache.folder, to_come), Need(self.output, 0 if linkable else self.snapshot.size))
 
-    def insist_on_everything(self) -> None:
+    def insist_on_everything(self, include: tuple[str, ...]) -> None:
         """Where the network may not be used, everything must be there.
 
         Raises:
             HubOfflineError: Naming what is not.
         """
-        missing = self.missing()
+        wanted = self.snapshot
+        missing = missing_files(wanted.repo, wanted.commit, wanted.kind, include, wanted)
         if missing:
-            names = ", ".join(file.path for file in missing[:5]) + (" …" if missing[5:] else "")
-            count = f"{len(missing)} of {len(self.snapshot.files)} files"
-            message = f"{self._at}: {count} are not in {self.cache.folder}: {names}"
+            message = f"{self._at}: {missing}"
             raise HubOfflineError(message, hint="run it once without --offline")
 
     def fetch(self, file: RemoteFile) -> None:
@@ -141,10 +138,6 @@ class Fetcher:
                 return pointer
         _remove(pointer.resolve(), pointer)
         raise self._corrupt(file)
-
-    def _is_there(self, file: RemoteFile) -> bool:
-        places = (self.cache.pointer(self.snapshot.commit, file.path), self.cache.blob(_etag(file)))
-        return any(place.exists() and place.stat().st_size == file.size for place in places)
 
     def _is_right(self, path: Path, file: RemoteFile) -> bool:
         if path.stat().st_size != file.size:

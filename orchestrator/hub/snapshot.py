@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
-from orchestrator.errors import HubError, LockInvalidError, PathEscapesError
+from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
 from orchestrator.hub.words import hub_words
 
 RepoType = Literal["model", "dataset"]
@@ -66,10 +66,22 @@ def is_commit(revision: str) -> bool:
     return bool(re.fullmatch("[0-9a-f]{40}", revision))
 
 
-def resolve_commit(repo: str, revision: str, kind: RepoType = "model") -> str:
-    """Give the commit that a branch or tag points to; a commit is itself, without asking."""
+def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offline: bool = False) -> str:
+    """Give the commit that a branch or tag points to; a commit is itself, without asking.
+
+    Args:
+        repo: Its name.
+        revision: Branch, tag or commit.
+        kind: Of the repository.
+        offline: Believe what the Hub's cache remembers.
+
+    Raises:
+        HubError: One of its kinds.
+    """
     if is_commit(revision):
         return revision
+    if offline or constants.HF_HUB_OFFLINE:
+        return _remembered(repo, revision, kind)
     with hub_words(repo, revision):
         commit = HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
     if not commit or not is_commit(commit):
@@ -93,6 +105,18 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
         ]
     files = tuple(RemoteFile(e.path, e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in tree)
     return _inside(Snapshot(repo, kind, commit, files))
+
+
+def _remembered(repo: str, revision: str, kind: RepoType) -> str:
+    folder = Path(constants.HF_HUB_CACHE) / "--".join((f"{kind}s", *repo.split("/")))
+    try:
+        commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        commit = ""
+    if not is_commit(commit):
+        message = f"{repo}@{revision}: without network nobody knows which commit that is"
+        raise HubOfflineError(message, hint="pin it with `orchestrator lock`, or run it once without --offline")
+    return commit
 
 
 def listing_text(snapshot: Snapshot) -> str:

@@ -56,6 +56,23 @@ def insist_on_no_code(repo: str, commit: str, folder: Path, trusted: Trusted | N
             raise UntrustedCodeError(message, hint=trust_hint(commit))
 
 
+def insist_on_leave(repo: str, commit: str, option: str, trusted: Trusted | None) -> None:
+    """Ask for the recipe's trust where the recipe itself has a tool load the model's code.
+
+    Args:
+        repo: The model.
+        commit: Its commit.
+        option: Where the recipe says so.
+        trusted: What the recipe trusts.
+
+    Raises:
+        UntrustedCodeError: It trusts no code.
+    """
+    if not (trusted and trusted.remote_code):
+        message = f"{repo}@{commit}: {option} runs Python code that comes with the model"
+        raise UntrustedCodeError(message, hint=trust_hint(commit))
+
+
 def trust_hint(commit: str) -> str:
     """Say which line makes it trusted."""
     return (

@@ -6,7 +6,6 @@ It may be killed at any moment: what arrived stays in the Hub's cache, and the n
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import resource
 import sys
@@ -20,8 +19,8 @@ from huggingface_hub import constants
 
 from orchestrator.errors import HubNotFoundError, LockInvalidError
 from orchestrator.events import Progress
-from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.fetch import Fetcher
+from orchestrator.hub.offline import listing_file
 from orchestrator.hub.room import insist_on_room
 from orchestrator.hub.snapshot import (
     MODEL_FILES,
@@ -57,18 +56,18 @@ def main() -> None:
     if not wanted.files:
         message = f"{wanted.repo}@{wanted.commit} has no file that matches {' '.join(include)}"
         raise HubNotFoundError(message, hint="look at its files on the Hub")
-    download(wanted, options.output, trusted, RepoCache.of(wanted).listing(_listing_name(wanted.commit, include)))
+    download(wanted, options.output, trusted, include)
 
 
-def download(wanted: Snapshot, output: Path, trusted: Trusted | None, listing: Path) -> None:
+def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: tuple[str, ...]) -> None:
     """Fetch every file, a few at once, and say how far it is; what may forbid the rest comes first."""
     stop, report = Stop(), Reporter()
     count = _Count(wanted, report)
     fetcher = Fetcher(wanted, output, stop, count)
     if constants.HF_HUB_OFFLINE:
-        fetcher.insist_on_everything()
+        fetcher.insist_on_everything(include)
     insist_on_room(fetcher.needs())
-    fetcher.prepare(listing)
+    fetcher.prepare(listing_file(wanted.repo, wanted.commit, wanted.kind, include))
     first = [file for file in wanted.files if file.path.endswith(".json")]
     _each(first, fetcher.fetch, stop)
     insist_on_no_code(wanted.repo, wanted.commit, output, trusted)
@@ -85,16 +84,11 @@ def _wanted(options: argparse.Namespace, include: tuple[str, ...]) -> Snapshot:
             raise LockInvalidError(message)
         return locked
     if is_commit(options.revision):
-        here = RepoCache.of(Snapshot(options.repo, options.repo_type, options.revision, ()))
-        known = here.listing(_listing_name(options.revision, include))
+        known = listing_file(options.repo, options.revision, options.repo_type, include)
         if known.is_file():
             return read_listing(known)
     commit = resolve_commit(options.repo, options.revision, options.repo_type)
     return snapshot(options.repo, commit, include, options.repo_type)
-
-
-def _listing_name(commit: str, include: tuple[str, ...]) -> str:
-    return f"{commit}-{hashlib.sha256(json.dumps(include).encode()).hexdigest()[:12]}"
 
 
 def _write_listing(wanted: Snapshot, output: Path) -> None:

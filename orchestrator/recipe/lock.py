@@ -5,13 +5,21 @@ Made to be committed and read in a review. What has not been resolved is not in 
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orchestrator.errors import LockInvalidError
+from orchestrator.errors import LockDriftError, LockInvalidError
 from orchestrator.recipe.model import HubModel, Recipe
+
+_DIGEST = "^sha256:[0-9a-f]{64}$"
+_DIGEST_FORMAT = 1
+_WORDS_ONLY = frozenset({"description", "expected_refusals"})
+"""What a recipe says about itself, and nothing is made from."""
 
 
 class _Part(BaseModel):
@@ -33,9 +41,23 @@ class LockedRepository(_Part):
     """A revision, resolved."""
 
     repo: str
+    kind: Literal["model", "dataset"] = "model"
     revision: str
     commit: str = Field(pattern="^[0-9a-f]{40}$")
     files: tuple[LockedFile, ...]
+
+
+class LockedImage(_Part):
+    """A tag, resolved."""
+
+    reference: str
+    """The tag."""
+    index: str = Field(pattern=_DIGEST)
+    """What is pulled: the digest of its index, or of the one image where there is no index."""
+    amd64: str | None = Field(default=None, pattern=_DIGEST)
+    """Of the image for x86-64."""
+    arm64: str | None = Field(default=None, pattern=_DIGEST)
+    """Of the image for Arm."""
 
 
 class Lock(_Part):
@@ -43,18 +65,33 @@ class Lock(_Part):
 
     format: int = Field(default=1, ge=1, le=1)
     recipe: str
+    recipe_digest: str = Field(default="", pattern=f"{_DIGEST}|^$")
+    """Of the resolved recipe that it was made for."""
     repositories: tuple[LockedRepository, ...]
-    images: dict[str, str] = {}
-    """Per image of the catalogue, the digest of its index: `sha256:…`."""
+    images: dict[str, LockedImage] = {}
+    """By the image's name in the catalogue."""
     tools: dict[str, str] = {}
     """The versions that resolved it."""
 
-    def commit_of(self, repo: str, revision: str) -> str | None:
-        """Give the commit of a revision, if it is locked."""
+    def find(self, repo: str, revision: str, kind: str = "model") -> LockedRepository | None:
+        """Give what is locked of a revision, or of the commit that it was resolved to."""
         for repository in self.repositories:
-            if (repository.repo, repository.revision) == (repo, revision):
-                return repository.commit
+            if (repository.repo, repository.kind) == (repo, kind) and revision in (
+                repository.revision,
+                repository.commit,
+            ):
+                return repository
         return None
+
+    def commit_of(self, repo: str, revision: str, kind: str = "model") -> str | None:
+        """Give the commit of a revision, if it is locked."""
+        found = self.find(repo, revision, kind)
+        return found.commit if found else None
+
+    @property
+    def image_digests(self) -> Mapping[str, str]:
+        """What each image is pulled by."""
+        return {name: image.index for name, image in self.images.items()}
 
 
 def hub_models(recipe: Recipe) -> tuple[HubModel, ...]:
@@ -63,9 +100,20 @@ def hub_models(recipe: Recipe) -> tuple[HubModel, ...]:
     return tuple(model for model in (recipe.model, draft) if isinstance(model, HubModel))
 
 
+def recipe_digest(recipe: Recipe) -> str:
+    """Name the state of a resolved recipe.
+
+    Values that are the defaults are left out, so a key that the schema gains later changes nothing, and neither does
+    writing a default down. What a recipe only says about itself is left out too.
+    """
+    fields = recipe.model_dump(mode="json", exclude_defaults=True, exclude=set(_WORDS_ONLY))
+    text = json.dumps({"format": _DIGEST_FORMAT, "recipe": fields}, sort_keys=True, ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 def lock_text(lock: Lock) -> str:
     """Write a lock down, in one way."""
-    return json.dumps(lock.model_dump(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(_without_nothing(lock.model_dump()), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_lock(file: Path) -> Lock | None:
@@ -86,7 +134,41 @@ def read_lock(file: Path) -> Lock | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = ": ".join(filter(None, (str(file), ".".join(str(part) for part in first["loc"]), first["msg"])))
-        raise LockInvalidError(message, hint=f"make it again: orchestrator lock {file.stem}") from error
+        raise LockInvalidError(message, hint=_make_again(file.stem)) from error
+
+
+def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
+    """Hold a lock against its recipe, where nothing else may be used.
+
+    Args:
+        lock: What was read.
+        recipe: The recipe as it stands in its file, resolved.
+        file: Where the lock is.
+
+    Raises:
+        LockDriftError: Where there is no lock, or it was made for another state of the recipe.
+        LockInvalidError: Where it belongs to another recipe.
+    """
+    hint = _make_again(recipe.name)
+    if lock is None:
+        message = f"{recipe.name} has no lock: {file} is not there"
+        raise LockDriftError(message, hint=hint)
+    insist_on_owner(lock, recipe, file)
+    if lock.recipe_digest != recipe_digest(recipe):
+        message = f"{file} was made for another state of the recipe: something was changed since"
+        raise LockDriftError(message, hint=f"look at the recipe's history, then {hint}")
+    return lock
+
+
+def insist_on_owner(lock: Lock, recipe: Recipe, file: Path) -> None:
+    """Refuse the lock of another recipe.
+
+    Raises:
+        LockInvalidError: It is one.
+    """
+    if lock.recipe != recipe.name:
+        message = f"{file} belongs to the recipe `{lock.recipe}`, not to `{recipe.name}`"
+        raise LockInvalidError(message, hint=_make_again(recipe.name))
 
 
 def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
@@ -95,16 +177,13 @@ def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
     Raises:
         LockInvalidError: Where the lock belongs to another recipe or to an older state of this one.
     """
-    hint = f"make it again: orchestrator lock {recipe.name}"
-    if lock.recipe != recipe.name:
-        message = f"{file} belongs to the recipe `{lock.recipe}`, not to `{recipe.name}`"
-        raise LockInvalidError(message, hint=hint)
+    insist_on_owner(lock, recipe, file)
     commits: dict[tuple[str, str], str] = {}
     for model in hub_models(recipe):
         commit = lock.commit_of(model.repo, model.revision)
         if commit is None:
             message = f"{file} does not know {model.repo}@{model.revision}: the recipe has changed since"
-            raise LockInvalidError(message, hint=hint)
+            raise LockInvalidError(message, hint=_make_again(recipe.name))
         commits[(model.repo, model.revision)] = commit
     return pin_commits(recipe, commits)
 
@@ -123,3 +202,68 @@ def pin_commits(recipe: Recipe, commits: dict[tuple[str, str], str]) -> Recipe:
         serve = recipe.serve.model_copy(update={"speculative": speculative})
         recipe = recipe.model_copy(update={"serve": serve})
     return recipe
+
+
+def pin_calibration(recipe: Recipe, commit: str) -> Recipe:
+    """Put a commit in place of the revision of the text to calibrate with."""
+    calibration = recipe.quantization.calibration.model_copy(update={"revision": commit})
+    quantization = recipe.quantization.model_copy(update={"calibration": calibration})
+    return recipe.model_copy(update={"quantization": quantization})
+
+
+def moved(old: Lock | None, new: Lock) -> tuple[str, ...]:
+    """Say, line by line, in what a lock differs from an older one."""
+    return tuple(_moved(old or Lock(recipe=new.recipe, repositories=()), new))
+
+
+def _moved(old: Lock, new: Lock) -> Iterator[str]:
+    if old.recipe_digest != new.recipe_digest:
+        yield f"recipe: {old.recipe_digest or 'not locked'} → {new.recipe_digest}"
+    for repository in new.repositories:
+        yield from _moved_repository(old.find(repository.repo, repository.revision, repository.kind), repository)
+    for name, image in sorted(new.images.items()):
+        was = old.images.get(name)
+        if was is None:
+            yield f"image {name}: {image.reference} is {image.index} (was not locked)"
+        elif was != image:
+            yield f"image {name}: {was.reference} {was.index} → {image.reference} {image.index}"
+    locked = {(repository.repo, repository.revision, repository.kind) for repository in new.repositories}
+    for repository in old.repositories:
+        if (repository.repo, repository.revision, repository.kind) not in locked:
+            yield f"{repository.repo}@{repository.revision}: no longer used"
+    for name in sorted(old.images.keys() - new.images.keys()):
+        yield f"image {name}: no longer used"
+
+
+def _moved_repository(old: LockedRepository | None, new: LockedRepository) -> Iterator[str]:
+    name = f"{new.repo}@{new.revision}"
+    if old is None:
+        yield f"{name}: {new.commit} (was not locked)"
+        return
+    if old.commit != new.commit:
+        yield f"{name}: {old.commit} → {new.commit}"
+    yield from _moved_files(old, new)
+
+
+def _moved_files(old: LockedRepository, new: LockedRepository) -> Iterator[str]:
+    before, after = ({file.path: file for file in repository.files} for repository in (old, new))
+    for path in sorted(before.keys() | after.keys()):
+        if path not in after:
+            yield f"  {path}: is gone"
+        elif path not in before:
+            yield f"  {path}: is new, {after[path].size} bytes"
+        elif before[path] != after[path]:
+            yield f"  {path}: {before[path].size} → {after[path].size} bytes, its content changed"
+
+
+def _make_again(name: str) -> str:
+    return f"make it again: orchestrator lock {name}"
+
+
+def _without_nothing(value: Any) -> Any:  # noqa: ANN401 - any part of a JSON document
+    """Leave out what is null: a line of a lock that says nothing helps no reviewer."""
+    if isinstance(value, dict):
+        return {name: _without_nothing(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nothing(part) for part in value]
+    return value

@@ -30,7 +30,6 @@ class Dataset:
     """The first file of its training split: it alone has more samples than anyone calibrates with."""
     column: str
     """Where the text is."""
-    revision: str = "main"
 
 
 DATASETS: Mapping[str, Dataset] = {
@@ -41,17 +40,16 @@ DATASETS: Mapping[str, Dataset] = {
 
 def build_download(recipe: Recipe, _catalog: Catalog) -> Step | None:
     """Declare the download of a known data set."""
-    name = recipe.quantization.calibration.dataset
-    if not needs_text(recipe) or is_local(name):
+    dataset = calibration_dataset(recipe)
+    if dataset is None:
         return None
-    dataset = _find(recipe)
     return Step(
         name="download-calibration",
         argv=payload(
             "download",
             {
                 "repo": dataset.repo,
-                "revision": dataset.revision,
+                "revision": recipe.quantization.calibration.revision,
                 "repo-type": "dataset",
                 "include": dataset.file,
                 "output": OUT,
@@ -93,6 +91,13 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
 def needs_text(recipe: Recipe) -> bool:
     """Tell whether the quantizer asks for text; both of NVIDIA's do, whatever the format."""
     return recipe.quantization.method in ("modelopt", "trtllm")
+
+
+def calibration_dataset(recipe: Recipe) -> Dataset | None:
+    """Give the data set on the Hub whose text a recipe needs, if it needs one."""
+    if not needs_text(recipe) or is_local(recipe.quantization.calibration.dataset):
+        return None
+    return _find(recipe)
 
 
 def is_local(dataset: str) -> bool:

@@ -19,9 +19,18 @@ def download(name: str, model: HubModel) -> Step:
     """Declare the download of any model."""
     return Step(
         name=name,
-        argv=payload("download", {"repo": model.repo, "revision": model.revision, "output": OUT}),
+        argv=(*payload("download", {"repo": model.repo, "revision": model.revision, "output": OUT}), *_trust(model)),
         outputs=HF_CHECKPOINT,
         needs_code=True,
         secrets=(TOKEN,),
         network=True,
     )
+
+
+def _trust(model: HubModel) -> tuple[str, ...]:
+    trust = model.trust
+    if trust is None:
+        return ()
+    files = ("--trust-files", *trust.files) if trust.files else ()
+    code = ("--trust-remote-code",) if trust.remote_code else ()
+    return ("--trust-commit", trust.commit, *files, *code)

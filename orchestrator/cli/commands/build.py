@@ -23,6 +23,8 @@ from orchestrator.runner import StepResult
 @click.option("--all", "every", is_flag=True, help="With --dry-run: every recipe.")
 @click.option("--from", "first", metavar="STEP", help="Run STEP and all after it even if their results are kept.")
 @click.option("--until", "last", metavar="STEP", help="Stop after STEP.")
+@click.option("--locked", is_flag=True, help="Use the lock alone; refuse where it is missing, older or not enough.")
+@click.option("--offline", is_flag=True, help="Fetch no model and no data; say what is missing.")
 @set_option
 @executor_option
 @json_option
@@ -35,6 +37,8 @@ def command(
     every: bool,
     first: str | None,
     last: str | None,
+    locked: bool,
+    offline: bool,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
@@ -53,7 +57,15 @@ def command(
     assert recipe is not None  # noqa: S101 - checked above
     started = time.monotonic()
     plan, results = build_recipe(
-        settings, recipe, overrides, executor=executor, first=first, last=last, verbose=verbose
+        settings,
+        recipe,
+        overrides,
+        executor=executor,
+        first=first,
+        last=last,
+        verbose=verbose,
+        locked=locked,
+        offline=offline,
     )
     bundle = None if last else bundle_of(settings, plan, {r.name: r.artifact for r in results})
     if as_json:

@@ -11,6 +11,7 @@ from orchestrator.errors import LockInvalidError
 from orchestrator.recipe.lock import (
     Lock,
     LockedFile,
+    LockedImage,
     LockedRepository,
     hub_models,
     lock_text,
@@ -21,6 +22,7 @@ from orchestrator.recipe.lock import (
 from orchestrator.recipe.model import DraftTarget, HubModel, Recipe
 
 COMMIT, DRAFT_COMMIT = "1" * 40, "2" * 40
+INDEX = "sha256:" + "d" * 64
 FILES = (
     LockedFile(path="model.safetensors", size=10, sha256="a" * 64, git_sha1="b" * 40),
     LockedFile(path="config.json", size=2, git_sha1="c" * 40),
@@ -31,7 +33,7 @@ LOCK = Lock(
         LockedRepository(repo="owner/model", revision="main", commit=COMMIT, files=FILES),
         LockedRepository(repo="owner/draft", revision="v1", commit=DRAFT_COMMIT, files=()),
     ),
-    images={"some-image": "sha256:" + "d" * 64},
+    images={"some-image": LockedImage(reference="example/some:1", index=INDEX, arm64="sha256:" + "e" * 64)},
 )
 
 

@@ -1,0 +1,50 @@
+"""What can be had without network: what the Hub's cache has of a commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.snapshot import RemoteFile, RepoType, Snapshot, read_listing
+
+_SHOWN = 5
+
+
+def listing_file(repo: str, commit: str, kind: RepoType, include: tuple[str, ...]) -> Path:
+    """Say where the list of a commit's files is remembered; it depends on which of them are wanted."""
+    patterns = hashlib.sha256(json.dumps(include).encode()).hexdigest()[:12]
+    return RepoCache(Path(constants.HF_HUB_CACHE), repo, kind).listing(f"{commit}-{patterns}")
+
+
+def missing_files(
+    repo: str, commit: str, kind: RepoType, include: tuple[str, ...], known: Snapshot | None = None
+) -> str:
+    """Say what the cache lacks of a commit; empty where it has everything.
+
+    Args:
+        repo: Its name.
+        commit: The commit.
+        kind: Of the repository.
+        include: What is wanted of it.
+        known: The list of its files, where a lock has it.
+    """
+    remembered = listing_file(repo, commit, kind, include)
+    if known is None:
+        if not remembered.is_file():
+            return "nobody knows which files it has"
+        known = read_listing(remembered)
+    missing = [file.path for file in known.files if not is_there(RepoCache.of(known), commit, file)]
+    if not missing:
+        return ""
+    names = ", ".join(missing[:_SHOWN]) + (" …" if missing[_SHOWN:] else "")
+    return f"{len(missing)} of {len(known.files)} files are not in {RepoCache.of(known).folder}: {names}"
+
+
+def is_there(cache: RepoCache, commit: str, file: RemoteFile) -> bool:
+    """Tell by name and size whether the cache has a file; its bytes are looked at when it is used."""
+    places = (cache.pointer(commit, file.path), cache.blob(file.sha256 or file.git_sha1))
+    return any(place.exists() and place.stat().st_size == file.size for place in places)

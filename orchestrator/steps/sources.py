@@ -1,0 +1,54 @@
+"""What a recipe takes from the Hub, as its lock must name it: models, and text to calibrate with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from orchestrator.executors.job import Inside
+from orchestrator.hub.snapshot import MODEL_FILES, RepoType
+from orchestrator.hub.trust import Trusted
+from orchestrator.recipe.model import HubModel, Recipe
+from orchestrator.steps.calibration import calibration_dataset
+from orchestrator.steps.step import FILES, Step
+
+_LISTING = "files.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One repository, and what of it is wanted."""
+
+    repo: str
+    revision: str
+    kind: RepoType = "model"
+    include: tuple[str, ...] = MODEL_FILES
+    trusted: Trusted | None = None
+
+
+def sources(recipe: Recipe) -> Mapping[str, Source]:
+    """Name every source by the step that fetches it, in the order in which they run."""
+    found: dict[str, Source] = {}
+    if isinstance(recipe.model, HubModel):
+        found["download"] = _of_model(recipe.model)
+    draft = getattr(recipe.serve.speculative, "draft", None)
+    if isinstance(draft, HubModel):
+        found["download-draft"] = _of_model(draft)
+    dataset = calibration_dataset(recipe)
+    if dataset:
+        revision = recipe.quantization.calibration.revision
+        found["download-calibration"] = Source(dataset.repo, revision, "dataset", (dataset.file,))
+    return found
+
+
+def with_listing(step: Step, listing: str) -> Step:
+    """Give a download the list of its files, so that it asks for no other and accepts no other bytes."""
+    return replace(step, argv=(*step.argv, "--files", Inside(FILES, _LISTING)), files={**step.files, _LISTING: listing})
+
+
+def _of_model(model: HubModel) -> Source:
+    trust = model.trust
+    if trust is None:
+        return Source(model.repo, model.revision)
+    trusted = Trusted(trust.commit, trust.files, trust.remote_code)
+    return Source(model.repo, model.revision, include=(*MODEL_FILES, *trusted.patterns), trusted=trusted)
