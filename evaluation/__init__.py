@@ -1,0 +1,1 @@
+"""Scores of the planner against published measurements."""

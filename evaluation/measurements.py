@@ -1,0 +1,296 @@
+"""The published measurements as rows that the planner can be scored on, and the others with the reason why not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from orchestrator.catalog.target import Target
+from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
+from orchestrator.planner.constants import Constants, Cost, Engine
+from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
+from orchestrator.planner.shapes import ModelShape, shape_of
+from orchestrator.planner.speed import Workload, prefill_terms, step_terms, workload
+
+Kind = Literal["dense one", "dense many", "moe one", "moe many", "prefill"]
+
+_FORMATS = {
+    "BF16": "bf16",
+    "FP8": "fp8",
+    "NVFP4": "nvfp4",
+    "NVFP4 (Marlin kernels)": "nvfp4",
+    "NVFP4 W4A16": "w4a16_nvfp4",
+    "MXFP4": "mxfp4",
+    "GPTQ-Int4": "int4_awq",
+    "Q8_0": "q8_0",
+    "Q4_0": "q4_0",
+    "Q4_K_M": "q4_k_m",
+}
+_ENGINES: tuple[tuple[str, Engine], ...] = (
+    ("llama.cpp", "llama.cpp"),
+    ("TensorRT-LLM", "trtllm"),
+    ("SGLang", "sglang"),
+    ("vLLM", "vllm"),  # NIM's row says "vLLM 0.10.1 inside"
+)
+_SPECULATIVE = re.compile(r"spec[ -]decode|\bMTP\b", re.IGNORECASE)
+_DEPTH = re.compile(r"depth (\d+)$")
+_SHORT = 512
+"""Tokens of context where a source names none: short prompts and answers."""
+_LEAST_PROMPT = 2048
+"""Shorter prompts measure the server's latency rather than its products."""
+_NVFP4_PEAK = 4
+"""Operations at four bits against those at 16, on the tensor cores of Blackwell."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a name in the file stands for."""
+
+    backbone: str
+    """Models of the same dimensions, which are left out together."""
+    shape: ModelShape
+    schemes: Mapping[str, Scheme]
+    """By format of the file, where the checkpoint says more than the format's default rules."""
+
+    def scheme(self, format_name: str, engine: Engine) -> Scheme:
+        """Say how the weights of a row are stored."""
+        if engine == "llama.cpp":
+            name = _FORMATS[format_name]
+            return scheme_of("gguf_mxfp4" if name == "mxfp4" else name)
+        return self.schemes.get(format_name) or scheme_of(_FORMATS[format_name])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: a decode or a prefill."""
+
+    line: int
+    """Of the file, the head being 1."""
+    model: str
+    format: str
+    engine: Engine
+    runtime: str
+    source: str
+    known: Model
+    batch: int
+    prompt: int
+    answer: int
+    context: int
+    """Mean tokens in the cache while it decodes."""
+    gpus: int
+    kv_dtype: KvDtype
+    clients: bool
+    """Measured over clients of a server, from the first token of the first to the last token of the last."""
+    prefill: bool
+    measured: float
+    """Tokens per second, of the whole batch."""
+
+    @property
+    def kind(self) -> Kind:
+        """The group that it is scored in."""
+        if self.prefill:
+            return "prefill"
+        which = "moe" if self.known.shape.is_moe else "dense"
+        return f"{which} {'one' if self.batch == 1 else 'many'}"  # type: ignore[return-value] # four of the five
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """One server and checkpoint."""
+        page = self.source.split(" ")[0]
+        return self.model, page.rpartition("/")[0] if page.endswith(".md") else page
+
+    @property
+    def seconds(self) -> float:
+        """The measured time: of a step, or of a prompt."""
+        return (self.prompt if self.prefill else self.batch) / self.measured
+
+    def load(self, targets: Mapping[str, Target], constants: Constants, batch: float | None = None) -> Workload:
+        """Say it in the planner's words."""
+        return workload(
+            self.known.shape,
+            format=self.known.scheme(self.format, self.engine),
+            kv_dtype=self.kv_dtype,
+            target=targets["dgx-spark-x2" if self.gpus > 1 else "dgx-spark"],
+            engine=self.engine,
+            batch=self.batch if batch is None else batch,
+            context=self.context,
+            gpus=self.gpus,
+            constants=constants,
+        )
+
+    def terms(self, targets: Mapping[str, Target], constants: Constants) -> dict[Cost, float]:
+        """Take the measured time apart as it was measured."""
+        load = self.load(targets, constants)
+        if self.prefill:
+            return prefill_terms(load, self.prompt)
+        if not self.clients or self.batch == 1 or not self.prompt:
+            return step_terms(load)
+        return self._among_clients(targets, constants, load)
+
+    def _among_clients(self, targets: Mapping[str, Target], constants: Constants, load: Workload) -> dict[Cost, float]:
+        """The first client decodes while the prompts of the others are read, and all end at different times.
+
+        Per chunk of a prompt each text that decodes already gets one token, so the batch is not full at the end.
+        """
+        chunks = -(-self.prompt // load.engine.chunk)
+        left = [max(0, self.answer - number * chunks) for number in range(self.batch)]
+        terms = step_terms(self.load(targets, constants, max(1.0, sum(left) / self.answer)))
+        for name, seconds in prefill_terms(load, self.prompt).items():
+            terms[name] = terms.get(name, 0.0) + seconds * (self.batch - 1) / self.answer
+        return terms
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A row that nothing is scored on."""
+
+    line: int
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The file, sorted out."""
+
+    folder: Path
+    models_file: Path
+    target: Target
+    """The machine that all of it was measured on."""
+
+    @cached_property
+    def models(self) -> dict[str, Model]:
+        """Every name whose dimensions are known."""
+        entries: dict[str, dict[str, Any]] = YAML(typ="safe").load(self.models_file)["models"]
+        own = {name: self._model(name, entry) for name, entry in entries.items() if "like" not in entry}
+        return own | {name: own[entry["like"]] for name, entry in entries.items() if "like" in entry}
+
+    def _model(self, name: str, entry: dict[str, Any]) -> Model:
+        config = entry.get("config") or self._read(f"{entry['file']}_config.json")
+        schemes = {}
+        if config.get("quantization_config", {}).get("quant_method") == "mxfp4":
+            schemes["MXFP4"] = scheme_of_quant_config(config["quantization_config"])
+        for format_name, file in entry.get("quantization", {}).items():
+            scheme = scheme_of_quant_config(self._read(f"{file}_hf_quant_config.json"))
+            schemes[format_name] = replace(scheme, algorithm="FP8") if format_name == "FP8" else scheme
+        return Model(name, shape_of(config), schemes)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.folder / "model_configs" / name).read_bytes())
+        return document
+
+    @cached_property
+    def sorted_out(self) -> tuple[list[Row], list[Excluded]]:
+        """The usable rows, and the others."""
+        rows: list[Row] = []
+        out: list[Excluded] = []
+        with (self.folder / "spark_measurements.csv").open(encoding="utf-8", newline="") as file:
+            for line, record in enumerate(csv.DictReader(file), 2):
+                for prefill in (False, True):
+                    found = self._row(line, record, prefill=prefill)
+                    if isinstance(found, Row):
+                        rows.append(found)
+                    elif found is not None:
+                        out.append(found)
+        forbidden = {row.line: row for row in rows if self._impossible(row)}
+        runs = {row.run for row in forbidden.values() if not row.prefill}
+        kept = []
+        for row in rows:
+            if row.line in forbidden and (row.prefill == forbidden[row.line].prefill):
+                out.append(Excluded(row.line, _what(row), self._why_impossible(row)))
+            elif row.run in runs:
+                reason = "same checkpoint and server as a row that physics forbids: its weights are not what it says"
+                out.append(Excluded(row.line, _what(row), reason))
+            else:
+                kept.append(row)
+        return kept, sorted(out, key=lambda one: one.line)
+
+    def _row(self, line: int, record: dict[str, str], *, prefill: bool) -> Row | Excluded | None:
+        value = record["prefill_tok_s" if prefill else "decode_tok_s"]
+        if not value:
+            return None
+        what = f"{record['model']} {record['format']} {record['engine']} batch {record['batch']}"
+        source = record["source"]
+        reason = self._unusable(record, prefill=prefill)
+        if reason:
+            return Excluded(line, what, reason)
+        prompt, answer = int(record["isl"] or 0), int(record["osl"] or 0)
+        depth = _DEPTH.search(source)
+        if prefill and (prompt < _LEAST_PROMPT or (depth and depth[1] != "0")):
+            return None  # says nothing new of a row whose decode is used
+        engine = _engine(record["engine"])
+        assert engine is not None  # noqa: S101 - `_unusable` looked
+        return Row(
+            line=line,
+            model=record["model"],
+            format=record["format"],
+            engine=engine,
+            runtime=record["engine"],
+            source=source,
+            known=self.models[record["model"]],
+            batch=int(record["batch"]),
+            prompt=prompt,
+            answer=answer,
+            context=_context(source, prompt, answer),
+            gpus=2 if "2x" in record["engine"] else 1,
+            kv_dtype="fp8" if "KV fp8" in source else "bf16",
+            clients=engine != "llama.cpp",
+            prefill=prefill,
+            measured=float(value),
+        )
+
+    def _unusable(self, record: dict[str, str], *, prefill: bool) -> str | None:
+        if record["model"] not in self.models:
+            return "the dimensions of this model are not known here"
+        if not record["format"]:
+            return "no format is given"
+        if record["format"] not in _FORMATS:
+            return f"what {record['format']} stores is not known here"
+        if _engine(record["engine"]) is None:
+            return f"no such engine here: {record['engine']}" if record["engine"] else "no engine is given"
+        if _SPECULATIVE.search(f"{record['engine']} {record['source']}") and not prefill:
+            return "with accepted draft tokens, of which no count is given"
+        return None
+
+    def _impossible(self, row: Row) -> bool:
+        return row.measured > self._limit(row)
+
+    def _limit(self, row: Row) -> float:
+        """Tokens per second that neither bandwidth nor tensor cores let pass."""
+        gpu = self.target.gpu
+        assert gpu is not None  # noqa: S101 - a Spark has one
+        shape, scheme = row.known.shape, row.known.scheme(row.format, row.engine)
+        if row.prefill:
+            active = 2.0 * shape.active_parameters
+            return _NVFP4_PEAK * 125e12 * row.gpus / active
+        once = weights_read_per_step(shape, scheme, 1) + row.batch * kv_bytes_read(shape, row.context, row.kv_dtype)
+        return row.batch * gpu.memory_bandwidth * row.gpus / once
+
+    def _why_impossible(self, row: Row) -> str:
+        what = "the tensor cores allow" if row.prefill else "reading its weights once per step allows"
+        return f"physics forbids {row.measured:g} tok/s: {what} at most {self._limit(row):.4g}"
+
+
+def _context(source: str, prompt: int, answer: int) -> int:
+    depth = _DEPTH.search(source)
+    if depth:
+        return int(depth[1]) + 16  # llama-bench: 32 tokens after so many
+    if "DandinPower" in source or "cookbook" in source:
+        return max(1, answer // 2)  # llama-bench generates on an empty cache
+    return prompt + answer // 2 or _SHORT
+
+
+def _engine(name: str) -> Engine | None:
+    return next((engine for part, engine in _ENGINES if part in name), None)
+
+
+def _what(row: Row) -> str:
+    return f"{row.model} {row.format} {row.runtime} batch {row.batch}{' prefill' if row.prefill else ''}"

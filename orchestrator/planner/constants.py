@@ -1,0 +1,181 @@
+"""What a step costs besides its bytes: a few constants per engine, each with a meaning, read from a data file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from orchestrator.errors import CatalogError
+
+Engine = Literal["trtllm", "vllm", "sglang", "llama.cpp"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+Cost = Literal[
+    "weights",
+    "four_bit",
+    "cache",
+    "launch",
+    "recurrent",
+    "compute",
+    "exchange",
+    "prefill_16",
+    "prefill_8",
+    "prefill_4",
+    "prefill_block",
+    "prefill_experts",
+]
+COSTS: tuple[Cost, ...] = get_args(Cost)
+"""What the seconds of a step are multiplied with, or made of.
+
+- `weights`: time to read weights, against reading at the peak bandwidth; its inverse is the share that is reached.
+- `four_bit`: what is added where weights of four bits are unpacked by kernels that were not made for them.
+- `cache`: as `weights`, for the KV cache and recurrent states.
+- `launch`: microseconds per block of a layer (attention, perceptron, experts), whatever its size.
+- `recurrent`: further microseconds per recurrent layer, whose many small kernels cost more than its bytes.
+- `compute`: time of a decode step's products, against the peak of the tensor cores at 16 bits.
+- `exchange`: microseconds to add up one block's result over a network of several nodes.
+- `prefill_16`, `_8`, `_4`: time of a prompt's products against the same peak, for weights of so many bits;
+  `prefill_block`: for the block formats of llama.cpp, which it multiplies as integers of eight bits;
+  `prefill_experts`: what is added for products of experts, each of which sees few of the tokens.
+"""
+
+MICROSECONDS: tuple[Cost, ...] = ("launch", "recurrent", "exchange")
+
+_FILE = "constants.json"
+_BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsewhere")
+
+
+@dataclass(frozen=True)
+class EngineConstants:
+    """How one engine spends its time."""
+
+    costs: Mapping[Cost, float]
+    likeness: float
+    """Tokens of a batch choose experts as `batch ** likeness` independent ones do; 1: all independent."""
+    chunk: int
+    """Tokens of prompts that one prefill step takes at most."""
+    basis: str
+    """Where the figures come from."""
+    four_bit_products: bool = False
+    """It multiplies NVFP4 by NVFP4 on the tensor cores; others unpack the weights and multiply at 16 bits."""
+    pads_windows: bool = False
+    """The cache of a sliding window has room for a chunk more, and attention reads all of it."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Everything of the speed model that is measured and not counted."""
+
+    engines: Mapping[Engine, EngineConstants]
+    tensor_flops: Mapping[int, float]
+    """Operations per second of dense 16-bit products by compute capability, as the maker states them."""
+    bands: Mapping[str, float]
+    """Half width of the band by kind, as a share of the expected value."""
+    measured_sm: int = 121
+    """The compute capability of the machine that the figures were measured on."""
+
+    def engine(self, name: str) -> EngineConstants:
+        """Find an engine's constants.
+
+        Raises:
+            CatalogError: No such engine.
+        """
+        for engine, constants in self.engines.items():
+            if engine == name:
+                return constants
+        message = f"no engine is called {name!r:.60}"
+        raise CatalogError(message, hint=f"there are: {', '.join(self.engines)}")
+
+    def with_engine(self, name: Engine, constants: EngineConstants, sm: int | None = None) -> Constants:
+        """Replace one engine's constants, as measured on a machine of compute capability `sm`."""
+        return replace(self, engines={**self.engines, name: constants}, measured_sm=sm or self.measured_sm)
+
+
+@cache
+def default_constants() -> Constants:
+    """Give the constants that come with the project."""
+    text = files("orchestrator.planner").joinpath(_FILE).read_text(encoding="utf-8")
+    return _constants(json.loads(text), _FILE)
+
+
+def constants_with(file: Path) -> Constants:
+    """Give the constants with what a calibration wrote to a file in place of the engines that it measured.
+
+    Raises:
+        CatalogError: The file cannot be read or holds something else.
+    """
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        message = f"{file}: not the result of a calibration: {error}"
+        raise CatalogError(message, hint="run `orchestrator calibrate` again, or remove the file") from error
+    shipped = default_constants()
+    if not isinstance(document, dict) or not isinstance(document.get("engines"), dict):
+        message = f"{file}: engines: expected an object"
+        raise CatalogError(message, hint="run `orchestrator calibrate` again, or remove the file")
+    engines = {**shipped.engines, **_engines(document["engines"], str(file))}
+    sm = document.get("sm", shipped.measured_sm)
+    if not isinstance(sm, int):
+        message = f"{file}: sm: expected a whole number; found {sm!r:.60}"
+        raise CatalogError(message)
+    return replace(shipped, engines=engines, measured_sm=sm)
+
+
+def to_document(constants: Constants, *engines: Engine) -> dict[str, Any]:
+    """Spell constants as the file has them; of the named engines only where some are named."""
+    return {
+        "engines": {
+            name: {
+                "costs": {cost: round(value, 4) for cost, value in constants.engines[name].costs.items()},
+                "likeness": constants.engines[name].likeness,
+                "chunk": constants.engines[name].chunk,
+                "four_bit_products": constants.engines[name].four_bit_products,
+                "pads_windows": constants.engines[name].pads_windows,
+                "basis": constants.engines[name].basis,
+            }
+            for name in engines or tuple(constants.engines)
+        },
+    }
+
+
+def _constants(document: Mapping[str, Any], where: str) -> Constants:
+    return Constants(
+        engines=_engines(document["engines"], where),
+        tensor_flops={int(sm): _positive(value, where, sm) for sm, value in document["tensor_flops"].items()},
+        bands={name: _positive(document["bands"][name], where, name) for name in _BANDS},
+        measured_sm=document["sm"],
+    )
+
+
+def _engines(part: Mapping[str, Any], where: str) -> dict[Engine, EngineConstants]:
+    found: dict[Engine, EngineConstants] = {}
+    for engine in ENGINES:
+        if engine not in part:
+            continue
+        entry, place = part[engine], f"{where}: engines.{engine}"
+        try:
+            found[engine] = EngineConstants(
+                costs={cost: _positive(entry["costs"][cost], place, cost, zero=True) for cost in COSTS},
+                likeness=_positive(entry["likeness"], place, "likeness"),
+                chunk=round(_positive(entry["chunk"], place, "chunk")),
+                basis=str(entry["basis"]),
+                four_bit_products=entry["four_bit_products"] is True,
+                pads_windows=entry["pads_windows"] is True,
+            )
+        except (KeyError, TypeError) as error:
+            message = f"{place}: incomplete: {error}"
+            raise CatalogError(message, hint="run `orchestrator calibrate` again, or remove the file") from error
+    return found
+
+
+def _positive(value: object, where: str, name: str, *, zero: bool = False) -> float:
+    if isinstance(value, int | float) and math.isfinite(value) and (value > 0 or (zero and value == 0)):
+        return float(value)
+    message = f"{where}: {name}: expected a number above 0; found {value!r:.60}"
+    raise CatalogError(message)

@@ -1,0 +1,122 @@
+"""Speculative decoding: what drafts cost, how many are accepted, and how many must be for a wanted speed.
+
+Leviathan, Kalman, Matias: Fast Inference from Transformers via Speculative Decoding, 2023 (arXiv:2211.17192). With
+`a` the chance that a drafted token is accepted, each independently, a step that checks `k` of them yields
+(1 - a^(k+1)) / (1 - a) tokens on average, its own among them (there: equation 1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from orchestrator.planner.speed import Band, SpeedInputError, Workload, step_terms, total
+
+_MOST_DRAFTS = 256
+_HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """What drafting makes of a speed."""
+
+    speed: Band
+    """Tokens per second, sum over the batch."""
+    tokens_per_step: float
+    """Of each text: the accepted ones and the step's own."""
+    gain: float
+    """Against decoding without drafts."""
+    basis: str
+
+
+def speculative(
+    plain: Band, *, draft_cost_ratio: float, draft_len: int, acceptance: float, check_cost_ratio: float = 1.0
+) -> Speculation:
+    """Estimate the speed with drafts.
+
+    Args:
+        plain: The speed without.
+        draft_cost_ratio: Time to draft one token, against a step of the model; 0 where the drafts cost nothing.
+        draft_len: Tokens drafted per step.
+        acceptance: Chance that a drafted token is accepted, from 0 to 1.
+        check_cost_ratio: Time of a step that checks the drafts, against one that makes a single token.
+
+    Raises:
+        SpeedInputError: A number that cannot be.
+    """
+    _check(plain, draft_cost_ratio, draft_len, check_cost_ratio)
+    if not (math.isfinite(acceptance) and 0 <= acceptance <= 1):
+        message = f"acceptance: found {acceptance!r:.60}, expected a share from 0 to 1"
+        raise SpeedInputError(message)
+    tokens = tokens_per_step(draft_len, acceptance)
+    cost = check_cost_ratio + draft_len * draft_cost_ratio
+    basis = (
+        f"{tokens:.3g} tokens per step ({draft_len} drafted, {acceptance:.0%} accepted each), "
+        f"in {cost:.3g} times the time of a plain one"
+    )
+    return Speculation(plain.scaled(tokens / cost), tokens, tokens / cost, basis)
+
+
+def tokens_per_step(draft_len: int, acceptance: float) -> float:
+    """Give the mean number of tokens that one step yields."""
+    return sum(acceptance**number for number in range(draft_len + 1))
+
+
+def acceptance_for(
+    wanted: float, plain: Band, *, draft_cost_ratio: float, draft_len: int, check_cost_ratio: float = 1.0
+) -> float | None:
+    """Find the acceptance that a wanted speed takes; None where not even accepting everything gives it.
+
+    Args:
+        wanted: Tokens per second, sum over the batch.
+        plain: The speed without drafts, of which the expected value counts.
+        draft_cost_ratio: As in `speculative`.
+        draft_len: As in `speculative`.
+        check_cost_ratio: As in `speculative`.
+
+    Raises:
+        SpeedInputError: A number that cannot be.
+    """
+    _check(plain, draft_cost_ratio, draft_len, check_cost_ratio)
+    needed = tokens_needed(wanted, plain.expected) * (check_cost_ratio + draft_len * draft_cost_ratio)
+    if needed > draft_len + 1:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tokens_per_step(draft_len, middle) < needed else (low, middle)
+    return high
+
+
+def tokens_needed(wanted: float, plain: float) -> float:
+    """Say how many tokens each step must yield for a wanted speed if drafts and checks cost nothing.
+
+    Raises:
+        SpeedInputError: A speed that is not above 0.
+    """
+    for name, value in (("wanted", wanted), ("plain", plain)):
+        if not (math.isfinite(value) and value > 0):
+            message = f"{name}: found {value!r:.60}, expected tokens per second above 0"
+            raise SpeedInputError(message)
+    return wanted / plain
+
+
+def check_cost_ratio(load: Workload, draft_len: int) -> float:
+    """Reckon what a step costs that checks drafts: more products, more experts, the same cache and launches."""
+    plain = total(step_terms(load), load.engine)
+    return total(step_terms(load, draft_len + 1), load.engine) / plain
+
+
+def _check(plain: Band, draft_cost_ratio: float, draft_len: int, check: float) -> None:
+    if type(draft_len) is not int or not 1 <= draft_len <= _MOST_DRAFTS:
+        message = f"draft_len: found {draft_len!r:.60}, expected a whole number from 1 to {_MOST_DRAFTS}"
+        raise SpeedInputError(message)
+    if not (math.isfinite(draft_cost_ratio) and draft_cost_ratio >= 0):
+        message = f"draft_cost_ratio: found {draft_cost_ratio!r:.60}, expected a number from 0"
+        raise SpeedInputError(message)
+    if not (math.isfinite(check) and check >= 1):
+        message = f"check_cost_ratio: found {check!r:.60}, expected a number from 1"
+        raise SpeedInputError(message)
+    if not (math.isfinite(plain.expected) and plain.expected > 0):
+        message = f"plain: found {plain.expected!r:.60}, expected tokens per second above 0"
+        raise SpeedInputError(message)

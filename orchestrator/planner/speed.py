@@ -1,0 +1,340 @@
+"""Tokens per second, from what one step reads and multiplies and what an engine reaches of the machine's peak.
+
+The time of a step is a sum: bytes of weights over bandwidth, bytes of cache over bandwidth, operations over the peak
+of the tensor cores, and a fixed time per block of a layer; each times one constant of the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from orchestrator.catalog.target import Gpu, Target
+from orchestrator.errors import BadInputError
+from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
+from orchestrator.planner.constants import Constants, Cost, EngineConstants, default_constants
+from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
+from orchestrator.planner.shapes.model import ModelShape
+
+Terms = Mapping[Cost, float]
+"""Seconds that a step takes if every cost is 1."""
+
+_FOUR_BITS = ("NVFP4", "W4A16_NVFP4", "MXFP4", "INT4_AWQ")
+_FOUR_BIT_PRODUCTS = ("NVFP4", "MXFP4")
+_EIGHT_BITS = ("FP8", "FP8_BLOCK")
+_FLOPS_PER_BYTE = 450.0
+"""Of a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
+
+
+class SpeedInputError(BadInputError):
+    """A speed is asked for with numbers that no run can have."""
+
+    code = "SPEED_INPUT"
+
+
+@dataclass(frozen=True)
+class Band:
+    """Tokens per second."""
+
+    low: float
+    expected: float
+    high: float
+
+    def scaled(self, factor: float) -> Band:
+        """Multiply all three."""
+        return Band(self.low * factor, self.expected * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one server does."""
+
+    decode: Band
+    """Sum over the batch, while all of it decodes."""
+    prefill: Band
+    """Tokens of a prompt as long as the context."""
+    ceiling: float
+    """The sum that no run passes: only weights and cache, at the peak bandwidth. Accepted drafts can."""
+    basis: tuple[str, ...]
+    """How it was reckoned, in sentences."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is served, where, and to how many."""
+
+    shape: ModelShape
+    scheme: Scheme
+    kv_dtype: KvDtype
+    target: Target
+    engine: EngineConstants
+    tensor_flops: float
+    """Of one GPU, dense, 16 bits."""
+    gpus: int
+    batch: float
+    context: int
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second of all GPUs together."""
+        return _gpu(self.target).memory_bandwidth * self.gpus
+
+    @property
+    def nodes(self) -> int:
+        """Machines among which each block's result is added up."""
+        return -(-self.gpus // max(_gpu(self.target).count, 1))
+
+
+def speed(
+    shape: ModelShape,
+    *,
+    format: str | Scheme,  # noqa: A002 - the word that everything else uses
+    kv_dtype: KvDtype = "bf16",
+    target: Target,
+    engine: str,
+    batch: int = 1,
+    context: int = 1024,
+    gpus: int | None = None,
+    constants: Constants | None = None,
+) -> Speed:
+    """Estimate decode and prefill.
+
+    Args:
+        shape: The model.
+        format: How its weights are stored: a format's name, or what its own configuration says.
+        kv_dtype: How the KV cache is stored.
+        target: The machine.
+        engine: `trtllm`, `vllm`, `sglang` or `llama.cpp`.
+        batch: Texts that decode together.
+        context: Tokens in the cache of each; the length of a prompt.
+        gpus: GPUs that share the work; all of the target's nodes where none is given.
+        constants: The engine's efficiencies; those that come with the project where none are given.
+
+    Raises:
+        SpeedInputError: A number that no run can have, or a target without a GPU.
+        CatalogError: No such engine.
+        ConfigInvalidError: No such format.
+    """
+    known = constants or default_constants()
+    load = workload(
+        shape,
+        format=format,
+        kv_dtype=kv_dtype,
+        target=target,
+        engine=engine,
+        batch=batch,
+        context=context,
+        gpus=gpus,
+        constants=known,
+    )
+    terms = step_terms(load)
+    seconds = total(terms, load.engine)
+    prompt = total(prefill_terms(load, context), load.engine)
+    margin, reason = _margin(load, known)
+    wide = max(margin, known.bands["prefill"])
+    return Speed(
+        decode=_band(batch / seconds, margin),
+        prefill=_band(context / prompt, wide),
+        ceiling=batch / (terms["weights"] + terms["cache"]),
+        basis=(
+            *_decode_basis(load, terms, seconds),
+            _prefill_basis(load),
+            f"constants of {engine}: {load.engine.basis}",
+            f"band: decode ±{margin:.0%}, prefill ±{wide:.0%}: {reason}",
+        ),
+    )
+
+
+def workload(
+    shape: ModelShape,
+    *,
+    format: str | Scheme,  # noqa: A002 - the word that everything else uses
+    kv_dtype: KvDtype,
+    target: Target,
+    engine: str,
+    batch: float,
+    context: int,
+    gpus: int | None = None,
+    constants: Constants | None = None,
+) -> Workload:
+    """Check what is asked and look up what it needs; as `speed`, which it serves."""
+    known = constants or default_constants()
+    gpu = _gpu(target)
+    every = max(gpu.count, 1) * target.nodes
+    count = every if gpus is None else gpus
+    _check("batch", batch, 1, 2**20)
+    _check("context", context, 1, 2**31)
+    _check("gpus", count, 1, every, f" (all that {target.description} has)")
+    _check("memory_bandwidth", gpu.memory_bandwidth, 1e6, 1e18)
+    return Workload(
+        shape=shape,
+        scheme=scheme_of(format) if isinstance(format, str) else format,
+        kv_dtype=kv_dtype,
+        target=target,
+        engine=known.engine(engine),
+        tensor_flops=known.tensor_flops.get(gpu.sm, gpu.memory_bandwidth * _FLOPS_PER_BYTE),
+        gpus=count,
+        batch=batch,
+        context=context,
+    )
+
+
+def step_terms(load: Workload, tokens: int = 1) -> dict[Cost, float]:
+    """Take one decode step apart.
+
+    Args:
+        load: What decodes.
+        tokens: New tokens per text in one step: more than one where drafts are checked.
+    """
+    shape, bandwidth = load.shape, load.bandwidth
+    choosing = (load.batch * tokens) ** load.engine.likeness
+    weights = weights_read_per_step(shape, load.scheme, choosing) / bandwidth
+    cached = _cache_read(load) + 2 * state_bytes(shape)
+    blocks, recurrent = _blocks(shape)
+    return {
+        "weights": weights,
+        "four_bit": weights if load.scheme.algorithm in _FOUR_BITS else 0.0,
+        "cache": cached * load.batch / bandwidth,
+        "launch": blocks * 1e-6,
+        "recurrent": recurrent * 1e-6,
+        "compute": load.batch * tokens * flops_per_token(shape, 0) / (load.tensor_flops * load.gpus),
+        "exchange": blocks * 1e-6 if load.nodes > 1 else 0.0,
+    }
+
+
+def prefill_terms(load: Workload, prompt: int) -> dict[Cost, float]:
+    """Take the prefill of one prompt apart: products of all its tokens, and a step per chunk of it."""
+    shape = load.shape
+    chunks = prompt / load.engine.chunk if prompt > load.engine.chunk else 1.0
+    within = min(prompt, load.engine.chunk)
+    weights = weights_read_per_step(shape, load.scheme, within) / load.bandwidth * chunks
+    blocks, recurrent = _blocks(shape)
+    work = prompt * flops_per_token(shape, prompt // 2) / (load.tensor_flops * load.gpus)
+    return {
+        "weights": weights,
+        "four_bit": weights if load.scheme.algorithm in _FOUR_BITS else 0.0,
+        "launch": blocks * chunks * 1e-6,
+        "recurrent": recurrent * chunks * 1e-6,
+        "exchange": blocks * chunks * 1e-6 if load.nodes > 1 else 0.0,
+        _prefill_cost(load): work,
+        "prefill_experts": prompt * _expert_flops(shape) / (load.tensor_flops * load.gpus),
+    }
+
+
+def served_terms(load: Workload, prompt: int, answer: int, waiting: float) -> dict[Cost, float]:
+    """Take apart the mean time of a step when clients' prompts are read in between, as every server does.
+
+    Args:
+        load: What decodes, with the batch that is on average full.
+        prompt: Tokens of each prompt.
+        answer: Tokens of each answer.
+        waiting: Prompts that are read while one answer is made: the batch in a steady state.
+    """
+    terms = step_terms(load)
+    for name, seconds in prefill_terms(load, prompt).items():
+        terms[name] = terms.get(name, 0.0) + seconds * waiting / answer
+    return terms
+
+
+def total(terms: Terms, engine: EngineConstants) -> float:
+    """Add up what the terms cost on an engine, in seconds."""
+    return sum(seconds * engine.costs[name] for name, seconds in terms.items())
+
+
+def _cache_read(load: Workload) -> float:
+    """Give the bytes of the KV cache that a step reads for one text."""
+    shape = load.shape
+    if load.engine.pads_windows:
+        room = load.engine.chunk
+        layers = (replace(layer, window=layer.window + room) if layer.window else layer for layer in shape.layers)
+        shape = replace(shape, layers=tuple(layers))
+    return kv_bytes_read(shape, load.context, load.kv_dtype)
+
+
+def _prefill_cost(load: Workload) -> Cost:
+    """Name the kind of a prompt's products."""
+    scheme = load.scheme
+    if scheme.gguf is not None and scheme.gguf != "f16":
+        return "prefill_block"
+    if scheme.algorithm in _EIGHT_BITS:
+        return "prefill_8"
+    native = load.engine.four_bit_products and scheme.algorithm in _FOUR_BIT_PRODUCTS
+    return "prefill_4" if native else "prefill_16"
+
+
+def _blocks(shape: ModelShape) -> tuple[int, int]:
+    """Count blocks (attention, perceptron or experts, recurrence) and the recurrent ones among them."""
+    kinds = {"attention": "attention", "mamba": "mamba", "mlp": "mlp", "expert": "mlp", "shared_expert": "mlp"}
+    found = {
+        (tensor.layer, kinds[tensor.role])
+        for tensor in shape.tensors
+        if tensor.layer is not None and tensor.role in kinds
+    }
+    return len(found), sum(kind == "mamba" for _, kind in found)
+
+
+def _expert_flops(shape: ModelShape) -> float:
+    return 2.0 * sum(tensor.elements * tensor.used for tensor in shape.tensors if tensor.role == "expert")
+
+
+def _margin(load: Workload, constants: Constants) -> tuple[float, str]:
+    """Give the half width of the band, and say why it is so wide."""
+    kind = "moe" if load.shape.is_moe else "dense"
+    name = kind if load.batch == 1 else f"{kind}_batch"
+    margin, reason = (
+        constants.bands[name],
+        "what 9 of 10 measurements of models that the constants do not know lie within",
+    )
+    if load.nodes > 1:
+        margin, reason = max(margin, constants.bands["nodes"]), "few measurements of several nodes are published"
+    gpu = _gpu(load.target)
+    if gpu.sm != constants.measured_sm:
+        margin, reason = max(margin, constants.bands["elsewhere"]), f"the constants were not measured on {gpu.name}"
+    return margin, reason
+
+
+def _band(expected: float, margin: float) -> Band:
+    return Band(expected * (1 - margin), expected, expected * (1 + margin))
+
+
+def _decode_basis(load: Workload, terms: Terms, seconds: float) -> tuple[str, ...]:
+    costs = load.engine.costs
+    read = terms["weights"] * load.bandwidth / 1e9
+    cached = terms["cache"] * load.bandwidth / 1e9
+    share = 1 / (costs["weights"] + (costs["four_bit"] if terms["four_bit"] else 0.0))
+    blocks = round(terms["launch"] * 1e6)
+    parts = [
+        f"weights {read:.3g} GB at {share:.0%} of {load.bandwidth / 1e9:.4g} GB/s",
+        f"cache {cached:.3g} GB at {1 / costs['cache']:.0%}" if costs["cache"] else "",
+        f"{blocks} blocks of {costs['launch']:.3g} µs",
+        f"{terms['recurrent'] * 1e6:.0f} recurrent ones of {costs['recurrent']:.3g} µs more"
+        if terms["recurrent"]
+        else "",
+        f"products {terms['compute'] * costs['compute'] * 1e3:.3g} ms",
+        f"{blocks} exchanges between nodes of {costs['exchange']:.3g} µs" if terms["exchange"] else "",
+    ]
+    return (f"decode: a step of {seconds * 1e3:.3g} ms for {load.batch:g} texts: {'; '.join(filter(None, parts))}",)
+
+
+def _prefill_basis(load: Workload) -> str:
+    each = flops_per_token(load.shape, load.context // 2) / 1e9
+    share = 1 / load.engine.costs[_prefill_cost(load)]
+    peak = load.tensor_flops * load.gpus / 1e12
+    return (
+        f"prefill: {load.context} tokens in steps of at most {load.engine.chunk}, "
+        f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, 16 bits)"
+    )
+
+
+def _gpu(target: Target) -> Gpu:
+    if target.gpu is None:
+        message = f"{target.description}: it has no GPU, so no speed follows"
+        raise SpeedInputError(message, hint="name a target with a GPU")
+    return target.gpu
+
+
+def _check(name: str, value: float, least: float, most: float, why: str = "") -> None:
+    if not (isinstance(value, int | float) and math.isfinite(value) and least <= value <= most):
+        message = f"{name}: found {value!r:.60}, expected a number from {least:.9g} to {most:.9g}{why}"
+        raise SpeedInputError(message)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.project import Project
+from orchestrator.catalog.target import Target
+from orchestrator.errors import CatalogError, ConfigInvalidError
+from orchestrator.planner.constants import ENGINES, default_constants
+from orchestrator.planner.shapes import ModelShape, shape_of
+from orchestrator.planner.speed import Speed, SpeedInputError, speed
+from tests.unit.planner.conftest import ROOT
+
+LLAMA_8B: Mapping[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+LLAMA_70B: Mapping[str, Any] = {
+    **LLAMA_8B,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 80,
+}
+QWEN_30B_A3B: Mapping[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 2048,
+    "head_dim": 128,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+}
+SHAPES = {name: shape_of(config) for name, config in (("8b", LLAMA_8B), ("70b", LLAMA_70B), ("moe", QWEN_30B_A3B))}
+TARGETS = Catalog(Project(ROOT)).targets
+SPARK = TARGETS["dgx-spark"]
+
+engines = st.sampled_from(ENGINES)
+shapes = st.sampled_from(list(SHAPES.values()))
+batches = st.integers(1, 256)
+contexts = st.integers(1, 131072)
+
+
+def of(shape: ModelShape = SHAPES["8b"], **changes: Any) -> Speed:  # noqa: ANN401 - whatever `speed` takes
+    asked: dict[str, Any] = {"format": "nvfp4", "target": SPARK, "engine": "trtllm"} | changes
+    return speed(shape, **asked)
+
+
+def with_bandwidth(bandwidth: float) -> Target:
+    assert SPARK.gpu is not None
+    gpu = SPARK.gpu.model_copy(update={"memory_bandwidth": bandwidth})
+    return SPARK.model_copy(update={"gpu": gpu})
+
+
+def test_one_stream_of_an_8b_in_nvfp4_comes_near_what_was_published() -> None:
+    band = of(context=128).decode
+    assert band.low < 38.65 < band.high  # NVIDIA's figure for TensorRT-LLM
+    assert band.expected == pytest.approx(38.65, rel=0.1)
+
+
+def test_a_70b_in_nvfp4_decodes_below_the_bandwidth_limit_of_7_tokens_per_second() -> None:
+    found = of(SHAPES["70b"], context=512)
+    assert found.ceiling == pytest.approx(6.7, abs=0.2)
+    assert found.decode.high < found.ceiling
+
+
+@given(shapes, engines, batches, contexts)
+def test_the_band_contains_the_expected_value(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+    found = of(shape, engine=engine, batch=batch, context=context)
+    for band in (found.decode, found.prefill):
+        assert 0 < band.low < band.expected < band.high < math.inf
+
+
+@given(shapes, engines, batches, contexts)
+def test_decode_never_passes_the_ceiling(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+    found = of(shape, engine=engine, batch=batch, context=context)
+    assert found.decode.expected <= found.ceiling
+
+
+@given(shapes, engines, st.integers(1, 16), st.integers(1, 32768))
+def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
+    shape: ModelShape, engine: str, batch: int, context: int
+) -> None:
+    speeds = [
+        of(shape, format=name, engine=engine, batch=batch, context=context).decode.expected
+        for name in ("bf16", "fp8", "nvfp4", "mxfp4")
+    ]
+    assert speeds == sorted(speeds)
+
+
+@given(shapes, engines, st.integers(1, 64), contexts)
+def test_a_smaller_cache_is_never_slower(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+    kept, packed = (
+        of(shape, engine=engine, batch=batch, context=context, kv_dtype=dtype).decode.expected
+        for dtype in ("bf16", "fp8")
+    )
+    assert packed >= kept
+
+
+@given(shapes, engines, batches, contexts)
+def test_a_larger_batch_never_lowers_the_sum(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+    some, more = (of(shape, engine=engine, batch=size, context=context).decode.expected for size in (batch, batch + 1))
+    assert more >= some * (1 - 1e-12)
+
+
+@given(shapes, engines, batches, contexts, st.integers(1, 10000))
+def test_a_larger_context_is_never_faster(
+    shape: ModelShape, engine: str, batch: int, context: int, further: int
+) -> None:
+    near, far = (
+        of(shape, engine=engine, batch=batch, context=size).decode.expected for size in (context, context + further)
+    )
+    assert far <= near
+
+
+@given(shapes, engines, batches, st.floats(1.0, 50.0))
+def test_more_bandwidth_helps_but_never_more_than_in_proportion(
+    shape: ModelShape, engine: str, batch: int, factor: float
+) -> None:
+    before = of(shape, engine=engine, batch=batch, target=with_bandwidth(273e9)).decode.expected
+    after = of(shape, engine=engine, batch=batch, target=with_bandwidth(273e9 * factor)).decode.expected
+    assert before * (1 - 1e-12) <= after <= before * factor * (1 + 1e-12)
+
+
+def test_the_ceiling_scales_with_the_bandwidth() -> None:
+    assert of(target=with_bandwidth(546e9)).ceiling == pytest.approx(2 * of().ceiling)
+
+
+def test_two_nodes_are_faster_than_one_but_not_twice() -> None:
+    one = of(SHAPES["70b"]).decode.expected
+    two = of(SHAPES["70b"], target=TARGETS["dgx-spark-x2"]).decode.expected
+    assert one < two < 2 * one
+
+
+def test_the_band_is_wider_where_nothing_was_measured() -> None:
+    here, there = of().decode, of(target=TARGETS["h200"]).decode
+    assert there.high / there.expected > here.high / here.expected
+
+
+def test_the_basis_names_bytes_efficiency_constants_and_the_reason_of_the_band() -> None:
+    basis = "\n".join(of(SHAPES["moe"], batch=4).basis)
+    for part in ("GB at", "of 273 GB/s", "blocks of", "published measurements", "band:"):
+        assert part in basis
+
+
+@pytest.mark.parametrize("batch", [0, -1, math.nan, math.inf])
+def test_a_batch_that_cannot_be_is_named(batch: float) -> None:
+    with pytest.raises(SpeedInputError, match="batch: found"):
+        of(batch=batch)
+
+
+@pytest.mark.parametrize("context", [0, -5, math.nan])
+def test_a_context_that_cannot_be_is_named(context: float) -> None:
+    with pytest.raises(SpeedInputError, match="context: found"):
+        of(context=context)
+
+
+@pytest.mark.parametrize("bandwidth", [math.nan, 0.0, -1.0, math.inf])
+def test_a_bandwidth_that_cannot_be_is_named(bandwidth: float) -> None:
+    with pytest.raises(SpeedInputError, match="memory_bandwidth: found"):
+        of(target=with_bandwidth(bandwidth))
+
+
+def test_more_gpus_than_the_target_has_are_refused() -> None:
+    with pytest.raises(SpeedInputError, match="gpus: found 2"):
+        of(gpus=2)
+
+
+def test_a_target_without_a_gpu_has_no_speed() -> None:
+    with pytest.raises(SpeedInputError, match="no GPU"):
+        of(target=TARGETS["cpu"])
+
+
+def test_an_unknown_engine_names_the_known_ones() -> None:
+    with pytest.raises(CatalogError) as failure:
+        of(engine="tgi")
+    assert "llama.cpp" in failure.value.hint
+
+
+def test_an_unknown_format_is_an_error() -> None:
+    with pytest.raises(ConfigInvalidError, match="q9"):
+        of(format="q9")
+
+
+def test_a_gpu_that_no_table_knows_still_has_a_prefill() -> None:
+    assert SPARK.gpu is not None
+    other = SPARK.model_copy(update={"gpu": SPARK.gpu.model_copy(update={"sm": 75})})
+    assert of(target=other).prefill.expected > 0
+
+
+def test_the_constants_of_an_engine_change_its_speed() -> None:
+    known = default_constants()
+    before = known.engines["trtllm"]
+    slow = known.with_engine("trtllm", dataclasses.replace(before, costs={**before.costs, "weights": 3.0}))
+    assert of(constants=slow).decode.expected < of().decode.expected
