@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.generate import catalogue, commands, errors, recipes, runs
+from docs.generate import catalogue, commands, errors, examples, recipes, runs
 from docs.generate.markdown import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -23,9 +23,11 @@ PAGES: Mapping[str, Callable[[], str]] = {
 """The pages of docs/reference that are generated whole."""
 
 SECTIONS: Mapping[str, Callable[[], str]] = {
+    "plan": examples.plan_that_works,
     "commands": commands.index,
     "recipes": recipes.index,
     "exit-statuses": errors.exit_statuses,
+    "refusal": examples.plan_that_is_refused,
 }
 """The parts of README.md between `<!-- NAME: … -->` and `<!-- end of NAME -->`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from docs.generate.markdown import code, codes, page, table
@@ -62,11 +63,16 @@ def _images() -> str:
             ", ".join(image.architectures),
             "yes" if image.has("trtllm-build") else "no",
             codes(image.formats.get("sm_121", ())) or "quantizes only",
-            image.description,
+            _linked(image.description),
         )
         for name, image in _all_images().items()
     ]
     return table(("image", "TensorRT-LLM", "processors", "builds engines", "formats on GB10", "what"), rows)
+
+
+def _linked(text: str) -> str:
+    """Say whose issue a number is: a forge would take it for one of ours."""
+    return re.sub(r"(?<![\w/])#(\d+)", r"NVIDIA/TensorRT-LLM#\1", text)
 
 
 def _faults() -> str:
