@@ -59,9 +59,8 @@ _MANIFEST = """\
 list: two artifacts with the same bytes are the same to whatever reads them."""
 
 _RUN = """\
-`recipe`, `process` (whose build it is), `started` (seconds since the epoch), `finished` and `steps`. A `state` is
-`waiting`, `running`, `done`, `reused`, `failed` or `interrupted`; `status` calls a running step whose process is gone
-`abandoned`."""
+What the newest build did; `steps` has an entry for each. A `state` is `waiting`, `running`, `done`, `reused`, `failed`
+or `interrupted`; `status` calls a running step whose process is gone `abandoned`."""
 
 
 def dry_run() -> str:
@@ -96,7 +95,7 @@ def store_layout() -> str:
         _STORE,
         f"{rule}\n\n{block(layout)}\n\nBeside them:\n\n{table(('file', 'what'), _OTHERS)}",
         f"## manifest.json\n\n{_MANIFEST}\n\n{_classes(artifact, ('StoredFile',))}",
-        f"## runs/&lt;recipe&gt;.json\n\n{_RUN}\n\n{_classes(journal, ('Entry',))}",
+        f"## runs/&lt;recipe&gt;.json\n\n{_RUN}\n\n{_classes(journal, ('Journal', 'Entry'))}",
     )
 
 
@@ -118,7 +117,8 @@ def _classes(module: ModuleType, names: Iterable[str]) -> str:
     nodes = {node.name: node for node in classes_of(module)}
     parts = []
     for name in names:
-        rows = [(code(field.name), code(field.type), field.words) for field in fields_of(nodes[name])]
+        fields = [field for field in fields_of(nodes[name]) if field.type != "Path"]  # where it lies is not in it
+        rows = [(code(field.name), code(field.type), field.words) for field in fields]
         words = first_line(vars(module)[name].__doc__)
         parts.append(f"### {name}\n\n{words}\n\n{table(('field', 'type', 'meaning'), rows)}")
     return "\n\n".join(parts)
