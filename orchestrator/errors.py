@@ -252,6 +252,12 @@ class WrongArchitectureError(MachineError):
     code = "WRONG_ARCHITECTURE"
 
 
+class DependencyMissingError(MachineError):
+    """A library that this step needs is not installed."""
+
+    code = "DEPENDENCY_MISSING"
+
+
 class DiskFullError(MachineError):
     """No room is left."""
 

@@ -1,7 +1,8 @@
 """What a model's tensors are called, which of them are quantized and which belong together.
 
 Names, shapes and fusion follow from the architecture in `config.json`. All architectures known here are built like
-Llama: a stack of layers with `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`.
+Llama: a stack of layers with `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`. Some store projections that
+engines fuse as one matrix already, some have many experts in place of one MLP.
 """
 
 from __future__ import annotations
@@ -22,12 +23,32 @@ EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
 
 # Engines load these as one matrix, with one scale: TensorRT-LLM asserts that the scales of the parts are equal.
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+
+_GATED = ("gate_proj", "up_proj")
+
+# Routers choose experts; their matrices are small and decide much. As ModelOpt's default recipes name them.
+_ROUTERS = ("*.mlp.gate", "*.block_sparse_moe.gate")
 
 ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
 """Ways of ModelOpt to quantize whose tensors are known here."""
 
 _STORED_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What many small MLPs in place of one are called."""
+
+    block: str
+    """The module of a layer that holds the router `gate` and `experts.0`, `experts.1`, …"""
+    gate: str
+    up: str
+    down: str
+    count: tuple[str, ...]
+    """The keys of the configuration that may say how many there are."""
+    size: str
+    """The key that says how many inner numbers each has."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,15 @@ class Architecture:
     """From the configuration, the projections of the attention that have a bias."""
     query_key_norm: bool = False
     """Queries and keys are normalized per head."""
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    """Of the numbers between the parts of a layer."""
+    fused: bool = False
+    """Queries, keys and values are one matrix, gate and up are another."""
+    experts: Experts | None = None
+    tied: bool = False
+    """The head is the embedding where the configuration does not say."""
+    scaled_embedding: bool = False
+    """The embedding is a class of its own, which ModelOpt does not list among what is not quantized."""
 
 
 def _biased_if_configured(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -57,6 +87,29 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "MistralForCausalLM": Architecture(_unbiased),
     "Qwen2ForCausalLM": Architecture(_biased_inputs),
     "Qwen3ForCausalLM": Architecture(_biased_if_configured, query_key_norm=True),
+    "Qwen3MoeForCausalLM": Architecture(
+        _biased_if_configured,
+        query_key_norm=True,
+        experts=Experts(
+            "mlp", "gate_proj", "up_proj", "down_proj", ("num_experts", "num_local_experts"), "moe_intermediate_size"
+        ),
+    ),
+    "MixtralForCausalLM": Architecture(
+        _unbiased, experts=Experts("block_sparse_moe", "w1", "w3", "w2", ("num_local_experts",), "intermediate_size")
+    ),
+    "Gemma3ForCausalLM": Architecture(
+        _biased_if_configured,
+        query_key_norm=True,
+        norms=(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        tied=True,
+        scaled_embedding=True,
+    ),
+    "Phi3ForCausalLM": Architecture(_unbiased, fused=True),
 }
 
 
@@ -100,39 +153,68 @@ def _shapes(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, 
     hidden, vocabulary = _dimension(config, "hidden_size"), _dimension(config, "vocab_size")
     shapes: dict[str, tuple[int, ...]] = {f"{EMBEDDING}.weight": (vocabulary, hidden)}
     for layer in range(_dimension(config, "num_hidden_layers")):
-        for name, shape in _layer_shapes(architecture, config).items():
+        for name, shape in _layer_shapes(architecture, config, layer).items():
             shapes[f"model.layers.{layer}.{name}"] = shape
     shapes["model.norm.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings"):
+    if not config.get("tie_word_embeddings", architecture.tied):
         shapes[f"{HEAD}.weight"] = (vocabulary, hidden)
     return shapes
 
 
-def _layer_shapes(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, inner = _dimension(config, "hidden_size"), _dimension(config, "intermediate_size")
-    heads = _dimension(config, "num_attention_heads")
-    key_heads = _dimension(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
-    head = _dimension(config, "head_dim") if config.get("head_dim") else hidden // heads
-    attention = {
-        "q_proj": (heads * head, hidden),
-        "k_proj": (key_heads * head, hidden),
-        "v_proj": (key_heads * head, hidden),
-        "o_proj": (hidden, heads * head),
-    }
-    mlp = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
-    shapes: dict[str, tuple[int, ...]] = {
-        **{f"self_attn.{name}.weight": shape for name, shape in attention.items()},
-        **{f"mlp.{name}.weight": shape for name, shape in mlp.items()},
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
+def _layer_shapes(architecture: Architecture, config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
+    hidden = _dimension(config, "hidden_size")
+    attention, head = _attention_shapes(architecture, config)
+    shapes: dict[str, tuple[int, ...]] = {f"self_attn.{name}.weight": shape for name, shape in attention.items()}
+    shapes.update(_mlp_shapes(architecture, config, layer))
+    shapes.update({f"{norm}.weight": (hidden,) for norm in architecture.norms})
     for name in architecture.attention_bias(config):
         shapes[f"self_attn.{name}.bias"] = attention[name][:1]
-    if config.get("mlp_bias"):
-        shapes.update({f"mlp.{name}.bias": shape[:1] for name, shape in mlp.items()})
     if architecture.query_key_norm:
         shapes.update({"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)})
     return shapes
+
+
+def _attention_shapes(architecture: Architecture, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Return the projections of the attention, and how many numbers one head has."""
+    hidden, heads = _dimension(config, "hidden_size"), _dimension(config, "num_attention_heads")
+    key_heads = _dimension(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
+    head = _dimension(config, "head_dim") if config.get("head_dim") else hidden // heads
+    inputs: dict[str, tuple[int, ...]] = {
+        "q_proj": (heads * head, hidden),
+        "k_proj": (key_heads * head, hidden),
+        "v_proj": (key_heads * head, hidden),
+    }
+    if architecture.fused:
+        inputs = {"qkv_proj": ((heads + 2 * key_heads) * head, hidden)}
+    return {**inputs, "o_proj": (hidden, heads * head)}, head
+
+
+def _mlp_shapes(architecture: Architecture, config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
+    hidden = _dimension(config, "hidden_size")
+    experts = architecture.experts
+    if experts and _has_experts(config, layer):
+        said = next((key for key in experts.count if key in config), experts.count[0])
+        inner, count = _dimension(config, experts.size), _dimension(config, said)
+        router: dict[str, tuple[int, ...]] = {f"{experts.block}.gate.weight": (count, hidden)}
+        parts = {experts.gate: (inner, hidden), experts.up: (inner, hidden), experts.down: (hidden, inner)}
+        return router | {
+            f"{experts.block}.experts.{number}.{name}.weight": shape
+            for number in range(count)
+            for name, shape in parts.items()
+        }
+    inner = _dimension(config, "intermediate_size")
+    inputs = {"gate_up_proj": (2 * inner, hidden)} if architecture.fused else dict.fromkeys(_GATED, (inner, hidden))
+    mlp: dict[str, tuple[int, ...]] = {**inputs, "down_proj": (hidden, inner)}
+    shapes = {f"mlp.{name}.weight": shape for name, shape in mlp.items()}
+    if config.get("mlp_bias"):
+        shapes.update({f"mlp.{name}.bias": shape[:1] for name, shape in mlp.items()})
+    return shapes
+
+
+def _has_experts(config: Mapping[str, Any], layer: int) -> bool:
+    """Say whether a layer of a model with experts has them: some configurations leave layers out."""
+    dense = config.get("mlp_only_layers") or []
+    return layer not in dense and (layer + 1) % int(config.get("decoder_sparse_step") or 1) == 0
 
 
 def _dimension(config: Mapping[str, Any], key: str) -> int:
@@ -156,9 +238,13 @@ def linears(tensors: Iterable[TensorSpec]) -> list[str]:
     """Return the modules whose weights can be quantized: the matrices, other than embedding and head, in order.
 
     The embedding is a table, not a matrix product, and a quantized head breaks several versions of the engines;
-    ModelOpt's default recipes leave both alone as well. (Its other default exclusions are of routers, vision towers and
-    state-space layers, which no architecture known here has.)
+    ModelOpt's default recipes leave both alone as well, and routers. (Its other default exclusions are of vision towers
+    and state-space layers, which no architecture known here has.)
     """
+    return [module for module in _matrices(tensors) if not matches(module, _ROUTERS)]
+
+
+def _matrices(tensors: Iterable[TensorSpec]) -> list[str]:
     modules = (tensor.name.removesuffix(".weight") for tensor in tensors if _is_matrix(tensor))
     return [module for module in modules if module not in (EMBEDDING, HEAD)]
 
@@ -209,7 +295,7 @@ def select(tensors: Sequence[TensorSpec], exclude: Sequence[str] = ()) -> Select
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
     return Selection(
         groups=tuple(group for group in groups if group[0] in quantized),
-        excluded=(EMBEDDING, *(module for module in modules if module not in quantized), HEAD),
+        excluded=(EMBEDDING, *(module for module in _matrices(tensors) if module not in quantized), HEAD),
     )
 
 
@@ -226,6 +312,22 @@ def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
         kind = next((names for names in _FUSED if leaf in names), (leaf,))
         groups.setdefault((parent, kind), []).append(module)
     return [tuple(group) for group in groups.values()]
+
+
+def input_group(module: str) -> tuple[str, tuple[str, ...]]:
+    """Name the modules that share one `input_scale`: engines give all experts of a layer the same.
+
+    Returns:
+        The parent module, without the number of an expert, and the kind of projection; equal for those that share.
+    """
+    parent, _, leaf = module.rpartition(".")
+    return re.sub(r"\.experts\.\d+$", ".experts", parent), next((kind for kind in _FUSED if leaf in kind), (leaf,))
+
+
+def listed_exclusions(config: Mapping[str, Any], excluded: Iterable[str]) -> list[str]:
+    """Return which of the modules that stay as they are ModelOpt lists."""
+    architecture = ARCHITECTURES[architecture_of(config)]
+    return [module for module in excluded if not (architecture.scaled_embedding and module == EMBEDDING)]
 
 
 def quantized_specs(weight: TensorSpec, algorithm: str) -> list[TensorSpec]:

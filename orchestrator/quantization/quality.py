@@ -18,12 +18,13 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import configs, layout
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
-from orchestrator.quantization.formats import nvfp4
+from orchestrator.quantization.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from orchestrator.events import Observer
+    from orchestrator.quantization.schemes import Scheme
     from orchestrator.quantization.tensors import StoredTensor, TensorSpec
 
 UNQUANTIZED = "bf16"
@@ -33,7 +34,7 @@ _FLOATS = ("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64")
 _SCALES = ("weight_scale", "weight_scale_2", "weight_scale_inv", "input_scale", "k_scale", "v_scale", "_scales")
 _SHARED = ("weight_scale_2", "input_scale")
 """Scales that engines require to be equal among the modules that they fuse."""
-_NVFP4 = ("W4A16_NVFP4", "NVFP4")
+_BY_ALGORITHM = {scheme.algorithm: scheme for scheme in SCHEMES.values()}
 _E8M0_NAN = 255
 
 
@@ -186,6 +187,7 @@ class _Examination:
         finite = self._ask("numbers", lambda: self._check_numbers(checkpoint))
         self._ask("fused_scales", lambda: self._check_fused(checkpoint))
         if complete and finite:
+            self._ask("unquantized", lambda: self._compare_unquantized(checkpoint))
             self._ask("signal_to_noise", lambda: self._measure(checkpoint))
         else:
             self._skipped.append(Skipped("signal_to_noise", "needs complete tensors with finite numbers"))
@@ -281,16 +283,30 @@ class _Examination:
                 _check_equal(checkpoint, [f"{module}.{scale}" for module in group])
         return f"{len(groups)} groups of fused modules share their scales"
 
+    def _compare_unquantized(self, checkpoint: Checkpoint) -> str:
+        if self.original is None:
+            reason = "there is no reference to compare with"
+            raise _SkippedError(reason)
+        same = [
+            name
+            for name in checkpoint.tensors
+            if name in self.original.tensors and f"{name}_scale" not in checkpoint.tensors
+        ]
+        for position, name in enumerate(same, start=1):
+            self.observer(Progress(position, len(same), "tensors", f"comparing {name}"))
+            _check_unchanged(checkpoint, self.original, name, self.chunk_bytes)
+        return f"{len(same)} tensors that are not quantized equal their originals"
+
     def _measure(self, checkpoint: Checkpoint) -> str:
         weights = _decodable(checkpoint, self._quantization)
         if self.original is None:
             reason = "there is no reference to compare with"
             raise _SkippedError(reason)
+        scheme = _BY_ALGORITHM[str(self._quantization.algorithm)]
         for position, name in enumerate(weights, start=1):
             self.observer(Progress(position, len(weights), "layers", f"signal to noise of {name}"))
-            self._layers.append(
-                LayerQuality(name.removesuffix(".weight"), _snr_db(checkpoint, self.original, name, self.chunk_bytes))
-            )
+            snr_db = _snr_db(checkpoint, self.original, name, scheme, self.chunk_bytes)
+            self._layers.append(LayerQuality(name.removesuffix(".weight"), snr_db))
         return _judge(self._layers, self.min_snr_db)
 
 
@@ -392,29 +408,41 @@ def _check_equal(checkpoint: Checkpoint, names: Iterable[str]) -> None:
             raise CheckFailedError(message)
 
 
+def _check_unchanged(checkpoint: Checkpoint, original: Checkpoint, name: str, chunk_bytes: int) -> None:
+    """Check that a tensor is the original's, rounded where it has a shorter type."""
+    for first, rows in original.rows(name, chunk_bytes):
+        found = checkpoint.read(name, first, first + len(rows))
+        expected = rows.reshape(found.shape).astype(found.dtype, copy=False)
+        if found.tobytes() != expected.tobytes():
+            message = f"{name}: found other numbers than the original has, from row {first} on"
+            raise CheckFailedError(message)
+
+
 # --- signal to noise -----------------------------------------------------------------------------------------------
 
 
 def _decodable(checkpoint: Checkpoint, quantization: _Quantization) -> list[str]:
     """Return the quantized weights that can be decoded here."""
-    if quantization.algorithm not in _NVFP4:
+    if quantization.algorithm not in _BY_ALGORITHM:
         reason = (
             "nothing is quantized" if quantization.name == UNQUANTIZED else f"{quantization.name} is not decoded here"
         )
         raise _SkippedError(reason)
-    return [name for name in checkpoint.tensors if f"{name}_scale_2" in checkpoint.tensors]
+    return [name for name in checkpoint.tensors if f"{name}_scale" in checkpoint.tensors]
 
 
-def _snr_db(checkpoint: Checkpoint, original: Checkpoint, name: str, chunk_bytes: int) -> float | None:
+def _snr_db(checkpoint: Checkpoint, original: Checkpoint, name: str, scheme: Scheme, chunk_bytes: int) -> float | None:
     """Return the signal-to-noise ratio of one weight in decibels: 10 log10 of sum(w^2) / sum((w - decoded)^2)."""
-    scale_2 = np.float32(checkpoint.read(f"{name}_scale_2"))
+    scalar = next(iter(scheme.scalars(np.float32(1))))
+    scale = np.float32(checkpoint.read(f"{name}{scalar}"))
+    rowwise = ["", *(suffix for suffix in ("_scale",) if suffix != scalar)]
     signal = noise = 0.0
     for first, rows in original.rows(name, chunk_bytes):
         last = first + len(rows)
-        encoded = nvfp4.Encoded(checkpoint.read(name, first, last), checkpoint.read(f"{name}_scale", first, last))
+        encoded = {suffix: checkpoint.read(f"{name}{suffix}", first, last) for suffix in rowwise}
         exact = rows.astype(np.float64)
         signal += float(np.square(exact).sum())
-        noise += float(np.square(exact - nvfp4.decode(encoded, scale_2)).sum())
+        noise += float(np.square(exact - scheme.decode(encoded, scale)).sum())
     if noise == 0:
         return None
     if signal == 0:

@@ -103,6 +103,11 @@ class CheckpointWriter:
             self._write_index()
         sync_folder(self.folder)
 
+    @property
+    def size(self) -> int:
+        """Bytes of data of all tensors."""
+        return sum(spec.size for spec in self._specs.values())
+
     def write(self, name: str, data: NDArray[Any], first: int = 0) -> None:
         """Write a tensor, or its rows from `first` on. Each row is written exactly once, in any order."""
         spec, shard = self._specs[name], self._places[name]
@@ -142,8 +147,7 @@ class CheckpointWriter:
 
     def _write_index(self) -> None:
         places = {name: self._places[name].path.name for name in sorted(self._places, key=natural)}
-        total = sum(spec.size for spec in self._specs.values())
-        write_json(self.folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+        write_json(self.folder / INDEX, {"metadata": {"total_size": self.size}, "weight_map": places})
 
 
 def _shard_name(number: int, count: int) -> str:

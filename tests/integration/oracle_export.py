@@ -1,6 +1,8 @@
 """Make models and have the real ModelOpt quantize them; run by the interpreter of an environment that has it.
 
 `oracle_export.py export SOURCE OUTPUT [EXCLUDE …]` exports SOURCE as W4A16 NVFP4.
+`oracle_export.py calibrate REQUESTS` makes and exports models as a JSON file asks: a list, see `calibrate`.
+`oracle_export.py tokens SOURCE TEXT SAMPLES LENGTH BATCH` prints the batches that ModelOpt makes of text, as JSON.
 `oracle_export.py load SOURCE` loads a model and its tokenizer with transformers and prints what they do, as JSON.
 """
 
@@ -13,8 +15,10 @@ import copy
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -28,6 +32,57 @@ def export(source: Path, output: Path, exclude: list[str]) -> None:
     model = mtq.quantize(model, config, None)
     with torch.inference_mode():
         export_hf_checkpoint(model, export_dir=output)
+
+
+def make(folder: Path, config: dict[str, Any]) -> None:
+    """Write a model of random weights as transformers saves it; `config` names its class and what is not usual."""
+    torch.manual_seed(1)
+    fields = dict(config)
+    made = getattr(transformers, fields.pop("class"))(**fields)
+    made.dtype = torch.bfloat16
+    AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16).save_pretrained(folder)
+
+
+def calibrate(request: dict[str, Any]) -> None:
+    """Export one model in several formats.
+
+    Args:
+        request: `source`, which is made here where `config` names a class; `batches`, each with `input_ids` and
+            `attention_mask`; `exports`, each with `output`, `format` (nvfp4 or fp8), `kv_cache` and `exclude`.
+    """
+    import modelopt.torch.quantization as mtq  # noqa: PLC0415 - takes seconds
+    from modelopt.torch.export import export_hf_checkpoint  # noqa: PLC0415
+
+    if "class" in request["config"]:
+        make(Path(request["source"]), request["config"])
+    batches = [{key: torch.tensor(rows) for key, rows in batch.items()} for batch in request["batches"]]
+
+    def loop(model: Any) -> None:  # noqa: ANN401 - a module of torch
+        for batch in batches:
+            model(**batch, use_cache=False)
+
+    for wanted in request["exports"]:
+        model = AutoModelForCausalLM.from_pretrained(request["source"], dtype="auto", device_map="cpu").eval()
+        config = copy.deepcopy({"nvfp4": mtq.NVFP4_DEFAULT_CFG, "fp8": mtq.FP8_DEFAULT_CFG}[wanted["format"]])
+        if wanted["kv_cache"] == "fp8":
+            config["quant_cfg"] += copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])
+        config["quant_cfg"] += [
+            {"quantizer_name": f"{pattern}*quantizer", "enable": False} for pattern in wanted["exclude"]
+        ]
+        model = mtq.quantize(model, config, loop)
+        with torch.inference_mode():
+            export_hf_checkpoint(model, export_dir=Path(wanted["output"]))
+
+
+def tokens(source: Path, text: str, samples: int, length: int, batch_size: int) -> list[dict[str, object]]:
+    from modelopt.torch.utils.dataset_utils import get_dataset_dataloader  # noqa: PLC0415 - takes seconds
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.padding_side = "left"
+    loader = get_dataset_dataloader(
+        text, tokenizer, batch_size=batch_size, num_samples=samples, max_sample_length=length
+    )
+    return [{name: rows.tolist() for name, rows in batch.items()} for batch in loader]
 
 
 def load(source: Path) -> dict[str, object]:
@@ -51,5 +106,10 @@ def load(source: Path) -> dict[str, object]:
 if __name__ == "__main__":
     if sys.argv[1] == "export":
         export(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
+    elif sys.argv[1] == "calibrate":
+        for wanted in json.loads(Path(sys.argv[2]).read_text()):
+            calibrate(wanted)
+    elif sys.argv[1] == "tokens":
+        print("RESULT " + json.dumps(tokens(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))))  # noqa: T201
     else:
         print("RESULT " + json.dumps(load(Path(sys.argv[2]))))  # noqa: T201 - the answer to the test

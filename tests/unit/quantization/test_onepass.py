@@ -185,14 +185,22 @@ def test_tokenizer_template_and_licence_travel_with_the_weights(tiny: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
-def test_other_floating_point_weights_are_quantized_too(
-    altered: Callable[..., Path], tmp_path: Path, kind: type[np.generic], numbers: np.random.Generator
+@pytest.mark.parametrize("declared", ["bfloat16", None])
+def test_other_floating_point_weights_become_what_the_configuration_says_and_are_quantized(
+    altered: Callable[..., Path],
+    tmp_path: Path,
+    kind: type[np.generic],
+    numbers: np.random.Generator,
+    declared: str | None,
 ) -> None:
     weight = numbers.standard_normal((64, 96)).astype(kind)
-    quantize_checkpoint(altered({f"{_MLP}.down_proj.weight": weight}), tmp_path / "out")
+    changes = {f"{_MLP}.down_proj.weight": weight, "model.norm.weight": np.linspace(0, 1, 64, dtype=kind)}
+    quantize_checkpoint(altered(changes, torch_dtype=declared), tmp_path / "out")
     after = Checkpoint.open(tmp_path / "out")
     scale_2 = np.float32(after.read(f"{_MLP}.down_proj.weight_scale_2"))
-    assert after.read(f"{_MLP}.down_proj.weight").tobytes() == nvfp4.encode(weight, scale_2).codes.tobytes()
+    expected = weight.astype(ml_dtypes.bfloat16) if declared else weight
+    assert after.read(f"{_MLP}.down_proj.weight").tobytes() == nvfp4.encode(expected, scale_2).codes.tobytes()
+    assert after.read("model.norm.weight").dtype == (ml_dtypes.bfloat16 if declared else kind)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -256,9 +264,14 @@ def test_a_checkpoint_that_is_quantized_already_is_refused(altered: Callable[...
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeInvalidError, match=r"quantization.format: found 'fp8'") as caught:
-        quantize_checkpoint(tiny, tmp_path / "out", number_format="fp8")
+    with pytest.raises(RecipeInvalidError, match=r"quantization.format: found 'int4_awq'") as caught:
+        quantize_checkpoint(tiny, tmp_path / "out", number_format="int4_awq")
     assert "w4a16_nvfp4" in caught.value.hint
+
+
+def test_a_format_that_needs_calibration_is_not_made_from_weights_alone(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeInvalidError, match=r"quantization.format: fp8 needs calibration"):
+        quantize_checkpoint(tiny, tmp_path / "out", number_format="fp8")
 
 
 def test_the_source_is_never_the_output(tiny: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import CheckFailedError, CheckpointError
 from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
 from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.onepass import quantize_checkpoint
 from orchestrator.quantization.quality import Report, examine
 
@@ -68,6 +69,7 @@ def test_a_sound_checkpoint_passes_every_check(quantized: Path, tiny: Path) -> N
         "tensors",
         "numbers",
         "fused_scales",
+        "unquantized",
         "signal_to_noise",
     ]
     assert report.passed
@@ -278,8 +280,9 @@ def _fp8(tiny: Path, save: Save, quantized: Path, *, up_scale: float = 0.5) -> P
         tensors[name] = original.read(name)
         module = name.removesuffix(".weight")
         if "_proj" in name:
-            tensors[name] = tensors[name].astype(ml_dtypes.float8_e4m3fn)
-            tensors[f"{module}.weight_scale"] = np.array(0.25, np.float32)
+            scale = fp8.tensor_scale(float(np.abs(tensors[name].astype(np.float32)).max()))
+            tensors[name] = fp8.encode(tensors[name], scale)
+            tensors[f"{module}.weight_scale"] = np.array(scale)
             tensors[f"{module}.input_scale"] = np.array(up_scale if module == _UP else 0.5, np.float32)
     shutil.copy(save(tensors) / SINGLE, quantized / SINGLE)
     quantization = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_head", "model.emb*"]}
@@ -288,12 +291,19 @@ def _fp8(tiny: Path, save: Save, quantized: Path, *, up_scale: float = 0.5) -> P
     return quantized
 
 
-def test_an_fp8_checkpoint_of_modelopt_is_checked_for_structure(tiny: Path, save: Save, quantized: Path) -> None:
-    report = examine(_fp8(tiny, save, quantized), reference=tiny, min_snr_db=20)
+def test_an_fp8_checkpoint_is_measured(tiny: Path, save: Save, quantized: Path) -> None:
+    report = examine(_fp8(tiny, save, quantized), reference=tiny, min_snr_db=30)
     assert (report.format, report.passed) == ("fp8", True)
-    assert [(skipped.name, skipped.reason) for skipped in report.skipped] == [
-        ("signal_to_noise", "fp8 is not decoded here")
-    ]
+    assert report.skipped == ()
+    assert len(report.layers) == 14
+    assert all(layer.snr_db is not None and 30 < layer.snr_db < 34 for layer in report.layers)
+
+
+def test_a_tensor_that_should_have_stayed_as_it_was_is_found(altered: Altered, tiny: Path) -> None:
+    norm = _read(tiny, "model.norm.weight").copy()
+    norm[5] = 2
+    failures = _failures(examine(altered({"model.norm.weight": norm}), reference=tiny))
+    assert failures == {"unquantized": "model.norm.weight: found other numbers than the original has, from row 0 on"}
 
 
 def test_input_scales_of_fused_modules_must_agree(tiny: Path, save: Save, quantized: Path) -> None:

@@ -1,0 +1,210 @@
+"""What happens to each tensor of a checkpoint, decided and checked before any data is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.quantization import configs, layout
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import copy_durably, read_json, write_json
+from orchestrator.quantization.schemes import SCHEMES, Fp8
+from orchestrator.quantization.tensors import DTYPES, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.schemes import Scheme
+
+# What travels with the weights, where a checkpoint has it: the tokenizer, how to chat and to sample, and the licence,
+# whose text most licences ask to pass on.
+_COMPANIONS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "chat_template*",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+
+_FLOATS = ("BF16", "F16", "F32")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to each tensor, in the order in which it happens."""
+
+    checkpoint: Checkpoint
+    config: Mapping[str, Any]
+    scheme: Scheme
+    selection: layout.Selection
+    units: tuple[tuple[str, ...], ...]
+    """Names of tensors: weights that stay together, or one tensor that is copied."""
+    exclude: tuple[str, ...]
+    kv_cache: str
+    types: Mapping[str, str]
+    """What each tensor is read as: as `config.json` says; a checkpoint may store more."""
+
+    @classmethod
+    def make(cls, source: Path, scheme: Scheme, exclude: Sequence[str] = (), kv_cache: str = "none") -> Plan:
+        """Read a checkpoint's headers and decide.
+
+        Raises:
+            RecipeInvalidError: A pattern that fits nothing or splits what engines fuse, or another unknown word.
+            CheckpointError: The source cannot be read, is quantized already or is not what its configuration says.
+        """
+        if kv_cache not in configs.KV_CACHE_FORMATS:
+            message = f"quantization.kv_cache: found {kv_cache!r}, whose scales the one-pass quantizer cannot make"
+            raise RecipeInvalidError(message, hint=f"It can make {', '.join(configs.KV_CACHE_FORMATS)}.")
+        config = read_json(source / configs.CONFIG)
+        checkpoint = Checkpoint.open(source)
+        if "quantization_config" in config:
+            message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
+            hint = "A checkpoint that is quantized already is served as it is: method none."
+            raise CheckpointError(message, hint=hint)
+        expected = layout.expected_tensors(config)
+        kept = [name for name in checkpoint.tensors if not layout.is_redundant(name, expected)]
+        _check_tensors(checkpoint, kept, expected)
+        selection = layout.select([checkpoint.tensors[name] for name in kept], exclude)
+        declared = config.get("dtype") or config.get("torch_dtype")
+        types = {name: (expected if declared else checkpoint.tensors)[name].dtype for name in kept}
+        plan = cls(checkpoint, config, scheme, selection, _units(kept, selection), tuple(exclude), kv_cache, types)
+        plan._check_weights()
+        return plan
+
+    def quantizes(self, tensor: str) -> bool:
+        """Say whether a tensor is a weight that is quantized."""
+        return tensor.endswith(".weight") and tensor.removesuffix(".weight") in self.selection.quantized
+
+    @cached_property
+    def outputs(self) -> list[list[TensorSpec]]:
+        """What each unit leaves."""
+        return [
+            [spec for name in unit for spec in self._output(name)]
+            + [TensorSpec(name, "F32", ()) for name in self.cache_scales(unit[0])]
+            for unit in self.units
+        ]
+
+    @cached_property
+    def layers(self) -> dict[int, list[tuple[str, ...]]]:
+        """The units of each layer."""
+        found: dict[int, list[tuple[str, ...]]] = {}
+        for unit in self.units:
+            number = layer_of(unit[0])
+            if number is not None:
+                found.setdefault(number, []).append(unit)
+        return dict(sorted(found.items()))
+
+    def write_companions(self, output: Path) -> None:
+        """Write everything of a quantized checkpoint that is not a tensor."""
+        for pattern in _COMPANIONS:
+            for file in sorted(self.checkpoint.folder.glob(pattern)):
+                if file.is_file():
+                    copy_durably(file, output / file.name)
+        listed = layout.listed_exclusions(self.config, self.selection.excluded)
+        excluded = layout.exclude_modules(listed, self.selection.quantized)
+        algorithm = self.scheme.algorithm
+        write_json(output / configs.CONFIG, configs.quantized_config(self.config, algorithm, excluded, self.kv_cache))
+        write_json(output / configs.QUANT_CONFIG, configs.hf_quant_config(algorithm, excluded, self.kv_cache))
+
+    def cache_scales(self, name: str) -> tuple[str, ...]:
+        """Return the scales of keys and values for the tensor that they are written beside; none for all others.
+
+        They are called after the projections of keys and values even where these are one matrix. ModelOpt leaves them
+        out where a pattern excludes the whole attention.
+        """
+        attention, _, leaf = name.rpartition(".self_attn.")
+        if self.kv_cache == "none" or leaf not in ("k_proj.weight", "qkv_proj.weight"):
+            return ()
+        if layout.matches(
+            f"{attention}.self_attn.k_bmm_quantizer", [f"{pattern}*quantizer" for pattern in self.exclude]
+        ):
+            return ()
+        return (f"{attention}.self_attn.k_proj.k_scale", f"{attention}.self_attn.v_proj.v_scale")
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
+        """Read a tensor, or some of its rows, as the type that it is to have."""
+        return self.checkpoint.read(name, first, last).astype(DTYPES[self.types[name]], copy=False)
+
+    def rows(self, name: str, chunk_bytes: int, *, again: bool = False) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read a tensor in runs of rows, see `Checkpoint.rows`, as the type that it is to have."""
+        for first, rows in self.checkpoint.rows(name, chunk_bytes, again=again):
+            yield first, rows.astype(DTYPES[self.types[name]], copy=False)
+
+    def spec(self, name: str) -> TensorSpec:
+        """Return a tensor of the source with the type that it is read as."""
+        return TensorSpec(name, self.types[name], self.checkpoint.tensors[name].shape)
+
+    def _output(self, name: str) -> list[TensorSpec]:
+        return self.scheme.specs(self.spec(name)) if self.quantizes(name) else [self.spec(name)]
+
+    def _check_weights(self) -> None:
+        for name in filter(self.quantizes, self.checkpoint.tensors):
+            weight = self.checkpoint.tensors[name]
+            if weight.dtype not in _FLOATS:
+                message = f"{weight.file}: {name}: found {weight.dtype}, expected one of {', '.join(_FLOATS)}"
+                raise CheckpointError(message)
+            if weight.shape[1] % self.scheme.columns:
+                message = (
+                    f"{weight.file}: {name}: found {weight.shape[1]} inputs,"
+                    f" expected a multiple of {self.scheme.columns}"
+                )
+                raise CheckpointError(message, hint="Exclude this module in the recipe.")
+
+
+def scheme_named(number_format: str, *, shared_scales: bool = False) -> Scheme:
+    """Find a format's scheme.
+
+    Raises:
+        RecipeInvalidError: The one-pass quantizer does not make this format.
+    """
+    if number_format not in SCHEMES:
+        message = f"quantization.format: found {number_format!r}, which the one-pass quantizer cannot make"
+        raise RecipeInvalidError(message, hint=f"It can make {', '.join(SCHEMES)}; for others use another method.")
+    scheme = SCHEMES[number_format]
+    if shared_scales and number_format == "fp8":
+        return Fp8(shared=True)
+    return scheme
+
+
+def layer_of(name: str) -> int | None:
+    """Return the number of the layer that a tensor belongs to."""
+    found = _LAYER.match(name)
+    return int(found.group(1)) if found else None
+
+
+def _units(kept: Sequence[str], selection: layout.Selection) -> tuple[tuple[str, ...], ...]:
+    group_of = {f"{group[0]}.weight": tuple(f"{module}.weight" for module in group) for group in selection.groups}
+    followers = {name for group in group_of.values() for name in group[1:]}
+    return tuple(group_of.get(name, (name,)) for name in kept if name not in followers)
+
+
+def _check_tensors(checkpoint: Checkpoint, kept: Sequence[str], expected: Mapping[str, TensorSpec]) -> None:
+    for name, spec in expected.items():
+        if name not in checkpoint.tensors:
+            message = f"{checkpoint.folder}: {name} is missing; config.json asks for shape {list(spec.shape)}"
+            raise CheckpointError(message)
+        found = checkpoint.tensors[name]
+        if found.shape != spec.shape:
+            message = (
+                f"{found.file}: {name}: found shape {list(found.shape)}, expected {list(spec.shape)} from config.json"
+            )
+            raise CheckpointError(message)
+    for name in kept:
+        if name not in expected:
+            found = checkpoint.tensors[name]
+            message = f"{found.file}: found {found}, which a model of this configuration does not have"
+            raise CheckpointError(message)

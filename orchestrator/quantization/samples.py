@@ -1,0 +1,76 @@
+"""What runs through the model to calibrate it: batches of tokens, from text or from a seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.errors import CalibrationTextError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that run together, padded to one length."""
+
+    tokens: NDArray[np.int64]
+    """Shape [samples, length]."""
+    mask: NDArray[np.int64]
+    """1 where there is a token, 0 where there is padding; of the same shape."""
+
+
+def random_batches(vocabulary: int, samples: int, length: int, batch_size: int = 1, seed: int = 0) -> list[Batch]:
+    """Draw tokens from a seed, the same with every version of the libraries; for models that speak no language."""
+    source = np.random.PCG64([seed, vocabulary])
+    drawn = (source.random_raw(samples * length) % np.uint64(vocabulary)).astype(np.int64).reshape(samples, length)
+    return [Batch(rows, np.ones_like(rows)) for rows in _cut(drawn, batch_size)]
+
+
+def text_batches(file: Path, tokenizer: Any, samples: int, length: int, batch_size: int = 1) -> list[Batch]:  # noqa: ANN401 - a class of transformers
+    """Cut text into tokens as ModelOpt does: every sample to at most `length`, all padded to the longest.
+
+    Args:
+        file: JSON Lines with one `text` each.
+        tokenizer: The model's, as transformers loads it.
+        samples: How many to take, from the start.
+        length: Tokens of a sample at most.
+        batch_size: Samples that run together.
+
+    Raises:
+        CalibrationTextError: The file is not JSON Lines of `text`, or has too few.
+    """
+    texts = _texts(file)[:samples]
+    if len(texts) < samples:
+        message = f"{file}: {samples} samples are wanted, it has {len(texts)}"
+        raise CalibrationTextError(message, hint="lower quantization.calibration.samples, or add text")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"  # the last token of each sample is where generation would go on
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=length)
+    tokens = np.array(encoded["input_ids"], np.int64)
+    mask = np.array(encoded["attention_mask"], np.int64)
+    return [Batch(*rows) for rows in zip(_cut(tokens, batch_size), _cut(mask, batch_size), strict=True)]
+
+
+def _cut(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+
+
+def _texts(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        texts = [json.loads(line)["text"] for line in lines if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{file}: expected JSON Lines with `text`: {error}"
+        raise CalibrationTextError(message) from error
+    if not all(isinstance(text, str) for text in texts):
+        message = f"{file}: expected `text` to be a text in every line"
+        raise CalibrationTextError(message)
+    return texts

@@ -1,0 +1,143 @@
+"""What each format of a recipe does to a weight and to what goes into it: names, scales and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from orchestrator.quantization import layout
+from orchestrator.quantization.formats import fp8, kernels, nvfp4
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.tensors import TensorSpec
+
+
+class Scheme(Protocol):
+    """One format of quantized checkpoints."""
+
+    @property
+    def algorithm(self) -> str:
+        """Its name in `quant_algo`."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it has scales for what goes into a module, which only running the model can tell."""
+
+    @property
+    def columns(self) -> int:
+        """What the number of inputs must be a multiple of."""
+
+    def shares(self, group: tuple[str, ...]) -> bool:
+        """Say whether modules that engines fuse share the scale of their weights."""
+
+    def specs(self, weight: TensorSpec) -> list[TensorSpec]:
+        """Return the tensors that a weight becomes."""
+
+    def weight_scale(self, amax: float) -> np.float32:
+        """Return the scale of a tensor, or of tensors that share it, with this largest magnitude."""
+
+    def input_scale(self, amax: float) -> np.float32:
+        """Return the scale of a module's input with this largest magnitude."""
+
+    def encode(self, rows: NDArray[Any], scale: np.float32) -> dict[str, NDArray[Any]]:
+        """Encode rows of a weight: by what follows the weight's name, the rows of each tensor."""
+
+    def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
+        """Return what encoded rows stand for."""
+
+    def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
+        """Return the tensors of a weight that have no rows, by what follows the weight's name."""
+
+
+@dataclass(frozen=True)
+class Nvfp4:
+    """4-bit weights, with or without 4-bit inputs."""
+
+    algorithm: str
+    columns: int = nvfp4.BLOCK
+
+    @property
+    def calibrated(self) -> bool:
+        """See `Scheme`."""
+        return self.algorithm != "W4A16_NVFP4"
+
+    def shares(self, group: tuple[str, ...]) -> bool:  # noqa: ARG002 - as every scheme is asked
+        """See `Scheme`: TensorRT-LLM asserts it."""
+        return True
+
+    def specs(self, weight: TensorSpec) -> list[TensorSpec]:
+        """See `Scheme`."""
+        return layout.quantized_specs(weight, self.algorithm)
+
+    def weight_scale(self, amax: float) -> np.float32:
+        """See `Scheme`."""
+        return nvfp4.tensor_scale(amax)
+
+    def input_scale(self, amax: float) -> np.float32:
+        """See `Scheme`: an input's blocks are scaled as a weight's are."""
+        return nvfp4.tensor_scale(amax)
+
+    def encode(self, rows: NDArray[Any], scale: np.float32) -> dict[str, NDArray[Any]]:
+        """See `Scheme`."""
+        encoded = kernels.encode_nvfp4(rows, scale)
+        return {"": encoded.codes, "_scale": encoded.scales}
+
+    def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
+        """See `Scheme`."""
+        return nvfp4.decode(nvfp4.Encoded(encoded[""], encoded["_scale"]), scale)
+
+    def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
+        """See `Scheme`."""
+        return {"_scale_2": np.array(scale)}
+
+
+@dataclass(frozen=True)
+class Fp8:
+    """8-bit weights and inputs with one scale each."""
+
+    shared: bool = False
+    """Modules that engines fuse get one scale. Engines spare themselves another rounding; ModelOpt does not do it."""
+    algorithm: str = "FP8"
+    calibrated: bool = True
+    columns: int = 1
+
+    def shares(self, group: tuple[str, ...]) -> bool:
+        """See `Scheme`: ModelOpt scales the gate and up of an expert as the one matrix that they were."""
+        return self.shared or ".experts." in group[0]
+
+    def specs(self, weight: TensorSpec) -> list[TensorSpec]:
+        """See `Scheme`."""
+        return layout.quantized_specs(weight, self.algorithm)
+
+    def weight_scale(self, amax: float) -> np.float32:
+        """See `Scheme`."""
+        return fp8.tensor_scale(amax)
+
+    def input_scale(self, amax: float) -> np.float32:
+        """See `Scheme`."""
+        return fp8.tensor_scale(amax)
+
+    def encode(self, rows: NDArray[Any], scale: np.float32) -> dict[str, NDArray[Any]]:
+        """See `Scheme`."""
+        return {"": kernels.encode_fp8(rows, scale)}
+
+    def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
+        """See `Scheme`."""
+        return fp8.decode(encoded[""], scale)
+
+    def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
+        """See `Scheme`."""
+        return {"_scale": np.array(scale)}
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "w4a16_nvfp4": Nvfp4("W4A16_NVFP4"),
+    "nvfp4": Nvfp4("NVFP4"),
+    "fp8": Fp8(),
+}
+"""By the name of the format in a recipe."""

@@ -1,0 +1,294 @@
+"""Is what we calibrate and write what the real ModelOpt calibrates and writes, for every family and format?"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from orchestrator.payloads import generate
+from orchestrator.quantization import quality
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import read_json
+
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
+
+_ROOT = Path(__file__).parents[2]
+_HERE = Path(__file__).parent
+_WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
+
+_SIZES: Mapping[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "Llama": {"class": "LlamaConfig"},
+    "Mistral": {"class": "MistralConfig", "sliding_window": 16},
+    "Qwen2": {"class": "Qwen2Config"},
+    "Qwen3": {"class": "Qwen3Config", "head_dim": 16, "tie_word_embeddings": True},
+    "Qwen3-MoE": {
+        "class": "Qwen3MoeConfig",
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "mlp_only_layers": [1],
+    },
+    "Mixtral": {"class": "MixtralConfig", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "Gemma 3": {
+        "class": "Gemma3TextConfig",
+        "head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "Phi-3": {"class": "Phi3Config"},
+}
+"""As transformers configures them; layers differ where the family allows it."""
+
+FORMATS = {
+    "NVFP4": ("nvfp4", "none", ()),
+    "NVFP4 + FP8 KV": ("nvfp4", "fp8", ()),
+    "FP8": ("fp8", "none", ()),
+    "FP8 + FP8 KV": ("fp8", "fp8", ()),
+}
+_EXCLUDING = ("nvfp4", "fp8", ("model.layers.1.*",))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter that has torch, transformers and ModelOpt."""
+
+    python: Path
+
+    def run(self, *arguments: str | Path) -> str:
+        done = subprocess.run(
+            [self.python, *arguments], capture_output=True, text=True, env=self.variables, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(_ROOT)}
+
+
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
+    python = Path(named) if named else _ROOT / ".venv-oracle" / "bin" / "python"
+    if not python.exists():
+        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
+            pytest.fail(_WHY)
+        pytest.skip(_WHY)
+    return Environment(python)
+
+
+def _batches(samples: int) -> list[dict[str, list[list[int]]]]:
+    """Batches with and without padding, of two lengths."""
+    drawn = random.Random(5)  # noqa: S311 - tokens
+
+    def rows(count: int, length: int) -> list[list[int]]:
+        return [[drawn.randrange(320) for _ in range(length)] for _ in range(count)]
+
+    padded = {"input_ids": rows(2, 24), "attention_mask": [[0] * 5 + [1] * 19, [1] * 24]}
+    whole = {"input_ids": rows(1, 20), "attention_mask": [[1] * 20]}
+    return [padded, whole, padded][:samples]
+
+
+@pytest.fixture(scope="session")
+def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every family in every format, twice: by ModelOpt and by us, one process each."""
+    folder = tmp_path_factory.mktemp("families")
+    requests = [_request(folder, family, config, 3) for family, config in FAMILIES.items()]
+    few = _request(folder, "few", FAMILIES["Qwen3-MoE"], 0)
+    few["batches"] = [{"input_ids": [[7, 8]], "attention_mask": [[1, 1]]}]
+    excluding = _request(folder, "excluding", FAMILIES["Llama"], 2)
+    excluding["exports"] = [_export(folder, "excluding", "excluding", _EXCLUDING)]
+    file = folder / "requests.json"
+    file.write_text(json.dumps([*requests, few, excluding]))
+    environment.run(_HERE / "oracle_export.py", "calibrate", file)
+    environment.run(_HERE / "onepass_run.py", file)
+    return folder
+
+
+def _request(folder: Path, name: str, config: Mapping[str, Any], samples: int) -> dict[str, Any]:
+    return {
+        "source": str(folder / name / "source"),
+        "config": {**_SIZES, **config},
+        "batches": _batches(samples),
+        "exports": [_export(folder, name, label, wanted) for label, wanted in FORMATS.items()],
+    }
+
+
+def _export(folder: Path, name: str, label: str, wanted: tuple[str, str, tuple[str, ...]]) -> dict[str, Any]:
+    places = {"output": str(folder / name / label / "theirs"), "ours": str(folder / name / label / "ours")}
+    return {**places, "format": wanted[0], "kv_cache": wanted[1], "exclude": list(wanted[2])}
+
+
+def _differences(one: Path, other: Path) -> list[str]:
+    first, second = Checkpoint.open(one), Checkpoint.open(other)
+    names = first.tensors.keys() | second.tensors.keys()
+    return sorted(name for name in names if _described(first, name) != _described(second, name))
+
+
+def _described(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...], bytes] | None:
+    tensor = checkpoint.tensors.get(name)
+    return None if tensor is None else (tensor.dtype, tensor.shape, checkpoint.read(name).tobytes())
+
+
+@pytest.mark.parametrize("label", FORMATS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_in_every_format_is_what_modelopt_writes(quantized: Path, family: str, label: str) -> None:
+    _same(quantized / family / label)
+
+
+@pytest.mark.parametrize("label", FORMATS)
+def test_experts_that_nothing_reached_are_what_modelopt_writes(quantized: Path, label: str) -> None:
+    _same(quantized / "few" / label)
+    experts = read_json(quantized / "few" / label / "ours" / "quantization.json")["experts"]
+    assert experts["unreached"] >= 8  # two tokens reach four of eight experts at most, in each of two layers
+    assert set(experts["tokens"]) == {"model.layers.0", "model.layers.2"}
+
+
+def test_an_excluded_layer_is_what_modelopt_writes(quantized: Path) -> None:
+    _same(quantized / "excluding" / "excluding")
+
+
+def _same(folder: Path) -> None:
+    ours, theirs = folder / "ours", folder / "theirs"
+    assert _differences(ours, theirs) == []
+    assert read_json(ours / "hf_quant_config.json") == read_json(theirs / "hf_quant_config.json")
+    found, expected = (read_json(place / "config.json")["quantization_config"] for place in (ours, theirs))
+    grouped = {"group_size": 16} if expected["quant_algo"] == "NVFP4" else {}  # as ModelOpt 0.48 has it
+    assert found == {**expected, **grouped}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("label", ["NVFP4 + FP8 KV", "FP8"])
+def test_what_was_written_passes_our_own_checks(quantized: Path, family: str, label: str) -> None:
+    report = quality.examine(
+        quantized / family / label / "ours", reference=quantized / family / "source", min_snr_db=18
+    )
+    failed = {check.name for check in report.checks if not check.passed}
+    assert failed == {"tokenizer"}  # these models have none
+    assert report.layers
+
+
+def test_text_becomes_the_tokens_that_modelopt_makes_of_it(environment: Environment, tmp_path: Path) -> None:
+    generate.main(["--output", str(tmp_path / "model"), "--layers", "1", "--vocab-size", "320"])
+    file = tmp_path / "train.jsonl"
+    texts = ["A short one.", "Grüße aus 東京, " * 9, "x", "The last of a batch is alone."]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    asked = ["4", "16", "3"]
+    printed = environment.run(_HERE / "oracle_export.py", "tokens", tmp_path / "model", str(file), *asked)
+    theirs = json.loads(printed.rpartition("RESULT ")[2])
+    code = (
+        "import json, sys; from pathlib import Path; from transformers import AutoTokenizer;"
+        "from orchestrator.quantization.samples import text_batches;"
+        "made = text_batches(Path(sys.argv[2]), AutoTokenizer.from_pretrained(sys.argv[1]), *map(int, sys.argv[3:]));"
+        "made = [{'input_ids': b.tokens.tolist(), 'attention_mask': b.mask.tolist()} for b in made];"
+        "print('RESULT ' + json.dumps(made))"
+    )
+    printed = environment.run("-c", code, tmp_path / "model", file, *asked)
+    assert json.loads(printed.rpartition("RESULT ")[2]) == theirs
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resumed") / "model"
+    generate.main(["--output", str(folder), "--hidden-size", "64", "--layers", "8", "--vocab-size", "300"])
+    return folder
+
+
+def _start(environment: Environment, model: Path, output: Path, *more: str | Path) -> subprocess.Popen[str]:
+    options: list[str | Path] = [
+        "--checkpoint",
+        model,
+        "--output",
+        output,
+        "--format",
+        "nvfp4",
+        "--kv-cache",
+        "fp8",
+        "--samples",
+        "8",
+    ]
+    return subprocess.Popen(
+        [environment.python, "-m", "orchestrator.payloads.quantize", *options, "--sequence-length", "32", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment.variables,
+    )
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _measured(scratch: Path) -> list[object]:
+    file = scratch / "progress.json"
+    measured: list[object] = read_json(file)["measured"] if file.exists() else []
+    return measured
+
+
+def test_a_killed_quantization_goes_on_and_leaves_the_same_bytes(
+    environment: Environment, model: Path, tmp_path: Path
+) -> None:
+    whole = _start(environment, model, tmp_path / "whole")
+    whole.communicate()
+    assert whole.returncode == 0
+    scratch: list[str | Path] = ["--scratch", tmp_path / "scratch", "--note-seconds", "0"]
+    noted = [0]
+    for layers in (1, 3, 2):
+        killed = _start(environment, model, tmp_path / f"killed {len(noted)}", *scratch)
+        assert killed.stdout is not None
+        while noted[-1] + layers > len(_measured(tmp_path / "scratch")) and killed.poll() is None:
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        noted.append(len(_measured(tmp_path / "scratch")))
+    assert 1 <= noted[1] < noted[2] < noted[3] < 8
+    last = _start(environment, model, tmp_path / "last", *scratch)
+    printed, _ = last.communicate()
+    assert last.returncode == 0
+    assert _files(tmp_path / "last") == _files(tmp_path / "whole")
+    assert "quantized: read" in printed
+
+
+def test_activations_that_are_no_numbers_are_named(environment: Environment, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in model.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    checkpoint = Checkpoint.open(broken)
+    norm = checkpoint.tensors["model.layers.2.input_layernorm.weight"]
+    with norm.file.open("r+b") as stream:
+        stream.seek(norm.begin)
+        stream.write(np.full(norm.shape, np.inf, np.float32).astype(ml_dtypes.bfloat16).tobytes())
+    process = _start(environment, broken, tmp_path / "out")
+    printed, _ = process.communicate()
+    assert process.returncode == 3
+    assert "model.layers.2." in printed
+    assert "the calibration ran into" in printed
+    assert not list((tmp_path / "out").glob("*.safetensors"))

@@ -1,0 +1,331 @@
+"""What of the calibrated quantizer needs no torch; the rest is compared with ModelOpt in tests/integration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from orchestrator.errors import CalibrationTextError, CheckpointError, DependencyMissingError, RecipeInvalidError
+from orchestrator.quantization import layout
+from orchestrator.quantization.calibrated import quantize_calibrated
+from orchestrator.quantization.formats import fp8, nvfp4
+from orchestrator.quantization.model import LayeredModel, Measured, gather
+from orchestrator.quantization.plan import Plan, scheme_named
+from orchestrator.quantization.report import Report
+from orchestrator.quantization.samples import random_batches, text_batches
+from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.scratch import Scratch, fingerprint
+
+_BF16 = ml_dtypes.bfloat16
+
+
+def test_without_torch_the_error_says_what_to_do(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(DependencyMissingError, match="needs torch and transformers") as caught:
+        quantize_calibrated(tiny, tmp_path / "out", random_batches(261, 1, 4), number_format="fp8")
+    assert "make setup-torch" in caught.value.hint
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_a_source_is_never_the_output(tiny: Path) -> None:
+    with pytest.raises(CheckpointError, match="the output folder is the source folder"):
+        quantize_calibrated(tiny, tiny, [], number_format="fp8")
+
+
+# --- samples ---
+
+
+def test_tokens_from_a_seed_never_change() -> None:
+    first, second = random_batches(1000, 3, 4, batch_size=2, seed=7)
+    assert first.tokens.tolist() == [[706, 878, 406, 277], [509, 93, 785, 800]]
+    assert second.tokens.shape == (1, 4)
+    assert first.mask.all()
+    again = random_batches(1000, 3, 4, batch_size=1, seed=7)
+    assert np.concatenate([batch.tokens for batch in again]).tolist() == [
+        *first.tokens.tolist(),
+        *second.tokens.tolist(),
+    ]
+    assert random_batches(1000, 3, 4, seed=8)[0].tokens.tolist() != again[0].tokens.tolist()
+    assert max(int(batch.tokens.max()) for batch in random_batches(10, 50, 10)) == 9
+
+
+class _Tokenizer:
+    pad_token: str | None = None
+    eos_token = "end"
+    padding_side = "right"
+
+    def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
+        assert options == {"padding": True, "truncation": True, "max_length": 3}
+        assert (self.pad_token, self.padding_side) == ("end", "left")
+        rows = [[ord(letter) for letter in text[:3]] for text in texts]
+        return {
+            "input_ids": [[0] * (3 - len(row)) + row for row in rows],
+            "attention_mask": [[0] * (3 - len(row)) + [1] * len(row) for row in rows],
+        }
+
+
+def test_text_is_padded_on_the_left_to_the_longest_sample(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("abcd", "e", "fg", "unused")))
+    batches = text_batches(file, _Tokenizer(), 3, 3, batch_size=2)
+    assert [batch.tokens.tolist() for batch in batches] == [[[97, 98, 99], [0, 0, 101]], [[0, 102, 103]]]
+    assert [batch.mask.tolist() for batch in batches] == [[[1, 1, 1], [0, 0, 1]], [[0, 1, 1]]]
+
+
+@pytest.mark.parametrize("text", ["{", '{"other": 1}', '{"text": 1}', '"text"'])
+def test_lines_without_text_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train.jsonl").write_text(text)
+    with pytest.raises(CalibrationTextError, match="expected"):
+        text_batches(tmp_path / "train.jsonl", _Tokenizer(), 1, 3)
+
+
+def test_too_few_samples_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(CalibrationTextError, match="2 samples are wanted, it has 1"):
+        text_batches(tmp_path / "train.jsonl", _Tokenizer(), 2, 3)
+
+
+# --- layouts ---
+
+_BASE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+    "vocab_size": 64,
+    "torch_dtype": "bfloat16",
+}
+
+
+def _names(**config: object) -> list[str]:
+    return list(layout.expected_tensors({**_BASE, **config}))
+
+
+def test_experts_have_a_router_which_is_not_quantized() -> None:
+    config = {**_BASE, "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 3, "moe_intermediate_size": 16}
+    tensors = layout.expected_tensors(config)
+    assert tensors["model.layers.0.mlp.gate.weight"].shape == (3, 32)
+    assert tensors["model.layers.1.mlp.experts.2.down_proj.weight"].shape == (32, 16)
+    selection = layout.select(list(tensors.values()))
+    assert "model.layers.0.mlp.gate" in selection.excluded
+    gate, up = (f"model.layers.0.mlp.experts.1.{name}_proj" for name in ("gate", "up"))
+    assert (gate, up) in selection.groups
+
+
+def test_layers_can_be_left_without_experts() -> None:
+    names = _names(architectures=["Qwen3MoeForCausalLM"], num_experts=2, moe_intermediate_size=16, mlp_only_layers=[1])
+    assert "model.layers.0.mlp.experts.1.up_proj.weight" in names
+    assert "model.layers.1.mlp.up_proj.weight" in names
+    assert "model.layers.1.mlp.gate.weight" not in names
+
+
+def test_mixtral_names_its_experts_by_numbers() -> None:
+    names = _names(architectures=["MixtralForCausalLM"], num_local_experts=2)
+    assert "model.layers.0.block_sparse_moe.experts.1.w3.weight" in names
+    assert layout.input_group("model.layers.0.block_sparse_moe.experts.1.w3") == layout.input_group(
+        "model.layers.0.block_sparse_moe.experts.0.w1"
+    )
+
+
+def test_gemma_ties_its_head_unless_told_otherwise() -> None:
+    assert "lm_head.weight" not in _names(architectures=["Gemma3ForCausalLM"])
+    assert "lm_head.weight" in _names(architectures=["Gemma3ForCausalLM"], tie_word_embeddings=False)
+
+
+def test_phi_keeps_fused_projections_as_one() -> None:
+    tensors = layout.expected_tensors({**_BASE, "architectures": ["Phi3ForCausalLM"]})
+    assert tensors["model.layers.0.self_attn.qkv_proj.weight"].shape == (64, 32)
+    assert tensors["model.layers.0.mlp.gate_up_proj.weight"].shape == (96, 32)
+
+
+# --- plans and schemes ---
+
+
+def test_a_calibrated_weight_has_the_scale_of_its_input(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("nvfp4"), kv_cache="fp8")
+    names = {spec.name for unit in plan.outputs for spec in unit}
+    assert "model.layers.0.self_attn.k_proj.k_scale" in names
+    assert "model.layers.1.self_attn.v_proj.v_scale" in names
+    assert {name.rpartition(".")[0] for name in names if name.endswith("input_scale")} == plan.selection.quantized
+
+
+def test_an_excluded_attention_has_no_scales_for_its_cache(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"), ["model.layers.1.*"], "fp8")
+    names = {spec.name for unit in plan.outputs for spec in unit if spec.name.endswith("k_scale")}
+    assert names == {"model.layers.0.self_attn.k_proj.k_scale"}
+
+
+def test_a_cache_format_that_needs_other_scales_is_refused(tiny: Path) -> None:
+    with pytest.raises(RecipeInvalidError, match=r"quantization.kv_cache: found 'nvfp4'"):
+        Plan.make(tiny, scheme_named("fp8"), kv_cache="nvfp4")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_decodes_what_it_encodes(name: str, numbers: np.random.Generator) -> None:
+    scheme = SCHEMES[name]
+    weight = numbers.standard_normal((8, 32), np.float32).astype(_BF16)
+    scale = scheme.weight_scale(float(np.abs(weight.astype(np.float32)).max()))
+    decoded = scheme.decode(scheme.encode(weight, scale), scale)
+    noise = np.square(decoded - weight.astype(np.float32)).sum() / np.square(weight.astype(np.float32)).sum()
+    assert noise < 0.02
+
+
+def test_fp8_shares_scales_where_asked_and_always_within_an_expert() -> None:
+    group = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj")
+    assert not scheme_named("fp8").shares(group)
+    assert scheme_named("fp8", shared_scales=True).shares(group)
+    assert scheme_named("fp8").shares(("model.layers.0.mlp.experts.0.gate_proj",))
+    assert scheme_named("nvfp4").shares(group)
+
+
+def test_scales_follow_from_magnitudes() -> None:
+    assert SCHEMES["nvfp4"].input_scale(2688) == 1
+    assert SCHEMES["fp8"].input_scale(448) == 1
+    assert nvfp4.tensor_scale(6.0) == np.float32(6) / np.float32(2688)
+    assert fp8.tensor_scale(3.0) == np.float32(3) / np.float32(448)
+
+
+# --- where weights go ---
+
+
+def test_experts_are_gathered_where_transformers_wants_them() -> None:
+    names = {
+        "block_sparse_moe.gate.weight": (4, 32),
+        "block_sparse_moe.experts.3.w1.weight": (16, 32),
+        "block_sparse_moe.experts.3.w3.weight": (16, 32),
+        "block_sparse_moe.experts.3.w2.weight": (32, 16),
+    }
+    parameters = dict.fromkeys(("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"))
+    assert gather(names, parameters) == {
+        "block_sparse_moe.gate.weight": ("mlp.gate.weight", None),
+        "block_sparse_moe.experts.3.w1.weight": ("mlp.experts.gate_up_proj", (3, slice(0, 16))),
+        "block_sparse_moe.experts.3.w3.weight": ("mlp.experts.gate_up_proj", (3, slice(16, 32))),
+        "block_sparse_moe.experts.3.w2.weight": ("mlp.experts.down_proj", (3, slice(None))),
+    }
+
+
+def test_older_versions_of_transformers_keep_experts_apart() -> None:
+    names = {"block_sparse_moe.experts.0.w1.weight": (16, 32)}
+    assert gather(names, dict.fromkeys(names)) == {
+        "block_sparse_moe.experts.0.w1.weight": ("block_sparse_moe.experts.0.w1.weight", None)
+    }
+
+
+def test_a_tensor_without_a_place_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"extra.weight: this transformers has no place for it"):
+        gather({"extra.weight": (1,)}, {"other.weight": None})
+
+
+# --- notes ---
+
+
+@pytest.fixture
+def work(tiny: Path) -> Callable[..., str]:
+    def name(seed: int = 0, device: str = "cpu") -> str:
+        plan = Plan.make(tiny, scheme_named("fp8"))
+        return fingerprint(plan, random_batches(261, 2, 8, seed=seed), device)
+
+    return name
+
+
+def _measured() -> Measured:
+    measured = Measured(keys=1.5)
+    measured.saw("mlp.experts.0.up_proj", 0.1, 3)
+    measured.saw("mlp.experts.0.up_proj", 0.2, 4)
+    return measured
+
+
+def test_a_note_brings_back_everything(tmp_path: Path, work: Callable[..., str]) -> None:
+    hidden = [np.arange(6, dtype=np.float32).astype(_BF16).reshape(1, 2, 3), np.ones((2, 2), np.float32)]
+    scratch = Scratch.open(tmp_path / "scratch", work())
+    assert scratch.done == 0
+    scratch.measured.append(_measured())
+    scratch.save(hidden)
+    again = Scratch.open(tmp_path / "scratch", work())
+    assert again.done == 1
+    assert again.measured == [_measured()]
+    assert again.measured[0].inputs == {"mlp.experts.0.up_proj": 0.2}
+    assert again.measured[0].tokens == {"mlp.experts.0.up_proj": 7}
+    assert [array.tobytes() for array in again.hidden()] == [array.tobytes() for array in hidden]
+
+
+def test_a_note_of_other_work_does_not_count(tmp_path: Path, work: Callable[..., str]) -> None:
+    scratch = Scratch.open(tmp_path, work())
+    scratch.measured.append(_measured())
+    scratch.save([])
+    assert Scratch.open(tmp_path, work()).done == 1
+    assert Scratch.open(tmp_path, work(seed=1)).done == 0
+    assert Scratch.open(tmp_path, work(device="cuda")).done == 0
+
+
+@pytest.mark.parametrize("damage", ["note", "hidden", "gone"])
+def test_a_damaged_note_does_not_count(tmp_path: Path, work: Callable[..., str], damage: str) -> None:
+    scratch = Scratch.open(tmp_path, work())
+    scratch.measured.append(_measured())
+    scratch.save([np.ones((4, 4), np.float32)])
+    kept = tmp_path / "hidden-00001" / "model.safetensors"
+    if damage == "note":
+        (tmp_path / "progress.json").write_text("{")
+    elif damage == "hidden":
+        kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    else:
+        kept.unlink()
+    assert Scratch.open(tmp_path, work()).done == 0
+
+
+def test_only_the_last_hidden_states_are_kept(tmp_path: Path, work: Callable[..., str]) -> None:
+    scratch = Scratch.open(tmp_path, work())
+    for _ in range(3):
+        scratch.measured.append(_measured())
+        scratch.save([np.ones((4, 4), np.float32)])
+    assert [path.name for path in tmp_path.glob("hidden-*")] == ["hidden-00003"]
+    scratch.save([])
+    assert list(tmp_path.glob("hidden-*")) == []
+
+
+def test_without_a_folder_nothing_is_noted(work: Callable[..., str]) -> None:
+    scratch = Scratch.open(None, work())
+    scratch.save([np.ones(1, np.float32)])
+    assert scratch.done == 0
+
+
+# --- report ---
+
+
+def test_experts_that_nothing_reached_are_counted(numbers: np.random.Generator) -> None:
+    report = Report("nvfp4", "none")
+    scheme = SCHEMES["nvfp4"]
+    weight = numbers.standard_normal((4, 32), np.float32).astype(_BF16)
+    for expert in range(3):
+        entry = report.tensor(f"model.layers.0.mlp.experts.{expert}.up_proj", scheme, np.float32(0.001))
+        entry.add(weight, scheme.encode(weight, np.float32(0.001)))
+    report.layer(0, _measured())
+    document = report.document()
+    assert document["experts"] == {
+        "unreached": 2,
+        "tokens": {"model.layers.0": {"mlp.experts.0": 7, "mlp.experts.1": 0, "mlp.experts.2": 0}},
+    }
+    assert document["snr_db"]["min"] == document["snr_db"]["mean"] == document["tensors"][0]["snr_db"] > 15
+    json.dumps(document, allow_nan=False)
+
+
+def test_the_cost_is_for_the_log_alone() -> None:
+    report = Report("fp8", "none", bytes_read=2_000_000_000)
+    with report.phase("run"):
+        pass
+    assert "read 2.000 GB" in report.summary()
+    assert "run 0.0 s" in report.summary()
+    assert "seconds" not in json.dumps(report.document())
+
+
+def test_the_model_is_not_loaded_by_importing_it() -> None:
+    assert LayeredModel.__module__ in sys.modules
+    assert "torch" not in sys.modules
