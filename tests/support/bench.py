@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.events import Event, LogLine
+from orchestrator.executors.docker_arguments import container_name
 from orchestrator.executors.job import Argument, ContainerImage, Executor, Inside, Job, Mount, Outcome
 from tests.support import command, orchestrate
 
@@ -54,6 +55,11 @@ class Bench:
             ),
             image=self.image,
         )
+
+    @property
+    def container(self) -> str:
+        """The name of the container of the bench's jobs."""
+        return container_name(self.job())
 
     def run(self, job: Job) -> Outcome:
         """Run a job and forget it, as the runner does."""
