@@ -67,15 +67,13 @@ def test_every_command_that_a_page_shows_is_understood(page: Path) -> None:
 
 def _recipes_of(arguments: list[str]) -> tuple[str, ...]:
     """Let click read a command line, as far as running it; it raises where the command or an option is unknown."""
-    if not arguments:  # an image's own command
+    root = click.Context(cli, info_name="orchestrator")
+    _, words, _ = cli.make_parser(root).parse_args(list(arguments))
+    if not words:  # --help, --version, or an image's own command
         return ()
-    try:
-        root = cli.make_context("orchestrator", list(arguments))
-        name, command, rest = cli.resolve_command(root, root._protected_args + root.args)  # noqa: SLF001
-        assert command is not None
-        found = command.make_context(name, rest, parent=root).params
-    except click.exceptions.Exit:  # --help, --version
-        return ()
+    name, command, rest = cli.resolve_command(root, words)
+    assert command is not None
+    found = command.make_context(name, rest, parent=root).params
     named = found.get("recipes") or (found.get("recipe"),)
     return tuple(recipe for recipe in named if recipe)
 
