@@ -191,6 +191,12 @@ class StepOutOfMemoryError(StepError):
     code = "STEP_OUT_OF_MEMORY"
 
 
+class HostMemoryError(StepError):
+    """The machine ran short of memory while the step ran, and the step was stopped before the machine froze."""
+
+    code = "HOST_MEMORY"
+
+
 class StepKilledError(StepError):
     """Somebody else ended the step's container or process."""
 

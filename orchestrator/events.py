@@ -7,7 +7,7 @@ that begin with a marker, `to_line` and `from_line` are the two ends of that cha
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 _MARKER = "@orchestrator "
@@ -53,6 +53,15 @@ class StepStarted:
 
 
 @dataclass(frozen=True)
+class Publishing:
+    """A step's command ended well; its result is hashed and put into the store."""
+
+    step: str
+    found: bool = False
+    """An earlier build came so far and no further."""
+
+
+@dataclass(frozen=True)
 class StepReused:
     """A step's artifact was already in the store."""
 
@@ -89,7 +98,7 @@ class Warned:
     message: str
 
 
-Event = Progress | Failure | LogLine | StepStarted | StepReused | StepDone | Waiting | Warned
+Event = Progress | Failure | LogLine | StepStarted | Publishing | StepReused | StepDone | Waiting | Warned
 
 
 class Observer(Protocol):
@@ -118,7 +127,48 @@ def from_line(line: str) -> Progress | Failure | LogLine:
     if not text.startswith(_MARKER):
         return LogLine(text)
     try:
-        fields: dict[str, Any] = json.loads(text.removeprefix(_MARKER))
-        return _CHANNEL[fields.pop("event")](**fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        record: dict[str, Any] = json.loads(text.removeprefix(_MARKER))
+        event = _CHANNEL[record.pop("event")](**record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return LogLine(text)
+    return event if _is_typed(event) else LogLine(text)
+
+
+_RECORDED: dict[str, type[Event]] = {
+    **_CHANNEL,
+    "started": StepStarted,
+    "publishing": Publishing,
+    "reused": StepReused,
+    "done": StepDone,
+    "waiting": Waiting,
+    "warned": Warned,
+}
+
+
+def to_record(event: Event) -> dict[str, Any] | None:
+    """Spell an event for a build's own record; None for a line of log, which has a file of its own."""
+    name = next((name for name, kind in _RECORDED.items() if isinstance(event, kind)), None)
+    return {"event": name, **asdict(event)} if name else None
+
+
+def from_record(record: dict[str, Any]) -> Event | None:
+    """Read an event of a build's record; None for what this version does not know."""
+    values = dict(record)
+    kind = _RECORDED.get(str(values.pop("event", "")))
+    try:
+        event = kind(**values) if kind else None
+    except TypeError:
+        return None
+    return event if event and _is_typed(event) else None
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "bool": (bool,), "float": (int, float)}
+
+
+def _is_typed(event: Event) -> bool:
+    """Tell whether each field is what its annotation says: whoever wrote the line may be in error."""
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if not isinstance(value, _TYPES[str(field.type)]) or (isinstance(value, bool) and field.type != "bool"):
+            return False
+    return True

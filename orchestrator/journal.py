@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from orchestrator import owner
+from orchestrator.temporary import temporary_of
+
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
+_OVER = ("failed", "interrupted")
 
 
 @dataclass
@@ -42,13 +45,16 @@ class Journal:
     """Seconds since the epoch; for people, nothing depends on it."""
     steps: list[Entry] = field(default_factory=list)
     finished: bool = False
+    owner: str = ""
+    """The same process, in a way that no later one can be taken for it."""
 
     @classmethod
     def start(cls, root: Path, recipe: str, steps: list[str]) -> Journal:
         """Begin a new one in place of the old."""
         file = _file(root, recipe)
         file.parent.mkdir(parents=True, exist_ok=True)
-        journal = cls(file, recipe, os.getpid(), time.time(), [Entry(name) for name in steps])
+        entries = [Entry(name) for name in steps]
+        journal = cls(file, recipe, os.getpid(), time.time(), entries, owner=owner.ourselves())
         journal._save()
         return journal
 
@@ -97,18 +103,20 @@ class Journal:
     @property
     def alive(self) -> bool:
         """Whether the process that wrote it still runs."""
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        return owner.lives(self.owner)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the build goes on."""
+        return self.alive and not self.finished and all(entry.state not in _OVER for entry in self.steps)
 
     def _save(self) -> None:
+        newest = Journal.read(self.file.parent.parent, self.recipe)
+        if newest and newest.owner != self.owner and newest.started > self.started:
+            return  # another build of the recipe was started since: that one is the newest
         fields = asdict(self)
         del fields["file"]
-        temporary = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex[:8]}")
+        temporary = temporary_of(self.file)
         try:
             temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
             temporary.replace(self.file)

@@ -16,6 +16,7 @@ from orchestrator.errors import (
     ArtifactCorruptError,
     CheckpointError,
     MachineError,
+    OrchestratorError,
     OutputMissingError,
     PlanRefusedError,
     StepFailedError,
@@ -24,14 +25,15 @@ from orchestrator.errors import (
     by_code,
     machine_faults,
 )
-from orchestrator.events import Event, Failure, Observer, StepDone, StepReused, StepStarted, Waiting, Warned
-from orchestrator.executors.job import Executor, Job, Outcome
+from orchestrator.events import Event, Failure, Observer, Publishing, StepDone, StepReused, StepStarted, Waiting, Warned
+from orchestrator.executors.job import Executor, Job, Outcome, carry_on
 from orchestrator.journal import Journal
 from orchestrator.plan import ExecutorName, PlacedStep, Plan
 from orchestrator.quantization import header
 from orchestrator.steps.step import Output, Step
-from orchestrator.store.artifact import Artifact
+from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.store import Attempt, Store
+from orchestrator.watch import Kernel, watch_for
 
 Decision = Literal["run", "reuse", "later"]
 _TAIL = 12
@@ -67,6 +69,8 @@ class Runner:
     executors: Mapping[ExecutorName, Callable[[], Executor]]
     """Made when the first step needs them: no Docker engine is asked for where no step runs in a container."""
     observer: Observer
+    kernel: Kernel = field(default_factory=Kernel)
+    """Where this machine's memory is looked up while a step runs."""
     _made: dict[ExecutorName, Executor] = field(default_factory=dict)
 
     def run(self, plan: Plan, *, first: str | None = None, last: str | None = None) -> tuple[StepResult, ...]:
@@ -93,7 +97,7 @@ class Runner:
             inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
             key = plan.binder.key(placed.step, placed.executor, inputs)
             with journal.step(placed.step.name, key) as entry:
-                result = self._step(placed, plan.binder, key, inputs, again=placed.step.name in forced)
+                result = self._step(placed, plan, key, inputs, again=placed.step.name in forced)
                 entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
             artifacts[result.name] = result.artifact
             results.append(result)
@@ -108,7 +112,7 @@ class Runner:
                 self._executor(found.placed.executor).check(found.job)
 
     def _step(
-        self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact], *, again: bool
+        self, placed: PlacedStep, plan: Plan, key: str, inputs: Mapping[str, Artifact], *, again: bool
     ) -> StepResult:
         started = time.monotonic()
         step = placed.step
@@ -117,7 +121,9 @@ class Runner:
             artifact = None if again else self._sound(key)
             reused = artifact is not None
             if artifact is None:
-                artifact = self._make(placed, binder, key, inputs)
+                artifact = self._make(placed, plan, key, inputs, again=again)
+            elif self.store.is_owed(key):
+                self._settle(placed, plan.binder, key, inputs)
         seconds = time.monotonic() - started
         kind = StepReused if reused else StepDone
         self.observer(kind(step.name, key, bytes_in, artifact.size, seconds))
@@ -132,13 +138,27 @@ class Runner:
             self.observer(Warned(f"{error.message}; set aside as {place} and made again"))
             return None
 
-    def _make(self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact]) -> Artifact:
-        step = placed.step
+    def _settle(self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact]) -> None:
+        """Remove what a build left that was killed after it had published; the caller holds the key's lock."""
+        folders = {name: artifact.folder for name, artifact in inputs.items()}
+        job = binder.job(placed.step, placed.executor, key, folders, self.store.root / "attempts" / key)
+        try:
+            self._let_go(self._executor(placed.executor), job)
+        except MachineError as error:
+            self.observer(Warned(f"what an earlier build left of {placed.step.name} stays for now: {error.message}"))
+
+    def _make(
+        self, placed: PlacedStep, plan: Plan, key: str, inputs: Mapping[str, Artifact], *, again: bool
+    ) -> Artifact:
+        step, binder = placed.step, plan.binder
         executor = self._executor(placed.executor)
-        attempt = self.store.attempt(key)
+        left = None if again else self.store.sealed(key)
+        attempt = left or self.store.attempt(key)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         job = binder.job(step, placed.executor, key, folders, attempt.folder, digests=digests)
+        if left:
+            return self._publish(step, executor, job, left, found=True)
         self.observer(StepStarted(step.name, executor.name))
         try:
             with machine_faults(f"preparing {step.name}"):
@@ -149,7 +169,8 @@ class Runner:
             raise
         listener = _FailureListener(self.observer)
         try:
-            outcome = executor.run(job, listener)
+            heed = watch_for(plan.target, step.name, self.kernel) or carry_on
+            outcome = executor.run(job, listener, heed)
         except MachineError:  # the engine went away: its container may still run, and is adopted by the next build
             self._keep_log(step, binder.recipe, attempt)
             if placed.executor == "process":  # a process has ended with us, and may have left the disk full
@@ -163,12 +184,21 @@ class Runner:
         try:
             _insist_on_success(step, outcome, listener.failure, attempt)
             _check_outputs(step, attempt.out)
-            return self.store.publish(attempt, key, step.name)
-        except BaseException:
+            list_files(attempt.out)
+        except (OrchestratorError, OSError):
             self._keep_log(step, binder.recipe, attempt)
-            raise
-        finally:
             self._let_go(executor, job)
+            raise
+        attempt.seal()
+        return self._publish(step, executor, job, attempt, found=False)
+
+    def _publish(self, step: Step, executor: Executor, job: Job, attempt: Attempt, *, found: bool) -> Artifact:
+        """Publish what ended well; whatever interrupts that, the next build goes on from there."""
+        self.observer(Publishing(step.name, found))
+        self.store.owe(job.key)
+        artifact = self.store.publish(attempt, job.key, step.name)
+        self._let_go(executor, job)
+        return artifact
 
     def _let_go(self, executor: Executor, job: Job) -> None:
         """Remove what a job leaves besides its artifact; the caller holds the key's lock."""

@@ -60,8 +60,9 @@ class BuildView:
             case events.Progress():
                 self._progress(event)
             case events.LogLine(text):
-                if self._verbose:
-                    self._say(f"  {text}")
+                self._log(text)
+            case events.Publishing():
+                self._publishing(event)
             case events.StepDone(step=step, seconds=seconds, bytes_out=size):
                 self._end_bar()
                 self._say(f"✓ {step}: {in_bytes(size)} in {in_time(seconds)}")
@@ -92,6 +93,16 @@ class BuildView:
         elif time.monotonic() - self._last >= _EVERY:
             self._last = time.monotonic()
             self._say(f"  {amount} {event.note}")
+
+    def _log(self, text: str) -> None:
+        if self._verbose:
+            self._say(f"  {text}")
+
+    def _publishing(self, event: events.Publishing) -> None:
+        if event.found:
+            self._say(f"… {event.step}: an earlier build had made it; publishing it")
+        elif self._task is not None:
+            self._bars.update(self._task, total=None, amount="hashing")
 
     def _end_bar(self) -> None:
         if self._task is not None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import requests
 from docker.errors import APIError, NotFound
 
-from orchestrator.errors import DockerUnavailableError, MachineError
+from orchestrator import owner
+from orchestrator.errors import DockerUnavailableError, MachineError, StepError
 from orchestrator.events import StepStarted, Warned
-from orchestrator.executors import docker_images, owner
+from orchestrator.executors import docker_images
 from orchestrator.executors.channel import Channel
 from orchestrator.executors.docker_arguments import (
     LABEL,
@@ -35,7 +36,7 @@ from orchestrator.executors.docker_arguments import (
 from orchestrator.executors.docker_engine import ENGINE_ERRORS, connect, explain, explained, require_gpus, user_of
 from orchestrator.executors.docker_logs import LogStream
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
-from orchestrator.executors.job import ContainerImage, Outcome
+from orchestrator.executors.job import ContainerImage, Outcome, carry_on
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
 
 if TYPE_CHECKING:
@@ -46,12 +47,15 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from orchestrator.events import Observer
     from orchestrator.executors.docker_engine import Connect
-    from orchestrator.executors.job import Job
+    from orchestrator.executors.job import Heed, Job
 
 PATIENCE = 300.0
 """Seconds to wait for an engine that has gone while a container runs: an upgrade of Docker takes that long."""
 
-_SLICE = 10.0
+_SLICE = 0.5
+"""Seconds to wait for a log line before looking up."""
+
+_SILENCE = 10.0
 """Seconds without a log line after which the engine is asked whether the container still runs."""
 
 _SETTLE = 2
@@ -98,7 +102,7 @@ class DockerExecutor:
 
     name = "docker"
 
-    def __init__(self, connect: Connect = connect, patience: float = PATIENCE, grace: int = 10) -> None:
+    def __init__(self, connect: Connect = connect, patience: float = PATIENCE, grace: int = 1) -> None:
         self._connect = connect
         self._patience = patience
         self._grace = grace
@@ -118,7 +122,7 @@ class DockerExecutor:
             if job.gpus:
                 require_gpus(client)
 
-    def run(self, job: Job, observer: Observer) -> Outcome:
+    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         """Run a job to its end, in the container that its key already has or in a new one.
 
         Lines go to the observer and to `log.txt` beside the output folder of the container. An adoption is reported
@@ -128,16 +132,17 @@ class DockerExecutor:
             MachineError: The engine, not the command, is at fault; a running container goes on and can be adopted.
             KeyboardInterrupt: The user interrupts; the container was asked to stop (by a second one: killed),
                 and is removed.
+            StepError: What `heed` objected to; the container is stopped and removed in the same way.
         """
         with closing(self._connect()) as client:
             container, adopted, state = self._begin(client, job, observer)
             output = Path(container.labels[LABEL + "output"])
             channel = Channel(output, observer, job.secrets.values())
-            watch = _Watch(self._connect, container, channel, observer, self._patience)
+            watch = _Watch(self._connect, container, channel, observer, patience=self._patience, heed=heed)
             try:
                 channel.take(state.get("Error", "").encode())
                 state = state or watch.to_the_end()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, StepError):
                 watch.stop(self._grace)
                 raise
             finally:
@@ -349,7 +354,14 @@ class _Watch:
     """Reads a running container's log to the container's end, through losses of the engine."""
 
     def __init__(
-        self, connect: Connect, container: Container, channel: Channel, observer: Observer, patience: float
+        self,
+        connect: Connect,
+        container: Container,
+        channel: Channel,
+        observer: Observer,
+        *,
+        patience: float,
+        heed: Heed,
     ) -> None:
         self._connect = connect
         self._id = container.id or ""
@@ -357,6 +369,7 @@ class _Watch:
         self._channel = channel
         self._observer = observer
         self._patience = patience
+        self._heed = heed
         self._known = 0
         """Bytes of the log that were passed on."""
 
@@ -385,6 +398,7 @@ class _Watch:
 
     def _stop(self, container: Container, grace: int) -> None:
         try:
+            self._heed = carry_on  # what it objected to is being ended
             with explained(f"stopping container {self._name}"):
                 container.stop(timeout=grace)
             self._follow()
@@ -394,12 +408,17 @@ class _Watch:
     def _follow(self) -> None:
         """Pass the log on until it ends, or the container has ended in silence."""
         with LogStream(self._connect, self._id, skip=self._known) as stream:
+            heard = time.monotonic()
             while (piece := stream.take(_SLICE)) is not None:
+                self._heed()
                 if piece:
                     self._known += len(piece)
                     self._channel.take(piece)
+                elif time.monotonic() - heard < _SILENCE:
+                    continue
                 elif self._state(settle=0)["Status"] in _ENDED:
                     return
+                heard = time.monotonic()
 
     def _state(self, settle: int) -> Mapping[str, Any]:
         """Ask for the container's state, and again until the engine answers.
@@ -434,6 +453,7 @@ class _Watch:
                     message = f"the engine has not answered for {self._patience:.0f} s while {self._name} ran"
                     hint = "bring it back and build again: the container is found and adopted, nothing is lost"
                     raise DockerUnavailableError(message, hint=hint) from error
+            self._heed()
             if not warned:
                 self._observer(Warned(f"the engine is gone; waiting up to {self._patience:.0f} s for its return"))
                 warned = True

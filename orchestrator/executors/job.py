@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -92,6 +92,14 @@ class Outcome:
     adopted: bool = False
 
 
+Heed = Callable[[], None]
+"""Called about every second while a command runs; what it raises stops the command and is raised again."""
+
+
+def carry_on() -> None:
+    """Have nothing against it: the default of `Heed`."""
+
+
 class Executor(Protocol):
     """Runs jobs, one after another."""
 
@@ -104,11 +112,12 @@ class Executor(Protocol):
             MachineError: With what is missing and the command that mends it.
         """
 
-    def run(self, job: Job, observer: Observer) -> Outcome:
+    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         """Run a job to its end and report its lines as events; all of them also go to `log.txt` beside the output.
 
         Adopts what a killed orchestrator left running under the job's key, and reports that with a `StepStarted`.
         KeyboardInterrupt stops the command and is raised again once it has stopped; a second one kills it.
+        An error that `heed` raises stops it as well.
 
         Raises:
             MachineError: Where the machine, not the command, is at fault.

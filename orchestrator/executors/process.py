@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import MachineError
 from orchestrator.executors import launcher
 from orchestrator.executors.channel import Channel
-from orchestrator.executors.job import OUTPUT, Job, Outcome
+from orchestrator.executors.job import OUTPUT, Heed, Job, Outcome, carry_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,10 @@ _CHUNK = 256 * 1024
 _INHERITED = frozenset({"HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR"})
 _INHERITED_WITH_NETWORK = frozenset(
     name for both in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (both, both.lower())
-) | {"HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_XET_CACHE", "REQUESTS_CA_BUNDLE"}
+) | {
+    *("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_OFFLINE"),
+    *("HF_XET_CACHE", "REQUESTS_CA_BUNDLE"),
+}
 
 _OWN_CODE = Path(__file__).resolve().parents[2]
 """The folder that holds the package `orchestrator`."""
@@ -49,7 +52,7 @@ class ProcessExecutor:
 
     name = "process"
 
-    def __init__(self, environment: Mapping[str, str] = os.environ, grace: float = 10.0) -> None:
+    def __init__(self, environment: Mapping[str, str] = os.environ, grace: float = 1.0) -> None:
         self._environment = environment
         self._grace = grace
 
@@ -64,17 +67,18 @@ class ProcessExecutor:
             message = f"step {job.step}: the program {program} is not on this machine"
             raise MachineError(message, hint="run the step in its container: --executor docker")
 
-    def run(self, job: Job, observer: Observer) -> Outcome:
+    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         """Run a job to its end; its lines go to the observer and to `log.txt` beside the output folder.
 
         KeyboardInterrupt asks the command to end and is raised again when it has; a second one kills it at once.
+        What `heed` raises does the same as the first.
         """
         job.output.mkdir(parents=True, exist_ok=True)
         channel = Channel(job.output, observer, job.secrets.values())
         try:
             with _start(job, _variables(job, self._environment)) as process:
                 try:
-                    _follow(process, channel)
+                    _follow(process, channel, heed)
                 except BaseException:
                     _stop(process, channel, self._grace)
                     raise
@@ -130,10 +134,13 @@ def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _follow(process: subprocess.Popen[bytes], channel: Channel, until: float = float("inf")) -> None:
+def _follow(
+    process: subprocess.Popen[bytes], channel: Channel, heed: Heed = carry_on, until: float = float("inf")
+) -> None:
     """Pass on what the process writes until it has ended, or until a moment of the monotonic clock."""
     assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
     while time.monotonic() < until:
+        heed()
         ended = process.poll() is not None  # asked before the pipe: what was written before the end is still read
         if not select.select((process.stdout,), (), (), 0 if ended else _SLICE)[0]:
             if ended:

@@ -1,7 +1,7 @@
 """The store: crash-safe from attempt folder to rename, one lock per key, nothing ever written into what is published.
 
 artifacts/<key>/     manifest.json, log.txt, and read-only out/…
-attempts/<key>-<n>/  the same, while a step runs
+attempts/<key>-<n>/  the same, while a step runs; `ended` in it: the command is done, its result is not yet published
 stats/<key>.json     what the file system said of the files when they were last hashed
 locks/<key>.lock     held by whoever works on the key; the kernel frees it when the holder dies
 aside/<key>-<n>/     artifacts that were found changed on disk
@@ -23,7 +23,10 @@ from filelock import FileLock, Timeout
 
 from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
+from orchestrator.temporary import sweep_temporaries, temporary_of
 
+_ENDED = "ended"
+_OWED = "owed"
 _MADE_AGAIN = "it is set aside and made again by the next build"
 
 
@@ -41,6 +44,18 @@ class Attempt:
     def discard(self) -> None:
         """Remove it."""
         remove_tree(self.folder)
+
+    def seal(self) -> None:
+        """Note that the command ended well and left all it should; everything is on disk before the note is."""
+        with machine_faults("keeping the result of a step"):
+            _flush_tree(self.folder)
+            _write(self.folder / _ENDED, "")
+            _flush(self.folder)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it only has to be published."""
+        return (self.folder / _ENDED).is_file()
 
     @classmethod
     def of_output(cls, out: Path) -> Attempt:
@@ -62,6 +77,8 @@ class Store:
         """
         with machine_faults("making the store"):
             self._folder("artifacts")
+            for name in ("runs", "stats"):
+                sweep_temporaries(self.root / name)
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -81,6 +98,21 @@ class Store:
                 held.acquire(poll_interval=0.1)
         try:
             yield
+        finally:
+            held.release()
+
+    @contextmanager
+    def try_lock(self, key: str) -> Iterator[bool]:
+        """Hold a key if nobody else does; says whether it is held."""
+        with machine_faults("locking the store"):
+            held = FileLock(self._folder("locks") / f"{key}.lock")
+            try:
+                held.acquire(timeout=0)
+            except Timeout:
+                yield False
+                return
+        try:
+            yield True
         finally:
             held.release()
 
@@ -135,21 +167,36 @@ class Store:
         The caller holds the key's lock. An older artifact of the key gives way.
         """
         with machine_faults(f"publishing the result of {step}"):
-            for path in list_files(attempt.out):
-                _flush(path)
+            list_files(attempt.out)  # plain files only
+            _flush_tree(attempt.out)
             _write(attempt.folder / "manifest.json", manifest_text(key, step, hash_files(attempt.out)))
             _make_read_only(attempt.out)
+            (attempt.folder / _ENDED).unlink(missing_ok=True)
             for folder in (attempt.out, attempt.folder):
                 _flush(folder)
             artifacts = self._folder("artifacts")
             final = artifacts / key
             if final.exists():
-                remove_tree(self._move_aside(final))
+                final.rename(self.root / "attempts" / f"{key}-{uuid.uuid4().hex[:8]}")
             attempt.folder.rename(final)
             _flush(artifacts)
             artifact = read_manifest(final)
             self.remember(artifact)
         return artifact
+
+    def sealed(self, key: str) -> Attempt | None:
+        """Find a try whose command ended well and whose publishing did not; the caller holds the key's lock."""
+        tries = (Attempt(folder) for folder in sorted((self.root / "attempts").glob(f"{key}-*")))
+        return next((attempt for attempt in tries if attempt.is_sealed), None)
+
+    def owe(self, key: str) -> None:
+        """Note, until `sweep`, that something of a try is left to be removed: whoever finds the artifact sees to it."""
+        with machine_faults("making room for a step"):
+            self._folder(f"attempts/{key}-{_OWED}")
+
+    def is_owed(self, key: str) -> bool:
+        """Whether something of earlier tries at a key is still to be removed."""
+        return any((self.root / "attempts").glob(f"{key}-*"))
 
     def sweep(self, key: str) -> None:
         """Remove what earlier tries at a key left; the caller holds its lock."""
@@ -227,13 +274,22 @@ def _stats(artifact: Artifact) -> dict[str, list[int]]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = temporary_of(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         _flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_tree(folder: Path) -> None:
+    """Have a folder's files on disk, then the folders that name them, the inner ones first."""
+    for inner, folders, names in os.walk(folder, topdown=False):
+        for name in (*names, *(name for name in folders if not Path(inner, name).is_symlink())):
+            path = Path(inner, name)
+            if not path.is_symlink() and (path.is_file() or path.is_dir()):
+                _flush(path)
 
 
 def _flush(path: Path) -> None:

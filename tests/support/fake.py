@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import MachineError
 from orchestrator.events import StepStarted
 from orchestrator.executors.channel import Channel
-from orchestrator.executors.job import OUTPUT, Argument, Job, Outcome
+from orchestrator.executors.job import OUTPUT, Argument, Heed, Job, Outcome, carry_on
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
@@ -137,7 +137,8 @@ class FakeExecutor:
         if job.step in self._refusals:
             raise self._refusals[job.step]
 
-    def run(self, job: Job, observer: Observer) -> Outcome:
+    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
+        heed()
         with self._lock:
             self.jobs.append(job)
         adopted = job.step in self._adopted

@@ -6,7 +6,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from orchestrator.errors import (
     CheckFailedError,
     DiskFullError,
     DockerUnavailableError,
+    HostMemoryError,
     OrchestratorError,
     OutputMissingError,
     PlanRefusedError,
@@ -25,12 +26,13 @@ from orchestrator.errors import (
     StepOutOfMemoryError,
     StepUnknownError,
 )
-from orchestrator.events import Event, Failure, LogLine, StepDone, StepReused, Waiting, Warned, to_line
+from orchestrator.events import Event, Failure, LogLine, Publishing, StepDone, StepReused, Waiting, Warned, to_line
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.runner import Runner, StepResult, forecast
 from orchestrator.store.store import Store, remove_tree
+from orchestrator.watch import Kernel
 from tests.support.fake import FakeExecutor, FakeRun
 from tests.support.leavings import RECIPE, STEPS, checked, checkpoint, quantized, safetensors, tiny_executor
 
@@ -527,3 +529,85 @@ def test_a_store_that_was_deleted_is_made_anew(world: World) -> None:
     world.build()
     remove_tree(world.store.root)
     assert world.ran() == STEPS
+
+
+def interrupt_publishing(world: World, patch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with patch.context() as inner:
+        inner.setattr(Store, "publish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            world.build()
+
+
+def test_a_build_interrupted_while_it_publishes_does_not_run_the_step_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_publishing(world, monkeypatch)
+    assert world.executor.steps == ["generate"]
+    assert Publishing("generate", found=True) not in world.events
+    assert world.ran() == ["quantize", "verify"]
+    assert Publishing("generate", found=True) in world.events
+    assert world.store.attempts() == ()
+
+
+def test_a_step_that_is_asked_for_again_runs_although_a_result_only_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_publishing(world, monkeypatch)
+    assert world.ran(first="generate") == STEPS
+    assert world.store.attempts() == ()
+
+
+def test_what_a_build_killed_after_publishing_left_is_removed_by_the_next(world: World) -> None:
+    key = world.build()[0].artifact.key
+    world.store.owe(key)
+    world.executor.forgotten.clear()
+    assert world.ran() == []
+    assert [job.key for job in world.executor.forgotten] == [key]
+    assert world.store.attempts() == ()
+
+
+def test_an_engine_that_is_away_does_not_hinder_what_needs_it_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = world.build()[0].artifact.key
+    world.store.owe(key)
+
+    def away(*_: object) -> None:
+        message = "no engine"
+        raise DockerUnavailableError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.executor, "forget", away)
+        assert world.ran() == []
+    assert any(isinstance(event, Warned) and "stays for now" in event.message for event in world.events)
+    assert world.store.is_owed(key)
+    world.build()
+    assert not world.store.is_owed(key)
+
+
+def test_a_machine_short_of_memory_stops_the_step(world: World, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 127000000 kB\nMemAvailable: 1000 kB\n")
+    plan = world.plan()
+    spark = plan.target.model_copy(update={"unified_memory": True})
+    kernel = Kernel(tmp_path / "meminfo", tmp_path / "pressure")
+    runner = Runner(world.store, {"process": lambda: world.executor}, world.see, kernel)
+    with pytest.raises(HostMemoryError, match="generate was stopped before this machine froze"):
+        runner.run(replace(plan, target=spark))
+    assert world.store.attempts() == ()
+    assert world.journal()["generate"] == "failed"
+    runner.run(plan)
+
+
+def test_an_older_build_does_not_write_over_the_journal_of_a_newer(world: World) -> None:
+    older = Journal.start(world.store.root, RECIPE, STEPS)
+    newer = Journal.start(world.store.root, RECIPE, STEPS)
+    newer.owner = "another"
+    newer.started += 1
+    newer.done()
+    older.done()
+    found = Journal.read(world.store.root, RECIPE)
+    assert found is not None
+    assert found.owner == "another"

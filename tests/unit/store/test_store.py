@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
-from orchestrator.store.artifact import Artifact
+from orchestrator.store.artifact import Artifact, hash_files
 from orchestrator.store.store import Attempt, Store, remove_tree
 
 KEY, OTHER = "a" * 64, "ab" * 32
@@ -394,3 +396,69 @@ def test_a_result_appears_by_one_rename_after_its_manifest(store: Store) -> None
     assert [parts[0] for parts in targets] == ["attempts", "artifacts", "stats"]
     assert targets[0][-1] == "manifest.json"
     assert targets[1] == ("artifacts", KEY)
+
+
+def test_a_sealed_attempt_is_found_until_it_is_published(store: Store) -> None:
+    attempt = begin(store)
+    assert store.sealed(KEY) is None
+    attempt.seal()
+    assert store.sealed(KEY) == attempt
+    assert store.sealed(OTHER) is None
+    published = store.publish(attempt, KEY, "quantize")
+    assert store.sealed(KEY) is None
+    assert store.find(KEY) == published
+    assert names(published.folder.parent) == ["log.txt", "manifest.json", "out"]
+
+
+def test_publishing_goes_on_where_it_was_interrupted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = begin(store)
+    attempt.seal()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(attempt, KEY, "quantize")
+    assert store.find(KEY) is None
+    assert store.publish(attempt, KEY, "quantize") == store.find(KEY)
+
+
+def test_what_is_owed_is_known_until_it_is_swept(store: Store) -> None:
+    assert not store.is_owed(KEY)
+    store.owe(KEY)
+    assert store.is_owed(KEY)
+    store.sweep(KEY)
+    assert not store.is_owed(KEY)
+
+
+def test_a_lock_that_somebody_holds_is_not_waited_for(store: Store) -> None:
+    with store.try_lock(KEY) as first, store.try_lock(OTHER) as other:
+        assert first
+        assert other
+        with store.try_lock(KEY) as second:
+            assert not second
+    with store.try_lock(KEY) as again:
+        assert again
+
+
+def test_an_interrupt_ends_the_hashing_of_large_files(store: Store) -> None:
+    attempt = store.attempt(KEY)
+    for number in range(8):
+        with (attempt.out / f"shard-{number}").open("wb") as file:
+            file.truncate(8 << 30)  # minutes, were it hashed to its end
+    started = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    started.start()
+    moment = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        hash_files(attempt.out)
+    assert time.monotonic() - moment < 2
+
+
+def test_what_killed_writers_left_is_removed_by_the_next_build(store: Store) -> None:
+    store.remember(publish(store))
+    left = store.root / "stats" / f".{KEY}.json.{2**22 + 1}-0123abcd"
+    left.touch()
+    store.make()
+    assert not left.exists()

@@ -1,4 +1,4 @@
-"""Which process a container belongs to, so that another one can tell whether that process still lives."""
+"""Which process something belongs to, so that another one can tell whether that process still lives."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from orchestrator.executors import owner
+from orchestrator import owner
 
 
 def test_this_process_lives() -> None:

@@ -1,0 +1,33 @@
+"""Files that are written beside the one that they will replace; what a killed writer left can be told and removed."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+_NAME = re.compile(r"\..*\.(?P<process>\d+)-[0-9a-f]{8}")
+
+
+def temporary_of(path: Path) -> Path:
+    """Name a fresh file beside another, with this process in its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what processes left that are gone; the folder is one that only this machine writes to."""
+    for file in folder.glob(".*"):
+        found = _NAME.fullmatch(file.name)
+        if found and not _lives(int(found["process"])):
+            file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,132 @@
+"""Watches this machine's memory while a step runs, and stops the step before the machine freezes.
+
+Where processor and GPU share one memory, an over-full machine often kills nobody: it hangs until its power is cut, and
+the limit of a container does not count what the GPU takes. The kernel's own figures do: `MemAvailable`, and the share
+of time in which every task waited for memory.
+
+A step is stopped when less than half of the target's reserve is available: on a DGX Spark 6 of 12 GiB, which leaves
+three seconds at the 2 GiB/s at which a server was seen to take memory. On a machine with less memory than the target
+has, where a recipe is only rehearsed, the limit is as much smaller. Pressure counts when it lasts: systemd-oomd's own
+measure, 60 % for 20 seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.catalog.target import Target
+from orchestrator.errors import HostMemoryError
+
+_GIB = 1 << 30
+_BARS = "▁▂▃▄▅▆▇█"
+_MINUTE = 60
+"""Samples that are kept, one a second."""
+_PRESSURE = 60.0
+"""Per cent of the last ten seconds in which every task waited for memory."""
+_LASTING = 20.0
+"""Seconds for which the pressure must be as high."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Where the kernel says how much memory there is."""
+
+    meminfo: Path = Path("/proc/meminfo")
+    pressure: Path = Path("/proc/pressure/memory")
+    now: Callable[[], float] = time.monotonic
+
+    def memory(self) -> tuple[int, int] | None:
+        """Give the available and all bytes; None where this machine does not say."""
+        try:
+            fields = dict(line.split(":", 1) for line in self.meminfo.read_text(encoding="ascii").splitlines())
+            available, total = (int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+        except (OSError, KeyError, ValueError, IndexError):
+            return None
+        return available, total
+
+    def stalled(self) -> float:
+        """Give the per cent of the last ten seconds in which every task waited for memory; 0 where nobody counts."""
+        try:
+            full = next(line for line in self.pressure.read_text(encoding="ascii").splitlines() if line[:4] == "full")
+            return float(dict(part.split("=") for part in full.split()[1:])["avg10"])
+        except (OSError, StopIteration, KeyError, ValueError):
+            return 0.0
+
+
+@dataclass(frozen=True)
+class _Sample:
+    moment: float
+    available: int
+    stalled: float
+
+
+@dataclass
+class MemoryWatch:
+    """Watches during one step; call it as often as you like, it looks once a second."""
+
+    step: str
+    floor: int
+    """Bytes of the target's memory below which the step is stopped."""
+    target_memory: int
+    """Bytes that the target has; a smaller machine has a proportionally smaller floor."""
+    kernel: Kernel = field(default_factory=Kernel)
+    _curve: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MINUTE))
+    _pressed_since: float | None = None
+
+    def __call__(self) -> None:
+        """Take a sample where one is due.
+
+        Raises:
+            HostMemoryError: The machine is about to run out of memory.
+        """
+        now = self.kernel.now()
+        if self._curve and now - self._curve[-1].moment < 1:
+            return
+        memory = self.kernel.memory()
+        if memory is None:
+            return
+        available, total = memory
+        stalled = self.kernel.stalled()
+        self._curve.append(_Sample(now, available, stalled))
+        floor = min(self.floor, self.floor * total // self.target_memory)
+        if available < floor:
+            self._stop(f"{_gib(available)} of memory are available, the machine needs {_gib(floor)}")
+        if stalled < _PRESSURE:
+            self._pressed_since = None
+        elif self._pressed_since is None:
+            self._pressed_since = now
+        elif now - self._pressed_since >= _LASTING:
+            lasted = now - self._pressed_since
+            self._stop(f"everything waited for memory {stalled:.0f} % of the time, for {lasted:.0f} s")
+
+    def _stop(self, reason: str) -> None:
+        message = f"{self.step} was stopped before this machine froze: {reason}\n{self._drawn()}"
+        hint = (
+            "stop what else runs here and drop the page cache, or make the step smaller "
+            "(batch, sequence length, a smaller format)"
+        )
+        raise HostMemoryError(message, hint=hint)
+
+    def _drawn(self) -> str:
+        """Draw the available memory of the last minute, and name a value every ten seconds."""
+        top = max(sample.available for sample in self._curve) or 1
+        last = self._curve[-1].moment
+        bars = "".join(_BARS[round(sample.available / top * (len(_BARS) - 1))] for sample in self._curve)
+        named = [sample for index, sample in enumerate(reversed(self._curve)) if index % 10 == 0]
+        values = ", ".join(f"{sample.moment - last:.0f} s {_gib(sample.available)}" for sample in reversed(named))
+        return f"available over the last {last - self._curve[0].moment:.0f} s: {bars}\n{values}"
+
+
+def watch_for(target: Target, step: str, kernel: Kernel) -> MemoryWatch | None:
+    """Watch where it matters: a target whose GPU takes its memory from the system's own."""
+    if not target.unified_memory or not target.reserve:
+        return None
+    return MemoryWatch(step, target.reserve // 2, target.memory, kernel)
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"
