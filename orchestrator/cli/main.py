@@ -29,6 +29,7 @@ _COMMANDS = {
     "logs": "Show the log of a step.",
     "lock": "Resolve a recipe's revisions to commits and write its lock.",
     "gc": "Remove what no newest build needs.",
+    "calibrate": "Fit the planner to what this machine's benchmarks measured.",
     "doctor": "Look at this machine.",
     "schema": "Print or check the JSON Schema of recipes.",
     "completion": "Print the script that completes commands in a shell.",

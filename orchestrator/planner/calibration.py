@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.planner.constants import COSTS, Cost, EngineConstants
+from orchestrator.catalog.target import Target
+from orchestrator.errors import BadInputError
+from orchestrator.planner.constants import COSTS, Constants, Cost, EngineConstants
+from orchestrator.planner.scheme import Scheme
+from orchestrator.planner.shapes.model import ModelShape
+from orchestrator.planner.speed import served_terms, step_terms, workload
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +25,12 @@ _ROUNDS = 6
 _SWEEPS = 200
 _OUTLIER = 0.1
 """Relative error from which a measurement counts less the further it is off (Huber's rule)."""
+
+
+class MeasurementUnusableError(BadInputError):
+    """A measurement that says nothing about a machine's constants."""
+
+    code = "MEASUREMENT_UNUSABLE"
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,75 @@ def calibrated(
 ) -> EngineConstants:
     """Fit an engine's costs to this machine's measurements, starting from the known ones."""
     return replace(engine, costs=fit_costs(observations, engine.costs, trust=trust), basis=basis)
+
+
+def observations_of(
+    document: Mapping[str, Any], shape: ModelShape, scheme: Scheme, target: Target, constants: Constants
+) -> list[Observation]:
+    """Read what trtllm-bench measured, one observation per level of concurrency.
+
+    It keeps `concurrency` requests under way: while one answer is made, as many prompts are read in between.
+
+    Args:
+        document: A performance.json.
+        shape: The model that was served.
+        scheme: How its weights are stored.
+        target: The machine.
+        constants: Those known before.
+
+    Raises:
+        MeasurementUnusableError: It lacks a figure, or is faster than the machine's bandwidth allows.
+    """
+    try:
+        prompt, answer = int(document["dataset"]["input_tokens"]), int(document["dataset"]["output_tokens"])
+        levels = [(int(level["concurrency"]), float(level["output_tokens_per_second"])) for level in document["levels"]]
+        gpus = max((_tensor_parallel(level["command"]) for level in document["levels"]), default=1)
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"it lacks a figure, or has one that is no number: {error}"
+        raise MeasurementUnusableError(message) from error
+    if prompt < 1 or answer < 1 or not levels:
+        message = f"found prompts of {prompt} and answers of {answer} tokens at {len(levels)} levels, expected some"
+        raise MeasurementUnusableError(message)
+    group = str(document.get("provenance", {}).get("key", id(document)))
+    found = []
+    for concurrency, measured in levels:
+        if not (math.isfinite(measured) and measured > 0 and concurrency > 0):
+            message = f"concurrency {concurrency}: found {measured} tokens/s, expected a number above 0"
+            raise MeasurementUnusableError(message)
+        load = workload(
+            shape,
+            format=scheme,
+            kv_dtype=scheme.kv_cache,
+            target=target,
+            engine="trtllm",
+            batch=concurrency,
+            context=prompt + answer // 2,
+            gpus=gpus,
+            constants=constants,
+        )
+        least = step_terms(replace(load, batch=1))["weights"]
+        if concurrency / measured < least:
+            message = (
+                f"concurrency {concurrency}: found {measured:.4g} tokens/s, but reading the weights once per step "
+                f"allows {concurrency / least:.4g}: drafts were accepted, or this is not the model"
+            )
+            raise MeasurementUnusableError(message)
+        terms = served_terms(load, prompt, answer, waiting=concurrency)
+        found.append(Observation(terms, concurrency / measured, group))
+    return found
+
+
+def mean_error(observations: Sequence[Observation], engine: EngineConstants) -> float:
+    """Give the mean relative error of the times that constants predict."""
+    errors = [
+        abs(sum(seconds * engine.costs[cost] for cost, seconds in one.terms.items()) / one.seconds - 1)
+        for one in observations
+    ]
+    return sum(errors) / len(errors)
+
+
+def _tensor_parallel(command: Sequence[str]) -> int:
+    return int(command[command.index("--tp") + 1]) if "--tp" in command else 1
 
 
 def _non_negative(matrix: Floats, right: Floats, start: Floats) -> Floats:

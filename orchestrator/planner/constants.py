@@ -47,6 +47,9 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
 
 MICROSECONDS: tuple[Cost, ...] = ("launch", "recurrent", "exchange")
 
+CALIBRATED = "constants.json"
+"""What `orchestrator calibrate` leaves in the store."""
+
 _FILE = "constants.json"
 _BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsewhere")
 
@@ -125,6 +128,19 @@ def constants_with(file: Path) -> Constants:
         message = f"{file}: sm: expected a whole number; found {sm!r:.60}"
         raise CatalogError(message)
     return replace(shipped, engines=engines, measured_sm=sm)
+
+
+def constants_of(store: Path) -> tuple[Constants, Path | None]:
+    """Give the constants to plan with: those that a calibration left in a store, else those of the project.
+
+    Returns:
+        The constants, and the file of the calibration where there is one.
+
+    Raises:
+        CatalogError: There is a file, and it is not the result of a calibration.
+    """
+    file = store / CALIBRATED
+    return (constants_with(file), file) if file.is_file() else (default_constants(), None)
 
 
 def to_document(constants: Constants, *engines: Engine) -> dict[str, Any]:

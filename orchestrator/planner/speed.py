@@ -169,7 +169,7 @@ def workload(
     _check("memory_bandwidth", gpu.memory_bandwidth, 1e6, 1e18)
     return Workload(
         shape=shape,
-        scheme=scheme_of(format) if isinstance(format, str) else format,
+        scheme=_as_read(scheme_of(format) if isinstance(format, str) else format, shape, engine),
         kv_dtype=kv_dtype,
         target=target,
         engine=known.engine(engine),
@@ -178,6 +178,13 @@ def workload(
         batch=batch,
         context=context,
     )
+
+
+def _as_read(scheme: Scheme, shape: ModelShape, engine: str) -> Scheme:
+    """Give the file that an engine reads: gpt-oss for llama.cpp has what is not MXFP4 in eight bits, not sixteen."""
+    if engine == "llama.cpp" and scheme.algorithm == "MXFP4" and shape.architecture == "GptOssForCausalLM":
+        return scheme_of("gguf_mxfp4", kv_cache=scheme.kv_cache)
+    return scheme
 
 
 def step_terms(load: Workload, tokens: int = 1) -> dict[Cost, float]:

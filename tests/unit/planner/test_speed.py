@@ -14,7 +14,7 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError
 from orchestrator.planner.constants import ENGINES, default_constants
-from orchestrator.planner.shapes import ModelShape, shape_of
+from orchestrator.planner.shapes import shape_of
 from orchestrator.planner.speed import Speed, SpeedInputError, speed
 from tests.unit.planner.conftest import ROOT
 
@@ -56,14 +56,14 @@ TARGETS = Catalog(Project(ROOT)).targets
 SPARK = TARGETS["dgx-spark"]
 
 engines = st.sampled_from(ENGINES)
-shapes = st.sampled_from(list(SHAPES.values()))
+shapes = st.sampled_from(list(SHAPES))
 batches = st.integers(1, 256)
 contexts = st.integers(1, 131072)
 
 
-def of(shape: ModelShape = SHAPES["8b"], **changes: Any) -> Speed:  # noqa: ANN401 - whatever `speed` takes
+def of(shape: str = "8b", **changes: Any) -> Speed:  # noqa: ANN401 - whatever `speed` takes
     asked: dict[str, Any] = {"format": "nvfp4", "target": SPARK, "engine": "trtllm"} | changes
-    return speed(shape, **asked)
+    return speed(SHAPES[shape], **asked)
 
 
 def with_bandwidth(bandwidth: float) -> Target:
@@ -79,27 +79,27 @@ def test_one_stream_of_an_8b_in_nvfp4_comes_near_what_was_published() -> None:
 
 
 def test_a_70b_in_nvfp4_decodes_below_the_bandwidth_limit_of_7_tokens_per_second() -> None:
-    found = of(SHAPES["70b"], context=512)
+    found = of("70b", context=512)
     assert found.ceiling == pytest.approx(6.7, abs=0.2)
     assert found.decode.high < found.ceiling
 
 
 @given(shapes, engines, batches, contexts)
-def test_the_band_contains_the_expected_value(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+def test_the_band_contains_the_expected_value(shape: str, engine: str, batch: int, context: int) -> None:
     found = of(shape, engine=engine, batch=batch, context=context)
     for band in (found.decode, found.prefill):
         assert 0 < band.low < band.expected < band.high < math.inf
 
 
 @given(shapes, engines, batches, contexts)
-def test_decode_never_passes_the_ceiling(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+def test_decode_never_passes_the_ceiling(shape: str, engine: str, batch: int, context: int) -> None:
     found = of(shape, engine=engine, batch=batch, context=context)
     assert found.decode.expected <= found.ceiling
 
 
 @given(shapes, engines, st.integers(1, 16), st.integers(1, 32768))
 def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
-    shape: ModelShape, engine: str, batch: int, context: int
+    shape: str, engine: str, batch: int, context: int
 ) -> None:
     speeds = [
         of(shape, format=name, engine=engine, batch=batch, context=context).decode.expected
@@ -109,7 +109,7 @@ def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
 
 
 @given(shapes, engines, st.integers(1, 64), contexts)
-def test_a_smaller_cache_is_never_slower(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+def test_a_smaller_cache_is_never_slower(shape: str, engine: str, batch: int, context: int) -> None:
     kept, packed = (
         of(shape, engine=engine, batch=batch, context=context, kv_dtype=dtype).decode.expected
         for dtype in ("bf16", "fp8")
@@ -118,15 +118,13 @@ def test_a_smaller_cache_is_never_slower(shape: ModelShape, engine: str, batch: 
 
 
 @given(shapes, engines, batches, contexts)
-def test_a_larger_batch_never_lowers_the_sum(shape: ModelShape, engine: str, batch: int, context: int) -> None:
+def test_a_larger_batch_never_lowers_the_sum(shape: str, engine: str, batch: int, context: int) -> None:
     some, more = (of(shape, engine=engine, batch=size, context=context).decode.expected for size in (batch, batch + 1))
     assert more >= some * (1 - 1e-12)
 
 
 @given(shapes, engines, batches, contexts, st.integers(1, 10000))
-def test_a_larger_context_is_never_faster(
-    shape: ModelShape, engine: str, batch: int, context: int, further: int
-) -> None:
+def test_a_larger_context_is_never_faster(shape: str, engine: str, batch: int, context: int, further: int) -> None:
     near, far = (
         of(shape, engine=engine, batch=batch, context=size).decode.expected for size in (context, context + further)
     )
@@ -135,7 +133,7 @@ def test_a_larger_context_is_never_faster(
 
 @given(shapes, engines, batches, st.floats(1.0, 50.0))
 def test_more_bandwidth_helps_but_never_more_than_in_proportion(
-    shape: ModelShape, engine: str, batch: int, factor: float
+    shape: str, engine: str, batch: int, factor: float
 ) -> None:
     before = of(shape, engine=engine, batch=batch, target=with_bandwidth(273e9)).decode.expected
     after = of(shape, engine=engine, batch=batch, target=with_bandwidth(273e9 * factor)).decode.expected
@@ -147,8 +145,8 @@ def test_the_ceiling_scales_with_the_bandwidth() -> None:
 
 
 def test_two_nodes_are_faster_than_one_but_not_twice() -> None:
-    one = of(SHAPES["70b"]).decode.expected
-    two = of(SHAPES["70b"], target=TARGETS["dgx-spark-x2"]).decode.expected
+    one = of("70b").decode.expected
+    two = of("70b", target=TARGETS["dgx-spark-x2"]).decode.expected
     assert one < two < 2 * one
 
 
@@ -158,7 +156,7 @@ def test_the_band_is_wider_where_nothing_was_measured() -> None:
 
 
 def test_the_basis_names_bytes_efficiency_constants_and_the_reason_of_the_band() -> None:
-    basis = "\n".join(of(SHAPES["moe"], batch=4).basis)
+    basis = "\n".join(of("moe", batch=4).basis)
     for part in ("GB at", "of 273 GB/s", "blocks of", "published measurements", "band:"):
         assert part in basis
 
