@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.figures import Figure
+from orchestrator.planner.known import known_model
 from orchestrator.planner.memory import (
     engine_memory,
     load_memory,
@@ -14,8 +15,10 @@ from orchestrator.planner.memory import (
     quantize_memory,
     serve_memory,
 )
+from orchestrator.planner.serving import gpus_of
+from orchestrator.planner.speed import speed
 from orchestrator.planner.weights import decode_ceiling, draft_bytes, served_weights, source_weights
-from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.model import Benchmark, Recipe
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Estimate:
     """Tokens of one text that there is room for; None where the model's sizes are not known."""
     most_texts: Figure | None
     """Texts of usual length at once; None where the model's sizes are not known."""
+    decode: Figure | None
+    """Tokens per second of one stream; None where the model's sizes are not known, or without a GPU."""
+    prefill: Figure | None
+    """Tokens per second of reading a prompt; None as for `decode`."""
     decode_ceiling: Figure | None
     """Tokens per second that one stream cannot pass; None without a GPU."""
 
@@ -47,6 +54,7 @@ class Estimate:
 def estimate(recipe: Recipe, target: Target) -> Estimate:
     """Reckon what a recipe takes on a target."""
     download, weights = source_weights(recipe), served_weights(recipe)
+    decode, prefill = _speeds(recipe, target)
     return Estimate(
         download=download,
         weights=weights,
@@ -57,6 +65,8 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
         serve_memory=serve_memory(recipe),
         longest_text=longest_text(recipe, target),
         most_texts=most_texts(recipe, target),
+        decode=decode,
+        prefill=prefill,
         decode_ceiling=decode_ceiling(recipe, target),
     )
 
@@ -72,3 +82,28 @@ def _disk(recipe: Recipe, download: Figure, weights: Figure) -> Figure:
     if draft is not None:
         parts["draft"] = draft.value
     return Figure(sum(parts.values()), "B", " + ".join(parts))
+
+
+def _speeds(recipe: Recipe, target: Target) -> tuple[Figure | None, Figure | None]:
+    """Predict one stream's decode and prefill, as the benchmark would measure them; drafts are not counted in."""
+    known = known_model(recipe)
+    gpus = recipe.serve.tensor_parallel_size
+    if known is None or target.gpu is None or gpus > gpus_of(target):
+        return None, None
+    lengths = recipe.benchmark or Benchmark()
+    context = lengths.input_tokens + lengths.output_tokens // 2
+    found = speed(
+        known.shape,
+        format=known.served,
+        kv_dtype=known.kv_dtype,
+        target=target,
+        engine="trtllm",
+        context=context,
+        gpus=gpus,
+    )
+    about = f"one stream after {context} tokens, without drafts; {found.basis[0]}"
+    decode = Figure(found.decode.expected, "tok/s", about, (found.decode.low, found.decode.high))
+    prefill = Figure(
+        found.prefill.expected, "tok/s", f"a prompt of {context} tokens", (found.prefill.low, found.prefill.high)
+    )
+    return decode, prefill

@@ -9,8 +9,11 @@ from orchestrator.planner.serving import Serving, max_batch, max_context, room_p
 from orchestrator.planner.weights import draft_bytes, served_weights, source_weights
 from orchestrator.recipe.model import Recipe
 
-_ONEPASS_BYTES = 2 * 2**30
-_BUILD_FACTOR = 17.8 / 5.7
+ONEPASS_BYTES = 2 * 2**30
+"""What our own quantizer takes at most, whatever the model."""
+BUILD_FACTOR = 17.8 / 5.7
+"""Times the weights that converting and building take."""
+BUILD_BASIS = "3.1 times the weights, as once measured for Llama 3.1 8B in NVFP4 on a Spark (17.8 GB for 5.7 GB)"
 _TYPICAL_TEXT = 4096
 
 
@@ -116,7 +119,7 @@ def quantize_memory(recipe: Recipe) -> Figure | None:
         case "none":
             return None
         case "onepass":
-            return Figure(_ONEPASS_BYTES, "B", "assumed for one tensor at a time; 2.1 GB is the largest of a 70B model")
+            return Figure(ONEPASS_BYTES, "B", "assumed for one tensor at a time; 2.1 GB is the largest of a 70B model")
         case "modelopt" | "trtllm":
             return _resident(recipe)
 
@@ -126,8 +129,7 @@ def engine_memory(recipe: Recipe) -> Figure | None:
     if recipe.backend != "tensorrt":
         return None
     weights = served_weights(recipe)
-    basis = "3.1 times the weights, as once measured for Llama 3.1 8B in NVFP4 on a Spark (17.8 GB for 5.7 GB)"
-    return Figure(weights.value * _BUILD_FACTOR, "B", basis)
+    return Figure(weights.value * BUILD_FACTOR, "B", BUILD_BASIS)
 
 
 def _resident(recipe: Recipe) -> Figure:
