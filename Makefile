@@ -13,11 +13,11 @@ PIP := -m pip --disable-pip-version-check --quiet
 RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
 
-.PHONY: help setup build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema clean
+.PHONY: help setup build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema evaluate-planner clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-17s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Make .venv, so that .venv/bin/orchestrator is the command
 
@@ -88,6 +88,9 @@ lint: $(VENV)/.tested ## Check style, types, the direction of imports and what i
 
 schema: setup ## Write recipes/recipe.schema.json again
 	@$(RUN) schema --write
+
+evaluate-planner: setup ## Score the planner's speeds on published measurements, where there are any (DATA=folder)
+	@$(BIN)/python -m evaluation.planner $(DATA) $(ARGS)
 
 clean: ## Remove what was set up; results and deployments stay
 	@rm -rf $(VENV) $(ORACLE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

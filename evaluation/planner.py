@@ -1,7 +1,8 @@
 """Score the planner's speeds on published measurements of a DGX Spark, no model helping to predict itself.
 
-`python -m evaluation.planner DATA_FOLDER` prints the table; `--write` puts the constants that all rows give into the
-planner's data file. Without the folder it says so and ends well: the measurements are not part of this repository.
+`python -m evaluation.planner [FOLDER]` prints the table; `--write` puts the constants that all rows give into the
+planner's data file. The measurements are not part of this repository: without a folder it looks in ../shared/data, and
+where there are none it says so and ends well.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.planner.calibration import Observation, fit_costs
 from orchestrator.planner.constants import COSTS, Constants, Cost, Engine, default_constants, to_document
-from orchestrator.planner.speed import speed, total
+from orchestrator.planner.speed import speed, step_terms, total
 
 _HERE = Path(__file__).parent
 _CONSTANTS = _HERE.parent / "orchestrator" / "planner" / "constants.json"
+_SHARED = _HERE.parent.parent / "shared" / "data"
 _LARGE = 8.0e9
 """Parameters from which a dense model counts as large."""
 _MOST = 32
@@ -71,7 +73,9 @@ class Score:
 def main() -> None:
     """Print the evaluation."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with spark_measurements.csv and model_configs/")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=_SHARED, help="with spark_measurements.csv and model_configs/"
+    )
     parser.add_argument("--write", action="store_true", help=f"write {_CONSTANTS.name}")
     parser.add_argument("--worst", type=float, default=0.0, metavar="ERROR", help="list rows that are further off")
     options = parser.parse_args()
@@ -162,11 +166,31 @@ def _report(
     for kind in ("dense one", "dense many", "moe one", "moe many", "prefill"):
         some = [score for score in scored if score.row.kind == kind]
         yield f"{'':10} {'':24} {kind:11} {_figures(some)}" if some else f"{kind}: none"
+    yield "\nbatches, by how they were measured; `alone`: as an estimate says it, no prompts read in between"
+    yield f"{'measured':10} {'prompt/answer':24} {'':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8} {'alone':>7}"
+    yield from _by_method(decode, targets)
     yield "\ngoals"
     yield from _goals(decode)
     if worst:
         yield "\nrows that are further off"
         yield from (_line(score) for score in scored if abs(score.error) > worst)
+
+
+def _by_method(decode: Sequence[Score], targets: Mapping[str, Target]) -> Iterable[str]:
+    """Score batches by who measured them: the engine itself, or clients whose prompts it read in between."""
+    groups = defaultdict(list)
+    for score in decode:
+        row = score.row
+        if row.batch > 1:
+            lengths = f"{row.prompt}/{row.answer}" if row.prompt else "not given"
+            groups["clients" if row.clients else "engine", lengths].append(score)
+    known = default_constants()
+    for (method, lengths), some in sorted(groups.items()):
+        alone = []
+        for score in some:
+            load = score.row.load(targets, known)
+            alone.append(abs(score.row.batch / total(step_terms(load), load.engine) / score.row.measured - 1))
+        yield f"{method:10} {lengths:24} {'':11} {_figures(some)} {float(np.median(alone)):7.1%}"
 
 
 def _goals(decode: Sequence[Score]) -> Iterable[str]:

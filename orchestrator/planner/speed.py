@@ -146,6 +146,25 @@ def speed(
     )
 
 
+def served(load: Workload, prompt: int, answer: int, constants: Constants | None = None) -> Band:
+    """Estimate what clients see together, as a benchmark over them measures it: prompts are read in between.
+
+    Args:
+        load: What decodes; as many clients as its batch, each with its next request once it has its answer.
+        prompt: Tokens of each prompt.
+        answer: Tokens of each answer.
+        constants: Those that the load was made with.
+
+    Raises:
+        SpeedInputError: No tokens at all.
+    """
+    _check("prompt", prompt, 1, 2**31)
+    _check("answer", answer, 1, 2**31)
+    seconds = total(served_terms(load, prompt, answer, waiting=load.batch), load.engine)
+    margin, _ = _margin(load, constants or default_constants())
+    return _band(load.batch / seconds, margin)
+
+
 def workload(
     shape: ModelShape,
     *,

@@ -15,7 +15,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError
 from orchestrator.planner.constants import ENGINES, default_constants
 from orchestrator.planner.shapes import shape_of
-from orchestrator.planner.speed import Speed, SpeedInputError, speed
+from orchestrator.planner.speed import Speed, SpeedInputError, served, speed, workload
 from tests.unit.planner.conftest import ROOT
 
 LLAMA_8B: Mapping[str, Any] = {
@@ -204,6 +204,18 @@ def test_a_gpu_that_no_table_knows_still_has_a_prefill() -> None:
     assert SPARK.gpu is not None
     other = SPARK.model_copy(update={"gpu": SPARK.gpu.model_copy(update={"sm": 75})})
     assert of(target=other).prefill.expected > 0
+
+
+def test_clients_see_less_than_the_engine_does_the_longer_their_prompts_are() -> None:
+    load = workload(SHAPES["8b"], format="nvfp4", kv_dtype="bf16", target=SPARK, engine="trtllm", batch=8, context=2048)
+    short, long = (served(load, prompt, 256).expected for prompt in (128, 8192))
+    assert long < short < of(batch=8, context=2048).decode.expected
+
+
+def test_clients_without_answers_are_refused() -> None:
+    load = workload(SHAPES["8b"], format="nvfp4", kv_dtype="bf16", target=SPARK, engine="trtllm", batch=8, context=64)
+    with pytest.raises(SpeedInputError, match="answer"):
+        served(load, 128, 0)
 
 
 def test_the_constants_of_an_engine_change_its_speed() -> None:
