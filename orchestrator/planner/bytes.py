@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
 from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
@@ -106,16 +107,23 @@ def kv_scale_bytes(shape: ModelShape, scheme: Scheme) -> int:
     return 8 * shape.attention_layers if scheme.kv_scales else 0
 
 
+@lru_cache(maxsize=512)  # a search for the longest text asks for the same sum again and again
+def _sizes(shape: ModelShape, scheme: Scheme) -> tuple[tuple[int, float, bool], ...]:
+    """Give bytes, share that a token reads and whether it serves, of every tensor."""
+    layers = len(shape.layers)
+    return tuple((tensor_bytes(tensor, scheme, layers), tensor.used, tensor.role != "mtp") for tensor in shape.tensors)
+
+
+@lru_cache(maxsize=512)
 def checkpoint_bytes(shape: ModelShape, scheme: Scheme) -> int:
     """Give the bytes of a checkpoint's tensors, scales included; the files' headers come on top."""
-    layers = len(shape.layers)
-    return sum(tensor_bytes(tensor, scheme, layers) for tensor in shape.tensors) + kv_scale_bytes(shape, scheme)
+    return sum(size for size, _, _ in _sizes(shape, scheme)) + kv_scale_bytes(shape, scheme)
 
 
+@lru_cache(maxsize=512)
 def loaded_bytes(shape: ModelShape, scheme: Scheme) -> int:
     """Give the bytes of weights in memory when the model serves: without layers that propose tokens."""
-    layers = len(shape.layers)
-    return sum(tensor_bytes(tensor, scheme, layers) for tensor in shape.tensors if tensor.role != "mtp")
+    return sum(size for size, _, serves in _sizes(shape, scheme) if serves)
 
 
 def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -> float:
@@ -124,12 +132,7 @@ def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -
     A tensor of which one token reads the share `u` is read to 1 - (1 - u)^batch: of E experts with k chosen, that is
     the expected number of distinct ones, E (1 - (1 - k/E)^batch), if tokens choose independently and evenly.
     """
-    layers = len(shape.layers)
-    return sum(
-        tensor_bytes(tensor, scheme, layers) * (1 - math.pow(1 - tensor.used, batch))
-        for tensor in shape.tensors
-        if tensor.used
-    )
+    return sum(size * (1 - math.pow(1 - used, batch)) for size, used, _ in _sizes(shape, scheme) if used)
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from orchestrator.planner.bytes import Stored, stored_tensors
 from orchestrator.planner.scheme import Scheme
@@ -19,6 +20,7 @@ _RANK = ("U8", "F8_E4M3", "BF16", "F32")
 Unit = list[tuple[str, Stored]]
 
 
+@lru_cache(maxsize=64)
 def file_bytes(shape: ModelShape, scheme: Scheme, shard_bytes: int = SHARD_BYTES) -> int:
     """Give the bytes of all weights files of a checkpoint in our own quantizer's layout, headers included."""
     return sum(_file(tensors) for tensors in _files(shape, scheme, shard_bytes))

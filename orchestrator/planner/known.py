@@ -97,6 +97,7 @@ def _declared(quantization: Mapping[str, object]) -> Scheme:
     return scheme_of_quant_config(wrapped, "the checkpoint's own list of what is quantized")
 
 
+@cache
 def _generated(options: GenerateOptions) -> ModelShape:
     sizes = options.model_dump(exclude={"seed", "architecture"})
     return shape_of({**sizes, "architectures": [options.architecture], "tie_word_embeddings": False}, "the recipe")

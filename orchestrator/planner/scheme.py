@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -63,9 +63,9 @@ _MODELOPT: Mapping[str, Algorithm] = MappingProxyType(
 _OWN_EXPERT = re.compile(r"experts\.\d")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scheme:
-    """How a checkpoint stores its tensors."""
+    """How a checkpoint stores its tensors; equal to itself only, so that sums can be kept."""
 
     name: str
     """For people: a format's name, or the file that says so."""
@@ -161,6 +161,7 @@ class Scheme:
         return self._globs is not None and any(self._globs.match(parent) for parent in parents)
 
 
+@cache
 def scheme_of(
     format_name: str, *, kv_cache: KvDtype = "bf16", kv_scales: bool = False, exclude: tuple[str, ...] = ()
 ) -> Scheme:

@@ -87,9 +87,9 @@ class Memory:
     """Numbers that the layer's convolution keeps, in BF16."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelShape:
-    """Everything that bytes and operations of a model follow from."""
+    """Everything that bytes and operations of a model follow from; equal to itself only, so that sums can be kept."""
 
     architecture: str
     tensors: tuple[Tensor, ...] = field(repr=False)
