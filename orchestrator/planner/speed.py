@@ -23,6 +23,8 @@ Terms = Mapping[Cost, float]
 _FOUR_BITS = ("NVFP4", "W4A16_NVFP4", "MXFP4", "INT4_AWQ")
 _FOUR_BIT_PRODUCTS = ("NVFP4", "MXFP4")
 _EIGHT_BITS = ("FP8", "FP8_BLOCK")
+_PEAKS: Mapping[Cost, tuple[int, int]] = {"prefill_8": (8, 2), "prefill_4": (4, 4), "prefill_block": (8, 2)}
+"""Bits of the products, and how many times as many of them the tensor cores do as of 16 bits."""
 _FLOPS_PER_BYTE = 450.0
 """Of a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
 
@@ -340,16 +342,19 @@ def _decode_basis(load: Workload, terms: Terms, seconds: float) -> tuple[str, ..
         f"products {terms['compute'] * costs['compute'] * 1e3:.3g} ms",
         f"{blocks} exchanges between nodes of {costs['exchange']:.3g} µs" if terms["exchange"] else "",
     ]
-    return (f"decode: a step of {seconds * 1e3:.3g} ms for {load.batch:g} texts: {'; '.join(filter(None, parts))}",)
+    texts = "one text" if load.batch == 1 else f"{load.batch:g} texts"
+    return (f"decode: a step of {seconds * 1e3:.3g} ms for {texts}: {'; '.join(filter(None, parts))}",)
 
 
 def _prefill_basis(load: Workload) -> str:
     each = flops_per_token(load.shape, load.context // 2) / 1e9
-    share = 1 / load.engine.costs[_prefill_cost(load)]
-    peak = load.tensor_flops * load.gpus / 1e12
+    cost = _prefill_cost(load)
+    bits, factor = _PEAKS.get(cost, (16, 1))
+    share = 1 / load.engine.costs[cost] / factor
+    peak = load.tensor_flops * load.gpus * factor / 1e12
     return (
         f"prefill: {load.context} tokens in steps of at most {load.engine.chunk}, "
-        f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, 16 bits)"
+        f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, {bits} bits)"
     )
 
 

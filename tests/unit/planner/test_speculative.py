@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.planner.speculative import (
@@ -18,6 +18,7 @@ from orchestrator.planner.speed import Band, SpeedInputError, workload
 from tests.unit.planner.test_speed import SHAPES, SPARK
 
 PLAIN = Band(4.0, 5.0, 6.0)
+unhurried = settings(deadline=None)
 lengths = st.integers(1, 16)
 shares = st.floats(0.0, 1.0)
 costs = st.floats(0.0, 0.5)
@@ -36,6 +37,7 @@ def test_drafts_that_are_never_accepted_only_cost() -> None:
     assert speculative(PLAIN, draft_cost_ratio=0.1, draft_len=4, acceptance=0.0).gain == pytest.approx(1 / 1.4)
 
 
+@unhurried
 @given(lengths, costs, shares, shares)
 def test_more_acceptance_is_never_slower(length: int, cost: float, one: float, other: float) -> None:
     low, high = (
@@ -45,6 +47,7 @@ def test_more_acceptance_is_never_slower(length: int, cost: float, one: float, o
     assert low <= high * (1 + 1e-12)
 
 
+@unhurried
 @given(lengths, costs, st.floats(0.01, 0.99))
 def test_the_acceptance_for_a_speed_gives_that_speed(length: int, cost: float, share: float) -> None:
     wanted = speculative(PLAIN, draft_cost_ratio=cost, draft_len=length, acceptance=share).speed.expected

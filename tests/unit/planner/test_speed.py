@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.catalog.load import Catalog
@@ -55,6 +55,7 @@ SHAPES = {name: shape_of(config) for name, config in (("8b", LLAMA_8B), ("70b", 
 TARGETS = Catalog(Project(ROOT)).targets
 SPARK = TARGETS["dgx-spark"]
 
+unhurried = settings(deadline=None)
 engines = st.sampled_from(ENGINES)
 shapes = st.sampled_from(list(SHAPES))
 batches = st.integers(1, 256)
@@ -84,6 +85,7 @@ def test_a_70b_in_nvfp4_decodes_below_the_bandwidth_limit_of_7_tokens_per_second
     assert found.decode.high < found.ceiling
 
 
+@unhurried
 @given(shapes, engines, batches, contexts)
 def test_the_band_contains_the_expected_value(shape: str, engine: str, batch: int, context: int) -> None:
     found = of(shape, engine=engine, batch=batch, context=context)
@@ -91,12 +93,14 @@ def test_the_band_contains_the_expected_value(shape: str, engine: str, batch: in
         assert 0 < band.low < band.expected < band.high < math.inf
 
 
+@unhurried
 @given(shapes, engines, batches, contexts)
 def test_decode_never_passes_the_ceiling(shape: str, engine: str, batch: int, context: int) -> None:
     found = of(shape, engine=engine, batch=batch, context=context)
     assert found.decode.expected <= found.ceiling
 
 
+@unhurried
 @given(shapes, engines, st.integers(1, 16), st.integers(1, 32768))
 def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
     shape: str, engine: str, batch: int, context: int
@@ -108,6 +112,7 @@ def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
     assert speeds == sorted(speeds)
 
 
+@unhurried
 @given(shapes, engines, st.integers(1, 64), contexts)
 def test_a_smaller_cache_is_never_slower(shape: str, engine: str, batch: int, context: int) -> None:
     kept, packed = (
@@ -117,12 +122,14 @@ def test_a_smaller_cache_is_never_slower(shape: str, engine: str, batch: int, co
     assert packed >= kept
 
 
+@unhurried
 @given(shapes, engines, batches, contexts)
 def test_a_larger_batch_never_lowers_the_sum(shape: str, engine: str, batch: int, context: int) -> None:
     some, more = (of(shape, engine=engine, batch=size, context=context).decode.expected for size in (batch, batch + 1))
     assert more >= some * (1 - 1e-12)
 
 
+@unhurried
 @given(shapes, engines, batches, contexts, st.integers(1, 10000))
 def test_a_larger_context_is_never_faster(shape: str, engine: str, batch: int, context: int, further: int) -> None:
     near, far = (
@@ -131,6 +138,7 @@ def test_a_larger_context_is_never_faster(shape: str, engine: str, batch: int, c
     assert far <= near
 
 
+@unhurried
 @given(shapes, engines, batches, st.floats(1.0, 50.0))
 def test_more_bandwidth_helps_but_never_more_than_in_proportion(
     shape: str, engine: str, batch: int, factor: float
