@@ -17,9 +17,10 @@ from pathlib import Path
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.code import PACKAGE, code_digest
+from orchestrator.errors import FolderMissingError
 from orchestrator.executors.job import Argument, ContainerImage, ImageBuild, Inside, Job, Mount
 from orchestrator.recipe.load import resolve_inside
-from orchestrator.steps.step import CODE, FILES, PROVENANCE, Step
+from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Step
 from orchestrator.store.artifact import Artifact
 
 _KEY_FORMAT = 1
@@ -59,7 +60,7 @@ class Binder:
             "folders": {folder.target: self._folder_digest(folder.path) for folder in step.folders},
             "files": dict(sorted(step.files.items())),
             "code": _code(step),
-            "image": self._reference(step) if executor != "process" else _this_python(),
+            "image": self._reference(step) if executor != "process" else _this_python(*step.libraries),
             "gpus": step.gpus,
             "identity": dict(sorted(step.identity.items())),
         }
@@ -74,6 +75,7 @@ class Binder:
         attempt: Path,
         *,
         digests: Mapping[str, str] | None = None,
+        scratch: Path | None = None,
     ) -> Job:
         """Decide everything that a step leaves open.
 
@@ -84,6 +86,7 @@ class Binder:
             inputs: Per step that it reads, the folder of its files.
             attempt: The folder that holds `out/`, where the command may write, and `files/`.
             digests: Per step that it reads, the digest of its artifact; for what the command writes down of itself.
+            scratch: The folder of the key's notes, for a step that can go on; it must be there when the job runs.
         """
         mounts = [Mount(inputs[mount.step], mount.target) for mount in step.inputs]
         mounts += [Mount(self._path(folder.path), folder.target) for folder in step.folders]
@@ -91,6 +94,8 @@ class Binder:
             mounts.append(Mount(PACKAGE, f"{CODE}/{PACKAGE.name}"))
         if step.files:
             mounts.append(Mount(attempt / "files", FILES))
+        if step.resumable:
+            mounts.append(Mount(scratch or attempt / "scratch", SCRATCH, read_only=False))
         environment: dict[str, str | Inside] = dict(step.environment)
         if step.needs_code and executor != "process":
             environment["PYTHONPATH"] = CODE
@@ -144,6 +149,14 @@ def _spelled(argument: Argument) -> str | list[str]:
 
 
 def _digest_of_folder(folder: Path) -> str:
+    """Name the state of a folder or file that a person keeps.
+
+    Raises:
+        FolderMissingError: There is none.
+    """
+    if not folder.exists():
+        message = f"there is no {folder}"
+        raise FolderMissingError(message, hint="model.path and calibration files are relative to the project folder")
     digest = hashlib.sha256()
     files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else [folder]
     for file in files:
@@ -162,6 +175,14 @@ def _code(step: Step) -> list[str]:
 
 
 @cache
-def _this_python() -> str:
+def _this_python(*more: str) -> str:
     versions = [f"python {sys.version_info.major}.{sys.version_info.minor}"]
-    return ", ".join(versions + [f"{library} {metadata.version(library)}" for library in _LIBRARIES])
+    versions += [f"{library} {metadata.version(library)}" for library in _LIBRARIES]
+    return ", ".join(versions + [f"{library} {_version(library)}" for library in more])
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "none"

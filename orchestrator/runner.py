@@ -93,14 +93,16 @@ class Runner:
         journal = Journal.start(self.store.root, plan.recipe.name, names)
         artifacts: dict[str, Artifact] = {}
         results = []
-        for placed in placed_steps:
-            inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
-            key = plan.binder.key(placed.step, placed.executor, inputs)
-            with journal.step(placed.step.name, key) as entry:
-                result = self._step(placed, plan, key, inputs, again=placed.step.name in forced)
-                entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
-            artifacts[result.name] = result.artifact
-            results.append(result)
+        with self.store.use() as note:
+            for placed in placed_steps:
+                inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
+                key = plan.binder.key(placed.step, placed.executor, inputs)
+                note(key)
+                with journal.step(placed.step.name, key) as entry:
+                    result = self._step(placed, plan, key, inputs, again=placed.step.name in forced)
+                    entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
+                artifacts[result.name] = result.artifact
+                results.append(result)
         journal.done()
         return tuple(results)
 
@@ -144,6 +146,7 @@ class Runner:
         job = binder.job(placed.step, placed.executor, key, folders, self.store.root / "attempts" / key)
         try:
             self._let_go(self._executor(placed.executor), job)
+            self.store.drop_scratch(key)
         except MachineError as error:
             self.observer(Warned(f"what an earlier build left of {placed.step.name} stays for now: {error.message}"))
 
@@ -153,10 +156,13 @@ class Runner:
         step, binder = placed.step, plan.binder
         executor = self._executor(placed.executor)
         left = None if again else self.store.sealed(key)
-        attempt = left or self.store.attempt(key)
+        attempt = left or self.store.attempt(key, placed.executor)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
-        job = binder.job(step, placed.executor, key, folders, attempt.folder, digests=digests)
+        if again:
+            self.store.drop_scratch(key)
+        scratch = self.store.scratch(key) if step.resumable else None
+        job = binder.job(step, placed.executor, key, folders, attempt.folder, digests=digests, scratch=scratch)
         if left:
             return self._publish(step, executor, job, left, found=True)
         self.observer(StepStarted(step.name, executor.name))
@@ -197,6 +203,7 @@ class Runner:
         self.observer(Publishing(step.name, found))
         self.store.owe(job.key)
         artifact = self.store.publish(attempt, job.key, step.name)
+        self.store.drop_scratch(job.key)
         self._let_go(executor, job)
         return artifact
 

@@ -1,4 +1,4 @@
-"""The text that a quantizer of others runs through the model: fetched, then written as the one form they all read."""
+"""The text that a quantizer runs through the model: fetched, then written as the one form they all read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from orchestrator.steps.step import Folder, Input, Output, Step
 
 TEXT = "train.jsonl"
 """hf_ptq.py reads a JSON Lines file of `text`; quantize.py a folder whose file is named after the split."""
+
+RANDOM = "random"
+"""In place of a data set: tokens from a seed, for models that speak no language."""
 
 _FILE_ENDINGS = (".jsonl", ".txt")
 
@@ -90,7 +93,14 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
 
 def needs_text(recipe: Recipe) -> bool:
     """Tell whether the quantizer asks for text; both of NVIDIA's do, whatever the format."""
+    if recipe.quantization.method == "onepass":
+        return runs_the_model(recipe) and recipe.quantization.calibration.dataset != RANDOM
     return recipe.quantization.method in ("modelopt", "trtllm")
+
+
+def runs_the_model(recipe: Recipe) -> bool:
+    """Tell whether our own quantizer has to run the model; scales of weights alone follow from the weights."""
+    return recipe.quantization.format != "w4a16_nvfp4" or recipe.quantization.kv_cache != "none"
 
 
 def calibration_dataset(recipe: Recipe) -> Dataset | None:

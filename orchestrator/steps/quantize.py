@@ -6,7 +6,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import OptionValue, Recipe
-from orchestrator.steps.calibration import TEXT
+from orchestrator.steps.calibration import TEXT, needs_text, runs_the_model
 from orchestrator.steps.options import OptionTable
 from orchestrator.steps.quantizer import quantizer_image
 from orchestrator.steps.shape import (
@@ -19,7 +19,7 @@ from orchestrator.steps.shape import (
     Shape,
     payload,
 )
-from orchestrator.steps.step import Input, Output, Step
+from orchestrator.steps.step import SCRATCH, Input, Output, Step
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
@@ -46,8 +46,10 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
 
 def _onepass(shape: Shape) -> Step:
     quantization = shape.recipe.quantization
-    excluded = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]
+    excluded: list[Argument] = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]
     options: dict[str, Argument] = {"checkpoint": Inside(MODEL), "output": OUT, "format": quantization.format}
+    if runs_the_model(shape.recipe):
+        return _calibrated(shape, options, excluded)
     return Step(
         name="quantize",
         argv=payload("quantize", options, *excluded),
@@ -56,6 +58,39 @@ def _onepass(shape: Shape) -> Step:
         portable=True,
         inputs=(Input(shape.model_step, MODEL),),
         needs_code=True,
+    )
+
+
+def _calibrated(shape: Shape, options: dict[str, Argument], excluded: list[Argument]) -> Step:
+    """Run the model: the image has torch, this machine's Python has it where somebody installed it."""
+    quantization, calibration = shape.recipe.quantization, shape.recipe.quantization.calibration
+    options |= {
+        "kv-cache": quantization.kv_cache,
+        "samples": str(calibration.samples),
+        "sequence-length": str(calibration.sequence_length),
+        "batch-size": str(calibration.batch_size),
+        "scratch": Inside(SCRATCH),
+    }
+    inputs = [Input(shape.model_step, MODEL)]
+    if needs_text(shape.recipe):
+        options["calibration"] = Inside(CALIBRATION, TEXT)
+        inputs.append(Input("calibration", CALIBRATION))
+    return Step(
+        name="quantize",
+        argv=payload("quantize", options, *excluded),
+        outputs=(
+            *HF_CHECKPOINT,
+            Output("hf_quant_config.json", "json"),
+            Output("quantization.json", "json"),
+        ),
+        image=shape.container,
+        inputs=tuple(inputs),
+        needs_code=True,
+        environment=OFFLINE,
+        gpus=shape.gpus,
+        resumable=True,
+        libraries=("torch", "transformers"),
+        identity=shape.host,
     )
 
 

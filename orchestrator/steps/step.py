@@ -17,6 +17,9 @@ FILES = "/etc/orchestrator"
 PROVENANCE = "ORCHESTRATOR_PROVENANCE"
 """The variable in which a step that writes down what it was made from finds key, image and input digests, as JSON."""
 
+SCRATCH = "/scratch"
+"""Where a step that can go on after it was ended notes how far it is; kept until its result is published."""
+
 OutputKind = Literal["folder", "json", "safetensors", "engine", "file"]
 
 
@@ -70,6 +73,10 @@ class Step:
     """Names of the secrets that it may use."""
     network: bool = False
     gpus: int = 0
+    resumable: bool = False
+    """It notes in `/scratch` how far it is, and goes on from there when it runs again."""
+    libraries: tuple[str, ...] = ()
+    """Libraries of this machine's Python that decide the result, besides those that count for every step."""
     identity: Mapping[str, str] = field(default_factory=dict)
     """What decides the result and stands in no argument: file lists, host facts, versions."""
 

@@ -8,6 +8,9 @@ from types import MappingProxyType
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
 from orchestrator.planner.case import Case
+from orchestrator.quantization.configs import KV_CACHE_FORMATS
+from orchestrator.quantization.layout import ARCHITECTURES
+from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.recipe.model import Format
 
 _NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
@@ -87,11 +90,11 @@ def has_kv_cache_kernels(case: Case) -> Iterator[Refusal]:
 
 
 def method_makes_the_scales(case: Case) -> Iterator[Refusal]:
-    """Scales of a KV cache come from calibration, which our one pass over the weights does not do."""
+    """Our own quantizer writes scales of FP8 caches only."""
     wanted = case.quantization.kv_cache
-    if case.quantization.method == "onepass" and wanted != "none":
-        message = f"method onepass looks at weights only and writes no {wanted} scales for the KV cache"
-        hint = "set quantization.kv_cache to none; serve.kv_cache.dtype fp8 works without scales"
+    if case.quantization.method == "onepass" and wanted not in KV_CACHE_FORMATS:
+        message = f"method onepass writes no {wanted} scales for the KV cache"
+        hint = "set quantization.kv_cache to fp8 or none, or use method modelopt"
         yield Refusal("KV_CACHE_UNSUPPORTED", message, hint)
 
 
@@ -109,9 +112,14 @@ def method_can(case: Case) -> Iterator[Refusal]:
 
 
 def _onepass_can(case: Case) -> Iterator[Refusal]:
-    if case.quantization.format != "w4a16_nvfp4":
-        message = f"method onepass makes w4a16_nvfp4, not {case.quantization.format}"
-        yield Refusal("METHOD_UNSUPPORTED", message, "use method modelopt with quantization.image quantizer-0.46.0")
+    hint = "use method modelopt with quantization.image quantizer-0.46.0"
+    if case.quantization.format not in SCHEMES:
+        message = f"method onepass makes {', '.join(SCHEMES)}, not {case.quantization.format}"
+        yield Refusal("METHOD_UNSUPPORTED", message, hint)
+    architecture = case.recipe.model.architecture
+    if architecture not in ARCHITECTURES:
+        message = f"method onepass does not know the tensors of {architecture}"
+        yield Refusal("METHOD_UNSUPPORTED", message, hint)
 
 
 def _modelopt_can(case: Case) -> Iterator[Refusal]:

@@ -73,8 +73,8 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ("REQUANTIZE", GPT_OSS | MODELOPT, {"quantization.method": "none"}, "method none"),
     (
         "METHOD_UNSUPPORTED",
-        {"quantization.method": "onepass"},
-        {"quantization.format": "w4a16_nvfp4", "image": "tensorrt-llm-1.3.0rc24"},
+        AWQ | {"quantization.method": "onepass"},
+        {"quantization.method": "modelopt", "quantization.image": "quantizer-0.46.0"},
         "modelopt",
     ),
     (
@@ -134,7 +134,13 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ),
     ("KV_CACHE_UNSUPPORTED", {"serve.kv_cache.dtype": "nvfp4"}, {"serve.kv_cache.dtype": "fp8"}, "fp8"),
     ("KV_CACHE_UNSUPPORTED", {"quantization.kv_cache": "nvfp4"}, {"target": "b200"}, "fp8"),
-    ("KV_CACHE_UNSUPPORTED", ONEPASS | {"quantization.kv_cache": "fp8"}, {"quantization.kv_cache": "none"}, "none"),
+    ("KV_CACHE_UNSUPPORTED", ONEPASS | {"quantization.kv_cache": "nvfp4"}, {"quantization.kv_cache": "fp8"}, "fp8"),
+    (
+        "METHOD_UNSUPPORTED",
+        ONEPASS | {"model.architecture": "NemotronHForCausalLM"},
+        {"model.architecture": "Qwen3MoeForCausalLM"},
+        "modelopt",
+    ),
     ("SPECULATIVE_UNSUPPORTED", EAGLE3 | ENGINE, {"backend": "pytorch"}, "pytorch"),
     ("SPECULATIVE_UNSUPPORTED", MTP, NEMOTRON, "draft_target"),
     ("SPECULATIVE_UNSUPPORTED", EAGLE3 | NEMOTRON, MTP, "mtp"),

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.steps.registry import build_steps
-from orchestrator.steps.step import FILES
+from orchestrator.steps.step import FILES, SCRATCH
 from tests.unit.steps.recipes import CATALOG, DRAFT, HUB, recipe, steps, value, words
 
 BOOK = RecipeBook(CATALOG.project.recipes)
@@ -38,6 +38,7 @@ def test_every_input_is_left_by_an_earlier_step(name: str) -> None:
 def test_every_place_that_a_command_names_is_mounted(name: str) -> None:
     for step in build_steps(BOOK.load(name).recipe, CATALOG):
         mounted = {mount.target for mount in step.inputs} | {folder.target for folder in step.folders} | {"/out"}
+        mounted |= {SCRATCH} if step.resumable else set()
         for argument in step.argv:
             if not isinstance(argument, str):
                 assert argument.target in mounted | ({FILES} if argument.path in step.files else set())
@@ -80,6 +81,25 @@ def test_our_quantizer_runs_in_the_recipes_image_where_there_is_a_gpu() -> None:
 
 def test_our_quantizer_runs_on_this_machines_python_where_the_target_has_no_gpu() -> None:
     assert steps(quantization=ONEPASS, target="cpu")["quantize"].image is None
+
+
+def test_our_quantizer_runs_the_model_over_text_in_the_image() -> None:
+    found = steps(quantization={"format": "nvfp4", "method": "onepass", "kv_cache": "fp8"})
+    step = found["quantize"]
+    assert (step.image, step.portable, step.gpus, step.resumable) == ("tensorrt-llm-1.2.1", False, 1, True)
+    expected = {"--format": "nvfp4", "--kv-cache": "fp8", "--samples": "512", "--sequence-length": "512"}
+    assert {option: value(step.argv, option) for option in expected} == expected
+    assert value(step.argv, "--calibration") == "/calibration/train.jsonl"
+    assert {"calibration", "download-calibration"} <= set(found)
+    assert not step.network
+
+
+def test_our_quantizer_runs_the_model_over_tokens_from_a_seed_where_there_is_no_text() -> None:
+    quantization = {"format": "fp8", "method": "onepass", "calibration": {"dataset": "random"}}
+    found = steps(quantization=quantization, target="cpu")
+    assert "--calibration" not in words(found["quantize"].argv)
+    assert "calibration" not in found
+    assert found["quantize"].libraries == ("torch", "transformers")
 
 
 def test_our_quantizer_is_told_each_exclusion() -> None:
