@@ -132,7 +132,10 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.pass_context
 def cli(ctx: click.Context, project: Path | None, store: Path | None, dist: Path | None) -> None:
     """From a recipe to a quantized, checked, measured TensorRT-LLM deployment."""
-    ctx.obj = Settings(project, store, dist)
+    from orchestrator.planner.constants import calibrations_of  # noqa: PLC0415 - `--help` does not need it
+
+    settings = ctx.obj = Settings(project, store, dist)
+    ctx.with_resource(calibrations_of(lambda: settings.store.root))
 
 
 class _Terminated(KeyboardInterrupt):

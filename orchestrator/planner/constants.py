@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -51,6 +53,7 @@ CALIBRATED = "constants.json"
 """What `orchestrator calibrate` leaves in the store."""
 
 _FILE = "constants.json"
+_STORE: ContextVar[Callable[[], Path] | None] = ContextVar("store", default=None)
 _BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsewhere")
 
 
@@ -128,6 +131,26 @@ def constants_with(file: Path) -> Constants:
         message = f"{file}: sm: expected a whole number; found {sm!r:.60}"
         raise CatalogError(message)
     return replace(shipped, engines=engines, measured_sm=sm)
+
+
+@contextmanager
+def calibrations_of(store: Callable[[], Path]) -> Iterator[None]:
+    """Let speeds that are asked for without constants use what a calibration left in a store.
+
+    Args:
+        store: Gives the store's folder; asked when the first speed is.
+    """
+    token = _STORE.set(store)
+    try:
+        yield
+    finally:
+        _STORE.reset(token)
+
+
+def constants_in_use() -> Constants:
+    """Give the constants of the store that is in use, else those of the project."""
+    store = _STORE.get()
+    return constants_of(store())[0] if store else default_constants()
 
 
 def constants_of(store: Path) -> tuple[Constants, Path | None]:

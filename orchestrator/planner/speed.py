@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.errors import BadInputError
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
-from orchestrator.planner.constants import Constants, Cost, EngineConstants, default_constants
+from orchestrator.planner.constants import Constants, Cost, EngineConstants, constants_in_use
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.shapes.model import ModelShape
 
@@ -111,14 +111,14 @@ def speed(
         batch: Texts that decode together.
         context: Tokens in the cache of each; the length of a prompt.
         gpus: GPUs that share the work; all of the target's nodes where none is given.
-        constants: The engine's efficiencies; those that come with the project where none are given.
+        constants: The engine's efficiencies; where none are given, those of a calibration, else of the project.
 
     Raises:
         SpeedInputError: A number that no run can have, or a target without a GPU.
         CatalogError: No such engine.
         ConfigInvalidError: No such format.
     """
-    known = constants or default_constants()
+    known = constants or constants_in_use()
     load = workload(
         shape,
         format=format,
@@ -163,7 +163,7 @@ def served(load: Workload, prompt: int, answer: int, constants: Constants | None
     _check("prompt", prompt, 1, 2**31)
     _check("answer", answer, 1, 2**31)
     seconds = total(served_terms(load, prompt, answer, waiting=load.batch), load.engine)
-    margin, _ = _margin(load, constants or default_constants())
+    margin, _ = _margin(load, constants or constants_in_use())
     return _band(load.batch / seconds, margin)
 
 
@@ -180,7 +180,7 @@ def workload(
     constants: Constants | None = None,
 ) -> Workload:
     """Check what is asked and look up what it needs; as `speed`, which it serves."""
-    known = constants or default_constants()
+    known = constants or constants_in_use()
     gpu = _gpu(target)
     every = max(gpu.count, 1) * target.nodes
     count = every if gpus is None else gpus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from orchestrator.store.artifact import Artifact
@@ -89,3 +90,24 @@ def test_a_benchmark_whose_checkpoint_is_gone_is_not_used(shell: Shell) -> None:
     measure(shell)
     Store(shell.store).remove("a" * 64)
     assert "no longer here" in shell.error("calibrate")["message"]
+
+
+def test_later_estimates_use_it_and_say_so(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    ask = ("estimate", "--config", str(config), "--format", "nvfp4", "--engine", "trtllm")
+    before = shell.json(*ask)
+    measure(shell)
+    shell.json("calibrate")
+    after = shell.json(*ask)
+    assert after["decode_tokens_per_s"]["expected"] < before["decode_tokens_per_s"]["expected"]
+    assert any("benchmarks of this machine" in line for line in after["basis"])
+
+
+def test_a_spoiled_calibration_is_named_where_it_is_used(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    shell.store.mkdir()
+    (shell.store / "constants.json").write_text("{", encoding="utf-8")
+    error = shell.error("estimate", "--config", str(config), "--format", "nvfp4")
+    assert "not the result of a calibration" in error["message"]
