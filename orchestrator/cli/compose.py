@@ -27,11 +27,18 @@ def compose(settings: Settings, recipe: str, *arguments: str) -> Path:
     if not file.is_file():
         message = f"there is no {file}"
         raise BundleIncompleteError(message, hint=f"orchestrator build {recipe}")
-    if shutil.which("docker") is None:
-        message = "the command `docker` is not installed"
-        raise DockerUnavailableError(message, hint="install Docker Engine with its Compose plugin, then try again")
+    _insist_on_compose()
     status = subprocess.run(["docker", "compose", "--file", str(file), *arguments], check=False).returncode
     if status:
         message = f"docker compose {' '.join(arguments)} ended with exit status {status}"
         raise StepFailedError(message, hint="its own words above say why; `orchestrator doctor` looks at this machine")
     return folder
+
+
+def _insist_on_compose() -> None:
+    if shutil.which("docker") is None:
+        message = "the command `docker` is not installed"
+        raise DockerUnavailableError(message, hint="install Docker Engine with its Compose plugin, then try again")
+    if subprocess.run(["docker", "compose", "version"], check=False, capture_output=True).returncode:
+        message = "Docker has no Compose plugin here"
+        raise DockerUnavailableError(message, hint="sudo apt-get install -y docker-compose-plugin")
