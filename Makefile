@@ -13,7 +13,7 @@ PIP := -m pip --disable-pip-version-check --quiet
 RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
 
-.PHONY: help setup build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema evaluate-planner clean
+.PHONY: help setup build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema evaluate-planner chaos docs clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -58,8 +58,12 @@ lock: setup ## Resolve a recipe's revisions to commits and write its lock
 verify: setup ## Build as far as the checks and show them
 	@$(RUN) verify $(NAMED) $(ARGS)
 
-bench: setup ## Build as far as the benchmark and show it
-	@$(RUN) bench $(NAMED) $(ARGS)
+bench: $(if $(RECIPE),setup,$(VENV)/.tested $(ORACLE)/.installed) ## Measure what a recipe serves; without RECIPE, the tool itself against others
+ifdef RECIPE
+	@$(RUN) bench $(RECIPE) $(ARGS)
+else
+	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script" $(ARGS); done
+endif
 
 deploy: setup ## Start the server of a built recipe
 	@$(RUN) deploy $(NAMED) $(ARGS)
@@ -85,6 +89,13 @@ lint: $(VENV)/.tested ## Check style, types, the direction of imports and what i
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
 	@$(RUN) schema --check
+	@$(BIN)/python -m docs.generate --check
+
+chaos: $(VENV)/.tested ## Kill builds some hundred times at random, and look for a wrong byte
+	@$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
+
+docs: $(VENV)/.tested ## Write the generated pages of docs/ and README.md again
+	@$(BIN)/python -m docs.generate
 
 schema: setup ## Write recipes/recipe.schema.json again
 	@$(RUN) schema --write
