@@ -166,7 +166,7 @@ def _report(
     for kind in ("dense one", "dense many", "moe one", "moe many", "prefill"):
         some = [score for score in scored if score.row.kind == kind]
         yield f"{'':10} {'':24} {kind:11} {_figures(some)}" if some else f"{kind}: none"
-    yield "\nbatches, by how they were measured; `alone`: as an estimate says it, no prompts read in between"
+    yield "\nbatches, by how they were measured; `alone`: what an estimate says, no prompts in between"
     yield f"{'measured':10} {'prompt/answer':24} {'':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8} {'alone':>7}"
     yield from _by_method(decode, targets)
     yield "\ngoals"
