@@ -20,6 +20,7 @@ _COMMANDS = {
     "validate": "Check recipes without building them.",
     "plan": "Say whether a recipe will fit, what it costs and what it does.",
     "estimate": "Say what any model takes and how fast it will be, from its config.json.",
+    "compare": "Put the formats of a model side by side.",
     "build": "Build a recipe: download, quantize, check, measure, bundle.",
     "verify": "Build as far as the checks and show them.",
     "bench": "Build as far as the benchmark and show it.",

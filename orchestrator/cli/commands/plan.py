@@ -14,7 +14,7 @@ from orchestrator.cli.planning import Planned, plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, program
 from orchestrator.errors import PlanRefusedError
-from orchestrator.plan import ExecutorName
+from orchestrator.plan import ExecutorName, Plan
 from orchestrator.planner.figures import Figure
 from orchestrator.runner import Forecast, forecast
 
@@ -24,20 +24,42 @@ from orchestrator.runner import Forecast, forecast
 @set_option
 @executor_option
 @json_option
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Write one self-contained page with pictures as well.",
+)
 @click.pass_context
 def command(
-    ctx: click.Context, recipe: str, overrides: tuple[str, ...], executor: ExecutorName | None, as_json: bool
+    ctx: click.Context,
+    recipe: str,
+    overrides: tuple[str, ...],
+    executor: ExecutorName | None,
+    as_json: bool,
+    page: Path | None,
 ) -> None:
     """Say whether RECIPE will fit, what it costs and what it does; exit status 4 where it cannot work."""
     settings: Settings = ctx.obj
     planned = plan_recipe(settings, recipe, overrides, executor)
     steps = forecast(planned.plan, settings.store, Path("WORK"))
+    if page is not None:
+        _write_page(planned.plan, page)
     if as_json:
         print_json(_document(planned, steps))
     else:
         _show(planned, steps)
     if planned.plan.refusals:
         ctx.exit(PlanRefusedError.exit_status)
+
+
+def _write_page(plan: Plan, file: Path) -> None:
+    from orchestrator.pages.page import plan_page  # noqa: PLC0415 - only for a page
+    from orchestrator.pages.planned import comparison_for, plan_facts  # noqa: PLC0415 - as above
+
+    facts = plan_facts(plan.recipe, plan.target, plan.estimate, plan.refusals, plan.warnings)
+    file.write_text(plan_page(facts, comparison_for(plan.recipe, plan.target)), encoding="utf-8")
 
 
 def _figures(planned: Planned) -> dict[str, Figure]:

@@ -1,0 +1,221 @@
+"""Put the formats of a model side by side: what fits, how long, how many, how fast, and when to use which."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli.options import RecipeName
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import in_bytes, print_json, print_table
+from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
+from orchestrator.pages.comparison import Comparison, Row, Subject, Terms, compare
+from orchestrator.pages.drafts import Drafts, drafts, words
+from orchestrator.pages.markdown import comparison_text
+from orchestrator.pages.page import NOTHING, band_words, comparison_page
+from orchestrator.pages.programs import document
+from orchestrator.planner.constants import ENGINES
+from orchestrator.planner.known import Known, known_model, missing_sizes
+from orchestrator.planner.scheme import KvDtype, Scheme
+from orchestrator.planner.shapes import shape_of
+from orchestrator.recipe.load import LoadedRecipe
+from orchestrator.recipe.model import Recipe
+
+_USUAL_CONTEXT = 4096
+_LARGEST = 64_000_000
+"""Bytes; no config.json is nearly as long."""
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@click.command("compare")
+@click.argument("model", type=RecipeName())
+@click.option("--target", "target_name", default="dgx-spark", show_default=True, help="The machine.")
+@click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
+@click.option(
+    "--context", type=click.IntRange(1, 2**31),
+    help=f"Tokens of each text; {_USUAL_CONTEXT}, or what the model was made for where that is less.",
+)  # fmt: skip
+@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Texts at once.")
+@click.option(
+    "--kv-cache", "kv_dtype", type=click.Choice(["bf16", "fp8", "nvfp4"]), default="bf16", show_default=True,
+    help="How keys and values are kept.",
+)  # fmt: skip
+@click.option(
+    "--wanted", type=click.FloatRange(0, 1e9, min_open=True), multiple=True, metavar="TOKENS/S",
+    help="Say what drafts must do for this speed; may be given more than once.",
+)  # fmt: skip
+@click.option(
+    "--format", "style", type=click.Choice(["text", "md", "json", "html"]), default="text", show_default=True,
+    help="How to write it; html draws pictures and is one file.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    target_name: str,
+    engine: str,
+    context: int | None,
+    batch: int,
+    kv_dtype: KvDtype,
+    wanted: tuple[float, ...],
+    style: str,
+    as_json: bool,
+) -> None:
+    """Compare the formats of MODEL: a recipe or the beginning of its name, a repository on the Hub, a config.json.
+
+    Only a repository that the catalogue does not know is asked for its config.json; all else needs no network.
+    """
+    settings: Settings = ctx.obj
+    subject = _subject(settings, model)
+    length = context or min(_USUAL_CONTEXT, subject.shape.max_position)
+    terms = Terms(settings.catalog.target(target_name), target_name, engine, batch, length, kv_dtype)
+    found = compare(subject, terms)
+    needed = drafts(found, wanted)
+    match "json" if as_json else style:
+        case "json":
+            print_json(document(found, needed))
+        case "md":
+            click.echo(comparison_text(found, needed), nl=False)
+        case "html":
+            click.echo(comparison_page(found, needed), nl=False)
+        case _:
+            _show(found, needed)
+
+
+def _subject(settings: Settings, model: str) -> Subject:
+    """Find out what is meant: what lies here first, then recipes, then the Hub."""
+    place = Path(model)
+    if place.suffix == ".json" or (place / "config.json").is_file():
+        file = place / "config.json" if place.is_dir() else place
+        return Subject(model, shape_of(_read(file), str(file)), str(file))
+    family = _family(settings, model)
+    if family:
+        return _of_recipes(model, [settings.book.load(name) for name in family])
+    if _REPO.fullmatch(model):
+        return _of_repo(model)
+    settings.book.load(model)  # says which names are close
+    message = f"{model} is neither a recipe, a repository on the Hub nor a config.json"
+    raise RecipeUnknownError(message)
+
+
+def _family(settings: Settings, model: str) -> list[str]:
+    """Name the recipes of one model: `llama3-70b-nvfp4` is of the family `llama3-70b`, as is that name itself."""
+    names = settings.book.names
+    if model in names:
+        own = settings.book.load(model).recipe.quantization.format.replace("_", "-")
+        model = model.partition(f"-{own}")[0]
+    return [name for name in names if name == model or name.startswith(f"{model}-")]
+
+
+def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:
+    """Take the model of a family: that of its first recipe whose sizes are known."""
+    recipes = [one.recipe for one in loaded]
+    first = next((known for recipe in recipes if (known := known_model(recipe))), None)
+    if first is None:
+        raise ConfigInvalidError(missing_sizes(recipes[0]))
+    alike = [(recipe, known) for recipe in recipes if (known := known_model(recipe)) and _alike(known, first)]
+    by_format: dict[str, tuple[str, ...]] = {}
+    schemes: dict[str, Scheme] = {}
+    for recipe, known in alike:
+        by_format[recipe.quantization.format] = (*by_format.get(recipe.quantization.format, ()), recipe.name)
+        if _is_usable(recipe, known):
+            schemes.setdefault(recipe.quantization.format, known.served)
+    return Subject(name, first.shape, first.basis, schemes, by_format)
+
+
+def _alike(known: Known, first: Known) -> bool:
+    return known.shape.parameters == first.shape.parameters
+
+
+def _is_usable(recipe: Recipe, known: Known) -> bool:
+    """Tell whether a recipe's checkpoint stands for its format: FP8 with block scales is another one to the kernels."""
+    return recipe.quantization.method == "none" and known.served.algorithm != "FP8_BLOCK"
+
+
+def _of_repo(repo: str) -> Subject:
+    from orchestrator.catalog.models import find_model  # noqa: PLC0415 - only for a repository
+
+    entry = find_model(repo)
+    if entry is not None:
+        subject = Subject(repo, shape_of(entry.config, f"catalogue: {repo}"), entry.source)
+    else:
+        where = f"config.json of {repo}"
+        subject = Subject(repo, shape_of(_fetch(repo), where), f"its {where} on the Hub")
+    return subject
+
+
+def _fetch(repo: str) -> Mapping[str, Any]:
+    """Fetch a repository's config.json and nothing else."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - the Hub's client loads slowly
+
+    from orchestrator.hub.client import resolve_commit, snapshot  # noqa: PLC0415 - as above
+    from orchestrator.hub.words import hub_words  # noqa: PLC0415 - as above
+
+    commit = resolve_commit(repo, "main")
+    files = snapshot(repo, commit, ("config.json",)).files
+    if not files or files[0].size > _LARGEST:
+        message = f"{repo} has no config.json of a usual size"
+        raise ConfigInvalidError(message, hint="name the repository of the model's weights in safetensors")
+    with tempfile.TemporaryDirectory() as folder, hub_words(repo, commit):
+        return _read(Path(hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read an object from a JSON file.
+
+    Raises:
+        ConfigInvalidError: There is none in it.
+    """
+    try:
+        if file.stat().st_size > _LARGEST:
+            message = f"{file}: found {file.stat().st_size} bytes, expected a configuration of at most {_LARGEST}"
+            raise ConfigInvalidError(message)
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        message = f"{file} is missing"
+        raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one") from None
+    except (ValueError, RecursionError) as error:
+        message = f"{file}: not JSON: {error}"
+        raise ConfigInvalidError(message) from None
+    if not isinstance(found, dict):
+        message = f"{file}: found a {type(found).__name__}, expected an object"
+        raise ConfigInvalidError(message)
+    return found
+
+
+def _show(comparison: Comparison, needed: Drafts | None) -> None:
+    terms = comparison.terms
+    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
+    click.echo(
+        f"{comparison.subject.name} on {terms.target_name}, {terms.engine}:"
+        f" {texts} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}\n"
+    )
+    heads = ("format", "fits", "weights", "longest context", "most texts", "decode tok/s", "its limit")
+    print_table(heads, [_cells(row) for row in comparison.rows], right=(2, 3, 4, 5, 6))
+    click.echo()
+    for row in comparison.rows:
+        click.echo(f"{row.label}: {row.advice}")
+    if needed:
+        click.echo()
+        for line in words(needed):
+            click.echo(line)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    found = row.outlook
+    return (
+        row.label,
+        "yes" if found.fits else "no",
+        in_bytes(found.weights_bytes),
+        f"{found.max_context:,}" if found.max_context else "none",
+        f"{found.max_batch:,}" if found.max_batch else "none",
+        band_words(found.decode),
+        f"{row.ceiling:.1f}" if row.ceiling else NOTHING,
+    )

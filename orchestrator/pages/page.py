@@ -1,0 +1,247 @@
+"""One self-contained HTML page for a comparison, one for a plan: no script, no network, for light, dark and paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from orchestrator import __version__
+from orchestrator.pages.charts import Line, Picture, Range, Stack, ranges, stacks, steps
+from orchestrator.pages.comparison import Comparison, Row
+from orchestrator.pages.drafts import Drafts, words
+from orchestrator.planner.figures import gigabytes
+from orchestrator.planner.speed import Band
+
+_GB = 1e9
+NOTHING = "-"
+"""In a cell where there is nothing to say."""
+
+WEIGHTS, CACHE, WORKSPACE, TRANSIENT, DRAFT, TOOL = PARTS = (
+    "weights",
+    "KV cache",
+    "activations",
+    "the file being read",
+    "draft",
+    "the tool's whole need",
+)
+"""What memory holds, in the order of the colours, the same on every page."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend."""
+
+    label: str
+    role: str
+    """The style sheet's name of its colour."""
+    kind: str = "box"
+    """`box`, `dot`, `mark` (a ceiling or limit) or `pale` (a band)."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture with its words."""
+
+    title: str
+    svg: Markup
+    keys: tuple[Key, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a build, with what it holds at its peak."""
+
+    name: str
+    parts: Mapping[str, float]
+    """Bytes by what they are."""
+    basis: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A refusal or a warning."""
+
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What a plan's page says besides its pictures."""
+
+    name: str
+    description: str
+    target: str
+    verdict: str
+    works: bool
+    notices: tuple[Notice, ...]
+    figures: tuple[tuple[str, str, str], ...]
+    """What, how much, and how it was reckoned."""
+    phases: tuple[Phase, ...]
+    room: float
+    """Bytes of one GPU that a model can have."""
+    format: str | None = None
+    """The recipe's own, by the name that it has in the comparison."""
+
+
+def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
+    """Write the page of a comparison.
+
+    Raises:
+        DependencyMissingError: The library that draws is not installed.
+    """
+    terms = comparison.terms
+    charts = [_memory_of_formats(comparison)]
+    if terms.target.gpu is not None:
+        charts.append(_speeds(comparison))
+    charts.append(_reach(comparison, comparison.rows))
+    return _render(
+        "compare.html.j2",
+        title=f"{comparison.subject.name} on {terms.target_name}",
+        comparison=comparison,
+        rows=[_cells(row) for row in comparison.rows],
+        drafts=words(drafts) if drafts else (),
+        charts=charts,
+    )
+
+
+def plan_page(facts: PlanFacts, comparison: Comparison | None) -> str:
+    """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory.
+
+    Raises:
+        DependencyMissingError: The library that draws is not installed.
+    """
+    charts = [_memory_of_phases(facts)] if facts.phases else []
+    if comparison is not None:
+        if comparison.terms.target.gpu is not None:
+            charts.append(_speeds(comparison))
+        own = [row for row in comparison.rows if row.format == facts.format]
+        charts.append(_reach(comparison, own or comparison.rows))
+    return _render("plan.html.j2", title=f"{facts.name} on {facts.target}", facts=facts, charts=charts)
+
+
+def _memory_of_formats(comparison: Comparison) -> Chart:
+    terms = comparison.terms
+    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
+    title = f"Memory when serving {texts} of {terms.context:,} tokens"
+    held = {row.label: row.memory for row in comparison.rows}
+    return _stacked(title, held, comparison.room, terms.target_name)
+
+
+def _memory_of_phases(facts: PlanFacts) -> Chart:
+    held = {phase.name: phase.parts for phase in facts.phases}
+    return _stacked("Memory at the peak of each phase", held, facts.room, facts.target)
+
+
+def _stacked(title: str, held: Mapping[str, Mapping[str, float]], room: float, target: str) -> Chart:
+    limit = room / _GB
+    bars = [
+        Stack(name, tuple(parts.get(label, 0.0) / _GB for label in PARTS), f"{sum(parts.values()) / _GB:.1f}")
+        for name, parts in held.items()
+    ]
+    said = "; ".join(f"{bar.name} {bar.note} GB" for bar in bars)
+    picture = Picture("memory", f"{title}, in GB", f"Stacked bars against the limit of {limit:.1f} GB: {said}.")
+    used = {label for parts in held.values() for label in parts}
+    keys = (
+        *(Key(label, f"series-{number}") for number, label in enumerate(PARTS) if label in used),
+        Key(f"what {target} has for a model", "limit", "mark"),
+    )
+    svg = stacks(picture, bars, limit, f"limit {limit:.1f} GB", "GB on one GPU")
+    return Chart(title, Markup(svg), keys, "")  # noqa: S704 - our own picture, its words escaped
+
+
+def _speeds(comparison: Comparison) -> Chart:
+    terms = comparison.terms
+    bars = tuple(_ranges(comparison.rows))
+    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts at once"
+    said = "; ".join(
+        f"{bar.name} {bar.expected:.3g} ({bar.low:.3g} to {bar.high:.3g}, limit {bar.ceiling:.3g})" for bar in bars
+    )
+    picture = Picture(
+        "speed",
+        f"Tokens per second of {texts}",
+        f"Expected decode speed with its band against the limit that bandwidth sets, in tokens per second: {said}.",
+    )
+    keys = (
+        Key("expected", "series-0", "dot"),
+        Key("band", "series-0", "pale"),
+        Key("bandwidth limit: weights and cache read once per step, nothing else", "limit", "mark"),
+    )
+    dimmed = [row.label for row in comparison.rows if not row.outlook.fits]
+    note = f"Pale: {', '.join(dimmed)} would not fit." if dimmed else ""
+    svg = ranges(picture, bars, "tokens per second, decoding")
+    return Chart(picture.title, Markup(svg), keys, note)  # noqa: S704 - our own picture, its words escaped
+
+
+def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
+    for row in rows:
+        band = row.outlook.decode
+        if band is not None and row.ceiling is not None:
+            yield Range(row.label, band.low, band.expected, band.high, row.ceiling, 0, dimmed=not row.outlook.fits)
+
+
+def _reach(comparison: Comparison, rows: Sequence[Row]) -> Chart:
+    """Draw the longest context over the texts at once; formats of the same reach share a line."""
+    alike: dict[tuple[tuple[int, int], ...], list[str]] = {}
+    for row in rows:
+        points = tuple((reach.batch, reach.context) for reach in row.reaches)
+        alike.setdefault(points, []).append(row.label)
+    drawn = [(points, labels) for points, labels in alike.items() if any(context for _, context in points)]
+    nowhere = [label for points, labels in alike.items() if not any(c for _, c in points) for label in labels]
+    lines = [Line(number, points) for number, (points, _) in enumerate(drawn)]
+    said = "; ".join(f"{', '.join(labels)}: {_said(points)}" for points, labels in drawn) or "nothing fits"
+    picture = Picture(
+        "reach",
+        "Longest context by texts at once",
+        f"Tokens of each text that fit, by how many texts are served at once: {said}.",
+    )
+    keys = tuple(Key(", ".join(labels), f"series-{number}") for number, (_, labels) in enumerate(drawn))
+    note = f"Not even one text fits: {', '.join(nowhere)}." if nowhere else ""
+    kv_dtype = comparison.terms.kv_dtype.upper()
+    more = f"KV cache in {kv_dtype}; what lies below a line fits."
+    svg = steps(picture, lines, "texts at once", "tokens of each text", filled=len(lines) == 1)
+    return Chart(picture.title, Markup(svg), keys, f"{more} {note}".strip())  # noqa: S704 - as above
+
+
+def _said(points: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{batch} of {context:,}" for batch, context in points if context)
+
+
+def _cells(row: Row) -> dict[str, object]:
+    found = row.outlook
+    return {
+        "label": row.label,
+        "fits": found.fits,
+        "weights": gigabytes(found.weights_bytes),
+        "context": f"{found.max_context:,}" if found.max_context else "none",
+        "batch": f"{found.max_batch:,}" if found.max_batch else "none",
+        "decode": band_words(found.decode),
+        "ceiling": f"{row.ceiling:.1f}" if row.ceiling else NOTHING,
+        "prefill": f"{found.prefill.expected:,.0f}" if found.prefill else NOTHING,
+        "recipes": ", ".join(row.recipes),
+        "advice": row.advice,
+        "basis": found.basis,
+        "limits": found.limits,
+    }
+
+
+def band_words(band: Band | None) -> str:
+    """Write a speed with its band: `5.0 (4.4 to 5.6)`."""
+    return f"{band.expected:,.1f} ({band.low:,.1f} to {band.high:,.1f})" if band else NOTHING
+
+
+def _render(template: str, **facts: object) -> str:
+    environment = Environment(
+        loader=PackageLoader("orchestrator.pages"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=True,
+    )
+    return environment.get_template(template).render(version=__version__, **facts)

@@ -1,0 +1,188 @@
+"""`compare`: every kind of model it takes, every way it writes, and the article's table."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+FORMATS = ["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4"]
+
+
+class Shell(Protocol):
+    """What these tests use of the shell."""
+
+    out: str
+    err: str
+
+    @property
+    def project(self) -> Path: ...
+    def __call__(self, *arguments: str) -> int: ...
+    def json(self, *arguments: str, status: int = 0) -> Any: ...  # noqa: ANN401 - whatever JSON can say
+    def error(self, *arguments: str) -> dict[str, str]: ...
+
+
+@pytest.fixture
+def rows(shell: Shell) -> dict[str, dict[str, Any]]:
+    found = shell.json("compare", "llama3-70b")
+    return {row["format"]: row for row in found["formats"]}
+
+
+def test_the_formats_come_in_the_order_of_their_size(rows: dict[str, dict[str, Any]]) -> None:
+    assert list(rows) == FORMATS
+    weights = [row["weights_bytes"] for row in rows.values()]
+    assert weights == sorted(weights, reverse=True)
+
+
+def test_a_70b_model_in_bf16_does_not_fit_on_a_spark_and_would_do_two_tokens_a_second(
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    assert rows["bf16"]["weights_bytes"] == pytest.approx(141.1e9, rel=0.001)
+    assert not rows["bf16"]["fits"]
+    assert rows["bf16"]["decode_ceiling_tokens_per_s"] == pytest.approx(2.0, abs=0.1)
+    assert rows["bf16"]["max_context"] == 0
+    assert rows["bf16"]["max_batch"] == 0
+
+
+def test_a_70b_model_in_eight_and_four_bits_fits_below_the_limits_of_the_bandwidth(
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    assert rows["fp8"]["fits"]
+    assert rows["nvfp4"]["fits"]
+    assert rows["fp8"]["decode_ceiling_tokens_per_s"] == pytest.approx(3.9, abs=0.2)
+    assert rows["nvfp4"]["decode_ceiling_tokens_per_s"] == pytest.approx(6.7, abs=0.3)
+    for row in rows.values():
+        band = row["decode_tokens_per_s"]
+        assert band["low"] <= band["expected"] <= band["high"]
+        assert band["expected"] < row["decode_ceiling_tokens_per_s"]
+
+
+def test_the_often_quoted_speeds_of_a_70b_model_are_said_to_need_drafts(shell: Shell) -> None:
+    assert shell("compare", "llama3-70b") == 0
+    assert "18 to 20 tokens/s of a 70B model in NVFP4 are not plain decoding" in shell.out
+    found = shell.json("compare", "llama3-70b")["drafts"]
+    assert [wanted["tokens_per_s"] for wanted in found["wanted"]] == [18, 20]
+    assert all(wanted["tokens_per_step_if_free"] > 2.5 for wanted in found["wanted"])
+    assert all(0.5 < (wanted["acceptance"] or 1) <= 1 for wanted in found["wanted"])
+
+
+def test_a_speed_that_drafts_cannot_give_is_said_to_be_out_of_reach(shell: Shell) -> None:
+    assert shell("compare", "llama3-70b", "--wanted", "60", "--wanted", "1") == 0
+    assert "not to be had this way" in shell.out
+    assert "1 tokens/s needs no drafts" in shell.out
+
+
+def test_a_recipe_is_as_good_as_its_family(shell: Shell) -> None:
+    one = shell.json("compare", "llama3-70b-nvfp4")
+    family = shell.json("compare", "llama3-70b")
+    assert [row["weights_bytes"] for row in one["formats"]] == [row["weights_bytes"] for row in family["formats"]]
+    assert "llama3-70b-nvfp4-eagle3" in one["formats"][2]["recipes"]
+
+
+def test_a_repository_that_the_catalogue_knows_needs_no_network(shell: Shell) -> None:
+    assert shell.json("compare", "Qwen/Qwen3-8B")["parameters"] == 8190735360
+
+
+def test_a_config_or_its_folder_is_read_where_it_lies(shell: Shell, tmp_path: Path) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 1024,
+        "max_position_embeddings": 2048,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    by_file = shell.json("compare", str(tmp_path / "config.json"))
+    by_folder = shell.json("compare", str(tmp_path))
+    assert by_file["formats"] == by_folder["formats"]
+    assert by_file["context"] == 2048  # no more than it was made for
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000, '"config"', '{"architectures": ["NobodyForCausalLM"]}'])
+def test_a_file_that_is_no_config_is_a_clear_error(shell: Shell, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    error = shell.error("compare", str(file))
+    assert error["code"] in ("CONFIG_INVALID", "ARCHITECTURE_UNKNOWN")
+    assert str(file) in error["message"]
+
+
+def test_a_missing_file_and_an_unknown_name_are_told_apart(shell: Shell) -> None:
+    assert shell.error("compare", "no/such/config.json")["code"] == "CONFIG_INVALID"
+    assert shell.error("compare", "lama3-70b")["code"] == "RECIPE_UNKNOWN"
+    assert shell.error("compare", "llama3-70b", "--target", "toaster")["code"] == "TARGET_UNKNOWN"
+
+
+def test_markdown_is_one_table_with_the_same_figures(shell: Shell) -> None:
+    assert shell("compare", "llama3-70b", "--format", "md") == 0
+    table = [line for line in shell.out.splitlines() if line.startswith("|")]
+    assert len(table) == len(FORMATS) + 2
+    assert len({line.count("|") for line in table}) == 1
+    assert "| NVFP4 | yes | 42.7 GB |" in shell.out
+
+
+def test_html_is_one_page_that_asks_for_nothing(shell: Shell) -> None:
+    assert shell("compare", "gpt-oss-120b", "--format", "html") == 0
+    assert shell.out.startswith("<!DOCTYPE html>")
+    assert not re.search(r'(?:src|href)="(?!#)', shell.out.replace("xlink:href", "link"))
+    assert "<script" not in shell.out
+
+
+def test_two_sparks_hold_what_one_does_not(shell: Shell) -> None:
+    found = shell.json("compare", "llama3-70b", "--target", "dgx-spark-x2")
+    assert found["formats"][0]["fits"]
+
+
+def test_a_machine_without_a_gpu_has_memory_but_no_speed(shell: Shell) -> None:
+    found = shell.json("compare", "llama3-8b", "--target", "cpu")
+    assert all(row["decode_tokens_per_s"] is None for row in found["formats"])
+    assert found["drafts"] is None
+    assert shell("compare", "llama3-8b", "--target", "cpu", "--format", "html") == 0
+
+
+def test_llama_cpp_is_asked_about_its_own_formats(shell: Shell) -> None:
+    found = shell.json("compare", "llama3-8b", "--engine", "llama.cpp")
+    assert [row["format"] for row in found["formats"]] == ["f16", "q8_0", "q4_k_m", "q4_0"]
+
+
+def test_gpt_oss_is_told_to_stay_as_it_is(shell: Shell) -> None:
+    found = {row["format"]: row["advice"] for row in shell.json("compare", "gpt-oss-20b")["formats"]}
+    assert found["mxfp4"].startswith("What it is published in")
+    assert found["nvfp4"].startswith("Not worth making")
+
+
+def test_more_texts_never_leave_room_for_longer_ones(shell: Shell) -> None:
+    for row in shell.json("compare", "qwen3-30b-a3b")["formats"]:
+        reached = list(row["context_by_batch"].values())
+        assert reached == sorted(reached, reverse=True)
+
+
+def test_a_plan_writes_its_page_beside_what_it_prints(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "plan.html"
+    assert shell("plan", "llama3-70b-nvfp4", "--html", str(file)) == 0
+    assert "llama3-70b-nvfp4 on dgx-spark" in file.read_text()
+    assert "Memory at the peak of each phase" in file.read_text()
+
+
+def test_a_refused_plan_has_a_page_that_says_why(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "plan.html"
+    assert shell("plan", "llama3-70b-bf16", "--html", str(file)) == 4
+    assert "DOES_NOT_FIT" in file.read_text()
+
+
+def test_every_recipe_has_a_page(shell: Shell, tmp_path: Path) -> None:
+    for recipe in sorted(shell.project.glob("recipes/*.yaml"))[::4]:
+        assert shell("plan", recipe.stem, "--html", str(tmp_path / "plan.html")) in (0, 4)
+
+
+def test_a_page_without_the_library_says_what_to_install(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    error = shell("compare", "llama3-8b", "--format", "html")
+    assert error == 6
+    assert "DEPENDENCY_MISSING" in shell.err
+    assert "pip install" in shell.err
