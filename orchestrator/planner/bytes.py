@@ -126,6 +126,16 @@ def loaded_bytes(shape: ModelShape, scheme: Scheme) -> int:
     return sum(size for size, _, serves in _sizes(shape, scheme) if serves)
 
 
+def largest_layer(shape: ModelShape) -> int:
+    """Give the bytes of the largest layer before quantization."""
+    sizes: dict[int, int] = {}
+    for tensor in shape.tensors:
+        if tensor.layer is not None and tensor.role != "mtp":
+            each = 4 if tensor.dtype == "F32" else 2
+            sizes[tensor.layer] = sizes.get(tensor.layer, 0) + each * tensor.elements
+    return max(sizes.values(), default=0)
+
+
 def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -> float:
     """Give the bytes of weights that one step reads when `batch` texts each get one more token.
 
@@ -181,26 +191,46 @@ def _least(context: int, *limits: int | None) -> int:
     return min([context, *(limit for limit in limits if limit is not None)])
 
 
-def stored_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[tuple[str, Stored]]:
-    """Name every tensor of a checkpoint in ModelOpt's layout, or as published.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a checkpoint holds in place of one tensor of the unquantized model."""
+
+    source: str
+    """The unquantized tensor's name."""
+    quantized: bool
+    parts: tuple[tuple[str, Stored], ...]
+    """By their names."""
+
+
+def kept_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[Kept]:
+    """Name everything that a checkpoint holds, in ModelOpt's layout or as published.
 
     For as many experts as there are this is long: hundreds of thousands of names.
     """
     layers = len(shape.layers)
     for tensor in shape.tensors:
-        pairs = list(scheme.split(tensor, layers))
-        names = iter(tensor.names())
-        for algorithm, count in pairs:
-            for _ in range(count if not tensor.stacked else 1):
-                name = next(names)
-                for part in stored(tensor.shape, algorithm, native=scheme.native):
-                    yield _named(name, part), part
-    if scheme.kv_scales:
-        for tensor in shape.tensors:
-            parent, _, leaf = tensor.module.rpartition(".")
-            if tensor.role == "attention" and leaf in ("k_proj", "qkv_proj") and tensor.name.endswith(".weight"):
-                yield f"{parent}.k_proj.k_scale", Stored("", "F32", ())
-                yield f"{parent}.v_proj.v_scale", Stored("", "F32", ())
+        names = tensor.names()
+        for algorithm, count in scheme.split(tensor, layers):
+            parts = stored(tensor.shape, algorithm, native=scheme.native)
+            for _ in range(1 if tensor.stacked else count):
+                source = next(names)
+                named = tuple((_named(source, part), part) for part in parts)
+                yield Kept(source, len(parts) > 1, named + _cache_scales(source, scheme))
+
+
+def stored_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[tuple[str, Stored]]:
+    """Name every tensor of a checkpoint, as `kept_tensors`."""
+    for kept in kept_tensors(shape, scheme):
+        yield from kept.parts
+
+
+def _cache_scales(source: str, scheme: Scheme) -> tuple[tuple[str, Stored], ...]:
+    """Give the scales of keys and values, which are written beside the projection of the keys."""
+    parent, _, leaf = source.removesuffix(".weight").rpartition(".")
+    if not scheme.kv_scales or leaf not in ("k_proj", "qkv_proj"):
+        return ()
+    scale = Stored("", "F32", ())
+    return (f"{parent}.k_proj.k_scale", scale), (f"{parent}.v_proj.v_scale", scale)
 
 
 def _named(name: str, part: Stored) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from orchestrator.planner.bytes import Stored, stored_tensors
+from orchestrator.planner.bytes import Kept, Stored, kept_tensors
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.shapes.model import ModelShape
 
 SHARD_BYTES = 5_000_000_000
 """The largest file that our quantizer writes."""
 
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 _RANK = ("U8", "F8_E4M3", "BF16", "F32")
 """Types in the order in which safetensors ranks them; the widest comes first in a file."""
 
@@ -43,29 +44,21 @@ def _files(shape: ModelShape, scheme: Scheme, limit: int) -> Iterator[Unit]:
 def _units(shape: ModelShape, scheme: Scheme) -> list[Unit]:
     """Gather tensors that stay in one file, in the order in which the source has them."""
     units: dict[str, Unit] = {}
-    for name, part in stored_tensors(shape, scheme):
-        units.setdefault(_group(name), []).append((name, part))
-    return [unit for _, unit in sorted(units.items(), key=lambda item: _first(item[1]))]
+    for kept in sorted(kept_tensors(shape, scheme), key=lambda kept: _natural(kept.source)):
+        units.setdefault(_group(kept), []).extend(kept.parts)
+    return list(units.values())
 
 
-def _group(name: str) -> str:
-    """Name the unit of a tensor: its module, or the first of the modules that engines fuse with it."""
-    module, _, leaf = name.rpartition(".")
-    if leaf in ("k_scale", "v_scale"):  # the cache's scales are written beside the keys' projection
-        return module.removesuffix("v_proj") + "k_proj" if leaf == "v_scale" else module
-    parent, _, last = module.rpartition(".")
-    kind = next((names for names in _FUSED if last in names), None)
-    if kind is not None and leaf != "bias":
-        return f"{parent}.{'|'.join(kind)}"
-    return f"{module}.{leaf}" if leaf == "bias" else module
-
-
-def _first(unit: Unit) -> tuple[tuple[bool, int, str], ...]:
-    return min(_natural(name) for name, _ in unit)
+def _group(kept: Kept) -> str:
+    """Name the unit of a tensor: itself, or where it is quantized what engines fuse it with."""
+    parent, _, leaf = kept.source.removesuffix(".weight").rpartition(".")
+    fused = next((names for names in _FUSED if leaf in names), None)
+    return f"{parent}.{'|'.join(fused)}" if fused and kept.quantized else kept.source
 
 
 def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
-    parts = name.split(".")
+    """Order names so that numbers in them count as numbers."""
+    parts = re.split(r"(\d+)", name)
     return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
 
 

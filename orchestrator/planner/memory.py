@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from orchestrator.catalog.target import Target
-from orchestrator.planner.figures import Figure
+from orchestrator.planner.bytes import largest_layer
+from orchestrator.planner.figures import Figure, gigabytes
 from orchestrator.planner.known import Known, known_model
+from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.serving import Serving, max_batch, max_context, room_per_gpu
+from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.weights import draft_bytes, served_weights, source_weights
-from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.model import Calibration, Recipe
 
 ONEPASS_BYTES = 2 * 2**30
-"""What our own quantizer takes at most, whatever the model."""
+"""What our own quantizer takes at most besides layers of the model."""
 BUILD_FACTOR = 17.8 / 5.7
 """Times the weights that converting and building take."""
 BUILD_BASIS = "3.1 times the weights, as once measured for Llama 3.1 8B in NVFP4 on a Spark (17.8 GB for 5.7 GB)"
@@ -119,7 +122,7 @@ def quantize_memory(recipe: Recipe) -> Figure | None:
         case "none":
             return None
         case "onepass":
-            return Figure(ONEPASS_BYTES, "B", "assumed for one tensor at a time; 2.1 GB is the largest of a 70B model")
+            return _one_pass(recipe)
         case "modelopt" | "trtllm":
             return _resident(recipe)
 
@@ -130,6 +133,31 @@ def engine_memory(recipe: Recipe) -> Figure | None:
         return None
     weights = served_weights(recipe)
     return Figure(weights.value * BUILD_FACTOR, "B", BUILD_BASIS)
+
+
+def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -> tuple[float, str]:
+    """Reckon the peak of our own quantizer, in bytes, and say how.
+
+    Weights alone are walked over in small pieces. Calibration runs the layers one after the other: one is read while
+    the last one runs and the one before is written, and what flows from layer to layer is kept for all samples.
+    """
+    if scheme.algorithm == "W4A16_NVFP4" and not scheme.kv_scales:
+        return ONEPASS_BYTES, "assumed for one piece of a tensor at a time, whatever the model"
+    layer = largest_layer(shape)
+    flowing = 2 * shape.hidden_size * calibration.samples * calibration.sequence_length
+    basis = (
+        f"formula: three layers of {gigabytes(layer)}, {gigabytes(flowing)} that flow between them for"
+        f" {calibration.samples} samples of {calibration.sequence_length} tokens, and 2 GiB assumed for the rest"
+    )
+    return ONEPASS_BYTES + 3 * layer + flowing, basis
+
+
+def _one_pass(recipe: Recipe) -> Figure:
+    known = known_model(recipe)
+    if known is None:
+        return Figure(ONEPASS_BYTES, "B", "assumed for one piece of a tensor at a time; calibration adds a few layers")
+    value, basis = one_pass_peak(known.shape, known.served, recipe.quantization.calibration)
+    return Figure(value, "B", basis)
 
 
 def _resident(recipe: Recipe) -> Figure:

@@ -15,7 +15,7 @@ from orchestrator.planner.bytes import (
     weights_read_per_step,
 )
 from orchestrator.planner.figures import gigabytes
-from orchestrator.planner.memory import BUILD_BASIS, BUILD_FACTOR, ONEPASS_BYTES
+from orchestrator.planner.memory import BUILD_BASIS, BUILD_FACTOR, one_pass_peak
 from orchestrator.planner.scheme import GGUF_FORMATS, KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import (
     CUDA_FREE_ON_FRESH_BOOT,
@@ -30,6 +30,7 @@ from orchestrator.planner.serving import (
 )
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speed import Band, speed
+from orchestrator.recipe.model import Calibration
 
 Phase = Literal["download", "quantize", "convert", "engine_build", "load", "serve"]
 Quantizer = Literal["onepass", "modelopt"]
@@ -131,13 +132,19 @@ def outlook(question: Question) -> Outlook:
 def _phases(question: Question, serving: Serving, weights: int) -> Iterator[tuple[Phase, float]]:
     yield "download", _DOWNLOAD_BYTES
     if not question.published:
-        whole = checkpoint_bytes(question.shape, scheme_of("bf16"))
-        yield "quantize", ONEPASS_BYTES if question.quantizer == "onepass" else whole
+        yield "quantize", _quantizing(question)[0]
     if question.builds_engine:
         yield "convert", weights * BUILD_FACTOR
         yield "engine_build", weights * BUILD_FACTOR
     yield "load", serving.load_peak(question.target)
     yield "serve", serving.peak
+
+
+def _quantizing(question: Question) -> tuple[float, str]:
+    if question.quantizer == "onepass":
+        return one_pass_peak(question.shape, question.scheme, Calibration())
+    whole = checkpoint_bytes(question.shape, scheme_of("bf16"))
+    return whole, "the whole model in BF16, exact bytes; activations are not counted"
 
 
 def _room(target: Target, phase: Phase) -> float:
@@ -176,11 +183,7 @@ def _basis(question: Question, serving: Serving, room: float) -> Iterator[str]:
     come = checkpoint_bytes(shape, scheme if question.published else scheme_of("bf16"))
     yield f"download: {gigabytes(_DOWNLOAD_BYTES)} assumed; {gigabytes(come)} go to disk as they come"
     if not question.published:
-        how = {
-            "onepass": "one tensor at a time, assumed",
-            "modelopt": "ModelOpt holds the whole BF16 model; exact bytes, activations not counted",
-        }
-        yield f"quantize: {how[question.quantizer]}"
+        yield f"quantize: method {question.quantizer}: {_quantizing(question)[1]}"
     if question.builds_engine:
         yield f"convert, engine_build: {BUILD_BASIS}"
     yield (

@@ -35,6 +35,10 @@ BITS: Mapping[Format, BitsPerWeight] = MappingProxyType(
 )
 
 
+_MANY = 10_000
+"""Tensors from which on spelling the files' headers takes longer than they are worth: a thousandth of the bytes."""
+
+
 def weight_bytes(parameters: float, weight_format: Format) -> Figure:
     """Reckon the bytes of a model's weights.
 
@@ -62,7 +66,7 @@ def served_weights(recipe: Recipe) -> Figure:
     if known is None:
         return weight_bytes(recipe.model.parameters, recipe.quantization.format)
     basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.served.name}"
-    if recipe.quantization.method == "onepass":
+    if recipe.quantization.method == "onepass" and sum(t.count for t in known.shape.tensors) < _MANY:
         return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included")
     return Figure(checkpoint_bytes(known.shape, known.served), "B", basis)
 

@@ -30,7 +30,6 @@ from orchestrator.planner.speed import Band
 _LARGEST = 64_000_000
 """Bytes; no config.json is nearly as long, not even with a list of all experts."""
 _ENGINES = ("trtllm", "vllm", "llama.cpp", "sglang")
-_ONEPASS_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 @click.command("estimate")
@@ -97,12 +96,6 @@ def command(
     shape = shape_of(config, str(config_path))
     if method is not None:
         published = method == "none"
-    quantizer: Quantizer = (
-        "onepass"
-        if method == "onepass"
-        or (method is None and scheme.algorithm == "W4A16_NVFP4" and shape.architecture in _ONEPASS_ARCHITECTURES)
-        else "modelopt"
-    )
     question = Question(
         shape=shape,
         scheme=scheme,
@@ -114,7 +107,7 @@ def command(
         batch=batch,
         context=context,
         gpus=gpus,
-        quantizer=quantizer,
+        quantizer=_quantizer(method, scheme, shape.architecture) if not published else "modelopt",
         builds_engine=build_engine,
         stored_bytes=_headers(folder) if folder and published else None,
     )
@@ -123,6 +116,16 @@ def command(
         print_json(_document(found))
     else:
         _show(question, found)
+
+
+def _quantizer(method: str | None, scheme: Scheme, architecture: str) -> Quantizer:
+    """Choose what quantizes where nobody does: our own quantizer, which needs the least memory, if it can."""
+    if method in ("onepass", "modelopt"):
+        return "onepass" if method == "onepass" else "modelopt"
+    from orchestrator.quantization.layout import ARCHITECTURES  # noqa: PLC0415 - brings NumPy
+    from orchestrator.quantization.schemes import SCHEMES  # noqa: PLC0415 - brings NumPy
+
+    return "onepass" if scheme.name in SCHEMES and architecture in ARCHITECTURES else "modelopt"
 
 
 def _read(file: Path) -> dict[str, Any]:
