@@ -154,6 +154,24 @@ class ArchitectureUnknownError(ConfigInvalidError):
     code = "ARCHITECTURE_UNKNOWN"
 
 
+class SpeedInputError(BadInputError):
+    """A speed is asked for with numbers that no run can have, or of a machine without a GPU."""
+
+    code = "SPEED_INPUT"
+
+
+class MeasurementUnusableError(BadInputError):
+    """A measurement that says nothing about a machine: it lacks a figure, or no such run is possible."""
+
+    code = "MEASUREMENT_UNUSABLE"
+
+
+class MeasurementsMissingError(BadInputError):
+    """Too few measurements to calibrate with."""
+
+    code = "MEASUREMENTS_MISSING"
+
+
 class PlanRefusedError(OrchestratorError):
     """The plan cannot work; every reason is listed."""
 
