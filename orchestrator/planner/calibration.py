@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.catalog.target import Target
-from orchestrator.errors import BadInputError
+from orchestrator.errors import MeasurementUnusableError
 from orchestrator.planner.constants import COSTS, Constants, Cost, EngineConstants
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.shapes.model import ModelShape
@@ -25,12 +25,6 @@ _ROUNDS = 6
 _SWEEPS = 200
 _OUTLIER = 0.1
 """Relative error from which a measurement counts less the further it is off (Huber's rule)."""
-
-
-class MeasurementUnusableError(BadInputError):
-    """A measurement that says nothing about a machine's constants."""
-
-    code = "MEASUREMENT_UNUSABLE"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.planner.speed import Band, SpeedInputError, Workload, step_terms, total
+from orchestrator.errors import SpeedInputError
+from orchestrator.planner.speed import Band, Workload, step_terms, total
 
 _MOST_DRAFTS = 256
 _HALVINGS = 60

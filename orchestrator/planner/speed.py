@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Gpu, Target
-from orchestrator.errors import BadInputError
+from orchestrator.errors import SpeedInputError
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, EngineConstants, constants_in_use
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
@@ -27,12 +27,6 @@ _PEAKS: Mapping[Cost, tuple[int, int]] = {"prefill_8": (8, 2), "prefill_4": (4, 
 """Bits of the products, and how many times as many of them the tensor cores do as of 16 bits."""
 _FLOPS_PER_BYTE = 450.0
 """Of a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
-
-
-class SpeedInputError(BadInputError):
-    """A speed is asked for with numbers that no run can have."""
-
-    code = "SPEED_INPUT"
 
 
 @dataclass(frozen=True)

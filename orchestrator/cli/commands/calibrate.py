@@ -15,9 +15,13 @@ from orchestrator.catalog.target import Target
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
-from orchestrator.errors import BadInputError, OrchestratorError, machine_faults
-from orchestrator.planner.calibration import (
+from orchestrator.errors import (
+    MeasurementsMissingError,
     MeasurementUnusableError,
+    OrchestratorError,
+    machine_faults,
+)
+from orchestrator.planner.calibration import (
     Observation,
     calibrated,
     mean_error,
@@ -32,12 +36,6 @@ from orchestrator.store.store import Store
 _PERFORMANCE = "performance.json"
 _LEAST = 3
 """Levels of concurrency: fewer could not tell a slow bandwidth from a slow start."""
-
-
-class MeasurementsMissingError(BadInputError):
-    """Too few measurements to calibrate with."""
-
-    code = "MEASUREMENTS_MISSING"
 
 
 @dataclass(frozen=True)

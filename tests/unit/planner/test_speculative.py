@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.errors import SpeedInputError
 from orchestrator.planner.speculative import (
     acceptance_for,
     check_cost_ratio,
@@ -14,7 +15,7 @@ from orchestrator.planner.speculative import (
     tokens_needed,
     tokens_per_step,
 )
-from orchestrator.planner.speed import Band, SpeedInputError, workload
+from orchestrator.planner.speed import Band, workload
 from tests.unit.planner.test_speed import SHAPES, SPARK
 
 PLAIN = Band(4.0, 5.0, 6.0)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
-from orchestrator.errors import CatalogError, ConfigInvalidError
+from orchestrator.errors import CatalogError, ConfigInvalidError, SpeedInputError
 from orchestrator.planner.constants import ENGINES, default_constants
 from orchestrator.planner.shapes import shape_of
-from orchestrator.planner.speed import Speed, SpeedInputError, served, speed, workload
+from orchestrator.planner.speed import Speed, served, speed, workload
 from tests.unit.planner.conftest import ROOT
 
 LLAMA_8B: Mapping[str, Any] = {

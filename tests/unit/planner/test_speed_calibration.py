@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import CatalogError
+from orchestrator.errors import CatalogError, MeasurementUnusableError
 from orchestrator.planner.calibration import (
-    MeasurementUnusableError,
     Observation,
     calibrated,
     fit_costs,
