@@ -1,24 +1,83 @@
-"""What this machine has, and the command that mends what it lacks. Looks only; asks nothing of the network."""
+"""What this machine has, and the command that mends what it lacks. Looks only; asks the network where told to."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.cli.text import in_bytes
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan import Plan
+from orchestrator.planner.figures import gigabytes
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-_MEMINFO = Path("/proc/meminfo")
 _DROP_CACHES = "sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'"
+_UNIFIED = ("GB10",)
+"""Names of GPUs that share the processor's memory."""
+_PATIENCE = 20
+"""Seconds; nvidia-smi is slow where the driver sleeps, and hangs where it is broken."""
+_NOTHING_SAID = ("", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
+_PUBLIC_REPO = "openai/gpt-oss-20b"
+_PUBLIC_IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
+
+
+def _run(command: Sequence[str]) -> str | None:
+    """Give what a program prints; None where there is none of that name, or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _connect() -> DockerClient:
+    from orchestrator.executors.docker_engine import connect  # noqa: PLC0415 - the SDK loads slowly
+
+    return connect()
+
+
+def _resolve(repo: str, revision: str) -> str:
+    from orchestrator.hub.client import resolve_commit  # noqa: PLC0415 - the Hub's client loads slowly
+
+    return resolve_commit(repo, revision)
+
+
+def _digest(reference: str) -> str:
+    from orchestrator.registry.digests import image_digests  # noqa: PLC0415 - loads the Docker SDK
+
+    return image_digests(reference).index
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where to look: this machine, or in tests another."""
+
+    architecture: str = field(default_factory=platform.machine)
+    """As the kernel calls it."""
+    meminfo: Path = Path("/proc/meminfo")
+    run: Callable[[Sequence[str]], str | None] = _run
+    """Runs a program."""
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    home: Path = field(default_factory=Path.home)
+    free: Callable[[Path], int] = lambda place: shutil.disk_usage(place).free
+    """Bytes free on the disk of a folder."""
+    connect: Callable[[], DockerClient] = _connect
+    resolve: Callable[[str, str], str] = _resolve
+    """Asks the Hub for a commit."""
+    digest: Callable[[str], str] = _digest
+    """Asks a registry for an image."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +93,49 @@ class Finding:
     """The recipe cannot be built without."""
 
 
-def look(store: Path, plan: Plan | None) -> tuple[Finding, ...]:
+@dataclass(frozen=True)
+class _Gpu:
+    """What the driver says; None where it says nothing of it."""
+
+    name: str
+    sm: int | None
+    driver: str | None
+    cuda: str | None
+
+    @property
+    def unified(self) -> bool:
+        return any(name in self.name for name in _UNIFIED)
+
+
+def look(store: Path, plan: Plan | None, *, online: bool = False, host: Host | None = None) -> tuple[Finding, ...]:
     """Look at everything a build may need.
 
     Args:
         store: Where results will be kept.
         plan: The recipe that is to be built here, if there is one.
+        online: Ask the Hub and NGC as well.
+        host: Where to look.
     """
-    return tuple(_findings(store, plan))
+    return tuple(_findings(store, plan, host or Host(), online=online))
 
 
-def _findings(store: Path, plan: Plan | None) -> Iterator[Finding]:
+def _findings(store: Path, plan: Plan | None, host: Host, *, online: bool) -> Iterator[Finding]:
     containers = bool(plan and any(placed.executor == "docker" for placed in plan.steps))
     gpus = bool(plan and any(placed.step.gpus for placed in plan.steps))
+    gpu = _ask_gpu(host)
     yield Finding("Python", "ok", platform.python_version())
-    yield _architecture(plan if containers else None)
-    yield _memory()
-    yield _disk(store, plan)
-    yield from _docker(needed=containers, gpus=gpus)
-    yield _gpu(needed=gpus)
-    yield _token(plan)
+    yield _architecture(plan if containers else None, host)
+    yield from _gpu_findings(gpu, plan, needed=gpus)
+    yield from _memory(plan, gpu, host)
+    yield _disk(store, plan, host)
+    yield from _docker(host, needed=containers, gpus=gpus)
+    yield _token(plan, host)
+    if online:
+        yield from _access(plan, host)
 
 
-def _architecture(plan: Plan | None) -> Finding:
-    here = _MACHINES.get(platform.machine(), platform.machine())
+def _architecture(plan: Plan | None, host: Host) -> Finding:
+    here = _MACHINES.get(host.architecture, host.architecture)
     wanted = plan.target.architecture if plan else here
     if here == wanted:
         return Finding("processor", "ok", here)
@@ -65,20 +143,97 @@ def _architecture(plan: Plan | None) -> Finding:
     return Finding("processor", "missing", here, mend, needed=True)
 
 
-def _memory() -> Finding:
-    """Ask the kernel; CUDA and NVML do not know on unified memory."""
+def _ask_gpu(host: Host) -> _Gpu | None:
+    """Ask the driver about the first GPU, never about memory, which it does not tell on GB10."""
+    answer = host.run(("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"))
+    if answer is None or not answer.strip():
+        return None
+    name, capability, driver = (*(_said(cell) for cell in answer.splitlines()[0].split(",")), None, None, None)[:3]
+    numbers = re.fullmatch(r"(\d+)\.(\d)", capability or "")
+    cuda = re.search(r"CUDA Version\s*:\s*(\d+\.\d+)", host.run(("nvidia-smi",)) or "")
+    return _Gpu(
+        name=name or "a GPU without a name",
+        sm=int("".join(numbers.groups())) if numbers else None,
+        driver=driver,
+        cuda=cuda.group(1) if cuda else None,
+    )
+
+
+def _said(cell: str) -> str | None:
+    text = cell.strip()
+    return None if text.lower() in _NOTHING_SAID else text
+
+
+def _gpu_findings(gpu: _Gpu | None, plan: Plan | None, *, needed: bool) -> Iterator[Finding]:
+    if gpu is None:
+        mend = "install NVIDIA's driver (on Ubuntu: sudo ubuntu-drivers install), restart, then look at: nvidia-smi"
+        yield Finding("GPU", "missing", "nvidia-smi names none", mend, needed)
+        yield Finding(
+            "not looked at",
+            "unknown",
+            "without a GPU: its compute capability, driver and CUDA, and what CUDA would see as free memory",
+        )
+        return
+    yield Finding("GPU", "ok", gpu.name)
+    yield _capability(gpu, plan, needed=needed)
+    mend = "look at the head of: nvidia-smi"
+    yield Finding("driver", "ok", gpu.driver) if gpu.driver else Finding("driver", "unknown", "not told", mend)
+    yield Finding("CUDA", "ok", f"up to {gpu.cuda}") if gpu.cuda else Finding("CUDA", "unknown", "not told", mend)
+
+
+def _capability(gpu: _Gpu, plan: Plan | None, *, needed: bool) -> Finding:
+    name = "compute capability"
+    wanted = plan.target.gpu.sm if plan and plan.target.gpu else None
+    if gpu.sm is None:
+        return Finding(name, "unknown", "not told", "look at: nvidia-smi --query-gpu=compute_cap --format=csv")
+    if wanted not in (None, gpu.sm):
+        mend = f"the target has SM {wanted}: build there, or choose another target: --set target=NAME"
+        return Finding(name, "missing", f"SM {gpu.sm}", mend, needed)
+    return Finding(name, "ok", f"SM {gpu.sm}")
+
+
+def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding]:
+    """Ask the kernel; on unified memory CUDA counts the page cache as used, and NVML does not answer."""
     try:
-        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
-        available, total = (int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    except (OSError, KeyError, ValueError):
-        return Finding("memory", "unknown", f"{_MEMINFO} cannot be read")
+        lines = host.meminfo.read_text(encoding="ascii").splitlines()
+        fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        available, total, free = (fields[name] for name in ("MemAvailable", "MemTotal", "MemFree"))
+    except (OSError, KeyError, ValueError, IndexError):
+        yield Finding("memory", "unknown", f"{host.meminfo} cannot be read")
+        return
+    unified = plan.target.unified_memory if plan else gpu is not None and gpu.unified
+    needed = _peak(plan) if plan and (unified or plan.target.gpu is None) else 0.0
     found = f"{in_bytes(available)} available of {in_bytes(total)}"
-    return Finding("memory", "ok", found, f"the page cache counts as used for CUDA on unified memory: {_DROP_CACHES}")
+    if needed > available:
+        mend = (
+            f"{gigabytes(needed)} are needed at the peak: stop what else runs (docker ps; ps aux --sort=-rss | head),"
+            f" then {_DROP_CACHES}"
+        )
+        yield Finding("memory", "missing", found, mend, needed=True)
+    else:
+        yield Finding("memory", "ok", found)
+    if unified:
+        yield _page_cache(fields, free, needed if needed <= available else 0.0)
 
 
-def _disk(store: Path, plan: Plan | None) -> Finding:
+def _peak(plan: Plan) -> float:
+    """Give the bytes of the phase that takes most; an engine's build is left to the plan's own warning."""
+    estimate = plan.estimate
+    serving = (estimate.serve_memory, estimate.load_memory) if plan.target.gpu else ()
+    return max((figure.value for figure in (estimate.quantize_memory, *serving) if figure), default=0.0)
+
+
+def _page_cache(fields: Mapping[str, int], free: int, needed: float) -> Finding:
+    cached = sum(fields.get(name, 0) for name in ("Buffers", "Cached", "SReclaimable")) - fields.get("Shmem", 0)
+    found = f"{in_bytes(max(cached, 0))}, which CUDA counts as used: it sees {in_bytes(free)} free"
+    if needed > free:
+        return Finding("page cache", "missing", found, f"before the server starts: {_DROP_CACHES}")
+    return Finding("page cache", "ok", found)
+
+
+def _disk(store: Path, plan: Plan | None, host: Host) -> Finding:
     place = next(folder for folder in (store, *store.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = host.free(place)
     found = f"{in_bytes(free)} free at {place}"
     if plan and plan.estimate.disk.value > free:
         mend = (
@@ -88,13 +243,14 @@ def _disk(store: Path, plan: Plan | None) -> Finding:
     return Finding("disk", "ok", found)
 
 
-def _docker(*, needed: bool, gpus: bool) -> Iterator[Finding]:
-    from orchestrator.executors.docker_engine import connect, require_gpus  # noqa: PLC0415 - the SDK loads slowly
+def _docker(host: Host, *, needed: bool, gpus: bool) -> Iterator[Finding]:
+    from orchestrator.executors.docker_engine import require_gpus  # noqa: PLC0415 - the SDK loads slowly
 
     try:
-        client = connect()
+        client = host.connect()
     except OrchestratorError as error:
         yield Finding("Docker", "missing", error.message, error.hint, needed)
+        yield Finding("NVIDIA runtime", "unknown", "only an engine that answers can tell")
         return
     with closing(client):
         engine = client.info()
@@ -107,22 +263,37 @@ def _docker(*, needed: bool, gpus: bool) -> Iterator[Finding]:
             yield Finding("NVIDIA runtime", "ok", "the engine can hand GPUs to containers")
 
 
-def _gpu(*, needed: bool) -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Finding("GPU", "missing", "no nvidia-smi", "install NVIDIA's driver", needed)
-    query = [program, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
-    if answer.returncode:
-        return Finding("GPU", "missing", answer.stdout.strip() or answer.stderr.strip(), "look at: nvidia-smi", needed)
-    return Finding("GPU", "ok", "; ".join(answer.stdout.strip().splitlines()))
-
-
-def _token(plan: Plan | None) -> Finding:
+def _token(plan: Plan | None, host: Host) -> Finding:
     """Look for a token where the Hub's own client looks; never at its value."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    there = bool(os.environ.get("HF_TOKEN")) or (home / "token").is_file()
+    home = Path(host.environment.get("HF_HOME", host.home / ".cache" / "huggingface"))
+    there = bool(host.environment.get("HF_TOKEN")) or (home / "token").is_file()
     gated = bool(plan and getattr(plan.recipe.model, "gated", False))
     if there:
         return Finding("Hub token", "ok", "there is one")
     return Finding("Hub token", "missing", "none", "for gated models: hf auth login, or set HF_TOKEN", gated)
+
+
+def _access(plan: Plan | None, host: Host) -> Iterator[Finding]:
+    """Ask the Hub for a recipe's models and the registries for its images; without a recipe, for public ones."""
+    from orchestrator.recipe.lock import hub_models  # noqa: PLC0415 - only where the network is asked
+
+    models = {(model.repo, model.revision) for model in hub_models(plan.recipe)} if plan else {(_PUBLIC_REPO, "main")}
+    for repo, revision in sorted(models):
+        yield _asked(f"Hub: {repo}", partial(host.resolve, repo, revision))
+    for reference in _pulled(plan) if plan else (_PUBLIC_IMAGE,):
+        registry = "NGC" if reference.startswith("nvcr.io/") else "registry"
+        yield _asked(f"{registry}: {reference}", partial(host.digest, reference))
+
+
+def _pulled(plan: Plan) -> tuple[str, ...]:
+    """Name the images that a build would pull; those that the project builds itself are not asked for."""
+    names = sorted({placed.step.image for placed in plan.steps if placed.step.image})
+    images = [plan.binder.catalog.image(name) for name in names]
+    return tuple(image.reference for image in images if image.build is None)
+
+
+def _asked(name: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, "ok", ask())
+    except OrchestratorError as error:
+        return Finding(name, "missing", error.message, error.hint, needed=True)

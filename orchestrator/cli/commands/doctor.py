@@ -17,13 +17,14 @@ _MARKS = {"ok": "✓", "missing": "✗", "unknown": "?"}
 
 @click.command("doctor")
 @click.argument("recipe", required=False, type=RecipeName())
+@click.option("--online", is_flag=True, help="Ask the Hub for the models and NGC for the images as well.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, recipe: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, recipe: str | None, online: bool, as_json: bool) -> None:
     """Look at this machine, for RECIPE if one is named; exit status 6 where RECIPE needs what is missing."""
     settings: Settings = ctx.obj
     plan = plan_recipe(settings, recipe).plan if recipe else None
-    findings = look(settings.store.root, plan)
+    findings = look(settings.store.root, plan, online=online)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
