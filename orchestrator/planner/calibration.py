@@ -68,7 +68,13 @@ def calibrated(
     engine: EngineConstants, observations: Sequence[Observation], basis: str, *, trust: float = 0.3
 ) -> EngineConstants:
     """Fit an engine's costs to this machine's measurements, starting from the known ones."""
-    return replace(engine, costs=fit_costs(observations, engine.costs, trust=trust), basis=basis)
+    experts = any(one.terms.get("prefill_experts") for one in observations)
+    return replace(
+        engine,
+        costs=fit_costs(observations, engine.costs, trust=trust),
+        basis=basis,
+        experts_measured=engine.experts_measured or experts,
+    )
 
 
 def observations_of(

@@ -68,6 +68,8 @@ class EngineConstants:
     """Tokens of prompts that one prefill step takes at most."""
     basis: str
     """Where the figures come from."""
+    experts_measured: bool = True
+    """Some measurement behind the costs is of a model with experts."""
     four_bit_products: bool = False
     """It multiplies NVFP4 by NVFP4 on the tensor cores; others unpack the weights and multiply at 16 bits."""
     pads_windows: bool = False
@@ -174,6 +176,7 @@ def to_document(constants: Constants, *engines: Engine) -> dict[str, Any]:
                 "costs": {cost: round(value, 4) for cost, value in constants.engines[name].costs.items()},
                 "likeness": constants.engines[name].likeness,
                 "chunk": constants.engines[name].chunk,
+                "experts_measured": constants.engines[name].experts_measured,
                 "four_bit_products": constants.engines[name].four_bit_products,
                 "pads_windows": constants.engines[name].pads_windows,
                 "basis": constants.engines[name].basis,
@@ -204,6 +207,7 @@ def _engines(part: Mapping[str, Any], where: str) -> dict[Engine, EngineConstant
                 likeness=_positive(entry["likeness"], place, "likeness"),
                 chunk=round(_positive(entry["chunk"], place, "chunk")),
                 basis=str(entry["basis"]),
+                experts_measured=entry["experts_measured"] is True,
                 four_bit_products=entry["four_bit_products"] is True,
                 pads_windows=entry["pads_windows"] is True,
             )

@@ -308,6 +308,9 @@ def _margin(load: Workload, constants: Constants) -> tuple[float, str]:
         constants.bands[name],
         "what 9 of 10 measurements of models that the constants do not know lie within",
     )
+    if load.shape.is_moe and not load.engine.experts_measured:
+        margin = max(margin, constants.bands["elsewhere"])
+        reason = "no measurement of a model with experts in this engine on one such machine is behind it"
     if load.nodes > 1:
         margin, reason = max(margin, constants.bands["nodes"]), "few measurements of several nodes are published"
     gpu = _gpu(load.target)

@@ -163,6 +163,11 @@ def test_the_band_is_wider_where_nothing_was_measured() -> None:
     assert there.high / there.expected > here.high / here.expected
 
 
+def test_the_band_of_experts_is_wider_in_an_engine_that_was_not_measured_with_any() -> None:
+    known, guessed = (of("moe", engine=engine).decode for engine in ("vllm", "trtllm"))
+    assert guessed.high / guessed.expected > known.high / known.expected
+
+
 def test_the_basis_names_bytes_efficiency_constants_and_the_reason_of_the_band() -> None:
     basis = "\n".join(of("moe", batch=4).basis)
     for part in ("GB at", "of 273 GB/s", "blocks of", "published measurements", "band:"):
