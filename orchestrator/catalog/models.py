@@ -20,6 +20,8 @@ class ModelEntry:
     """Its config.json, as far as sizes follow from it."""
     quantization: Mapping[str, Any] | None
     """What it declares to be quantized: `quantization` of hf_quant_config.json, or `quantization_config`."""
+    format: str | None
+    """The format of its weights, where it is known but not what stays as it is; None: as trained, or declared."""
     source: str
     """Where the config was read."""
 
@@ -31,7 +33,7 @@ def find_model(repo: str) -> ModelEntry | None:
     if entry is None:
         return None
     known = document["configs"][entry["config"]]
-    return ModelEntry(known["config"], entry.get("quantization"), known["source"])
+    return ModelEntry(known["config"], entry.get("quantization"), entry.get("format"), known["source"])
 
 
 def known_repos() -> tuple[str, ...]:

@@ -58,8 +58,12 @@ def missing_sizes(recipe: Recipe) -> str:
     """Say why a recipe's model has no exact sizes."""
     model = recipe.model
     if not isinstance(model, HubModel):
-        return "the sizes of a local model are read when it is there: see `orchestrator estimate --config`"
-    return f"the sizes of {model.repo} are not in the catalogue; give its config.json to `orchestrator estimate`"
+        return f"the sizes of a local model are not looked up; `orchestrator estimate --config {_place(recipe)}` does"
+    return f"the sizes of {model.repo} are not in the catalogue; `orchestrator estimate` takes its config.json"
+
+
+def _place(recipe: Recipe) -> str:
+    return getattr(recipe.model, "path", "FOLDER")
 
 
 def _source(recipe: Recipe, declared: Scheme | None) -> Scheme:

@@ -191,8 +191,9 @@ def _basis(question: Question, serving: Serving, room: float) -> Iterator[str]:
         + (", and one file of them in the page cache besides" if target.unified_memory else "")
         + (f", on each of {serving.gpus} GPUs" if serving.gpus > 1 else "")
     )
+    texts = "one text" if serving.batch == 1 else f"{serving.batch} texts"
     yield (
-        f"serve: weights {gigabytes(serving.weights)}, cache {gigabytes(serving.cache)} for {serving.batch} texts of"
+        f"serve: weights {gigabytes(serving.weights)}, cache {gigabytes(serving.cache)} for {texts} of"
         f" {serving.context} tokens, activations and scratch {gigabytes(serving.workspace)} by formula for steps of"
         f" {serving.tokens_per_step} tokens"
     )

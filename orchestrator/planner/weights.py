@@ -10,7 +10,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.files import file_bytes
-from orchestrator.planner.known import known_draft, known_model
+from orchestrator.planner.known import known_draft, known_model, missing_sizes
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.recipe.model import Format, HubModel, Recipe
 
@@ -55,7 +55,7 @@ def source_weights(recipe: Recipe) -> Figure:
     known = known_model(recipe)
     if known is None:
         quantization = recipe.quantization
-        return weight_bytes(recipe.model.parameters, quantization.format if quantization.method == "none" else "bf16")
+        return _reckoned(recipe, quantization.format if quantization.method == "none" else "bf16")
     basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.source.name}"
     return Figure(checkpoint_bytes(known.shape, known.source), "B", f"{basis}; sizes from {known.basis}")
 
@@ -64,11 +64,16 @@ def served_weights(recipe: Recipe) -> Figure:
     """Give the bytes of the checkpoint that is served, scales included; of our own quantizer the headers, too."""
     known = known_model(recipe)
     if known is None:
-        return weight_bytes(recipe.model.parameters, recipe.quantization.format)
+        return _reckoned(recipe, recipe.quantization.format)
     basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.served.name}"
     if recipe.quantization.method == "onepass" and sum(t.count for t in known.shape.tensors) < _MANY:
         return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included")
     return Figure(checkpoint_bytes(known.shape, known.served), "B", basis)
+
+
+def _reckoned(recipe: Recipe, weight_format: Format) -> Figure:
+    figure = weight_bytes(recipe.model.parameters, weight_format)
+    return Figure(figure.value, figure.unit, f"{figure.basis}: {missing_sizes(recipe)}")
 
 
 def weights_in(recipe: Recipe, weight_format: Format) -> Figure:

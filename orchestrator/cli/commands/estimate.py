@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from orchestrator.catalog.models import find_model
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, print_json, print_table
@@ -36,11 +37,13 @@ _ENGINES = ("trtllm", "vllm", "llama.cpp", "sglang")
 @click.option(
     "--config",
     "config_file",
-    required=True,
     type=click.Path(path_type=Path, exists=True),
     metavar="FILE",
     help="The model's config.json, or a checkpoint's folder: then its headers are read as well.",
 )
+@click.option("--repo", metavar="OWNER/NAME", help="A model of the Hub instead, as the catalogue knows it.")
+@click.option("--online", is_flag=True, help="Read its configurations and the headers of its weights from the Hub.")
+@click.option("--revision", default="main", show_default=True, help="With --online: branch, tag or commit.")
 @click.option(
     "--quant-config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -67,7 +70,10 @@ _ENGINES = ("trtllm", "vllm", "llama.cpp", "sglang")
 @click.pass_context
 def command(
     ctx: click.Context,
-    config_file: Path,
+    config_file: Path | None,
+    repo: str | None,
+    online: bool,
+    revision: str,
     quant_config: Path | None,
     format_name: str | None,
     target: str,
@@ -82,18 +88,21 @@ def command(
 ) -> None:
     """Say what a model takes, whether it fits and how fast it will be; exit status 0 whether or not it fits.
 
-    Memory is that of one GPU. Nothing is downloaded.
+    Memory is that of one GPU. Nothing is downloaded; without --online nothing is asked of the network.
     """
     settings: Settings = ctx.obj
-    folder = config_file if config_file.is_dir() else None
-    config_path = folder / "config.json" if folder else config_file
-    config = _read(config_path)
-    beside = folder / "hf_quant_config.json" if folder else None
-    if quant_config is None and beside is not None and beside.is_file():
-        quant_config = beside
-    declared = _declared(config, config_path, quant_config)
-    scheme, published = _choose(declared, format_name, given=quant_config is not None)
-    shape = shape_of(config, str(config_path))
+    if (config_file is None) == (repo is None):
+        message = "give either --config or --repo"
+        raise click.UsageError(message, ctx)
+    if config_file is not None:
+        subject = _of_file(config_file, quant_config)
+    else:
+        subject = _of_hub(repo or "", revision) if online else _of_catalog(repo or "")
+    declared = (
+        subject.declared if quant_config is None else scheme_of_quant_config(_read(quant_config), str(quant_config))
+    )
+    scheme, published = _choose(declared, format_name, given=subject.given or quant_config is not None)
+    shape = shape_of(subject.config, subject.where)
     if method is not None:
         published = method == "none"
     question = Question(
@@ -109,13 +118,73 @@ def command(
         gpus=gpus,
         quantizer=_quantizer(method, scheme, shape.architecture) if not published else "modelopt",
         builds_engine=build_engine,
-        stored_bytes=_headers(folder) if folder and published else None,
+        stored_bytes=subject.stored_bytes if published else None,
     )
     found = outlook(question)
     if as_json:
         print_json(_document(found))
     else:
         _show(question, found)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model's configurations, wherever they were found."""
+
+    config: Mapping[str, Any]
+    where: str
+    declared: Scheme | None = None
+    """How it says that it is quantized."""
+    given: bool = False
+    """It says so in a file of its own, and cannot be asked about in another format."""
+    stored_bytes: int | None = None
+    """Bytes of its tensors, where its headers were read."""
+
+
+def _of_file(file: Path, quant_config: Path | None) -> _Subject:
+    """Read a config.json, or a checkpoint's folder."""
+    if not file.is_dir():
+        config = _read(file)
+        return _Subject(config, str(file), _inside(config, str(file)) if quant_config is None else None)
+    config, beside = _read(file / "config.json"), file / "hf_quant_config.json"
+    where = str(file / "config.json")
+    if beside.is_file():
+        return _Subject(
+            config, where, scheme_of_quant_config(_read(beside), str(beside)), given=True, stored_bytes=_headers(file)
+        )
+    return _Subject(config, where, _inside(config, where), stored_bytes=_headers(file))
+
+
+def _of_catalog(repo: str) -> _Subject:
+    """Look a repository up in the catalogue.
+
+    Raises:
+        ConfigInvalidError: It is not there.
+    """
+    entry = find_model(repo)
+    if entry is None:
+        message = f"{repo}: its sizes are not in the catalogue"
+        raise ConfigInvalidError(message, hint="add --online to read them from the Hub, or give its --config")
+    quantization = entry.quantization
+    if quantization is None:
+        return _Subject(entry.config, repo, scheme_of(entry.format) if entry.format else None)
+    wrapped = quantization if "quant_method" in quantization else {"quantization": quantization}
+    return _Subject(entry.config, repo, scheme_of_quant_config(wrapped, f"the catalogue's entry of {repo}"))
+
+
+def _of_hub(repo: str, revision: str) -> _Subject:
+    """Look at a repository on the Hub."""
+    from orchestrator.hub.headers import look_at  # noqa: PLC0415 - brings the Hub's client
+
+    found = look_at(repo, revision)
+    where = f"{repo}@{found.commit[:12]}"
+    if not isinstance(found.config, dict):
+        message = f"{where}: config.json: found a {type(found.config).__name__}, expected an object"
+        raise ConfigInvalidError(message)
+    if isinstance(found.quantization, dict):
+        declared = scheme_of_quant_config(found.quantization, f"hf_quant_config.json of {where}")
+        return _Subject(found.config, where, declared, given=True, stored_bytes=found.tensor_bytes)
+    return _Subject(found.config, where, _inside(found.config, where), stored_bytes=found.tensor_bytes)
 
 
 def _quantizer(method: str | None, scheme: Scheme, architecture: str) -> Quantizer:
@@ -151,17 +220,15 @@ def _read(file: Path) -> dict[str, Any]:
     return document
 
 
-def _declared(config: Mapping[str, Any], config_file: Path, quant_config: Path | None) -> Scheme | None:
-    """Read how a checkpoint says that it is quantized; None where it does not say so."""
-    if quant_config is not None:
-        return scheme_of_quant_config(_read(quant_config), str(quant_config))
+def _inside(config: Mapping[str, Any], where: str) -> Scheme | None:
+    """Read `quantization_config` of a config.json; None where there is none."""
     inside = config.get("quantization_config")
     if inside is None:
         return None
     if not isinstance(inside, dict):
-        message = f"{config_file}: quantization_config: found {inside!r:.60}, expected an object"
+        message = f"{where}: quantization_config: found {inside!r:.60}, expected an object"
         raise ConfigInvalidError(message)
-    return scheme_of_quant_config(inside, f"quantization_config of {config_file}")
+    return scheme_of_quant_config(inside, f"quantization_config of {where}")
 
 
 def _choose(declared: Scheme | None, format_name: str | None, *, given: bool) -> tuple[Scheme, bool]:

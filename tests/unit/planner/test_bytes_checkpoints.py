@@ -189,3 +189,22 @@ def test_a_dense_model_is_read_once_whatever_the_batch() -> None:
     one, many = (weights_read_per_step(shape, scheme_of("fp8"), batch) for batch in (1, 64))
     assert many - one == pytest.approx(63 * 4096 * 2, rel=0.01)
     assert many < loaded_bytes(shape, scheme_of("fp8"))
+
+
+@pytest.mark.parametrize(
+    ("repo", "format_name", "published"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "q4_k_m", 4.9207e9),
+        ("meta-llama/Llama-3.1-8B-Instruct", "q8_0", 8.5408e9),
+        ("meta-llama/Llama-3.3-70B-Instruct", "q4_k_m", 42.520e9),
+        ("Qwen/Qwen3-30B-A3B", "q8_0", 32.48e9),
+        ("openai/gpt-oss-20b", "gguf_mxfp4", 12.11e9),
+        ("openai/gpt-oss-120b", "gguf_mxfp4", 63.39e9),
+    ],
+)
+def test_gguf_files_are_as_large_as_published_but_for_their_vocabulary(
+    repo: str, format_name: str, published: float
+) -> None:
+    entry = find_model(repo)
+    assert entry is not None
+    assert checkpoint_bytes(shape_of(entry.config), scheme_of(format_name)) == pytest.approx(published, rel=0.002)

@@ -121,3 +121,22 @@ def test_a_target_or_gpus_that_are_not_there_are_errors(tmp_path: Path) -> None:
     config = written(tmp_path, LLAMA)
     for option in (["--target", "dgx-sparc"], ["--gpus", "3"]):
         assert isinstance(run("--config", config, *option).exception, OrchestratorError)
+
+
+def test_a_repository_of_the_catalogue_needs_no_file_and_no_network() -> None:
+    found = answer("--repo", "nvidia/Llama-3.3-70B-Instruct-NVFP4")
+    assert found["weights_bytes"] == pytest.approx(42.7e9, rel=0.001)
+    assert "quantize" not in found["peak_memory_bytes"]
+    declared = answer("--repo", "openai/gpt-oss-120b")
+    assert declared["weights_bytes"] == 65_248_815_744
+
+
+def test_a_repository_that_is_not_in_the_catalogue_is_not_looked_for() -> None:
+    result = run("--repo", "nobody/nothing")
+    assert isinstance(result.exception, ConfigInvalidError)
+    assert "--online" in result.exception.hint
+
+
+def test_one_of_a_file_and_a_repository_is_asked_for(tmp_path: Path) -> None:
+    assert run().exit_code == 2
+    assert run("--config", written(tmp_path, LLAMA), "--repo", "openai/gpt-oss-20b").exit_code == 2
