@@ -47,6 +47,13 @@ class Journal:
     finished: bool = False
     owner: str = ""
     """The same process, in a way that no later one can be taken for it."""
+    beyond: dict[str, str] = field(default_factory=dict)
+    """Per step that this build does not come to, what an earlier one left: still wanted."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Everything that the newest build left or found, and what earlier ones left beyond its last step."""
+        return frozenset(key for key in (*(entry.key for entry in self.steps), *self.beyond.values()) if key)
 
     @classmethod
     def start(cls, root: Path, recipe: str, steps: list[str]) -> Journal:
@@ -54,7 +61,10 @@ class Journal:
         file = _file(root, recipe)
         file.parent.mkdir(parents=True, exist_ok=True)
         entries = [Entry(name) for name in steps]
-        journal = cls(file, recipe, os.getpid(), time.time(), entries, owner=owner.ourselves())
+        before = cls.read(root, recipe)
+        known = {**before.beyond, **{entry.name: entry.key for entry in before.steps if entry.key}} if before else {}
+        beyond = {name: key for name, key in known.items() if name not in steps}
+        journal = cls(file, recipe, os.getpid(), time.time(), entries, owner=owner.ourselves(), beyond=beyond)
         journal._save()
         return journal
 
@@ -103,12 +113,12 @@ class Journal:
     @property
     def alive(self) -> bool:
         """Whether the process that wrote it still runs."""
-        return owner.lives(self.owner)
+        return bool(self.owner) and owner.lives(self.owner)
 
     @property
     def is_running(self) -> bool:
         """Whether the build goes on."""
-        return self.alive and not self.finished and all(entry.state not in _OVER for entry in self.steps)
+        return self.alive and not self.finished and not any(entry.state in _OVER for entry in self.steps)
 
     def _save(self) -> None:
         newest = Journal.read(self.file.parent.parent, self.recipe)

@@ -93,14 +93,16 @@ class Runner:
         journal = Journal.start(self.store.root, plan.recipe.name, names)
         artifacts: dict[str, Artifact] = {}
         results = []
-        for placed in placed_steps:
-            inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
-            key = plan.binder.key(placed.step, placed.executor, inputs)
-            with journal.step(placed.step.name, key) as entry:
-                result = self._step(placed, plan, key, inputs, again=placed.step.name in forced)
-                entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
-            artifacts[result.name] = result.artifact
-            results.append(result)
+        with self.store.use() as note:
+            for placed in placed_steps:
+                inputs = {mount.step: artifacts[mount.step] for mount in placed.step.inputs}
+                key = plan.binder.key(placed.step, placed.executor, inputs)
+                note(key)
+                with journal.step(placed.step.name, key) as entry:
+                    result = self._step(placed, plan, key, inputs, again=placed.step.name in forced)
+                    entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
+                artifacts[result.name] = result.artifact
+                results.append(result)
         journal.done()
         return tuple(results)
 
@@ -154,7 +156,7 @@ class Runner:
         step, binder = placed.step, plan.binder
         executor = self._executor(placed.executor)
         left = None if again else self.store.sealed(key)
-        attempt = left or self.store.attempt(key)
+        attempt = left or self.store.attempt(key, placed.executor)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         if again:

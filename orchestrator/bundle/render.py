@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from orchestrator import __version__
 from orchestrator.bundle.files import beside, is_linked_or_copied, link_files, swap_in, sweep_beside
 from orchestrator.catalog.load import Catalog
-from orchestrator.errors import machine_faults
+from orchestrator.errors import DiskFullError, machine_faults
+from orchestrator.events import Observer, Warned, silence
 from orchestrator.recipe.model import HubModel, Recipe
 from orchestrator.serving.command import serve_command
 from orchestrator.serving.config import config_text, llm_api_config
@@ -64,6 +66,7 @@ def render(
     digests: Mapping[str, str],
     store: Store,
     dist: Path,
+    observer: Observer = silence,
 ) -> Bundle:
     """Write a recipe's deployment.
 
@@ -74,6 +77,10 @@ def render(
         digests: What the lock says of images.
         store: Where the artifacts lie.
         dist: The folder of all deployments.
+        observer: Hears of files that must be copied, because dist lies on another file system than the store.
+
+    Raises:
+        DiskFullError: Where there is no room for such a copy.
     """
     started = time.monotonic()
     shape = Shape(recipe, catalog)
@@ -85,7 +92,7 @@ def render(
         reused = _stamp_of(folder) == stamp and _is_whole(folder, parts)
         if not reused:
             with machine_faults(f"writing {folder}"):
-                _write(folder, parts, texts, stamp)
+                _write(folder, parts, texts, stamp, observer)
             for part in parts:  # a new link changes what the file system says of a file
                 store.remember(part.artifact)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -128,7 +135,8 @@ def _texts(
         "image": f"{shape.image.reference}@{digest}" if digest else shape.image.reference,
         "image_pinned": digest is not None,
         "tensorrt_llm": shape.image.tensorrt_llm,
-        "gpus": shape.gpus,
+        "gpus": shape.gpus if shape.target.gpu else 1,  # trtllm-serve never runs without one
+        "made_without_gpu": shape.target.gpu is None,
         "nodes": shape.target.nodes,
         "parts": parts,
         "command": _command(shape),
@@ -237,14 +245,22 @@ def _lock_of(folder: Path) -> str:
     return f"dist-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
 
 
-def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stamp: str) -> None:
+def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stamp: str, observer: Observer) -> None:
+    def copying(artifact: Artifact) -> None:
+        free = shutil.disk_usage(folder.parent).free
+        told = f"{folder} lies on another file system than the store: {artifact.size / 1e9:.1f} GB cannot be linked"
+        if free < artifact.size:
+            message = f"{told}, and only {free / 1e9:.1f} GB are free for a copy"
+            raise DiskFullError(message, hint="free some space, or put both on one file system: --store, --dist")
+        observer(Warned(f"{told} and are copied"))
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep_beside(folder)
     fresh = beside(folder)
     try:
         fresh.mkdir()
         for part in parts:
-            link_files(part.artifact, fresh / part.name)
+            link_files(part.artifact, fresh / part.name, copying)
         for name, text in {**texts, _STAMP: stamp}.items():
             (fresh / name).write_text(text, encoding="utf-8")
         (fresh / "SHA256SUMS").write_text(_sums(parts, {**texts, _STAMP: stamp}), encoding="utf-8")

@@ -1,14 +1,17 @@
-"""A build as commands start it: plan, resolve, run, with its view on standard error."""
+"""A build as commands start it: plan, resolve, run, with its view on standard error and its record in the store."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from orchestrator.bundle.render import Bundle, render
 from orchestrator.cli.planning import insist_on_offline, plan_recipe, resolve
 from orchestrator.cli.progress import BuildView
+from orchestrator.cli.record import recorded
 from orchestrator.cli.settings import Settings
+from orchestrator.events import Observer, silence
 from orchestrator.executors.job import Executor
 from orchestrator.executors.process import ProcessExecutor
 from orchestrator.plan import ExecutorName, Plan
@@ -22,22 +25,53 @@ def build_recipe(
     overrides: Sequence[str] = (),
     *,
     executor: ExecutorName | None = None,
-    first: str | None = None,
     last: str | None = None,
     verbose: bool = False,
+) -> tuple[Plan, tuple[StepResult, ...]]:
+    """Build a recipe as far as a step, and show it."""
+    plan = plan_build(settings, name, overrides, executor=executor, last=last)
+    with _watched(settings, name, verbose=verbose) as observer:
+        return plan, Runner(settings.store, executors(), observer).run(plan, last=last)
+
+
+def build_and_bundle(
+    settings: Settings, plan: Plan, *, first: str | None = None, last: str | None = None, verbose: bool = False
+) -> tuple[tuple[StepResult, ...], Bundle | None]:
+    """Carry a plan out, show it, and write its deployment where every step was built.
+
+    Args:
+        settings: Where everything is.
+        plan: What to do.
+        first: Run this step and all after it even if their results are kept.
+        last: Stop after this step.
+        verbose: Show every line that the steps write.
+    """
+    with _watched(settings, plan.recipe.name, verbose=verbose) as observer:
+        results = Runner(settings.store, executors(), observer).run(plan, first=first, last=last)
+        artifacts = {result.name: result.artifact for result in results}
+        return results, None if last else bundle_of(settings, plan, artifacts, observer)
+
+
+def plan_build(
+    settings: Settings,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    executor: ExecutorName | None = None,
+    first: str | None = None,
+    last: str | None = None,
     locked: bool = False,
     offline: bool = False,
-) -> tuple[Plan, tuple[StepResult, ...]]:
-    """Build a recipe and show it.
+) -> Plan:
+    """Plan what will be built, with every revision resolved; refuse what cannot work.
 
     Args:
         settings: Where everything is.
         name: The recipe.
         overrides: `KEY=VALUE` each.
         executor: Where to run what can run in more than one place.
-        first: Run this step and all after it even if their results are kept.
-        last: Stop after this step.
-        verbose: Show every line that the steps write.
+        first: A step that must exist.
+        last: Another, not before it.
         locked: Use what the lock says, and nothing else.
         offline: Use no network for models and data; refuse where something is not here.
     """
@@ -48,11 +82,12 @@ def build_recipe(
     if offline:
         insist_on_offline(settings, plan, planned.lock)
         os.environ["HF_HUB_OFFLINE"] = "1"  # for the downloads, which may still find that a file went bad
-    with BuildView(verbose=verbose) as view:
-        return plan, Runner(settings.store, executors(), view).run(plan, first=first, last=last)
+    return plan
 
 
-def bundle_of(settings: Settings, plan: Plan, artifacts: Mapping[str, Artifact]) -> Bundle:
+def bundle_of(
+    settings: Settings, plan: Plan, artifacts: Mapping[str, Artifact], observer: Observer = silence
+) -> Bundle:
     """Write a plan's deployment from what its steps left."""
     return render(
         plan.recipe,
@@ -61,12 +96,21 @@ def bundle_of(settings: Settings, plan: Plan, artifacts: Mapping[str, Artifact])
         digests=plan.binder.image_digests,
         store=settings.store,
         dist=settings.dist,
+        observer=observer,
     )
 
 
 def executors() -> Mapping[ExecutorName, Callable[[], Executor]]:
     """Name how each executor is made; none is made before a step needs it."""
     return {"process": ProcessExecutor, "docker": _docker}
+
+
+@contextmanager
+def _watched(settings: Settings, name: str, *, verbose: bool) -> Iterator[Observer]:
+    """Show a build while it runs, and let others follow it."""
+    settings.store.make()
+    with BuildView(verbose=verbose) as view, recorded(settings.store.root, name, view) as observer:
+        yield observer
 
 
 def _docker() -> Executor:

@@ -6,6 +6,7 @@ scratch/<key>/       how far a step is that can go on after it was ended; gone o
 stats/<key>.json     what the file system said of the files when they were last hashed
 locks/<key>.lock     held by whoever works on the key; the kernel frees it when the holder dies
 aside/<key>-<n>/     artifacts that were found changed on disk
+uses/<n>             a running build and the keys of what it reads
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from orchestrator import owner
 from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.temporary import sweep_temporaries, temporary_of
@@ -80,6 +82,7 @@ class Store:
             self._folder("artifacts")
             for name in ("runs", "stats"):
                 sweep_temporaries(self.root / name)
+            self.used()
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -155,10 +158,15 @@ class Store:
         folder = self._folder("stats")
         _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact)))
 
-    def attempt(self, key: str) -> Attempt:
-        """Make a fresh folder for one try."""
+    def attempt(self, key: str, executor: str = "process") -> Attempt:
+        """Make a fresh folder for one try.
+
+        Args:
+            key: The key.
+            executor: Who will write there; a container may do so when no orchestrator is left.
+        """
         with machine_faults("making room for a step"):
-            attempt = Attempt(self._folder("attempts") / f"{key}-{uuid.uuid4().hex[:8]}")
+            attempt = Attempt(self._folder("attempts") / f"{key}-{executor}-{uuid.uuid4().hex[:8]}")
             attempt.out.mkdir(parents=True)
         return attempt
 
@@ -234,6 +242,42 @@ class Store:
     def attempts(self) -> tuple[Path, ...]:
         """Every try that is under way or was left behind."""
         return tuple(sorted((self.root / "attempts").glob("*")))
+
+    @contextmanager
+    def use(self) -> Iterator[Callable[[str], None]]:
+        """While a build runs, take note of the keys that it reads, so that nobody removes them meanwhile."""
+        with machine_faults("making the store"):
+            file = self._folder("uses") / uuid.uuid4().hex
+            file.write_text(f"{owner.ourselves()}\n", encoding="utf-8")
+
+        def note(key: str) -> None:
+            with machine_faults("writing to the store"), file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{key}\n")
+
+        try:
+            yield note
+        finally:
+            file.unlink(missing_ok=True)
+
+    def used(self) -> frozenset[str]:
+        """Name the keys that running builds read; forgets builds that are gone."""
+        keys: set[str] = set()
+        for file in (self.root / "uses").glob("*"):
+            try:
+                whose, *noted = file.read_text(encoding="utf-8").splitlines() or [""]
+            except FileNotFoundError:
+                continue
+            if whose and not owner.lives(whose):
+                file.unlink(missing_ok=True)
+            keys.update(noted)
+        return frozenset(keys)
+
+    def look(self, key: str) -> Artifact | None:
+        """Read what was published under a key, without a look at its files; None where nothing can be read."""
+        try:
+            return read_manifest(self.root / "artifacts" / key)
+        except ArtifactCorruptError:
+            return None
 
     def _move_aside(self, folder: Path) -> Path:
         place = self._folder("aside") / f"{folder.name}-{uuid.uuid4().hex[:8]}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
 import click
 
 from orchestrator.bundle.render import Bundle
-from orchestrator.cli.building import build_recipe, bundle_of
+from orchestrator.cli.building import build_and_bundle, plan_build
+from orchestrator.cli.detach import start_detached
 from orchestrator.cli.dry_run import dry_run
 from orchestrator.cli.options import RecipeName, executor_option, json_option, set_option, verbose_option
 from orchestrator.cli.settings import Settings
@@ -25,6 +27,7 @@ from orchestrator.runner import StepResult
 @click.option("--until", "last", metavar="STEP", help="Stop after STEP.")
 @click.option("--locked", is_flag=True, help="Use the lock alone; refuse where it is missing, older or not enough.")
 @click.option("--offline", is_flag=True, help="Fetch no model and no data; say what is missing.")
+@click.option("--detach", is_flag=True, help="Build in the background; follow it with attach, status and logs -f.")
 @set_option
 @executor_option
 @json_option
@@ -39,6 +42,7 @@ def command(
     last: str | None,
     locked: bool,
     offline: bool,
+    detach: bool,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
@@ -52,27 +56,41 @@ def command(
     if every == bool(recipe):
         message = "name one recipe" if not dry else "name one recipe, or --all"
         raise click.UsageError(message)
+    if detach and dry:
+        message = "--detach does not go with --dry-run"
+        raise click.UsageError(message)
     if dry:
         ctx.exit(dry_run(settings, recipe, overrides, executor, as_json=as_json))
     assert recipe is not None  # noqa: S101 - checked above
+    if detach:
+        ctx.exit(_detached(settings, recipe, as_json=as_json))
     started = time.monotonic()
-    plan, results = build_recipe(
-        settings,
-        recipe,
-        overrides,
-        executor=executor,
-        first=first,
-        last=last,
-        verbose=verbose,
-        locked=locked,
-        offline=offline,
+    plan = plan_build(
+        settings, recipe, overrides, executor=executor, first=first, last=last, locked=locked, offline=offline
     )
-    bundle = None if last else bundle_of(settings, plan, {r.name: r.artifact for r in results})
+    results, bundle = build_and_bundle(settings, plan, first=first, last=last, verbose=verbose)
     if as_json:
         print_json(_document(plan, results, bundle))
         return
     _show(results, bundle, time.monotonic() - started)
     click.echo(_next(plan, bundle))
+
+
+def _detached(settings: Settings, recipe: str, *, as_json: bool) -> int:
+    """Start the build elsewhere; one that ended at once is told as if it had run here."""
+    settings.book.load(recipe)  # a name that is no recipe never becomes a path
+    build = start_detached(settings, recipe, sys.argv[1:])
+    if build.status is not None:
+        click.echo(build.log.read_text(encoding="utf-8", errors="replace"), nl=False, err=bool(build.status))
+        return build.status
+    if as_json:
+        print_json({"recipe": recipe, "process": build.process, "log": str(build.log)})
+        return 0
+    click.echo(f"{recipe} is being built by process {build.process}; what it says is in {build.log}")
+    for what, words in (("attach", "follow it"), ("status", "where it is"), ("logs -f", "what its steps write")):
+        click.echo(f"  {program()} {what} {recipe}  # {words}")
+    click.echo(f"  kill {build.process}  # stop it; what finished is kept")
+    return 0
 
 
 def _document(plan: Plan, results: Sequence[StepResult], bundle: Bundle | None) -> dict[str, object]:

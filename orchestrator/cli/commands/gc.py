@@ -1,13 +1,13 @@
-"""Remove what no newest build needs."""
+"""Remove what nobody needs any more."""
 
 from __future__ import annotations
 
 import click
 
+from orchestrator.cli import garbage
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, print_json, print_table
-from orchestrator.journal import Journal
 
 
 @click.command("gc")
@@ -15,22 +15,40 @@ from orchestrator.journal import Journal
 @json_option
 @click.pass_obj
 def command(settings: Settings, delete: bool, as_json: bool) -> None:
-    """Show what the newest build of no recipe needs, and with --delete remove it.
+    """Show what neither the newest build of a recipe nor a lock needs, and with --delete remove it.
 
-    What dist/ holds stays whole: its files are links of their own.
+    Artifacts, tries that were abandoned, artifacts that were set aside because they had changed, and containers whose
+    orchestrator is gone. What is in use is never removed. What dist/ holds stays whole: its files are links of their
+    own.
     """
-    store = settings.store
-    journals = [journal for name in Journal.recipes(store.root) if (journal := Journal.read(store.root, name))]
-    needed = {entry.key for journal in journals for entry in journal.steps}
-    unneeded = [artifact for artifact in store.artifacts() if artifact.key not in needed]
+    found = garbage.look(settings.store, garbage.needed_keys(settings), garbage.left_containers())
+    gone = {id(item): delete and item.remove() for item in found.garbage}
     if as_json:
-        print_json([{"key": a.key, "step": a.step, "bytes": a.size, "removed": delete} for a in unneeded])
-    elif unneeded:
-        print_table(("step", "key", "size"), [(a.step, a.key[:16], in_bytes(a.size)) for a in unneeded], right=(2,))
+        print_json([_fields(item, removed=gone[id(item)]) for item in found.garbage])
+        return
+    if found.garbage:
+        rows = [
+            (item.kind, item.step, item.name[:24], in_bytes(item.size), in_bytes(item.frees)) for item in found.garbage
+        ]
+        print_table(("what", "step", "name", "size", "frees"), rows, right=(3, 4))
+    for reason in found.kept:
+        click.echo(f"kept: {reason}")
     if delete:
-        for artifact in unneeded:
-            with store.lock(artifact.key, lambda: None):
-                store.remove(artifact.key)
-    if not as_json:
-        total = in_bytes(sum(artifact.size for artifact in unneeded))
-        click.echo(f"{'removed' if delete else 'could be removed with --delete'}: {total}")
+        for item in found.garbage:
+            if not gone[id(item)]:
+                click.echo(f"kept: {item.kind} {item.name[:24]} has come into use")
+        click.echo(f"removed: {in_bytes(sum(item.frees for item in found.garbage if gone[id(item)]))}")
+    else:
+        click.echo(f"could be removed with --delete: {in_bytes(sum(item.frees for item in found.garbage))}")
+
+
+def _fields(item: garbage.Garbage, *, removed: bool) -> dict[str, object]:
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "key": item.key,
+        "step": item.step,
+        "bytes": item.size,
+        "frees": item.frees,
+        "removed": removed,
+    }

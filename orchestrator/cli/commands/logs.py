@@ -19,28 +19,31 @@ _POLL = 0.3
 @click.command("logs")
 @recipe_argument
 @click.argument("step", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on as the step writes more.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on as the step writes more; without STEP through all that follow."
+)
 @click.pass_obj
 def command(settings: Settings, recipe: str, step: str | None, follow: bool) -> None:
     """Show what STEP of the newest build of RECIPE wrote: the one that runs or ran last, if none is named."""
+    journal = _journal(settings, recipe)
+    entry = _entry(journal, step)
+    while True:
+        found = _print(settings, recipe, entry, follow=follow)
+        if not found:
+            click.echo(f"{entry.name} wrote nothing yet ({entry.state})", err=True)
+        after = _next(settings, recipe, entry) if follow and not step else None
+        if after is None:
+            return
+        entry = after
+        click.echo(f"==> {entry.name} <==", err=True)
+
+
+def _journal(settings: Settings, recipe: str) -> Journal:
     journal = Journal.read(settings.store.root, recipe)
     if journal is None:
         message = f"{recipe} was never built here ({settings.store.root})"
         raise RecipeUnknownError(message, hint=f"orchestrator build {recipe}")
-    entry = _entry(journal, step)
-    file = _log(settings, journal, entry)
-    if file is None:
-        click.echo(f"{entry.name} wrote nothing yet ({entry.state})", err=True)
-        return
-    with file.open("rb") as stream:
-        while True:
-            chunk = stream.read(1 << 16)
-            if chunk:
-                click.echo(chunk.decode("utf-8", errors="replace"), nl=False)
-            elif not follow or not _running(settings, recipe, entry.name):
-                return
-            else:
-                time.sleep(_POLL)
+    return journal
 
 
 def _entry(journal: Journal, step: str | None) -> Entry:
@@ -54,18 +57,50 @@ def _entry(journal: Journal, step: str | None) -> Entry:
     raise StepUnknownError(message, hint=f"its steps are: {', '.join(entry.name for entry in journal.steps)}")
 
 
-def _log(settings: Settings, journal: Journal, entry: Entry) -> Path | None:
+def _print(settings: Settings, recipe: str, entry: Entry, *, follow: bool) -> bool:
+    """Print a step's log, and go on while it runs; False where there is none."""
+    file = _log(settings, recipe, entry)
+    while file is None and follow and _running(settings, recipe, entry.name):
+        time.sleep(_POLL)
+        entry = _entry(_journal(settings, recipe), entry.name)
+        file = _log(settings, recipe, entry)
+    if file is None:
+        return False
+    with file.open("rb") as stream:
+        while True:
+            running = follow and _running(settings, recipe, entry.name)  # before the file: its last lines are read
+            while chunk := stream.read(1 << 16):
+                click.echo(chunk.decode("utf-8", errors="replace"), nl=False)
+            if not running:
+                return True
+            time.sleep(_POLL)
+
+
+def _log(settings: Settings, recipe: str, entry: Entry) -> Path | None:
     """Find a step's log: with its artifact, in its running attempt, or kept from its failure."""
-    if entry.log:
-        places = [Path(entry.log)]
+    store = settings.store
+    if entry.state in ("done", "reused"):  # by its key: the store may have been moved
+        places = [store.root / "artifacts" / entry.key / "log.txt"]
     elif entry.state == "running":
-        attempts = [folder for folder in settings.store.attempts() if folder.name.startswith(f"{entry.key}-")]
+        attempts = [folder for folder in store.attempts() if folder.name.startswith(f"{entry.key}-")]
         places = [folder / "log.txt" for folder in attempts]
     else:
-        places = [failed_log(settings.store.root, journal.recipe, entry.name)]
+        places = [failed_log(store.root, recipe, entry.name)]
     return next((place for place in places if place.is_file()), None)
 
 
 def _running(settings: Settings, recipe: str, step: str) -> bool:
     journal = Journal.read(settings.store.root, recipe)
     return bool(journal and journal.alive and _entry(journal, step).state == "running")
+
+
+def _next(settings: Settings, recipe: str, entry: Entry) -> Entry | None:
+    """Wait for the step after one that ended; None where the build is over."""
+    while True:
+        journal = _journal(settings, recipe)
+        names = [other.name for other in journal.steps]
+        later = journal.steps[names.index(entry.name) + 1 :] if entry.name in names else []
+        found = next((other for other in later if other.state != "waiting"), None)
+        if found or not later or not journal.is_running:
+            return found
+        time.sleep(_POLL)

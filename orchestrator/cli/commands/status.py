@@ -6,7 +6,7 @@ import click
 
 from orchestrator.cli.options import RecipeName, json_option
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_time, print_json, print_table
+from orchestrator.cli.text import in_time, print_json, print_table, program
 from orchestrator.errors import RecipeUnknownError
 from orchestrator.journal import Entry, Journal
 
@@ -25,7 +25,7 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
         message = f"{recipe} was never built here ({root})"
         raise RecipeUnknownError(message, hint=f"orchestrator build {recipe}")
     if as_json:
-        print_json([{"recipe": j.recipe, "steps": [_fields(j, entry) for entry in j.steps]} for j in journals])
+        print_json([_document(journal) for journal in journals])
         return
     if not journals:
         click.echo("nothing was built yet")
@@ -36,6 +36,20 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
         for entry in j.steps
     ]
     print_table(("recipe", "step", "state", "time", ""), rows, right=(3,))
+    for journal in journals:
+        if journal.is_running:
+            click.echo(
+                f"{journal.recipe} is being built by process {journal.process}: {program()} attach {journal.recipe}"
+            )
+
+
+def _document(journal: Journal) -> dict[str, object]:
+    return {
+        "recipe": journal.recipe,
+        "running": journal.is_running,
+        "process": journal.process,
+        "steps": [_fields(journal, entry) for entry in journal.steps],
+    }
 
 
 def _fields(journal: Journal, entry: Entry) -> dict[str, object]:

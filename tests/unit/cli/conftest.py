@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main as program
-from orchestrator.executors.docker import DockerExecutor
+from orchestrator.executors.docker import DockerExecutor, LeftContainer
 from orchestrator.executors.job import Executor
 from tests.support.fake import FakeExecutor
 from tests.support.leavings import tiny_executor
@@ -30,6 +30,8 @@ class Shell:
     patch: pytest.MonkeyPatch
     capture: pytest.CaptureFixture[str]
     executor: FakeExecutor = field(default_factory=tiny_executor)
+    containers: list[LeftContainer] | None = None
+    """What the engine tells; None: there is none."""
     out: str = ""
     err: str = ""
 
@@ -77,6 +79,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         shutil.copytree(ROOT / folder, shell.project / folder, ignore=shutil.ignore_patterns("*.lock"))
     makers: dict[str, Callable[[], Executor]] = {"process": lambda: shell.executor, "docker": DockerExecutor}
     monkeypatch.setattr("orchestrator.cli.building.executors", lambda: makers)
+    monkeypatch.setattr("orchestrator.cli.garbage.left_containers", lambda: shell.containers)
     before = signal.getsignal(signal.SIGTERM)
     yield shell
     signal.signal(signal.SIGTERM, before)

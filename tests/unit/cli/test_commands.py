@@ -16,7 +16,7 @@ from tests.support.leavings import QUALITY, RECIPE, STEPS
 UNKNOWN_TO_THE_CPU = "deepseek-coder-v2-lite-nvfp4"
 COMMANDS = [
     "recipes", "show", "validate", "plan", "build", "verify", "bench", "bundle", "deploy", "undeploy", "status", "logs",
-    "lock", "gc", "doctor", "schema", "completion",
+    "attach", "lock", "gc", "doctor", "schema", "completion",
 ]  # fmt: skip
 
 

@@ -1,0 +1,60 @@
+"""A build in a session of its own: it outlives the terminal that started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cli.record import begun
+from orchestrator.cli.settings import Settings
+from orchestrator.errors import machine_faults
+
+_BEGINS = 60.0
+"""Seconds within which a build has asked for its commits and begun its record."""
+_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Detached:
+    """A build that goes on without us."""
+
+    process: int
+    log: Path
+    """What it would have said to the terminal."""
+    status: int | None = None
+    """Its exit status where it has ended already."""
+
+
+def start_detached(settings: Settings, recipe: str, arguments: list[str]) -> Detached:
+    """Start the same command without its `--detach`, and wait until it has begun or ended.
+
+    Args:
+        settings: Whose store it uses.
+        recipe: What it builds; known to exist.
+        arguments: The command line.
+    """
+    settings.store.make()
+    log = settings.store.root / "runs" / f"{recipe}.log"
+    command = [argument for argument in arguments if argument != "--detach"]
+    with machine_faults("writing to the store"):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        stream = log.open("wb")
+    with stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cli.main", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _BEGINS
+    while time.monotonic() < deadline:
+        status = process.poll()
+        whose = begun(settings.store.root, recipe)
+        if status is not None or (whose and whose.process == process.pid):
+            return Detached(process.pid, log, status)
+        time.sleep(_POLL)
+    return Detached(process.pid, log)

@@ -1,0 +1,195 @@
+"""What a store holds that nobody needs any more, and what is in use; nothing is removed without being asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.cli.planning import lock_file_of, plan_recipe
+from orchestrator.cli.settings import Settings
+from orchestrator.errors import MachineError
+from orchestrator.executors.docker import DockerExecutor, LeftContainer
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.store.artifact import Artifact
+from orchestrator.store.store import Attempt, Store, remove_tree
+
+Kind = Literal["artifact", "changed", "attempt", "container"]
+_KEY = 64
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something that can go."""
+
+    kind: Kind
+    """`changed`: an artifact that was found changed on disk and set aside."""
+    name: str
+    key: str
+    step: str
+    size: int
+    """Bytes."""
+    frees: int
+    """Bytes that removing it gives back: what dist/ links to stays."""
+    remove: Callable[[], bool]
+    """Removes it; False where somebody has come to use it."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a look at the store found."""
+
+    garbage: tuple[Garbage, ...]
+    kept: tuple[str, ...]
+    """What looks abandoned and is kept, with the reason."""
+
+
+def needed_keys(settings: Settings) -> frozenset[str]:
+    """Name what the newest build of each recipe left, and what each locked recipe would reuse now.
+
+    Raises:
+        OrchestratorError: A locked recipe cannot be read, so that nobody knows what it needs.
+    """
+    root = settings.store.root
+    journals = (Journal.read(root, name) for name in Journal.recipes(root))
+    keys = {key for journal in journals if journal for key in journal.keys}
+    for name in settings.book.names:
+        if lock_file_of(settings, name).is_file():
+            keys.update(_keys_of(plan_recipe(settings, name).plan, settings.store))
+    return frozenset(keys)
+
+
+def _keys_of(plan: Plan, store: Store) -> Iterator[str]:
+    artifacts: dict[str, Artifact] = {}
+    for placed in plan.steps:
+        if all(mount.step in artifacts for mount in placed.step.inputs):
+            key = plan.binder.key(placed.step, placed.executor, artifacts)
+            yield key
+            artifact = store.look(key)
+            if artifact:
+                artifacts[placed.step.name] = artifact
+
+
+def left_containers() -> tuple[LeftContainer, ...] | None:
+    """Ask the engine for the containers of all orchestrators; None where none answers."""
+    try:
+        return DockerExecutor().containers()
+    except MachineError:
+        return None
+
+
+def look(store: Store, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> Findings:
+    """Find what can go.
+
+    Args:
+        store: The store.
+        needed: The keys that are kept.
+        containers: All containers of orchestrators, of this store and of others; None where no engine answers.
+    """
+    ours = [found for found in containers or () if found.output.is_relative_to(store.root)]
+    garbage = [
+        *_artifacts(store, needed),
+        *_set_aside(store),
+        *(_container(store, found) for found in ours if _is_over(store, found, needed)),
+    ]
+    kept = [f"container {found.name} runs ({found.recipe}: {found.step})" for found in ours if found.running]
+    for folder in store.attempts():
+        reason = _why_kept(store, folder, needed, None if containers is None else ours)
+        if reason:
+            kept.append(f"{folder.name[:16]}… {reason}")
+        else:
+            garbage.append(_attempt(store, folder))
+    return Findings(tuple(garbage), tuple(kept))
+
+
+def _artifacts(store: Store, needed: frozenset[str]) -> Iterator[Garbage]:
+    used = store.used()
+    for folder in sorted((store.root / "artifacts").glob("*")):
+        key = folder.name
+        if key not in needed and key not in used:
+            artifact = store.look(key)
+            yield Garbage("artifact", key, key, artifact.step if artifact else "", *_room(folder), _forget(store, key))
+
+
+def _forget(store: Store, key: str) -> Callable[[], bool]:
+    def remove() -> bool:
+        with store.try_lock(key) as held:
+            if not held or key in store.used():
+                return False
+            store.remove(key)
+            return True
+
+    return remove
+
+
+def _set_aside(store: Store) -> Iterator[Garbage]:
+    for folder in sorted((store.root / "aside").glob("*")):
+        yield Garbage("changed", folder.name, folder.name[:_KEY], "", *_room(folder), _removing(folder))
+
+
+def _removing(folder: Path) -> Callable[[], bool]:
+    def remove() -> bool:
+        remove_tree(folder)
+        return True
+
+    return remove
+
+
+def _attempt(store: Store, folder: Path) -> Garbage:
+    key = folder.name[:_KEY]
+
+    def remove() -> bool:
+        with store.try_lock(key) as held:
+            if held:
+                remove_tree(folder)
+            return held
+
+    return Garbage("attempt", folder.name, key, "", *_room(folder), remove)
+
+
+def _why_kept(store: Store, folder: Path, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> str:
+    """Say why a try is not abandoned; empty where it is."""
+    key = folder.name[:_KEY]
+    with store.try_lock(key) as held:
+        if not held:
+            return "is being worked on"
+    if Attempt(folder).is_sealed and key in needed and not store.look(key):
+        return "is finished; the next build publishes it"
+    if containers is None and "-docker-" in folder.name:
+        return "may belong to a container, and no engine answers"
+    mine = [found for found in containers or () if found.output.is_relative_to(folder)]
+    if any(not _is_over(store, found, needed) for found in mine):
+        return "belongs to a container that the next build adopts"
+    return ""
+
+
+def _is_over(store: Store, container: LeftContainer, needed: frozenset[str]) -> bool:
+    """Whether a container neither runs nor will be asked for what it left."""
+    if container.running or container.owned:
+        return False
+    return container.key not in needed or store.look(container.key) is not None
+
+
+def _container(store: Store, container: LeftContainer) -> Garbage:
+    def remove() -> bool:
+        with store.try_lock(container.key) as held:
+            if held:
+                DockerExecutor().discard(container.name)
+            return held
+
+    return Garbage("container", container.name, container.key, container.step, 0, 0, remove)
+
+
+def _room(folder: Path) -> tuple[int, int]:
+    """Give the bytes of a folder's files, and of those that nobody else links to."""
+    size = frees = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            status = path.lstat()
+            if not path.is_dir():
+                size += status.st_size
+                frees += status.st_size if status.st_nlink == 1 else 0
+    return size, frees

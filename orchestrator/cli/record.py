@@ -1,0 +1,150 @@
+"""A build's own record beside its journal: every event as a line of JSON, so that others can follow it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import owner
+from orchestrator.errors import OrchestratorError, machine_faults
+from orchestrator.events import Event, Observer, Progress, from_record, to_record
+from orchestrator.temporary import temporary_of
+
+_EVERY = 1.0
+"""Seconds between two recorded states of one step's progress."""
+_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a build ended."""
+
+    status: int
+    """The exit status of its command."""
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+def record_file(root: Path, recipe: str) -> Path:
+    """Name the record of a recipe's newest build."""
+    return root / "runs" / f"{recipe}.events"
+
+
+@contextmanager
+def recorded(root: Path, recipe: str, observer: Observer) -> Iterator[Observer]:
+    """Record what an observer sees while the block runs, and how the block ends.
+
+    Args:
+        root: The store's folder.
+        recipe: Whose build it is.
+        observer: Gets every event as well.
+    """
+    file = record_file(root, recipe)
+    with machine_faults("writing to the store"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_of(file)
+        writer = _Writer(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644), observer)
+        writer.put({"event": "begun", "owner": owner.ourselves(), "process": os.getpid()})
+        temporary.replace(file)
+    try:
+        yield writer
+    except OrchestratorError as error:
+        writer.end(Ended(error.exit_status, error.code, error.message, error.hint))
+        raise
+    except KeyboardInterrupt as error:
+        writer.end(Ended(130 if type(error) is KeyboardInterrupt else 143))
+        raise
+    except BaseException as error:
+        writer.end(Ended(1, "DEFECT", type(error).__name__))
+        raise
+    else:
+        writer.end(Ended(0))
+    finally:
+        os.close(writer.descriptor)
+
+
+@dataclass
+class _Writer:
+    descriptor: int
+    observer: Observer
+    last: float = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Progress) or self._is_due():
+            record = to_record(event)
+            if record:
+                self.put(record)
+        self.observer(event)
+
+    def end(self, ended: Ended) -> None:
+        self.put({"event": "ended", **vars(ended)})
+
+    def put(self, record: dict[str, Any]) -> None:
+        with suppress(OSError):  # on a full disk the build's own words are the ones that matter
+            os.write(self.descriptor, (json.dumps(record) + "\n").encode())
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        due = now - self.last >= _EVERY
+        if due:
+            self.last = now
+        return due
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Whose record it is."""
+
+    process: int
+    owner: str
+
+
+def begun(root: Path, recipe: str) -> Begun | None:
+    """Tell whose the newest record is; None where there is none."""
+    file = record_file(root, recipe)
+    if file.parent != root / "runs":  # a name from the command line that is a path
+        return None
+    try:
+        with file.open(encoding="utf-8") as stream:
+            fields = json.loads(stream.readline())
+        return Begun(int(fields["process"]), str(fields["owner"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def follow(root: Path, recipe: str, whose: Begun) -> Iterator[Event | Ended]:
+    """Give what was recorded and what still is, until the build has ended; without an `Ended` it was killed."""
+    with record_file(root, recipe).open(encoding="utf-8") as stream:
+        line = ""
+        while True:
+            alive = owner.lives(whose.owner)  # asked before the file: what was written before the end is still read
+            while piece := stream.readline():
+                line += piece
+                if not line.endswith("\n"):
+                    break
+                found = _read(line)
+                line = ""
+                if found:
+                    yield found
+                if isinstance(found, Ended):
+                    return
+            if not alive:
+                return
+            time.sleep(_POLL)
+
+
+def _read(line: str) -> Event | Ended | None:
+    try:
+        record: dict[str, Any] = json.loads(line)
+        if record.get("event") == "ended":
+            return Ended(int(record["status"]), str(record["code"]), str(record["message"]), str(record["hint"]))
+        return from_record(record)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
