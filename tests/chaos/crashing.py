@@ -1,0 +1,136 @@
+"""The orchestrator's command, made to die at a named point.
+
+The n-th time that it comes there it kills itself with SIGKILL: nothing is cleaned up. The points are wrapped around the
+program from outside; the program knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator import runner
+from orchestrator.bundle import render
+from orchestrator.cli import main as program
+from orchestrator.executors import docker
+from orchestrator.executors.job import Job, Outcome
+from orchestrator.executors.process import ProcessExecutor
+from orchestrator.journal import Journal
+from orchestrator.store import store
+from orchestrator.store.artifact import Artifact
+
+Place = tuple[Any, str]
+NOWHERE = "-"
+
+BEFORE: dict[str, tuple[Place, ...]] = {
+    "before-the-journal": ((Journal, "_save"),),
+    "before-the-lock": ((store.Store, "lock"),),
+    "before-the-attempt": ((store.Store, "attempt"),),
+    "before-the-run": ((ProcessExecutor, "run"), (docker.DockerExecutor, "run")),
+    "before-the-container-starts": ((docker, "_start"),),
+    "before-the-seal": ((store.Attempt, "seal"),),
+    "before-publishing": ((store.Store, "publish"),),
+    "before-owing": ((store.Store, "owe"),),
+    "before-the-stats": ((store.Store, "remember"),),
+    "before-forgetting": ((ProcessExecutor, "forget"), (docker.DockerExecutor, "forget")),
+    "before-sweeping": ((store.Store, "sweep"),),
+    "before-the-swap": ((render, "swap_in"),),
+}
+AFTER: dict[str, tuple[Place, ...]] = {
+    "after-the-journal": ((Journal, "_save"),),
+    "after-the-attempt": ((store.Store, "attempt"),),
+    "after-the-container-is-made": ((docker, "_create"),),
+    "after-the-container-started": ((docker, "_start"),),
+    "after-the-run": ((ProcessExecutor, "run"), (docker.DockerExecutor, "run")),
+    "after-the-seal": ((store.Attempt, "seal"),),
+    "after-hashing": ((store, "hash_files"),),
+    "after-the-manifest": ((store, "_make_read_only"),),
+    "after-publishing": ((store.Store, "publish"),),
+    "after-sweeping": ((store.Store, "sweep"),),
+    "after-the-links": ((render, "link_files"),),
+    "after-the-swap": ((render, "swap_in"),),
+    "after-the-files": ((runner, "write_files"),),
+}
+POINTS = (*BEFORE, *AFTER)
+ONLY_IN_CONTAINERS = frozenset(
+    {"before-the-container-starts", "after-the-container-is-made", "after-the-container-started"}
+)
+
+
+def arm(point: str, count: int) -> None:
+    """Make this process die when it comes to a point for the COUNT-th time."""
+    left = [count]
+
+    def pass_by() -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for owner, name in (*BEFORE.get(point, ()), *AFTER.get(point, ())):
+        setattr(owner, name, _wrapped(getattr(owner, name), pass_by, first=point in BEFORE))
+
+
+def _wrapped(function: Callable[..., Any], pass_by: Callable[[], None], *, first: bool) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - whatever the function takes
+        if first:
+            pass_by()
+        result = function(*arguments, **options)
+        if not first:
+            pass_by()
+        return result
+
+    return wrapped
+
+
+def trace(file: Path) -> None:
+    """Note what is run, sealed and published, in the order in which it happens over all processes."""
+
+    def note(word: str, key: str) -> None:
+        with file.open("a") as stream:
+            stream.write(f"{word} {key}\n")
+
+    run, seal, publish = ProcessExecutor.run, store.Attempt.seal, store.Store.publish
+
+    def noted_run(self: ProcessExecutor, job: Job, *rest: Any) -> Outcome:  # noqa: ANN401 - as `run` takes them
+        note("run", job.key)
+        return run(self, job, *rest)
+
+    def noted_seal(self: store.Attempt) -> None:
+        seal(self)
+        note("sealed", self.folder.name[:64])
+
+    def noted_publish(self: store.Store, attempt: store.Attempt, key: str, step: str) -> Artifact:
+        artifact = publish(self, attempt, key, step)
+        note("published", key)
+        return artifact
+
+    patched: tuple[tuple[Any, str, Any], ...] = (
+        (ProcessExecutor, "run", noted_run),
+        (store.Attempt, "seal", noted_seal),
+        (store.Store, "publish", noted_publish),
+    )
+    for owner, name, function in patched:
+        setattr(owner, name, function)
+
+
+def build(point: str, count: int, arguments: list[str], said: Path, environment: dict[str, str]) -> None:
+    """Run the command in this process, which is its own from here on."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    trace(Path(environment["CHAOS_TRACE"]))
+    if point != NOWHERE:
+        arm(point, count)
+    sys.argv = ["orchestrator", *arguments]
+    program.main()

@@ -1,0 +1,31 @@
+"""A short set of seeds; `python -m tests.chaos` runs long ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import Chaos, tell
+from tests.chaos.worlds import container_world, process_world
+from tests.support.engine import Engine
+from tests.support.rehearsal import build_images
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("orchestrators", [1, 2])
+def test_builds_in_processes_survive_being_killed(tmp_path: Path, orchestrators: int) -> None:
+    chaos = Chaos(process_world(tmp_path), tmp_path, seed=orchestrators)
+    for _ in range(3):
+        chaos.round(orchestrators, kills=6 * orchestrators)
+    tell(chaos.tally, chaos.seed, f"processes, {orchestrators} at once")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("orchestrators", [1, 2])
+def test_builds_in_containers_survive_being_killed(tmp_path: Path, engine: Engine, orchestrators: int) -> None:
+    build_images(engine)
+    chaos = Chaos(container_world(engine, tmp_path / "project"), tmp_path, seed=orchestrators)
+    chaos.round(orchestrators, kills=8 * orchestrators)
+    tell(chaos.tally, chaos.seed, f"containers, {orchestrators} at once")
