@@ -173,7 +173,7 @@ def _speeds(comparison: Comparison) -> Chart:
         Key("bandwidth limit: weights and cache read once per step, nothing else", "limit", "mark"),
     )
     dimmed = [row.label for row in comparison.rows if not row.outlook.fits]
-    note = f"Pale: {', '.join(dimmed)} would not fit." if dimmed else ""
+    note = "The numbers: expected, of at most." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
     svg = ranges(picture, bars, "tokens per second, decoding")
     return Chart(picture.title, Markup(svg), keys, note)  # noqa: S704 - our own picture, its words escaped
 
