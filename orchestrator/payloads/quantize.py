@@ -16,6 +16,7 @@ from orchestrator.payloads import _main
 from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import calibrated, configs, onepass, report, samples
 from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.model import library
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.writer import SHARD_BYTES
@@ -135,5 +136,10 @@ def _positive(text: str) -> int:
     return value
 
 
+def _start() -> None:
+    kernels.compile_here()
+    main()
+
+
 if __name__ == "__main__":
-    sys.exit(_main.run(main))
+    sys.exit(_main.run(_start))

@@ -1,12 +1,14 @@
 """Quantize a checkpoint tensor by tensor, in memory that does not depend on the size of the model or of a tensor.
 
-Modules that an engine fuses share one scale, so each such group is read twice in a row: once for its largest magnitude,
-once to encode it. The second time a group is usually still in the page cache. Everything else is copied.
+Modules that an engine fuses share one scale, so each such group is gone through twice: once for its largest magnitude,
+once to encode it. A small group stays in memory meanwhile; a large one is read again, usually from the page cache.
+Everything else is copied. Reading, computing and writing overlap.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +16,13 @@ import numpy as np
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization.formats import kernels
+from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import DTYPES
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.quantization.tensors import StoredTensor
 
-CHUNK_BYTES = 16_000_000
+CHUNK_BYTES = 8_000_000
+_CHUNKS_AHEAD = 4
+_CHUNKS_BEHIND = 6
+_CHUNKS_KEPT = 10
+"""A group of fused modules up to this size is read once, a larger one twice in a row."""
 WEIGHT_ONLY = ("w4a16_nvfp4",)
 """Formats whose scales follow from the weights."""
 
@@ -89,8 +96,17 @@ class _Meter:
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """Some rows of a tensor on their way; without rows: the end of a tensor, or of a group that was gone through."""
+
+    name: str
+    first: int = 0
+    rows: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
 class _Conversion:
-    """The loop over units, and what it does to each."""
+    """The loop over units, and what it does to each: reading is ahead of it, writing behind it."""
 
     plan: Plan
     writer: CheckpointWriter
@@ -98,39 +114,74 @@ class _Conversion:
     meter: _Meter
 
     def run(self) -> None:
+        with ReadAhead(self._read(), _CHUNKS_AHEAD) as ahead, WriteBehind(_CHUNKS_BEHIND) as behind:
+            coming = iter(ahead)
+            for unit in self.plan.units:
+                if self.plan.quantizes(unit[0]):
+                    self._quantize(unit, coming, behind)
+                else:
+                    self._copy(coming, behind)
+
+    # --- in the thread that reads ---
+
+    def _read(self) -> Iterator[_Rows]:
+        """Go through all units: once, and groups that are too large to be kept twice."""
         for unit in self.plan.units:
-            if self.plan.quantizes(unit[0]):
-                self._quantize(unit)
-            else:
-                self._copy(unit[0])
+            if self.plan.quantizes(unit[0]) and not self._keeps(unit):
+                yield from self._read_unit(unit, again=True)
+            yield from self._read_unit(unit)
 
-    def _copy(self, name: str) -> None:
-        for first, rows in self.plan.rows(name, self.chunk_bytes):
-            self.writer.write(name, rows if self.plan.spec(name).shape else rows.reshape(()), first)
-            self._count(name, rows)
+    def _read_unit(self, unit: Sequence[str], *, again: bool = False) -> Iterator[_Rows]:
+        for name in unit:
+            for first, rows in self.plan.rows(name, self.chunk_bytes, again=again):
+                yield _Rows(name, first, rows)
+        yield _Rows(unit[0])
 
-    def _quantize(self, group: Sequence[str]) -> None:
-        scale = self.plan.scheme.weight_scale(max(self._largest_magnitude(name) for name in group))
-        for name in group:
-            self._encode(name, scale)
+    def _keeps(self, unit: Sequence[str]) -> bool:
+        """Say whether a group is kept in memory between its two passes, rather than read again."""
+        return sum(self.plan.spec(name).size for name in unit) <= _CHUNKS_KEPT * self.chunk_bytes
 
-    def _largest_magnitude(self, name: str) -> float:
-        largest = 0.0
-        for first, rows in self.plan.rows(name, self.chunk_bytes, again=True):
-            largest = max(largest, largest_magnitude(rows, self.plan.checkpoint.tensors[name], first))
-            self._count(name, rows)
-        return largest
+    # --- in the thread that computes ---
 
-    def _encode(self, name: str, scale: np.float32) -> None:
-        for first, rows in self.plan.rows(name, self.chunk_bytes):
+    def _copy(self, coming: Iterator[_Rows], behind: WriteBehind) -> None:
+        for part, rows in _until_the_end(coming):
+            shaped = rows if self.plan.spec(part.name).shape else rows.reshape(())
+            behind.do(partial(self.writer.write, part.name, shaped, part.first))
+            self._count(part.name, rows)
+
+    def _quantize(self, group: Sequence[str], coming: Iterator[_Rows], behind: WriteBehind) -> None:
+        kept: list[tuple[_Rows, NDArray[Any]]] = []
+        keeps, largest = self._keeps(group), 0.0
+        for part, rows in _until_the_end(coming):
+            largest = max(largest, largest_magnitude(rows, self.plan.checkpoint.tensors[part.name], part.first))
+            self._count(part.name, rows)
+            if keeps:
+                kept.append((part, rows))
+        scale = self.plan.scheme.weight_scale(largest)
+        for part, rows in _taken(kept) if keeps else _until_the_end(coming):
             for suffix, encoded in self.plan.scheme.encode(rows, scale).items():
-                self.writer.write(f"{name}{suffix}", encoded, first)
-            self._count(name, rows)
-        for suffix, scalar in self.plan.scheme.scalars(scale).items():
-            self.writer.write(f"{name}{suffix}", scalar)
+                behind.do(partial(self.writer.write, f"{part.name}{suffix}", encoded, part.first))
+            self._count(part.name, rows)
+        for name in group:
+            for suffix, scalar in self.plan.scheme.scalars(scale).items():
+                behind.do(partial(self.writer.write, f"{name}{suffix}", scalar))
 
     def _count(self, name: str, rows: NDArray[Any]) -> None:
         self.meter.add(rows.size * DTYPES[self.plan.checkpoint.tensors[name].dtype].itemsize, name)
+
+
+def _until_the_end(coming: Iterator[_Rows]) -> Iterator[tuple[_Rows, NDArray[Any]]]:
+    for part in coming:
+        if part.rows is None:
+            return
+        yield part, part.rows
+
+
+def _taken(kept: list[tuple[_Rows, NDArray[Any]]]) -> Iterator[tuple[_Rows, NDArray[Any]]]:
+    """Give out what was kept, and keep it no longer."""
+    kept.reverse()
+    while kept:
+        yield kept.pop()
 
 
 def largest_magnitude(rows: NDArray[Any], tensor: StoredTensor, first: int = 0) -> float:

@@ -39,16 +39,13 @@ class TensorReport:
     smallest: float = math.inf
     largest: float = 0.0
     saturated: int = 0
-    elements: int = 0
     input_scale: np.float32 | None = None
 
     def add(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]]) -> None:
         """Add some rows and what became of them."""
-        exact = rows.astype(np.float32)
-        off = exact - self.scheme.decode(encoded, self.scale)
-        self.signal += float(np.einsum("ij,ij->", exact, exact, dtype=np.float64))
-        self.noise += float(np.einsum("ij,ij->", off, off, dtype=np.float64))
-        self.elements += rows.size
+        signal, noise = self.scheme.error(rows, encoded, self.scale)
+        self.signal += signal
+        self.noise += noise
         if "_scale" in encoded:
             scales = encoded["_scale"].astype(np.float32)
             self.smallest = min(self.smallest, float(scales.min(initial=np.inf)))

@@ -50,6 +50,9 @@ class Scheme(Protocol):
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """Return what encoded rows stand for."""
 
+    def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
+        """Return the sums of squares of rows and of their difference from what they were encoded to."""
+
     def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
         """Return the tensors of a weight that have no rows, by what follows the weight's name."""
 
@@ -91,6 +94,10 @@ class Nvfp4:
         """See `Scheme`."""
         return nvfp4.decode(nvfp4.Encoded(encoded[""], encoded["_scale"]), scale)
 
+    def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
+        """See `Scheme`."""
+        return kernels.nvfp4_error(rows, nvfp4.Encoded(encoded[""], encoded["_scale"]), scale)
+
     def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
         """See `Scheme`."""
         return {"_scale_2": np.array(scale)}
@@ -129,6 +136,10 @@ class Fp8:
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """See `Scheme`."""
         return fp8.decode(encoded[""], scale)
+
+    def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
+        """See `Scheme`."""
+        return kernels.fp8_error(rows, encoded[""], scale)
 
     def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
         """See `Scheme`."""

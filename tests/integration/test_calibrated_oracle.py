@@ -162,6 +162,13 @@ def test_every_family_in_every_format_is_what_modelopt_writes(quantized: Path, f
     _same(quantized / family / label)
 
 
+def test_the_documentation_says_what_is_tested() -> None:
+    text = (_ROOT / "docs" / "explanation" / "quantization.md").read_text(encoding="utf-8")
+    table = ["| | " + " | ".join(FORMATS) + " |", "| --- |" + " --- |" * len(FORMATS)]
+    table += [f"| {family} |" + " equal |" * len(FORMATS) for family in FAMILIES]
+    assert "\n".join(table) in text
+
+
 @pytest.mark.parametrize("label", FORMATS)
 def test_experts_that_nothing_reached_are_what_modelopt_writes(quantized: Path, label: str) -> None:
     _same(quantized / "few" / label)

@@ -1,21 +1,211 @@
-"""The fastest way to encode that this machine has; every way gives the bytes that the definitions give."""
+"""The fastest way to encode that this machine has; every way gives the bytes that the definitions give.
+
+NumPy is always there. Where the machine has a C compiler, `compile_here` turns `kernels.c` into a library for the very
+processor, in about a second and anew for each process: nothing is installed, kept or trusted from an earlier run.
+The compiled loops take BF16, the type of nearly every checkpoint, and run on several threads.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from orchestrator.quantization.formats import fp8, nvfp4
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-encode_nvfp4 = nvfp4.encode
-encode_fp8 = fp8.encode
+SOURCE = Path(__file__).with_name("kernels.c")
+
+_COMPILERS = ("cc", "gcc", "clang")
+_EXACT = ("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-fast-math")
+_PROCESSORS = (("-march=native",), ("-mcpu=native",), ())
+"""The second is how older compilers on Arm call the first."""
+_SECONDS_TO_COMPILE = 60
+_SMALLEST_PART = 1 << 16
+"""Elements below which another thread does not pay."""
+
+
+@dataclass(frozen=True)
+class _Library:
+    """The compiled loops, and threads to run them on."""
+
+    functions: ctypes.CDLL
+    threads: int
+    pool: ThreadPoolExecutor
+
+    def each(self, elements: int, block: int, work: Callable[[int, int], Any]) -> list[Any]:
+        """Call `work` with the first and last element of several parts, at once; parts are whole blocks."""
+        step = max(_SMALLEST_PART, -(-elements // self.threads))
+        step = -(-step // block) * block
+        parts = [(first, min(first + step, elements)) for first in range(0, elements, step)]
+        if len(parts) == 1:
+            return [work(*parts[0])]
+        return list(self.pool.map(lambda part: work(*part), parts))
+
+
+_LOADED: list[_Library] = []
+
+
+def compile_here(threads: int | None = None) -> bool:
+    """Compile the loops for this processor and use them from now on, if there is a compiler.
+
+    Args:
+        threads: How many to run on; as many as the processor may run for this process when left out.
+
+    Returns:
+        Whether they are used.
+    """
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="kernels-") as folder:
+        file = Path(folder) / "kernels.so"
+        built = any(_compiled(compiler, file, processor) for processor in _PROCESSORS)
+        try:
+            functions = ctypes.CDLL(str(file)) if built else None
+        except OSError:  # a temporary folder from which nothing may be run
+            functions = None
+    if functions is None:
+        return False
+    functions.largest_bf16.restype = ctypes.c_uint16
+    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _LOADED[:] = [_Library(functions, count, ThreadPoolExecutor(count))]
+    return True
+
+
+def forget() -> None:
+    """Use NumPy again."""
+    while _LOADED:
+        _LOADED.pop().pool.shutdown()
+
+
+def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32) -> nvfp4.Encoded:
+    """Encode as `nvfp4.encode` does."""
+    library = _library_for(weight)
+    if library is None or weight.ndim != 2 or weight.shape[1] % nvfp4.BLOCK:  # noqa: PLR2004 - it refuses such shapes
+        return nvfp4.encode(weight, scale_2)
+    rows, columns = weight.shape
+    codes = np.empty((rows, columns // 2), np.uint8)
+    scales = np.empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
+    scalar = ctypes.c_float(float(scale_2))
+
+    def work(first: int, last: int) -> None:
+        library.functions.nvfp4_bf16(
+            _at(weight, first * 2),
+            ctypes.c_int64((last - first) // nvfp4.BLOCK),
+            scalar,
+            _at(codes, first // 2),
+            _at(scales, first // nvfp4.BLOCK),
+        )
+
+    library.each(weight.size, nvfp4.BLOCK, work)
+    return nvfp4.Encoded(codes, scales)
+
+
+def encode_fp8(weight: NDArray[Any], scale: np.float32) -> NDArray[Any]:
+    """Encode as `fp8.encode` does."""
+    library = _library_for(weight)
+    if library is None:
+        return fp8.encode(weight, scale)
+    codes = np.empty(weight.shape, ml_dtypes.float8_e4m3fn)
+    scalar = ctypes.c_float(float(scale))
+
+    def work(first: int, last: int) -> None:
+        library.functions.fp8_bf16(_at(weight, first * 2), ctypes.c_int64(last - first), scalar, _at(codes, first))
+
+    library.each(weight.size, 1, work)
+    return codes
 
 
 def largest_magnitude(weight: NDArray[Any]) -> np.float32:
-    """Return the largest magnitude, NaN where there is one; 0 for nothing."""
-    largest: np.float32 = np.abs(weight.astype(np.float32)).max(initial=0)  # NaN wins over every number
-    return largest
+    """Return the largest magnitude, not finite where a number is not; 0 for nothing."""
+    library = _library_for(weight)
+    if library is None:
+        largest: np.float32 = np.abs(weight.astype(np.float32)).max(initial=0)  # NaN wins over every number
+        return largest
+
+    def work(first: int, last: int) -> int:
+        bits: int = library.functions.largest_bf16(_at(weight, first * 2), ctypes.c_int64(last - first))
+        return bits
+
+    bits = max(library.each(weight.size, 1, work))
+    return np.float32(np.array(bits, np.uint16).view(ml_dtypes.bfloat16))
+
+
+def nvfp4_error(weight: NDArray[Any], encoded: nvfp4.Encoded, scale_2: np.float32) -> tuple[float, float]:
+    """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    library = _library_for(weight)
+    if library is None:
+        return _error(weight, nvfp4.decode(encoded, scale_2))
+    codes, scales, scalar = encoded.codes, encoded.scales, ctypes.c_float(float(scale_2))
+
+    def work(first: int, last: int) -> tuple[float, float]:
+        blocks = ctypes.c_int64((last - first) // nvfp4.BLOCK)
+        places = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
+        return _sums(partial(library.functions.nvfp4_error, _at(weight, first * 2), blocks, scalar, *places))
+
+    return _total(library.each(weight.size, nvfp4.BLOCK, work))
+
+
+def fp8_error(weight: NDArray[Any], encoded: NDArray[Any], scale: np.float32) -> tuple[float, float]:
+    """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    library = _library_for(weight)
+    if library is None:
+        return _error(weight, fp8.decode(encoded, scale))
+    scalar = ctypes.c_float(float(scale))
+
+    def work(first: int, last: int) -> tuple[float, float]:
+        count = ctypes.c_int64(last - first)
+        return _sums(partial(library.functions.fp8_error, _at(weight, first * 2), count, scalar, _at(encoded, first)))
+
+    return _total(library.each(weight.size, 1, work))
+
+
+def _library_for(weight: NDArray[Any]) -> _Library | None:
+    """Return the compiled loops if they take this weight."""
+    if not _LOADED or weight.dtype != ml_dtypes.bfloat16 or not weight.flags.c_contiguous or not weight.size:
+        return None
+    return _LOADED[0]
+
+
+def _compiled(compiler: str, file: Path, processor: tuple[str, ...]) -> bool:
+    command = [compiler, *_EXACT, *processor, "-o", str(file), str(SOURCE), "-lm"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS_TO_COMPILE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _at(array: NDArray[Any], offset: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data + offset)
+
+
+def _sums(call: Callable[[Any], Any]) -> tuple[float, float]:
+    sums = (ctypes.c_double * 2)()
+    call(sums)
+    return sums[0], sums[1]
+
+
+def _total(parts: list[tuple[float, float]]) -> tuple[float, float]:
+    return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+
+def _error(weight: NDArray[Any], decoded: NDArray[np.float32]) -> tuple[float, float]:
+    exact = weight.astype(np.float32)
+    off = exact - decoded
+    return float(np.square(exact, dtype=np.float64).sum()), float(np.square(off, dtype=np.float64).sum())

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
+
+
+def test_everything_comes_in_order() -> None:
+    with ReadAhead(range(100), 3) as ahead:
+        assert list(ahead) == list(range(100))
+
+
+def test_no_more_is_read_ahead_than_allowed() -> None:
+    read: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(50):
+            read.append(number)
+            yield number
+
+    with ReadAhead(source(), 2) as ahead:
+        assert next(iter(ahead)) == 0
+        time.sleep(0.3)
+        assert len(read) <= 5  # taken, waiting twice, one that finds no room, one in the making
+    assert len(read) <= 6
+
+
+def test_what_goes_wrong_while_reading_is_raised_where_items_are_taken() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        message = "torn"
+        raise OSError(message)
+
+    with ReadAhead(source(), 3) as ahead:
+        coming = iter(ahead)
+        assert next(coming) == 1
+        with pytest.raises(OSError, match="torn"):
+            next(coming)
+
+
+def test_whoever_stops_taking_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    with ReadAhead(iter(range(10**9)), 2) as ahead:
+        assert next(iter(ahead)) == 0
+    assert threading.active_count() == before
+
+
+def test_calls_are_made_in_order_and_waited_for() -> None:
+    done: list[int] = []
+
+    def call(number: int) -> Callable[[], None]:
+        return lambda: done.append(number)
+
+    with WriteBehind(2) as behind:
+        for number in range(50):
+            behind.do(call(number))
+    assert done == list(range(50))
+
+
+def test_after_a_call_failed_no_other_is_made_and_the_error_is_raised() -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        message = "full"
+        raise OSError(message)
+
+    def ask() -> None:
+        with WriteBehind(2) as behind:
+            behind.do(fail)
+            for number in range(100):
+                behind.do(lambda: done.append(1))
+                time.sleep(0.01)
+                assert number < 90
+
+    with pytest.raises(OSError, match="full"):
+        ask()
+    assert done == []
+
+
+def test_the_error_of_the_last_call_is_raised_at_the_end() -> None:
+    def fail() -> None:
+        raise OSError
+
+    with pytest.raises(OSError, match=r"^$"), WriteBehind(5) as behind:
+        behind.do(fail)
+
+
+def test_an_error_elsewhere_wins() -> None:
+    def fail() -> None:
+        raise OSError
+
+    def ask() -> None:
+        with WriteBehind(5) as behind:
+            behind.do(fail)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        ask()
