@@ -35,6 +35,8 @@ class Fetcher:
     output: Path
     stop: Stop
     report: Report
+    say: Callable[[str], None]
+    """Called with what a reader of the log should know."""
 
     @property
     def cache(self) -> RepoCache:
@@ -115,9 +117,11 @@ class Fetcher:
                 transfer(url, f"{self._at}: {file.path}", partial, self.stop, lambda there: self.report(file, there))
             except TooLongError:
                 partial.drop()
+                self.say(f"{file.path} is not what it must be: longer than {file.size} bytes")
                 return False
             if partial.digest.hexdigest() != _etag(file):
                 partial.drop()
+                self.say(f"{file.path} is not what it must be: {partial.digest.hexdigest()}, not {_etag(file)}")
                 return False
             partial.finish(self.cache.blob(etag))
         return True

@@ -76,7 +76,7 @@ class Partial:
         finally:
             self.close()
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes | bytearray) -> None:
         """Append what has arrived."""
         self.digest.update(piece)
         view = memoryview(piece)

@@ -82,16 +82,7 @@ def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None
         with get_session().stream(
             "GET", url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         ) as response:
-            skip = _begin(response, partial)
-            for piece in response.iter_raw(_PIECE):
-                stop.check()
-                wanted = piece[skip:]
-                skip -= len(piece) - len(wanted)
-                if len(wanted) > partial.size - partial.received:
-                    raise TooLongError
-                if wanted:
-                    partial.write(wanted)
-                    report(partial.received)
+            _take(response, partial, stop, report)
     except httpx2.TimeoutException as error:
         message = f"nothing arrived for {constants.HF_HUB_DOWNLOAD_TIMEOUT} seconds"
         raise _InterruptedError(message) from error
@@ -100,6 +91,28 @@ def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None
     if partial.received < partial.size:
         message = "the connection ended before the file did"
         raise _InterruptedError(message)
+
+
+def _take(response: httpx2.Response, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
+    """Write what arrives, in pieces that are worth a call; at a fault, also the last bytes before it."""
+    skip = _begin(response, partial)
+    held = bytearray()
+    try:
+        for bytes_ in response.iter_raw():
+            stop.check()
+            held += bytes_[skip:]
+            skip = max(0, skip - len(bytes_))
+            if len(held) > partial.size - partial.received:
+                held.clear()
+                raise TooLongError
+            if len(held) >= _PIECE:
+                partial.write(held)
+                held = bytearray()
+                report(partial.received)
+    finally:
+        if held:
+            partial.write(held)
+            report(partial.received)
 
 
 def _begin(response: httpx2.Response, partial: Partial) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -39,7 +40,7 @@ from orchestrator.payloads._report import Reporter
 
 _WORKERS = 4
 """Files under way at once; each may lose two chunks when the process is killed."""
-_GRACE = 1.0
+_GRACE = 0.7
 """Seconds that the threads have to write down how far they came."""
 
 
@@ -63,7 +64,7 @@ def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: t
     """Fetch every file, a few at once, and say how far it is; what may forbid the rest comes first."""
     stop, report = Stop(), Reporter()
     count = _Count(wanted, report)
-    fetcher = Fetcher(wanted, output, stop, count)
+    fetcher = Fetcher(wanted, output, stop, count, partial(print, flush=True))
     if constants.HF_HUB_OFFLINE:
         fetcher.insist_on_everything(include)
     insist_on_room(fetcher.needs())

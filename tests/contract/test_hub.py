@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from orchestrator.events import Failure, Progress, from_line
+from tests.support.downloads import Downloads
 from tests.support.hub import COMMIT, Hub, serve
 
-ROOT = Path(__file__).resolve().parents[2]
 HEADER = json.dumps({"w": {"dtype": "U8", "shape": [3_000_000], "data_offsets": [0, 3_000_000]}}).encode()
 WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + b"w" * 3_000_000
 FILES = {
@@ -40,67 +35,6 @@ UNWANTED = {
     ".gitattributes": b"",
 }
 SECRET = "hf_canary_0123456789"
-
-
-@dataclass
-class Downloads:
-    """Runs the payload as its executor does."""
-
-    hub: Hub
-    root: Path
-    log: str = ""
-    failure: Failure | None = None
-    progress: list[Progress] = field(default_factory=list)
-    count: int = 0
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.root),
-            "HF_HOME": str(self.root / "hf"),
-            "HF_ENDPOINT": self.hub.endpoint,
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
-
-    @property
-    def out(self) -> Path:
-        return self.root / f"out-{self.count}"
-
-    def run(self, *options: str, repo: str = "owner/model", revision: str = COMMIT, **environment: str) -> int:
-        self.count += 1
-        self.out.mkdir()
-        command = [sys.executable, "-m", "orchestrator.payloads.download", "--repo", repo, "--revision", revision]
-        done = subprocess.run(
-            [*command, "--output", str(self.out), *options],
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        self.log = done.stdout + done.stderr
-        events = [from_line(line) for line in done.stdout.splitlines()]
-        self.progress = [event for event in events if isinstance(event, Progress)]
-        self.failure = next((event for event in events if isinstance(event, Failure)), None)
-        assert "Traceback" not in self.log
-        return done.returncode
-
-    def fails(self, code: str, **more: str) -> str:
-        assert self.run(**more) == 6 if code != "PATH_ESCAPES" else 3
-        assert self.failure is not None, self.log
-        assert self.failure.code == code
-        assert self.failure.hint or code == "PATH_ESCAPES"
-        return self.failure.message
-
-    def arrived(self) -> dict[str, bytes]:
-        return {
-            path.relative_to(self.out).as_posix(): path.read_bytes() for path in self.out.rglob("*") if path.is_file()
-        }
-
-    def cached(self) -> list[bytes]:
-        return [path.read_bytes() for path in (self.root / "hf" / "hub").rglob("blobs/*") if path.is_file()]
 
 
 @pytest.fixture

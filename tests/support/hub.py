@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^/?]+)")
-_RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_API = re.compile(r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^/?]+)")
+_RESOLVE = re.compile(r"(?P<kind>/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
 @dataclass
@@ -38,6 +38,25 @@ class Hub:
     """How many more times a file arrives with one byte changed."""
     short: Counter[str] = field(default_factory=Counter)
     """How many more times a file's connection breaks off halfway."""
+    cut: dict[str, list[int]] = field(default_factory=dict)
+    """After how many bytes a file's connections break off, one after another."""
+    stall: Counter[str] = field(default_factory=Counter)
+    """How many more times a file stops halfway and its connection stays."""
+    wrong_range: Counter[str] = field(default_factory=Counter)
+    """How many more times another part of a file is sent than was asked for."""
+    long: Counter[str] = field(default_factory=Counter)
+    """How many more times a file has one byte too many."""
+    statuses: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
+    """What is answered to the next requests for a file's bytes: status and headers."""
+    ignores_range: bool = False
+    rate: float = 0.0
+    """Bytes a second of each connection; 0: no limit."""
+    kind: str = "model"
+    ended: threading.Event = field(default_factory=threading.Event)
+    served: Counter[str] = field(default_factory=Counter)
+    """How many bytes of each file were sent."""
+    ranges: list[tuple[str, int]] = field(default_factory=list)
+    """Where each request for a file's bytes wanted it to begin."""
     listed: dict[str, bytes] = field(default_factory=dict)
     """Files that the tree names besides those that are there."""
     requests: list[str] = field(default_factory=list)
@@ -76,6 +95,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -100,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         match = api or resolve
         if self.world.status:
             self._refuse(self.world.status)
-        elif match is None or match["repo"] != self.world.repo:
+        elif match is None or match["repo"] != self.world.repo or self._kind(match) != self.world.kind:
             self._refuse(404, "RepoNotFound")
         elif self.world.token and self.headers.get("authorization") != f"Bearer {self.world.token}":
             self._refuse(401)
@@ -123,8 +143,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "EntryNotFound")
 
-    def _refuse(self, status: int, code: str = "") -> None:
+    @staticmethod
+    def _kind(match: re.Match[str]) -> str:
+        return "dataset" if match["kind"] in ("dataset", "/datasets") else "model"
+
+    def _refuse(self, status: int, code: str = "", **headers: str) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         if code:
             self.send_header("X-Error-Code", code)
             self.send_header("X-Error-Message", code)
@@ -145,8 +171,20 @@ class _Handler(BaseHTTPRequestHandler):
         size = len(content)
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and self.command == "GET":
-            start = int(asked[1])
+        if self.command == "GET":
+            start = int(asked[1]) if asked and not self.world.ignores_range else 0
+            self.world.ranges.append((path, int(asked[1]) if asked else 0))
+            if self.world.statuses.get(path):
+                status, headers = self.world.statuses[path].pop(0)
+                self._refuse(status, **headers)
+                return
+        if start and self.world.wrong_range[path] > 0:
+            self.world.wrong_range[path] -= 1
+            start -= 1
+        more = b""
+        if self.command == "GET" and self.world.long[path] > 0:
+            self.world.long[path] -= 1
+            more = b"!"
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
@@ -156,10 +194,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Linked-Etag", f'"{sha256}"')
             self.send_header("X-Linked-Size", str(size))
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(size - start))
+        self.send_header("Content-Length", str(size - start + len(more)))
         self.end_headers()
         if self.command == "GET":
-            self._body(path, content[start:])
+            self._body(path, content[start:] + more)
 
     def _body(self, path: str, content: bytes) -> None:
         if self.world.corrupt[path] > 0:
@@ -169,7 +207,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.world.short[path] -= 1
             content = content[: len(content) // 2]
             self.close_connection = True
-        self.wfile.write(content)
+        if self.world.cut.get(path):
+            content = content[: self.world.cut[path].pop(0)]
+            self.close_connection = True
+        stalls = not self.close_connection and self.world.stall[path] > 0
+        if stalls:
+            self.world.stall[path] -= 1
+            content = content[: len(content) // 2]
+            self.close_connection = True
+        self._send(path, content)
+        if stalls:
+            self.world.ended.wait(60)
+
+    def _send(self, path: str, content: bytes) -> None:
+        view = memoryview(content)
+        piece = 1 << 16
+        for offset in range(0, len(view), piece):
+            try:
+                self.wfile.write(view[offset : offset + piece])
+            except OSError:  # whoever asked is gone
+                self.close_connection = True
+                return
+            self.world.served[path] += len(view[offset : offset + piece])
+            if self.world.rate:
+                self.world.ended.wait(piece / self.world.rate)
 
 
 def _entry(path: str, content: bytes) -> dict[str, object]:
