@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 @pytest.mark.parametrize("orchestrators", [1, 2])
 def test_builds_in_processes_survive_being_killed(tmp_path: Path, orchestrators: int) -> None:
     chaos = Chaos(process_world(tmp_path), tmp_path, seed=orchestrators)
-    for _ in range(3):
+    while chaos.tally.kills < 12 * orchestrators:
         chaos.round(orchestrators, kills=6 * orchestrators)
     tell(chaos.tally, chaos.seed, f"processes, {orchestrators} at once")
 
@@ -27,5 +27,6 @@ def test_builds_in_processes_survive_being_killed(tmp_path: Path, orchestrators:
 def test_builds_in_containers_survive_being_killed(tmp_path: Path, engine: Engine, orchestrators: int) -> None:
     build_images(engine)
     chaos = Chaos(container_world(engine, tmp_path / "project"), tmp_path, seed=orchestrators)
-    chaos.round(orchestrators, kills=8 * orchestrators)
+    while chaos.tally.kills < 5 * orchestrators:
+        chaos.round(orchestrators, kills=5 * orchestrators)
     tell(chaos.tally, chaos.seed, f"containers, {orchestrators} at once")
