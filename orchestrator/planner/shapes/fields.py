@@ -40,6 +40,12 @@ class Fields:
         """Read a whole number from 1, or take what the architecture's own code takes where the field is absent."""
         return self._number(name, 1) if self.has(name) else default
 
+    def count(self, name: str) -> int:
+        """Read a whole number from 0."""
+        if not self.has(name):
+            self.missing(name)
+        return self._number(name, 0)
+
     def count_or(self, name: str, default: int) -> int:
         """Read a whole number from 0, or take the default."""
         return self._number(name, 0) if self.has(name) else default

@@ -21,18 +21,14 @@ from orchestrator.planner.shapes.parts import (
     vector,
 )
 
+_KINDS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
 _STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def nemotron_h(fields: Fields, architecture: str) -> ModelShape:
     """Nemotron-H, Nemotron Nano 2, Nemotron 3: one Mamba-2, attention, perceptron or mixture per layer."""
     heads = heads_of(fields, size_name="head_dim" if fields.has("head_dim") else "attention_head_dim")
-    pattern, count = fields.text("hybrid_override_pattern"), fields.size("num_hidden_layers")
-    if len(pattern) != count:
-        message = f"{fields.where}: hybrid_override_pattern has {len(pattern)} layers, but num_hidden_layers is {count}"
-        raise ConfigInvalidError(message)
-    if not set(pattern) <= set("M*-E"):
-        fields.wrong("hybrid_override_pattern", "only M, *, - and E")
+    pattern = _pattern(fields)
     kinds = {kind: _nemotron_layer(fields, heads, kind) for kind in dict.fromkeys(pattern)}
     norm = vector("norm", heads.hidden)
     layers = [((norm, *renamed(kinds[kind][0], "mixer")), kinds[kind][1]) for kind in pattern]
@@ -50,6 +46,23 @@ def nemotron_h(fields: Fields, architecture: str) -> ModelShape:
         notes=notes,
         state_bytes_per_value=_STATE_BYTES[dtype],
     )
+
+
+def _pattern(fields: Fields) -> str:
+    """Read the kind of each layer, one letter each; newer files have a list of words instead."""
+    count = fields.size("num_hidden_layers")
+    if fields.has("layers_block_type"):
+        words = fields.items("layers_block_type", count)
+        if not all(word in _KINDS for word in words):
+            fields.wrong("layers_block_type", f"only {', '.join(_KINDS)}")
+        return "".join(_KINDS[str(word)] for word in words)
+    pattern = fields.text("hybrid_override_pattern")
+    if len(pattern) != count:
+        message = f"{fields.where}: hybrid_override_pattern has {len(pattern)} layers, but num_hidden_layers is {count}"
+        raise ConfigInvalidError(message)
+    if not set(pattern) <= set(_KINDS.values()):
+        fields.wrong("hybrid_override_pattern", f"only {', '.join(_KINDS.values())}")
+    return pattern
 
 
 def _nemotron_layer(fields: Fields, heads: Heads, kind: str) -> tuple[Tensors, Memory]:
@@ -111,8 +124,8 @@ def jamba(fields: Fields, architecture: str) -> ModelShape:
     mamba = _mamba1(fields, hidden)
     layers = []
     for number in range(fields.size("num_hidden_layers")):
-        attends = number % fields.size("attn_layer_period") == fields.count_or("attn_layer_offset", 0)
-        sparse = number % fields.size("expert_layer_period") == fields.count_or("expert_layer_offset", 0)
+        attends = number % fields.size("attn_layer_period") == fields.count("attn_layer_offset")
+        sparse = number % fields.size("expert_layer_period") == fields.count("expert_layer_offset")
         parts, memory = (renamed(attention(heads), "self_attn"), heads.memory()) if attends else mamba
         layers.append(((*parts, *(mixture if sparse and experts.total > 1 else perceptron), *around), memory))
     return Stack(fields, tied(fields), norm="final_layernorm").shape(architecture, layers, heads, inner)

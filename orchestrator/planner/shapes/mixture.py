@@ -131,10 +131,13 @@ def llama4(fields: Fields, architecture: str) -> ModelShape:
     parts = renamed(attention(heads, bias=bias, out_bias=bias), "self_attn")
     # Three layers look back on a chunk, the fourth has no positions and looks back on everything.
     chunk = fields.size("attention_chunk_size") if fields.has("attention_chunk_size") else None
+    count = fields.size("num_hidden_layers")
+    turning = fields.items("no_rope_layers", count) if fields.data.get("no_rope_layers") else None
     layers = []
-    for number in range(fields.size("num_hidden_layers")):
+    for number in range(count):
         mlp = moe if (number + 1) % step == 0 else gated(hidden, wide)
-        memory = heads.memory(chunk if (number + 1) % 4 else None)
+        turns = bool(turning[number]) if turning else (number + 1) % 4 != 0
+        memory = heads.memory(chunk if turns else None)
         layers.append(((*parts, *renamed(mlp, "feed_forward"), *norms(hidden)), memory))
     stack = Stack(fields, tied(fields), root="language_model.model", head="language_model.lm_head")
     notes = ("the vision tower is left out: its sizes are not in this config.json",)
@@ -197,22 +200,35 @@ def _deepseek(
     fields: Fields, architecture: str, parts: Tensors, memory: Memory, heads: Heads, *, corrected: bool
 ) -> ModelShape:
     hidden, inner = heads.hidden, fields.size("intermediate_size")
-    count, dense = fields.size("num_hidden_layers"), fields.count_or("first_k_dense_replace", 0)
-    if dense > count:
-        message = f"{fields.where}: first_k_dense_replace is {dense}, but num_hidden_layers is only {count}"
-        raise ConfigInvalidError(message)
-    every = fields.size_or("moe_layer_freq", 1)
+    chosen = _deepseek_sparse(fields)
+    count = len(chosen)
     moe = _deepseek_moe(fields, hidden, corrected=corrected)
     around = (*renamed(parts, "self_attn"), *norms(hidden))
     sparse = (*around, *renamed(moe, "mlp"))
     perceptron = (*around, *renamed(gated(hidden, inner), "mlp"))
-    layers = [(sparse if n >= dense and n % every == 0 else perceptron, memory) for n in range(count)]
+    layers = [(sparse if has_experts else perceptron, memory) for has_experts in chosen]
     proposers = fields.count_or("num_nextn_predict_layers", 0)
     beside = tuple(
         tensor for number in range(count, count + proposers) for tensor in _proposer(fields, sparse, hidden, number)
     )
     stack = Stack(fields, tied(fields))
     return stack.shape(architecture, layers, heads, max(inner, fields.size("moe_intermediate_size")), beside=beside)
+
+
+def _deepseek_sparse(fields: Fields) -> list[bool]:
+    """Say which layers have experts: all but the first few; newer files list them."""
+    count = fields.size("num_hidden_layers")
+    if fields.has("mlp_layer_types"):
+        kinds = fields.items("mlp_layer_types", count)
+        if not all(kind in ("dense", "sparse") for kind in kinds):
+            fields.wrong("mlp_layer_types", "only dense and sparse")
+        return [kind == "sparse" for kind in kinds]
+    dense = fields.count("first_k_dense_replace")
+    if dense > count:
+        message = f"{fields.where}: first_k_dense_replace is {dense}, but num_hidden_layers is only {count}"
+        raise ConfigInvalidError(message)
+    every = fields.size_or("moe_layer_freq", 1)
+    return [number >= dense and number % every == 0 for number in range(count)]
 
 
 def _deepseek_moe(fields: Fields, hidden: int, *, corrected: bool) -> Tensors:

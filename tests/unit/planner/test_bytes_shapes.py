@@ -124,3 +124,12 @@ def test_a_token_multiplies_every_weight_once() -> None:
     norms = 65 * 4096
     assert flops_per_token(shape, 0) == pytest.approx(2 * (8_030_261_248 - 128256 * 4096 - norms))
     assert flops_per_token(shape, 1000) - flops_per_token(shape, 0) == 2 * 1000 * 32 * 2 * 4096
+
+
+def test_newer_files_list_the_kinds_of_layers_in_words() -> None:
+    words = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+    pattern = str(NEMOTRON["hybrid_override_pattern"])
+    listed = {**NEMOTRON, "hybrid_override_pattern": None, "layers_block_type": [words[kind] for kind in pattern]}
+    assert shape_of(listed).parameters == shape_of(NEMOTRON).parameters
+    sparse = {**DEEPSEEK_V2, "first_k_dense_replace": None, "mlp_layer_types": ["dense"] + ["sparse"] * 59}
+    assert shape_of(sparse).parameters == shape_of(DEEPSEEK_V2).parameters
