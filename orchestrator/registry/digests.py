@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,9 @@ def docker_credentials(host: str) -> Credentials | None:
         RegistryAccessError: Where they are there and cannot be used.
     """
     try:
-        found: dict[str, Any] | None = auth.load_config().resolve_authconfig(host)
+        with warnings.catch_warnings():  # of a helper that is not installed; that is an error of its own right after
+            warnings.simplefilter("ignore")
+            found: dict[str, Any] | None = auth.load_config().resolve_authconfig(host)
     except DockerException as error:
         message = f"Docker's credentials for {host} cannot be read: {type(error).__name__}"
         raise RegistryAccessError(message, hint=f"log in again: docker login {host}") from error
