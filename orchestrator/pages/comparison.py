@@ -27,6 +27,9 @@ _GGUF = {"f16": "F16", "q8_0": "Q8_0", "q4_k_m": "Q4_K_M", "q4_0": "Q4_0", "gguf
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Texts at once, for which the longest context is reckoned."""
 
+FIRST_FOUR_BITS = 100
+"""The first compute capability whose tensor cores multiply four-bit floats: Blackwell's."""
+
 GPT_OSS = "GptOssForCausalLM"
 
 
@@ -188,7 +191,24 @@ def _advice(shape: ModelShape, terms: Terms, name: str, found: Outlook) -> str:
         return "Does not fit as asked: the context is longer than what the model was made for."
     if shape.architecture == GPT_OSS:
         return _for_gpt_oss(name)
+    if _lacks_four_bits(terms) and name in ("nvfp4", "mxfp4"):
+        return "Only for its size: this GPU has no four-bit products, so an engine unpacks it, if it runs it at all."
+    if _lacks_four_bits(terms) and name == "fp8":
+        return "The usual choice on this GPU, which has eight-bit products and no four-bit ones: nearly no loss."
     return _FOR[name](terms)
+
+
+def _lacks_four_bits(terms: Terms) -> bool:
+    return terms.target.gpu is not None and terms.target.gpu.sm < FIRST_FOUR_BITS
+
+
+def usual_format(shape: ModelShape, terms: Terms) -> str:
+    """Name the format that one would serve first, if it fits."""
+    if terms.engine == "llama.cpp":
+        return "gguf_mxfp4" if shape.architecture == GPT_OSS else "q4_k_m"
+    if shape.architecture == GPT_OSS:
+        return "mxfp4"
+    return "fp8" if _lacks_four_bits(terms) else "nvfp4"
 
 
 def _for_gpt_oss(name: str) -> str:

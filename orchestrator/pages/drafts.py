@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.pages.comparison import GPT_OSS, Comparison, Row
+from orchestrator.pages.comparison import Comparison, Row, usual_format
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speculative import acceptance_for, check_cost_ratio, tokens_needed, tokens_per_step
@@ -60,13 +60,13 @@ class Drafts:
 
 
 def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | None:
-    """Reckon what wanted speeds take, for the fastest format that fits; None where none does, or without a GPU.
+    """Reckon what wanted speeds take, for the format that one would serve; None where none fits, or without a GPU.
 
     Args:
         comparison: The formats.
         wanted: Tokens per second; twice and three times the plain speed where none is given, or what is often quoted.
     """
-    row = _fastest(comparison)
+    row = _usual(comparison)
     if row is None or row.outlook.decode is None or row.ceiling is None:
         return None
     shape, terms, plain = comparison.subject.shape, comparison.terms, row.outlook.decode
@@ -105,11 +105,11 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
     )
 
 
-def _fastest(comparison: Comparison) -> Row | None:
-    """Choose NVFP4 where it fits: MXFP4 is a little smaller, but only gpt-oss is published in it."""
+def _usual(comparison: Comparison) -> Row | None:
+    """Choose what one would serve, else the smallest that fits."""
     fitting = [row for row in comparison.rows if row.outlook.fits and row.outlook.decode]
-    best = "mxfp4" if comparison.subject.shape.architecture == GPT_OSS else "nvfp4"
-    usual = [row for row in fitting if row.format in (best, "gguf_mxfp4", "q4_k_m")]
+    name = usual_format(comparison.subject.shape, comparison.terms)
+    usual = [row for row in fitting if row.format == name]
     return next(iter((*usual, *reversed(fitting))), None)
 
 

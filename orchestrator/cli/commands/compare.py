@@ -119,7 +119,9 @@ def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:
     recipes = [one.recipe for one in loaded]
     first = next((known for recipe in recipes if (known := known_model(recipe))), None)
     if first is None:
-        raise ConfigInvalidError(missing_sizes(recipes[0]))
+        repo = getattr(recipes[0].model, "repo", None)
+        hint = f"`orchestrator compare {repo}` asks the Hub for its config.json" if repo else ""
+        raise ConfigInvalidError(missing_sizes(recipes[0]), hint=hint)
     alike = [(recipe, known) for recipe in recipes if (known := known_model(recipe)) and _alike(known, first)]
     by_format: dict[str, tuple[str, ...]] = {}
     schemes: dict[str, Scheme] = {}

@@ -140,6 +140,12 @@ def test_a_missing_file_and_an_unknown_name_are_told_apart(shell: Shell) -> None
     assert shell.error("compare", "llama3-70b", "--target", "toaster")["code"] == "TARGET_UNKNOWN"
 
 
+def test_a_recipe_of_unknown_sizes_says_who_knows_them(shell: Shell) -> None:
+    error = shell.error("compare", "phi-4-multimodal")
+    assert error["code"] == "CONFIG_INVALID"
+    assert "orchestrator compare microsoft/Phi-4-multimodal-instruct" in error["hint"]
+
+
 def test_markdown_is_one_table_with_the_same_figures(shell: Shell) -> None:
     assert shell("compare", "llama3-70b", "--format", "md") == 0
     table = [line for line in shell.out.splitlines() if line.startswith("|")]

@@ -153,3 +153,15 @@ def test_a_model_that_fits_in_no_format_has_no_drafts_and_still_a_page() -> None
     found = compared("ai21labs/AI21-Jamba-1.5-Large")
     assert drafts(found) is None
     assert "Not even one text fits" in comparison_page(found, None)
+
+
+def test_a_gpu_without_four_bit_products_is_told_to_use_eight() -> None:
+    hopper = SPARK.model_copy(update={"gpu": Gpu(name="NVIDIA H100", sm=90, memory_bandwidth=3.35e12)})
+    subject = Subject("a model", shape("meta-llama/Llama-3.1-8B-Instruct"), "the catalogue")
+    found = compare(subject, Terms(hopper, "h100", "trtllm", 1, 4096, "bf16"))
+    advice = {row.format: row.advice for row in found.rows}
+    assert advice["fp8"].startswith("The usual choice on this GPU")
+    assert "no four-bit products" in advice["nvfp4"]
+    needed = drafts(found)
+    assert needed is not None
+    assert needed.row.format == "fp8"
