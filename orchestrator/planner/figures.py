@@ -25,8 +25,17 @@ class Figure:
             return gigabytes(self.value)
         if self.unit in ("tokens", "texts"):
             return f"{self.value:,.0f} {self.unit}"
-        around = f" ({self.band[0]:.3g} to {self.band[1]:.3g})" if self.band else ""
-        return f"{self.value:.1f} {self.unit}{around}"
+        around = f" ({_short(self.band[0])} to {_short(self.band[1])})" if self.band else ""
+        return f"{_short(self.value)} {self.unit}{around}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004 - three digits say enough
+
+
+def in_words(count: float) -> str:
+    """Write a number of parameters: `70.55 billion`, `2.886 million`."""
+    return f"{count / 1e9:.4g} billion" if count >= 1e9 else f"{count / 1e6:.4g} million"  # noqa: PLR2004 - a billion
 
 
 def gigabytes(value: float) -> str:

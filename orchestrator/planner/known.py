@@ -9,7 +9,7 @@ from functools import cache
 from orchestrator.catalog.models import find_model
 from orchestrator.planner.case import has_block_scales
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.planner.shapes import ModelShape, shape_of
+from orchestrator.planner.shapes import FAMILIES, ModelShape, shape_of
 from orchestrator.recipe.model import GeneratedModel, GenerateOptions, HubModel, Quantization, Recipe
 
 
@@ -31,7 +31,7 @@ def known_model(recipe: Recipe) -> Known | None:
     """Look up a recipe's model; None where nothing is known of its sizes but the number of parameters."""
     model = recipe.model
     if isinstance(model, GeneratedModel):
-        shape, declared, basis = _generated(model.generate), None, "the sizes in the recipe"
+        shape, declared, basis = _generated(model.generate), None, "the recipe"
     elif isinstance(model, HubModel):
         found = _of_repo(model.repo)
         if found is None:
@@ -59,6 +59,8 @@ def missing_sizes(recipe: Recipe) -> str:
     model = recipe.model
     if not isinstance(model, HubModel):
         return f"the sizes of a local model are not looked up; `orchestrator estimate --config {_place(recipe)}` does"
+    if model.architecture not in FAMILIES:
+        return f"the tensors of {model.architecture} are not known here"
     return f"the sizes of {model.repo} are not in the catalogue; `orchestrator estimate` takes its config.json"
 
 

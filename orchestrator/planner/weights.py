@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
-from orchestrator.planner.figures import Figure
+from orchestrator.planner.figures import Figure, in_words
 from orchestrator.planner.files import file_bytes
 from orchestrator.planner.known import known_draft, known_model, missing_sizes
 from orchestrator.planner.scheme import scheme_of
@@ -46,7 +46,7 @@ def weight_bytes(parameters: float, weight_format: Format) -> Figure:
     checkpoint is somewhat larger; how much depends on the model's shape, which is not known before the download.
     """
     bits = BITS[weight_format]
-    basis = f"{parameters / 1e9:.4g} billion parameters at {bits.basis} each; embeddings and head not counted apart"
+    basis = f"{in_words(parameters)} parameters at {bits.basis} each; embeddings and head not counted apart"
     return Figure(parameters * bits.value / 8, "B", basis)
 
 
@@ -56,7 +56,7 @@ def source_weights(recipe: Recipe) -> Figure:
     if known is None:
         quantization = recipe.quantization
         return _reckoned(recipe, quantization.format if quantization.method == "none" else "bf16")
-    basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.source.name}"
+    basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.source.name}"
     return Figure(checkpoint_bytes(known.shape, known.source), "B", f"{basis}; sizes from {known.basis}")
 
 
@@ -65,7 +65,7 @@ def served_weights(recipe: Recipe) -> Figure:
     known = known_model(recipe)
     if known is None:
         return _reckoned(recipe, recipe.quantization.format)
-    basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters in {known.served.name}"
+    basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.served.name}"
     if recipe.quantization.method == "onepass" and sum(t.count for t in known.shape.tensors) < _MANY:
         return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included")
     return Figure(checkpoint_bytes(known.shape, known.served), "B", basis)
@@ -81,7 +81,7 @@ def weights_in(recipe: Recipe, weight_format: Format) -> Figure:
     known = known_model(recipe)
     if known is None:
         return weight_bytes(recipe.model.parameters, weight_format)
-    basis = f"exact bytes of {known.shape.parameters / 1e9:.4g} billion parameters"
+    basis = f"exact bytes of {in_words(known.shape.parameters)} parameters"
     return Figure(checkpoint_bytes(known.shape, scheme_of(weight_format)), "B", basis)
 
 
@@ -98,7 +98,7 @@ def draft_bytes(recipe: Recipe) -> Figure | None:
     if known is None:
         return weight_bytes(speculative.draft.parameters, name)
     shape, declared = known
-    basis = f"exact bytes of {shape.parameters / 1e9:.4g} billion parameters in {name}"
+    basis = f"exact bytes of {in_words(shape.parameters)} parameters in {name}"
     return Figure(checkpoint_bytes(shape, declared or scheme_of(name)), "B", basis)
 
 
@@ -122,7 +122,7 @@ def _read_per_token(recipe: Recipe) -> Figure:
         active = recipe.model.active_parameters or recipe.model.parameters
         return weight_bytes(active, recipe.quantization.format)
     parameters = known.shape.active_parameters
-    basis = f"exact bytes of {parameters / 1e9:.4g} billion parameters in {known.served.name}: no embedding"
+    basis = f"exact bytes of {in_words(parameters)} parameters in {known.served.name}: no embedding"
     return Figure(weights_read_per_step(known.shape, known.served), "B", basis)
 
 

@@ -8,7 +8,14 @@ from typing import NoReturn
 
 from orchestrator.errors import ConfigInvalidError
 
-_LIMITS: Mapping[str, int] = {"num_hidden_layers": 2048, "max_position_embeddings": 2**31, "vocab_size": 2**24}
+_LIMITS: Mapping[str, int] = {
+    "num_hidden_layers": 2048,
+    "num_experts": 2**14,
+    "num_local_experts": 2**14,
+    "n_routed_experts": 2**14,
+    "max_position_embeddings": 2**31,
+    "vocab_size": 2**24,
+}
 _LIMIT = 2**22
 """More than ten times the largest dimension of any published model; a larger number is a slip."""
 
