@@ -1,4 +1,4 @@
-"""Locks against a Hub on this machine: resolve, pin, notice what moved, and build without the Hub once it is done."""
+"""`lock`, `build --locked` and `build --offline` as commands, against a Hub and a registry on this machine."""
 
 from __future__ import annotations
 
@@ -10,34 +10,54 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.contract.test_registry import push_index
 from tests.support.hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """\
+name: one
+description: A model from the Hub as it is.
 schema_version: 1
-name: from-the-hub
-description: A small model from the Hub, served as it is
 model: {repo: owner/model, license: mit, architecture: LlamaForCausalLM, parameters: 1.0e+6}
-target: cpu
+target: dgx-spark
 image: tensorrt-llm-1.3.0rc24
 quantization: {format: bf16, method: none}
-benchmark: null
 """
+HEADER = b'{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+FILES = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "model.safetensors": len(HEADER).to_bytes(8, "little") + HEADER + b"abcd",
+}
 
 
 @dataclass
-class World:
-    """A project of its own, and the Hub that its recipe names."""
+class Project:
+    """A project folder with one recipe, and the two services that its lock asks."""
 
-    hub: Hub
     root: Path
+    hub: Hub
+    images: str
+    log: str = ""
 
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipes" / "one.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "recipes" / "one.lock"
+
+    @property
+    def locked(self) -> Any:  # noqa: ANN401 - whatever JSON can say
+        return json.loads(self.lock.read_text())
+
+    def run(self, *arguments: str) -> int:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli.main", "--project", str(self.root / "project"), *arguments],
+            (sys.executable, "-m", "orchestrator.cli.main", "--project", self.root, *arguments),
             env={
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(ROOT),
@@ -45,102 +65,157 @@ class World:
                 "HF_HOME": str(self.root / "hf"),
                 "HF_ENDPOINT": self.hub.endpoint,
             },
+            cwd=self.root,
             capture_output=True,
             text=True,
             check=False,
             timeout=120,
         )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+        self.log = done.stdout + done.stderr
+        assert "Traceback" not in self.log, self.log
+        return done.returncode
 
-    @property
-    def lock(self) -> Path:
-        return self.root / "project" / "recipes" / "from-the-hub.lock"
-
-    def steps(self) -> list[tuple[str, bool]]:
-        """Build, and say of each step whether it was reused."""
-        done = self("build", "from-the-hub", "--json")
-        assert done.returncode == 0, done.stderr
-        return [(step["name"], step["reused"]) for step in json.loads(done.stdout)["steps"]]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("model")
-    subprocess.run(
-        [sys.executable, "-m", "orchestrator.payloads.generate", "--output", str(folder), "--layers", "1"],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    def download(self, *options: str) -> int:
+        return self.run("build", "one", "--until", "download", *options)
 
 
 @pytest.fixture
-def world(tmp_path: Path, model: dict[str, bytes]) -> Iterator[World]:
-    shutil.copytree(ROOT / "docker", tmp_path / "project" / "docker")
-    (tmp_path / "project" / "recipes").mkdir()
-    (tmp_path / "project" / "recipes" / "from-the-hub.yaml").write_text(RECIPE)
-    with serve(Hub(files=dict(model))) as hub:
-        yield World(hub, tmp_path)
+def project(tmp_path: Path, registry: str) -> Iterator[Project]:
+    root = tmp_path / "project"
+    (root / "recipes").mkdir(parents=True)
+    (root / "recipes" / "one.yaml").write_text(RECIPE)
+    shutil.copytree(ROOT / "docker", root / "docker")
+    images = root / "docker" / "images.yaml"
+    images.write_text(images.read_text().replace("nvcr.io/nvidia", f"{registry}/{tmp_path.name.lower()}"))
+    push_index(f"{registry}/{tmp_path.name.lower()}/tensorrt-llm/release", "1.3.0rc24")
+    with serve(Hub(files=dict(FILES))) as hub:
+        yield Project(root, hub, f"{registry}/{tmp_path.name.lower()}/tensorrt-llm/release")
 
 
-def test_a_lock_names_the_commit_and_every_file(world: World, model: dict[str, bytes]) -> None:
-    assert world("lock", "from-the-hub").returncode == 0
-    locked = json.loads(world.lock.read_text())
-    repository = locked["repositories"][0]
-    assert (repository["repo"], repository["revision"], repository["commit"]) == ("owner/model", "main", COMMIT)
-    assert {file["path"]: file["size"] for file in repository["files"]} == {n: len(c) for n, c in model.items()}
-    assert world("lock", "from-the-hub", "--check").returncode == 0
+def test_a_lock_has_commit_files_images_tools_and_the_recipes_digest(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    lock = project.locked
+    assert lock["recipe"] == "one"
+    assert str(lock["recipe_digest"]).startswith("sha256:")
+    [repository] = lock["repositories"]
+    assert repository["commit"] == COMMIT
+    files = {file["path"]: file for file in repository["files"]}
+    assert set(files) == set(FILES)
+    assert files["model.safetensors"]["size"] == len(FILES["model.safetensors"])
+    assert len(files["model.safetensors"]["sha256"]) == 64
+    assert "sha256" not in files["config.json"]
+    image = lock["images"]["tensorrt-llm-1.3.0rc24"]
+    assert set(image) == {"reference", "index", "amd64", "arm64"}
+    assert {"orchestrator", "huggingface_hub", "python"} <= set(lock["tools"])
+    assert project.run("lock", "one", "--check") == 0, project.log
+    before = project.lock.read_bytes()
+    assert project.run("lock", "one") == 0
+    assert project.lock.read_bytes() == before
 
 
-def test_what_moved_upstream_is_noticed(world: World) -> None:
-    world("lock", "from-the-hub")
-    before = world.lock.read_bytes()
-    world.hub.branches["main"] = "f" * 40
-    done = world("lock", "from-the-hub", "--check")
-    assert done.returncode == 7
-    assert f"owner/model@main: {COMMIT} → {'f' * 40}" in done.stdout
-    assert world.lock.read_bytes() == before
+def test_a_check_says_what_moved_and_fails(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    before = project.lock.read_bytes()
+    new = "f" * 40
+    project.hub.branches = {"main": new, "old": COMMIT}
+    project.hub.files["config.json"] += b" "
+    push_index(project.images, "1.3.0rc24", ("arm64",))
+    assert project.run("lock", "one", "--check") == 7
+    assert "LOCK_DRIFT" in project.log
+    assert f"owner/model@main: {COMMIT} → {new}" in project.log
+    assert "config.json: 39 → 40 bytes" in project.log
+    assert "image tensorrt-llm-1.3.0rc24" in project.log
+    assert project.lock.read_bytes() == before
 
 
-def test_a_lock_that_cannot_be_resolved_leaves_the_old_one(world: World) -> None:
-    world("lock", "from-the-hub")
-    before = world.lock.read_bytes()
-    world.hub.gated = True
-    done = world("lock", "from-the-hub")
-    assert done.returncode == 6
-    assert "error[HUB_ACCESS]" in done.stderr
-    assert world.lock.read_bytes() == before
+def test_a_check_without_a_lock_fails(project: Project) -> None:
+    assert project.run("lock", "one", "--check") == 7
+    assert not project.lock.exists()
 
 
-def test_a_locked_recipe_that_is_built_needs_no_hub(world: World) -> None:
-    world("lock", "from-the-hub")
-    assert world.steps() == [("download", False), ("verify", False)]
-    world.hub.status = 500
-    asked = len(world.hub.requests)
-    assert world.steps() == [("download", True), ("verify", True)]
-    assert len(world.hub.requests) == asked
+def test_a_locked_build_asks_nobody_what_the_lock_says(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    project.hub.branches = {"main": "f" * 40, "old": COMMIT}
+    project.hub.requests.clear()
+    assert project.download("--locked") == 0, project.log
+    assert [line for line in project.hub.requests if "/api/models" in line] == []
+    assert project.download("--locked", "--offline") == 0, project.log
 
 
-def test_a_locked_recipe_stays_at_its_commit_when_the_branch_moves(world: World) -> None:
-    world("lock", "from-the-hub")
-    world.steps()
-    world.hub.branches |= {"main": "f" * 40, "old": COMMIT}
-    assert world.steps() == [("download", True), ("verify", True)]
+def test_a_locked_build_without_a_lock_is_refused(project: Project) -> None:
+    assert project.download("--locked") == 7
+    assert "LOCK_DRIFT" in project.log
+    assert "orchestrator lock one" in project.log
 
 
-def test_without_a_lock_the_branch_decides(world: World) -> None:
-    world.steps()
-    assert world.steps() == [("download", True), ("verify", True)]
-    world.hub.branches |= {"main": "f" * 40, "old": COMMIT}
-    assert world.steps()[0] == ("download", False)
+@pytest.mark.parametrize(
+    ("old", "new"), [("method: none}", "method: none}\nserve: {port: 9000}"), ("1.0e+6", "2.0e+6"), ("rc24", "rc22")]
+)
+def test_a_locked_build_of_a_recipe_that_changed_is_refused(project: Project, old: str, new: str) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    project.recipe.write_text(RECIPE.replace(old, new))
+    assert project.download("--locked") == 7
+    assert "another state of the recipe" in project.log
 
 
-def test_a_hub_that_is_down_stops_a_build_before_anything_runs(world: World) -> None:
-    world.hub.status = 500
-    done = world("build", "from-the-hub")
-    assert done.returncode == 6
-    assert "error[HUB_UNREACHABLE]" in done.stderr
-    assert not (world.root / "project" / ".orchestrator" / "artifacts").exists()
+def test_words_about_a_recipe_do_not_outdate_its_lock(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    project.recipe.write_text(RECIPE.replace("as it is", "just as it is") + "backend: pytorch # the default\n")
+    assert project.download("--locked") == 0, project.log
+
+
+def test_a_tag_that_the_catalogue_renamed_is_drift(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    images = project.root / "docker" / "images.yaml"
+    images.write_text(images.read_text().replace("release:1.3.0rc24", "release:1.3.0rc24-post1"))
+    assert project.download("--locked") == 7
+    assert "1.3.0rc24-post1" in project.log
+
+
+def test_the_lock_of_another_recipe_is_refused(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    project.lock.write_text(project.lock.read_text().replace('"recipe": "one"', '"recipe": "two"'))
+    for options in ((), ("--locked",)):
+        assert project.download(*options) == 3
+        assert "LOCK_INVALID" in project.log
+
+
+def test_bytes_that_are_not_the_locked_ones_are_refused(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    project.hub.files["model.safetensors"] = FILES["model.safetensors"][:-1] + b"!"
+    assert project.download("--locked") == 6
+    assert "DOWNLOAD_CORRUPT" in project.log
+
+
+def test_a_pinned_image_is_run_by_its_digest(project: Project) -> None:
+    assert project.run("lock", "one") == 0, project.log
+    assert project.run("build", "one", "--dry-run") == 0, project.log
+    index = project.locked["images"]["tensorrt-llm-1.3.0rc24"]["index"]
+    assert f"release:1.3.0rc24@{index}" in project.log
+
+
+def test_offline_everything_that_is_missing_is_named(project: Project) -> None:
+    assert project.download("--offline") == 6
+    assert "OFFLINE_MISSING" in project.log
+    assert project.hub.requests == []
+    assert project.run("lock", "one") == 0
+    assert project.download("--offline") == 6
+    assert "2 of 2 files" in project.log
+    assert "model.safetensors" in project.log
+
+
+def test_code_that_a_recipe_lets_a_tool_run_needs_its_trust(project: Project) -> None:
+    project.recipe.write_text(RECIPE + "serve: {options: {trust_remote_code: true}}\n")
+    assert project.download() == 4
+    assert "UNTRUSTED_CODE" in project.log
+    trust = f"license: mit, trust: {{commit: {COMMIT}, remote_code: true}}"
+    project.recipe.write_text(project.recipe.read_text().replace("license: mit", trust))
+    assert project.download() == 0, project.log
+
+
+def test_a_lock_never_resolves_code_of_a_commit_that_nobody_read(project: Project) -> None:
+    trust = f"license: mit, trust: {{commit: {'e' * 40}, remote_code: true}}"
+    project.recipe.write_text(RECIPE.replace("license: mit", trust))
+    assert project.run("lock", "one") == 4
+    assert "UNTRUSTED_CODE" in project.log
+    assert not project.lock.exists()

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import LockInvalidError
+from orchestrator.errors import LockDriftError, LockInvalidError
 from orchestrator.recipe.lock import (
     Lock,
     LockedFile,
     LockedImage,
     LockedRepository,
     hub_models,
+    insist_on,
     lock_text,
+    moved,
     pin,
+    pin_calibration,
     pin_commits,
     read_lock,
+    recipe_digest,
 )
 from orchestrator.recipe.model import DraftTarget, HubModel, Recipe
 
@@ -111,3 +115,65 @@ def test_a_lock_from_before_the_recipe_changed_is_refused() -> None:
 
 def test_what_nothing_is_known_of_stays_as_it_is() -> None:
     assert pin_commits(recipe(), {}) == recipe()
+
+
+def test_the_digest_of_a_recipe_is_this_one_for_good() -> None:
+    """It stands in committed locks: whatever is added to the schema, it must not change."""
+    assert recipe_digest(recipe()) == "sha256:237d33dc1fee5fd037c7681ef6c9dd3f35ac57c3a73685f8353cdaeba19ad574"
+
+
+def test_a_default_that_is_written_down_changes_no_digest() -> None:
+    same = recipe().model_copy(update={"serve": recipe().serve.model_copy(update={"port": 8000})})
+    assert recipe_digest(same) == recipe_digest(recipe())
+
+
+def test_words_change_no_digest() -> None:
+    same = recipe().model_copy(update={"description": "y", "expected_refusals": ("X",)})
+    assert recipe_digest(same) == recipe_digest(recipe())
+
+
+def test_every_value_that_counts_changes_the_digest() -> None:
+    other = recipe().model_copy(update={"serve": recipe().serve.model_copy(update={"port": 9000})})
+    assert recipe_digest(other) != recipe_digest(recipe())
+    assert recipe_digest(recipe(revision="v2")) != recipe_digest(recipe())
+
+
+def test_where_only_the_lock_counts_it_must_be_there_and_current() -> None:
+    file = Path("one.lock")
+    current = LOCK.model_copy(update={"recipe_digest": recipe_digest(recipe())})
+    assert insist_on(current, recipe(), file) is current
+    with pytest.raises(LockDriftError, match="is not there"):
+        insist_on(None, recipe(), file)
+    with pytest.raises(LockDriftError, match="another state"):
+        insist_on(LOCK, recipe(), file)
+    with pytest.raises(LockInvalidError, match="belongs to"):
+        insist_on(current, recipe("two"), file)
+
+
+def test_an_image_is_pulled_by_the_digest_of_its_index() -> None:
+    assert LOCK.image_digests == {"some-image": INDEX}
+
+
+def test_the_text_to_calibrate_with_is_pinned_too() -> None:
+    assert pin_calibration(recipe(), COMMIT).quantization.calibration.revision == COMMIT
+
+
+def test_what_moved_is_said_line_by_line() -> None:
+    model, _ = LOCK.repositories
+    files = (FILES[0].model_copy(update={"sha256": "0" * 64}), LockedFile(path="new.json", size=3, git_sha1="d" * 40))
+    new = LOCK.model_copy(
+        update={
+            "repositories": (model.model_copy(update={"commit": "9" * 40, "files": files}),),
+            "images": {"some-image": LOCK.images["some-image"].model_copy(update={"index": "sha256:" + "0" * 64})},
+        }
+    )
+    assert moved(LOCK, LOCK) == ()
+    assert moved(LOCK, new) == (
+        f"owner/model@main: {COMMIT} → {'9' * 40}",
+        "  config.json: is gone",
+        "  model.safetensors: 10 → 10 bytes, its content changed",
+        "  new.json: is new, 3 bytes",
+        f"image some-image: example/some:1 {INDEX} → example/some:1 sha256:{'0' * 64}",
+        "owner/draft@v1: no longer used",
+    )
+    assert len(moved(None, LOCK)) == 3

@@ -1,0 +1,84 @@
+"""Room that is counted before it is used, and code that nobody asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import DiskFullError, LockInvalidError, PathEscapesError, UntrustedCodeError
+from orchestrator.hub import room
+from orchestrator.hub.room import Need, insist_on_room
+from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text, read_listing
+from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_leave, insist_on_no_code
+
+COMMIT, OTHER = "1" * 40, "2" * 40
+
+
+def test_what_is_needed_is_added_up_per_disk_and_compared_with_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda _place: 150 * 10**9)
+    insist_on_room([Need(tmp_path / "a", 100 * 10**9), Need(tmp_path / "b" / "c", 40 * 10**9)])
+    with pytest.raises(DiskFullError, match=r"160\.07 GB are needed .*, 150\.00 GB are free") as caught:
+        insist_on_room([Need(tmp_path / "a", 100 * 10**9), Need(tmp_path / "b" / "c", 60 * 10**9)])
+    assert "10.07 GB" in caught.value.hint
+
+
+def test_nothing_to_write_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda _place: 0)
+    insist_on_room([Need(tmp_path, 0)])
+
+
+@pytest.mark.parametrize("key", ["auto_map", "custom_generate", "trust_remote_code"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
+def test_a_configuration_that_brings_code_needs_the_recipes_trust(tmp_path: Path, key: str, name: str) -> None:
+    (tmp_path / name).write_text(json.dumps({key: {"AutoModel": "m.M"}}))
+    with pytest.raises(UntrustedCodeError, match=f"{name} has `{key}`"):
+        insist_on_no_code("o/m", COMMIT, tmp_path, None)
+    with pytest.raises(UntrustedCodeError):
+        insist_on_no_code("o/m", COMMIT, tmp_path, Trusted(COMMIT, ("*.bin",)))
+    insist_on_no_code("o/m", COMMIT, tmp_path, Trusted(COMMIT, remote_code=True))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"auto_map": null}', '{"trust_remote_code": false}', "not JSON"])
+def test_a_configuration_without_code_needs_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    insist_on_no_code("o/m", COMMIT, tmp_path, None)
+
+
+def test_trust_is_in_one_commit() -> None:
+    insist_on_commit("o/m", COMMIT, None)
+    insist_on_commit("o/m", COMMIT, Trusted(COMMIT))
+    with pytest.raises(UntrustedCodeError, match=OTHER):
+        insist_on_commit("o/m", OTHER, Trusted(COMMIT))
+
+
+def test_a_tool_runs_the_models_code_only_with_trust() -> None:
+    insist_on_leave("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT, remote_code=True))
+    with pytest.raises(UntrustedCodeError, match=r"serve\.options"):
+        insist_on_leave("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT))
+
+
+def test_a_list_of_files_reads_as_it_was_written(tmp_path: Path) -> None:
+    written = Snapshot("o/m", "model", COMMIT, (RemoteFile("a/b.json", 3, None, "c" * 40),))
+    file = tmp_path / "files.json"
+    file.write_text(listing_text(written))
+    assert read_listing(file) == written
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\0b"])
+def test_a_list_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> None:
+    file = tmp_path / "files.json"
+    file.write_text(listing_text(Snapshot("o/m", "model", COMMIT, (RemoteFile(path, 3, None, "c" * 40),))))
+    with pytest.raises(PathEscapesError):
+        read_listing(file)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": [{"path": 1}]}'])
+def test_what_is_no_list_of_files_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "files.json"
+    file.write_text(text)
+    with pytest.raises(LockInvalidError):
+        read_listing(file)
