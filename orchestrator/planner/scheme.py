@@ -141,12 +141,18 @@ class Scheme:
 
     @cached_property
     def _literals(self) -> frozenset[str]:
-        return frozenset(pattern for pattern in self._all if not any(sign in pattern for sign in "*?["))
+        return frozenset(
+            pattern for pattern in self._all if not any(sign in pattern for sign in ("*", "?", "[", "re:"))
+        )
 
     @cached_property
     def _globs(self) -> re.Pattern[str] | None:
-        globs = [fnmatch.translate(pattern) for pattern in self._all if pattern not in self._literals]
-        return re.compile("|".join(globs)) if globs else None
+        globs = [_expression(pattern) for pattern in self._all if pattern not in self._literals]
+        try:
+            return re.compile("|".join(globs)) if globs else None
+        except re.error as error:
+            message = f"{self.name}: a pattern of what is not quantized cannot be read: {error}"
+            raise ConfigInvalidError(message) from error
 
     @cached_property
     def _names_experts(self) -> bool:
@@ -215,8 +221,11 @@ def scheme_of_quant_config(document: Mapping[str, object], where: str = "hf_quan
                 message = f"{where}: weight_block_size: found {found!r:.60}, expected [128, 128]"
                 raise ConfigInvalidError(message)
             return Scheme(where, "FP8_BLOCK", exclude=_strings(document, "modules_to_not_convert", where), native=True)
+        case "compressed-tensors":
+            return _of_compressed_tensors(document, where)
         case str(method) if not method.startswith("modelopt"):
-            message = f"{where}: quant_method: found {method!r:.60}, expected modelopt, fp8 or mxfp4"
+            known = "modelopt, compressed-tensors, fp8 or mxfp4"
+            message = f"{where}: quant_method: found {method!r:.60}, expected {known}"
             raise ConfigInvalidError(message)
         case _ if "quant_algo" in document:
             return _of_modelopt(document, where, "ignore")
@@ -227,14 +236,7 @@ def scheme_of_quant_config(document: Mapping[str, object], where: str = "hf_quan
 def _of_modelopt(part: Mapping[str, object], where: str, exclude_key: str) -> Scheme:
     algorithm = part.get("quant_algo")
     cache = part.get("kv_cache_quant_algo", part.get("kv_cache_scheme"))
-    kv_cache: KvDtype = "bf16"
-    if isinstance(cache, Mapping):
-        cache = "FP8" if cache.get("num_bits") == 8 else "NVFP4"  # noqa: PLR2004 - bits
-    if cache is not None:
-        if cache not in ("FP8", "NVFP4"):
-            message = f"{where}: kv_cache_quant_algo: found {cache!r:.60}, expected FP8 or NVFP4"
-            raise ConfigInvalidError(message)
-        kv_cache = "fp8" if cache == "FP8" else "nvfp4"
+    kv_cache = _cache_dtype(cache, where)
     if algorithm == "MIXED_PRECISION":
         return Scheme(where, "FP8", modules=_layers(part, where), kv_cache=kv_cache, kv_scales=cache is not None)
     if not isinstance(algorithm, str) or algorithm.upper() not in _MODELOPT:
@@ -242,6 +244,53 @@ def _of_modelopt(part: Mapping[str, object], where: str, exclude_key: str) -> Sc
         raise ConfigInvalidError(message)
     exclude = _strings(part, exclude_key, where) if part.get(exclude_key) is not None else None
     return Scheme(where, _MODELOPT[algorithm.upper()], exclude=exclude, kv_cache=kv_cache, kv_scales=cache is not None)
+
+
+def _cache_dtype(cache: object, where: str) -> KvDtype:
+    """Read what the cache is stored as: a name, or a number of bits."""
+    if cache is None:
+        return "bf16"
+    if isinstance(cache, Mapping):
+        cache = {8: "FP8", 4: "NVFP4"}.get(cache.get("num_bits", 0), cache)
+    if cache not in ("FP8", "NVFP4"):
+        message = f"{where}: kv_cache_quant_algo: found {cache!r:.60}, expected FP8 or NVFP4"
+        raise ConfigInvalidError(message)
+    return "fp8" if cache == "FP8" else "nvfp4"
+
+
+def _of_compressed_tensors(document: Mapping[str, object], where: str) -> Scheme:
+    """Read the configuration that llm-compressor writes, where all linears are quantized alike.
+
+    Its scales have other names than ModelOpt's and, one per tensor, the same bytes; one per channel counts as one.
+    """
+    groups = document.get("config_groups")
+    group = next(iter(groups.values())) if isinstance(groups, Mapping) and len(groups) == 1 else None
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(group, Mapping) or not isinstance(weights, Mapping) or group.get("targets") != ["Linear"]:
+        message = f"{where}: config_groups: expected one group of weights whose targets are Linear"
+        raise ConfigInvalidError(message)
+    bits = (weights.get("type"), weights.get("num_bits"), weights.get("group_size"))
+    algorithm: Algorithm
+    match bits:
+        case ("float", 4, 16):
+            algorithm = "NVFP4" if group.get("input_activations") else "W4A16_NVFP4"
+        case ("float", 4, 32):
+            algorithm = "MXFP4"
+        case ("float", 8, _):
+            algorithm = "FP8_BLOCK" if weights.get("strategy") == "block" else "FP8"
+        case ("int", 4, 128):
+            algorithm = "INT4_AWQ"
+        case _:
+            message = f"{where}: weights of type {bits[0]!r:.20}, {bits[1]!r:.20} bits, groups of {bits[2]!r:.20}"
+            raise ConfigInvalidError(message, hint="known are NVFP4, MXFP4, FP8 and INT4 in groups of 128")
+    cache = document.get("kv_cache_scheme")
+    return Scheme(
+        where,
+        algorithm,
+        exclude=_strings(document, "ignore", where) or (),
+        kv_cache=_cache_dtype(cache, where),
+        kv_scales=cache is not None,
+    )
 
 
 def _layers(part: Mapping[str, object], where: str) -> Mapping[str, Algorithm]:
@@ -287,6 +336,11 @@ def _gguf(name: str, tensor: Tensor, layers: int) -> Algorithm:  # noqa: PLR0911
     number = tensor.layer or 0
     more = number < layers // 8 or number >= 7 * layers // 8 or (number - layers // 8) % 3 == 2  # noqa: PLR2004 - its rule
     return "Q6_K" if more and leaf in ("v_proj", "down_proj", "w2") else "Q4_K"
+
+
+def _expression(pattern: str) -> str:
+    """Turn a shell pattern, or a regular expression marked as one, into a regular expression."""
+    return f"(?:{pattern[3:]})" if pattern.startswith("re:") else fnmatch.translate(pattern)
 
 
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)

@@ -208,3 +208,34 @@ def test_gguf_files_are_as_large_as_published_but_for_their_vocabulary(
     entry = find_model(repo)
     assert entry is not None
     assert checkpoint_bytes(shape_of(entry.config), scheme_of(format_name)) == pytest.approx(published, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "algorithm"),
+    [
+        ({"num_bits": 4, "type": "float", "group_size": 16}, {"num_bits": 4}, "NVFP4"),
+        ({"num_bits": 4, "type": "float", "group_size": 16}, None, "W4A16_NVFP4"),
+        ({"num_bits": 4, "type": "float", "group_size": 32}, None, "MXFP4"),
+        ({"num_bits": 8, "type": "float", "strategy": "tensor"}, {"num_bits": 8}, "FP8"),
+        ({"num_bits": 8, "type": "float", "strategy": "block"}, {"num_bits": 8}, "FP8_BLOCK"),
+        ({"num_bits": 4, "type": "int", "group_size": 128}, None, "INT4_AWQ"),
+    ],
+)
+def test_what_llm_compressor_declares_is_understood(
+    weights: Config, activations: Config | None, algorithm: str
+) -> None:
+    group = {"weights": weights, "input_activations": activations, "targets": ["Linear"]}
+    document = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head", "re:.*self_attn.*"],
+        "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+    }
+    scheme = scheme_of_quant_config(document)
+    assert scheme.algorithm == algorithm
+    assert scheme.kv_cache == "fp8"
+    names = dict(stored_tensors(shape_of(LLAMA), scheme))
+    assert names["model.layers.0.self_attn.q_proj.weight"].dtype == "BF16"
+    assert any(
+        name.startswith("model.layers.0.mlp.up_proj.weight") and part.dtype != "BF16" for name, part in names.items()
+    )

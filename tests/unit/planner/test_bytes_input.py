@@ -149,6 +149,9 @@ def test_whatever_a_configuration_says_it_is_a_shape_or_an_error_of_ours(
         {"quantization": {"quant_algo": "MIXED_PRECISION"}},
         {"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {}}}},
         {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "compressed-tensors"},
+        {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {}, "targets": ["Linear"]}}},
+        {"quant_method": "compressed-tensors", "config_groups": {"a": {}, "b": {}}},
         {"quant_method": "fp8", "weight_block_size": [64, 64]},
     ],
 )
