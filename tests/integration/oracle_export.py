@@ -3,6 +3,7 @@
 `oracle_export.py export SOURCE OUTPUT [EXCLUDE …]` exports SOURCE as W4A16 NVFP4.
 `oracle_export.py calibrate REQUESTS` makes and exports models as a JSON file asks: a list, see `calibrate`.
 `oracle_export.py tokens SOURCE TEXT SAMPLES LENGTH BATCH` prints the batches that ModelOpt makes of text, as JSON.
+`oracle_export.py mxfp4 WEIGHT OUTPUT` encodes BF16 bits in a .npy file and writes codes, then scales.
 `oracle_export.py load SOURCE` loads a model and its tokenizer with transformers and prints what they do, as JSON.
 """
 
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -85,6 +87,14 @@ def tokens(source: Path, text: str, samples: int, length: int, batch_size: int) 
     return [{name: rows.tolist() for name, rows in batch.items()} for batch in loader]
 
 
+def mxfp4(weight: Path, output: Path) -> None:
+    from modelopt.torch.quantization.qtensor import MXFP4QTensor  # noqa: PLC0415 - takes seconds
+
+    tensor = torch.from_numpy(np.load(weight)).view(torch.bfloat16)
+    encoded, scales = MXFP4QTensor.quantize(tensor, 32)
+    output.write_bytes(encoded._quantized_data.numpy().tobytes() + scales.numpy().tobytes())  # noqa: SLF001
+
+
 def load(source: Path) -> dict[str, object]:
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -109,6 +119,8 @@ if __name__ == "__main__":
     elif sys.argv[1] == "calibrate":
         for wanted in json.loads(Path(sys.argv[2]).read_text()):
             calibrate(wanted)
+    elif sys.argv[1] == "mxfp4":
+        mxfp4(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] == "tokens":
         print("RESULT " + json.dumps(tokens(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))))  # noqa: T201
     else:

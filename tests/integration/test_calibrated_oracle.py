@@ -21,6 +21,7 @@ from orchestrator.payloads import generate
 from orchestrator.quantization import quality
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
+from orchestrator.quantization.formats import mxfp4
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
 
@@ -199,6 +200,20 @@ def test_what_was_written_passes_our_own_checks(quantized: Path, family: str, la
     failed = {check.name for check in report.checks if not check.passed}
     assert failed == {"tokenizer"}  # these models have none
     assert report.layers
+
+
+def test_every_bf16_number_in_mxfp4_is_what_modelopt_makes_of_it(environment: Environment, tmp_path: Path) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+    finite = every[(every & 0x7F80) != 0x7F80]
+    alone = np.zeros((len(finite), 32), np.uint16)
+    alone[:, 5] = finite
+    mixed = np.random.default_rng(0).permutation(finite).reshape(-1, 32)
+    near = np.random.default_rng(1).standard_normal((2048, 32), np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
+    weight = np.concatenate([alone, mixed, near])
+    np.save(tmp_path / "weight.npy", weight)
+    environment.run(_HERE / "oracle_export.py", "mxfp4", tmp_path / "weight.npy", tmp_path / "encoded")
+    ours = mxfp4.encode(weight.view(ml_dtypes.bfloat16))
+    assert (tmp_path / "encoded").read_bytes() == ours.codes.tobytes() + ours.scales.tobytes()
 
 
 def test_text_becomes_the_tokens_that_modelopt_makes_of_it(environment: Environment, tmp_path: Path) -> None:
