@@ -57,8 +57,8 @@ class Attempt:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether it only has to be published."""
-        return (self.folder / _ENDED).is_file()
+        """Whether it only has to be published: the note is there, or already the manifest that takes its place."""
+        return any((self.folder / name).is_file() for name in (_ENDED, "manifest.json"))
 
     @classmethod
     def of_output(cls, out: Path) -> Attempt:

@@ -114,10 +114,11 @@ def test_a_signal_ends_a_build_within_two_seconds(place: Place, number: signal.S
     assert place.left() == []
 
 
-def test_a_killed_build_takes_its_processes_along(place: Place) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_build_that_is_killed_takes_its_processes_along(place: Place, number: signal.Signals) -> None:
     with place.start("build", RECIPE, *LONG) as build:
         wait_for(place.is_at_work)
-        build.kill()
+        build.send_signal(number)
         build.communicate(timeout=20)
     wait_for(lambda: not _processes_at(place.store))
     assert place.run("attach", RECIPE).returncode == 5

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,6 +178,30 @@ def test_an_interrupt_asks_the_command_to_stop_and_is_raised_again(real_bench: B
     with pytest.raises(KeyboardInterrupt):
         real_bench.executor.run(job, interruption)
     assert interruption.lines == ["waiting", "asked to stop"]
+    (job.output / "go").touch()
+    real_bench.run(job)
+    assert (job.output / "starts").read_text() == "start\n" * 2, "nothing of the stopped run is adopted"
+
+
+def test_a_machine_short_of_memory_stops_the_command_and_leaves_nothing(real_bench: Bench) -> None:
+    job = real_bench.job("wait")
+    job.output.mkdir(parents=True)
+    lines: list[str] = []
+    looks: list[float] = []
+
+    def note(event: Event) -> None:
+        lines.extend([event.text] if isinstance(event, LogLine) else [])
+
+    def object_in_time() -> None:
+        looks.append(time.monotonic())
+        if lines:
+            message = "4.9 GiB are available"
+            raise errors.HostMemoryError(message)
+
+    with pytest.raises(errors.HostMemoryError):
+        real_bench.executor.run(job, note, object_in_time)
+    assert lines == ["waiting", "asked to stop"]
+    assert max((later - sooner for sooner, later in pairwise(looks)), default=0) < 2, "it is asked every second"
     (job.output / "go").touch()
     real_bench.run(job)
     assert (job.output / "starts").read_text() == "start\n" * 2, "nothing of the stopped run is adopted"

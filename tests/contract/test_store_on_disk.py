@@ -8,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.store.store import Store, remove_tree
+
+KEY = "a" * 64
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "tiny-llama-w4a16-nvfp4"
 PUBLISH = """\
@@ -59,7 +63,7 @@ def test_bytes_are_on_disk_before_the_name_that_promises_them(tmp_path: Path) ->
         if call:
             paths = re.findall(rf'["<]{re.escape(str(tmp_path))}/store/([^">]*)[">]', call[2])
             if paths:  # Python itself renames what it compiled
-                calls.append((call[1], re.sub(r"\.\d+-[0-9a-f]{8}$|-[0-9a-f]{8}(?=/|$)", "", paths[-1])))
+                calls.append((call[1], re.sub(r"\.\d+-[0-9a-f]{8}$|-process-[0-9a-f]{8}(?=/|$)", "", paths[-1])))
     key = "a" * 64
     wanted = [
         ("fsync", f"attempts/{key}/out/weights"),
@@ -122,10 +126,56 @@ def test_a_disk_that_cannot_be_written_is_no_permission(small_disk: Path) -> Non
 def test_what_was_built_can_be_used_on_another_file_system(small_disk: Path, tmp_path: Path) -> None:
     remount(small_disk, "size=64m")
     places = ["--dist", str(tmp_path / "dist")]
-    assert orchestrator(small_disk / "store", *places, "build", RECIPE).returncode == 0
+    first = orchestrator(small_disk / "store", *places, "build", RECIPE)
+    assert first.returncode == 0
+    assert f"{RECIPE} lies on another file system than the store" in first.stderr, "no silent copy"
     again = orchestrator(small_disk / "store", *places, "build", RECIPE)
+    assert "another file system" not in again.stderr
     assert re.search(r"\nbundle +reused", again.stdout)
     sums = subprocess.run(
         ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / "dist" / RECIPE, check=False, timeout=60
     )
     assert sums.returncode == 0
+
+
+def test_a_copy_that_has_no_room_is_refused_with_the_numbers(small_disk: Path, tmp_path: Path) -> None:
+    places = ["--dist", str(small_disk / "dist")]
+    remount(small_disk, "size=1m")
+    full = orchestrator(tmp_path / "store", *places, "build", RECIPE)
+    assert full.returncode == 6, full.stderr
+    assert "error[DISK_FULL]" in full.stderr
+    assert "GB are free for a copy" in full.stderr
+    assert list((small_disk / "dist").iterdir()) == []
+
+
+def test_a_store_and_a_deployment_that_were_moved_to_another_disk_are_used(small_disk: Path, tmp_path: Path) -> None:
+    remount(small_disk, "size=64m")
+    here, there = tmp_path / "here", small_disk / "there"
+    assert orchestrator(here / "store", "--dist", str(here / "dist"), "build", RECIPE).returncode == 0
+    shutil.move(here, there)
+    again = orchestrator(there / "store", "--dist", str(there / "dist"), "build", RECIPE, "--json")
+    assert again.returncode == 0, again.stderr
+    assert all(step["reused"] for step in json.loads(again.stdout)["steps"])
+    check = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=there / "dist" / RECIPE, check=False, timeout=60).returncode == 0
+
+
+def test_paths_with_spaces_and_letters_of_any_kind_work(tmp_path: Path) -> None:
+    odd = tmp_path / "größe 模型 'a\"b" / "e\u0301 é"
+    built = orchestrator(odd / "store", "build", RECIPE)
+    assert built.returncode == 0, built.stderr
+
+
+def test_ten_thousand_files_are_published_and_found(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    store = Store((memory if os.access(memory, os.W_OK) else tmp_path) / f"orchestrator-test-{os.getpid()}")
+    try:
+        attempt = store.attempt(KEY)
+        for number in range(10_000):
+            (attempt.out / f"shard-{number:05}").write_bytes(b"%d" % number)
+        assert len(store.publish(attempt, KEY, "download").files) == 10_000
+        started = time.monotonic()
+        assert store.find(KEY) is not None
+        assert time.monotonic() - started < 5
+    finally:
+        remove_tree(store.root)

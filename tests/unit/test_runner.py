@@ -611,3 +611,20 @@ def test_an_older_build_does_not_write_over_the_journal_of_a_newer(world: World)
     found = Journal.read(world.store.root, RECIPE)
     assert found is not None
     assert found.owner == "another"
+
+
+@pytest.mark.parametrize("moment", [0.0, 1e9, 3e9])
+def test_nothing_depends_on_what_the_clock_says(world: World, monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
+    keys = [result.artifact.key for result in world.build()]
+    monkeypatch.setattr("time.time", lambda: moment)
+    assert [result.artifact.key for result in world.build()] == keys
+    assert world.ran() == []
+
+
+def test_a_journal_of_a_process_whose_number_was_given_to_another_is_over(world: World) -> None:
+    journal = Journal.start(world.store.root, RECIPE, STEPS)
+    assert journal.is_running
+    boot, number, _ = journal.owner.split(":")
+    for gone in (f"{boot}:{number}:1", f"00000000-0000-0000-0000-000000000000:{number}:1", ""):
+        journal.owner = gone
+        assert not journal.is_running

@@ -422,6 +422,7 @@ def test_publishing_goes_on_where_it_was_interrupted(store: Store, monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             store.publish(attempt, KEY, "quantize")
     assert store.find(KEY) is None
+    assert store.sealed(KEY) == attempt
     assert store.publish(attempt, KEY, "quantize") == store.find(KEY)
 
 
