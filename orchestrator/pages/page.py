@@ -13,6 +13,7 @@ from orchestrator.pages.charts import Line, Picture, Range, Stack, ranges, stack
 from orchestrator.pages.comparison import Comparison, Row
 from orchestrator.pages.drafts import Drafts, words
 from orchestrator.planner.figures import gigabytes
+from orchestrator.planner.serving import gpus_of
 from orchestrator.planner.speed import Band
 
 _GB = 1e9
@@ -85,6 +86,8 @@ class PlanFacts:
     phases: tuple[Phase, ...]
     room: float
     """Bytes of one GPU that a model can have."""
+    gpus: int = 1
+    """They share the model."""
     format: str | None = None
     """The recipe's own, by the name that it has in the comparison."""
 
@@ -98,8 +101,7 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
     terms = comparison.terms
     charts = [_memory_of_formats(comparison)]
     if terms.target.gpu is not None:
-        charts.append(_speeds(comparison))
-    charts.append(_reach(comparison, comparison.rows))
+        charts += [_speeds(comparison), *_reach(comparison, comparison.rows)]
     return _render(
         "compare.html.j2",
         title=f"{comparison.subject.name} on {terms.target_name}",
@@ -117,11 +119,9 @@ def plan_page(facts: PlanFacts, comparison: Comparison | None) -> str:
         DependencyMissingError: The library that draws is not installed.
     """
     charts = [_memory_of_phases(facts)] if facts.phases else []
-    if comparison is not None:
-        if comparison.terms.target.gpu is not None:
-            charts.append(_speeds(comparison))
+    if comparison is not None and comparison.terms.target.gpu is not None:
         own = [row for row in comparison.rows if row.format == facts.format]
-        charts.append(_reach(comparison, own or comparison.rows))
+        charts += [_speeds(comparison), *_reach(comparison, own or comparison.rows)]
     return _render("plan.html.j2", title=f"{facts.name} on {facts.target}", facts=facts, charts=charts)
 
 
@@ -130,15 +130,15 @@ def _memory_of_formats(comparison: Comparison) -> Chart:
     texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
     title = f"Memory when serving {texts} of {terms.context:,} tokens"
     held = {row.label: row.memory for row in comparison.rows}
-    return _stacked(title, held, comparison.room, terms.target_name)
+    return _stacked(title, held, comparison.room, terms.target_name, gpus_of(terms.target))
 
 
 def _memory_of_phases(facts: PlanFacts) -> Chart:
     held = {phase.name: phase.parts for phase in facts.phases}
-    return _stacked("Memory at the peak of each phase", held, facts.room, facts.target)
+    return _stacked("Memory at the peak of each phase", held, facts.room, facts.target, facts.gpus)
 
 
-def _stacked(title: str, held: Mapping[str, Mapping[str, float]], room: float, target: str) -> Chart:
+def _stacked(title: str, held: Mapping[str, Mapping[str, float]], room: float, target: str, gpus: int) -> Chart:
     limit = room / _GB
     bars = [
         Stack(name, tuple(parts.get(label, 0.0) / _GB for label in PARTS), f"{sum(parts.values()) / _GB:.1f}")
@@ -146,12 +146,12 @@ def _stacked(title: str, held: Mapping[str, Mapping[str, float]], room: float, t
     ]
     said = "; ".join(f"{bar.name} {bar.note} GB" for bar in bars)
     picture = Picture("memory", f"{title}, in GB", f"Stacked bars against the limit of {limit:.1f} GB: {said}.")
-    used = {label for parts in held.values() for label in parts}
+    used = {label for parts in held.values() for label, size in parts.items() if size}
     keys = (
         *(Key(label, f"series-{number}") for number, label in enumerate(PARTS) if label in used),
         Key(f"what {target} has for a model", "limit", "mark"),
     )
-    svg = stacks(picture, bars, limit, f"limit {limit:.1f} GB", "GB on one GPU")
+    svg = stacks(picture, bars, limit, f"limit {limit:.1f} GB", "GB on each GPU" if gpus > 1 else "GB")
     return Chart(title, Markup(svg), keys, "")  # noqa: S704 - our own picture, its words escaped
 
 
@@ -185,16 +185,18 @@ def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
             yield Range(row.label, band.low, band.expected, band.high, row.ceiling, 0, dimmed=not row.outlook.fits)
 
 
-def _reach(comparison: Comparison, rows: Sequence[Row]) -> Chart:
-    """Draw the longest context over the texts at once; formats of the same reach share a line."""
+def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
+    """Draw the longest context over the texts at once, if any fits; formats of the same reach share a line."""
     alike: dict[tuple[tuple[int, int], ...], list[str]] = {}
     for row in rows:
         points = tuple((reach.batch, reach.context) for reach in row.reaches)
         alike.setdefault(points, []).append(row.label)
     drawn = [(points, labels) for points, labels in alike.items() if any(context for _, context in points)]
     nowhere = [label for points, labels in alike.items() if not any(c for _, c in points) for label in labels]
+    if not drawn:
+        return
     lines = [Line(number, points) for number, (points, _) in enumerate(drawn)]
-    said = "; ".join(f"{', '.join(labels)}: {_said(points)}" for points, labels in drawn) or "nothing fits"
+    said = "; ".join(f"{', '.join(labels)}: {_said(points)}" for points, labels in drawn)
     picture = Picture(
         "reach",
         "Longest context by texts at once",
@@ -205,7 +207,7 @@ def _reach(comparison: Comparison, rows: Sequence[Row]) -> Chart:
     kv_dtype = comparison.terms.kv_dtype.upper()
     more = f"KV cache in {kv_dtype}; what lies below a line fits."
     svg = steps(picture, lines, "texts at once", "tokens of each text", filled=len(lines) == 1)
-    return Chart(picture.title, Markup(svg), keys, f"{more} {note}".strip())  # noqa: S704 - as above
+    yield Chart(picture.title, Markup(svg), keys, f"{more} {note}".strip())  # noqa: S704 - as above
 
 
 def _said(points: Sequence[tuple[int, int]]) -> str:

@@ -37,6 +37,7 @@ def plan_facts(
         figures=tuple(_figures(estimate)),
         phases=tuple(_phases(recipe, target, estimate)),
         room=room_per_gpu(target),
+        gpus=gpus_of(target),
         format=recipe.quantization.format,
     )
 

@@ -238,7 +238,7 @@ def test_a_page_prints(browser: Browser, pages: dict[str, str], tmp_path: Path) 
 
     printed = paper.read_bytes()
     assert printed.startswith(b"%PDF-")
-    assert len(re.findall(rb"/Type\s*/Page\b", printed)) in (1, 2, 3)
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 5
 
 
 @pytest.mark.parametrize("width", WIDTHS)
