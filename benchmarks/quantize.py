@@ -11,7 +11,7 @@ The page cache is emptied of the model's files before each run. Ratios are of ru
 each kind is shown. Peak memory is that of the whole process, as the kernel counts it.
 """
 
-# ruff: noqa: INP001, T201 - a script, which prints
+
 
 from __future__ import annotations
 

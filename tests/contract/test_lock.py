@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.recipe.lock import Lock, LockedFile, LockedRepository, lock_text
 from tests.contract.test_registry import push_index
 from tests.support.hub import COMMIT, Hub, serve
 
@@ -219,3 +220,23 @@ def test_a_lock_never_resolves_code_of_a_commit_that_nobody_read(project: Projec
     assert project.run("lock", "one") == 4
     assert "UNTRUSTED_CODE" in project.log
     assert not project.lock.exists()
+
+
+def test_the_text_to_calibrate_with_is_taken_from_the_locked_commit(project: Project) -> None:
+    project.recipe.write_text(
+        RECIPE.replace("rc24", "rc13").replace("format: bf16, method: none", "format: nvfp4, method: modelopt")
+    )
+    text = LockedFile(path="3.0.0/train-00000-of-00003.parquet", size=3, git_sha1="a" * 40)
+    commit = "d" * 40
+    lock = Lock(
+        recipe="one",
+        repositories=(
+            LockedRepository(repo="owner/model", revision="main", commit=COMMIT, files=()),
+            LockedRepository(
+                repo="abisee/cnn_dailymail", kind="dataset", revision="main", commit=commit, files=(text,)
+            ),
+        ),
+    )
+    project.lock.write_text(lock_text(lock))
+    project.run("build", "one", "--dry-run")
+    assert f"--repo abisee/cnn_dailymail --revision {commit} --repo-type dataset" in project.log
