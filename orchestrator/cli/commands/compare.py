@@ -54,6 +54,10 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
     "--format", "style", type=click.Choice(["text", "md", "json", "html"]), default="text", show_default=True,
     help="How to write it; html draws pictures and is one file.",
 )  # fmt: skip
+@click.option(
+    "--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), metavar="FILE",
+    help="Write the page with pictures to a file as well.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.pass_context
 def command(
@@ -66,6 +70,7 @@ def command(
     kv_dtype: KvDtype,
     wanted: tuple[float, ...],
     style: str,
+    page: Path | None,
     as_json: bool,
 ) -> None:
     """Compare the formats of MODEL: a recipe or the beginning of its name, a repository on the Hub, a config.json.
@@ -78,6 +83,8 @@ def command(
     terms = Terms(settings.catalog.target(target_name), target_name, engine, batch, length, kv_dtype)
     found = compare(subject, terms)
     needed = drafts(found, wanted)
+    if page is not None:
+        page.write_text(comparison_page(found, needed), encoding="utf-8")
     match "json" if as_json else style:
         case "json":
             print_json(document(found, needed))

@@ -161,6 +161,12 @@ def test_html_is_one_page_that_asks_for_nothing(shell: Shell) -> None:
     assert "<script" not in shell.out
 
 
+def test_the_page_in_a_file_is_the_one_that_is_printed(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    assert shell("compare", "llama3-8b", "--html", str(file), "--format", "html") == 0
+    assert file.read_text(encoding="utf-8") == shell.out
+
+
 def test_two_sparks_hold_what_one_does_not(shell: Shell) -> None:
     found = shell.json("compare", "llama3-70b", "--target", "dgx-spark-x2")
     assert found["formats"][0]["fits"]
