@@ -1,0 +1,71 @@
+"""Builds in containers that are interrupted, and what an engine is told of this shell's secrets."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from docker.errors import NotFound
+
+from tests.support.engine import Engine
+from tests.support.rehearsal import ONEPASS, Rehearsal, build_images
+
+pytestmark = pytest.mark.engine
+
+CANARIES = {"HF_TOKEN": "hf_canary_0123456789", "NGC_API_KEY": "nvapi-canary-0123456789"}
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path, engine: Engine) -> Iterator[Rehearsal]:
+    build_images(engine)
+    made = Rehearsal.make(tmp_path / "project", engine)
+    yield replace(made, environment={**made.environment, **CANARIES})
+    for left in engine.executor().containers():
+        if left.output.is_relative_to(made.folder):
+            engine.executor().discard(left.name)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_build_in_a_container_within_two_seconds(
+    rehearsal: Rehearsal, engine: Engine, number: signal.Signals, status: int
+) -> None:
+    with rehearsal.start("build", ONEPASS) as build:
+        assert build.stderr is not None
+        assert any(line.startswith("▸ verify ") for line in build.stderr)
+        time.sleep(0.5)
+        moment = time.monotonic()
+        build.send_signal(number)
+        rest = build.stderr.read()
+        build.wait()
+        assert time.monotonic() - moment < 2, rest
+    assert build.returncode == status, rest
+    assert [left for left in engine.executor().containers() if left.output.is_relative_to(rehearsal.folder)] == []
+    steps = json.loads(rehearsal.run("build", ONEPASS, "--json").stdout)["steps"]
+    assert {step["name"]: step["reused"] for step in steps}["quantize"] is True
+
+
+def test_no_secret_of_the_shell_is_told_to_the_engine(rehearsal: Rehearsal, engine: Engine) -> None:
+    inspected: dict[str, str] = {}
+    with closing(engine.connect()) as client, rehearsal.start("build", ONEPASS) as build:
+        while build.poll() is None:
+            for left in engine.executor().containers():
+                try:
+                    inspected[left.name] = json.dumps(client.api.inspect_container(left.name))
+                except NotFound:
+                    continue
+            time.sleep(0.1)
+        assert build.stderr is not None
+        said = build.stderr.read()
+    assert build.returncode == 0, said
+    assert len(inspected) >= 3, "a container for each step with an image"
+    made = b"".join(file.read_bytes() for file in rehearsal.folder.rglob("*") if file.is_file()).decode(
+        errors="replace"
+    )
+    for canary in CANARIES.values():
+        assert canary not in said + made + "".join(inspected.values())
