@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -118,14 +118,13 @@ class LayeredModel:
         module = self.model.get_submodule(EMBEDDING)
         self._fill(module, {"weight": embedding})
         shared = _Shared(torch)
-        with _replaced_forwards(self.layers, self._note(shared)), torch.inference_mode():
+        tupled = library("transformers").__version__.startswith("4.")
+        with _replaced_forwards(self.layers, self._note(shared, tupled=tupled)), torch.inference_mode():
             for batch in batches:
                 tokens = {"input_ids": batch.tokens, "attention_mask": batch.mask}
                 on_device = {name: torch.from_numpy(rows).to(self.device) for name, rows in tokens.items()}
-                try:
+                with suppress(_EnoughError):
                     self.model(**on_device, use_cache=False)
-                except _EnoughError as enough:
-                    self.hidden.append(enough.hidden)
         module.to("meta")
 
     def run(self, number: int, tensors: Tensors) -> Measured:
@@ -167,7 +166,11 @@ class LayeredModel:
 
     def _fill(self, module: Any, tensors: Tensors) -> None:  # noqa: ANN401 - a module of torch
         filled = {name: self._tensor(array) for name, array in tensors.items()}
-        module.load_state_dict(filled, assign=True, strict=True)
+        try:
+            module.load_state_dict(filled, assign=True, strict=True)
+        except RuntimeError as error:  # names and shapes that this version of transformers does not expect
+            message = f"config.json and the weights make another model in this transformers: {f'{error}':.500}"
+            raise CheckpointError(message) from error
 
     def _tensor(self, array: NDArray[Any]) -> Any:  # noqa: ANN401 - a tensor of torch
         """View an array as a tensor; on the CPU they share their memory."""
@@ -175,12 +178,22 @@ class LayeredModel:
             return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
         return self.torch.from_numpy(array).to(self.device)
 
-    def _note(self, shared: _Shared) -> Callable[..., Any]:
+    def _note(self, shared: _Shared, *, tupled: bool) -> Callable[..., Any]:
+        """Return what layers do while they only note what they are given.
+
+        Args:
+            shared: Where what they are given is kept.
+            tupled: Some models of transformers 4 take the first of what a layer returns. Those that do not pass on the
+                tuple, which no layer looks at.
+        """
+
         def forward(number: int, hidden: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
             self._calls[number].append(_Call(shared.of(positional), shared.of(named)))
+            if number == 0:
+                self.hidden.append(hidden)
             if number == len(self.layers) - 1:
-                raise _EnoughError(hidden)
-            return hidden
+                raise _EnoughError
+            return (hidden,) if tupled else hidden
 
         return forward
 
@@ -200,10 +213,6 @@ class _Call:
 
 class _EnoughError(Exception):
     """The last layer was reached."""
-
-    def __init__(self, hidden: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        super().__init__()
-        self.hidden = hidden
 
 
 @dataclass
