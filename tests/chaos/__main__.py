@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from orchestrator.errors import MachineError
+from orchestrator.store.store import remove_tree
 from tests.chaos.harness import Chaos, ViolationError, tell
 from tests.chaos.worlds import container_world, process_world
 from tests.support.engine import Engine, NoEngineError, own_engine_in
@@ -36,6 +37,7 @@ def main() -> int:
     except ViolationError as error:
         sys.stdout.write(f"VIOLATION: {error}\n")
         return 1
+    remove_tree(folder)
     sys.stdout.write(f"chaos: {killed} kills, 0 violations, {time.monotonic() - started:.0f} s, seed {asked.seed}\n")
     return 0
 
