@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.code import PACKAGE, code_digest
+from orchestrator.errors import FolderMissingError
 from orchestrator.executors.job import Argument, ContainerImage, ImageBuild, Inside, Job, Mount
 from orchestrator.recipe.load import resolve_inside
 from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Step
@@ -148,6 +149,14 @@ def _spelled(argument: Argument) -> str | list[str]:
 
 
 def _digest_of_folder(folder: Path) -> str:
+    """Name the state of a folder or file that a person keeps.
+
+    Raises:
+        FolderMissingError: There is none.
+    """
+    if not folder.exists():
+        message = f"there is no {folder}"
+        raise FolderMissingError(message, hint="model.path and calibration files are relative to the project folder")
     digest = hashlib.sha256()
     files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else [folder]
     for file in files:

@@ -124,6 +124,12 @@ class StepUnknownError(BadInputError):
     code = "STEP_UNKNOWN"
 
 
+class FolderMissingError(BadInputError):
+    """A folder or file that a recipe names is not there."""
+
+    code = "FOLDER_MISSING"
+
+
 class PathEscapesError(BadInputError):
     """A path that leaves the folder it must stay in."""
 

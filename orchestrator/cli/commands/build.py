@@ -136,4 +136,6 @@ def _next(plan: Plan, bundle: Bundle | None) -> str:
     name = plan.recipe.name
     if bundle is None:
         return f"\nnext: {program()} build {name}"
-    return f"\n{bundle.folder} holds the deployment\nnext: {program()} deploy {name}, or read {bundle.folder}/README.md"
+    reading = f"read {bundle.folder}/README.md"
+    following = f"{program()} deploy {name}, or {reading}" if plan.target.gpu else reading
+    return f"\n{bundle.folder} holds the deployment\nnext: {following}"
