@@ -78,6 +78,8 @@ class Partial:
 
     def write(self, piece: bytes | bytearray) -> None:
         """Append what has arrived."""
+        if self.received + len(piece) - self._flushed > 2 * CHUNK:
+            self._settle()  # before it is written: a crash must not find more than that unjournaled
         self.digest.update(piece)
         view = memoryview(piece)
         while view:
@@ -86,8 +88,6 @@ class Partial:
         if self.received - self._flushed >= CHUNK and (self._pending is None or self._pending.done()):
             self._settle()
             self._pending = self._flusher.submit(self._flush, self.received)
-        elif self.received - self._flushed >= 2 * CHUNK - len(piece):
-            self._settle()
 
     def finish(self, blob: Path) -> None:
         """Give the whole and right file its final name; it is on disk before it has it."""
