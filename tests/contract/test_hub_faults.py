@@ -164,7 +164,7 @@ def test_killed_at_random_moments_it_goes_on_from_its_journal(downloads: Downloa
     while kills < 6:
         process = downloads.start()
         try:
-            process.wait(0.8 + dice.random())
+            process.communicate(timeout=0.8 + dice.random())
             break
         except subprocess.TimeoutExpired:
             process.kill()
