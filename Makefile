@@ -13,7 +13,7 @@ PIP := -m pip --disable-pip-version-check --quiet
 RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
 
-.PHONY: help setup build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema evaluate-planner chaos docs clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema evaluate-planner chaos docs clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -43,7 +43,18 @@ $(ORACLE)/.installed: $(VENV)/.tested
 	@$(ORACLE)/bin/python $(PIP) install --group oracle
 	@touch $@
 
-build: setup ## Build a recipe: download, quantize, check, measure, write dist/
+$(VENV)/.torch: $(VENV)/.installed
+	@echo "installing torch and transformers, which calibration runs the model with; this takes minutes …" >&2
+	@$(BIN)/python $(PIP) install --upgrade 'pip>=25.1'
+	@$(BIN)/python $(PIP) install --group torch
+	@touch $@
+
+setup-torch: $(VENV)/.torch ## Install torch and transformers, for recipes that calibrate without a container
+
+# The recipes that run a model on this machine's Python.
+CALIBRATED := tiny-llama-nvfp4 tiny-llama-fp8
+
+build: setup $(if $(filter $(CALIBRATED),$(RECIPE)),setup-torch) ## Build a recipe: download, quantize, check, measure, write dist/
 	@$(RUN) build $(NAMED) $(ARGS)
 
 plan: setup ## Say whether a recipe works, what it costs and what it does
@@ -92,7 +103,7 @@ lint: $(VENV)/.tested ## Check style, types, the direction of imports and what i
 	@$(BIN)/python -m docs.generate --check
 
 chaos: $(VENV)/.tested ## Kill builds some hundred times at random, and look for a wrong byte
-	@$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
+	@$(BIN)/python -m tests.chaos --kills 500 $(ARGS)
 
 docs: $(VENV)/.tested ## Write the generated pages of docs/ and README.md again
 	@$(BIN)/python -m docs.generate

@@ -29,7 +29,6 @@ from orchestrator.events import Event, Failure, Observer, Publishing, StepDone, 
 from orchestrator.executors.job import Executor, Job, Outcome, carry_on
 from orchestrator.journal import Journal
 from orchestrator.plan import ExecutorName, PlacedStep, Plan
-from orchestrator.quantization import header
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.store import Attempt, Store
@@ -348,6 +347,8 @@ def _check_output(step: Step, output: Output, path: Path) -> None:
             message = f"{where} it is not JSON: {error}"
             raise OutputMissingError(message) from error
     elif output.kind == "safetensors":
+        from orchestrator.quantization import header  # noqa: PLC0415 - brings NumPy, which a plan needs not
+
         try:
             header.read(path)
         except CheckpointError as error:

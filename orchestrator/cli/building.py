@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from orchestrator.bundle.render import Bundle, render
-from orchestrator.cli.planning import insist_on_offline, plan_recipe, resolve
+from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.progress import BuildView
 from orchestrator.cli.record import recorded
+from orchestrator.cli.resolving import insist_on_offline, resolve
 from orchestrator.cli.settings import Settings
 from orchestrator.events import Observer, silence
 from orchestrator.executors.job import Executor

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from orchestrator.hub.fetch import link_or_copy
 from orchestrator.hub.snapshot import (
-    MODEL_FILES,
     RemoteFile,
-    RepoType,
     Snapshot,
     is_commit,
     resolve_commit,
     snapshot,
 )
+from orchestrator.hub.wanted import MODEL_FILES, RepoType
 
 __all__ = [
     "MODEL_FILES",

@@ -7,31 +7,14 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
+from orchestrator.hub.wanted import DUPLICATES, MODEL_FILES, RepoType
 from orchestrator.hub.words import hub_words
-
-RepoType = Literal["model", "dataset"]
-
-MODEL_FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.tiktoken",
-    "LICENSE*",
-    "NOTICE*",
-    "README.md",
-)
-"""What a checkpoint needs; nothing that can carry code (`.bin`, `.pt`, `.py`)."""
-
-_DUPLICATES = ("original/*", "metal/*", "consolidated*.safetensors", "onnx/*")
-"""The same weights once more in another layout."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +140,7 @@ def _inside(found: Snapshot) -> Snapshot:
 
 
 def _wanted(path: str, include: tuple[str, ...]) -> bool:
-    return _matches(path, include) and not _matches(path, _DUPLICATES)
+    return _matches(path, include) and not _matches(path, DUPLICATES)
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -24,7 +24,6 @@ from orchestrator.hub.fetch import Fetcher
 from orchestrator.hub.offline import listing_file
 from orchestrator.hub.room import insist_on_room
 from orchestrator.hub.snapshot import (
-    MODEL_FILES,
     RemoteFile,
     Snapshot,
     is_commit,
@@ -35,6 +34,7 @@ from orchestrator.hub.snapshot import (
 )
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_no_code
+from orchestrator.hub.wanted import MODEL_FILES
 from orchestrator.payloads._main import run
 from orchestrator.payloads._report import Reporter
 

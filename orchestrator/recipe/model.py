@@ -137,7 +137,7 @@ class Calibration(_Part):
     """Text that runs through the model to measure the range of its activations."""
 
     dataset: str = "cnn_dailymail"
-    """A name that ModelOpt knows, or a local text or JSONL file."""
+    """A name that ModelOpt knows, a local text or JSONL file, or `random`: tokens from a seed."""
     revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
     """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""
     samples: int = Field(default=512, ge=1, le=65536)

@@ -27,7 +27,7 @@ def key(binder: Binder, path: str) -> str:
 
 
 def test_a_folder_that_is_not_there_is_named(binder: Binder) -> None:
-    with pytest.raises(FolderMissingError, match="there is no .*models/mine"):
+    with pytest.raises(FolderMissingError, match=r"there is no .*models/mine"):
         key(binder, "models/mine")
 
 

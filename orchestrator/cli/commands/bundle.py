@@ -8,7 +8,8 @@ import click
 
 from orchestrator.cli.building import bundle_of
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option
-from orchestrator.cli.planning import plan_recipe, resolve
+from orchestrator.cli.planning import plan_recipe
+from orchestrator.cli.resolving import resolve
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
 from orchestrator.errors import BundleIncompleteError

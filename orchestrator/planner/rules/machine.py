@@ -9,9 +9,8 @@ from orchestrator.errors import Refusal
 from orchestrator.planner.case import Case
 from orchestrator.planner.figures import Figure, gigabytes
 from orchestrator.planner.memory import build_capacity, quantize_memory, serve_capacity, serve_memory
+from orchestrator.planner.rules.quantizer import one_pass
 from orchestrator.planner.weights import BITS, weights_in
-from orchestrator.quantization.layout import ARCHITECTURES
-from orchestrator.quantization.schemes import SCHEMES
 
 
 def built_for_the_processor(case: Case) -> Iterator[Refusal]:
@@ -38,7 +37,10 @@ def fits_when_quantized(case: Case) -> Iterator[Refusal]:
     room = build_capacity(case.target)
     if needed is not None and needed.value > room:
         hint = "use NVIDIA's quantized checkpoint with method none, where there is one"
-        if case.quantization.format in SCHEMES and case.recipe.model.architecture in ARCHITECTURES:
+        if (
+            case.quantization.format in one_pass().formats
+            and case.recipe.model.architecture in one_pass().architectures
+        ):
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"
         yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, room, case.recipe.target), hint)
 

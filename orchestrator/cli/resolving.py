@@ -1,0 +1,82 @@
+"""What a plan leaves open until it is carried out: commits, trust, and what is there without a network.
+
+Apart from planning, which asks the Hub nothing: its client alone would take half of a plan's time to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.cli.planning import Planned, plan_with, snapshot_of
+from orchestrator.cli.settings import Settings
+from orchestrator.errors import ArtifactCorruptError, HubOfflineError
+from orchestrator.hub.offline import missing_files
+from orchestrator.hub.snapshot import resolve_commit
+from orchestrator.hub.trust import insist_on_commit, insist_on_leave
+from orchestrator.plan import ExecutorName, Plan
+from orchestrator.recipe.lock import Lock, hub_models, pin_commits
+from orchestrator.recipe.model import Recipe
+from orchestrator.steps.sources import sources
+
+_CODE_OPTION = "trust_remote_code"
+
+
+def resolve(settings: Settings, planned: Planned, executor: ExecutorName | None, *, offline: bool = False) -> Plan:
+    """Ask the Hub for the commits that are still open, and plan again with them; insist on trust where it is needed."""
+    recipe = planned.plan.recipe
+    open_models = {(model.repo, model.revision) for model in hub_models(recipe)}
+    commits = {
+        (repo, revision): resolve_commit(repo, revision, offline=offline) for repo, revision in sorted(open_models)
+    }
+    pinned = pin_commits(recipe, commits)
+    _insist_on_trust(pinned)
+    if pinned == recipe:
+        return planned.plan
+    return plan_with(settings, pinned, planned.lock, executor)
+
+
+def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None:
+    """Where the network may not be used, what the downloads would fetch must be in the store or in the Hub's cache.
+
+    Raises:
+        HubOfflineError: Naming all that is missing.
+    """
+    lines = []
+    wanted = sources(plan.recipe)
+    for placed in plan.steps:
+        source = wanted.get(placed.step.name)
+        key = plan.binder.key(placed.step, placed.executor, {}) if source else ""
+        if source and not _in_store(settings, key):
+            commit = resolve_commit(source.repo, source.revision, source.kind, offline=True)
+            known = lock.find(source.repo, commit, source.kind) if lock else None
+            missing = missing_files(
+                source.repo, commit, source.kind, source.include, snapshot_of(known) if known else None
+            )
+            if missing:
+                lines.append(f"{placed.step.name}: {source.repo}@{commit}: {missing}")
+    if lines:
+        message = "\n".join(("not everything is here:", *lines))
+        raise HubOfflineError(message, hint="run it once without --offline")
+
+
+def _insist_on_trust(recipe: Recipe) -> None:
+    wanted = sources(recipe)
+    for source in wanted.values():
+        insist_on_commit(source.repo, source.revision, source.trusted)
+    model = wanted.get("download")
+    places: Mapping[str, Mapping[str, object]] = {
+        "quantization.options": recipe.quantization.options,
+        "engine.convert": recipe.engine.convert,
+        "engine.build": recipe.engine.build,
+        "serve.options": recipe.serve.options,
+    }
+    for place, options in places.items():
+        if model and options.get(_CODE_OPTION):
+            insist_on_leave(model.repo, model.revision, f"{place}.{_CODE_OPTION}", model.trusted)
+
+
+def _in_store(settings: Settings, key: str) -> bool:
+    try:
+        return settings.store.find(key) is not None
+    except ArtifactCorruptError:
+        return False
