@@ -11,8 +11,6 @@ The page cache is emptied of the model's files before each run. Ratios are of ru
 each kind is shown. Peak memory is that of the whole process, as the kernel counts it.
 """
 
-
-
 from __future__ import annotations
 
 import argparse

@@ -41,6 +41,10 @@ class Band:
         """Multiply all three."""
         return Band(self.low * factor, self.expected * factor, self.high * factor)
 
+    def below(self, limit: float) -> Band:
+        """Cut off what physics forbids; the expected value is a step that takes longer than its reading alone."""
+        return Band(self.low, self.expected, max(self.expected, min(self.high, limit)))
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -129,10 +133,11 @@ def speed(
     prompt = total(prefill_terms(load, context), load.engine)
     margin, reason = _margin(load, known)
     wide = max(margin, known.bands["prefill"])
+    ceiling = batch / (terms["weights"] + terms["cache"])
     return Speed(
-        decode=_band(batch / seconds, margin),
+        decode=_band(batch / seconds, margin).below(ceiling),
         prefill=_band(context / prompt, wide),
-        ceiling=batch / (terms["weights"] + terms["cache"]),
+        ceiling=ceiling,
         basis=(
             *_decode_basis(load, terms, seconds),
             _prefill_basis(load),
