@@ -89,10 +89,11 @@ doctor: setup ## Look at this machine, for a recipe if one is named
 	@$(RUN) doctor $(RECIPE) $(ARGS)
 
 test: $(VENV)/.tested $(ORACLE)/.installed lint ## Run every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit
+	@$(BIN)/python -m pytest tests/contract tests/integration tests/chaos $(ARGS)
 
-test-fast: $(VENV)/.tested ## Run the tests that need no engine and no ModelOpt
-	@$(BIN)/python -m pytest -m "not engine and not oracle" tests/unit tests/contract $(ARGS)
+test-fast: $(VENV)/.tested ## Run the unit tests: under a minute
+	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
 
 lint: $(VENV)/.tested ## Check style, types, the direction of imports and what is generated
 	@$(BIN)/ruff check --quiet .

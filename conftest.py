@@ -8,5 +8,6 @@ pytest_plugins = ("tests.support.engine",)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:  # noqa: ARG001 - pytest's signature
-    """Let Ctrl-C reach what tests start, also where the tests themselves were started in the background."""
+    """Let signals reach what tests start, also where the tests were started in the background or by nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
