@@ -1,0 +1,177 @@
+"""The bundle's documents as the server reads them: `serve.json`, and the texts that four routes answer with.
+
+`serve.json` is written where the bundle is rendered and read where it runs, by these same classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DocumentError
+
+SERVE = "serve.json"
+FORMAT = 1
+ETC = Path("/opt/nim/etc")
+"""Where an image has the documents."""
+MODEL = Path("/opt/nim/model")
+"""Where an image expects the model."""
+
+
+@dataclass(frozen=True)
+class ServeOption:
+    """An option that trtllm-serve of this TensorRT-LLM version has."""
+
+    flags: tuple[str, ...]
+    """Its spellings, the one that the documentation prefers first."""
+    type: str
+    """`str`, `int`, `float`, `flag` or `path`; a flag takes no value."""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model allows; None where nothing is known or nothing limits."""
+
+    tensor_parallel_size: int | None = None
+    """An engine was built for exactly this many; a checkpoint has no such limit."""
+    pipeline_parallel_size: int | None = None
+    """Likewise."""
+    max_seq_len: int | None = None
+    """Tokens of prompt and answer: what an engine was built for, or the context that the model was trained for."""
+    max_batch_size: int | None = None
+    """Of an engine."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The one profile that the bundle's manifest has."""
+
+    id: str
+    """64 hexadecimal digits."""
+    name: str
+    """Such as `tensorrt_llm-nvfp4-tp1-pp1`."""
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Serve:
+    """What the recipe says about serving, resolved for one image."""
+
+    recipe: str
+    backend: str
+    """`pytorch` or `tensorrt`."""
+    tensorrt_llm: str
+    """The version in the image."""
+    command: tuple[str, ...]
+    """What starts the server, without model and options: `trtllm-serve serve`."""
+    model: str
+    """The folder with `config.json` and the tokenizer; NIM_MODEL_PATH replaces it."""
+    engine: str | None
+    """The engine's folder within `model` where the backend is `tensorrt`: `trtllm_engine`."""
+    served_model_name: str
+    """The name that clients use where NIM_SERVED_MODEL_NAME says nothing else."""
+    config: str
+    """The file of the LLM API: `/opt/nim/etc/trtllm_config.yaml`."""
+    arguments: tuple[str, ...]
+    """The recipe's options: no model, tokenizer, config, host, port or served model name among them."""
+    options: tuple[ServeOption, ...]
+    """Every option that this version's trtllm-serve has."""
+    limits: Limits
+    profile: Profile
+    port: int = 8000
+    """Where the gateway listens if no variable says so."""
+
+    def to_json(self) -> str:
+        """Write the document, always the same way."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse_serve(text: str, where: str) -> Serve:
+    """Read `serve.json`.
+
+    Args:
+        text: Its content.
+        where: How an error calls it.
+
+    Raises:
+        DocumentError: It is no JSON, of another format, or lacks a field.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        message = f"{where}: not JSON: {error}"
+        raise DocumentError(message) from error
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        message = f"{where}: expected an object of format {FORMAT}; render the bundle again with this version"
+        raise DocumentError(message)
+    try:
+        return _serve(found)
+    except (KeyError, TypeError) as error:
+        message = f"{where}: a field is missing, unknown or of another type: {error}"
+        raise DocumentError(message) from error
+
+
+def _serve(found: dict[str, Any]) -> Serve:
+    fields = dict(found)
+    fields["command"] = tuple(fields["command"])
+    fields["arguments"] = tuple(fields["arguments"])
+    fields["options"] = tuple(
+        ServeOption(tuple(option["flags"]), option["type"], tuple(option.get("choices", ())))
+        for option in fields["options"]
+    )
+    fields["limits"] = Limits(**fields["limits"])
+    fields["profile"] = Profile(**fields["profile"])
+    return Serve(**fields)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """All documents of a bundle, read once at the start."""
+
+    serve: Serve
+    metadata: str
+    license: str
+    version: str
+    manifest: str
+    """The bodies of `/v1/metadata`, `/v1/license`, `/v1/version` and `/v1/manifest`, as JSON texts."""
+
+
+def read_documents(folder: Path) -> Documents:
+    """Read the folder of documents.
+
+    Raises:
+        DocumentError: One is missing or is not what it must be.
+    """
+    manifest = {"manifest_file": _read(folder / "model_manifest.yaml")}
+    return Documents(
+        serve=parse_serve(_read(folder / SERVE), str(folder / SERVE)),
+        metadata=_read_object(folder / "metadata.json"),
+        license=_read_object(folder / "license.json"),
+        version=_read_object(folder / "version.json"),
+        manifest=json.dumps(manifest, ensure_ascii=False),
+    )
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        message = f"cannot read {file}: {error}"
+        raise DocumentError(message) from error
+
+
+def _read_object(file: Path) -> str:
+    try:
+        found = json.loads(_read(file))
+    except ValueError as error:
+        message = f"{file}: not JSON: {error}"
+        raise DocumentError(message) from error
+    if not isinstance(found, dict):
+        message = f"{file}: expected a JSON object"
+        raise DocumentError(message)
+    return json.dumps(found, ensure_ascii=False)

@@ -1,0 +1,51 @@
+"""What ends the program before or instead of serving: one message, one exit status, no traceback.
+
+| status | meaning |
+|---|---|
+| 0 | done, or stopped as asked |
+| 2 | wrong usage of the command line |
+| 3 | a document of the bundle, a key file or a certificate is not what it must be |
+| 4 | refused: variables that contradict each other or the model |
+| 5 | trtllm-serve ended |
+| 6 | this machine: a port that is taken, a library that is missing |
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """A failure that whoever runs the server can act on."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(GatewayError):
+    """An action or argument that does not exist."""
+
+    exit_status = 2
+
+
+class DocumentError(GatewayError):
+    """A file that cannot be read or does not say what it must."""
+
+    exit_status = 3
+
+
+class ContradictionError(GatewayError):
+    """Settings that cannot hold together."""
+
+    exit_status = 4
+
+
+class EngineEndedError(GatewayError):
+    """The trtllm-serve process ended by itself."""
+
+    exit_status = 5
+
+
+class MachineError(GatewayError):
+    """A port, a file system or a library."""
+
+    exit_status = 6
