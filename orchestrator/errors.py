@@ -118,6 +118,12 @@ class BundleIncompleteError(BadInputError):
     code = "NOT_BUILT"
 
 
+class BundleTargetError(BadInputError):
+    """Files are asked for a way to deploy that does not exist, or that the recipe cannot be deployed in."""
+
+    code = "BUNDLE_TARGET"
+
+
 class StepUnknownError(BadInputError):
     """A step that this recipe does not have."""
 

@@ -12,7 +12,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.rules import refusals, warnings
-from orchestrator.recipe.lock import Lock
+from orchestrator.recipe.lock import Lock, LockedImage
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.registry import build_steps
 from orchestrator.steps.step import Step
@@ -39,6 +39,8 @@ class Plan:
     warnings: tuple[Refusal, ...]
     estimate: Estimate
     binder: Binder
+    images: Mapping[str, LockedImage]
+    """What the lock says of images."""
 
     def insist(self) -> None:
         """Raise what speaks against it.
@@ -94,6 +96,7 @@ def make_plan(
         warnings=warnings(recipe, catalog),
         estimate=estimate(recipe, target),
         binder=binder,
+        images=lock.images if lock else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""Render `dist/<recipe>/`: the checkpoint or engine, what serves it, and what was measured.
+"""Write `dist/<recipe>/`: the checkpoint or engine, what serves it, and what was measured.
 
 A bundle claims nothing that was not measured: its figures come from quality.json and performance.json, or are
 marked as predicted. It is written beside its place and then moved there, so that there is never half of one.
@@ -9,29 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from orchestrator import __version__
+from orchestrator.bundle.facts import Part, gather
 from orchestrator.bundle.files import beside, is_linked_or_copied, link_files, swap_in, sweep_beside
+from orchestrator.bundle.targets import choose, texts_of
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, machine_faults
 from orchestrator.events import Observer, Warned, silence
-from orchestrator.recipe.model import HubModel, Recipe
-from orchestrator.serving.command import serve_command
-from orchestrator.serving.config import config_text, llm_api_config
-from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
+from orchestrator.recipe.lock import LockedImage
+from orchestrator.recipe.model import Recipe
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store, remove_tree
 
-_CONFIG = "trtllm_config.yaml"
 _STAMP = "bundle.json"
 
 
@@ -47,25 +41,15 @@ class Bundle:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Part:
-    """An artifact's files in a bundle."""
-
-    name: str
-    """Its folder in the bundle."""
-    target: str
-    """Where the server's container finds it."""
-    artifact: Artifact
-
-
 def render(
     recipe: Recipe,
     catalog: Catalog,
     artifacts: Mapping[str, Artifact],
     *,
-    digests: Mapping[str, str],
+    images: Mapping[str, LockedImage],
     store: Store,
     dist: Path,
+    targets: Sequence[str] = (),
     observer: Observer = silence,
 ) -> Bundle:
     """Write a recipe's deployment.
@@ -74,18 +58,19 @@ def render(
         recipe: The recipe, with its commits.
         catalog: Where its image is described.
         artifacts: What each step left, by the step's name.
-        digests: What the lock says of images.
+        images: What the lock says of images.
         store: Where the artifacts lie.
         dist: The folder of all deployments.
+        targets: What to render for; none: all that the recipe can be deployed on.
         observer: Hears of files that must be copied, because dist lies on another file system than the store.
 
     Raises:
+        BundleTargetError: Where one of the targets is none, or none of this recipe's.
         DiskFullError: Where there is no room for such a copy.
     """
     started = time.monotonic()
-    shape = Shape(recipe, catalog)
-    parts = _parts(shape, artifacts)
-    texts = _texts(shape, parts, artifacts, digests)
+    facts = choose(gather(recipe, catalog, artifacts, images=images), targets)
+    texts, parts = texts_of(facts), facts.parts
     stamp = _stamp(recipe, parts, texts)
     folder = dist / recipe.name
     with store.lock(_lock_of(folder), lambda: None):
@@ -97,118 +82,6 @@ def render(
                 store.remember(part.artifact)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Bundle(folder, size, reused, time.monotonic() - started)
-
-
-def _parts(shape: Shape, artifacts: Mapping[str, Artifact]) -> tuple[Part, ...]:
-    names = {CHECKPOINT: "model", ENGINE: "trtllm_engine", DRAFT: "draft"}
-    return tuple(
-        Part(names[mount.target], _place(shape.recipe, mount.target), artifacts[mount.step])
-        for mount in shape.served_inputs
-    )
-
-
-def _served(recipe: Recipe) -> str:
-    """Name what trtllm-serve opens: the engine, or the checkpoint."""
-    return ENGINE if recipe.backend == "tensorrt" else CHECKPOINT
-
-
-def _place(recipe: Recipe, target: str) -> str:
-    """Where the server's container finds an artifact; clients see the last part of what is served as its name."""
-    return f"/models/{recipe.name}" if target == _served(recipe) else target
-
-
-def _texts(
-    shape: Shape, parts: tuple[Part, ...], artifacts: Mapping[str, Artifact], digests: Mapping[str, str]
-) -> dict[str, str]:
-    """Render every file that is not linked, by name."""
-    recipe = shape.recipe
-    quality, performance = (
-        _report(artifacts, "verify", "quality.json"),
-        _report(artifacts, "benchmark", "performance.json"),
-    )
-    digest = digests.get(recipe.image)
-    facts = {
-        "recipe": recipe,
-        "model": recipe.model.repo if isinstance(recipe.model, HubModel) else recipe.name,
-        "license": recipe.model.license if isinstance(recipe.model, HubModel) else None,
-        "commit": recipe.model.revision if isinstance(recipe.model, HubModel) else None,
-        "image": f"{shape.image.reference}@{digest}" if digest else shape.image.reference,
-        "image_pinned": digest is not None,
-        "tensorrt_llm": shape.image.tensorrt_llm,
-        "gpus": shape.gpus if shape.target.gpu else 1,  # trtllm-serve never runs without one
-        "made_without_gpu": shape.target.gpu is None,
-        "nodes": shape.target.nodes,
-        "parts": parts,
-        "command": _command(shape),
-        "config_name": _CONFIG,
-        "quality": quality,
-        "performance": performance,
-        "question": _question(recipe),
-        "version": __version__,
-    }
-    environment = _environment()
-    texts = {name: environment.get_template(f"{name}.j2").render(facts) for name in ("compose.yaml", "README.md")}
-    texts[_CONFIG] = config_text(llm_api_config(recipe, shape.image))
-    texts |= {
-        name: json.dumps(report, indent=1) + "\n"
-        for name, report in (("quality.json", quality), ("performance.json", performance))
-        if report
-    }
-    return texts
-
-
-def _command(shape: Shape) -> tuple[str, ...]:
-    recipe = shape.recipe
-    return serve_command(
-        recipe,
-        shape.image,
-        shape.catalog,
-        model=_place(recipe, _served(recipe)),
-        tokenizer=CHECKPOINT if recipe.backend == "tensorrt" else None,
-        config=f"/etc/orchestrator/{_CONFIG}",
-        host="0.0.0.0",  # noqa: S104 - inside the container; Compose publishes it on loopback only
-        port=recipe.serve.port,
-    )
-
-
-def _report(artifacts: Mapping[str, Artifact], step: str, name: str) -> dict[str, Any] | None:
-    if step not in artifacts:
-        return None
-    found: dict[str, Any] = json.loads((artifacts[step].folder / name).read_bytes())
-    return found
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("orchestrator.bundle"),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 - YAML and Markdown; values are quoted as JSON where they stand in YAML
-    )
-    environment.filters["measured"] = _measured
-    environment.filters["json"] = _quoted
-    return environment
-
-
-def _quoted(value: object) -> str:
-    """Write a value for Compose: JSON is YAML, but Compose takes `$NAME` in it for a variable of the shell."""
-    return json.dumps(value, ensure_ascii=False).replace("$", "$$")
-
-
-def _question(recipe: Recipe) -> str:
-    """Write what a person pastes after `curl --data`."""
-    request = {
-        "model": recipe.serve.served_model_name or recipe.name,
-        "messages": [{"role": "user", "content": "Hello"}],
-        "max_tokens": 64,
-    }
-    return shlex.quote(json.dumps(request, ensure_ascii=False))
-
-
-def _measured(value: float | None, unit: str = "") -> str:
-    return "not measured" if value is None else f"{value:.1f}{unit}"
 
 
 def _stamp(recipe: Recipe, parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
@@ -262,12 +135,19 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
         for part in parts:
             link_files(part.artifact, fresh / part.name, copying)
         for name, text in {**texts, _STAMP: stamp}.items():
-            (fresh / name).write_text(text, encoding="utf-8")
+            _write_text(fresh / name, text)
         (fresh / "SHA256SUMS").write_text(_sums(parts, {**texts, _STAMP: stamp}), encoding="utf-8")
         swap_in(fresh, folder)
     finally:
         if fresh.exists():
             remove_tree(fresh)
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    if text.startswith("#!"):
+        file.chmod(0o755)
 
 
 def _sums(parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:

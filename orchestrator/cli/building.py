@@ -87,16 +87,22 @@ def plan_build(
 
 
 def bundle_of(
-    settings: Settings, plan: Plan, artifacts: Mapping[str, Artifact], observer: Observer = silence
+    settings: Settings,
+    plan: Plan,
+    artifacts: Mapping[str, Artifact],
+    observer: Observer = silence,
+    *,
+    targets: Sequence[str] = (),
 ) -> Bundle:
-    """Write a plan's deployment from what its steps left."""
+    """Write a plan's deployment from what its steps left; for all targets unless some are named."""
     return render(
         plan.recipe,
         settings.catalog,
         artifacts,
-        digests=plan.binder.image_digests,
+        images=plan.images,
         store=settings.store,
         dist=settings.dist,
+        targets=targets,
         observer=observer,
     )
 

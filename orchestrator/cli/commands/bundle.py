@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.bundle.targets import TARGETS
 from orchestrator.cli.building import bundle_of
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option
 from orchestrator.cli.planning import plan_recipe
@@ -22,10 +23,22 @@ from orchestrator.store.artifact import Artifact
 @recipe_argument
 @set_option
 @executor_option
+@click.option(
+    "--target",
+    "targets",
+    metavar="NAME[,NAME…]",
+    default="",
+    help=f"Write files for these ways to deploy alone: {', '.join(TARGETS)}. All that apply where none is named.",
+)
 @json_option
 @click.pass_obj
 def command(
-    settings: Settings, recipe: str, overrides: tuple[str, ...], executor: ExecutorName | None, as_json: bool
+    settings: Settings,
+    recipe: str,
+    overrides: tuple[str, ...],
+    executor: ExecutorName | None,
+    targets: str,
+    as_json: bool,
 ) -> None:
     """Write dist/RECIPE again from what is built; builds nothing."""
     planned = plan_recipe(settings, recipe, overrides, executor)
@@ -41,7 +54,7 @@ def command(
         found = settings.store.find(plan.binder.key(placed.step, placed.executor, inputs))
         assert found is not None  # noqa: S101 - the forecast found each of them
         artifacts[placed.step.name] = found
-    bundle = bundle_of(settings, plan, artifacts)
+    bundle = bundle_of(settings, plan, artifacts, targets=[name.strip() for name in targets.split(",") if name.strip()])
     if as_json:
         print_json({"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused})
     else:

@@ -6,18 +6,21 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from orchestrator.bundle import targets
 from orchestrator.bundle.render import Bundle, render
+from orchestrator.bundle.targets import Target
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
-from orchestrator.errors import NoPermissionError
+from orchestrator.errors import BundleTargetError, NoPermissionError
 from orchestrator.recipe.load import RecipeBook
+from orchestrator.recipe.lock import LockedImage
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
 
@@ -50,9 +53,17 @@ class World:
             (attempt.out / name).write_text(text)
         self.artifacts[step] = self.store.publish(attempt, key, step)
 
-    def render(self, *overrides: str, name: str = NAME, digests: Mapping[str, str] | None = None) -> Bundle:
+    def render(
+        self,
+        *overrides: str,
+        name: str = NAME,
+        images: Mapping[str, LockedImage] | None = None,
+        targets: Sequence[str] = (),
+    ) -> Bundle:
         recipe = RecipeBook(ROOT / "recipes").load(name, overrides).recipe
-        return render(recipe, CATALOG, self.artifacts, digests=digests or {}, store=self.store, dist=self.dist)
+        return render(
+            recipe, CATALOG, self.artifacts, images=images or {}, store=self.store, dist=self.dist, targets=targets
+        )
 
     def compose(self, *overrides: str) -> dict[str, Any]:
         folder = self.render(*overrides).folder
@@ -109,7 +120,7 @@ def test_compose_serves_on_loopback_only_with_everything_mounted_read_only(world
 
 def test_an_image_is_named_by_the_digest_of_the_lock(world: World) -> None:
     image = RecipeBook(ROOT / "recipes").load(NAME).recipe.image
-    bundle = world.render(digests={image: "sha256:" + "1" * 64})
+    bundle = world.render(images={image: LockedImage(reference="nvcr.io/x:1", index="sha256:" + "1" * 64)})
     compose = YAML(typ="safe", pure=True).load((bundle.folder / "compose.yaml").read_text())
     assert compose["services"]["server"]["image"].endswith("@sha256:" + "1" * 64)
     assert "not pinned" not in (bundle.folder / "README.md").read_text()
@@ -275,3 +286,16 @@ def test_a_bundle_that_cannot_be_finished_leaves_the_old_one_whole(
     assert "9000" not in (before.folder / "compose.yaml").read_text()
     assert fails(before) == []
     assert [path.name for path in world.dist.iterdir()] == [NAME]
+
+
+def test_a_target_that_is_none_is_refused_with_those_that_there_are(world: World) -> None:
+    with pytest.raises(BundleTargetError, match="no target `nomad`") as refused:
+        world.render(targets=["compose", "nomad"])
+    assert "compose" in refused.value.hint
+
+
+def test_a_program_among_the_texts_can_be_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(targets)["TARGETS"], "compose", Target(lambda _: {"deep/run.sh": "#!/bin/sh\n"}))
+    program = world.render().folder / "deep" / "run.sh"
+    assert program.stat().st_mode & 0o111 == 0o111
+    assert fails(world.render()) == []

@@ -1,0 +1,63 @@
+"""What a bundle can be rendered for: one module each, all with `files(facts)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.targets import compose, documents, readme
+from orchestrator.errors import BundleTargetError
+
+Files = Callable[[Facts], dict[str, str]]
+"""Gives texts by their path in the bundle; one that begins with `#!` becomes a program."""
+
+
+def _always(_: Facts) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way to deploy."""
+
+    files: Files
+    applies: Callable[[Facts], bool] = _always
+    """Tells whether a recipe can be deployed like this."""
+
+
+TARGETS: Mapping[str, Target] = {
+    "compose": Target(compose.files),
+}
+"""What `--target` names, in the order in which README.md shows it."""
+
+COMMON: tuple[Files, ...] = (documents.files, readme.files)
+"""What every bundle has."""
+
+
+def choose(facts: Facts, names: Sequence[str]) -> Facts:
+    """Decide what to render for.
+
+    Args:
+        facts: What is known of the recipe.
+        names: What is asked for; none: all that applies.
+
+    Raises:
+        BundleTargetError: For a name that is none, or a target on which the recipe cannot be deployed.
+    """
+    possible = tuple(name for name, target in TARGETS.items() if target.applies(facts))
+    for name in names:
+        if name not in possible:
+            known = name in TARGETS
+            message = f"{facts.recipe.name} cannot be deployed on {name}" if known else f"there is no target `{name}`"
+            raise BundleTargetError(message, hint=f"there are: {', '.join(possible)}")
+    chosen = tuple(name for name in possible if name in names) if names else possible
+    return replace(facts, targets=chosen)
+
+
+def texts_of(facts: Facts) -> dict[str, str]:
+    """Render every file of a bundle that is not an artifact's, by its path."""
+    texts: dict[str, str] = {}
+    for files in (*COMMON, *(TARGETS[name].files for name in facts.targets)):
+        texts |= files(facts)
+    return dict(sorted(texts.items()))

@@ -1,0 +1,79 @@
+"""How templates become files: in YAML every value is written as JSON, so that none can be taken for something else.
+
+`{{ value }}` in a YAML template is the whole value, quoted; a text is put together inside the braces:
+`{{ "./" ~ part.name }}`. Only comments take `{{ value | comment }}` as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON leaves as it is and YAML does not allow, or takes for the end of a line."""
+
+
+class _Verbatim(str):
+    """A text that is not quoted."""
+
+    __slots__ = ()
+
+
+def yaml_text(template: str, **values: object) -> str:
+    """Render a template of YAML."""
+    return _yaml(dollars=False).get_template(template).render(values)
+
+
+def compose_text(template: str, **values: object) -> str:
+    """Render a template of Compose, which would take `$NAME` in a value for a variable of the shell."""
+    return _yaml(dollars=True).get_template(template).render(values)
+
+
+def plain_text(template: str, **values: object) -> str:
+    """Render a template of text for people, or of a format that quotes in its own way."""
+    return _plain().get_template(template).render(values)
+
+
+def quoted(value: object) -> str:
+    """Write a value as JSON that every version of YAML reads alike."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@cache
+def _yaml(*, dollars: bool) -> Environment:
+    def finalize(value: object) -> str:
+        if isinstance(value, _Verbatim):
+            return value
+        return quoted(value).replace("$", "$$") if dollars else quoted(value)
+
+    environment = _environment(finalize)
+    environment.filters["comment"] = lambda text: _Verbatim(" ".join(str(text).split()))
+    return environment
+
+
+@cache
+def _plain() -> Environment:
+    environment = _environment(None)
+    environment.filters["measured"] = _measured
+    return environment
+
+
+def _environment(finalize: Callable[[object], str] | None) -> Environment:
+    return Environment(
+        loader=PackageLoader("orchestrator.bundle"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 - no HTML; YAML is quoted by `finalize`
+        finalize=finalize,
+    )
+
+
+def _measured(value: float | None, unit: str = "") -> str:
+    return "not measured" if value is None else f"{value:.1f}{unit}"
