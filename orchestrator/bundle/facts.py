@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
+from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import HubModel, Recipe
 from orchestrator.serving.command import serve_command
@@ -87,6 +88,8 @@ class Facts:
     """quality.json; None: not measured."""
     performance: Mapping[str, Any] | None
     """performance.json; None: not measured."""
+    prediction: Mapping[str, Any] | None
+    """prediction.json; None: the model's sizes are not known."""
     license: License | None
     """None for a model that was generated."""
     targets: tuple[str, ...] = ()
@@ -187,6 +190,7 @@ def gather(
         config=config_text(llm_api_config(recipe, shape.image)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
+        prediction=predict(recipe, catalog),
         license=_license(recipe),
     )
 

@@ -152,7 +152,6 @@ def _question(subject: Subject, terms: Terms, name: str) -> Question:
     return Question(
         shape=subject.shape,
         scheme=scheme,
-        published=True,  # how it was made is a recipe's matter
         kv_dtype=terms.kv_dtype,
         target=terms.target,
         target_name=terms.target_name,

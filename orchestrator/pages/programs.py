@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.pages.comparison import Comparison, Row
 from orchestrator.pages.drafts import Drafts
-from orchestrator.planner.speed import Band
+from orchestrator.planner.outlook import to_document
 
 
 def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
@@ -29,24 +29,13 @@ def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    found = row.outlook
     return {
         "format": row.format,
-        "weights_bytes": found.weights_bytes,
-        "active_bytes_per_token": found.active_bytes_per_token,
-        "kv_bytes_per_token": found.kv_bytes_per_token,
-        "fits": found.fits,
-        "peak_memory_bytes": dict(found.peak_memory_bytes),
-        "max_context": found.max_context,
-        "max_batch": found.max_batch,
-        "decode_tokens_per_s": _band(found.decode),
+        **to_document(row.outlook),
         "decode_ceiling_tokens_per_s": row.ceiling,
-        "prefill_tokens_per_s": _band(found.prefill),
         "context_by_batch": {reach.batch: reach.context for reach in row.reaches},
         "recipes": list(row.recipes),
         "advice": row.advice,
-        "limits": list(found.limits),
-        "basis": list(found.basis),
     }
 
 
@@ -66,7 +55,3 @@ def _drafts(drafts: Drafts) -> dict[str, Any]:
             for wanted in drafts.wanted
         ],
     }
-
-
-def _band(band: Band | None) -> dict[str, float] | None:
-    return {"low": band.low, "expected": band.expected, "high": band.high} if band else None

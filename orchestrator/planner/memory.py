@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.catalog.target import Target
-from orchestrator.planner.bytes import largest_layer
+from orchestrator.planner.bytes import checkpoint_bytes, largest_layer
 from orchestrator.planner.figures import Figure, gigabytes
 from orchestrator.planner.known import Known, known_model
-from orchestrator.planner.scheme import Scheme
+from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.planner.serving import Serving, max_batch, max_context, room_per_gpu
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.weights import draft_bytes, served_weights, source_weights
@@ -135,29 +135,36 @@ def engine_memory(recipe: Recipe) -> Figure | None:
     return Figure(weights.value * BUILD_FACTOR, "B", BUILD_BASIS)
 
 
-def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -> tuple[float, str]:
-    """Reckon the peak of our own quantizer, in bytes, and say how.
+def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -> Figure:
+    """Reckon the peak of our own quantizer.
 
     Weights alone are walked over in small pieces. Calibration runs the layers one after the other: one is read while
     the last one runs and the one before is written, and what flows from layer to layer is kept for all samples.
     """
     if scheme.algorithm == "W4A16_NVFP4" and not scheme.kv_scales:
-        return ONEPASS_BYTES, "assumed for one piece of a tensor at a time, whatever the model"
+        return Figure(
+            ONEPASS_BYTES, "B", "method onepass: assumed for one piece of a tensor at a time, whatever the model"
+        )
     layer = largest_layer(shape)
     flowing = 2 * shape.hidden_size * calibration.samples * calibration.sequence_length
     basis = (
-        f"formula: three layers of {gigabytes(layer)}, {gigabytes(flowing)} that flow between them for"
+        f"method onepass: three layers of {gigabytes(layer)}, {gigabytes(flowing)} that flow between them for"
         f" {calibration.samples} samples of {calibration.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
-    return ONEPASS_BYTES + 3 * layer + flowing, basis
+    return Figure(ONEPASS_BYTES + 3 * layer + flowing, "B", basis)
+
+
+def resident_peak(shape: ModelShape) -> Figure:
+    """Reckon the peak of a tool that calibrates the whole model at once."""
+    whole = checkpoint_bytes(shape, scheme_of("bf16"))
+    return Figure(whole, "B", "method modelopt: the whole model in BF16, exact bytes; activations are not counted")
 
 
 def _one_pass(recipe: Recipe) -> Figure:
     known = known_model(recipe)
     if known is None:
         return Figure(ONEPASS_BYTES, "B", "assumed for one piece of a tensor at a time; calibration adds a few layers")
-    value, basis = one_pass_peak(known.shape, known.served, recipe.quantization.calibration)
-    return Figure(value, "B", basis)
+    return one_pass_peak(known.shape, known.served, recipe.quantization.calibration)
 
 
 def _resident(recipe: Recipe) -> Figure:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import (
@@ -14,8 +14,8 @@ from orchestrator.planner.bytes import (
     state_bytes,
     weights_read_per_step,
 )
-from orchestrator.planner.figures import gigabytes
-from orchestrator.planner.memory import BUILD_BASIS, BUILD_FACTOR, one_pass_peak
+from orchestrator.planner.figures import Figure, gigabytes
+from orchestrator.planner.memory import BUILD_BASIS, BUILD_FACTOR
 from orchestrator.planner.scheme import GGUF_FORMATS, KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import (
     CUDA_FREE_ON_FRESH_BOOT,
@@ -30,10 +30,8 @@ from orchestrator.planner.serving import (
 )
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speed import Band, speed
-from orchestrator.recipe.model import Calibration
 
 Phase = Literal["download", "quantize", "convert", "engine_build", "load", "serve"]
-Quantizer = Literal["onepass", "modelopt"]
 
 _DOWNLOAD_BYTES = 2**28
 _FIRST_FP4 = 100
@@ -47,8 +45,6 @@ class Question:
 
     shape: ModelShape
     scheme: Scheme
-    published: bool
-    """The weights come in this format; else they are quantized first."""
     kv_dtype: KvDtype
     target: Target
     target_name: str
@@ -57,10 +53,24 @@ class Question:
     context: int
     gpus: int | None = None
     """None: all of the target's."""
-    quantizer: Quantizer = "modelopt"
+    quantizing: Figure | None = None
+    """Peak memory of the step that makes this format; None where the weights come in it."""
     builds_engine: bool = False
+    tokens_per_step: int | None = None
+    """Tokens that one step takes at most; None: the engine's default."""
+    cache_share: float = 1.0
+    """What the KV cache may have of the memory that weights and activations leave."""
+    draft_bytes: float = 0.0
+    """Weights that propose tokens. They take memory; speeds are those of plain decoding."""
     stored_bytes: int | None = None
     """Bytes of the checkpoint's tensors, where its headers were read; else they are counted from the shape."""
+
+    @property
+    def cache_room(self) -> float:
+        """Bytes of one GPU that are in use when the cache has all that it may have."""
+        serving = replace(self.serving, batch=1)
+        fixed = serving.weights + serving.workspace
+        return fixed + max(room_per_gpu(self.target) - fixed, 0.0) * self.cache_share
 
     @property
     def serving(self) -> Serving:
@@ -72,7 +82,8 @@ class Question:
             batch=self.batch,
             context=self.context,
             gpus=self.gpus or gpus_of(self.target),
-            tokens_per_step=SMALL_STEP if self.engine == "llama.cpp" else TOKENS_PER_STEP,
+            tokens_per_step=self.tokens_per_step or (SMALL_STEP if self.engine == "llama.cpp" else TOKENS_PER_STEP),
+            draft=self.draft_bytes,
         )
 
 
@@ -84,7 +95,7 @@ class Outlook:
     active_bytes_per_token: int
     kv_bytes_per_token: float
     fits: bool
-    """It loads and serves as asked; an engine that is asked for can be built."""
+    """It loads and serves as asked; what making it lacks stands in the limits."""
     peak_memory_bytes: dict[Phase, int]
     room_bytes: int
     """What the target has for it on one GPU."""
@@ -110,9 +121,7 @@ def outlook(question: Question) -> Outlook:
     weights = question.stored_bytes or checkpoint_bytes(question.shape, question.scheme)
     phases = {phase: math.ceil(peak) for phase, peak in _phases(question, serving, weights)}
     found = _speed(question)
-    fits = all(
-        peak <= _room(question.target, phase) for phase, peak in phases.items() if phase not in ("download", "quantize")
-    )
+    fits = max(phases["load"], phases["serve"]) <= room
     return Outlook(
         weights_bytes=weights,
         active_bytes_per_token=round(weights_read_per_step(question.shape, question.scheme)),
@@ -120,8 +129,8 @@ def outlook(question: Question) -> Outlook:
         fits=fits and question.context <= question.shape.max_position,
         peak_memory_bytes=phases,
         room_bytes=math.floor(room),
-        max_context=max_context(serving, room),
-        max_batch=max_batch(serving, room),
+        max_context=max_context(serving, question.cache_room),
+        max_batch=max_batch(serving, question.cache_room),
         decode=found[0],
         prefill=found[1],
         basis=(*_basis(question, serving, room), *found[2]),
@@ -129,22 +138,32 @@ def outlook(question: Question) -> Outlook:
     )
 
 
+def to_document(found: Outlook) -> dict[str, Any]:
+    """Spell an answer for programs; bytes and tokens per second, `null` for speeds without a GPU."""
+    return {
+        "weights_bytes": found.weights_bytes,
+        "active_bytes_per_token": found.active_bytes_per_token,
+        "kv_bytes_per_token": round(found.kv_bytes_per_token),
+        "fits": found.fits,
+        "peak_memory_bytes": dict(found.peak_memory_bytes),
+        "max_context": found.max_context,
+        "max_batch": found.max_batch,
+        "decode_tokens_per_s": asdict(found.decode) if found.decode else None,
+        "prefill_tokens_per_s": asdict(found.prefill) if found.prefill else None,
+        "basis": list(found.basis),
+        "limits": list(found.limits),
+    }
+
+
 def _phases(question: Question, serving: Serving, weights: int) -> Iterator[tuple[Phase, float]]:
     yield "download", _DOWNLOAD_BYTES
-    if not question.published:
-        yield "quantize", _quantizing(question)[0]
+    if question.quantizing:
+        yield "quantize", question.quantizing.value
     if question.builds_engine:
         yield "convert", weights * BUILD_FACTOR
         yield "engine_build", weights * BUILD_FACTOR
     yield "load", serving.load_peak(question.target)
     yield "serve", serving.peak
-
-
-def _quantizing(question: Question) -> tuple[float, str]:
-    if question.quantizer == "onepass":
-        return one_pass_peak(question.shape, question.scheme, Calibration())
-    whole = checkpoint_bytes(question.shape, scheme_of("bf16"))
-    return whole, "the whole model in BF16, exact bytes; activations are not counted"
 
 
 def _room(target: Target, phase: Phase) -> float:
@@ -175,15 +194,15 @@ def _basis(question: Question, serving: Serving, room: float) -> Iterator[str]:
         f"weights: {counted}: {shape.parameters:,} parameters, {shape.active_parameters:,} read per token,"
         f" as {scheme.name} says"
     )
-    if question.published and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
+    if not question.quantizing and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
         yield "weights: no list of what is not quantized was given: what ModelOpt leaves alone by default"
     states = state_bytes(shape)
     more = f", and {gigabytes(states)} of recurrent states per text" if states else ""
     yield f"cache: {shape.attention_layers} layers keep keys and values in {question.kv_dtype}{more}"
-    come = checkpoint_bytes(shape, scheme if question.published else scheme_of("bf16"))
+    come = checkpoint_bytes(shape, scheme_of("bf16") if question.quantizing else scheme)
     yield f"download: {gigabytes(_DOWNLOAD_BYTES)} assumed; {gigabytes(come)} go to disk as they come"
-    if not question.published:
-        yield f"quantize: method {question.quantizer}: {_quantizing(question)[1]}"
+    if question.quantizing:
+        yield f"quantize: {question.quantizing.basis}"
     if question.builds_engine:
         yield f"convert, engine_build: {BUILD_BASIS}"
     yield (

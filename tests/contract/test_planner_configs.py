@@ -11,6 +11,7 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
+from orchestrator.planner.memory import resident_peak
 from orchestrator.planner.outlook import Question, outlook
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.shapes import shape_of
@@ -111,7 +112,7 @@ def test_every_configuration_is_answered_in_every_format(name: str) -> None:
         question = Question(
             shape=shape,
             scheme=scheme_of(format_name),
-            published=False,
+            quantizing=resident_peak(shape),
             kv_dtype="fp8",
             target=spark,
             target_name="dgx-spark",

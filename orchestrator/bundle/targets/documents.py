@@ -9,7 +9,11 @@ from orchestrator.bundle.facts import CONFIG, Facts
 
 def files(facts: Facts) -> dict[str, str]:
     """Write down what every deployment needs."""
-    reports = {"quality.json": facts.quality, "performance.json": facts.performance}
+    reports = {
+        "quality.json": facts.quality,
+        "performance.json": facts.performance,
+        "prediction.json": facts.prediction,
+    }
     return {CONFIG: facts.config} | {name: _json(report) for name, report in reports.items() if report is not None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, print_json, print_table
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.outlook import Outlook, Quantizer, Question, outlook
+from orchestrator.planner.figures import Figure
+from orchestrator.planner.memory import one_pass_peak, resident_peak
+from orchestrator.planner.outlook import Outlook, Question, outlook, to_document
 from orchestrator.planner.scheme import (
     FORMATS,
     GGUF_FORMATS,
@@ -25,8 +27,9 @@ from orchestrator.planner.scheme import (
     scheme_of,
     scheme_of_quant_config,
 )
-from orchestrator.planner.shapes import shape_of
+from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Band
+from orchestrator.recipe.model import Calibration
 
 _LARGEST = 64_000_000
 """Bytes; no config.json is nearly as long, not even with a list of all experts."""
@@ -108,7 +111,6 @@ def command(
     question = Question(
         shape=shape,
         scheme=scheme,
-        published=published,
         kv_dtype=kv_cache or scheme.kv_cache,
         target=settings.catalog.target(target),
         target_name=target,
@@ -116,13 +118,13 @@ def command(
         batch=batch,
         context=context,
         gpus=gpus,
-        quantizer=_quantizer(method, scheme, shape.architecture) if not published else "modelopt",
+        quantizing=None if published else _quantizing(method, scheme, shape),
         builds_engine=build_engine,
         stored_bytes=subject.stored_bytes if published else None,
     )
     found = outlook(question)
     if as_json:
-        print_json(_document(found))
+        print_json(to_document(found))
     else:
         _show(question, found)
 
@@ -187,14 +189,14 @@ def _of_hub(repo: str, revision: str) -> _Subject:
     return _Subject(found.config, where, _inside(found.config, where), stored_bytes=found.tensor_bytes)
 
 
-def _quantizer(method: str | None, scheme: Scheme, architecture: str) -> Quantizer:
-    """Choose what quantizes where nobody does: our own quantizer, which needs the least memory, if it can."""
-    if method in ("onepass", "modelopt"):
-        return "onepass" if method == "onepass" else "modelopt"
-    from orchestrator.quantization.layout import ARCHITECTURES  # noqa: PLC0415 - brings NumPy
-    from orchestrator.quantization.schemes import SCHEMES  # noqa: PLC0415 - brings NumPy
+def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
+    """Reckon the peak of what quantizes: our own quantizer, which needs the least, if it can and nobody says else."""
+    if method is None:
+        from orchestrator.quantization.layout import ARCHITECTURES  # noqa: PLC0415 - brings NumPy
+        from orchestrator.quantization.schemes import SCHEMES  # noqa: PLC0415 - brings NumPy
 
-    return "onepass" if scheme.name in SCHEMES and architecture in ARCHITECTURES else "modelopt"
+        method = "onepass" if scheme.name in SCHEMES and shape.architecture in ARCHITECTURES else "modelopt"
+    return one_pass_peak(shape, scheme, Calibration()) if method == "onepass" else resident_peak(shape)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -262,22 +264,6 @@ def _headers(folder: Path) -> int | None:
     from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - brings NumPy
 
     return sum(tensor.size for tensor in Checkpoint.open(folder).tensors.values())
-
-
-def _document(found: Outlook) -> dict[str, Any]:
-    return {
-        "weights_bytes": found.weights_bytes,
-        "active_bytes_per_token": found.active_bytes_per_token,
-        "kv_bytes_per_token": round(found.kv_bytes_per_token),
-        "fits": found.fits,
-        "peak_memory_bytes": found.peak_memory_bytes,
-        "max_context": found.max_context,
-        "max_batch": found.max_batch,
-        "decode_tokens_per_s": asdict(found.decode) if found.decode else None,
-        "prefill_tokens_per_s": asdict(found.prefill) if found.prefill else None,
-        "basis": list(found.basis),
-        "limits": list(found.limits),
-    }
 
 
 def _show(question: Question, found: Outlook) -> None:

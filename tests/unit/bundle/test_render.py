@@ -94,6 +94,12 @@ def test_a_bundle_holds_the_checkpoint_what_serves_it_and_what_was_measured(worl
     assert json.loads((bundle.folder / "quality.json").read_text()) == QUALITY
 
 
+def test_what_was_predicted_lies_beside_what_was_measured(world: World) -> None:
+    prediction = json.loads((world.render().folder / "prediction.json").read_text())
+    assert prediction["recipe"] == NAME
+    assert prediction["weights_bytes"] > 0
+
+
 def test_every_file_of_a_bundle_has_its_sum(world: World) -> None:
     assert fails(world.render()) == []
 
