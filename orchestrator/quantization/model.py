@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from orchestrator.errors import CheckpointError, DependencyMissingError
-from orchestrator.quantization.layout import EMBEDDING
+from orchestrator.quantization.layout import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +65,22 @@ class Measured:
         if ".experts." in module:
             self.tokens[module] = self.tokens.get(module, 0) + tokens
 
+    def saw_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
+        """Look at keys and values that go into the cache; they stay what they are."""
+        self.keys, self.values = max(self.keys, _largest(keys)), max(self.values, _largest(values))
+        return keys, values
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What is computed in place of parts of a layer."""
+
+    linear: Callable[[str, Any, Any, Any], Any]
+    """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). Of the
+    gate and up of an expert that are one matrix, the name is the gate's."""
+    cache: Callable[[Any, Any], tuple[Any, Any]]
+    """Keys and values, after their rotation: what attention is to see of them."""
+
 
 @dataclass
 class LayeredModel:
@@ -77,7 +93,7 @@ class LayeredModel:
     """What goes into the next layer, a tensor for each batch."""
     _calls: list[list[_Call]] = field(default_factory=list)
     """For each layer and batch, what else the model gives the layer."""
-    _cache: Measured | None = None
+    _cache: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> LayeredModel:
@@ -89,7 +105,7 @@ class LayeredModel:
         """
         torch, transformers = library("torch"), library("transformers")
         made = cls(torch, None, device)
-        _register_attention(made._watch_cache)
+        _register_attention(made._attended)
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
             config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
@@ -134,18 +150,64 @@ class LayeredModel:
             number: The layer; they come in order.
             tensors: Its weights as the checkpoint names them, within the layer.
         """
-        torch, layer, measured = self.torch, self.layers[number], Measured()
-        filled = _arrange(layer, tensors)
-        self._fill(layer, filled.parameters)
-        self._cache = measured
-        with _watched(torch, layer, filled, measured), torch.inference_mode():
-            for position, call in enumerate(self._calls[number]):
-                result = layer(self.hidden[position], *call.positional, **call.named)
-                self.hidden[position] = result[0] if isinstance(result, tuple) else result
-        self._cache = None
-        self._calls[number] = []
-        layer.to("meta")
+        measured = Measured()
+        with self.resident(number, tensors) as layer, layer.running(measured=measured) as forward:
+            for position, hidden in enumerate(self.hidden):
+                self.hidden[position] = forward(position, hidden)
+        self.forget(number)
         return measured
+
+    @contextmanager
+    def resident(self, number: int, tensors: Mapping[str, Any]) -> Iterator[Resident]:
+        """Have a layer in memory for a block.
+
+        Args:
+            number: The layer.
+            tensors: Its weights as the checkpoint names them, within the layer; arrays, or tensors of torch.
+        """
+        layer = self.layers[number]
+        arranged = _arrange(layer, tensors)
+        self._fill(layer, arranged.parameters)
+        try:
+            yield Resident(self, layer, arranged, self._calls[number])
+        finally:
+            layer.to("meta")
+
+    def forget(self, number: int) -> None:
+        """Drop what a layer is given besides hidden states: it will not run again."""
+        self._calls[number] = []
+
+    @contextmanager
+    def head(self, tensors: Mapping[str, Any]) -> Iterator[Callable[[Any], Any]]:
+        """Have what comes after the last layer in memory for a block.
+
+        Args:
+            tensors: The last norm and the head, or the embedding that it is tied to, as the checkpoint names them.
+
+        Yields:
+            Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], with whatever the
+            model does to them.
+        """
+        torch, base = self.torch, self.model.base_model
+        (norm,) = (name.rpartition(".")[0] for name in tensors if not name.startswith((EMBEDDING, HEAD)))
+        weight = tensors.get(f"{HEAD}.weight", tensors.get(f"{EMBEDDING}.weight"))
+        filled = [(self.model.get_submodule(norm), tensors[f"{norm}.weight"]), (self.model.get_submodule(HEAD), weight)]
+        for module, array in filled:
+            self._fill(module, {"weight": array})
+        outputs: Any = library("transformers.modeling_outputs").MoeModelOutputWithPast
+
+        def logits(hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
+            base.forward = lambda *_, **__: outputs(last_hidden_state=filled[0][0](hidden))
+            tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+            return self.model(input_ids=tokens, use_cache=False).logits
+
+        try:
+            with torch.inference_mode():
+                yield logits
+        finally:
+            del base.forward
+            for module, _ in filled:
+                module.to("meta")
 
     @property
     def state(self) -> list[NDArray[Any]]:
@@ -154,7 +216,7 @@ class LayeredModel:
 
     def restore(self, state: Sequence[NDArray[Any]]) -> None:
         """Go on from a state that was kept."""
-        self.hidden = [self._tensor(array) for array in state]
+        self.hidden = [self.tensor(array) for array in state]
 
     def _array(self, tensor: Any) -> NDArray[Any]:  # noqa: ANN401 - a tensor of torch
         array: NDArray[Any]
@@ -164,16 +226,18 @@ class LayeredModel:
             array = tensor.cpu().contiguous().numpy()
         return array
 
-    def _fill(self, module: Any, tensors: Tensors) -> None:  # noqa: ANN401 - a module of torch
-        filled = {name: self._tensor(array) for name, array in tensors.items()}
+    def _fill(self, module: Any, tensors: Mapping[str, Any]) -> None:  # noqa: ANN401 - a module of torch
+        filled = {name: self.tensor(array) for name, array in tensors.items()}
         try:
             module.load_state_dict(filled, assign=True, strict=True)
         except RuntimeError as error:  # names and shapes that this version of transformers does not expect
             message = f"config.json and the weights make another model in this transformers: {f'{error}':.500}"
             raise CheckpointError(message) from error
 
-    def _tensor(self, array: NDArray[Any]) -> Any:  # noqa: ANN401 - a tensor of torch
-        """View an array as a tensor; on the CPU they share their memory."""
+    def tensor(self, array: Any) -> Any:  # noqa: ANN401 - a tensor of torch, or what becomes one
+        """View an array as a tensor on the device; on the CPU they share their memory."""
+        if isinstance(array, self.torch.Tensor):
+            return array.to(self.device)
         if array.dtype == ml_dtypes.bfloat16:
             return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
         return self.torch.from_numpy(array).to(self.device)
@@ -197,10 +261,48 @@ class LayeredModel:
 
         return forward
 
-    def _watch_cache(self, keys: Any, values: Any) -> None:  # noqa: ANN401 - tensors of torch
-        if self._cache is not None:
-            self._cache.keys = max(self._cache.keys, _largest(keys))
-            self._cache.values = max(self._cache.values, _largest(values))
+    def _attended(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
+        return self._cache(keys, values) if self._cache else (keys, values)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A layer that has its weights."""
+
+    model: LayeredModel
+    layer: Any
+    arranged: _Arranged
+    calls: Sequence[_Call]
+
+    @contextmanager
+    def running(
+        self, *, measured: Measured | None = None, instead: Instead | None = None
+    ) -> Iterator[Callable[[int, Any], Any]]:
+        """Run the layer in a block.
+
+        Args:
+            measured: Where to note how large things get.
+            instead: What to compute in place of linear modules, keys and values.
+
+        Yields:
+            The number of a batch, and what goes into the layer -> what comes out of it.
+        """
+        torch, owner = self.model.torch, self.model
+
+        def forward(position: int, hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
+            call = self.calls[position]
+            result = self.layer(hidden, *call.positional, **call.named)
+            return result[0] if isinstance(result, tuple) else result
+
+        owner._cache = instead.cache if instead else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
+        try:
+            with (
+                _watched(torch, self.layer, self.arranged, _Eyes(torch, measured, instead)),
+                torch.inference_mode(),
+            ):
+                yield forward
+        finally:
+            owner._cache = None  # noqa: SLF001
 
 
 @dataclass(frozen=True)
@@ -247,7 +349,8 @@ class _Shared:
 class _Arranged:
     """A layer's weights as its module wants them."""
 
-    parameters: dict[str, NDArray[Any]]
+    parameters: dict[str, Any]
+    """Arrays, or tensors of torch."""
     modules: dict[str, str]
     """Modules of the model -> modules of the checkpoint, for those that are one in both."""
     experts: dict[str, str]
@@ -292,11 +395,11 @@ def _renamed(name: str, parameters: Mapping[str, Any]) -> str:
     return name
 
 
-def _arrange(layer: Any, tensors: Tensors) -> _Arranged:  # noqa: ANN401 - a module of torch
+def _arrange(layer: Any, tensors: Mapping[str, Any]) -> _Arranged:  # noqa: ANN401 - a module of torch
     parameters = dict(layer.named_parameters()) | dict(layer.named_buffers())
     parameters = {name: value for name, value in parameters.items() if name in layer.state_dict()}
     places = gather({name: array.shape for name, array in tensors.items()}, parameters)
-    filled: dict[str, NDArray[Any]] = {}
+    filled: dict[str, Any] = {}
     modules: dict[str, str] = {}
     experts: dict[str, str] = {}
     for name, (parameter, where) in places.items():
@@ -307,9 +410,13 @@ def _arrange(layer: Any, tensors: Tensors) -> _Arranged:  # noqa: ANN401 - a mod
             experts[parameter.rpartition(".")[0]] = name.partition(".experts.")[0] + ".experts"
             whole = filled.get(parameter)
             if whole is None:
-                whole = filled[parameter] = np.empty(tuple(parameters[parameter].shape), tensors[name].dtype)
+                whole = filled[parameter] = _empty_like(tensors[name], tuple(parameters[parameter].shape))
             whole[where] = tensors[name]
     return _Arranged(filled, modules, experts)
+
+
+def _empty_like(part: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array or a tensor of torch
+    return np.empty(shape, part.dtype) if isinstance(part, np.ndarray) else part.new_empty(shape)
 
 
 @contextmanager
@@ -349,55 +456,73 @@ def _bound(forward: Callable[..., Any], number: int) -> Callable[..., Any]:
     return lambda *positional, **named: forward(number, *positional, **named)
 
 
+@dataclass(frozen=True)
+class _Eyes:
+    """What is done where a linear module computes: look at what goes in, compute something else, or both."""
+
+    torch: Any
+    measured: Measured | None
+    instead: Instead | None
+
+    def look(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        if self.measured is not None and given.numel():
+            self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
+
+
 @contextmanager
-def _watched(torch: Any, layer: Any, filled: _Arranged, measured: Measured) -> Iterator[None]:  # noqa: ANN401 - of torch
-    """Measure what goes into every linear module of a layer."""
-    hooks = [
-        module.register_forward_pre_hook(_linear_hook(filled.modules[name], measured))
+def _watched(torch: Any, layer: Any, filled: _Arranged, eyes: _Eyes) -> Iterator[None]:  # noqa: ANN401 - of torch
+    """Watch, or replace, every linear module of a layer."""
+    linears = [
+        (module, filled.modules[name])
         for name, module in layer.named_modules()
         if isinstance(module, torch.nn.Linear) and name in filled.modules
     ]
-    watchers = [
-        _watch_experts(torch, layer.get_submodule(name), prefix, measured) for name, prefix in filled.experts.items()
+    hooks = [module.register_forward_pre_hook(_linear_hook(name, eyes)) for module, name in linears]
+    replaced = [_replace_linear(module, name, eyes.instead) for module, name in linears if eyes.instead]
+    replaced += [
+        _watch_experts(torch, layer.get_submodule(name), prefix, eyes) for name, prefix in filled.experts.items()
     ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for experts in watchers:
-            del experts.forward
+        for module in replaced:
+            del module.forward
 
 
-def _linear_hook(name: str, measured: Measured) -> Callable[[Any, Any], None]:
-    def look(module: Any, positional: Any) -> None:  # noqa: ANN401, ARG001 - as torch calls it
-        given = positional[0]
-        if given.numel():
-            measured.saw(name, _largest(given), given.numel() // given.shape[-1])
-
-    return look
+def _linear_hook(name: str, eyes: _Eyes) -> Callable[[Any, Any], None]:
+    return lambda _, positional: eyes.look(name, positional[0])
 
 
-def _watch_experts(torch: Any, experts: Any, prefix: str, measured: Measured) -> Any:  # noqa: ANN401 - of torch
-    """Measure what goes into each expert of a module that gathers them; its forward is put back by deleting ours."""
+def _replace_linear(module: Any, name: str, instead: Instead) -> Any:  # noqa: ANN401 - a module of torch
+    """Compute something else; the module's own forward is put back by deleting ours."""
+    module.forward = lambda given: instead.linear(name, given, module.weight, module.bias)
+    return module
+
+
+def _watch_experts(torch: Any, experts: Any, prefix: str, eyes: _Eyes) -> Any:  # noqa: ANN401 - of torch
+    """Watch, or replace, each expert of a module that gathers them; its forward is put back by deleting ours."""
     forward = experts.forward
     leaves = ("w1", "w3", "w2") if prefix.startswith("block_sparse_moe") else ("gate_proj", "up_proj", "down_proj")
     first, second = experts.gate_up_proj, experts.down_proj
 
-    def saw(given: Any, weight: Any) -> None:  # noqa: ANN401 - tensors of torch
+    def names_of(weight: Any) -> list[str]:  # noqa: ANN401 - a tensor of torch
         storage = weight.untyped_storage().data_ptr()
         for whole, names in ((first, leaves[:2]), (second, leaves[2:])):
-            if storage == whole.untyped_storage().data_ptr() and given.numel():
+            if storage == whole.untyped_storage().data_ptr():
                 number = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
-                largest = _largest(given)
-                for name in names:
-                    measured.saw(f"{prefix}.{number}.{name}", largest, given.numel() // given.shape[-1])
+                return [f"{prefix}.{number}.{name}" for name in names]
+        return []
 
     linear = torch.nn.functional.linear
 
     def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
-        if function is linear:
-            saw(positional[0], positional[1])
+        names = names_of(positional[1]) if function is linear else []
+        for name in names:
+            eyes.look(name, positional[0])
+        if names and eyes.instead:
+            return eyes.instead.linear(names[0], positional[0], positional[1], None)
         return function(*positional, **(named or {}))
 
     mode: Any = importlib.import_module("torch.overrides").TorchFunctionMode
@@ -415,15 +540,14 @@ def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
     return float(tensor.abs().amax())
 
 
-def _register_attention(watch: Callable[[Any, Any], None]) -> None:
-    """Give transformers an attention that shows keys and values, after their rotation, to `watch`."""
+def _register_attention(attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+    """Give transformers an attention that asks `attended` what to see of keys and values, after their rotation."""
     models: Any = library("transformers.modeling_utils")
     masks: Any = library("transformers.masking_utils")
     functions = models.ALL_ATTENTION_FUNCTIONS
 
     def attend(module: Any, queries: Any, keys: Any, values: Any, mask: Any, **options: Any) -> Any:  # noqa: ANN401 - of torch
-        watch(keys, values)
-        return functions["sdpa"](module, queries, keys, values, mask, **options)
+        return functions["sdpa"](module, queries, *attended(keys, values), mask, **options)
 
     models.AttentionInterface.register(_ATTENTION, attend)
     masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
