@@ -1,6 +1,7 @@
 """What a plan leaves open until it is carried out: commits, trust, and what is there without a network.
 
-Apart from planning, which asks the Hub nothing: its client alone would take half of a plan's time to load.
+Apart from planning, which asks the Hub nothing: its client alone would take half of a plan's time to load. For the
+same reason it is loaded only where a commit is open or the network may not be used.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from collections.abc import Mapping
 from orchestrator.cli.planning import Planned, plan_with, snapshot_of
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import ArtifactCorruptError, HubOfflineError
-from orchestrator.hub.offline import missing_files
-from orchestrator.hub.snapshot import resolve_commit
 from orchestrator.hub.trust import insist_on_commit, insist_on_leave
+from orchestrator.hub.wanted import is_commit
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.recipe.lock import Lock, hub_models, pin_commits
 from orchestrator.recipe.model import Recipe
@@ -24,15 +24,20 @@ _CODE_OPTION = "trust_remote_code"
 def resolve(settings: Settings, planned: Planned, executor: ExecutorName | None, *, offline: bool = False) -> Plan:
     """Ask the Hub for the commits that are still open, and plan again with them; insist on trust where it is needed."""
     recipe = planned.plan.recipe
-    open_models = {(model.repo, model.revision) for model in hub_models(recipe)}
-    commits = {
-        (repo, revision): resolve_commit(repo, revision, offline=offline) for repo, revision in sorted(open_models)
-    }
-    pinned = pin_commits(recipe, commits)
+    pinned = pin_commits(recipe, _commits(recipe, offline=offline))
     _insist_on_trust(pinned)
     if pinned == recipe:
         return planned.plan
     return plan_with(settings, pinned, planned.lock, executor)
+
+
+def _commits(recipe: Recipe, *, offline: bool) -> dict[tuple[str, str], str]:
+    wanted = sorted({(model.repo, model.revision) for model in hub_models(recipe)})
+    if all(is_commit(revision) for _, revision in wanted):
+        return {(repo, revision): revision for repo, revision in wanted}
+    from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415 - brings the Hub's client
+
+    return {(repo, revision): resolve_commit(repo, revision, offline=offline) for repo, revision in wanted}
 
 
 def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None:
@@ -41,6 +46,9 @@ def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None
     Raises:
         HubOfflineError: Naming all that is missing.
     """
+    from orchestrator.hub.offline import missing_files  # noqa: PLC0415 - brings the Hub's client
+    from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415
+
     lines = []
     wanted = sources(plan.recipe)
     for placed in plan.steps:

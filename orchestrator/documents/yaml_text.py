@@ -1,7 +1,7 @@
 """Strict YAML 1.2: plain data and where each value stands, without aliases, tags, duplicate keys or excess.
 
-The guard reads the event stream first, which is not recursive: a document of a hundred thousand brackets is
-refused by its depth before anything is built from it.
+A guard stands between the parser's events and what is built of them: a document of a hundred thousand brackets is
+refused by its depth before anybody recurses into it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, NodeEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    Event,
+    NodeEvent,
+)
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.parser import Parser
 
 from orchestrator.errors import DocumentSyntaxError
 
@@ -76,8 +84,7 @@ def parse(text: bytes, file: Path) -> Document:
         message = f"{file}: not UTF-8 at byte {error.start}"
         raise DocumentSyntaxError(message) from error
     try:
-        _guard(source, file)
-        node = _yaml().compose(source)
+        node = _yaml(_guarded(file)).compose(source)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
@@ -106,32 +113,50 @@ def scalar(text: str) -> Data:
     return data["value"]
 
 
-def _yaml() -> YAML:
+def _yaml(parser: type[Parser] = Parser) -> YAML:
     yaml = YAML(typ="safe", pure=True)  # the C parser is YAML 1.1 and overruns its stack on deep nesting
     yaml.version = (1, 2)
+    yaml.Parser = parser
     return yaml
 
 
-def _guard(source: str, file: Path) -> None:
-    depth = documents = 0
-    for event in _yaml().parse(source):
+def _guarded(file: Path) -> type[Parser]:
+    """Make the parser of a file, which lets through the events alone that recipes are made of."""
+    guard = _Guard(file)
+
+    class Guarded(Parser):
+        def get_event(self) -> Event:
+            event: Event = super().get_event()
+            guard.check(event)
+            return event
+
+    return Guarded
+
+
+@dataclass
+class _Guard:
+    file: Path
+    depth: int = 0
+    documents: int = 0
+
+    def check(self, event: Event) -> None:
         if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
-            raise _error(file, event, "anchors and aliases are not allowed; write the value out, or use `extends`")
+            raise _error(self.file, event, "anchors and aliases are not allowed; write the value out, or use `extends`")
         if isinstance(event, CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _error(file, event, f"nested more than {MAX_DEPTH} levels deep")
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                raise _error(self.file, event, f"nested more than {MAX_DEPTH} levels deep")
         if isinstance(event, CollectionEndEvent):
-            depth -= 1
+            self.depth -= 1
         if isinstance(event, DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise _error(file, event, "a second document; one file holds one")
+            self.documents += 1
+            if self.documents > 1:
+                raise _error(self.file, event, "a second document; one file holds one")
             if event.version:
-                raise _error(file, event, "no %YAML line is needed: these files are YAML 1.2")
+                raise _error(self.file, event, "no %YAML line is needed: these files are YAML 1.2")
         tag = getattr(event, "tag", None)
         if tag:
-            raise _error(file, event, f"the tag {tag} is not allowed")
+            raise _error(self.file, event, f"the tag {tag} is not allowed")
 
 
 def _error(file: Path, event: object, problem: str) -> DocumentSyntaxError:
@@ -154,6 +179,8 @@ def _kind(node: Node | None) -> str:
 class _Builder:
     file: Path
     positions: dict[KeyPath, Position]
+    yaml: YAML = field(default_factory=_yaml)
+    """Builds the scalars."""
 
     def mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Data]:
         result: dict[str, Data] = {}
@@ -187,7 +214,7 @@ class _Builder:
         if node.tag not in _SCALARS:
             return self._text(node)  # a date is text here: recipes have no dates
         try:
-            value: Data = _yaml().constructor.construct_object(node)
+            value: Data = self.yaml.constructor.construct_object(node)
         except ValueError as error:
             raise _error(self.file, node, f"cannot read {node.value[:40]!r} as a number") from error
         if isinstance(value, float) and not math.isfinite(value):

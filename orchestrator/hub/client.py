@@ -6,11 +6,10 @@ from orchestrator.hub.fetch import link_or_copy
 from orchestrator.hub.snapshot import (
     RemoteFile,
     Snapshot,
-    is_commit,
     resolve_commit,
     snapshot,
 )
-from orchestrator.hub.wanted import MODEL_FILES, RepoType
+from orchestrator.hub.wanted import MODEL_FILES, RepoType, is_commit
 
 __all__ = [
     "MODEL_FILES",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +12,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
-from orchestrator.hub.wanted import DUPLICATES, MODEL_FILES, RepoType
+from orchestrator.hub.wanted import DUPLICATES, MODEL_FILES, RepoType, is_commit
 from orchestrator.hub.words import hub_words
 
 
@@ -42,11 +41,6 @@ class Snapshot:
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files)
-
-
-def is_commit(revision: str) -> bool:
-    """Tell a commit from a branch or tag."""
-    return bool(re.fullmatch("[0-9a-f]{40}", revision))
 
 
 def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offline: bool = False) -> str:

@@ -1,7 +1,8 @@
-"""Which files of a repository are wanted; apart from the Hub's client, which a plan has no time to load."""
+"""Which revision and files of a repository are wanted; apart from the Hub's client, which a plan cannot wait for."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 RepoType = Literal["model", "dataset"]
@@ -21,3 +22,8 @@ MODEL_FILES = (
 
 DUPLICATES = ("original/*", "metal/*", "consolidated*.safetensors", "onnx/*")
 """The same weights once more in another layout."""
+
+
+def is_commit(revision: str) -> bool:
+    """Tell a commit from a branch or tag."""
+    return bool(re.fullmatch("[0-9a-f]{40}", revision))

@@ -26,7 +26,6 @@ from orchestrator.hub.room import insist_on_room
 from orchestrator.hub.snapshot import (
     RemoteFile,
     Snapshot,
-    is_commit,
     listing_text,
     read_listing,
     resolve_commit,
@@ -34,7 +33,7 @@ from orchestrator.hub.snapshot import (
 )
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_no_code
-from orchestrator.hub.wanted import MODEL_FILES
+from orchestrator.hub.wanted import MODEL_FILES, is_commit
 from orchestrator.payloads._main import run
 from orchestrator.payloads._report import Reporter
 
