@@ -11,15 +11,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.bundle.gateway.documents import MODEL, Limits
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
-from orchestrator.recipe.model import HubModel, Recipe
+from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
 from orchestrator.serving.command import serve_command
 from orchestrator.serving.config import config_text, llm_api_config
 from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
-from orchestrator.store.artifact import Artifact
+from orchestrator.store.artifact import Artifact, StoredFile
 
 CONFIG = "trtllm_config.yaml"
 """The configuration file of trtllm-serve, in the bundle."""
@@ -28,18 +29,37 @@ CONFIG_FOLDER = "/etc/orchestrator"
 
 _LABEL = 40
 """Characters of a name that leave room for `-model-loader` and the like within the 63 of a DNS label."""
-_NAMES = {CHECKPOINT: "model", ENGINE: "trtllm_engine", DRAFT: "draft"}
+MODEL_FOLDER = "model"
+"""What is served, in the bundle: one folder, so that one mount or volume brings it all."""
+_ENGINE_FOLDER, _DRAFT_FOLDER = "trtllm_engine", "draft"
+_NAMES = {
+    CHECKPOINT: MODEL_FOLDER,
+    ENGINE: f"{MODEL_FOLDER}/{_ENGINE_FOLDER}",  # where a multi-LLM NIM 1.x looks for it
+    DRAFT: f"{MODEL_FOLDER}/{_DRAFT_FOLDER}",
+}
+DRAFT_PLACE = str(MODEL / _DRAFT_FOLDER)
+"""Where trtllm-serve's configuration file says that the draft model is."""
+_LICENSES = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
+_LONG = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
+"""With it TensorRT-LLM serves texts that are longer than what the model was trained for."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """An artifact's files in a bundle."""
+    """Files of an artifact in a bundle."""
 
     name: str
     """Its folder in the bundle."""
     target: str
     """Where the server's container finds it."""
     artifact: Artifact
+    files: tuple[StoredFile, ...]
+    """Those of the artifact that the server reads."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -65,9 +85,13 @@ class License:
     """The licence of the base model."""
 
     name: str
-    """As its model card gives it; `unknown` for a model of one's own."""
-    url: str | None
-    """Where its owner says so."""
+    """As its model card gives it; `unknown` for a model from a folder."""
+    url: str
+    """Where its owner says so; empty where nobody does."""
+    path: str
+    """The file that came with the weights and holds the text; empty where none did."""
+    text: str
+    """What that file says, or a sentence about where the terms are."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +114,11 @@ class Facts:
     """performance.json; None: not measured."""
     prediction: Mapping[str, Any] | None
     """prediction.json; None: the model's sizes are not known."""
-    license: License | None
-    """None for a model that was generated."""
+    license: License
+    model_config: Mapping[str, Any]
+    """config.json of the checkpoint."""
+    engine_config: Mapping[str, Any] | None
+    """config.json of the engine; None: the checkpoint is served."""
     targets: tuple[str, ...] = ()
     """The names of what is rendered besides what every bundle has."""
     version: str = __version__
@@ -130,7 +157,32 @@ class Facts:
     @property
     def size(self) -> int:
         """Bytes of all parts."""
-        return sum(part.artifact.size for part in self.parts)
+        return sum(part.size for part in self.parts)
+
+    @property
+    def model_files(self) -> Mapping[str, StoredFile]:
+        """What is served, by path within the folder of the model."""
+        return {
+            PurePosixPath(part.name, file.path).relative_to(MODEL_FOLDER).as_posix(): file
+            for part in self.parts
+            for file in part.files
+        }
+
+    @property
+    def limits(self) -> Limits:
+        """What the server can be asked for: an engine is built for a size, a checkpoint was trained for a length."""
+        if self.engine_config is None:
+            text = self.model_config.get("text_config", self.model_config)
+            longer = self.recipe.serve.environment.get(_LONG) == "1"
+            return Limits(max_seq_len=None if longer else text.get("max_position_embeddings"))
+        build = self.engine_config.get("build_config", {})
+        mapping = self.engine_config.get("pretrained_config", {}).get("mapping", {})
+        return Limits(
+            tensor_parallel_size=mapping.get("tp_size", self.recipe.serve.tensor_parallel_size),
+            pipeline_parallel_size=mapping.get("pp_size", 1),
+            max_seq_len=build.get("max_seq_len"),
+            max_batch_size=build.get("max_batch_size"),
+        )
 
     @property
     def digest(self) -> str:
@@ -182,16 +234,15 @@ def gather(
             _digests(locked),
             shape.image.tensorrt_llm,
         ),
-        parts=tuple(
-            Part(_NAMES[mount.target], _place(recipe, mount.target), artifacts[mount.step])
-            for mount in shape.served_inputs
-        ),
+        parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
         command=_command(shape),
-        config=config_text(llm_api_config(recipe, shape.image)),
+        config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PLACE)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
         prediction=predict(recipe, catalog),
-        license=_license(recipe),
+        license=_license(shape, artifacts),
+        model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
+        engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,
     )
 
 
@@ -215,6 +266,14 @@ def _digests(locked: LockedImage | None) -> Mapping[Architecture, str]:
     return {architecture: digest for architecture, digest in known.items() if digest}
 
 
+def _part(recipe: Recipe, target: str, artifact: Artifact) -> Part:
+    """Leave the weights of a checkpoint out where an engine has them: its folder of the model is for the tokenizer."""
+    files = artifact.files
+    if target == CHECKPOINT and recipe.backend == "tensorrt":
+        files = tuple(file for file in files if not file.path.endswith((".safetensors", ".safetensors.index.json")))
+    return Part(_NAMES[target], _place(recipe, target), artifact, files)
+
+
 def _served(recipe: Recipe) -> str:
     """Name what trtllm-serve opens: the engine, or the checkpoint."""
     return ENGINE if recipe.backend == "tensorrt" else CHECKPOINT
@@ -222,7 +281,9 @@ def _served(recipe: Recipe) -> str:
 
 def _place(recipe: Recipe, target: str) -> str:
     """Where the server's container finds an artifact; clients see the last part of what is served as its name."""
-    return f"/models/{recipe.name}" if target == _served(recipe) else target
+    if target == _served(recipe):
+        return f"/models/{recipe.name}"
+    return DRAFT_PLACE if target == DRAFT else target
 
 
 def _command(shape: Shape) -> tuple[str, ...]:
@@ -240,15 +301,32 @@ def _command(shape: Shape) -> tuple[str, ...]:
 
 
 def _report(artifacts: Mapping[str, Artifact], step: str, name: str) -> dict[str, Any] | None:
-    if step not in artifacts:
-        return None
-    found: dict[str, Any] = json.loads((artifacts[step].folder / name).read_bytes())
+    return _read_json(artifacts[step], name) if step in artifacts else None
+
+
+def _read_json(artifact: Artifact, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((artifact.folder / name).read_bytes())
     return found
 
 
-def _license(recipe: Recipe) -> License | None:
+def _license(shape: Shape, artifacts: Mapping[str, Artifact]) -> License:
+    name, url, text = _terms(shape.recipe)
+    for step in dict.fromkeys((shape.checkpoint_step, shape.model_step)):
+        for file in artifacts[step].files if step in artifacts else ():
+            if _LICENSES.fullmatch(file.path):
+                text = (artifacts[step].folder / file.path).read_text(encoding="utf-8", errors="replace")
+                return License(name, f"{url}/{file.path}" if url else "", file.path, text)
+    return License(name, url, "", text)
+
+
+def _terms(recipe: Recipe) -> tuple[str, str, str]:
+    """Name a model's licence, where it is said, and what to say where no file does."""
     match recipe.model:
-        case HubModel() as model:
-            return License(model.license, f"https://huggingface.co/{model.repo}")
-        case _:
-            return None
+        case HubModel(license=name, repo=repo, revision=commit):
+            url = f"https://huggingface.co/{repo}/blob/{commit}"
+            text = f"The model {repo} is published under the licence `{name}`; its terms are where it is published."
+            return name, url, text
+        case LocalModel():
+            return "unknown", "", "The model comes from a folder, and nothing in it says under which licence."
+        case GeneratedModel():
+            return "none", "", "The model was made from a seed by the recipe; nobody has written or trained it."

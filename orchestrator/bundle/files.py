@@ -8,10 +8,10 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from orchestrator.store.artifact import Artifact
+from orchestrator.store.artifact import StoredFile
 from orchestrator.store.store import remove_tree
 
 _FICLONE = 0x40049409
@@ -19,19 +19,20 @@ _FICLONE = 0x40049409
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 
 
-def link_files(artifact: Artifact, folder: Path, copying: Callable[[Artifact], None]) -> None:
-    """Make an artifact's files appear in a folder: linked, else their blocks shared, else copied.
+def link_files(source_folder: Path, files: Iterable[StoredFile], folder: Path, copying: Callable[[], None]) -> None:
+    """Make files appear in a folder: linked, else their blocks shared, else copied.
 
     Args:
-        artifact: The artifact.
-        folder: Where its files shall appear.
+        source_folder: Where they are.
+        files: Which.
+        folder: Where they shall appear.
         copying: Called once before anything is copied.
     """
     told = False
-    for file in artifact.files:
+    for file in files:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        source = artifact.folder / file.path
+        source = source_folder / file.path
         try:
             os.link(source, target)
         except OSError as error:
@@ -39,7 +40,7 @@ def link_files(artifact: Artifact, folder: Path, copying: Callable[[Artifact], N
                 raise
             if not _share_blocks(source, target):
                 if not told:
-                    copying(artifact)
+                    copying()
                     told = True
                 shutil.copyfile(source, target)
 
@@ -53,18 +54,19 @@ def _share_blocks(source: Path, target: Path) -> bool:
     return True
 
 
-def is_linked_or_copied(artifact: Artifact, folder: Path, not_after: int) -> bool:
-    """Tell whether an artifact's files are still what was put into a folder.
+def is_linked_or_copied(source_folder: Path, files: Iterable[StoredFile], folder: Path, not_after: int) -> bool:
+    """Tell whether files are still what was put into a folder.
 
     Args:
-        artifact: The artifact.
-        folder: Where its files were made to appear.
+        source_folder: Where they came from.
+        files: Which.
+        folder: Where they were made to appear.
         not_after: A copy whose status changed after this moment (nanoseconds) is not trusted.
     """
-    for file in artifact.files:
+    for file in files:
         try:
             there = (folder / file.path).stat()
-            here = (artifact.folder / file.path).stat()
+            here = (source_folder / file.path).stat()
         except OSError:
             return False
         linked = (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)

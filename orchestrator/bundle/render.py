@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orchestrator.bundle.facts import Part, gather
@@ -87,7 +88,7 @@ def render(
 def _stamp(recipe: Recipe, parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
     """Name everything that a bundle was rendered from."""
     fields = {
-        "format": 1,
+        "format": 2,
         "recipe": recipe.name,
         "parts": {part.name: part.artifact.digest for part in parts},
         "texts": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())},
@@ -110,7 +111,9 @@ def _is_whole(folder: Path, parts: tuple[Part, ...]) -> bool:
     except (OSError, ValueError):
         return False
     there = all((folder / line.partition("  ")[2]).is_file() for line in listed)
-    return there and all(is_linked_or_copied(part.artifact, folder / part.name, written) for part in parts)
+    return there and all(
+        is_linked_or_copied(part.artifact.folder, part.files, folder / part.name, written) for part in parts
+    )
 
 
 def _lock_of(folder: Path) -> str:
@@ -119,10 +122,10 @@ def _lock_of(folder: Path) -> str:
 
 
 def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stamp: str, observer: Observer) -> None:
-    def copying(artifact: Artifact) -> None:
+    def copying(part: Part) -> None:
         free = shutil.disk_usage(folder.parent).free
-        told = f"{folder} lies on another file system than the store: {artifact.size / 1e9:.1f} GB cannot be linked"
-        if free < artifact.size:
+        told = f"{folder} lies on another file system than the store: {part.size / 1e9:.1f} GB cannot be linked"
+        if free < part.size:
             message = f"{told}, and only {free / 1e9:.1f} GB are free for a copy"
             raise DiskFullError(message, hint="free some space, or put both on one file system: --store, --dist")
         observer(Warned(f"{told} and are copied"))
@@ -133,7 +136,7 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
     try:
         fresh.mkdir()
         for part in parts:
-            link_files(part.artifact, fresh / part.name, copying)
+            link_files(part.artifact.folder, part.files, fresh / part.name, partial(copying, part))
         for name, text in {**texts, _STAMP: stamp}.items():
             _write_text(fresh / name, text)
         (fresh / "SHA256SUMS").write_text(_sums(parts, {**texts, _STAMP: stamp}), encoding="utf-8")
@@ -152,6 +155,6 @@ def _write_text(file: Path, text: str) -> None:
 
 def _sums(parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
     """List every file as `sha256sum --check` reads it; artifacts were hashed when they were published."""
-    sums = {f"{part.name}/{file.path}": file.sha256 for part in parts for file in part.artifact.files}
+    sums = {f"{part.name}/{file.path}": file.sha256 for part in parts for file in part.files}
     sums |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

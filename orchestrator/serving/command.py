@@ -40,18 +40,31 @@ def serve_command(
     command: list[str | Place] = [*image.tools["trtllm-serve"].command, model]
     if tokenizer is not None:
         command += ["--tokenizer", tokenizer]
-    command += ["--host", host, "--port", str(port), "--backend", recipe.backend]
-    command += ["--max_batch_size", str(serve.max_batch_size), "--max_num_tokens", str(serve.max_num_tokens)]
-    if serve.max_seq_len is not None:
-        command += ["--max_seq_len", str(serve.max_seq_len)]
-    command += ["--tensor_parallel_size", str(serve.tensor_parallel_size)]
-    command += ["--config", config]
-    if serve.reasoning_parser is not None:
-        command += ["--reasoning_parser", serve.reasoning_parser]
-    if serve.tool_parser is not None:
-        command += ["--tool_parser", serve.tool_parser]
+    command += ["--host", host, "--port", str(port), *_sizes(recipe), "--config", config, *_parsers(recipe)]
     if serve.served_model_name is not None and "--served_model_name" in known:
         command += ["--served_model_name", serve.served_model_name]
-    if "--no-telemetry" in known:  # it is on by default where it exists, and tells third parties what is served
-        command.append("--no-telemetry")
-    return tuple(command)
+    return tuple(command + list(_silence(image, catalog)))
+
+
+def serve_options(recipe: Recipe, image: Image, catalog: Catalog) -> tuple[str, ...]:
+    """Make the part of it that is the recipe's own: nothing of what is served, by which name, and where it listens."""
+    return (*_sizes(recipe), *_parsers(recipe), *_silence(image, catalog))
+
+
+def _sizes(recipe: Recipe) -> tuple[str, ...]:
+    serve = recipe.serve
+    options = ["--backend", recipe.backend]
+    options += ["--max_batch_size", str(serve.max_batch_size), "--max_num_tokens", str(serve.max_num_tokens)]
+    if serve.max_seq_len is not None:
+        options += ["--max_seq_len", str(serve.max_seq_len)]
+    return (*options, "--tensor_parallel_size", str(serve.tensor_parallel_size))
+
+
+def _parsers(recipe: Recipe) -> tuple[str, ...]:
+    options = {"--reasoning_parser": recipe.serve.reasoning_parser, "--tool_parser": recipe.serve.tool_parser}
+    return tuple(word for option, value in options.items() if value is not None for word in (option, value))
+
+
+def _silence(image: Image, catalog: Catalog) -> tuple[str, ...]:
+    """Where telemetry exists it is on by default, and tells third parties what is served."""
+    return ("--no-telemetry",) if "--no-telemetry" in catalog.options(image, "trtllm-serve") else ()

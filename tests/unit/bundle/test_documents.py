@@ -1,0 +1,143 @@
+"""What a server tells of itself: its profile, its licence, its version, and how it is started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from orchestrator.bundle.facts import dns_label
+from orchestrator.bundle.gateway.documents import parse_serve, read_documents
+from orchestrator.bundle.targets import documents, texts_of
+from tests.support.bundles import LICENSE, facts_of, served_recipes
+
+ENGINE = "llama3-70b-nvfp4"
+TINY = "tiny-llama-w4a16-nvfp4"
+
+
+def document(name: str, file: str, root: Path, *overrides: str) -> Any:  # noqa: ANN401 - a JSON document
+    return json.loads(documents.files(facts_of(name, root, *overrides))[file])
+
+
+def manifest(name: str, root: Path, *overrides: str) -> dict[str, Any]:
+    text = documents.files(facts_of(name, root, *overrides))["model_manifest.yaml"]
+    found: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
+    return found
+
+
+@pytest.mark.parametrize("name", served_recipes())
+def test_the_gateway_reads_what_every_recipe_writes(name: str, tmp_path: Path) -> None:
+    facts = facts_of(name, tmp_path)
+    for file, text in documents.files(facts).items():
+        (tmp_path / file).write_text(text)
+    found = read_documents(tmp_path)
+    assert found.serve == parse_serve((tmp_path / "serve.json").read_text(), "serve.json")
+    assert found.serve.recipe == name
+    assert set(json.loads(found.metadata)) == {
+        "assetInfo", "licenseInfo", "modelInfo", "repository_override", "version", "selectedModelProfileId",
+    }  # fmt: skip
+    assert set(json.loads(found.license)) == {"name", "path", "sha", "size", "url", "type", "content"}
+    assert set(json.loads(found.version)) == {"release", "api"}
+    assert json.loads(found.metadata)["selectedModelProfileId"] == found.serve.profile.id
+
+
+@pytest.mark.parametrize("name", served_recipes())
+def test_a_manifest_is_what_the_operators_parser_takes(name: str, tmp_path: Path) -> None:
+    found = manifest(name, tmp_path)
+    assert re.match(r"2\..*\..*", found["schema_version"])
+    assert isinstance(found["profile_selection_criteria"], str)
+    (profile,) = found["profiles"]
+    assert re.fullmatch("[0-9a-f]{64}", profile["id"])
+    assert all(isinstance(value, str) for value in profile["tags"].values())
+    assert profile["tags"]["llm_engine"] == "tensorrt_llm"
+    files = profile["workspace"]["files"]
+    assert all(set(file) == {"uri"} and file["uri"].startswith("file:///opt/nim/model/") for file in files.values())
+    assert "config.json" in files
+
+
+def test_a_profile_is_another_one_for_other_weights_and_the_same_for_the_same(tmp_path: Path) -> None:
+    ids = [manifest(TINY, tmp_path / str(run))["profiles"][0]["id"] for run in range(2)]
+    other = manifest("tiny-llama-nvfp4", tmp_path)["profiles"][0]["id"]
+    assert ids[0] == ids[1] != other
+
+
+def test_an_engine_lies_in_the_folder_of_its_tokenizer_without_the_weights_it_was_built_from(tmp_path: Path) -> None:
+    facts = facts_of(ENGINE, tmp_path)
+    assert {"config.json", "tokenizer.json", "trtllm_engine/config.json", "trtllm_engine/rank0.engine"} <= set(
+        facts.model_files
+    )
+    assert not [path for path in facts.model_files if "safetensors" in path]
+    serve = parse_serve(documents.files(facts)["serve.json"], "serve.json")
+    assert serve.engine == "trtllm_engine"
+    assert serve.limits.tensor_parallel_size == 1
+    assert serve.limits.max_seq_len is not None
+
+
+def test_a_checkpoint_is_limited_by_the_length_it_was_trained_for_unless_longer_texts_are_allowed(
+    tmp_path: Path,
+) -> None:
+    serve = document(TINY, "serve.json", tmp_path)
+    assert serve["limits"] == {
+        "tensor_parallel_size": None, "pipeline_parallel_size": None, "max_seq_len": 2048, "max_batch_size": None,
+    }  # fmt: skip
+    longer = facts_of(TINY, tmp_path, "serve.environment.TLLM_ALLOW_LONG_MAX_MODEL_LEN='1'")
+    assert longer.limits.max_seq_len is None
+
+
+@pytest.mark.parametrize("name", served_recipes())
+def test_no_option_is_said_twice_and_none_that_the_server_does_not_know(name: str, tmp_path: Path) -> None:
+    facts = facts_of(name, tmp_path)
+    serve = parse_serve(documents.files(facts)["serve.json"], "serve.json")
+    said = [word for word in serve.arguments if word.startswith("--")]
+    assert len(said) == len(set(said))
+    assert set(said) <= {flag for option in serve.options for flag in option.flags}
+    assert not {"--tokenizer", "--host", "--port", "--config", "--served_model_name"} & set(said)
+    keys = YAML(typ="safe", pure=True).load(facts.config)
+    assert not {flag.removeprefix("--") for flag in said} & set(keys)
+
+
+def test_a_draft_is_where_the_configuration_says(tmp_path: Path) -> None:
+    facts = facts_of("llama3-70b-nvfp4-eagle3", tmp_path)
+    assert "draft/config.json" in facts.model_files
+    assert 'speculative_model_dir: "/opt/nim/model/draft"' in facts.config
+
+
+def test_the_licence_is_that_of_the_model_with_its_own_text(tmp_path: Path) -> None:
+    found = document(ENGINE, "license.json", tmp_path)
+    assert found["name"] == "llama3.3"
+    assert found["content"] == LICENSE
+    assert found["sha"] == hashlib.sha1(LICENSE.encode(), usedforsecurity=False).hexdigest()
+    assert found["size"] == len(LICENSE)
+    assert re.fullmatch(r"https://huggingface\.co/nvidia/[^/]+/blob/[0-9a-f]{40}/LICENSE", found["url"])
+
+
+def test_a_model_without_a_licence_file_says_so_and_invents_nothing(tmp_path: Path) -> None:
+    found = document(TINY, "license.json", tmp_path)
+    assert (found["name"], found["path"], found["url"]) == ("none", "", "")
+    assert "made from a seed" in found["content"]
+
+
+def test_two_renders_of_one_build_are_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (texts_of(facts_of(ENGINE, tmp_path / run)) for run in ("a", "b"))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("phi-4.5_x", "phi-4-5-x"),
+        ("3d-model", "model-3d-model"),
+        ("a" * 64, "a" * 33 + "-ffe054"),
+        ("x" * 39 + "-" + "y" * 20, None),
+    ],
+)
+def test_names_are_such_that_a_service_may_have_them(name: str, label: str | None) -> None:
+    found = dns_label(name)
+    assert label in (None, found)
+    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", found)
+    assert len(found) <= 40
