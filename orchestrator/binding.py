@@ -89,7 +89,7 @@ class Binder:
             scratch: The folder of the key's notes, for a step that can go on; it must be there when the job runs.
         """
         mounts = [Mount(inputs[mount.step], mount.target) for mount in step.inputs]
-        mounts += [Mount(self._path(folder.path), folder.target) for folder in step.folders]
+        mounts += [Mount(self.place(folder.path), folder.target) for folder in step.folders]
         if step.needs_code:
             mounts.append(Mount(PACKAGE, f"{CODE}/{PACKAGE.name}"))
         if step.files:
@@ -116,7 +116,8 @@ class Binder:
             gpus=step.gpus,
         )
 
-    def _path(self, path: str) -> Path:
+    def place(self, path: str) -> Path:
+        """Find what a recipe names: relative to the project, or absolute."""
         return resolve_inside(self.catalog.project.root, path)
 
     def _reference(self, step: Step) -> str:
@@ -134,14 +135,14 @@ class Binder:
         if build is None:
             return ContainerImage(self._reference(step), self.architecture)
         root = self.catalog.project.root
-        dockerfile = self._path(build.dockerfile)
+        dockerfile = self.place(build.dockerfile)
         base = self._pinned(build.base)
         return ContainerImage(
             self._reference(step), self.architecture, ImageBuild(dockerfile, root / "docker", base, build.arguments)
         )
 
     def _folder_digest(self, path: str) -> str:
-        return _digest_of_folder(self._path(path))
+        return _digest_of_folder(self.place(path))
 
 
 def _spelled(argument: Argument) -> str | list[str]:

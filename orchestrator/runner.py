@@ -28,7 +28,9 @@ from orchestrator.errors import (
 from orchestrator.events import Event, Failure, Observer, Publishing, StepDone, StepReused, StepStarted, Waiting, Warned
 from orchestrator.executors.job import Executor, Job, Outcome, carry_on
 from orchestrator.journal import Journal
+from orchestrator.needs import HINT, needs_of
 from orchestrator.plan import ExecutorName, PlacedStep, Plan
+from orchestrator.room import insist_on_room
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.store import Attempt, Store
@@ -70,6 +72,8 @@ class Runner:
     observer: Observer
     kernel: Kernel = field(default_factory=Kernel)
     """Where this machine's memory is looked up while a step runs."""
+    dist: Path | None = None
+    """Where the deployment goes when every step is done; None where none is made."""
     _made: dict[ExecutorName, Executor] = field(default_factory=dict)
 
     def run(self, plan: Plan, *, first: str | None = None, last: str | None = None) -> tuple[StepResult, ...]:
@@ -88,7 +92,7 @@ class Runner:
         names = [placed.step.name for placed in placed_steps]
         forced = set(names[names.index(first) :]) if first in names else set()
         self.store.make()
-        self._check_machine(plan, names, forced)
+        self._check_machine(plan, names, forced, self.dist if last is None else None)
         journal = Journal.start(self.store.root, plan.recipe.name, names)
         artifacts: dict[str, Artifact] = {}
         results = []
@@ -105,12 +109,14 @@ class Runner:
         journal.done()
         return tuple(results)
 
-    def _check_machine(self, plan: Plan, names: list[str], forced: set[str]) -> None:
-        """Ask for every container's needs before the first byte is downloaded: no GPU runtime is found hours later."""
-        for found in forecast(plan, self.store, Path("unused")):
-            name = found.placed.step.name
-            if name in names and (found.decision != "reuse" or name in forced):
-                self._executor(found.placed.executor).check(found.job)
+    def _check_machine(self, plan: Plan, names: list[str], forced: set[str], dist: Path | None) -> None:
+        """Ask for every step's needs before the first byte is downloaded: hours later nobody wants to hear of them."""
+        found = [each for each in forecast(plan, self.store, Path("unused")) if each.placed.step.name in names]
+        pending = [each for each in found if each.decision != "reuse" or each.placed.step.name in forced]
+        for each in pending:
+            self._executor(each.placed.executor).check(each.job)
+        keys = {each.placed.step.name: each.job.key for each in pending}
+        insist_on_room(needs_of(plan, self.store, keys, dist), HINT)
 
     def _step(
         self, placed: PlacedStep, plan: Plan, key: str, inputs: Mapping[str, Artifact], *, again: bool
@@ -155,6 +161,8 @@ class Runner:
         step, binder = placed.step, plan.binder
         executor = self._executor(placed.executor)
         left = None if again else self.store.sealed(key)
+        if left is None:  # a process ended with its orchestrator, and the room of what it left is wanted
+            self.store.sweep(key, "process")
         attempt = left or self.store.attempt(key, placed.executor)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
         digests = {name: artifact.digest for name, artifact in inputs.items()}

@@ -48,7 +48,8 @@ def build_and_bundle(
         verbose: Show every line that the steps write.
     """
     with _watched(settings, plan.recipe.name, verbose=verbose) as observer:
-        results = Runner(settings.store, executors(), observer).run(plan, first=first, last=last)
+        runner = Runner(settings.store, executors(), observer, dist=settings.dist)
+        results = runner.run(plan, first=first, last=last)
         artifacts = {result.name: result.artifact for result in results}
         return results, None if last else bundle_of(settings, plan, artifacts, observer)
 

@@ -13,13 +13,13 @@ from huggingface_hub.file_download import HfFileMetadata
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
 from orchestrator.hub.cache import RepoCache
-from orchestrator.hub.offline import is_there, missing_files
-from orchestrator.hub.partial import Partial, digest_of, journaled
-from orchestrator.hub.room import Need, existing
+from orchestrator.hub.offline import missing_files
+from orchestrator.hub.partial import Partial, digest_of
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import TooLongError, transfer
 from orchestrator.hub.words import hub_words
+from orchestrator.room import existing
 
 _READ = 1 << 20
 
@@ -51,13 +51,6 @@ class Fetcher:
             temporary.write_text(listing_text(self.snapshot), encoding="utf-8")
             temporary.replace(listing)
             self.cache.keep(self.snapshot.commit)
-
-    def needs(self) -> tuple[Need, ...]:
-        """Count what will be written: what is still to come, and all of it again where it cannot be linked."""
-        missing = [file for file in self.snapshot.files if not is_there(self.cache, self.snapshot.commit, file)]
-        to_come = sum(file.size - journaled(self.cache.incomplete(_etag(file)), file.size) for file in missing)
-        linkable = existing(self.cache.folder).stat().st_dev == existing(self.output).stat().st_dev
-        return (Need(self.cache.folder, to_come), Need(self.output, 0 if linkable else self.snapshot.size))
 
     def insist_on_everything(self, include: tuple[str, ...]) -> None:
         """Where the network may not be used, everything must be there.

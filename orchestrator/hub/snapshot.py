@@ -115,11 +115,26 @@ def read_listing(file: Path) -> Snapshot:
         PathEscapesError: Where it names a file outside the repository.
     """
     try:
-        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        message = f"{file} is no list of files: {error}"
+        raise LockInvalidError(message) from error
+    return parse_listing(text, str(file))
+
+
+def parse_listing(text: str, where: str) -> Snapshot:
+    """Do so with its text.
+
+    Raises:
+        LockInvalidError: Where it is no such list.
+        PathEscapesError: Where it names a file outside the repository.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(text)
         files = tuple(RemoteFile(**entry) for entry in fields["files"])
         found = Snapshot(fields["repo"], fields["kind"], fields["commit"], files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{file} is no list of files: {error}"
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{where} is no list of files: {error}"
         raise LockInvalidError(message) from error
     return _inside(found)
 

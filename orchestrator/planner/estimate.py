@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.catalog.target import Target
+from orchestrator.planner.disk import disk_of_steps
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import known_model
 from orchestrator.planner.memory import (
@@ -17,7 +18,7 @@ from orchestrator.planner.memory import (
 )
 from orchestrator.planner.serving import gpus_of
 from orchestrator.planner.speed import speed
-from orchestrator.planner.weights import decode_ceiling, draft_bytes, served_weights, source_weights
+from orchestrator.planner.weights import decode_ceiling, served_weights, source_weights
 from orchestrator.recipe.model import Benchmark, Recipe
 
 
@@ -58,7 +59,7 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
     return Estimate(
         download=download,
         weights=weights,
-        disk=_disk(recipe, download, weights),
+        disk=_disk(recipe),
         quantize_memory=quantize_memory(recipe),
         engine_memory=engine_memory(recipe),
         load_memory=load_memory(recipe, target),
@@ -71,17 +72,9 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
     )
 
 
-def _disk(recipe: Recipe, download: Figure, weights: Figure) -> Figure:
-    parts = {"download": download.value}
-    if recipe.quantization.method != "none":
-        parts["quantized checkpoint"] = weights.value
-    if recipe.backend == "tensorrt":
-        parts["converted checkpoint"] = weights.value
-        parts["engine"] = weights.value
-    draft = draft_bytes(recipe)
-    if draft is not None:
-        parts["draft"] = draft.value
-    return Figure(sum(parts.values()), "B", " + ".join(parts))
+def _disk(recipe: Recipe) -> Figure:
+    parts = disk_of_steps(recipe)
+    return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts))
 
 
 def _speeds(recipe: Recipe, target: Target) -> tuple[Figure | None, Figure | None]:

@@ -46,6 +46,11 @@ def with_listing(step: Step, listing: str) -> Step:
     return replace(step, argv=(*step.argv, "--files", Inside(FILES, _LISTING)), files={**step.files, _LISTING: listing})
 
 
+def listing_of(step: Step) -> str | None:
+    """Give the list that a download was given; None where it has to ask."""
+    return step.files.get(_LISTING)
+
+
 def _of_model(model: HubModel) -> Source:
     trust = model.trust
     if trust is None:

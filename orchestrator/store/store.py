@@ -207,6 +207,11 @@ class Store:
         tries = (Attempt(folder) for folder in sorted((self.root / "attempts").glob(f"{key}-*")))
         return next((attempt for attempt in tries if attempt.is_sealed), None)
 
+    def size_of_tries(self, key: str) -> int:
+        """Give the bytes that unfinished tries at a key hold: used again or given back, so not needed twice."""
+        places = (*(self.root / "attempts").glob(f"{key}-*"), self.root / "scratch" / key)
+        return sum(file.lstat().st_size for place in places for file in place.rglob("*") if file.is_file())
+
     def owe(self, key: str) -> None:
         """Note, until `sweep`, that something of a try is left to be removed: whoever finds the artifact sees to it."""
         with machine_faults("making room for a step"):
@@ -216,9 +221,9 @@ class Store:
         """Whether something of earlier tries at a key is still to be removed."""
         return any((self.root / "attempts").glob(f"{key}-*"))
 
-    def sweep(self, key: str) -> None:
-        """Remove what earlier tries at a key left; the caller holds its lock."""
-        for leftover in (self.root / "attempts").glob(f"{key}-*"):
+    def sweep(self, key: str, executor: str = "") -> None:
+        """Remove what earlier tries at a key left, all of them or those of one executor; the caller holds its lock."""
+        for leftover in (self.root / "attempts").glob(f"{key}-{executor}*"):
             remove_tree(leftover)
 
     def set_aside(self, key: str) -> Path:

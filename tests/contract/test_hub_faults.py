@@ -348,7 +348,7 @@ def test_too_little_room_is_said_with_numbers_before_the_first_byte(downloads: D
     if (
         os.getuid() != 0
         or subprocess.run(
-            ("mount", "-t", "tmpfs", "-o", "size=80m", "none", small), check=False, capture_output=True
+            ("mount", "-t", "tmpfs", "-o", "size=20m", "none", small), check=False, capture_output=True
         ).returncode
     ):
         pytest.skip("only root can mount a small file system")

@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,24 +97,61 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def test_a_full_disk_ends_with_its_code_and_loses_nothing(small_disk: Path) -> None:
+def test_a_disk_without_room_for_the_plan_is_refused_with_the_numbers_before_anything_runs(small_disk: Path) -> None:
     full = orchestrator(small_disk / "store", "build", RECIPE, "--json")
     assert full.returncode == 6, full.stderr
-    assert json.loads(full.stderr.splitlines()[-1])["error"]["code"] == "DISK_FULL"
-    assert "Traceback" not in full.stderr
+    error = json.loads(full.stderr.splitlines()[-1])["error"]
+    assert error["code"] == "DISK_FULL"
+    head, *rows = error["message"].splitlines()
+    assert re.search(r"[\d.]+ MB are needed for what is still to be written, [\d.]+ MB are free:$", head)
+    assert [row.split(":")[0].strip() for row in rows] == ["generate", "quantize"]
     assert list((small_disk / "store" / "artifacts").glob("*")) == []
-    assert list((small_disk / "store" / "attempts").glob("*")) == []
+    assert list((small_disk / "store").glob("attempts/*")) == []
     remount(small_disk, "size=64m")
     assert orchestrator(small_disk / "store", "build", RECIPE).returncode == 0
 
 
-def test_a_disk_that_fills_up_later_keeps_what_was_finished(small_disk: Path) -> None:
-    remount(small_disk, "size=7m")  # the model fits, the checkpoint beside it does not
-    full = orchestrator(small_disk / "store", "build", RECIPE)
+def test_what_is_built_already_needs_no_room(small_disk: Path) -> None:
+    remount(small_disk, "size=10m")
+    assert orchestrator(small_disk / "store", "build", RECIPE).returncode == 0
+    again = orchestrator(small_disk / "store", "build", RECIPE)
+    assert again.returncode == 0, again.stderr
+    more = orchestrator(small_disk / "store", "build", RECIPE, "--set", "model.generate.seed=1")
+    assert more.returncode == 6
+    assert "MB are needed" in more.stderr
+
+
+def fill_when(there: Path, disk: Path) -> threading.Thread:
+    """Take all room of a disk as soon as something matches `there/*`."""
+
+    def fill() -> None:
+        while not any(there.glob("*")):
+            time.sleep(0.002)
+        with (disk / "ballast").open("wb", buffering=0) as stream, suppress(OSError):
+            while True:
+                stream.write(bytes(1 << 16))
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("moment", ["attempts", "artifacts"])
+def test_a_disk_that_others_fill_meanwhile_ends_with_its_code_and_loses_nothing(small_disk: Path, moment: str) -> None:
+    remount(small_disk, "size=16m")
+    store = small_disk / "store"
+    filled = fill_when(store / moment, small_disk)
+    full = orchestrator(store, "build", RECIPE, "--json")
+    filled.join(10)
     assert full.returncode == 6, full.stderr
-    remount(small_disk, "size=64m")
-    done = orchestrator(small_disk / "store", "build", RECIPE, "--json")
-    assert [step["reused"] for step in json.loads(done.stdout)["steps"]] == [True, False, False]
+    assert json.loads(full.stderr.splitlines()[-1])["error"]["code"] == "DISK_FULL"
+    assert "Traceback" not in full.stderr
+    finished = len(list((store / "artifacts").glob("*")))
+    assert finished == (0 if moment == "attempts" else 1)
+    (small_disk / "ballast").unlink()
+    done = orchestrator(store, "build", RECIPE, "--json")
+    assert [step["reused"] for step in json.loads(done.stdout)["steps"]] == [n < finished for n in range(3)]
+    assert list(store.glob("attempts/*")) == []
 
 
 def test_a_disk_that_cannot_be_written_is_no_permission(small_disk: Path) -> None:
@@ -144,7 +183,12 @@ def test_a_copy_that_has_no_room_is_refused_with_the_numbers(small_disk: Path, t
     full = orchestrator(tmp_path / "store", *places, "build", RECIPE)
     assert full.returncode == 6, full.stderr
     assert "error[DISK_FULL]" in full.stderr
-    assert "GB are free for a copy" in full.stderr
+    assert "quantize: a copy for the deployment" in full.stderr
+    assert list((tmp_path / "store").glob("artifacts/*")) == [], "it is said before the first step"
+    assert orchestrator(tmp_path / "store", *places, "build", RECIPE, "--until", "verify").returncode == 0
+    late = orchestrator(tmp_path / "store", *places, "bundle", RECIPE)
+    assert late.returncode == 6, late.stderr
+    assert "GB are free for a copy" in late.stderr
     assert list((small_disk / "dist").iterdir()) == []
 
 

@@ -383,7 +383,7 @@ def test_an_interrupt_leaves_the_store_clean_and_the_next_build_goes_on(world: W
 def test_the_output_of_an_adopted_job_is_published_from_where_it_was_written(world: World) -> None:
     key = world.build(last="generate")[0].artifact.key
     world.store.remove(key)
-    left = world.store.attempt(key)  # by an orchestrator that was killed while the job went on
+    left = world.store.attempt(key, "docker")  # by an orchestrator that was killed while the job went on
     (left.out / "config.json").write_text('{"adopted": true}')
     (left.out / "model.safetensors").write_bytes(safetensors())
     world.executor.adopt("generate", left.out)

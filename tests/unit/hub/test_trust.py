@@ -1,4 +1,4 @@
-"""Room that is counted before it is used, and code that nobody asked for."""
+"""Code that nobody asked for, and lists of files."""
 
 from __future__ import annotations
 
@@ -7,28 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import DiskFullError, LockInvalidError, PathEscapesError, UntrustedCodeError
-from orchestrator.hub import room
-from orchestrator.hub.room import Need, insist_on_room
+from orchestrator.errors import LockInvalidError, PathEscapesError, UntrustedCodeError
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text, read_listing
 from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_leave, insist_on_no_code
 
 COMMIT, OTHER = "1" * 40, "2" * 40
-
-
-def test_what_is_needed_is_added_up_per_disk_and_compared_with_what_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda _place: 150 * 10**9)
-    insist_on_room([Need(tmp_path / "a", 100 * 10**9), Need(tmp_path / "b" / "c", 40 * 10**9)])
-    with pytest.raises(DiskFullError, match=r"160\.07 GB are needed .*, 150\.00 GB are free") as caught:
-        insist_on_room([Need(tmp_path / "a", 100 * 10**9), Need(tmp_path / "b" / "c", 60 * 10**9)])
-    assert "10.07 GB" in caught.value.hint
-
-
-def test_nothing_to_write_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda _place: 0)
-    insist_on_room([Need(tmp_path, 0)])
 
 
 @pytest.mark.parametrize("key", ["auto_map", "custom_generate", "trust_remote_code"])

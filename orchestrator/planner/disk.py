@@ -1,0 +1,60 @@
+"""Bytes that each step leaves on disk, and those that it needs only while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.planner.figures import Figure
+from orchestrator.planner.known import known_model
+from orchestrator.planner.weights import draft_bytes, served_weights, source_weights
+from orchestrator.recipe.model import GeneratedModel, HubModel, Recipe
+
+_NOTES = 2
+"""Hidden states are written anew before the old ones go."""
+_STATE_BYTES = 2
+"""Of one hidden value: a model computes in BF16."""
+
+
+@dataclass(frozen=True)
+class StepDisk:
+    """What one step writes."""
+
+    step: str
+    what: str
+    """What it leaves, in words."""
+    left: Figure
+    """Bytes of its result."""
+
+
+def disk_of_steps(recipe: Recipe) -> tuple[StepDisk, ...]:
+    """Reckon what each step leaves, in the order in which they run; steps that leave kilobytes are not named."""
+    weights = served_weights(recipe)
+    found = [StepDisk(_model_step(recipe), "download", source_weights(recipe))]
+    draft = draft_bytes(recipe)
+    if draft is not None:
+        found.append(StepDisk("download-draft", "draft", draft))
+    if recipe.quantization.method != "none":
+        found.append(StepDisk("quantize", "quantized checkpoint", weights))
+    if recipe.backend == "tensorrt":
+        if recipe.quantization.method != "trtllm":
+            found.append(StepDisk("convert", "converted checkpoint", weights))
+        found.append(StepDisk("engine", "engine", weights))
+    return tuple(found)
+
+
+def notes_of_steps(recipe: Recipe) -> Mapping[str, Figure]:
+    """Reckon what steps that can go on after a kill note meanwhile; gone once their result is there."""
+    known, quantization = known_model(recipe), recipe.quantization
+    if known is None or quantization.method != "onepass":
+        return {}
+    text = quantization.calibration
+    values = text.samples * text.sequence_length * known.shape.hidden_size
+    basis = f"hidden states of {text.samples} texts of {text.sequence_length} tokens, twice while they are replaced"
+    return {"quantize": Figure(_NOTES * _STATE_BYTES * values, "B", basis)}
+
+
+def _model_step(recipe: Recipe) -> str:
+    if isinstance(recipe.model, HubModel):
+        return "download"
+    return "generate" if isinstance(recipe.model, GeneratedModel) else "import"

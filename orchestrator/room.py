@@ -1,0 +1,76 @@
+"""Room on disk, counted before the first byte is written."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import DiskFullError
+
+_RESERVE = 64 << 20
+"""Bytes that stay free at most: for journals, logs, and whoever else uses the disk."""
+_SHARE = 10
+"""Of a need that is small, this part is enough to stay free."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that will be written below a folder."""
+
+    folder: Path
+    size: int
+    what: str
+    """Whose bytes they are, for a person."""
+
+
+def insist_on_room(needs: Iterable[Need], hint: str) -> None:
+    """Compare what will be written with what is free, per file system.
+
+    Args:
+        needs: What will be written.
+        hint: What helps besides freeing room.
+
+    Raises:
+        DiskFullError: With every number.
+    """
+    per_disk: dict[int, list[Need]] = defaultdict(list)
+    for need in needs:
+        if need.size > 0:
+            per_disk[device_of(need.folder)].append(need)
+    for found in per_disk.values():
+        _insist(found, hint)
+
+
+def _insist(needs: Sequence[Need], hint: str) -> None:
+    place = existing(needs[0].folder)
+    size = sum(need.size for need in needs)
+    wanted, free = size + min(_RESERVE, size // _SHARE), free_bytes(place)
+    if wanted <= free:
+        return
+    width = max(len(need.what) for need in needs)
+    rows = [f"  {need.what:{width}}  {_spelled(need.size):>9}" for need in needs]
+    head = f"{place}: {_spelled(wanted)} are needed for what is still to be written, {_spelled(free)} are free:"
+    raise DiskFullError("\n".join((head, *rows)), hint=f"free {_spelled(wanted - free)} or more, or {hint}")
+
+
+def existing(folder: Path) -> Path:
+    """Find the nearest folder above that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def device_of(folder: Path) -> int:
+    """Name the file system that a folder is, or would be made, on."""
+    return existing(folder).stat().st_dev
+
+
+def free_bytes(place: Path) -> int:
+    """Ask how much an ordinary user may still write."""
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
+def _spelled(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"
