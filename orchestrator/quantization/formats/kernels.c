@@ -1,37 +1,10 @@
-// The loops of nvfp4.py and fp8.py for BF16 weights, for a compiler: the same operations in the same order, one IEEE
-// rounding each, so every byte is the same. Compile without contraction of products and sums.
+// The loops of nvfp4.py and fp8.py for BF16 weights, for the processor's compiler.
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-static inline float from_bits(uint32_t bits) { float number; memcpy(&number, &bits, 4); return number; }
-static inline uint32_t to_bits(float number) { uint32_t bits; memcpy(&bits, &number, 4); return bits; }
-static inline float widened(uint16_t bf16) { return from_bits((uint32_t)bf16 << 16); }
-
-// To BF16, ties to even; finite numbers.
-static inline float as_bf16(float number) {
-  uint32_t bits = to_bits(number);
-  return from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
-}
-
-// To E4M3, ties to even, saturating at 448.
-static inline uint8_t to_e4m3(float number) {
-  uint32_t bits = to_bits(number), sign = (bits >> 24) & 0x80;
-  bits &= 0x7fffffff;
-  if (bits < 0x3c800000u)  // below 2^-6: multiples of 2^-9, which the sum with 2^14 rounds to
-    return (uint8_t)(sign | (to_bits(from_bits(bits) + 16384.0f) - 0x46800000u));
-  if (bits >= 0x43e00000u) return (uint8_t)(sign | 0x7e);
-  bits += 0x7ffff + ((bits >> 20) & 1);
-  uint32_t code = (bits >> 20) - ((127 - 7) << 3);
-  return (uint8_t)(sign | (code > 0x7e ? 0x7e : code));
-}
-
-static inline float from_e4m3(uint8_t code) {
-  uint32_t exponent = (code >> 3) & 15, mantissa = code & 7;
-  float magnitude = exponent ? from_bits(((exponent + 120) << 23) | (mantissa << 20)) : (float)mantissa * 0x1p-9f;
-  return code & 0x80 ? -magnitude : magnitude;
-}
+#include "arithmetic.h"
 
 // The largest magnitude as BF16 bits: magnitudes are in the order of their bits, infinity and NaN above all numbers.
 uint16_t largest_bf16(const uint16_t *weight, int64_t count) {

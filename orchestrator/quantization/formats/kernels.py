@@ -3,6 +3,8 @@
 NumPy is always there. Where the machine has a C compiler, `compile_here` turns `kernels.c` into a library for the very
 processor, in about a second and anew for each process: nothing is installed, kept or trusted from an earlier run.
 The compiled loops take BF16, the type of nearly every checkpoint, and run on several threads.
+
+Tensors of torch are encoded on the device where they are, see `devices`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from orchestrator.quantization.formats import fp8, nvfp4
+from orchestrator.quantization.formats import devices, fp8, nvfp4
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +97,8 @@ def forget() -> None:
 
 def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32) -> nvfp4.Encoded:
     """Encode as `nvfp4.encode` does."""
+    if not isinstance(weight, np.ndarray):
+        return devices.encode_nvfp4(weight, scale_2)
     library = _library_for(weight)
     if library is None or weight.ndim != 2 or weight.shape[1] % nvfp4.BLOCK:  # noqa: PLR2004 - it refuses such shapes
         return nvfp4.encode(weight, scale_2)
@@ -118,6 +122,8 @@ def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32) -> nvfp4.Encoded:
 
 def encode_fp8(weight: NDArray[Any], scale: np.float32) -> NDArray[Any]:
     """Encode as `fp8.encode` does."""
+    if not isinstance(weight, np.ndarray):
+        return devices.encode_fp8(weight, scale)
     library = _library_for(weight)
     if library is None:
         return fp8.encode(weight, scale)
@@ -133,6 +139,8 @@ def encode_fp8(weight: NDArray[Any], scale: np.float32) -> NDArray[Any]:
 
 def largest_magnitude(weight: NDArray[Any]) -> np.float32:
     """Return the largest magnitude, not finite where a number is not; 0 for nothing."""
+    if not isinstance(weight, np.ndarray):
+        return np.float32(devices.largest_magnitude(weight))
     library = _library_for(weight)
     if library is None:
         largest: np.float32 = np.abs(weight.astype(np.float32)).max(initial=0)  # NaN wins over every number
@@ -148,6 +156,8 @@ def largest_magnitude(weight: NDArray[Any]) -> np.float32:
 
 def nvfp4_error(weight: NDArray[Any], encoded: nvfp4.Encoded, scale_2: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    if not isinstance(weight, np.ndarray):
+        return devices.nvfp4_error(weight, encoded, scale_2)
     library = _library_for(weight)
     if library is None:
         return _error(weight, nvfp4.decode(encoded, scale_2))
@@ -163,6 +173,8 @@ def nvfp4_error(weight: NDArray[Any], encoded: nvfp4.Encoded, scale_2: np.float3
 
 def fp8_error(weight: NDArray[Any], encoded: NDArray[Any], scale: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    if not isinstance(weight, np.ndarray):
+        return devices.fp8_error(weight, encoded, scale)
     library = _library_for(weight)
     if library is None:
         return _error(weight, fp8.decode(encoded, scale))

@@ -80,6 +80,17 @@ def tensor_scale(amax: float) -> np.float32:
     return scale if scale > 0 else np.float32(1)
 
 
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse a weight that is not two-dimensional with whole blocks in each row.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if len(shape) != 2 or shape[1] % BLOCK:  # noqa: PLR2004 - rows and columns
+        message = f"NVFP4 needs shape [out, in] with in a multiple of {BLOCK}, not {list(shape)}"
+        raise ValueError(message)
+
+
 def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
     """Encode a weight, or any run of its rows.
 
@@ -92,9 +103,7 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
     Raises:
         ValueError: The shape is not two-dimensional with whole blocks in each row.
     """
-    if weight.ndim != 2 or weight.shape[1] % BLOCK:  # noqa: PLR2004 - rows and columns
-        message = f"NVFP4 needs shape [out, in] with in a multiple of {BLOCK}, not {list(weight.shape)}"
-        raise ValueError(message)
+    check_shape(weight.shape)
     rows, columns = weight.shape
     codes = np.empty((rows, columns // 2), np.uint8)
     scales = np.empty((rows, columns // BLOCK), ml_dtypes.float8_e4m3fn)

@@ -1,0 +1,180 @@
+"""Do encoders give the bytes of the definitions? Weights on which they could differ, and the comparison.
+
+`python -m tests.support.encoders cpu` compares what runs on tensors of torch; with `cuda`, on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.quantization.formats import devices, e2m1, fp8, mxfp4, nvfp4
+
+_EVERY = np.arange(1 << 16, dtype=np.uint16)
+FINITE = _EVERY[(_EVERY & 0x7F80) != 0x7F80]
+"""The bits of all finite BF16 numbers: 65 280 of them."""
+_E4M3 = np.arange(0x7F, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+_EXPONENTS = (-133, -126, -100, -96, -60, -20, -11, -7, -1, 0, 3, 15, 16, 100)
+_SCALES = 40
+
+
+class Encoder(Protocol):
+    """What is compared; weights are arrays of BF16, results arrays."""
+
+    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+        """Return codes and scales."""
+
+    def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
+        """Return codes."""
+
+    def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
+        """Return codes and scales."""
+
+
+class Defined:
+    """The definitions themselves."""
+
+    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+        """See `Encoder`."""
+        encoded = nvfp4.encode(weight, scale_2)
+        return encoded.codes.tobytes(), encoded.scales.tobytes()
+
+    def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
+        """See `Encoder`."""
+        return fp8.encode(weight, scale).tobytes()
+
+    def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
+        """See `Encoder`."""
+        encoded = mxfp4.encode(weight)
+        return encoded.codes.tobytes(), encoded.scales.tobytes()
+
+
+class OnTensors:
+    """What runs on tensors of torch."""
+
+    def __init__(self, device: str) -> None:
+        """Encode on a device, as torch names it."""
+        self._torch: Any = importlib.import_module("torch")
+        self._device = device
+
+    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+        """See `Encoder`."""
+        encoded: Any = devices.encode_nvfp4(self._tensor(weight), scale_2)
+        return self._bytes(encoded.codes), self._bytes(encoded.scales)
+
+    def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
+        """See `Encoder`."""
+        return self._bytes(devices.encode_fp8(self._tensor(weight), scale))
+
+    def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
+        """See `Encoder`."""
+        encoded: Any = devices.encode_mxfp4(self._tensor(weight))
+        return self._bytes(encoded.codes), self._bytes(encoded.scales)
+
+    def _tensor(self, weight: NDArray[Any]) -> Any:  # noqa: ANN401 - a tensor
+        bits = self._torch.from_numpy(np.ascontiguousarray(weight).view(np.int16).copy())
+        return bits.view(self._torch.bfloat16).to(self._device)
+
+    def _bytes(self, tensor: Any) -> bytes:  # noqa: ANN401 - a tensor
+        found: bytes = tensor.contiguous().view(self._torch.uint8).cpu().numpy().tobytes()
+        return found
+
+
+def differences(encoder: Encoder) -> Iterator[str]:
+    """Compare an encoder with the definitions and name the cases in which a byte differs."""
+    defined = Defined()
+    with np.errstate(over="ignore"):  # what is far above a scale saturates, by way of infinity
+        for name, weight, scale in _nvfp4_cases():
+            yield from _compared(f"NVFP4, {name}", encoder.nvfp4, defined.nvfp4, weight, scale)
+        for name, weight, scale in _fp8_cases():
+            yield from _compared(f"FP8, {name}", encoder.fp8, defined.fp8, weight, scale)
+        for name, weight in _mxfp4_cases():
+            yield from _compared(f"MXFP4, {name}", encoder.mxfp4, defined.mxfp4, weight)
+
+
+def _compared(
+    name: str,
+    encode: Callable[..., tuple[bytes, ...] | bytes],
+    define: Callable[..., tuple[bytes, ...] | bytes],
+    *given: Any,  # noqa: ANN401 - what both take
+) -> Iterator[str]:
+    if encode(*given) != define(*given):
+        yield name
+
+
+def _bf16(bits: NDArray[np.uint16]) -> NDArray[Any]:
+    return np.ascontiguousarray(bits).view(ml_dtypes.bfloat16)
+
+
+def _scales() -> Iterator[np.float32]:
+    """Some at the ends of what loops treat alike, and some at random."""
+    for exponent in _EXPONENTS:
+        yield np.float32(2.0**exponent)
+        yield np.float32(2.0**exponent * 1.37)
+    drawn = np.random.default_rng(7)
+    for exponent, mantissa in zip(drawn.integers(-30, 8, _SCALES), drawn.uniform(1, 2, _SCALES), strict=True):
+        yield np.float32(2.0 ** int(exponent) * mantissa)
+
+
+def _nvfp4_cases() -> Iterator[tuple[str, NDArray[Any], np.float32]]:
+    drawn = np.random.default_rng(1)
+    for scale in _scales():
+        yield f"every number in order, scale {scale}", _bf16(FINITE.reshape(-1, 16)), scale
+        yield f"every number in disorder, scale {scale}", _bf16(drawn.permutation(FINITE).reshape(-1, 48)), scale
+        yield f"ties, scale {scale}", _ties(scale), scale
+    yield "zeros", _bf16(np.array([[0, 0x8000] * 16], np.uint16)), np.float32(1)
+
+
+def _ties(scale: np.float32) -> NDArray[Any]:
+    """For every scale of a block: a number that asks for it, halfway points between codes and their neighbours."""
+    steps = _E4M3 * scale
+    rows = np.zeros((len(steps), 32), np.float32)
+    rows[:, 0] = rows[:, 16] = 6 * steps
+    for column, point in enumerate(e2m1.HALFWAY, start=1):
+        rows[:, column], rows[:, 16 + column] = point * steps, -point * steps
+    with np.errstate(invalid="ignore"):
+        bits = rows.astype(ml_dtypes.bfloat16).view(np.uint16)
+    bits[(bits & 0x7F80) == 0x7F80] = 0
+    neighbours = [bits]
+    for off in (-1, 1):
+        moved = bits.copy()
+        moved[:, 1:8] = np.maximum(bits[:, 1:8].astype(np.int32) + off, 0)
+        neighbours.append(moved.astype(np.uint16))
+    return _bf16(np.concatenate(neighbours))
+
+
+def _fp8_cases() -> Iterator[tuple[str, NDArray[Any], np.float32]]:
+    halves = (_E4M3[:-1] + _E4M3[1:]) / 2
+    bits = np.concatenate([_E4M3, halves, -halves]).astype(ml_dtypes.bfloat16).view(np.uint16)
+    boundaries = np.concatenate([bits, bits + 1, np.maximum(bits, 1) - 1])
+    for scale in _scales():
+        yield f"every number, scale {scale}", _bf16(FINITE.reshape(-1, 8)), scale
+        yield f"boundaries, scale {scale}", _bf16(boundaries.reshape(1, -1)), scale
+        near = (boundaries.view(ml_dtypes.bfloat16).astype(np.float32) * scale).astype(ml_dtypes.bfloat16)
+        yield f"scaled boundaries, scale {scale}", near[np.isfinite(near.astype(np.float32))].reshape(1, -1), scale
+
+
+def _mxfp4_cases() -> Iterator[tuple[str, NDArray[Any]]]:
+    alone = np.zeros((len(FINITE), 32), np.uint16)
+    alone[:, 5] = FINITE
+    yield "every number alone", _bf16(alone)
+    yield "every number in order", _bf16(FINITE.reshape(-1, 32))
+    drawn = np.random.default_rng(2)
+    for _ in range(8):
+        yield "every number in disorder", _bf16(drawn.permutation(FINITE).reshape(-1, 96))
+    for exponent in (-133, -127, -20, 0, 100):
+        beside = np.zeros((len(FINITE), 32), np.float32)
+        beside[:, 0], beside[:, 1] = 6 * 2.0**exponent, FINITE.view(ml_dtypes.bfloat16)
+        kept = beside[np.abs(beside[:, 1]) <= beside[:, 0]]
+        yield f"every smaller number beside 6 * 2^{exponent}", kept.astype(ml_dtypes.bfloat16)
+
+
+if __name__ == "__main__":
+    found = list(differences(OnTensors(sys.argv[1])))
+    sys.exit("\n".join(found[:20]) if found else None)
