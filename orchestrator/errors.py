@@ -122,6 +122,8 @@ class BundleTargetError(BadInputError):
     """Files are asked for a way to deploy that does not exist, or that the recipe cannot be deployed in."""
 
     code = "BUNDLE_TARGET"
+
+
 class ComposeUnsupportedError(BadInputError):
     """A bundle's compose.yaml or .env says something that `deploy` does not understand."""
 
