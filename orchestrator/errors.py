@@ -136,6 +136,12 @@ class NotDeployedError(BadInputError):
     code = "NOT_DEPLOYED"
 
 
+class KeyMissingError(BadInputError):
+    """The deployed server wants an API key, or another one."""
+
+    code = "API_KEY_MISSING"
+
+
 class StepUnknownError(BadInputError):
     """A step that this recipe does not have."""
 

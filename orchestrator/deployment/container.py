@@ -16,7 +16,6 @@ from docker.types import (
     HostConfig,
     LogConfig,
     Mount,
-    NetworkingConfig,
     Ulimit,
 )
 
@@ -109,7 +108,9 @@ def create_arguments(
             device_requests=[_devices(devices) for devices in service.devices],
             network_mode=placed.network,
         ),
-        "networking_config": NetworkingConfig({placed.network: EndpointConfig(version, aliases=[placed.name])}),
+        "networking_config": {
+            "EndpointsConfig": {placed.network: EndpointConfig(version, aliases=[placed.name])},
+        },
     }
 
 

@@ -20,8 +20,9 @@ from orchestrator.executors.docker_engine import explained
 from orchestrator.executors.job import ContainerImage
 
 if TYPE_CHECKING:
-    from docker import DockerClient
     from docker.models.images import Image
+
+    from docker import DockerClient
 
 CONTEXT = LABEL + "context"
 """The label with the digest of what an image was built from."""

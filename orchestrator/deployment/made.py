@@ -13,12 +13,13 @@ from docker.errors import NotFound
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.container import FOLDER, RECIPE, SERVICE
-from orchestrator.deployment.question import Gateway
+from orchestrator.deployment.question import Gateway, Health
 from orchestrator.executors.docker_engine import explained
 
 if TYPE_CHECKING:
-    from docker import DockerClient
     from docker.models.containers import Container
+
+    from docker import DockerClient
 
 GRACE = 60
 """Seconds that a container gets to answer what it was asked before it is killed."""
@@ -58,8 +59,9 @@ def look_at(container: Container) -> Made:
     state = container.attrs["State"]
     address = _address(container)
     told, detail = state["Status"], state.get("Error", "")
-    if told == "running" and container.labels[SERVICE] == SERVER and address:
-        health = Gateway(f"http://{address}").health()
+    if told == "running" and container.labels[SERVICE] == SERVER:
+        plain = address and not _speaks_tls(container)
+        health = Gateway(f"http://{address}").health() if plain else engine_health(container)
         told = "ready" if health.ready else "loading" if health.live else "starting"
         detail = health.message
     elif told in {"exited", "dead", "restarting"}:
@@ -77,6 +79,17 @@ def look_at(container: Container) -> Made:
         address=address,
         image=container.attrs["Config"]["Image"],
     )
+
+
+def _speaks_tls(container: Container) -> bool:
+    variables = dict(variable.split("=", 1) for variable in container.attrs["Config"]["Env"])
+    return variables.get("NIM_SSL_MODE", "") not in {"", "disabled"}
+
+
+def engine_health(container: Container) -> Health:
+    """Give what the engine's own checks have found."""
+    status = (container.attrs["State"].get("Health") or {}).get("Status")
+    return Health(live=container.status == "running", ready=status == "healthy", message="")
 
 
 def _address(container: Container) -> str:

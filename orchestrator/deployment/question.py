@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from orchestrator.errors import ServerNotReadyError
+from orchestrator.errors import KeyMissingError, ServerNotReadyError
 
+API_KEY = "ORCHESTRATOR_API_KEY"
+"""The variable with the key to ask with, where the gateway wants one."""
 QUESTION = "What is the capital of France? Answer in one word."
 _TOKENS = 64
 _SECONDS_TO_CONNECT = 5.0
@@ -60,6 +64,10 @@ class Gateway:
     """`http://127.0.0.1:8000`"""
     key: str | None = None
     """An API key, where the gateway wants one."""
+    certificate: Path | None = None
+    """Its own certificate, where it speaks TLS: no other is accepted, whatever name stands in it."""
+    mutual: bool = False
+    """It wants a certificate of ours, and we have none."""
 
     def health(self) -> Health:
         """Ask how it is; silence and refusals are answers too."""
@@ -77,6 +85,7 @@ class Gateway:
         """Ask one question: as a chat, or where the model has no chat template, by beginning a text.
 
         Raises:
+            KeyMissingError: It wants an API key, or another one.
             ServerNotReadyError: There is no answer, or none that can be understood.
         """
         try:
@@ -90,13 +99,16 @@ class Gateway:
                     return _ask(client, "/v1/completions", {**common, "prompt": QUESTION})
         except (httpx2.HTTPError, _RefusedError, ValueError, KeyError, IndexError, TypeError) as error:
             message = f"{self.url} is ready, but gave no answer: {str(error) or type(error).__name__}"
-            raise ServerNotReadyError(message, hint="its own words may say why: orchestrator logs RECIPE server") from error
+            raise ServerNotReadyError(
+                message, hint="its own words may say why: orchestrator logs RECIPE server"
+            ) from error
 
     def _client(self, patience: float) -> httpx2.Client:
         return httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=httpx2.Timeout(patience, connect=_SECONDS_TO_CONNECT),
+            verify=_trust(self.certificate) if self.certificate else True,
             trust_env=False,  # a proxy of this machine's must not come between us and loopback
         )
 
@@ -109,6 +121,15 @@ class _NoChatError(_RefusedError):
     """This model cannot chat."""
 
 
+def _trust(certificate: Path) -> ssl.SSLContext:
+    """Trust one certificate and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is made for the name that others use, we come over loopback
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(certificate)
+    return context
+
+
 def _ask(client: httpx2.Client, path: str, body: dict[str, Any]) -> Answer:
     asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
     pieces: list[str] = []
@@ -116,8 +137,8 @@ def _ask(client: httpx2.Client, path: str, body: dict[str, Any]) -> Answer:
     begin = last = time.monotonic()
     with client.stream("POST", path, json=asked) as response:
         if response.status_code != HTTPStatus.OK:
-            said = f"{path} answered {response.status_code}: {_message(response.read().decode(errors='replace'))}"
-            raise _NoChatError(said) if response.status_code == HTTPStatus.BAD_REQUEST else _RefusedError(said)
+            refused = _refusal(path, response.status_code, response.read().decode(errors="replace"))
+            raise _NoChatError(str(refused)) if response.status_code == HTTPStatus.BAD_REQUEST else refused
         for chunk in _chunks(response):
             tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
             if piece := _piece(chunk):
@@ -149,13 +170,20 @@ def _piece(chunk: dict[str, Any]) -> str:
 
 def _json(response: httpx2.Response) -> dict[str, Any]:
     if response.status_code != HTTPStatus.OK:
-        message = f"{response.url.path} answered {response.status_code}: {_message(response.text)}"
-        raise _RefusedError(message)
+        raise _refusal(response.url.path, response.status_code, response.text)
     found = response.json()
     if not isinstance(found, dict):
         message = f"{response.url.path} answered with no object"
         raise _RefusedError(message)
     return found
+
+
+def _refusal(path: str, status: int, body: str) -> Exception:
+    said = f"{path} answered {status}: {_message(body)}"
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        message = f"the server is up, but was not asked: {said}"
+        return KeyMissingError(message, hint=f"give a key to ask with: {API_KEY}=… orchestrator deploy RECIPE")
+    return _RefusedError(said)
 
 
 def _message(body: str) -> str:

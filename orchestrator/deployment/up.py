@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
+import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
 
 from docker.errors import APIError, NotFound
 
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, Published, Service, published, seconds
-from orchestrator.deployment.container import FOLDER, RECIPE, SPECIFICATION, Placed, create_arguments, labels, specification
+from orchestrator.deployment.container import (
+    FOLDER,
+    RECIPE,
+    SPECIFICATION,
+    Placed,
+    create_arguments,
+    labels,
+    specification,
+)
 from orchestrator.deployment.content import of_mount
-from orchestrator.deployment.made import remove
+from orchestrator.deployment.made import engine_health, remove
 from orchestrator.deployment.question import Gateway
 from orchestrator.errors import (
     BundleIncompleteError,
-    MachineError,
     NameTakenError,
+    NoPermissionError,
     PortInUseError,
     ServerEndedError,
     ServerNotReadyError,
@@ -32,8 +42,9 @@ from orchestrator.executors.docker_arguments import LIMITS_UNRAISED
 from orchestrator.executors.docker_engine import ENGINE_ERRORS, explain, explained, require_architecture, require_gpus
 
 if TYPE_CHECKING:
-    from docker import DockerClient
     from docker.models.containers import Container
+
+    from docker import DockerClient
 
 _LAST_LINES = 20
 _POLL = 0.5
@@ -64,7 +75,11 @@ class Done:
     text: str
 
 
-Observer = Callable[[Event | Phase | Done], None]
+class Observer(Protocol):
+    """Whoever wants to know; must not raise."""
+
+    def __call__(self, event: Event | Phase | Done) -> None:
+        """Take one event."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,11 @@ class Deployment:
         for volume in service.volumes:
             if volume.type == "bind" and not (self.folder / volume.source).exists():
                 message = f"{placed.name}: {self.folder / volume.source} is not there"
-                raise BundleIncompleteError(message, hint=f"write the bundle again: orchestrator build {self.folder.name}")
+                raise BundleIncompleteError(
+                    message, hint=f"write the bundle again: orchestrator build {self.folder.name}"
+                )
+            if volume.type == "bind" and service.user:
+                require_readable(self.folder / volume.source, service.user)
         if service.platform:
             require_architecture(self.client, service.platform.rpartition("/")[2])
         if service.devices:
@@ -155,15 +174,19 @@ class Deployment:
                 found = self.client.containers.get(placed.container)
             except NotFound:
                 return None
-        owner = found.labels.get(FOLDER)
-        if owner != str(self.folder):
-            by = f"from {owner}" if owner else "by something else, perhaps by Compose"
-            message = f"a container {placed.container} is there already, made {by}"
-            hint = f"orchestrator --dist {Path(owner).parent} undeploy {self.folder.name}" if owner else (
-                f"docker compose --file {self.folder / 'compose.yaml'} down, or: docker rm --force {placed.container}"
-            )
-            raise NameTakenError(message, hint=hint)
+        if found.labels.get(FOLDER) != str(self.folder):
+            raise self._taken(placed, found.labels.get(FOLDER))
         return found
+
+    def _taken(self, placed: Placed, owner: str | None) -> NameTakenError:
+        if owner:
+            by = f"from {owner}"
+            hint = f"orchestrator --dist {Path(owner).parent} undeploy {self.folder.name}"
+        else:
+            by = "by something else, perhaps by Compose"
+            file = self.folder / "compose.yaml"
+            hint = f"docker compose --file {file} down, or: docker rm --force {placed.container}"
+        return NameTakenError(f"a container {placed.container} is there already, made {by}", hint=hint)
 
     def _container(self, placed: Placed, image: str) -> Container:
         """Have a service's container run; one of another making is replaced."""
@@ -183,7 +206,11 @@ class Deployment:
 
     def _create(self, placed: Placed, image: str, content: str, ulimits: Mapping[str, int]) -> Container:
         arguments = create_arguments(
-            placed, image=image, content=content, ulimits=ulimits, version=self.client.api._version  # noqa: SLF001 - the SDK has no other way to say it
+            placed,
+            image=image,
+            content=content,
+            ulimits=ulimits,
+            version=self.client.api.api_version,
         )
         with explained(f"creating container {placed.container}"):
             made = self.client.api.create_container(**arguments)
@@ -199,7 +226,9 @@ class Deployment:
                 with suppress(*ENGINE_ERRORS):
                     container.remove(force=True)
                 raise _port_error(placed.service, said) or explain(error, doing) from error
-            self.observer(Warned("the engine may not raise the limit of locked memory; the container gets the engine's"))
+            self.observer(
+                Warned("the engine may not raise the limit of locked memory; the container gets the engine's")
+            )
             remove(container, 0)
             limits = {name: limit for name, limit in placed.service.ulimits.items() if name in LIMITS_UNRAISED}
             container = self._create(placed, image, content, limits)
@@ -207,6 +236,28 @@ class Deployment:
                 container.start()
         container.reload()
         return container
+
+
+def require_readable(source: Path, user: str) -> None:
+    """Refuse files that the container's user may not read: a model that somebody's umask has closed to others.
+
+    Args:
+        source: What is mounted.
+        user: `UID:GID`; anything else is left to the engine.
+
+    Raises:
+        NoPermissionError: It may not.
+    """
+    if re.fullmatch(r"\d+:\d+", user) is None or user.startswith("0:"):
+        return
+    uid, gid = map(int, user.split(":"))
+    for path in (source, *source.rglob("*")) if source.is_dir() else (source,):
+        status = path.stat()
+        wanted = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+        if status.st_mode & wanted << shift != wanted << shift:
+            message = f"{path} cannot be read by uid {uid} and gid {gid}, as whom the server runs"
+            raise NoPermissionError(message, hint=f"chmod -R o+rX {source}, or RUN_AS={status.st_uid}:0 in .env")
 
 
 def require_port(client: DockerClient, port: Published) -> None:
@@ -266,7 +317,7 @@ def wait_until_ready(container: Container, gateway: Gateway, limit: float, obser
         container.reload()
         restarts = container.attrs["RestartCount"]
         while True:
-            health = gateway.health()
+            health = engine_health(container) if gateway.mutual else gateway.health()
             waited = time.monotonic() - began
             if health.ready:
                 return waited
@@ -292,7 +343,9 @@ def _ended(container: Container) -> ServerEndedError:
 def _too_late(container: Container, limit: float, said: str) -> ServerNotReadyError:
     reason = f" ({said})" if said else ""
     message = f"the server is not ready after {limit:.0f} s{reason}; it goes on starting. Its last lines:\n"
-    return ServerNotReadyError(message + last_lines(container), hint=f"wait on: orchestrator deploy {container.labels[RECIPE]}")
+    return ServerNotReadyError(
+        message + last_lines(container), hint=f"wait on: orchestrator deploy {container.labels[RECIPE]}"
+    )
 
 
 def last_lines(container: Container, count: int = _LAST_LINES) -> str:
@@ -303,6 +356,31 @@ def last_lines(container: Container, count: int = _LAST_LINES) -> str:
 
 def _said_last(container: Container) -> str:
     return last_lines(container, 1).splitlines()[-1]
+
+
+def gateway_of(folder: Path, compose: ComposeFile, key: str | None) -> Gateway:
+    """Say where the server is reached from this machine.
+
+    Args:
+        folder: The bundle.
+        compose: What its compose.yaml says.
+        key: An API key to ask with.
+    """
+    server = compose.services[SERVER]
+    mode = server.environment.get("NIM_SSL_MODE") or "disabled"
+    at = published(server.ports[0]).reached_at
+    if mode == "disabled":
+        return Gateway(f"http://{at}", key)
+    certificate = server.environment.get("NIM_SSL_CERTS_PATH") or server.environment.get("NIM_SSL_CERT_PATH") or ""
+    return Gateway(f"https://{at}", key, _outside(folder, server, certificate), mutual=mode == "mtls")
+
+
+def _outside(folder: Path, service: Service, place: str) -> Path | None:
+    """Find what a container sees at a place."""
+    for volume in service.volumes:
+        if volume.type == "bind" and PurePosixPath(place).is_relative_to(volume.target):
+            return folder / volume.source / PurePosixPath(place).relative_to(volume.target)
+    return None
 
 
 def limit_of(compose: ComposeFile) -> int:

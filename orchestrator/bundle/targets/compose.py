@@ -34,8 +34,8 @@ _PASSED = {
 }
 """The variables that `.env` hands on to the server, with what they are where it says nothing."""
 _SECRETS = """\
-Keys and certificates go here; the server's container finds them at /run/secrets, and .env names them (see .env.example).
-They must be readable for uid 1000. Another build of the bundle keeps this folder.
+Keys and certificates go here; the server's container finds them at /run/secrets, and .env names them: .env.example
+shows how. They must be readable for uid 1000. Another build of the bundle keeps this folder.
 """
 
 

@@ -16,12 +16,11 @@ PORT = 8000
 HEALTH_PORT = 8002
 """Where it tells of its health alone, never with TLS."""
 DOCUMENTS = (SERVE, CONFIG, "model_manifest.yaml", "metadata.json", "license.json", "version.json")
-HEALTHCHECK = (
-    "python3",
-    "-c",
-    "import os, urllib.request as r; p = os.environ['NIM_HEALTH_PORT']; "
-    "r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{p}/v1/health/ready', timeout=5)",
+_PROBE = (
+    "import os, urllib.request as r; url = 'http://127.0.0.1:' + os.environ['NIM_HEALTH_PORT'] + '/v1/health/ready'; "
+    "r.build_opener(r.ProxyHandler({})).open(url, timeout=5)"
 )
+HEALTHCHECK = ("python3", "-c", _PROBE)
 """Asks whether the server is ready; Python is there, curl may not be."""
 _OCI = "org.opencontainers.image."
 
@@ -56,7 +55,7 @@ def _labels(facts: Facts) -> Mapping[str, str]:
 
 
 def _model_licence(facts: Facts) -> str:
-    return f" AND LicenseRef-{facts.license.name}" if facts.embed_model and facts.license else ""
+    return f" AND LicenseRef-{facts.license.name}" if facts.embed_model else ""
 
 
 def _ignored(facts: Facts) -> str:

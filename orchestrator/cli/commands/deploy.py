@@ -12,9 +12,10 @@ from orchestrator.cli.deploying import DeployView
 from orchestrator.cli.options import json_option, recipe_argument, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, program
-from orchestrator.deployment.compose_file import SERVER, ComposeFile, published, read
-from orchestrator.deployment.question import Answer, Gateway
-from orchestrator.deployment.up import Deployment, Done, limit_of, wait_until_ready
+from orchestrator.deployment.compose_file import SERVER, ComposeFile, read
+from orchestrator.deployment.question import API_KEY, Answer, Gateway
+from orchestrator.deployment.record import remember
+from orchestrator.deployment.up import Deployment, Done, gateway_of, limit_of, wait_until_ready
 from orchestrator.errors import ComposeUnsupportedError
 from orchestrator.executors.docker_engine import connect
 
@@ -41,11 +42,12 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
     folder = settings.dist / recipe
     compose = _compose(folder, profiles)
     with closing(connect()) as client, DeployView(verbose=verbose) as view:
+        remember(settings.store.root, recipe)
         container = Deployment(client, folder, compose, profiles, view).bring_up()
-        gateway = Gateway(_url(compose), os.environ.get("NIM_API_KEY"))
+        gateway = gateway_of(folder, compose, os.environ.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), view)
         view(Done("server", f"ready after {in_time(waited)}"))
-        answer = gateway.ask()
+        answer = None if gateway.mutual else gateway.ask()
     if as_json:
         print_json(_document(recipe, folder, gateway, waited, answer))
     else:
@@ -61,31 +63,37 @@ def _compose(folder: Path, profiles: tuple[str, ...]) -> ComposeFile:
     return compose
 
 
-def _url(compose: ComposeFile) -> str:
-    return f"http://{published(compose.services[SERVER].ports[0]).reached_at}"
-
-
-def _document(recipe: str, folder: Path, gateway: Gateway, waited: float, answer: Answer) -> dict[str, object]:
+def _document(recipe: str, folder: Path, gateway: Gateway, waited: float, answer: Answer | None) -> dict[str, object]:
+    asked = (
+        {
+            "model": answer.model,
+            "question": answer.question,
+            "answer": answer.text,
+            "tokens": answer.tokens,
+            "seconds_to_first_token": round(answer.first, 4),
+            "tokens_per_second": answer.rate and round(answer.rate, 2),
+        }
+        if answer
+        else {}
+    )
     return {
         "recipe": recipe,
         "bundle": str(folder),
         "url": f"{gateway.url}/v1",
-        "model": answer.model,
         "seconds_to_ready": round(waited, 3),
-        "question": answer.question,
-        "answer": answer.text,
-        "tokens": answer.tokens,
-        "seconds_to_first_token": round(answer.first, 4),
-        "tokens_per_second": answer.rate and round(answer.rate, 2),
+        **asked,
     }
 
 
-def _tell(recipe: str, folder: Path, gateway: Gateway, answer: Answer) -> None:
-    rate = f", then {answer.rate:.1f} tokens/s" if answer.rate else ""
-    click.echo(f"asked:    {answer.question}")
-    click.echo(f"answered: {answer.text}")
-    click.echo(f"          first token after {in_time(answer.first)}{rate} ({answer.tokens} tokens)")
+def _tell(recipe: str, folder: Path, gateway: Gateway, answer: Answer | None) -> None:
+    if answer is None:
+        click.echo("not asked: it wants a certificate of its clients, and this command has none")
+    else:
+        rate = f", then {answer.rate:.1f} tokens/s" if answer.rate else ""
+        click.echo(f"asked:    {answer.question}")
+        click.echo(f"answered: {answer.text}")
+        click.echo(f"          first token after {in_time(answer.first)}{rate} ({answer.tokens} tokens)")
     click.echo()
-    click.echo(f"{answer.model} is served on {gateway.url}/v1; {folder / 'README.md'} has more")
+    click.echo(f"{recipe} is served on {gateway.url}/v1; {folder / 'README.md'} has more")
     click.echo(f"watch it: {program()} status, {program()} logs {recipe} {SERVER} --follow")
     click.echo(f"end it:   {program()} undeploy {recipe}")

@@ -31,9 +31,9 @@ def command(settings: Settings, recipe: str, step: str | None, follow: bool) -> 
     """
     journal = Journal.read(settings.store.root, recipe)
     if not (journal and (journal.is_running or step in {entry.name for entry in journal.steps})):
-        found = container_of(recipe, step)
-        if found is not None:
-            copy_log(found, follow=follow)
+        container = container_of(settings.store.root, recipe, step)
+        if container is not None:
+            copy_log(container, follow=follow)
             return
     journal = _journal(settings, recipe)
     entry = _entry(journal, step)

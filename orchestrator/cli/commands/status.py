@@ -23,7 +23,7 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
     journals = [
         journal for name in ([recipe] if recipe else Journal.recipes(root)) if (journal := Journal.read(root, name))
     ]
-    made = deployed(recipe)
+    made = deployed(root, recipe)
     if recipe and not journals and not made:
         message = f"{recipe} was never built here ({root})"
         raise RecipeUnknownError(message, hint=f"orchestrator build {recipe}")
@@ -56,9 +56,7 @@ def _show_builds(journals: list[Journal]) -> None:
 
 
 def _show_deployed(made: list[Made]) -> None:
-    rows = [
-        (one.recipe, one.service, one.state, str(one.restarts), one.address, _since(one)) for one in made
-    ]
+    rows = [(one.recipe, one.service, one.state, str(one.restarts), one.address, _since(one)) for one in made]
     print_table(("recipe", "service", "state", "restarts", "address", ""), rows, right=(3,))
 
 

@@ -8,7 +8,9 @@ import click
 
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.settings import Settings
+from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.made import containers, take_down
+from orchestrator.deployment.record import forget
 from orchestrator.executors.docker_engine import connect
 
 
@@ -28,7 +30,8 @@ def command(settings: Settings, recipe: str, volumes: bool) -> None:
         for what in take_down(client, recipe, folder, volumes=volumes):
             click.echo(f"removed {what}")
             removed += 1
+        forget(settings.store.root, recipe)
         if not removed:
             click.echo(f"{recipe} is not deployed from {folder}")
             for container in containers(client, recipe):
-                click.echo(f"{container.name} is from {container.labels['dev.orchestrator.folder']}: see --dist", err=True)
+                click.echo(f"{container.name} is from {container.labels[FOLDER]}: see --dist", err=True)
