@@ -276,6 +276,12 @@ class CheckFailedError(OrchestratorError):
     exit_status = 7
 
 
+class QualityTooLowError(CheckFailedError):
+    """The quantized model says something else than the original, more than the recipe allows."""
+
+    code = "QUALITY_TOO_LOW"
+
+
 class LockDriftError(CheckFailedError):
     """What was locked is no longer what is there, or the lock is missing or older than its recipe."""
 
