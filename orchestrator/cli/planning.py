@@ -17,7 +17,6 @@ from orchestrator.recipe.lock import (
     insist_on,
     pin,
     pin_calibration,
-    pin_held_out,
     read_lock,
 )
 from orchestrator.recipe.model import Recipe
@@ -116,12 +115,9 @@ def _listings(recipe: Recipe, lock: Lock) -> Iterator[tuple[str, str]]:
 
 def _pinned(recipe: Recipe, lock: Lock, lock_file: Path) -> Recipe:
     recipe = pin(recipe, lock, lock_file)
-    wanted = sources(recipe)
-    for step, put in (("download-calibration", pin_calibration), ("download-held-out", pin_held_out)):
-        text = wanted.get(step)
-        commit = lock.commit_of(text.repo, text.revision, "dataset") if text else None
-        recipe = put(recipe, commit) if commit else recipe
-    return recipe
+    text = sources(recipe).get("download-calibration")
+    commit = lock.commit_of(text.repo, text.revision, "dataset") if text else None
+    return pin_calibration(recipe, commit) if commit else recipe
 
 
 def _insist_on_all(plan: Plan, lock: Lock, lock_file: Path) -> None:

@@ -147,9 +147,10 @@ def read_documents(folder: Path) -> Documents:
     Raises:
         DocumentError: One is missing or is not what it must be.
     """
+    serve = parse_serve(_read(folder / SERVE), str(folder / SERVE))
     manifest = {"manifest_file": _read(folder / "model_manifest.yaml")}
     return Documents(
-        serve=parse_serve(_read(folder / SERVE), str(folder / SERVE)),
+        serve=serve,
         metadata=_read_object(folder / "metadata.json"),
         license=_read_object(folder / "license.json"),
         version=_read_object(folder / "version.json"),
@@ -161,7 +162,8 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        message = f"cannot read {file}: {error}"
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"cannot read {file}: {reason}"
         raise DocumentError(message) from error
 
 

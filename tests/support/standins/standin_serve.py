@@ -1,18 +1,65 @@
-"""Stand-in for trtllm-serve: an OpenAI-compatible server that answers every question with the same words."""
+"""Stand-in for trtllm-serve: its routes, bodies and states; it answers every question with the same words.
+
+A question says what else shall happen, in square brackets:
+
+| words | what happens |
+|---|---|
+| `[slow 0.5]` | the answer, or each of its chunks, takes so many seconds |
+| `[chunks 1000]` | so many chunks |
+| `[error 503]` | an error with that status, in TensorRT-LLM's shape |
+| `[break]` | the connection breaks in the middle |
+| `[hang]` | from now on nothing is answered, health included |
+| `[die]` | the process ends with status 9 |
+| `[echo]` | the answer is the question |
+
+Environment, besides that of all stand-ins: STANDIN_LOG names a file that gets a line of JSON for each request, and for
+each client that went away. With the newer table (`STANDIN_TABLES=trtllm-serve-2026-07`) it listens while it loads and
+its health is 503 with a header; the older one does not listen until it is ready.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .standin_tool import Given, existing, fail, main, read_json, refuse, say, work
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _ANSWER = "Paris is what a stand-in answers."
 _CREATED = 1700000000
+_NEWER = "trtllm-serve-2026-07"
+_WORD = re.compile(r"\[(?P<word>\w+)(?: (?P<value>[\d.]+))?\]")
+_CONTROLS = {
+    ("GET", "/perf_metrics"), ("GET", "/server_info"), ("GET", "/steady_clock_offset"),
+    ("POST", "/steady_clock_offset"), ("POST", "/kv_cache_events"), ("POST", "/release_memory"),
+    ("POST", "/resume_memory"), ("POST", "/update_weights"),
+}  # fmt: skip
+"""What the real one does for anybody who asks."""
+_METRICS = """\
+# HELP trtllm_request_success_total Count of successfully processed requests.
+# TYPE trtllm_request_success_total counter
+trtllm_request_success_total{{engine_type="trtllm",finished_reason="stop",model_name="{model}"}} {done}.0
+# HELP trtllm_e2e_request_latency_seconds Histogram of end to end request latency in seconds.
+# TYPE trtllm_e2e_request_latency_seconds histogram
+trtllm_e2e_request_latency_seconds_bucket{{engine_type="trtllm",le="0.3",model_name="{model}"}} {done}.0
+trtllm_e2e_request_latency_seconds_bucket{{engine_type="trtllm",le="+Inf",model_name="{model}"}} {done}.0
+trtllm_e2e_request_latency_seconds_count{{engine_type="trtllm",model_name="{model}"}} {done}.0
+trtllm_e2e_request_latency_seconds_sum{{engine_type="trtllm",model_name="{model}"}} 0.25
+# HELP trtllm_kv_cache_utilization KV cache utilization
+# TYPE trtllm_kv_cache_utilization gauge
+trtllm_kv_cache_utilization{{engine_type="trtllm",model_name="{model}"}} 0.125
+# HELP trtllm_num_requests_running Number of active requests
+# TYPE trtllm_num_requests_running gauge
+trtllm_num_requests_running{{engine_type="trtllm",model_name="{model}"}} 0.0
+"""
 
 
 def run(given: Given) -> None:
@@ -28,18 +75,42 @@ def run(given: Given) -> None:
         fail(f"FileNotFoundError: {model} holds no engine")
     if not (tokenizer / "tokenizer_config.json").is_file():
         fail(f"OSError: can't load the tokenizer of {tokenizer}")
-    if "--config" in given.values and not Path(given.get("--config")).is_file():
-        fail(f"FileNotFoundError: {given.get('--config')}")
-    work("loading")
+    _Handler.has_metrics = _has_metrics(given)
     _Handler.model = given.get("--served_model_name", model.resolve().name)
     _Handler.chat_template = _has_chat_template(tokenizer)
-    server = ThreadingHTTPServer((given.get("--host", "localhost"), int(given.get("--port", "8000"))), _Handler)
-    server.daemon_threads = True
-    say(f"INFO:     Uvicorn running on http://{server.server_address[0]!s}:{server.server_address[1]}")
+    if _NEWER in os.environ.get("STANDIN_TABLES", "").split():
+        server = _listen(given)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        work("loading")
+        _Handler.state = "ready"
+        threading.Event().wait()
+    work("loading")
+    _Handler.state = "ready"
+    server = _listen(given)
     try:
         server.serve_forever()
     finally:
         threading.Thread(target=server.server_close, daemon=True).start()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+
+def _listen(given: Given) -> _Server:
+    server = _Server((given.get("--host", "localhost"), int(given.get("--port", "8000"))), _Handler)
+    say(f"INFO:     Uvicorn running on http://{server.server_address[0]!s}:{server.server_address[1]}")
+    return server
+
+
+def _has_metrics(given: Given) -> bool:
+    if "--config" not in given.values:
+        return False
+    file = Path(given.get("--config"))
+    if not file.is_file():
+        fail(f"FileNotFoundError: {file}")
+    return re.search(r'return_perf_metrics"?\s*:\s*true', file.read_text(encoding="utf-8")) is not None
 
 
 def _has_chat_template(folder: Path) -> bool:
@@ -50,73 +121,178 @@ def _has_chat_template(folder: Path) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     model: ClassVar[str] = ""
     chat_template: ClassVar[bool] = True
+    has_metrics: ClassVar[bool] = False
+    state: ClassVar[str] = "loading"
+    done: ClassVar[int] = 0
+    lock: ClassVar[threading.Lock] = threading.Lock()
 
     def do_GET(self) -> None:
+        self._note({"method": "GET", "path": self.path})
         pages: dict[str, Any] = {
             "/version": {"version": os.environ.get("TRT_LLM_VERSION", "1.2.1")},
             "/v1/models": {"object": "list", "data": [self._model()]},
             "/metrics": [],
         }
-        if self.path in ("/health", "/health_generate"):
-            self._send(200, b"", "text/plain")
+        if self.path in {"/health", "/health_generate"}:
+            self._health()
+        elif self.path in {"/prometheus/metrics", "/prometheus/metrics/"} and self.has_metrics:
+            text = _METRICS.format(model=self.model, done=self.done)
+            self._send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path in pages:
             self._json(200, pages[self.path])
+        elif ("GET", self.path) in _CONTROLS:
+            self._json(200, {"done": self.path})
         else:
             self._json(404, {"detail": "Not Found"})
 
     def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self._note({"method": "POST", "path": self.path, "headers": dict(self.headers.items()), "size": len(raw)})
+        if ("POST", self.path) in _CONTROLS:
+            self._json(200, {"done": self.path})
+            return
         try:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+            body = json.loads(raw)
         except ValueError:
             self._error("the body is not JSON")
             return
+        self._wait_if_hung()
         if self.path == "/v1/chat/completions" and not self.chat_template:
             self._error("the tokenizer has no chat template")
         elif self.path == "/v1/chat/completions" and not body.get("messages"):
             self._error("messages: field required")
-        elif self.path == "/v1/chat/completions" and body.get("stream"):
-            self._stream()
-        elif self.path == "/v1/chat/completions":
-            self._complete("chat.completion", {"message": {"role": "assistant", "content": _ANSWER}})
-        elif self.path == "/v1/completions":
-            self._complete("text_completion", {"text": _ANSWER})
+        elif self.path in {"/v1/chat/completions", "/v1/completions", "/v1/responses"}:
+            self._answer(body)
         else:
             self._json(404, {"detail": "Not Found"})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is given
-        say(f'INFO:     {self.address_string()} - "{format % args}"')
+        if not os.environ.get("STANDIN_QUIET"):
+            say(f'INFO:     {self.address_string()} - "{format % args}"')
+
+    def _health(self) -> None:
+        self._wait_if_hung()
+        if self.state == "ready":
+            self._send(200, b"", "text/plain")
+            return
+        self.send_response(503)
+        self.send_header("x-trtllm-server-state", self.state)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _wait_if_hung(self) -> None:
+        while self.state == "hung":
+            time.sleep(0.1)
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        question = _question(body)
+        words = {found["word"]: found["value"] for found in _WORD.finditer(question)}
+        if "die" in words:
+            say("RuntimeError: the stand-in was told to die")
+            os._exit(9)
+        if "hang" in words:
+            _Handler.state = "hung"
+            self._wait_if_hung()
+        if "error" in words:
+            status = int(words["error"] or 500)
+            document = {"object": "error", "message": "told to fail", "type": "Told", "param": None, "code": status}
+            self._json(status, document)
+            return
+        seconds = float(words.get("slow") or 0)
+        text = question if "echo" in words else _ANSWER
+        parts = [part + " " for part in text.split()]
+        if "chunks" in words:
+            parts = ["word "] * int(words["chunks"] or 1)
+        if body.get("stream"):
+            self._stream(body, parts, seconds, breaks="break" in words)
+            return
+        time.sleep(seconds)
+        if "break" in words:
+            self._break()
+            return
+        self._json(200, self._whole(body, "".join(parts).strip()))
+        _Handler.done += 1
 
     def _model(self) -> dict[str, Any]:
         return {"id": self.model, "object": "model", "created": _CREATED, "owned_by": "tensorrt_llm"}
 
-    def _complete(self, kind: str, part: dict[str, Any]) -> None:
-        words = len(_ANSWER.split())
-        reply = {
-            "id": "stand-in",
-            "object": kind,
-            "created": _CREATED,
-            "model": self.model,
-            "choices": [{"index": 0, "finish_reason": "stop", **part}],
-            "usage": {"prompt_tokens": 8, "completion_tokens": words, "total_tokens": 8 + words},
-        }
-        self._json(200, reply)
+    def _head(self, body: dict[str, Any], kind: str) -> dict[str, Any]:
+        # 1.2 and 1.3 answer with the name that the request had
+        return {"id": "stand-in", "object": kind, "created": _CREATED, "model": body.get("model", self.model)}
 
-    def _stream(self) -> None:
+    def _whole(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+        words = len(text.split())
+        usage = {"prompt_tokens": 8, "completion_tokens": words, "total_tokens": 8 + words}
+        if self.path == "/v1/responses":
+            content = [{"type": "output_text", "text": text, "annotations": []}]
+            message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
+            counts = {"input_tokens": 8, "output_tokens": words, "total_tokens": 8 + words,
+                      "input_tokens_details": {"cached_tokens": 0},
+                      "output_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
+            return {**self._head(body, "response"), "created_at": _CREATED, "status": "completed", "output": [message],
+                    "usage": counts, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
+        if self.path == "/v1/completions":
+            choice = {"index": 0, "finish_reason": "stop", "text": text}
+            return {**self._head(body, "text_completion"), "choices": [choice], "usage": usage}
+        message, reason = _message(body, text)
+        choice = {"index": 0, "finish_reason": reason, "message": message}
+        return {**self._head(body, "chat.completion"), "choices": [choice], "usage": usage}
+
+    def _stream(self, body: dict[str, Any], parts: list[str], seconds: float, *, breaks: bool) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for word in _ANSWER.split():
-            choice = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
-            chunk = {"id": "stand-in", "object": "chat.completion.chunk", "model": self.model, "choices": [choice]}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
+        try:
+            for number, event in enumerate(self._events(body, parts)):
+                if breaks and number == len(parts) // 2:
+                    self._break()
+                    return
+                data = f"{event}\n\n".encode()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+                time.sleep(seconds)
+            self.wfile.write(b"0\r\n\r\n")
+            _Handler.done += 1
+        except OSError:
+            self._note({"event": "the client went away", "path": self.path})
+            self.close_connection = True
+
+    def _events(self, body: dict[str, Any], parts: list[str]) -> Iterator[str]:
+        if self.path == "/v1/responses":
+            for part in parts:
+                event = {"type": "response.output_text.delta", "delta": part, "item_id": "m", "output_index": 0,
+                         "content_index": 0, "sequence_number": 0, "logprobs": []}  # fmt: skip
+                yield f"event: response.output_text.delta\ndata: {json.dumps(event)}"
+            done = {"type": "response.completed", "sequence_number": 1, "response": self._whole(body, "".join(parts))}
+            yield f"event: response.completed\ndata: {json.dumps(done)}"
+            return
+        chat = self.path == "/v1/chat/completions"
+        head = self._head(body, "chat.completion.chunk" if chat else "text_completion")
+        for part in parts:
+            content: dict[str, Any] = {"delta": {"role": "assistant", "content": part}} if chat else {"text": part}
+            yield "data: " + _dense({**head, "choices": [{"index": 0, **content, "finish_reason": None}]})
+        ending: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        yield "data: " + _dense({**head, "choices": [{"index": 0, **ending, "finish_reason": "stop"}]})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = {"prompt_tokens": 8, "completion_tokens": len(parts), "total_tokens": 8 + len(parts)}
+            yield "data: " + _dense({**head, "choices": [], "usage": usage})
+        yield "data: [DONE]"
+
+    def _break(self) -> None:
         self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(2)
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        if "STANDIN_LOG" in os.environ:
+            with self.lock, Path(os.environ["STANDIN_LOG"]).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
 
     def _error(self, message: str) -> None:
-        self._json(400, {"object": "error", "message": message, "type": "BadRequestError", "code": 400})
+        self._json(400, {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400})
 
     def _json(self, status: int, document: object) -> None:
         self._send(status, json.dumps(document).encode(), "application/json")
@@ -127,6 +303,47 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _question(body: dict[str, Any]) -> str:
+    messages = body.get("messages")
+    asked = messages[-1].get("content") if messages else body.get("prompt", body.get("input"))
+    return asked if isinstance(asked, str) else json.dumps(asked)
+
+
+def _message(body: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
+    """Answer with the first tool, where there are tools; with what fits a schema, where there is one."""
+    tools = body.get("tools")
+    if tools:
+        arguments = json.dumps(_example(tools[0]["function"].get("parameters") or {}))
+        function = {"name": tools[0]["function"]["name"], "arguments": arguments}
+        call = {"id": "call-1", "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+    asked = body.get("response_format") or {}
+    if asked.get("type") == "json_schema":
+        text = json.dumps(_example(asked["json_schema"]["schema"]))
+    return {"role": "assistant", "content": text}, "stop"
+
+
+def _example(schema: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            return {name: _example(part) for name, part in schema.get("properties", {}).items()}
+        case "array":
+            return [_example(schema.get("items", {}))]
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case _:
+            return "Paris"
+
+
+def _dense(document: object) -> str:
+    """Write as pydantic does: without spaces."""
+    return json.dumps(document, separators=(",", ":"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""The command: `python3 -m gateway ACTION`.
+
+nim-serve [--dry-run] [OPTIONS of trtllm-serve]   serve; the default
+list-model-profiles                               the profile that this bundle has
+download-to-cache [-p ID]                         nothing to do: the model is local
+create-model-store -p ID -m FOLDER                how to copy the model
+create-api-key NAME [--file FILE]                 make a key
+healthcheck                                       whether the server on this machine is ready
+openapi                                           the interface, as OpenAPI
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from . import actions
+from .documents import Documents, read_documents
+from .errors import GatewayError, MachineError, UsageError
+from .launch import decide
+from .logs import Log
+from .settings import Settings, read_settings
+from .variables import Environment
+
+_SERVE = "nim-serve"
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run an action.
+
+    Args:
+        arguments: The command line.
+        environment: The variables.
+
+    Returns:
+        The exit status; `errors.py` lists them.
+    """
+    try:
+        return _run(list(arguments), environment)
+    except GatewayError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: list[str], values: Mapping[str, str]) -> int:
+    action = arguments.pop(0) if arguments and not arguments[0].startswith("-") else _SERVE
+    if {"-h", "--help"} & set(arguments) or action == "help":
+        _say(__doc__ or "")
+        return 0
+    if action == "create-api-key":  # needs no bundle
+        _say(actions.make_key(arguments))
+        return 0
+    environment = Environment(values)
+    folder = environment.text("NIM_GATEWAY_ETC") or environment.default("NIM_GATEWAY_ETC")
+    documents = read_documents(Path(folder))
+    settings = read_settings(environment, documents.serve)
+    if action == _SERVE:
+        return _serve(arguments, environment, values, documents, settings)
+    _say(_tell(action, arguments, documents, settings))
+    return 0
+
+
+def _tell(action: str, arguments: list[str], documents: Documents, settings: Settings) -> str:
+    match action:
+        case "list-model-profiles":
+            return actions.tell_profiles(documents.serve)
+        case "download-to-cache":
+            return actions.tell_download(documents.serve, arguments)
+        case "create-model-store":
+            return actions.tell_store(documents.serve, arguments)
+        case "healthcheck":
+            return actions.check_health(settings)
+        case "openapi":
+            return actions.tell_openapi(documents)
+        case _:
+            message = f"there is no action {action!r}; `help` lists them"
+            raise UsageError(message)
+
+
+def _serve(
+    arguments: list[str],
+    environment: Environment,
+    values: Mapping[str, str],
+    documents: Documents,
+    settings: Settings,
+) -> int:
+    _check_library()
+    dry = "--dry-run" in arguments
+    launch = decide(
+        documents.serve, settings, environment, [word for word in arguments if word not in {"--dry-run", "--"}]
+    )
+    warnings = tuple(environment.warnings())
+    if dry:
+        _say(actions.tell_launch(settings, documents, launch, warnings))
+        return 0
+    from .serving import serve  # noqa: PLC0415 - it imports aiohttp, which was looked for above
+
+    log = Log(settings.log_level, as_json=settings.json_logs)
+    for warning in warnings:
+        log.warning(warning)
+    asyncio.run(serve(settings, documents, launch, values, log))
+    return 0
+
+
+def _check_library() -> None:
+    try:
+        import aiohttp  # noqa: F401, PLC0415 - looked for
+    except ImportError as error:
+        message = (
+            "aiohttp is missing; TensorRT-LLM's images have it, since trtllm-serve needs it: use the bundle's image"
+        )
+        raise MachineError(message) from error
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

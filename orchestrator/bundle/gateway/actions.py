@@ -1,0 +1,162 @@
+"""What `start_server.sh ACTION` can do besides serving: it tells, checks, and makes keys."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .documents import Documents, Serve
+from .errors import MachineError, UsageError
+from .keys import create_key
+from .launch import Launch
+from .openapi import describe
+from .routes import ROUTES
+from .settings import Settings
+
+_PROBE_SECONDS = 5.0
+
+
+def tell_launch(settings: Settings, documents: Documents, launch: Launch, warnings: Sequence[str]) -> str:
+    """Write what `nim-serve` would do; no secret is in it."""
+    serve, bounds = documents.serve, settings.bounds
+    tls = "no TLS" if settings.tls is None else "mutual TLS" if settings.tls.clients else "TLS"
+    keys = f"API keys of {settings.keys}" if settings.keys else "no API keys"
+    changes = [f"  {'.'.join(key)}: {json.dumps(value)}" for key, value in launch.changes.items()]
+    lines = [
+        f"recipe {serve.recipe}, TensorRT-LLM {serve.tensorrt_llm}, profile {serve.profile.name} ({serve.profile.id})",
+        f"listens on {settings.host}:{settings.port}: {tls}, {keys}",
+        *([f"health alone on {settings.host}:{settings.health_port}"] if settings.health_port else []),
+        f"model {launch.model}, called {', '.join(settings.names)}",
+        f"at most {bounds.requests} requests at once, {bounds.body} bytes each, "
+        + (f"{bounds.per_minute} a minute per client" if bounds.per_minute else "any number a minute"),
+        "starts: " + shlex.join(launch.command(launch.config)),
+        *(["with these changes in a copy of the configuration:", *changes] if changes else []),
+        "routes: " + ", ".join(f"{route.method} {route.path}" for route in ROUTES.values()),
+        *(f"warning: {warning}" for warning in warnings),
+    ]
+    return "\n".join(lines)
+
+
+def tell_profiles(serve: Serve) -> str:
+    """Write the list of profiles: the bundle has one."""
+    profile = serve.profile
+    tags = ", ".join(f"{name}={value}" for name, value in sorted(profile.tags.items()))
+    return (
+        f"MODEL PROFILES\n- Compatible with this bundle:\n  - {profile.id} ({profile.name})\n    {tags}\n"
+        "- Other profiles: none; the bundle was made for this one"
+    )
+
+
+def tell_download(serve: Serve, arguments: Sequence[str]) -> str:
+    """Say that there is nothing to download.
+
+    Raises:
+        UsageError: Another profile is asked for.
+    """
+    parser = _Parser(prog="download-to-cache")
+    parser.add_argument("-p", "--profile", "--profiles", nargs="*", default=[])
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--lora", action="store_true")
+    given = parser.parse_args(list(arguments))
+    _check_profiles(serve, given.profile)
+    return (
+        f"The model of {serve.recipe} is local: it lies in {serve.model} or where NIM_MODEL_PATH says. Nothing to do."
+    )
+
+
+def tell_store(serve: Serve, arguments: Sequence[str]) -> str:
+    """Say where the model is to be copied from; `create-model-store` of a NIM makes such a folder.
+
+    Raises:
+        UsageError: Another profile is asked for, or no folder.
+    """
+    parser = _Parser(prog="create-model-store")
+    parser.add_argument("-p", "--profile", required=True)
+    parser.add_argument("-m", "--model-store", required=True)
+    given = parser.parse_args(list(arguments))
+    _check_profiles(serve, [given.profile])
+    message = (
+        f"the model of {serve.recipe} is a folder already: copy model/ of the bundle to {given.model_store} "
+        "and set NIM_MODEL_PATH to it"
+    )
+    raise UsageError(message)
+
+
+def make_key(arguments: Sequence[str]) -> str:
+    """Make an API key and write it once.
+
+    Raises:
+        UsageError: The name is none, or taken.
+        DocumentError: The file cannot be written.
+    """
+    parser = _Parser(prog="create-api-key")
+    parser.add_argument("name", help="whose key it is")
+    parser.add_argument("--file", type=Path, help="the file of keys, NIM_GATEWAY_API_KEYS_FILE, to add it to")
+    given = parser.parse_args(list(arguments))
+    key, line = create_key(given.name, given.file)
+    where = f"added to {given.file}" if given.file else f"add this line to the file of keys: {line}"
+    sys.stderr.write(f"the key of {given.name}, shown this once; {where}\n")
+    return key
+
+
+def tell_openapi(documents: Documents) -> str:
+    """Write the description of the interface."""
+    return json.dumps(describe(documents.serve.served_model_name), indent=1)
+
+
+def check_health(settings: Settings) -> str:
+    """Ask the server on this machine whether it is ready.
+
+    Raises:
+        MachineError: It is not.
+    """
+    mutual = settings.tls is not None and settings.tls.clients is not None
+    if mutual and settings.health_port is None:
+        message = "with NIM_SSL_MODE=mtls a probe needs NIM_HEALTH_PORT, which asks for no certificate"
+        raise MachineError(message)
+    scheme = "https" if settings.tls and settings.health_port is None else "http"
+    url = f"{scheme}://127.0.0.1:{settings.health_port or settings.port}/v1/health/ready"
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # this machine, over loopback
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    try:
+        with urllib.request.build_opener(*handlers).open(url, timeout=_PROBE_SECONDS) as answer:
+            return str(json.load(answer)["message"])
+    except urllib.error.HTTPError as error:
+        message = f"not ready: {_reason(error)}"
+        raise MachineError(message) from error
+    except (OSError, ValueError, KeyError) as error:
+        message = f"not ready: {url}: {error}"
+        raise MachineError(message) from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        document: Mapping[str, Mapping[str, str]] = json.loads(error.read())
+        return document["error"]["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"status {error.code}"
+
+
+def _check_profiles(serve: Serve, asked: Sequence[str]) -> None:
+    for name in asked:
+        if name not in {serve.profile.id, serve.profile.name}:
+            message = f"there is no profile {name}: this bundle has {serve.profile.id} only"
+            raise UsageError(message)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises where argparse would exit."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Refuse."""
+        told = f"{self.prog}: {message}"
+        raise UsageError(told)

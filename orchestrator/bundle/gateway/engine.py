@@ -1,0 +1,205 @@
+"""The trtllm-serve process: started on loopback, watched, and stopped with everything that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from enum import StrEnum
+
+import aiohttp
+
+from .errors import MachineError
+from .logs import Log
+
+_TAIL = 40
+"""Lines that are shown again when it ends."""
+_LINE = 8192
+"""A longer line is broken up."""
+_PATIENCE = 3
+"""So many questions unanswered, and a server that was ready is not."""
+_POLL_STARTING = 0.25
+_POLL_READY = 2.0
+_STOP_SECONDS = 10.0
+
+
+class State(StrEnum):
+    """What trtllm-serve does, as far as the gateway knows."""
+
+    STARTING = "starting"
+    READY = "ready"
+    SILENT = "silent"
+    """It was ready and no longer answers."""
+    ENDED = "ended"
+
+
+class Engine:
+    """One run of trtllm-serve.
+
+    Args:
+        command: Its command line.
+        environment: Its variables.
+        url: Where it will listen: `http://127.0.0.1:8001`.
+        log: Where its lines go.
+        patience: Seconds within which it must say that it is well.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], url: str, log: Log, *, patience: float
+    ) -> None:
+        self.url = url
+        self.state = State.STARTING
+        self.model: str | None = None
+        """The name that it gives the model; known once it is ready."""
+        self.status: int | None = None
+        """Its exit status, once it ended."""
+        self._command = tuple(command)
+        self._environment = dict(environment)
+        self._log = log
+        self._limit = aiohttp.ClientTimeout(patience)
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._process: asyncio.subprocess.Process | None = None
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_answer = ""
+
+    @property
+    def reason(self) -> str:
+        """Say why it is not ready."""
+        match self.state:
+            case State.STARTING:
+                return "trtllm-serve is starting" + (f": {self._last_answer}" if self._last_answer else "")
+            case State.SILENT:
+                return f"trtllm-serve no longer answers: {self._last_answer}"
+            case State.ENDED:
+                return f"trtllm-serve ended with status {self.status}"
+            case State.READY:
+                return ""
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The end of its output."""
+        return tuple(self._tail)
+
+    async def start(self, session: aiohttp.ClientSession) -> None:
+        """Start it and begin to watch.
+
+        Raises:
+            MachineError: The program is not there.
+        """
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # its workers are stopped with it, and a terminal's Ctrl-C reaches us alone
+            )
+        except OSError as error:
+            message = f"cannot start {self._command[0]}: {error.strerror}"
+            raise MachineError(message) from error
+        self._spawn(self._watch_process())
+        self._spawn(self._watch_health(session))
+
+    async def wait_ended(self) -> None:
+        """Wait until it ended, by itself or stopped."""
+        await self._ended.wait()
+
+    async def stop(self) -> None:
+        """End it: SIGTERM, then SIGKILL after ten seconds, for its whole process group."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._ended.wait()
+        self._signal(signal.SIGKILL)  # also what it left behind
+        await self._ended.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.add(asyncio.create_task(work))
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None  # noqa: S101 - started
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def _watch_process(self) -> None:
+        assert self._process is not None  # noqa: S101 - started
+        assert self._process.stdout is not None  # noqa: S101 - a pipe
+        reading = asyncio.create_task(self._read_lines(self._process.stdout))
+        status = await self._process.wait()
+        with contextlib.suppress(TimeoutError):  # a worker that lives on may hold the pipe open
+            async with asyncio.timeout(1.0):
+                await asyncio.shield(reading)
+        reading.cancel()
+        self.status = status
+        self.state = State.ENDED
+        self._ended.set()
+
+    async def _read_lines(self, stream: asyncio.StreamReader) -> None:
+        rest = b""
+        while chunk := await stream.read(1 << 16):
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            while len(rest) > _LINE:
+                lines.append(rest[:_LINE])
+                rest = rest[_LINE:]
+            for line in lines:
+                self._heard(line)
+        self._heard(rest)
+
+    def _heard(self, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").rstrip()
+        if text:
+            self._tail.append(text)
+            self._log.engine(text)
+
+    async def _watch_health(self, session: aiohttp.ClientSession) -> None:
+        unanswered = 0
+        while self.state is not State.ENDED:
+            healthy = await self._ask(session)
+            if self._ended.is_set():
+                return
+            if healthy:
+                unanswered = 0
+                await self._is_ready(session)
+            else:
+                unanswered += 1
+            if self.state is State.READY and unanswered >= _PATIENCE:
+                self.state = State.SILENT
+                self._log.error("not ready", reason=self.reason)
+            settled = self.state is State.READY and not unanswered
+            await asyncio.sleep(_POLL_READY if settled else _POLL_STARTING)
+
+    async def _is_ready(self, session: aiohttp.ClientSession) -> None:
+        if self.model is None:
+            self.model = await self._ask_name(session)
+        if self.model is not None and self.state is not State.READY:
+            self.state = State.READY
+            self._log.info("ready", model=self.model)
+
+    async def _ask(self, session: aiohttp.ClientSession) -> bool:
+        """Ask for its health; older versions refuse connections while they load, newer ones answer 503."""
+        try:
+            async with session.get(f"{self.url}/health", timeout=self._limit) as answer:
+                self._last_answer = f"its health has status {answer.status}"
+                return answer.status == 200  # noqa: PLR2004 - HTTP
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._last_answer = "it does not listen" if self.state is State.STARTING else type(error).__name__
+            return False
+
+    async def _ask_name(self, session: aiohttp.ClientSession) -> str | None:
+        try:
+            async with session.get(f"{self.url}/v1/models", timeout=self._limit) as answer:
+                document = await answer.json(content_type=None)
+            return str(document["data"][0]["id"])
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError) as error:
+            self._last_answer = f"its list of models cannot be read ({type(error).__name__})"
+            return None

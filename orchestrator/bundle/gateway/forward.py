@@ -1,0 +1,141 @@
+"""Passes a request for the model to trtllm-serve, and its answer back as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from .renaming import Lines, Names
+from .replies import JSON, error_document, json_reply, refuse
+
+_PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
+"""Headers of trtllm-serve's answers that clients get; nothing else of its own is told."""
+_ERROR_BYTES = 1 << 16
+_ERROR = 400
+_EVENTS = "text/event-stream"
+
+
+class BrokenAnswerError(Exception):
+    """The answer broke off after its head was sent; the client was told as far as it could be."""
+
+
+async def forward(
+    request: web.BaseRequest,
+    session: aiohttp.ClientSession,
+    url: str,
+    body: bytes,
+    *,
+    names: Names,
+    headers: Mapping[str, str],
+    added: Mapping[str, str],
+    first_byte: Callable[[], None],
+) -> web.StreamResponse:
+    """Ask trtllm-serve and pass on what it says.
+
+    Nothing of the client's request line, headers or framing is passed on: the request is a new one with a constant
+    path, these headers and a body of known length. Where the client goes away, this is cancelled, and with it the
+    connection that tells trtllm-serve to stop.
+
+    Args:
+        request: The client's.
+        session: Connections to trtllm-serve.
+        url: The whole address.
+        body: What to send.
+        names: What the model is called.
+        headers: Headers to send.
+        added: Headers to add to the answer.
+        first_byte: Called when the answer's body begins.
+
+    Raises:
+        RefusedError: trtllm-serve cannot be reached.
+        BrokenAnswerError: It broke off.
+    """
+    try:
+        async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
+            if answer.status >= _ERROR:
+                return await _error(answer, added, names)
+            return await _stream(request, answer, names, added, first_byte)
+    except TimeoutError:
+        refuse(504, "The model took too long to answer.", code="timeout")
+    except aiohttp.ClientError as error:
+        refuse(502, f"trtllm-serve could not be asked ({type(error).__name__}).", code="engine_unreachable")
+
+
+async def _error(answer: aiohttp.ClientResponse, added: Mapping[str, str], names: Names) -> web.Response:
+    """Give an error of trtllm-serve the shape of the gateway's own."""
+    text = names.answer(await answer.content.read(_ERROR_BYTES))
+    headers = {**_passed(answer), **added}
+    headers.pop("Content-Type", None)
+    return json_reply(_error_shape(text, answer.status), answer.status, headers)
+
+
+def _error_shape(text: bytes, status: int) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return error_document(status, f"trtllm-serve answered with status {status}.")
+    if isinstance(found, dict) and isinstance(found.get("error"), dict):
+        return found
+    told = found.get("message", found.get("detail")) if isinstance(found, dict) else None
+    if told is None:
+        return error_document(status, f"trtllm-serve answered with status {status}.")
+    document = error_document(status, told if isinstance(told, str) else json.dumps(told))
+    if isinstance(found.get("param"), str):
+        document["error"]["param"] = found["param"]
+    return document
+
+
+def _passed(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    return {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+
+
+async def _stream(
+    request: web.BaseRequest,
+    answer: aiohttp.ClientResponse,
+    names: Names,
+    added: Mapping[str, str],
+    first_byte: Callable[[], None],
+) -> web.StreamResponse:
+    reply = web.StreamResponse(status=answer.status, headers=CIMultiDict({**_passed(answer), **added}))
+    is_events = answer.content_type == _EVENTS
+    if is_events:
+        reply.headers["X-Accel-Buffering"] = "no"  # asks a proxy in front of us to pass events on at once
+    if not names.translates and answer.content_length is not None:
+        reply.content_length = answer.content_length
+    parts = _translated(answer, names) if names.translates else answer.content.iter_any()
+    await reply.prepare(request)
+    try:
+        async for part in parts:
+            first_byte()
+            await reply.write(part)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        await _break_off(request, reply, is_events=is_events)
+        raise BrokenAnswerError from error
+    await reply.write_eof()
+    return reply
+
+
+async def _translated(answer: aiohttp.ClientResponse, names: Names) -> AsyncIterator[bytes]:
+    lines = Lines()
+    async for chunk in answer.content.iter_any():
+        whole = lines.cut(chunk)
+        if whole:
+            yield names.answer(whole)
+    if lines.rest():
+        yield names.answer(lines.rest())
+
+
+async def _break_off(request: web.BaseRequest, reply: web.StreamResponse, *, is_events: bool) -> None:
+    """Tell a client that this is not all: by an event where there are events, and by an end that is none."""
+    if is_events:
+        document = error_document(502, "trtllm-serve broke off in the middle of its answer.", "engine_broke_off")
+        await reply.write(b"\n\ndata: " + json.dumps(document).encode() + b"\n\n")
+    await asyncio.sleep(0)
+    if request.transport is not None:
+        request.transport.close()  # without the last chunk, so that no client takes it for whole

@@ -1,0 +1,163 @@
+"""API keys: hashed in a file, compared in constant time, read again when the file changes.
+
+A key is 256 random bits, so that a fast hash is enough: there is nothing to guess. A line of the file:
+
+    alice sha256:4e0c…
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DocumentError, UsageError
+from .logs import Log
+
+PREFIX = "nimg-"
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<digest>[0-9a-f]{64})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_LOOK_SECONDS = 1.0
+"""How often the file is looked at."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as the file has it."""
+
+    name: str
+    digest: bytes
+
+
+def digest_of(key: str) -> bytes:
+    """Hash a key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def parse_keys(text: str, where: str) -> tuple[Key, ...]:
+    """Read a file of keys.
+
+    Raises:
+        DocumentError: A line is none; it is not repeated, since it may be a key that somebody wrote down as it is.
+    """
+    keys = []
+    for number, line in enumerate(text.splitlines(), 1):
+        content = line.partition("#")[0].strip()
+        if not content:
+            continue
+        found = _LINE.fullmatch(content)
+        if not found:
+            message = (
+                f"{where}:{number}: expected NAME sha256:DIGEST, as `start_server.sh create-api-key NAME` prints it"
+            )
+            raise DocumentError(message)
+        keys.append(Key(found["name"], bytes.fromhex(found["digest"])))
+    return tuple(keys)
+
+
+def create_key(name: str, file: Path | None) -> tuple[str, str]:
+    """Make a key, and add it to a file if one is named.
+
+    Args:
+        name: Whose it is.
+        file: The file of keys; it is replaced as a whole, readable by its owner only where it is new.
+
+    Returns:
+        The key, which nobody can show again, and its line.
+
+    Raises:
+        UsageError: The name is none, or has a key already.
+        DocumentError: The file cannot be read or written.
+    """
+    if not _NAME.fullmatch(name):
+        message = f"{name!r}: a name has letters, digits and . _ @ - and at most 64 of them"
+        raise UsageError(message)
+    key = PREFIX + secrets.token_urlsafe(32)
+    line = f"{name} sha256:{digest_of(key).hex()}"
+    if file is not None:
+        _add(file, name, line)
+    return key, line
+
+
+def _add(file: Path, name: str, line: str) -> None:
+    try:
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        if any(key.name == name for key in parse_keys(text, str(file))):
+            message = f"{file}: {name} has a key; remove its line first, or choose another name"
+            raise UsageError(message)
+        mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+        text += "" if not text or text.endswith("\n") else "\n"
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as fresh:
+            fresh.write(f"{text}{line}\n")
+            os.fchmod(fresh.fileno(), mode)
+        Path(fresh.name).replace(file)
+    except OSError as error:
+        message = f"cannot write {file}: {error.strerror}"
+        raise DocumentError(message) from error
+
+
+class KeyRing:
+    """The keys that open the gateway at this moment.
+
+    Args:
+        file: The file of keys.
+        log: Hears of changes.
+
+    Raises:
+        DocumentError: The file cannot be read.
+    """
+
+    def __init__(self, file: Path, log: Log) -> None:
+        self._file = file
+        self._log = log
+        self._stamp = self._look()
+        self._keys = self._read()
+        self._looked = time.monotonic()
+
+    def owner(self, key: str) -> str | None:
+        """Name whose key this is; None where it is nobody's. Takes as long for every key."""
+        self._reread()
+        digest, owner = digest_of(key), None
+        for known in self._keys:
+            if hmac.compare_digest(known.digest, digest):
+                owner = known.name
+        return owner
+
+    def reload(self) -> None:
+        """Read the file now; where it cannot be read, the keys of before stay."""
+        self._stamp = self._look()
+        try:
+            self._keys = self._read()
+        except DocumentError as error:
+            self._log.error("the keys of before stay", reason=str(error))
+        else:
+            self._log.info("keys were read", file=str(self._file), keys=len(self._keys))
+
+    def _reread(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if self._look() != self._stamp:
+            self.reload()
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return ()
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    def _read(self) -> tuple[Key, ...]:
+        try:
+            text = self._file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            message = f"cannot read the API keys in {self._file}: {error}"
+            raise DocumentError(message) from error
+        return parse_keys(text, str(self._file))

@@ -1,0 +1,87 @@
+"""How many requests at once, and how many a minute for each client."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .replies import refuse
+
+_CLIENTS = 10_000
+"""Clients whose rate is remembered; whoever was silent longest is forgotten first."""
+_MINUTE = 60.0
+_ROUNDING = 1e-6
+
+
+class Concurrency:
+    """Counts requests for the model that are under way.
+
+    Args:
+        most: How many may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.running = 0
+        self._most = most
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one request while it runs.
+
+        Raises:
+            RefusedError: 429: too many run.
+        """
+        if self.running >= self._most:
+            refuse(429, f"{self._most} requests run already: try again", code="too_many_requests", retry_after=1)
+        self.running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until none is under way."""
+        await self._idle.wait()
+
+
+class Rate:
+    """A bucket of tokens for each client, filled evenly, as large as what a minute brings.
+
+    Args:
+        per_minute: Requests a minute; 0 is no limit.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self._size = float(per_minute)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str, now: float) -> None:
+        """Take one token from a client's bucket.
+
+        Args:
+            client: A key's owner or an address.
+            now: Seconds on a clock that does not jump.
+
+        Raises:
+            RefusedError: 429: the bucket is empty.
+        """
+        if not self._size:
+            return
+        tokens, then = self._buckets.pop(client, (self._size, now))
+        tokens = min(self._size, tokens + (now - then) * self._size / _MINUTE)
+        enough = tokens >= 1
+        self._buckets[client] = (tokens - 1 if enough else tokens, now)
+        if len(self._buckets) > _CLIENTS:
+            self._buckets.popitem(last=False)
+        if not enough:
+            wait = math.ceil((1 - tokens) * _MINUTE / self._size - _ROUNDING)
+            told = f"more than {self._size:.0f} requests a minute: try again in {wait} s"
+            refuse(429, told, code="rate_limit_exceeded", retry_after=wait)

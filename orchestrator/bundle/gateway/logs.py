@@ -1,0 +1,79 @@
+"""Lines of log: text for people, JSON for machines; never a prompt, a key or a header unless asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TextIO, TypeAlias
+
+Field: TypeAlias = str | int | float | bool | None
+
+_LEVELS = {"TRACE": 0, "DEBUG": 1, "INFO": 2, "DEFAULT": 2, "WARNING": 3, "ERROR": 4, "CRITICAL": 5}
+
+
+class Log:
+    """Writes one line per event.
+
+    Args:
+        level: The least important level that is written, by NIM's names.
+        as_json: One JSON object a line.
+        stream: Where to.
+    """
+
+    def __init__(self, level: str = "INFO", *, as_json: bool = False, stream: TextIO | None = None) -> None:
+        self._least = _LEVELS[level]
+        self._as_json = as_json
+        self._stream = stream or sys.stdout
+
+    def debug(self, message: str, **fields: Field) -> None:
+        """Say what is of interest when something is looked for."""
+        self._write("DEBUG", message, fields)
+
+    def info(self, message: str, **fields: Field) -> None:
+        """Say what happened as it should."""
+        self._write("INFO", message, fields)
+
+    def warning(self, message: str, **fields: Field) -> None:
+        """Say what somebody should look at."""
+        self._write("WARNING", message, fields)
+
+    def error(self, message: str, **fields: Field) -> None:
+        """Say what went wrong."""
+        self._write("ERROR", message, fields)
+
+    def engine(self, line: str) -> None:
+        """Pass on a line of trtllm-serve, whatever the level: it has a level of its own."""
+        if self._as_json:
+            self._put(json.dumps({"time": _now(), "source": "trtllm-serve", "message": line}, ensure_ascii=False))
+        else:
+            self._put(line)
+
+    def _write(self, level: str, message: str, fields: dict[str, Field]) -> None:
+        if _LEVELS[level] < self._least:
+            return
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if self._as_json:
+            document = {"time": _now(), "level": level, "source": "gateway", "message": message, **fields}
+            self._put(json.dumps(document, ensure_ascii=False))
+        else:
+            told = "".join(f" {name}={_word(value)}" for name, value in fields.items())
+            self._put(f"{_now()} {level} gateway: {_printable(message)}{told}")
+
+    def _put(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _word(value: Field) -> str:
+    """Write a value so that it stays one word of one line, whoever chose it."""
+    text = str(value)
+    return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

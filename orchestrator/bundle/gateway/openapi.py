@@ -1,0 +1,124 @@
+"""The interface as OpenAPI 3.1, written from the table of routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .metrics import CONTENT_TYPE
+from .routes import LICENSE, LIVE, MANIFEST, METADATA, METRICS, MODELS, READY, ROUTES, VERSION, Route
+
+_TEXT = {"type": "string"}
+
+
+def describe(model: str) -> dict[str, Any]:
+    """Describe the interface.
+
+    Args:
+        model: The name of the model, for the examples.
+    """
+    paths = {route.path: {route.method.lower(): _operation(route, model)} for route in ROUTES.values()}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "NIM-style deployment",
+            "version": "1.0.0",
+            "description": "A gateway in front of trtllm-serve with a NIM's routes; no NVIDIA NIM.",
+        },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _error()},
+        },
+    }
+
+
+def _operation(route: Route, model: str) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.path.removeprefix("/v1/").replace("/", "_"),
+        "summary": route.summary,
+        "responses": {"200": _success(route), "default": _failure()},
+    }
+    if not route.open:
+        operation["security"] = [{}, {"key": []}]
+    if route.for_model:
+        schema = _REQUESTS[route.path]
+        example = {"model": model, **_EXAMPLES[route.path]}
+        body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+        operation["requestBody"] = body
+    return operation
+
+
+def _success(route: Route) -> dict[str, Any]:
+    if route.path == METRICS:
+        return {"description": route.summary, "content": {CONTENT_TYPE: {"schema": _TEXT}}}
+    content: dict[str, Any] = {"application/json": {"schema": _ANSWERS.get(route.path, {"type": "object"})}}
+    if route.for_model:
+        content["text/event-stream"] = {"schema": _TEXT}
+    return {"description": route.summary, "content": content}
+
+
+def _failure() -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {"description": "An error.", "content": {"application/json": {"schema": schema}}}
+
+
+def _object(required: dict[str, Any], **optional: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
+
+
+def _error() -> dict[str, Any]:
+    return _object({"error": _object({
+        "message": _TEXT,
+        "type": _TEXT,
+        "param": {"type": ["string", "null"]},
+        "code": {"type": ["string", "integer", "null"]},
+    })})  # fmt: skip
+
+
+_COUNT = {"type": "integer", "minimum": 1}
+_MESSAGE = _object({"role": {"enum": ["system", "user", "assistant"]}, "content": {"type": "string", "minLength": 1}})
+_SAMPLING: dict[str, Any] = {
+    "max_tokens": _COUNT,
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+    "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "stream": {"type": "boolean"},
+    "seed": {"type": "integer"},
+}
+_REQUESTS = {
+    "/v1/chat/completions": _object(
+        {"model": _TEXT, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}}, **_SAMPLING
+    ),
+    "/v1/completions": _object({"model": _TEXT, "prompt": _TEXT}, **_SAMPLING),
+    "/v1/responses": _object({"model": _TEXT, "input": _TEXT}, max_output_tokens=_COUNT, stream={"type": "boolean"}),
+}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "/v1/completions": {"prompt": "Hello"},
+    "/v1/responses": {"input": "Hello"},
+}
+_HEALTH = _object({"object": {"const": "health.response"}, "message": _TEXT}, status={"type": ["string", "null"]})
+_MODEL = _object(
+    {"id": _TEXT, "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": _TEXT},
+    max_model_len={"type": ["integer", "null"]},
+)
+_LICENSE = _object({
+    "name": _TEXT, "path": _TEXT, "sha": _TEXT, "size": {"type": "integer"}, "url": _TEXT,
+    "type": _TEXT, "content": _TEXT,
+})  # fmt: skip
+_ANSWERS = {
+    LIVE: _HEALTH,
+    READY: _HEALTH,
+    MODELS: _object({"object": {"const": "list"}, "data": {"type": "array", "items": _MODEL}}),
+    METADATA: _object({
+        "assetInfo": {"type": "array", "items": _TEXT},
+        "licenseInfo": _LICENSE,
+        "modelInfo": {"type": "array", "items": _object({"shortName": _TEXT, "modelUrl": _TEXT})},
+        "repository_override": _TEXT,
+        "version": _TEXT,
+        "selectedModelProfileId": _TEXT,
+    }),
+    MANIFEST: _object({"manifest_file": _TEXT}),
+    LICENSE: _LICENSE,
+    VERSION: _object({"release": _TEXT, "api": _TEXT}),
+}  # fmt: skip
+"""The bodies that NIM documents; answers for the model are OpenAI's."""

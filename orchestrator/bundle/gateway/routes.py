@@ -1,0 +1,43 @@
+"""The routes that exist. What is not in this table does not, and no path of a client ever reaches trtllm-serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route."""
+
+    path: str
+    method: str
+    summary: str
+    for_model: bool = False
+    """It is passed to trtllm-serve, under the same path."""
+    open: bool = False
+    """It asks for no API key: probes have none."""
+
+
+LIVE, READY, METRICS = "/v1/health/live", "/v1/health/ready", "/v1/metrics"
+MODELS, METADATA, MANIFEST = "/v1/models", "/v1/metadata", "/v1/manifest"
+LICENSE, VERSION = "/v1/license", "/v1/version"
+
+ROUTES: Mapping[str, Route] = {
+    route.path: route
+    for route in (
+        Route(LIVE, "GET", "Whether the server runs; 503 once trtllm-serve has ended.", open=True),
+        Route(READY, "GET", "Whether the model answers; 503 until it does, and while the server stops.", open=True),
+        Route(MODELS, "GET", "The names under which the model is asked."),
+        Route(METADATA, "GET", "The model, its files and its licence."),
+        Route(MANIFEST, "GET", "The profile of the bundle, as YAML in JSON."),
+        Route(LICENSE, "GET", "The licence of the base model."),
+        Route(VERSION, "GET", "The version of the bundle and of the interface."),
+        Route(METRICS, "GET", "Metrics for Prometheus.", open=True),
+        Route("/v1/chat/completions", "POST", "Answer a conversation.", for_model=True),
+        Route("/v1/completions", "POST", "Continue a text.", for_model=True),
+        Route("/v1/responses", "POST", "Answer through OpenAI's newer interface.", for_model=True),
+    )
+}
+HEALTH: Mapping[str, Route] = {path: ROUTES[path] for path in (LIVE, READY)}
+"""What a separate health port has."""

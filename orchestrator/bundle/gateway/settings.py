@@ -1,0 +1,162 @@
+"""The gateway's own settings, read from the environment once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .documents import Serve
+from .errors import ContradictionError
+from .variables import Environment
+
+_PORTS = 65535
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Where key and certificates lie."""
+
+    key: Path
+    certificates: Path
+    clients: Path | None
+    """The authorities of clients' certificates; None where clients need none."""
+
+
+@dataclass(frozen=True)
+class Cors:
+    """What pages of other origins may do."""
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...]
+    headers: tuple[str, ...]
+    exposed: tuple[str, ...]
+    max_age: int
+    """Seconds."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much anybody may ask of the server; seconds, bytes and counts."""
+
+    body: int
+    requests: int
+    connections: int
+    per_minute: int
+    """0 is no limit."""
+    header_seconds: float
+    body_seconds: float
+    request_seconds: float
+    """0 is no limit."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about the gateway that the environment may change."""
+
+    host: str
+    port: int
+    health_port: int | None
+    engine_port: int
+    names: tuple[str, ...]
+    """The names under which clients know the model; answers carry the first."""
+    keys: Path | None
+    metrics_need_key: bool
+    tls: Tls | None
+    cors: Cors | None
+    bounds: Bounds
+    drain_seconds: float
+    linger_seconds: float
+    health_seconds: float
+    json_logs: bool
+    log_level: str
+    log_prompts: bool
+
+
+def read_settings(environment: Environment, serve: Serve) -> Settings:
+    """Read the settings.
+
+    Raises:
+        ContradictionError: A value is not allowed, or two cannot hold together.
+    """
+    port, health, engine = _ports(environment, serve)
+    keys = environment.text("NIM_GATEWAY_API_KEYS_FILE")
+    return Settings(
+        host=environment.text("NIM_GATEWAY_HOST") or environment.default("NIM_GATEWAY_HOST"),
+        port=port,
+        health_port=health,
+        engine_port=engine,
+        names=environment.words("NIM_SERVED_MODEL_NAME") or (serve.served_model_name,),
+        keys=Path(keys) if keys else None,
+        metrics_need_key=environment.switch("NIM_GATEWAY_METRICS_NEED_KEY") or False,
+        tls=_tls(environment),
+        cors=_cors(environment),
+        bounds=_bounds(environment),
+        drain_seconds=environment.number("NIM_GATEWAY_DRAIN_SECONDS") or 0.0,
+        linger_seconds=environment.number("NIM_GATEWAY_LINGER_SECONDS") or 0.0,
+        health_seconds=environment.number("NIM_GATEWAY_HEALTH_SECONDS", least=0.1) or 0.1,
+        json_logs=environment.switch("NIM_JSONL_LOGGING") or False,
+        log_level=environment.text("NIM_LOG_LEVEL") or environment.default("NIM_LOG_LEVEL"),
+        log_prompts=environment.switch("NIM_GATEWAY_LOG_PROMPTS") or False,
+    )
+
+
+def _ports(environment: Environment, serve: Serve) -> tuple[int, int | None, int]:
+    given = environment.text("NIM_SERVER_PORT")
+    port = (environment.integer("NIM_SERVER_PORT", least=1, most=_PORTS) if given else None) or serve.port
+    health = environment.integer("NIM_HEALTH_PORT", least=1, most=_PORTS)
+    engine = environment.integer("NIM_GATEWAY_ENGINE_PORT", least=1, most=_PORTS)
+    assert engine is not None  # noqa: S101 - it has a default
+    if engine in {port, health}:
+        message = f"port {engine} is asked for twice: NIM_GATEWAY_ENGINE_PORT moves trtllm-serve to another"
+        raise ContradictionError(message)
+    return port, None if health == port else health, engine
+
+
+def _tls(environment: Environment) -> Tls | None:
+    mode = environment.text("NIM_SSL_MODE") or "disabled"
+    names = {"key": "NIM_SSL_KEY_PATH", "certificates": "NIM_SSL_CERTS_PATH", "clients": "NIM_SSL_CA_CERTS_PATH"}
+    given = {field: environment.text(name) for field, name in names.items()}
+    if mode == "disabled":
+        _check_unused(names, given)
+        return None
+    if mode == "tls":
+        names = {field: name for field, name in names.items() if field != "clients"}
+    missing = [name for field, name in names.items() if not given[field]]
+    if missing:
+        message = f"NIM_SSL_MODE={mode} needs {' and '.join(missing)}"
+        raise ContradictionError(message)
+    clients = given["clients"] if mode == "mtls" else None
+    return Tls(Path(given["key"] or ""), Path(given["certificates"] or ""), Path(clients) if clients else None)
+
+
+def _check_unused(names: dict[str, str], given: dict[str, str | None]) -> None:
+    """Refuse certificates that would not be used: whoever set them expects TLS."""
+    for field, name in names.items():
+        if given[field]:
+            message = f"{name} is set, but NIM_SSL_MODE is disabled: set it to tls or mtls"
+            raise ContradictionError(message)
+
+
+def _cors(environment: Environment) -> Cors | None:
+    origins = environment.words("NIM_CORS_ALLOW_ORIGINS")
+    if not origins:
+        return None
+    return Cors(
+        origins=origins,
+        methods=environment.words("NIM_CORS_ALLOW_METHODS"),
+        headers=environment.words("NIM_CORS_ALLOW_HEADERS"),
+        exposed=environment.words("NIM_CORS_EXPOSE_HEADERS"),
+        max_age=environment.integer("NIM_CORS_MAX_AGE") or 0,
+    )
+
+
+def _bounds(environment: Environment) -> Bounds:
+    return Bounds(
+        body=environment.integer("NIM_GATEWAY_MAX_BODY_BYTES", least=1) or 1,
+        requests=environment.integer("NIM_GATEWAY_MAX_CONCURRENT_REQUESTS", least=1) or 1,
+        connections=environment.integer("NIM_GATEWAY_MAX_CONNECTIONS", least=1) or 1,
+        per_minute=environment.integer("NIM_GATEWAY_REQUESTS_PER_MINUTE") or 0,
+        header_seconds=environment.number("NIM_GATEWAY_HEADER_SECONDS", least=0.1) or 0.1,
+        body_seconds=environment.number("NIM_GATEWAY_BODY_SECONDS", least=0.1) or 0.1,
+        request_seconds=environment.number("NIM_GATEWAY_REQUEST_SECONDS") or 0.0,
+    )
