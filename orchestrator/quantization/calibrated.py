@@ -18,7 +18,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout
 from orchestrator.quantization.model import LayeredModel, Measured
 from orchestrator.quantization.onepass import CHUNK_BYTES, largest_magnitude
-from orchestrator.quantization.plan import Plan, layer_of, scheme_named
+from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
@@ -112,7 +112,7 @@ class _Walk:
         scratch = Scratch.open(self.how.scratch, fingerprint(self.plan, batches, self.how.device))
         model = self._begin(batches, scratch) if scratch.done < len(numbers) else None
         for unit in self.plan.units:
-            if layer_of(unit[0]) is None:
+            if self.plan.layer_of(unit[0]) is None:
                 self._copy(unit[0])
         with _Pipeline(numbers, self._read, self._write, ahead=self.how.ahead) as pipeline:
             for position, (number, tensors) in enumerate(pipeline.read()):
@@ -123,12 +123,12 @@ class _Walk:
                     measured = self._measure(model, number, tensors)
                     self._note(scratch, model, measured, last=position == len(numbers) - 1)
                 pipeline.write(number, tensors, measured)
-                self.observer(Progress(position + 1, len(numbers), "layers", f"model.layers.{number}"))
+                self.observer(Progress(position + 1, len(numbers), "layers", f"{self.plan.stack}.{number}"))
 
     def _begin(self, batches: Sequence[Batch], scratch: Scratch) -> LayeredModel:
         with self.report.phase("load"):
             model = LayeredModel.load(self.plan.checkpoint.folder, self.how.device)
-            model.begin(self._read_tensor(f"{layout.EMBEDDING}.weight"), batches)
+            model.begin(self._read_tensor(self.plan.embedding), batches)
             if scratch.done:
                 model.restore(scratch.hidden())
         return model
@@ -142,7 +142,7 @@ class _Walk:
             self._noted = now
 
     def _measure(self, model: LayeredModel, number: int, tensors: Mapping[str, NDArray[Any]]) -> Measured:
-        prefix = f"model.layers.{number}."
+        prefix = f"{self.plan.stack}.{number}."
         with self.report.phase("run"):
             measured = model.run(number, {name.removeprefix(prefix): array for name, array in tensors.items()})
         for module, amax in {**measured.inputs, "keys": measured.keys, "values": measured.values}.items():
@@ -153,11 +153,6 @@ class _Walk:
         return measured
 
     # --- tensors ---
-
-    def _in_layer(self, unit: Sequence[str]) -> bool:
-        return (
-            any(unit in units for units in self.plan.layers.values()) if unit[0].startswith("model.layers.") else False
-        )
 
     def _copy(self, name: str) -> None:
         for first, rows in self.plan.rows(name, self.how.chunk_bytes):
@@ -174,17 +169,17 @@ class _Walk:
 
     def _write(self, number: int, tensors: Mapping[str, NDArray[Any]], measured: Measured) -> None:
         with self.report.phase("write"):
-            amax = _input_amax(number, measured)
+            amax = _input_amax(f"{self.plan.stack}.{number}", measured)
             for unit in self.plan.layers[number]:
                 if self.plan.quantizes(unit[0]):
                     self._quantize(unit, tensors, amax)
                 else:
                     self.writer.write(unit[0], tensors[unit[0]])
                 for name, magnitude in zip(
-                    self.plan.cache_scales(unit[0]), (measured.keys, measured.values), strict=False
+                    self.plan.cache_scales(unit), (measured.keys, measured.values), strict=False
                 ):
                     self.writer.write(name, np.array(_cache_scale(magnitude)))
-            self.report.layer(number, measured)
+            self.report.layer(f"{self.plan.stack}.{number}", measured)
 
     def _quantize(
         self, group: Sequence[str], tensors: Mapping[str, NDArray[Any]], inputs: Mapping[tuple[str, Any], float]
@@ -211,11 +206,11 @@ class _Walk:
                 self.writer.write(f"{module}.input_scale", np.array(entry.input_scale))
 
 
-def _input_amax(number: int, measured: Measured) -> dict[tuple[str, Any], float]:
+def _input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
     """Return the largest input of each group of modules that share its scale: the same for all experts of a layer."""
     found: dict[tuple[str, Any], float] = {}
     for module, amax in measured.inputs.items():
-        group = layout.input_group(f"model.layers.{number}.{module}")
+        group = layout.input_group(f"{layer}.{module}")
         found[group] = max(found.get(group, 0.0), amax)
     return found
 

@@ -1,8 +1,7 @@
-"""What a model's tensors are called, which of them are quantized and which belong together.
+"""Which tensors of a model are quantized, which of them belong together, and what they become.
 
-Names, shapes and fusion follow from the architecture in `config.json`. All architectures known here are built like
-Llama: a stack of layers with `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`. Some store projections that
-engines fuse as one matrix already, some have many experts in place of one MLP.
+What there is to quantize follows from the architecture, see `architectures`; which of it stays as it is follows from
+ModelOpt's default rules and the recipe.
 """
 
 from __future__ import annotations
@@ -10,219 +9,74 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.quantization import architectures
+from orchestrator.quantization.architectures import ARCHITECTURES, HEAD, architecture_of
 from orchestrator.quantization.formats import nvfp4
 from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
-EMBEDDING = "model.embed_tokens"
-HEAD = "lm_head"
+    from orchestrator.quantization.architectures import Config
 
-# Engines load these as one matrix, with one scale: TensorRT-LLM asserts that the scales of the parts are equal.
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+__all__ = ["ARCHITECTURES", "HEAD", "architecture_of"]
 
-_GATED = ("gate_proj", "up_proj")
+# Modules that share `weight_scale_2`, because engines load them as one matrix: TensorRT-LLM asserts that the scales of
+# the parts are equal. A latent attention's first projections are such a matrix too.
+_FUSED = (
+    ("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+)
 
-# Routers choose experts; their matrices are small and decide much. As ModelOpt's default recipes name them.
-_ROUTERS = ("*.mlp.gate", "*.block_sparse_moe.gate")
+# Where attention and MLP are fed by one norm, ModelOpt lets the first projections of both share `weight_scale_2`; it
+# looks at who gets the same tensor. Engines do not fuse these, so the module is by itself where it is fused elsewhere.
+_SAME_INPUT = {("mlp", "fc1"): ("self_attn", _FUSED[0])}
+
+# What ModelOpt's default recipes leave alone wherever it occurs, of what architectures known here have: routers, which
+# choose experts; and small parts of layers that keep a state, on which everything after them depends.
+_SENSITIVE = (
+    "*.mlp.gate",
+    "*.block_sparse_moe.gate",
+    "*.mixer.gate",
+    "*.mlp.shared_expert_gate",
+    "*.conv1d",
+    "*.linear_attn.in_proj_a*",
+    "*.linear_attn.in_proj_b*",
+)
 
 ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
 """Ways of ModelOpt to quantize whose tensors are known here."""
 
 _STORED_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_MATRIX = 2
+"""A linear module's weight has outputs and inputs."""
 
 
-@dataclass(frozen=True)
-class Experts:
-    """What many small MLPs in place of one are called."""
-
-    block: str
-    """The module of a layer that holds the router `gate` and `experts.0`, `experts.1`, …"""
-    gate: str
-    up: str
-    down: str
-    count: tuple[str, ...]
-    """The keys of the configuration that may say how many there are."""
-    size: str
-    """The key that says how many inner numbers each has."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How one class of models differs from Llama."""
-
-    attention_bias: Callable[[Mapping[str, Any]], tuple[str, ...]]
-    """From the configuration, the projections of the attention that have a bias."""
-    query_key_norm: bool = False
-    """Queries and keys are normalized per head."""
-    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    """Of the numbers between the parts of a layer."""
-    fused: bool = False
-    """Queries, keys and values are one matrix, gate and up are another."""
-    experts: Experts | None = None
-    tied: bool = False
-    """The head is the embedding where the configuration does not say."""
-    scaled_embedding: bool = False
-    """The embedding is a class of its own, which ModelOpt does not list among what is not quantized."""
-
-
-def _biased_if_configured(config: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("q_proj", "k_proj", "v_proj", "o_proj") if config.get("attention_bias") else ()
-
-
-def _unbiased(config: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG001 - one of several rules
-    return ()
-
-
-def _biased_inputs(config: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ARG001 - one of several rules
-    return ("q_proj", "k_proj", "v_proj")
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "LlamaForCausalLM": Architecture(_biased_if_configured),
-    "MistralForCausalLM": Architecture(_unbiased),
-    "Qwen2ForCausalLM": Architecture(_biased_inputs),
-    "Qwen3ForCausalLM": Architecture(_biased_if_configured, query_key_norm=True),
-    "Qwen3MoeForCausalLM": Architecture(
-        _biased_if_configured,
-        query_key_norm=True,
-        experts=Experts(
-            "mlp", "gate_proj", "up_proj", "down_proj", ("num_experts", "num_local_experts"), "moe_intermediate_size"
-        ),
-    ),
-    "MixtralForCausalLM": Architecture(
-        _unbiased, experts=Experts("block_sparse_moe", "w1", "w3", "w2", ("num_local_experts",), "intermediate_size")
-    ),
-    "Gemma3ForCausalLM": Architecture(
-        _biased_if_configured,
-        query_key_norm=True,
-        norms=(
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ),
-        tied=True,
-        scaled_embedding=True,
-    ),
-    "Phi3ForCausalLM": Architecture(_unbiased, fused=True),
-}
-
-
-def architecture_of(config: Mapping[str, Any]) -> str:
-    """Return the architecture that a `config.json` declares, known here or not.
-
-    Raises:
-        CheckpointError: It does not declare exactly one.
-    """
-    declared = config.get("architectures")
-    if not isinstance(declared, list) or len(declared) != 1 or not isinstance(declared[0], str):
-        message = f"config.json: architectures: found {declared!r}, expected a list with one name"
-        raise CheckpointError(message)
-    return declared[0]
-
-
-def expected_tensors(config: Mapping[str, Any]) -> dict[str, TensorSpec]:
+def expected_tensors(config: Config) -> dict[str, TensorSpec]:
     """Return every tensor that an unquantized checkpoint of this configuration has, by name.
 
     Raises:
         CheckpointError: The architecture is not known, or the configuration lacks a dimension.
     """
-    name = architecture_of(config)
-    if name not in ARCHITECTURES:
-        message = f"config.json: architectures: found {name}, whose tensors are not known here"
-        raise CheckpointError(message, hint=f"Known architectures: {', '.join(ARCHITECTURES)}.")
+    architecture = architectures.known(config)
     dtype = _stored_type(config)
-    return {name: TensorSpec(name, dtype, shape) for name, shape in _shapes(ARCHITECTURES[name], config).items()}
+    return {
+        name: TensorSpec(name, "F32" if name.rpartition(".")[2] in architecture.in_fp32 else dtype, shape)
+        for name, shape in architecture.tensors(config).items()
+    }
 
 
-def _stored_type(config: Mapping[str, Any]) -> str:
+def _stored_type(config: Config) -> str:
     # transformers 5 says dtype, 4 said torch_dtype; either defaults to FP32.
     declared = config.get("dtype") or config.get("torch_dtype") or "float32"
     if declared not in _STORED_TYPES:
         message = f"config.json: dtype: found {declared!r}, expected one of {', '.join(_STORED_TYPES)}"
         raise CheckpointError(message)
     return _STORED_TYPES[declared]
-
-
-def _shapes(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, vocabulary = _dimension(config, "hidden_size"), _dimension(config, "vocab_size")
-    shapes: dict[str, tuple[int, ...]] = {f"{EMBEDDING}.weight": (vocabulary, hidden)}
-    for layer in range(_dimension(config, "num_hidden_layers")):
-        for name, shape in _layer_shapes(architecture, config, layer).items():
-            shapes[f"model.layers.{layer}.{name}"] = shape
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings", architecture.tied):
-        shapes[f"{HEAD}.weight"] = (vocabulary, hidden)
-    return shapes
-
-
-def _layer_shapes(architecture: Architecture, config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
-    hidden = _dimension(config, "hidden_size")
-    attention, head = _attention_shapes(architecture, config)
-    shapes: dict[str, tuple[int, ...]] = {f"self_attn.{name}.weight": shape for name, shape in attention.items()}
-    shapes.update(_mlp_shapes(architecture, config, layer))
-    shapes.update({f"{norm}.weight": (hidden,) for norm in architecture.norms})
-    for name in architecture.attention_bias(config):
-        shapes[f"self_attn.{name}.bias"] = attention[name][:1]
-    if architecture.query_key_norm:
-        shapes.update({"self_attn.q_norm.weight": (head,), "self_attn.k_norm.weight": (head,)})
-    return shapes
-
-
-def _attention_shapes(architecture: Architecture, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Return the projections of the attention, and how many numbers one head has."""
-    hidden, heads = _dimension(config, "hidden_size"), _dimension(config, "num_attention_heads")
-    key_heads = _dimension(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
-    head = _dimension(config, "head_dim") if config.get("head_dim") else hidden // heads
-    inputs: dict[str, tuple[int, ...]] = {
-        "q_proj": (heads * head, hidden),
-        "k_proj": (key_heads * head, hidden),
-        "v_proj": (key_heads * head, hidden),
-    }
-    if architecture.fused:
-        inputs = {"qkv_proj": ((heads + 2 * key_heads) * head, hidden)}
-    return {**inputs, "o_proj": (hidden, heads * head)}, head
-
-
-def _mlp_shapes(architecture: Architecture, config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
-    hidden = _dimension(config, "hidden_size")
-    experts = architecture.experts
-    if experts and _has_experts(config, layer):
-        said = next((key for key in experts.count if key in config), experts.count[0])
-        inner, count = _dimension(config, experts.size), _dimension(config, said)
-        router: dict[str, tuple[int, ...]] = {f"{experts.block}.gate.weight": (count, hidden)}
-        parts = {experts.gate: (inner, hidden), experts.up: (inner, hidden), experts.down: (hidden, inner)}
-        return router | {
-            f"{experts.block}.experts.{number}.{name}.weight": shape
-            for number in range(count)
-            for name, shape in parts.items()
-        }
-    inner = _dimension(config, "intermediate_size")
-    inputs = {"gate_up_proj": (2 * inner, hidden)} if architecture.fused else dict.fromkeys(_GATED, (inner, hidden))
-    mlp: dict[str, tuple[int, ...]] = {**inputs, "down_proj": (hidden, inner)}
-    shapes = {f"mlp.{name}.weight": shape for name, shape in mlp.items()}
-    if config.get("mlp_bias"):
-        shapes.update({f"mlp.{name}.bias": shape[:1] for name, shape in mlp.items()})
-    return shapes
-
-
-def _has_experts(config: Mapping[str, Any], layer: int) -> bool:
-    """Say whether a layer of a model with experts has them: some configurations leave layers out."""
-    dense = config.get("mlp_only_layers") or []
-    return layer not in dense and (layer + 1) % int(config.get("decoder_sparse_step") or 1) == 0
-
-
-def _dimension(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or value < 1:
-        message = f"config.json: {key}: found {value!r}, expected a whole number from 1"
-        raise CheckpointError(message)
-    return value
 
 
 def is_redundant(name: str, expected: Container[str]) -> bool:
@@ -238,19 +92,24 @@ def linears(tensors: Iterable[TensorSpec]) -> list[str]:
     """Return the modules whose weights can be quantized: the matrices, other than embedding and head, in order.
 
     The embedding is a table, not a matrix product, and a quantized head breaks several versions of the engines;
-    ModelOpt's default recipes leave both alone as well, and routers. (Its other default exclusions are of vision towers
-    and state-space layers, which no architecture known here has.)
+    ModelOpt's default recipes leave both alone as well, and what is sensitive, see above. (Its other default exclusions
+    are of vision towers, which no architecture known here has.)
     """
-    return [module for module in _matrices(tensors) if not matches(module, _ROUTERS)]
+    specs = {spec.name.removesuffix(".weight"): spec for spec in tensors if _is_weight(spec)}
+    modules = [module for module, spec in specs.items() if len(spec.shape) == _MATRIX and not _is_table(module)]
+    return [module for module in modules if not matches(module, _SENSITIVE)]
 
 
-def _matrices(tensors: Iterable[TensorSpec]) -> list[str]:
-    modules = (tensor.name.removesuffix(".weight") for tensor in tensors if _is_matrix(tensor))
-    return [module for module in modules if module not in (EMBEDDING, HEAD)]
+def _is_weight(tensor: TensorSpec) -> bool:
+    """Say whether a tensor is the weight of a linear module, a convolution or an embedding."""
+    return tensor.name.endswith(".weight") and len(tensor.shape) >= _MATRIX
 
 
-def _is_matrix(tensor: TensorSpec) -> bool:
-    return tensor.name.endswith(".weight") and len(tensor.shape) == 2  # noqa: PLR2004 - out and in
+def _is_table(module: str) -> bool:
+    return module == HEAD or module in _EMBEDDINGS
+
+
+_EMBEDDINGS = frozenset(architecture.embedding for architecture in ARCHITECTURES.values())
 
 
 @dataclass(frozen=True)
@@ -258,9 +117,9 @@ class Selection:
     """Which linear modules of a model are quantized."""
 
     groups: tuple[tuple[str, ...], ...]
-    """Quantized modules in order; those of one group are fused by engines and share `weight_scale_2`."""
+    """Quantized modules in order; those of one group share `weight_scale_2`."""
     excluded: tuple[str, ...]
-    """Linear modules that stay as they are, with embedding and head."""
+    """Modules with a weight that stay as they are, with embedding and head."""
 
     @property
     def quantized(self) -> frozenset[str]:
@@ -268,24 +127,27 @@ class Selection:
         return frozenset(module for group in self.groups for module in group)
 
 
-def select(tensors: Sequence[TensorSpec], exclude: Sequence[str] = ()) -> Selection:
+def select(
+    tensors: Sequence[TensorSpec], exclude: Sequence[str] = (), untouched: Container[str] = frozenset()
+) -> Selection:
     """Choose what is quantized.
 
     Args:
         tensors: The unquantized model's.
         exclude: Shell patterns (`*`, `?`, `[…]`) of module names, such as `model.layers.0.*`, that stay as they are.
+        untouched: Names of tensors that stay as they are whatever they are called.
 
     Raises:
         RecipeInvalidError: A pattern matches nothing, or only a part of what engines fuse.
     """
-    modules = linears(tensors)
+    modules = linears(tensor for tensor in tensors if tensor.name not in untouched)
+    all_modules = [tensor.name.removesuffix(".weight") for tensor in tensors if _is_weight(tensor)]
     for pattern in exclude:
-        if not any(matches(module, [pattern]) for module in (*modules, EMBEDDING, HEAD)):
+        if not any(matches(module, [pattern]) for module in (*all_modules, HEAD)):
             message = f"quantization.exclude: {pattern!r} matches no linear module of this model"
             raise RecipeInvalidError(message, hint=f"Modules are called like {modules[0] if modules else HEAD}.")
     quantized = [module for module in modules if not matches(module, exclude)]
-    groups = fusion_groups(modules)
-    for group in groups:
+    for group in fusion_groups(modules):
         kept = [module for module in group if module not in quantized]
         if 0 < len(kept) < len(group):
             message = (
@@ -293,9 +155,10 @@ def select(tensors: Sequence[TensorSpec], exclude: Sequence[str] = ()) -> Select
                 f" {', '.join(group)} is quantized; engines fuse these into one matrix"
             )
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
+    chosen = frozenset(quantized)
     return Selection(
-        groups=tuple(group for group in groups if group[0] in quantized),
-        excluded=(EMBEDDING, *(module for module in _matrices(tensors) if module not in quantized), HEAD),
+        groups=tuple(sharing_groups(quantized)),
+        excluded=tuple(dict.fromkeys([*(module for module in all_modules if module not in chosen), HEAD])),
     )
 
 
@@ -306,12 +169,31 @@ def matches(module: str, patterns: Iterable[str]) -> bool:
 
 def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
     """Gather modules that engines fuse: q, k and v; gate and up. Others are groups of one."""
+    return _gathered(modules, _fused)
+
+
+def sharing_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
+    """Gather modules that share `weight_scale_2`: what engines fuse, and what ModelOpt takes for that."""
+    return _gathered(modules, _fed_alike)
+
+
+def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for module in modules:
-        parent, _, leaf = module.rpartition(".")
-        kind = next((names for names in _FUSED if leaf in names), (leaf,))
-        groups.setdefault((parent, kind), []).append(module)
+        groups.setdefault(key(module), []).append(module)
     return [tuple(group) for group in groups.values()]
+
+
+def _fused(module: str) -> tuple[str, tuple[str, ...]]:
+    """Name what a module is fused into: its parent, and the kind of projection."""
+    parent, _, leaf = module.rpartition(".")
+    return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
+
+
+def _fed_alike(module: str) -> tuple[str, tuple[str, ...]]:
+    layer, _, block = module.rpartition(".")[0].rpartition(".")
+    other = _SAME_INPUT.get((block, module.rpartition(".")[2]))
+    return _fused(module) if other is None else (f"{layer}.{other[0]}", other[1])
 
 
 def input_group(module: str) -> tuple[str, tuple[str, ...]]:
@@ -320,14 +202,14 @@ def input_group(module: str) -> tuple[str, tuple[str, ...]]:
     Returns:
         The parent module, without the number of an expert, and the kind of projection; equal for those that share.
     """
-    parent, _, leaf = module.rpartition(".")
-    return re.sub(r"\.experts\.\d+$", ".experts", parent), next((kind for kind in _FUSED if leaf in kind), (leaf,))
+    parent, kind = _fed_alike(module)
+    return re.sub(r"\.experts\.\d+$", ".experts", parent), kind
 
 
-def listed_exclusions(config: Mapping[str, Any], excluded: Iterable[str]) -> list[str]:
+def listed_exclusions(config: Config, excluded: Iterable[str]) -> list[str]:
     """Return which of the modules that stay as they are ModelOpt lists."""
-    architecture = ARCHITECTURES[architecture_of(config)]
-    return [module for module in excluded if not (architecture.scaled_embedding and module == EMBEDDING)]
+    architecture = architectures.known(config)
+    return [module for module in excluded if not (architecture.scaled_embedding and module == architecture.embedding)]
 
 
 def quantized_specs(weight: TensorSpec, algorithm: str) -> list[TensorSpec]:

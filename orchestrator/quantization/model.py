@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from orchestrator.errors import CheckpointError, DependencyMissingError
-from orchestrator.quantization.layout import EMBEDDING, HEAD
+from orchestrator.quantization.architectures import HEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,14 +35,15 @@ _ATTENTION = "orchestrator"
 # What modules are called in a checkpoint and, in newer versions of transformers, in the model.
 _RENAMED = (("block_sparse_moe.", "mlp."),)
 
-# Where the projections of an expert lie in the parameters that newer versions of transformers gather them in.
+# Where the projections of an expert lie in the parameters that newer versions of transformers gather them in: the
+# parameter and which half of its rows. Experts without a gate have the last.
 _GATHERED = {
-    "gate_proj": ("gate_up_proj", 0),
-    "w1": ("gate_up_proj", 0),
-    "up_proj": ("gate_up_proj", 1),
-    "w3": ("gate_up_proj", 1),
-    "down_proj": ("down_proj", None),
-    "w2": ("down_proj", None),
+    "gate_proj": (("gate_up_proj", 0),),
+    "w1": (("gate_up_proj", 0),),
+    "up_proj": (("gate_up_proj", 1), ("up_proj", None)),
+    "w3": (("gate_up_proj", 1),),
+    "down_proj": (("down_proj", None),),
+    "w2": (("down_proj", None),),
 }
 
 Tensors = Mapping[str, "NDArray[Any]"]
@@ -105,16 +106,16 @@ class LayeredModel:
         """
         torch, transformers = library("torch"), library("transformers")
         made = cls(torch, None, device)
-        _register_attention(made._attended)
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
             config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
             with _parameters_without_memory(torch):
-                made.model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=_ATTENTION)
+                made.model = transformers.AutoModelForCausalLM.from_config(config)
         except (ValueError, KeyError, OSError, ImportError) as error:
             message = f"{folder}: transformers {transformers.__version__} cannot build this model: {error}"
             raise CheckpointError(message) from error
         made.model.eval()
+        made._watch_attention()
         for module in made.model.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no other way to replace one
                 if buffer is not None:
@@ -131,7 +132,7 @@ class LayeredModel:
         """Turn tokens into what the first layer gets, and learn what else each layer gets."""
         torch = self.torch
         self.hidden, self._calls = [], [[] for _ in self.layers]
-        module = self.model.get_submodule(EMBEDDING)
+        module = self.model.get_input_embeddings()
         self._fill(module, {"weight": embedding})
         shared = _Shared(torch)
         tupled = library("transformers").__version__.startswith("4.")
@@ -189,15 +190,21 @@ class LayeredModel:
             model does to them.
         """
         torch, base = self.torch, self.model.base_model
-        (norm,) = (name.rpartition(".")[0] for name in tensors if not name.startswith((EMBEDDING, HEAD)))
-        weight = tensors.get(f"{HEAD}.weight", tensors.get(f"{EMBEDDING}.weight"))
-        filled = [(self.model.get_submodule(norm), tensors[f"{norm}.weight"]), (self.model.get_submodule(HEAD), weight)]
-        for module, array in filled:
-            self._fill(module, {"weight": array})
+        head = {name.removeprefix(f"{HEAD}."): array for name, array in tensors.items() if name.startswith(f"{HEAD}.")}
+        vectors = {name: array for name, array in tensors.items() if array.ndim == 1 and not name.startswith(HEAD)}
+        (table,) = [array for name, array in tensors.items() if array.ndim > 1 and not name.startswith(HEAD)] or [None]
+        (last,) = {name.rpartition(".")[0] for name in vectors}
+        norm = base.get_submodule(last.partition(".")[2])  # the base model is called otherwise in some checkpoints
+        filled = [
+            (norm, {name.removeprefix(f"{last}."): array for name, array in vectors.items()}),
+            (self.model.get_submodule(HEAD), {"weight": table, **head}),
+        ]
+        for module, parts in filled:
+            self._fill(module, parts)
         outputs: Any = library("transformers.modeling_outputs").MoeModelOutputWithPast
 
         def logits(hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
-            base.forward = lambda *_, **__: outputs(last_hidden_state=filled[0][0](hidden))
+            base.forward = lambda *_, **__: outputs(last_hidden_state=norm(hidden))
             tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
             return self.model(input_ids=tokens, use_cache=False).logits
 
@@ -260,6 +267,12 @@ class LayeredModel:
             return (hidden,) if tupled else hidden
 
         return forward
+
+    def _watch_attention(self) -> None:
+        """Have the model's attention, the one that transformers chose for it, show keys and values."""
+        config = self.model.config
+        _register_attention(config._attn_implementation, self._attended)  # noqa: SLF001 - nothing else says it
+        config._attn_implementation = _ATTENTION  # noqa: SLF001
 
     def _attended(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
         return self._cache(keys, values) if self._cache else (keys, values)
@@ -378,9 +391,9 @@ def gather(names: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Any]) 
             continue
         before, _, rest = known.partition(".experts.")
         number, _, leaf = rest.removesuffix(".weight").partition(".")
-        target, half = _GATHERED.get(leaf, ("", None))
-        parameter = f"{before}.experts.{target}"
-        if parameter not in parameters:
+        candidates = [(f"{before}.experts.{target}", half) for target, half in _GATHERED.get(leaf, ())]
+        parameter, half = next((found for found in candidates if found[0] in parameters), ("", None))
+        if not parameter:
             message = f"{name}: this transformers has no place for it in the layer"
             raise CheckpointError(message)
         rows = slice(None) if half is None else slice(half * shape[0], (half + 1) * shape[0])
@@ -505,11 +518,12 @@ def _watch_experts(torch: Any, experts: Any, prefix: str, eyes: _Eyes) -> Any:  
     """Watch, or replace, each expert of a module that gathers them; its forward is put back by deleting ours."""
     forward = experts.forward
     leaves = ("w1", "w3", "w2") if prefix.startswith("block_sparse_moe") else ("gate_proj", "up_proj", "down_proj")
-    first, second = experts.gate_up_proj, experts.down_proj
+    gated = hasattr(experts, "gate_up_proj")
+    first, second = experts.gate_up_proj if gated else experts.up_proj, experts.down_proj
 
     def names_of(weight: Any) -> list[str]:  # noqa: ANN401 - a tensor of torch
         storage = weight.untyped_storage().data_ptr()
-        for whole, names in ((first, leaves[:2]), (second, leaves[2:])):
+        for whole, names in ((first, leaves[:2] if gated else leaves[1:2]), (second, leaves[2:])):
             if storage == whole.untyped_storage().data_ptr():
                 number = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
                 return [f"{prefix}.{number}.{name}" for name in names]
@@ -540,17 +554,26 @@ def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
     return float(tensor.abs().amax())
 
 
-def _register_attention(attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:
-    """Give transformers an attention that asks `attended` what to see of keys and values, after their rotation."""
+def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+    """Give transformers an attention that asks `attended` what to see of keys and values, after their rotation.
+
+    Args:
+        chosen: What then attends: an implementation that transformers shares, or `eager`, of which each model has its
+            own, because the others cannot do what it needs (cap scores, sinks).
+        attended: Is shown keys and values, and says which to use.
+    """
     models: Any = library("transformers.modeling_utils")
     masks: Any = library("transformers.masking_utils")
-    functions = models.ALL_ATTENTION_FUNCTIONS
 
     def attend(module: Any, queries: Any, keys: Any, values: Any, mask: Any, **options: Any) -> Any:  # noqa: ANN401 - of torch
-        return functions["sdpa"](module, queries, *attended(keys, values), mask, **options)
+        if chosen == "eager":
+            function = library(type(module).__module__).eager_attention_forward
+        else:
+            function = models.ALL_ATTENTION_FUNCTIONS[chosen]
+        return function(module, queries, *attended(keys, values), mask, **options)
 
     models.AttentionInterface.register(_ATTENTION, attend)
-    masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS[chosen])
 
 
 def library(name: str) -> Any:  # noqa: ANN401 - a library without types here

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
-from orchestrator.quantization import configs, layout
+from orchestrator.quantization import architectures, configs, layout
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
@@ -40,7 +39,9 @@ _COMPANIONS = (
 )
 
 _FLOATS = ("BF16", "F16", "F32")
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
+# Where keys are made; the scales of keys and values are written beside it.
+_KEYS = ("k_proj", "qkv_proj", "kv_a_proj_with_mqa")
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,23 @@ class Plan:
             message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
             hint = "A checkpoint that is quantized already is served as it is: method none."
             raise CheckpointError(message, hint=hint)
-        expected = layout.expected_tensors(config)
+        architecture, expected = architectures.known(config), layout.expected_tensors(config)
         kept = [name for name in checkpoint.tensors if not layout.is_redundant(name, expected)]
-        _check_tensors(checkpoint, kept, expected)
-        selection = layout.select([checkpoint.tensors[name] for name in kept], exclude)
+        further = frozenset(name for name in kept if architecture.is_further(config, name))
+        _check_tensors(checkpoint, [name for name in kept if name not in further], expected)
+        selection = layout.select([checkpoint.tensors[name] for name in kept], exclude, further)
         declared = config.get("dtype") or config.get("torch_dtype")
-        types = {name: (expected if declared else checkpoint.tensors)[name].dtype for name in kept}
-        plan = cls(checkpoint, config, scheme, selection, _units(kept, selection), tuple(exclude), kv_cache, types)
+        types = {name: (expected.get(name) if declared else None) or checkpoint.tensors[name] for name in kept}
+        plan = cls(
+            checkpoint,
+            config,
+            scheme,
+            selection,
+            _units(kept, selection),
+            tuple(exclude),
+            kv_cache,
+            {name: spec.dtype for name, spec in types.items()},
+        )
         plan._check_weights()
         return plan
 
@@ -94,7 +105,7 @@ class Plan:
         """What each unit leaves."""
         return [
             [spec for name in unit for spec in self._output(name)]
-            + [TensorSpec(name, "F32", ()) for name in self.cache_scales(unit[0])]
+            + [TensorSpec(name, "F32", ()) for name in self.cache_scales(unit)]
             for unit in self.units
         ]
 
@@ -103,7 +114,7 @@ class Plan:
         """The units of each layer."""
         found: dict[int, list[tuple[str, ...]]] = {}
         for unit in self.units:
-            number = layer_of(unit[0])
+            number = self.layer_of(unit[0])
             if number is not None:
                 found.setdefault(number, []).append(unit)
         return dict(sorted(found.items()))
@@ -120,20 +131,38 @@ class Plan:
         write_json(output / configs.CONFIG, configs.quantized_config(self.config, algorithm, excluded, self.kv_cache))
         write_json(output / configs.QUANT_CONFIG, configs.hf_quant_config(algorithm, excluded, self.kv_cache))
 
-    def cache_scales(self, name: str) -> tuple[str, ...]:
-        """Return the scales of keys and values for the tensor that they are written beside; none for all others.
+    def layer_of(self, name: str) -> int | None:
+        """Return the number of the layer that a tensor belongs to."""
+        return self.architecture.layer_of(self.config, name)
 
-        They are called after the projections of keys and values even where these are one matrix. ModelOpt leaves them
-        out where a pattern excludes the whole attention.
+    @cached_property
+    def architecture(self) -> architectures.Architecture:
+        """What the configuration declares."""
+        return architectures.known(self.config)
+
+    @property
+    def stack(self) -> str:
+        """What stands before the number of a layer in a name."""
+        return self.architecture.stack
+
+    @property
+    def embedding(self) -> str:
+        """The table of tokens."""
+        return f"{self.architecture.embedding}.weight"
+
+    def cache_scales(self, unit: Sequence[str]) -> tuple[str, ...]:
+        """Return the scales of keys and values for the unit that they are written beside; none for all others.
+
+        They are called after the projections of keys and values even where these are one matrix, or come out of a
+        latent one. ModelOpt leaves them out where a pattern excludes the whole attention.
         """
-        attention, _, leaf = name.rpartition(".self_attn.")
-        if self.kv_cache == "none" or leaf not in ("k_proj.weight", "qkv_proj.weight"):
+        modules = [name.removesuffix(".weight").rpartition(".") for name in unit]
+        attention = next((parent for parent, _, leaf in modules if leaf in _KEYS), None)
+        if self.kv_cache == "none" or attention is None or self.layer_of(unit[0]) is None:
             return ()
-        if layout.matches(
-            f"{attention}.self_attn.k_bmm_quantizer", [f"{pattern}*quantizer" for pattern in self.exclude]
-        ):
+        if layout.matches(f"{attention}.k_bmm_quantizer", [f"{pattern}*quantizer" for pattern in self.exclude]):
             return ()
-        return (f"{attention}.self_attn.k_proj.k_scale", f"{attention}.self_attn.v_proj.v_scale")
+        return (f"{attention}.k_proj.k_scale", f"{attention}.v_proj.v_scale")
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
         """Read a tensor, or some of its rows, as the type that it is to have."""
@@ -178,12 +207,6 @@ def scheme_named(number_format: str, *, shared_scales: bool = False) -> Scheme:
     if shared_scales and number_format == "fp8":
         return Fp8(shared=True)
     return scheme
-
-
-def layer_of(name: str) -> int | None:
-    """Return the number of the layer that a tensor belongs to."""
-    found = _LAYER.match(name)
-    return int(found.group(1)) if found else None
 
 
 def _units(kept: Sequence[str], selection: layout.Selection) -> tuple[tuple[str, ...], ...]:

@@ -73,7 +73,7 @@ class Report:
     number_format: str
     kv_cache: str
     tensors: dict[str, TensorReport] = field(default_factory=dict)
-    experts: dict[int, dict[str, int]] = field(default_factory=dict)
+    experts: dict[str, dict[str, int]] = field(default_factory=dict)
     """For each layer with experts, how many tokens reached each; those that none reached are there with 0."""
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_read: int = 0
@@ -85,16 +85,16 @@ class Report:
         entry = self.tensors[module] = TensorReport(module, scheme, scale)
         return entry
 
-    def layer(self, number: int, measured: Measured) -> None:
+    def layer(self, layer: str, measured: Measured) -> None:
         """Add how often each expert of a written layer was reached."""
-        prefix = f"model.layers.{number}."
+        prefix = f"{layer}."
         there = [module for module in self.tensors if module.startswith(prefix) and ".experts." in module]
         hits: dict[str, int] = {}
         for module in there:
             expert = module.removeprefix(prefix).rpartition(".")[0]
             hits[expert] = max(hits.get(expert, 0), measured.tokens.get(module.removeprefix(prefix), 0))
         if hits:
-            self.experts[number] = hits
+            self.experts[layer] = hits
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -120,7 +120,7 @@ class Report:
             },
             "experts": {
                 "unreached": unreached,
-                "tokens": {f"model.layers.{number}": hits for number, hits in self.experts.items()},
+                "tokens": self.experts,
             },
             "tensors": entries,
         }

@@ -5,28 +5,34 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.files import write_json
+from orchestrator.quantization.onepass import quantize_checkpoint
 from orchestrator.quantization.samples import Batch
+from orchestrator.quantization.schemes import SCHEMES
 
 
 def main(request: Path) -> None:
     for model in json.loads(request.read_text()):
         batches = [Batch(np.array(b["input_ids"]), np.array(b["attention_mask"])) for b in model["batches"]]
         for export in model["exports"]:
-            output = Path(export["ours"])
-            report = quantize_calibrated(
-                Path(model["source"]),
-                output,
-                batches,
-                number_format=export["format"],
-                kv_cache=export["kv_cache"],
-                exclude=export["exclude"],
-            )
-            write_json(output / "quantization.json", report.document())
+            quantize(Path(model["source"]), export, batches)
+
+
+def quantize(source: Path, export: dict[str, Any], batches: list[Batch]) -> None:
+    output, exclude = Path(export["ours"]), export["exclude"]
+    number_format, kv_cache = export["format"], export["kv_cache"]
+    if not SCHEMES[number_format].calibrated and kv_cache == "none":
+        quantize_checkpoint(source, output, number_format=number_format, exclude=exclude)
+        return
+    report = quantize_calibrated(
+        source, output, batches, number_format=number_format, kv_cache=kv_cache, exclude=exclude
+    )
+    write_json(output / "quantization.json", report.document())
 
 
 if __name__ == "__main__":

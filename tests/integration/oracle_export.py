@@ -50,7 +50,8 @@ def calibrate(request: dict[str, Any]) -> None:
 
     Args:
         request: `source`, which is made here where `config` names a class; `batches`, each with `input_ids` and
-            `attention_mask`; `exports`, each with `output`, `format` (nvfp4 or fp8), `kv_cache` and `exclude`.
+            `attention_mask`; `exports`, each with `output`, `format` (nvfp4, w4a16_nvfp4 or fp8), `kv_cache` and
+            `exclude`.
     """
     import modelopt.torch.quantization as mtq  # noqa: PLC0415 - takes seconds
     from modelopt.torch.export import export_hf_checkpoint  # noqa: PLC0415
@@ -63,9 +64,10 @@ def calibrate(request: dict[str, Any]) -> None:
         for batch in batches:
             model(**batch, use_cache=False)
 
+    formats = {"nvfp4": mtq.NVFP4_DEFAULT_CFG, "w4a16_nvfp4": mtq.W4A16_NVFP4_CFG, "fp8": mtq.FP8_DEFAULT_CFG}
     for wanted in request["exports"]:
         model = AutoModelForCausalLM.from_pretrained(request["source"], dtype="auto", device_map="cpu").eval()
-        config = copy.deepcopy({"nvfp4": mtq.NVFP4_DEFAULT_CFG, "fp8": mtq.FP8_DEFAULT_CFG}[wanted["format"]])
+        config = copy.deepcopy(formats[wanted["format"]])
         if wanted["kv_cache"] == "fp8":
             config["quant_cfg"] += copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])
         config["quant_cfg"] += [

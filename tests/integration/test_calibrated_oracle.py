@@ -8,8 +8,9 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.quantization import quality
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
+from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
 
@@ -29,50 +31,8 @@ _ROOT = Path(__file__).parents[2]
 _HERE = Path(__file__).parent
 _WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
 
-_SIZES: Mapping[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-
-FAMILIES: Mapping[str, Mapping[str, Any]] = {
-    "Llama": {"class": "LlamaConfig"},
-    "Mistral": {"class": "MistralConfig", "sliding_window": 16},
-    "Qwen2": {"class": "Qwen2Config"},
-    "Qwen3": {"class": "Qwen3Config", "head_dim": 16, "tie_word_embeddings": True},
-    "Qwen3-MoE": {
-        "class": "Qwen3MoeConfig",
-        "head_dim": 16,
-        "num_experts": 8,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "mlp_only_layers": [1],
-    },
-    "Mixtral": {"class": "MixtralConfig", "num_local_experts": 4, "num_experts_per_tok": 2},
-    "Gemma 3": {
-        "class": "Gemma3TextConfig",
-        "head_dim": 16,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-    },
-    "Phi-3": {"class": "Phi3Config"},
-}
-"""As transformers configures them; layers differ where the family allows it."""
-
-FORMATS = {
-    "NVFP4": ("nvfp4", "none", ()),
-    "NVFP4 + FP8 KV": ("nvfp4", "fp8", ()),
-    "FP8": ("fp8", "none", ()),
-    "FP8 + FP8 KV": ("fp8", "fp8", ()),
-}
-_EXCLUDING = ("nvfp4", "fp8", ("model.layers.1.*",))
+_EXCLUDING = Format("nvfp4", "fp8")
+_WEIGHTS_AND_CACHE = Format("w4a16_nvfp4", "fp8")
 
 
 @dataclass(frozen=True)
@@ -90,7 +50,14 @@ class Environment:
 
     @property
     def variables(self) -> dict[str, str]:
-        return {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(_ROOT)}
+        """One thread each: these models are too small for more, and two of them run at once."""
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(_ROOT),
+        }
 
 
 @pytest.fixture(scope="session")
@@ -118,32 +85,42 @@ def _batches(samples: int) -> list[dict[str, list[list[int]]]]:
 
 @pytest.fixture(scope="session")
 def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every family in every format, twice: by ModelOpt and by us, one process each."""
+    """Every family in every format, twice: by ModelOpt and by us; half of them on each of two processors."""
     folder = tmp_path_factory.mktemp("families")
-    requests = [_request(folder, family, config, 3) for family, config in FAMILIES.items()]
+    requests = [_request(folder, name, family, 3) for name, family in FAMILIES.items()]
     few = _request(folder, "few", FAMILIES["Qwen3-MoE"], 0)
     few["batches"] = [{"input_ids": [[7, 8]], "attention_mask": [[1, 1]]}]
     excluding = _request(folder, "excluding", FAMILIES["Llama"], 2)
-    excluding["exports"] = [_export(folder, "excluding", "excluding", _EXCLUDING)]
-    file = folder / "requests.json"
-    file.write_text(json.dumps([*requests, few, excluding]))
-    environment.run(_HERE / "oracle_export.py", "calibrate", file)
-    environment.run(_HERE / "onepass_run.py", file)
+    excluding["exports"] = [
+        _export(folder, "excluding", "excluding", _EXCLUDING, "model.layers.1.*"),
+        _export(folder, "excluding", "weights and cache", _WEIGHTS_AND_CACHE),
+    ]
+    every = [*requests, few, excluding]
+    files = [folder / f"requests-{half}.json" for half in (0, 1)]
+    for half, file in enumerate(files):
+        file.write_text(json.dumps(every[half::2]))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(partial(_quantize_twice, environment), files))
     return folder
 
 
-def _request(folder: Path, name: str, config: Mapping[str, Any], samples: int) -> dict[str, Any]:
+def _quantize_twice(environment: Environment, requests: Path) -> None:
+    environment.run(_HERE / "oracle_export.py", "calibrate", requests)
+    environment.run(_HERE / "onepass_run.py", requests)
+
+
+def _request(folder: Path, name: str, family: Family, samples: int) -> dict[str, Any]:
     return {
         "source": str(folder / name / "source"),
-        "config": {**_SIZES, **config},
+        "config": {**SIZES, **family.config},
         "batches": _batches(samples),
         "exports": [_export(folder, name, label, wanted) for label, wanted in FORMATS.items()],
     }
 
 
-def _export(folder: Path, name: str, label: str, wanted: tuple[str, str, tuple[str, ...]]) -> dict[str, Any]:
+def _export(folder: Path, name: str, label: str, wanted: Format, *exclude: str) -> dict[str, Any]:
     places = {"output": str(folder / name / label / "theirs"), "ours": str(folder / name / label / "ours")}
-    return {**places, "format": wanted[0], "kv_cache": wanted[1], "exclude": list(wanted[2])}
+    return {**places, "format": wanted.number_format, "kv_cache": wanted.kv_cache, "exclude": list(exclude)}
 
 
 def _differences(one: Path, other: Path) -> list[str]:
@@ -160,17 +137,13 @@ def _described(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...],
 @pytest.mark.parametrize("label", FORMATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_in_every_format_is_what_modelopt_writes(quantized: Path, family: str, label: str) -> None:
-    _same(quantized / family / label)
+    _same(quantized / family / label, broken_list=FAMILIES[family].broken_list)
 
 
-def test_the_documentation_says_what_is_tested() -> None:
-    text = (_ROOT / "docs" / "explanation" / "quantization.md").read_text(encoding="utf-8")
-    table = ["| | " + " | ".join(FORMATS) + " |", "| --- |" + " --- |" * len(FORMATS)]
-    table += [f"| {family} |" + " equal |" * len(FORMATS) for family in FAMILIES]
-    assert "\n".join(table) in text
+_CALIBRATED = [label for label, wanted in FORMATS.items() if wanted.number_format != "w4a16_nvfp4"]
 
 
-@pytest.mark.parametrize("label", FORMATS)
+@pytest.mark.parametrize("label", _CALIBRATED)
 def test_experts_that_nothing_reached_are_what_modelopt_writes(quantized: Path, label: str) -> None:
     _same(quantized / "few" / label)
     experts = read_json(quantized / "few" / label / "ours" / "quantization.json")["experts"]
@@ -178,17 +151,27 @@ def test_experts_that_nothing_reached_are_what_modelopt_writes(quantized: Path, 
     assert set(experts["tokens"]) == {"model.layers.0", "model.layers.2"}
 
 
-def test_an_excluded_layer_is_what_modelopt_writes(quantized: Path) -> None:
-    _same(quantized / "excluding" / "excluding")
+@pytest.mark.parametrize("case", ["excluding", "weights and cache"])
+def test_an_excluded_layer_and_scales_of_the_cache_alone_are_what_modelopt_writes(quantized: Path, case: str) -> None:
+    _same(quantized / "excluding" / case)
 
 
-def _same(folder: Path) -> None:
+def _same(folder: Path, *, broken_list: bool = False) -> None:
     ours, theirs = folder / "ours", folder / "theirs"
     assert _differences(ours, theirs) == []
-    assert read_json(ours / "hf_quant_config.json") == read_json(theirs / "hf_quant_config.json")
+    listed = read_json(theirs / "hf_quant_config.json")
+    listed["quantization"]["exclude_modules"] = _mended(listed["quantization"]["exclude_modules"], broken=broken_list)
+    assert read_json(ours / "hf_quant_config.json") == listed
     found, expected = (read_json(place / "config.json")["quantization_config"] for place in (ours, theirs))
-    grouped = {"group_size": 16} if expected["quant_algo"] == "NVFP4" else {}  # as ModelOpt 0.48 has it
+    expected["ignore"] = _mended(expected["ignore"], broken=broken_list)
+    grouped = {"group_size": 16} if "NVFP4" in expected["quant_algo"] else {}  # as ModelOpt 0.48 has it
     assert found == {**expected, **grouped}
+
+
+def _mended(names: list[str], *, broken: bool) -> list[str]:
+    """Cut off what ModelOpt 0.47 leaves behind names that it failed to translate, where it is known to fail."""
+    assert all((".\0" in name) is broken for name in names)
+    return sorted(name.partition(".\0")[0] for name in names)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
