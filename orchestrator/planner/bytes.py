@@ -227,7 +227,7 @@ def stored_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[tuple[str, Sto
 def _cache_scales(source: str, scheme: Scheme) -> tuple[tuple[str, Stored], ...]:
     """Give the scales of keys and values, which are written beside the projection of the keys."""
     parent, _, leaf = source.removesuffix(".weight").rpartition(".")
-    if not scheme.kv_scales or leaf not in ("k_proj", "qkv_proj"):
+    if not scheme.kv_scales or leaf not in ("k_proj", "qkv_proj", "kv_a_proj_with_mqa"):
         return ()
     scale = Stored("", "F32", ())
     return (f"{parent}.k_proj.k_scale", scale), (f"{parent}.v_proj.v_scale", scale)

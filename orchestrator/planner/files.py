@@ -14,7 +14,7 @@ from orchestrator.planner.shapes.model import ModelShape
 SHARD_BYTES = 5_000_000_000
 """The largest file that our quantizer writes."""
 
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+_FUSED = (("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"), ("gate_proj", "up_proj"), ("w1", "w3"))
 _RANK = ("U8", "F8_E4M3", "BF16", "F32")
 """Types in the order in which safetensors ranks them; the widest comes first in a file."""
 

@@ -307,7 +307,7 @@ def test_experts_that_nothing_reached_are_counted(numbers: np.random.Generator) 
     for expert in range(3):
         entry = report.tensor(f"model.layers.0.mlp.experts.{expert}.up_proj", scheme, np.float32(0.001))
         entry.add(weight, scheme.encode(weight, np.float32(0.001)))
-    report.layer(0, _measured())
+    report.layer("model.layers.0", _measured())
     document = report.document()
     assert document["experts"] == {
         "unreached": 2,
