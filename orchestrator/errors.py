@@ -148,6 +148,12 @@ class CheckpointError(BadInputError):
     code = "CHECKPOINT_INVALID"
 
 
+class ModelUnsupportedError(CheckpointError):
+    """A model whose tensors our own quantizer does not know."""
+
+    code = "MODEL_UNSUPPORTED"
+
+
 class CalibrationTextError(BadInputError):
     """Text to calibrate with that is missing, empty or not enough."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
 
 Config = Mapping[str, Any]
 """A `config.json`."""
@@ -480,10 +480,11 @@ def known(config: Config) -> Architecture:
     """Find a configuration's architecture.
 
     Raises:
-        CheckpointError: It is not known here.
+        ModelUnsupportedError: It is not known here.
     """
     name = architecture_of(config)
     if name not in ARCHITECTURES:
         message = f"config.json: architectures: found {name}, whose tensors are not known here"
-        raise CheckpointError(message, hint=f"Known architectures: {', '.join(ARCHITECTURES)}.")
+        hint = f"Known architectures: {', '.join(ARCHITECTURES)}. Method modelopt may know others."
+        raise ModelUnsupportedError(message, hint=hint)
     return ARCHITECTURES[name]

@@ -202,7 +202,8 @@ def scheme_named(number_format: str, *, shared_scales: bool = False) -> Scheme:
     """
     if number_format not in SCHEMES:
         message = f"quantization.format: found {number_format!r}, which the one-pass quantizer cannot make"
-        raise RecipeInvalidError(message, hint=f"It can make {', '.join(SCHEMES)}; for others use another method.")
+        hint = f"It can make {', '.join(SCHEMES)}; method modelopt makes int4_awq and others."
+        raise RecipeInvalidError(message, hint=hint)
     scheme = SCHEMES[number_format]
     if shared_scales and number_format == "fp8":
         return Fp8(shared=True)

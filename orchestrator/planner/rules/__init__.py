@@ -4,7 +4,7 @@
 |---|---|
 | ARCHITECTURE_MISMATCH | the image is built for another processor |
 | ENGINE_UNSUPPORTED | an engine is asked for, and the image has no trtllm-build |
-| MODEL_UNSUPPORTED | the image's backend does not have the model's architecture |
+| MODEL_UNSUPPORTED | the image's backend, or our own quantizer, does not have the model's architecture |
 | REQUANTIZE | the model is published quantized and must stay so |
 | METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |
 | QUANTIZER_UNSUPPORTED | the method's tool is there and broken on this GPU |

@@ -116,8 +116,9 @@ def _onepass_can(case: Case) -> Iterator[Refusal]:
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     architecture = case.recipe.model.architecture
     if architecture not in one_pass().architectures:
-        message = f"method onepass does not know the tensors of {architecture}"
-        yield Refusal("METHOD_UNSUPPORTED", message, hint)
+        known = ", ".join(one_pass().architectures)
+        message = f"method onepass does not know the tensors of {architecture}; known: {known}"
+        yield Refusal("MODEL_UNSUPPORTED", message, hint)
 
 
 def _modelopt_can(case: Case) -> Iterator[Refusal]:

@@ -136,8 +136,8 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ("KV_CACHE_UNSUPPORTED", {"quantization.kv_cache": "nvfp4"}, {"target": "b200"}, "fp8"),
     ("KV_CACHE_UNSUPPORTED", ONEPASS | {"quantization.kv_cache": "nvfp4"}, {"quantization.kv_cache": "fp8"}, "fp8"),
     (
-        "METHOD_UNSUPPORTED",
-        ONEPASS | {"model.architecture": "NemotronHForCausalLM"},
+        "MODEL_UNSUPPORTED",
+        ONEPASS | {"model.architecture": "JambaForCausalLM"},
         {"model.architecture": "Qwen3MoeForCausalLM"},
         "modelopt",
     ),
