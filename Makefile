@@ -76,10 +76,10 @@ else
 	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script" $(ARGS); done
 endif
 
-deploy: setup ## Start the server of a built recipe
+deploy: setup ## Bring the server of a built recipe up, and ask it something
 	@$(RUN) deploy $(NAMED) $(ARGS)
 
-undeploy: setup ## Stop the server of a recipe
+undeploy: setup ## Take the server of a recipe down
 	@$(RUN) undeploy $(NAMED) $(ARGS)
 
 recipes: setup ## List the recipes

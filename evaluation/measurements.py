@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Engine
+from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Workload, prefill_terms, step_terms, workload
@@ -112,37 +113,38 @@ class Row:
         """The measured time: of a step, or of a prompt."""
         return (self.prompt if self.prefill else self.batch) / self.measured
 
-    def load(self, targets: Mapping[str, Target], constants: Constants, batch: float | None = None) -> Workload:
+    def question(self, targets: Mapping[str, Target]) -> Question:
         """Say it in the planner's words."""
-        return workload(
-            self.known.shape,
-            format=self.known.scheme(self.format, self.engine),
+        name = "dgx-spark-x2" if self.gpus > 1 else "dgx-spark"
+        return Question(
+            shape=self.known.shape,
+            scheme=self.known.scheme(self.format, self.engine),
             kv_dtype=self.kv_dtype,
-            target=targets["dgx-spark-x2" if self.gpus > 1 else "dgx-spark"],
+            target=targets[name],
+            target_name=name,
             engine=self.engine,
-            batch=self.batch if batch is None else batch,
+            batch=self.batch,
             context=self.context,
             gpus=self.gpus,
-            constants=constants,
         )
 
     def terms(self, targets: Mapping[str, Target], constants: Constants) -> dict[Cost, float]:
         """Take the measured time apart as it was measured."""
-        load = self.load(targets, constants)
+        load = workload(self.question(targets), constants)
         if self.prefill:
             return prefill_terms(load, self.prompt)
         if not self.clients or self.batch == 1 or not self.prompt:
             return step_terms(load)
-        return self._among_clients(targets, constants, load)
+        return self._among_clients(load)
 
-    def _among_clients(self, targets: Mapping[str, Target], constants: Constants, load: Workload) -> dict[Cost, float]:
+    def _among_clients(self, load: Workload) -> dict[Cost, float]:
         """The first client decodes while the prompts of the others are read, and all end at different times.
 
         Per chunk of a prompt each text that decodes already gets one token, so the batch is not full at the end.
         """
         chunks = -(-self.prompt // load.engine.chunk)
         left = [max(0, self.answer - number * chunks) for number in range(self.batch)]
-        terms = step_terms(self.load(targets, constants, max(1.0, sum(left) / self.answer)))
+        terms = step_terms(replace(load, batch=max(1.0, sum(left) / self.answer)))
         for name, seconds in prefill_terms(load, self.prompt).items():
             terms[name] = terms.get(name, 0.0) + seconds * (self.batch - 1) / self.answer
         return terms

@@ -23,7 +23,7 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.planner.calibration import Observation, fit_costs
 from orchestrator.planner.constants import COSTS, Constants, Cost, Engine, default_constants, to_document
-from orchestrator.planner.speed import speed, step_terms, total
+from orchestrator.planner.speed import speed, step_terms, total, workload
 
 _HERE = Path(__file__).parent
 _CONSTANTS = _HERE.parent / "orchestrator" / "planner" / "constants.json"
@@ -124,19 +124,10 @@ def scores(rows: Sequence[Row], targets: Mapping[str, Target], constants: Consta
 
 
 def _score(row: Row, targets: Mapping[str, Target], constants: Constants) -> Score:
-    load = row.load(targets, constants)
-    expected = (row.prompt if row.prefill else row.batch) / total(row.terms(targets, constants), load.engine)
-    said = speed(
-        row.known.shape,
-        format=load.scheme,
-        kv_dtype=row.kv_dtype,
-        target=load.target,
-        engine=row.engine,
-        batch=row.batch,
-        context=row.context,
-        gpus=row.gpus,
-        constants=constants,
-    )
+    question = row.question(targets)
+    tokens = row.prompt if row.prefill else row.batch
+    expected = tokens / total(row.terms(targets, constants), constants.engine(row.engine))
+    said = speed(question, constants)
     band = said.prefill if row.prefill else said.decode
     return Score(row, expected * band.low / band.expected, expected, expected * band.high / band.expected)
 
@@ -188,7 +179,7 @@ def _by_method(decode: Sequence[Score], targets: Mapping[str, Target]) -> Iterab
     for (method, lengths), some in sorted(groups.items()):
         alone = []
         for score in some:
-            load = score.row.load(targets, known)
+            load = workload(score.row.question(targets), known)
             alone.append(abs(score.row.batch / total(step_terms(load), load.engine) / score.row.measured - 1))
         yield f"{method:10} {lengths:24} {'':11} {_figures(some)} {float(np.median(alone)):7.1%}"
 

@@ -124,6 +124,24 @@ class BundleTargetError(BadInputError):
     code = "BUNDLE_TARGET"
 
 
+class ComposeUnsupportedError(BadInputError):
+    """A bundle's compose.yaml or .env says something that `deploy` does not understand."""
+
+    code = "COMPOSE_UNSUPPORTED"
+
+
+class NotDeployedError(BadInputError):
+    """Something is asked of a server that is not up."""
+
+    code = "NOT_DEPLOYED"
+
+
+class KeyMissingError(BadInputError):
+    """The deployed server wants an API key, or another one."""
+
+    code = "API_KEY_MISSING"
+
+
 class StepUnknownError(BadInputError):
     """A step that this recipe does not have."""
 
@@ -245,11 +263,29 @@ class OutputMissingError(StepError):
     code = "OUTPUT_MISSING"
 
 
+class ServerEndedError(StepError):
+    """The deployed server ended before it was ready."""
+
+    code = "SERVER_ENDED"
+
+
+class ServerNotReadyError(StepError):
+    """The deployed server was not ready in time, or gave no answer."""
+
+    code = "SERVER_NOT_READY"
+
+
 class CheckFailedError(OrchestratorError):
     """A result exists and is not good enough, or is not what was recorded."""
 
     code = "CHECK_FAILED"
     exit_status = 7
+
+
+class QualityTooLowError(CheckFailedError):
+    """The quantized model says something else than the original, more than the recipe allows."""
+
+    code = "QUALITY_TOO_LOW"
 
 
 class LockDriftError(CheckFailedError):
@@ -280,6 +316,18 @@ class GpuRuntimeMissingError(MachineError):
     """The engine cannot hand a GPU to a container."""
 
     code = "GPU_RUNTIME_MISSING"
+
+
+class PortInUseError(MachineError):
+    """Something else listens where the server is to listen."""
+
+    code = "PORT_IN_USE"
+
+
+class NameTakenError(MachineError):
+    """A container or network of that name is there, and `deploy` did not make it."""
+
+    code = "NAME_TAKEN"
 
 
 class ImageUnavailableError(MachineError):

@@ -12,6 +12,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.rules import refusals, warnings
+from orchestrator.planner.verdict import Verdict, verdict_of
 from orchestrator.recipe.lock import Lock, LockedImage
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.registry import build_steps
@@ -41,6 +42,11 @@ class Plan:
     binder: Binder
     images: Mapping[str, LockedImage]
     """What the lock says of images."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it fits, in a few words."""
+        return verdict_of(self.refusals, self.warnings)
 
     def insist(self) -> None:
         """Raise what speaks against it.

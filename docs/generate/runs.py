@@ -53,6 +53,10 @@ is being built: the next build makes it again."""
 _OTHERS = (
     ("`runs/<recipe>.json`", "what the newest build of a recipe did; read by `status`, `logs` and `gc`"),
     ("`logs/<recipe>/<step>.log`", "the log of a step's last failed try"),
+    (
+        "`deployed/<recipe>`",
+        "a server was brought up, not yet taken down: `status` and `logs` ask the engine about it",
+    ),
 )
 _MANIFEST = """\
 `format`, `key`, `step` and `files`, one entry for each file of `out/`. The digest of an artifact is the SHA-256 of that

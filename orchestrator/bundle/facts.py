@@ -121,6 +121,8 @@ class Facts:
     """config.json of the engine; None: the checkpoint is served."""
     targets: tuple[str, ...] = ()
     """The names of what is rendered besides what every bundle has."""
+    embed_model: bool = False
+    """The image that the bundle builds holds the model, which is mounted otherwise."""
     version: str = __version__
     """Of the orchestrator."""
 

@@ -95,3 +95,19 @@ def swap_in(fresh: Path, place: Path) -> None:
     fresh.rename(place)
     if old.exists():
         remove_tree(old)
+
+
+def carry_over(old: Path, fresh: Path, names: Iterable[str]) -> None:
+    """Keep what a person put into a folder that is about to be replaced; what the fresh one has itself stays fresh.
+
+    Args:
+        old: The folder; it may not be there.
+        fresh: What will take its place.
+        names: Files and folders within it.
+    """
+    for name in names:
+        for file in (old / name, *(old / name).rglob("*")):
+            target = fresh / file.relative_to(old)
+            if file.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, target)

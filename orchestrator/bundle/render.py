@@ -12,12 +12,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from orchestrator.bundle.facts import Part, gather
-from orchestrator.bundle.files import beside, is_linked_or_copied, link_files, swap_in, sweep_beside
+from orchestrator.bundle.files import beside, carry_over, is_linked_or_copied, link_files, swap_in, sweep_beside
 from orchestrator.bundle.targets import choose, texts_of
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, machine_faults
@@ -28,6 +28,8 @@ from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store, remove_tree
 
 _STAMP = "bundle.json"
+_PERSONAL = (".env", "secrets", "two-sparks/.env", "two-sparks/keys")
+"""What a person adds to a bundle, and another build of it keeps."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def render(
     store: Store,
     dist: Path,
     targets: Sequence[str] = (),
+    embed_model: bool = False,
     observer: Observer = silence,
 ) -> Bundle:
     """Write a recipe's deployment.
@@ -63,6 +66,7 @@ def render(
         store: Where the artifacts lie.
         dist: The folder of all deployments.
         targets: What to render for; none: all that the recipe can be deployed on.
+        embed_model: The image that the bundle builds shall hold the model.
         observer: Hears of files that must be copied, because dist lies on another file system than the store.
 
     Raises:
@@ -70,7 +74,8 @@ def render(
         DiskFullError: Where there is no room for such a copy.
     """
     started = time.monotonic()
-    facts = choose(gather(recipe, catalog, artifacts, images=images), targets)
+    gathered = replace(gather(recipe, catalog, artifacts, images=images), embed_model=embed_model)
+    facts = choose(gathered, targets)
     texts, parts = texts_of(facts), facts.parts
     stamp = _stamp(recipe, parts, texts)
     folder = dist / recipe.name
@@ -140,6 +145,7 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
         for name, text in {**texts, _STAMP: stamp}.items():
             _write_text(fresh / name, text)
         (fresh / "SHA256SUMS").write_text(_sums(parts, {**texts, _STAMP: stamp}), encoding="utf-8")
+        carry_over(folder, fresh, _PERSONAL)
         swap_in(fresh, folder)
     finally:
         if fresh.exists():

@@ -60,6 +60,7 @@ def _yaml(*, dollars: bool) -> Environment:
 def _plain() -> Environment:
     environment = _environment(None)
     environment.filters["measured"] = _measured
+    environment.filters["quoted"] = quoted
     return environment
 
 

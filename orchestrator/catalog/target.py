@@ -37,6 +37,8 @@ class Target(_Part):
     """Bytes of one node that a model can live in (unified, or of all its GPUs)."""
     reserve: int = Field(default=0, ge=0)
     """Bytes of one node that the system and the CUDA context keep."""
+    cuda_free: int | None = Field(default=None, gt=0)
+    """Bytes that CUDA sees free at most, on unified memory that was just started; servers size their cache by it."""
     unified_memory: bool = False
     """CPU and GPU share the memory: the page cache counts as used."""
     sources: dict[str, str] = {}

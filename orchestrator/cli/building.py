@@ -94,6 +94,7 @@ def bundle_of(
     observer: Observer = silence,
     *,
     targets: Sequence[str] = (),
+    embed_model: bool = False,
 ) -> Bundle:
     """Write a plan's deployment from what its steps left; for all targets unless some are named."""
     return render(
@@ -104,6 +105,7 @@ def bundle_of(
         store=settings.store,
         dist=settings.dist,
         targets=targets,
+        embed_model=embed_model,
         observer=observer,
     )
 

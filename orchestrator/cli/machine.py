@@ -219,8 +219,9 @@ def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding
 def _peak(plan: Plan) -> float:
     """Give the bytes of the phase that takes most; an engine's build is left to the plan's own warning."""
     estimate = plan.estimate
-    serving = (estimate.serve_memory, estimate.load_memory) if plan.target.gpu else ()
-    return max((figure.value for figure in (estimate.quantize_memory, *serving) if figure), default=0.0)
+    held = [stage.peak.total for phase in ("quantize", "load") if (stage := estimate.stage(phase))]
+    least = estimate.serve_memory.value / plan.target.nodes if plan.target.gpu else 0.0
+    return max([*held, least])
 
 
 def _page_cache(fields: Mapping[str, int], free: int, needed: float) -> Finding:

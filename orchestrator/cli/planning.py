@@ -17,6 +17,7 @@ from orchestrator.recipe.lock import (
     insist_on,
     pin,
     pin_calibration,
+    pin_held_out,
     read_lock,
 )
 from orchestrator.recipe.model import Recipe
@@ -115,9 +116,12 @@ def _listings(recipe: Recipe, lock: Lock) -> Iterator[tuple[str, str]]:
 
 def _pinned(recipe: Recipe, lock: Lock, lock_file: Path) -> Recipe:
     recipe = pin(recipe, lock, lock_file)
-    text = sources(recipe).get("download-calibration")
-    commit = lock.commit_of(text.repo, text.revision, "dataset") if text else None
-    return pin_calibration(recipe, commit) if commit else recipe
+    wanted = sources(recipe)
+    for step, put in (("download-calibration", pin_calibration), ("download-held-out", pin_held_out)):
+        text = wanted.get(step)
+        commit = lock.commit_of(text.repo, text.revision, "dataset") if text else None
+        recipe = put(recipe, commit) if commit else recipe
+    return recipe
 
 
 def _insist_on_all(plan: Plan, lock: Lock, lock_file: Path) -> None:

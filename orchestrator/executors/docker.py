@@ -7,8 +7,10 @@ its result was taken, or when the user interrupts.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -40,7 +42,7 @@ from orchestrator.executors.job import ContainerImage, Outcome, carry_on
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from docker.models.containers import Container
 
@@ -61,8 +63,8 @@ _SILENCE = 10.0
 _SETTLE = 2
 """Seconds to wait for the container's end after that of its log."""
 
-_ADOPTIONS = 5
-"""How often a container may vanish between being found and being used."""
+_GIVEN_AWAY = 30.0
+"""Seconds for which a name may be taken by a container that the engine does not show: a busy engine is slow to."""
 
 _KILLED = frozenset({137, 143})  # 128 + SIGKILL, 128 + SIGTERM
 _REMOVED = "removed"
@@ -189,34 +191,45 @@ class DockerExecutor:
         while True:
             container, adopted = self._container(client, job, observer)
             try:
-                return container, adopted, _start(container)
+                return container, adopted, start_once(container)
             except KeyboardInterrupt:
                 _remove(container)
                 raise
             except _LimitRefusedError:
-                if self._limits == LIMITS_UNRAISED:
+                if self._limits == LIMITS_UNRAISED and not adopted:
                     raise
+                if self._limits != LIMITS_UNRAISED:
+                    observer(
+                        Warned("the engine may not raise the limit of locked memory; the container gets the engine's")
+                    )
                 self._limits = LIMITS_UNRAISED
-                observer(Warned("the engine may not raise the limit of locked memory; the container gets the engine's"))
+            except _GoneError:
+                continue  # whoever else came to it found that it cannot be started, and removed it
             except MachineError:
                 if not adopted:  # what an old container mounts may be gone; it is removed, a new one comes next
                     raise
 
     def _container(self, client: DockerClient, job: Job, observer: Observer) -> tuple[Container, bool]:
         """Find the container of the job's key or create it; returns it and whether it was found."""
-        for attempt in range(_ADOPTIONS):
+        deadline = time.monotonic() + _GIVEN_AWAY
+        pause, ensured = 0.0, False
+        while True:
             found = _find(client, job)
             if found is not None and _is_usable(found):
                 observer(StepStarted(job.step, self.name, adopted=True))
                 return found, True
             if found is not None:
                 _remove(found)
-            if attempt == 0:
+            if not ensured:
                 docker_images.ensure(client, _image(job), observer)
+                ensured = True
             created = _create(client, job, self._limits)
             if created is not None:
                 return created, False
-            time.sleep(0.2 * attempt)  # the engine has given the name away, but may not show the container yet
+            if time.monotonic() > deadline:
+                break
+            time.sleep(pause)  # the engine has given the name away, but may not show the container yet
+            pause = min(1.0, pause + 0.2)
         message = f"step {job.step}: the container {container_name(job)} comes and goes"
         raise MachineError(message, hint="look for another build of the same recipe: docker ps -a")
 
@@ -283,14 +296,45 @@ class _LimitRefusedError(MachineError):
     """The engine may not raise a resource limit."""
 
 
-def _start(container: Container) -> Mapping[str, Any]:
+class _GoneError(MachineError):
+    """The container was removed by somebody else."""
+
+
+def start_once(container: Container) -> Mapping[str, Any]:
     """Start the container where nobody has; returns a state where its command cannot be started, else nothing.
+
+    Of all who found it one starts it: it may have run to its end since it was found, and would run once more.
 
     Raises:
         MachineError: The engine, not the command, is at fault; the container is removed.
     """
     if container.status != "created":
         return {}
+    with _alone_at(Path(container.labels[LABEL + "output"])), explained(f"looking for container {container.name}"):
+        try:
+            container.reload()
+        except NotFound as error:
+            message = f"container {container.name} is gone"
+            raise _GoneError(message) from error
+        return _start_created(container) if container.status == "created" else {}
+
+
+@contextmanager
+def _alone_at(output: Path) -> Iterator[None]:
+    """Hold a container's output folder; whoever else is to start that container waits."""
+    try:
+        folder = os.open(output, os.O_RDONLY)
+    except FileNotFoundError as error:
+        message = f"the output folder {output} is gone"
+        raise _GoneError(message) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _start_created(container: Container) -> Mapping[str, Any]:
     try:
         container.start()
     except ENGINE_ERRORS as error:

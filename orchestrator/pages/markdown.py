@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from orchestrator.pages.comparison import Comparison, Row
-from orchestrator.pages.drafts import Drafts, words
-from orchestrator.pages.page import NOTHING, band_words
-from orchestrator.planner.figures import gigabytes
+from orchestrator.pages.advice import advice
+from orchestrator.pages.drafts import words
+from orchestrator.pages.rows import FORMAT_HEADS, format_cells
+from orchestrator.planner.comparison import Comparison
+from orchestrator.planner.drafts import Drafts
 
-_HEADS = (
-    "format",
-    "fits",
-    "weights",
-    "longest context",
-    "most texts",
-    "decode, tokens/s",
-    "its limit",
-    "when to use it",
-)
+_HEADS = (*FORMAT_HEADS, "when to use it")
 _NUMBERS = range(2, 7)
 
 
@@ -30,25 +22,11 @@ def comparison_text(comparison: Comparison, drafts: Drafts | None) -> str:
         "",
         _line(_HEADS),
         _line(tuple("--:" if number in _NUMBERS else "---" for number in range(len(_HEADS)))),
-        *(_line(_cells(row)) for row in comparison.rows),
+        *(_line((*format_cells(row), advice(comparison, row))) for row in comparison.rows),
     ]
     if drafts:
         lines += ["", *(f"- {line}" for line in words(drafts))]
     return "\n".join(lines) + "\n"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    found = row.outlook
-    return (
-        row.label,
-        "yes" if found.fits else "no",
-        gigabytes(found.weights_bytes),
-        f"{found.max_context:,}" if found.max_context else "none",
-        f"{found.max_batch:,}" if found.max_batch else "none",
-        band_words(found.decode),
-        f"{row.ceiling:.1f}" if row.ceiling else NOTHING,
-        row.advice,
-    )
 
 
 def _line(cells: tuple[str, ...]) -> str:

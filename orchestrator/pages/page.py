@@ -9,26 +9,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator import __version__
+from orchestrator.pages.advice import advice
 from orchestrator.pages.charts import Line, Picture, Range, Stack, ranges, stacks, steps
-from orchestrator.pages.comparison import Comparison, Row
-from orchestrator.pages.drafts import Drafts, words
-from orchestrator.planner.figures import gigabytes
+from orchestrator.pages.drafts import words
+from orchestrator.pages.rows import (
+    NOTHING,
+    PHASE_HEADS,
+    PHASE_NAMES,
+    format_cells,
+    phase_cells,
+    speed_heads,
+    speed_rows,
+)
+from orchestrator.planner.comparison import Comparison, Row
+from orchestrator.planner.drafts import Drafts
+from orchestrator.planner.estimate import Speeds, Stage
+from orchestrator.planner.phases import PARTS, Part
 from orchestrator.planner.serving import gpus_of
-from orchestrator.planner.speed import Band
 
 _GB = 1e9
-NOTHING = "-"
-"""In a cell where there is nothing to say."""
-
-WEIGHTS, CACHE, WORKSPACE, TRANSIENT, DRAFT, TOOL = PARTS = (
-    "weights",
-    "KV cache",
-    "activations",
-    "the file being read",
-    "draft",
-    "the tool's whole need",
-)
-"""What memory holds, in the order of the colours, the same on every page."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,6 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One phase of a build, with what it holds at its peak."""
-
-    name: str
-    parts: Mapping[str, float]
-    """Bytes by what they are."""
-    basis: str
-
-
-@dataclass(frozen=True)
 class Notice:
     """A refusal or a warning."""
 
@@ -83,9 +72,12 @@ class PlanFacts:
     notices: tuple[Notice, ...]
     figures: tuple[tuple[str, str, str], ...]
     """What, how much, and how it was reckoned."""
-    phases: tuple[Phase, ...]
+    stages: tuple[Stage, ...]
+    speeds: Speeds | None
     room: float
     """Bytes of one GPU that a model can have."""
+    has: str
+    """What the target has, in a sentence."""
     gpus: int = 1
     """They share the model."""
     format: str | None = None
@@ -106,7 +98,7 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
         "compare.html.j2",
         title=f"{comparison.subject.name} on {terms.target_name}",
         comparison=comparison,
-        rows=[_cells(row) for row in comparison.rows],
+        rows=[_cells(comparison, row) for row in comparison.rows],
         drafts=words(drafts) if drafts else (),
         charts=charts,
     )
@@ -118,27 +110,43 @@ def plan_page(facts: PlanFacts, comparison: Comparison | None) -> str:
     Raises:
         DependencyMissingError: The library that draws is not installed.
     """
-    charts = [_memory_of_phases(facts)] if facts.phases else []
+    charts = [_memory_of_phases(facts)] if facts.stages else []
     if comparison is not None and comparison.terms.target.gpu is not None:
         own = [row for row in comparison.rows if row.format == facts.format]
         charts += [_speeds(comparison), *_reach(comparison, own or comparison.rows)]
-    return _render("plan.html.j2", title=f"{facts.name} on {facts.target}", facts=facts, charts=charts)
+    return _render(
+        "plan.html.j2",
+        title=f"{facts.name} on {facts.target}",
+        facts=facts,
+        charts=charts,
+        phase_heads=PHASE_HEADS,
+        phases=[phase_cells(stage) for stage in facts.stages],
+        reasons=[(PHASE_NAMES[stage.phase], reason) for stage in facts.stages for reason in _reasons(stage)],
+        speed_heads=speed_heads(facts.speeds) if facts.speeds else (),
+        speeds=list(speed_rows(facts.speeds)) if facts.speeds else (),
+    )
+
+
+def _reasons(stage: Stage) -> Iterator[str]:
+    yield f"memory: {stage.peak.basis}"
+    if stage.time:
+        yield f"time: {stage.time.basis}"
 
 
 def _memory_of_formats(comparison: Comparison) -> Chart:
     terms = comparison.terms
     texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
     title = f"Memory when serving {texts} of {terms.context:,} tokens"
-    held = {row.label: row.memory for row in comparison.rows}
+    held = {row.label: row.outlook.peaks["serve"].parts for row in comparison.rows}
     return _stacked(title, held, comparison.room, terms.target_name, gpus_of(terms.target))
 
 
 def _memory_of_phases(facts: PlanFacts) -> Chart:
-    held = {phase.name: phase.parts for phase in facts.phases}
+    held = {PHASE_NAMES[stage.phase]: stage.peak.parts for stage in facts.stages}
     return _stacked("Memory at the peak of each phase", held, facts.room, facts.target, facts.gpus)
 
 
-def _stacked(title: str, held: Mapping[str, Mapping[str, float]], room: float, target: str, gpus: int) -> Chart:
+def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], room: float, target: str, gpus: int) -> Chart:
     limit = room / _GB
     bars = [
         Stack(name, tuple(parts.get(label, 0.0) / _GB for label in PARTS), f"{sum(parts.values()) / _GB:.1f}")
@@ -180,9 +188,9 @@ def _speeds(comparison: Comparison) -> Chart:
 
 def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
     for row in rows:
-        band = row.outlook.decode
-        if band is not None and row.ceiling is not None:
-            yield Range(row.label, band.low, band.expected, band.high, row.ceiling, 0, dimmed=not row.outlook.fits)
+        band, ceiling = row.outlook.decode, row.outlook.ceiling
+        if band is not None and ceiling is not None:
+            yield Range(row.label, band.low, band.expected, band.high, ceiling, 0, dimmed=not row.outlook.fits)
 
 
 def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
@@ -214,27 +222,23 @@ def _said(points: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{batch} of {context:,}" for batch, context in points if context)
 
 
-def _cells(row: Row) -> dict[str, object]:
+def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
+    label, _, weights, context, batch, decode, ceiling = format_cells(row)
     found = row.outlook
     return {
-        "label": row.label,
+        "label": label,
         "fits": found.fits,
-        "weights": gigabytes(found.weights_bytes),
-        "context": f"{found.max_context:,}" if found.max_context else "none",
-        "batch": f"{found.max_batch:,}" if found.max_batch else "none",
-        "decode": band_words(found.decode),
-        "ceiling": f"{row.ceiling:.1f}" if row.ceiling else NOTHING,
+        "weights": weights,
+        "context": context,
+        "batch": batch,
+        "decode": decode,
+        "ceiling": ceiling,
         "prefill": f"{found.prefill.expected:,.0f}" if found.prefill else NOTHING,
         "recipes": ", ".join(row.recipes),
-        "advice": row.advice,
+        "advice": advice(comparison, row),
         "basis": found.basis,
         "limits": found.limits,
     }
-
-
-def band_words(band: Band | None) -> str:
-    """Write a speed with its band: `5.0 (4.4 to 5.6)`."""
-    return f"{band.expected:,.1f} ({band.low:,.1f} to {band.high:,.1f})" if band else NOTHING
 
 
 def _render(template: str, **facts: object) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.pages.comparison import Comparison, Row
-from orchestrator.pages.drafts import Drafts
+from orchestrator.pages.advice import advice
+from orchestrator.planner.comparison import Comparison, Row
+from orchestrator.planner.drafts import Drafts
 from orchestrator.planner.outlook import to_document
 
 
@@ -23,19 +24,19 @@ def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
         "context": terms.context,
         "kv_dtype": terms.kv_dtype,
         "room_bytes": round(comparison.room),
-        "formats": [_row(row) for row in comparison.rows],
+        "formats": [_row(comparison, row) for row in comparison.rows],
         "drafts": _drafts(drafts) if drafts else None,
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
     return {
         "format": row.format,
         **to_document(row.outlook),
-        "decode_ceiling_tokens_per_s": row.ceiling,
+        "decode_ceiling_tokens_per_s": row.outlook.ceiling,
         "context_by_batch": {reach.batch: reach.context for reach in row.reaches},
         "recipes": list(row.recipes),
-        "advice": row.advice,
+        "advice": advice(comparison, row),
     }
 
 

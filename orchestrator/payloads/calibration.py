@@ -27,10 +27,13 @@ _ROWS_AT_A_TIME = 256
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and write the text."""
     options = _parser().parse_args(arguments)
-    samples = list(islice((text for text in _texts(options.source, options.column) if text.strip()), options.samples))
+    taken = {text.strip() for text in _json_lines(options.without, "text")} if options.without else set()
+    wanted = (text for text in _texts(options.source, options.column) if text.strip() and text.strip() not in taken)
+    samples = list(islice(wanted, options.samples))
     if len(samples) < options.samples:
-        message = f"{options.source}: {options.samples} samples are wanted, it has {len(samples)}"
-        raise CalibrationTextError(message, hint="lower quantization.calibration.samples, or add text")
+        besides = " besides those that calibration takes" if taken else ""
+        message = f"{options.source}: {options.samples} samples are wanted, it has {len(samples)}{besides}"
+        raise CalibrationTextError(message, hint="lower the number of samples in the recipe, or add text")
     lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in samples)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("".join(lines), encoding="utf-8")
@@ -92,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", type=Path, required=True, metavar="FILE", help="where the text is")
     parser.add_argument("--column", default="text", metavar="NAME", help="of Parquet and JSON Lines (%(default)s)")
     parser.add_argument("--samples", type=int, required=True, metavar="N", help="how many to take, from the start")
+    parser.add_argument("--without", type=Path, metavar="FILE", help="JSON Lines of text that must not be in it")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where to write JSON Lines")
     return parser
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator.errors import CheckpointError
-from orchestrator.payloads import _main
+from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import calibrated, configs, onepass, report, samples
-from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization import calibrated, configs, onepass, report
+from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
-from orchestrator.quantization.model import library
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.writer import SHARD_BYTES
 
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    device = _device(options.device)
+    device = _text.device(options.device)
     settings = calibrated.Settings(
         device=device,
         ahead=device != "cpu",
@@ -53,7 +51,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     found = calibrated.quantize_calibrated(
         options.checkpoint,
         options.output,
-        _batches(options),
+        _text.batches(options.checkpoint, options.calibration, options),
         number_format=options.format,
         kv_cache=options.kv_cache,
         exclude=options.exclude,
@@ -63,31 +61,6 @@ def _calibrate(options: argparse.Namespace) -> None:
     )
     write_json(options.output / report.FILE, found.document())
     print(found.summary(), flush=True)
-
-
-def _device(wanted: str) -> str:
-    torch = library("torch")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
-def _batches(options: argparse.Namespace) -> list[samples.Batch]:
-    if options.calibration is None:
-        vocabulary = read_json(options.checkpoint / configs.CONFIG).get("vocab_size")
-        if type(vocabulary) is not int or vocabulary < 1:
-            message = f"{options.checkpoint}: config.json: vocab_size: found {vocabulary!r}, expected a whole number"
-            raise CheckpointError(message)
-        return samples.random_batches(
-            vocabulary, options.samples, options.sequence_length, options.batch_size, options.seed
-        )
-    tokenizers: Any = library("transformers").AutoTokenizer
-    try:
-        tokenizer = tokenizers.from_pretrained(options.checkpoint)
-    except (OSError, ValueError) as error:
-        message = f"{options.checkpoint}: the tokenizer cannot be read: {error}"
-        raise CheckpointError(message) from error
-    return samples.text_batches(
-        options.calibration, tokenizer, options.samples, options.sequence_length, options.batch_size
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,23 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--calibration", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
-    group.add_argument("--samples", type=_positive, default=512, metavar="N", help="default: %(default)s")
-    group.add_argument("--sequence-length", type=_positive, default=512, metavar="N", help="tokens a sample at most")
-    group.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="samples that run together")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of tokens where there is no text")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
+    _text.add_options(group, samples=512)
     group.add_argument("--scratch", type=Path, metavar="DIR", help="where to note how far it is, to go on from there")
     group.add_argument(
         "--note-seconds", type=float, default=60, metavar="S", help="time between two notes (%(default)s)"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        message = f"{value} is too few"
-        raise argparse.ArgumentTypeError(message)
-    return value
 
 
 def _start() -> None:

@@ -10,13 +10,13 @@ import argparse
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckFailedError
 from orchestrator.payloads import _main
 from orchestrator.payloads._report import Reporter
 from orchestrator.payloads._server import Served, Server
-from orchestrator.quantization import quality
+from orchestrator.quantization import evaluation, quality
 from orchestrator.quantization.files import write_json
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 QUALITY = "quality.json"
 SERVER_LOG = "server.log"
+_NO_TEXT = "not measured: the recipe names no text to compare both models on (checks.held_out)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,14 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chat_template=options.chat_template,
         observer=Reporter(),
     )
+    document: dict[str, Any] = {"divergence": None}
+    if options.evaluation:
+        report, document["divergence"] = _compare(report, options)
+    else:
+        report = replace(report, skipped=(*report.skipped, quality.Skipped("kl_divergence", _NO_TEXT)))
     served = None
     if command and report.passed:
         report, served = _serve(report, options, command)
-    document = report.document()
+    document = {**report.document(), **document}
     document["min_snr_db"] = options.min_snr_db
     document["served"] = None if served is None else asdict(served)
     write_json(options.output / QUALITY, document)
     report.require()
+
+
+def _compare(report: quality.Report, options: argparse.Namespace) -> tuple[quality.Report, dict[str, Any]]:
+    """Judge what the comparison with the original found: the report with more checks, and the numbers."""
+    found = evaluation.Evaluation.read(options.evaluation)
+    gates = evaluation.Gates(options.max_kl_divergence, options.max_perplexity_increase)
+    verdicts = evaluation.judge(found, gates)
+    checks = [quality.Check(one.name, one.passed, one.detail) for one in verdicts]
+    report = replace(report, checks=(*report.checks, *checks), advice=evaluation.advice(verdicts))
+    return report, evaluation.as_document(found, gates, verdicts)
 
 
 def _serve(
@@ -81,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {QUALITY}")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="the unquantized checkpoint it was made from")
     parser.add_argument("--min-snr-db", type=float, metavar="X", help="signal-to-noise that each module must reach")
+    parser.add_argument("--evaluation", type=Path, metavar="FILE", help="what the comparison with the original found")
+    parser.add_argument(
+        "--max-kl-divergence", type=float, metavar="X", help="nats a token that it may differ from the original"
+    )
+    parser.add_argument(
+        "--max-perplexity-increase", type=float, metavar="X", help="part of itself that perplexity may grow by"
+    )
     parser.add_argument(
         "--no-chat-template", dest="chat_template", action="store_false", help="there need not be a chat template"
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.catalog.target import Target
 from orchestrator.errors import MeasurementUnusableError
 from orchestrator.planner.constants import COSTS, Constants, Cost, EngineConstants
+from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speed import served_terms, step_terms, workload
@@ -104,23 +105,16 @@ def observations_of(
     if prompt < 1 or answer < 1 or not levels:
         message = f"found prompts of {prompt} and answers of {answer} tokens at {len(levels)} levels, expected some"
         raise MeasurementUnusableError(message)
+    question = Question(
+        shape, scheme, scheme.kv_cache, target, target.description, "trtllm", context=prompt + answer // 2, gpus=gpus
+    )
     group = str(document.get("provenance", {}).get("key", id(document)))
     found = []
     for concurrency, measured in levels:
         if not (math.isfinite(measured) and measured > 0 and concurrency > 0):
             message = f"concurrency {concurrency}: found {measured} tokens/s, expected a number above 0"
             raise MeasurementUnusableError(message)
-        load = workload(
-            shape,
-            format=scheme,
-            kv_dtype=scheme.kv_cache,
-            target=target,
-            engine="trtllm",
-            batch=concurrency,
-            context=prompt + answer // 2,
-            gpus=gpus,
-            constants=constants,
-        )
+        load = workload(replace(question, batch=concurrency), constants)
         least = step_terms(replace(load, batch=1))["weights"]
         if concurrency / measured < least:
             message = (

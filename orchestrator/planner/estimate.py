@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
+from orchestrator.planner import duration
+from orchestrator.planner.asking import benchmark_context, question_of
 from orchestrator.planner.disk import disk_of_steps
+from orchestrator.planner.duration import Span
 from orchestrator.planner.figures import Figure
-from orchestrator.planner.known import known_model
-from orchestrator.planner.memory import (
-    engine_memory,
-    load_memory,
-    longest_text,
-    most_texts,
-    quantize_memory,
-    serve_memory,
-)
-from orchestrator.planner.serving import gpus_of
-from orchestrator.planner.speed import speed
+from orchestrator.planner.known import Known, known_model
+from orchestrator.planner.making import calibrates, quantize_memory
+from orchestrator.planner.memory import longest_text, most_texts, serve_memory
+from orchestrator.planner.phases import Peak, Phase, building, downloading, peaks, pool
+from orchestrator.planner.question import Question
+from orchestrator.planner.serving import gpus_of, room_per_gpu
+from orchestrator.planner.speed import Band, Speed, speed
 from orchestrator.planner.weights import decode_ceiling, served_weights, source_weights
-from orchestrator.recipe.model import Benchmark, Recipe
+from orchestrator.recipe.model import Recipe
+
+_BATCHES = (1, 8)
+"""Texts at once, besides as many as the server takes."""
+_CONTEXTS = (1024, 8192)
+"""Tokens of a text, besides the longest that there is room for."""
+_PHASES: Mapping[str, Phase] = {"quantize": "quantize", "convert": "convert", "engine": "engine_build"}
+"""By the step that does it; every other one fetches."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of a recipe."""
+
+    phase: Phase
+    peak: Peak
+    kept: float = 0.0
+    """Bytes that it leaves on disk."""
+    time: Span | None = None
+    """None where nothing is known of it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The speed of so many texts, so long."""
+
+    batch: int
+    context: int
+    decode: Band | None
+    """Tokens per second of all texts; None where they do not fit into the cache."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """The speed of reading one prompt."""
+
+    context: int
+    band: Band
+    ceiling: float
+    """Tokens per second that decoding one text of this length never passes without drafts."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What the server does, by texts at once and their length; drafts are not counted in."""
+
+    decode: tuple[Cell, ...]
+    """By batch, then by context."""
+    prefill: tuple[Prefill, ...]
+    """By context."""
+    basis: tuple[str, ...]
+    """How the first cell was reckoned."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +84,10 @@ class Estimate:
     """The weights as they are served."""
     disk: Figure
     """Room for everything that the steps leave."""
-    quantize_memory: Figure | None
-    """Peak of the quantize step; None where the checkpoint comes quantized."""
-    engine_memory: Figure | None
-    """Peak of convert and build; None without an engine."""
-    load_memory: Figure | None
-    """Peak while the weights load; None where the model's sizes are not known, or an engine is loaded."""
+    stages: tuple[Stage, ...]
+    """Every phase in its order, with its memory, disk and time."""
     serve_memory: Figure
-    """The least that serving takes."""
+    """The least that serving takes, over all nodes."""
     longest_text: Figure | None
     """Tokens of one text that there is room for; None where the model's sizes are not known."""
     most_texts: Figure | None
@@ -50,53 +98,143 @@ class Estimate:
     """Tokens per second of reading a prompt; None as for `decode`."""
     decode_ceiling: Figure | None
     """Tokens per second that one stream cannot pass; None without a GPU."""
+    speeds: Speeds | None
+    """None as for `decode`."""
+
+    @property
+    def figures(self) -> Mapping[str, Figure]:
+        """Every figure by its name; those that are not known are left out."""
+        found = {
+            "download": self.download,
+            "weights": self.weights,
+            "disk": self.disk,
+            "serve_memory": self.serve_memory,
+            "longest_text": self.longest_text,
+            "most_texts": self.most_texts,
+            "decode": self.decode,
+            "prefill": self.prefill,
+            "decode_ceiling": self.decode_ceiling,
+        }
+        return {name: figure for name, figure in found.items() if figure is not None}
+
+    def stage(self, phase: Phase) -> Stage | None:
+        """Find a phase; None where the recipe does without it."""
+        return next((stage for stage in self.stages if stage.phase == phase), None)
 
 
 def estimate(recipe: Recipe, target: Target) -> Estimate:
     """Reckon what a recipe takes on a target."""
     download, weights = source_weights(recipe), served_weights(recipe)
-    decode, prefill = _speeds(recipe, target)
+    known = known_model(recipe)
+    longest = longest_text(recipe, target)
+    served = known is not None and target.gpu is not None and recipe.serve.tensor_parallel_size <= gpus_of(target)
+    one = _one_stream(recipe, known, target) if known and served else None
     return Estimate(
-        download=download,
+        download=replace(download, basis=f"{download.basis}; sizes from {known.basis}") if known else download,
         weights=weights,
         disk=_disk(recipe),
-        quantize_memory=quantize_memory(recipe),
-        engine_memory=engine_memory(recipe),
-        load_memory=load_memory(recipe, target),
-        serve_memory=serve_memory(recipe),
-        longest_text=longest_text(recipe, target),
+        stages=tuple(_stages(recipe, target, known, download.value, weights.value)),
+        serve_memory=serve_memory(recipe, target),
+        longest_text=longest,
         most_texts=most_texts(recipe, target),
-        decode=decode,
-        prefill=prefill,
+        decode=_decode(recipe, one) if one else None,
+        prefill=_prefill(recipe, one) if one else None,
         decode_ceiling=decode_ceiling(recipe, target),
+        speeds=_speeds(recipe, question_of(recipe, known, target), longest) if known and served and longest else None,
     )
+
+
+def _stages(recipe: Recipe, target: Target, known: Known | None, download: float, weights: float) -> Iterator[Stage]:
+    kept: dict[Phase, float] = defaultdict(float)
+    for part in disk_of_steps(recipe):
+        kept[_PHASES.get(part.step, "download")] += part.left.value
+    times: Mapping[Phase, Span | None] = {
+        "download": duration.downloading(kept["download"]),
+        "quantize": _quantizing(recipe, target, known, download, weights),
+        "convert": duration.converting(weights),
+        "engine_build": duration.building(weights),
+        "load": duration.loading(weights / target.nodes),
+    }
+    for phase, peak in _peaks(recipe, target, known, weights).items():
+        if phase != "convert" or kept["convert"]:  # quantize.py writes what trtllm-build reads
+            yield Stage(phase, peak, kept[phase], times.get(phase))
+
+
+def _peaks(recipe: Recipe, target: Target, known: Known | None, weights: float) -> dict[Phase, Peak]:
+    """Give every phase's memory; of a model whose sizes are not known, the weights alone."""
+    if known is not None:
+        question = question_of(recipe, known, target)
+        found = peaks(question) | {"serve": pool(question)}
+        return found if target.gpu else {phase: peak for phase, peak in found.items() if phase not in ("load", "serve")}
+    made, node = quantize_memory(recipe), float(target.memory - target.reserve)
+    found = {"download": downloading(target)}
+    if made is not None:
+        found["quantize"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
+    if recipe.backend == "tensorrt":
+        found["convert"] = found["engine_build"] = building(weights, target)
+    if target.gpu is not None:
+        least = serve_memory(recipe, target)
+        share = least.value / min(recipe.serve.tensor_parallel_size, gpus_of(target))
+        found["serve"] = Peak({"weights": share}, room_per_gpu(target), least.kind, f"at least: {least.basis}")
+    return found
+
+
+def _quantizing(recipe: Recipe, target: Target, known: Known | None, read: float, written: float) -> Span | None:
+    match recipe.quantization.method:
+        case "onepass":
+            if known is None or not calibrates(known.served):
+                return duration.one_pass(read, written)
+            return duration.calibrating(read, written, known.shape, recipe.quantization.calibration, target)
+        case "modelopt" | "trtllm":
+            return duration.modelopt(read)
+        case _:
+            return None
 
 
 def _disk(recipe: Recipe) -> Figure:
     parts = disk_of_steps(recipe)
-    return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts))
+    return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts), "exact")
 
 
-def _speeds(recipe: Recipe, target: Target) -> tuple[Figure | None, Figure | None]:
-    """Predict one stream's decode and prefill, as the benchmark would measure them; drafts are not counted in."""
-    known = known_model(recipe)
-    gpus = recipe.serve.tensor_parallel_size
-    if known is None or target.gpu is None or gpus > gpus_of(target):
-        return None, None
-    lengths = recipe.benchmark or Benchmark()
-    context = lengths.input_tokens + lengths.output_tokens // 2
-    found = speed(
-        known.shape,
-        format=known.served,
-        kv_dtype=known.kv_dtype,
-        target=target,
-        engine="trtllm",
-        context=context,
-        gpus=gpus,
+def _one_stream(recipe: Recipe, known: Known, target: Target) -> Speed:
+    """Predict one stream, as the benchmark would measure it."""
+    return speed(question_of(recipe, known, target, context=benchmark_context(recipe)))
+
+
+def _decode(recipe: Recipe, found: Speed) -> Figure:
+    about = f"one stream after {benchmark_context(recipe)} tokens, without drafts; {found.basis[0]}"
+    return _figure(found.decode, about)
+
+
+def _prefill(recipe: Recipe, found: Speed) -> Figure:
+    return _figure(found.prefill, f"a prompt of {benchmark_context(recipe)} tokens; {found.basis[1]}")
+
+
+def _figure(band: Band, basis: str) -> Figure:
+    return Figure(band.expected, "tok/s", basis, "measured", (band.low, band.high))
+
+
+def _speeds(recipe: Recipe, question: Question, longest: Figure) -> Speeds | None:
+    """Reckon the table: usual batches up to what the server takes, usual lengths up to what fits."""
+    most = int(longest.value)
+    if most < 1:
+        return None
+    contexts = (*[context for context in _CONTEXTS if context < most], most)
+    allowed = recipe.serve.max_batch_size
+    alone = [speed(replace(question, context=context)) for context in contexts]
+    return Speeds(
+        decode=tuple(
+            _cell(replace(question, batch=batch, context=context))
+            for batch in (*[batch for batch in _BATCHES if batch < allowed], allowed)
+            for context in contexts
+        ),
+        prefill=tuple(
+            Prefill(context, found.prefill, found.ceiling) for context, found in zip(contexts, alone, strict=True)
+        ),
+        basis=alone[0].basis,
     )
-    about = f"one stream after {context} tokens, without drafts; {found.basis[0]}"
-    decode = Figure(found.decode.expected, "tok/s", about, (found.decode.low, found.decode.high))
-    prefill = Figure(
-        found.prefill.expected, "tok/s", f"a prompt of {context} tokens", (found.prefill.low, found.prefill.high)
-    )
-    return decode, prefill
+
+
+def _cell(question: Question) -> Cell:
+    fits = question.serving.peak <= question.cache_room
+    return Cell(question.batch, question.context, speed(question).decode if fits else None)

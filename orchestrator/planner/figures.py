@@ -7,6 +7,12 @@ from typing import Literal
 
 Unit = Literal["B", "tok/s", "tokens", "texts"]
 
+Kind = Literal["exact", "formula", "measured", "assumed"]
+"""What a figure rests on: bytes of tensors, a formula of sizes, a measured constant, or a round number of ours.
+
+The weakest part of a sum names it; its `basis` has the whole, with sources.
+"""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -16,6 +22,7 @@ class Figure:
     unit: Unit
     basis: str
     """How it was reckoned, in words, with what was left out."""
+    kind: Kind = "formula"
     band: tuple[float, float] | None = None
     """Between which values it should be, where it is not exact."""
 

@@ -9,20 +9,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.catalog.target import Target
+from orchestrator.planner.asking import ENGINE, benchmark_context, longest_allowed, question_of
 from orchestrator.planner.case import Lookup
 from orchestrator.planner.constants import Constants, constants_in_use, to_document
-from orchestrator.planner.known import Known, known_model
-from orchestrator.planner.memory import quantize_memory
-from orchestrator.planner.outlook import Question, outlook
+from orchestrator.planner.known import known_model
+from orchestrator.planner.outlook import outlook
 from orchestrator.planner.outlook import to_document as outlook_document
-from orchestrator.planner.serving import gpus_of
+from orchestrator.planner.question import Question
 from orchestrator.planner.speed import served, workload
-from orchestrator.planner.weights import draft_bytes
-from orchestrator.recipe.model import Benchmark, Recipe
-
-ENGINE = "trtllm"
-"""What serves every recipe."""
+from orchestrator.recipe.model import Recipe
 
 
 def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
@@ -50,9 +45,8 @@ def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
     if known is None:
         return None
     target = catalog.target(recipe.target)
-    question = question_of(recipe, known, target)
+    question = question_of(recipe, known, target, context=benchmark_context(recipe))
     found = outlook(question)
-    longest = recipe.serve.max_seq_len or found.max_context
     return {
         "recipe": recipe.name,
         "target": recipe.target,
@@ -65,7 +59,7 @@ def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
         **outlook_document(
             replace(
                 found,
-                max_context=min(found.max_context, longest),
+                max_context=min(found.max_context, longest_allowed(recipe, known)),
                 max_batch=min(found.max_batch, recipe.serve.max_batch_size),
             )
         ),
@@ -74,54 +68,13 @@ def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
     }
 
 
-def question_of(
-    recipe: Recipe, known: Known, target: Target, *, batch: int = 1, context: int | None = None
-) -> Question:
-    """Ask what a recipe's server will do.
-
-    Args:
-        recipe: The recipe.
-        known: Its model's sizes.
-        target: Its machine.
-        batch: Texts at once.
-        context: Tokens of each; None: as its benchmark has them on average.
-    """
-    lengths = recipe.benchmark or Benchmark()
-    draft = draft_bytes(recipe)
-    return Question(
-        shape=known.shape,
-        scheme=known.served,
-        kv_dtype=known.kv_dtype,
-        target=target,
-        target_name=recipe.target,
-        engine=ENGINE,
-        batch=batch,
-        context=context or lengths.input_tokens + lengths.output_tokens // 2,
-        gpus=min(recipe.serve.tensor_parallel_size, gpus_of(target)),
-        quantizing=quantize_memory(recipe),
-        builds_engine=recipe.backend == "tensorrt",
-        tokens_per_step=recipe.serve.max_num_tokens,
-        cache_share=recipe.serve.kv_cache.free_gpu_memory_fraction,
-        draft_bytes=draft.value if draft else 0.0,
-    )
-
-
 def _levels(recipe: Recipe, question: Question) -> Iterator[dict[str, Any]]:
     """Predict what each run of the benchmark measures."""
     benchmark = recipe.benchmark
     if benchmark is None or question.target.gpu is None:
         return
     for concurrency in benchmark.concurrency:
-        load = workload(
-            question.shape,
-            format=question.scheme,
-            kv_dtype=question.kv_dtype,
-            target=question.target,
-            engine=question.engine,
-            batch=min(concurrency, recipe.serve.max_batch_size),
-            context=question.context,
-            gpus=question.gpus,
-        )
+        load = workload(replace(question, batch=min(concurrency, recipe.serve.max_batch_size)))
         band = served(load, benchmark.input_tokens, benchmark.output_tokens)
         yield {"concurrency": concurrency, "output_tokens_per_second": asdict(band)}
 

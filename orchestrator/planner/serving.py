@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import kv_bytes, loaded_bytes, state_bytes
+from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes.model import ModelShape
 
@@ -22,11 +23,12 @@ FIXED_WORKSPACE = 2**30
 SHARD = 5_000_000_000
 """Bytes of a weights file as ModelOpt and the Hub cut them: one is in the page cache while it loads."""
 
-CUDA_FREE_ON_FRESH_BOOT = 101 * 2**30
-"""Bytes that CUDA sees free on a GB10 of 121.7 GiB that was just started; page cache lowers it further."""
-
 EAGER_LOAD = 1.8
 """Times the weights that a loader has been seen to take on a Spark which pinned all of them at once."""
+
+
+ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
+"""TensorRT-LLM's variable that makes it load weights one after the other."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,20 @@ class Serving:
 def room_per_gpu(target: Target) -> float:
     """Give the bytes of one GPU for weights, caches and activations: without the reserve of the system."""
     return (target.memory - target.reserve) / (max(target.gpu.count, 1) if target.gpu else 1)
+
+
+def room_words(target: Target, name: str) -> str:
+    """Say what a target has for a model, and what became of the rest."""
+    each = " on each GPU" if gpus_of(target) > 1 else ""
+    seen = f"; CUDA sees {_gib(target.cuda_free)} free at most" if target.cuda_free else ""
+    return (
+        f"{gigabytes(room_per_gpu(target))}{each}: the {_gib(target.memory)} of {name} less {_gib(target.reserve)}"
+        f" for the system{seen}"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.4g} GiB"
 
 
 def gpus_of(target: Target) -> int:

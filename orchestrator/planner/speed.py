@@ -14,7 +14,9 @@ from orchestrator.catalog.target import Gpu, Target
 from orchestrator.errors import SpeedInputError
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, EngineConstants, constants_in_use
+from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
+from orchestrator.planner.serving import gpus_of
 from orchestrator.planner.shapes.model import ModelShape
 
 Terms = Mapping[Cost, float]
@@ -86,62 +88,33 @@ class Workload:
         return -(-self.gpus // max(_gpu(self.target).count, 1))
 
 
-def speed(
-    shape: ModelShape,
-    *,
-    format: str | Scheme,  # noqa: A002 - the word that everything else uses
-    kv_dtype: KvDtype = "bf16",
-    target: Target,
-    engine: str,
-    batch: int = 1,
-    context: int = 1024,
-    gpus: int | None = None,
-    constants: Constants | None = None,
-) -> Speed:
+def speed(question: Question, constants: Constants | None = None) -> Speed:
     """Estimate decode and prefill.
 
     Args:
-        shape: The model.
-        format: How its weights are stored: a format's name, or what its own configuration says.
-        kv_dtype: How the KV cache is stored.
-        target: The machine.
-        engine: `trtllm`, `vllm`, `sglang` or `llama.cpp`.
-        batch: Texts that decode together.
-        context: Tokens in the cache of each; the length of a prompt.
-        gpus: GPUs that share the work; all of the target's nodes where none is given.
+        question: What is served, where, and to how many; drafts are not counted in.
         constants: The engine's efficiencies; where none are given, those of a calibration, else of the project.
 
     Raises:
         SpeedInputError: A number that no run can have, or a target without a GPU.
         CatalogError: No such engine.
-        ConfigInvalidError: No such format.
     """
     known = constants or constants_in_use()
-    load = workload(
-        shape,
-        format=format,
-        kv_dtype=kv_dtype,
-        target=target,
-        engine=engine,
-        batch=batch,
-        context=context,
-        gpus=gpus,
-        constants=known,
-    )
+    load = workload(question, known)
     terms = step_terms(load)
     seconds = total(terms, load.engine)
-    prompt = total(prefill_terms(load, context), load.engine)
+    prompt = total(prefill_terms(load, load.context), load.engine)
     margin, reason = _margin(load, known)
     wide = max(margin, known.bands["prefill"])
-    ceiling = batch / (terms["weights"] + terms["cache"])
+    ceiling = load.batch / (terms["weights"] + terms["cache"])
     return Speed(
-        decode=_band(batch / seconds, margin).below(ceiling),
-        prefill=_band(context / prompt, wide),
+        decode=_band(load.batch / seconds, margin).below(ceiling),
+        prefill=_band(load.context / prompt, wide),
         ceiling=ceiling,
         basis=(
             *_decode_basis(load, terms, seconds),
             _prefill_basis(load),
-            f"constants of {engine}: {load.engine.basis}",
+            f"constants of {question.engine}: {load.engine.basis}",
             f"band: decode ±{margin:.0%}, prefill ±{wide:.0%}: {reason}",
         ),
     )
@@ -166,37 +139,27 @@ def served(load: Workload, prompt: int, answer: int, constants: Constants | None
     return _band(load.batch / seconds, margin)
 
 
-def workload(
-    shape: ModelShape,
-    *,
-    format: str | Scheme,  # noqa: A002 - the word that everything else uses
-    kv_dtype: KvDtype,
-    target: Target,
-    engine: str,
-    batch: float,
-    context: int,
-    gpus: int | None = None,
-    constants: Constants | None = None,
-) -> Workload:
-    """Check what is asked and look up what it needs; as `speed`, which it serves."""
+def workload(question: Question, constants: Constants | None = None) -> Workload:
+    """Check what is asked and look up what its speed needs; as `speed`, which it serves."""
     known = constants or constants_in_use()
+    target = question.target
     gpu = _gpu(target)
-    every = max(gpu.count, 1) * target.nodes
-    count = every if gpus is None else gpus
-    _check("batch", batch, 1, 2**20)
-    _check("context", context, 1, 2**31)
+    every = gpus_of(target)
+    count = every if question.gpus is None else question.gpus
+    _check("batch", question.batch, 1, 2**20)
+    _check("context", question.context, 1, 2**31)
     _check("gpus", count, 1, every, f" (all that {target.description} has)")
     _check("memory_bandwidth", gpu.memory_bandwidth, 1e6, 1e18)
     return Workload(
-        shape=shape,
-        scheme=_as_read(scheme_of(format) if isinstance(format, str) else format, shape, engine),
-        kv_dtype=kv_dtype,
+        shape=question.shape,
+        scheme=_as_read(question.scheme, question.shape, question.engine),
+        kv_dtype=question.kv_dtype,
         target=target,
-        engine=known.engine(engine),
+        engine=known.engine(question.engine),
         tensor_flops=known.tensor_flops.get(gpu.sm, gpu.memory_bandwidth * _FLOPS_PER_BYTE),
         gpus=count,
-        batch=batch,
-        context=context,
+        batch=question.batch,
+        context=question.context,
     )
 
 

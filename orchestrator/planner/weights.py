@@ -57,7 +57,7 @@ def source_weights(recipe: Recipe) -> Figure:
         quantization = recipe.quantization
         return _reckoned(recipe, quantization.format if quantization.method == "none" else "bf16")
     basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.source.name}"
-    return Figure(checkpoint_bytes(known.shape, known.source), "B", f"{basis}; sizes from {known.basis}")
+    return Figure(checkpoint_bytes(known.shape, known.source), "B", basis, "exact")
 
 
 def served_weights(recipe: Recipe) -> Figure:
@@ -67,8 +67,8 @@ def served_weights(recipe: Recipe) -> Figure:
         return _reckoned(recipe, recipe.quantization.format)
     basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.served.name}"
     if recipe.quantization.method == "onepass" and sum(t.count for t in known.shape.tensors) < _MANY:
-        return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included")
-    return Figure(checkpoint_bytes(known.shape, known.served), "B", basis)
+        return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included", "exact")
+    return Figure(checkpoint_bytes(known.shape, known.served), "B", basis, "exact")
 
 
 def _reckoned(recipe: Recipe, weight_format: Format) -> Figure:
@@ -82,7 +82,7 @@ def weights_in(recipe: Recipe, weight_format: Format) -> Figure:
     if known is None:
         return weight_bytes(recipe.model.parameters, weight_format)
     basis = f"exact bytes of {in_words(known.shape.parameters)} parameters"
-    return Figure(checkpoint_bytes(known.shape, scheme_of(weight_format)), "B", basis)
+    return Figure(checkpoint_bytes(known.shape, scheme_of(weight_format)), "B", basis, "exact")
 
 
 def draft_bytes(recipe: Recipe) -> Figure | None:
@@ -99,7 +99,7 @@ def draft_bytes(recipe: Recipe) -> Figure | None:
         return weight_bytes(speculative.draft.parameters, name)
     shape, declared = known
     basis = f"exact bytes of {in_words(shape.parameters)} parameters in {name}"
-    return Figure(checkpoint_bytes(shape, declared or scheme_of(name)), "B", basis)
+    return Figure(checkpoint_bytes(shape, declared or scheme_of(name)), "B", basis, "exact")
 
 
 def decode_ceiling(recipe: Recipe, target: Target) -> Figure | None:
@@ -123,7 +123,7 @@ def _read_per_token(recipe: Recipe) -> Figure:
         return weight_bytes(active, recipe.quantization.format)
     parameters = known.shape.active_parameters
     basis = f"exact bytes of {in_words(parameters)} parameters in {known.served.name}: no embedding"
-    return Figure(weights_read_per_step(known.shape, known.served), "B", basis)
+    return Figure(weights_read_per_step(known.shape, known.served), "B", basis, "exact")
 
 
 def _format_in_name(model: HubModel) -> Format:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.errors import CheckFailedError, CheckpointError
+from orchestrator.errors import CheckFailedError, CheckpointError, QualityTooLowError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import configs, layout
 from orchestrator.quantization.checkpoint import Checkpoint
@@ -36,6 +36,8 @@ _SHARED = ("weight_scale_2", "input_scale")
 """Scales that engines require to be equal among the modules that they fuse."""
 _BY_ALGORITHM = {scheme.algorithm: scheme for scheme in SCHEMES.values()}
 _E8M0_NAN = 255
+_COMPARED = {"kl_divergence", "perplexity"}
+"""Checks of what the model says."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Report:
     checks: tuple[Check, ...]
     skipped: tuple[Skipped, ...] = ()
     layers: tuple[LayerQuality, ...] = ()
+    advice: str = ""
+    """What to change so that the model says what the original says; empty where it does."""
 
     @property
     def passed(self) -> bool:
@@ -97,11 +101,13 @@ class Report:
         """Insist on a good result.
 
         Raises:
-            CheckFailedError: Some checks failed; each is named with what it found.
+            QualityTooLowError: The model is not close enough to its original, and nothing else is wrong.
+            CheckFailedError: Some other checks failed; each is named with what it found.
         """
         failed = [check for check in self.checks if not check.passed]
         if failed:
-            raise CheckFailedError("\n".join(f"{check.name}: {check.detail}" for check in failed))
+            kind = QualityTooLowError if {check.name for check in failed} <= _COMPARED else CheckFailedError
+            raise kind("\n".join(f"{check.name}: {check.detail}" for check in failed), hint=self.advice)
 
 
 def examine(

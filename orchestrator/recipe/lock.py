@@ -211,6 +211,14 @@ def pin_calibration(recipe: Recipe, commit: str) -> Recipe:
     return recipe.model_copy(update={"quantization": quantization})
 
 
+def pin_held_out(recipe: Recipe, commit: str) -> Recipe:
+    """Put a commit in place of the revision of the text to compare models on."""
+    if recipe.checks.held_out is None:
+        return recipe
+    held_out = recipe.checks.held_out.model_copy(update={"revision": commit})
+    return recipe.model_copy(update={"checks": recipe.checks.model_copy(update={"held_out": held_out})})
+
+
 def moved(old: Lock | None, new: Lock) -> tuple[str, ...]:
     """Say, line by line, in what a lock differs from an older one."""
     return tuple(_moved(old or Lock(recipe=new.recipe, repositories=()), new))

@@ -180,17 +180,44 @@ class Engine(_Part):
     """Options of trtllm-build, by name without dashes."""
 
 
+class HeldOut(_Part):
+    """Text on which the quantized model is compared with its original; none that calibration has seen."""
+
+    dataset: str = "wikitext"
+    """As in `quantization.calibration`: a known name, a local text or JSONL file, or `random`."""
+    revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
+    """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""
+    samples: int = Field(default=64, ge=1, le=65536)
+    sequence_length: int = Field(default=512, ge=2, le=131072)
+    """Tokens of each sample at most."""
+    batch_size: int = Field(default=1, ge=1, le=1024)
+
+
 class Checks(_Part):
     """What must hold before anything is deployed."""
 
     min_snr_db: float | None = None
     """The least signal-to-noise ratio of any layer's dequantized weights, in decibels."""
+    max_kl_divergence: float | None = Field(default=None, gt=0)
+    """The most that what the model expects next may differ from the original's, in nats a token of `held_out`."""
+    max_perplexity_increase: float | None = Field(default=None, gt=0)
+    """The most that perplexity on `held_out` may grow, as a part of itself: 0.01 is one percent."""
+    held_out: HeldOut | None = None
+    """Where it is given, both models run over this text; needs torch, which images have."""
     chat_template: bool = True
     """A chat template must come with the tokenizer."""
     serve: bool = True
     """Start the server, ask for one answer and stop it (in a container with a GPU)."""
     startup_timeout: int = Field(default=1800, ge=1, le=86400)
     """Seconds until the server must be healthy."""
+
+    @model_validator(mode="after")
+    def _gates_need_text(self) -> Checks:
+        gates = (self.max_kl_divergence, self.max_perplexity_increase)
+        if self.held_out is None and any(gate is not None for gate in gates):
+            msg = "max_kl_divergence and max_perplexity_increase are measured on held_out, which is missing"
+            raise ValueError(msg)
+        return self
 
 
 class Benchmark(_Part):
@@ -285,3 +312,13 @@ class Recipe(_Part):
     serve: Serve = Serve()
     expected_refusals: tuple[str, ...] = ()
     """Codes of the refusals that this recipe exists to explain; the dry-run of the catalogue expects just these."""
+
+    @model_validator(mode="after")
+    def _comparing_needs_an_original(self) -> Recipe:
+        if self.checks.held_out is not None and self.quantization.method not in ("onepass", "modelopt"):
+            msg = (
+                "checks.held_out: compares with the unquantized model, which only the methods onepass and modelopt"
+                f" start from; quantization.method is {self.quantization.method}"
+            )
+            raise ValueError(msg)
+        return self

@@ -44,15 +44,18 @@ DATASETS: Mapping[str, Dataset] = {
 def build_download(recipe: Recipe, _catalog: Catalog) -> Step | None:
     """Declare the download of a known data set."""
     dataset = calibration_dataset(recipe)
-    if dataset is None:
-        return None
+    return fetched("download-calibration", dataset, recipe.quantization.calibration.revision) if dataset else None
+
+
+def fetched(name: str, dataset: Dataset, revision: str) -> Step:
+    """Declare the download of a data set's text."""
     return Step(
-        name="download-calibration",
+        name=name,
         argv=payload(
             "download",
             {
                 "repo": dataset.repo,
-                "revision": recipe.quantization.calibration.revision,
+                "revision": revision,
                 "repo-type": "dataset",
                 "include": dataset.file,
                 "output": OUT,
@@ -70,23 +73,52 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     if not needs_text(recipe):
         return None
     calibration = recipe.quantization.calibration
-    local = is_local(calibration.dataset)
-    dataset = None if local else _find(recipe)
-    file = dataset.file if dataset else PurePosixPath(calibration.dataset).name
+    wanted = Wanted(calibration.dataset, calibration_dataset(recipe), "download-calibration", calibration.samples)
+    image = quantizer_image(recipe, catalog)  # it has what reads Parquet, this machine's Python need not
+    return written("calibration", wanted, image)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Text that is to be written as JSON Lines."""
+
+    name: str
+    """The local file, or the data set's name."""
+    dataset: Dataset | None
+    """None for a local file."""
+    download: str
+    """The step that fetches the data set."""
+    samples: int
+
+
+def written(name: str, wanted: Wanted, image: str | None, without: Input | None = None) -> Step:
+    """Declare the writing of a text.
+
+    Args:
+        name: The step's.
+        wanted: The text.
+        image: Where it can be read, whatever it is.
+        without: What an earlier step wrote, none of which is to be in it.
+    """
+    dataset = wanted.dataset
+    file = dataset.file if dataset else PurePosixPath(wanted.name).name
     options: dict[str, Argument] = {
         "source": Inside(SOURCE, file) if dataset else Inside(f"{SOURCE}/{file}"),
         "column": dataset.column if dataset else "text",
-        "samples": str(calibration.samples),
+        "samples": str(wanted.samples),
         "output": Inside(OUT.target, TEXT),
     }
+    if without is not None:
+        options["without"] = Inside(without.target, TEXT)
+    read = (Input(wanted.download, SOURCE),) if dataset else ()
     return Step(
-        name="calibration",
+        name=name,
         argv=payload("calibration", options),
         outputs=(Output(TEXT),),
-        image=quantizer_image(recipe, catalog),  # it has what reads Parquet, this machine's Python need not
-        portable=local,
-        inputs=(Input("download-calibration", SOURCE),) if dataset else (),
-        folders=() if dataset else (Folder(calibration.dataset, f"{SOURCE}/{file}"),),
+        image=image,
+        portable=dataset is None,
+        inputs=(*read, *((without,) if without else ())),
+        folders=() if dataset else (Folder(wanted.name, f"{SOURCE}/{file}"),),
         needs_code=True,
     )
 
@@ -107,7 +139,7 @@ def calibration_dataset(recipe: Recipe) -> Dataset | None:
     """Give the data set on the Hub whose text a recipe needs, if it needs one."""
     if not needs_text(recipe) or is_local(recipe.quantization.calibration.dataset):
         return None
-    return _find(recipe)
+    return dataset_named(recipe, recipe.quantization.calibration.dataset, "quantization.calibration")
 
 
 def is_local(dataset: str) -> bool:
@@ -115,10 +147,14 @@ def is_local(dataset: str) -> bool:
     return dataset.endswith(_FILE_ENDINGS)
 
 
-def _find(recipe: Recipe) -> Dataset:
-    name = recipe.quantization.calibration.dataset
+def dataset_named(recipe: Recipe, name: str, where: str) -> Dataset:
+    """Find a data set on the Hub.
+
+    Raises:
+        RecipeInvalidError: Nobody here knows it.
+    """
     if name not in DATASETS:
-        message = f"{recipe.name}: quantization.calibration.dataset: nothing is known of the data set `{name}`"
+        message = f"{recipe.name}: {where}.dataset: nothing is known of the data set `{name}`"
         known = ", ".join(sorted(DATASETS))
         raise RecipeInvalidError(message, hint=f"use one of {known}, or a local file that ends in .jsonl or .txt")
     return DATASETS[name]

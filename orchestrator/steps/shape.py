@@ -20,6 +20,8 @@ TRTLLM_CHECKPOINT = "/trtllm_checkpoint"
 ENGINE = "/engine"
 DRAFT = "/draft"
 CALIBRATION = "/calibration"
+HELD_OUT = "/held_out"
+EVALUATION = "/evaluation"
 SOURCE = "/source"
 """What a person keeps in a folder or file of their own."""
 

@@ -10,6 +10,7 @@ from orchestrator.hub.trust import Trusted
 from orchestrator.hub.wanted import MODEL_FILES, RepoType
 from orchestrator.recipe.model import HubModel, Recipe
 from orchestrator.steps.calibration import calibration_dataset
+from orchestrator.steps.held_out import held_out_dataset
 from orchestrator.steps.step import FILES, Step
 
 _LISTING = "files.json"
@@ -38,6 +39,9 @@ def sources(recipe: Recipe) -> Mapping[str, Source]:
     if dataset:
         revision = recipe.quantization.calibration.revision
         found["download-calibration"] = Source(dataset.repo, revision, "dataset", (dataset.file,))
+    compared = held_out_dataset(recipe)
+    if compared and recipe.checks.held_out:
+        found["download-held-out"] = Source(compared.repo, recipe.checks.held_out.revision, "dataset", (compared.file,))
     return found
 
 

@@ -7,7 +7,8 @@ from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving.command import serve_command
 from orchestrator.serving.config import config_text, llm_api_config
-from orchestrator.steps.shape import CHECKPOINT, ENGINE, MODEL, OFFLINE, OUT, Shape, payload
+from orchestrator.steps.evaluate import RESULT
+from orchestrator.steps.shape import CHECKPOINT, ENGINE, EVALUATION, MODEL, OFFLINE, OUT, Shape, payload
 from orchestrator.steps.step import FILES, Input, Output, Step
 
 CONFIG = "llm_api.yaml"
@@ -20,13 +21,14 @@ def build(recipe: Recipe, catalog: Catalog) -> Step:
     serves = recipe.checks.serve and shape.measurable and shape.has("trtllm-serve")
     inputs = shape.served_inputs if serves else (Input(shape.checkpoint_step, CHECKPOINT),)
     reference = (Input(shape.model_step, MODEL),) if shape.checkpoint_step != shape.model_step else ()
+    compared = (Input("evaluate", EVALUATION),) if recipe.checks.held_out else ()
     return Step(
         name="verify",
         argv=payload("verify", {}, *_options(shape, serves=serves), *(("--", *_server(shape)) if serves else ())),
         outputs=(Output("quality.json", "json"),),
         image=shape.container,
         portable=not serves,
-        inputs=(*inputs, *reference),
+        inputs=(*inputs, *reference, *compared),
         files={CONFIG: config_text(llm_api_config(recipe, shape.image))} if serves else {},
         needs_code=True,
         environment={**OFFLINE, **recipe.serve.environment} if serves else {},
@@ -42,6 +44,14 @@ def _options(shape: Shape, *, serves: bool) -> tuple[Argument, ...]:
         options += ["--reference", Inside(MODEL)]
     if checks.min_snr_db is not None:
         options += ["--min-snr-db", str(checks.min_snr_db)]
+    if checks.held_out is not None:
+        options += ["--evaluation", Inside(EVALUATION, RESULT)]
+    for name, gate in (
+        ("kl-divergence", checks.max_kl_divergence),
+        ("perplexity-increase", checks.max_perplexity_increase),
+    ):
+        if gate is not None:
+            options += [f"--max-{name}", str(gate)]
     if not checks.chat_template:
         options.append("--no-chat-template")
     options += ["--output", OUT]

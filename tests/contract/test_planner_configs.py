@@ -11,8 +11,9 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
-from orchestrator.planner.memory import resident_peak
-from orchestrator.planner.outlook import Question, outlook
+from orchestrator.planner.making import resident_peak
+from orchestrator.planner.outlook import outlook
+from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.shapes import shape_of
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,51 +22,20 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
 from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
+from tests.support.oracle import Environment, find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
 
 _ROOT = Path(__file__).parents[2]
 _HERE = Path(__file__).parent
-_WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
 
 _EXCLUDING = Format("nvfp4", "fp8")
 _WEIGHTS_AND_CACHE = Format("w4a16_nvfp4", "fp8")
 
 
-@dataclass(frozen=True)
-class Environment:
-    """An interpreter that has torch, transformers and ModelOpt."""
-
-    python: Path
-
-    def run(self, *arguments: str | Path) -> str:
-        done = subprocess.run(
-            [self.python, *arguments], capture_output=True, text=True, env=self.variables, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """One thread each: these models are too small for more, and two of them run at once."""
-        return {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": str(_ROOT),
-        }
-
-
 @pytest.fixture(scope="session")
 def environment() -> Environment:
-    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
-    python = Path(named) if named else _ROOT / ".venv-oracle" / "bin" / "python"
-    if not python.exists():
-        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
-            pytest.fail(_WHY)
-        pytest.skip(_WHY)
-    return Environment(python)
+    return find_environment()
 
 
 def _batches(samples: int) -> list[dict[str, list[list[int]]]]:

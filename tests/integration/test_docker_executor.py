@@ -14,13 +14,15 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
 
 from orchestrator.errors import (
     DockerUnavailableError,
@@ -31,6 +33,7 @@ from orchestrator.errors import (
     WrongArchitectureError,
 )
 from orchestrator.events import LogLine, Progress, StepStarted, Warned
+from orchestrator.executors import docker
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED, User, create_arguments, describe
 from orchestrator.executors.docker_engine import connect
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
@@ -166,6 +169,56 @@ def test_two_builds_at_once_run_the_command_once(bench: Bench, engine: Engine, t
     assert sorted(outcome.adopted for outcome in outcomes) == [False, True]
     assert outcomes[0].output == outcomes[1].output
     assert bench.lines == other.lines == [f"tick {number}" for number in range(10)]
+
+
+def test_a_container_that_ran_since_it_was_found_is_not_started_again(bench: Bench, client: DockerClient) -> None:
+    job = bench.job("count_start", attempt="first")
+    create_only(client, job)
+    found = client.containers.get(bench.container)
+    assert bench.executor.run(job, bench.see).exit_status == 0  # somebody else was faster
+    assert found.status == "created"
+    assert docker.start_once(found) == {}
+    assert (job.output / "starts").read_text() == "start\n"
+
+
+def test_of_several_that_find_a_container_one_starts_it(bench: Bench, client: DockerClient) -> None:
+    job = bench.job("count_start", attempt="first")
+    create_only(client, job)
+    found = [client.containers.get(bench.container) for _ in range(6)]
+    with ThreadPoolExecutor(len(found)) as pool:
+        assert list(pool.map(docker.start_once, found)) == [{}] * len(found)
+    client.containers.get(bench.container).wait()
+    assert (job.output / "starts").read_text() == "start\n"
+
+
+def test_a_limit_that_the_engine_refuses_to_one_build_does_not_end_another(
+    bench: Bench, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, begin = Container.start, threading.Barrier(2, timeout=60)
+
+    def refusing(container: Container) -> None:
+        if any(limit["Hard"] == -1 for limit in container.attrs["HostConfig"]["Ulimits"]):
+            said = "error setting rlimit type 8: operation not permitted"
+            raise APIError(said, explanation=said)
+        start(container)
+
+    monkeypatch.setattr(Container, "start", refusing)
+    outcomes = []
+
+    def build(at: Bench, attempt: str) -> None:
+        begin.wait()
+        outcomes.append(at.executor.run(bench.job("count_start", attempt=attempt), at.see))
+
+    (tmp_path / "two").mkdir()
+    other = Bench.of_engine(engine, tmp_path / "two")
+    workers = [threading.Thread(target=build, args=arguments) for arguments in ((bench, "first"), (other, "second"))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [outcome.exit_status for outcome in outcomes] == [0, 0]
+    assert (outcomes[0].output / "starts").read_text() == "start\n"
+    assert outcomes[0].output == outcomes[1].output
 
 
 def test_a_secret_left_by_a_killed_orchestrator_is_removed(bench: Bench, engine: Engine, client: DockerClient) -> None:

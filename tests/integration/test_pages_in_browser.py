@@ -20,10 +20,10 @@ import pytest
 
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
-from orchestrator.pages.comparison import Terms, compare
-from orchestrator.pages.drafts import drafts
 from orchestrator.pages.page import comparison_page, plan_page
 from orchestrator.pages.planned import comparison_for, plan_facts
+from orchestrator.planner.comparison import Terms, compare
+from orchestrator.planner.drafts import drafts
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (1280, 390)

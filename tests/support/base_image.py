@@ -1,7 +1,7 @@
 """A container image made of this machine's own Python, because no registry can be reached: a few seconds, 100 MB.
 
 It holds the interpreter that runs the tests, its standard library, NumPy and ml_dtypes, the shared libraries that all
-of these need, and busybox for a shell.
+of these need, busybox, and bash for scripts that ask for it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ PACKAGES = ("numpy", "ml_dtypes")
 APPLETS = (
     "sh",
     "cat",
+    "chmod",
+    "chown",
     "cp",
     "date",
     "echo",
+    "dirname",
     "env",
     "false",
     "head",
@@ -73,6 +76,9 @@ def write_root(file: Path, packages: Iterable[str] = PACKAGES, *, to_come: Itera
             for applet in APPLETS:
                 root.link(f"bin/{applet}", "/bin/busybox")
         later = [file for package in to_come for folder in _folders(package) for file in folder.rglob("*.so")]
+        bash = shutil.which("bash")
+        if bash:
+            root.file(Path(bash), Path("/bin/bash"))
         for library in _libraries(root.binaries + later + ([Path(busybox)] if busybox else [])):
             root.file(library)
 

@@ -27,7 +27,7 @@ from docker.errors import DockerException, ImageNotFound
 from orchestrator.errors import MachineError
 from orchestrator.executors.docker import DockerExecutor
 from orchestrator.executors.docker_engine import connect
-from tests.support.base_image import write_root
+from tests.support.base_image import APPLETS, PACKAGES, write_root
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -174,8 +174,8 @@ def _mounts_below(folder: Path) -> list[str]:
 
 
 def _import_base(engine: Engine, folder: Path) -> None:
-    """Give an engine the base image, unless it has that of this very Python."""
-    label = f"{sys.version} {sys.executable}".replace("\n", " ")
+    """Give an engine the base image, unless it has that of this very Python with all that belongs into it."""
+    label = f"{sys.version} {sys.executable} {' '.join(PACKAGES + APPLETS)}".replace("\n", " ")
     with closing(engine.connect()) as client:
         with suppress(ImageNotFound):
             if client.images.get(BASE_IMAGE).labels.get("python") == label:

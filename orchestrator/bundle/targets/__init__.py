@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.bundle.facts import Facts
-from orchestrator.bundle.targets import compose, documents, readme, server
+from orchestrator.bundle.targets import compose, dockerfile, documents, readme, server
 from orchestrator.errors import BundleTargetError
 
 Files = Callable[[Facts], dict[str, str]]
@@ -31,7 +31,7 @@ TARGETS: Mapping[str, Target] = {
 }
 """What `--target` names, in the order in which README.md shows it."""
 
-COMMON: tuple[Files, ...] = (documents.files, server.files, readme.files)
+COMMON: tuple[Files, ...] = (documents.files, server.files, dockerfile.files, readme.files)
 """What every bundle has."""
 
 

@@ -30,6 +30,7 @@ from orchestrator.store.artifact import Artifact
     default="",
     help=f"Write files for these ways to deploy alone: {', '.join(TARGETS)}. All that apply where none is named.",
 )
+@click.option("--embed-model", is_flag=True, help="Have the bundle's Dockerfile put the model into the image.")
 @json_option
 @click.pass_obj
 def command(
@@ -38,6 +39,7 @@ def command(
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     targets: str,
+    embed_model: bool,
     as_json: bool,
 ) -> None:
     """Write dist/RECIPE again from what is built; builds nothing."""
@@ -54,7 +56,8 @@ def command(
         found = settings.store.find(plan.binder.key(placed.step, placed.executor, inputs))
         assert found is not None  # noqa: S101 - the forecast found each of them
         artifacts[placed.step.name] = found
-    bundle = bundle_of(settings, plan, artifacts, targets=[name.strip() for name in targets.split(",") if name.strip()])
+    chosen = [name.strip() for name in targets.split(",") if name.strip()]
+    bundle = bundle_of(settings, plan, artifacts, targets=chosen, embed_model=embed_model)
     if as_json:
         print_json({"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused})
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -11,16 +10,20 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.configs import LARGEST, read_object
 from orchestrator.cli.options import RecipeName
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, print_json, print_table
+from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
-from orchestrator.pages.comparison import Comparison, Row, Subject, Terms, compare
-from orchestrator.pages.drafts import Drafts, drafts, words
+from orchestrator.pages.advice import advice
+from orchestrator.pages.drafts import words
 from orchestrator.pages.markdown import comparison_text
-from orchestrator.pages.page import NOTHING, band_words, comparison_page
+from orchestrator.pages.page import comparison_page
 from orchestrator.pages.programs import document
+from orchestrator.pages.rows import FORMAT_HEADS, format_cells
+from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.constants import ENGINES
+from orchestrator.planner.drafts import Drafts, drafts
 from orchestrator.planner.known import Known, known_model, missing_sizes
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes import shape_of
@@ -28,8 +31,6 @@ from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Recipe
 
 _USUAL_CONTEXT = 4096
-_LARGEST = 64_000_000
-"""Bytes; no config.json is nearly as long."""
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -101,7 +102,7 @@ def _subject(settings: Settings, model: str) -> Subject:
     place = Path(model)
     if place.suffix == ".json" or (place / "config.json").is_file():
         file = place / "config.json" if place.is_dir() else place
-        return Subject(model, shape_of(_read(file), str(file)), str(file))
+        return Subject(model, shape_of(read_object(file), str(file)), str(file))
     family = _family(settings, model)
     if family:
         return _of_recipes(model, [settings.book.load(name) for name in family])
@@ -169,34 +170,11 @@ def _fetch(repo: str) -> Mapping[str, Any]:
 
     commit = resolve_commit(repo, "main")
     files = snapshot(repo, commit, ("config.json",)).files
-    if not files or files[0].size > _LARGEST:
+    if not files or files[0].size > LARGEST:
         message = f"{repo} has no config.json of a usual size"
         raise ConfigInvalidError(message, hint="name the repository of the model's weights in safetensors")
     with tempfile.TemporaryDirectory() as folder, hub_words(repo, commit):
-        return _read(Path(hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Read an object from a JSON file.
-
-    Raises:
-        ConfigInvalidError: There is none in it.
-    """
-    try:
-        if file.stat().st_size > _LARGEST:
-            message = f"{file}: found {file.stat().st_size} bytes, expected a configuration of at most {_LARGEST}"
-            raise ConfigInvalidError(message)
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        message = f"{file} is missing"
-        raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one") from None
-    except (ValueError, RecursionError) as error:
-        message = f"{file}: not JSON: {error}"
-        raise ConfigInvalidError(message) from None
-    if not isinstance(found, dict):
-        message = f"{file}: found a {type(found).__name__}, expected an object"
-        raise ConfigInvalidError(message)
-    return found
+        return read_object(Path(hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)))
 
 
 def _show(comparison: Comparison, needed: Drafts | None) -> None:
@@ -206,25 +184,11 @@ def _show(comparison: Comparison, needed: Drafts | None) -> None:
         f"{comparison.subject.name} on {terms.target_name}, {terms.engine}:"
         f" {texts} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}\n"
     )
-    heads = ("format", "fits", "weights", "longest context", "most texts", "decode tok/s", "its limit")
-    print_table(heads, [_cells(row) for row in comparison.rows], right=(2, 3, 4, 5, 6))
+    print_table(FORMAT_HEADS, map(format_cells, comparison.rows), right=(2, 3, 4, 5, 6))
     click.echo()
     for row in comparison.rows:
-        click.echo(f"{row.label}: {row.advice}")
+        click.echo(f"{row.label}: {advice(comparison, row)}")
     if needed:
         click.echo()
         for line in words(needed):
             click.echo(line)
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    found = row.outlook
-    return (
-        row.label,
-        "yes" if found.fits else "no",
-        in_bytes(found.weights_bytes),
-        f"{found.max_context:,}" if found.max_context else "none",
-        f"{found.max_batch:,}" if found.max_batch else "none",
-        band_words(found.decode),
-        f"{row.ceiling:.1f}" if row.ceiling else NOTHING,
-    )

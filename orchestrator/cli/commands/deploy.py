@@ -1,18 +1,99 @@
-"""Start the server of a built recipe."""
+"""Bring the server of a built recipe up, and ask it something."""
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
+from pathlib import Path
+
 import click
 
-from orchestrator.cli.compose import compose
-from orchestrator.cli.options import recipe_argument
+from orchestrator.cli.deploying import DeployView
+from orchestrator.cli.options import json_option, recipe_argument, verbose_option
 from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import in_time, print_json, program
+from orchestrator.deployment.compose_file import SERVER, ComposeFile, read
+from orchestrator.deployment.question import API_KEY, Answer, Gateway
+from orchestrator.deployment.record import remember
+from orchestrator.deployment.up import Deployment, Done, gateway_of, limit_of, wait_until_ready
+from orchestrator.errors import ComposeUnsupportedError
+from orchestrator.executors.docker_engine import connect
 
 
 @click.command("deploy")
 @recipe_argument
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="NAME",
+    help="Also start these services: `monitoring` (Prometheus and Grafana), `chat` (Open WebUI).",
+)
+@verbose_option
+@json_option
 @click.pass_obj
-def command(settings: Settings, recipe: str) -> None:
-    """Start the server of dist/RECIPE with Docker Compose."""
-    folder = compose(settings, recipe, "up", "--detach", "--wait")
-    click.echo(f"{recipe} is up; how to ask it: {folder}/README.md; stop it with: orchestrator undeploy {recipe}")
+def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose: bool, as_json: bool) -> None:
+    """Bring the server of dist/RECIPE up on this machine, wait until it is ready and ask it one question.
+
+    What runs already and is what the bundle says stays as it is. Interrupted, the server goes on starting; the same
+    command waits for it again. Needs a Docker engine (or Podman's socket), and no Compose.
+    """
+    settings.book.load(recipe)  # a name that is no recipe never becomes a path
+    folder = settings.dist / recipe
+    compose = _compose(folder, profiles)
+    with closing(connect()) as client, DeployView(verbose=verbose) as view:
+        remember(settings.store.root, recipe)
+        container = Deployment(client, folder, compose, profiles, view).bring_up()
+        gateway = gateway_of(folder, compose, os.environ.get(API_KEY))
+        waited = wait_until_ready(container, gateway, limit_of(compose), view)
+        view(Done("server", f"ready after {in_time(waited)}"))
+        answer = None if gateway.mutual else gateway.ask()
+    if as_json:
+        print_json(_document(recipe, folder, gateway, waited, answer))
+    else:
+        _tell(recipe, folder, gateway, answer)
+
+
+def _compose(folder: Path, profiles: tuple[str, ...]) -> ComposeFile:
+    compose = read(folder)
+    for profile in profiles:
+        if profile not in compose.profiles:
+            message = f"{folder} has no profile `{profile}`"
+            raise ComposeUnsupportedError(message, hint=f"its profiles are: {', '.join(compose.profiles) or 'none'}")
+    return compose
+
+
+def _document(recipe: str, folder: Path, gateway: Gateway, waited: float, answer: Answer | None) -> dict[str, object]:
+    asked = (
+        {
+            "model": answer.model,
+            "question": answer.question,
+            "answer": answer.text,
+            "tokens": answer.tokens,
+            "seconds_to_first_token": round(answer.first, 4),
+            "tokens_per_second": answer.rate and round(answer.rate, 2),
+        }
+        if answer
+        else {}
+    )
+    return {
+        "recipe": recipe,
+        "bundle": str(folder),
+        "url": f"{gateway.url}/v1",
+        "seconds_to_ready": round(waited, 3),
+        **asked,
+    }
+
+
+def _tell(recipe: str, folder: Path, gateway: Gateway, answer: Answer | None) -> None:
+    if answer is None:
+        click.echo("not asked: it wants a certificate of its clients, and this command has none")
+    else:
+        rate = f", then {answer.rate:.1f} tokens/s" if answer.rate else ""
+        click.echo(f"asked:    {answer.question}")
+        click.echo(f"answered: {answer.text}")
+        click.echo(f"          first token after {in_time(answer.first)}{rate} ({answer.tokens} tokens)")
+    click.echo()
+    click.echo(f"{recipe} is served on {gateway.url}/v1; {folder / 'README.md'} has more")
+    click.echo(f"watch it: {program()} status, {program()} logs {recipe} {SERVER} --follow")
+    click.echo(f"end it:   {program()} undeploy {recipe}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,16 @@ from typing import Any
 import click
 
 from orchestrator.catalog.models import find_model
+from orchestrator.cli.configs import an_object, declared_inside, read_object
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, print_json, print_table
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.planner.constants import ENGINES
 from orchestrator.planner.figures import Figure
-from orchestrator.planner.memory import one_pass_peak, resident_peak
-from orchestrator.planner.outlook import Outlook, Question, outlook, to_document
+from orchestrator.planner.making import one_pass_peak, resident_peak
+from orchestrator.planner.outlook import Outlook, outlook, to_document
+from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import (
     FORMATS,
     GGUF_FORMATS,
@@ -30,10 +32,6 @@ from orchestrator.planner.scheme import (
 from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Band
 from orchestrator.recipe.model import Calibration
-
-_LARGEST = 64_000_000
-"""Bytes; no config.json is nearly as long, not even with a list of all experts."""
-_ENGINES = ("trtllm", "vllm", "llama.cpp", "sglang")
 
 
 @click.command("estimate")
@@ -60,7 +58,7 @@ _ENGINES = ("trtllm", "vllm", "llama.cpp", "sglang")
     help="What the weights are stored as; else what the configuration declares, else bf16.",
 )
 @click.option("--target", default="dgx-spark", show_default=True, help="The machine.")
-@click.option("--engine", type=click.Choice(_ENGINES), default="trtllm", show_default=True, help="What serves.")
+@click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
 @click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Texts at once.")
 @click.option("--context", type=click.IntRange(1, 2**31), default=4096, show_default=True, help="Tokens of each text.")
 @click.option("--gpus", type=click.IntRange(1, 1024), help="GPUs that share the model; all of the target's.")
@@ -101,9 +99,7 @@ def command(
         subject = _of_file(config_file, quant_config)
     else:
         subject = _of_hub(repo or "", revision) if online else _of_catalog(repo or "")
-    declared = (
-        subject.declared if quant_config is None else scheme_of_quant_config(_read(quant_config), str(quant_config))
-    )
+    declared = subject.declared if quant_config is None else _declared_by(quant_config)
     scheme, published = _choose(declared, format_name, given=subject.given or quant_config is not None)
     shape = shape_of(subject.config, subject.where)
     if method is not None:
@@ -146,15 +142,23 @@ class _Subject:
 def _of_file(file: Path, quant_config: Path | None) -> _Subject:
     """Read a config.json, or a checkpoint's folder."""
     if not file.is_dir():
-        config = _read(file)
-        return _Subject(config, str(file), _inside(config, str(file)) if quant_config is None else None)
-    config, beside = _read(file / "config.json"), file / "hf_quant_config.json"
+        config = read_object(file)
+        return _Subject(config, str(file), declared_inside(config, str(file)) if quant_config is None else None)
+    config, beside = read_object(file / "config.json"), file / "hf_quant_config.json"
     where = str(file / "config.json")
     if beside.is_file():
         return _Subject(
-            config, where, scheme_of_quant_config(_read(beside), str(beside)), given=True, stored_bytes=_headers(file)
+            config,
+            where,
+            scheme_of_quant_config(read_object(beside), str(beside)),
+            given=True,
+            stored_bytes=_headers(file),
         )
-    return _Subject(config, where, _inside(config, where), stored_bytes=_headers(file))
+    return _Subject(config, where, declared_inside(config, where), stored_bytes=_headers(file))
+
+
+def _declared_by(file: Path) -> Scheme:
+    return scheme_of_quant_config(read_object(file), str(file))
 
 
 def _of_catalog(repo: str) -> _Subject:
@@ -180,13 +184,11 @@ def _of_hub(repo: str, revision: str) -> _Subject:
 
     found = look_at(repo, revision)
     where = f"{repo}@{found.commit[:12]}"
-    if not isinstance(found.config, dict):
-        message = f"{where}: config.json: found a {type(found.config).__name__}, expected an object"
-        raise ConfigInvalidError(message)
+    config = an_object(found.config, f"{where}: config.json")
     if isinstance(found.quantization, dict):
         declared = scheme_of_quant_config(found.quantization, f"hf_quant_config.json of {where}")
-        return _Subject(found.config, where, declared, given=True, stored_bytes=found.tensor_bytes)
-    return _Subject(found.config, where, _inside(found.config, where), stored_bytes=found.tensor_bytes)
+        return _Subject(config, where, declared, given=True, stored_bytes=found.tensor_bytes)
+    return _Subject(config, where, declared_inside(config, where), stored_bytes=found.tensor_bytes)
 
 
 def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
@@ -197,40 +199,6 @@ def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure
 
         method = "onepass" if scheme.name in SCHEMES and shape.architecture in ARCHITECTURES else "modelopt"
     return one_pass_peak(shape, scheme, Calibration()) if method == "onepass" else resident_peak(shape)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Read an object from a JSON file.
-
-    Raises:
-        ConfigInvalidError: There is none in it.
-    """
-    try:
-        if file.stat().st_size > _LARGEST:
-            message = f"{file}: found {file.stat().st_size} bytes, expected a configuration of at most {_LARGEST}"
-            raise ConfigInvalidError(message)
-        document = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        message = f"{file}: not JSON: {error}"
-        raise ConfigInvalidError(message) from None
-    except FileNotFoundError:
-        message = f"{file} is missing"
-        raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one") from None
-    if not isinstance(document, dict):
-        message = f"{file}: found a {type(document).__name__}, expected an object"
-        raise ConfigInvalidError(message)
-    return document
-
-
-def _inside(config: Mapping[str, Any], where: str) -> Scheme | None:
-    """Read `quantization_config` of a config.json; None where there is none."""
-    inside = config.get("quantization_config")
-    if inside is None:
-        return None
-    if not isinstance(inside, dict):
-        message = f"{where}: quantization_config: found {inside!r:.60}, expected an object"
-        raise ConfigInvalidError(message)
-    return scheme_of_quant_config(inside, f"quantization_config of {where}")
 
 
 def _choose(declared: Scheme | None, format_name: str | None, *, given: bool) -> tuple[Scheme, bool]:

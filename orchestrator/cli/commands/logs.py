@@ -1,4 +1,4 @@
-"""Show the log of a step."""
+"""Show the log of a step, or of a server that is deployed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.deployed import container_of, copy_log
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import RecipeUnknownError, StepUnknownError
@@ -24,7 +25,16 @@ _POLL = 0.3
 )
 @click.pass_obj
 def command(settings: Settings, recipe: str, step: str | None, follow: bool) -> None:
-    """Show what STEP of the newest build of RECIPE wrote: the one that runs or ran last, if none is named."""
+    """Show what STEP of the newest build of RECIPE wrote, or `server` and the other services that are deployed.
+
+    Without STEP: of the build that runs, else of the server that is deployed, else of the step that ran last.
+    """
+    journal = Journal.read(settings.store.root, recipe)
+    if not (journal and (journal.is_running or step in {entry.name for entry in journal.steps})):
+        container = container_of(settings.store.root, recipe, step)
+        if container is not None:
+            copy_log(container, follow=follow)
+            return
     journal = _journal(settings, recipe)
     entry = _entry(journal, step)
     while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from orchestrator.cli.planning import Planned, plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, program
 from orchestrator.errors import PlanRefusedError
+from orchestrator.pages.rows import PHASE_HEADS, PHASE_NAMES, phase_cells, speed_heads, speed_rows
 from orchestrator.plan import ExecutorName, Plan
-from orchestrator.planner.figures import Figure
+from orchestrator.planner.estimate import Estimate, Speeds, Stage
+from orchestrator.planner.serving import room_words
 from orchestrator.runner import Forecast, forecast
 
 
@@ -24,6 +27,7 @@ from orchestrator.runner import Forecast, forecast
 @set_option
 @executor_option
 @json_option
+@click.option("-v", "--verbose", is_flag=True, help="Say how every figure was reckoned, and what each step runs.")
 @click.option(
     "--html",
     "page",
@@ -38,6 +42,7 @@ def command(
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
+    verbose: bool,
     page: Path | None,
 ) -> None:
     """Say whether RECIPE will fit, what it costs and what it does; exit status 4 where it cannot work."""
@@ -49,7 +54,7 @@ def command(
     if as_json:
         print_json(_document(planned, steps))
     else:
-        _show(planned, steps)
+        _show(planned.plan, steps, verbose=verbose)
     if planned.plan.refusals:
         ctx.exit(PlanRefusedError.exit_status)
 
@@ -62,43 +67,107 @@ def _write_page(plan: Plan, file: Path) -> None:
     file.write_text(plan_page(facts, comparison_for(plan.recipe, plan.target)), encoding="utf-8")
 
 
-def _figures(planned: Planned) -> dict[str, Figure]:
-    estimate = planned.plan.estimate
-    found = {field.name: getattr(estimate, field.name) for field in fields(estimate)}
-    return {name: figure for name, figure in found.items() if isinstance(figure, Figure)}
-
-
 def _document(planned: Planned, steps: tuple[Forecast, ...]) -> dict[str, Any]:
     plan = planned.plan
     return {
         "recipe": plan.recipe.name,
         "target": plan.recipe.target,
         "works": not plan.refusals,
+        "verdict": plan.verdict,
         "refusals": [asdict(refusal) for refusal in plan.refusals],
         "warnings": [asdict(warning) for warning in plan.warnings],
-        "estimate": {name: asdict(figure) for name, figure in _figures(planned).items()},
+        "estimate": {name: asdict(figure) for name, figure in plan.estimate.figures.items()},
+        "phases": [_phase(stage) for stage in plan.estimate.stages],
+        "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
         "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
     }
 
 
-def _show(planned: Planned, steps: tuple[Forecast, ...]) -> None:
-    plan = planned.plan
-    verdict = "cannot work" if plan.refusals else "can work, with warnings" if plan.warnings else "can work"
-    click.echo(f"{plan.recipe.name} on {plan.recipe.target}: {verdict}")
+def _phase(stage: Stage) -> dict[str, Any]:
+    peak, time = stage.peak, stage.time
+    return {
+        "phase": stage.phase,
+        "memory_bytes": round(peak.total),
+        "parts_bytes": {part: round(size) for part, size in peak.parts.items()},
+        "room_bytes": round(peak.room),
+        "fits": peak.fits,
+        "kind": peak.kind,
+        "basis": peak.basis,
+        "disk_bytes": round(stage.kept),
+        "seconds": asdict(time) if time else None,
+    }
+
+
+def _show(plan: Plan, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
+    click.echo(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
     click.echo(f"{plan.recipe.description}\n")
     if plan.refusals:
         show_error(PlanRefusedError(plan.refusals))
-        return
     for warning in plan.warnings:
-        click.echo(f"warning[{warning.code}]: {warning.message}\n  → {warning.hint}")
-    rows = [(name.replace("_", " "), str(figure), figure.basis) for name, figure in _figures(planned).items()]
-    print_table(("what", "predicted", "basis"), rows, right=(1,))
+        click.echo(f"limit[{warning.code}]: {warning.message}\n  → {warning.hint}")
+    if plan.refusals or plan.warnings:
+        click.echo()
+    _show_phases(plan)
+    if plan.estimate.speeds and not plan.refusals:
+        _show_speeds(plan.estimate, plan.estimate.speeds)
+    if verbose:
+        _show_basis(plan)
+    if steps and verbose:
+        _show_steps(steps)
+    if steps and not plan.refusals:
+        _show_next(plan, steps, verbose=verbose)
+
+
+def _show_phases(plan: Plan) -> None:
+    print_table(PHASE_HEADS, map(phase_cells, plan.estimate.stages), right=(1, 2, 3, 4))
+    click.echo(f"\nroom: {room_words(plan.target, plan.recipe.target)}")
+    click.echo(f"serving takes at least {plan.estimate.serve_memory}; disk in all: {plan.estimate.disk}\n")
+
+
+def _show_speeds(estimate: Estimate, speeds: Speeds) -> None:
+    heads = speed_heads(speeds)
+    print_table(heads, speed_rows(speeds), right=range(1, len(heads)))
     click.echo()
+    for name, figure in (("longest text", estimate.longest_text), ("most texts", estimate.most_texts)):
+        if figure:
+            click.echo(f"{name}: {figure}, {figure.basis}")
+    click.echo(f"{speeds.basis[-2]}\n")
+
+
+def _show_basis(plan: Plan) -> None:
+    click.echo("how it was reckoned")
+    for line in _basis(plan.estimate):
+        click.echo(f"- {line}")
+    click.echo()
+
+
+def _basis(estimate: Estimate) -> Iterator[str]:
+    for stage in estimate.stages:
+        yield f"{PHASE_NAMES[stage.phase]}, memory: {stage.peak.basis}"
+        if stage.time:
+            yield f"{PHASE_NAMES[stage.phase]}, time: {stage.time.basis} ({stage.time.kind})"
+    for name, figure in estimate.figures.items():
+        yield f"{name.replace('_', ' ')} {figure}: {figure.basis}"
+    yield from estimate.speeds.basis if estimate.speeds else ()
+
+
+def _show_steps(steps: tuple[Forecast, ...]) -> None:
     print_table(
         ("step", "where", "image", "decision"),
         [(f.placed.step.name, f.placed.executor, _image(f), f.decision) for f in steps],
     )
-    click.echo(f"\nnext: {program()} build {plan.recipe.name}")
+    click.echo()
+
+
+def _show_next(plan: Plan, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
+    if not verbose:
+        click.echo("steps: " + " → ".join(_step(f) for f in steps))
+        click.echo("-v says how each figure was reckoned, --html FILE draws them")
+    click.echo(f"next: {program()} build {plan.recipe.name}")
+
+
+def _step(forecast: Forecast) -> str:
+    return f"{forecast.placed.step.name}{' (reused)' if forecast.decision == 'reuse' else ''}"
 
 
 def _image(forecast: Forecast) -> str:

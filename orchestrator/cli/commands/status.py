@@ -1,12 +1,14 @@
-"""Show what the newest builds did."""
+"""Show what the newest builds did, and what is deployed."""
 
 from __future__ import annotations
 
 import click
 
+from orchestrator.cli.deployed import deployed
 from orchestrator.cli.options import RecipeName, json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, print_table, program
+from orchestrator.deployment.made import Made
 from orchestrator.errors import RecipeUnknownError
 from orchestrator.journal import Entry, Journal
 
@@ -16,20 +18,30 @@ from orchestrator.journal import Entry, Journal
 @json_option
 @click.pass_obj
 def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
-    """Show what the newest build of RECIPE did, or of every recipe that was ever built."""
+    """Show what the newest build of RECIPE did and how its server is; all that was ever built, if none is named."""
     root = settings.store.root
     journals = [
         journal for name in ([recipe] if recipe else Journal.recipes(root)) if (journal := Journal.read(root, name))
     ]
-    if recipe and not journals:
+    made = deployed(root, recipe)
+    if recipe and not journals and not made:
         message = f"{recipe} was never built here ({root})"
         raise RecipeUnknownError(message, hint=f"orchestrator build {recipe}")
     if as_json:
-        print_json([_document(journal) for journal in journals])
+        names = dict.fromkeys([journal.recipe for journal in journals] + [container.recipe for container in made])
+        by_name = {journal.recipe: journal for journal in journals}
+        print_json([_document(name, by_name.get(name), made) for name in names])
         return
-    if not journals:
+    if journals:
+        _show_builds(journals)
+    elif not made:
         click.echo("nothing was built yet")
-        return
+    if made:
+        click.echo()
+        _show_deployed(made)
+
+
+def _show_builds(journals: list[Journal]) -> None:
     rows = [
         (j.recipe, entry.name, _state(j, entry), in_time(entry.seconds), entry.error)
         for j in journals
@@ -43,12 +55,36 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
             )
 
 
-def _document(journal: Journal) -> dict[str, object]:
+def _show_deployed(made: list[Made]) -> None:
+    rows = [(one.recipe, one.service, one.state, str(one.restarts), one.address, _since(one)) for one in made]
+    print_table(("recipe", "service", "state", "restarts", "address", ""), rows, right=(3,))
+
+
+def _since(one: Made) -> str:
+    return one.detail or f"since {one.started[:19].replace('T', ' ')} UTC"
+
+
+def _document(name: str, journal: Journal | None, made: list[Made]) -> dict[str, object]:
     return {
-        "recipe": journal.recipe,
-        "running": journal.is_running,
-        "process": journal.process,
-        "steps": [_fields(journal, entry) for entry in journal.steps],
+        "recipe": name,
+        "running": journal.is_running if journal else False,
+        "process": journal.process if journal else None,
+        "steps": [_fields(journal, entry) for entry in journal.steps] if journal else [],
+        "deployed": [_deployed_fields(one) for one in made if one.recipe == name],
+    }
+
+
+def _deployed_fields(one: Made) -> dict[str, object]:
+    return {
+        "service": one.service,
+        "state": one.state,
+        "detail": one.detail,
+        "restarts": one.restarts,
+        "started": one.started,
+        "address": one.address,
+        "container": one.container,
+        "image": one.image,
+        "bundle": str(one.folder),
     }
 
 

@@ -1,18 +1,37 @@
-"""Stop the server of a recipe."""
+"""Take the server of a recipe down."""
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
-from orchestrator.cli.compose import compose
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.settings import Settings
+from orchestrator.deployment.container import FOLDER
+from orchestrator.deployment.made import containers, take_down
+from orchestrator.deployment.record import forget
+from orchestrator.executors.docker_engine import connect
 
 
 @click.command("undeploy")
 @recipe_argument
+@click.option("--volumes", is_flag=True, help="Also remove what the servers keep: compiled kernels, figures, chats.")
 @click.pass_obj
-def command(settings: Settings, recipe: str) -> None:
-    """Stop the server of dist/RECIPE and remove its containers; the files stay."""
-    compose(settings, recipe, "down")
-    click.echo(f"{recipe} is down")
+def command(settings: Settings, recipe: str, volumes: bool) -> None:
+    """Take the server of dist/RECIPE down: remove what `deploy` made on the engine, and nothing else.
+
+    Containers, the network and the image that was built are removed; the bundle, images that were pulled or loaded,
+    and volumes stay.
+    """
+    folder = settings.dist / recipe
+    with closing(connect()) as client:
+        removed = 0
+        for what in take_down(client, recipe, folder, volumes=volumes):
+            click.echo(f"removed {what}")
+            removed += 1
+        forget(settings.store.root, recipe)
+        if not removed:
+            click.echo(f"{recipe} is not deployed from {folder}")
+            for container in containers(client, recipe):
+                click.echo(f"{container.name} is from {container.labels[FOLDER]}: see --dist", err=True)

@@ -62,6 +62,7 @@ CAUTIONS: tuple[Rule, ...] = (
     cautions.known_faults,
     cautions.engine_memory_is_tight,
     cautions.serving_memory_is_tight,
+    cautions.loading_is_tight,
     cautions.cache_leaves_room_for_the_system,
     cautions.hybrid_reuses_no_blocks,
     cautions.engine_options_are_used,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.errors import Refusal
+from orchestrator.planner.asking import question_of
 from orchestrator.planner.case import Case
 from orchestrator.planner.figures import gigabytes
-from orchestrator.planner.memory import build_capacity, engine_memory, serve_capacity, serve_memory
+from orchestrator.planner.known import known_model
+from orchestrator.planner.making import BUILD_FACTOR, build_capacity, engine_memory
+from orchestrator.planner.memory import serve_capacity, serve_memory
 from orchestrator.planner.rules.faults import matching
+from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, room_per_gpu
 
 _TIGHT = 0.9
 _MAX_UNIFIED_FRACTION = 0.9
@@ -26,17 +30,35 @@ def engine_memory_is_tight(case: Case) -> Iterator[Refusal]:
     needed = engine_memory(case.recipe)
     room = build_capacity(case.target)
     if needed is not None and needed.value > room:
-        message = f"building the engine may need {needed} ({needed.basis}); {case.recipe.target} has {gigabytes(room)}"
+        has = f"{case.recipe.target} has {gigabytes(room)}"
+        message = f"building the engine may need {needed}, {BUILD_FACTOR:.1f} times the weights; {has}"
         yield Refusal("ENGINE_MEMORY", message, "if it runs out of memory, serve the checkpoint: backend pytorch")
 
 
 def serving_memory_is_tight(case: Case) -> Iterator[Refusal]:
     """Little is left for the KV cache."""
-    needed = serve_memory(case.recipe)
+    needed = serve_memory(case.recipe, case.target)
     room = serve_capacity(case.recipe, case.target)
     if room * _TIGHT < needed.value <= room:
         message = f"weights take {needed} of {gigabytes(room)}; little is left for the KV cache"
         yield Refusal("MEMORY_TIGHT", message, "serve short requests and few at a time, or use a smaller format")
+
+
+def loading_is_tight(case: Case) -> Iterator[Refusal]:
+    """A loader that pins all weights before it hands them over holds them nearly twice, and the machine freezes."""
+    known = known_model(case.recipe)
+    told = case.recipe.backend == "tensorrt" or ONE_BY_ONE in case.recipe.serve.environment
+    if known is None or told or not case.target.unified_memory:
+        return
+    weights = question_of(case.recipe, known, case.target).serving.weights
+    room = room_per_gpu(case.target)
+    if weights <= room < EAGER_LOAD * weights:
+        pinned = gigabytes(EAGER_LOAD * weights)
+        message = (
+            f"loading may take up to {pinned}, {EAGER_LOAD} times the weights, where all are pinned at once;"
+            f" {case.recipe.target} has {gigabytes(room)}"
+        )
+        yield Refusal("LOAD_MEMORY", message, f'if it runs out of memory, set serve.environment.{ONE_BY_ONE} to "1"')
 
 
 def cache_leaves_room_for_the_system(case: Case) -> Iterator[Refusal]:

@@ -6,11 +6,16 @@ from collections.abc import Iterator
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
+from orchestrator.planner.asking import question_of
 from orchestrator.planner.case import Case
 from orchestrator.planner.figures import Figure, gigabytes
-from orchestrator.planner.memory import build_capacity, quantize_memory, serve_capacity, serve_memory
+from orchestrator.planner.known import known_model
+from orchestrator.planner.making import build_capacity, quantize_memory
+from orchestrator.planner.memory import serve_capacity, serve_memory
+from orchestrator.planner.phases import peaks
 from orchestrator.planner.rules.quantizer import one_pass
 from orchestrator.planner.weights import BITS, weights_in
+from orchestrator.recipe.model import Recipe
 
 
 def built_for_the_processor(case: Case) -> Iterator[Refusal]:
@@ -47,7 +52,7 @@ def fits_when_quantized(case: Case) -> Iterator[Refusal]:
 
 def fits_when_served(case: Case) -> Iterator[Refusal]:
     """The weights, and those of a draft, must be in memory at once."""
-    needed = serve_memory(case.recipe)
+    needed = serve_memory(case.recipe, case.target)
     room = serve_capacity(case.recipe, case.target)
     if needed.value > room:
         message = _too_large("serving", needed, room, case.recipe.target)
@@ -79,6 +84,17 @@ def one_node_per_engine(case: Case) -> Iterator[Refusal]:
         )
 
 
+def _holds(target: Target, recipe: Recipe) -> bool:
+    """Tell whether a model loads and serves on all GPUs of a target."""
+    serve = recipe.serve.model_copy(update={"tensor_parallel_size": _gpus(target)})
+    spread = recipe.model_copy(update={"serve": serve})
+    known = known_model(spread)
+    if known is None:
+        return target.usable_memory >= serve_memory(spread, target).value
+    found = peaks(question_of(spread, known, target))
+    return found["load"].fits and found["serve"].fits
+
+
 def _gpus(target: Target) -> int:
     """Count what a model can be spread over; a rehearsal machine without any GPU stands for one with one."""
     return max(1, target.gpu.count) * target.nodes if target.gpu else 0
@@ -94,8 +110,7 @@ def _what_fits(case: Case, room: float) -> str:
     for name in BITS:
         if name in kernels and name != "mxfp4" and weights_in(case.recipe, name).value <= room:
             return f"use format {name}: {weights_in(case.recipe, name)}"
-    needed = serve_memory(case.recipe).value
-    holding = [name for name, target in case.targets.items() if target.gpu and target.usable_memory >= needed]
+    holding = [name for name, target in case.targets.items() if target.gpu and _holds(target, case.recipe)]
     return (
         f"use target {' or '.join(holding)}" if holding else "no target of the catalogue holds it: use a smaller model"
     )

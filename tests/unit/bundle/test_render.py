@@ -117,18 +117,19 @@ def test_linking_is_no_change_to_what_is_in_the_store(world: World) -> None:
 
 def test_compose_serves_on_loopback_only_with_everything_mounted_read_only(world: World) -> None:
     server = world.compose("serve.port=9123")["services"]["server"]
-    assert server["ports"] == ["127.0.0.1:9123:9123"]
-    assert all(volume["read_only"] for volume in server["volumes"])
-    assert {volume["source"] for volume in server["volumes"]} == {"./model", "./trtllm_config.yaml"}
-    assert "trtllm-serve" in server["command"]
-    assert server["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert server["ports"] == ["${BIND_ADDRESS:-127.0.0.1}:${PORT:-9123}:8000"]
+    mounted = {volume["source"]: volume.get("read_only", False) for volume in server["volumes"]}
+    assert mounted == {"./model": True, "./secrets": True, "cache": False}
+    assert server["read_only"] is True
+    assert server["cap_drop"] == ["ALL"]
 
 
-def test_an_image_is_named_by_the_digest_of_the_lock(world: World) -> None:
+def test_an_image_is_built_from_the_digest_of_the_lock(world: World) -> None:
     image = RecipeBook(ROOT / "recipes").load(NAME).recipe.image
     bundle = world.render(images={image: LockedImage(reference="nvcr.io/x:1", index="sha256:" + "1" * 64)})
     compose = YAML(typ="safe", pure=True).load((bundle.folder / "compose.yaml").read_text())
-    assert compose["services"]["server"]["image"].endswith("@sha256:" + "1" * 64)
+    assert compose["services"]["server"]["build"]["args"]["BASE_IMAGE"].endswith("@sha256:" + "1" * 64 + "}")
+    assert f"@sha256:{'1' * 64}\nFROM ${{BASE_IMAGE}}\n" in (bundle.folder / "Dockerfile").read_text()
     assert "not pinned" not in (bundle.folder / "README.md").read_text()
 
 
@@ -200,7 +201,7 @@ def test_a_changed_recipe_is_rendered_again(world: World) -> None:
     world.render()
     bundle = world.render("serve.port=9000")
     assert not bundle.reused
-    assert "127.0.0.1:9000" in (bundle.folder / "compose.yaml").read_text()
+    assert "${PORT:-9000}" in (bundle.folder / "compose.yaml").read_text()
 
 
 def test_a_changed_checkpoint_is_rendered_again(world: World) -> None:

@@ -109,12 +109,38 @@ def test_an_invalid_recipe_does_not_hide_the_others(shell: Shell) -> None:
 
 def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     assert shell("plan", RECIPE) == 0
-    assert "can work" in shell.out
+    assert shell.out.splitlines()[0] == f"{RECIPE} on cpu: fits"
     document = shell.json("plan", RECIPE)
     assert isinstance(document, dict)
-    assert set(document) == {"recipe", "target", "works", "refusals", "warnings", "estimate", "steps"}
+    assert set(document) == {
+        "recipe", "target", "works", "verdict", "refusals", "warnings", "estimate", "phases", "speeds", "steps",
+    }  # fmt: skip
+    assert [phase["phase"] for phase in document["phases"]] == ["download", "quantize"]
     assert [step["name"] for step in document["steps"]] == STEPS
     assert all(figure["basis"] for figure in document["estimate"].values())
+
+
+@pytest.mark.parametrize(("recipe", "verdict", "status"), [
+    ("llama3-70b-nvfp4", "fits, with these limits", 0),
+    ("llama3-70b-nvfp4-pytorch", "fits", 0),
+    ("llama3-70b-bf16", "does not fit", 4),
+    ("jamba-1.5-large-nvfp4", "not supported", 4),
+])  # fmt: skip
+def test_a_plan_is_one_screen_with_its_verdict_first(shell: Shell, recipe: str, verdict: str, status: int) -> None:
+    assert shell("plan", recipe) == status
+    lines = shell.out.splitlines()
+    assert lines[0] == f"{recipe} on dgx-spark: {verdict}"
+    assert len(lines) <= 45
+    table = [line.rstrip() for line in lines if line.startswith(("phase ", "download ", "load ", "serve "))]
+    assert len(table) == 4
+    assert max(map(len, table)) <= 100
+    assert ("decode, 1 text" in shell.out) == (status == 0)
+
+
+def test_a_plan_says_on_request_how_each_figure_was_reckoned(shell: Shell) -> None:
+    assert shell("plan", "-v", "llama3-70b-nvfp4-pytorch") == 0
+    for reason in ("download, time: a line of", "load, memory: weights, and one file", "decode: a step of", "band:"):
+        assert f"- {reason}" in shell.out
 
 
 def test_the_dry_run_document_has_just_the_promised_keys(shell: Shell) -> None:

@@ -11,10 +11,14 @@ import pytest
 
 from orchestrator.catalog.models import find_model
 from orchestrator.catalog.target import Gpu, Target
-from orchestrator.pages.comparison import Comparison, Subject, Terms, compare
-from orchestrator.pages.drafts import drafts, words
+from orchestrator.pages.advice import advice
+from orchestrator.pages.drafts import words
 from orchestrator.pages.markdown import comparison_text
-from orchestrator.pages.page import Notice, Phase, PlanFacts, comparison_page, plan_page
+from orchestrator.pages.page import Notice, PlanFacts, comparison_page, plan_page
+from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
+from orchestrator.planner.drafts import drafts
+from orchestrator.planner.estimate import Stage
+from orchestrator.planner.phases import Peak
 from orchestrator.planner.shapes import ModelShape, shape_of
 
 HOSTILE = '<script>alert("1")</script> & {{ 7 * 7 }} | $x$'
@@ -96,8 +100,10 @@ def test_a_name_is_only_a_name() -> None:
         works=False,
         notices=(Notice("A", HOSTILE, HOSTILE),),
         figures=((HOSTILE, "1", HOSTILE),),
-        phases=(Phase(HOSTILE, {"weights": 1e9}, HOSTILE),),
+        stages=(Stage("serve", Peak({"weights": 1e9}, 2e9, "exact", HOSTILE)),),
+        speeds=None,
         room=1e9,
+        has=HOSTILE,
     )
     assert "<script>alert" not in plan_page(facts, None)
 
@@ -116,7 +122,7 @@ def test_light_dark_and_paper_have_the_same_colours_to_fill() -> None:
 
 def test_a_table_in_markdown_survives_a_bar_in_a_cell() -> None:
     found = compared()
-    odd = replace(found, rows=tuple(replace(row, advice="a | b") for row in found.rows))
+    odd = replace(found, rows=tuple(replace(row, label="a | b") for row in found.rows))
     lines = [line for line in comparison_text(odd, None).splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
@@ -126,9 +132,9 @@ def test_the_expected_speed_lies_in_its_band_and_below_the_limit() -> None:
         for row in compared(repo).rows:
             band = row.outlook.decode
             assert band is not None
-            assert row.ceiling is not None
+            assert row.outlook.ceiling is not None
             assert band.low <= band.expected <= band.high
-            assert band.expected <= row.ceiling
+            assert band.expected <= row.outlook.ceiling
 
 
 @pytest.mark.parametrize(("repo", "format_name"), [
@@ -161,9 +167,9 @@ def test_a_gpu_without_four_bit_products_is_told_to_use_eight() -> None:
     hopper = SPARK.model_copy(update={"gpu": Gpu(name="NVIDIA H100", sm=90, memory_bandwidth=3.35e12)})
     subject = Subject("a model", shape("meta-llama/Llama-3.1-8B-Instruct"), "the catalogue")
     found = compare(subject, Terms(hopper, "h100", "trtllm", 1, 4096, "bf16"))
-    advice = {row.format: row.advice for row in found.rows}
-    assert advice["fp8"].startswith("The usual choice on this GPU")
-    assert "no four-bit products" in advice["nvfp4"]
+    said = {row.format: advice(found, row) for row in found.rows}
+    assert said["fp8"].startswith("The usual choice on this GPU")
+    assert "no four-bit products" in said["nvfp4"]
     needed = drafts(found)
     assert needed is not None
     assert needed.row.format == "fp8"

@@ -12,8 +12,9 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, kv_bytes_read, weights_read_per_step
-from orchestrator.planner.memory import one_pass_peak, resident_peak
-from orchestrator.planner.outlook import Question, outlook
+from orchestrator.planner.making import one_pass_peak, resident_peak
+from orchestrator.planner.outlook import outlook
+from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving, max_batch, max_context, room_per_gpu
 from orchestrator.planner.shapes import ModelShape, shape_of

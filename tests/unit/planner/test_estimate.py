@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.catalog.load import Catalog
-from orchestrator.planner.estimate import estimate
+from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.figures import Figure
+from orchestrator.planner.phases import Phase
 from orchestrator.planner.weights import BITS, weight_bytes
 from orchestrator.recipe.model import Format, Recipe
 
 Change = Callable[[Mapping[str, object]], Recipe]
+LLAMA = {"model.repo": "nvidia/Llama-3.3-70B-Instruct-NVFP4", "model.parameters": 70.6e9}
+
+
+def peak(costs: Estimate, phase: Phase) -> float:
+    stage = costs.stage(phase)
+    assert stage is not None
+    return stage.peak.total
 
 
 @pytest.mark.parametrize(
@@ -52,8 +60,7 @@ def test_a_quantized_model_is_downloaded_and_kept_once(catalog: Catalog, changed
     costs = estimate(changed({}), catalog.target("dgx-spark"))
     assert costs.download == costs.weights
     assert costs.disk.value == costs.weights.value
-    assert costs.quantize_memory is None
-    assert costs.engine_memory is None
+    assert [stage.phase for stage in costs.stages] == ["download", "serve"]
 
 
 def test_an_engine_takes_room_beside_its_converted_checkpoint(catalog: Catalog, changed: Change) -> None:
@@ -66,19 +73,15 @@ def test_calibration_holds_the_whole_model_and_one_pass_does_not(catalog: Catalo
     target = catalog.target("dgx-spark")
     modelopt = estimate(changed({"quantization.method": "modelopt"}), target)
     onepass = estimate(changed({"quantization.method": "onepass"}), target)
-    assert modelopt.quantize_memory is not None
-    assert onepass.quantize_memory is not None
-    assert modelopt.quantize_memory.value == 16e9
-    assert onepass.quantize_memory.value < 3e9
+    assert peak(modelopt, "quantize") == 16e9
+    assert peak(onepass, "quantize") < 3e9
     assert modelopt.download.value == 16e9
 
 
 def test_an_offload_budget_that_is_larger_than_the_model_changes_nothing(catalog: Catalog, changed: Change) -> None:
     options = {"offload_folder": "/tmp/x", "max_gpu_memory_gb": 80, "max_cpu_memory_gb": 30}
     recipe = changed({"quantization.method": "modelopt", "quantization.options": options})
-    peak = estimate(recipe, catalog.target("dgx-spark")).quantize_memory
-    assert peak is not None
-    assert peak.value == 16e9
+    assert peak(estimate(recipe, catalog.target("dgx-spark")), "quantize") == 16e9
 
 
 @pytest.mark.parametrize(
@@ -94,9 +97,10 @@ def test_a_draft_counts_with_the_format_in_its_name(catalog: Catalog, changed: C
 
 def test_every_figure_says_what_it_rests_on(catalog: Catalog, changed: Change) -> None:
     costs = estimate(changed({"backend": "tensorrt", "quantization.method": "modelopt"}), catalog.target("dgx-spark"))
-    figures = [value for value in vars(costs).values() if isinstance(value, Figure)]
-    assert len(figures) == 7
-    assert all(figure.basis for figure in figures)
+    assert set(costs.figures) == {"download", "weights", "disk", "serve_memory", "decode_ceiling"}
+    assert all(figure.basis for figure in costs.figures.values())
+    assert all(stage.peak.basis for stage in costs.stages)
+    assert all(stage.time.basis for stage in costs.stages if stage.time)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +113,50 @@ def test_every_figure_says_what_it_rests_on(catalog: Catalog, changed: Change) -
 )
 def test_figures_are_written_for_people(figure: Figure, text: str) -> None:
     assert str(figure) == text
+
+
+def test_every_phase_has_its_memory_disk_and_time(catalog: Catalog, changed: Change) -> None:
+    recipe = changed(LLAMA | {"backend": "tensorrt", "quantization.method": "modelopt"})
+    costs = estimate(recipe, catalog.target("dgx-spark"))
+    phases = ["download", "quantize", "convert", "engine_build", "load", "serve"]
+    assert [stage.phase for stage in costs.stages] == phases
+    assert sum(stage.kept for stage in costs.stages) == costs.disk.value
+    assert [stage.phase for stage in costs.stages if stage.time is None] == ["serve"]
+    assert all(0 < stage.time.least <= stage.time.most for stage in costs.stages if stage.time)
+
+
+def test_a_server_s_cache_takes_its_share_of_what_cuda_sees_free(catalog: Catalog, changed: Change) -> None:
+    target = catalog.target("dgx-spark")
+    assert target.cuda_free is not None
+    half, most = (
+        estimate(changed(LLAMA | {"serve.kv_cache.free_gpu_memory_fraction": share}), target).stage("serve")
+        for share in (0.45, 0.9)
+    )
+    assert half is not None
+    assert most is not None
+    assert most.peak.parts["KV cache"] == pytest.approx(2 * half.peak.parts["KV cache"])
+    assert most.peak.total < target.cuda_free
+
+
+def test_speeds_are_said_for_texts_and_lengths_that_the_server_takes(catalog: Catalog, changed: Change) -> None:
+    recipe = changed(LLAMA | {"serve.max_batch_size": 16, "serve.max_seq_len": 65536})
+    speeds = estimate(recipe, catalog.target("dgx-spark")).speeds
+    assert speeds is not None
+    assert [prefill.context for prefill in speeds.prefill] == [1024, 8192, 65536]
+    assert sorted({cell.batch for cell in speeds.decode}) == [1, 8, 16]
+    fitting = [cell for cell in speeds.decode if cell.decode]
+    assert {(cell.batch, cell.context) for cell in speeds.decode} - {(c.batch, c.context) for c in fitting} == {
+        (8, 65536),
+        (16, 65536),
+    }
+    for prefill in speeds.prefill:
+        column = [cell.decode.expected for cell in fitting if cell.decode and cell.context == prefill.context]
+        assert column == sorted(column)
+        assert column[0] < prefill.ceiling
+
+
+def test_a_model_whose_sizes_are_not_known_has_phases_and_no_speeds(catalog: Catalog, changed: Change) -> None:
+    costs = estimate(changed({}), catalog.target("dgx-spark"))
+    assert costs.speeds is None
+    assert costs.decode is None
+    assert peak(costs, "serve") == costs.weights.value

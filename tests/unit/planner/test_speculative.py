@@ -16,7 +16,7 @@ from orchestrator.planner.speculative import (
     tokens_per_step,
 )
 from orchestrator.planner.speed import Band, workload
-from tests.unit.planner.test_speed import SHAPES, SPARK
+from tests.unit.planner.test_speed import asked
 
 PLAIN = Band(4.0, 5.0, 6.0)
 unhurried = settings(deadline=None)
@@ -71,9 +71,7 @@ def test_18_to_20_tokens_per_second_of_a_70b_take_almost_three_tokens_a_step_eve
 def test_checking_drafts_costs_a_mixture_of_experts_more_than_a_dense_model() -> None:
     dense, moe = (
         check_cost_ratio(
-            workload(
-                SHAPES[name], format="nvfp4", kv_dtype="bf16", target=SPARK, engine="trtllm", batch=1, context=512
-            ),
+            workload(asked(name, context=512)),
             3,
         )
         for name in ("70b", "moe")

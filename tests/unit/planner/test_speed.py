@@ -14,6 +14,8 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError, SpeedInputError
 from orchestrator.planner.constants import ENGINES, default_constants
+from orchestrator.planner.question import Question
+from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.shapes import shape_of
 from orchestrator.planner.speed import Speed, served, speed, workload
 from tests.unit.planner.conftest import ROOT
@@ -62,9 +64,15 @@ batches = st.integers(1, 256)
 contexts = st.integers(1, 131072)
 
 
-def of(shape: str = "8b", **changes: Any) -> Speed:  # noqa: ANN401 - whatever `speed` takes
-    asked: dict[str, Any] = {"format": "nvfp4", "target": SPARK, "engine": "trtllm"} | changes
-    return speed(SHAPES[shape], **asked)
+def of(shape: str = "8b", **changes: Any) -> Speed:  # noqa: ANN401 - what differs
+    constants = changes.pop("constants", None)
+    return speed(asked(shape, **changes), constants)
+
+
+def asked(shape: str = "8b", format_name: str = "nvfp4", **changes: Any) -> Question:  # noqa: ANN401 - its fields
+    """Ask of a model in the tests' usual way."""
+    question = Question(SHAPES[shape], scheme_of(format_name), "bf16", SPARK, "dgx-spark", "trtllm")
+    return dataclasses.replace(question, **changes)
 
 
 def with_bandwidth(bandwidth: float) -> Target:
@@ -106,7 +114,7 @@ def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
     shape: str, engine: str, batch: int, context: int
 ) -> None:
     speeds = [
-        of(shape, format=name, engine=engine, batch=batch, context=context).decode.expected
+        of(shape, format_name=name, engine=engine, batch=batch, context=context).decode.expected
         for name in ("bf16", "fp8", "nvfp4", "mxfp4")
     ]
     assert speeds == sorted(speeds)
@@ -210,7 +218,7 @@ def test_an_unknown_engine_names_the_known_ones() -> None:
 
 def test_an_unknown_format_is_an_error() -> None:
     with pytest.raises(ConfigInvalidError, match="q9"):
-        of(format="q9")
+        of(format_name="q9")
 
 
 def test_a_gpu_that_no_table_knows_still_has_a_prefill() -> None:
@@ -220,13 +228,13 @@ def test_a_gpu_that_no_table_knows_still_has_a_prefill() -> None:
 
 
 def test_clients_see_less_than_the_engine_does_the_longer_their_prompts_are() -> None:
-    load = workload(SHAPES["8b"], format="nvfp4", kv_dtype="bf16", target=SPARK, engine="trtllm", batch=8, context=2048)
+    load = workload(asked(batch=8, context=2048))
     short, long = (served(load, prompt, 256).expected for prompt in (128, 8192))
     assert long < short < of(batch=8, context=2048).decode.expected
 
 
 def test_clients_without_answers_are_refused() -> None:
-    load = workload(SHAPES["8b"], format="nvfp4", kv_dtype="bf16", target=SPARK, engine="trtllm", batch=8, context=64)
+    load = workload(asked(batch=8, context=64))
     with pytest.raises(SpeedInputError, match="answer"):
         served(load, 128, 0)
 

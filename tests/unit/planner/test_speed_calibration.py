@@ -26,7 +26,7 @@ from orchestrator.planner.constants import (
 )
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.speed import served_terms, total, workload
-from tests.unit.planner.test_speed import SHAPES, SPARK, of
+from tests.unit.planner.test_speed import SHAPES, SPARK, asked, of
 
 KNOWN = default_constants()
 TRTLLM = KNOWN.engines["trtllm"]
@@ -38,15 +38,7 @@ def performance(engine: EngineConstants, **changes: Any) -> dict[str, Any]:  # n
     """What trtllm-bench would report on a machine with these constants."""
     levels = []
     for concurrency in CONCURRENCY:
-        load = workload(
-            SHAPES["8b"],
-            format=SCHEME,
-            kv_dtype="bf16",
-            target=SPARK,
-            engine="trtllm",
-            batch=concurrency,
-            context=1024 + 64,
-        )
+        load = workload(asked(batch=concurrency, context=1024 + 64))
         seconds = total(served_terms(load, 1024, 128, waiting=concurrency), engine)
         levels.append(
             {

@@ -13,6 +13,7 @@ from orchestrator.recipe.model import Recipe
 Change = Callable[[Mapping[str, object]], Recipe]
 Edits = dict[str, object]
 NEMOTRON: Edits = {"model.architecture": "NemotronHForCausalLM", "image": "tensorrt-llm-1.3.0rc13"}
+LLAMA: Edits = {"model.repo": "nvidia/Llama-3.3-70B-Instruct-FP8", "quantization.format": "fp8"}
 
 CASES: list[tuple[str, Edits, Edits]] = [
     # code, what is warned of, the change that needs no warning
@@ -24,6 +25,9 @@ CASES: list[tuple[str, Edits, Edits]] = [
     ("HOST_FREEZE", NEMOTRON | {"image": "tensorrt-llm-1.2.0rc6"}, {"image": "tensorrt-llm-1.3.0rc9"}),
     ("ENGINE_MEMORY", {"backend": "tensorrt", "model.parameters": 70e9}, {"backend": "pytorch"}),
     ("ENGINE_MEMORY", {"backend": "tensorrt", "model.parameters": 70e9}, {"model.parameters": 8e9}),
+    ("LOAD_MEMORY", LLAMA, {"target": "b200"}),
+    ("LOAD_MEMORY", LLAMA, {"serve.environment": {"TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL": "1"}}),
+    ("LOAD_MEMORY", LLAMA, {"model.repo": "nvidia/Llama-3.3-70B-Instruct-NVFP4", "quantization.format": "nvfp4"}),
     ("MEMORY_TIGHT", {"model.parameters": 200e9}, {"model.parameters": 180e9}),
     (
         "UNIFIED_MEMORY",

@@ -29,6 +29,17 @@ def test_samples_without_text_do_not_count(tmp_path: Path) -> None:
     assert written(tmp_path, "mine.jsonl", '{"text": "  "}\n\n{"text": "b"}\n', 1) == ["b"]
 
 
+def test_text_that_calibration_took_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one\n\ntwo\n\nthree\n\nfour\n", encoding="utf-8")
+    taken, kept = tmp_path / "taken.jsonl", tmp_path / "kept.jsonl"
+    options = ["--source", str(tmp_path / "mine.txt"), "--samples", "2"]
+    calibration.main([*options, "--output", str(taken)])
+    calibration.main([*options, "--without", str(taken), "--output", str(kept)])
+    assert [json.loads(line)["text"] for line in kept.read_text().splitlines()] == ["three", "four"]
+    with pytest.raises(CalibrationTextError, match="3 samples are wanted, it has 2 besides those"):
+        calibration.main([*options[:-1], "3", "--without", str(taken), "--output", str(kept)])
+
+
 def test_too_few_samples_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(CalibrationTextError, match="3 samples are wanted, it has 1"):
         written(tmp_path, "mine.txt", "one", 3)

@@ -1,0 +1,96 @@
+"""A dashboard for Grafana over the metrics that NIMs have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+_WIDTH, _HEIGHT = 12, 8
+_HALF, _NEARLY_ALL = 0.5, 0.95
+_RATE = "[$__rate_interval]"
+
+_Lines = Sequence[tuple[str, str]]
+"""Each a query and its name in the legend."""
+
+
+def _per_second(metric: str) -> str:
+    return f"sum(rate({metric}{_RATE}))"
+
+
+def _share_below(metric: str) -> _Lines:
+    """Ask a histogram what half of the requests, and nearly all of them, stay below."""
+    return [
+        (f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket{_RATE})))", f"p{share * 100:.0f}")
+        for share in (_HALF, _NEARLY_ALL)
+    ]
+
+
+_PANELS: Sequence[tuple[str, str, _Lines]] = (
+    (
+        "Requests",
+        "short",
+        [
+            ("sum(num_requests_running)", "running"),
+            ("sum(num_requests_waiting)", "waiting"),
+            ("sum(num_request_max)", "at most"),
+        ],
+    ),
+    ("KV cache in use", "percentunit", [("max(gpu_cache_usage_perc)", "share")]),
+    (
+        "Tokens per second",
+        "short",
+        [(_per_second("generation_tokens_total"), "written"), (_per_second("prompt_tokens_total"), "read")],
+    ),
+    ("Time to first token", "s", _share_below("time_to_first_token_seconds")),
+    ("Time per further token", "s", _share_below("time_per_output_token_seconds")),
+    ("Time of a whole request", "s", _share_below("e2e_request_latency_seconds")),
+    (
+        "Requests per second",
+        "reqps",
+        [(_per_second("request_success_total"), "answered"), (_per_second("request_failure_total"), "failed")],
+    ),
+    (
+        "Length of requests",
+        "short",
+        [
+            (f"histogram_quantile({_NEARLY_ALL}, sum by (le) (rate(request_{kind}_tokens_bucket{_RATE})))", name)
+            for kind, name in (("prompt", "prompt, p95"), ("generation", "answer, p95"))
+        ],
+    ),
+)
+"""Title, unit and queries of each."""
+
+
+def dashboard(name: str) -> str:
+    """Write the dashboard.
+
+    Args:
+        name: What is served; the dashboard's title.
+    """
+    document = {
+        "uid": "server",
+        "title": name,
+        "schemaVersion": 39,
+        "refresh": "5s",
+        "time": {"from": "now-30m", "to": "now"},
+        "timezone": "browser",
+        "editable": False,
+        "panels": [_panel(number, *panel) for number, panel in enumerate(_PANELS)],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _panel(number: int, title: str, unit: str, lines: _Lines) -> dict[str, Any]:
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": title,
+        "datasource": {"type": "prometheus", "uid": "prometheus"},
+        "gridPos": {"x": number % 2 * _WIDTH, "y": number // 2 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + index), "expr": query, "legendFormat": legend}
+            for index, (query, legend) in enumerate(lines)
+        ],
+    }

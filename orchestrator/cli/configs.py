@@ -1,0 +1,57 @@
+"""A model's config.json and what lies beside it, read and checked to be what their names say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigInvalidError
+from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
+
+LARGEST = 64_000_000
+"""Bytes; no config.json is nearly as long, not even with a list of all experts."""
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read an object from a JSON file.
+
+    Raises:
+        ConfigInvalidError: There is none in it.
+    """
+    try:
+        if file.stat().st_size > LARGEST:
+            message = f"{file}: found {file.stat().st_size} bytes, expected a configuration of at most {LARGEST}"
+            raise ConfigInvalidError(message)
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        message = f"{file} is missing"
+        raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one") from None
+    except OSError as error:
+        message = f"{file}: {error.strerror}"
+        raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one") from None
+    except (ValueError, RecursionError) as error:
+        message = f"{file}: not JSON: {error}"
+        raise ConfigInvalidError(message) from None
+    return an_object(found, str(file))
+
+
+def an_object(found: object, where: str) -> dict[str, Any]:
+    """Insist that what was read is an object.
+
+    Raises:
+        ConfigInvalidError: It is something else.
+    """
+    if not isinstance(found, dict):
+        message = f"{where}: found a {type(found).__name__}, expected an object"
+        raise ConfigInvalidError(message)
+    return found
+
+
+def declared_inside(config: Mapping[str, Any], where: str) -> Scheme | None:
+    """Read `quantization_config` of a config.json; None where there is none."""
+    inside = config.get("quantization_config")
+    if inside is None:
+        return None
+    return scheme_of_quant_config(an_object(inside, f"{where}: quantization_config"), f"quantization_config of {where}")

@@ -1,0 +1,1 @@
+"""A bundle brought up on this machine: what its compose.yaml says, done through the engine's own interface."""

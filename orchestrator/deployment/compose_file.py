@@ -1,0 +1,284 @@
+"""A bundle's compose.yaml as typed values: that part of Compose which bundles are written in, and no more.
+
+A person may change compose.yaml and `.env` beside it. Whatever is understood is done; a key that is not is an error
+that names the line, so that nothing which was asked for is silently left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from orchestrator.documents.validate import validate
+from orchestrator.documents.yaml_text import Data, parse
+from orchestrator.errors import BundleIncompleteError, ComposeUnsupportedError
+
+COMPOSE = "compose.yaml"
+ENVIRONMENT = ".env"
+SERVER = "server"
+"""The service that serves the model; the others are extras of some profile."""
+
+_VARIABLE = re.compile(
+    r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|"
+    r"\{(?P<name>[A-Za-z_]\w*)(?:(?P<rule>:?[-?])(?P<rest>[^}]*))?\})"
+)
+_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)")
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_PORT = re.compile(r"(?:(?P<address>[0-9.]+|\[[0-9a-f:]+\]):)?(?P<host>\d{1,5}):(?P<container>\d{1,5})")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Build(_Part):
+    """How an image is built from the bundle's folder."""
+
+    context: Literal["."]
+    dockerfile: str = "Dockerfile"
+    args: dict[str, str] = {}
+    network: Literal["none", "default"] = "default"
+
+
+class Volume(_Part):
+    """A file, a folder or a volume inside a container."""
+
+    type: Literal["bind", "volume"]
+    source: str
+    """A path relative to the bundle, or the name of a volume."""
+    target: str
+    read_only: bool = False
+
+
+class Healthcheck(_Part):
+    """How the engine asks whether a container is well."""
+
+    test: tuple[str, ...]
+    interval: str = "30s"
+    timeout: str = "30s"
+    retries: int = 3
+    start_period: str = "0s"
+
+    @field_validator("interval", "timeout", "start_period")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        seconds(value)
+        return value
+
+
+class Devices(_Part):
+    """GPUs that a container is given."""
+
+    driver: str = "nvidia"
+    count: int | Literal["all"] | None = None
+    device_ids: tuple[str, ...] = ()
+    capabilities: tuple[str, ...]
+
+
+class Reservations(_Part):
+    """What must be there."""
+
+    devices: tuple[Devices, ...] = ()
+
+
+class Resources(_Part):
+    """What a service needs."""
+
+    reservations: Reservations = Reservations()
+
+
+class Deploy(_Part):
+    """Compose's `deploy` of a service."""
+
+    resources: Resources = Resources()
+
+
+class Logging(_Part):
+    """Where a container's log goes."""
+
+    driver: str
+    options: dict[str, str] = {}
+
+
+class Service(_Part):
+    """One container."""
+
+    image: str
+    build: Build | None = None
+    platform: str | None = None
+    profiles: tuple[str, ...] = ()
+    user: str | None = None
+    command: tuple[str, ...] | None = None
+    environment: dict[str, str] = {}
+    ports: tuple[str, ...] = ()
+    """`ADDRESS:PORT:PORT`"""
+    volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    read_only: bool = False
+    init: bool = False
+    shm_size: str | None = None
+    ulimits: dict[str, int] = {}
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    restart: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
+    stop_grace_period: str = "10s"
+    healthcheck: Healthcheck | None = None
+    logging: Logging | None = None
+    deploy: Deploy = Deploy()
+
+    @field_validator("ports")
+    @classmethod
+    def _are_ports(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for port in value:
+            published(port)
+        return value
+
+    @property
+    def devices(self) -> tuple[Devices, ...]:
+        """The GPUs that it asks for."""
+        return self.deploy.resources.reservations.devices
+
+
+class ComposeFile(_Part):
+    """A whole compose.yaml, its variables filled in."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    services: dict[str, Service]
+    volumes: dict[str, None] = {}
+
+    def chosen(self, profiles: tuple[str, ...]) -> dict[str, Service]:
+        """Give the services without a profile, and those of some."""
+        return {
+            name: service
+            for name, service in self.services.items()
+            if not service.profiles or set(service.profiles) & set(profiles)
+        }
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The profiles that there are."""
+        return tuple(dict.fromkeys(profile for service in self.services.values() for profile in service.profiles))
+
+
+class Published(_Part):
+    """A port of a container that this machine hands on."""
+
+    address: str
+    host: int = Field(ge=1, le=65535)
+    container: int = Field(ge=1, le=65535)
+
+    @property
+    def reached_at(self) -> str:
+        """The address where this machine itself reaches it."""
+        anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
+        return f"{anywhere.get(self.address, self.address)}:{self.host}"
+
+
+def published(port: str) -> Published:
+    """Read `ADDRESS:PORT:PORT`; without an address Compose means every one that the machine has.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found = _PORT.fullmatch(port)
+    if found is None:
+        message = "expected ADDRESS:PORT:PORT, e.g. 127.0.0.1:8000:8000"
+        raise ValueError(message)
+    address = found["address"] or "0.0.0.0"  # noqa: S104 - what Compose means by it
+    return Published(address=address, host=int(found["host"]), container=int(found["container"]))
+
+
+def seconds(duration: str) -> int:
+    """Read a duration such as `1h30m` or `90s`.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found = _DURATION.fullmatch(duration)
+    if found is None or not duration:
+        message = "expected a duration such as 90s or 1h30m"
+        raise ValueError(message)
+    hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return (hours * 60 + minutes) * 60 + rest
+
+
+def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
+    """Read a bundle's compose.yaml; variables come from the shell, then from `.env`, then from their defaults.
+
+    Args:
+        folder: The bundle.
+        shell: Variables that were set for this run.
+
+    Raises:
+        BundleIncompleteError: There is none.
+        ComposeUnsupportedError: It says something that is not understood here.
+        DocumentSyntaxError: It is not YAML.
+    """
+    file = folder / COMPOSE
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        message = f"there is no {file}"
+        raise BundleIncompleteError(message, hint=f"orchestrator build {folder.name}") from error
+    document = parse(text, file)
+    variables = {**_assignments(folder / ENVIRONMENT), **shell}
+    data = _filled(document.data, variables, file)
+    try:
+        return validate(ComposeFile, data, document.positions, ComposeUnsupportedError)
+    except ComposeUnsupportedError as error:
+        hint = f"what Compose knows and this does not, Compose itself does: docker compose --file {file} up --detach"
+        raise ComposeUnsupportedError(error.message, hint=hint) from error
+
+
+def _assignments(file: Path) -> dict[str, str]:
+    """Read `NAME=value` lines, as Compose reads `.env`."""
+    if not file.is_file():
+        return {}
+    found: dict[str, str] = {}
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        if not (text := line.strip()) or text.startswith("#"):
+            continue
+        assignment = _ASSIGNMENT.fullmatch(text)
+        if assignment is None:
+            message = f"{file}:{number}: expected NAME=value"
+            raise ComposeUnsupportedError(message)
+        found[assignment[1]] = _unquoted(assignment[2])
+    return found
+
+
+def _unquoted(value: str) -> str:
+    for quote in ("'", '"'):
+        if value.startswith(quote) and (end := value.find(quote, 1)) > 0:
+            return value[1:end]
+    return value.partition(" #")[0].strip()
+
+
+def _filled(data: Data, variables: Mapping[str, str], file: Path) -> Data:
+    """Put variables into every text but keys."""
+    match data:
+        case str():
+            return _VARIABLE.sub(lambda found: _value(found, variables, file), data)
+        case list():
+            return [_filled(item, variables, file) for item in data]
+        case dict():
+            return {key: _filled(item, variables, file) for key, item in data.items()}
+        case _:
+            return data
+
+
+def _value(found: re.Match[str], variables: Mapping[str, str], file: Path) -> str:
+    if found["escaped"]:
+        return "$"
+    name, rule = found["name"] or found["plain"], found["rule"] or ""
+    value = variables.get(name)
+    if value or (value is not None and not rule.startswith(":")):
+        return value
+    if rule.endswith("?"):
+        message = f"{file}: {name} must be set: {found['rest']}"
+        raise ComposeUnsupportedError(message, hint=f"write {name}=… into {file.parent / ENVIRONMENT}")
+    return found["rest"] or ""

@@ -1,0 +1,59 @@
+"""Names what a container or an image is made of, so that it is made anew when that has changed, and only then."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from docker.utils import exclude_paths
+
+_READ = 16 << 20
+"""Bytes of a file up to which it is read; the digest of a larger one is taken from SHA256SUMS."""
+_SUMS = "SHA256SUMS"
+
+
+def of_mount(source: Path) -> str:
+    """Name what is mounted: this very folder and the files in it, none of which is read.
+
+    A bundle that was written anew is another folder, even where its files are the same ones: a container that runs
+    would see the old, emptied one.
+    """
+    digest = hashlib.sha256()
+    for path in (source, *sorted(source.rglob("*"))) if source.is_dir() else (source,):
+        status = path.stat()
+        digest.update(f"{path.relative_to(source)}\0{status.st_ino}\0".encode(errors="surrogateescape"))
+        if not path.is_dir():
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def of_context(folder: Path, dockerfile: str) -> str:
+    """Name what an image is built from: the content of all that `.dockerignore` lets through."""
+    sums = dict(_listed(folder / _SUMS))
+    digest = hashlib.sha256()
+    for name in sorted(_context(folder, dockerfile)):
+        file = folder / name
+        if file.is_file():
+            known = sums.get(name) if file.stat().st_size > _READ else None
+            digest.update(f"{name}\0{known or _sha256(file)}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _context(folder: Path, dockerfile: str) -> set[str]:
+    ignore = folder / ".dockerignore"
+    lines = ignore.read_text("utf-8").splitlines() if ignore.is_file() else []
+    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return set(exclude_paths(str(folder), patterns, dockerfile=dockerfile))
+
+
+def _listed(sums: Path) -> Iterator[tuple[str, str]]:
+    if sums.is_file():
+        for line in sums.read_text("utf-8").splitlines():
+            digest, _, name = line.partition("  ")
+            yield name, digest
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

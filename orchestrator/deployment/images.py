@@ -1,0 +1,113 @@
+"""Sees to it that the images of a deployment are there: built from the bundle, or pulled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from docker.errors import ImageNotFound
+
+from orchestrator.deployment.compose_file import Build, Service
+from orchestrator.deployment.container import labels
+from orchestrator.deployment.content import of_context
+from orchestrator.errors import ImageUnavailableError
+from orchestrator.events import LogLine, Observer
+from orchestrator.executors import docker_images
+from orchestrator.executors.docker_arguments import LABEL
+from orchestrator.executors.docker_engine import explained
+from orchestrator.executors.job import ContainerImage
+
+if TYPE_CHECKING:
+    from docker.models.images import Image
+
+    from docker import DockerClient
+
+CONTEXT = LABEL + "context"
+"""The label with the digest of what an image was built from."""
+ENGINE = LABEL + "engine"
+"""The label with the id of the engine that built an image: one that was loaded from an archive is not its own."""
+
+
+def ensure(client: DockerClient, service: Service, folder: Path, observer: Observer) -> str:
+    """Make sure that a service's image is there, built from what the bundle holds now.
+
+    Returns:
+        The image's id.
+
+    Raises:
+        ImageUnavailableError: It cannot be pulled or built.
+        WrongArchitectureError: It is for another processor than this engine's.
+    """
+    architecture = _architecture(client, service.platform)
+    if service.build is None:
+        docker_images.ensure(client, ContainerImage(service.image, architecture), observer)
+    elif not is_current(client, service.image, folder, service.build):
+        for base in service.build.args.values():
+            docker_images.ensure(client, ContainerImage(base, architecture), observer)
+        _build(client, service.image, folder, service.build, observer)
+    found = find(client, service.image)
+    if found is None:
+        message = f"{service.image}: the engine reported success, but does not have the image"
+        raise ImageUnavailableError(message)
+    return found.id or ""
+
+
+def find(client: DockerClient, reference: str) -> Image | None:
+    """Find an image that the engine has."""
+    with explained(f"looking for image {reference}"), suppress(ImageNotFound):
+        return client.images.get(reference)
+    return None
+
+
+def is_current(client: DockerClient, reference: str, folder: Path, build: Build) -> bool:
+    """Tell whether the engine has an image that was built from just these files."""
+    found = find(client, reference)
+    return found is not None and found.labels.get(CONTEXT) == _digest(folder, build)
+
+
+def built_here(client: DockerClient, labels: Mapping[str, str]) -> list[Image]:
+    """Find the images that deployments with these labels built on this engine."""
+    filters = [f"{name}={value}" for name, value in {**labels, ENGINE: _engine(client)}.items()]
+    with explained("listing images"):
+        return client.images.list(filters={"label": filters})
+
+
+def _build(client: DockerClient, reference: str, folder: Path, build: Build, observer: Observer) -> None:
+    marks = {**labels(folder), CONTEXT: _digest(folder, build), ENGINE: _engine(client)}
+    with explained(f"building {reference}"):
+        messages = client.api.build(
+            path=str(folder),
+            dockerfile=build.dockerfile,
+            buildargs=dict(build.args),
+            network_mode=build.network,
+            labels=marks,
+            tag=reference,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for message in messages:
+            if "error" in message:
+                failed = f"{reference}: cannot be built from {folder / build.dockerfile}: {message['error']}"
+                raise ImageUnavailableError(failed, hint=f"docker build --file {folder / build.dockerfile} {folder}")
+            for line in message.get("stream", "").splitlines():
+                observer(LogLine(line))
+
+
+def _digest(folder: Path, build: Build) -> str:
+    arguments = ",".join(f"{name}={value}" for name, value in sorted(build.args.items()))
+    return f"{of_context(folder, build.dockerfile)}:{arguments}"
+
+
+def _architecture(client: DockerClient, platform: str | None) -> str:
+    if platform:
+        return platform.rpartition("/")[2]
+    with explained("asking the engine for its architecture"):
+        return str(client.version()["Arch"])
+
+
+def _engine(client: DockerClient) -> str:
+    with explained("asking the engine for its id"):
+        return str(client.info()["ID"])

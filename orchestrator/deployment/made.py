@@ -1,0 +1,144 @@
+"""What deployments have made on an engine: found by its labels, told, and removed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import NotFound
+
+from orchestrator.deployment import images
+from orchestrator.deployment.compose_file import SERVER
+from orchestrator.deployment.container import FOLDER, RECIPE, SERVICE
+from orchestrator.deployment.question import Gateway, Health
+from orchestrator.executors.docker_engine import explained
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from docker import DockerClient
+
+GRACE = 60
+"""Seconds that a container gets to answer what it was asked before it is killed."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """One container of a deployment."""
+
+    recipe: str
+    folder: Path
+    service: str
+    container: str
+    state: str
+    """`starting`, `loading`, `ready`, `running`, or how it ended."""
+    detail: str
+    """Why it is not ready, in its own words."""
+    restarts: int
+    """How often the engine had to start it again."""
+    started: str
+    """When, as the engine writes it."""
+    address: str
+    """Where it is reached from this machine; empty: nowhere."""
+    image: str
+
+
+def containers(client: DockerClient, recipe: str | None = None, folder: Path | None = None) -> list[Container]:
+    """Find the containers of deployments, whatever became of them."""
+    wanted = [RECIPE if recipe is None else f"{RECIPE}={recipe}", *([f"{FOLDER}={folder}"] if folder else [])]
+    with explained("listing containers"):
+        found = client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+    return sorted(found, key=lambda container: (container.labels[RECIPE], container.labels[SERVICE] != SERVER))
+
+
+def look_at(container: Container) -> Made:
+    """Tell how a container is; a server that runs is asked."""
+    state = container.attrs["State"]
+    address = _address(container)
+    told, detail = state["Status"], state.get("Error", "")
+    if told == "running" and container.labels[SERVICE] == SERVER:
+        plain = address and not _speaks_tls(container)
+        health = Gateway(f"http://{address}").health() if plain else engine_health(container)
+        told = "ready" if health.ready else "loading" if health.live else "starting"
+        detail = health.message
+    elif told in {"exited", "dead", "restarting"}:
+        told = f"{told} ({state['ExitCode']})"
+        detail = "killed for lack of memory" if state.get("OOMKilled") else detail
+    return Made(
+        recipe=container.labels[RECIPE],
+        folder=Path(container.labels[FOLDER]),
+        service=container.labels[SERVICE],
+        container=container.name or "",
+        state=told,
+        detail=detail,
+        restarts=container.attrs["RestartCount"],
+        started=state.get("StartedAt", ""),
+        address=address,
+        image=container.attrs["Config"]["Image"],
+    )
+
+
+def _speaks_tls(container: Container) -> bool:
+    variables = dict(variable.split("=", 1) for variable in container.attrs["Config"]["Env"])
+    return variables.get("NIM_SSL_MODE", "") not in {"", "disabled"}
+
+
+def engine_health(container: Container) -> Health:
+    """Give what the engine's own checks have found."""
+    status = (container.attrs["State"].get("Health") or {}).get("Status")
+    return Health(live=container.status == "running", ready=status == "healthy", message="")
+
+
+def _address(container: Container) -> str:
+    bindings: dict[str, Any] = container.attrs["HostConfig"]["PortBindings"] or {}
+    for places in bindings.values():
+        for place in places or ():
+            here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}  # noqa: S104 - compared, not listened on
+            return f"{here.get(place['HostIp'], place['HostIp'])}:{place['HostPort']}"
+    return ""
+
+
+def take_down(client: DockerClient, recipe: str, folder: Path, *, volumes: bool) -> Iterator[str]:
+    """Remove what a deployment of this bundle made; whatever else there is stays.
+
+    Args:
+        client: The engine.
+        recipe: The recipe.
+        folder: The bundle, which need not be there any more.
+        volumes: Also what the servers keep between two starts.
+
+    Yields:
+        What was removed.
+    """
+    mine = {RECIPE: recipe, FOLDER: str(folder)}
+    filters = {"label": [f"{name}={value}" for name, value in mine.items()]}
+    for container in containers(client, recipe, folder):
+        remove(container)
+        yield f"container {container.name}"
+    for image in images.built_here(client, mine):
+        with explained(f"removing image {image.tags}"):
+            for tag in image.tags:
+                client.images.remove(tag)
+                yield f"image {tag}"
+    with explained("removing what was made"):
+        for network in client.networks.list(filters=filters):
+            network.remove()
+            yield f"network {network.name}"
+        for volume in client.volumes.list(filters=filters) if volumes else ():
+            volume.remove()
+            yield f"volume {volume.name}"
+
+
+def remove(container: Container, grace: int = GRACE) -> None:
+    """Ask a container to end, and remove it.
+
+    Args:
+        container: It may be gone already.
+        grace: Seconds that it gets to finish what it was asked.
+    """
+    with explained(f"removing container {container.name}"), suppress(NotFound):
+        container.stop(timeout=grace)
+        container.remove(force=True)

@@ -1,0 +1,197 @@
+"""One question to a deployed server, through its gateway, with the time it took."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from orchestrator.errors import KeyMissingError, ServerNotReadyError
+
+API_KEY = "ORCHESTRATOR_API_KEY"
+"""The variable with the key to ask with, where the gateway wants one."""
+QUESTION = "What is the capital of France? Answer in one word."
+_TOKENS = 64
+_SECONDS_TO_CONNECT = 5.0
+_SECONDS_TO_ANSWER = 300.0
+"""The first question after a start may compile kernels."""
+_LONGEST = 300
+"""Characters of a refusal that are shown."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the gateway says of itself and of the server behind it."""
+
+    live: bool
+    ready: bool
+    message: str
+    """Why it is not ready, in its own words."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, and how fast."""
+
+    model: str
+    question: str
+    text: str
+    tokens: int
+    """As the server counts them, else the pieces that came."""
+    first: float
+    """Seconds until the first piece."""
+    total: float
+    """Seconds until the last."""
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens per second after the first; None where there was only one."""
+        return (self.tokens - 1) / (self.total - self.first) if self.tokens > 1 and self.total > self.first else None
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where a deployed server is reached."""
+
+    url: str
+    """`http://127.0.0.1:8000`"""
+    key: str | None = None
+    """An API key, where the gateway wants one."""
+    certificate: Path | None = None
+    """Its own certificate, where it speaks TLS: no other is accepted, whatever name stands in it."""
+    mutual: bool = False
+    """It wants a certificate of ours, and we have none."""
+
+    def health(self) -> Health:
+        """Ask how it is; silence and refusals are answers too."""
+        try:
+            with self._client(_SECONDS_TO_CONNECT) as client:
+                live = client.get("/v1/health/live")
+                ready = client.get("/v1/health/ready")
+        except httpx2.HTTPError:
+            return Health(live=False, ready=False, message="")
+        if ready.status_code == HTTPStatus.OK:
+            return Health(live=True, ready=True, message="")
+        return Health(live=live.status_code == HTTPStatus.OK, ready=False, message=_message(ready.text))
+
+    def ask(self) -> Answer:
+        """Ask one question: as a chat, or where the model has no chat template, by beginning a text.
+
+        Raises:
+            KeyMissingError: It wants an API key, or another one.
+            ServerNotReadyError: There is no answer, or none that can be understood.
+        """
+        try:
+            with self._client(_SECONDS_TO_ANSWER) as client:
+                model = str(_json(client.get("/v1/models"))["data"][0]["id"])
+                common = {"model": model, "max_tokens": _TOKENS, "temperature": 0}
+                try:
+                    chat = {**common, "messages": [{"role": "user", "content": QUESTION}]}
+                    return _ask(client, "/v1/chat/completions", chat)
+                except _NoChatError:
+                    return _ask(client, "/v1/completions", {**common, "prompt": QUESTION})
+        except (httpx2.HTTPError, _RefusedError, ValueError, KeyError, IndexError, TypeError) as error:
+            message = f"{self.url} is ready, but gave no answer: {str(error) or type(error).__name__}"
+            raise ServerNotReadyError(
+                message, hint="its own words may say why: orchestrator logs RECIPE server"
+            ) from error
+
+    def _client(self, patience: float) -> httpx2.Client:
+        return httpx2.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            timeout=httpx2.Timeout(patience, connect=_SECONDS_TO_CONNECT),
+            verify=_trust(self.certificate) if self.certificate else True,
+            trust_env=False,  # a proxy of this machine's must not come between us and loopback
+        )
+
+
+class _RefusedError(Exception):
+    """The gateway answered with an error; the message says which."""
+
+
+class _NoChatError(_RefusedError):
+    """This model cannot chat."""
+
+
+def _trust(certificate: Path) -> ssl.SSLContext:
+    """Trust one certificate and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is made for the name that others use, we come over loopback
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(certificate)
+    return context
+
+
+def _ask(client: httpx2.Client, path: str, body: dict[str, Any]) -> Answer:
+    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    pieces: list[str] = []
+    first, tokens = 0.0, 0
+    begin = last = time.monotonic()
+    with client.stream("POST", path, json=asked) as response:
+        if response.status_code != HTTPStatus.OK:
+            refused = _refusal(path, response.status_code, response.read().decode(errors="replace"))
+            raise _NoChatError(str(refused)) if response.status_code == HTTPStatus.BAD_REQUEST else refused
+        for chunk in _chunks(response):
+            tokens = (chunk.get("usage") or {}).get("completion_tokens") or tokens
+            if piece := _piece(chunk):
+                last = time.monotonic()
+                first = first or last - begin
+                pieces.append(piece)
+    if not pieces:
+        said = f"{path} answered without a word"
+        raise _RefusedError(said)
+    return Answer(str(body["model"]), QUESTION, "".join(pieces).strip(), tokens or len(pieces), first, last - begin)
+
+
+def _chunks(response: httpx2.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        data = line.removeprefix("data:").strip()
+        if line.startswith("data:") and data != "[DONE]":
+            chunk = json.loads(data)
+            if "error" in chunk:
+                raise _RefusedError(_message(data))
+            yield chunk
+
+
+def _piece(chunk: dict[str, Any]) -> str:
+    """Take the text out of a piece; a model that reasons begins with its reasoning."""
+    choice = (chunk.get("choices") or [{}])[0]
+    delta = choice.get("delta") or {}
+    return str(choice.get("text") or delta.get("content") or delta.get("reasoning_content") or "")
+
+
+def _json(response: httpx2.Response) -> dict[str, Any]:
+    if response.status_code != HTTPStatus.OK:
+        raise _refusal(response.url.path, response.status_code, response.text)
+    found = response.json()
+    if not isinstance(found, dict):
+        message = f"{response.url.path} answered with no object"
+        raise _RefusedError(message)
+    return found
+
+
+def _refusal(path: str, status: int, body: str) -> Exception:
+    said = f"{path} answered {status}: {_message(body)}"
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        message = f"the server is up, but was not asked: {said}"
+        return KeyMissingError(message, hint=f"give a key to ask with: {API_KEY}=… orchestrator deploy RECIPE")
+    return _RefusedError(said)
+
+
+def _message(body: str) -> str:
+    """Take the message out of an error's body, or the body itself where it has none."""
+    try:
+        found = json.loads(body)
+        error = found.get("error", found)
+        text = error.get("message") if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        text = None
+    return str(text or body)[:_LONGEST]

@@ -1,0 +1,64 @@
+"""What runs through a model: text, or tokens from a seed, cut into batches; options that several payloads have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization import configs, samples
+from orchestrator.quantization.files import read_json
+from orchestrator.quantization.model import library
+
+
+def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) -> None:
+    """Add how much of a text runs, and where."""
+    group.add_argument("--samples", type=_positive, default=samples, metavar="N", help="default: %(default)s")
+    group.add_argument("--sequence-length", type=_positive, default=512, metavar="N", help="tokens a sample at most")
+    group.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="samples that run together")
+    group.add_argument("--seed", type=int, default=seed, metavar="N", help="of tokens where there is no text")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
+
+
+def device(wanted: str) -> str:
+    """Choose where the model runs, as torch names it."""
+    torch = library("torch")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def batches(checkpoint: Path, text: Path | None, options: argparse.Namespace) -> list[samples.Batch]:
+    """Cut a text into tokens, or draw them from the seed where there is none.
+
+    Args:
+        checkpoint: Whose tokenizer and vocabulary count.
+        text: JSON Lines of `text`.
+        options: Those of `add_options`.
+
+    Raises:
+        CheckpointError: There is no tokenizer, or the vocabulary has no size.
+        CalibrationTextError: The file is not JSON Lines of `text`, or has too few.
+    """
+    if text is None:
+        vocabulary = read_json(checkpoint / configs.CONFIG).get("vocab_size")
+        if type(vocabulary) is not int or vocabulary < 1:
+            message = f"{checkpoint}: config.json: vocab_size: found {vocabulary!r}, expected a whole number"
+            raise CheckpointError(message)
+        return samples.random_batches(
+            vocabulary, options.samples, options.sequence_length, options.batch_size, options.seed
+        )
+    tokenizers: Any = library("transformers").AutoTokenizer
+    try:
+        tokenizer = tokenizers.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        message = f"{checkpoint}: the tokenizer cannot be read: {error}"
+        raise CheckpointError(message) from error
+    return samples.text_batches(text, tokenizer, options.samples, options.sequence_length, options.batch_size)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        message = f"{value} is too few"
+        raise argparse.ArgumentTypeError(message)
+    return value

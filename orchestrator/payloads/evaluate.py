@@ -1,0 +1,57 @@
+"""Compare a quantized checkpoint with its original on held-out text.
+
+`python -m orchestrator.payloads.evaluate --checkpoint DIR --reference DIR --output DIR` writes `evaluation.json`:
+divergence, perplexity and each layer's share of the error. It needs torch and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.payloads import _main, _text
+from orchestrator.payloads._report import Reporter
+from orchestrator.quantization import divergence, evaluation
+from orchestrator.quantization.files import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SEED = 1
+"""Of tokens where there is no text: calibration draws its own from 0."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options, compare, and write what was found."""
+    options = _parser().parse_args(arguments)
+    found = divergence.evaluate(
+        options.reference,
+        options.checkpoint,
+        _text.batches(options.reference, options.text, options),
+        device=_text.device(options.device),
+        observer=Reporter(),
+    )
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_json(options.output / evaluation.FILE, found.document())
+    print(
+        f"compared: {found.kl_divergence:.3g} nats a token, perplexity {found.perplexity_increase:+.2%},"
+        f" {found.agreement:.1%} of {found.tokens} tokens agree",
+        flush=True,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.payloads.evaluate", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="the quantized checkpoint")
+    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="what it was made from")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {evaluation.FILE}")
+    group = parser.add_argument_group("held-out text", "which calibration has not seen")
+    group.add_argument("--text", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
+    _text.add_options(group, samples=64, seed=_SEED)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(_main.run(main))

@@ -1,0 +1,62 @@
+"""A recipe as a question: what its server holds, where, and for whom."""
+
+from __future__ import annotations
+
+from orchestrator.catalog.target import Target
+from orchestrator.planner.known import Known
+from orchestrator.planner.making import quantize_memory
+from orchestrator.planner.question import Question
+from orchestrator.planner.serving import gpus_of
+from orchestrator.planner.weights import draft_bytes
+from orchestrator.recipe.model import Benchmark, Recipe
+
+ENGINE = "trtllm"
+"""What serves every recipe."""
+_TYPICAL_TEXT = 4096
+
+
+def question_of(
+    recipe: Recipe, known: Known, target: Target, *, batch: int = 1, context: int | None = None
+) -> Question:
+    """Ask what a recipe's server will do.
+
+    Args:
+        recipe: The recipe.
+        known: Its model's sizes.
+        target: Its machine.
+        batch: Texts at once.
+        context: Tokens of each; None: a text of usual length.
+    """
+    draft = draft_bytes(recipe)
+    return Question(
+        shape=known.shape,
+        scheme=known.served,
+        kv_dtype=known.kv_dtype,
+        target=target,
+        target_name=recipe.target,
+        engine=ENGINE,
+        batch=batch,
+        context=context or usual_context(recipe, known),
+        gpus=min(recipe.serve.tensor_parallel_size, gpus_of(target)),
+        quantizing=quantize_memory(recipe),
+        builds_engine=recipe.backend == "tensorrt",
+        tokens_per_step=recipe.serve.max_num_tokens,
+        cache_share=recipe.serve.kv_cache.free_gpu_memory_fraction,
+        draft_bytes=draft.value if draft else 0.0,
+    )
+
+
+def usual_context(recipe: Recipe, known: Known) -> int:
+    """Give the tokens of a text of usual length, as far as the model and the server take it."""
+    return min(_TYPICAL_TEXT, longest_allowed(recipe, known))
+
+
+def longest_allowed(recipe: Recipe, known: Known) -> int:
+    """Give the tokens that the recipe, else the model, allows a text."""
+    return recipe.serve.max_seq_len or known.shape.max_position
+
+
+def benchmark_context(recipe: Recipe) -> int:
+    """Give the tokens that a text of the recipe's benchmark has on average while it is answered."""
+    lengths = recipe.benchmark or Benchmark()
+    return lengths.input_tokens + lengths.output_tokens // 2

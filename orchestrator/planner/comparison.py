@@ -1,0 +1,154 @@
+"""One model in several formats, side by side: what each weighs, whether it fits, how fast it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from orchestrator.catalog.target import Target
+from orchestrator.planner.kernels import GPT_OSS, has_four_bits
+from orchestrator.planner.outlook import Outlook, outlook
+from orchestrator.planner.question import Question
+from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
+from orchestrator.planner.serving import gpus_of, max_context
+from orchestrator.planner.shapes.model import ModelShape
+
+_CHECKPOINTS = {
+    "bf16": "BF16",
+    "fp8": "FP8",
+    "nvfp4": "NVFP4",
+    "w4a16_nvfp4": "W4A16 NVFP4",
+    "mxfp4": "MXFP4",
+}
+_GGUF = {"f16": "F16", "q8_0": "Q8_0", "q4_k_m": "Q4_K_M", "q4_0": "Q4_0", "gguf_mxfp4": "MXFP4 (GGUF)"}
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Texts at once, for which the longest context is reckoned."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is looked at."""
+
+    name: str
+    shape: ModelShape
+    basis: str
+    """Where its sizes come from."""
+    schemes: Mapping[str, Scheme] = field(default_factory=lambda: MappingProxyType({}))
+    """By format, how a checkpoint that a recipe names is quantized; other formats follow ModelOpt's defaults."""
+    recipes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """By format, the recipes that make it."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all formats are asked alike."""
+
+    target: Target
+    target_name: str
+    engine: str
+    batch: int
+    context: int
+    kv_dtype: KvDtype
+    gpus: int | None = None
+    """None: all of the target's."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The longest context for so many texts at once."""
+
+    batch: int
+    context: int
+    """Tokens; 0 where not one text fits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One format."""
+
+    format: str
+    label: str
+    """As it is written for people."""
+    question: Question
+    outlook: Outlook
+    reaches: tuple[Reach, ...]
+    recipes: tuple[str, ...]
+    """Those that make it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer."""
+
+    subject: Subject
+    terms: Terms
+    rows: tuple[Row, ...]
+
+    @property
+    def room(self) -> float:
+        """Bytes of one GPU that a model can have."""
+        return self.rows[0].outlook.room_bytes
+
+    def row(self, name: str) -> Row | None:
+        """Find a format."""
+        return next((row for row in self.rows if row.format == name), None)
+
+
+def formats_of(engine: str, shape: ModelShape) -> Mapping[str, str]:
+    """Give the formats that an engine is asked about, with how they are written."""
+    if engine != "llama.cpp":
+        return _CHECKPOINTS
+    return {name: label for name, label in _GGUF.items() if name != "gguf_mxfp4" or shape.architecture == GPT_OSS}
+
+
+def compare(subject: Subject, terms: Terms) -> Comparison:
+    """Reckon every format.
+
+    Raises:
+        SpeedInputError: A number that no run can have.
+        CatalogError: No such engine.
+    """
+    return Comparison(
+        subject,
+        terms,
+        tuple(compare_one(subject, terms, name) for name in formats_of(terms.engine, subject.shape)),
+    )
+
+
+def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
+    """Reckon one format; raises as `compare`."""
+    question = Question(
+        shape=subject.shape,
+        scheme=subject.schemes.get(name) or scheme_of(name),
+        kv_dtype=terms.kv_dtype,
+        target=terms.target,
+        target_name=terms.target_name,
+        engine=terms.engine,
+        batch=terms.batch,
+        context=terms.context,
+        gpus=terms.gpus or gpus_of(terms.target),
+    )  # as published: how it was made is a recipe's matter
+    return Row(
+        format=name,
+        label=_CHECKPOINTS.get(name) or _GGUF.get(name) or name,
+        question=question,
+        outlook=outlook(question),
+        reaches=tuple(_reaches(question)),
+        recipes=subject.recipes.get(name, ()),
+    )
+
+
+def usual_format(shape: ModelShape, terms: Terms) -> str:
+    """Name the format that one would serve first, if it fits."""
+    if terms.engine == "llama.cpp":
+        return "gguf_mxfp4" if shape.architecture == GPT_OSS else "q4_k_m"
+    if shape.architecture == GPT_OSS:
+        return "mxfp4"
+    return "nvfp4" if terms.target.gpu is None or has_four_bits(terms.target.gpu) else "fp8"
+
+
+def _reaches(question: Question) -> Iterator[Reach]:
+    for batch in BATCHES:
+        yield Reach(batch, max_context(replace(question.serving, batch=batch), question.cache_room))

@@ -1,0 +1,95 @@
+"""How long the phases of a build take: spans, for what is known of them are orders of magnitude.
+
+Nobody has published these times by model, so each is bytes (or operations) over two rates that were seen, the slow one
+and the fast one; `basis` names both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.catalog.target import Target
+from orchestrator.planner.bytes import flops_per_token
+from orchestrator.planner.constants import constants_in_use
+from orchestrator.planner.figures import Kind
+from orchestrator.planner.shapes.model import ModelShape
+from orchestrator.recipe.model import Calibration
+
+_LINE = (12.5e6, 125e6)
+_LINE_BASIS = "a line of 0.1 to 1 Gbit/s"
+
+_FILES = (0.5e9, 1.0e9)
+_FILES_BASIS = (
+    "reads and writes 0.5 to 1 GB/s together: our quantizer on 2 cores of a shared machine, and on 16 of a server"
+)
+
+_CONVERSION_BASIS = "reads and writes as our quantizer does, 0.5 to 1 GB/s together"
+
+_CALIBRATION = (0.05, 0.4)
+_CALIBRATION_BASIS = "layers at 5 % (our quantizer on an H100) to 40 % (a usual prefill) of the tensor cores' peak"
+
+_MODELOPT = (3 * 3600 / 70e9, 1.5 * 3600 / 70e9)
+_MODELOPT_BASIS = "1.5 to 3 hours for a model of 70 GB, NVIDIA's playbook nvfp4-quantization for the DGX Spark"
+
+_ENGINE = (33 / 5.7e9, 27 / 8.6e9)
+_ENGINE_BASIS = "27 to 33 seconds for the 5.7 to 8.6 GB of Llama 3.1 8B in NVFP4 and FP8, once measured on a Spark"
+
+_LOAD = (0.3e9, 4.0e9)
+_LOAD_BASIS = (
+    "0.3 to 4 GB/s, as logs of Sparks show (github.com/eugr/spark-vllm-docker, pull request 200 and issue 188); then"
+    " the server warms up"
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Seconds, at least and at most."""
+
+    least: float
+    most: float
+    kind: Kind
+    basis: str
+
+
+def downloading(size: float) -> Span:
+    """Reckon a download of so many bytes."""
+    return Span(size / _LINE[1], size / _LINE[0], "assumed", _LINE_BASIS)
+
+
+def one_pass(read: float, written: float) -> Span:
+    """Reckon our own quantizer where it calibrates nothing."""
+    return Span((read + written) / _FILES[1], (read + written) / _FILES[0], "measured", _FILES_BASIS)
+
+
+def calibrating(
+    read: float, written: float, shape: ModelShape, calibration: Calibration, target: Target
+) -> Span | None:
+    """Reckon our own quantizer where it runs the layers; None on a machine whose products are not known."""
+    peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
+    if peak is None:
+        return None
+    tokens = calibration.samples * calibration.sequence_length
+    work = tokens * flops_per_token(shape, calibration.sequence_length // 2) / peak
+    files = one_pass(read, written)
+    least, most = files.least + work / _CALIBRATION[1], files.most + work / _CALIBRATION[0]
+    return Span(least, most, "measured", f"{files.basis}; {_CALIBRATION_BASIS}")
+
+
+def modelopt(size: float) -> Span:
+    """Reckon ModelOpt for a model of so many bytes in BF16."""
+    return Span(size * _MODELOPT[1], size * _MODELOPT[0], "measured", _MODELOPT_BASIS)
+
+
+def converting(weights: float) -> Span:
+    """Reckon the conversion of a checkpoint, which is read and written."""
+    return Span(2 * weights / _FILES[1], 2 * weights / _FILES[0], "assumed", _CONVERSION_BASIS)
+
+
+def building(weights: float) -> Span:
+    """Reckon the build of an engine."""
+    return Span(weights * _ENGINE[1], weights * _ENGINE[0], "measured", _ENGINE_BASIS)
+
+
+def loading(weights: float) -> Span:
+    """Reckon the load of so many bytes on each node."""
+    return Span(weights / _LOAD[1], weights / _LOAD[0], "measured", _LOAD_BASIS)

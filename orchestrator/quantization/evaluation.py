@@ -1,0 +1,252 @@
+"""What the quantized model says in place of the original, in numbers, and which layers are to blame.
+
+- The Kullback-Leibler divergence of a token: the sum over the vocabulary of `p (ln p - ln q)`, where p and q are what
+  the original and the quantized model expect next. In nats; 0 where both say the same.
+- Perplexity: `exp` of the mean of `-ln p(next token)`.
+
+Both are means over all tokens of held-out text that have a next one. The divergence compares with the original itself
+and needs much less text than perplexity does to tell the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization.files import read_json
+from orchestrator.quantization.sensitivity import patterns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FILE = "evaluation.json"
+
+_NAMED = 5
+"""Groups that a message names."""
+
+
+@dataclass(frozen=True)
+class GroupError:
+    """Modules that are quantized alike, and what they alone do to their layer's output."""
+
+    modules: tuple[str, ...]
+    error: float
+    """Mean over tokens of the power of the difference over the power of what was."""
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """One layer."""
+
+    layer: int
+    error: float
+    """Of what comes out of the layer when everything before it is quantized, too."""
+    groups: tuple[GroupError, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return its entry in the file."""
+        groups = [{"modules": list(group.modules), "error": _short(group.error)} for group in self.groups]
+        return {"layer": self.layer, "error": _short(self.error), "groups": groups}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One walk over both models."""
+
+    tokens: int
+    """Whose next token was looked at."""
+    kl_divergence: float
+    kl_divergence_p99: float
+    """The divergence that 99 of 100 tokens stay below."""
+    agreement: float
+    """Share of tokens for which both models expect the same next one."""
+    original_perplexity: float
+    quantized_perplexity: float
+    layers: tuple[LayerError, ...]
+
+    @property
+    def perplexity_increase(self) -> float:
+        """By what part of itself perplexity grew; 0.01 is one percent."""
+        return self.quantized_perplexity / self.original_perplexity - 1
+
+    def document(self) -> dict[str, Any]:
+        """Return what goes into the file."""
+        return {
+            "tokens": self.tokens,
+            "kl_divergence": {"mean": _short(self.kl_divergence), "p99": _short(self.kl_divergence_p99)},
+            "perplexity": {
+                "original": _short(self.original_perplexity),
+                "quantized": _short(self.quantized_perplexity),
+                "increase": _short(self.perplexity_increase),
+            },
+            "agreement": _short(self.agreement),
+            "layers": [
+                {
+                    "layer": layer.layer,
+                    "error": _short(layer.error),
+                    "groups": [
+                        {"modules": list(group.modules), "error": _short(group.error)} for group in layer.groups
+                    ],
+                }
+                for layer in self.layers
+            ],
+        }
+
+    @classmethod
+    def read(cls, file: Path) -> Evaluation:
+        """Read the file again.
+
+        Raises:
+            CheckpointError: It is missing or is something else.
+        """
+        document = read_json(file)
+        try:
+            divergence, perplexity = document["kl_divergence"], document["perplexity"]
+            layers = tuple(
+                LayerError(
+                    layer["layer"],
+                    layer["error"],
+                    tuple(GroupError(tuple(group["modules"]), group["error"]) for group in layer["groups"]),
+                )
+                for layer in document["layers"]
+            )
+            return cls(
+                document["tokens"],
+                divergence["mean"],
+                divergence["p99"],
+                document["agreement"],
+                perplexity["original"],
+                perplexity["quantized"],
+                layers,
+            )
+        except (KeyError, TypeError) as error:
+            message = f"{file}: expected the result of an evaluation: {error!r}"
+            raise CheckpointError(message) from error
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Groups that cause most of a model's error."""
+
+    groups: tuple[GroupError, ...]
+    """The worst first."""
+    share: float
+    """Of the sum of all groups' errors."""
+
+    @property
+    def exclude(self) -> list[str]:
+        """What to write into the recipe's `quantization.exclude`."""
+        return [pattern for group in self.groups for pattern in patterns_of(group.modules)]
+
+    def words(self) -> str:
+        """Say who it is."""
+        named = ", ".join(" and ".join(patterns_of(group.modules)) for group in self.groups[:_NAMED])
+        more = f" and {len(self.groups) - _NAMED} more" if len(self.groups) > _NAMED else ""
+        return f"{self.share:.0%} of the error comes from {named}{more}"
+
+
+def blame(evaluation: Evaluation, excess: float) -> Blame:
+    """Find the fewest groups that cause at least a part of the error.
+
+    Small errors add up, so without them the divergence is expected to shrink by their share of the sum.
+
+    Args:
+        evaluation: Of the model.
+        excess: The part that is too much, from 0 to 1: 1 - allowed / found.
+    """
+    groups = sorted((group for layer in evaluation.layers for group in layer.groups), key=lambda group: -group.error)
+    total = math.fsum(group.error for group in groups) or 1.0
+    named: list[GroupError] = []
+    share = 0.0
+    for group in groups:
+        named.append(group)
+        share += group.error / total
+        if share >= excess:
+            break
+    return Blame(tuple(named), min(share, 1.0))
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a recipe demands; None demands nothing."""
+
+    max_kl_divergence: float | None = None
+    max_perplexity_increase: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to one demand."""
+
+    name: str
+    passed: bool
+    detail: str
+    blame: Blame | None = None
+    """Whom, where it is not met."""
+
+
+def judge(evaluation: Evaluation, gates: Gates) -> list[Verdict]:
+    """Compare what was found with what is demanded."""
+    divergence, increase = evaluation.kl_divergence, evaluation.perplexity_increase
+    perplexity = f"{evaluation.original_perplexity:.4g} before, {evaluation.quantized_perplexity:.4g} after"
+    return [
+        _verdict(
+            evaluation,
+            "kl_divergence",
+            divergence,
+            gates.max_kl_divergence,
+            f"{divergence:.3g} nats a token over {evaluation.tokens} tokens",
+        ),
+        _verdict(
+            evaluation,
+            "perplexity",
+            increase,
+            gates.max_perplexity_increase,
+            f"{increase:+.2%} ({perplexity})",
+        ),
+    ]
+
+
+def _verdict(evaluation: Evaluation, name: str, found: float, allowed: float | None, words: str) -> Verdict:
+    if allowed is None:
+        return Verdict(name, passed=True, detail=words)
+    limit = f"{allowed:g} nats" if name == "kl_divergence" else f"{allowed:+.2%}"
+    if found <= allowed:
+        return Verdict(name, passed=True, detail=f"{words}, at most {limit} is allowed")
+    guilty = blame(evaluation, 1 - allowed / found)
+    return Verdict(
+        name, passed=False, detail=f"found {words}, at most {limit} is allowed; {guilty.words()}", blame=guilty
+    )
+
+
+def advice(verdicts: Sequence[Verdict]) -> str:
+    """Say what to write into the recipe so that demands that were not met would be; nothing where all were."""
+    exclude = list(dict.fromkeys(p for one in verdicts if one.blame for p in one.blame.exclude))
+    if not exclude:
+        return ""
+    return f"leave them in BF16, in the recipe: quantization: {{exclude: [{', '.join(exclude)}]}}"
+
+
+def as_document(evaluation: Evaluation, gates: Gates, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Spell everything for quality.json."""
+    failed = [one for one in verdicts if one.blame]
+    return {
+        **evaluation.document(),
+        "gates": {
+            "max_kl_divergence": gates.max_kl_divergence,
+            "max_perplexity_increase": gates.max_perplexity_increase,
+        },
+        "blame": [
+            {"gate": one.name, "share": _short(one.blame.share), "exclude": one.blame.exclude}
+            for one in failed
+            if one.blame
+        ],
+    }
+
+
+def _short(number: float) -> float:
+    """Keep six digits: what lies behind differs between processors."""
+    return float(f"{number:.6g}")

@@ -1,0 +1,94 @@
+"""How much of what a layer says is lost when some of its modules are quantized.
+
+The error of a layer is measured where the next layer reads it: for each token, the power of the difference between what
+comes out and what came out before, over the power of what came out before; the mean over tokens. Norms make the
+direction of a token's numbers matter and not their size, so every token counts alike. While errors are small they add
+up over modules and layers, which is what choosing formats and finding whom to blame rely on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.quantization import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from orchestrator.quantization.samples import Batch
+
+PROBE_TOKENS = 4096
+"""Tokens that are enough to measure a layer's error: the mean of so many moves by a few percent with others."""
+
+Tensor = Any
+"""A tensor of torch, which is not here while types are checked."""
+
+
+def groups_of(modules: Iterable[str]) -> list[tuple[str, ...]]:
+    """Gather modules that must be quantized alike: what engines fuse, and all experts of a layer."""
+    groups: dict[str, list[str]] = {}
+    for fused in layout.fusion_groups(modules):
+        block, experts, _ = fused[0].partition(".experts.")
+        groups.setdefault(f"{block}{experts}" if experts else fused[0], []).extend(fused)
+    return [tuple(group) for group in groups.values()]
+
+
+def patterns_of(group: Sequence[str]) -> tuple[str, ...]:
+    """Name a group in a recipe's `quantization.exclude`."""
+    block, experts, _ = group[0].partition(".experts.")
+    return (f"{block}.experts.*",) if experts else tuple(group)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some batches, as they go into a layer and come out of it unquantized."""
+
+    torch: Any
+    before: Sequence[Tensor]
+    after: Sequence[Tensor]
+    masks: Sequence[Tensor]
+
+    def error(self, forward: Callable[[int, Tensor], Tensor]) -> float:
+        """Run the layer otherwise: the mean over tokens of its relative error."""
+        drift = Drift(self.torch)
+        for position, (before, after, mask) in enumerate(zip(self.before, self.after, self.masks, strict=True)):
+            drift.add(after, forward(position, before), mask)
+        return drift.mean
+
+
+@dataclass
+class Drift:
+    """The mean over tokens of a relative error."""
+
+    torch: Any
+    total: float = 0.0
+    tokens: int = 0
+
+    def add(self, exact: Tensor, found: Tensor, mask: Tensor) -> None:
+        """Add the tokens of a batch.
+
+        Args:
+            exact: Shape [samples, length, hidden].
+            found: Of the same shape.
+            mask: Shape [samples, length]: whether there is a token.
+        """
+        exact, found = exact[mask].double(), found[mask].double()
+        power = exact.square().sum(-1).clamp(min=1e-30)
+        self.total += float(((found - exact).square().sum(-1) / power).sum())
+        self.tokens += len(exact)
+
+    @property
+    def mean(self) -> float:
+        """The relative error of a token."""
+        return self.total / max(1, self.tokens)
+
+
+def probes(batches: Sequence[Batch], tokens: int = PROBE_TOKENS) -> int:
+    """Return how many batches, from the first on, have enough tokens."""
+    seen = 0
+    for position, batch in enumerate(batches):
+        seen += int(batch.mask.sum())
+        if seen >= tokens:
+            return position + 1
+    return len(batches)

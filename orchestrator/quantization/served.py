@@ -1,0 +1,230 @@
+"""What an engine computes where a module is quantized, in torch.
+
+An engine multiplies short numbers exactly, adds the products in FP32, multiplies the sum with the scales and rounds it
+to the type of the model. So here a weight is kept without its scale: E2M1 codes times E4M3 block scales have six
+significant bits and are exact in BF16. What goes into the module is rounded to the numbers that the engine's
+kernels would make of it:
+
+- NVFP4, in blocks of 16: `s = E4M3(min(448, amax / (6 * input_scale)))`, then each number is the nearest E2M1 number
+  to `x / (s * input_scale)`, ties to even, 6 for anything larger. A block whose scale rounds to 0 becomes zeros: an
+  engine does not lift small scales to 2^-9 as the encoder of weights does (`cvt_warp_fp16_to_fp4` of TensorRT-LLM).
+- FP8: `E4M3(x / input_scale)`, saturating.
+
+Engines that fuse q, k and v give an FP8 matrix the largest of the three scales and round the other two a second time,
+`E4M3(BF16(BF16(w * s) / s_max))` (`FP8QDQLinearMethod` of TensorRT-LLM); so does this.
+
+What is left out: the approximate reciprocals of the kernels, one unit in the last place of a quotient, and the order in
+which products are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization import layout
+from orchestrator.quantization.formats import e2m1, fp8, nvfp4
+from orchestrator.quantization.model import Instead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.checkpoint import Checkpoint
+
+Inputs = Literal["as they are", "nvfp4", "fp8"]
+"""What becomes of what goes into a module."""
+
+Tensor = Any
+"""A tensor of torch, which is not here while types are checked."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A quantized weight as an engine multiplies it."""
+
+    weight: Tensor
+    """Shape [out, in], BF16, without the scale."""
+    scale: np.float32
+    inputs: Inputs
+    input_scale: np.float32
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The engine's arithmetic for some modules of a layer."""
+
+    torch: Any
+    operands: Mapping[str, Operand]
+    """By the module's name within the layer; all others compute as they always do."""
+    cache_scales: tuple[np.float32, np.float32] | None = None
+    """Of keys and values, where the cache is FP8."""
+
+    @property
+    def instead(self) -> Instead:
+        """What a layer is to compute."""
+        return Instead(self.linear, self.cache)
+
+    def linear(self, name: str, given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Multiply as an engine does.
+
+        Args:
+            name: The module.
+            given: Shape [..., in].
+            weight: That of the layer, which holds `Operand.weight`, of fused modules one below the other.
+            bias: Shape [out], or None.
+        """
+        functional = self.torch.nn.functional
+        operand = self.operands.get(name)
+        if operand is None:
+            return functional.linear(given, weight, bias)
+        numbers, scale = self._inputs(given, operand)
+        with _short_numbers_are_exact(self.torch, given):
+            sums = functional.linear(numbers, weight.float())
+        result = (sums * float(scale)).to(given.dtype)
+        return result if bias is None else result + bias
+
+    def cache(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Round keys and values to what the cache holds."""
+        if self.cache_scales is None:
+            return keys, values
+        rounded = [
+            (fp8_numbers(self.torch, tensor, scale) * float(scale)).to(tensor.dtype)
+            for tensor, scale in zip((keys, values), self.cache_scales, strict=True)
+        ]
+        return rounded[0], rounded[1]
+
+    def _inputs(self, given: Tensor, operand: Operand) -> tuple[Tensor, np.float32]:
+        """Return what is multiplied, in FP32, and the scale of the products."""
+        match operand.inputs:
+            case "nvfp4":
+                numbers = nvfp4_numbers(self.torch, given, operand.input_scale)
+            case "fp8":
+                numbers = fp8_numbers(self.torch, given, operand.input_scale)
+            case "as they are":
+                return given.float(), operand.scale
+        return numbers, np.float32(operand.scale * operand.input_scale)
+
+
+def nvfp4_numbers(torch: Any, given: Tensor, input_scale: np.float32) -> Tensor:  # noqa: ANN401 - the library
+    """Round to NVFP4: E2M1 times E4M3 in FP32, without the scale of the whole.
+
+    Args:
+        torch: The library.
+        given: Shape [..., in], in a multiple of 16.
+        input_scale: The largest magnitude of calibration over 2688.
+    """
+    blocks = given.float().unflatten(-1, (-1, nvfp4.BLOCK))
+    wanted = blocks.abs().amax(-1, keepdim=True) / (e2m1.LARGEST * float(input_scale))
+    scales = wanted.clamp(max=fp8.LARGEST).to(torch.float8_e4m3fn).float()
+    quotients = torch.where(scales > 0, blocks / (scales * float(input_scale)), 0.0)
+    size = quotients.abs()
+    rounded = torch.where(size < 2, (size * 2).round() / 2, torch.where(size < 4, size.round(), (size / 2).round() * 2))  # noqa: PLR2004 - where the distance of E2M1 numbers doubles
+    return (rounded.clamp(max=e2m1.LARGEST).copysign(quotients) * scales).flatten(-2)
+
+
+def fp8_numbers(torch: Any, given: Tensor, scale: np.float32) -> Tensor:  # noqa: ANN401 - the library
+    """Round to E4M3, in FP32, without the scale."""
+    quotients = (given.float() / float(scale)).clamp(-fp8.LARGEST, fp8.LARGEST)
+    return quotients.to(torch.float8_e4m3fn).float()
+
+
+@contextmanager
+def _short_numbers_are_exact(torch: Any, given: Tensor) -> Iterator[None]:  # noqa: ANN401 - the library
+    """Let a GPU multiply in TF32, whose eleven significant bits hold every number that is multiplied here."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = given.dtype != torch.float32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+# --- operands ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A quantized weight as a checkpoint stores it."""
+
+    weight: NDArray[Any]
+    """Codes: U8 of shape [out, in/2], or E4M3 of shape [out, in]."""
+    block_scales: NDArray[Any] | None
+    """E4M3 of shape [out, in/16] for NVFP4."""
+    scale: np.float32
+    input_scale: np.float32 | None
+    """None where inputs stay as they are."""
+
+
+def stored(checkpoint: Checkpoint, module: str) -> Stored | None:
+    """Read a module's weight; None where it is not quantized.
+
+    Raises:
+        CheckpointError: It is quantized in a way that is not known here.
+    """
+    tensors, weight = checkpoint.tensors, f"{module}.weight"
+    if f"{weight}_scale" not in tensors:
+        return None
+    given = f"{module}.input_scale"
+    input_scale = np.float32(checkpoint.read(given)) if given in tensors else None
+    kind = tensors[weight].dtype
+    if kind == "U8" and f"{weight}_scale_2" in tensors:
+        codes, blocks = checkpoint.read(weight), checkpoint.read(f"{weight}_scale")
+        return Stored(codes, blocks, np.float32(checkpoint.read(f"{weight}_scale_2")), input_scale)
+    if kind == "F8_E4M3" and not tensors[f"{weight}_scale"].shape:
+        return Stored(checkpoint.read(weight), None, np.float32(checkpoint.read(f"{weight}_scale")), input_scale)
+    message = f"{tensors[weight].file}: {tensors[weight]} has scales whose meaning is not known here"
+    raise CheckpointError(message)
+
+
+def operands(torch: Any, found: Mapping[str, Stored], device: str) -> dict[str, Operand]:  # noqa: ANN401 - the library
+    """Make what an engine multiplies of the quantized modules of a layer, with the scales that it takes where it fuses.
+
+    Args:
+        torch: The library.
+        found: The weights by module.
+        device: Where to have them.
+    """
+    made: dict[str, Operand] = {}
+    for group in layout.fusion_groups(found):
+        parts = [_operand(torch, found[module], device) for module in group]
+        inputs = max(part.input_scale for part in parts)
+        parts = [replace(part, input_scale=inputs) for part in parts]
+        if all(found[module].block_scales is None for module in group):
+            parts = _fused(torch, parts)
+        made.update(zip(group, parts, strict=True))
+    return made
+
+
+def _operand(torch: Any, part: Stored, device: str) -> Operand:  # noqa: ANN401 - the library
+    scale_of_inputs = np.float32(1) if part.input_scale is None else part.input_scale
+    codes = torch.from_numpy(part.weight.view(np.uint8)).to(device)
+    if part.block_scales is None:
+        weight = codes.view(torch.float8_e4m3fn).to(torch.bfloat16)
+        return Operand(weight, part.scale, "as they are" if part.input_scale is None else "fp8", scale_of_inputs)
+    values = torch.tensor(e2m1.VALUES.tolist(), dtype=torch.bfloat16, device=device)
+    halves = [values[(codes & 15).int()], values[(codes >> 4).int()]]  # the even column in the low half
+    scales = torch.from_numpy(part.block_scales.view(np.uint8)).to(device).view(torch.float8_e4m3fn)
+    blocks = torch.stack(halves, -1).flatten(-2).unflatten(-1, (-1, nvfp4.BLOCK))
+    weight = (blocks * scales.to(torch.bfloat16)[..., None]).flatten(-2)
+    return Operand(weight, part.scale, "as they are" if part.input_scale is None else "nvfp4", scale_of_inputs)
+
+
+def _fused(torch: Any, parts: Sequence[Operand]) -> list[Operand]:  # noqa: ANN401 - the library
+    """Give FP8 matrices that are fused one scale: the largest; the others' numbers are rounded again."""
+    scale = max(part.scale for part in parts)
+    return [_rescaled(torch, part, scale) for part in parts]
+
+
+def _rescaled(torch: Any, part: Operand, scale: np.float32) -> Operand:  # noqa: ANN401 - the library
+    if part.scale == scale:
+        return part
+    numbers = (part.weight.float() * float(part.scale)).to(torch.bfloat16).float() / float(scale)
+    rounded = numbers.to(torch.bfloat16).clamp(-fp8.LARGEST, fp8.LARGEST).to(torch.float8_e4m3fn)
+    return replace(part, weight=rounded.to(torch.bfloat16), scale=scale)

@@ -1,0 +1,44 @@
+"""Compare the quantized model with its original on held-out text, where the recipe names some."""
+
+from __future__ import annotations
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.executors.job import Argument, Inside
+from orchestrator.recipe.model import Recipe
+from orchestrator.steps.calibration import RANDOM, TEXT
+from orchestrator.steps.shape import CHECKPOINT, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload
+from orchestrator.steps.step import Input, Output, Step
+
+RESULT = "evaluation.json"
+
+
+def build(recipe: Recipe, catalog: Catalog) -> Step | None:
+    """Declare the comparison. What it must not exceed is for the checks: another demand needs no other comparison."""
+    held_out = recipe.checks.held_out
+    if held_out is None:
+        return None
+    shape = Shape(recipe, catalog)
+    options: dict[str, Argument] = {
+        "checkpoint": Inside(CHECKPOINT),
+        "reference": Inside(MODEL),
+        "output": OUT,
+        "samples": str(held_out.samples),
+        "sequence-length": str(held_out.sequence_length),
+        "batch-size": str(held_out.batch_size),
+    }
+    inputs = [Input(shape.checkpoint_step, CHECKPOINT), Input(shape.model_step, MODEL)]
+    if held_out.dataset != RANDOM:
+        options["text"] = Inside(HELD_OUT, TEXT)
+        inputs.append(Input("held-out", HELD_OUT))
+    return Step(
+        name="evaluate",
+        argv=payload("evaluate", options),
+        outputs=(Output(RESULT, "json"),),
+        image=shape.container,
+        inputs=tuple(inputs),
+        needs_code=True,
+        environment=OFFLINE,
+        gpus=shape.gpus,
+        libraries=("torch", "transformers"),
+        identity=shape.host,
+    )

@@ -1,0 +1,49 @@
+"""The interpreter that has torch, transformers and the real ModelOpt, which the tests' own environment has not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter that has torch, transformers and ModelOpt."""
+
+    python: Path
+
+    def run(self, *arguments: str | Path) -> str:
+        done = subprocess.run(
+            [self.python, *arguments], capture_output=True, text=True, env=self.variables, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """One thread each: these models are too small for more, and two of them run at once."""
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(ROOT),
+        }
+
+
+def find_environment() -> Environment:
+    """Find it; without it the test is skipped, or fails where nothing may be skipped."""
+    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
+    python = Path(named) if named else ROOT / ".venv-oracle" / "bin" / "python"
+    if not python.exists():
+        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
+            pytest.fail(_WHY)
+        pytest.skip(_WHY)
+    return Environment(python)

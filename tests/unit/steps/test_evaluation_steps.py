@@ -1,0 +1,79 @@
+"""When both models are compared, and on which text."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.errors import RecipeInvalidError
+from orchestrator.recipe.load import RecipeBook
+from orchestrator.steps.registry import build_steps
+from orchestrator.steps.sources import sources
+from orchestrator.steps.step import Step
+from tests.unit.steps.recipes import CATALOG, words
+
+BOOK = RecipeBook(CATALOG.project.recipes)
+ONEPASS = (
+    "quantization.method=onepass",
+    "model.repo=Qwen/Qwen3-8B",
+    "checks.held_out.dataset={}",
+    "quantization.calibration.dataset={}",
+)
+
+
+def _steps(held_out: str, calibration: str, *more: str) -> dict[str, Step]:
+    overrides = [line.format(held_out if "held" in line else calibration) for line in ONEPASS]
+    recipe = BOOK.load("qwen3-8b-nvfp4", (*overrides, *more)).recipe
+    return {step.name: step for step in build_steps(recipe, CATALOG)}
+
+
+def test_a_data_set_of_its_own_is_fetched_and_what_calibration_took_is_left_out() -> None:
+    steps = _steps("wikitext", "cnn_dailymail")
+    order = list(steps)
+    assert order.index("held-out") < order.index("evaluate") < order.index("verify")
+    assert "Salesforce/wikitext" in words(steps["download-held-out"].argv)
+    assert "abisee/cnn_dailymail" in words(steps["download-calibration"].argv)
+    assert "--without /calibration/train.jsonl" in " ".join(words(steps["held-out"].argv))
+    assert "--text /held_out/train.jsonl" in " ".join(words(steps["evaluate"].argv))
+    assert "--evaluation /evaluation/evaluation.json" in " ".join(words(steps["verify"].argv))
+
+
+def test_one_data_set_for_both_is_fetched_once() -> None:
+    steps = _steps("cnn_dailymail", "cnn_dailymail")
+    assert "download-held-out" not in steps
+    assert [one.step for one in steps["held-out"].inputs] == ["download-calibration", "calibration"]
+
+
+def test_another_revision_is_fetched_and_locked_apart() -> None:
+    overrides = [line.format("cnn_dailymail") for line in ONEPASS]
+    recipe = BOOK.load("qwen3-8b-nvfp4", (*overrides, "checks.held_out.revision=other")).recipe
+    found = sources(recipe)
+    assert found["download-held-out"].revision == "other"
+    assert found["download-calibration"].revision == "main"
+
+
+def test_tokens_from_a_seed_need_no_text() -> None:
+    steps = _steps("random", "cnn_dailymail")
+    assert "held-out" not in steps
+    assert "--text" not in words(steps["evaluate"].argv)
+
+
+def test_demands_are_the_checks_and_not_the_comparisons() -> None:
+    strict = _steps("random", "random", "checks.max_kl_divergence=0.01", "checks.max_perplexity_increase=0.02")
+    lax = _steps("random", "random")
+    assert strict["evaluate"] == lax["evaluate"]
+    line = " ".join(words(strict["verify"].argv))
+    assert "--max-kl-divergence 0.01 --max-perplexity-increase 0.02" in line
+
+
+def test_a_recipe_that_names_no_text_compares_nothing() -> None:
+    recipe = BOOK.load("tiny-llama-w4a16-nvfp4").recipe
+    assert "evaluate" not in {step.name for step in build_steps(recipe, CATALOG)}
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [("checks.max_kl_divergence=0.1", "held_out, which is missing"), ("checks.held_out={dataset: random}", "only the")],
+)
+def test_a_demand_without_text_or_original_is_refused(override: str, reason: str) -> None:
+    with pytest.raises(RecipeInvalidError, match=reason):
+        BOOK.load("llama3-70b-nvfp4", (override,))
