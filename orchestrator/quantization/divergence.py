@@ -61,38 +61,41 @@ class _Quantized:
     """The quantized checkpoint; what it does not quantize is the original's."""
 
     checkpoint: Checkpoint
+    stack: str
+    """What stands before the number of a layer in a name."""
     modules: Mapping[int, tuple[str, ...]]
     """The quantized modules of each layer."""
 
     @classmethod
-    def open(cls, folder: Path, plan: Plan) -> _Quantized:
+    def open(cls, folder: Path, original: Plan) -> _Quantized:
         checkpoint = Checkpoint.open(folder)
         found: dict[int, list[str]] = {}
         for name in checkpoint.tensors:
             if not name.endswith(".weight_scale"):
                 continue
             module = name.removesuffix(".weight_scale")
-            number = plan.layer_of(name)
-            if number is None or f"{module}.weight" not in plan.checkpoint.tensors:
+            number = original.layer_of(name)
+            if number is None or f"{module}.weight" not in original.checkpoint.tensors:
                 what = "outside of the layers" if number is None else "which the original does not have"
                 message = f"{folder}: {module} is quantized, {what}; expected linear modules of layers of the original"
                 raise CheckpointError(message)
             found.setdefault(number, []).append(module)
-        return cls(checkpoint, {number: tuple(modules) for number, modules in found.items()})
+        return cls(checkpoint, original.stack, {number: tuple(modules) for number, modules in found.items()})
 
     def layer(self, number: int) -> dict[str, Stored]:
         """Read the quantized weights of a layer, by module within it."""
-        prefix = f"model.layers.{number}."
+        prefix = f"{self.stack}.{number}."
         read = {module: stored(self.checkpoint, module) for module in self.modules.get(number, ())}
         return {module.removeprefix(prefix): part for module, part in read.items() if part is not None}
 
     def cache_scales(self, number: int) -> tuple[np.float32, np.float32] | None:
         """Return the scales of a layer's keys and values, if it has them."""
-        attention = f"model.layers.{number}.self_attn"
-        names = (f"{attention}.k_proj.k_scale", f"{attention}.v_proj.v_scale")
-        if any(name not in self.checkpoint.tensors for name in names):
+        prefix = f"{self.stack}.{number}."
+        names = [name for name in self.checkpoint.tensors if name.startswith(prefix)]
+        found = [name for end in (".k_proj.k_scale", ".v_proj.v_scale") for name in names if name.endswith(end)]
+        if len(found) != 2:  # noqa: PLR2004 - of keys and of values
             return None
-        return np.float32(self.checkpoint.read(names[0])), np.float32(self.checkpoint.read(names[1]))
+        return np.float32(self.checkpoint.read(found[0])), np.float32(self.checkpoint.read(found[1]))
 
 
 @dataclass
@@ -116,11 +119,11 @@ class _Walk:
         layers = []
         for position, number in enumerate(numbers, start=1):
             layers.append(self._layer(number))
-            self.observer(Progress(position, len(numbers), "layers", f"comparing model.layers.{number}"))
+            self.observer(Progress(position, len(numbers), "layers", f"comparing {self.plan.stack}.{number}"))
         return self._head(tuple(layers))
 
     def _layer(self, number: int) -> LayerError:
-        model, prefix = self.model, f"model.layers.{number}."
+        model, prefix = self.model, f"{self.plan.stack}.{number}."
         tensors = {n.removeprefix(prefix): self.plan.read(n) for unit in self.plan.layers[number] for n in unit}
         probe = self._run_original(number, tensors)
         served = operands(model.torch, self.quantized.layer(number), model.device)
@@ -159,7 +162,7 @@ class _Walk:
             self.model.resident(number, _mixed(tensors, alone)) as layer,
             layer.running(instead=instead) as forward,
         ):
-            return GroupError(tuple(f"model.layers.{number}.{module}" for module in group), probe.error(forward))
+            return GroupError(tuple(f"{self.plan.stack}.{number}.{module}" for module in group), probe.error(forward))
 
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
         """Compare what both models expect next, some tokens at a time."""
