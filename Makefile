@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ORACLE := .venv-oracle
+CHECKOV := .venv-checkov
 PIP := -m pip --disable-pip-version-check --quiet
 RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
@@ -32,7 +33,14 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.tested: $(VENV)/.installed
 	@echo "installing what the tests need …" >&2
 	@$(BIN)/python $(PIP) install --upgrade 'pip>=25.1'
-	@$(BIN)/python $(PIP) install --group test
+	@$(BIN)/python $(PIP) install --group test --group bundle
+	@touch $@
+
+$(CHECKOV)/.installed: $(VENV)/.tested
+	@echo "installing checkov for the tests of bundles; this takes a minute …" >&2
+	@$(PYTHON) -m venv $(CHECKOV)
+	@$(CHECKOV)/bin/python $(PIP) install --upgrade 'pip>=25.1'
+	@$(CHECKOV)/bin/python $(PIP) install --group checkov
 	@touch $@
 
 $(ORACLE)/.installed: $(VENV)/.tested
@@ -88,7 +96,7 @@ recipes: setup ## List the recipes
 doctor: setup ## Look at this machine, for a recipe if one is named
 	@$(RUN) doctor $(RECIPE) $(ARGS)
 
-test: $(VENV)/.tested $(ORACLE)/.installed lint ## Run every test
+test: $(VENV)/.tested $(ORACLE)/.installed $(CHECKOV)/.installed lint ## Run every test
 	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit
 	@$(BIN)/python -m pytest tests/contract tests/integration tests/chaos $(ARGS)
 
@@ -116,4 +124,4 @@ evaluate-planner: setup ## Score the planner's speeds on published measurements,
 	@$(BIN)/python -m evaluation.planner $(DATA) $(ARGS)
 
 clean: ## Remove what was set up; results and deployments stay
-	@rm -rf $(VENV) $(ORACLE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(ORACLE) $(CHECKOV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

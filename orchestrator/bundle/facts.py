@@ -200,6 +200,17 @@ class Facts:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @property
+    def model_digest(self) -> str:
+        """Names the files of the model alone, 64 hexadecimal digits."""
+        listing = [[path, file.sha256] for path, file in sorted(self.model_files.items())]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+    @property
+    def volume(self) -> str:
+        """The volume of Kubernetes that holds this model: another one for another model."""
+        return f"{self.name}-{self.model_digest[:8]}"
+
+    @property
     def tag(self) -> str:
         """The tag of the image that the bundle builds: another one for whatever is served otherwise."""
         return self.digest[:12]

@@ -6,7 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.bundle.facts import Facts
-from orchestrator.bundle.targets import compose, dockerfile, documents, readme, server
+from orchestrator.bundle.targets import (
+    compose,
+    dockerfile,
+    documents,
+    helm,
+    kserve,
+    kubernetes,
+    nim_operator,
+    readme,
+    server,
+    systemd,
+)
+from orchestrator.bundle.targets.cluster import one_machine
 from orchestrator.errors import BundleTargetError
 
 Files = Callable[[Facts], dict[str, str]]
@@ -28,6 +40,11 @@ class Target:
 
 TARGETS: Mapping[str, Target] = {
     "compose": Target(compose.files),
+    "systemd": Target(systemd.files, one_machine),
+    "kubernetes": Target(kubernetes.files, one_machine),
+    "helm": Target(helm.files, one_machine),
+    "nim-operator": Target(nim_operator.files, one_machine),
+    "kserve": Target(kserve.files, one_machine),
 }
 """What `--target` names, in the order in which README.md shows it."""
 

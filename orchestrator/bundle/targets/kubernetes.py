@@ -1,0 +1,25 @@
+"""Kubernetes with what every cluster has; monitoring and autoscaling as components to switch on."""
+
+from __future__ import annotations
+
+from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.targets.cluster import model_volume, render_all
+
+_MANIFESTS = (
+    "kustomization.yaml",
+    "deployment.yaml",
+    "service.yaml",
+    "network-policy.yaml",
+    "pod-disruption-budget.yaml",
+    "components/monitoring/kustomization.yaml",
+    "components/monitoring/service-monitor.yaml",
+    "components/monitoring/network-policy.yaml",
+    "components/autoscaling/kustomization.yaml",
+    "components/autoscaling/horizontal-pod-autoscaler.yaml",
+    "components/autoscaling/prometheus-adapter-values.yaml",
+)
+
+
+def files(facts: Facts) -> dict[str, str]:
+    """Render a kustomization of the server, and the volume it reads."""
+    return render_all(facts, "kubernetes", "kubernetes", _MANIFESTS) | model_volume(facts)

@@ -1,0 +1,12 @@
+"""A unit for Podman's generator (quadlet): a service of systemd without Compose."""
+
+from __future__ import annotations
+
+from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.targets.cluster import values_of
+from orchestrator.bundle.texts import plain_text
+
+
+def files(facts: Facts) -> dict[str, str]:
+    """Render the unit; every value in it is a number, or a name that systemd takes as it is."""
+    return {f"systemd/{facts.name}.container": plain_text("systemd/server.container.j2", **values_of(facts))}
