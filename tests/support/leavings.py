@@ -40,7 +40,16 @@ def checked(run: FakeRun) -> None:
     (run.output / "quality.json").write_text(json.dumps(QUALITY))
 
 
-COMMANDS: dict[str, Command] = {"generate": checkpoint, "quantize": quantized, "verify": checked}
+def evaluated(run: FakeRun) -> None:
+    (run.output / "evaluation.json").write_text("{}")
+
+
+COMMANDS: dict[str, Command] = {
+    "generate": checkpoint,
+    "quantize": quantized,
+    "evaluate": evaluated,
+    "verify": checked,
+}
 
 
 def tiny_executor() -> FakeExecutor:

@@ -58,6 +58,7 @@ def test_what_we_build_starts_from_an_image_of_the_catalogue(name: str) -> None:
 def test_each_target_has_a_source_for_each_constant(name: str) -> None:
     target = CATALOG.targets[name]
     wanted = {"memory", "reserve"} | ({"memory_bandwidth", "sm"} if target.gpu else set())
+    wanted |= {"cuda_free"} if target.cuda_free else set()
     assert set(target.sources) == wanted
 
 
