@@ -194,7 +194,7 @@ def test_every_page_has_its_pictures(browser: Browser, pages: dict[str, str]) ->
 
     assert measured["compare-llama3-70b at 1280"]["charts"] == 3
     assert measured["plan-llama3-70b-nvfp4 at 390"]["charts"] == 3
-    assert measured["plan-phi-4-multimodal-nvfp4 at 390"]["charts"] == 1  # its sizes are not known
+    assert measured["plan-phi-4-multimodal-nvfp4 at 390"]["charts"] == 3
 
 
 def test_a_measurement_that_finds_nothing_would_find_something(browser: Browser) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
-from orchestrator.planner.shapes import dense, hybrid, mixture, vision
+from orchestrator.planner.shapes import dense, hybrid, mixture, phi4, vision
 from orchestrator.planner.shapes.fields import Fields
 from orchestrator.planner.shapes.model import Memory, ModelShape, Role, Tensor
 
@@ -14,14 +14,17 @@ FAMILIES: Mapping[str, Callable[[Fields, str], ModelShape]] = MappingProxyType(
     {
         "LlamaForCausalLM": dense.llama,
         "MistralForCausalLM": dense.mistral,
+        "Mistral3ForConditionalGeneration": vision.mistral3,
         "MixtralForCausalLM": mixture.mixtral,
         "Qwen2ForCausalLM": dense.qwen2,
         "Qwen2MoeForCausalLM": mixture.qwen2_moe,
         "Qwen3ForCausalLM": dense.qwen3,
         "Qwen3MoeForCausalLM": mixture.qwen3_moe,
+        "Qwen3NextForCausalLM": hybrid.qwen3_next,
         "Qwen3VLForConditionalGeneration": vision.qwen3_vl,
         "Qwen3VLMoeForConditionalGeneration": vision.qwen3_vl_moe,
         "Phi3ForCausalLM": dense.phi3,
+        "Phi4MMForCausalLM": phi4.phi4_multimodal,
         "Gemma2ForCausalLM": dense.gemma2,
         "Gemma3ForCausalLM": dense.gemma3,
         "Gemma3ForConditionalGeneration": vision.gemma3_vl,

@@ -1,6 +1,8 @@
-"""Decoders that mix attention with state spaces: Nemotron-H, Nemotron 2 and 3, Jamba."""
+"""Decoders that mix attention with states: Nemotron-H, Nemotron 2 and 3, Jamba, Qwen3-Next."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.shapes.dense import Stack, tied
@@ -151,3 +153,64 @@ def _mamba1(fields: Fields, hidden: int) -> tuple[Tensors, Memory]:
         vector("c_layernorm", state),
     )
     return renamed(tensors, "mamba"), Memory(state_values=inner * state, convolution_values=inner * (kernel - 1))
+
+
+def qwen3_next(fields: Fields, architecture: str) -> ModelShape:
+    """Qwen3-Next: three layers with a gated delta rule, then one with gated attention; experts, one of them shared."""
+    heads = heads_of(fields)
+    hidden, inner = heads.hidden, fields.size("moe_intermediate_size")
+    wide = fields.size("shared_expert_intermediate_size")
+    experts = experts_of(fields, "num_experts")
+    mixture = (
+        *kept("gate", experts.total, hidden, "router"),
+        *experts.of(gated(hidden, inner, "expert")),
+        *renamed(gated(hidden, wide, "shared_expert"), "shared_expert"),
+        *kept("shared_expert_gate", 1, hidden, "router"),
+    )
+    if fields.data.get("mlp_only_layers") or fields.size_or("decoder_sparse_step", 1) != 1:
+        fields.wrong("mlp_only_layers", "none: which perceptrons have no experts is not known here")
+    attending = (renamed(_gated_attention(heads), "self_attn"), heads.memory())
+    recurrent = _delta_rule(fields, hidden)
+    around = (*renamed(mixture, "mlp"), vector("input_layernorm", hidden), vector("post_attention_layernorm", hidden))
+    layers = []
+    for attends in _attending(fields):
+        parts, memory = attending if attends else recurrent
+        layers.append(((*parts, *around), memory))
+    notes = ("a layer that proposes tokens is left out: this config.json does not say whether there is one",)
+    return Stack(fields, tied(fields)).shape(architecture, layers, heads, max(inner, wide), notes=notes)
+
+
+def _attending(fields: Fields) -> list[bool]:
+    """Say which layers look back on the whole text: those listed, else the last of every few."""
+    count = fields.size("num_hidden_layers")
+    if not fields.has("layer_types"):
+        every = fields.size_or("full_attention_interval", 4)
+        return [(number + 1) % every == 0 for number in range(count)]
+    kinds = fields.items("layer_types", count)
+    if not all(kind in ("linear_attention", "full_attention") for kind in kinds):
+        fields.wrong("layer_types", "only linear_attention and full_attention")
+    return [kind == "full_attention" for kind in kinds]
+
+
+def _gated_attention(heads: Heads) -> Tensors:
+    """Give attention whose queries come with a gate for what it returns."""
+    return attention(replace(heads, query=2 * heads.query), normed=True)[:1] + attention(heads, normed=True)[1:]
+
+
+def _delta_rule(fields: Fields, hidden: int) -> tuple[Tensors, Memory]:
+    """Give a gated delta net (arXiv:2412.06464): per head a matrix of keys by values."""
+    keys, values = fields.size("linear_num_key_heads"), fields.size("linear_num_value_heads")
+    key, value = fields.size("linear_key_head_dim"), fields.size("linear_value_head_dim")
+    kernel = fields.size("linear_conv_kernel_dim")
+    convolved = 2 * keys * key + values * value
+    tensors = (
+        *linear("in_proj_qkvz", convolved + values * value, hidden, "mamba"),
+        *linear("in_proj_ba", 2 * values, hidden, "mamba"),
+        Tensor("conv1d.weight", (convolved, 1, kernel), "mamba"),
+        Tensor("dt_bias", (values,), "mamba"),
+        Tensor("A_log", (values,), "mamba"),
+        vector("norm", value),
+        *linear("out_proj", hidden, values * value, "mamba"),
+    )
+    memory = Memory(state_values=values * key * value, convolution_values=convolved * (kernel - 1))
+    return renamed(tensors, "linear_attn"), memory

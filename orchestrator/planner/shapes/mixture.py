@@ -140,8 +140,7 @@ def llama4(fields: Fields, architecture: str) -> ModelShape:
         memory = heads.memory(chunk if turns else None)
         layers.append(((*parts, *renamed(mlp, "feed_forward"), *norms(hidden)), memory))
     stack = Stack(fields, tied(fields), root="language_model.model", head="language_model.lm_head")
-    notes = ("the vision tower is left out: its sizes are not in this config.json",)
-    return stack.shape(architecture, layers, heads, max(inner, wide), notes=notes)
+    return stack.shape(architecture, layers, heads, max(inner, wide))
 
 
 def _latent_attention(fields: Fields) -> tuple[Tensors, Memory, Heads]:

@@ -20,9 +20,15 @@ Role = Literal[
     "norm",
     "bias",
     "vision",
+    "adapter",
     "mtp",
 ]
-"""What a tensor is for. `mtp`: a layer that proposes tokens, stored beside the model and not part of its count."""
+"""What a tensor is for.
+
+- `vision`: part of a tower that sees or hears.
+- `adapter`: switched on by what such a tower reads, never by text.
+- `mtp`: of a layer that proposes tokens, stored beside the model and not part of its count.
+"""
 
 
 @dataclass(frozen=True, slots=True)

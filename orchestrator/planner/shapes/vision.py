@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
-from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.dense import Stack, gemma3, qwen3, tied
+from orchestrator.planner.shapes.dense import Stack, gemma3, mistral, qwen3, tied
 from orchestrator.planner.shapes.fields import Fields
 from orchestrator.planner.shapes.mixture import llama4, qwen_moe_layers
-from orchestrator.planner.shapes.model import ModelShape, Tensor
+from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.shapes.parts import Tensors, attention, experts_of, heads_of, kept
+from orchestrator.planner.shapes.towers import gemma3_tower, llama4_tower, pixtral_tower, qwen3_tower
+
+_GEMMA3: Mapping[str, object] = MappingProxyType(
+    {
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+    }
+)
+"""Gemma3TextConfig's own values (transformers, configuration_gemma3.py)."""
 
 
 def _text(fields: Fields) -> Fields:
@@ -30,10 +43,14 @@ def _inside(shape: ModelShape, root: str) -> ModelShape:
     return replace(shape, tensors=tensors)
 
 
+def _with(shape: ModelShape, tower: Tensors) -> ModelShape:
+    return replace(shape, tensors=(*shape.tensors, *tower))
+
+
 def qwen3_vl(fields: Fields, architecture: str) -> ModelShape:
     """Qwen 3 VL."""
     shape = _inside(qwen3(_text(fields), architecture), "model.language_model")
-    return replace(shape, tensors=(*shape.tensors, *_qwen3_tower(fields.part("vision_config"), shape.hidden_size)))
+    return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size))
 
 
 def qwen3_vl_moe(fields: Fields, architecture: str) -> ModelShape:
@@ -48,63 +65,37 @@ def qwen3_vl_moe(fields: Fields, architecture: str) -> ModelShape:
     )
     layers, widest = qwen_moe_layers(text, heads, attention(heads, normed=True), moe)
     shape = _inside(Stack(text, tied(text)).shape(architecture, layers, heads, widest), "model.language_model")
-    return replace(shape, tensors=(*shape.tensors, *_qwen3_tower(fields.part("vision_config"), shape.hidden_size)))
-
-
-def _qwen3_tower(fields: Fields, hidden: int) -> Tensors:
-    """Give the vision tower of Qwen 3 VL: all of it stays as it is, and text does not read it."""
-    width, inner, out = fields.size("hidden_size"), fields.size("intermediate_size"), fields.size("out_hidden_size")
-    if out != hidden:
-        message = f"{fields.where}: out_hidden_size is {out}, but the language model's hidden_size is {hidden}"
-        raise ConfigInvalidError(message)
-    merged = width * fields.size("spatial_merge_size") ** 2
-    patch = (fields.size("in_channels"), fields.size("temporal_patch_size"), *2 * (fields.size("patch_size"),))
-    block = (
-        *_affine("norm1", width),
-        *_affine("norm2", width),
-        *_full("attn.qkv", 3 * width, width),
-        *_full("attn.proj", width, width),
-        *_full("mlp.linear_fc1", inner, width),
-        *_full("mlp.linear_fc2", width, inner),
-    )
-    taps = len(fields.items("deepstack_visual_indexes"))
-    tower = (
-        Tensor("patch_embed.proj.weight", (width, *patch), "vision"),
-        Tensor("patch_embed.proj.bias", (width,), "vision"),
-        Tensor("pos_embed.weight", (fields.size("num_position_embeddings"), width), "vision"),
-        *(
-            replace(tensor, name=f"blocks.{number}.{tensor.name}")
-            for number in range(fields.size("depth"))
-            for tensor in block
-        ),
-        *_merger("merger", width, merged, out),
-        *(tensor for n in range(taps) for tensor in _merger(f"deepstack_merger_list.{n}", merged, merged, out)),
-    )
-    return tuple(replace(tensor, name=f"model.visual.{tensor.name}", used=0.0) for tensor in tower)
-
-
-def _affine(name: str, size: int) -> Tensors:
-    return Tensor(f"{name}.weight", (size,), "vision"), Tensor(f"{name}.bias", (size,), "vision")
-
-
-def _full(name: str, out: int, columns: int) -> Tensors:
-    return Tensor(f"{name}.weight", (out, columns), "vision"), Tensor(f"{name}.bias", (out,), "vision")
-
-
-def _merger(name: str, normed: int, merged: int, out: int) -> Tensors:
-    return (
-        *_affine(f"{name}.norm", normed),
-        *_full(f"{name}.linear_fc1", merged, merged),
-        *_full(f"{name}.linear_fc2", out, merged),
-    )
+    return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size))
 
 
 def llama4_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Llama 4: only the language model."""
-    return llama4(_text(fields), architecture)
+    """Llama 4."""
+    shape = llama4(_text(fields), architecture)
+    if not fields.has("vision_config"):
+        return replace(shape, notes=("the vision tower is left out: its sizes are not in this config.json",))
+    return _with(shape, llama4_tower(fields.part("vision_config"), shape.hidden_size))
 
 
 def gemma3_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Gemma 3 from 4B on: only the language model."""
-    shape = _inside(gemma3(_text(fields), architecture), "language_model.model")
-    return replace(shape, notes=("the vision tower is left out: its tensors are not known here",))
+    """Gemma 3 from 4B on; its files leave out what its code sets."""
+    text = _text(fields)
+    shape = _inside(gemma3(Fields({**_GEMMA3, **text.data}, text.where), architecture), "language_model.model")
+    if not fields.has("vision_config"):
+        return replace(shape, notes=("the vision tower is left out: its sizes are not in this config.json",))
+    return _with(shape, gemma3_tower(fields.part("vision_config"), shape.hidden_size))
+
+
+def mistral3(fields: Fields, architecture: str) -> ModelShape:
+    """Mistral Small 3.1 and later, Ministral 3: Mistral with Pixtral's tower."""
+    shape = _inside(mistral(_text(fields), architecture), "language_model.model")
+    head = tuple(
+        replace(tensor, name=f"language_model.{tensor.name}") if tensor.role == "head" else tensor
+        for tensor in shape.tensors
+    )
+    tower = pixtral_tower(
+        fields.part("vision_config"),
+        shape.hidden_size,
+        fields.size_or("spatial_merge_size", 2),
+        bias=fields.flag("multimodal_projector_bias", default=False),
+    )
+    return _with(replace(shape, tensors=head), tower)

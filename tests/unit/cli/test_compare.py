@@ -27,6 +27,7 @@ class Shell(Protocol):
     def __call__(self, *arguments: str) -> int: ...
     def json(self, *arguments: str, status: int = 0) -> Any: ...  # noqa: ANN401 - whatever JSON can say
     def error(self, *arguments: str) -> dict[str, str]: ...
+    def write_recipe(self, name: str, text: str) -> None: ...
 
 
 @pytest.fixture
@@ -141,9 +142,11 @@ def test_a_missing_file_and_an_unknown_name_are_told_apart(shell: Shell) -> None
 
 
 def test_a_recipe_of_unknown_sizes_says_who_knows_them(shell: Shell) -> None:
-    error = shell.error("compare", "phi-4-multimodal")
+    known = (shell.project / "recipes" / "qwen3-8b-bf16.yaml").read_text(encoding="utf-8")
+    shell.write_recipe("secret-bf16", known.replace("Qwen/Qwen3-8B", "example/secret").replace("qwen3-8b", "secret"))
+    error = shell.error("compare", "secret")
     assert error["code"] == "CONFIG_INVALID"
-    assert "orchestrator compare microsoft/Phi-4-multimodal-instruct" in error["hint"]
+    assert "orchestrator compare example/secret" in error["hint"]
 
 
 def test_markdown_is_one_table_with_the_same_figures(shell: Shell) -> None:

@@ -145,6 +145,71 @@ NEMOTRON: Config = {
     "vocab_size": 131072,
 }
 
+_SIGLIP: Config = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "image_size": 896,
+    "patch_size": 14,
+}
+GEMMA3_4B: Config = {  # as the file has it: heads and vocabulary stand in the architecture's own code
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024},
+    "vision_config": _SIGLIP,
+}
+GEMMA3_27B: Config = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "text_config": {
+        "head_dim": 128,
+        "hidden_size": 5376,
+        "intermediate_size": 21504,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 62,
+        "num_key_value_heads": 16,
+        "sliding_window": 1024,
+    },
+    "vision_config": _SIGLIP,
+}
+MISTRAL_SMALL: Config = {  # 3.1 and 3.2
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "multimodal_projector_bias": False,
+    "spatial_merge_size": 2,
+    "text_config": {
+        "head_dim": 128,
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 8,
+        "vocab_size": 131072,
+    },
+    "vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14},
+}
+QWEN3_NEXT: Config = {  # 80B-A3B
+    "architectures": ["Qwen3NextForCausalLM"],
+    "decoder_sparse_step": 1,
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "hidden_size": 2048,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "max_position_embeddings": 262144,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 512,
+    "num_attention_heads": 16,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 2,
+    "shared_expert_intermediate_size": 512,
+    "tie_word_embeddings": False,
+    "vocab_size": 151936,
+}
+
 PUBLISHED: Mapping[str, tuple[Config, int]] = {
     "Llama 3.1 8B": (LLAMA, 8_030_261_248),
     "Mixtral 8x7B": (MIXTRAL, 46_702_792_704),
@@ -155,4 +220,8 @@ PUBLISHED: Mapping[str, tuple[Config, int]] = {
     "Phi 3 mini": (PHI3, 3_821_079_552),
     "DeepSeek V2": (DEEPSEEK_V2, 235_741_434_880),
     "Nemotron Nano 9B v2": (NEMOTRON, 8_888_227_328),
+    "google/gemma-3-4b-it": (GEMMA3_4B, 4_300_079_472),
+    "google/gemma-3-27b-it": (GEMMA3_27B, 27_432_406_640),
+    "mistralai/Mistral-Small-3.1-24B-Instruct-2503": (MISTRAL_SMALL, 24_011_361_280),
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": (QWEN3_NEXT, 79_674_391_296),  # without the layer that proposes tokens
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from orchestrator.catalog.models import find_model, known_repos
+from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.bytes import (
     flops_per_token,
     kv_bytes,
@@ -13,7 +16,20 @@ from orchestrator.planner.bytes import (
     state_bytes,
 )
 from orchestrator.planner.shapes import shape_of
-from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, GLM, LLAMA, MIXTRAL, NEMOTRON, PHI3, PUBLISHED, Config
+from tests.unit.planner.byte_configs import (
+    DEEPSEEK_V2,
+    GEMMA3,
+    GEMMA3_27B,
+    GLM,
+    LLAMA,
+    MISTRAL_SMALL,
+    MIXTRAL,
+    NEMOTRON,
+    PHI3,
+    PUBLISHED,
+    QWEN3_NEXT,
+    Config,
+)
 
 CATALOGUE = {
     "meta-llama/Llama-3.3-70B-Instruct": 70_553_706_496,
@@ -21,6 +37,8 @@ CATALOGUE = {
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552,
     "microsoft/Phi-4-reasoning-plus": 14_659_507_200,
+    "microsoft/Phi-4-multimodal-instruct": 5_574_460_384,
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct": 108_641_793_536,
     "deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct": 15_706_484_224,
     "openai/gpt-oss-120b": 116_829_156_672,
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": 31_577_940_288,
@@ -71,6 +89,40 @@ def test_a_token_reads_its_experts_and_one_row_of_the_embedding() -> None:
 def test_a_tied_embedding_is_read_as_the_head() -> None:
     shape = shape_of({**LLAMA, "tie_word_embeddings": True})
     assert shape.active_parameters == shape.parameters == shape_of(LLAMA).parameters - 128256 * 4096
+
+
+def test_no_text_reads_towers_and_adapters() -> None:
+    for name in ("google/gemma-3-27b-it", "mistralai/Mistral-Small-3.1-24B-Instruct-2503"):
+        shape = shape_of(PUBLISHED[name][0])
+        towers = sum(tensor.elements for tensor in shape.tensors if tensor.role == "vision")
+        assert shape.parameters * 0.01 < towers < shape.parameters * 0.02
+        assert all(tensor.used == 0 and not tensor.quantizable for tensor in shape.tensors if tensor.role == "vision")
+    entry = find_model("microsoft/Phi-4-multimodal-instruct")
+    assert entry is not None
+    assert shape_of(entry.config).active_parameters == 3_836_021_760  # Phi-4-mini's
+
+
+def test_three_of_four_layers_of_qwen3_next_keep_a_matrix_per_head_and_no_cache() -> None:
+    shape = shape_of(QWEN3_NEXT)
+    assert shape.attention_layers == 12
+    assert state_bytes(shape) == 36 * (32 * 128 * 128 * 4 + 8192 * 3 * 2)
+    assert kv_bytes_per_token(shape) == 12 * 2 * 2 * 256 * 2
+    assert shape.active_parameters == pytest.approx(3.56e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "says"),
+    [
+        (GEMMA3_27B, {"vision_config": {"hidden_size": 1152}}, "vision_config: patch_size is missing"),
+        (MISTRAL_SMALL, {"vision_config": None}, "vision_config is missing"),
+        (QWEN3_NEXT, {"layer_types": ["sliding_attention"] * 48}, "only linear_attention and full_attention"),
+        (QWEN3_NEXT, {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        (QWEN3_NEXT, {"num_experts_per_tok": 513}, "num_experts is only 512"),
+    ],
+)
+def test_what_a_tower_or_a_layer_lacks_is_named(config: Config, changes: Config, says: str) -> None:
+    with pytest.raises(ConfigInvalidError, match=re.escape(says)):
+        shape_of({**config, **changes})
 
 
 def test_grouped_queries_keep_only_their_key_heads() -> None:
