@@ -112,16 +112,19 @@ def silence(event: Event) -> None:
     """Ignore every event: the default observer."""
 
 
-_CHANNEL: dict[str, type[Progress | Failure]] = {"progress": Progress, "failure": Failure}
+Told = Progress | Failure | Warned
+"""What a payload may say."""
+
+_CHANNEL: dict[str, type[Told]] = {"progress": Progress, "failure": Failure, "warned": Warned}
 
 
-def to_line(event: Progress | Failure) -> str:
+def to_line(event: Told) -> str:
     """Encode an event for a payload's standard output, without the line end."""
     name = next(name for name, kind in _CHANNEL.items() if isinstance(event, kind))
     return _MARKER + json.dumps({"event": name, **asdict(event)}, ensure_ascii=False)
 
 
-def from_line(line: str) -> Progress | Failure | LogLine:
+def from_line(line: str) -> Told | LogLine:
     """Decode a line of a payload's standard output; whatever is no event is log."""
     text = line.rstrip("\r\n")
     if not text.startswith(_MARKER):
@@ -141,7 +144,6 @@ _RECORDED: dict[str, type[Event]] = {
     "reused": StepReused,
     "done": StepDone,
     "waiting": Waiting,
-    "warned": Warned,
 }
 
 

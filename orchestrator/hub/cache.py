@@ -6,6 +6,7 @@ models--OWNER--NAME/blobs/ETAG.orchestrator.journal       how much of that is sa
 models--OWNER--NAME/snapshots/COMMIT/PATH                 a link to a blob
 models--OWNER--NAME/refs/REVISION                         the commit of a revision
 models--OWNER--NAME/orchestrator/COMMIT-PATTERNS.json     the list of a commit's files (ours)
+models--OWNER--NAME/orchestrator/aside/PATH               the last wrong bytes of a file (ours)
 .locks/models--OWNER--NAME/ETAG.lock                      held by whoever writes the blob
 """
 
@@ -26,6 +27,7 @@ from orchestrator.hub.stop import Stop
 from orchestrator.hub.wanted import RepoType
 
 _OURS = ".orchestrator"
+_ASIDE = "orchestrator/aside"
 _LOOK = 0.5
 """Seconds between two looks at whether we are to stop while another program holds a lock."""
 
@@ -68,6 +70,12 @@ class RepoCache:
         """Where the list of a commit's files is kept for days without network."""
         return self.folder / "orchestrator" / f"{name}.json"
 
+    def aside(self, path: str) -> Path:
+        """Name the place for wrong bytes of a file; one for each file, so that they never pile up."""
+        place = self.folder / _ASIDE / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
     def point(self, commit: str, path: str, blob: Path) -> Path:
         """Make a blob appear under its name; a link where the file system has links."""
         pointer = self.pointer(commit, path)
@@ -106,3 +114,13 @@ class RepoCache:
             yield
         finally:
             held.__exit__(None, None, None)
+
+
+def set_aside(root: Path) -> Iterator[Path]:
+    """Name every file of a cache whose bytes were wrong.
+
+    Args:
+        root: The cache: what HF_HUB_CACHE names.
+    """
+    for folder in sorted(root.glob(f"*/{_ASIDE}")):
+        yield from sorted(file for file in folder.rglob("*") if file.is_file())

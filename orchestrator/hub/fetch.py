@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import HfFileMetadata
+from huggingface_hub.utils import XetFileData  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
+from orchestrator.events import Warned
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.offline import missing_files
 from orchestrator.hub.partial import Partial, digest_of
@@ -19,6 +21,7 @@ from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import TooLongError, transfer
 from orchestrator.hub.words import hub_words
+from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.room import existing
 
 _READ = 1 << 20
@@ -35,8 +38,8 @@ class Fetcher:
     output: Path
     stop: Stop
     report: Report
-    say: Callable[[str], None]
-    """Called with what a reader of the log should know."""
+    warn: Callable[[Warned], None]
+    """Called with what a person should know; from several threads."""
 
     @property
     def cache(self) -> RepoCache:
@@ -73,85 +76,100 @@ class Fetcher:
             StoppedError: Where the threads are to end.
         """
         pointer = self.cache.pointer(self.snapshot.commit, file.path)
-        if pointer.exists():
-            if self._is_right(pointer, file):
-                link_or_copy(pointer.resolve(), self.output / file.path)
-                return
-            _remove(pointer.resolve(), pointer)
-        with hub_words(self.snapshot.repo, self.snapshot.commit):
-            blob = self._from_hub(file)
-        link_or_copy(blob.resolve(), self.output / file.path)
+        if pointer.exists() and not self._is_right(pointer, file):
+            pointer.unlink(missing_ok=True)
+        if not pointer.exists():
+            with hub_words(self.snapshot.repo, self.snapshot.commit):
+                pointer = self._from_hub(file)
+        link_or_copy(pointer.resolve(), self.output / file.path)
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
         about = get_hf_file_metadata(url, retry_on_errors=True)
-        if about.xet_file_data is not None and not constants.HF_HUB_DISABLE_XET:
-            return self._through_client(file)
         etag = _plain(about, file)
         blob = self.cache.blob(etag)
+        xet = None if constants.HF_HUB_DISABLE_XET else about.xet_file_data
         with self.cache.lock(etag, self.stop):
-            if blob.exists() and not self._is_right(blob, file):
-                _remove(blob)
-            if not blob.exists() and not any(self._transfer(url, file, etag) for _ in range(2)):
-                raise self._corrupt(file)
+            if blob.exists():
+                self._is_right(blob, file)
+            if not blob.exists():
+                self._fetch(url, xet, file, etag)
             self.cache.point(self.snapshot.commit, file.path, blob)
         return blob
 
-    def _transfer(self, url: str, file: RemoteFile, etag: str) -> bool:
-        """Fetch a file's bytes; what is wrong is given up.
+    def _fetch(self, url: str, xet: XetFileData | None, file: RemoteFile, etag: str) -> None:
+        """Fetch a file's bytes, and once again where they are wrong: then over plain HTTP, whatever way they came.
+
+        Raises:
+            DownloadCorruptError: They are wrong again.
+        """
+        first = self._transfer(url, xet, file, etag)
+        if first is None:
+            return
+        self._tell(f"{first}; fetching it once more")
+        second = self._transfer(url, None, file, etag)
+        if second is not None:
+            message = f"{self._at}: twice in a row, what arrived is not what it must be\n  {first}\n  {second}"
+            hint = "a proxy or a disk may be at fault: compare the file that was set aside; nothing wrong is used"
+            raise DownloadCorruptError(message, hint=hint)
+
+    def _transfer(self, url: str, xet: XetFileData | None, file: RemoteFile, etag: str) -> str | None:
+        """Fetch a file's bytes; what is wrong is set aside.
 
         Returns:
-            Whether it is what it must be, and now in the cache.
+            None where it is what it must be, and now in the cache; else what was wrong.
         """
         digest = digest_of(file.size, large=bool(file.sha256))
         with Partial(self.cache.incomplete(etag), file.size, digest, self.stop) as partial:
             self.report(file, partial.received)
             try:
-                transfer(url, f"{self._at}: {file.path}", partial, self.stop, lambda there: self.report(file, there))
+                self._receive(url, xet, file, partial)
+                found = partial.digest.hexdigest()
             except TooLongError:
-                partial.drop()
-                self.say(f"{file.path} is not what it must be: longer than {file.size} bytes")
-                return False
-            if partial.digest.hexdigest() != _etag(file):
-                partial.drop()
-                self.say(f"{file.path} is not what it must be: {partial.digest.hexdigest()}, not {_etag(file)}")
-                return False
-            partial.finish(self.cache.blob(etag))
-        return True
+                found = f"longer than {file.size} bytes"
+            if found == _etag(file):
+                partial.finish(self.cache.blob(etag))
+                return None
+            place = self.cache.aside(file.path)
+            partial.move_aside(place)
+            return self._wrong(file, found, place)
 
-    def _through_client(self, file: RemoteFile) -> Path:
-        """Leave a file of Xet storage to hf_xet, which knows its chunks, and check what it brought."""
-        for again in (False, True):
-            pointer = Path(
-                hf_hub_download(
-                    self.snapshot.repo,
-                    file.path,
-                    revision=self.snapshot.commit,
-                    repo_type=self.snapshot.kind,
-                    force_download=again,
-                )
-            )
-            if self._is_right(pointer, file):
-                return pointer
-        _remove(pointer.resolve(), pointer)
-        raise self._corrupt(file)
+    def _receive(self, url: str, xet: XetFileData | None, file: RemoteFile, partial: Partial) -> None:
+        def report(there: int) -> None:
+            self.report(file, there)
+
+        if xet is not None:
+            try:
+                stream(xet, partial, self.stop, report)
+            except XetFaultError as fault:
+                self._tell(f"{file.path}: Xet storage: {fault}; fetching the rest over plain HTTP")
+        transfer(url, f"{self._at}: {file.path}", partial, self.stop, report)
 
     def _is_right(self, path: Path, file: RemoteFile) -> bool:
-        if path.stat().st_size != file.size:
-            return False
+        """Look at bytes that the cache has; wrong ones are set aside."""
         digest = digest_of(file.size, large=bool(file.sha256))
         there = 0
-        with path.open("rb") as stream:
-            while piece := stream.read(_READ):
+        with path.open("rb") as opened:
+            while path.stat().st_size == file.size and (piece := opened.read(_READ)):
                 self.stop.check()
                 digest.update(piece)
                 there += len(piece)
                 self.report(file, there)
-        return digest.hexdigest() == _etag(file)
+        if there == file.size and digest.hexdigest() == _etag(file):
+            return True
+        place = self.cache.aside(file.path)
+        path.resolve().replace(place)
+        found = digest.hexdigest() if there == file.size else f"{place.stat().st_size} bytes instead of {file.size}"
+        self._tell(f"the cache's copy of {self._wrong(file, found, place)}; fetching it again")
+        return False
 
-    def _corrupt(self, file: RemoteFile) -> DownloadCorruptError:
-        message = f"{self._at}: {file.path} is not what the Hub says it is, twice in a row"
-        return DownloadCorruptError(message, hint="a proxy or a disk may be at fault; nothing was kept")
+    @staticmethod
+    def _wrong(file: RemoteFile, found: str, place: Path) -> str:
+        kind = "sha256" if file.sha256 else "git sha1"
+        return f"{file.path} is {found}, not {kind} {_etag(file)}; set aside as {place}"
+
+    def _tell(self, message: str) -> None:
+        self.warn(Warned(message))
 
     @property
     def _at(self) -> str:
@@ -176,8 +194,3 @@ def _plain(about: HfFileMetadata, file: RemoteFile) -> str:
     """Give the name of the blob: the Hub's word, so that its client finds it, as long as it is a plain name."""
     etag = about.etag or ""
     return etag if etag and "/" not in etag and not etag.startswith(".") else _etag(file)
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -102,10 +102,10 @@ class Partial:
             os.close(folder)
         self._flushed = self.received
 
-    def drop(self) -> None:
-        """Forget what has arrived."""
+    def move_aside(self, place: Path) -> None:
+        """Give what has arrived another name, for whoever wants to know what is wrong with it, and forget it."""
         self._settle()
-        self.path.unlink(missing_ok=True)
+        self.path.replace(place)
         self._journal.unlink(missing_ok=True)
         self._flushed = self.received
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -64,7 +63,7 @@ def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: t
     """Fetch every file, a few at once, and say how far it is; what may forbid the rest comes first."""
     stop, report = Stop(), Reporter()
     count = _Count(wanted, report)
-    fetcher = Fetcher(wanted, output, stop, count, partial(print, flush=True))
+    fetcher = Fetcher(wanted, output, stop, count, report)
     if constants.HF_HUB_OFFLINE:
         fetcher.insist_on_everything(include)
     insist_on_room(needs(wanted, output, "download"), "set HF_HUB_CACHE to a folder on a larger disk")

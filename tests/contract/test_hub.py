@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.downloads import Downloads
-from tests.support.hub import COMMIT, Hub, serve
+from tests.support.hub import COMMIT, Hub, git_sha1, serve
 
 HEADER = json.dumps({"w": {"dtype": "U8", "shape": [3_000_000], "data_offsets": [0, 3_000_000]}}).encode()
 WEIGHTS = struct.pack("<Q", len(HEADER)) + HEADER + b"w" * 3_000_000
@@ -70,21 +71,42 @@ def test_patterns_that_match_nothing_are_a_failure(downloads: Downloads) -> None
     assert downloads.failure.code == "HUB_NOT_FOUND"
 
 
-def test_a_byte_that_changed_on_the_way_is_fetched_again(downloads: Downloads) -> None:
-    bad = "model-00001-of-00002.safetensors"
+def aside(downloads: Downloads, name: str) -> Path:
+    return downloads.root / "hf" / "hub" / "models--owner--model" / "orchestrator" / "aside" / name
+
+
+def spoiled(name: str) -> bytes:
+    return bytes([FILES[name][0] ^ 1]) + FILES[name][1:]
+
+
+@pytest.mark.parametrize("bad", ["model-00001-of-00002.safetensors", "config.json"])
+def test_a_byte_that_changed_on_the_way_is_fetched_again_and_the_wrong_file_set_aside(
+    downloads: Downloads, bad: str
+) -> None:
     downloads.hub.corrupt[bad] = 1
     assert downloads.run() == 0, downloads.log
     assert downloads.arrived()[bad] == FILES[bad]
     assert downloads.hub.fetched.count(bad) == 2
+    [warning] = downloads.warnings
+    assert warning.startswith(f"{bad} is ")
+    assert str(aside(downloads, bad)) in warning
+    assert aside(downloads, bad).read_bytes() == spoiled(bad)
 
 
 @pytest.mark.parametrize("bad", ["model-00001-of-00002.safetensors", "config.json"])
-def test_a_file_that_is_wrong_twice_is_refused_and_kept_nowhere(downloads: Downloads, bad: str) -> None:
+def test_a_file_that_is_wrong_twice_is_refused_with_what_was_found(downloads: Downloads, bad: str) -> None:
     downloads.hub.corrupt[bad] = 2
-    assert bad in downloads.fails("DOWNLOAD_CORRUPT")
+    head, first, second = downloads.fails("DOWNLOAD_CORRUPT").splitlines()
+    assert "twice in a row" in head
+    right, wrong = (hashlib.sha256(content).hexdigest() for content in (FILES[bad], spoiled(bad)))
+    if bad == "config.json":
+        right, wrong = git_sha1(FILES[bad]), git_sha1(spoiled(bad))
+    for line in (first, second):
+        assert f"{bad} is {wrong}, not " in line
+        assert right in line
+        assert line.endswith(f"set aside as {aside(downloads, bad)}")
     assert bad not in downloads.arrived()
-    spoiled = bytes([FILES[bad][0] ^ 1]) + FILES[bad][1:]
-    assert spoiled not in downloads.cached()
+    assert spoiled(bad) not in downloads.cached()
     assert downloads.run() == 0  # and the next try is not poisoned
     assert downloads.arrived()[bad] == FILES[bad]
 
@@ -104,6 +126,8 @@ def test_a_cache_that_went_bad_is_noticed(downloads: Downloads) -> None:
             blob.write_bytes(b"[]")
     assert downloads.run() == 0
     assert downloads.arrived()["tokenizer.json"] == b"{}"
+    assert "the cache's copy of tokenizer.json is " in downloads.warnings[0]
+    assert aside(downloads, "tokenizer.json").read_bytes() == b"[]"
 
 
 def test_what_the_cache_has_is_not_fetched_again(downloads: Downloads) -> None:

@@ -10,12 +10,15 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
+
+from tests.support.xet import XetStorage, connection, connection_headers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _API = re.compile(r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^/?]+)")
@@ -61,6 +64,8 @@ class Hub:
     """Files that the tree names besides those that are there."""
     requests: list[str] = field(default_factory=list)
     endpoint: str = ""
+    xet: XetStorage | None = None
+    """Where the bytes of large files can be had, too."""
 
     @property
     def fetched(self) -> list[str]:
@@ -116,6 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.world.requests.append(f"{self.command} {self.path}")
+        if self.world.xet and "/xet-read-token/" in self.path:
+            self._json(connection(self.world.xet), connection_headers(self.world.xet))
+            return
         api, resolve = _API.match(self.path), _RESOLVE.match(unquote(self.path))
         match = api or resolve
         if self.world.status:
@@ -157,9 +165,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _json(self, document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+    def _json(self, document: Any, headers: Mapping[str, str] = MappingProxyType({})) -> None:  # noqa: ANN401 - whatever JSON can say
         text = json.dumps(document).encode()
         self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -193,6 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
         if is_large(path):
             self.send_header("X-Linked-Etag", f'"{sha256}"')
             self.send_header("X-Linked-Size", str(size))
+            if self.world.xet:
+                self.send_header("X-Xet-Hash", self.world.xet.add(content))
+                route = f"{self.world.endpoint}/api/{self.world.kind}s/{self.world.repo}/xet-read-token/{COMMIT}"
+                self.send_header("X-Xet-Refresh-Route", route)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(size - start + len(more)))
         self.end_headers()

@@ -47,11 +47,14 @@ def test_a_finished_file_has_its_name_and_nothing_is_left_beside_it(tmp_path: Pa
     assert (tmp_path / "blob").stat().st_size == SIZE
 
 
-def test_a_dropped_file_leaves_nothing(tmp_path: Path) -> None:
+def test_a_file_that_is_moved_aside_leaves_nothing_where_it_was(tmp_path: Path) -> None:
+    place = tmp_path / "aside"
+    place.mkdir()
     with opened(tmp_path) as partial:
         partial.write(PIECE)
-        partial.drop()
-    assert list(tmp_path.iterdir()) == []
+        partial.move_aside(place / "file")
+    assert (place / "file").read_bytes() == PIECE
+    assert list(tmp_path.iterdir()) == [place]
 
 
 @pytest.mark.parametrize(

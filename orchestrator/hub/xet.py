@@ -1,0 +1,114 @@
+"""Bytes of one file in Xet storage, through hf_xet's own client, from where they ended the last time.
+
+Why not hf_hub_download: it writes a file of its own, begins it anew after its process was killed, and checks nothing.
+The stream that it is built on yields bytes in order from any offset; it feeds the same journaled, hashed file as
+plain HTTP does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from huggingface_hub.utils import XetFileData, build_hf_headers  # type: ignore[attr-defined] # exported lazily
+
+from orchestrator.hub.partial import Partial
+from orchestrator.hub.stop import Stop, StoppedError
+from orchestrator.hub.transfer import TooLongError
+
+_CONFIG = {
+    # what hf_xet keeps in memory; its own defaults, made for servers, reach 6 GB
+    "reconstruction.download_buffer_size": 48_000_000,
+    "reconstruction.download_buffer_perfile_size": 8_000_000,
+    "reconstruction.download_buffer_limit": 64_000_000,
+    "reconstruction.min_prefetch_buffer": 16_000_000,
+    "reconstruction.min_reconstruction_fetch_size": 64_000_000,
+    "client.retry_max_attempts": 3,  # there is another way to the same bytes
+    "client.retry_base_delay": "1s",
+    "telemetry.enabled": False,
+}
+
+
+class XetFaultError(Exception):
+    """The storage does not answer as it should; what arrived is kept, and the rest can come over plain HTTP."""
+
+
+def stream(file: XetFileData, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
+    """Fetch what is missing of a file.
+
+    Args:
+        file: Its name in the storage, and where a token for it is asked for.
+        partial: Where the bytes go.
+        stop: Looked at after each piece.
+        report: Called with the number of bytes that are there.
+
+    Raises:
+        XetFaultError: Where it cannot be had in this way.
+        TooLongError: Where more arrives than the file has.
+    """
+    if partial.received < partial.size:
+        with _opened(file, partial) as pieces:
+            _take(pieces, partial, stop, report)
+    if partial.received < partial.size:
+        message = f"the storage ended the file after {partial.received} of {partial.size} bytes"
+        raise XetFaultError(message)
+
+
+def _take(pieces: Any, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:  # noqa: ANN401 - hf_xet has no types
+    while True:
+        with _faults():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        stop.check()
+        if partial.received + len(piece) > partial.size:
+            raise TooLongError
+        for part in _parts(piece):
+            partial.write(part)
+        report(partial.received)
+
+
+def _parts(piece: bytes, size: int = 1 << 20) -> Iterator[bytes]:
+    """Cut a piece, which may be as large as a chunk of the journal, into what is written at a time."""
+    for offset in range(0, len(piece), size):
+        yield piece[offset : offset + size]
+
+
+@contextmanager
+def _opened(file: XetFileData, partial: Partial) -> Iterator[Any]:
+    with _faults():
+        from hf_xet import XetFileInfo  # type: ignore[import-untyped] # noqa: PLC0415 - some machines have none
+
+        about = XetFileInfo(file.file_hash, partial.size)
+        pieces = _group(file.refresh_route).download_stream(about, start=partial.received)
+    try:
+        yield pieces
+    finally:
+        pieces.cancel()
+
+
+@cache
+def _group(refresh_route: str) -> Any:  # noqa: ANN401 - hf_xet has no types
+    """Connect to the storage of a repository; its files share the connection, and so one token is asked for."""
+    from hf_xet import XetConfig, XetSession  # noqa: PLC0415 - loaded where a repository needs it
+
+    headers = build_hf_headers()
+    return XetSession(XetConfig().with_config(_CONFIG)).new_download_stream_group(
+        token_refresh_url=refresh_route,
+        token_refresh_headers=headers,
+        custom_headers={name: value for name, value in headers.items() if name.lower() != "authorization"},
+    )
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Whatever the client or its storage raises is a fault of this way to the bytes."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except Exception as error:
+        message = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise XetFaultError(message) from error
