@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,15 +148,15 @@ def select(
             message = f"quantization.exclude: {pattern!r} matches no linear module of this model"
             raise RecipeInvalidError(message, hint=f"Modules are called like {modules[0] if modules else HEAD}.")
     quantized = [module for module in modules if not matches(module, exclude)]
+    chosen = frozenset(quantized)
     for group in fusion_groups(modules):
-        kept = [module for module in group if module not in quantized]
+        kept = [module for module in group if module not in chosen]
         if 0 < len(kept) < len(group):
             message = (
                 f"quantization.exclude: {', '.join(kept)} would stay as it is while the rest of"
                 f" {', '.join(group)} is quantized; engines fuse these into one matrix"
             )
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
-    chosen = frozenset(quantized)
     return Selection(
         groups=tuple(sharing_groups(quantized)),
         excluded=tuple(dict.fromkeys([*(module for module in all_modules if module not in chosen), HEAD])),
@@ -238,15 +239,21 @@ def exclude_modules(excluded: Iterable[str], quantized: Iterable[str]) -> list[s
     Each excluded module is replaced by the shortest pattern that ends at a dot of its name and matches no quantized
     module: `prefix*`, or `prefix.*` where `prefix*` would (layer 1 and layer 10), or the module's own name.
     """
-    taken = tuple(quantized)
+    taken = sorted(quantized)
     return sorted({_summary(module, taken) for module in excluded})
 
 
 def _summary(module: str, quantized: Sequence[str]) -> str:
     for dot in re.finditer(r"\.", module):
         prefix = module[: dot.start()]
-        if not any(other.startswith(prefix) for other in quantized):
+        if not _any_begins(quantized, prefix):
             return f"{prefix}*"
-        if not any(other == prefix or other.startswith(f"{prefix}.") for other in quantized):
+        if not _any_begins(quantized, f"{prefix}."):
             return f"{prefix}.*"
     return module
+
+
+def _any_begins(names: Sequence[str], prefix: str) -> bool:
+    """Say whether one of many sorted names begins so; models with experts have tens of thousands."""
+    position = bisect_left(names, prefix)
+    return position < len(names) and names[position].startswith(prefix)

@@ -152,3 +152,86 @@ def test_a_pattern_that_splits_what_engines_fuse_is_refused() -> None:
 def test_modules_named_together_are_fused_only_below_one_parent() -> None:
     modules = [f"layers.0.experts.{expert}.{name}_proj" for expert in range(2) for name in ("gate", "up")]
     assert layout.fusion_groups(modules) == [tuple(modules[:2]), tuple(modules[2:])]
+
+
+# --- architectures unlike Llama ---
+
+_HYBRID: dict[str, Any] = {
+    **{key: value for key, value in _CONFIG.items() if key != "num_hidden_layers"},
+    "architectures": ["NemotronHForCausalLM"],
+    "hybrid_override_pattern": "M*-E",
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 16,
+    "ssm_state_size": 16,
+    "n_groups": 2,
+    "n_routed_experts": 2,
+    "moe_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 48,
+}
+_LATENT: dict[str, Any] = {
+    **_CONFIG,
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 32,
+}
+
+
+def _layer(config: dict[str, Any], number: int) -> dict[str, tuple[int, ...]]:
+    stack = "backbone" if config is _HYBRID else "model"
+    prefix = f"{stack}.layers.{number}."
+    specs = layout.expected_tensors(config).values()
+    return {spec.name.removeprefix(prefix): spec.shape for spec in specs if spec.name.startswith(prefix)}
+
+
+def test_letters_say_what_each_layer_of_a_hybrid_is() -> None:
+    assert _layer(_HYBRID, 0)["mixer.in_proj.weight"] == (64 + 128 + 4, 64)
+    assert _layer(_HYBRID, 0)["mixer.conv1d.weight"] == (128, 1, 4)
+    assert _layer(_HYBRID, 1)["mixer.k_proj.weight"] == (32, 64)
+    assert _layer(_HYBRID, 2) == {
+        "norm.weight": (64,),
+        "mixer.up_proj.weight": (96, 64),
+        "mixer.down_proj.weight": (64, 96),
+    }
+    assert _layer(_HYBRID, 3)["mixer.experts.1.up_proj.weight"] == (32, 64)
+
+
+@pytest.mark.parametrize("letters", ["M*X", "", None, 7])
+def test_a_hybrid_of_unknown_layers_is_refused(letters: object) -> None:
+    with pytest.raises(CheckpointError, match="hybrid_override_pattern: found"):
+        layout.expected_tensors({**_HYBRID, "hybrid_override_pattern": letters})
+
+
+def test_convolutions_and_routers_stay_as_they_are() -> None:
+    selection = layout.select(list(layout.expected_tensors(_HYBRID).values()))
+    assert {"backbone.layers.0.mixer.conv1d", "backbone.layers.3.mixer.gate"} < set(selection.excluded)
+    assert {"backbone.layers.0.mixer.in_proj", "backbone.layers.0.mixer.out_proj"} < selection.quantized
+
+
+def test_a_latent_attention_shares_the_scales_of_its_first_projections() -> None:
+    groups = layout.select(list(layout.expected_tensors(_LATENT).values())).groups
+    assert tuple(f"model.layers.0.self_attn.{name}" for name in ("kv_a_proj_with_mqa", "q_a_proj")) in groups
+    assert ("model.layers.0.self_attn.q_b_proj",) in groups
+
+
+def test_scores_of_a_router_stay_in_fp32() -> None:
+    tensors = layout.expected_tensors(_LATENT)
+    assert tensors["model.layers.1.mlp.gate.e_score_correction_bias"].dtype == "F32"
+    assert tensors["model.layers.1.mlp.gate.weight"].dtype == "BF16"
+
+
+def test_what_shares_an_input_may_be_excluded_alone_where_engines_do_not_fuse_it() -> None:
+    config = {**_CONFIG, "architectures": ["PhiForCausalLM"], "num_hidden_layers": 1}
+    tensors = list(layout.expected_tensors(config).values())
+    attention = tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
+    assert ("model.layers.0.mlp.fc1", *sorted(attention)) in {
+        tuple(sorted(group)) for group in layout.select(tensors).groups
+    }
+    assert attention in layout.select(tensors, ["*.fc1"]).groups

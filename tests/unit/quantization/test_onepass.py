@@ -17,6 +17,7 @@ from orchestrator.events import Event, Progress
 from orchestrator.quantization.checkpoint import INDEX, Checkpoint
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import nvfp4
+from orchestrator.quantization.layout import expected_tensors
 from orchestrator.quantization.onepass import quantize_checkpoint
 
 Save = Callable[..., Path]
@@ -108,7 +109,6 @@ def test_memory_does_not_grow_with_a_tensor(save: Save, tmp_path: Path, numbers:
 
 
 def _model(config: dict[str, Any], numbers: np.random.Generator) -> dict[str, NDArray[Any]]:
-    from orchestrator.quantization.layout import expected_tensors  # noqa: PLC0415 - beside its only use
 
     return {
         name: numbers.standard_normal(spec.shape, np.float32).astype(ml_dtypes.bfloat16)
@@ -299,3 +299,35 @@ def test_the_index_is_readable_json_with_the_total_size(tiny: Path, tmp_path: Pa
     tensors = Checkpoint.open(tmp_path / "out").tensors.values()
     index = json.loads((tmp_path / "out" / INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(tensor.size for tensor in tensors)
+
+
+def test_layers_for_further_tokens_are_copied_and_listed(save: Save, tmp_path: Path) -> None:
+    latent = {"kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    config = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "vocab_size": 64,
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "torch_dtype": "bfloat16",
+        "num_hidden_layers": 1,
+        **latent,
+        "first_k_dense_replace": 9,
+        "n_routed_experts": 2,
+        "moe_intermediate_size": 32,
+    }
+    tensors = {name: np.ones(spec.shape, ml_dtypes.bfloat16) for name, spec in expected_tensors(config).items()}
+    further = {
+        "model.layers.1.eh_proj.weight": np.ones((32, 64), ml_dtypes.bfloat16),
+        "model.layers.1.enorm.weight": np.ones(32, np.float32),
+        "mtp.0.self_attn.q_proj.weight": np.ones((32, 32), ml_dtypes.bfloat16),
+    }
+    source = save({**tensors, **further})
+    write_json(source / "config.json", config)
+    quantize_checkpoint(source, tmp_path / "out")
+    after = Checkpoint.open(tmp_path / "out")
+    for name, array in further.items():
+        assert after.tensors[name].shape == array.shape
+        assert after.read(name).tobytes() == array.tobytes()
+    listed = read_json(tmp_path / "out" / "hf_quant_config.json")["quantization"]["exclude_modules"]
+    assert {"model.layers.1*", "mtp*"} <= set(listed)
