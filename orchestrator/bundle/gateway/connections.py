@@ -14,7 +14,7 @@ from .replies import SERVER, error_reply
 _LINE = 8190
 """Bytes of the request line, and of one header."""
 _KEEP_ALIVE = 75.0
-_LINGER = 2.0
+_LINGER = 1.0
 """Seconds for which a refused body is read on, so that its sender sees the refusal."""
 _SILENT = logging.getLogger("gateway.http")
 _SILENT.addHandler(logging.NullHandler())

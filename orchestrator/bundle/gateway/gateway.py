@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 from . import metrics as prometheus
 from .documents import Documents
@@ -140,6 +140,8 @@ class Gateway:
 
     async def _reply(self, asked: _Asked, routes: Mapping[str, Route]) -> web.StreamResponse:
         request = asked.request
+        if request.version < HttpVersion10:
+            refuse(505, "HTTP/1.0 or newer is needed.", code="http_version")
         path = request.raw_path.partition("?")[0]
         route = asked.route = routes.get(path)
         if route is None:
