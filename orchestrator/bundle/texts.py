@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -60,6 +60,8 @@ def _yaml(*, dollars: bool) -> Environment:
 def _plain() -> Environment:
     environment = _environment(None)
     environment.filters["measured"] = _measured
+    environment.filters["band"] = _band
+    environment.filters["code"] = lambda text: f"`{text}`"
     environment.filters["quoted"] = quoted
     return environment
 
@@ -78,3 +80,10 @@ def _environment(finalize: Callable[[object], str] | None) -> Environment:
 
 def _measured(value: float | None, unit: str = "") -> str:
     return "not measured" if value is None else f"{value:.1f}{unit}"
+
+
+def _band(predicted: Mapping[str, float] | None) -> str:
+    """Write a prediction down: its low, its expected and its high value."""
+    if predicted is None:
+        return "not predicted"
+    return " / ".join(f"{predicted[name]:.3g}" for name in ("low", "expected", "high"))

@@ -407,3 +407,13 @@ def test_units_have_keys_that_podman_knows_and_values_that_systemd_reads(
     checked = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units)
     told = [line for line in checked.stderr.splitlines() if str(tmp_path) in line or ".service" in line]
     assert told == []
+
+
+def test_every_command_of_a_page_is_one_that_a_shell_takes(bundles: Mapping[str, Path]) -> None:
+    for name in SAMPLES:
+        text = (bundles[name] / "README.md").read_text(encoding="utf-8")
+        commands = re.findall(r"(?:^    .*\n)+", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+        assert len(commands) >= 5
+        script = "#!/bin/bash\n" + "".join(commands)
+        checked = subprocess.run(["shellcheck", "-"], input=script, capture_output=True, text=True, check=False)
+        assert checked.stdout == ""

@@ -60,7 +60,7 @@ def test_a_recipe_runs_from_its_first_step_to_its_bundle(rehearsal: Rehearsal, s
     for line in (bundle / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ", 1)
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == digest, name
-    assert "tokens/s" in (bundle / "README.md").read_text()
+    assert "tokens/s, measured" in (bundle / "MODEL_CARD.md").read_text()
     assert json.loads((bundle / "quality.json").read_text())["served"]["answer"]
     assert _left_containers(standins, rehearsal) == []
 

@@ -13,6 +13,7 @@ from orchestrator.bundle.targets import (
     helm,
     kserve,
     kubernetes,
+    model_card,
     nim_operator,
     readme,
     server,
@@ -48,7 +49,7 @@ TARGETS: Mapping[str, Target] = {
 }
 """What `--target` names, in the order in which README.md shows it."""
 
-COMMON: tuple[Files, ...] = (documents.files, server.files, dockerfile.files, readme.files)
+COMMON: tuple[Files, ...] = (documents.files, server.files, dockerfile.files, model_card.files, readme.files)
 """What every bundle has."""
 
 

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from itertools import groupby
 
 from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.gateway.variables import VARIABLES, Variable
 from orchestrator.bundle.texts import plain_text
+
+_CLUSTER = frozenset({"kubernetes", "helm", "nim-operator", "kserve"})
+_UPGRADES = {
+    "compose": "Compose: `docker compose up --build --detach --wait` starts the new one in the old one's place.",
+    "systemd": "systemd: copy the model and the unit as the unit's first lines say, then restart the service.",
+    "kubernetes": "Kubernetes: load the new volume, then apply; the old server goes once the new one may come. "
+    "`kubectl rollout undo` goes back, to the old image and the old volume.",
+    "helm": "Helm: load the new volume, then `helm upgrade`; `helm rollback` goes back.",
+    "nim-operator": "NIM Operator: load the new volume, then apply the new service.",
+    "kserve": "KServe: load the new volume, then apply the new runtime and the new service.",
+}
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Say how to run it and what was measured."""
-    text = plain_text("readme/README.md.j2", facts=facts, recipe=facts.recipe, question=_question(facts))
+    """Say how to run, call, watch, upgrade and remove it, for each way to deploy that is here."""
+    text = plain_text(
+        "readme/README.md.j2",
+        facts=facts,
+        recipe=facts.recipe,
+        url=f"http://127.0.0.1:{facts.recipe.serve.port}",
+        question=_question(facts),
+        in_cluster=bool(_CLUSTER & set(facts.targets)),
+        settings=list(_settings()),
+        upgrades=_UPGRADES,
+    )
     return {"README.md": text}
 
 
@@ -23,3 +46,8 @@ def _question(facts: Facts) -> str:
         "max_tokens": 64,
     }
     return shlex.quote(json.dumps(request, ensure_ascii=False))
+
+
+def _settings() -> Iterator[tuple[str, list[Variable]]]:
+    for topic, variables in groupby(VARIABLES, key=lambda variable: variable.topic):
+        yield topic[:1].upper() + topic[1:], list(variables)
