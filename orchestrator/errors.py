@@ -348,6 +348,12 @@ class DependencyMissingError(MachineError):
     code = "DEPENDENCY_MISSING"
 
 
+class MemoryBudgetError(MachineError):
+    """The memory that a step may use is less than it needs, which is known before it begins."""
+
+    code = "MEMORY_BUDGET"
+
+
 class DiskFullError(MachineError):
     """No room is left."""
 

@@ -14,9 +14,9 @@ from orchestrator.quantization.model import library
 
 def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) -> None:
     """Add how much of a text runs, and where."""
-    group.add_argument("--samples", type=_positive, default=samples, metavar="N", help="default: %(default)s")
-    group.add_argument("--sequence-length", type=_positive, default=512, metavar="N", help="tokens a sample at most")
-    group.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="samples that run together")
+    group.add_argument("--samples", type=positive, default=samples, metavar="N", help="default: %(default)s")
+    group.add_argument("--sequence-length", type=positive, default=512, metavar="N", help="tokens a sample at most")
+    group.add_argument("--batch-size", type=positive, default=1, metavar="N", help="samples that run together")
     group.add_argument("--seed", type=int, default=seed, metavar="N", help="of tokens where there is no text")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
 
@@ -56,7 +56,8 @@ def batches(checkpoint: Path, text: Path | None, options: argparse.Namespace) ->
     return samples.text_batches(text, tokenizer, options.samples, options.sequence_length, options.batch_size)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read an option that counts something."""
     value = int(text)
     if value < 1:
         message = f"{value} is too few"

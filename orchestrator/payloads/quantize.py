@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import calibrated, configs, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
+from orchestrator.quantization.model import library
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.writer import SHARD_BYTES
 
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the options and quantize."""
+def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> None:
+    """Read the options and quantize, with loops that are compiled here if that is asked for."""
     options = _parser().parse_args(arguments)
+    if compiled:
+        kernels.compile_here(options.threads)
     if SCHEMES[options.format].calibrated or options.kv_cache != "none":
         _calibrate(options)
         return
@@ -41,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _calibrate(options: argparse.Namespace) -> None:
     device = _text.device(options.device)
+    if options.threads is not None:
+        library("torch").set_num_threads(options.threads)
     settings = calibrated.Settings(
         device=device,
-        ahead=device != "cpu",
+        memory=options.memory,
+        spill=options.spill,
         scratch=options.scratch,
         seconds_between_notes=options.note_seconds,
         shard_bytes=options.shard_bytes,
@@ -84,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shared-scales", action="store_true", help="fp8: one weight scale for what engines fuse, unlike ModelOpt"
     )
+    parser.add_argument(
+        "--threads",
+        type=_text.positive,
+        metavar="N",
+        help="that compute; as many as the processor may run when left out",
+    )
     _add_calibration(parser.add_argument_group("calibration", "of formats that scale what flows through the model"))
     return parser
 
@@ -91,16 +104,18 @@ def _parser() -> argparse.ArgumentParser:
 def _add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--calibration", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
     _text.add_options(group, samples=512)
+    group.add_argument(
+        "--memory",
+        type=_text.positive,
+        metavar="BYTES",
+        help="that may be used; what the machine has available when left out",
+    )
+    group.add_argument("--spill", action="store_true", help="keep what flows between layers in a file, always")
     group.add_argument("--scratch", type=Path, metavar="DIR", help="where to note how far it is, to go on from there")
     group.add_argument(
         "--note-seconds", type=float, default=60, metavar="S", help="time between two notes (%(default)s)"
     )
 
 
-def _start() -> None:
-    kernels.compile_here()
-    main()
-
-
 if __name__ == "__main__":
-    sys.exit(_main.run(_start))
+    sys.exit(_main.run(partial(main, compiled=True)))

@@ -6,6 +6,7 @@ and the very same weights are then encoded and written. What is in memory is one
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
-from orchestrator.quantization import layout
-from orchestrator.quantization.model import LayeredModel, Measured
+from orchestrator.quantization import layout, resources
+from orchestrator.quantization.activations import Spilled
+from orchestrator.quantization.model import LayeredModel, Measured, library
 from orchestrator.quantization.onepass import CHUNK_BYTES, largest_magnitude
+from orchestrator.quantization.pipeline import WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
+from orchestrator.quantization.residence import residence
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.tensors import DTYPES
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:
@@ -30,8 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.events import Observer
+    from orchestrator.quantization.residence import Residence
     from orchestrator.quantization.samples import Batch
 
+_WRITES_BEHIND = 6
 KV_SCALE = np.float32(448)
 """Keys and values are FP8 numbers in the cache; the largest magnitude becomes the largest number."""
 
@@ -42,8 +49,10 @@ class Settings:
 
     device: str = "cpu"
     """As torch names it."""
-    ahead: bool = False
-    """Read the next layer and write the last one while a layer runs: three layers in memory in place of one."""
+    memory: int | None = None
+    """Bytes that may be used; None: what the machine has available."""
+    spill: bool = False
+    """Keep what flows between layers in a file even where memory would do."""
     scratch: Path | None = None
     """Where to note how far it is, to go on from there; None: start over after an interruption."""
     seconds_between_notes: float = 60
@@ -81,6 +90,7 @@ def quantize_calibrated(
         CheckpointError: The source cannot be read, is quantized already, lacks a tensor or holds NaN or infinity, or
             the activations do.
         DependencyMissingError: There is no torch or no transformers.
+        MemoryBudgetError: The memory that may be used is too little.
     """
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
@@ -88,9 +98,13 @@ def quantize_calibrated(
     how = settings or Settings()
     plan = Plan.make(source, scheme_named(number_format, shared_scales=shared_scales), exclude, kv_cache)
     report = Report(number_format, kv_cache)
-    with CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer:
-        walk = _Walk(plan, writer, how, report, observer)
-        walk.run(batches)
+    way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=library("torch"))
+    with (
+        CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
+        WriteBehind(_WRITES_BEHIND) as behind,
+    ):
+        memory = residence(plan, writer, behind, how.device)
+        _Walk(plan, writer, memory, how, way, report, observer).run(batches)
     plan.write_companions(output)
     report.bytes_written = writer.size
     return report
@@ -102,7 +116,9 @@ class _Walk:
 
     plan: Plan
     writer: CheckpointWriter
+    memory: Residence
     how: Settings
+    way: resources.Way
     report: Report
     observer: Observer
     _noted: float = field(default_factory=time.monotonic)
@@ -112,23 +128,29 @@ class _Walk:
         scratch = Scratch.open(self.how.scratch, fingerprint(self.plan, batches, self.how.device))
         model = self._begin(batches, scratch) if scratch.done < len(numbers) else None
         for unit in self.plan.units:
-            if self.plan.layer_of(unit[0]) is None:
+            if self.plan.layer_of(unit[0]) is None and not (model is not None and unit[0] == self.plan.embedding):
                 self._copy(unit[0])
-        with _Pipeline(numbers, self._read, self._write, ahead=self.how.ahead) as pipeline:
-            for position, (number, tensors) in enumerate(pipeline.read()):
+        clock = _Clock(self.plan.stack, len(numbers), self.observer)
+        with _Layers(numbers, self._take_in, ahead=self.way.ahead) as layers:
+            for position, (number, tensors) in enumerate(layers):
                 if position < scratch.done:
                     measured = scratch.measured[position]
                 else:
                     assert model is not None  # noqa: S101 - it is there where a layer is left
                     measured = self._measure(model, number, tensors)
                     self._note(scratch, model, measured, last=position == len(numbers) - 1)
-                pipeline.write(number, tensors, measured)
-                self.observer(Progress(position + 1, len(numbers), "layers", f"{self.plan.stack}.{number}"))
+                self._write(number, tensors, measured)
+                tensors.clear()
+                self.memory.let_go(self._names(number))
+                clock.done(number, resumed=position < scratch.done)
 
     def _begin(self, batches: Sequence[Batch], scratch: Scratch) -> LayeredModel:
         with self.report.phase("load"):
             model = LayeredModel.load(self.plan.checkpoint.folder, self.how.device)
-            model.begin(self._read_tensor(self.plan.embedding), batches)
+            if self.way.spill:
+                model.hidden = Spilled(model.torch, self.how.device, self.how.scratch or self.writer.folder)
+            used = np.unique(np.concatenate([batch.tokens.reshape(-1) for batch in batches]))
+            model.begin(self._copy(self.plan.embedding, used), batches, used)
             if scratch.done:
                 model.restore(scratch.hidden())
         return model
@@ -138,13 +160,15 @@ class _Walk:
         now = time.monotonic()
         if last or now - self._noted >= self.how.seconds_between_notes:
             with self.report.phase("note"):
-                scratch.save([] if last else model.state)
+                scratch.save(() if last else model.state)
             self._noted = now
 
-    def _measure(self, model: LayeredModel, number: int, tensors: Mapping[str, NDArray[Any]]) -> Measured:
+    def _measure(self, model: LayeredModel, number: int, tensors: dict[str, Any]) -> Measured:
         prefix = f"{self.plan.stack}.{number}."
+        within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         with self.report.phase("run"):
-            measured = model.run(number, {name.removeprefix(prefix): array for name, array in tensors.items()})
+            measured = model.run(number, within)
+        tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         for module, amax in {**measured.inputs, "keys": measured.keys, "values": measured.values}.items():
             if not np.isfinite(amax):
                 message = f"{prefix}{module}: the calibration ran into {amax}"
@@ -154,35 +178,45 @@ class _Walk:
 
     # --- tensors ---
 
-    def _copy(self, name: str) -> None:
+    def _names(self, number: int) -> list[str]:
+        return [name for unit in self.plan.layers[number] for name in unit]
+
+    def _copy(self, name: str, wanted: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Copy a tensor that belongs to no layer, and return some of its rows: read once, in pieces."""
+        tensor, kind = self.plan.spec(name), DTYPES[self.plan.types[name]]
+        numbers = np.empty(0, np.int64) if wanted is None else wanted
+        found = np.empty((len(numbers), *tensor.shape[1:]), kind)
         for first, rows in self.plan.rows(name, self.how.chunk_bytes):
-            self.writer.write(name, rows if self.plan.spec(name).shape else rows.reshape(()), first)
+            self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
+            here = (numbers >= first) & (numbers < first + len(rows))
+            found[here] = rows[numbers[here] - first]
         self.report.bytes_read += self.plan.checkpoint.tensors[name].size
+        return found
 
-    def _read(self, number: int) -> dict[str, NDArray[Any]]:
+    def _take_in(self, number: int) -> dict[str, Any]:
+        names = self._names(number)
         with self.report.phase("read"):
-            return {name: self._read_tensor(name) for unit in self.plan.layers[number] for name in unit}
+            tensors = self.memory.take_in(names)
+        self.report.bytes_read += sum(self.plan.checkpoint.tensors[name].size for name in names)
+        return tensors
 
-    def _read_tensor(self, name: str) -> NDArray[Any]:
-        self.report.bytes_read += self.plan.checkpoint.tensors[name].size
-        return self.plan.read(name)
-
-    def _write(self, number: int, tensors: Mapping[str, NDArray[Any]], measured: Measured) -> None:
+    def _write(self, number: int, tensors: Mapping[str, Any], measured: Measured) -> None:
         with self.report.phase("write"):
             amax = _input_amax(f"{self.plan.stack}.{number}", measured)
             for unit in self.plan.layers[number]:
                 if self.plan.quantizes(unit[0]):
                     self._quantize(unit, tensors, amax)
                 else:
-                    self.writer.write(unit[0], tensors[unit[0]])
+                    for first, rows in self.memory.pieces(tensors[unit[0]]):
+                        self.memory.put_out(unit[0], rows, first)
                 for name, magnitude in zip(
                     self.plan.cache_scales(unit), (measured.keys, measured.values), strict=False
                 ):
-                    self.writer.write(name, np.array(_cache_scale(magnitude)))
+                    self.memory.put_out(name, np.array(_cache_scale(magnitude)))
             self.report.layer(f"{self.plan.stack}.{number}", measured)
 
     def _quantize(
-        self, group: Sequence[str], tensors: Mapping[str, NDArray[Any]], inputs: Mapping[tuple[str, Any], float]
+        self, group: Sequence[str], tensors: Mapping[str, Any], inputs: Mapping[tuple[str, Any], float]
     ) -> None:
         scheme, source = self.plan.scheme, self.plan.checkpoint.tensors
         amax = [largest_magnitude(tensors[name], source[name]) for name in group]
@@ -191,19 +225,16 @@ class _Walk:
         for name, largest in zip(group, amax, strict=True):
             scale, module = scheme.weight_scale(largest), name.removesuffix(".weight")
             entry = self.report.tensor(module, scheme, scale)
-            weight = tensors[name]
-            step = max(1, self.how.chunk_bytes // max(1, self.plan.spec(name).row_bytes))
-            for first in range(0, len(weight), step):
-                rows = weight[first : first + step]
+            for first, rows in self.memory.pieces(tensors[name]):
                 encoded = scheme.encode(rows, scale)
                 for suffix, part in encoded.items():
-                    self.writer.write(f"{name}{suffix}", part, first)
+                    self.memory.put_out(f"{name}{suffix}", part, first)
                 entry.add(rows, encoded)
             for suffix, scalar in scheme.scalars(scale).items():
-                self.writer.write(f"{name}{suffix}", scalar)
+                self.memory.put_out(f"{name}{suffix}", scalar)
             if scheme.calibrated:
                 entry.input_scale = scheme.input_scale(inputs.get(layout.input_group(module), 0.0))
-                self.writer.write(f"{module}.input_scale", np.array(entry.input_scale))
+                self.memory.put_out(f"{module}.input_scale", np.array(entry.input_scale))
 
 
 def _input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
@@ -221,29 +252,53 @@ def _cache_scale(amax: float) -> np.float32:
 
 
 @dataclass
-class _Pipeline:
-    """Reads layers before and writes them after they are used: at once, or beside the use of another layer."""
+class _Clock:
+    """Tells how far it is, and how long the rest takes at the pace of the layers that were run."""
+
+    stack: str
+    layers: int
+    observer: Observer
+    _done: int = 0
+    _run: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    def done(self, number: int, *, resumed: bool) -> None:
+        """Tell that a layer is done; one that an earlier process had run is not counted in the pace."""
+        self._done += 1
+        if resumed:
+            self._run, self._started = 0, time.monotonic()
+        else:
+            self._run += 1
+        note = f"{self.stack}.{number}"
+        if self._run and self._done < self.layers:
+            seconds = (time.monotonic() - self._started) / self._run * (self.layers - self._done)
+            note += f", {_time(seconds)} left"
+        self.observer(Progress(self._done, self.layers, "layers", note))
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{rest} s"  # noqa: PLR2004 - an hour
+
+
+@dataclass
+class _Layers:
+    """Goes through layers in order; the next one is read while one is used, where that is asked for."""
 
     numbers: Sequence[int]
     reader: Callable[[int], dict[str, Any]]
-    writer: Callable[..., None]
     ahead: bool
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
-    _written: Future[None] | None = None
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "read ahead"))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        try:
-            if kind is None and self._written is not None:
-                self._written.result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
-    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield layers in order; one that was yielded is not kept."""
-        following = None
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield layers; one that was yielded is not kept."""
+        following: Future[dict[str, Any]] | None = None
         for position, number in enumerate(self.numbers):
             tensors = following.result() if following else self.reader(number)
             following = None
@@ -251,12 +306,3 @@ class _Pipeline:
                 following = self._pool.submit(self.reader, self.numbers[position + 1])
             yield number, tensors
             del tensors
-
-    def write(self, *layer: Any) -> None:  # noqa: ANN401 - what the writer takes
-        """Write a layer; the one before is written by then."""
-        if self._written is not None:
-            self._written.result()
-        if self.ahead:
-            self._written = self._pool.submit(self.writer, *layer)
-        else:
-            self.writer(*layer)

@@ -1,11 +1,13 @@
 """A checkpoint of the Hugging Face kind, read on demand: safetensors files, with an index where there are several.
 
-Files are read with `pread` and never mapped: on a machine where the processor and the GPU share one memory, mapped
-pages of a 140 GB checkpoint compete with the model. For the same reason pages are given back after use.
+Files are read with `pread`: on a machine where the processor and the GPU share one memory, a checkpoint of 140 GB that
+is mapped competes with the model. For the same reason pages are given back after use. (What maps, a layer at a time, is
+`residence`.)
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -79,19 +81,38 @@ class Checkpoint:
         for first in range(0, tensor.shape[0], step):
             yield first, self.read(name, first, min(first + step, tensor.shape[0]), again=again)
 
-    def _read_bytes(self, tensor: StoredTensor, begin: int, end: int, *, again: bool) -> NDArray[np.uint8]:
-        data = np.empty(end - begin, np.uint8)
+    def fill(self, name: str, begin: int, data: NDArray[np.uint8], *, again: bool = False) -> None:
+        """Fill an array with bytes of a tensor, from its byte `begin` on.
+
+        Raises:
+            CheckpointError: The file became shorter since its header was read, or the disk cannot read it.
+        """
+        tensor = self.tensors[name]
         with opened(tensor.file) as descriptor:
             filled = 0
             while filled < len(data):
-                count = os.preadv(descriptor, [data.data[filled:]], tensor.begin + begin + filled)
+                count = _read_into(descriptor, data[filled:], tensor, begin + filled)
                 if count == 0:
                     message = f"{tensor.file}: the file ends inside {tensor.name}; it changed while it was being read"
                     raise CheckpointError(message)
                 filled += count
             if not again:
-                give_back(descriptor, tensor.begin + begin, end - begin)
+                give_back(descriptor, tensor.begin + begin, len(data))
+
+    def _read_bytes(self, tensor: StoredTensor, begin: int, end: int, *, again: bool) -> NDArray[np.uint8]:
+        data = np.empty(end - begin, np.uint8)
+        self.fill(tensor.name, begin, data, again=again)
         return data
+
+
+def _read_into(descriptor: int, data: NDArray[np.uint8], tensor: StoredTensor, begin: int) -> int:
+    try:
+        return os.preadv(descriptor, [data.data], tensor.begin + begin)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        message = f"{tensor.file}: {tensor.name}: the disk cannot read it: {error.strerror}"
+        raise CheckpointError(message, hint="Download the file again, to another disk if this goes on.") from error
 
 
 def _single(folder: Path) -> Path:

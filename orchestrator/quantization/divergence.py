@@ -138,7 +138,7 @@ class _Walk:
         model.forget(number)
         return LayerError(number, drift.mean, groups)
 
-    def _run_original(self, number: int, tensors: Mapping[str, NDArray[Any]]) -> Probe:
+    def _run_original(self, number: int, tensors: dict[str, NDArray[Any]]) -> Probe:
         """Run the original's layer, and keep some batches of what went in."""
         model, count = self.model, probes(self.batches)
         before = model.hidden[:count]

@@ -11,7 +11,7 @@ time is filled with weights, runs over all batches, and is emptied again.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ class LayeredModel:
     torch: Any
     model: Any
     device: str
-    hidden: list[Any] = field(default_factory=list)
+    hidden: MutableSequence[Any] = field(default_factory=list)
     """What goes into the next layer, a tensor for each batch."""
     _calls: list[list[_Call]] = field(default_factory=list)
     """For each layer and batch, what else the model gives the layer."""
@@ -128,23 +128,35 @@ class LayeredModel:
         layers: Sequence[Any] = self.model.model.layers
         return layers
 
-    def begin(self, embedding: NDArray[Any], batches: Sequence[Batch]) -> None:
-        """Turn tokens into what the first layer gets, and learn what else each layer gets."""
+    def begin(self, embedding: NDArray[Any], batches: Sequence[Batch], tokens: NDArray[np.int64] | None = None) -> None:
+        """Turn tokens into what the first layer gets, and learn what else each layer gets.
+
+        Args:
+            embedding: Its rows.
+            batches: What runs through the model.
+            tokens: Which tokens the rows are of, in ascending order; all of them when left out.
+        """
         torch = self.torch
-        self.hidden, self._calls = [], [[] for _ in self.layers]
+        self.hidden.clear()
+        self._calls = [[] for _ in self.layers]
         module = self.model.get_input_embeddings()
-        self._fill(module, {"weight": embedding})
+        module.weight = torch.nn.Parameter(self.tensor(embedding), requires_grad=False)
+        known = None if tokens is None else torch.from_numpy(tokens).to(self.device)
+        hook = module.register_forward_pre_hook(
+            lambda _, given: given if known is None else (torch.searchsorted(known, given[0]),)
+        )
         shared = _Shared(torch)
         tupled = library("transformers").__version__.startswith("4.")
         with _replaced_forwards(self.layers, self._note(shared, tupled=tupled)), torch.inference_mode():
             for batch in batches:
-                tokens = {"input_ids": batch.tokens, "attention_mask": batch.mask}
-                on_device = {name: torch.from_numpy(rows).to(self.device) for name, rows in tokens.items()}
+                given = {"input_ids": batch.tokens, "attention_mask": batch.mask}
+                on_device = {name: torch.from_numpy(rows).to(self.device) for name, rows in given.items()}
                 with suppress(_EnoughError):
                     self.model(**on_device, use_cache=False)
+        hook.remove()
         module.to("meta")
 
-    def run(self, number: int, tensors: Tensors) -> Measured:
+    def run(self, number: int, tensors: dict[str, Any]) -> Measured:
         """Run all batches through a layer.
 
         Args:
@@ -159,7 +171,7 @@ class LayeredModel:
         return measured
 
     @contextmanager
-    def resident(self, number: int, tensors: Mapping[str, Any]) -> Iterator[Resident]:
+    def resident(self, number: int, tensors: dict[str, Any]) -> Iterator[Resident]:
         """Have a layer in memory for a block.
 
         Args:
@@ -217,13 +229,14 @@ class LayeredModel:
                 module.to("meta")
 
     @property
-    def state(self) -> list[NDArray[Any]]:
-        """What goes into the next layer, as arrays."""
-        return [self._array(tensor) for tensor in self.hidden]
+    def state(self) -> Iterable[NDArray[Any]]:
+        """What goes into the next layer, as arrays, one at a time."""
+        return map(self._array, self.hidden)
 
-    def restore(self, state: Sequence[NDArray[Any]]) -> None:
+    def restore(self, state: Iterable[NDArray[Any]]) -> None:
         """Go on from a state that was kept."""
-        self.hidden = [self.tensor(array) for array in state]
+        self.hidden.clear()
+        self.hidden.extend(map(self.tensor, state))
 
     def _array(self, tensor: Any) -> NDArray[Any]:  # noqa: ANN401 - a tensor of torch
         array: NDArray[Any]
@@ -408,7 +421,7 @@ def _renamed(name: str, parameters: Mapping[str, Any]) -> str:
     return name
 
 
-def _arrange(layer: Any, tensors: Mapping[str, Any]) -> _Arranged:  # noqa: ANN401 - a module of torch
+def _arrange(layer: Any, tensors: dict[str, Any]) -> _Arranged:  # noqa: ANN401 - a module of torch
     parameters = dict(layer.named_parameters()) | dict(layer.named_buffers())
     parameters = {name: value for name, value in parameters.items() if name in layer.state_dict()}
     places = gather({name: array.shape for name, array in tensors.items()}, parameters)
@@ -425,6 +438,7 @@ def _arrange(layer: Any, tensors: Mapping[str, Any]) -> _Arranged:  # noqa: ANN4
             if whole is None:
                 whole = filled[parameter] = _empty_like(tensors[name], tuple(parameters[parameter].shape))
             whole[where] = tensors[name]
+            tensors[name] = whole[where]  # the same numbers: one copy of them is enough
     return _Arranged(filled, modules, experts)
 
 

@@ -184,7 +184,7 @@ def _taken(kept: list[tuple[_Rows, NDArray[Any]]]) -> Iterator[tuple[_Rows, NDAr
         yield kept.pop()
 
 
-def largest_magnitude(rows: NDArray[Any], tensor: StoredTensor, first: int = 0) -> float:
+def largest_magnitude(rows: Any, tensor: StoredTensor, first: int = 0) -> float:  # noqa: ANN401 - an array or a tensor of torch
     """Return the largest magnitude of a weight or some of its rows, from row `first` on.
 
     Raises:
@@ -197,5 +197,6 @@ def largest_magnitude(rows: NDArray[Any], tensor: StoredTensor, first: int = 0) 
     return largest
 
 
-def _bad_row(rows: NDArray[Any]) -> int:
-    return int(np.argmin(np.isfinite(rows.astype(np.float32)).all(axis=1)))
+def _bad_row(rows: Any) -> int:  # noqa: ANN401 - an array or a tensor of torch
+    numbers = rows.astype(np.float32) if isinstance(rows, np.ndarray) else rows.float().cpu().numpy()
+    return int(np.argmin(np.isfinite(numbers).all(axis=1)))

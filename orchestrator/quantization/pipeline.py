@@ -79,7 +79,7 @@ class WriteBehind:
 
     depth: int
     """Calls that wait at most."""
-    _waiting: queue.Queue[Callable[[], None] | None] = field(init=False)
+    _waiting: queue.Queue[tuple[Callable[[], None], Callable[[], None]] | None] = field(init=False)
     _error: BaseException | None = None
     _thread: threading.Thread = field(init=False)
 
@@ -100,16 +100,25 @@ class WriteBehind:
         if kind is None and self._error is not None:
             raise self._error
 
-    def do(self, call: Callable[[], None]) -> None:
-        """Ask for a call."""
+    def do(self, call: Callable[[], None], finally_: Callable[[], None] = lambda: None) -> None:
+        """Ask for a call.
+
+        Args:
+            call: What is called unless a call before it failed.
+            finally_: What is called after it, and also in its place.
+        """
         if self._error is not None:
+            finally_()
             raise self._error
-        self._waiting.put(call)
+        self._waiting.put((call, finally_))
 
     def _work(self) -> None:
-        while (call := self._waiting.get()) is not None:
-            if self._error is None:
-                try:
+        while (asked := self._waiting.get()) is not None:
+            call, finally_ = asked
+            try:
+                if self._error is None:
                     call()
-                except BaseException as error:  # noqa: BLE001 - raised again where calls are asked for
-                    self._error = error
+            except BaseException as error:  # noqa: BLE001 - raised again where calls are asked for
+                self._error = error
+            finally:
+                finally_()

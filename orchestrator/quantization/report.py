@@ -41,13 +41,13 @@ class TensorReport:
     saturated: int = 0
     input_scale: np.float32 | None = None
 
-    def add(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]]) -> None:
+    def add(self, rows: Any, encoded: Mapping[str, Any]) -> None:  # noqa: ANN401 - arrays or tensors of torch
         """Add some rows and what became of them."""
         signal, noise = self.scheme.error(rows, encoded, self.scale)
         self.signal += signal
         self.noise += noise
         if "_scale" in encoded:
-            scales = encoded["_scale"].astype(np.float32)
+            scales = _numbers(encoded["_scale"])
             self.smallest = min(self.smallest, float(scales.min(initial=np.inf)))
             self.largest = max(self.largest, float(scales.max(initial=0)))
             self.saturated += int(np.count_nonzero(scales == 2.0**-9))
@@ -64,6 +64,13 @@ class TensorReport:
         if self.largest:
             entry["block_scales"] = {"min": self.smallest, "max": self.largest, "at_smallest": self.saturated}
         return entry
+
+
+def _numbers(scales: Any) -> NDArray[np.float32]:  # noqa: ANN401 - an array or a tensor of torch
+    found: NDArray[np.float32] = (
+        scales.astype(np.float32) if isinstance(scales, np.ndarray) else scales.float().cpu().numpy()
+    )
+    return found
 
 
 @dataclass

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import math
+import os
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from orchestrator.errors import CheckpointError
-from orchestrator.quantization.checkpoint import Checkpoint
-from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.files import give_back, read_json, write_json
 from orchestrator.quantization.model import Measured
-from orchestrator.quantization.tensors import DTYPES, TensorSpec
-from orchestrator.quantization.writer import CheckpointWriter
+from orchestrator.quantization.tensors import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
 
-_FORMAT = 1
+_FORMAT = 2
 _NOTE = "progress.json"
 
 
@@ -61,7 +62,7 @@ class Scratch:
     measured: list[Measured] = field(default_factory=list)
     done: int = 0
     """How many layers were measured when the note was read."""
-    _hidden: str | None = None
+    _hidden: _Hidden | None = None
 
     @classmethod
     def open(cls, folder: Path | None, work: str) -> Scratch:
@@ -72,51 +73,69 @@ class Scratch:
         try:
             note = read_json(folder / _NOTE)
             measured = [Measured(**layer) for layer in note["measured"]]
-            whole = note["hidden"] is None or _digest(folder / note["hidden"]) == note["sha256"]
+            hidden = None if note["hidden"] is None else _Hidden(**note["hidden"])
+            whole = hidden is None or _digest(folder / hidden.file) == hidden.sha256
         except (CheckpointError, KeyError, TypeError, OSError):
             return made
         if whole and note.get("fingerprint") == work:
-            made.measured, made.done, made._hidden = measured, len(measured), note["hidden"]
+            made.measured, made.done, made._hidden = measured, len(measured), hidden
         return made
 
-    def hidden(self) -> list[NDArray[Any]]:
-        """Return what flows into the next layer, an array for each batch."""
+    def hidden(self) -> Iterator[NDArray[Any]]:
+        """Yield what flows into the next layer, an array for each batch."""
         assert self.folder is not None  # noqa: S101 - something was read from it
         assert self._hidden is not None  # noqa: S101 - the last layer's note, which has none, needs none
-        kept = Checkpoint.open(self.folder / self._hidden)
-        return [kept.read(f"{number}") for number in range(len(kept.tensors))]
+        with (self.folder / self._hidden.file).open("rb") as stream:
+            for dtype, shape in self._hidden.arrays:
+                kind = DTYPES[dtype]
+                data = bytearray(stream.read(math.prod(shape) * kind.itemsize))
+                yield np.frombuffer(data, kind).reshape(shape)
 
-    def save(self, hidden: Sequence[NDArray[Any]]) -> None:
+    def save(self, hidden: Iterable[NDArray[Any]]) -> None:
         """Note all layers measured so far, and what flows into the next one; nothing after the last."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"hidden-{len(self.measured):05d}" if hidden else None
-        if name:
-            _write(self.folder / name, hidden)
+        written = _write(self.folder / f"hidden-{len(self.measured):05d}", hidden)
         note = {
             "fingerprint": self.fingerprint,
             "measured": [asdict(layer) for layer in self.measured],
-            "hidden": name,
-            "sha256": _digest(self.folder / name) if name else None,
+            "hidden": asdict(written) if written.arrays else None,
         }
         partial = self.folder / f"{_NOTE}.part"
         write_json(partial, note)
         partial.replace(self.folder / _NOTE)
         for other in self.folder.glob("hidden-*"):
-            if other.name != name:
-                shutil.rmtree(other, ignore_errors=True)
+            if not written.arrays or other.name != written.file:
+                other.unlink()
 
 
-def _write(folder: Path, hidden: Sequence[NDArray[Any]]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+@dataclass(frozen=True)
+class _Hidden:
+    """A file of arrays, one after the other."""
+
+    file: str
+    sha256: str
+    arrays: list[tuple[str, list[int]]]
+    """Type and shape of each."""
+
+
+def _write(file: Path, hidden: Iterable[NDArray[Any]]) -> _Hidden:
+    """Write arrays, one at a time, and make them durable."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    specs = [TensorSpec(f"{number}", names[array.dtype], array.shape) for number, array in enumerate(hidden)]
-    with CheckpointWriter(folder, [specs]) as writer:
-        for spec, array in zip(specs, hidden, strict=True):
-            writer.write(spec.name, array)
+    digest, arrays = hashlib.sha256(), []
+    with file.open("wb") as stream:
+        for array in hidden:
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            digest.update(data.data)
+            stream.write(data.data)
+            arrays.append((names[array.dtype], list(array.shape)))
+        stream.flush()
+        os.fsync(stream.fileno())
+        give_back(stream.fileno(), 0, 0)
+    return _Hidden(file.name, digest.hexdigest(), arrays)
 
 
-def _digest(folder: Path) -> str:
-    with (folder / "model.safetensors").open("rb") as stream:
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from orchestrator.errors import DiskFullError
 from orchestrator.quantization import header
 from orchestrator.quantization.checkpoint import INDEX, SINGLE
 from orchestrator.quantization.files import give_back, sync_folder, write_json
 from orchestrator.quantization.tensors import DTYPES, natural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from orchestrator.quantization.tensors import TensorSpec
 
 SHARD_BYTES = 5_000_000_000
+
+_DROP_EVERY = 64_000_000
+"""Bytes of a file after which the kernel is told that what was written is not needed."""
 
 
 def plan_shards(units: Iterable[Sequence[TensorSpec]], shard_bytes: int = SHARD_BYTES) -> list[list[TensorSpec]]:
@@ -54,6 +60,8 @@ class _Shard:
     missing: int
     """Bytes of data not written yet."""
     descriptor: int
+    kept: int = 0
+    """Bytes written since the page cache was last asked to drop what it has of the file."""
 
     @property
     def partial(self) -> Path:
@@ -108,6 +116,10 @@ class CheckpointWriter:
         """Bytes of data of all tensors."""
         return sum(spec.size for spec in self._specs.values())
 
+    def spec(self, name: str) -> TensorSpec:
+        """Return what a tensor is."""
+        return self._specs[name]
+
     def write(self, name: str, data: NDArray[Any], first: int = 0) -> None:
         """Write a tensor, or its rows from `first` on. Each row is written exactly once, in any order."""
         spec, shard = self._specs[name], self._places[name]
@@ -118,10 +130,15 @@ class CheckpointWriter:
         if begin + data.nbytes > shard.begins[name] + spec.size:
             message = f"{spec}: {len(data)} rows from row {first} on are more than it has"
             raise ValueError(message)
-        _write_all(shard.descriptor, np.ascontiguousarray(data).reshape(-1).view(np.uint8), begin)
+        with _room(shard, name):
+            _write_all(shard.descriptor, np.ascontiguousarray(data).reshape(-1).view(np.uint8), begin)
         shard.missing -= data.nbytes
+        shard.kept += data.nbytes
         if shard.missing == 0:
             self._complete(shard)
+        elif shard.kept >= _DROP_EVERY:  # starts to write what is not on the disk yet, and drops what is
+            give_back(shard.descriptor, 0, 0)
+            shard.kept = 0
 
     def _begin(self, path: Path, specs: Sequence[TensorSpec]) -> None:
         start, begins = header.build(specs)
@@ -135,7 +152,8 @@ class CheckpointWriter:
             self._complete(shard)
 
     def _complete(self, shard: _Shard) -> None:
-        os.fsync(shard.descriptor)
+        with _room(shard, "the end of the file"):
+            os.fsync(shard.descriptor)
         give_back(shard.descriptor, 0, 0)  # 0 bytes: to the end
         os.close(shard.descriptor)
         self._open.remove(shard)
@@ -148,6 +166,19 @@ class CheckpointWriter:
     def _write_index(self) -> None:
         places = {name: self._places[name].path.name for name in sorted(self._places, key=natural)}
         write_json(self.folder / INDEX, {"metadata": {"total_size": self.size}, "weight_map": places})
+
+
+@contextmanager
+def _room(shard: _Shard, what: str) -> Iterator[None]:
+    """Say what was being written where no room is left for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"{shard.path}: no room is left on the disk for {what}"
+        hint = "Make room, or put the output elsewhere; what was written is not used."
+        raise DiskFullError(message, hint=hint) from error
 
 
 def _shard_name(number: int, count: int) -> str:

@@ -15,19 +15,20 @@ static word largest(const word *eights, int count) {
 }
 
 void nvfp4(const word *weight, int64_t blocks, float scale_2, word *codes, byte *scales) {
+  const float divisor = 6.0f * scale_2, reciprocal = 1 / divisor, limit = 512 * divisor;
+  const int fast = divides_fast(0x1p-9f * scale_2) && divides_fast(448 * scale_2);
   for (int64_t block = 0; block < blocks; block++, weight += 8) {
     const float most = widened(largest(weight, 2));
-    float scale = most / (6.0f * scale_2);
-    if (scale == 0) scale = 1;
-    scale = scale < 0x1p-9f ? 0x1p-9f : scale > 448.0f ? 448.0f : scale;
-    scales[block] = to_e4m3(scale);
+    const float scale = fast ? quotient(most < limit ? most : limit, divisor, reciprocal) : most / divisor;
+    scales[block] = to_e4m3(limited(scale));
+    const float step = from_e4m3(scales[block]) * scale_2;
     for (int i = 0; i < 2; i++)
-      codes[2 * block + i] = eight_nvfp4(weight + 4 * i, from_e4m3(scales[block]) * scale_2, most);
+      codes[2 * block + i] = fast ? eight_nvfp4(weight + 4 * i, step, 1 / step) : eight_nvfp4_slowly(weight + 4 * i, step);
   }
 }
 
 void fp8(const word *weight, int64_t eights, float scale, word *codes) {
-  for (int64_t i = 0; i < eights; i++) eight_fp8(weight + 4 * i, scale, codes + 2 * i);
+  for (int64_t i = 0; i < eights; i++) eight_fp8(weight + 4 * i, scale, 1 / scale, codes + 2 * i);
 }
 
 void mxfp4(const word *weight, int64_t blocks, word *codes, byte *scales) {
@@ -36,4 +37,17 @@ void mxfp4(const word *weight, int64_t blocks, word *codes, byte *scales) {
     scales[block] = (byte)exponent;
     for (int i = 0; i < 4; i++) codes[4 * block + i] = eight_mxfp4(weight + 4 * i, exponent);
   }
+}
+
+// For every mantissa of a divisor and every mantissa of a BF16 number: how many quotients differ from those of divisions.
+int64_t wrong_quotients(void) {
+  int64_t wrong = 0;
+  for (word i = 0; i < 1u << 23; i++) {
+    const float divisor = from_bits(0x3f800000u + i), reciprocal = 1 / divisor;
+    for (word j = 0; j < 128; j++) {
+      const float number = from_bits(0x3f800000u + (j << 16));
+      wrong += quotient(number, divisor, reciprocal) != number / divisor;
+    }
+  }
+  return wrong;
 }

@@ -31,7 +31,7 @@ class Compiled:
     def __init__(self, folder: Path) -> None:
         library = folder / "arithmetic.so"
         source = Path(__file__).with_name("gpu_arithmetic.c")
-        flags = ["-O2", "-std=c11", "-shared", "-fPIC", "-ffp-contract=off", "-march=native"]
+        flags = ["-O3", "-std=c11", "-shared", "-fPIC", "-ffp-contract=off", "-march=native"]
         command: list[str | Path] = ["cc", *flags, f"-I{cuda.SOURCE.parent}", "-o", library, source, "-lm"]
         subprocess.run(command, check=True)
         self._functions = ctypes.CDLL(str(library))
@@ -53,6 +53,12 @@ class Compiled:
         self._functions.fp8(_at(filled), ctypes.c_int64(filled.size // 8), number, _at(codes))
         return codes[: weight.size].tobytes()
 
+    def wrong_quotients(self) -> int:
+        """Divide every mantissa of BF16 by every mantissa of FP32 and count what is not as division has it."""
+        self._functions.wrong_quotients.restype = ctypes.c_int64
+        wrong: int = self._functions.wrong_quotients()
+        return wrong
+
     def _blocks(
         self, function: Callable[..., None], weight: NDArray[Any], block: int, *scale: ctypes.c_float
     ) -> tuple[bytes, bytes]:
@@ -70,6 +76,12 @@ def test_the_arithmetic_of_gpus_gives_the_bytes_of_the_definitions(tmp_path: Pat
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
     assert list(differences(Compiled(tmp_path))) == []
+
+
+def test_three_operations_divide_every_number_of_bf16_exactly(tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    assert Compiled(tmp_path).wrong_quotients() == 0
 
 
 @pytest.mark.oracle

@@ -41,12 +41,10 @@ SHARED float from_e4m3(byte code) {
   return code & 0x80 ? -magnitude : magnitude;
 }
 
-// The code of the nearest E2M1 magnitude, ties to the even code, for a magnitude up to 6.
+// The code of the nearest E2M1 magnitude, ties to the even code, in the lowest byte, for a magnitude up to 6: a sum whose
+// last digit is worth 0.5, 1 or 2 rounds to multiples of that, and its lowest digits are the code.
 SHARED word to_e2m1(float magnitude) {
-  word bits = to_bits(magnitude);
-  word below_1 = to_bits(magnitude + 4194304.0f) & 3;  // multiples of 0.5, which the sum with 2^22 rounds to
-  word from_1 = ((bits + 0x1fffff + ((bits >> 22) & 1)) >> 22) - 252;
-  return bits < 0x3f800000u ? below_1 : from_1;
+  return to_bits(magnitude + (magnitude < 2 ? 0x1p22f : magnitude < 4 ? 0x1p23f + 2 : 0x1p24f + 8));
 }
 
 // The code of the nearest E2M1 magnitude, ties toward zero, for a magnitude up to 6.
@@ -63,33 +61,58 @@ SHARED word mx_exponent(float sixth) {
   return exponent + (mantissa != 0);
 }
 
-// --- for GPUs: eight numbers at once, which are 16 bytes and become the digits of a word or two ---
+// --- many numbers at once ---
 
-// Many numbers over one divisor: a division costs ten operations, five with the divisor's reciprocal do as well. After
-// Markstein (IBM Journal of Research and Development 34, 1990) the last step rounds correctly if the remainder is exact,
-// which holds for divisors and quotients of these sizes. Smaller quotients, below what any code but 0 needs, may be off.
+// A BF16 number over a divisor, by the divisor's reciprocal: three operations, where a division takes ten. The quotient is
+// the correctly rounded one for every BF16 number and every divisor of these sizes: a test compares all pairs of
+// mantissas. Quotients below 2^-20, which all become zero, may be off in their last digits.
 SHARED int divides_fast(float divisor) { return divisor >= 0x1p-96f && divisor <= 0x1p15f; }
 
 SHARED float quotient(float number, float divisor, float reciprocal) {
-  float rough = number * reciprocal;
-  float better = fmaf(fmaf(-divisor, rough, number), reciprocal, rough);
-  return fmaf(fmaf(-divisor, better, number), reciprocal, better);
+  const float rough = number * reciprocal;
+  return fmaf(fmaf(-divisor, rough, number), reciprocal, rough);
 }
+
+// For GPUs eight numbers at a time, which are 16 bytes and become the digits of a word or two.
 
 SHARED half_word number_of(const word *eight, int i) { return (half_word)(eight[i / 2] >> (16 * (i & 1))); }
 
-// `largest` is a magnitude that none of the eight exceeds.
-SHARED word eight_nvfp4(const word *eight, float step, float largest) {
-  word codes = 0;
-  if (divides_fast(step) && largest <= 8 * step) {
-    const float reciprocal = 1 / step;
-    for (int i = 0; i < 8; i++) {
-      const half_word bits = number_of(eight, i);
-      const float magnitude = quotient(widened(bits & 0x7fff), step, reciprocal);
-      codes |= (to_e2m1(magnitude < 6 ? magnitude : 6) | (word)(bits > 0x8000) << 3) << (4 * i);
-    }
-    return codes;
+// The bytes of two words in another order: four digits of `order`, the lowest first, number them from 0 to 7.
+SHARED word shuffled(word low, word high, word order) {
+#ifdef __CUDACC__
+  return __byte_perm(low, high, order);
+#else
+  const unsigned long long both = (unsigned long long)high << 32 | low;
+  word found = 0;
+  for (int i = 0; i < 4; i++) found |= (word)(both >> (8 * ((order >> (4 * i)) & 7)) & 0xff) << (8 * i);
+  return found;
+#endif
+}
+
+// Sign bits of eight numbers where E2M1 codes have them; zero has none.
+SHARED word signs_of(const word *eight) {
+  word below[4];  // each number's sign is the highest bit of its half; adding 0x7fff sets that where there is a number
+  for (int i = 0; i < 4; i++) below[i] = eight[i] & ((eight[i] & 0x7fff7fffu) + 0x7fff7fffu);
+  const word first = shuffled(below[0], below[1], 0x7351), last = shuffled(below[2], below[3], 0x7351);
+  return ((shuffled(first, last, 0x5410) >> 4) & 0x08080808u) | (shuffled(first, last, 0x7632) & 0x80808080u);
+}
+
+// Codes of eight numbers for a step whose reciprocal is given; both are of the sizes that divide fast.
+SHARED word eight_nvfp4(const word *eight, float step, float reciprocal) {
+  const float most = 6 * step;
+  word pairs[4];
+  for (int i = 0; i < 4; i++) {
+    const float low = from_bits((eight[i] & 0x7fff) << 16), high = from_bits(eight[i] & 0x7fff0000u);
+    pairs[i] = to_e2m1(quotient(low < most ? low : most, step, reciprocal)) +
+               16 * to_e2m1(quotient(high < most ? high : most, step, reciprocal));
   }
+  const word first = shuffled(pairs[0], pairs[1], 0x0040), last = shuffled(pairs[2], pairs[3], 0x0040);
+  return shuffled(first, last, 0x5410) | signs_of(eight);
+}
+
+// The same for any step, by division.
+SHARED word eight_nvfp4_slowly(const word *eight, float step) {
+  word codes = 0;
   for (int i = 0; i < 8; i++) {
     const float value = widened(number_of(eight, i)) / step, magnitude = fabsf(value);
     const word code = (word)(magnitude > 0.25f) + (magnitude >= 0.75f) + (magnitude > 1.25f) + (magnitude >= 1.75f) +
@@ -99,10 +122,16 @@ SHARED word eight_nvfp4(const word *eight, float step, float largest) {
   return codes;
 }
 
-SHARED void eight_fp8(const word *eight, float scale, word *codes) {
+// What E4M3 can hold of a block's scale; a block of zeros has 1.
+SHARED float limited(float scale) {
+  if (scale == 0) scale = 1;
+  return scale < 0x1p-9f ? 0x1p-9f : scale > 448.0f ? 448.0f : scale;
+}
+
+SHARED void eight_fp8(const word *eight, float scale, float reciprocal, word *codes) {
   codes[0] = codes[1] = 0;
   const int fast = divides_fast(scale);
-  const float reciprocal = 1 / scale, most = 512 * scale;  // the quotient saturates long before
+  const float most = 512 * scale;  // the quotient saturates long before
   for (int i = 0; i < 8; i++) {
     const half_word bits = number_of(eight, i);
     const float magnitude = widened(bits & 0x7fff);

@@ -40,26 +40,43 @@ extern "C" __global__ void largest_bf16(const uint4 *weight, count_t eights, wor
   if ((threadIdx.x & 31) == 0) atomicMax(result, largest);
 }
 
+// What each scale of a block is worth, and its reciprocal, for a tensor's scale.
+SHARED void tabulate(float2 *steps, float scale_2) {
+  for (word code = threadIdx.x; code < 128; code += blockDim.x) {
+    const float step = from_e4m3((byte)code) * scale_2;
+    steps[code] = make_float2(step, 1 / step);
+  }
+  __syncthreads();
+}
+
 extern "C" __global__ void nvfp4_bf16(const uint4 *weight, count_t eights, float scale_2, word *codes, byte *scales) {
-  const float divisor = 6.0f * scale_2;
+  __shared__ float2 steps[128];
+  tabulate(steps, scale_2);
+  const float divisor = 6.0f * scale_2, reciprocal = 1 / divisor;
+  const bool fast = divides_fast(0x1p-9f * scale_2) && divides_fast(448 * scale_2);
   word eight[4];
   EACH(i, eights) {
     take(weight + i, eight);
     const float largest = widened(largest_among(largest_of(eight), 2));
-    float scale = largest / divisor;
-    if (scale == 0) scale = 1;
-    scale = scale < 0x1p-9f ? 0x1p-9f : scale > 448.0f ? 448.0f : scale;
-    const byte coded = to_e4m3(scale);
+    byte coded;
+    if (fast) {
+      const float most = 512 * divisor;
+      coded = to_e4m3(limited(quotient(largest < most ? largest : most, divisor, reciprocal)));
+      __stcs(codes + i, eight_nvfp4(eight, steps[coded].x, steps[coded].y));
+    } else {
+      coded = to_e4m3(limited(largest / divisor));
+      __stcs(codes + i, eight_nvfp4_slowly(eight, steps[coded].x));
+    }
     if ((i & 1) == 0) scales[i / 2] = coded;
-    __stcs(codes + i, eight_nvfp4(eight, from_e4m3(coded) * scale_2, largest));
   }
 }
 
 extern "C" __global__ void fp8_bf16(const uint4 *weight, count_t eights, float scale, uint2 *codes) {
+  const float reciprocal = 1 / scale;
   word eight[4], coded[2];
   EACH(i, eights) {
     take(weight + i, eight);
-    eight_fp8(eight, scale, coded);
+    eight_fp8(eight, scale, reciprocal, coded);
     __stcs(codes + i, make_uint2(coded[0], coded[1]));
   }
 }

@@ -271,7 +271,7 @@ def test_a_damaged_note_does_not_count(tmp_path: Path, work: Callable[..., str],
     scratch = Scratch.open(tmp_path, work())
     scratch.measured.append(_measured())
     scratch.save([np.ones((4, 4), np.float32)])
-    kept = tmp_path / "hidden-00001" / "model.safetensors"
+    kept = tmp_path / "hidden-00001"
     if damage == "note":
         (tmp_path / "progress.json").write_text("{")
     elif damage == "hidden":

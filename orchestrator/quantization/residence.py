@@ -1,0 +1,222 @@
+"""Where the weights of a layer are while it runs, and how they get there and out of it again.
+
+On a processor they are mapped from the file: the pages are the only copy, none of them is the process's own, and the
+kernel may take them back. A layer is read before it is used, so that what cannot be read is an error and no signal, and
+given back after it. On a GPU they come through a few buffers of pinned memory, and so do the results on their way out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import queue
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from orchestrator.quantization.files import give_back, opened
+from orchestrator.quantization.tensors import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.pipeline import WriteBehind
+    from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.writer import CheckpointWriter
+
+_PIECE = 8_000_000
+"""Bytes that a processor works on at once."""
+BUFFER = 32 << 20
+"""Bytes of one buffer of pinned memory."""
+BUFFERS = 4
+"""On each way."""
+
+_TORCH_TYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+}
+
+
+class Residence(Protocol):
+    """Memory of the processor or of a GPU."""
+
+    def take_in(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return tensors by name, as the plan wants them: arrays, or tensors of torch.
+
+        Raises:
+            CheckpointError: Some of it cannot be read.
+        """
+
+    def let_go(self, names: Sequence[str]) -> None:
+        """Forget what was taken in: nothing refers to it any more."""
+
+    def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array or a tensor of torch
+        """Cut a tensor into runs of rows: the first row, and the rows."""
+
+    def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - an array or a tensor of torch
+        """Write a tensor, or its rows from `first` on, a little later; they may go away once this returns."""
+
+
+@dataclass
+class OnProcessor:
+    """Tensors are arrays over mapped files."""
+
+    plan: Plan
+    writer: CheckpointWriter
+    behind: WriteBehind
+    _maps: dict[Path, mmap.mmap] = field(default_factory=dict)
+
+    def take_in(self, names: Sequence[str]) -> dict[str, Any]:
+        """See `Residence`."""
+        passing = np.empty(_PIECE, np.uint8)
+        for name in names:
+            size = self.plan.checkpoint.tensors[name].size
+            for begin in range(0, size, _PIECE):
+                self.plan.checkpoint.fill(name, begin, passing[: min(_PIECE, size - begin)], again=True)
+        return {name: self._mapped(name).astype(DTYPES[self.plan.types[name]], copy=False) for name in names}
+
+    def let_go(self, names: Sequence[str]) -> None:
+        """See `Residence`."""
+        for name in names:
+            tensor = self.plan.checkpoint.tensors[name]
+            first = -(-tensor.begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            whole = (tensor.begin + tensor.size) // mmap.PAGESIZE * mmap.PAGESIZE - first
+            if whole > 0 and tensor.file in self._maps:
+                self._maps[tensor.file].madvise(mmap.MADV_DONTNEED, first, whole)
+            with opened(tensor.file) as descriptor:
+                give_back(descriptor, tensor.begin, tensor.size)
+
+    def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array
+        """See `Residence`."""
+        return _runs(tensor, _PIECE)
+
+    def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - an array
+        """See `Residence`."""
+        kept = np.array(rows) if rows.base is not None else rows  # what is mapped is given back before it is written
+        self.behind.do(partial(self.writer.write, name, kept, first))
+
+    def _mapped(self, name: str) -> NDArray[Any]:
+        tensor = self.plan.checkpoint.tensors[name]
+        if not tensor.size or tensor.begin % DTYPES[tensor.dtype].itemsize:
+            return self.plan.checkpoint.read(name)
+        if tensor.file not in self._maps:
+            with opened(tensor.file) as descriptor:
+                self._maps[tensor.file] = mmap.mmap(descriptor, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        count = tensor.size // DTYPES[tensor.dtype].itemsize
+        flat = np.frombuffer(self._maps[tensor.file], DTYPES[tensor.dtype], count, tensor.begin)
+        return flat.reshape(tensor.shape)
+
+
+@dataclass
+class OnGpu:
+    """Tensors are torch's, on one device."""
+
+    plan: Plan
+    writer: CheckpointWriter
+    behind: WriteBehind
+    torch: Any
+    device: str
+    _way_in: queue.SimpleQueue[tuple[Any, Any]] = field(default_factory=queue.SimpleQueue)
+    _way_out: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    _stream: Any = None
+
+    def __post_init__(self) -> None:
+        """Pin the buffers."""
+        self._stream = self.torch.cuda.Stream(self.device)
+        for _ in range(BUFFERS):
+            self._way_in.put((self._buffer(), self.torch.cuda.Event()))
+            self._way_out.put(self._buffer())
+
+    def _buffer(self) -> Any:  # noqa: ANN401 - a tensor of torch
+        return self.torch.empty(BUFFER, dtype=self.torch.uint8, pin_memory=True)
+
+    def take_in(self, names: Sequence[str]) -> dict[str, Any]:
+        """See `Residence`. Everything is there when this returns."""
+        found = {name: self._empty(name) for name in names}
+        # What had this memory before may still be in use by work that was asked for earlier.
+        self._stream.wait_stream(self.torch.cuda.default_stream(self.device))
+        for name, tensor in found.items():
+            self._read(name, tensor.reshape(-1).view(self.torch.uint8))
+        self._stream.synchronize()
+        wanted = {name: _torch_type(self.torch, self.plan.types[name]) for name in names}
+        return {name: tensor.to(wanted[name]) for name, tensor in found.items()}
+
+    def _empty(self, name: str) -> Any:  # noqa: ANN401 - a tensor of torch
+        tensor = self.plan.checkpoint.tensors[name]
+        kind = _torch_type(self.torch, tensor.dtype)
+        return self.torch.empty(tensor.shape, dtype=kind, device=self.device)
+
+    def _read(self, name: str, target: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        for begin in range(0, target.numel(), BUFFER):
+            count = min(BUFFER, target.numel() - begin)
+            buffer, free = self._way_in.get()
+            try:
+                free.synchronize()
+                self.plan.checkpoint.fill(name, begin, buffer.numpy()[:count])
+                with self.torch.cuda.stream(self._stream):
+                    target[begin : begin + count].copy_(buffer[:count], non_blocking=True)
+                    free.record(self._stream)
+            finally:
+                self._way_in.put((buffer, free))
+
+    def let_go(self, names: Sequence[str]) -> None:
+        """See `Residence`: torch knows when nothing refers to a tensor."""
+
+    def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - a tensor of torch
+        """See `Residence`: what becomes of a piece fits a buffer."""
+        return _runs(tensor, BUFFER)
+
+    def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - a tensor of torch, or an array
+        """See `Residence`."""
+        if isinstance(rows, np.ndarray):
+            self.behind.do(partial(self.writer.write, name, rows, first))
+            return
+        flat = rows.contiguous().reshape(-1).view(self.torch.uint8)
+        kind = DTYPES[self.writer.spec(name).dtype]
+        if flat.numel() > BUFFER:  # one row is
+            array = flat.cpu().numpy().view(kind).reshape(tuple(rows.shape))
+            self.behind.do(partial(self.writer.write, name, array, first))
+            return
+        buffer = self._way_out.get()
+        buffer[: flat.numel()].copy_(flat)
+        array = buffer.numpy()[: flat.numel()].view(kind).reshape(tuple(rows.shape))
+        self.behind.do(partial(self.writer.write, name, array, first), finally_=partial(self._way_out.put, buffer))
+
+
+def residence(plan: Plan, writer: CheckpointWriter, behind: WriteBehind, device: str) -> Residence:
+    """Make the one that a device, as torch names it, needs."""
+    if device == "cpu":
+        return OnProcessor(plan, writer, behind)
+    return OnGpu(plan, writer, behind, importlib.import_module("torch"), device)
+
+
+def _runs(tensor: Any, size: int) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array or a tensor of torch
+    if not tensor.shape:
+        yield 0, tensor
+        return
+    step = max(1, size // max(1, tensor.nbytes // max(1, tensor.shape[0])))
+    for first in range(0, tensor.shape[0], step):
+        yield first, tensor[first : first + step]
+
+
+def _torch_type(torch: Any, name: str) -> Any:  # noqa: ANN401 - the library, and a type of it
+    return getattr(torch, _TORCH_TYPES[name])

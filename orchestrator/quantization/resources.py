@@ -1,0 +1,159 @@
+"""What calibration may use, what it needs, and how it makes do with less: decided before any work begins.
+
+On a machine whose processor and GPU share one memory, and on a processor alone, all of it comes from the one budget. A
+GPU with memory of its own has a second, which is what is free there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import MemoryBudgetError
+from orchestrator.quantization.residence import BUFFER, BUFFERS
+from orchestrator.quantization.tensors import DTYPES, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.samples import Batch
+
+_LIBRARIES = 700_000_000
+"""Bytes of a process that has loaded torch and transformers and runs its threads (0.38 to 0.6 GB seen)."""
+_LIBRARIES_OF_GPU = 1_500_000_000
+"""What the libraries of a GPU add to that on the processor's side, and what they take of the GPU's memory."""
+_TEMPORARIES = 6
+"""Bytes for each number of the widest thing in a layer: itself in BF16, and once more in FP32."""
+_MEMORY_FILE = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that calibration takes, by what it takes them for."""
+
+    libraries: int
+    layer: int
+    """The weights of the largest layer."""
+    gathered: int
+    """Of the largest layer's experts, once more: some models gather them in one tensor."""
+    batch: int
+    """What is computed while one batch runs through a layer."""
+    between: int
+    """What flows between two layers, for all batches."""
+
+    def total(self, *, layers: int, spill: bool) -> int:
+        """Add up, with so many layers in memory and what flows between them there or in a file."""
+        between = 0 if spill else self.between
+        return self.libraries + layers * self.layer + self.gathered + self.batch + between
+
+    def __str__(self) -> str:
+        """For messages."""
+        parts = {
+            "libraries": self.libraries,
+            "one layer": self.layer,
+            "its experts once more": self.gathered,
+            "one batch": self.batch,
+            "what flows between layers": self.between,
+        }
+        return ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if size)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How calibration works within its budget."""
+
+    ahead: bool
+    """The next layer is read while one runs."""
+    spill: bool
+    """What flows between layers is in a file."""
+
+
+def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
+    """Add up what a plan needs, from shapes alone."""
+    layers = [[plan.spec(name) for unit in units for name in unit] for units in plan.layers.values()]
+    largest = max(layers, key=_size)
+    hidden = plan.checkpoint.tensors[plan.embedding].shape[1]
+    width = max((spec.shape[0] for spec in largest if len(spec.shape) == 2), default=hidden)  # noqa: PLR2004 - a matrix
+    number = DTYPES[plan.types[plan.embedding]].itemsize
+    tokens = [batch.tokens.size for batch in batches]
+    used = min(sum(tokens), plan.checkpoint.tensors[plan.embedding].shape[0])
+    lengths = max((batch.tokens.shape[1] for batch in batches), default=0)
+    scores = max((batch.tokens.shape[0] for batch in batches), default=0) * lengths * lengths * 2
+    return Needs(
+        libraries=_LIBRARIES + used * hidden * number + (_LIBRARIES_OF_GPU if device != "cpu" else 0),
+        layer=_size(largest),
+        gathered=_size([spec for spec in largest if ".experts." in spec.name]) if device == "cpu" else 0,
+        batch=max(tokens, default=0) * (3 * width + 4 * hidden) * _TEMPORARIES + scores,
+        between=sum(tokens) * hidden * number,
+    )
+
+
+def _size(specs: Sequence[TensorSpec]) -> int:
+    return sum(spec.size for spec in specs)
+
+
+def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "memory") -> Way:
+    """Choose the fastest way that the budget allows.
+
+    Args:
+        needed: What the work takes.
+        budget: Bytes.
+        spill: What flows between layers is to be in a file whatever the budget.
+        where: What the budget is of, for the message.
+
+    Raises:
+        MemoryBudgetError: No way is small enough.
+    """
+    ways = [Way(ahead=True, spill=False), Way(ahead=False, spill=False), Way(ahead=True, spill=True)]
+    for way in [*ways, Way(ahead=False, spill=True)]:
+        if way.spill >= spill and needed.total(layers=1 + way.ahead, spill=way.spill) <= budget:
+            return way
+    least = needed.total(layers=1, spill=True)
+    message = (
+        f"quantization.resources.memory: calibration needs {_gigabytes(least)} of {where} at least, found"
+        f" {_gigabytes(budget)}; it takes {needed}"
+    )
+    hint = "allow more, lower calibration.batch_size or sequence_length, or use w4a16_nvfp4, which runs no model"
+    raise MemoryBudgetError(message, hint=hint)
+
+
+def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | None, spill: bool, torch: Any) -> Way:  # noqa: ANN401 - the library
+    """Choose the way for a plan on this machine.
+
+    Args:
+        plan: What is to be done.
+        batches: What runs through the model.
+        device: As torch names it.
+        memory: The budget in bytes; None: what the machine has available.
+        spill: See `choose`.
+        torch: The library.
+
+    Raises:
+        MemoryBudgetError: There is too little.
+    """
+    needed, budget = needs(plan, batches, device), memory if memory is not None else available()
+    if device == "cpu" or torch.cuda.get_device_properties(device).is_integrated:
+        return choose(needed, budget, spill=spill)
+    host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0)
+    choose(host, budget, spill=spill)
+    own = Needs(_LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between)
+    return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory")
+
+
+def available() -> int:
+    """Return how many bytes of memory the machine could give, page cache counted in.
+
+    Where a GPU shares the memory, its own library calls the page cache used, and the management library says nothing.
+    """
+    for line in _MEMORY_FILE.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    message = f"{_MEMORY_FILE}: found no MemAvailable"
+    raise MemoryBudgetError(message, hint="name the memory in quantization.resources.memory")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{math.ceil(size / 1e7) / 100:.2f} GB"
