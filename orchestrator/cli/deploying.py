@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,9 @@ from rich.status import Status
 
 from orchestrator import events
 from orchestrator.cli.text import in_bytes, in_time
+from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.up import Done, Phase
+from orchestrator.errors import ComposeUnsupportedError
 
 _EVERY = 30.0
 """Seconds between two lines of the same phase in a log."""
@@ -82,3 +85,13 @@ class DeployView:
 
     def _say(self, line: str) -> None:
         self._console.print(escape(line))
+
+
+def compose_of(folder: Path, profiles: tuple[str, ...]) -> ComposeFile:
+    """Read a bundle's compose.yaml, and insist that it has these profiles."""
+    compose = read(folder)
+    for profile in profiles:
+        if profile not in compose.profiles:
+            message = f"{folder} has no profile `{profile}`"
+            raise ComposeUnsupportedError(message, hint=f"its profiles are: {', '.join(compose.profiles) or 'none'}")
+    return compose

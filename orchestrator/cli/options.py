@@ -46,3 +46,10 @@ executor_option = click.option(
     type=click.Choice(["process", "docker"]),
     help="Where to run the steps that can run in more than one place.",
 )
+profile_option = click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="NAME",
+    help="With these services too: `monitoring` (Prometheus and Grafana), `chat` (Open WebUI).",
+)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import stat
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from docker.utils import exclude_paths
 
 _READ = 16 << 20
 """Bytes of a file up to which it is read; the digest of a larger one is taken from SHA256SUMS."""
+_PIECE = 1 << 20
 _SUMS = "SHA256SUMS"
 
 
@@ -32,19 +35,33 @@ def of_context(folder: Path, dockerfile: str) -> str:
     """Name what an image is built from: the content of all that `.dockerignore` lets through."""
     sums = dict(_listed(folder / _SUMS))
     digest = hashlib.sha256()
-    for name in sorted(_context(folder, dockerfile)):
-        file = folder / name
-        if file.is_file():
-            known = sums.get(name) if file.stat().st_size > _READ else None
-            digest.update(f"{name}\0{known or _sha256(file)}\0".encode(errors="surrogateescape"))
+    for file in _context(folder, dockerfile):
+        name = file.relative_to(folder).as_posix()
+        known = sums.get(name) if file.stat().st_size > _READ else None
+        digest.update(f"{name}\0{known or _sha256(file)}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _context(folder: Path, dockerfile: str) -> set[str]:
+def stream_context(folder: Path, dockerfile: str) -> Iterator[bytes]:
+    """Give the same files as a tar archive, piece by piece: with a model among them there is no room for a copy."""
+    for file in _context(folder, dockerfile):
+        status = file.stat()
+        entry = tarfile.TarInfo(file.relative_to(folder).as_posix())  # of nobody and no time: the layers repeat
+        entry.size, entry.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+        yield entry.tobuf(tarfile.PAX_FORMAT)
+        with file.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                yield piece
+        yield bytes(-status.st_size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _context(folder: Path, dockerfile: str) -> list[Path]:
     ignore = folder / ".dockerignore"
     lines = ignore.read_text("utf-8").splitlines() if ignore.is_file() else []
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return set(exclude_paths(str(folder), patterns, dockerfile=dockerfile))
+    names = exclude_paths(str(folder), patterns, dockerfile=dockerfile)
+    return [folder / name for name in sorted(names) if (folder / name).is_file()]
 
 
 def _listed(sums: Path) -> Iterator[tuple[str, str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from docker.errors import ImageNotFound
 
 from orchestrator.deployment.compose_file import Build, Service
 from orchestrator.deployment.container import labels
-from orchestrator.deployment.content import of_context
+from orchestrator.deployment.content import of_context, stream_context
 from orchestrator.errors import ImageUnavailableError
 from orchestrator.events import LogLine, Observer
 from orchestrator.executors import docker_images
@@ -78,7 +78,8 @@ def _build(client: DockerClient, reference: str, folder: Path, build: Build, obs
     marks = {**labels(folder), CONTEXT: _digest(folder, build), ENGINE: _engine(client)}
     with explained(f"building {reference}"):
         messages = client.api.build(
-            path=str(folder),
+            fileobj=cast("IO[bytes]", stream_context(folder, build.dockerfile)),  # requests sends any iterable
+            custom_context=True,
             dockerfile=build.dockerfile,
             buildargs=dict(build.args),
             network_mode=build.network,

@@ -35,6 +35,9 @@ ENGINE_ERRORS = (DockerException, requests.RequestException)
 _TIMEOUT = 120
 """Seconds; creating a container from a large image on a slow disk takes its time."""
 
+_LONG_TIMEOUT = 3600
+"""Seconds; older engines write a whole image of 30 GB to disk first."""
+
 _START_ENGINE = (
     "start it: sudo systemctl start docker (to install it: sudo apt-get install -y docker.io; "
     "for Podman: systemctl --user start podman.socket and "
@@ -107,6 +110,16 @@ def explained(doing: str) -> Iterator[None]:
         raise explain(error, doing) from error
 
 
+@contextmanager
+def patiently(client: DockerClient) -> Iterator[None]:
+    """Wait longer for the next byte of an answer: engines prepare a large image before they send it."""
+    before, client.api.timeout = client.api.timeout, _LONG_TIMEOUT
+    try:
+        yield
+    finally:
+        client.api.timeout = before
+
+
 def explain(error: Exception, doing: str) -> MachineError:
     """Say in our words what the engine could not do."""
     said = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
@@ -150,7 +163,7 @@ def require_gpus(client: DockerClient) -> None:
         info = client.info()
     known = "nvidia" in info.get("Runtimes", {}) or info.get("DiscoveredDevices")
     if not known and not any(shutil.which(tool) for tool in _GPU_TOOLS):
-        message = "the step needs a GPU, and this engine has no NVIDIA runtime"
+        message = "a GPU is needed, and this engine has no NVIDIA runtime"
         raise GpuRuntimeMissingError(message, hint=_ADD_GPU_RUNTIME)
 
 

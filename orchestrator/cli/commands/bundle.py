@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
 
+from orchestrator.bundle.render import Bundle
 from orchestrator.bundle.targets import TARGETS
 from orchestrator.cli.building import bundle_of
-from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option
+from orchestrator.cli.deploying import DeployView, compose_of
+from orchestrator.cli.options import executor_option, json_option, profile_option, recipe_argument, set_option
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.resolving import resolve
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
+from orchestrator.deployment.archive import INSTALL, Archived, archive
 from orchestrator.errors import BundleIncompleteError
+from orchestrator.executors.docker_engine import connect
 from orchestrator.plan import ExecutorName
 from orchestrator.runner import forecast
 from orchestrator.store.artifact import Artifact
@@ -31,6 +36,14 @@ from orchestrator.store.artifact import Artifact
     help=f"Write files for these ways to deploy alone: {', '.join(TARGETS)}. All that apply where none is named.",
 )
 @click.option("--embed-model", is_flag=True, help="Have the bundle's Dockerfile put the model into the image.")
+@click.option(
+    "--air-gap",
+    "archive_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.tar",
+    help="Also write one archive with model, images and an install script, for a machine without a network.",
+)
+@profile_option
 @json_option
 @click.pass_obj
 def command(
@@ -40,9 +53,11 @@ def command(
     executor: ExecutorName | None,
     targets: str,
     embed_model: bool,
+    archive_file: Path | None,
+    profiles: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write dist/RECIPE again from what is built; builds nothing."""
+    """Write dist/RECIPE again from what is built; builds no step of it."""
     planned = plan_recipe(settings, recipe, overrides, executor)
     planned.plan.insist()
     plan = resolve(settings, planned, executor)
@@ -58,7 +73,24 @@ def command(
         artifacts[placed.step.name] = found
     chosen = [name.strip() for name in targets.split(",") if name.strip()]
     bundle = bundle_of(settings, plan, artifacts, targets=chosen, embed_model=embed_model)
-    if as_json:
-        print_json({"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused})
-    else:
+    if not as_json:
         click.echo(f"{bundle.folder} {'is as it was' if bundle.reused else 'is written'}")
+    archived = _archive(bundle.folder, archive_file.resolve(), profiles) if archive_file else None
+    if as_json:
+        print_json(_document(recipe, bundle, archived))
+    elif archived:
+        click.echo(f"{archived.file} is written. Where there is no network: tar --extract --file {archived.file.name}")
+        click.echo(f"then, in the folder that it makes: ./{recipe}/{INSTALL}")
+
+
+def _archive(folder: Path, file: Path, profiles: tuple[str, ...]) -> Archived:
+    compose = compose_of(folder, profiles)
+    with closing(connect()) as client, DeployView() as view:
+        return archive(client, folder, compose, file, profiles=profiles, observer=view)
+
+
+def _document(recipe: str, bundle: Bundle, archived: Archived | None) -> dict[str, object]:
+    document: dict[str, object] = {"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused}
+    if archived:
+        document["archive"] = {"file": str(archived.file), "bytes": archived.size, "images": list(archived.images)}
+    return document

@@ -8,27 +8,20 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.deploying import DeployView
-from orchestrator.cli.options import json_option, recipe_argument, verbose_option
+from orchestrator.cli.deploying import DeployView, compose_of
+from orchestrator.cli.options import json_option, profile_option, recipe_argument, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, program
-from orchestrator.deployment.compose_file import SERVER, ComposeFile, read
+from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.question import API_KEY, Answer, Gateway
 from orchestrator.deployment.record import remember
 from orchestrator.deployment.up import Deployment, Done, gateway_of, limit_of, wait_until_ready
-from orchestrator.errors import ComposeUnsupportedError
 from orchestrator.executors.docker_engine import connect
 
 
 @click.command("deploy")
 @recipe_argument
-@click.option(
-    "--profile",
-    "profiles",
-    multiple=True,
-    metavar="NAME",
-    help="Also start these services: `monitoring` (Prometheus and Grafana), `chat` (Open WebUI).",
-)
+@profile_option
 @verbose_option
 @json_option
 @click.pass_obj
@@ -40,7 +33,7 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
     """
     settings.book.load(recipe)  # a name that is no recipe never becomes a path
     folder = settings.dist / recipe
-    compose = _compose(folder, profiles)
+    compose = compose_of(folder, profiles)
     with closing(connect()) as client, DeployView(verbose=verbose) as view:
         remember(settings.store.root, recipe)
         container = Deployment(client, folder, compose, profiles, view).bring_up()
@@ -52,15 +45,6 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
         print_json(_document(recipe, folder, gateway, waited, answer))
     else:
         _tell(recipe, folder, gateway, answer)
-
-
-def _compose(folder: Path, profiles: tuple[str, ...]) -> ComposeFile:
-    compose = read(folder)
-    for profile in profiles:
-        if profile not in compose.profiles:
-            message = f"{folder} has no profile `{profile}`"
-            raise ComposeUnsupportedError(message, hint=f"its profiles are: {', '.join(compose.profiles) or 'none'}")
-    return compose
 
 
 def _document(recipe: str, folder: Path, gateway: Gateway, waited: float, answer: Answer | None) -> dict[str, object]:

@@ -1,0 +1,241 @@
+"""A bundle with its images in one tar archive, for a machine without a network; written as a stream, in one pass.
+
+Images come from the engine as a stream of unknown length, and tar wants a length before the bytes: they are cut into
+parts, which `install.sh` puts together again. Nothing is written twice, and no more than one part is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shlex
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from orchestrator.deployment import images
+from orchestrator.deployment.compose_file import ComposeFile
+from orchestrator.deployment.up import Done, Observer, Phase
+from orchestrator.errors import ArtifactCorruptError, DiskFullError, ImageUnavailableError, machine_faults
+from orchestrator.events import Progress
+from orchestrator.executors.docker_engine import explained, patiently
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+INSTALL = "install.sh"
+_SUMS = "SHA256SUMS"
+_MODEL = "model/"
+_LEFT_OUT = (".env", "secrets/", "two-sparks/.env", "two-sparks/keys/", "images/", INSTALL, _SUMS)
+"""What belongs to this machine alone, and what an archive has of its own."""
+_KEPT = frozenset({"secrets/README"})
+_PART = 64 << 20
+_COPY = 1 << 20
+_EVERY = 256 << 20
+"""Bytes between two words about how far it is."""
+_SPARE = 1.01
+"""What tar adds, for any number of files that a bundle has."""
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A finished archive."""
+
+    file: Path
+    size: int
+    images: tuple[str, ...]
+
+
+def archive(
+    client: DockerClient,
+    folder: Path,
+    compose: ComposeFile,
+    file: Path,
+    *,
+    profiles: tuple[str, ...],
+    observer: Observer,
+) -> Archived:
+    """Write a bundle, its images and what installs them into one archive.
+
+    Args:
+        client: The engine that has the images, or builds and pulls them.
+        folder: The bundle.
+        compose: What its compose.yaml says.
+        file: The archive; an older one is replaced once the new one is whole.
+        profiles: The extras that shall be in it.
+        observer: Hears how far it is.
+
+    Raises:
+        DiskFullError: The archive has no room; nothing was written.
+        ArtifactCorruptError: A file of the model is not what was built.
+        MachineError: The engine has no image and cannot get it.
+    """
+    services = compose.chosen(profiles)
+    for service in services.values():
+        images.ensure(client, service, folder, observer)
+    names = tuple(dict.fromkeys(service.image for service in services.values()))
+    contents = list(_contents(folder))
+    image_bytes = sum(_size(client, name) for name in names)
+    total = sum(size for _, size in contents) + image_bytes
+    _require_room(file, total)
+    observer(Phase("archive", f"{total / 1e9:.1f} GB to {file}, and as much again where it is unpacked"))
+    script = _install_script(folder.name, names, _architecture(client), image_bytes)
+    partial = file.with_name(f".{file.name}.part")
+    with machine_faults(f"writing {file}"):
+        try:
+            with partial.open("wb") as stream:
+                _Writer(stream, folder, total, observer).write_all(script, contents, _parts(client, names))
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    size = file.stat().st_size
+    observer(Done("archive", f"{file} has {size / 1e9:.1f} GB"))
+    return Archived(file, size, names)
+
+
+class _Writer:
+    """Writes an archive, and the digest of everything in it at its end."""
+
+    def __init__(self, stream: IO[bytes], folder: Path, total: int, observer: Observer) -> None:
+        self._stream = stream
+        self._folder = folder
+        self._total = total
+        self._observer = observer
+        self._sums: dict[str, str] = {}
+        self._done = self._told = 0
+
+    def write_all(self, script: str, contents: Iterable[tuple[str, int]], parts: Iterable[tuple[str, bytes]]) -> None:
+        with tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPY) as archive:
+            self._add_bytes(archive, INSTALL, script.encode(), 0o755)
+            known = _listed(self._folder / _SUMS)
+            for name, _ in contents:
+                self._add_file(archive, name, known.get(name))
+            for name, part in parts:
+                self._add_bytes(archive, name, part)
+            sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(self._sums.items()))
+            self._add_bytes(archive, _SUMS, sums.encode())
+
+    def _add_bytes(self, archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
+        entry = self._entry(name, len(content), mode)
+        self._sums[name] = hashlib.sha256(content).hexdigest()
+        archive.addfile(entry, io.BytesIO(content))
+        self._tell(name, len(content))
+
+    def _add_file(self, archive: tarfile.TarFile, name: str, known: str | None) -> None:
+        file = self._folder / name
+        with file.open("rb") as source:
+            status = os.fstat(source.fileno())
+            reader = _Hashing(source, lambda count: self._tell(name, count))
+            archive.addfile(self._entry(name, status.st_size, 0o755 if status.st_mode & 0o100 else 0o644), reader)
+        self._sums[name] = reader.digest
+        if name.startswith(_MODEL) and known not in {None, reader.digest}:
+            message = f"{file} is not what was built: its SHA-256 is {reader.digest}, and {_SUMS} has {known}"
+            raise ArtifactCorruptError(message, hint=f"write the bundle again: orchestrator build {self._folder.name}")
+
+    def _entry(self, name: str, size: int, mode: int) -> tarfile.TarInfo:
+        entry = tarfile.TarInfo(f"{self._folder.name}/{name}")
+        entry.size, entry.mode = size, mode
+        return entry
+
+    def _tell(self, name: str, count: int) -> None:
+        self._done += count
+        if self._done - self._told >= _EVERY:
+            self._told = self._done
+            self._observer(Progress(self._done, self._total, "bytes", f"archive: {name}"))
+
+
+class _Hashing(io.RawIOBase):
+    """Hands bytes on and hashes them as they pass."""
+
+    def __init__(self, source: IO[bytes], tell: Callable[[int], None]) -> None:
+        super().__init__()
+        self._source = source
+        self._tell = tell
+        self._hash = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what has passed."""
+        return self._hash.hexdigest()
+
+    def read(self, size: int = -1) -> bytes:
+        """Give what comes next."""
+        piece = self._source.read(size)
+        self._hash.update(piece)
+        self._tell(len(piece))
+        return piece
+
+
+def _contents(folder: Path) -> Iterator[tuple[str, int]]:
+    """List a bundle's files with their sizes; what a person added for this machine alone stays here."""
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        left_out = any(name == one or (one.endswith("/") and name.startswith(one)) for one in _LEFT_OUT)
+        if file.is_file() and (name in _KEPT or not left_out):
+            yield name, file.stat().st_size
+
+
+def _listed(sums: Path) -> dict[str, str]:
+    lines = sums.read_text("utf-8").splitlines() if sums.is_file() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Give each image as `docker save` writes it, in pieces with their names in the archive."""
+    for index, name in enumerate(names):
+        with explained(f"reading image {name}"), patiently(client):
+            for number, piece in enumerate(_in_pieces(client.api.get_image(name))):
+                yield f"images/{index}/{number:05}.part", piece
+
+
+def _in_pieces(stream: Iterable[bytes]) -> Iterator[bytes]:
+    buffer = bytearray()
+    for chunk in stream:
+        buffer += chunk
+        while len(buffer) >= _PART:
+            yield bytes(buffer[:_PART])
+            del buffer[:_PART]
+    yield bytes(buffer)
+
+
+def _size(client: DockerClient, name: str) -> int:
+    found = images.find(client, name)
+    if found is None:
+        message = f"{name}: the engine has lost the image"
+        raise ImageUnavailableError(message)
+    return int(found.attrs["Size"])
+
+
+def _architecture(client: DockerClient) -> str:
+    with explained("asking the engine for its architecture"):
+        return str(client.version()["Arch"])
+
+
+def _require_room(file: Path, total: int) -> None:
+    with machine_faults(f"writing {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(file.parent).free
+    if free < total * _SPARE:
+        message = f"the archive needs {total / 1e9:.1f} GB, and {file.parent} has {free / 1e9:.1f} GB free"
+        raise DiskFullError(message, hint="name a file on a larger disk: --air-gap /path/to/FILE.tar")
+
+
+def _install_script(name: str, image_names: tuple[str, ...], architecture: str, image_bytes: int) -> str:
+    environment = Environment(
+        loader=PackageLoader("orchestrator.deployment"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - a shell script; values are quoted for the shell
+    )
+    environment.filters["quote"] = shlex.quote
+    return environment.get_template(f"{INSTALL}.j2").render(
+        name=name, images=image_names, architecture=architecture, image_bytes=image_bytes
+    )
