@@ -233,6 +233,8 @@ def _install_script(name: str, image_names: tuple[str, ...], architecture: str, 
         loader=PackageLoader("orchestrator.deployment"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        comment_start_string="<#",  # {# is the length of an array there
+        comment_end_string="#>",
         autoescape=False,  # noqa: S701 - a shell script; values are quoted for the shell
     )
     environment.filters["quote"] = shlex.quote

@@ -337,25 +337,27 @@ def _ended(container: Container) -> ServerEndedError:
         container.stop(timeout=1)
     why = ", killed for lack of memory" if state.get("OOMKilled") else ""
     message = f"the server ended with status {state['ExitCode']}{why} before it was ready; its last lines:\n"
-    return ServerEndedError(message + last_lines(container), hint=f"all of them: docker logs {container.name}")
+    return ServerEndedError(message + _last_lines(container), hint=f"all of them: docker logs {container.name}")
 
 
 def _too_late(container: Container, limit: float, said: str) -> ServerNotReadyError:
     reason = f" ({said})" if said else ""
     message = f"the server is not ready after {limit:.0f} s{reason}; it goes on starting. Its last lines:\n"
     return ServerNotReadyError(
-        message + last_lines(container), hint=f"wait on: orchestrator deploy {container.labels[RECIPE]}"
+        message + _last_lines(container), hint=f"wait on: orchestrator deploy {container.labels[RECIPE]}"
     )
 
 
-def last_lines(container: Container, count: int = _LAST_LINES) -> str:
-    """Give the last lines that a container wrote."""
-    text = container.logs(tail=count).decode("utf-8", errors="replace").rstrip()
-    return text or "(it wrote nothing)"
+def _last_lines(container: Container) -> str:
+    return _tail(container, _LAST_LINES) or "(it wrote nothing)"
 
 
 def _said_last(container: Container) -> str:
-    return last_lines(container, 1).splitlines()[-1]
+    return "".join(_tail(container, 1).splitlines()[-1:])
+
+
+def _tail(container: Container, count: int) -> str:
+    return container.logs(tail=count).decode("utf-8", errors="replace").rstrip()
 
 
 def gateway_of(folder: Path, compose: ComposeFile, key: str | None) -> Gateway:

@@ -20,7 +20,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PACKAGES = ("numpy", "ml_dtypes")
+_AIOHTTP = (
+    "aiohttp",
+    "aiohappyeyeballs",
+    "aiosignal",
+    "attr",
+    "frozenlist",
+    "idna",
+    "multidict",
+    "propcache",
+    "typing_extensions",
+    "yarl",
+)
+"""With all that it needs; trtllm-serve needs it, so a bundle's gateway finds it in the real image."""
+PACKAGES = ("numpy", "ml_dtypes", "yaml", *_AIOHTTP)
 APPLETS = (
     "sh",
     "cat",
@@ -70,6 +83,7 @@ def write_root(file: Path, packages: Iterable[str] = PACKAGES, *, to_come: Itera
         for package in packages:
             for folder in _folders(package):
                 root.tree(folder, site / folder.name)
+                root.file(folder, site / folder.name)
         busybox = shutil.which("busybox", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin")
         if busybox:
             root.file(Path(busybox), Path("/bin/busybox"))
@@ -137,11 +151,11 @@ class _Root:
 
 
 def _folders(package: str) -> Iterator[Path]:
-    """Find a package's folder and that of the libraries that its wheel brought."""
+    """Find a package's folder, or the one file that it is, and the folder of the libraries that its wheel brought."""
     found = importlib.util.find_spec(package)
     assert found is not None
     assert found.origin is not None
-    folder = Path(found.origin).parent
+    folder = Path(found.origin).parent if found.submodule_search_locations else Path(found.origin)
     yield folder
     yield from folder.parent.glob(f"{package}.libs")
 
