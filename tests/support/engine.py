@@ -211,7 +211,8 @@ def own_engine_in(parent: Path | None = None) -> Iterator[OwnEngine]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _do_without(reason: str) -> NoReturn:
+def do_without(reason: str) -> NoReturn:
+    """Skip a test for something that is not here; where everything is required, fail it."""
     if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -228,7 +229,7 @@ def engine() -> Iterator[Engine]:
             try:
                 found = stack.enter_context(own_engine_in()).engine
             except NoEngineError as error:
-                _do_without(str(error))
+                do_without(str(error))
         else:
             with tempfile.TemporaryDirectory() as folder:
                 _import_base(found, Path(folder))
@@ -242,7 +243,7 @@ def own_engine() -> Iterator[OwnEngine]:
         with own_engine_in() as own:
             yield own
     except NoEngineError as error:
-        _do_without(str(error))
+        do_without(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -250,7 +251,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry on loopback; yields the prefix of its images' names, `127.0.0.1:PORT`."""
     program = shutil.which("docker-registry", path=_PATH)
     if program is None:
-        _do_without("docker-registry is not installed (apt-get install docker-registry)")
+        do_without("docker-registry is not installed (apt-get install docker-registry)")
     folder = tmp_path_factory.mktemp("registry")
     with closing(socket.create_server(("127.0.0.1", 0))) as probe:
         port = probe.getsockname()[1]
