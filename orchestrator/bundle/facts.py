@@ -213,7 +213,7 @@ class Facts:
     @property
     def tag(self) -> str:
         """The tag of the image that the bundle builds: another one for whatever is served otherwise."""
-        return self.digest[:12]
+        return f"{self.digest[:12]}{'-with-model' if self.embed_model else ''}"
 
     @property
     def built_image(self) -> str:

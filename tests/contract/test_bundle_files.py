@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The texts of every recipe's bundle, written down."""
     root = tmp_path_factory.mktemp("bundles")
     for name in NAMES:
-        facts = gathered(name, root / "artifacts")
-        for path, text in texts_of(facts).items():
-            (root / name / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / name / path).write_text(text, encoding="utf-8")
+        write(root / name, gathered(name, root / "artifacts"))
     return {name: root / name for name in NAMES}
+
+
+def write(folder: Path, facts: Facts) -> None:
+    for path, text in texts_of(facts).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
 
 
 @cache
@@ -286,6 +290,25 @@ def test_the_operator_takes_every_service_released_or_not(bundles: Mapping[str, 
         assert list(operator_problems(service)) == []
     for service in distinct(iter(services)):
         assert custom_problems(service, definitions) == []
+
+
+def test_a_model_in_the_image_needs_no_volume(tmp_path: Path) -> None:
+    needs_shared()
+    facts = replace(facts_of(SAMPLES[1], tmp_path / "artifacts"), embed_model=True)
+    folder = tmp_path / "bundle"
+    write(folder, facts)
+    assert not (folder / "model-volume").exists()
+    plain, chart = kustomized(folder / "kubernetes"), charted(folder, {})
+    files = ("kserve/runtime.yaml", "kserve/inference-service.yaml", "nim-operator/nimservice.yaml")
+    custom = [document for file in files for document in objects((folder / file).read_text())]
+    for document in plain + chart:
+        assert [problem for version in VERSIONS for problem in core_problems(document, version)] == []
+    for document in custom:
+        assert custom_problems(document, "crds") == []
+    assert list(operator_problems(custom[-1])) == []
+    assert one(chart, "Deployment")["spec"]["template"]["spec"] == one(plain, "Deployment")["spec"]["template"]["spec"]
+    texts = [json.dumps(plain + chart + custom), *(file.read_text() for file in (folder / "systemd").iterdir())]
+    assert not [text for text in texts if facts.volume in text]
 
 
 @pytest.mark.parametrize(

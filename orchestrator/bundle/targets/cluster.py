@@ -99,7 +99,9 @@ def render_all(facts: Facts, folder: str, templates: str, names: tuple[str, ...]
 
 
 def model_volume(facts: Facts) -> dict[str, str]:
-    """Render the volume with the model and how it is filled."""
+    """Render the volume with the model and how it is filled; nothing where the image holds the model."""
+    if facts.embed_model:
+        return {}
     sums = "".join(f"{file.sha256}  {path}\n" for path, file in sorted(facts.model_files.items()))
     size = f"{facts.size / 1e9:.1f} GB"
     script = plain_text("model_volume/load-model.sh.j2", **values_of(facts), folder=MODEL_FOLDER, size=size)
