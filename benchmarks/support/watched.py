@@ -25,13 +25,13 @@ class Run:
     """What one process took."""
 
     seconds: float
-    processor_seconds: float
+    processor_seconds: float = 0
     """Of all its threads; unlike the time it does not grow when others use the machine."""
-    anonymous_bytes: int
+    anonymous_bytes: int = 0
     """The most memory of its own at any look, fifty times a second: without files that it has mapped."""
-    resident_bytes: int
+    resident_bytes: int = 0
     """The most memory at all, as the kernel counts it: with files that it has mapped."""
-    read_bytes: int
+    read_bytes: int = 0
     """What was read from the disk for it."""
     printed: str = ""
 

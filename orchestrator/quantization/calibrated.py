@@ -107,6 +107,8 @@ def quantize_calibrated(
         _Walk(plan, writer, memory, how, way, report, observer).run(batches)
     plan.write_companions(output)
     report.bytes_written = writer.size
+    if how.device != "cpu":
+        report.gpu_bytes = library("torch").cuda.max_memory_allocated(how.device)
     return report
 
 

@@ -11,6 +11,7 @@ time is filled with weights, runs over all batches, and is emptied again.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -258,9 +259,11 @@ class LayeredModel:
         """View an array as a tensor on the device; on the CPU they share their memory."""
         if isinstance(array, self.torch.Tensor):
             return array.to(self.device)
-        if array.dtype == ml_dtypes.bfloat16:
-            return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
-        return self.torch.from_numpy(array).to(self.device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
+            if array.dtype == ml_dtypes.bfloat16:
+                return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
+            return self.torch.from_numpy(array).to(self.device)
 
     def _note(self, shared: _Shared, *, tupled: bool) -> Callable[..., Any]:
         """Return what layers do while they only note what they are given.

@@ -85,6 +85,8 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_read: int = 0
     bytes_written: int = 0
+    gpu_bytes: int = 0
+    """The most memory of a GPU that was in use."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tensor(self, module: str, scheme: Scheme, scale: np.float32) -> TensorReport:
@@ -136,7 +138,8 @@ class Report:
         """Return one line about what it cost, for the log."""
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        gpu = f", of the GPU {self.gpu_bytes / 1e6:.0f} MB" if self.gpu_bytes else ""
         return (
             f"quantized: read {self.bytes_read / 1e9:.3f} GB, wrote {self.bytes_written / 1e9:.3f} GB, {phases};"
-            f" peak memory {peak / 1e6:.0f} MB"
+            f" peak memory {peak / 1e6:.0f} MB{gpu}"
         )

@@ -135,7 +135,7 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
         MemoryBudgetError: There is too little.
     """
     needed, budget = needs(plan, batches, device), memory if memory is not None else available()
-    if device == "cpu" or torch.cuda.get_device_properties(device).is_integrated:
+    if device == "cpu" or getattr(torch.cuda.get_device_properties(device), "is_integrated", False):
         return choose(needed, budget, spill=spill)
     host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0)
     choose(host, budget, spill=spill)
