@@ -76,7 +76,7 @@ def _tell(action: str, arguments: list[str], documents: Documents, settings: Set
         case "healthcheck":
             return actions.check_health(settings)
         case "openapi":
-            return actions.tell_openapi(documents)
+            return actions.tell_openapi(settings)
         case _:
             message = f"there is no action {action!r}; `help` lists them"
             raise UsageError(message)

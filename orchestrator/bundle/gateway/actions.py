@@ -106,9 +106,9 @@ def make_key(arguments: Sequence[str]) -> str:
     return key
 
 
-def tell_openapi(documents: Documents) -> str:
+def tell_openapi(settings: Settings) -> str:
     """Write the description of the interface."""
-    return json.dumps(describe(documents.serve.served_model_name), indent=1)
+    return json.dumps(describe(settings.names), indent=1)
 
 
 def check_health(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .metrics import CONTENT_TYPE
@@ -10,13 +11,13 @@ from .routes import LICENSE, LIVE, MANIFEST, METADATA, METRICS, MODELS, READY, R
 _TEXT = {"type": "string"}
 
 
-def describe(model: str) -> dict[str, Any]:
+def describe(names: Sequence[str]) -> dict[str, Any]:
     """Describe the interface.
 
     Args:
-        model: The name of the model, for the examples.
+        names: The names of the model.
     """
-    paths = {route.path: {route.method.lower(): _operation(route, model)} for route in ROUTES.values()}
+    paths = {route.path: {route.method.lower(): _operation(route, names)} for route in ROUTES.values()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -32,7 +33,7 @@ def describe(model: str) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, model: str) -> dict[str, Any]:
+def _operation(route: Route, names: Sequence[str]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.path.removeprefix("/v1/").replace("/", "_"),
         "summary": route.summary,
@@ -41,8 +42,9 @@ def _operation(route: Route, model: str) -> dict[str, Any]:
     if not route.open:
         operation["security"] = [{}, {"key": []}]
     if route.for_model:
-        schema = _REQUESTS[route.path]
-        example = {"model": model, **_EXAMPLES[route.path]}
+        required, optional = _REQUESTS[route.path]
+        schema = _object({"model": {"enum": list(names)}, **required}, **optional)
+        example = {"model": names[0], **_EXAMPLES[route.path]}
         body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
         operation["requestBody"] = body
     return operation
@@ -53,7 +55,7 @@ def _success(route: Route) -> dict[str, Any]:
         return {"description": route.summary, "content": {CONTENT_TYPE: {"schema": _TEXT}}}
     content: dict[str, Any] = {"application/json": {"schema": _ANSWERS.get(route.path, {"type": "object"})}}
     if route.for_model:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {"schema": {"description": "Events as OpenAI sends them, while it is made."}}
     return {"description": route.summary, "content": content}
 
 
@@ -84,13 +86,12 @@ _SAMPLING: dict[str, Any] = {
     "stream": {"type": "boolean"},
     "seed": {"type": "integer"},
 }
-_REQUESTS = {
-    "/v1/chat/completions": _object(
-        {"model": _TEXT, "messages": {"type": "array", "items": _MESSAGE, "minItems": 1}}, **_SAMPLING
-    ),
-    "/v1/completions": _object({"model": _TEXT, "prompt": _TEXT}, **_SAMPLING),
-    "/v1/responses": _object({"model": _TEXT, "input": _TEXT}, max_output_tokens=_COUNT, stream={"type": "boolean"}),
+_REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "/v1/chat/completions": ({"messages": {"type": "array", "items": _MESSAGE, "minItems": 1}}, _SAMPLING),
+    "/v1/completions": ({"prompt": _TEXT}, _SAMPLING),
+    "/v1/responses": ({"input": _TEXT}, {"max_output_tokens": _COUNT, "stream": {"type": "boolean"}}),
 }
+"""What a request must have besides the model, and what it may have."""
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "/v1/completions": {"prompt": "Hello"},

@@ -162,8 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._wait_if_hung()
         if self.path == "/v1/chat/completions" and not self.chat_template:
             self._error("the tokenizer has no chat template")
-        elif self.path == "/v1/chat/completions" and not body.get("messages"):
-            self._error("messages: field required")
+        elif not _is_valid(self.path, body):
+            self._error("messages, prompt or input: field required")
         elif self.path in {"/v1/chat/completions", "/v1/completions", "/v1/responses"}:
             self._answer(body)
         else:
@@ -303,6 +303,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _is_valid(path: str, body: object) -> bool:
+    if not isinstance(body, dict):
+        return False
+    if path != "/v1/chat/completions":
+        return True
+    messages = body.get("messages")
+    return isinstance(messages, list) and bool(messages) and all(isinstance(each, dict) for each in messages)
 
 
 def _question(body: dict[str, Any]) -> str:

@@ -247,7 +247,7 @@ def test_quiet_logs_keep_what_matters() -> None:
 
 
 def test_the_description_has_every_route_and_no_other() -> None:
-    described = describe("tiny")["paths"]
+    described = describe(["tiny"])["paths"]
     assert {(path, method.upper()) for path in described for method in described[path]} == {
         (route.path, route.method) for route in ROUTES.values()
     }
