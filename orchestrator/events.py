@@ -36,6 +36,17 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A download hashed a file while it was in memory, and it is right."""
+
+    path: str
+    """Below the output folder."""
+    sha256: str
+    witness: str
+    """The file system's word for it afterwards; the digest counts only while that is the same."""
+
+
+@dataclass(frozen=True)
 class LogLine:
     """One line that the step's command wrote."""
 
@@ -98,7 +109,7 @@ class Warned:
     message: str
 
 
-Event = Progress | Failure | LogLine | StepStarted | Publishing | StepReused | StepDone | Waiting | Warned
+Event = Progress | Failure | Checked | LogLine | StepStarted | Publishing | StepReused | StepDone | Waiting | Warned
 
 
 class Observer(Protocol):
@@ -112,10 +123,10 @@ def silence(event: Event) -> None:
     """Ignore every event: the default observer."""
 
 
-Told = Progress | Failure | Warned
+Told = Progress | Failure | Checked | Warned
 """What a payload may say."""
 
-_CHANNEL: dict[str, type[Told]] = {"progress": Progress, "failure": Failure, "warned": Warned}
+_CHANNEL: dict[str, type[Told]] = {"progress": Progress, "failure": Failure, "checked": Checked, "warned": Warned}
 
 
 def to_line(event: Told) -> str:

@@ -25,7 +25,18 @@ from orchestrator.errors import (
     by_code,
     machine_faults,
 )
-from orchestrator.events import Event, Failure, Observer, Publishing, StepDone, StepReused, StepStarted, Waiting, Warned
+from orchestrator.events import (
+    Checked,
+    Event,
+    Failure,
+    Observer,
+    Publishing,
+    StepDone,
+    StepReused,
+    StepStarted,
+    Waiting,
+    Warned,
+)
 from orchestrator.executors.job import Executor, Job, Outcome, carry_on
 from orchestrator.journal import Journal
 from orchestrator.needs import HINT, needs_of
@@ -171,7 +182,7 @@ class Runner:
         scratch = self.store.scratch(key) if step.resumable else None
         job = binder.job(step, placed.executor, key, folders, attempt.folder, digests=digests, scratch=scratch)
         if left:
-            return self._publish(step, executor, job, left, found=True)
+            return self._publish(step, executor, job, left)
         self.observer(StepStarted(step.name, executor.name))
         try:
             with machine_faults(f"preparing {step.name}"):
@@ -180,7 +191,7 @@ class Runner:
         except MachineError:
             attempt.discard()
             raise
-        listener = _FailureListener(self.observer)
+        listener = _Listener(self.observer)
         try:
             heed = watch_for(plan.target, step.name, self.kernel) or carry_on
             outcome = executor.run(job, listener, heed)
@@ -203,13 +214,25 @@ class Runner:
             self._let_go(executor, job)
             raise
         attempt.seal()
-        return self._publish(step, executor, job, attempt, found=False)
+        checked = listener.checked if step.network else {}  # a download's word counts: all else runs what others wrote
+        return self._publish(step, executor, job, attempt, checked=checked)
 
-    def _publish(self, step: Step, executor: Executor, job: Job, attempt: Attempt, *, found: bool) -> Artifact:
-        """Publish what ended well; whatever interrupts that, the next build goes on from there."""
-        self.observer(Publishing(step.name, found))
+    def _publish(
+        self,
+        step: Step,
+        executor: Executor,
+        job: Job,
+        attempt: Attempt,
+        *,
+        checked: Mapping[str, Checked] | None = None,
+    ) -> Artifact:
+        """Publish what ended well; whatever interrupts that, the next build goes on from there.
+
+        Without `checked`, what it is to publish was found.
+        """
+        self.observer(Publishing(step.name, checked is None))
         self.store.owe(job.key)
-        artifact = self.store.publish(attempt, job.key, step.name)
+        artifact = self.store.publish(attempt, job.key, step.name, checked or {})
         self.store.drop_scratch(job.key)
         self._let_go(executor, job)
         return artifact
@@ -281,17 +304,23 @@ def failed_log(root: Path, recipe: str, step: str) -> Path:
 
 
 @dataclass
-class _FailureListener:
-    """Passes events on and remembers the reason that a payload gave for giving up."""
+class _Listener:
+    """Passes events on, and keeps what a payload says to us alone."""
 
     observer: Observer
     failure: Failure | None = None
+    """Why it gave up."""
+    checked: dict[str, Checked] = field(default_factory=dict)
+    """Which files it hashed while they arrived."""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Failure):
-            self.failure = event
-        else:
-            self.observer(event)
+        match event:
+            case Failure():
+                self.failure = event
+            case Checked():
+                self.checked[event.path] = event
+            case _:
+                self.observer(event)
 
 
 def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, attempt: Attempt) -> None:

@@ -105,8 +105,8 @@ def store_layout() -> str:
 
 _EVENTS = """\
 Below the command line nothing prints: a build reports events, and the command line shows them. A payload, which runs in
-another process or container, writes two of them, `progress` and `failure`, as lines of its standard output; every other
-line is log. Such a line is `@orchestrator ` and one JSON object with the key `event`:"""
+another process or container, writes some of them, `progress`, `warned`, `checked` and `failure`, as lines of its
+standard output; every other line is log. Such a line is `@orchestrator ` and one JSON object with the key `event`:"""
 
 _LINE = '@orchestrator {"event": "progress", "done": 12, "total": 95, "unit": "tensors", "note": "lm_head.weight"}'
 

@@ -13,7 +13,7 @@ from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import XetFileData  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
-from orchestrator.events import Warned
+from orchestrator.events import Checked, Warned
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.offline import missing_files
 from orchestrator.hub.partial import Partial, digest_of
@@ -23,6 +23,7 @@ from orchestrator.hub.transfer import TooLongError, transfer
 from orchestrator.hub.words import hub_words
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.room import existing
+from orchestrator.witness import witness_of
 
 _READ = 1 << 20
 
@@ -38,8 +39,8 @@ class Fetcher:
     output: Path
     stop: Stop
     report: Report
-    warn: Callable[[Warned], None]
-    """Called with what a person should know; from several threads."""
+    tell: Callable[[Warned | Checked], None]
+    """Called with what others should know; from several threads."""
 
     @property
     def cache(self) -> RepoCache:
@@ -81,7 +82,14 @@ class Fetcher:
         if not pointer.exists():
             with hub_words(self.snapshot.repo, self.snapshot.commit):
                 pointer = self._from_hub(file)
-        link_or_copy(pointer.resolve(), self.output / file.path)
+        self._place(pointer.resolve(), file)
+
+    def _place(self, blob: Path, file: RemoteFile) -> None:
+        """Have a checked file in the folder; where it is the very same one, nobody has to hash it again."""
+        target = self.output / file.path
+        link_or_copy(blob, target)
+        if file.sha256 and target.samefile(blob):
+            self.tell(Checked(file.path, file.sha256, witness_of(target)))
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
@@ -106,7 +114,7 @@ class Fetcher:
         first = self._transfer(url, xet, file, etag)
         if first is None:
             return
-        self._tell(f"{first}; fetching it once more")
+        self._warn(f"{first}; fetching it once more")
         second = self._transfer(url, None, file, etag)
         if second is not None:
             message = f"{self._at}: twice in a row, what arrived is not what it must be\n  {first}\n  {second}"
@@ -142,7 +150,7 @@ class Fetcher:
             try:
                 stream(xet, partial, self.stop, report)
             except XetFaultError as fault:
-                self._tell(f"{file.path}: Xet storage: {fault}; fetching the rest over plain HTTP")
+                self._warn(f"{file.path}: Xet storage: {fault}; fetching the rest over plain HTTP")
         transfer(url, f"{self._at}: {file.path}", partial, self.stop, report)
 
     def _is_right(self, path: Path, file: RemoteFile) -> bool:
@@ -160,7 +168,7 @@ class Fetcher:
         place = self.cache.aside(file.path)
         path.resolve().replace(place)
         found = digest.hexdigest() if there == file.size else f"{place.stat().st_size} bytes instead of {file.size}"
-        self._tell(f"the cache's copy of {self._wrong(file, found, place)}; fetching it again")
+        self._warn(f"the cache's copy of {self._wrong(file, found, place)}; fetching it again")
         return False
 
     @staticmethod
@@ -168,8 +176,8 @@ class Fetcher:
         kind = "sha256" if file.sha256 else "git sha1"
         return f"{file.path} is {found}, not {kind} {_etag(file)}; set aside as {place}"
 
-    def _tell(self, message: str) -> None:
-        self.warn(Warned(message))
+    def _warn(self, message: str) -> None:
+        self.tell(Warned(message))
 
     @property
     def _at(self) -> str:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from orchestrator.events import Event, Progress, Warned, to_line
+from orchestrator.events import Checked, Event, Progress, Warned, to_line
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 
 
 @dataclass
 class Reporter:
-    """An observer that writes warnings to standard output, and progress ten times a second at most, always the last."""
+    """An observer that writes events to standard output; progress ten times a second at most, and always the last."""
 
     last: float = float("-inf")
 
     def __call__(self, event: Event) -> None:
         """Write an event, or drop it because another was written just now."""
-        if isinstance(event, Warned):
+        if isinstance(event, Warned | Checked):
             print(to_line(event), flush=True)
         if not isinstance(event, Progress):
             return

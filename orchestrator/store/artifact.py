@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
+from orchestrator.events import Checked
+from orchestrator.witness import witness_of
 
 _FORMAT = 1
 _HASHERS = min(4, os.cpu_count() or 1)
@@ -75,13 +79,23 @@ def list_files(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def hash_files(folder: Path) -> tuple[StoredFile, ...]:
-    """Hash every file below a folder, several at once; an interrupt ends it at once."""
+def hash_files(folder: Path, known: Mapping[str, Checked] = MappingProxyType({})) -> tuple[StoredFile, ...]:
+    """Hash every file below a folder, several at once; an interrupt ends it at once.
+
+    Args:
+        folder: The folder.
+        known: Files that were hashed before, by their path; each is hashed again if anything happened to it since.
+    """
     paths = list_files(folder)
     ended = threading.Event()
+
+    def digest(path: Path) -> str:
+        checked = known.get(path.relative_to(folder).as_posix())
+        return checked.sha256 if checked and witness_of(path) == checked.witness else _sha256(path, ended)
+
     with ThreadPoolExecutor(_HASHERS) as pool:
         try:
-            digests = list(pool.map(lambda path: _sha256(path, ended), paths))
+            digests = list(pool.map(digest, paths))
         finally:
             ended.set()
     return tuple(

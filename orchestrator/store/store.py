@@ -16,15 +16,17 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 
 from orchestrator import owner
 from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
+from orchestrator.events import Checked
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.temporary import sweep_temporaries, temporary_of
 
@@ -179,15 +181,23 @@ class Store:
         """Forget how far a step was; the caller holds the key's lock."""
         remove_tree(self.root / "scratch" / key)
 
-    def publish(self, attempt: Attempt, key: str, step: str) -> Artifact:
+    def publish(
+        self, attempt: Attempt, key: str, step: str, checked: Mapping[str, Checked] = MappingProxyType({})
+    ) -> Artifact:
         """Make an attempt's output an artifact: flushed to disk, hashed, then renamed into place at once.
 
         The caller holds the key's lock. An older artifact of the key gives way.
+
+        Args:
+            attempt: The try.
+            key: Its key.
+            step: The step's name.
+            checked: Files that were hashed while they arrived, by their path; they are not read again.
         """
         with machine_faults(f"publishing the result of {step}"):
             list_files(attempt.out)  # plain files only
             _flush_tree(attempt.out)
-            _write(attempt.folder / "manifest.json", manifest_text(key, step, hash_files(attempt.out)))
+            _write(attempt.folder / "manifest.json", manifest_text(key, step, hash_files(attempt.out, checked)))
             _make_read_only(attempt.out)
             (attempt.folder / _ENDED).unlink(missing_ok=True)
             for folder in (attempt.out, attempt.folder):

@@ -105,8 +105,8 @@ def trace(file: Path) -> None:
         seal(self)
         note("sealed", self.folder.name[:64])
 
-    def noted_publish(self: store.Store, attempt: store.Attempt, key: str, step: str) -> Artifact:
-        artifact = publish(self, attempt, key, step)
+    def noted_publish(self: store.Store, attempt: store.Attempt, key: str, *rest: Any) -> Artifact:  # noqa: ANN401 - as `publish` takes them
+        artifact = publish(self, attempt, key, *rest)
         note("published", key)
         return artifact
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.witness import witness_of
 from tests.support.downloads import Downloads
 from tests.support.hub import COMMIT, Hub, git_sha1, serve
 
@@ -53,6 +54,15 @@ def test_a_branch_is_downloaded_whole_and_byte_for_byte(downloads: Downloads) ->
     assert {file["path"] for file in listing["files"]} == set(FILES)
     last = downloads.progress[-1]
     assert (last.done, last.total, last.unit) == (sum(map(len, FILES.values())),) * 2 + ("bytes",)
+
+
+def test_files_that_were_hashed_on_arrival_are_named_with_the_file_systems_word(downloads: Downloads) -> None:
+    assert downloads.run() == 0, downloads.log
+    large = {name for name in FILES if name.endswith(".safetensors")}
+    assert {checked.path for checked in downloads.checked} == large, "small ones have no sha256 on the Hub"
+    for checked in downloads.checked:
+        assert checked.sha256 == hashlib.sha256(FILES[checked.path]).hexdigest()
+        assert checked.witness == witness_of(downloads.out / checked.path)
 
 
 def test_nothing_that_can_carry_code_is_even_asked_for(downloads: Downloads) -> None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.events import Failure, Progress, Warned, from_line
+from orchestrator.events import Checked, Failure, Progress, Warned, from_line
 from tests.support.hub import COMMIT, Hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +24,7 @@ class Downloads:
     failure: Failure | None = None
     progress: list[Progress] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
     count: int = 0
 
     @property
@@ -62,6 +63,7 @@ class Downloads:
         events = [from_line(line) for line in stdout.splitlines()]
         self.progress = [event for event in events if isinstance(event, Progress)]
         self.warnings = [event.message for event in events if isinstance(event, Warned)]
+        self.checked = [event for event in events if isinstance(event, Checked)]
         self.failure = next((event for event in events if isinstance(event, Failure)), None)
         assert "Traceback" not in self.log
         return done.returncode

@@ -26,13 +26,25 @@ from orchestrator.errors import (
     StepOutOfMemoryError,
     StepUnknownError,
 )
-from orchestrator.events import Event, Failure, LogLine, Publishing, StepDone, StepReused, Waiting, Warned, to_line
+from orchestrator.events import (
+    Checked,
+    Event,
+    Failure,
+    LogLine,
+    Publishing,
+    StepDone,
+    StepReused,
+    Waiting,
+    Warned,
+    to_line,
+)
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.runner import Runner, StepResult, forecast
 from orchestrator.store.store import Store, remove_tree
 from orchestrator.watch import Kernel
+from orchestrator.witness import witness_of
 from tests.support.fake import FakeExecutor, FakeRun
 from tests.support.leavings import RECIPE, STEPS, checked, checkpoint, quantized, safetensors, tiny_executor
 
@@ -265,6 +277,23 @@ def test_a_truncated_or_misnamed_safetensors_file_is_a_failure(world: World, con
     with pytest.raises(OutputMissingError, match=r"model\.safetensors, but it does not parse"):
         world.build()
     assert world.published() == ["generate"]
+
+
+def test_only_a_download_is_believed_what_it_hashed(world: World) -> None:
+    def lying(run: FakeRun) -> None:
+        checkpoint(run)
+        checked = Checked("model.safetensors", "0" * 64, witness_of(run.output / "model.safetensors"))
+        run.write(to_line(checked).encode() + b"\n")
+
+    world.executor.commands = {**world.executor.commands, "generate": lying}
+    generated = world.build(last="generate")[0].artifact
+    assert "0" * 64 not in [file.sha256 for file in generated.files]
+    plan = world.plan()
+    step = replace(plan.steps[0].step, network=True, argv=(*plan.steps[0].step.argv, "--again"))
+    plan = replace(plan, steps=(replace(plan.steps[0], step=step),))
+    runner = Runner(world.store, {"process": lambda: world.executor}, world.see)
+    [downloaded] = runner.run(plan)
+    assert "0" * 64 in [file.sha256 for file in downloaded.artifact.files]
 
 
 def test_a_link_among_the_outputs_is_a_failure(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,8 +17,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
+from orchestrator.events import Checked
 from orchestrator.store.artifact import Artifact, hash_files
 from orchestrator.store.store import Attempt, Store, remove_tree
+from orchestrator.witness import witness_of
 
 KEY, OTHER = "a" * 64, "ab" * 32
 WEIGHTS = b"weights of a model" * 100
@@ -463,3 +466,32 @@ def test_what_killed_writers_left_is_removed_by_the_next_build(store: Store) -> 
     left.touch()
     store.make()
     assert not left.exists()
+
+
+def test_a_file_that_was_hashed_when_it_arrived_is_not_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = store.attempt(KEY)
+    (attempt.out / "weights").write_bytes(b"weights")
+    checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), witness_of(attempt.out / "weights"))
+    monkeypatch.setattr("orchestrator.store.artifact._sha256", pytest.fail)
+    artifact = store.publish(attempt, KEY, "download", {"weights": checked})
+    monkeypatch.undo()
+    assert artifact.files[0].sha256 == checked.sha256
+    store.check(artifact)
+
+
+@pytest.mark.parametrize("harm", ["bytes", "bytes and time", "another file"])
+def test_a_file_that_something_happened_to_since_is(store: Store, harm: str) -> None:
+    attempt = store.attempt(KEY)
+    file = attempt.out / "weights"
+    file.write_bytes(b"weights")
+    before = file.stat()
+    checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), witness_of(file))
+    if harm == "another file":
+        file.unlink()
+    file.write_bytes(b"WEIGHTS")
+    if harm == "bytes and time":
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    artifact = store.publish(attempt, KEY, "download", {"weights": checked})
+    assert artifact.files[0].sha256 == hashlib.sha256(b"WEIGHTS").hexdigest()
