@@ -13,8 +13,9 @@ from pathlib import Path
 from orchestrator.errors import MachineError
 from orchestrator.store.store import remove_tree
 from tests.chaos.harness import Chaos, ViolationError, tell
-from tests.chaos.worlds import container_world, process_world
+from tests.chaos.worlds import container_world, download_world, process_world
 from tests.support.engine import Engine, NoEngineError, own_engine_in
+from tests.support.hub import Hub, serve
 from tests.support.rehearsal import build_images
 
 _PER_ROUND = 12
@@ -26,14 +27,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500, help="how many builds to kill")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="what to repeat")
     parser.add_argument("--containers", type=int, default=25, metavar="PERCENT", help="of the kills; 0: none")
+    parser.add_argument("--downloads", type=int, default=35, metavar="PERCENT", help="of the kills; 0: none")
     asked = parser.parse_args()
     sys.stdout.write(f"chaos: seed {asked.seed}\n")
     folder = Path(tempfile.mkdtemp(prefix="orch-chaos-"))
     started, killed = time.monotonic(), 0
     try:
         in_containers = _in_containers(folder / "c", asked.seed, asked.kills * asked.containers // 100)
-        in_processes = _rounds(Chaos(process_world(folder), folder / "p", asked.seed), asked.kills - in_containers)
-        killed = in_containers + in_processes
+        in_downloads = _in_downloads(folder / "d", asked.seed, asked.kills * asked.downloads // 100)
+        rest = asked.kills - in_containers - in_downloads
+        killed = in_containers + in_downloads + _rounds(Chaos(process_world(folder), folder / "p", asked.seed), rest)
     except ViolationError as error:
         sys.stdout.write(f"VIOLATION: {error}\n")
         return 1
@@ -59,8 +62,16 @@ def _in_containers(folder: Path, seed: int, kills: int) -> int:
         return _rounds(Chaos(container_world(engine, folder / "project"), folder, seed), kills)
 
 
+def _in_downloads(folder: Path, seed: int, kills: int) -> int:
+    if not kills:
+        return 0
+    folder.mkdir()
+    with serve(Hub()) as hub:
+        return _rounds(Chaos(download_world(hub, folder), folder, seed), kills)
+
+
 def _rounds(chaos: Chaos, kills: int) -> int:
-    what = "containers" if chaos.world.containers else "processes"
+    what = "containers" if chaos.world.containers else "downloads" if chaos.world.downloads else "processes"
     while chaos.tally.kills < kills:
         for orchestrators in (1, 2):
             chaos.round(orchestrators, min(_PER_ROUND, max(1, kills - chaos.tally.kills)))

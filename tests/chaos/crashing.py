@@ -6,25 +6,24 @@ program from outside; the program knows nothing of them.
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from orchestrator import runner
 from orchestrator.bundle import render
 from orchestrator.cli import main as program
-from orchestrator.executors import docker
+from orchestrator.executors import docker, process
 from orchestrator.executors.job import Job, Outcome
 from orchestrator.executors.process import ProcessExecutor
 from orchestrator.journal import Journal
 from orchestrator.store import store
 from orchestrator.store.artifact import Artifact
+from tests.chaos import downloading
+from tests.chaos.points import Place, wrap
 
-Place = tuple[Any, str]
 NOWHERE = "-"
 
 BEFORE: dict[str, tuple[Place, ...]] = {
@@ -56,7 +55,7 @@ AFTER: dict[str, tuple[Place, ...]] = {
     "after-the-swap": ((render, "swap_in"),),
     "after-the-files": ((runner, "write_files"),),
 }
-POINTS = (*BEFORE, *AFTER)
+POINTS = (*BEFORE, *AFTER, *downloading.POINTS)
 ONLY_IN_CONTAINERS = frozenset(
     {"before-the-container-starts", "after-the-container-is-made", "after-the-container-started"}
 )
@@ -64,28 +63,14 @@ ONLY_IN_CONTAINERS = frozenset(
 
 def arm(point: str, count: int) -> None:
     """Make this process die when it comes to a point for the COUNT-th time."""
-    left = [count]
+    if point in downloading.POINTS:
+        downloading.arm_downloads(point, count, process)
 
-    def pass_by() -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    for owner, name in (*BEFORE.get(point, ()), *AFTER.get(point, ())):
-        setattr(owner, name, _wrapped(getattr(owner, name), pass_by, first=point in BEFORE))
-
-
-def _wrapped(function: Callable[..., Any], pass_by: Callable[[], None], *, first: bool) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - whatever the function takes
-        if first:
-            pass_by()
-        result = function(*arguments, **options)
-        if not first:
-            pass_by()
-        return result
-
-    return wrapped
+    for place in (*BEFORE.get(point, ()), *AFTER.get(point, ())):
+        wrap(place, die, count, first=point in BEFORE)
 
 
 def trace(file: Path) -> None:

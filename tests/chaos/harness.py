@@ -20,12 +20,15 @@ from orchestrator.cli import garbage
 from orchestrator.executors.docker import LeftContainer
 from orchestrator.store.store import Store, remove_tree
 from tests.chaos.crashing import NOWHERE, ONLY_IN_CONTAINERS, POINTS, build
+from tests.chaos.downloading import POINTS as DOWNLOADING
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.chaos.crashing"])
 _MEASURED = frozenset({"verify", "benchmark"})
 """Steps that leave measured seconds: never the same bytes twice."""
 _PATIENCE = 120.0
+_LOCKS = ".locks"
+"""The folder of locks that the Hub's own client keeps in its cache."""
 
 
 class ViolationError(AssertionError):
@@ -46,6 +49,12 @@ class World:
     """How often a container of each key was started since a moment, for outputs below a folder."""
     longest: float = 2.5
     """Seconds; about what an undisturbed build takes."""
+    downloads: bool = False
+    """Its first step is a download."""
+    inside: Callable[[Path], Mapping[str, str]] = lambda _: {}
+    """More variables, for builds whose store is in a folder."""
+    wrong: Callable[[Path], list[str]] = lambda _: []
+    """What went wrong in a round in that folder, besides what is looked for in every world."""
 
 
 @dataclass
@@ -104,11 +113,18 @@ class Chaos:
 
     def _doom(self) -> tuple[str, int]:
         """Choose where a build is to die: at a named point, or when its time has come."""
-        points = [point for point in POINTS if self.world.containers or point not in ONLY_IN_CONTAINERS]
+        points = [point for point in POINTS if self._comes_to(point)]
+        if self.world.downloads:  # the other worlds see enough of the rest
+            points += 4 * [point for point in points if point in DOWNLOADING]
         point = self._random.choice((NOWHERE, *points, *points))
         if point != NOWHERE:
             self.tally.points[point] += 1
         return point, self._random.choice((1, 1, 1, 2, 3, 4))
+
+    def _comes_to(self, point: str) -> bool:
+        if point in DOWNLOADING:
+            return self.world.downloads
+        return self.world.containers or point not in ONLY_IN_CONTAINERS
 
     def _start(self, place: Path, point: str, count: int) -> ForkServerProcess:
         arguments = [
@@ -117,7 +133,7 @@ class Chaos:
             *("--dist", str(place / "dist")),
             *("build", self.world.recipe, "--json"),
         ]
-        environment = {**self.world.environment, "CHAOS_TRACE": str(place / "trace")}
+        environment = {**self.world.environment, **self.world.inside(place), "CHAOS_TRACE": str(place / "trace")}
         said = place / ("said" if point != NOWHERE or count else "document")
         process = _FORKS.Process(target=build, args=(point, count, arguments, said, environment))
         process.start()
@@ -145,11 +161,15 @@ class Chaos:
         if len(list(store.artifacts())) != len(digests):
             self._violated(place, "there are other artifacts than steps")
         self._look_for_leftovers(place, store)
+        wrong_here = self.world.wrong(place)
+        if wrong_here:
+            self._violated(place, "; ".join(wrong_here))
         self._look_for_repetitions(place, since)
 
     def _look_for_leftovers(self, place: Path, store: Store) -> None:
         left = [path.name for path in (*store.attempts(), *store.root.glob("aside/*"), *store.root.glob("uses/*"))]
-        left += [str(path.relative_to(place)) for path in place.rglob(".*")]
+        hidden = (*(place / "store").rglob(".*"), *(place / "dist").glob(".*"), *(place / "hf").rglob(".*"))
+        left += [str(path.relative_to(place)) for path in hidden if path.name != _LOCKS]
         left += [found.name for found in self.world.left(place)]
         left += [f"process {number}" for number in _processes_at(place)]
         left += [item.name for item in garbage.look(store, frozenset(a.key for a in store.artifacts()), ()).garbage]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.harness import Chaos, tell
-from tests.chaos.worlds import container_world, process_world
+from tests.chaos.worlds import container_world, download_world, process_world
 from tests.support.engine import Engine
+from tests.support.hub import Hub, serve
 from tests.support.rehearsal import build_images
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -20,6 +21,17 @@ def test_builds_in_processes_survive_being_killed(tmp_path: Path, orchestrators:
     while chaos.tally.kills < 12 * orchestrators:
         chaos.round(orchestrators, kills=6 * orchestrators)
     tell(chaos.tally, chaos.seed, f"processes, {orchestrators} at once")
+
+
+@pytest.mark.parametrize("orchestrators", [1, 2])
+def test_downloads_survive_being_killed_and_fetch_no_more_than_a_chunk_again(
+    tmp_path: Path, orchestrators: int
+) -> None:
+    with serve(Hub()) as hub:
+        chaos = Chaos(download_world(hub, tmp_path), tmp_path, seed=orchestrators)
+        while chaos.tally.kills < 6 * orchestrators:
+            chaos.round(orchestrators, kills=6 * orchestrators)
+    tell(chaos.tally, chaos.seed, f"downloads, {orchestrators} at once")
 
 
 @pytest.mark.engine

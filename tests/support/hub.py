@@ -13,16 +13,27 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
-from tests.support.xet import XetStorage, connection, connection_headers
+from tests.support.xet import QuietServer, XetStorage, connection, connection_headers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _API = re.compile(r"/api/(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^/?]+)")
 _RESOLVE = re.compile(r"(?P<kind>/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+
+
+@dataclass
+class Sent:
+    """One answer with a file's bytes."""
+
+    path: str
+    start: int
+    size: int = 0
+    """Bytes that were sent."""
 
 
 @dataclass
@@ -58,6 +69,8 @@ class Hub:
     ended: threading.Event = field(default_factory=threading.Event)
     served: Counter[str] = field(default_factory=Counter)
     """How many bytes of each file were sent."""
+    sent: list[Sent] = field(default_factory=list)
+    """Every answer with a file's bytes."""
     ranges: list[tuple[str, int]] = field(default_factory=list)
     """Where each request for a file's bytes wanted it to begin."""
     listed: dict[str, bytes] = field(default_factory=dict)
@@ -81,6 +94,12 @@ def is_large(path: str) -> bool:
     return path.endswith((".safetensors", ".bin"))
 
 
+@lru_cache(maxsize=16)  # the same files are asked for again and again
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@lru_cache(maxsize=64)
 def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
@@ -92,8 +111,7 @@ def serve(hub: Hub) -> Iterator[Hub]:
     class Handler(_Handler):
         world = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), Handler)
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -177,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
 
     def _file(self, path: str, content: bytes) -> None:
-        sha256 = hashlib.sha256(content).hexdigest()
+        sha256 = sha256_of(content)
         size = len(content)
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -211,9 +229,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(size - start + len(more)))
         self.end_headers()
         if self.command == "GET":
-            self._body(path, content[start:] + more)
+            self._body(Sent(path, start), content[start:] + more)
 
-    def _body(self, path: str, content: bytes) -> None:
+    def _body(self, sent: Sent, content: bytes) -> None:
+        path = sent.path
+        self.world.sent.append(sent)
         if self.world.corrupt[path] > 0:
             self.world.corrupt[path] -= 1
             content = bytes([content[0] ^ 1]) + content[1:]
@@ -229,11 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.world.stall[path] -= 1
             content = content[: len(content) // 2]
             self.close_connection = True
-        self._send(path, content)
+        self._send(sent, content)
         if stalls:
             self.world.ended.wait(60)
 
-    def _send(self, path: str, content: bytes) -> None:
+    def _send(self, sent: Sent, content: bytes) -> None:
         view = memoryview(content)
         piece = 1 << 16
         for offset in range(0, len(view), piece):
@@ -242,7 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:  # whoever asked is gone
                 self.close_connection = True
                 return
-            self.world.served[path] += len(view[offset : offset + piece])
+            sent.size += len(view[offset : offset + piece])
+            self.world.served[sent.path] += len(view[offset : offset + piece])
             if self.world.rate:
                 self.world.ended.wait(piece / self.world.rate)
 
@@ -250,6 +271,6 @@ class _Handler(BaseHTTPRequestHandler):
 def _entry(path: str, content: bytes) -> dict[str, object]:
     entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": git_sha1(content)}
     if is_large(path):
-        digest = hashlib.sha256(content).hexdigest()
+        digest = sha256_of(content)
         entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
     return entry

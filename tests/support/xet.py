@@ -54,6 +54,15 @@ class XetStorage:
         return name
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of connections that whoever asked has broken."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet."""
+
+
 @contextmanager
 def serve_xet(storage: XetStorage) -> Iterator[XetStorage]:
     """Answer on a port of this machine until the block ends."""
@@ -61,8 +70,7 @@ def serve_xet(storage: XetStorage) -> Iterator[XetStorage]:
     class Handler(_Handler):
         world = storage
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), Handler)
     storage.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
