@@ -17,27 +17,26 @@ from orchestrator.catalog.target import Architecture
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
-from orchestrator.serving.command import serve_command
+from orchestrator.serving.command import serve_options
 from orchestrator.serving.config import config_text, llm_api_config
 from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
 from orchestrator.store.artifact import Artifact, StoredFile
 
 CONFIG = "trtllm_config.yaml"
 """The configuration file of trtllm-serve, in the bundle."""
-CONFIG_FOLDER = "/etc/orchestrator"
-"""Where the server's container finds it."""
 
 _LABEL = 40
 """Characters of a name that leave room for `-model-loader` and the like within the 63 of a DNS label."""
 MODEL_FOLDER = "model"
 """What is served, in the bundle: one folder, so that one mount or volume brings it all."""
-_ENGINE_FOLDER, _DRAFT_FOLDER = "trtllm_engine", "draft"
+ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
+"""What is in it besides a checkpoint, or beside the files of a tokenizer."""
 _NAMES = {
     CHECKPOINT: MODEL_FOLDER,
-    ENGINE: f"{MODEL_FOLDER}/{_ENGINE_FOLDER}",  # where a multi-LLM NIM 1.x looks for it
-    DRAFT: f"{MODEL_FOLDER}/{_DRAFT_FOLDER}",
+    ENGINE: f"{MODEL_FOLDER}/{ENGINE_FOLDER}",  # where a multi-LLM NIM 1.x looks for it
+    DRAFT: f"{MODEL_FOLDER}/{DRAFT_FOLDER}",
 }
-DRAFT_PLACE = str(MODEL / _DRAFT_FOLDER)
+DRAFT_PLACE = str(MODEL / DRAFT_FOLDER)
 """Where trtllm-serve's configuration file says that the draft model is."""
 _LICENSES = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
 _LONG = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
@@ -50,8 +49,6 @@ class Part:
 
     name: str
     """Its folder in the bundle."""
-    target: str
-    """Where the server's container finds it."""
     artifact: Artifact
     files: tuple[StoredFile, ...]
     """Those of the artifact that the server reads."""
@@ -104,8 +101,8 @@ class Facts:
     image: BaseImage
     parts: tuple[Part, ...]
     """What lies beside the texts, in folders of the bundle."""
-    command: tuple[str, ...]
-    """trtllm-serve's command line."""
+    arguments: tuple[str, ...]
+    """trtllm-serve's options, as the recipe gives them."""
     config: str
     """trtllm-serve's configuration file."""
     quality: Mapping[str, Any] | None
@@ -193,7 +190,7 @@ class Facts:
             "format": 1,
             "parts": {part.name: part.artifact.digest for part in self.parts},
             "image": self.image.pinned,
-            "command": self.command,
+            "arguments": self.arguments,
             "config": self.config,
             "environment": dict(sorted(self.recipe.serve.environment.items())),
         }
@@ -248,7 +245,7 @@ def gather(
             shape.image.tensorrt_llm,
         ),
         parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
-        command=_command(shape),
+        arguments=serve_options(recipe, shape.image, catalog),
         config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PLACE)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
@@ -284,33 +281,7 @@ def _part(recipe: Recipe, target: str, artifact: Artifact) -> Part:
     files = artifact.files
     if target == CHECKPOINT and recipe.backend == "tensorrt":
         files = tuple(file for file in files if not file.path.endswith((".safetensors", ".safetensors.index.json")))
-    return Part(_NAMES[target], _place(recipe, target), artifact, files)
-
-
-def _served(recipe: Recipe) -> str:
-    """Name what trtllm-serve opens: the engine, or the checkpoint."""
-    return ENGINE if recipe.backend == "tensorrt" else CHECKPOINT
-
-
-def _place(recipe: Recipe, target: str) -> str:
-    """Where the server's container finds an artifact; clients see the last part of what is served as its name."""
-    if target == _served(recipe):
-        return f"/models/{recipe.name}"
-    return DRAFT_PLACE if target == DRAFT else target
-
-
-def _command(shape: Shape) -> tuple[str, ...]:
-    recipe = shape.recipe
-    return serve_command(
-        recipe,
-        shape.image,
-        shape.catalog,
-        model=_place(recipe, _served(recipe)),
-        tokenizer=CHECKPOINT if recipe.backend == "tensorrt" else None,
-        config=str(PurePosixPath(CONFIG_FOLDER) / CONFIG),
-        host="0.0.0.0",  # noqa: S104 - inside the container; Compose publishes it on loopback only
-        port=recipe.serve.port,
-    )
+    return Part(_NAMES[target], artifact, files)
 
 
 def _report(artifacts: Mapping[str, Artifact], step: str, name: str) -> dict[str, Any] | None:

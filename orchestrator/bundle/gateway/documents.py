@@ -83,6 +83,8 @@ class Serve:
     """Every option that this version's trtllm-serve has."""
     limits: Limits
     profile: Profile
+    draft: str | None = None
+    """The folder within `model` of the model that proposes tokens, where the configuration names one: `draft`."""
     port: int = 8000
     """Where the gateway listens if no variable says so."""
 

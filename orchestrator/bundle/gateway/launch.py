@@ -40,6 +40,7 @@ _IN_FILE: Mapping[str, Key] = {
 }
 """Options that the configuration file has a key for as well."""
 
+_DRAFT: Key = ("speculative_config", "speculative_model_dir")
 _LEVELS = {"DEFAULT": "info", "CRITICAL": "error"}
 _WHOLE = 100
 """Per cent."""
@@ -124,7 +125,7 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
     _check_limits(serve, merged)
     model = _model(serve, environment)
     config = Path(serve.config)
-    changes = dict(_changes(environment)) | _move_into_file(merged, config)
+    changes = dict(_changes(environment)) | _move_into_file(merged, config) | _move_draft(serve, model)
     argv = [*shlex.split(environment.text("NIM_GATEWAY_LAUNCHER") or ""), *serve.command]
     argv += [str(model / serve.engine if serve.engine else model)]
     if serve.engine:
@@ -294,6 +295,13 @@ def _move_into_file(merged: _Merge, config: Path) -> dict[Key, Scalar]:
     return moved
 
 
+def _move_draft(serve: Serve, model: Path) -> dict[Key, Scalar]:
+    """Let the file name the draft model where the model is: it was written for the image's own folder."""
+    if serve.draft is None or model == Path(serve.model):
+        return {}
+    return {_DRAFT: str(model / serve.draft)}
+
+
 def _typed(given: _Given) -> Scalar:
     match given.option.type:
         case "flag":
@@ -340,8 +348,8 @@ def _model(serve: Serve, environment: Environment) -> Path:
         message = f"NIM_MODEL_PATH={asked}: nothing is downloaded here; name a folder of this machine"
         raise ContradictionError(message)
     model = Path(asked or serve.model)
-    needed = [model / "config.json", *([model / serve.engine / "config.json"] if serve.engine else [])]
-    for file in needed:
+    folders = [model, *(model / part for part in (serve.engine, serve.draft) if part)]
+    for file in (folder / "config.json" for folder in folders):
         if not file.is_file():
             origin = f"NIM_MODEL_PATH={asked}" if asked else "the bundle's model"
             message = f"{origin}: {file} is missing: mount the model's folder, or name it with NIM_MODEL_PATH"

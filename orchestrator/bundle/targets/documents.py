@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 
-from orchestrator.bundle.facts import CONFIG, Facts
+from orchestrator.bundle.facts import CONFIG, DRAFT_FOLDER, ENGINE_FOLDER, Facts
 from orchestrator.bundle.gateway.documents import ETC, MODEL, SERVE, Serve, ServeOption
 from orchestrator.bundle.profile import manifest_of, profile_of
 from orchestrator.bundle.texts import yaml_text
 from orchestrator.recipe.model import HubModel
-from orchestrator.serving.command import serve_options
 
 _API = "1.0.0"
 """The version of the routes that the gateway has."""
@@ -46,10 +45,11 @@ def _serve(facts: Facts) -> Serve:
         tensorrt_llm=facts.image.tensorrt_llm,
         command=shape.image.tools["trtllm-serve"].command,
         model=str(MODEL),
-        engine="trtllm_engine" if recipe.backend == "tensorrt" else None,
+        engine=ENGINE_FOLDER if recipe.backend == "tensorrt" else None,
+        draft=DRAFT_FOLDER if shape.draft else None,
         served_model_name=facts.model_name,
         config=str(ETC / CONFIG),
-        arguments=serve_options(recipe, shape.image, shape.catalog),
+        arguments=facts.arguments,
         options=tuple(ServeOption(option.flags, option.type, option.choices) for option in known),
         limits=facts.limits,
         profile=profile_of(facts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from ruamel.yaml import YAML
 
 from orchestrator.bundle.facts import dns_label
 from orchestrator.bundle.gateway.documents import parse_serve, read_documents
+from orchestrator.bundle.gateway.launch import decide, write_config
+from orchestrator.bundle.gateway.settings import read_settings
+from orchestrator.bundle.gateway.variables import Environment
 from orchestrator.bundle.targets import documents, texts_of
+from orchestrator.serving.command import serve_command
 from tests.support.bundles import LICENSE, facts_of, served_recipes
 
 ENGINE = "llama3-70b-nvfp4"
@@ -141,3 +146,41 @@ def test_names_are_such_that_a_service_may_have_them(name: str, label: str | Non
     assert label in (None, found)
     assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", found)
     assert len(found) <= 40
+
+
+@pytest.mark.parametrize("name", served_recipes())
+def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, tmp_path: Path) -> None:
+    facts = facts_of(name, tmp_path / "artifacts")
+    for path in facts.model_files:
+        (tmp_path / "store" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "store" / path).touch()
+    written = parse_serve(documents.files(facts)["serve.json"], "serve.json")
+    (tmp_path / "trtllm_config.yaml").write_text(facts.config)
+    serve = replace(written, config=str(tmp_path / "trtllm_config.yaml"))
+    environment = Environment({"NIM_MODEL_PATH": str(tmp_path / "store")})
+    launch = decide(serve, read_settings(environment, serve), environment, ())
+    command = launch.command(write_config(launch, tmp_path))
+    recipe, shape = facts.recipe, facts.shape
+    store = str(tmp_path / "store")
+    expected = serve_command(
+        recipe,
+        shape.image,
+        shape.catalog,
+        model=f"{store}/trtllm_engine" if recipe.backend == "tensorrt" else store,
+        tokenizer=store if recipe.backend == "tensorrt" else None,
+        config=command[-1],
+        host="127.0.0.1",
+        port=8001,
+    )
+    assert without_name(command) == without_name(expected)
+    config = YAML(typ="safe", pure=True).load(Path(command[-1]).read_text())
+    assert shape.draft is None or config["speculative_config"]["speculative_model_dir"] == f"{store}/draft"
+
+
+def without_name(command: tuple[str, ...]) -> list[str]:
+    """Leave out the name that clients use, which the gateway always gives; in no order, as options have none."""
+    words = list(command)
+    if "--served_model_name" in words:
+        place = words.index("--served_model_name")
+        del words[place : place + 2]
+    return sorted(words)

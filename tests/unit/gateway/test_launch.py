@@ -203,6 +203,21 @@ def test_a_model_elsewhere_is_opened_there(world: World, tmp_path: Path) -> None
     assert world.decide(NIM_MODEL_PATH=place, NIM_MODEL_NAME=place).argv[2] == place
 
 
+def test_a_draft_is_looked_for_where_the_model_is(world: World, tmp_path: Path) -> None:
+    serve = world.serve(draft="draft")
+    config = _CONFIG + f"speculative_config:\n  speculative_model_dir: {serve.model}/draft\n"
+    (world.folder / "trtllm_config.yaml").write_text(config)
+    write_model(world.folder / "model" / "draft")
+    assert not world.decide(serve=serve).changes
+    write_model(tmp_path / "elsewhere")
+    with pytest.raises(DocumentError, match=r"draft/config\.json is missing"):
+        world.decide(serve=serve, NIM_MODEL_PATH=str(tmp_path / "elsewhere"))
+    write_model(tmp_path / "elsewhere" / "draft")
+    launch = world.decide(serve=serve, NIM_MODEL_PATH=str(tmp_path / "elsewhere"))
+    written = json.loads(write_config(launch, tmp_path).read_text())
+    assert written["speculative_config"] == {"speculative_model_dir": str(tmp_path / "elsewhere" / "draft")}
+
+
 def test_a_launcher_comes_before_the_command(world: World) -> None:
     argv = world.decide(NIM_GATEWAY_LAUNCHER="mpirun -n 2 trtllm-llmapi-launch").argv
     assert argv[:5] == ("mpirun", "-n", "2", "trtllm-llmapi-launch", "trtllm-serve")

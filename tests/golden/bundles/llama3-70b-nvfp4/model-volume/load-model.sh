@@ -3,7 +3,7 @@
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 volume=llama3-70b-nvfp4-ab41c3ed
-job=llama3-70b-nvfp4-loader-77a2d60dec3b
+job=llama3-70b-nvfp4-loader-0f32b898db29
 options=("$@")
 
 kube() { kubectl ${options[@]+"${options[@]}"} "$@"; }

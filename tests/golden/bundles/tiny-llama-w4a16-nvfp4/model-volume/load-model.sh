@@ -3,7 +3,7 @@
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 volume=tiny-llama-w4a16-nvfp4-ec119107
-job=tiny-llama-w4a16-nvfp4-loader-1835cf06d3a8
+job=tiny-llama-w4a16-nvfp4-loader-cb824109dbff
 options=("$@")
 
 kube() { kubectl ${options[@]+"${options[@]}"} "$@"; }
