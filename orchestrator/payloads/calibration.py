@@ -2,6 +2,8 @@
 
 `python3 -m orchestrator.payloads.calibration --source FILE --samples N --output FILE` reads Parquet (with the
 image's pyarrow), JSON Lines, or plain text whose samples are separated by empty lines.
+
+With `--conversations` each line has `messages`: those of JSON Lines that have them, else the text as what a user says.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CalibrationTextError
 from orchestrator.events import Progress, to_line
 from orchestrator.payloads import _main
+from orchestrator.quantization.conversations import Messages, messages_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,73 +30,96 @@ _ROWS_AT_A_TIME = 256
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and write the text."""
     options = _parser().parse_args(arguments)
-    taken = {text.strip() for text in _json_lines(options.without, "text")} if options.without else set()
-    wanted = (text for text in _texts(options.source, options.column) if text.strip() and text.strip() not in taken)
-    samples = list(islice(wanted, options.samples))
+    taken = {_said(sample) for sample in _samples(options.without)} if options.without else set()
+    found = _samples(options.source, options.column, conversations=options.conversations)
+    samples = list(islice((sample for sample in found if _said(sample) not in taken), options.samples))
     if len(samples) < options.samples:
         besides = " besides those that calibration takes" if taken else ""
         message = f"{options.source}: {options.samples} samples are wanted, it has {len(samples)}{besides}"
         raise CalibrationTextError(message, hint="lower the number of samples in the recipe, or add text")
-    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in samples)
+    rows = ({"text": sample} if isinstance(sample, str) else {"messages": sample} for sample in samples)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("".join(lines), encoding="utf-8")
     print(to_line(Progress(len(samples), len(samples), "samples")), flush=True)
 
 
-def _texts(source: Path, column: str) -> Iterator[str]:
+def _samples(source: Path, column: str = "text", *, conversations: bool | None = None) -> Iterator[str | Messages]:
+    """Yield the samples that are not empty.
+
+    Args:
+        source: The file.
+        column: Where the text is in Parquet and JSON Lines.
+        conversations: True: text is what a user says. False: there must be text. None: whatever a line has.
+    """
     readers = {".parquet": _parquet, ".jsonl": _json_lines, ".txt": _paragraphs}
     if source.suffix not in readers:
         message = f"{source}: expected a file that ends in {', '.join(readers)}"
         raise CalibrationTextError(message)
-    return readers[source.suffix](source, column)
+    for where, sample in readers[source.suffix](source, column):
+        if conversations is False and not isinstance(sample, str):
+            message = f"{where}: expected a JSON object with `{column}`; found a conversation"
+            hint = "set quantization.calibration.chat_template: true, or write the text out"
+            raise CalibrationTextError(message, hint=hint)
+        if _said(sample):
+            yield [{"role": "user", "content": sample}] if conversations and isinstance(sample, str) else sample
 
 
-def _parquet(source: Path, column: str) -> Iterator[str]:
+def _said(sample: str | Messages) -> str:
+    """Return what two samples have in common that are the same."""
+    return (sample if isinstance(sample, str) else "\n".join(turn["content"] for turn in sample)).strip()
+
+
+def _parquet(source: Path, column: str) -> Iterator[tuple[str, str | Messages]]:
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         message = f"{source}: reading Parquet needs pyarrow, which is not here"
         raise CalibrationTextError(message, hint="run the step in the quantizer's image") from error
     for batch in parquet.ParquetFile(source).iter_batches(_ROWS_AT_A_TIME, columns=[column]):
-        yield from (text for text in batch.column(0).to_pylist() if isinstance(text, str))
+        yield from ((str(source), text) for text in batch.column(0).to_pylist() if isinstance(text, str))
 
 
-def _json_lines(source: Path, column: str) -> Iterator[str]:
+def _json_lines(source: Path, column: str) -> Iterator[tuple[str, str | Messages]]:
     with source.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield _field(line, column, f"{source}:{number}")
+                yield f"{source}:{number}", _sample(line, column, f"{source}:{number}")
 
 
-def _field(line: str, column: str, where: str) -> str:
+def _sample(line: str, column: str, where: str) -> str | Messages:
     try:
-        text = json.loads(line)[column]
-    except (ValueError, KeyError, TypeError) as error:
+        row = json.loads(line)
+    except ValueError as error:
         message = f"{where}: expected a JSON object with `{column}`: {error}"
         raise CalibrationTextError(message) from error
+    if isinstance(row, dict) and column not in row and "messages" in row:
+        return messages_of(row["messages"], where)
+    text = row.get(column) if isinstance(row, dict) else None
     if not isinstance(text, str):
-        message = f"{where}: `{column}`: expected a text; found {type(text).__name__}"
+        message = f"{where}: expected a JSON object with the text `{column}`, or with `messages`"
         raise CalibrationTextError(message)
     return text
 
 
-def _paragraphs(source: Path, _column: str) -> Iterator[str]:
+def _paragraphs(source: Path, _column: str) -> Iterator[tuple[str, str | Messages]]:
     paragraph: list[str] = []
     with source.open(encoding="utf-8") as stream:
         for line in stream:
             if line.strip():
                 paragraph.append(line)
             elif paragraph:
-                yield "".join(paragraph).strip()
+                yield str(source), "".join(paragraph).strip()
                 paragraph = []
     if paragraph:
-        yield "".join(paragraph).strip()
+        yield str(source), "".join(paragraph).strip()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m orchestrator.payloads.calibration", description=__doc__)
     parser.add_argument("--source", type=Path, required=True, metavar="FILE", help="where the text is")
     parser.add_argument("--column", default="text", metavar="NAME", help="of Parquet and JSON Lines (%(default)s)")
+    parser.add_argument("--conversations", action="store_true", help="write messages, for the model's chat template")
     parser.add_argument("--samples", type=int, required=True, metavar="N", help="how many to take, from the start")
     parser.add_argument("--without", type=Path, metavar="FILE", help="JSON Lines of text that must not be in it")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where to write JSON Lines")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.errors import CalibrationTextError
+from orchestrator.quantization.conversations import messages_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,16 +38,17 @@ def text_batches(file: Path, tokenizer: Any, samples: int, length: int, batch_si
     """Cut text into tokens as ModelOpt does: every sample to at most `length`, all padded to the longest.
 
     Args:
-        file: JSON Lines with one `text` each.
+        file: JSON Lines with one `text` each, or `messages`, which the model's chat template makes text of. The text
+            is then like any other: tokenizers that begin every text with a mark do it before the template's own.
         tokenizer: The model's, as transformers loads it.
         samples: How many to take, from the start.
         length: Tokens of a sample at most.
         batch_size: Samples that run together.
 
     Raises:
-        CalibrationTextError: The file is not JSON Lines of `text`, or has too few.
+        CalibrationTextError: The file is not JSON Lines of `text` or `messages`, has too few, or there is no template.
     """
-    texts = _texts(file)[:samples]
+    texts = _texts(file, tokenizer)[:samples]
     if len(texts) < samples:
         message = f"{file}: {samples} samples are wanted, it has {len(texts)}"
         raise CalibrationTextError(message, hint="lower quantization.calibration.samples, or add text")
@@ -63,14 +65,26 @@ def _cut(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
 
 
-def _texts(file: Path) -> list[str]:
+def _texts(file: Path, tokenizer: Any) -> list[str]:  # noqa: ANN401 - a class of transformers
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        texts = [json.loads(line)["text"] for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{file}: expected JSON Lines with `text`: {error}"
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        message = f"{file}: expected JSON Lines with `text` or `messages`: {error}"
         raise CalibrationTextError(message) from error
-    if not all(isinstance(text, str) for text in texts):
-        message = f"{file}: expected `text` to be a text in every line"
+    return [_text(row, f"{file}:{number}", tokenizer) for number, row in enumerate(rows, start=1)]
+
+
+def _text(row: object, where: str, tokenizer: Any) -> str:  # noqa: ANN401 - a class of transformers
+    if isinstance(row, dict) and "messages" in row:
+        try:
+            return str(tokenizer.apply_chat_template(messages_of(row["messages"], where), tokenize=False))
+        except ValueError as error:  # the tokenizer has no template
+            message = f"{where}: the model's tokenizer cannot write a conversation: {error}"
+            hint = "set quantization.calibration.chat_template: false, or calibrate the model that chats"
+            raise CalibrationTextError(message, hint=hint) from error
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        message = f"{where}: expected an object with the text `text`, or with `messages`"
         raise CalibrationTextError(message)
-    return texts
+    return text

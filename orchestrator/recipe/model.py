@@ -138,6 +138,9 @@ class Calibration(_Part):
 
     dataset: str = "cnn_dailymail"
     """A name that ModelOpt knows, a local text or JSONL file, or `random`: tokens from a seed."""
+    chat_template: bool = False
+    """Run conversations, as the model's chat template writes them: the `messages` of each line, or its text as what a
+    user says. Only with method onepass."""
     revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
     """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""
     samples: int = Field(default=512, ge=1, le=65536)
@@ -158,10 +161,26 @@ class Quantization(_Part):
     kv_cache: KvCacheFormat = "none"
     """Format of the KV cache whose scales the checkpoint carries."""
     calibration: Calibration = Calibration()
+    shared_scales: bool = False
+    """FP8 of method onepass: one weight scale for what engines fuse, which spares them a second rounding; ModelOpt, and
+    so the default, has one for each."""
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
     options: dict[str, OptionValue] = {}
     """Further options of hf_ptq.py or quantize.py, by name without dashes."""
+
+    @model_validator(mode="after")
+    def _only_onepass_can(self) -> Quantization:
+        if self.shared_scales and (self.method, self.format) != ("onepass", "fp8"):
+            msg = "shared_scales is a choice of method onepass with format fp8; NVFP4 always shares them"
+            raise ValueError(msg)
+        if self.calibration.chat_template and self.method != "onepass":
+            msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"
+            raise ValueError(msg)
+        if self.calibration.chat_template and self.calibration.dataset == "random":
+            msg = "calibration.chat_template: tokens from a seed say nothing; name a data set"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _bf16_needs_no_method(self) -> Quantization:

@@ -75,7 +75,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     calibration = recipe.quantization.calibration
     wanted = Wanted(calibration.dataset, calibration_dataset(recipe), "download-calibration", calibration.samples)
     image = quantizer_image(recipe, catalog)  # it has what reads Parquet, this machine's Python need not
-    return written("calibration", wanted, image)
+    return written("calibration", wanted, image, conversations=calibration.chat_template)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ class Wanted:
     samples: int
 
 
-def written(name: str, wanted: Wanted, image: str | None, without: Input | None = None) -> Step:
+def written(
+    name: str, wanted: Wanted, image: str | None, without: Input | None = None, *, conversations: bool = False
+) -> Step:
     """Declare the writing of a text.
 
     Args:
@@ -99,6 +101,7 @@ def written(name: str, wanted: Wanted, image: str | None, without: Input | None 
         wanted: The text.
         image: Where it can be read, whatever it is.
         without: What an earlier step wrote, none of which is to be in it.
+        conversations: Write what people say for the model's chat template, not text.
     """
     dataset = wanted.dataset
     file = dataset.file if dataset else PurePosixPath(wanted.name).name
@@ -113,7 +116,7 @@ def written(name: str, wanted: Wanted, image: str | None, without: Input | None 
     read = (Input(wanted.download, SOURCE),) if dataset else ()
     return Step(
         name=name,
-        argv=payload("calibration", options),
+        argv=payload("calibration", options, *(["--conversations"] if conversations else [])),
         outputs=(Output(TEXT),),
         image=image,
         portable=dataset is None,

@@ -49,7 +49,7 @@ def _onepass(shape: Shape) -> Step:
     excluded: list[Argument] = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]
     options: dict[str, Argument] = {"checkpoint": Inside(MODEL), "output": OUT, "format": quantization.format}
     if runs_the_model(shape.recipe):
-        return _calibrated(shape, options, excluded)
+        return _calibrated(shape, options, [*excluded, *(["--shared-scales"] if quantization.shared_scales else [])])
     return Step(
         name="quantize",
         argv=payload("quantize", options, *excluded),
@@ -61,7 +61,7 @@ def _onepass(shape: Shape) -> Step:
     )
 
 
-def _calibrated(shape: Shape, options: dict[str, Argument], excluded: list[Argument]) -> Step:
+def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]) -> Step:
     """Run the model: the image has torch, this machine's Python has it where somebody installed it."""
     quantization, calibration = shape.recipe.quantization, shape.recipe.quantization.calibration
     options |= {
@@ -77,7 +77,7 @@ def _calibrated(shape: Shape, options: dict[str, Argument], excluded: list[Argum
         inputs.append(Input("calibration", CALIBRATION))
     return Step(
         name="quantize",
-        argv=payload("quantize", options, *excluded),
+        argv=payload("quantize", options, *more),
         outputs=(
             *HF_CHECKPOINT,
             Output("hf_quant_config.json", "json"),

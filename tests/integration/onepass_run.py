@@ -30,7 +30,13 @@ def quantize(source: Path, export: dict[str, Any], batches: list[Batch]) -> None
         quantize_checkpoint(source, output, number_format=number_format, exclude=exclude)
         return
     report = quantize_calibrated(
-        source, output, batches, number_format=number_format, kv_cache=kv_cache, exclude=exclude
+        source,
+        output,
+        batches,
+        number_format=number_format,
+        kv_cache=kv_cache,
+        exclude=exclude,
+        shared_scales=export.get("shared_scales", False),
     )
     write_json(output / "quantization.json", report.document())
 

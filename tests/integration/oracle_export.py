@@ -2,7 +2,8 @@
 
 `oracle_export.py export SOURCE OUTPUT [EXCLUDE …]` exports SOURCE as W4A16 NVFP4.
 `oracle_export.py calibrate REQUESTS` makes and exports models as a JSON file asks: a list, see `calibrate`.
-`oracle_export.py tokens SOURCE TEXT SAMPLES LENGTH BATCH` prints the batches that ModelOpt makes of text, as JSON.
+`oracle_export.py tokens SOURCE TEXT SAMPLES LENGTH BATCH` prints the batches that ModelOpt makes of text or
+conversations, as JSON.
 `oracle_export.py mxfp4 WEIGHT OUTPUT` encodes BF16 bits in a .npy file and writes codes, then scales.
 `oracle_export.py load SOURCE` loads a model and its tokenizer with transformers and prints what they do, as JSON.
 """
@@ -79,12 +80,20 @@ def calibrate(request: dict[str, Any]) -> None:
 
 
 def tokens(source: Path, text: str, samples: int, length: int, batch_size: int) -> list[dict[str, object]]:
-    from modelopt.torch.utils.dataset_utils import get_dataset_dataloader  # noqa: PLC0415 - takes seconds
+    from modelopt.torch.utils import dataset_utils  # noqa: PLC0415 - takes seconds
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.padding_side = "left"
-    loader = get_dataset_dataloader(
-        text, tokenizer, batch_size=batch_size, num_samples=samples, max_sample_length=length
+    # Where the library `datasets` is, ModelOpt makes text of each line so, and elsewhere reads text alone.
+    lines = [json.loads(line) for line in Path(text).read_text().splitlines()]
+    texts = [dataset_utils._auto_preprocess_sample(line, text, tokenizer) for line in lines]  # noqa: SLF001
+    Path(text).with_suffix(".text.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
+    loader = dataset_utils.get_dataset_dataloader(
+        str(Path(text).with_suffix(".text.jsonl")),
+        tokenizer,
+        batch_size=batch_size,
+        num_samples=samples,
+        max_sample_length=length,
     )
     return [{name: rows.tolist() for name, rows in batch.items()} for batch in loader]
 

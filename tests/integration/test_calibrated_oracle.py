@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from orchestrator.payloads import generate
-from orchestrator.quantization import quality
+from orchestrator.quantization import layout, quality
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
@@ -61,6 +61,7 @@ def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory
     excluding["exports"] = [
         _export(folder, "excluding", "excluding", _EXCLUDING, "model.layers.1.*"),
         _export(folder, "excluding", "weights and cache", _WEIGHTS_AND_CACHE),
+        _export(folder, "excluding", "shared", Format("fp8")) | {"shared_scales": True},
     ]
     every = [*requests, few, excluding]
     files = [folder / f"requests-{half}.json" for half in (0, 1)]
@@ -123,6 +124,23 @@ def test_an_excluded_layer_and_scales_of_the_cache_alone_are_what_modelopt_write
     _same(quantized / "excluding" / case)
 
 
+def test_shared_scales_are_the_largest_of_modelopts_and_nothing_else_differs(quantized: Path) -> None:
+    ours, theirs = (Checkpoint.open(quantized / "excluding" / "shared" / whose) for whose in ("ours", "theirs"))
+    different = set()
+    for group in layout.fusion_groups(
+        name.removesuffix(".input_scale") for name in theirs.tensors if "input_s" in name
+    ):
+        scales = {module: float(theirs.read(f"{module}.weight_scale")) for module in group}
+        assert {float(ours.read(f"{module}.weight_scale")) for module in group} == {max(scales.values())}
+        smaller = [module for module in group if scales[module] < max(scales.values())]
+        different |= {f"{module}.{part}" for module in smaller for part in ("weight", "weight_scale")}
+    assert different
+    assert (
+        set(_differences(quantized / "excluding" / "shared" / "ours", quantized / "excluding" / "shared" / "theirs"))
+        == different
+    )
+
+
 def _same(folder: Path, *, broken_list: bool = False) -> None:
     ours, theirs = folder / "ours", folder / "theirs"
     assert _differences(ours, theirs) == []
@@ -166,12 +184,16 @@ def test_every_bf16_number_in_mxfp4_is_what_modelopt_makes_of_it(environment: En
     assert (tmp_path / "encoded").read_bytes() == ours.codes.tobytes() + ours.scales.tobytes()
 
 
-def test_text_becomes_the_tokens_that_modelopt_makes_of_it(environment: Environment, tmp_path: Path) -> None:
+def test_text_and_conversations_become_the_tokens_that_modelopt_makes_of_it(
+    environment: Environment, tmp_path: Path
+) -> None:
     generate.main(["--output", str(tmp_path / "model"), "--layers", "1", "--vocab-size", "320"])
     file = tmp_path / "train.jsonl"
     texts = ["A short one.", "Grüße aus 東京, " * 9, "x", "The last of a batch is alone."]
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    asked = ["4", "16", "3"]
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": " Ada "}]
+    lines: list[dict[str, object]] = [*({"text": text} for text in texts), {"messages": turns}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ["5", "16", "3"]
     printed = environment.run(_HERE / "oracle_export.py", "tokens", tmp_path / "model", str(file), *asked)
     theirs = json.loads(printed.rpartition("RESULT ")[2])
     code = (

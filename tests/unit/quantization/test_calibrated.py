@@ -329,3 +329,34 @@ def test_the_cost_is_for_the_log_alone() -> None:
 def test_the_model_is_not_loaded_by_importing_it() -> None:
     assert LayeredModel.__module__ in sys.modules
     assert "torch" not in sys.modules
+
+
+# --- conversations ---
+
+
+class _Chatting(_Tokenizer):
+    def apply_chat_template(self, messages: list[dict[str, str]], *, tokenize: bool) -> str:
+        assert not tokenize
+        return "".join(f"{turn['role'][0]}{turn['content']}" for turn in messages)
+
+
+class _Mute(_Tokenizer):
+    def apply_chat_template(self, messages: list[dict[str, str]], *, tokenize: bool) -> str:
+        message = f"no template for {len(messages)} messages, {tokenize}"
+        raise ValueError(message)
+
+
+def test_the_chat_template_makes_text_of_conversations(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    turns = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+    file.write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"text": "abc"}) + "\n")
+    (batch,) = text_batches(file, _Chatting(), 2, 3, batch_size=2)
+    assert batch.tokens.tolist() == [[ord(letter) for letter in text] for text in ("uAa", "abc")]
+
+
+def test_a_tokenizer_without_a_template_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "A"}]}) + "\n")
+    with pytest.raises(CalibrationTextError, match=r"train.jsonl:1: the model's tokenizer cannot write") as caught:
+        text_batches(file, _Mute(), 1, 3)
+    assert "chat_template: false" in caught.value.hint

@@ -54,3 +54,43 @@ def test_a_line_without_text_is_named(tmp_path: Path, line: str) -> None:
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CalibrationTextError, match="expected a file that ends in"):
         written(tmp_path, "mine.csv", "a,b", 1)
+
+
+def conversations(folder: Path, name: str, text: str, samples: int) -> list[list[dict[str, str]]]:
+    source, output = folder / name, folder / "out" / "train.jsonl"
+    source.write_text(text, encoding="utf-8")
+    options = ["--conversations", "--source", str(source), "--samples", str(samples), "--output", str(output)]
+    calibration.main(options)
+    return [json.loads(line)["messages"] for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+_TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
+
+
+def test_conversations_are_kept_and_text_is_what_a_user_says(tmp_path: Path) -> None:
+    lines = json.dumps({"messages": _TURNS, "id": 3}) + "\n" + json.dumps({"text": "Hello"}) + "\n"
+    assert conversations(tmp_path, "mine.jsonl", lines, 2) == [_TURNS, [{"role": "user", "content": "Hello"}]]
+    assert conversations(tmp_path, "mine.txt", "one\n\ntwo\n", 1) == [[{"role": "user", "content": "one"}]]
+
+
+def test_a_conversation_where_text_is_wanted_names_the_key_of_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationTextError, match=r"mine.jsonl:1: expected a JSON object with `text`") as caught:
+        written(tmp_path, "mine.jsonl", json.dumps({"messages": _TURNS}), 1)
+    assert "chat_template: true" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "messages", [[], "Hello", [{"role": "user"}], [{"role": "user", "content": ["parts"]}], [{"content": "a"}], None]
+)
+def test_what_is_no_conversation_is_refused_with_its_line(tmp_path: Path, messages: object) -> None:
+    with pytest.raises(CalibrationTextError, match=r"mine.jsonl:2: `messages`: expected a list"):
+        conversations(tmp_path, "mine.jsonl", '{"text": "a"}\n' + json.dumps({"messages": messages}), 2)
+
+
+def test_conversations_that_calibration_took_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "taken.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "one"}]}))
+    (tmp_path / "mine.txt").write_text("one\n\ntwo\n")
+    kept = tmp_path / "kept.jsonl"
+    options = ["--source", str(tmp_path / "mine.txt"), "--samples", "1", "--without", str(tmp_path / "taken.jsonl")]
+    calibration.main([*options, "--output", str(kept)])
+    assert json.loads(kept.read_text()) == {"text": "two"}

@@ -107,6 +107,36 @@ def test_our_quantizer_is_told_each_exclusion() -> None:
     assert words(step.argv)[-4:] == ("--exclude", "model.layers.0.*", "--exclude", "*o_proj")
 
 
+def test_our_quantizer_is_told_of_shared_scales_and_of_conversations() -> None:
+    calibration = {"dataset": "mine.jsonl", "chat_template": True}
+    asked = {"format": "fp8", "method": "onepass", "shared_scales": True, "calibration": calibration}
+    found = steps(quantization=asked)
+    assert words(found["quantize"].argv)[-1] == "--shared-scales"
+    assert words(found["calibration"].argv)[-1] == "--conversations"
+    plain = steps(quantization={"format": "fp8", "method": "onepass"})
+    assert not {"--shared-scales", "--conversations"} & {
+        *words(plain["quantize"].argv),
+        *words(plain["calibration"].argv),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "onepass", "format": "nvfp4", "shared_scales": True}, "NVFP4 always shares them"),
+        ({"method": "modelopt", "format": "fp8", "shared_scales": True}, "shared_scales is a choice of method onepass"),
+        ({"method": "modelopt", "format": "fp8", "calibration": {"chat_template": True}}, "use method onepass"),
+        (
+            {"method": "onepass", "format": "fp8", "calibration": {"dataset": "random", "chat_template": True}},
+            "tokens from a seed say nothing",
+        ),
+    ],
+)
+def test_what_only_our_quantizer_can_is_refused_elsewhere(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        steps(quantization=changes)
+
+
 def test_modelopt_gets_the_recipes_format_cache_and_text() -> None:
     quantization = {**MODELOPT, "calibration": {"samples": 64, "sequence_length": 256, "batch_size": 2}}
     step = steps(quantization=quantization)["quantize"]
