@@ -67,6 +67,8 @@ def calibrate(request: dict[str, Any]) -> None:
 
     formats = {"nvfp4": mtq.NVFP4_DEFAULT_CFG, "w4a16_nvfp4": mtq.W4A16_NVFP4_CFG, "fp8": mtq.FP8_DEFAULT_CFG}
     for wanted in request["exports"]:
+        if wanted["output"] is None:
+            continue  # ModelOpt cannot
         model = AutoModelForCausalLM.from_pretrained(request["source"], dtype="auto", device_map="cpu").eval()
         config = copy.deepcopy(formats[wanted["format"]])
         if wanted["kv_cache"] == "fp8":

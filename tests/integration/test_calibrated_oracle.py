@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from orchestrator.quantization import layout, quality
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
+from tests.support.checkpoints import write_model
 from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
 from tests.support.oracle import Environment, find_environment
 
@@ -63,13 +65,53 @@ def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory
         _export(folder, "excluding", "weights and cache", _WEIGHTS_AND_CACHE),
         _export(folder, "excluding", "shared", Format("fp8")) | {"shared_scales": True},
     ]
-    every = [*requests, few, excluding]
+    every = [*requests, few, excluding, *_unusual(folder)]
     files = [folder / f"requests-{half}.json" for half in (0, 1)]
     for half, file in enumerate(files):
         file.write_text(json.dumps(every[half::2]))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(partial(_quantize_twice, environment), files))
     return folder
+
+
+_ODD: Mapping[str, Any] = {
+    **SIZES,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "intermediate_size": 40,
+    "dtype": "bfloat16",
+}
+_OF_ZEROS = "model.layers.1.mlp.down_proj"
+_SILENT = "model.layers.1.self_attn.v_proj"
+
+
+def _unusual(folder: Path) -> list[dict[str, Any]]:
+    """Ask for a model whose inner size is no multiple of 16, with all kinds of small numbers in its weights."""
+    small = np.arange(1, 1 + 64 * 64, dtype=np.uint16)  # from the smallest subnormal number to 2**-96
+    row = np.zeros((64, 64), ml_dtypes.bfloat16)
+    row[0, :16], row[1, :32], row[2, 3] = 1, -0.0, 2**-130
+    changes = {
+        "model.layers.0.self_attn.q_proj.weight": row,
+        "model.layers.0.self_attn.o_proj.weight": small.view(ml_dtypes.bfloat16).reshape(64, 64),
+        f"{_OF_ZEROS}.weight": np.zeros((64, 40), ml_dtypes.bfloat16),
+    }
+    write_model(folder / "odd" / "source", _ODD, changes)
+    silent = {f"{_SILENT}.weight": np.zeros((32, 64), ml_dtypes.bfloat16)}
+    write_model(folder / "silent" / "source", {**_ODD, "intermediate_size": 48}, silent)
+    both = [
+        _export(folder, "odd", "FP8", Format("fp8", "fp8")),
+        _export(folder, "odd", "NVFP4", Format("nvfp4", "fp8"), "*.down_proj"),
+    ]
+    ours_alone = [
+        _export(folder, "silent", label, wanted) | {"output": None}
+        for label, wanted in {"FP8": Format("fp8", "fp8"), "NVFP4": Format("nvfp4", "fp8")}.items()
+    ]
+    batches = _batches(2)
+    return [
+        {"source": str(folder / name / "source"), "config": {}, "batches": batches, "exports": exports}
+        for name, exports in {"odd": both, "silent": ours_alone}.items()
+    ]
 
 
 def _quantize_twice(environment: Environment, requests: Path) -> None:
@@ -122,6 +164,26 @@ def test_experts_that_nothing_reached_are_what_modelopt_writes(quantized: Path, 
 @pytest.mark.parametrize("case", ["excluding", "weights and cache"])
 def test_an_excluded_layer_and_scales_of_the_cache_alone_are_what_modelopt_writes(quantized: Path, case: str) -> None:
     _same(quantized / "excluding" / case)
+
+
+def test_odd_sizes_and_small_numbers_are_what_modelopt_writes_except_for_a_tensor_of_zeros(quantized: Path) -> None:
+    _same(quantized / "odd" / "NVFP4")
+    ours, theirs = (quantized / "odd" / "FP8" / whose for whose in ("ours", "theirs"))
+    assert _differences(ours, theirs) == [f"{_OF_ZEROS}.weight", f"{_OF_ZEROS}.weight_scale"]
+    # A deliberate difference: ModelOpt's scale is 0, and 0 / 0 is not a number.
+    assert np.isnan(Checkpoint.open(theirs).read(f"{_OF_ZEROS}.weight").astype(np.float32)).all()
+    assert float(Checkpoint.open(ours).read(f"{_OF_ZEROS}.weight_scale")) == 1
+    assert not Checkpoint.open(ours).read(f"{_OF_ZEROS}.weight").view(np.uint8).any()
+
+
+@pytest.mark.parametrize("label", ["FP8", "NVFP4"])
+def test_what_calibration_never_saw_move_has_scales_of_one(quantized: Path, label: str) -> None:
+    # An engine divides by them. ModelOpt refuses such a model in NVFP4.
+    written = Checkpoint.open(quantized / "silent" / label / "ours")
+    assert float(written.read(f"{_SILENT}.v_scale")) == 1
+    assert float(written.read("model.layers.1.self_attn.o_proj.input_scale")) == 1
+    report = quality.examine(quantized / "silent" / label / "ours", reference=quantized / "silent" / "source")
+    assert {check.name for check in report.checks if not check.passed} == {"tokenizer"}
 
 
 def test_shared_scales_are_the_largest_of_modelopts_and_nothing_else_differs(quantized: Path) -> None:
@@ -191,7 +253,8 @@ def test_text_and_conversations_become_the_tokens_that_modelopt_makes_of_it(
     file = tmp_path / "train.jsonl"
     texts = ["A short one.", "Grüße aus 東京, " * 9, "x", "The last of a batch is alone."]
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": " Ada "}]
-    lines: list[dict[str, object]] = [*({"text": text} for text in texts), {"messages": turns}]
+    lines: list[dict[str, object]] = [{"text": text} for text in texts]
+    lines.append({"messages": turns})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     asked = ["5", "16", "3"]
     printed = environment.run(_HERE / "oracle_export.py", "tokens", tmp_path / "model", str(file), *asked)

@@ -13,15 +13,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from orchestrator.payloads import generate
 from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
-from orchestrator.quantization.files import read_json, write_json
-from orchestrator.quantization.layout import expected_tensors
+from orchestrator.quantization.files import read_json
 from orchestrator.quantization.onepass import quantize_checkpoint
-from orchestrator.quantization.tensors import TensorSpec
-from orchestrator.quantization.writer import CheckpointWriter
+from tests.support.checkpoints import write_model
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
@@ -93,18 +90,6 @@ def _generate(folder: Path, *options: str) -> Path:
     return folder
 
 
-def _model(folder: Path, config: dict[str, Any], changes: dict[str, NDArray[Any]] | None = None) -> Path:
-    """Write a model of any known architecture with random weights."""
-    numbers = np.random.default_rng(1)
-    specs = list(expected_tensors(config).values())
-    with CheckpointWriter(folder, [[TensorSpec(spec.name, spec.dtype, spec.shape) for spec in specs]]) as writer:
-        for spec in specs:
-            drawn = (0.02 * numbers.standard_normal(spec.shape, np.float32)).astype(ml_dtypes.bfloat16)
-            writer.write(spec.name, (changes or {}).get(spec.name, drawn))
-    write_json(folder / "config.json", config)
-    return folder
-
-
 _SMALL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -131,7 +116,7 @@ def test_every_byte_of_the_generated_model_is_what_modelopt_writes(
 
 
 def test_both_configurations_are_what_modelopt_writes(quantize: Callable[..., Pair], tmp_path: Path) -> None:
-    pair = quantize(_model(tmp_path / "source", _SMALL))
+    pair = quantize(write_model(tmp_path / "source", _SMALL))
     assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
     ours, theirs = (read_json(folder / "config.json")["quantization_config"] for folder in (pair.ours, pair.theirs))
     assert ours == {**theirs, **_ADDED}
@@ -153,7 +138,7 @@ def test_both_configurations_are_what_modelopt_writes(quantize: Callable[..., Pa
 def test_every_architecture_has_the_bytes_that_modelopt_writes(
     quantize: Callable[..., Pair], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    pair = quantize(_model(tmp_path / "source", {**_SMALL, **changes}))
+    pair = quantize(write_model(tmp_path / "source", {**_SMALL, **changes}))
     assert pair.differences() == []
     assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
 
@@ -174,14 +159,14 @@ def test_unusual_numbers_have_the_bytes_that_modelopt_writes(quantize: Callable[
         "model.layers.1.self_attn.q_proj.weight": np.resize(finite[::7], (96, 96)),
         "model.layers.0.mlp.down_proj.weight": np.resize(finite[:127], (96, 160)),
     }
-    pair = quantize(_model(tmp_path / "source", _SMALL, changes))
+    pair = quantize(write_model(tmp_path / "source", _SMALL, changes))
     assert pair.differences() == []
 
 
 def test_only_a_tensor_of_zeros_differs_and_ours_has_no_nan(quantize: Callable[..., Pair], tmp_path: Path) -> None:
     module = "model.layers.0.mlp.down_proj"
     changes = {f"{module}.weight": np.zeros((96, 160), ml_dtypes.bfloat16)}
-    pair = quantize(_model(tmp_path / "source", _SMALL, changes))
+    pair = quantize(write_model(tmp_path / "source", _SMALL, changes))
     # A deliberate difference: the scale of ModelOpt's tensor is 0 and the scales of its blocks are NaN.
     assert pair.differences() == [f"{module}.{part}" for part in ("weight", "weight_scale", "weight_scale_2")]
     theirs, ours = Checkpoint.open(pair.theirs), Checkpoint.open(pair.ours)
@@ -199,7 +184,7 @@ def test_only_a_tensor_of_zeros_differs_and_ours_has_no_nan(quantize: Callable[.
 def test_exclusions_have_the_names_and_bytes_that_modelopt_writes(
     quantize: Callable[..., Pair], tmp_path: Path, exclude: list[str]
 ) -> None:
-    pair = quantize(_model(tmp_path / "source", {**_SMALL, "num_hidden_layers": 12}), *exclude)
+    pair = quantize(write_model(tmp_path / "source", {**_SMALL, "num_hidden_layers": 12}), *exclude)
     assert pair.differences() == []
     assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
 
