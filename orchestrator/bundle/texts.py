@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
 
@@ -63,6 +64,7 @@ def _plain() -> Environment:
     environment.filters["band"] = _band
     environment.filters["code"] = lambda text: f"`{text}`"
     environment.filters["quoted"] = quoted
+    environment.filters["sh"] = shlex.quote
     return environment
 
 
@@ -73,6 +75,8 @@ def _environment(finalize: Callable[[object], str] | None) -> Environment:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        comment_start_string="{##",  # {# is the length of an array in a shell
+        comment_end_string="##}",
         autoescape=False,  # noqa: S701 - no HTML; YAML is quoted by `finalize`
         finalize=finalize,
     )

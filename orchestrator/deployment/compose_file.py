@@ -223,8 +223,7 @@ def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
     try:
         text = file.read_bytes()
     except OSError as error:
-        message = f"there is no {file}"
-        raise BundleIncompleteError(message, hint=f"orchestrator build {folder.name}") from error
+        raise _no_file(folder) from error
     document = parse(text, file)
     variables = {**_assignments(folder / ENVIRONMENT), **shell}
     data = _filled(document.data, variables, file)
@@ -233,6 +232,14 @@ def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
     except ComposeUnsupportedError as error:
         hint = f"what Compose knows and this does not, Compose itself does: docker compose --file {file} up --detach"
         raise ComposeUnsupportedError(error.message, hint=hint) from error
+
+
+def _no_file(folder: Path) -> BundleIncompleteError:
+    start = folder / "two-sparks" / "start.sh"
+    if start.is_file():
+        message = f"{folder.name} is served by two machines together, and this command knows one"
+        return BundleIncompleteError(message, hint=f"on the first of them: {start}")
+    return BundleIncompleteError(f"there is no {folder / COMPOSE}", hint=f"orchestrator build {folder.name}")
 
 
 def _assignments(file: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from orchestrator.bundle.targets import (
     readme,
     server,
     systemd,
+    two_sparks,
 )
 from orchestrator.bundle.targets.cluster import one_machine
 from orchestrator.errors import BundleTargetError
@@ -40,7 +41,8 @@ class Target:
 
 
 TARGETS: Mapping[str, Target] = {
-    "compose": Target(compose.files),
+    "compose": Target(compose.files, one_machine),
+    "two-sparks": Target(two_sparks.files, two_sparks.two_machines),
     "systemd": Target(systemd.files, one_machine),
     "kubernetes": Target(kubernetes.files, one_machine),
     "helm": Target(helm.files, one_machine),

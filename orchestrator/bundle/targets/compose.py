@@ -15,7 +15,7 @@ _IMAGES = {
     "grafana": "docker.io/grafana/grafana:12.1.1",
     "chat": "ghcr.io/open-webui/open-webui:v0.6.26",
 }
-_PASSED = {
+PASSED = {
     "NIM_SERVED_MODEL_NAME": "",
     "NIM_MAX_MODEL_LEN": "",
     "NIM_KVCACHE_PERCENT": "",
@@ -50,7 +50,7 @@ def files(facts: Facts) -> dict[str, str]:
         "cache": CACHE,
         "model": str(MODEL),
         "healthcheck": ["CMD", *HEALTHCHECK],
-        "passed": _PASSED,
+        "passed": PASSED,
         **_IMAGES,
     }
     grafana = "monitoring/grafana"
