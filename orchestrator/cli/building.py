@@ -125,5 +125,7 @@ def _watched(settings: Settings, name: str, *, verbose: bool) -> Iterator[Observ
 
 def _docker() -> Executor:
     from orchestrator.executors.docker import DockerExecutor  # noqa: PLC0415 - the SDK loads slowly; most steps need it not
+    from orchestrator.executors.docker_secrets import sweep_secrets  # noqa: PLC0415 - as above
 
+    sweep_secrets()
     return DockerExecutor()

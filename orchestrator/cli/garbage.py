@@ -10,6 +10,7 @@ from typing import Literal
 
 from orchestrator.cli.planning import lock_file_of, plan_recipe
 from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import in_bytes
 from orchestrator.errors import MachineError
 from orchestrator.executors.docker import DockerExecutor, LeftContainer
 from orchestrator.journal import Journal
@@ -17,7 +18,7 @@ from orchestrator.plan import Plan
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Attempt, Store, remove_tree
 
-Kind = Literal["artifact", "changed", "attempt", "container"]
+Kind = Literal["artifact", "changed", "attempt", "scratch", "wrong download", "container"]
 _KEY = 64
 
 
@@ -26,7 +27,8 @@ class Garbage:
     """Something that can go."""
 
     kind: Kind
-    """`changed`: an artifact that was found changed on disk and set aside."""
+    """`changed`: an artifact that was found changed on disk and set aside; `scratch`: how far a step was that nobody
+    will go on with; `wrong download`: a file that was not what the Hub says, set aside in the Hub's cache."""
     name: str
     key: str
     step: str
@@ -93,6 +95,7 @@ def look(store: Store, needed: frozenset[str], containers: Sequence[LeftContaine
     garbage = [
         *_artifacts(store, needed),
         *_set_aside(store),
+        *_wrong_downloads(),
         *(_container(store, found) for found in ours if _is_over(store, found, needed)),
     ]
     kept = [f"container {found.name} runs ({found.recipe}: {found.step})" for found in ours if found.running]
@@ -102,6 +105,12 @@ def look(store: Store, needed: frozenset[str], containers: Sequence[LeftContaine
             kept.append(f"{folder.name[:16]}… {reason}")
         else:
             garbage.append(_attempt(store, folder))
+    for folder in sorted((store.root / "scratch").glob("*")):
+        reason = _why_scratch_kept(store, folder, needed, ours)
+        if reason:
+            kept.append(f"scratch {folder.name[:16]}… ({in_bytes(_room(folder)[0])}) {reason}")
+        else:
+            garbage.append(_scratch(store, folder))
     return Findings(tuple(garbage), tuple(kept))
 
 
@@ -148,6 +157,48 @@ def _attempt(store: Store, folder: Path) -> Garbage:
             return held
 
     return Garbage("attempt", folder.name, key, "", *_room(folder), remove)
+
+
+def _scratch(store: Store, folder: Path) -> Garbage:
+    def remove() -> bool:
+        with store.try_lock(folder.name) as held:
+            if held:
+                store.drop_scratch(folder.name)
+            return held
+
+    return Garbage("scratch", folder.name, folder.name, "", *_room(folder), remove)
+
+
+def _why_scratch_kept(store: Store, folder: Path, needed: frozenset[str], containers: Sequence[LeftContainer]) -> str:
+    """Say why what a step noted is kept; empty where nobody will go on with it."""
+    key = folder.name
+    with store.try_lock(key) as held:
+        if not held:
+            return "is being written"
+    if any(found.key == key and not _is_over(store, found, needed) for found in containers):
+        return "belongs to a container that the next build adopts"
+    if key in needed and not store.look(key):
+        return "is how far a step is; the next build goes on from there"
+    return ""
+
+
+def _wrong_downloads() -> Iterator[Garbage]:
+    from huggingface_hub import constants  # noqa: PLC0415 - the Hub's client loads slowly, and only this asks for it
+
+    from orchestrator.hub.cache import set_aside  # noqa: PLC0415 - as above
+
+    cache = Path(constants.HF_HUB_CACHE)
+    for file in set_aside(cache):
+        size = file.stat().st_size
+        yield Garbage("wrong download", str(file.relative_to(cache)), "", "", size, size, _unlinking(file))
+
+
+def _unlinking(file: Path) -> Callable[[], bool]:
+    def remove() -> bool:
+        file.unlink(missing_ok=True)
+        return True
+
+    return remove
 
 
 def _why_kept(store: Store, folder: Path, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> str:

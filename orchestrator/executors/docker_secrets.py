@@ -6,10 +6,13 @@ Whatever stands in those is shown by `docker inspect` and kept on the engine's d
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator import owner
 from orchestrator.executors.docker_arguments import SECRETS
 
 if TYPE_CHECKING:
@@ -17,13 +20,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FOLDER = "orchestrator-secrets-"
+_NAME = re.compile(re.escape(_FOLDER) + r"(?P<owner>.+)-[a-z0-9_]{8}")
 
 
 def write_secrets(secrets: Mapping[str, str]) -> dict[str, Path]:
     """Write each secret into a file of its own in a new private folder; returns the files by the secrets' names."""
     if not secrets:
         return {}
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))  # mode 0700
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{_spelled(owner.ourselves())}-"))  # mode 0700
     files = {name: folder / name for name in secrets}
     for name, file in files.items():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
@@ -38,6 +42,33 @@ def remove_secrets(files: Iterable[Path]) -> None:
             file.unlink(missing_ok=True)
             if file.parent.is_dir() and not any(file.parent.iterdir()):
                 file.parent.rmdir()
+
+
+def sweep_secrets() -> None:
+    """Remove the secrets of orchestrators that were killed.
+
+    A container that still has one mounted keeps it: what it sees is the file, not its name.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        found = _NAME.fullmatch(folder.name)
+        if found and _is_ours(folder) and not owner.lives(_read(found["owner"])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spelled(name: str) -> str:
+    return name.replace(":", ".")
+
+
+def _read(spelled: str) -> str:
+    return ":".join(spelled.rsplit(".", 2))
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return status.st_uid == os.getuid() and not folder.is_symlink()
 
 
 def secrets_of(inspected: Mapping[str, Any]) -> list[Path]:

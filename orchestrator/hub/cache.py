@@ -80,7 +80,7 @@ class RepoCache:
         """Make a blob appear under its name; a link where the file system has links."""
         pointer = self.pointer(commit, path)
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}{_OURS}")
+        temporary = pointer.with_name(f".{pointer.name}{_OURS}")  # under the blob's lock nobody else writes it
         temporary.unlink(missing_ok=True)
         try:
             temporary.symlink_to(os.path.relpath(blob, pointer.parent))

@@ -23,6 +23,7 @@ from orchestrator.hub.transfer import TooLongError, transfer
 from orchestrator.hub.words import hub_words
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.room import existing
+from orchestrator.temporary import sweep_temporaries, temporary_of
 from orchestrator.witness import witness_of
 
 _READ = 1 << 20
@@ -51,7 +52,8 @@ class Fetcher:
         """Write down what is about to be fetched, for days without network and against `hf cache prune`."""
         if not listing.exists() and os.access(existing(listing), os.W_OK):
             listing.parent.mkdir(parents=True, exist_ok=True)
-            temporary = listing.with_suffix(f".{os.getpid()}")
+            sweep_temporaries(listing.parent)
+            temporary = temporary_of(listing)
             temporary.write_text(listing_text(self.snapshot), encoding="utf-8")
             temporary.replace(listing)
             self.cache.keep(self.snapshot.commit)

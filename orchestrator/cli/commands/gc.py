@@ -17,9 +17,9 @@ from orchestrator.cli.text import in_bytes, print_json, print_table
 def command(settings: Settings, delete: bool, as_json: bool) -> None:
     """Show what neither the newest build of a recipe nor a lock needs, and with --delete remove it.
 
-    Artifacts, tries that were abandoned, artifacts that were set aside because they had changed, and containers whose
-    orchestrator is gone. What is in use is never removed. What dist/ holds stays whole: its files are links of their
-    own.
+    Artifacts, tries that were abandoned, what a step noted that nobody will go on with, artifacts and downloads that
+    were set aside because they were wrong, and containers whose orchestrator is gone. What is in use is never removed.
+    What dist/ holds stays whole: its files are links of their own.
     """
     found = garbage.look(settings.store, garbage.needed_keys(settings), garbage.left_containers())
     gone = {id(item): delete and item.remove() for item in found.garbage}
@@ -28,7 +28,7 @@ def command(settings: Settings, delete: bool, as_json: bool) -> None:
         return
     if found.garbage:
         rows = [
-            (item.kind, item.step, item.name[:24], in_bytes(item.size), in_bytes(item.frees)) for item in found.garbage
+            (item.kind, item.step, _shown(item), in_bytes(item.size), in_bytes(item.frees)) for item in found.garbage
         ]
         print_table(("what", "step", "name", "size", "frees"), rows, right=(3, 4))
     for reason in found.kept:
@@ -36,10 +36,15 @@ def command(settings: Settings, delete: bool, as_json: bool) -> None:
     if delete:
         for item in found.garbage:
             if not gone[id(item)]:
-                click.echo(f"kept: {item.kind} {item.name[:24]} has come into use")
+                click.echo(f"kept: {item.kind} {_shown(item)} has come into use")
         click.echo(f"removed: {in_bytes(sum(item.frees for item in found.garbage if gone[id(item)]))}")
     else:
         click.echo(f"could be removed with --delete: {in_bytes(sum(item.frees for item in found.garbage))}")
+
+
+def _shown(item: garbage.Garbage) -> str:
+    """Cut a key, which nobody reads to its end; a file's path is said in full."""
+    return item.name[:24] if item.key else item.name
 
 
 def _fields(item: garbage.Garbage, *, removed: bool) -> dict[str, object]:

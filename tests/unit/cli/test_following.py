@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import owner
 from orchestrator.executors.docker import LeftContainer
+from orchestrator.hub.cache import RepoCache
 from orchestrator.journal import Journal
 from orchestrator.store.store import Store
 from tests.support.fake import FakeExecutor
@@ -175,6 +176,56 @@ def test_gc_removes_abandoned_tries_and_changed_artifacts(shell: Shell) -> None:
     assert sorted(kinds(shell, "--delete")) == ["attempt", "changed"]
     assert kinds(shell) == []
     assert store.attempts() == ()
+
+
+def note(shell: Shell, key: str) -> Path:
+    """Leave what a step notes of how far it is."""
+    place = Store(shell.store).scratch(key) / "hidden-00003"
+    place.write_bytes(b"x" * 5000)
+    return place
+
+
+def test_gc_removes_what_a_step_noted_that_nobody_goes_on_with(shell: Shell) -> None:
+    shell("build", RECIPE)
+    noted = note(shell, KEY)
+    assert kinds(shell) == ["scratch"]
+    with Store(shell.store).try_lock(KEY):
+        assert kinds(shell, "--delete") == [], "somebody writes it"
+    assert noted.exists()
+    assert kinds(shell, "--delete") == ["scratch"]
+    assert not noted.parent.exists()
+
+
+def test_gc_keeps_what_the_next_build_goes_on_from_and_says_how_much_it_is(shell: Shell) -> None:
+    shell.executor.interrupt("quantize")
+    shell("build", RECIPE)
+    journal = Journal.read(shell.store, RECIPE)
+    assert journal is not None
+    noted = note(shell, journal.steps[1].key)
+    assert kinds(shell, "--delete") == []
+    assert noted.exists()
+    assert shell("gc") == 0
+    assert "(5.0 kB) is how far a step is; the next build goes on from there" in shell.out
+
+
+def test_gc_keeps_what_a_container_goes_on_noting(shell: Shell) -> None:
+    noted = note(shell, KEY)
+    shell.containers = [container(shell, "running")]
+    assert kinds(shell, "--delete") == []
+    assert noted.exists()
+
+
+def test_gc_removes_downloads_that_were_set_aside(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    wrong = RepoCache(tmp_path / "hub", "owner/model", "model").aside("deep/model.safetensors")
+    wrong.write_bytes(b"wrong")
+    assert shell("gc") == 0
+    assert "models--owner--model/orchestrator/aside/deep/model.safetensors" in shell.out
+    assert wrong.exists()
+    assert kinds(shell, "--delete") == ["wrong download"]
+    assert not wrong.exists()
 
 
 def test_gc_leaves_what_is_locked_or_read(shell: Shell) -> None:
