@@ -114,12 +114,17 @@ def fitted(rows: Iterable[Row], targets: Mapping[str, Target], constants: Consta
     return known
 
 
-def scores(rows: Sequence[Row], targets: Mapping[str, Target], constants: Constants) -> list[Score]:
-    """Predict each row from constants that no row of its model had a part in."""
+def scores(
+    rows: Sequence[Row],
+    targets: Mapping[str, Target],
+    constants: Constants,
+    kin: Callable[[Row], str] = lambda row: row.known.backbone,
+) -> list[Score]:
+    """Predict each row from constants that none of its kin had a part in: no row of its model, or of its engine."""
     found = []
-    for backbone in sorted({row.known.backbone for row in rows}):
-        known = fitted([row for row in rows if row.known.backbone != backbone], targets, constants)
-        found += [_score(row, targets, known) for row in rows if row.known.backbone == backbone]
+    for name in sorted({kin(row) for row in rows}):
+        known = fitted([row for row in rows if kin(row) != name], targets, constants)
+        found += [_score(row, targets, known) for row in rows if kin(row) == name]
     return sorted(found, key=lambda score: score.row.line)
 
 
@@ -157,6 +162,13 @@ def _report(
     for kind in ("dense one", "dense many", "moe one", "moe many", "prefill"):
         some = [score for score in scored if score.row.kind == kind]
         yield f"{'':10} {'':24} {kind:11} {_figures(some)}" if some else f"{kind}: none"
+    yield "\nerrors with all rows of the row's engine left out: what the constants of the other engines say of it"
+    strangers = scores(rows, targets, default_constants(), lambda row: row.engine)
+    by_engine = defaultdict(list)
+    for score in strangers:
+        by_engine[score.row.engine, score.row.kind].append(score)
+    for (engine, kind), some in sorted(by_engine.items()):
+        yield f"{engine:10} {'':24} {kind:11} {_figures(some)}"
     yield "\nbatches, by how they were measured; `alone`: what an estimate says, no prompts in between"
     yield f"{'measured':10} {'prompt/answer':24} {'':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8} {'alone':>7}"
     yield from _by_method(decode, targets)

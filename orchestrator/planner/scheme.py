@@ -86,6 +86,11 @@ class Scheme:
     extra_exclude: tuple[str, ...] = field(default=())
     """Further modules that stay as they are, besides the defaults: a recipe's `quantization.exclude`."""
 
+    @property
+    def label(self) -> str:
+        """What most of it is stored as: llama.cpp's name of a file's format, else that of the algorithm."""
+        return self.gguf.upper() if self.gguf else self.algorithm
+
     def split(self, tensor: Tensor, layers: int) -> Iterator[tuple[Algorithm, int]]:
         """Say how a tensor is stored: algorithms, and how many of the alike tensors each has.
 

@@ -236,7 +236,7 @@ def _headers(folder: Path) -> int | None:
 
 def _show(question: Question, found: Outlook) -> None:
     verdict = ("fits, with limits" if found.limits else "fits") if found.fits else "does not fit"
-    click.echo(f"{question.shape.architecture} as {question.scheme.algorithm} on {question.target_name}: {verdict}")
+    click.echo(f"{question.shape.architecture} as {question.scheme.label} on {question.target_name}: {verdict}")
     for limit in found.limits:
         click.echo(f"  · {limit}")
     rows = [

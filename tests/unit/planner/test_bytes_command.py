@@ -140,3 +140,8 @@ def test_a_repository_that_is_not_in_the_catalogue_is_not_looked_for() -> None:
 def test_one_of_a_file_and_a_repository_is_asked_for(tmp_path: Path) -> None:
     assert run().exit_code == 2
     assert run("--config", written(tmp_path, LLAMA), "--repo", "openai/gpt-oss-20b").exit_code == 2
+
+
+def test_a_person_reads_which_of_llama_cpp_s_formats_was_asked_about(tmp_path: Path) -> None:
+    shown = run("--config", written(tmp_path, LLAMA), "--format", "q4_k_m", "--engine", "llama.cpp").stdout
+    assert shown.startswith("LlamaForCausalLM as Q4_K_M on dgx-spark: fits")

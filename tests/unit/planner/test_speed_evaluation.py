@@ -90,6 +90,17 @@ def test_no_model_helps_to_predict_itself_nor_another_of_its_dimensions(tmp_path
     assert len(set(expected)) == 1
 
 
+def test_an_engine_that_is_left_out_does_not_help_to_predict_itself(tmp_path: Path) -> None:
+    other = "llama,8,8,FP8,SGLang,1,1024,256,{},,https://b"
+    expected = []
+    for speed in (20.0, 28.0):
+        rows, _ = sort_out(tmp_path, "llama,8,8,FP8,vLLM,1,1024,256,24,,https://a", other.format(speed))
+        expected.append([s.expected for s in scores(rows, TARGETS, default_constants(), lambda row: row.engine)])
+    (of_vllm, of_sglang), (again, same) = expected
+    assert of_sglang == same
+    assert of_vllm < again  # what the other engine reaches is all that is known
+
+
 def test_without_measurements_it_says_so_and_ends_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
