@@ -60,7 +60,7 @@ $(VENV)/.torch: $(VENV)/.installed
 setup-torch: $(VENV)/.torch ## Install torch and transformers, for recipes that calibrate without a container
 
 # The recipes that run a model on this machine's Python.
-CALIBRATED := tiny-llama-nvfp4 tiny-llama-fp8
+CALIBRATED := tiny-llama-nvfp4 tiny-llama-fp8 tiny-llama-auto
 
 build: setup $(if $(filter $(CALIBRATED),$(RECIPE)),setup-torch) ## Build a recipe: download, quantize, check, measure, write dist/
 	@$(RUN) build $(NAMED) $(ARGS)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import calibrated, configs, onepass, report
+from orchestrator.quantization import auto, calibrated, configs, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.model import library
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> None:
     """Read the options and quantize, with loops that are compiled here if that is asked for."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.format == auto.FORMAT) == (options.bits_per_weight is None and options.budget_bytes is None):
+        parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if compiled:
         kernels.compile_here(options.threads)
-    if SCHEMES[options.format].calibrated or options.kv_cache != "none":
+    if options.format == auto.FORMAT or SCHEMES[options.format].calibrated or options.kv_cache != "none":
         _calibrate(options)
         return
     onepass.quantize_checkpoint(
@@ -55,14 +58,17 @@ def _calibrate(options: argparse.Namespace) -> None:
         seconds_between_notes=options.note_seconds,
         shard_bytes=options.shard_bytes,
     )
-    found = calibrated.quantize_calibrated(
+    quantize = (
+        partial(auto.quantize_auto, budget=auto.Budget(options.bits_per_weight, options.budget_bytes))
+        if options.format == auto.FORMAT
+        else partial(calibrated.quantize_calibrated, number_format=options.format, shared_scales=options.shared_scales)
+    )
+    found = quantize(
         options.checkpoint,
         options.output,
         _text.batches(options.checkpoint, options.calibration, options),
-        number_format=options.format,
         kv_cache=options.kv_cache,
         exclude=options.exclude,
-        shared_scales=options.shared_scales,
         settings=settings,
         observer=Reporter(),
     )
@@ -74,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.payloads.quantize", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="an unquantized checkpoint")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write the quantized one")
-    parser.add_argument("--format", choices=tuple(SCHEMES), default=next(iter(SCHEMES)), help="default: %(default)s")
+    formats = (*SCHEMES, auto.FORMAT)
+    parser.add_argument("--format", choices=formats, default=formats[0], help="default: %(default)s")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--bits-per-weight", type=float, metavar="X", help="auto: of what can be quantized, on average")
+    budget.add_argument("--budget-bytes", type=int, metavar="N", help="auto: of the whole checkpoint")
     parser.add_argument(
         "--exclude",
         action="append",

@@ -64,7 +64,12 @@ class Case:
 
     @property
     def weight_format(self) -> str:
-        """The format that the kernels see, which for FP8 depends on how its scales are laid out."""
+        """The format that the kernels see, which for FP8 depends on how its scales are laid out.
+
+        Of several formats the one that fewest GPUs have kernels for.
+        """
+        if self.quantization.format == "auto":
+            return "nvfp4"
         return "fp8_block_scale" if has_block_scales(self.recipe) else self.quantization.format
 
     def images_where(self, holds: Callable[[Image], bool]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from orchestrator.catalog.models import find_model
 from orchestrator.planner.case import has_block_scales
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.shapes import FAMILIES, ModelShape, shape_of
-from orchestrator.recipe.model import GeneratedModel, GenerateOptions, HubModel, Quantization, Recipe
+from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, Recipe
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def known_model(recipe: Recipe) -> Known | None:
     else:
         return None
     source = _source(recipe, declared)
-    served = source if recipe.quantization.method == "none" else _made(recipe.quantization)
+    served = source if recipe.quantization.method == "none" else _made(recipe)
     asked = recipe.serve.kv_cache.dtype
     return Known(shape, source, served, served.kv_cache if asked == "auto" else asked, basis)
 
@@ -76,13 +76,26 @@ def _source(recipe: Recipe, declared: Scheme | None) -> Scheme:
         return declared
     if has_block_scales(recipe):
         return scheme_of("fp8_block_scale")
-    return _made(quantization)
+    return _made(recipe)
 
 
-def _made(quantization: Quantization) -> Scheme:
+def at_most(recipe: Recipe) -> Format:
+    """Give the format of a recipe's weights; of several formats the smallest single one that is no smaller.
+
+    What `auto` chooses is measured while it quantizes; a plan counts what the budget allows at most.
+    """
+    budget = recipe.quantization.budget
+    if budget is None:
+        return recipe.quantization.format
+    bits = budget.bits_per_weight or (budget.bytes or 0) * 8 / recipe.model.parameters
+    return "fp8" if bits <= 8 else "bf16"  # noqa: PLR2004 - bits of FP8
+
+
+def _made(recipe: Recipe) -> Scheme:
+    quantization = recipe.quantization
     cache_format = quantization.kv_cache
     return scheme_of(
-        quantization.format,
+        at_most(recipe),
         kv_cache="bf16" if cache_format == "none" else cache_format,
         kv_scales=cache_format != "none",
         exclude=quantization.exclude,

@@ -10,7 +10,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.figures import Figure, in_words
 from orchestrator.planner.files import file_bytes
-from orchestrator.planner.known import known_draft, known_model, missing_sizes
+from orchestrator.planner.known import at_most, known_draft, known_model, missing_sizes
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.recipe.model import Format, HubModel, Recipe
 
@@ -64,8 +64,14 @@ def served_weights(recipe: Recipe) -> Figure:
     """Give the bytes of the checkpoint that is served, scales included; of our own quantizer the headers, too."""
     known = known_model(recipe)
     if known is None:
-        return _reckoned(recipe, recipe.quantization.format)
+        return _reckoned(recipe, at_most(recipe))
     basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.served.name}"
+    if recipe.quantization.budget is not None:
+        basis = (
+            f"no more than {in_words(known.shape.parameters)} parameters take in {known.served.name}; see the budget"
+        )
+        whole = checkpoint_bytes(known.shape, known.served)
+        return Figure(min(whole, recipe.quantization.budget.bytes or whole), "B", basis)
     if recipe.quantization.method == "onepass" and sum(t.count for t in known.shape.tensors) < _MANY:
         return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included", "exact")
     return Figure(checkpoint_bytes(known.shape, known.served), "B", basis, "exact")
@@ -120,7 +126,7 @@ def _read_per_token(recipe: Recipe) -> Figure:
     known = known_model(recipe)
     if known is None:
         active = recipe.model.active_parameters or recipe.model.parameters
-        return weight_bytes(active, recipe.quantization.format)
+        return weight_bytes(active, at_most(recipe))
     parameters = known.shape.active_parameters
     basis = f"exact bytes of {in_words(parameters)} parameters in {known.served.name}: no embedding"
     return Figure(weights_read_per_step(known.shape, known.served), "B", basis, "exact")

@@ -98,18 +98,33 @@ def quantize_calibrated(
     how = settings or Settings()
     plan = Plan.make(source, scheme_named(number_format, shared_scales=shared_scales), exclude, kv_cache)
     report = Report(number_format, kv_cache)
+    scratch = Scratch.open(how.scratch, fingerprint(plan, batches, how.device))
+    write_quantized(plan, output, batches, scratch, how=how, report=report, observer=observer)
+    return report
+
+
+def write_quantized(
+    plan: Plan,
+    output: Path,
+    batches: Sequence[Batch],
+    scratch: Scratch,
+    *,
+    how: Settings,
+    report: Report,
+    observer: Observer = silence,
+) -> None:
+    """Write a checkpoint as planned; the model runs through the layers that are not measured yet."""
     way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=library("torch"))
     with (
         CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
         WriteBehind(_WRITES_BEHIND) as behind,
     ):
         memory = residence(plan, writer, behind, how.device)
-        _Walk(plan, writer, memory, how, way, report, observer).run(batches)
+        _Walk(plan, writer, memory, how, way, report, observer).run(batches, scratch)
     plan.write_companions(output)
     report.bytes_written = writer.size
     if how.device != "cpu":
         report.gpu_bytes = library("torch").cuda.max_memory_allocated(how.device)
-    return report
 
 
 @dataclass
@@ -125,9 +140,8 @@ class _Walk:
     observer: Observer
     _noted: float = field(default_factory=time.monotonic)
 
-    def run(self, batches: Sequence[Batch]) -> None:
+    def run(self, batches: Sequence[Batch], scratch: Scratch) -> None:
         numbers = list(self.plan.layers)
-        scratch = Scratch.open(self.how.scratch, fingerprint(self.plan, batches, self.how.device))
         model = self._begin(batches, scratch) if scratch.done < len(numbers) else None
         for unit in self.plan.units:
             if self.plan.layer_of(unit[0]) is None and not (model is not None and unit[0] == self.plan.embedding):
@@ -171,11 +185,7 @@ class _Walk:
         with self.report.phase("run"):
             measured = model.run(number, within)
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
-        for module, amax in {**measured.inputs, "keys": measured.keys, "values": measured.values}.items():
-            if not np.isfinite(amax):
-                message = f"{prefix}{module}: the calibration ran into {amax}"
-                hint = "the model cannot compute this text in its own number format; check the weights"
-                raise CheckpointError(message, hint=hint)
+        insist_on_numbers(prefix, measured)
         return measured
 
     # --- tensors ---
@@ -204,7 +214,7 @@ class _Walk:
 
     def _write(self, number: int, tensors: Mapping[str, Any], measured: Measured) -> None:
         with self.report.phase("write"):
-            amax = _input_amax(f"{self.plan.stack}.{number}", measured)
+            amax = input_amax(f"{self.plan.stack}.{number}", measured)
             for unit in self.plan.layers[number]:
                 if self.plan.quantizes(unit[0]):
                     self._quantize(unit, tensors, amax)
@@ -220,7 +230,7 @@ class _Walk:
     def _quantize(
         self, group: Sequence[str], tensors: Mapping[str, Any], inputs: Mapping[tuple[str, Any], float]
     ) -> None:
-        scheme, source = self.plan.scheme, self.plan.checkpoint.tensors
+        scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
         amax = [largest_magnitude(tensors[name], source[name]) for name in group]
         if scheme.shares(tuple(group)):
             amax = [max(amax)] * len(amax)
@@ -239,7 +249,20 @@ class _Walk:
                 self.memory.put_out(f"{module}.input_scale", np.array(entry.input_scale))
 
 
-def _input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
+def insist_on_numbers(prefix: str, measured: Measured) -> None:
+    """Refuse a layer through which something flows that is no number.
+
+    Raises:
+        CheckpointError: Naming the module.
+    """
+    for module, amax in {**measured.inputs, "keys": measured.keys, "values": measured.values}.items():
+        if not np.isfinite(amax):
+            message = f"{prefix}{module}: the calibration ran into {amax}"
+            hint = "the model cannot compute this text in its own number format; check the weights"
+            raise CheckpointError(message, hint=hint)
+
+
+def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
     """Return the largest input of each group of modules that share its scale: the same for all experts of a layer."""
     found: dict[tuple[str, Any], float] = {}
     for module, amax in measured.inputs.items():

@@ -22,6 +22,9 @@ QUANT_CONFIG = "hf_quant_config.json"
 # what, belongs in a bundle's provenance.
 PRODUCER = {"name": "modelopt", "version": "0.47.0"}
 
+MIXED = "MIXED_PRECISION"
+"""What `quant_algo` says where modules differ."""
+
 KV_CACHE_FORMATS = ("none", "fp8")
 _BITS = {"W4A16_NVFP4": 4, "NVFP4": 4, "FP8": 8}
 _GROUP_SIZE = {"W4A16_NVFP4": nvfp4.BLOCK, "NVFP4": nvfp4.BLOCK}
@@ -68,9 +71,45 @@ def quantization_config(algorithm: str, exclude_modules: Sequence[str], kv_cache
     }
 
 
-def quantized_config(
-    config: Mapping[str, Any], algorithm: str, exclude_modules: Sequence[str], kv_cache: str = "none"
-) -> dict[str, Any]:
-    """Return a model's `config.json` with the quantization added and everything else as it was."""
-    added = quantization_config(algorithm, exclude_modules, kv_cache)
-    return {**copy.deepcopy(dict(config)), "quantization_config": added}
+def mixed(algorithms: Mapping[str, str], kv_cache: str = "none") -> dict[str, Any]:
+    """Return `hf_quant_config.json` of a checkpoint with several formats.
+
+    Modules that are not listed are not quantized; ModelOpt writes no `exclude_modules` then.
+
+    Args:
+        algorithms: By module, in the order of the model.
+        kv_cache: One of `KV_CACHE_FORMATS`.
+    """
+    return {
+        "producer": dict(PRODUCER),
+        "quantization": {
+            "quant_algo": MIXED,
+            "kv_cache_quant_algo": None if kv_cache == "none" else kv_cache.upper(),
+            "quantized_layers": {module: _layer(algorithm) for module, algorithm in algorithms.items()},
+        },
+    }
+
+
+def mixed_quantization_config(algorithms: Mapping[str, str], kv_cache: str = "none") -> dict[str, Any]:
+    """Return `quantization_config` of `config.json` for several formats: a group for each, in order of appearance."""
+    groups = {}
+    for number, algorithm in enumerate(dict.fromkeys(algorithms.values())):
+        one = quantization_config(algorithm, (), kv_cache)["config_groups"]["group_0"]
+        targets = sorted(module for module, own in algorithms.items() if own == algorithm)
+        groups[f"group_{number}"] = {**one, "targets": targets}
+    return {
+        **quantization_config(next(iter(algorithms.values())), (), kv_cache),
+        "config_groups": groups,
+        "quantized_layers": {module: _layer(algorithm) for module, algorithm in algorithms.items()},
+        "quant_algo": MIXED,
+    }
+
+
+def _layer(algorithm: str) -> dict[str, Any]:
+    grouped = {"group_size": _GROUP_SIZE[algorithm]} if algorithm in _GROUP_SIZE else {}
+    return {"quant_algo": algorithm, **grouped}
+
+
+def quantized_config(config: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's `config.json` with `quantization_config` added and everything else as it was."""
+    return {**copy.deepcopy(dict(config)), "quantization_config": dict(added)}

@@ -127,6 +127,12 @@ class Selection:
         """All quantized modules."""
         return frozenset(module for group in self.groups for module in group)
 
+    def without(self, modules: Container[str]) -> Selection:
+        """Leave some more modules as they are; whole groups of them."""
+        left = tuple(group for group in self.groups if group[0] not in modules)
+        more = tuple(module for group in self.groups if group[0] in modules for module in group)
+        return Selection(left, (*self.excluded, *more))
+
 
 def select(
     tensors: Sequence[TensorSpec], exclude: Sequence[str] = (), untouched: Container[str] = frozenset()
@@ -211,6 +217,12 @@ def listed_exclusions(config: Config, excluded: Iterable[str]) -> list[str]:
     """Return which of the modules that stay as they are ModelOpt lists."""
     architecture = architectures.known(config)
     return [module for module in excluded if not (architecture.scaled_embedding and module == architecture.embedding)]
+
+
+def listed_as(module: str) -> str:
+    """Return what ModelOpt calls a module where it lists formats: the experts of a layer are one module to it."""
+    block, experts, _ = module.partition(".experts.")
+    return f"{block}.experts" if experts else module
 
 
 def quantized_specs(weight: TensorSpec, algorithm: str) -> list[TensorSpec]:

@@ -60,6 +60,8 @@ class Measured:
     """How many tokens reached each module of an expert."""
     keys: float = 0.0
     values: float = 0.0
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What formats do to the layer's output: by the first module of a group and the format, see `sensitivity`."""
 
     def saw(self, module: str, largest: float, tokens: int) -> None:
         """Add what went into a module."""

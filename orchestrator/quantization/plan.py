@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +58,26 @@ class Plan:
     kv_cache: str
     types: Mapping[str, str]
     """What each tensor is read as: as `config.json` says; a checkpoint may store more."""
+    formats: Mapping[str, Scheme] = field(default_factory=dict)
+    """Modules that have a scheme of their own."""
 
     @classmethod
-    def make(cls, source: Path, scheme: Scheme, exclude: Sequence[str] = (), kv_cache: str = "none") -> Plan:
+    def make(
+        cls,
+        source: Path,
+        scheme: Scheme,
+        exclude: Sequence[str] = (),
+        kv_cache: str = "none",
+        formats: Mapping[str, str] | None = None,
+    ) -> Plan:
         """Read a checkpoint's headers and decide.
+
+        Args:
+            source: The folder of an unquantized checkpoint.
+            scheme: What becomes of weights.
+            exclude: Shell patterns of modules that stay as they are.
+            kv_cache: One of `configs.KV_CACHE_FORMATS`.
+            formats: By module, its format where that is not the scheme's; `bf16` leaves it alone, too.
 
         Raises:
             RecipeInvalidError: A pattern that fits nothing or splits what engines fuse, or another unknown word.
@@ -80,7 +96,9 @@ class Plan:
         kept = [name for name in checkpoint.tensors if not layout.is_redundant(name, expected)]
         further = frozenset(name for name in kept if architecture.is_further(config, name))
         _check_tensors(checkpoint, [name for name in kept if name not in further], expected)
+        own = formats or {}
         selection = layout.select([checkpoint.tensors[name] for name in kept], exclude, further)
+        selection = selection.without({module for module, name in own.items() if name not in SCHEMES})
         declared = config.get("dtype") or config.get("torch_dtype")
         types = {name: (expected.get(name) if declared else None) or checkpoint.tensors[name] for name in kept}
         plan = cls(
@@ -92,6 +110,7 @@ class Plan:
             tuple(exclude),
             kv_cache,
             {name: spec.dtype for name, spec in types.items()},
+            {module: SCHEMES[name] for module, name in own.items() if name in SCHEMES},
         )
         plan._check_weights()
         return plan
@@ -99,6 +118,20 @@ class Plan:
     def quantizes(self, tensor: str) -> bool:
         """Say whether a tensor is a weight that is quantized."""
         return tensor.endswith(".weight") and tensor.removesuffix(".weight") in self.selection.quantized
+
+    def scheme_of(self, weight: str) -> Scheme:
+        """Return what becomes of a weight that is quantized."""
+        return self.formats.get(weight.removesuffix(".weight"), self.scheme)
+
+    @cached_property
+    def algorithms(self) -> dict[str, str]:
+        """ModelOpt's name of what becomes of each quantized module, in the order of the model; experts are one."""
+        place = {name: position for position, name in enumerate(layout.expected_tensors(self.config))}
+        weights = [f"{module}.weight" for group in self.selection.groups for module in group]
+        weights.sort(key=lambda weight: place.get(weight, len(place)))
+        return {
+            layout.listed_as(weight.removesuffix(".weight")): self.scheme_of(weight).algorithm for weight in weights
+        }
 
     @cached_property
     def outputs(self) -> list[list[TensorSpec]]:
@@ -127,9 +160,16 @@ class Plan:
                     copy_durably(file, output / file.name)
         listed = layout.listed_exclusions(self.config, self.selection.excluded)
         excluded = layout.exclude_modules(listed, self.selection.quantized)
-        algorithm = self.scheme.algorithm
-        write_json(output / configs.CONFIG, configs.quantized_config(self.config, algorithm, excluded, self.kv_cache))
-        write_json(output / configs.QUANT_CONFIG, configs.hf_quant_config(algorithm, excluded, self.kv_cache))
+        algorithms = self.algorithms
+        if len(set(algorithms.values())) > 1:
+            quantization = configs.mixed(algorithms, self.kv_cache)
+            added = configs.mixed_quantization_config(algorithms, self.kv_cache)
+        else:
+            algorithm = next(iter(algorithms.values()), self.scheme.algorithm)
+            quantization = configs.hf_quant_config(algorithm, excluded, self.kv_cache)
+            added = configs.quantization_config(algorithm, excluded, self.kv_cache)
+        write_json(output / configs.CONFIG, configs.quantized_config(self.config, added))
+        write_json(output / configs.QUANT_CONFIG, quantization)
 
     def layer_of(self, name: str) -> int | None:
         """Return the number of the layer that a tensor belongs to."""
@@ -178,7 +218,7 @@ class Plan:
         return TensorSpec(name, self.types[name], self.checkpoint.tensors[name].shape)
 
     def _output(self, name: str) -> list[TensorSpec]:
-        return self.scheme.specs(self.spec(name)) if self.quantizes(name) else [self.spec(name)]
+        return self.scheme_of(name).specs(self.spec(name)) if self.quantizes(name) else [self.spec(name)]
 
     def _check_weights(self) -> None:
         for name in filter(self.quantizes, self.checkpoint.tensors):
@@ -186,11 +226,9 @@ class Plan:
             if weight.dtype not in _FLOATS:
                 message = f"{weight.file}: {name}: found {weight.dtype}, expected one of {', '.join(_FLOATS)}"
                 raise CheckpointError(message)
-            if weight.shape[1] % self.scheme.columns:
-                message = (
-                    f"{weight.file}: {name}: found {weight.shape[1]} inputs,"
-                    f" expected a multiple of {self.scheme.columns}"
-                )
+            columns = self.scheme_of(name).columns
+            if weight.shape[1] % columns:
+                message = f"{weight.file}: {name}: found {weight.shape[1]} inputs, expected a multiple of {columns}"
                 raise CheckpointError(message, hint="Exclude this module in the recipe.")
 
 

@@ -159,6 +159,19 @@ class _Quantization:
     """The format, for a person."""
     excluded: tuple[str, ...] = ()
     """Patterns of modules that are not quantized."""
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Where modules differ: each quantized one's `quant_algo`; all others stay as they are."""
+
+    @property
+    def algorithms(self) -> set[str | None]:
+        """Every algorithm that there is."""
+        return set(self.layers.values()) or {self.algorithm}
+
+    def algorithm_of(self, module: str) -> str | None:
+        """Return the algorithm of a linear module; None where it is not quantized."""
+        if self.layers:
+            return self.layers.get(module, self.layers.get(layout.listed_as(module)))
+        return None if layout.matches(module, self.excluded) else self.algorithm
 
 
 @dataclass
@@ -313,9 +326,9 @@ class _Examination:
         if self.original is None:
             reason = "there is no reference to compare with"
             raise _SkippedError(reason)
-        scheme = _BY_ALGORITHM[str(self._quantization.algorithm)]
         for position, name in enumerate(weights, start=1):
             self.observer(Progress(position, len(weights), "layers", f"signal to noise of {name}"))
+            scheme = _BY_ALGORITHM[str(self._quantization.algorithm_of(name.removesuffix(".weight")))]
             snr_db = _snr_db(checkpoint, self.original, name, scheme, self.chunk_bytes)
             self._layers.append(LayerQuality(name.removesuffix(".weight"), snr_db))
         return _judge(self._layers, self.min_snr_db)
@@ -341,7 +354,18 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> _Quantization:
         _compare(path, "exclude_modules", sorted(excluded), sorted(inline.get("ignore") or []))
         _compare(path, "group_size", quantization.get("group_size"), inline.get("group_size"), optional=True)
     algorithm = str(quantization.get("quant_algo"))
-    return _Quantization(algorithm, algorithm.lower(), tuple(excluded))
+    layers = _layers(path, quantization) if algorithm == configs.MIXED else {}
+    if inline is not None and layers:
+        _compare(path, "quantized_layers", quantization["quantized_layers"], inline.get("quantized_layers"))
+    return _Quantization(algorithm, algorithm.lower(), tuple(excluded), layers)
+
+
+def _layers(path: Path, quantization: Mapping[str, Any]) -> dict[str, str]:
+    listed = quantization.get("quantized_layers")
+    if not isinstance(listed, dict) or not all(isinstance(entry, dict) for entry in listed.values()) or not listed:
+        message = f"{path}: expected the object quantized_layers, because quant_algo is {configs.MIXED}"
+        raise CheckFailedError(message)
+    return {module: str(entry.get("quant_algo")) for module, entry in listed.items()}
 
 
 def _without_quant_config(folder: Path, inline: object) -> _Quantization:
@@ -367,21 +391,18 @@ def _expected(source: Sequence[TensorSpec], quantization: _Quantization) -> dict
     """Return the tensors that a quantized model must have, by name."""
     if quantization.algorithm is None and quantization.name == UNQUANTIZED:
         return {spec.name: spec for spec in source}
-    if quantization.algorithm not in layout.ALGORITHMS:
+    if not quantization.algorithms <= set(layout.ALGORITHMS):
         reason = f"the tensors that {quantization.name} leaves are not known here"
         raise _SkippedError(reason)
     if any(".experts." in spec.name and len(spec.shape) > 2 for spec in source):  # noqa: PLR2004 - more than a matrix
         reason = "the reference keeps its experts in one tensor, which ModelOpt splits"
         raise _SkippedError(reason)
-    modules = {module for module in layout.linears(source) if not layout.matches(module, quantization.excluded)}
+    chosen = {f"{module}.weight": quantization.algorithm_of(module) for module in layout.linears(source)}
     return {
         spec.name: spec
         for tensor in source
-        for spec in (
-            layout.quantized_specs(tensor, quantization.algorithm)
-            if tensor.name.removesuffix(".weight") in modules
-            else [tensor]
-        )
+        for algorithm in [chosen.get(tensor.name)]
+        for spec in (layout.quantized_specs(tensor, algorithm) if algorithm else [tensor])
     }
 
 
@@ -434,7 +455,7 @@ def _check_unchanged(checkpoint: Checkpoint, original: Checkpoint, name: str, ch
 
 def _decodable(checkpoint: Checkpoint, quantization: _Quantization) -> list[str]:
     """Return the quantized weights that can be decoded here."""
-    if quantization.algorithm not in _BY_ALGORITHM:
+    if not quantization.algorithms <= _BY_ALGORITHM.keys():
         reason = (
             "nothing is quantized" if quantization.name == UNQUANTIZED else f"{quantization.name} is not decoded here"
         )

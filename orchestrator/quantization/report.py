@@ -87,6 +87,8 @@ class Report:
     bytes_written: int = 0
     gpu_bytes: int = 0
     """The most memory of a GPU that was in use."""
+    choice: dict[str, Any] | None = None
+    """With `auto`, what was chosen and why, see `choice.Choice.document`."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tensor(self, module: str, scheme: Scheme, scale: np.float32) -> TensorReport:
@@ -123,6 +125,7 @@ class Report:
         return {
             "format": self.number_format,
             "kv_cache": self.kv_cache,
+            **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
                 "min": min(measured, default=None),
                 "mean": round(math.fsum(measured) / len(measured), 2) if measured else None,

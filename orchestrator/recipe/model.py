@@ -14,7 +14,7 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 _REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 _REVISION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
 
-Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq"]
+Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq", "auto"]
 Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
@@ -149,11 +149,29 @@ class Calibration(_Part):
     batch_size: int = Field(default=1, ge=1, le=1024)
 
 
+class Budget(_Part):
+    """How large a model of several formats may be; one of the two."""
+
+    bits_per_weight: float | None = Field(default=None, gt=0, le=16)
+    """Of all weights that can be quantized, scales included; NVFP4 takes 4.5, FP8 takes 8."""
+    bytes: int | None = Field(default=None, ge=1)
+    """Of all tensors of the checkpoint, embeddings included."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Budget:
+        if (self.bits_per_weight is None) == (self.bytes is None):
+            msg = "give either bits_per_weight or bytes"
+            raise ValueError(msg)
+        return self
+
+
 class Quantization(_Part):
     """What the weights become, and by which tool."""
 
     format: Format
-    """ModelOpt's name of the format."""
+    """ModelOpt's name of the format; `auto`: NVFP4, FP8 or BF16 for each group of modules, as `budget` allows."""
+    budget: Budget | None = None
+    """How large the result of `auto` may be."""
     method: Method
     """`onepass`: ours; `modelopt`: its hf_ptq.py; `trtllm`: TensorRT-LLM's quantize.py; `none`: already quantized."""
     image: str | None = None
@@ -183,9 +201,15 @@ class Quantization(_Part):
         return self
 
     @model_validator(mode="after")
-    def _bf16_needs_no_method(self) -> Quantization:
+    def _format_and_method_agree(self) -> Quantization:
         if self.format == "bf16" and self.method != "none":
             msg = "bf16 is not quantized: use method none"
+            raise ValueError(msg)
+        if (self.format == "auto") != (self.budget is not None):
+            msg = "format auto needs a budget, and no other format has one"
+            raise ValueError(msg)
+        if self.format == "auto" and self.method != "onepass":
+            msg = "format auto is chosen by method onepass alone"
             raise ValueError(msg)
         return self
 
@@ -202,7 +226,7 @@ class Engine(_Part):
 class HeldOut(_Part):
     """Text on which the quantized model is compared with its original; none that calibration has seen."""
 
-    dataset: str = "wikitext"
+    dataset: str = "cnn_dailymail"
     """As in `quantization.calibration`: a known name, a local text or JSONL file, or `random`."""
     revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
     """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""

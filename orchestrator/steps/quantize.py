@@ -71,6 +71,11 @@ def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]
         "batch-size": str(calibration.batch_size),
         "scratch": Inside(SCRATCH),
     }
+    budget = quantization.budget
+    if budget is not None and budget.bits_per_weight is not None:
+        options["bits-per-weight"] = str(budget.bits_per_weight)
+    elif budget is not None:
+        options["budget-bytes"] = str(budget.bytes)
     inputs = [Input(shape.model_step, MODEL)]
     if needs_text(shape.recipe):
         options["calibration"] = Inside(CALIBRATION, TEXT)

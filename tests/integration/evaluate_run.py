@@ -30,7 +30,7 @@ from orchestrator.quantization.samples import Batch, random_batches
 sys.path.insert(0, str(Path(__file__).parent))
 from oracle_export import make  # beside this file, which is run as a script
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": 320,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
     results = {}
     for family, config in FAMILIES.items():
         source = folder / family / "source"
-        make(source, {**_SIZES, **config})
+        make(source, {**SIZES, **config})
         for number_format, cache in FORMATS:
             output = folder / family / f"{number_format}-{cache}"
             quantize(source, output, number_format, cache)

@@ -22,4 +22,4 @@ def one_pass() -> OnePass:
     from orchestrator.quantization.layout import ARCHITECTURES  # noqa: PLC0415
     from orchestrator.quantization.schemes import SCHEMES  # noqa: PLC0415
 
-    return OnePass(tuple(SCHEMES), tuple(KV_CACHE_FORMATS), tuple(ARCHITECTURES))
+    return OnePass((*SCHEMES, "auto"), tuple(KV_CACHE_FORMATS), tuple(ARCHITECTURES))

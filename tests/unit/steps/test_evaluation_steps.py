@@ -77,3 +77,36 @@ def test_a_recipe_that_names_no_text_compares_nothing() -> None:
 def test_a_demand_without_text_or_original_is_refused(override: str, reason: str) -> None:
     with pytest.raises(RecipeInvalidError, match=reason):
         BOOK.load("llama3-70b-nvfp4", (override,))
+
+
+@pytest.mark.parametrize(
+    ("override", "words_of_it"),
+    [
+        ("{bits_per_weight: 5.5}", "--bits-per-weight 5.5"),
+        ("{bits_per_weight: null, bytes: 6000000000}", "--budget-bytes 6000000000"),
+    ],
+)
+def test_a_budget_reaches_the_quantizer(override: str, words_of_it: str) -> None:
+    recipe = BOOK.load("qwen3-8b-auto", (f"quantization.budget={override}",)).recipe
+    steps = {step.name: step for step in build_steps(recipe, CATALOG)}
+    assert f"--format auto --kv-cache fp8 {words_of_it}" in _without_calibration(steps["quantize"])
+
+
+def _without_calibration(step: Step) -> str:
+    line = " ".join(words(step.argv))
+    calibration = line[line.index("--samples") : line.index("--scratch /scratch") + len("--scratch /scratch ")]
+    return line.replace(calibration, "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("quantization.format=nvfp4",), "no other format has one"),
+        (("quantization.budget=null",), "auto needs a budget"),
+        (("quantization.budget={bits_per_weight: 5, bytes: 7}",), "either bits_per_weight or bytes"),
+        (("quantization.method=modelopt",), "onepass alone"),
+    ],
+)
+def test_a_budget_and_auto_go_together(overrides: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(RecipeInvalidError, match=reason):
+        BOOK.load("qwen3-8b-auto", overrides)

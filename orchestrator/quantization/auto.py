@@ -1,0 +1,284 @@
+"""Quantize a checkpoint to a budget: each group of modules in the format that it can bear.
+
+The model is walked through twice. First it runs over the calibration text as for any calibrated format, and while a
+layer is in memory it runs again for each group and each format, over fewer tokens, to see what that alone does to the
+layer's output. Then formats are chosen for the whole model, see `choice`, and the layers are read again and written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.events import Progress, silence
+from orchestrator.quantization import layout, resources
+from orchestrator.quantization.activations import Spilled
+from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
+from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
+from orchestrator.quantization.model import LayeredModel, Measured, library
+from orchestrator.quantization.onepass import largest_magnitude
+from orchestrator.quantization.plan import Plan
+from orchestrator.quantization.report import Report
+from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.sensitivity import Probe, groups_of, probes
+from orchestrator.quantization.served import Arithmetic, Stored, operands
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from orchestrator.events import Observer
+    from orchestrator.quantization.samples import Batch
+    from orchestrator.quantization.schemes import Scheme
+
+FORMAT = "auto"
+CANDIDATES = ("nvfp4", "fp8")
+"""Formats that a group may have besides BF16."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large the result may be; one of the two."""
+
+    bits_per_weight: float | None = None
+    """Of all modules that can be quantized together, scales included."""
+    bytes: int | None = None
+    """Of all tensors of the checkpoint together."""
+
+
+def quantize_auto(
+    source: Path,
+    output: Path,
+    batches: Sequence[Batch],
+    *,
+    budget: Budget,
+    kv_cache: str = "none",
+    exclude: Sequence[str] = (),
+    settings: Settings | None = None,
+    observer: Observer = silence,
+) -> Report:
+    """Write a quantized copy of a checkpoint that is no larger than a budget.
+
+    Args:
+        source: The folder of an unquantized checkpoint.
+        output: The folder to write to; made where it is missing.
+        batches: What runs through the model.
+        budget: How large it may be.
+        kv_cache: `fp8` writes scales for keys and values.
+        exclude: Shell patterns of modules that stay as they are, with embedding, head and routers.
+        settings: How to work.
+        observer: Is told of progress in layers, each of which is counted twice.
+
+    Raises:
+        RecipeInvalidError: The budget is too small for the smallest formats, or large enough for no format at all; or
+            a pattern that fits nothing or splits what engines fuse.
+        CheckpointError: As for `quantize_calibrated`.
+        DependencyMissingError: There is no torch or no transformers.
+    """
+    if output.resolve() == source.resolve():
+        message = f"{output}: the output folder is the source folder; expected another one"
+        raise CheckpointError(message)
+    how, report = settings or Settings(), Report(FORMAT, kv_cache)
+    surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
+    work = hashlib.sha256(f"auto {fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
+    scratch = Scratch.open(how.scratch, work)
+    choose(_groups(surveyed, {}), _limit(surveyed, budget))  # too small a budget is refused before any layer runs
+    halfway = partial(_told, observer, len(surveyed.layers))
+    _Survey(surveyed, how, report, partial(halfway, 0)).run(batches, scratch)
+    chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget))
+    plan = Plan.make(source, SCHEMES["nvfp4"], exclude, kv_cache, chosen.formats)
+    report.choice = _document(chosen, budget, surveyed)
+    if not plan.selection.groups:
+        message = "quantization.budget: the whole model fits as it is; nothing was quantized"
+        raise RecipeInvalidError(message, hint="allow less, or use format bf16 with method none")
+    known = replace(scratch, done=len(scratch.measured))
+    rest = partial(halfway, len(surveyed.layers))
+    write_quantized(plan, output, batches, known, how=how, report=report, observer=rest)
+    return report
+
+
+def _told(observer: Observer, layers: int, before: int, event: Any) -> None:  # noqa: ANN401 - any event
+    observer(replace(event, done=event.done + before, total=2 * layers))
+
+
+# --- measuring -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Survey:
+    """The walk that measures."""
+
+    plan: Plan
+    how: Settings
+    report: Report
+    observer: Observer
+    _noted: float = field(default_factory=time.monotonic)
+
+    def run(self, batches: Sequence[Batch], scratch: Scratch) -> None:
+        numbers = list(self.plan.layers)
+        if scratch.done == len(numbers):
+            return
+        model = self._begin(batches, scratch)
+        masks = [model.tensor(batch.mask).bool() for batch in batches[: probes(batches)]]
+        for number in numbers[scratch.done :]:
+            with self.report.phase("read"):
+                tensors = {name: self._read(name) for unit in self.plan.layers[number] for name in unit}
+            scratch.measured.append(self._layer(model, number, tensors, masks))
+            self._note(scratch, model)
+            self.observer(Progress(len(scratch.measured), len(numbers), "layers", f"{self.plan.stack}.{number}"))
+
+    def _begin(self, batches: Sequence[Batch], scratch: Scratch) -> LayeredModel:
+        how, torch = self.how, library("torch")
+        way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
+        with self.report.phase("load"):
+            model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
+            if way.spill:
+                model.hidden = Spilled(torch, how.device, how.scratch or Path(tempfile.gettempdir()))
+            model.begin(self._read(self.plan.embedding), batches)
+            if scratch.done:
+                model.restore(scratch.hidden())
+        return model
+
+    def _read(self, name: str) -> NDArray[Any]:
+        self.report.bytes_read += self.plan.checkpoint.tensors[name].size
+        return self.plan.read(name)
+
+    def _note(self, scratch: Scratch, model: LayeredModel) -> None:
+        now, last = time.monotonic(), len(scratch.measured) == len(self.plan.layers)
+        if last or now - self._noted >= self.how.seconds_between_notes:
+            with self.report.phase("note"):
+                scratch.save(() if last else model.state)
+            self._noted = now
+
+    def _layer(
+        self, model: LayeredModel, number: int, tensors: dict[str, NDArray[Any]], masks: Sequence[Any]
+    ) -> Measured:
+        """Run a layer as it is, and then with each group in each format."""
+        prefix, measured = f"{self.plan.stack}.{number}.", Measured()
+        before = [model.hidden[position] for position in range(len(masks))]
+        inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
+        with (
+            self.report.phase("run"),
+            model.resident(number, dict(inside)) as layer,
+            layer.running(measured=measured) as forward,
+        ):
+            for position, hidden in enumerate(model.hidden):
+                model.hidden[position] = forward(position, hidden)
+        insist_on_numbers(prefix, measured)
+        probe = Probe(model.torch, before, [model.hidden[position] for position in range(len(masks))], masks)
+        with self.report.phase("try"):
+            self._try(model, number, tensors, measured, probe)
+        model.forget(number)
+        return measured
+
+    def _try(
+        self,
+        model: LayeredModel,
+        number: int,
+        tensors: Mapping[str, NDArray[Any]],
+        measured: Measured,
+        probe: Probe,
+    ) -> None:
+        """Run a layer with each group in each format, and note the error of its output."""
+        prefix = f"{self.plan.stack}.{number}."
+        inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
+        inputs = input_amax(prefix[:-1], measured)
+        modules = [name.removesuffix(".weight") for name in tensors if self.plan.quantizes(name)]
+        for group in groups_of(modules):
+            errors = measured.errors[group[0].removeprefix(prefix)] = {}
+            for name in _candidates(self.plan, group):
+                encoded = self._encode(SCHEMES[name], group, tensors, inputs)
+                alone = {module.removeprefix(prefix): part for module, part in encoded.items()}
+                served = operands(model.torch, alone, model.device)
+                mixed = {**inside, **{f"{module}.weight": operand.weight for module, operand in served.items()}}
+                instead = Arithmetic(model.torch, served).instead
+                with model.resident(number, mixed) as layer, layer.running(instead=instead) as forward:
+                    errors[name] = probe.error(forward)
+
+    def _encode(
+        self,
+        scheme: Scheme,
+        group: Sequence[str],
+        tensors: Mapping[str, NDArray[Any]],
+        inputs: Mapping[tuple[str, Any], float],
+    ) -> dict[str, Stored]:
+        """Encode a group as it would be written."""
+        made: dict[str, Stored] = {}
+        for fused in layout.fusion_groups(group):
+            source = self.plan.checkpoint.tensors
+            amax = [largest_magnitude(tensors[f"{m}.weight"], source[f"{m}.weight"]) for m in fused]
+            if scheme.shares(fused):
+                amax = [max(amax)] * len(amax)
+            for module, largest in zip(fused, amax, strict=True):
+                scale = scheme.weight_scale(largest)
+                encoded = scheme.encode(tensors[f"{module}.weight"], scale)
+                input_scale = scheme.input_scale(inputs.get(layout.input_group(module), 0.0))
+                made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)
+        return made
+
+
+# --- choosing ------------------------------------------------------------------------------------------------------
+
+
+def _candidates(plan: Plan, group: Sequence[str]) -> list[str]:
+    """Name the formats that a group's shapes allow."""
+    columns = [plan.spec(f"{module}.weight").shape[1] for module in group]
+    return [name for name in CANDIDATES if not any(count % SCHEMES[name].columns for count in columns)]
+
+
+def _errors(plan: Plan, scratch: Scratch) -> dict[str, dict[str, float]]:
+    """Return what was measured, by the first module of each group."""
+    pairs = zip(plan.layers, scratch.measured, strict=True)
+    return {f"{plan.stack}.{number}.{first}": errors for number, m in pairs for first, errors in m.errors.items()}
+
+
+def _groups(plan: Plan, errors: Mapping[str, Mapping[str, float]]) -> list[Group]:
+    """Return every group with its formats, in order of the model; without errors the sizes alone count."""
+    modules = [module for group in plan.selection.groups for module in group]
+    return [Group(group, tuple(_options(plan, group, errors.get(group[0], {})))) for group in groups_of(modules)]
+
+
+def _options(plan: Plan, group: Sequence[str], errors: Mapping[str, float]) -> list[Option]:
+    weights = [plan.spec(f"{module}.weight") for module in group]
+    exact = Option(BF16, sum(weight.size for weight in weights), 0.0)
+    if plan.layer_of(weights[0].name) is None:
+        return [exact]  # outside of the layers nothing is measured
+    sizes = {
+        name: sum(spec.size for weight in weights for spec in SCHEMES[name].specs(weight))
+        for name in _candidates(plan, group)
+    }
+    return [*(Option(name, size, errors.get(name, 0.0)) for name, size in sizes.items()), exact]
+
+
+def _weights(plan: Plan) -> int:
+    """Count the numbers in all modules that can be quantized."""
+    return sum(math.prod(plan.spec(f"{module}.weight").shape) for module in plan.selection.quantized)
+
+
+def _limit(plan: Plan, budget: Budget) -> int:
+    """Return the bytes that the modules which can be quantized may have together."""
+    if budget.bits_per_weight is not None:
+        return math.floor(budget.bits_per_weight * _weights(plan) / 8)
+    assert budget.bytes is not None  # noqa: S101 - one of the two is given
+    quantized = plan.selection.quantized
+    cache = {name for unit in plan.units for name in plan.cache_scales(unit)}
+    fixed = 0
+    for spec in (spec for unit in plan.outputs for spec in unit):
+        module, _, leaf = spec.name.rpartition(".")
+        if spec.name in cache or leaf == "bias" or module not in quantized:
+            fixed += spec.size
+    return budget.bytes - fixed
+
+
+def _document(chosen: Choice, budget: Budget, plan: Plan) -> dict[str, Any]:
+    wanted = {"bits_per_weight": budget.bits_per_weight, "bytes": budget.bytes}
+    return {"budget": wanted, "limit": _limit(plan, budget), **chosen.document(_weights(plan))}

@@ -1,0 +1,156 @@
+"""Choose a format for each group of modules so that the whole fits a budget with as little error as possible.
+
+Every group may have one of several formats, each with its bytes and its error. Of these count those on the lower
+convex hull of error over bytes: any other costs more, for the same error, than a mixture of its neighbours would. All
+groups begin in their smallest format; then the step that takes away most error per byte is made, again and again, until
+the next one does not fit. The order of steps does not depend on the budget, so a larger budget makes the same steps and
+perhaps more: it never has more error. What is left of a budget is less than one step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import RecipeInvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BF16 = "bf16"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One format of a group."""
+
+    format: str
+    size: int
+    """Bytes of all tensors that the group's weights become."""
+    error: float
+    """Of the layer's output, see `sensitivity`."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules that have one format."""
+
+    modules: tuple[str, ...]
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A group gets a larger format."""
+
+    group: int
+    before: Option
+    after: Option
+
+    @property
+    def size(self) -> int:
+        """Bytes that it costs."""
+        return self.after.size - self.before.size
+
+    @property
+    def gain(self) -> float:
+        """Error that it takes away, per byte."""
+        return (self.before.error - self.after.error) / self.size
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen."""
+
+    groups: tuple[Group, ...]
+    chosen: tuple[Option, ...]
+    """One for each group."""
+    curve: tuple[tuple[int, float], ...]
+    """Bytes and error after every step that there is, whether it fits or not, from the smallest on."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all groups."""
+        return sum(option.size for option in self.chosen)
+
+    @property
+    def error(self) -> float:
+        """Sum of the groups' errors."""
+        return sum(option.error for option in self.chosen)
+
+    @property
+    def formats(self) -> Mapping[str, str]:
+        """The format of each module."""
+        pairs = zip(self.groups, self.chosen, strict=True)
+        return {module: option.format for group, option in pairs for module in group.modules}
+
+    def document(self, weights: int) -> dict[str, Any]:
+        """Return what goes into the report.
+
+        Args:
+            weights: Numbers in all modules together.
+        """
+        return {
+            "bytes": self.size,
+            "bits_per_weight": round(self.size * 8 / weights, 4),
+            "error": float(f"{self.error:.6g}"),
+            "groups": [
+                {
+                    "modules": list(group.modules),
+                    "format": option.format,
+                    "bytes": option.size,
+                    "errors": {other.format: float(f"{other.error:.6g}") for other in group.options},
+                }
+                for group, option in zip(self.groups, self.chosen, strict=True)
+            ],
+            "curve": [
+                {"bytes": size, "bits_per_weight": round(size * 8 / weights, 4), "error": float(f"{error:.6g}")}
+                for size, error in self.curve
+            ],
+        }
+
+
+def choose(groups: Sequence[Group], limit: int) -> Choice:
+    """Choose formats.
+
+    Args:
+        groups: Those that have a choice, and those that have none.
+        limit: Bytes that all groups together may have.
+
+    Raises:
+        RecipeInvalidError: The smallest formats are too large.
+    """
+    hulls = [_hull(group.options) for group in groups]
+    chosen = [hull[0] for hull in hulls]
+    size, error = sum(option.size for option in chosen), sum(option.error for option in chosen)
+    if size > limit:
+        message = f"quantization.budget: allows {limit} bytes for modules that take {size} in their smallest formats"
+        raise RecipeInvalidError(message, hint=f"allow at least {size - limit} bytes more, or use a smaller model")
+    curve = [(size, error)]
+    open_ended = True
+    for step in _steps(hulls):
+        size, error = size + step.size, error + step.after.error - step.before.error
+        curve.append((size, max(error, 0.0)))
+        open_ended = open_ended and size <= limit
+        if open_ended:
+            chosen[step.group] = step.after
+    return Choice(tuple(groups), tuple(chosen), tuple(curve))
+
+
+def _steps(hulls: Sequence[Sequence[Option]]) -> list[Step]:
+    """Order the steps of all groups; those of one group are in order, because its hull is convex."""
+    steps = [Step(number, before, after) for number, hull in enumerate(hulls) for before, after in pairwise(hull)]
+    return sorted(steps, key=lambda step: -step.gain)
+
+
+def _hull(options: Sequence[Option]) -> list[Option]:
+    """Return the lower convex hull of error over bytes, from the smallest on."""
+    hull: list[Option] = []
+    for option in sorted(options, key=lambda option: (option.size, option.error)):
+        if hull and option.error >= hull[-1].error:
+            continue  # larger and no better
+        while len(hull) > 1 and Step(0, hull[-2], hull[-1]).gain <= Step(0, hull[-1], option).gain:
+            hull.pop()
+        hull.append(option)
+    return hull
