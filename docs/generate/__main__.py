@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.generate import catalogue, commands, errors, examples, recipes, runs
+from docs.generate import catalogue, commands, errors, examples, gateway, recipes, runs
 from docs.generate.markdown import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -16,6 +16,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands.reference,
     "errors.md": errors.reference,
     "catalogue.md": catalogue.reference,
+    "gateway.md": gateway.reference,
     "dry-run.md": runs.dry_run,
     "store.md": runs.store_layout,
     "events.md": runs.event_catalogue,

@@ -1,0 +1,97 @@
+"""The reference of a bundle's server: routes, actions, variables, exit statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from docs.generate.markdown import block, code, page, table, table_in
+from orchestrator.bundle.gateway import __main__ as program
+from orchestrator.bundle.gateway import errors
+from orchestrator.bundle.gateway.metrics import NIM_NAMES
+from orchestrator.bundle.gateway.routes import ROUTES
+from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_MEANING, Topic, Variable
+
+_INTRODUCTION = """\
+`start_server.sh` of a bundle starts one program, which starts `trtllm-serve` on loopback and answers in front of it as
+a NIM does. It is no NVIDIA NIM. Why it is built so: [decision 0024](../adr/0024-gateway.md)."""
+
+_ROUTES = """\
+Nothing else exists: every other path is answered with 404, every other method with 405. Errors have the shape of
+OpenAI's, `{"error": {"message", "type", "param", "code"}}`. An answer has an `X-Request-Id`, the request's own where it
+has one. A body must be `application/json`."""
+
+_KEYS = """\
+With `NIM_GATEWAY_API_KEYS_FILE` the routes marked so ask for `Authorization: Bearer KEY`. Make a key, which is shown
+once and kept as a hash:"""
+
+_KEYS_COMMAND = """\
+./start_server.sh create-api-key alice --file api-keys.txt"""
+
+_KEYS_AFTER = """\
+The file is looked at every second: a new line opens, a removed line shuts. SIGHUP reads keys and certificates at once;
+where they cannot be read, those of before stay."""
+
+_ACTIONS = """\
+What follows `nim-serve` goes to `trtllm-serve`. The command line wins over `NIM_PASSTHROUGH_ARGS`, that over `NIM_*`
+variables, those over the recipe. What an engine was not built for is refused before it is loaded."""
+
+_VARIABLES = """\
+Two names of one variable with different values are refused, and so is a value that is not allowed. An unknown `NIM_*`
+variable is warned about."""
+
+_METRICS = """\
+`/v1/metrics` has the gateway's own (`nim_gateway_…`), those of TensorRT-LLM where `return_perf_metrics` is on, and
+NIM's names for them, with the label `model_name`. Without those of TensorRT-LLM, `num_requests_running`,
+`num_request_max`, `request_success_total`, `request_failure_total`, `e2e_request_latency_seconds` and
+`time_to_first_token_seconds` are what the gateway sees itself."""
+
+_STOPPING = """\
+SIGTERM and SIGINT let running requests finish within `NIM_GATEWAY_DRAIN_SECONDS`, while ready is 503 and new requests
+are refused; then `trtllm-serve` is stopped. A second signal ends the wait. Where `trtllm-serve` ends by itself, every
+route says so with 503 for `NIM_GATEWAY_LINGER_SECONDS`, then the program ends with status 5 and its last lines."""
+
+
+def reference() -> str:
+    """Write the page."""
+    return page(
+        "The server of a bundle",
+        _INTRODUCTION,
+        f"## Routes\n\n{_ROUTES}\n\n{table(('route', 'key', 'what'), _routes())}",
+        f"## Actions\n\n{block((program.__doc__ or '').partition(chr(10) * 2)[2])}\n\n{_ACTIONS}",
+        f"## API keys\n\n{_KEYS}\n\n{block(_KEYS_COMMAND)}\n\n{_KEYS_AFTER}",
+        f"## Variables\n\n{_VARIABLES}",
+        *(f"### {topic.value[0].upper()}{topic.value[1:]}\n\n{_variables(topic)}" for topic in Topic),
+        f"### Of NIM, without effect here\n\n{table(('variable', 'why'), _others())}",
+        f"## Metrics\n\n{_METRICS}\n\n{table(('TensorRT-LLM', 'NIM'), _metrics())}",
+        f"## Stopping\n\n{_STOPPING}",
+        f"## Exit statuses\n\n{table_in(errors.__doc__)}",
+    )
+
+
+def _routes() -> Iterator[tuple[str, str, str]]:
+    for route in ROUTES.values():
+        yield code(f"{route.method} {route.path}"), "" if route.open else "yes", route.summary
+
+
+def _variables(topic: Topic) -> str:
+    rows = [_row(variable) for variable in VARIABLES if variable.topic is topic]
+    return table(("variable", "default", "meaning"), rows)
+
+
+def _row(variable: Variable) -> tuple[str, str, str]:
+    names = ", ".join(map(code, (variable.name, *variable.aliases)))
+    meaning = variable.meaning
+    if variable.choices:
+        meaning += " One of " + ", ".join(map(code, variable.choices)) + "."
+    return names, code(variable.default) if variable.default else "", meaning
+
+
+def _others() -> Iterator[tuple[str, str]]:
+    for name, why in sorted(NOT_SERVED.items()):
+        yield code(name), f"warned about: {why}"
+    yield ", ".join(map(code, sorted(WITHOUT_MEANING))), "nothing is cached, downloaded or chosen at the start"
+
+
+def _metrics() -> Iterator[tuple[str, str]]:
+    for theirs, name in NIM_NAMES.items():
+        yield code(theirs), code(name)
