@@ -106,10 +106,14 @@ def test_no_secret_is_in_anything_that_a_build_leaves_or_says(world: Path, hub: 
         built = run(world, environment, "build", *arguments, "--verbose", "--json")
         assert built.returncode == 0, built.stderr.decode()
         said = [built, *(run(world, environment, *words) for words in EVERY_OTHER)]
+    there = {path.name for path in (world / "dist" / NAME).iterdir()}
+    assert there >= {"Dockerfile", "compose.yaml", "kubernetes", "helm", "nim-operator", "kserve", "systemd", "gateway"}
     assert found_in(world, *(output for done in said for output in (done.stdout, done.stderr))) == []
 
 
 EVERY_OTHER = (
+    ("bundle", NAME, "--executor", "process", "--target", "kubernetes,helm", "--json"),
+    ("bundle", NAME, "--executor", "process", "--embed-model", "--json"),
     ("status", "--json"),
     ("logs", NAME, "download"),
     ("attach", NAME),
@@ -121,6 +125,20 @@ EVERY_OTHER = (
     ("gc", "--json"),
     ("doctor", NAME),
 )
+
+
+def test_what_a_person_put_into_a_bundle_stays_where_it_was_put(world: Path) -> None:
+    assert run(world, {}, "build", PLAIN, "--executor", "process").returncode == 0
+    bundle = world / "dist" / PLAIN
+    (bundle / ".env").write_text(f"NIM_GATEWAY_API_KEYS_FILE={TOKEN}\n")
+    (bundle / "secrets" / "api_keys").write_text(f"{TOKEN}\n")
+    again = run(world, {}, "bundle", PLAIN, "--executor", "process", "--embed-model")
+    assert again.returncode == 0, again.stderr.decode()
+    found = found_in(world, again.stdout, again.stderr)
+    assert sorted(found) == [f"HF_TOKEN in {bundle}/.env", f"HF_TOKEN in {bundle}/secrets/api_keys"]
+    ignored = (bundle / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*", "an image gets what is named, and nothing else"
+    assert not any("secrets" in line or ".env" in line for line in ignored)
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
