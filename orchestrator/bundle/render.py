@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from orchestrator.bundle.facts import Part, gather
 from orchestrator.bundle.files import beside, carry_over, is_linked_or_copied, link_files, swap_in, sweep_beside
@@ -28,7 +28,9 @@ from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store, remove_tree
 
 _STAMP = "bundle.json"
-_PERSONAL = (".env", "secrets", "two-sparks/.env", "two-sparks/keys")
+_EDITED = "edited"
+"""Where files lie that a person had changed, after another build has written them anew."""
+_PERSONAL = (".env", "secrets", "two-sparks/.env", "two-sparks/keys", _EDITED)
 """What a person adds to a bundle, and another build of it keeps."""
 
 
@@ -146,10 +148,38 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
             _write_text(fresh / name, text)
         (fresh / "SHA256SUMS").write_text(_sums(parts, {**texts, _STAMP: stamp}), encoding="utf-8")
         carry_over(folder, fresh, _PERSONAL)
+        _set_aside_edited(folder, fresh, texts, observer)
         swap_in(fresh, folder)
     finally:
         if fresh.exists():
             remove_tree(fresh)
+
+
+def _set_aside_edited(folder: Path, fresh: Path, texts: Mapping[str, str], observer: Observer) -> None:
+    """Keep what a person changed in the texts of a bundle that is written anew, and say where it is."""
+    edited = {name: text for name, text in _edited(folder) if texts.get(name) != text}
+    for name, text in edited.items():
+        _write_text(fresh / _EDITED / name, text)
+    if edited:
+        names = ", ".join(edited)
+        observer(Warned(f"{folder}: {names}: changed by hand, written anew; what was there is in {_EDITED}/"))
+
+
+def _edited(folder: Path) -> Iterator[tuple[str, str]]:
+    """Give the texts of a bundle that are not as they were written."""
+    try:
+        written: dict[str, str] = json.loads((folder / _STAMP).read_bytes())["texts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name, digest in written.items():
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            continue  # the file is a person's to spoil as well
+        try:
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                yield name, content.decode()
+        except (OSError, ValueError):  # it is gone, or no text
+            continue
 
 
 def _write_text(file: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
 from orchestrator.deployment.archive import INSTALL, Archived, archive
 from orchestrator.errors import BundleIncompleteError
+from orchestrator.events import Event, Warned
 from orchestrator.executors.docker_engine import connect
 from orchestrator.plan import ExecutorName
 from orchestrator.runner import forecast
@@ -72,7 +73,7 @@ def command(
         assert found is not None  # noqa: S101 - the forecast found each of them
         artifacts[placed.step.name] = found
     chosen = [name.strip() for name in targets.split(",") if name.strip()]
-    bundle = bundle_of(settings, plan, artifacts, targets=chosen, embed_model=embed_model)
+    bundle = bundle_of(settings, plan, artifacts, _tell, targets=chosen, embed_model=embed_model)
     if not as_json:
         click.echo(f"{bundle.folder} {'is as it was' if bundle.reused else 'is written'}")
     archived = _archive(bundle.folder, archive_file.resolve(), profiles) if archive_file else None
@@ -81,6 +82,11 @@ def command(
     elif archived:
         click.echo(f"{archived.file} is written. Where there is no network: tar --extract --file {archived.file.name}")
         click.echo(f"then, in the folder that it makes: ./{recipe}/{INSTALL}")
+
+
+def _tell(event: Event) -> None:
+    if isinstance(event, Warned):
+        click.echo(f"! {event.message}", err=True)
 
 
 def _archive(folder: Path, file: Path, profiles: tuple[str, ...]) -> Archived:

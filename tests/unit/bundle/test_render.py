@@ -19,6 +19,7 @@ from orchestrator.bundle.targets import Target
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import BundleTargetError, NoPermissionError
+from orchestrator.events import Event, Warned
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.store.artifact import Artifact
@@ -43,6 +44,7 @@ class World:
         self.store = Store(root / "store")
         self.dist = root / "dist"
         self.artifacts: dict[str, Artifact] = {}
+        self.warnings: list[str] = []
         self.leave("quantize", {"config.json": "{}", "model.safetensors": "weights"})
         self.leave("verify", {"quality.json": json.dumps(QUALITY)})
 
@@ -62,8 +64,19 @@ class World:
     ) -> Bundle:
         recipe = RecipeBook(ROOT / "recipes").load(name, overrides).recipe
         return render(
-            recipe, CATALOG, self.artifacts, images=images or {}, store=self.store, dist=self.dist, targets=targets
+            recipe,
+            CATALOG,
+            self.artifacts,
+            images=images or {},
+            store=self.store,
+            dist=self.dist,
+            targets=targets,
+            observer=self.hear,
         )
+
+    def hear(self, event: Event) -> None:
+        assert isinstance(event, Warned)
+        self.warnings.append(event.message)
 
     def compose(self, *overrides: str) -> dict[str, Any]:
         folder = self.render(*overrides).folder
@@ -76,12 +89,12 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def fails(bundle: Bundle) -> list[str]:
+def fails(bundle: Bundle, besides: frozenset[str] = frozenset()) -> list[str]:
     """Name the files that `sha256sum --check` would complain of."""
     lines = (bundle.folder / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     files = {path.relative_to(bundle.folder).as_posix() for path in bundle.folder.rglob("*") if path.is_file()}
-    assert set(sums) == files - {"SHA256SUMS"}
+    assert set(sums) == files - {"SHA256SUMS"} - besides
     return [name for name in sums if hashlib.sha256((bundle.folder / name).read_bytes()).hexdigest() != sums[name]]
 
 
@@ -269,6 +282,33 @@ def test_what_a_person_changed_in_a_text_is_theirs_until_something_else_changes(
     readme.write_text("my own words")
     assert world.render().reused
     assert readme.read_text() == "my own words"
+
+
+def test_what_a_person_changed_is_set_aside_where_something_else_changes_and_they_are_told(world: World) -> None:
+    folder = world.render().folder
+    (folder / "kubernetes" / "kustomization.yaml").write_text("newName: registry.example/mine\n")
+    (folder / "README.md").unlink()
+    again = world.render("serve.port=9000")
+    aside = folder / "edited" / "kubernetes" / "kustomization.yaml"
+    assert aside.read_text() == "newName: registry.example/mine\n"
+    assert [path.name for path in (folder / "edited").rglob("*") if path.is_file()] == ["kustomization.yaml"]
+    (warned,) = world.warnings
+    assert "kubernetes/kustomization.yaml: changed by hand" in warned
+    assert "registry.example" not in (folder / "kubernetes" / "kustomization.yaml").read_text()
+    assert fails(again, besides=frozenset({"edited/kubernetes/kustomization.yaml"})) == []
+    world.render("serve.port=9001")
+    assert aside.exists(), "until a person removes it"
+    assert len(world.warnings) == 1
+
+
+def test_a_file_that_a_person_changed_to_what_is_written_anyway_is_no_news(world: World) -> None:
+    compose = world.render("serve.port=9000").folder / "compose.yaml"
+    wanted = compose.read_text()
+    world.render("serve.port=9001")
+    compose.write_text(wanted)
+    world.render("serve.port=9000")
+    assert world.warnings == []
+    assert not (compose.parent / "edited").exists()
 
 
 def test_what_a_killed_build_left_beside_a_bundle_is_swept(world: World) -> None:

@@ -219,6 +219,14 @@ def test_verify_shows_checks_without_signal_to_noise(shell: Shell) -> None:
     assert "dB" not in shell.out
 
 
+def test_bundle_says_which_files_it_took_out_of_a_persons_hands(shell: Shell) -> None:
+    assert shell("build", RECIPE) == 0
+    (shell.dist / RECIPE / "compose.yaml").write_text("mine")
+    assert shell("bundle", RECIPE, "--target", "helm") == 0
+    assert "compose.yaml: changed by hand" in shell.err
+    assert (shell.dist / RECIPE / "edited" / "compose.yaml").read_text() == "mine"
+
+
 def test_bundle_writes_again_what_is_built(shell: Shell) -> None:
     shell("build", RECIPE)
     (shell.dist / RECIPE / "compose.yaml").unlink()
