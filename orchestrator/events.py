@@ -24,6 +24,11 @@ class Progress:
     """`bytes`, `tensors`, `layers`, `requests`, …"""
     note: str = ""
     """What is being worked on, for a person."""
+    part: str = ""
+    """One of several that are worked on at once: a file."""
+    part_done: int = 0
+    """How far that one is, in the same unit."""
+    part_total: int = 0
 
 
 @dataclass(frozen=True)

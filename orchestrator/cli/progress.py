@@ -1,56 +1,67 @@
-"""How a running build looks: bars on a terminal, plain lines elsewhere; always on standard error."""
+"""How a running build looks: a few lines that stay in place on a terminal, plain lines elsewhere; on standard error."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from orchestrator import events
+from orchestrator.cli.pace import Pace
 from orchestrator.cli.text import in_bytes, in_time
 
 _EVERY = 60.0
 """Seconds between two lines of progress in a log."""
+_FRAMES = 4
+"""Pictures a second."""
+_PARTS = 4
+"""Files under way that are shown, each on a line."""
+_SHORTEST_BAR, _LONGEST_BAR = 8, 40
+_MINUTE, _HOUR = 60, 3600
 
 
 class BuildView:
     """An observer that shows a build."""
 
-    def __init__(self, *, verbose: bool = False) -> None:
+    def __init__(self, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         """Show on standard error.
 
         Args:
             verbose: Show every line that the steps write.
+            clock: Gives seconds.
         """
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live = self._console.is_terminal
+        self._terminal = self._console.is_terminal
         self._verbose = verbose
+        self._clock = clock
         self._last = 0.0
-        self._task: TaskID | None = None
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None, complete_style="cyan"),
-            TextColumn("{task.fields[amount]}"),
-            TimeElapsedColumn(),
+        self._running: _Running | None = None
+        self._live = Live(
             console=self._console,
+            get_renderable=self._picture,
+            refresh_per_second=_FRAMES,
             transient=True,
-            disable=not self._live,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
 
     def __enter__(self) -> Self:
         """Begin to show."""
-        self._bars.start()
+        if self._terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the terminal as it was."""
-        self._bars.stop()
+        self._live.stop()
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -64,7 +75,7 @@ class BuildView:
             case events.Publishing():
                 self._publishing(event)
             case events.StepDone(step=step, seconds=seconds, bytes_out=size):
-                self._end_bar()
+                self._show(None)
                 self._say(f"✓ {step}: {in_bytes(size)} in {in_time(seconds)}")
             case events.StepReused(step=step, bytes_out=size):
                 self._say(f"✓ {step}: reused, {in_bytes(size)}")
@@ -79,20 +90,18 @@ class BuildView:
         if event.adopted:
             self._say(f"… {event.step}: its container was left by an earlier build; adopted")
             return
-        self._last = time.monotonic()
-        self._end_bar()
-        if self._live:
-            self._task = self._bars.add_task(escape(event.step), total=None, amount="")
-        else:
+        self._last = self._clock()
+        self._show(_Running(event.step, self._last))
+        if not self._terminal:
             self._say(f"▸ {event.step} ({event.executor})")
 
     def _progress(self, event: events.Progress) -> None:
-        amount = _amount(event)
-        if self._task is not None:
-            self._bars.update(self._task, completed=event.done, total=event.total or None, amount=amount)
-        elif time.monotonic() - self._last >= _EVERY:
-            self._last = time.monotonic()
-            self._say(f"  {amount} {event.note}")
+        now = self._clock()
+        if self._running is not None:
+            self._running.see(event, now)
+        if not self._terminal and self._running is not None and now - self._last >= _EVERY:
+            self._last = now
+            self._say(f"  {', '.join(self._running.facts(now))}: {event.note}".removesuffix(": "))
 
     def _log(self, text: str) -> None:
         if self._verbose:
@@ -101,16 +110,107 @@ class BuildView:
     def _publishing(self, event: events.Publishing) -> None:
         if event.found:
             self._say(f"… {event.step}: an earlier build had made it; publishing it")
-        elif self._task is not None:
-            self._bars.update(self._task, total=None, amount="hashing")
+        elif self._running is not None:
+            self._show(_Running(event.step, self._running.begun, "hashing"))
 
-    def _end_bar(self) -> None:
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
+    def _show(self, running: _Running | None) -> None:
+        """Change the picture at once: what is printed next must not be followed by the old one."""
+        self._running = running
+        if self._live.is_started:
+            self._live.refresh()
+
+    def _picture(self) -> Group:
+        running = self._running
+        lines = running.lines(self._clock(), self._console.width) if running else ()
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     def _say(self, line: str) -> None:
         self._console.print(escape(line))
+
+
+class _Running:
+    """The step that runs."""
+
+    def __init__(self, step: str, begun: float, doing: str = "") -> None:
+        self.begun = begun
+        self._step = step
+        self._doing = doing
+        self._pace = Pace()
+        self._whole: events.Progress | None = None
+        self._parts: dict[str, events.Progress] = {}
+
+    def see(self, event: events.Progress, now: float) -> None:
+        """Take how far it is."""
+        self._pace.see(now, event.done)
+        self._whole = event
+        if event.part:
+            self._parts.pop(event.part, None)
+            if event.part_done < event.part_total:
+                self._parts[event.part] = event
+
+    def facts(self, now: float) -> Iterator[str]:
+        """Say how much is done, how fast it goes and how long the rest will take, as far as that is known."""
+        whole = self._whole
+        if whole is None:
+            yield self._doing or "begun"
+            return
+        yield _amount(whole)
+        if whole.total:
+            yield _percent(whole.done, whole.total)
+        rate, left = self._pace.rate(now), self._pace.left(now, whole.total)
+        if rate and whole.unit == "bytes":
+            yield f"{in_bytes(rate)}/s"
+        if left is not None:
+            yield f"{_about(left)} left"
+
+    def lines(self, now: float, width: int) -> Iterator[str]:
+        """Draw it, each line at most as wide as the terminal; as many lines as there are things to say."""
+        amount, *rest = self.facts(now)
+        share = self._whole.done / self._whole.total if self._whole and self._whole.total else None
+        yield _with_bar(self._step, amount, share, width)
+        yield _joined((*rest, f"{_about(now - self.begun)} so far"), width)
+        for name in sorted(self._parts)[:_PARTS]:
+            part = self._parts[name]
+            said = f" {_percent(part.part_done, part.part_total):>5}"
+            yield f"  {_cropped(name, width - len(said) - 2)}{said}"
+
+
+def _with_bar(step: str, amount: str, share: float | None, width: int) -> str:
+    """Put a bar between a step and its amount, where there is room for one."""
+    room = min(_LONGEST_BAR, width - len(step) - len(amount) - 2)
+    if share is None or room < _SHORTEST_BAR:
+        return f"{step} {amount}"
+    filled = round(room * min(share, 1.0))
+    return f"{step} {'━' * filled}{'─' * (room - filled)} {amount}"
+
+
+def _joined(facts: Iterable[str], width: int) -> str:
+    """Put as many facts on a line as fit; the first ones matter most."""
+    line = ""
+    for fact in facts:
+        longer = f"{line} · {fact}" if line else f"  {fact}"
+        if len(longer) > width:
+            break
+        line = longer
+    return line
+
+
+def _cropped(name: str, width: int) -> str:
+    """Shorten a name from its beginning: files of one model differ at the end."""
+    return name if len(name) <= width else f"…{name[len(name) - max(width, 1) + 1 :]}"
+
+
+def _percent(done: int, total: int) -> str:
+    return f"{100 * done // total if total else 100} %"
+
+
+def _about(seconds: float) -> str:
+    """Write a time that is only roughly known, so that it does not flicker."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
 
 
 def _amount(event: events.Progress) -> str:

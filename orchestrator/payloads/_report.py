@@ -23,6 +23,7 @@ class Reporter:
         if not isinstance(event, Progress):
             return
         now = time.monotonic()
-        if now - self.last >= _SECONDS_BETWEEN_REPORTS or event.done == event.total:
+        ended = event.done == event.total or (event.part and event.part_done == event.part_total)
+        if ended or now - self.last >= _SECONDS_BETWEEN_REPORTS:
             self.last = now
             print(to_line(event), flush=True)

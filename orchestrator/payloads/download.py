@@ -115,7 +115,7 @@ class _Count:
             self._done += there - self._there.get(file.path, 0)
             self._there[file.path] = there
             note = file.path if there == file.size else f"{file.path} {100 * there // file.size} %"
-            self._report(Progress(self._done, self._total, "bytes", note))
+            self._report(Progress(self._done, self._total, "bytes", note, file.path, there, file.size))
 
 
 def _each(files: Sequence[RemoteFile], fetch: Callable[[RemoteFile], None], stop: Stop) -> None:
