@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from orchestrator.documents.validate import validate
 from orchestrator.documents.yaml_text import Data, parse
@@ -30,6 +30,29 @@ _VARIABLE = re.compile(
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _PORT = re.compile(r"(?:(?P<address>[0-9.]+|\[[0-9a-f:]+\]):)?(?P<host>\d{1,5}):(?P<container>\d{1,5})")
+
+
+def seconds(duration: str) -> int:
+    """Read a duration such as `1h30m` or `90s`.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    found = _DURATION.fullmatch(duration)
+    if found is None or not duration:
+        message = "expected a duration such as 90s or 1h30m"
+        raise ValueError(message)
+    hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return (hours * 60 + minutes) * 60 + rest
+
+
+def _checked(duration: str) -> str:
+    seconds(duration)
+    return duration
+
+
+Duration = Annotated[str, AfterValidator(_checked)]
+"""A text that `seconds` reads."""
 
 
 class _Part(BaseModel):
@@ -59,16 +82,10 @@ class Healthcheck(_Part):
     """How the engine asks whether a container is well."""
 
     test: tuple[str, ...]
-    interval: str = "30s"
-    timeout: str = "30s"
+    interval: Duration = "30s"
+    timeout: Duration = "30s"
     retries: int = 3
-    start_period: str = "0s"
-
-    @field_validator("interval", "timeout", "start_period")
-    @classmethod
-    def _is_duration(cls, value: str) -> str:
-        seconds(value)
-        return value
+    start_period: Duration = "0s"
 
 
 class Devices(_Part):
@@ -126,7 +143,7 @@ class Service(_Part):
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
     restart: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
-    stop_grace_period: str = "10s"
+    stop_grace_period: Duration = "10s"
     healthcheck: Healthcheck | None = None
     logging: Logging | None = None
     deploy: Deploy = Deploy()
@@ -191,20 +208,6 @@ def published(port: str) -> Published:
         raise ValueError(message)
     address = found["address"] or "0.0.0.0"  # noqa: S104 - what Compose means by it
     return Published(address=address, host=int(found["host"]), container=int(found["container"]))
-
-
-def seconds(duration: str) -> int:
-    """Read a duration such as `1h30m` or `90s`.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    found = _DURATION.fullmatch(duration)
-    if found is None or not duration:
-        message = "expected a duration such as 90s or 1h30m"
-        raise ValueError(message)
-    hours, minutes, rest = (int(part or 0) for part in found.groups())
-    return (hours * 60 + minutes) * 60 + rest
 
 
 def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:

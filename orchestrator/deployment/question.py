@@ -97,7 +97,7 @@ class Gateway:
                     return _ask(client, "/v1/chat/completions", chat)
                 except _NoChatError:
                     return _ask(client, "/v1/completions", {**common, "prompt": QUESTION})
-        except (httpx2.HTTPError, _RefusedError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx2.HTTPError, _RefusedError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             message = f"{self.url} is ready, but gave no answer: {str(error) or type(error).__name__}"
             raise ServerNotReadyError(
                 message, hint="its own words may say why: orchestrator logs RECIPE server"
