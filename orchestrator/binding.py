@@ -96,7 +96,7 @@ class Binder:
             mounts.append(Mount(attempt / "files", FILES))
         if step.resumable:
             mounts.append(Mount(scratch or attempt / "scratch", SCRATCH, read_only=False))
-        environment: dict[str, str | Inside] = dict(step.environment)
+        environment: dict[str, str | Inside] = {**step.environment, **step.limits}
         if step.needs_code and executor != "process":
             environment["PYTHONPATH"] = CODE
         if step.provenance and digests is not None:

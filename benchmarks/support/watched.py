@@ -38,7 +38,8 @@ class Run:
 
 def watch(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Run:
     """Run a program to its end; where it fails, so does this one, with what it complained of."""
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **(environment or {})}
+    found = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    variables = {**os.environ, "PYTHONPATH": found, "HF_HUB_OFFLINE": "1", **(environment or {})}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, GpuRuntimeMissingError
 from orchestrator.quantization import configs, samples
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.model import library
@@ -22,9 +22,16 @@ def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) 
 
 
 def device(wanted: str) -> str:
-    """Choose where the model runs, as torch names it."""
-    torch = library("torch")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    """Choose where the model runs, as torch names it.
+
+    Raises:
+        GpuRuntimeMissingError: A GPU is wanted and torch finds none.
+    """
+    there = library("torch").cuda.is_available()
+    if wanted == "cuda" and not there:
+        message = "the model is to run on a GPU, and torch finds none here"
+        raise GpuRuntimeMissingError(message, hint="use device auto, or run the step where there is one")
+    return ("cuda" if there else "cpu") if wanted == "auto" else wanted
 
 
 def batches(checkpoint: Path, text: Path | None, options: argparse.Namespace) -> list[samples.Batch]:

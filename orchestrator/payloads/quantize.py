@@ -2,11 +2,14 @@
 
 `w4a16_nvfp4` looks at the weights only. The other formats run the model, layer by layer, over calibration text, or over
 tokens from a seed where no text is given, which need torch and transformers.
+
+The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -104,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads",
         type=_text.positive,
+        default=os.environ.get("ORCHESTRATOR_THREADS"),
         metavar="N",
         help="that compute; as many as the processor may run when left out",
     )
@@ -117,10 +121,16 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--memory",
         type=_text.positive,
+        default=os.environ.get("ORCHESTRATOR_MEMORY"),
         metavar="BYTES",
         help="that may be used; what the machine has available when left out",
     )
-    group.add_argument("--spill", action="store_true", help="keep what flows between layers in a file, always")
+    group.add_argument(
+        "--spill",
+        action="store_true",
+        default="ORCHESTRATOR_SPILL" in os.environ,
+        help="keep what flows between layers in a file, always",
+    )
     group.add_argument("--scratch", type=Path, metavar="DIR", help="where to note how far it is, to go on from there")
     group.add_argument(
         "--note-seconds", type=float, default=60, metavar="S", help="time between two notes (%(default)s)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Discriminator, Field, Tag, model_validator
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
 _REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -165,6 +165,19 @@ class Budget(_Part):
         return self
 
 
+class Resources(_Part):
+    """What method `onepass` may use. Another device rounds products differently; the rest changes no byte."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs and weights are encoded; `auto`: the GPU where there is one."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads of the processor that compute; all that the step may use when left out."""
+    memory: ByteSize | None = Field(default=None, ge=1)
+    """The budget, such as `16GB` or `12GiB`; where left out, what the machine has available when the step begins."""
+    spill: bool = False
+    """Keep what flows between layers in a file even where the budget has room for it."""
+
+
 class Quantization(_Part):
     """What the weights become, and by which tool."""
 
@@ -182,6 +195,7 @@ class Quantization(_Part):
     shared_scales: bool = False
     """FP8 of method onepass: one weight scale for what engines fuse, which spares them a second rounding; ModelOpt, and
     so the default, has one for each."""
+    resources: Resources = Resources()
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
     options: dict[str, OptionValue] = {}

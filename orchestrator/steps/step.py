@@ -69,6 +69,9 @@ class Step:
     needs_code: bool = False
     """Our code is mounted at /opt/orchestrator and found by Python."""
     environment: Mapping[str, str | Argument] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the environment, which change how the command works and no byte of what it leaves; they are
+    not part of the key."""
     secrets: tuple[str, ...] = ()
     """Names of the secrets that it may use."""
     network: bool = False

@@ -44,3 +44,10 @@ def test_a_changed_file_of_a_folder_changes_the_key(binder: Binder, tmp_path: Pa
     assert key(binder, "model") != before
     (tmp_path / "model" / "config.json").write_text("{}")
     assert key(binder, "model") == before
+
+
+def test_limits_reach_the_command_and_not_the_key(binder: Binder, tmp_path: Path) -> None:
+    plain, limited = (Step("quantize", ("python3",), (), limits=limits) for limits in ({}, {"THREADS": "2"}))
+    assert binder.key(plain, "process", {}) == binder.key(limited, "process", {})
+    job = binder.job(limited, "process", binder.key(limited, "process", {}), {}, tmp_path)
+    assert job.environment == {"THREADS": "2"}

@@ -322,3 +322,20 @@ def test_steps_come_in_the_order_in_which_they_run() -> None:
 
 def test_the_same_recipe_has_the_same_steps() -> None:
     assert build_steps(recipe(model=HUB), CATALOG) == build_steps(recipe(model=HUB), CATALOG)
+
+
+def test_the_quantizer_is_told_what_it_may_use() -> None:
+    resources = {"device": "cpu", "threads": 3, "memory": "12GiB", "spill": True}
+    step = steps(quantization={"format": "nvfp4", "method": "onepass", "resources": resources})["quantize"]
+    assert value(step.argv, "--device") == "cpu"
+    assert step.limits == {
+        "ORCHESTRATOR_THREADS": "3",
+        "ORCHESTRATOR_MEMORY": str(12 << 30),
+        "ORCHESTRATOR_SPILL": "1",
+    }
+
+
+def test_by_default_the_quantizer_is_told_nothing_of_what_it_may_use() -> None:
+    step = steps(quantization={"format": "nvfp4", "method": "onepass"})["quantize"]
+    assert "--device" not in words(step.argv)
+    assert not step.limits

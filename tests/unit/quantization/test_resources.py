@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import MemoryBudgetError
+from orchestrator.quantization import resources
+from orchestrator.quantization.plan import Plan, scheme_named
+from orchestrator.quantization.resources import Needs, Way, choose
+from orchestrator.quantization.samples import random_batches
+
+_NEEDS = Needs(libraries=100, layer=1000, gathered=0, batch=50, between=5000)
+
+
+@pytest.mark.parametrize(
+    ("budget", "way"),
+    [
+        (7150, Way(ahead=True, spill=False)),
+        (7149, Way(ahead=False, spill=False)),
+        (6150, Way(ahead=False, spill=False)),
+        (6149, Way(ahead=True, spill=True)),
+        (2150, Way(ahead=True, spill=True)),
+        (2149, Way(ahead=False, spill=True)),
+        (1150, Way(ahead=False, spill=True)),
+    ],
+)
+def test_the_fastest_way_that_fits_is_taken(budget: int, way: Way) -> None:
+    assert choose(_NEEDS, budget) == way
+
+
+def test_what_flows_between_layers_goes_to_a_file_where_that_is_asked_for() -> None:
+    assert choose(_NEEDS, 100_000, spill=True) == Way(ahead=True, spill=True)
+
+
+def test_too_little_is_an_error_that_says_what_is_needed() -> None:
+    needs = Needs(700_000_000, 1_711_000_000, 0, 50_000_000, 4_300_000_000)
+    with pytest.raises(MemoryBudgetError) as caught:
+        choose(needs, 2_000_000_000)
+    assert str(caught.value).startswith(
+        "quantization.resources.memory: calibration needs 2.47 GB of memory at least, found 2.00 GB; it takes"
+        " libraries 0.70 GB, one layer 1.72 GB, one batch 0.05 GB, what flows between layers 4.30 GB"
+    )
+    assert "batch_size" in caught.value.hint
+
+
+def test_needs_follow_from_shapes(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"))
+    few, many = (resources.needs(plan, random_batches(261, count, 8), "cpu") for count in (2, 4))
+    hidden = plan.checkpoint.tensors[plan.embedding].shape[1]
+    assert many.between == 2 * few.between == 4 * 8 * hidden * 2
+    assert many.layer == few.layer == sum(plan.spec(name).size for unit in plan.layers[0] for name in unit)
+    assert many.batch == few.batch > 0
+
+
+def test_what_the_machine_has_counts_the_page_cache_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal:  100 kB\nMemFree:  7 kB\nMemAvailable:      42 kB\n")
+    monkeypatch.setattr(resources, "_MEMORY_FILE", file)
+    assert resources.available() == 42 * 1024
+    file.write_text("MemTotal: 100 kB\n")
+    with pytest.raises(MemoryBudgetError, match="found no MemAvailable"):
+        resources.available()
