@@ -74,6 +74,8 @@ class PlanFacts:
     """What, how much, and how it was reckoned."""
     stages: tuple[Stage, ...]
     speeds: Speeds | None
+    drafts: str | None
+    """What the recipe's own drafts make of one stream."""
     room: float
     """Bytes of one GPU that a model can have."""
     has: str

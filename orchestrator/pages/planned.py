@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
 from orchestrator.pages.page import Notice, PlanFacts
+from orchestrator.pages.rows import draft_words
 from orchestrator.planner.asking import ENGINE, usual_context
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.estimate import Estimate
@@ -34,6 +35,7 @@ def plan_facts(
         figures=tuple((name.replace("_", " "), str(figure), figure.basis) for name, figure in estimate.figures.items()),
         stages=estimate.stages,
         speeds=estimate.speeds,
+        drafts=draft_words(estimate.drafted) if estimate.drafted else None,
         room=room_per_gpu(target),
         has=room_words(target, recipe.target),
         gpus=gpus_of(target),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator.planner.comparison import Row
+from orchestrator.planner.drafted import Drafted
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
 from orchestrator.planner.figures import gigabytes
@@ -75,6 +76,13 @@ def speed_rows(speeds: Speeds) -> Iterable[tuple[str, ...]]:
         yield (f"decode, {_texts(cells[0].batch)}", *map(_cell, cells))
     yield ("limit, 1 text", *(short(prefill.ceiling) for prefill in speeds.prefill))
     yield ("prefill, 1 prompt", *(span_of(prefill.band) for prefill in speeds.prefill))
+
+
+def draft_words(found: Drafted) -> str:
+    """Say what drafts make of one stream: `5 per step, 11.0 tok/s (8.8-13.2) if 80% of them are accepted; …`."""
+    speeds = ", ".join(f"{span_of(band)} tok/s if each is accepted with {share:.0%}" for share, band in found.speeds)
+    pays = f"faster than none from {found.pays_from:.0%}" if found.pays_from is not None else "never faster than none"
+    return f"{found.draft_length} per step: {speeds}; {pays}"
 
 
 def band_words(band: Band | None) -> str:

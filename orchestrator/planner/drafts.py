@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.planner.comparison import Comparison, Row, usual_format
-from orchestrator.planner.shapes.model import ModelShape
-from orchestrator.planner.speculative import acceptance_for, check_cost_ratio, tokens_needed, tokens_per_step
+from orchestrator.planner.speculative import (
+    acceptance_for,
+    check_cost_ratio,
+    one_layer_bytes,
+    tokens_needed,
+    tokens_per_step,
+)
 from orchestrator.planner.speed import Band, workload
 
 DRAFT_LENGTH = 5
@@ -16,7 +21,6 @@ DRAFT_LENGTH = 5
 QUOTED = (18.0, 20.0)
 """Tokens per second that are often quoted for a 70B model in NVFP4 on a Spark."""
 _QUOTED_FOR = (65e9, 75e9)
-_BYTES_OF_BF16 = 2
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
     row = _usual(comparison)
     if row is None or row.outlook.decode is None or row.outlook.ceiling is None:
         return None
-    shape, plain, load = comparison.subject.shape, row.outlook.decode, workload(row.question)
-    cost, check = _one_layer(shape) / row.outlook.active_bytes_per_token, max(check_cost_ratio(load, DRAFT_LENGTH), 1.0)
+    plain, load = row.outlook.decode, workload(row.question)
+    cost = one_layer_bytes(comparison.subject.shape) / row.outlook.active_bytes_per_token
+    check = max(check_cost_ratio(load, DRAFT_LENGTH), 1.0)
     paid = check + DRAFT_LENGTH * cost
     quoted = not wanted and _is_quoted(comparison)
     speeds = QUOTED if quoted else tuple(wanted) or (2 * plain.expected, 3 * plain.expected)
@@ -107,9 +112,3 @@ def _is_quoted(comparison: Comparison) -> bool:
     least, most = _QUOTED_FOR
     alike = not shape.is_moe and least < shape.parameters < most
     return alike and terms.target_name == "dgx-spark" and terms.batch == 1
-
-
-def _one_layer(shape: ModelShape) -> float:
-    """Give the bytes that one layer in BF16 reads for a token: the last one, which in a mixture has experts."""
-    last = max((tensor.layer for tensor in shape.tensors if tensor.layer is not None), default=0)
-    return _BYTES_OF_BF16 * sum(tensor.elements * tensor.used for tensor in shape.tensors if tensor.layer == last)

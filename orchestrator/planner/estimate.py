@@ -10,6 +10,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.planner import duration
 from orchestrator.planner.asking import benchmark_context, question_of
 from orchestrator.planner.disk import disk_of_steps
+from orchestrator.planner.drafted import Drafted, drafted
 from orchestrator.planner.duration import Span
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known, known_model
@@ -100,6 +101,8 @@ class Estimate:
     """Tokens per second that one stream cannot pass; None without a GPU."""
     speeds: Speeds | None
     """None as for `decode`."""
+    drafted: Drafted | None
+    """One stream with the recipe's drafts; None without any, or as for `decode`."""
 
     @property
     def figures(self) -> Mapping[str, Figure]:
@@ -141,6 +144,7 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
         prefill=_prefill(recipe, one) if one else None,
         decode_ceiling=decode_ceiling(recipe, target),
         speeds=_speeds(recipe, question_of(recipe, known, target), longest) if known and served and longest else None,
+        drafted=drafted(recipe, question_of(recipe, known, target, context=_CONTEXTS[0])) if known and served else None,
     )
 
 

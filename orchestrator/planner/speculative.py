@@ -11,10 +11,12 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.errors import SpeedInputError
+from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speed import Band, Workload, step_terms, total
 
 _MOST_DRAFTS = 256
 _HALVINGS = 60
+_BYTES_OF_BF16 = 2
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,12 @@ def check_cost_ratio(load: Workload, draft_len: int) -> float:
     """Reckon what a step costs that checks drafts: more products, more experts, the same cache and launches."""
     plain = total(step_terms(load), load.engine)
     return total(step_terms(load, draft_len + 1), load.engine) / plain
+
+
+def one_layer_bytes(shape: ModelShape) -> float:
+    """Give the bytes that one layer in BF16 reads for a token: the last one, which in a mixture has experts."""
+    last = max((tensor.layer for tensor in shape.tensors if tensor.layer is not None), default=0)
+    return _BYTES_OF_BF16 * sum(tensor.elements * tensor.used for tensor in shape.tensors if tensor.layer == last)
 
 
 def _check(plain: Band, draft_cost_ratio: float, draft_len: int, check: float) -> None:

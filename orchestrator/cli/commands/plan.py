@@ -15,7 +15,7 @@ from orchestrator.cli.planning import Planned, plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, program
 from orchestrator.errors import PlanRefusedError
-from orchestrator.pages.rows import PHASE_HEADS, PHASE_NAMES, phase_cells, speed_heads, speed_rows
+from orchestrator.pages.rows import PHASE_HEADS, PHASE_NAMES, draft_words, phase_cells, speed_heads, speed_rows
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.planner.estimate import Estimate, Speeds, Stage
 from orchestrator.planner.serving import room_words
@@ -79,6 +79,7 @@ def _document(planned: Planned, steps: tuple[Forecast, ...]) -> dict[str, Any]:
         "estimate": {name: asdict(figure) for name, figure in plan.estimate.figures.items()},
         "phases": [_phase(stage) for stage in plan.estimate.stages],
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
+        "drafts": asdict(plan.estimate.drafted) if plan.estimate.drafted else None,
         "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
     }
 
@@ -131,6 +132,8 @@ def _show_speeds(estimate: Estimate, speeds: Speeds) -> None:
     for name, figure in (("longest text", estimate.longest_text), ("most texts", estimate.most_texts)):
         if figure:
             click.echo(f"{name}: {figure}, {figure.basis}")
+    if estimate.drafted:
+        click.echo(f"drafts: {draft_words(estimate.drafted)}")
     click.echo(f"{speeds.basis[-2]}\n")
 
 

@@ -113,7 +113,8 @@ def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     document = shell.json("plan", RECIPE)
     assert isinstance(document, dict)
     assert set(document) == {
-        "recipe", "target", "works", "verdict", "refusals", "warnings", "estimate", "phases", "speeds", "steps",
+        "recipe", "target", "works", "verdict", "refusals", "warnings",
+        "estimate", "phases", "speeds", "drafts", "steps",
     }  # fmt: skip
     assert [phase["phase"] for phase in document["phases"]] == ["download", "quantize"]
     assert [step["name"] for step in document["steps"]] == STEPS

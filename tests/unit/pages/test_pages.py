@@ -102,6 +102,7 @@ def test_a_name_is_only_a_name() -> None:
         figures=((HOSTILE, "1", HOSTILE),),
         stages=(Stage("serve", Peak({"weights": 1e9}, 2e9, "exact", HOSTILE)),),
         speeds=None,
+        drafts=HOSTILE,
         room=1e9,
         has=HOSTILE,
     )

@@ -160,3 +160,20 @@ def test_a_model_whose_sizes_are_not_known_has_phases_and_no_speeds(catalog: Cat
     assert costs.speeds is None
     assert costs.decode is None
     assert peak(costs, "serve") == costs.weights.value
+
+
+def test_a_recipe_s_drafts_say_from_which_acceptance_they_pay(catalog: Catalog, changed: Change) -> None:
+    target = catalog.target("dgx-spark")
+    small = {"repo": "meta-llama/Llama-3.1-8B-Instruct", "license": "mit", "architecture": "LlamaForCausalLM"}
+    draft = {"type": "draft_target", "draft": small | {"parameters": 8e9}, "max_draft_len": 4}
+    costs = estimate(changed(LLAMA | {"serve.speculative": draft}), target)
+    found = costs.drafted
+    assert found is not None
+    assert found.draft_length == 4
+    assert found.draft_cost == pytest.approx(16.1 / 40.6, rel=0.01)  # BF16 for want of a word in its name
+    assert found.pays_from is not None
+    assert 0.6 < found.pays_from < 0.9
+    (less, slow), (more, fast) = found.speeds
+    assert less < more
+    assert slow.expected < fast.expected
+    assert estimate(changed(LLAMA), target).drafted is None

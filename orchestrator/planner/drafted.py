@@ -1,0 +1,67 @@
+"""What a recipe's own drafts make of its speed, by how often they are accepted, which only a measurement tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.planner.bytes import weights_read_per_step
+from orchestrator.planner.question import Question
+from orchestrator.planner.speculative import (
+    acceptance_for,
+    check_cost_ratio,
+    one_layer_bytes,
+    speculative,
+)
+from orchestrator.planner.speed import Band, speed, workload
+from orchestrator.recipe.model import Recipe
+
+_ACCEPTED = (0.6, 0.8)
+"""Shares for which the speed is said."""
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """One stream with drafts."""
+
+    draft_length: int
+    draft_cost: float
+    """Time of drafting one token, against a step: bytes read, against bytes read."""
+    check_cost: float
+    """Time of a step that checks the drafts, against one that makes a single token."""
+    speeds: tuple[tuple[float, Band], ...]
+    """Tokens per second by the chance with which each drafted token is accepted."""
+    pays_from: float | None
+    """The acceptance from which drafts are faster than none; None where they never are."""
+
+
+def drafted(recipe: Recipe, question: Question) -> Drafted | None:
+    """Reckon a recipe's drafts for one text of the question's length; None without drafts.
+
+    Raises:
+        SpeedInputError: A target without a GPU.
+    """
+    asked = recipe.serve.speculative
+    if asked is None:
+        return None
+    length = asked.num_nextn_predict_layers if asked.type == "mtp" else asked.max_draft_len
+    plain, load = speed(question).decode, workload(question)
+    read = question.draft_bytes or one_layer_bytes(question.shape)
+    cost = read / weights_read_per_step(question.shape, question.scheme)
+    check = max(check_cost_ratio(load, length), 1.0)
+    return Drafted(
+        draft_length=length,
+        draft_cost=cost,
+        check_cost=check,
+        speeds=tuple(
+            (
+                share,
+                speculative(
+                    plain, draft_cost_ratio=cost, draft_len=length, acceptance=share, check_cost_ratio=check
+                ).speed,
+            )
+            for share in _ACCEPTED
+        ),
+        pays_from=acceptance_for(
+            plain.expected, plain, draft_cost_ratio=cost, draft_len=length, check_cost_ratio=check
+        ),
+    )
