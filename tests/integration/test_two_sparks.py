@@ -80,7 +80,7 @@ def log_of(sparks: Sparks) -> str:
 
 def test_every_difference_between_the_two_is_told_at_once_and_nothing_is_started(sparks: Sparks) -> None:
     (sparks.worker.folder / "image").write_text("sha256:another")
-    (sparks.worker.folder / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 570.1\n")
+    sparks.worker.give("nvidia-smi", "#!/bin/sh\necho 570.1\n")
     (sparks.worker.bundle / "model" / "config.json").write_text("{}")
     refused = sparks.start(LINK_SPEED="200000")
     assert refused.returncode == 7
@@ -98,8 +98,7 @@ def test_a_spark_that_cannot_be_reached_or_is_not_named_ends_with_what_to_do(spa
 
 
 def test_a_server_that_dies_takes_both_down_and_shows_its_last_lines(sparks: Sparks) -> None:
-    (sparks.worker.folder / "bin" / "trtllm-serve").unlink()
-    (sparks.head.folder / "bin" / "trtllm-serve").write_text("#!/bin/sh\necho no CUDA device; exit 1\n")
+    sparks.head.give("trtllm-serve", "#!/bin/sh\necho no CUDA device; exit 1\n")
     ended = sparks.start()
     assert ended.returncode == 5, ended.stdout + ended.stderr
     assert "no CUDA device" in ended.stdout

@@ -54,6 +54,13 @@ class Host:
         """On the link."""
         return ADDRESSES[self.role]
 
+    def give(self, program: str, text: str) -> None:
+        """Put another program in the place of one that it has, which may be a link to where all tests find it."""
+        place = self.folder / "bin" / program
+        place.unlink()
+        place.write_text(text)
+        place.chmod(0o755)
+
     def command(self, *words: str) -> tuple[str, ...]:
         """Enter the host, then run something."""
         return ("ip", "netns", "exec", self.namespace, "bash", "-c", _ENTER, "bash", *words)
