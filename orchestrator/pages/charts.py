@@ -1,4 +1,4 @@
-"""Three kinds of pictures as SVG: stacked bars against a limit, ranges against a ceiling, steps over powers of two.
+"""Pictures as SVG: bars against a limit, ranges below a ceiling, steps over powers of two, shades, a curve.
 
 Colours are not in the picture: matplotlib gets one placeholder for each role, which becomes a variable of the page's
 style sheet, so that one picture serves light and dark screens and paper. Legends are the page's, too.
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SERIES = 6
 """Colours that a picture can tell apart."""
+
+SHADES = (1.0, 0.76, 0.54, 0.34, 0.17)
+"""Opacities that a picture can tell apart."""
 
 _INK, _FAINT, _LIMIT = "#a00001", "#a00002", "#a00003"
 _ROLES: Mapping[str, str] = {_INK: "ink", _FAINT: "faint", _LIMIT: "limit"} | {
@@ -147,6 +150,66 @@ def steps(picture: Picture, lines: Sequence[Line], across: str, up: str, *, fill
     axes.set_title(up, loc="left", fontsize=_TEXT, color=_INK)
     axes.grid(visible=True, color=_FAINT, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure, picture)
+
+
+def shades(
+    picture: Picture, rows: Sequence[str], columns: int, cells: Mapping[tuple[int, int], int], across: str
+) -> str:
+    """Draw a table of shades; a cell without one stays empty.
+
+    Args:
+        picture: What it says in words.
+        rows: Their names.
+        columns: How many; they have numbers from 0.
+        cells: By row and column, the shade: 0 is the darkest, `len(SHADES) - 1` the lightest.
+        across: What the columns are.
+
+    Raises:
+        DependencyMissingError: matplotlib is not installed.
+    """
+    figure, axes = _figure(len(rows))
+    for row in range(len(rows)):
+        for shade, opacity in enumerate(SHADES):
+            runs = _runs([column for column in range(columns) if cells.get((row, column)) == shade])
+            axes.broken_barh(runs, (row - 0.46, 0.92), color="#b00000", alpha=opacity, linewidth=0)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_xlabel(across)
+    _names(axes, rows)
+    axes.locator_params(axis="x", nbins=6, integer=True)
+    axes.grid(visible=False)
+    return _svg(figure, picture)
+
+
+def _runs(columns: Sequence[int]) -> list[tuple[float, float]]:
+    """Join neighbours: where each run begins, and how wide it is."""
+    runs: list[tuple[float, float]] = []
+    for column in columns:
+        if runs and runs[-1][0] + runs[-1][1] == column - 0.5:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((column - 0.5, 1.0))
+    return runs
+
+
+def curve(
+    picture: Picture, points: Sequence[tuple[float, float]], chosen: tuple[float, float], across: str, up: str
+) -> str:
+    """Draw what less of one thing costs of another, and the point that was chosen.
+
+    Raises:
+        DependencyMissingError: matplotlib is not installed.
+    """
+    figure, axes = _figure(5)
+    places, values = zip(*points, strict=True)
+    axes.plot(places, values, color="#b00000", linewidth=2.2)
+    axes.plot([chosen[0]], [chosen[1]], "o", color=_LIMIT, markersize=8)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(across)
+    axes.set_title(up, loc="left", fontsize=_TEXT, color=_INK)
+    axes.grid(visible=True, color=_FAINT, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.locator_params(nbins=6)
     return _svg(figure, picture)
 
 

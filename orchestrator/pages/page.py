@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from orchestrator import __version__
 from orchestrator.pages.advice import advice
-from orchestrator.pages.charts import Line, Picture, Range, Stack, ranges, stacks, steps
+from orchestrator.pages.charts import SHADES, Line, Picture, Range, Stack, ranges, stacks, steps
 from orchestrator.pages.drafts import words
 from orchestrator.pages.rows import (
     NOTHING,
@@ -38,7 +38,7 @@ class Key:
     role: str
     """The style sheet's name of its colour."""
     kind: str = "box"
-    """`box`, `dot`, `mark` (a ceiling or limit) or `pale` (a band)."""
+    """`box`, `dot`, `mark` (a ceiling or limit), `pale` (a band) or `shade-0` to `shade-4`."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
     charts = [_memory_of_formats(comparison)]
     if terms.target.gpu is not None:
         charts += [_speeds(comparison), *_reach(comparison, comparison.rows)]
-    return _render(
+    return render(
         "compare.html.j2",
         title=f"{comparison.subject.name} on {terms.target_name}",
         comparison=comparison,
@@ -116,7 +116,7 @@ def plan_page(facts: PlanFacts, comparison: Comparison | None) -> str:
     if comparison is not None and comparison.terms.target.gpu is not None:
         own = [row for row in comparison.rows if row.format == facts.format]
         charts += [_speeds(comparison), *_reach(comparison, own or comparison.rows)]
-    return _render(
+    return render(
         "plan.html.j2",
         title=f"{facts.name} on {facts.target}",
         facts=facts,
@@ -243,7 +243,8 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
     }
 
 
-def _render(template: str, **facts: object) -> str:
+def render(template: str, **facts: object) -> str:
+    """Fill in one of the pages' templates."""
     environment = Environment(
         loader=PackageLoader("orchestrator.pages"),
         undefined=StrictUndefined,
@@ -252,4 +253,4 @@ def _render(template: str, **facts: object) -> str:
         keep_trailing_newline=True,
         autoescape=True,
     )
-    return environment.get_template(template).render(version=__version__, **facts)
+    return environment.get_template(template).render(version=__version__, shades=SHADES, **facts)

@@ -20,10 +20,12 @@ import pytest
 
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
+from orchestrator.pages.checked import checked_page
 from orchestrator.pages.page import comparison_page, plan_page
 from orchestrator.pages.planned import comparison_for, plan_facts
 from orchestrator.planner.comparison import Terms, compare
 from orchestrator.planner.drafts import drafts
+from tests.support.checked import MIXED, quality, quantization
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (1280, 390)
@@ -145,6 +147,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "compare-tiny-llama": _compared(settings, "tiny-llama-w4a16-nvfp4", context=2048),
         "compare-jamba": _compared(settings, "jamba-1.5-large-bf16", engine="llama.cpp"),
         "compare-qwen3-8b-h200": _compared(settings, "qwen3-8b-nvfp4", target="h200", context=131072),
+        "checked-70b": checked_page("llama3-70b-auto", "Llama 3.3 70B.", quality(80), quantization()),
+        "checked-experts": checked_page("qwen3-30b", "Qwen3 30B A3B.", quality(48, MIXED)),
+        "checked-tiny": checked_page("tiny", "A tiny one, compared with nothing.", quality(2, compared=False)),
         **{
             f"plan-{name}": _planned(settings, name)
             for name in (
@@ -193,6 +198,9 @@ def test_every_page_has_its_pictures(browser: Browser, pages: dict[str, str]) ->
     measured = browser.measure(pages)
 
     assert measured["compare-llama3-70b at 1280"]["charts"] == 3
+    assert measured["checked-70b at 390"]["charts"] == 3
+    assert measured["checked-experts at 390"]["charts"] == 2
+    assert measured["checked-tiny at 390"]["charts"] == 1
     assert measured["plan-llama3-70b-nvfp4 at 390"]["charts"] == 3
     assert measured["plan-phi-4-multimodal-nvfp4 at 390"]["charts"] == 3
 
@@ -249,7 +257,7 @@ def test_screenshots_are_taken(
     folder = Path(os.environ.get("ORCHESTRATOR_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
-    for name in ("compare-llama3-70b", "plan-llama3-70b-nvfp4"):
+    for name in ("compare-llama3-70b", "plan-llama3-70b-nvfp4", "checked-70b"):
         height = 2000 if width > 800 else 4200
         frame = (
             f'<iframe style="width:{width}px;height:{height}px;border:0" srcdoc="{html.escape(pages[name])}"></iframe>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,13 +13,20 @@ from orchestrator.cli.options import executor_option, json_option, recipe_argume
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import ArtifactCorruptError
-from orchestrator.plan import ExecutorName
+from orchestrator.plan import ExecutorName, Plan
 from orchestrator.runner import StepResult
 
 
 @click.command("verify")
 @recipe_argument
 @click.option("--deep", is_flag=True, help="Hash every file of every step again.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Write one self-contained page with pictures as well.",
+)
 @set_option
 @executor_option
 @json_option
@@ -28,16 +36,19 @@ def command(
     settings: Settings,
     recipe: str,
     deep: bool,
+    page: Path | None,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
     """Build RECIPE as far as its checks, and show what they found."""
-    _, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
+    plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
     if deep:
         _hash_again(settings, results)
     quality: dict[str, Any] = json.loads((results[-1].artifact.folder / "quality.json").read_bytes())
+    if page is not None:
+        _write_page(plan, results, quality, page)
     if as_json:
         print_json(quality)
         return
@@ -49,6 +60,15 @@ def command(
                 quality["snr_db"]
             )
         )
+
+
+def _write_page(plan: Plan, results: tuple[StepResult, ...], quality: dict[str, Any], file: Path) -> None:
+    from orchestrator.pages.checked import checked_page  # noqa: PLC0415 - only for a page
+
+    reports = [result.artifact.folder / "quantization.json" for result in results if result.name == "quantize"]
+    found = next((json.loads(report.read_bytes()) for report in reports if report.is_file()), None)
+    recipe = plan.recipe
+    file.write_text(checked_page(recipe.name, recipe.description, quality, found), encoding="utf-8")
 
 
 def _hash_again(settings: Settings, results: tuple[StepResult, ...]) -> None:
