@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Architecture = Literal["amd64", "arm64"]
 
@@ -43,6 +43,16 @@ class Target(_Part):
     """CPU and GPU share the memory: the page cache counts as used."""
     sources: dict[str, str] = {}
     """Where each constant was read."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.reserve >= self.memory:
+            message = f"reserve {self.reserve} leaves nothing of memory {self.memory}"
+            raise ValueError(message)
+        if self.cuda_free is not None and self.cuda_free > self.memory:
+            message = f"cuda_free {self.cuda_free} is more than memory {self.memory}"
+            raise ValueError(message)
+        return self
 
     @property
     def usable_memory(self) -> int:
