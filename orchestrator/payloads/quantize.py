@@ -1,7 +1,8 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
 `w4a16_nvfp4` looks at the weights only. The other formats run the model, layer by layer, over calibration text, or over
-tokens from a seed where no text is given, which need torch and transformers.
+tokens from a seed where no text is given, which need torch and transformers. `bf16` writes gpt-oss in 16 bits; it is
+published in MXFP4.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import auto, calibrated, configs, onepass, report
+from orchestrator.quantization import auto, calibrated, configs, dequantize, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.model import library
@@ -36,6 +37,11 @@ def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> N
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if compiled:
         kernels.compile_here(options.threads)
+    if options.format == dequantize.NUMBER_FORMAT:
+        dequantize.dequantize_checkpoint(
+            options.checkpoint, options.output, observer=Reporter(), shard_bytes=options.shard_bytes
+        )
+        return
     if options.format == auto.FORMAT or SCHEMES[options.format].calibrated or options.kv_cache != "none":
         _calibrate(options)
         return
@@ -83,8 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.payloads.quantize", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="an unquantized checkpoint")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write the quantized one")
-    formats = (*SCHEMES, auto.FORMAT)
-    parser.add_argument("--format", choices=formats, default=formats[0], help="default: %(default)s")
+    parser.add_argument(
+        "--format",
+        choices=(*SCHEMES, auto.FORMAT, dequantize.NUMBER_FORMAT),
+        default=next(iter(SCHEMES)),
+        help="default: %(default)s; bf16 undoes MXFP4",
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--bits-per-weight", type=float, metavar="X", help="auto: of what can be quantized, on average")
     budget.add_argument("--budget-bytes", type=int, metavar="N", help="auto: of the whole checkpoint")

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.schemes import Scheme
 
-# What travels with the weights, where a checkpoint has it: the tokenizer, how to chat and to sample, and the licence,
-# whose text most licences ask to pass on.
+# What travels with the weights, where a checkpoint has it: the tokenizer, how to chat and to sample, the code that
+# config.json names (a folder has it only where a recipe trusts it), and the licence, whose text most licences ask to
+# pass on.
 _COMPANIONS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -31,8 +32,15 @@ _COMPANIONS = (
     "vocab.txt",
     "merges.txt",
     "tekken.json",
+    "*.tiktoken",
+    "*.model",
     "chat_template*",
     "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "configuration_*.py",
+    "modeling_*.py",
+    "tokenization_*.py",
     "LICENSE*",
     "NOTICE*",
     "USE_POLICY*",
@@ -154,10 +162,7 @@ class Plan:
 
     def write_companions(self, output: Path) -> None:
         """Write everything of a quantized checkpoint that is not a tensor."""
-        for pattern in _COMPANIONS:
-            for file in sorted(self.checkpoint.folder.glob(pattern)):
-                if file.is_file():
-                    copy_durably(file, output / file.name)
+        copy_companions(self.checkpoint.folder, output)
         listed = layout.listed_exclusions(self.config, self.selection.excluded)
         excluded = layout.exclude_modules(listed, self.selection.quantized)
         algorithms = self.algorithms
@@ -230,6 +235,12 @@ class Plan:
             if weight.shape[1] % columns:
                 message = f"{weight.file}: {name}: found {weight.shape[1]} inputs, expected a multiple of {columns}"
                 raise CheckpointError(message, hint="Exclude this module in the recipe.")
+
+
+def copy_companions(source: Path, output: Path) -> None:
+    """Copy what travels with the weights."""
+    for file in sorted({file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}):
+        copy_durably(file, output / file.name)
 
 
 def scheme_named(number_format: str, *, shared_scales: bool = False) -> Scheme:

@@ -5,6 +5,7 @@
 `oracle_export.py tokens SOURCE TEXT SAMPLES LENGTH BATCH` prints the batches that ModelOpt makes of text or
 conversations, as JSON.
 `oracle_export.py mxfp4 WEIGHT OUTPUT` encodes BF16 bits in a .npy file and writes codes, then scales.
+`oracle_export.py dequantize SOURCE OUTPUT` saves a checkpoint in MXFP4 as transformers holds it in BF16.
 `oracle_export.py load SOURCE` loads a model and its tokenizer with transformers and prints what they do, as JSON.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -108,6 +110,15 @@ def mxfp4(weight: Path, output: Path) -> None:
     output.write_bytes(encoded._quantized_data.numpy().tobytes() + scales.numpy().tobytes())  # noqa: SLF001
 
 
+def dequantize(source: Path, output: Path) -> None:
+    packed = transformers.Mxfp4Config(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=packed, dtype=torch.bfloat16, device_map="cpu"
+    )
+    output.mkdir()
+    safetensors.torch.save_file(dict(model.state_dict()), output / "model.safetensors")  # not under its packed names
+
+
 def load(source: Path) -> dict[str, object]:
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -134,6 +145,8 @@ if __name__ == "__main__":
             calibrate(wanted)
     elif sys.argv[1] == "mxfp4":
         mxfp4(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] == "dequantize":
+        dequantize(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1] == "tokens":
         print("RESULT " + json.dumps(tokens(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))))  # noqa: T201
     else:

@@ -20,9 +20,10 @@ import pytest
 from orchestrator.payloads import generate
 from orchestrator.quantization import layout, quality
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
-from tests.support.checkpoints import write_model
+from tests.support.checkpoints import write_gpt_oss, write_model
 from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
 from tests.support.oracle import Environment, find_environment
 
@@ -244,6 +245,14 @@ def test_every_bf16_number_in_mxfp4_is_what_modelopt_makes_of_it(environment: En
     environment.run(_HERE / "oracle_export.py", "mxfp4", tmp_path / "weight.npy", tmp_path / "encoded")
     ours = mxfp4.encode(weight.view(ml_dtypes.bfloat16))
     assert (tmp_path / "encoded").read_bytes() == ours.codes.tobytes() + ours.scales.tobytes()
+
+
+def test_gpt_oss_in_16_bits_is_what_transformers_makes_of_its_mxfp4(environment: Environment, tmp_path: Path) -> None:
+    write_gpt_oss(tmp_path / "source")
+    environment.run(_HERE / "oracle_export.py", "dequantize", tmp_path / "source", tmp_path / "theirs")
+    dequantize_checkpoint(tmp_path / "source", tmp_path / "ours")
+    assert _differences(tmp_path / "ours", tmp_path / "theirs") == []
+    assert "quantization_config" not in read_json(tmp_path / "ours" / "config.json")
 
 
 def test_text_and_conversations_become_the_tokens_that_modelopt_makes_of_it(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.layout import expected_tensors
+from orchestrator.quantization.tensors import DTYPES, TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter
 
 
@@ -25,3 +26,56 @@ def write_model(folder: Path, config: Mapping[str, Any], changes: Mapping[str, N
             writer.write(spec.name, (changes or {}).get(spec.name, drawn))
     write_json(folder / "config.json", config)
     return folder
+
+
+GPT_OSS: Mapping[str, Any] = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "hidden_size": 64,
+    "intermediate_size": 32,
+    "head_dim": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 2,
+    "vocab_size": 320,
+    "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+}
+
+
+def write_gpt_oss(folder: Path, changes: Mapping[str, NDArray[Any] | None] | None = None) -> Path:
+    """Write a model as OpenAI publishes gpt-oss: experts in MXFP4, the rest in BF16; None leaves a tensor out."""
+    numbers = np.random.default_rng(2)
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, shape in _gpt_oss_shapes().items():
+        if name.endswith("_blocks"):
+            tensors[name] = numbers.integers(0, 256, shape, np.uint8)
+        elif name.endswith("_scales"):
+            tensors[name] = numbers.integers(100, 140, shape).astype(np.uint8)
+        else:
+            tensors[name] = (0.02 * numbers.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
+    kept = {name: array for name, array in {**tensors, **(changes or {})}.items() if array is not None}
+    names = {dtype: key for key, dtype in DTYPES.items()}
+    with CheckpointWriter(folder, [[TensorSpec(name, names[a.dtype], a.shape) for name, a in kept.items()]]) as writer:
+        for name, array in kept.items():
+            writer.write(name, array)
+    write_json(folder / "config.json", GPT_OSS)
+    return folder
+
+
+def _gpt_oss_shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"model.norm.weight": (64,)}
+    shapes |= {"model.embed_tokens.weight": (320, 64), "lm_head.weight": (320, 64)}
+    for layer in range(2):
+        prefix = f"model.layers.{layer}."
+        for name, rows in {"q_proj": 64, "k_proj": 32, "v_proj": 32, "o_proj": 64}.items():
+            shapes |= {f"{prefix}self_attn.{name}.weight": (rows, 64), f"{prefix}self_attn.{name}.bias": (rows,)}
+        shapes |= {f"{prefix}{norm}.weight": (64,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        shapes |= {f"{prefix}self_attn.sinks": (4,)}
+        shapes |= {f"{prefix}mlp.router.weight": (3, 64), f"{prefix}mlp.router.bias": (3,)}
+        for name, (rows, columns) in {"gate_up_proj": (64, 64), "down_proj": (64, 32)}.items():
+            shapes[f"{prefix}mlp.experts.{name}_blocks"] = (3, rows, columns // 32, 16)
+            shapes[f"{prefix}mlp.experts.{name}_scales"] = (3, rows, columns // 32)
+            shapes[f"{prefix}mlp.experts.{name}_bias"] = (3, rows)
+    return shapes

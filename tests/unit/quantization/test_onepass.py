@@ -169,7 +169,8 @@ def test_an_excluded_module_stays_as_it_is(tiny: Path, tmp_path: Path) -> None:
 
 def test_tokenizer_template_and_licence_travel_with_the_weights(tiny: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(tiny, tmp_path / "source"))
-    for name in ("chat_template.jinja", "LICENSE.txt", "merges.txt", "training_args.bin"):
+    also = ("chat_template.jinja", "LICENSE.txt", "merges.txt", "words.tiktoken", "modeling_own.py")
+    for name in (*also, "training_args.bin", "convert.py"):
         (source / name).write_text(name)
     quantize_checkpoint(source, tmp_path / "out")
     copied = {name for name, data in _files(tmp_path / "out").items() if data == _files(source).get(name)}
@@ -178,9 +179,11 @@ def test_tokenizer_template_and_licence_travel_with_the_weights(tiny: Path, tmp_
         "chat_template.jinja",
         "generation_config.json",
         "merges.txt",
+        "modeling_own.py",
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "words.tiktoken",
     }
 
 
