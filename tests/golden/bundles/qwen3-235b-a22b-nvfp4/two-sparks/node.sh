@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Runs in the container of each Spark. node.sh worker: let mpirun in. node.sh head: wait for the worker, then serve.
+set -euo pipefail
+: "${ADDRESS:?}" "${PEER_ADDRESS:?}" "${SSH_PORT:?}"
+
+ssh_folder=${TMPDIR:-/tmp}/ssh
+wait_seconds=120
+
+prepare_ssh() {
+  mkdir -p "${ssh_folder}"
+  local name
+  for name in host user; do
+    install -m 0600 "/run/keys/${name}" "${ssh_folder}/${name}" # ssh wants them to be ours alone
+  done
+  printf '[%s]:%s %s\n' "${PEER_ADDRESS}" "${SSH_PORT}" "$(cat /run/keys/host.pub)" >"${ssh_folder}/known_hosts"
+  cat >"${ssh_folder}/config" <<CONFIG
+Host *
+  Port ${SSH_PORT}
+  IdentityFile ${ssh_folder}/user
+  IdentitiesOnly yes
+  BatchMode yes
+  StrictHostKeyChecking yes
+  UserKnownHostsFile ${ssh_folder}/known_hosts
+  ServerAliveInterval 10
+CONFIG
+  cat >"${ssh_folder}/sshd_config" <<CONFIG
+Port ${SSH_PORT}
+ListenAddress ${ADDRESS}
+HostKey ${ssh_folder}/host
+AuthorizedKeysFile /run/keys/user.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AllowTcpForwarding no
+X11Forwarding no
+PermitTunnel no
+CONFIG
+}
+
+be_worker() {
+  exec /usr/sbin/sshd -D -e -f "${ssh_folder}/sshd_config"
+}
+
+be_head() {
+  printf '%s slots=1\n' "${ADDRESS}" "${PEER_ADDRESS}" >"${ssh_folder}/hosts"
+  local waited=0
+  until ssh -F "${ssh_folder}/config" "${PEER_ADDRESS}" true 2>"${ssh_folder}/error"; do
+    if ((++waited > wait_seconds)); then
+      echo "error: the worker on ${PEER_ADDRESS} does not answer on port ${SSH_PORT}: $(tail -n 1 "${ssh_folder}/error")" >&2
+      exit 6
+    fi
+    sleep 1
+  done
+  export NIM_GATEWAY_LAUNCHER="/opt/nim/two-sparks/launch.sh"
+  exec /opt/nim/start_server.sh nim-serve
+}
+
+prepare_ssh
+case "${1-}" in
+worker) be_worker ;;
+head) be_head ;;
+*)
+  echo "usage: node.sh worker | head" >&2
+  exit 2
+  ;;
+esac
