@@ -119,6 +119,8 @@ def _print_lines(settings: Settings, planned: Planned) -> None:
     if planned.plan.refusals:
         show_error(PlanRefusedError(planned.plan.refusals))
         return
+    for warning in planned.plan.warnings:
+        click.echo(f"# warning[{warning.code}]: {warning.message}")
     click.echo(': "${WORK:=$PWD/work}"')
     makers = executors()
     for found in forecast(planned.plan, settings.store, _WORK):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.settings import Settings
-from orchestrator.errors import LockDriftError
+from orchestrator.errors import FolderMissingError, LockDriftError
 from orchestrator.plan import ExecutorName, Plan, make_plan
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
@@ -25,6 +26,9 @@ from orchestrator.steps.sources import sources, with_listing
 
 if TYPE_CHECKING:
     from orchestrator.hub.snapshot import Snapshot
+
+_SMALL = 64 << 20
+"""Files up to this many bytes are hashed at each locked build; a check hashes all."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ def plan_recipe(
 
 
 def images_of(settings: Settings, plan: Plan) -> tuple[str, ...]:
-    """Name the images of the catalogue that a plan pulls: those of its steps, or what those are built from."""
+    """Name the images of the catalogue that a plan pulls, to build and to serve, or what those are built from."""
     found: dict[str, None] = {}
-    for placed in plan.steps:
-        name = placed.step.image
+    serves = plan.recipe.image if plan.target.gpu else None
+    for name in (*(placed.step.image for placed in plan.steps), serves):
         if name is not None:
             build = settings.catalog.image(name).build
             found[build.base if build else name] = None
@@ -135,6 +139,7 @@ def _insist_on_all(plan: Plan, lock: Lock, lock_file: Path) -> None:
         if lock.find(source.repo, source.revision, source.kind) is None:
             message = f"{lock_file} does not know {source.repo}@{source.revision}"
             raise LockDriftError(message, hint=hint)
+    _insist_on_local(plan, lock, lock_file)
     catalog = plan.binder.catalog
     for placed in plan.steps:
         if placed.step.image and placed.executor == "docker":
@@ -145,3 +150,53 @@ def _insist_on_all(plan: Plan, lock: Lock, lock_file: Path) -> None:
                 was = f"has {known.reference}" if known else "does not know it"
                 message = f"the image {name} is {reference}; {lock_file} {was}"
                 raise LockDriftError(message, hint=hint)
+
+
+def _insist_on_local(plan: Plan, lock: Lock, lock_file: Path) -> None:
+    """Refuse files of the project that changed since; of large ones only the size is looked at.
+
+    Raises:
+        LockDriftError: Naming the first such file.
+    """
+    locked = {place.path: place for place in lock.local}
+    for path, place in local_places(plan).items():
+        known = locked.get(path)
+        if known is None:
+            message = f"{lock_file} does not know {path}"
+            raise LockDriftError(message, hint=f"make it again: orchestrator lock {plan.recipe.name}")
+        there = {name: file.stat().st_size for name, file in files_of(place)}
+        for content in known.files:
+            size = there.pop(content.path, None)
+            if size != content.size or (size <= _SMALL and _sha256(place, content.path) != content.sha256):
+                message = f"{path}: {content.path or 'it'} is not what {lock_file} says"
+                raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {plan.recipe.name}")
+        if there:
+            message = f"{path}: {min(there)} is not in {lock_file}"
+            raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {plan.recipe.name}")
+
+
+def local_places(plan: Plan) -> dict[str, Path]:
+    """Name what a plan takes from the project or the machine, as the recipe spells it."""
+    return {folder.path: plan.binder.place(folder.path) for placed in plan.steps for folder in placed.step.folders}
+
+
+def files_of(place: Path) -> Iterator[tuple[str, Path]]:
+    """Go through the files of a folder, by name; a file is the only one of itself, without a name.
+
+    Raises:
+        FolderMissingError: There is neither.
+    """
+    if not place.exists():
+        message = f"there is no {place}"
+        raise FolderMissingError(message, hint="model.path and calibration files are relative to the project folder")
+    if place.is_file():
+        yield "", place
+        return
+    for file in sorted(place.rglob("*")):
+        if file.is_file():
+            yield file.relative_to(place).as_posix(), file
+
+
+def _sha256(place: Path, name: str) -> str:
+    with (place / name if name else place).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -76,8 +76,8 @@ def insist_on_leave(repo: str, commit: str, option: str, trusted: Trusted | None
 def trust_hint(commit: str) -> str:
     """Say which line makes it trusted."""
     return (
-        "read that code; if you trust it, say so in the recipe:\n"
-        f"model: {{trust: {{commit: {commit}, remote_code: true}}}}"
+        "read that code; if you trust it, add this line below `model:` in the recipe:\n"
+        f"  trust: {{commit: {commit}, remote_code: true}}"
     )
 
 

@@ -60,6 +60,23 @@ class LockedImage(_Part):
     """Of the image for Arm."""
 
 
+class LockedContent(_Part):
+    """A file of this project or machine."""
+
+    path: str
+    """Below the place that the recipe names."""
+    size: int = Field(ge=0)
+    sha256: str
+
+
+class LockedPlace(_Part):
+    """A model's folder, or a file of text to calibrate with, that the recipe takes from the project or the machine."""
+
+    path: str
+    """As the recipe names it."""
+    files: tuple[LockedContent, ...]
+
+
 class Lock(_Part):
     """A lock file."""
 
@@ -70,6 +87,8 @@ class Lock(_Part):
     repositories: tuple[LockedRepository, ...]
     images: dict[str, LockedImage] = {}
     """By the image's name in the catalogue."""
+    local: tuple[LockedPlace, ...] = ()
+    """What comes from no repository."""
     tools: dict[str, str] = {}
     """The versions that resolved it."""
 
@@ -235,6 +254,7 @@ def _moved(old: Lock, new: Lock) -> Iterator[str]:
             yield f"image {name}: {image.reference} is {image.index} (was not locked)"
         elif was != image:
             yield f"image {name}: {was.reference} {was.index} → {image.reference} {image.index}"
+    yield from _moved_places(old, new)
     locked = {(repository.repo, repository.revision, repository.kind) for repository in new.repositories}
     for repository in old.repositories:
         if (repository.repo, repository.revision, repository.kind) not in locked:
@@ -253,7 +273,23 @@ def _moved_repository(old: LockedRepository | None, new: LockedRepository) -> It
     yield from _moved_files(old, new)
 
 
-def _moved_files(old: LockedRepository, new: LockedRepository) -> Iterator[str]:
+def _moved_places(old: Lock, new: Lock) -> Iterator[str]:
+    before = {place.path: place for place in old.local}
+    for place in new.local:
+        yield from _moved_place(before.pop(place.path, None), place)
+    for path in before:
+        yield f"{path}: no longer used"
+
+
+def _moved_place(old: LockedPlace | None, new: LockedPlace) -> Iterator[str]:
+    if old is None:
+        yield f"{new.path}: {len(new.files)} files (was not locked)"
+    elif old != new:
+        yield f"{new.path}:"
+        yield from _moved_files(old, new)
+
+
+def _moved_files(old: LockedRepository | LockedPlace, new: LockedRepository | LockedPlace) -> Iterator[str]:
     before, after = ({file.path: file for file in repository.files} for repository in (old, new))
     for path in sorted(before.keys() | after.keys()):
         if path not in after:
@@ -261,7 +297,8 @@ def _moved_files(old: LockedRepository, new: LockedRepository) -> Iterator[str]:
         elif path not in before:
             yield f"  {path}: is new, {after[path].size} bytes"
         elif before[path] != after[path]:
-            yield f"  {path}: {before[path].size} → {after[path].size} bytes, its content changed"
+            name = f"{path}: " if path else ""
+            yield f"  {name}{before[path].size} → {after[path].size} bytes, its content changed"
 
 
 def _make_again(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -240,3 +241,53 @@ def test_the_text_to_calibrate_with_is_taken_from_the_locked_commit(project: Pro
     project.lock.write_text(lock_text(lock))
     project.run("build", "one", "--dry-run")
     assert f"--repo abisee/cnn_dailymail --revision {commit} --repo-type dataset" in project.log
+
+
+LOCAL = """\
+name: local
+description: A model and a text of this project.
+schema_version: 1
+model: {path: weights, architecture: LlamaForCausalLM, parameters: 1.0e+6}
+target: dgx-spark
+image: tensorrt-llm-1.3.0rc24
+quantization: {format: nvfp4, method: onepass, calibration: {dataset: text.jsonl, samples: 1}}
+"""
+
+
+@pytest.fixture
+def local(project: Project) -> Project:
+    (project.root / "recipes" / "local.yaml").write_text(LOCAL)
+    (project.root / "weights").mkdir()
+    for name, content in FILES.items():
+        (project.root / "weights" / name).write_bytes(content)
+    (project.root / "text.jsonl").write_text('{"text": "one"}\n')
+    return project
+
+
+def test_a_recipe_without_a_repository_is_locked_to_its_own_files_and_its_image(local: Project) -> None:
+    assert local.run("lock", "local") == 0, local.log
+    assert "no repository, 1 images, 3 local files; commit it" in local.log
+    lock = json.loads((local.root / "recipes" / "local.lock").read_text())
+    places = {place["path"]: place["files"] for place in lock["local"]}
+    assert [file["path"] for file in places["weights"]] == sorted(FILES)
+    assert places["text.jsonl"][0]["sha256"] == hashlib.sha256(b'{"text": "one"}\n').hexdigest()
+    assert set(lock["images"]) == {"tensorrt-llm-1.3.0rc24"}
+    assert local.run("lock", "local", "--check") == 0, local.log
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone", "more"])
+def test_local_files_that_changed_are_drift(local: Project, harm: str) -> None:
+    assert local.run("lock", "local") == 0, local.log
+    match harm:
+        case "changed":
+            (local.root / "text.jsonl").write_text('{"text": "two"}\n')
+        case "gone":
+            (local.root / "weights" / "config.json").unlink()
+        case "more":
+            (local.root / "weights" / "more.json").write_text("{}")
+    named = {"changed": "text.jsonl", "gone": "config.json", "more": "more.json"}[harm]
+    assert local.run("lock", "local", "--check") == 7
+    assert named in local.log
+    assert local.run("build", "local", "--locked", "--until", "import") == 7
+    assert "error[LOCK_DRIFT]" in local.log
+    assert named in local.log

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import click
 
 from orchestrator import __version__
 from orchestrator.cli.options import recipe_argument
-from orchestrator.cli.planning import images_of, lock_file_of
+from orchestrator.cli.planning import files_of, images_of, local_places, lock_file_of
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes
 from orchestrator.errors import LockDriftError, LockInvalidError
@@ -20,8 +22,10 @@ from orchestrator.hub.trust import insist_on_commit
 from orchestrator.plan import make_plan
 from orchestrator.recipe.lock import (
     Lock,
+    LockedContent,
     LockedFile,
     LockedImage,
+    LockedPlace,
     LockedRepository,
     lock_text,
     moved,
@@ -43,8 +47,9 @@ _TOOLS = ("huggingface_hub", "python-dxf")
 def command(settings: Settings, recipe: str, check: bool) -> None:
     """Resolve RECIPE and write recipes/RECIPE.lock, to be committed.
 
-    The lock has the commit of each repository with size and digest of every file, the digests of each image, and the
-    digest of the recipe itself. `build --locked` uses nothing else.
+    The lock has the commit of each repository with size and digest of every file, the digests of each image, size and
+    digest of every file that the recipe takes from the project, and the digest of the recipe itself.
+    `build --locked` uses nothing else.
     """
     loaded = settings.book.load(recipe).recipe
     file = lock_file_of(settings, recipe)
@@ -61,8 +66,11 @@ def command(settings: Settings, recipe: str, check: bool) -> None:
         return
     _write(file, lock_text(new))
     size = sum(part.size for repository in new.repositories for part in repository.files)
-    counts = f"{len(new.repositories)} repositories, {in_bytes(size)}, {len(new.images)} images"
-    click.echo(f"wrote {file}: {counts}; commit it")
+    local = sum(len(place.files) for place in new.local)
+    counts = [f"{len(new.repositories)} repositories, {in_bytes(size)}" if new.repositories else "no repository"]
+    counts += [f"{len(new.images)} images" if new.images else "no image"]
+    counts += [f"{local} local files"] if local else []
+    click.echo(f"wrote {file}: {', '.join(counts)}; commit it")
 
 
 def _readable(file: Path) -> Lock | None:
@@ -75,12 +83,14 @@ def _readable(file: Path) -> Lock | None:
 
 
 def _resolve(settings: Settings, recipe: Recipe) -> Lock:
-    images = images_of(settings, make_plan(recipe, settings.catalog, None))
+    plan = make_plan(recipe, settings.catalog, None)
+    images = images_of(settings, plan)
     return Lock(
         recipe=recipe.name,
         recipe_digest=recipe_digest(recipe),
         repositories=tuple(_repository(source) for source in sources(recipe).values()),
         images={name: _image(settings, name) for name in images},
+        local=tuple(_place(path, place) for path, place in local_places(plan).items()),
         tools={
             "orchestrator": __version__,
             "python": platform.python_version(),
@@ -95,6 +105,23 @@ def _repository(source: Source) -> LockedRepository:
     files = snapshot(source.repo, commit, source.include, source.kind).files
     locked = tuple(LockedFile(path=f.path, size=f.size, sha256=f.sha256, git_sha1=f.git_sha1) for f in files)
     return LockedRepository(repo=source.repo, kind=source.kind, revision=source.revision, commit=commit, files=locked)
+
+
+def _place(path: str, place: Path) -> LockedPlace:
+    """Hash what a recipe takes from the project or the machine; several files at once."""
+    found = dict(files_of(place))
+    with ThreadPoolExecutor(4) as pool:
+        digests = pool.map(_sha256, found.values())
+    files = tuple(
+        LockedContent(path=name, size=file.stat().st_size, sha256=digest)
+        for (name, file), digest in zip(found.items(), digests, strict=True)
+    )
+    return LockedPlace(path=path, files=files)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _image(settings: Settings, name: str) -> LockedImage:

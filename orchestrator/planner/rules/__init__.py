@@ -67,6 +67,7 @@ CAUTIONS: tuple[Rule, ...] = (
     cautions.hybrid_reuses_no_blocks,
     cautions.engine_options_are_used,
     cautions.every_gpu_serves,
+    cautions.code_is_trusted,
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Refusal
 from orchestrator.planner.asking import question_of
@@ -13,6 +13,7 @@ from orchestrator.planner.making import BUILD_FACTOR, build_capacity, engine_mem
 from orchestrator.planner.memory import serve_capacity, serve_memory
 from orchestrator.planner.rules.faults import matching
 from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, room_per_gpu
+from orchestrator.recipe.model import HubModel
 
 _TIGHT = 0.9
 _MAX_UNIFIED_FRACTION = 0.9
@@ -81,6 +82,27 @@ def engine_options_are_used(case: Case) -> Iterator[Refusal]:
     if case.recipe.backend == "pytorch" and (case.recipe.engine.convert or case.recipe.engine.build):
         message = "engine.convert and engine.build are for backend tensorrt; nothing reads them here"
         yield Refusal("ENGINE_OPTIONS_UNUSED", message, "remove them, or use backend tensorrt")
+
+
+def code_is_trusted(case: Case) -> Iterator[Refusal]:
+    """A build refuses to run code that comes with a model until somebody has read it; better known before."""
+    recipe = case.recipe
+    places: dict[str, Mapping[str, object]] = {
+        "quantization.options": recipe.quantization.options,
+        "engine.convert": recipe.engine.convert,
+        "engine.build": recipe.engine.build,
+        "serve.options": recipe.serve.options,
+    }
+    asked = [place for place, options in places.items() if options.get("trust_remote_code")]
+    if asked and isinstance(recipe.model, HubModel) and not (recipe.model.trust and recipe.model.trust.remote_code):
+        message = (
+            f"{asked[0]}.trust_remote_code runs code that comes with {recipe.model.repo}; no commit is trusted yet"
+        )
+        hint = (
+            f"read it on https://huggingface.co/{recipe.model.repo}, then add this line below `model:` in the recipe:\n"
+            "  trust: {commit: <the 40 digits of that commit>, remote_code: true}"
+        )
+        yield Refusal("CODE_NOT_TRUSTED", message, hint)
 
 
 def every_gpu_serves(case: Case) -> Iterator[Refusal]:
