@@ -64,6 +64,8 @@ class DeployView:
                 self._move(("image", event.note), f"{event.note}: {in_bytes(event.done)}{total}")
             case events.LogLine(text) if self._verbose:
                 self._say(f"  {text}")
+            case events.LogLine(text) if text.startswith("Step "):
+                self._move(("image", "building"), f"image: building, {text[0].lower()}{text[1:]}")
             case events.Warned(message):
                 self._say(f"! {message}")
             case _:

@@ -139,7 +139,7 @@ class Deployment:
     def _image(self, placed: Placed) -> str:
         began = time.monotonic()
         service = placed.service
-        self.observer(Phase("image", service.image))
+        self.observer(Phase("image", f"looking for {service.image}"))
         before = images.find(self.client, service.image)
         found = images.ensure(self.client, service, self.folder, self.observer)
         if before is not None and before.id == found:

@@ -121,6 +121,8 @@ def _refuse_pull(image: ContainerImage, said: str) -> None:
 def _mend_pull(reference: str, said: str) -> str:
     registry = reference.partition("/")[0]
     if any(word in said for word in ("denied", "unauthorized", "authentication")):
+        if registry == "nvcr.io":
+            return "docker login nvcr.io   (user: $oauthtoken, password: an API key of https://ngc.nvidia.com)"
         return f"docker login {registry}" if "." in registry else "docker login"
     if any(word in said for word in ("not found", "unknown", "does not exist")):
         return f"check the name and the digest: docker manifest inspect {reference}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -134,6 +135,25 @@ def test_a_server_that_ends_is_told_with_its_last_lines_and_not_started_for_ever
     assert bundle.inspect()["State"]["Running"] is False
     bundle.set()
     assert bundle.deploy()["answer"]
+
+
+def test_interrupted_it_goes_on_starting_and_the_same_command_waits_for_it(bundle: Bundle) -> None:
+    with bundle.start("deploy", RECIPE) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("▸ server:") for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    before = bundle.inspect()
+    assert before["State"]["Running"] is True
+    assert bundle.deploy()["answer"]
+    assert bundle.inspect()["Id"] == before["Id"]
+
+
+def test_an_image_can_hold_the_model_and_settings_survive_another_bundle(bundle: Bundle, built: Rehearsal) -> None:
+    built.run("--dist", str(bundle.dist), "bundle", RECIPE, "--embed-model")
+    assert (bundle.folder / ".env").is_file()
+    assert bundle.deploy()["answer"]
+    assert "/opt/nim/model" not in {mount["Destination"] for mount in bundle.inspect()["Mounts"]}
 
 
 def test_what_cannot_work_is_said_before_anything_is_made(bundle: Bundle, engine: Engine) -> None:

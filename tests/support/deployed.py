@@ -22,6 +22,7 @@ from tests.support.engine import Engine, do_without
 from tests.support.rehearsal import ONEPASS, Rehearsal
 
 RECIPE = ONEPASS
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
@@ -79,11 +80,10 @@ class Bundle:
         self, *arguments: str, status: int = 0, variables: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of the orchestrator's."""
-        command = self.rehearsal.command("--dist", str(self.dist), "--store", str(self.dist / "store"), *arguments)
         ended = subprocess.run(
-            command,
-            env={**self.rehearsal.environment, **self.engine.environment, **(variables or {})},
-            cwd=Path(__file__).resolve().parents[2],
+            self._command(*arguments),
+            env={**self._environment, **(variables or {})},
+            cwd=_ROOT,
             capture_output=True,
             text=True,
             check=False,
@@ -92,6 +92,19 @@ class Bundle:
         assert ended.returncode == status, f"{arguments}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         assert "Traceback" not in ended.stderr
         return ended
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that will be interrupted."""
+        return subprocess.Popen(
+            self._command(*arguments), env=self._environment, cwd=_ROOT, stderr=subprocess.PIPE, text=True
+        )
+
+    def _command(self, *arguments: str) -> list[str]:
+        return self.rehearsal.command("--dist", str(self.dist), "--store", str(self.dist / "store"), *arguments)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**self.rehearsal.environment, **self.engine.environment}
 
     def deploy(self, *arguments: str, **variables: str) -> dict[str, Any]:
         """Bring it up; returns what the command says of it."""

@@ -15,7 +15,7 @@ from orchestrator.cli.text import in_time, print_json, program
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.question import API_KEY, Answer, Gateway
 from orchestrator.deployment.record import remember
-from orchestrator.deployment.up import Deployment, Done, gateway_of, limit_of, wait_until_ready
+from orchestrator.deployment.up import Deployment, Done, Phase, gateway_of, limit_of, wait_until_ready
 from orchestrator.executors.docker_engine import connect
 
 
@@ -40,6 +40,7 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
         gateway = gateway_of(folder, compose, os.environ.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), view)
         view(Done("server", f"ready after {in_time(waited)}"))
+        view(Phase("server", "asking it one question"))
         answer = None if gateway.mutual else gateway.ask()
     if as_json:
         print_json(_document(recipe, folder, gateway, waited, answer))
