@@ -168,6 +168,14 @@ class ComposeFile(_Part):
     services: dict[str, Service]
     volumes: dict[str, None] = {}
 
+    @field_validator("services")
+    @classmethod
+    def _has_a_server(cls, value: dict[str, Service]) -> dict[str, Service]:
+        if SERVER not in value or not value[SERVER].ports or value[SERVER].profiles:
+            message = f"expected a service `{SERVER}` without a profile, with a port that this machine reaches"
+            raise ValueError(message)
+        return value
+
     def chosen(self, profiles: tuple[str, ...]) -> dict[str, Service]:
         """Give the services without a profile, and those of some."""
         return {

@@ -51,12 +51,9 @@ _PANELS: Sequence[tuple[str, str, _Lines]] = (
         [(_per_second("request_success_total"), "answered"), (_per_second("request_failure_total"), "failed")],
     ),
     (
-        "Length of requests",
-        "short",
-        [
-            (f"histogram_quantile({_NEARLY_ALL}, sum by (le) (rate(request_{kind}_tokens_bucket{_RATE})))", name)
-            for kind, name in (("prompt", "prompt, p95"), ("generation", "answer, p95"))
-        ],
+        "Answers per second, by status",
+        "reqps",
+        [(f"sum by (status) (rate(nim_gateway_requests_total{_RATE}))", "{{status}}")],
     ),
 )
 """Title, unit and queries of each."""

@@ -14,6 +14,7 @@ name: llama
 services:
   server:
     image: "llama:1"
+    ports: ["127.0.0.1:8000:8000"]
     environment:
       SAID: "%s"
   grafana:
@@ -81,8 +82,7 @@ def test_a_variable_that_must_be_set_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("    privileged: true", r"compose.yaml:5:5: unknown key `services.server.privileged`"),
-        ('    ports: ["8000"]', "expected ADDRESS:PORT:PORT"),
+        ("    privileged: true", r"compose.yaml:6:5: unknown key `services.server.privileged`"),
         ("    stop_grace_period: soon", "stop_grace_period"),
         ("    restart: sometimes", "sometimes"),
     ],
@@ -93,6 +93,22 @@ def test_what_is_not_understood_is_refused_with_its_line(tmp_path: Path, wrong: 
     with pytest.raises(ComposeUnsupportedError, match=told) as refused:
         read(tmp_path, {})
     assert "docker compose" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ('["127.0.0.1:8000:8000"]', '["8000"]', "expected ADDRESS:PORT:PORT"),
+        ('["127.0.0.1:8000:8000"]', "[]", "expected a service `server`"),
+        ("  server:", "  another:", "expected a service `server`"),
+    ],
+)
+def test_a_file_without_a_server_that_can_be_reached_is_refused(
+    tmp_path: Path, right: str, wrong: str, told: str
+) -> None:
+    (tmp_path / "compose.yaml").write_text(_COMPOSE.replace(right, wrong) % "")
+    with pytest.raises(ComposeUnsupportedError, match=told):
+        read(tmp_path, {})
 
 
 def test_a_bundle_without_the_file_is_not_built(tmp_path: Path) -> None:
