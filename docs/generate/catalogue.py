@@ -52,6 +52,8 @@ def _machine(target: Target) -> tuple[str, str, str]:
     gpu = f"{target.gpu.count} of {target.gpu.name}, SM {target.gpu.sm}" if target.gpu else "none"
     nodes = f" in each of {target.nodes}" if target.nodes > 1 else ""
     kind = ", unified" if target.unified_memory else ""
+    if target.cuda_free:
+        kind += f", of which CUDA sees at most {target.cuda_free / 1e9:.1f} GB free"
     return gpu, f"{target.memory / 1e9:.1f} GB{nodes}{kind}", f"{target.reserve / 1e9:.1f} GB"
 
 

@@ -12,7 +12,7 @@ from orchestrator.planner.asking import benchmark_context, question_of
 from orchestrator.planner.disk import disk_of_steps
 from orchestrator.planner.drafted import Drafted, drafted
 from orchestrator.planner.duration import Span
-from orchestrator.planner.figures import Figure
+from orchestrator.planner.figures import Figure, Kind
 from orchestrator.planner.known import Known, known_model
 from orchestrator.planner.making import calibrates, quantize_memory
 from orchestrator.planner.memory import longest_text, most_texts, serve_memory
@@ -128,10 +128,9 @@ class Estimate:
 def estimate(recipe: Recipe, target: Target) -> Estimate:
     """Reckon what a recipe takes on a target."""
     download, weights = source_weights(recipe), served_weights(recipe)
-    known = known_model(recipe)
-    longest = longest_text(recipe, target)
-    served = known is not None and target.gpu is not None and recipe.serve.tensor_parallel_size <= gpus_of(target)
-    one = _one_stream(recipe, known, target) if known and served else None
+    known, longest = known_model(recipe), longest_text(recipe, target)
+    question = _question(recipe, target, known)
+    alone = speed(replace(question, context=benchmark_context(recipe))) if question else None
     return Estimate(
         download=replace(download, basis=f"{download.basis}; sizes from {known.basis}") if known else download,
         weights=weights,
@@ -140,12 +139,19 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
         serve_memory=serve_memory(recipe, target),
         longest_text=longest,
         most_texts=most_texts(recipe, target),
-        decode=_decode(recipe, one) if one else None,
-        prefill=_prefill(recipe, one) if one else None,
+        decode=_decode(recipe, alone) if alone else None,
+        prefill=_prefill(recipe, alone) if alone else None,
         decode_ceiling=decode_ceiling(recipe, target),
-        speeds=_speeds(recipe, question_of(recipe, known, target), longest) if known and served and longest else None,
-        drafted=drafted(recipe, question_of(recipe, known, target, context=_CONTEXTS[0])) if known and served else None,
+        speeds=_speeds(recipe, question, longest) if question and longest else None,
+        drafted=drafted(recipe, replace(question, context=_CONTEXTS[0])) if question else None,
     )
+
+
+def _question(recipe: Recipe, target: Target, known: Known | None) -> Question | None:
+    """Ask what its server will do; None where sizes are not known, or nothing serves it there."""
+    if known is None or target.gpu is None or recipe.serve.tensor_parallel_size > gpus_of(target):
+        return None
+    return question_of(recipe, known, target)
 
 
 def _stages(recipe: Recipe, target: Target, known: Known | None, download: float, weights: float) -> Iterator[Stage]:
@@ -197,12 +203,8 @@ def _quantizing(recipe: Recipe, target: Target, known: Known | None, read: float
 
 def _disk(recipe: Recipe) -> Figure:
     parts = disk_of_steps(recipe)
-    return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts), "exact")
-
-
-def _one_stream(recipe: Recipe, known: Known, target: Target) -> Speed:
-    """Predict one stream, as the benchmark would measure it."""
-    return speed(question_of(recipe, known, target, context=benchmark_context(recipe)))
+    kind: Kind = "exact" if all(part.left.kind == "exact" for part in parts) else "formula"
+    return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts), kind)
 
 
 def _decode(recipe: Recipe, found: Speed) -> Figure:
