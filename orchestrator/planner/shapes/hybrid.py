@@ -1,11 +1,11 @@
-"""Decoders that mix attention with states: Nemotron-H, Nemotron 2 and 3, Jamba, Qwen3-Next."""
+"""Decoders that mix attention with states: Nemotron-H, Nemotron 2 and 3, Jamba, Qwen3-Next, Qwen 3.5."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.dense import Stack, tied
+from orchestrator.planner.shapes.dense import Stack, norms, tied
 from orchestrator.planner.shapes.fields import Fields
 from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
 from orchestrator.planner.shapes.parts import (
@@ -155,29 +155,61 @@ def _mamba1(fields: Fields, hidden: int) -> tuple[Tensors, Memory]:
     return renamed(tensors, "mamba"), Memory(state_values=inner * state, convolution_values=inner * (kernel - 1))
 
 
+_UNSAID = "a layer that proposes tokens is left out: this config.json does not say what it is like"
+
+
 def qwen3_next(fields: Fields, architecture: str) -> ModelShape:
     """Qwen3-Next: three layers with a gated delta rule, then one with gated attention; experts, one of them shared."""
-    heads = heads_of(fields)
-    hidden, inner = heads.hidden, fields.size("moe_intermediate_size")
-    wide = fields.size("shared_expert_intermediate_size")
     experts = experts_of(fields, "num_experts")
-    mixture = (
-        *kept("gate", experts.total, hidden, "router"),
-        *experts.of(gated(hidden, inner, "expert")),
+    one = gated(fields.size("hidden_size"), fields.size("moe_intermediate_size"), "expert")
+    parts, widest = _shared_mixture(fields, experts.of(one))
+    return _delta_stack(fields, architecture, parts, widest, fused=True)
+
+
+def qwen3_5(fields: Fields, architecture: str) -> ModelShape:
+    """Qwen 3.5's language model, dense: the layers of Qwen3-Next, their projections apart."""
+    inner = fields.size("intermediate_size")
+    return _delta_stack(fields, architecture, gated(fields.size("hidden_size"), inner), inner, fused=False)
+
+
+def qwen3_5_moe(fields: Fields, architecture: str) -> ModelShape:
+    """Qwen 3.5's language model with experts, which it stores stacked."""
+    experts, inner = experts_of(fields, "num_experts"), fields.size("moe_intermediate_size")
+    hidden = fields.size("hidden_size")
+    stacked = (
+        *experts.stacked("experts.gate_up_proj", (2 * inner, hidden)),
+        *experts.stacked("experts.down_proj", (hidden, inner)),
+    )
+    parts, widest = _shared_mixture(fields, stacked)
+    return _delta_stack(fields, architecture, parts, widest, fused=False)
+
+
+def _shared_mixture(fields: Fields, experts: Tensors) -> tuple[Tensors, int]:
+    """Give a router, experts and a gated shared one, and the widest of them."""
+    hidden, inner = fields.size("hidden_size"), fields.size("moe_intermediate_size")
+    wide = fields.size("shared_expert_intermediate_size")
+    if fields.data.get("mlp_only_layers") or fields.size_or("decoder_sparse_step", 1) != 1:
+        fields.wrong("mlp_only_layers", "none: which perceptrons have no experts is not known here")
+    parts = (
+        *kept("gate", fields.size("num_experts"), hidden, "router"),
+        *experts,
         *renamed(gated(hidden, wide, "shared_expert"), "shared_expert"),
         *kept("shared_expert_gate", 1, hidden, "router"),
     )
-    if fields.data.get("mlp_only_layers") or fields.size_or("decoder_sparse_step", 1) != 1:
-        fields.wrong("mlp_only_layers", "none: which perceptrons have no experts is not known here")
+    return parts, max(inner, wide)
+
+
+def _delta_stack(fields: Fields, architecture: str, perceptron: Tensors, widest: int, *, fused: bool) -> ModelShape:
+    """Stack layers of a gated delta rule and of gated attention, each with the same perceptron."""
+    heads = heads_of(fields)
     attending = (renamed(_gated_attention(heads), "self_attn"), heads.memory())
-    recurrent = _delta_rule(fields, hidden)
-    around = (*renamed(mixture, "mlp"), vector("input_layernorm", hidden), vector("post_attention_layernorm", hidden))
+    recurrent = _delta_rule(fields, heads.hidden, fused=fused)
+    around = (*renamed(perceptron, "mlp"), *norms(heads.hidden))
     layers = []
     for attends in _attending(fields):
         parts, memory = attending if attends else recurrent
         layers.append(((*parts, *around), memory))
-    notes = ("a layer that proposes tokens is left out: this config.json does not say whether there is one",)
-    return Stack(fields, tied(fields)).shape(architecture, layers, heads, max(inner, wide), notes=notes)
+    return Stack(fields, tied(fields)).shape(architecture, layers, heads, widest, notes=(_UNSAID,))
 
 
 def _attending(fields: Fields) -> list[bool]:
@@ -197,15 +229,17 @@ def _gated_attention(heads: Heads) -> Tensors:
     return attention(replace(heads, query=2 * heads.query), normed=True)[:1] + attention(heads, normed=True)[1:]
 
 
-def _delta_rule(fields: Fields, hidden: int) -> tuple[Tensors, Memory]:
+def _delta_rule(fields: Fields, hidden: int, *, fused: bool) -> tuple[Tensors, Memory]:
     """Give a gated delta net (arXiv:2412.06464): per head a matrix of keys by values."""
     keys, values = fields.size("linear_num_key_heads"), fields.size("linear_num_value_heads")
     key, value = fields.size("linear_key_head_dim"), fields.size("linear_value_head_dim")
     kernel = fields.size("linear_conv_kernel_dim")
     convolved = 2 * keys * key + values * value
+    widths = {"qkv": convolved, "z": values * value, "b": values, "a": values}
+    if fused:
+        widths = {"qkvz": convolved + values * value, "ba": 2 * values}
     tensors = (
-        *linear("in_proj_qkvz", convolved + values * value, hidden, "mamba"),
-        *linear("in_proj_ba", 2 * values, hidden, "mamba"),
+        *(tensor for name, width in widths.items() for tensor in linear(f"in_proj_{name}", width, hidden, "mamba")),
         Tensor("conv1d.weight", (convolved, 1, kernel), "mamba"),
         Tensor("dt_bias", (values,), "mamba"),
         Tensor("A_log", (values,), "mamba"),

@@ -1,4 +1,4 @@
-"""Decoders with a mixture of experts: Mixtral, Qwen, gpt-oss, Llama 4, DeepSeek, GLM."""
+"""Decoders with a mixture of experts: Mixtral, MiniMax, Qwen, gpt-oss, Llama 4, DeepSeek, GLM."""
 
 from __future__ import annotations
 
@@ -28,15 +28,33 @@ def mixtral(fields: Fields, architecture: str) -> ModelShape:
     """Mixtral."""
     heads, inner = heads_of(fields), fields.size("intermediate_size")
     hidden, experts = heads.hidden, experts_of(fields, "num_local_experts")
-    one = (
+    moe = (*kept("gate", experts.total, hidden, "router"), *experts.of(_mixtral_expert(hidden, inner)))
+    tensors = (*renamed(attention(heads), "self_attn"), *renamed(moe, "block_sparse_moe"), *norms(hidden))
+    windows = window_of(fields, fields.size("num_hidden_layers"), lambda _: True)
+    layers = [(tensors, heads.memory(window)) for window in windows]
+    return Stack(fields, tied(fields)).shape(architecture, layers, heads, inner)
+
+
+def _mixtral_expert(hidden: int, inner: int) -> Tensors:
+    return (
         *linear("w1", inner, hidden, "expert"),
         *linear("w2", hidden, inner, "expert"),
         *linear("w3", inner, hidden, "expert"),
     )
-    moe = (*kept("gate", experts.total, hidden, "router"), *experts.of(one))
-    tensors = (*renamed(attention(heads), "self_attn"), *renamed(moe, "block_sparse_moe"), *norms(hidden))
-    windows = window_of(fields, fields.size("num_hidden_layers"), lambda _: True)
-    layers = [(tensors, heads.memory(window)) for window in windows]
+
+
+def minimax_m2(fields: Fields, architecture: str) -> ModelShape:
+    """MiniMax M2: Mixtral's experts behind a corrected router; all heads are normalized together."""
+    heads, inner = heads_of(fields), fields.size("intermediate_size")
+    hidden, experts = heads.hidden, experts_of(fields, "num_local_experts")
+    joined = (vector("q_norm", heads.query_width), vector("k_norm", heads.key_width))
+    moe = (
+        *kept("gate", experts.total, hidden, "router"),
+        Tensor("e_score_correction_bias", (experts.total,), "bias", dtype="F32"),
+        *experts.of(_mixtral_expert(hidden, inner)),
+    )
+    parts = (*renamed((*attention(heads), *joined), "self_attn"), *renamed(moe, "block_sparse_moe"), *norms(hidden))
+    layers = [(parts, heads.memory())] * fields.size("num_hidden_layers")
     return Stack(fields, tied(fields)).shape(architecture, layers, heads, inner)
 
 
@@ -170,7 +188,7 @@ def _latent_attention(fields: Fields) -> tuple[Tensors, Memory, Heads]:
 
 
 def deepseek(fields: Fields, architecture: str) -> ModelShape:
-    """DeepSeek V2, V3, R1: latent attention, shared experts, the first layers dense."""
+    """DeepSeek V2, V3, R1, GLM 4.7 Flash: latent attention, shared experts, the first layers dense."""
     parts, memory, heads = _latent_attention(fields)
     return _deepseek(fields, architecture, parts, memory, heads, corrected=architecture != "DeepseekV2ForCausalLM")
 

@@ -159,8 +159,8 @@ def llama4_tower(fields: Fields, hidden: int) -> Tensors:
     return (*beside("vision_model", tower), *(replace(tensor, used=0.0) for tensor in join))
 
 
-def qwen3_tower(fields: Fields, hidden: int) -> Tensors:
-    """Give the tower of Qwen 3 VL."""
+def qwen3_tower(fields: Fields, hidden: int, *, tapped: bool = True) -> Tensors:
+    """Give the tower of Qwen 3 VL, whose layers are tapped on the way up, or of Qwen 3.5, whose are not."""
     width, inner, out = fields.size("hidden_size"), fields.size("intermediate_size"), fields.size("out_hidden_size")
     if out != hidden:
         message = f"{fields.where}: out_hidden_size is {out}, but the language model's hidden_size is {hidden}"
@@ -175,7 +175,7 @@ def qwen3_tower(fields: Fields, hidden: int) -> Tensors:
         *full("mlp.linear_fc1", inner, width),
         *full("mlp.linear_fc2", width, inner),
     )
-    taps = len(fields.items("deepstack_visual_indexes"))
+    taps = len(fields.items("deepstack_visual_indexes")) if tapped else 0
     tower = (
         *full("patch_embed.proj", width, *patch),
         *plain("pos_embed.weight", fields.size("num_position_embeddings"), width),

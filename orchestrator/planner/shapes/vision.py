@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from orchestrator.planner.shapes.dense import Stack, gemma3, mistral, qwen3, tied
 from orchestrator.planner.shapes.fields import Fields
+from orchestrator.planner.shapes.hybrid import qwen3_5, qwen3_5_moe
 from orchestrator.planner.shapes.mixture import llama4, qwen_moe_layers
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.shapes.parts import Tensors, attention, experts_of, heads_of, kept
@@ -66,6 +67,21 @@ def qwen3_vl_moe(fields: Fields, architecture: str) -> ModelShape:
     layers, widest = qwen_moe_layers(text, heads, attention(heads, normed=True), moe)
     shape = _inside(Stack(text, tied(text)).shape(architecture, layers, heads, widest), "model.language_model")
     return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size))
+
+
+def qwen3_5_vl(fields: Fields, architecture: str) -> ModelShape:
+    """Qwen 3.5."""
+    return _qwen3_5(fields, qwen3_5(_text(fields), architecture))
+
+
+def qwen3_5_moe_vl(fields: Fields, architecture: str) -> ModelShape:
+    """Qwen 3.5 with experts."""
+    return _qwen3_5(fields, qwen3_5_moe(_text(fields), architecture))
+
+
+def _qwen3_5(fields: Fields, text: ModelShape) -> ModelShape:
+    shape = _inside(text, "model.language_model")
+    return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size, tapped=False))
 
 
 def llama4_vl(fields: Fields, architecture: str) -> ModelShape:

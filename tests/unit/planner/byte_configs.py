@@ -210,6 +210,94 @@ QWEN3_NEXT: Config = {  # 80B-A3B
     "vocab_size": 151936,
 }
 
+_DELTA: Config = {
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "max_position_embeddings": 262144,
+    "num_attention_heads": 16,
+    "vocab_size": 248320,
+}
+_QWEN_TOWER: Config = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "in_channels": 3,
+    "intermediate_size": 4304,
+    "num_position_embeddings": 2304,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+QWEN35: Config = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "text_config": {
+        **_DELTA,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 4,
+    },
+    "vision_config": {**_QWEN_TOWER, "out_hidden_size": 4096},
+}
+QWEN35_MOE: Config = {
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "text_config": {
+        **_DELTA,
+        "hidden_size": 2048,
+        "moe_intermediate_size": 512,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 2,
+        "shared_expert_intermediate_size": 512,
+    },
+    "vision_config": {**_QWEN_TOWER, "out_hidden_size": 2048},
+}
+GLM_FLASH: Config = {
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "first_k_dense_replace": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 10240,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 202752,
+    "moe_intermediate_size": 1536,
+    "n_routed_experts": 64,
+    "n_shared_experts": 1,
+    "num_attention_heads": 20,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 47,
+    "q_lora_rank": 768,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "vocab_size": 154880,
+}
+MINIMAX: Config = {
+    "architectures": ["MiniMaxM2ForCausalLM"],
+    "head_dim": 128,
+    "hidden_size": 3072,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 196608,
+    "num_attention_heads": 48,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 62,
+    "num_key_value_heads": 8,
+    "num_local_experts": 256,
+    "vocab_size": 200064,
+}
+
+BY_CODE: Mapping[str, tuple[Config, int]] = {
+    "Qwen 3.5, dense": (QWEN35, 9_409_813_744),
+    "Qwen 3.5 with experts": (QWEN35_MOE, 35_107_181_936),
+    "GLM 4.7 Flash": (GLM_FLASH, 29_943_390_976 + 46 * 64),
+    "MiniMax M2": (MINIMAX, 228_689_748_992 + 62 * 256),
+}
+"""What the architecture's own code in transformers 5.23 makes of the same sizes, and the correction of each router."""
+
 PUBLISHED: Mapping[str, tuple[Config, int]] = {
     "Llama 3.1 8B": (LLAMA, 8_030_261_248),
     "Mixtral 8x7B": (MIXTRAL, 46_702_792_704),

@@ -17,6 +17,7 @@ from orchestrator.planner.bytes import (
 )
 from orchestrator.planner.shapes import shape_of
 from tests.unit.planner.byte_configs import (
+    BY_CODE,
     DEEPSEEK_V2,
     GEMMA3,
     GEMMA3_27B,
@@ -50,6 +51,12 @@ CATALOGUE = {
 def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
     config, published = PUBLISHED[name]
     assert shape_of(config).parameters == published
+
+
+@pytest.mark.parametrize("name", sorted(BY_CODE))
+def test_a_model_has_as_many_parameters_as_its_own_code_makes(name: str) -> None:
+    config, made = BY_CODE[name]
+    assert shape_of(config).parameters == made
 
 
 @pytest.mark.parametrize("repo", sorted(CATALOGUE))
