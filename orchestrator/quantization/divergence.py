@@ -167,8 +167,7 @@ class _Walk:
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
         """Compare what both models expect next, some tokens at a time."""
         torch = self.model.torch
-        names = [unit[0] for unit in self.plan.units if self.plan.layer_of(unit[0]) is None]
-        tensors = {name: self.plan.read(name) for name in names}
+        tensors = {name: self.plan.read(name) for name in self.plan.ends}
         step = max(1, _LOGITS_BYTES // (4 * len(tensors[self.plan.embedding])))
         found = _Totals()
         with self.model.head(tensors) as logits:

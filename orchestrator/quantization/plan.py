@@ -160,6 +160,12 @@ class Plan:
                 found.setdefault(number, []).append(unit)
         return dict(sorted(found.items()))
 
+    @property
+    def ends(self) -> list[str]:
+        """The model's own tensors outside of layers: its embedding, its last norm, its head."""
+        names = [name for unit in self.units for name in unit if self.layer_of(name) is None]
+        return [name for name in names if not self.architecture.is_further(self.config, name)]
+
     def write_companions(self, output: Path) -> None:
         """Write everything of a quantized checkpoint that is not a tensor."""
         copy_companions(self.checkpoint.folder, output)

@@ -19,6 +19,7 @@ from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import nvfp4
 from orchestrator.quantization.layout import expected_tensors
 from orchestrator.quantization.onepass import quantize_checkpoint
+from orchestrator.quantization.plan import Plan, scheme_named
 
 Save = Callable[..., Path]
 
@@ -334,3 +335,5 @@ def test_layers_for_further_tokens_are_copied_and_listed(save: Save, tmp_path: P
         assert after.read(name).tobytes() == array.tobytes()
     listed = read_json(tmp_path / "out" / "hf_quant_config.json")["quantization"]["exclude_modules"]
     assert {"model.layers.1*", "mtp*"} <= set(listed)
+    ends = Plan.make(source, scheme_named("fp8")).ends
+    assert sorted(ends) == ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"]
