@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import pytest
@@ -235,3 +236,40 @@ def test_what_shares_an_input_may_be_excluded_alone_where_engines_do_not_fuse_it
         tuple(sorted(group)) for group in layout.select(tensors).groups
     }
     assert attention in layout.select(tensors, ["*.fc1"]).groups
+
+
+# Of models that the planner does not count; the others' numbers are checked there, and their tensors against ours.
+_PHI_2: dict[str, Any] = {
+    "architectures": ["PhiForCausalLM"],
+    "hidden_size": 2560,
+    "intermediate_size": 10240,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "vocab_size": 51200,
+    "tie_word_embeddings": False,
+}
+_QWEN_NEXT: dict[str, Any] = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "hidden_size": 2048,
+    "intermediate_size": 5120,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "moe_intermediate_size": 512,
+    "num_attention_heads": 16,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 2,
+    "shared_expert_intermediate_size": 512,
+    "vocab_size": 151936,
+}
+
+
+@pytest.mark.parametrize(("config", "published"), [(_PHI_2, 2_779_683_840), (_QWEN_NEXT, 79_674_391_296)])
+def test_a_real_model_has_as_many_parameters_as_published(config: dict[str, Any], published: int) -> None:
+    assert sum(prod(spec.shape) for spec in layout.expected_tensors(config).values()) == published
