@@ -153,7 +153,13 @@ class Deployment:
 
     def wait_ready(self) -> None:
         """Wait until the model answers."""
-        self.wait_for(lambda: self.get("/v1/health/ready")[0] == 200)
+
+        def is_ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"it ended; the log:\n{self.log}"
+            return self.get("/v1/health/ready")[0] == 200
+
+        self.wait_for(is_ready)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for something that will be; the log says why it is not."""
@@ -258,6 +264,9 @@ def deployed(folder: Path, *, ready: bool = True, **fields: Any) -> Iterator[Dep
         if ready:
             deployment.wait_ready()
         yield deployment
+    except BaseException:
+        sys.stdout.write(deployment.log)  # pytest shows it beside the failure
+        raise
     finally:
         deployment.stop()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,10 @@ _EVENTS = "text/event-stream"
 
 class BrokenAnswerError(Exception):
     """The answer broke off after its head was sent; the client was told as far as it could be."""
+
+
+class ClientLeftError(Exception):
+    """The client is no longer there to be answered."""
 
 
 async def forward(
@@ -55,6 +60,7 @@ async def forward(
     Raises:
         RefusedError: trtllm-serve cannot be reached.
         BrokenAnswerError: It broke off.
+        ClientLeftError: The client went away.
     """
     try:
         async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
@@ -108,17 +114,32 @@ async def _stream(
         reply.headers["X-Accel-Buffering"] = "no"  # asks a proxy in front of us to pass events on at once
     if not names.translates and answer.content_length is not None:
         reply.content_length = answer.content_length
-    parts = _translated(answer, names) if names.translates else answer.content.iter_any()
-    await reply.prepare(request)
-    try:
-        async for part in parts:
-            first_byte()
+    parts = _translated(answer, names) if names.translates else answer.content.iter_any().__aiter__()
+    with _writing():
+        await reply.prepare(request)
+    while True:
+        try:
+            part = await anext(parts)
+        except StopAsyncIteration:
+            break
+        except (aiohttp.ClientError, TimeoutError) as error:
+            await _break_off(request, reply, is_events=is_events)
+            raise BrokenAnswerError from error
+        first_byte()
+        with _writing():
             await reply.write(part)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        await _break_off(request, reply, is_events=is_events)
-        raise BrokenAnswerError from error
-    await reply.write_eof()
+    with _writing():
+        await reply.write_eof()
     return reply
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Tell failures of the client's connection from those of trtllm-serve's: aiohttp calls both the same."""
+    try:
+        yield
+    except (ConnectionError, aiohttp.ClientError) as error:
+        raise ClientLeftError from error
 
 
 async def _translated(answer: aiohttp.ClientResponse, names: Names) -> AsyncIterator[bytes]:
@@ -135,7 +156,8 @@ async def _break_off(request: web.BaseRequest, reply: web.StreamResponse, *, is_
     """Tell a client that this is not all: by an event where there are events, and by an end that is none."""
     if is_events:
         document = error_document(502, "trtllm-serve broke off in the middle of its answer.", "engine_broke_off")
-        await reply.write(b"\n\ndata: " + json.dumps(document).encode() + b"\n\n")
+        with _writing():
+            await reply.write(b"\n\ndata: " + json.dumps(document).encode() + b"\n\n")
     await asyncio.sleep(0)
     if request.transport is not None:
         request.transport.close()  # without the last chunk, so that no client takes it for whole

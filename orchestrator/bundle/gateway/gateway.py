@@ -16,7 +16,7 @@ from aiohttp import HttpVersion10, web
 from . import metrics as prometheus
 from .documents import Documents
 from .engine import Engine, State
-from .forward import BrokenAnswerError, forward
+from .forward import BrokenAnswerError, ClientLeftError, forward
 from .keys import KeyRing
 from .limits import Concurrency, Rate
 from .logs import Log
@@ -126,6 +126,9 @@ class Gateway:
                 reply.force_close()
         except BrokenAnswerError:
             self._finish(asked, 502)
+            raise ConnectionError from None
+        except ClientLeftError:
+            self._finish(asked, CLIENT_LEFT)
             raise ConnectionError from None
         except (asyncio.CancelledError, ConnectionError):
             self._finish(asked, CLIENT_LEFT)
@@ -275,7 +278,12 @@ class Gateway:
                     parts.append(part)
         except TimeoutError:
             refuse(408, "The body did not arrive in time.", code="timeout")
-        except (web.PayloadAccessError, aiohttp.ClientPayloadError, aiohttp.http.HttpProcessingError):
+        except (
+            web.PayloadAccessError,
+            web.RequestPayloadError,
+            aiohttp.ClientPayloadError,
+            aiohttp.http.HttpProcessingError,
+        ):
             refuse(400, "The body could not be read.", code="bad_request")
         return b"".join(parts)
 

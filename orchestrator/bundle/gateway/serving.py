@@ -77,8 +77,7 @@ async def _running(
         keys = KeyRing(settings.keys, log) if settings.keys else None
         certificates = Certificates(settings.tls) if settings.tls else None
         session = await stack.enter_async_context(_session(settings))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nim-gateway-"))
-        command = launch.command(write_config(launch, Path(folder)))
+        command = launch.command(_config(stack, launch))
         url = f"http://127.0.0.1:{settings.engine_port}"
         engine = Engine(command, environment_of_engine(environment), url, log, patience=settings.health_seconds)
         traces = make_traces(
@@ -102,6 +101,18 @@ def environment_of_engine(environment: Mapping[str, str]) -> dict[str, str]:
     return {**{name: value for name, value in environment.items() if name != "PYTHONPATH"}} | (
         {"PYTHONPATH": others} if others else {}
     )
+
+
+def _config(stack: AsyncExitStack, launch: Launch) -> Path:
+    """Give the configuration file, or where it must change a copy that goes with the program."""
+    if not launch.changes:
+        return launch.config
+    try:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nim-gateway-"))
+    except OSError as error:
+        message = f"no folder for a changed {launch.config.name}: {error}; mount a tmpfs at /tmp"
+        raise MachineError(message) from error
+    return write_config(launch, Path(folder))
 
 
 def _session(settings: Settings) -> aiohttp.ClientSession:

@@ -93,6 +93,23 @@ def test_running_requests_finish_before_the_end(tmp_path: Path) -> None:
         assert "cut off" not in server.log
 
 
+def test_it_ends_as_asked_while_the_model_loads(tmp_path: Path) -> None:
+    with deployed(tmp_path, ready=False, variables={"STANDIN_SECONDS": "60"}) as server:
+        server.wait_for(lambda: "loading: 1/20" in server.log)
+        assert server.stop() == 0
+        assert "5/20" not in server.log
+
+
+def test_without_room_for_a_changed_configuration_it_says_so(tmp_path: Path) -> None:
+    server = Deployment(tmp_path, variables={"NIM_KVCACHE_PERCENT": "0.5"})
+    server.lay_out()
+    (tmp_path / "full").touch()
+    hidden = {"TMPDIR": str(tmp_path / "full"), "PYTHONPATH": str(_without_temporary(tmp_path))}
+    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_ENGINE_PORT=str(free_port()), **hidden)
+    assert ended.returncode == 6
+    assert "mount a tmpfs at /tmp" in ended.stderr
+
+
 def test_requests_that_take_too_long_are_cut_off(tmp_path: Path) -> None:
     with deployed(tmp_path, variables={"NIM_GATEWAY_DRAIN_SECONDS": "0.5"}) as server:
         thread = threading.Thread(target=lambda: _ignore(server, "[slow 60] hello"), daemon=True)
@@ -153,6 +170,14 @@ def test_health_has_a_port_of_its_own(tmp_path: Path) -> None:
         assert server.get("/v1/models")[0] == 404
         server.port = main
         assert server.get("/v1/models")[0] == 200
+
+
+def _without_temporary(folder: Path) -> Path:
+    """Make Python find no temporary folder, as on a root that is read-only."""
+    place = folder / "site"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text("import tempfile\ntempfile._candidate_tempdir_list = lambda: []\n")
+    return place
 
 
 def _ignore(server: Deployment, question: str) -> None:
