@@ -12,14 +12,9 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
-from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
-from orchestrator.planner.prediction import predict
-from orchestrator.recipe.lock import LockedImage
-from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
-from orchestrator.serving.command import serve_options
-from orchestrator.serving.config import config_text, llm_api_config
-from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
+from orchestrator.recipe.model import HubModel, Recipe
+from orchestrator.steps.shape import Shape
 from orchestrator.store.artifact import Artifact, StoredFile
 
 CONFIG = "trtllm_config.yaml"
@@ -31,14 +26,8 @@ MODEL_FOLDER = "model"
 """What is served, in the bundle: one folder, so that one mount or volume brings it all."""
 ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
 """What is in it besides a checkpoint, or beside the files of a tokenizer."""
-_NAMES = {
-    CHECKPOINT: MODEL_FOLDER,
-    ENGINE: f"{MODEL_FOLDER}/{ENGINE_FOLDER}",  # where a multi-LLM NIM 1.x looks for it
-    DRAFT: f"{MODEL_FOLDER}/{DRAFT_FOLDER}",
-}
 DRAFT_PLACE = str(MODEL / DRAFT_FOLDER)
 """Where trtllm-serve's configuration file says that the draft model is."""
-_LICENSES = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
 _LONG = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
 """With it TensorRT-LLM serves texts that are longer than what the model was trained for."""
 
@@ -218,44 +207,6 @@ class Facts:
         return f"{self.recipe.name}:{self.tag}"
 
 
-def gather(
-    recipe: Recipe,
-    catalog: Catalog,
-    artifacts: Mapping[str, Artifact],
-    *,
-    images: Mapping[str, LockedImage],
-) -> Facts:
-    """Look everything up that a bundle is rendered from.
-
-    Args:
-        recipe: The recipe, with its commits.
-        catalog: Where its image and target are described.
-        artifacts: What each step left, by the step's name.
-        images: What the lock says of images.
-    """
-    shape = Shape(recipe, catalog)
-    locked = images.get(recipe.image)
-    return Facts(
-        recipe=recipe,
-        shape=shape,
-        image=BaseImage(
-            shape.image.reference,
-            locked.index if locked else None,
-            _digests(locked),
-            shape.image.tensorrt_llm,
-        ),
-        parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
-        arguments=serve_options(recipe, shape.image, catalog),
-        config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PLACE)),
-        quality=_report(artifacts, "verify", "quality.json"),
-        performance=_report(artifacts, "benchmark", "performance.json"),
-        prediction=predict(recipe, catalog),
-        license=_license(shape, artifacts),
-        model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
-        engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,
-    )
-
-
 def dns_label(name: str) -> str:
     """Make a name that a Service of Kubernetes may have: letters, digits and dashes, a letter first.
 
@@ -267,50 +218,3 @@ def dns_label(name: str) -> str:
     if len(label) > _LABEL:
         label = f"{label[: _LABEL - 7].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
     return label
-
-
-def _digests(locked: LockedImage | None) -> Mapping[Architecture, str]:
-    known: dict[Architecture, str | None] = (
-        {"amd64": locked.amd64, "arm64": locked.arm64} if locked else {"amd64": None, "arm64": None}
-    )
-    return {architecture: digest for architecture, digest in known.items() if digest}
-
-
-def _part(recipe: Recipe, target: str, artifact: Artifact) -> Part:
-    """Leave the weights of a checkpoint out where an engine has them: its folder of the model is for the tokenizer."""
-    files = artifact.files
-    if target == CHECKPOINT and recipe.backend == "tensorrt":
-        files = tuple(file for file in files if not file.path.endswith((".safetensors", ".safetensors.index.json")))
-    return Part(_NAMES[target], artifact, files)
-
-
-def _report(artifacts: Mapping[str, Artifact], step: str, name: str) -> dict[str, Any] | None:
-    return _read_json(artifacts[step], name) if step in artifacts else None
-
-
-def _read_json(artifact: Artifact, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((artifact.folder / name).read_bytes())
-    return found
-
-
-def _license(shape: Shape, artifacts: Mapping[str, Artifact]) -> License:
-    name, url, text = _terms(shape.recipe)
-    for step in dict.fromkeys((shape.checkpoint_step, shape.model_step)):
-        for file in artifacts[step].files if step in artifacts else ():
-            if _LICENSES.fullmatch(file.path):
-                text = (artifacts[step].folder / file.path).read_text(encoding="utf-8", errors="replace")
-                return License(name, f"{url}/{file.path}" if url else "", file.path, text)
-    return License(name, url, "", text)
-
-
-def _terms(recipe: Recipe) -> tuple[str, str, str]:
-    """Name a model's licence, where it is said, and what to say where no file does."""
-    match recipe.model:
-        case HubModel(license=name, repo=repo, revision=commit):
-            url = f"https://huggingface.co/{repo}/blob/{commit}"
-            text = f"The model {repo} is published under the licence `{name}`; its terms are where it is published."
-            return name, url, text
-        case LocalModel():
-            return "unknown", "", "The model comes from a folder, and nothing in it says under which licence."
-        case GeneratedModel():
-            return "none", "", "The model was made from a seed by the recipe; nobody has written or trained it."

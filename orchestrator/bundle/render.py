@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from orchestrator.bundle.facts import Part, gather
+from orchestrator.bundle.facts import Part
 from orchestrator.bundle.files import beside, carry_over, is_linked_or_copied, link_files, swap_in, sweep_beside
+from orchestrator.bundle.gather import gather
 from orchestrator.bundle.targets import choose, texts_of
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, machine_faults

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bundle.facts import Facts, gather
+from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.gather import gather
 from orchestrator.bundle.targets import choose
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.models import find_model

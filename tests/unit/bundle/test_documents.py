@@ -17,9 +17,10 @@ from orchestrator.bundle.gateway.documents import parse_serve, read_documents
 from orchestrator.bundle.gateway.launch import decide, write_config
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
+from orchestrator.bundle.gather import gather
 from orchestrator.bundle.targets import documents, texts_of
 from orchestrator.serving.command import serve_command
-from tests.support.bundles import LICENSE, facts_of, served_recipes
+from tests.support.bundles import CATALOG, LICENSE, facts_of, pinned_recipe, served_recipes, stand_in_artifacts
 
 ENGINE = "llama3-70b-nvfp4"
 TINY = "tiny-llama-w4a16-nvfp4"
@@ -125,6 +126,17 @@ def test_a_model_without_a_licence_file_says_so_and_invents_nothing(tmp_path: Pa
     found = document(TINY, "license.json", tmp_path)
     assert (found["name"], found["path"], found["url"]) == ("none", "", "")
     assert "made from a seed" in found["content"]
+
+
+def test_a_licence_without_a_file_is_where_the_model_is_published(tmp_path: Path) -> None:
+    recipe = pinned_recipe(ENGINE)
+    artifacts = stand_in_artifacts(recipe, tmp_path)
+    kept = tuple(file for file in artifacts["download"].files if file.path != "LICENSE")
+    artifacts["download"] = replace(artifacts["download"], files=kept)
+    found = gather(recipe, CATALOG, artifacts, images={}).license
+    assert re.fullmatch(r"https://huggingface\.co/nvidia/[^/]+/tree/[0-9a-f]{40}", found.url)
+    assert (found.path, found.name) == ("", "llama3.3")
+    assert "is published under the licence `llama3.3`" in found.text
 
 
 def test_two_renders_of_one_build_are_the_same_bytes(tmp_path: Path) -> None:
