@@ -91,10 +91,12 @@ def quantize_auto(
     surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
     work = hashlib.sha256(f"auto {fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
     scratch = Scratch.open(how.scratch, work)
-    choose(_groups(surveyed, {}), _limit(surveyed, budget))  # too small a budget is refused before any layer runs
+    choose(
+        _groups(surveyed, {}), _limit(surveyed, budget), _weights(surveyed)
+    )  # too small a budget is refused before any layer runs
     halfway = partial(_told, observer, len(surveyed.layers))
     _Survey(surveyed, how, report, partial(halfway, 0)).run(batches, scratch)
-    chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget))
+    chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget), _weights(surveyed))
     plan = Plan.make(source, SCHEMES["nvfp4"], exclude, kv_cache, chosen.formats)
     report.choice = _document(chosen, budget, surveyed)
     if not plan.selection.groups:
@@ -281,4 +283,4 @@ def _limit(plan: Plan, budget: Budget) -> int:
 
 def _document(chosen: Choice, budget: Budget, plan: Plan) -> dict[str, Any]:
     wanted = {"bits_per_weight": budget.bits_per_weight, "bytes": budget.bytes}
-    return {"budget": wanted, "limit": _limit(plan, budget), **chosen.document(_weights(plan))}
+    return {"budget": wanted, "limit": _limit(plan, budget), **chosen.document()}

@@ -9,6 +9,7 @@ perhaps more: it never has more error. What is left of a budget is less than one
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,8 @@ class Choice:
     """One for each group."""
     curve: tuple[tuple[int, float], ...]
     """Bytes and error after every step that there is, whether it fits or not, from the smallest on."""
+    weights: int
+    """Numbers in all groups together."""
 
     @property
     def size(self) -> int:
@@ -85,15 +88,11 @@ class Choice:
         pairs = zip(self.groups, self.chosen, strict=True)
         return {module: option.format for group, option in pairs for module in group.modules}
 
-    def document(self, weights: int) -> dict[str, Any]:
-        """Return what goes into the report.
-
-        Args:
-            weights: Numbers in all modules together.
-        """
+    def document(self) -> dict[str, Any]:
+        """Return what goes into the report."""
         return {
             "bytes": self.size,
-            "bits_per_weight": round(self.size * 8 / weights, 4),
+            "bits_per_weight": round(self.size * 8 / self.weights, 4),
             "error": float(f"{self.error:.6g}"),
             "groups": [
                 {
@@ -105,18 +104,19 @@ class Choice:
                 for group, option in zip(self.groups, self.chosen, strict=True)
             ],
             "curve": [
-                {"bytes": size, "bits_per_weight": round(size * 8 / weights, 4), "error": float(f"{error:.6g}")}
+                {"bytes": size, "bits_per_weight": round(size * 8 / self.weights, 4), "error": float(f"{error:.6g}")}
                 for size, error in self.curve
             ],
         }
 
 
-def choose(groups: Sequence[Group], limit: int) -> Choice:
+def choose(groups: Sequence[Group], limit: int, weights: int) -> Choice:
     """Choose formats.
 
     Args:
         groups: Those that have a choice, and those that have none.
         limit: Bytes that all groups together may have.
+        weights: Numbers in all groups together.
 
     Raises:
         RecipeInvalidError: The smallest formats are too large.
@@ -126,7 +126,9 @@ def choose(groups: Sequence[Group], limit: int) -> Choice:
     size, error = sum(option.size for option in chosen), sum(option.error for option in chosen)
     if size > limit:
         message = f"quantization.budget: allows {limit} bytes for modules that take {size} in their smallest formats"
-        raise RecipeInvalidError(message, hint=f"allow at least {size - limit} bytes more, or use a smaller model")
+        bits = math.ceil(size * 8 / weights * 1000) / 1000
+        hint = f"allow at least {size - limit} bytes more, which is {bits} bits per weight, or use a smaller model"
+        raise RecipeInvalidError(message, hint=hint)
     curve = [(size, error)]
     open_ended = True
     for step in _steps(hulls):
@@ -135,7 +137,7 @@ def choose(groups: Sequence[Group], limit: int) -> Choice:
         open_ended = open_ended and size <= limit
         if open_ended:
             chosen[step.group] = step.after
-    return Choice(tuple(groups), tuple(chosen), tuple(curve))
+    return Choice(tuple(groups), tuple(chosen), tuple(curve), weights)
 
 
 def _steps(hulls: Sequence[Sequence[Option]]) -> list[Step]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from modelopt.torch.export import export_hf_checkpoint
 from transformers import AutoModelForCausalLM
 
+from orchestrator.events import Event, Progress
 from orchestrator.quantization import divergence
 from orchestrator.quantization.auto import Budget, quantize_auto
+from orchestrator.quantization.calibrated import Settings
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.samples import random_batches
 
@@ -45,7 +48,29 @@ def main(folder: Path) -> None:
             write_json(ours / "quantization.json", report.document())
             divergences[f"{family} {name}"] = divergence.evaluate(source, ours, held_out()).document()
         theirs(source, folder / family / "middle")
+    interrupted(folder / "llama")
     (folder / "divergence.json").write_text(json.dumps(divergences))
+
+
+def interrupted(folder: Path) -> None:
+    """End a run after each of its layers was measured, and one while it writes; the last one ends well."""
+    how = Settings(scratch=folder / "scratch", seconds_between_notes=0)
+    for stop in (1, 2, 5, 99):
+
+        def observer(event: Event, stop: int = stop) -> None:
+            if isinstance(event, Progress) and event.done == stop:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            quantize_auto(
+                folder / "source",
+                folder / "interrupted",
+                _CALIBRATION,
+                budget=Budget(BUDGETS["middle"]),
+                kv_cache="fp8",
+                settings=how,
+                observer=observer,
+            )
 
 
 def theirs(source: Path, place: Path) -> None:

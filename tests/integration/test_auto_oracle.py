@@ -87,6 +87,14 @@ def test_the_curve_goes_from_the_smallest_formats_to_none(made: Path) -> None:
     assert choice["bytes"] in sizes
 
 
+def test_an_interrupted_run_goes_on_and_leaves_the_same_bytes(made: Path) -> None:
+    whole, interrupted = made / "llama" / "middle" / "ours", made / "llama" / "interrupted"
+    assert len(read_json(made / "llama" / "scratch" / "progress.json")["measured"]) == 3
+    for file in interrupted.iterdir():
+        assert file.read_bytes() == (whole / file.name).read_bytes(), file.name
+    assert (interrupted / "hf_quant_config.json").exists()
+
+
 def _choice(folder: Path) -> dict[str, Any]:
     choice: dict[str, Any] = read_json(folder / "quantization.json")["choice"]
     return choice
