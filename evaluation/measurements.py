@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 
 from orchestrator.catalog.target import Target
+from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Engine
 from orchestrator.planner.question import Question
@@ -175,6 +176,37 @@ class Measurements:
         own = {name: self._model(name, entry) for name, entry in entries.items() if "like" not in entry}
         return own | {name: own[entry["like"]] for name, entry in entries.items() if "like" in entry}
 
+    def model(self, name: str) -> Model | None:
+        """Find what a name stands for: as the list says, else by the configuration of that name in the folder."""
+        if name not in self.models:
+            named = (
+                file for file in self._configurations if name in (file.partition("--")[2], file.replace("--", "/"))
+            )
+            found = next((found for file in named if (found := self._of_file(file))), None)
+            if found is None:
+                return None
+            self.models[name] = found
+        return self.models[name]
+
+    @cached_property
+    def _configurations(self) -> tuple[str, ...]:
+        ends = "_config.json"
+        names = sorted(path.name for path in (self.folder / "model_configs").glob(f"*{ends}"))
+        return tuple(name.removesuffix(ends) for name in names if not name.endswith("_hf_quant_config.json"))
+
+    def _of_file(self, file: str) -> Model | None:
+        """Read a configuration; None where its tensors are not known."""
+        config = self._read(f"{file}_config.json")
+        try:
+            shape = shape_of(config)
+        except ConfigInvalidError:
+            return None
+        beside = self.folder / "model_configs" / f"{file}_hf_quant_config.json"
+        declared = self._read(beside.name) if beside.is_file() else config.get("quantization_config")
+        schemes = _by_format(scheme_of_quant_config(declared)) if declared else {}
+        kin = next((known.backbone for known in self.models.values() if _stack(known.shape) == _stack(shape)), file)
+        return Model(kin, shape, schemes)
+
     def _model(self, name: str, entry: dict[str, Any]) -> Model:
         config = entry.get("config") or self._read(f"{entry['file']}_config.json")
         schemes = {}
@@ -228,8 +260,9 @@ class Measurements:
         depth = _DEPTH.search(source)
         if prefill and (prompt < _LEAST_PROMPT or (depth and depth[1] != "0")):
             return None  # says nothing new of a row whose decode is used
-        engine = _engine(record["engine"])
+        engine, known = _engine(record["engine"]), self.model(record["model"])
         assert engine is not None  # noqa: S101 - `_unusable` looked
+        assert known is not None  # noqa: S101 - as above
         return Row(
             line=line,
             model=record["model"],
@@ -237,7 +270,7 @@ class Measurements:
             engine=engine,
             runtime=record["engine"],
             source=source,
-            known=self.models[record["model"]],
+            known=known,
             batch=int(record["batch"]),
             prompt=prompt,
             answer=answer,
@@ -250,7 +283,7 @@ class Measurements:
         )
 
     def _unusable(self, record: dict[str, str], *, prefill: bool) -> str | None:
-        if record["model"] not in self.models:
+        if self.model(record["model"]) is None:
             return "the dimensions of this model are not known here"
         if not record["format"]:
             return "no format is given"
@@ -279,6 +312,23 @@ class Measurements:
     def _why_impossible(self, row: Row) -> str:
         what = "the tensor cores allow" if row.prefill else "reading its weights once per step allows"
         return f"physics forbids {row.measured:g} tok/s: {what} at most {self._limit(row):.4g}"
+
+
+def _is_named(file: str, name: str) -> bool:
+    """Tell whether a configuration's file, `OWNER--NAME`, is that of a model."""
+    return name in (file.partition("--")[2], file.replace("--", "/"))
+
+
+def _by_format(scheme: Scheme) -> dict[str, Scheme]:
+    """Give a checkpoint's scheme by every format of the file that it may be meant by."""
+    algorithm = "FP8" if scheme.algorithm == "FP8_BLOCK" else scheme.algorithm
+    return {name: scheme for name, known in _FORMATS.items() if scheme_of(known).algorithm == algorithm}
+
+
+def _stack(shape: ModelShape) -> tuple[int, ...]:
+    """Give the dimensions of a language model, which a model that also sees may share."""
+    language = sum(tensor.elements for tensor in shape.tensors if tensor.role not in ("vision", "mtp"))
+    return shape.hidden_size, len(shape.layers), shape.attention_heads, shape.key_value_heads, language
 
 
 def _context(source: str, prompt: int, answer: int) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from evaluation.measurements import Excluded, Measurements, Row
 from evaluation.planner import main, scores
 from orchestrator.planner.constants import default_constants
+from tests.unit.planner.byte_configs import GEMMA3_27B
 from tests.unit.planner.conftest import ROOT
 from tests.unit.planner.test_speed import SPARK, TARGETS
 
@@ -40,6 +42,20 @@ def test_a_plausible_row_is_used(tmp_path: Path) -> None:
     rows, excluded = sort_out(tmp_path, "llama,8,8,FP8,vLLM,1,1024,256,25.0,,https://a")
     assert [(row.kind, row.measured, row.context) for row in rows] == [("dense one", 25.0, 1152)]
     assert not excluded
+
+
+def test_a_name_that_the_list_lacks_is_found_by_its_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "model_configs"
+    folder.mkdir()
+    (folder / "Org--Seen_config.json").write_text(json.dumps(GEMMA3_27B), encoding="utf-8")
+    (folder / "Org--Odd_config.json").write_text('{"architectures": ["Odd"]}', encoding="utf-8")
+    lines = [
+        f"{name},27,27,FP8,vLLM,1,1024,256,6.0,,https://a" for name in ("Org/Seen", "Seen", "Org/Odd", "Other/Seen")
+    ]
+    rows, excluded = sort_out(tmp_path, *lines)
+    assert [row.model for row in rows] == ["Org/Seen", "Seen"]
+    assert {row.known.backbone for row in rows} == {"Org--Seen"}
+    assert [one.line for one in excluded] == [4, 5]
 
 
 def test_a_row_faster_than_the_bandwidth_allows_is_listed_and_not_used(tmp_path: Path) -> None:
