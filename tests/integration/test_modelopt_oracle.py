@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from orchestrator.payloads import generate
 from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
@@ -74,17 +75,6 @@ def _described(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...],
     return None if tensor is None else (tensor.dtype, tensor.shape, checkpoint.read(name).tobytes())
 
 
-@pytest.fixture
-def quantize(oracle: Oracle, tmp_path: Path) -> Callable[..., Pair]:
-    def both(source: Path, *exclude: str) -> Pair:
-        pair = Pair(source, tmp_path / "ours", tmp_path / "theirs")
-        oracle("export", source, pair.theirs, *exclude)
-        quantize_checkpoint(source, pair.ours, exclude=exclude)
-        return pair
-
-    return both
-
-
 def _generate(folder: Path, *options: str) -> Path:
     generate.main(["--output", str(folder), *options])
     return folder
@@ -104,47 +94,11 @@ _SMALL: dict[str, Any] = {
 }
 
 
-def test_every_byte_of_the_generated_model_is_what_modelopt_writes(
-    quantize: Callable[..., Pair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pair = quantize(_generate(tmp_path / "source", "--seed", "20"))
-    assert pair.differences() == []
-    assert (pair.ours / SINGLE).read_bytes() == (pair.theirs / SINGLE).read_bytes()
-    with capsys.disabled():
-        tensors = Checkpoint.open(pair.ours).tensors
-        print(f"\nModelOpt oracle: {len(tensors)} of {len(tensors)} tensors equal, {SINGLE} the same bytes")  # noqa: T201
+_OF_ZEROS = "model.layers.0.mlp.down_proj"
 
 
-def test_both_configurations_are_what_modelopt_writes(quantize: Callable[..., Pair], tmp_path: Path) -> None:
-    pair = quantize(write_model(tmp_path / "source", _SMALL))
-    assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
-    ours, theirs = (read_json(folder / "config.json")["quantization_config"] for folder in (pair.ours, pair.theirs))
-    assert ours == {**theirs, **_ADDED}
-    # Everything else is the source's own; ModelOpt writes it as its transformers would.
-    assert read_json(pair.ours / "config.json").keys() - {"quantization_config"} == _SMALL.keys()
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"tie_word_embeddings": True},
-        {"attention_bias": True, "mlp_bias": True},
-        {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "head_dim": 64},
-        {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
-        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
-    ],
-    ids=["tied", "biases", "mistral", "qwen2", "qwen3"],
-)
-def test_every_architecture_has_the_bytes_that_modelopt_writes(
-    quantize: Callable[..., Pair], tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    pair = quantize(write_model(tmp_path / "source", {**_SMALL, **changes}))
-    assert pair.differences() == []
-    assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
-
-
-def test_unusual_numbers_have_the_bytes_that_modelopt_writes(quantize: Callable[..., Pair], tmp_path: Path) -> None:
-    # Blocks of zeros, negative zeros, subnormal numbers, the largest numbers, and every finite BF16 number.
+def _unusual() -> dict[str, NDArray[Any]]:
+    """Blocks of zeros, negative zeros, subnormal numbers, the largest numbers, and every finite BF16 number."""
     every = np.arange(1 << 16, dtype=np.uint16)
     finite = every[(every & 0x7F80) != 0x7F80].view(ml_dtypes.bfloat16)
     size = 96 * 96
@@ -152,41 +106,94 @@ def test_unusual_numbers_have_the_bytes_that_modelopt_writes(quantize: Callable[
     weight[0, :16] = 1
     weight[1, :32] = -0.0
     weight[2, :16] = finite[1:17]
-    changes = {
+    return {
         "model.layers.0.self_attn.q_proj.weight": weight,
         "model.layers.0.self_attn.o_proj.weight": finite[:size].reshape(96, 96),
         "model.layers.1.self_attn.o_proj.weight": finite[-size:].reshape(96, 96),
         "model.layers.1.self_attn.q_proj.weight": np.resize(finite[::7], (96, 96)),
         "model.layers.0.mlp.down_proj.weight": np.resize(finite[:127], (96, 160)),
     }
-    pair = quantize(write_model(tmp_path / "source", _SMALL, changes))
-    assert pair.differences() == []
 
 
-def test_only_a_tensor_of_zeros_differs_and_ours_has_no_nan(quantize: Callable[..., Pair], tmp_path: Path) -> None:
-    module = "model.layers.0.mlp.down_proj"
-    changes = {f"{module}.weight": np.zeros((96, 160), ml_dtypes.bfloat16)}
-    pair = quantize(write_model(tmp_path / "source", _SMALL, changes))
-    # A deliberate difference: the scale of ModelOpt's tensor is 0 and the scales of its blocks are NaN.
-    assert pair.differences() == [f"{module}.{part}" for part in ("weight", "weight_scale", "weight_scale_2")]
-    theirs, ours = Checkpoint.open(pair.theirs), Checkpoint.open(pair.ours)
-    assert np.isnan(theirs.read(f"{module}.weight_scale").astype(np.float32)).all()
-    assert float(theirs.read(f"{module}.weight_scale_2")) == 0
-    assert float(ours.read(f"{module}.weight_scale_2")) == 1
-    assert not ours.read(f"{module}.weight").any()
+@dataclass(frozen=True)
+class Case:
+    """A model, and what of it stays as it is; families as they come are in test_calibrated_oracle."""
+
+    config: Mapping[str, Any]
+    changes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
 
 
-@pytest.mark.parametrize(
-    "exclude",
-    [["model.layers.1.*"], ["*.down_proj"], ["model.layers.3.mlp.*", "model.layers.1?.*"]],
-    ids=["layer", "module", "several"],
-)
-def test_exclusions_have_the_names_and_bytes_that_modelopt_writes(
-    quantize: Callable[..., Pair], tmp_path: Path, exclude: list[str]
+_DEEP = {"num_hidden_layers": 12}
+CASES: Mapping[str, Case] = {
+    "plain": Case({}),
+    "tied": Case({"tie_word_embeddings": True}),
+    "biases": Case({"attention_bias": True, "mlp_bias": True}),
+    "unusual numbers": Case({}, _unusual()),
+    "zeros": Case({}, {f"{_OF_ZEROS}.weight": np.zeros((96, 160), ml_dtypes.bfloat16)}),
+    "layer excluded": Case(_DEEP, exclude=("model.layers.1.*",)),
+    "module excluded": Case(_DEEP, exclude=("*.down_proj",)),
+    "several excluded": Case(_DEEP, exclude=("model.layers.3.mlp.*", "model.layers.1?.*")),
+}
+_GENERATED = "generated"
+
+
+@pytest.fixture(scope="session")
+def pairs(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """Every case, by ModelOpt in one process, and by us."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, case in CASES.items():
+        write_model(folder / name / "source", {**_SMALL, **case.config}, case.changes)
+    _generate(folder / _GENERATED / "source", "--seed", "20")
+    exclude = {name: case.exclude for name, case in CASES.items()} | {_GENERATED: ()}
+    requests = [_request(folder / name, excluded) for name, excluded in exclude.items()]
+    (folder / "requests.json").write_text(json.dumps(requests))
+    oracle("calibrate", folder / "requests.json")
+    for name, excluded in exclude.items():
+        quantize_checkpoint(folder / name / "source", folder / name / "ours", exclude=excluded)
+    return {name: Pair(*(folder / name / part for part in ("source", "ours", "theirs"))) for name in exclude}
+
+
+def _request(folder: Path, exclude: Sequence[str]) -> dict[str, Any]:
+    export = {"output": str(folder / "theirs"), "format": "w4a16_nvfp4", "kv_cache": "none", "exclude": list(exclude)}
+    return {"source": str(folder / "source"), "config": {}, "batches": [], "exports": [export]}
+
+
+def test_every_byte_of_the_generated_model_is_what_modelopt_writes(
+    pairs: dict[str, Pair], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pair = quantize(write_model(tmp_path / "source", {**_SMALL, "num_hidden_layers": 12}), *exclude)
+    pair = pairs[_GENERATED]
+    assert pair.differences() == []
+    assert (pair.ours / SINGLE).read_bytes() == (pair.theirs / SINGLE).read_bytes()
+    with capsys.disabled():
+        tensors = Checkpoint.open(pair.ours).tensors
+        print(f"\nModelOpt oracle: {len(tensors)} of {len(tensors)} tensors equal, {SINGLE} the same bytes")  # noqa: T201
+
+
+def test_both_configurations_are_what_modelopt_writes(pairs: dict[str, Pair]) -> None:
+    pair = pairs["plain"]
+    ours, theirs = (read_json(folder / "config.json")["quantization_config"] for folder in (pair.ours, pair.theirs))
+    assert ours == {**theirs, **_ADDED}
+    # Everything else is the source's own; ModelOpt writes it as its transformers would.
+    assert read_json(pair.ours / "config.json").keys() - {"quantization_config"} == _SMALL.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "zeros"])
+def test_every_case_has_the_bytes_and_names_that_modelopt_writes(pairs: dict[str, Pair], name: str) -> None:
+    pair = pairs[name]
     assert pair.differences() == []
     assert read_json(pair.ours / "hf_quant_config.json") == read_json(pair.theirs / "hf_quant_config.json")
+
+
+def test_only_a_tensor_of_zeros_differs_and_ours_has_no_nan(pairs: dict[str, Pair]) -> None:
+    pair = pairs["zeros"]
+    # A deliberate difference: the scale of ModelOpt's tensor is 0 and the scales of its blocks are NaN.
+    assert pair.differences() == [f"{_OF_ZEROS}.{part}" for part in ("weight", "weight_scale", "weight_scale_2")]
+    theirs, ours = Checkpoint.open(pair.theirs), Checkpoint.open(pair.ours)
+    assert np.isnan(theirs.read(f"{_OF_ZEROS}.weight_scale").astype(np.float32)).all()
+    assert float(theirs.read(f"{_OF_ZEROS}.weight_scale_2")) == 0
+    assert float(ours.read(f"{_OF_ZEROS}.weight_scale_2")) == 1
+    assert not ours.read(f"{_OF_ZEROS}.weight").any()
 
 
 def test_transformers_loads_the_generated_model_and_its_tokenizer(oracle: Oracle, tmp_path: Path) -> None:
