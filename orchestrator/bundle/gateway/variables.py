@@ -403,7 +403,7 @@ class Environment:
     def warnings(self) -> Iterator[str]:
         """Tell what is set and has no effect."""
         known = {each for variable in VARIABLES for each in (variable.name, *variable.aliases)}
-        for name in sorted(self._values):
+        for name in sorted(name for name, value in self._values.items() if value.strip()):
             if name in NOT_SERVED:
                 yield f"{name} has no effect: {NOT_SERVED[name]}"
             elif name.startswith("NIM_") and not (

@@ -22,7 +22,7 @@ NEWER = "trtllm-serve-2026-07"
     (NEWER, "its health has status 503"),
 ])  # fmt: skip
 def test_while_the_model_loads_the_server_lives_and_is_not_ready(tmp_path: Path, table: str, reason: str) -> None:
-    with deployed(tmp_path, ready=False, table=table, variables={"STANDIN_SECONDS": "3"}) as server:
+    with deployed(tmp_path, ready=False, table=table, variables={"STANDIN_SECONDS": "5"}) as server:
         server.wait_for(lambda: server.get("/v1/health/live")[0] == 200)
         server.wait_for(lambda: reason in json.dumps(server.get("/v1/health/ready")[1]), 3)
         status, headers, body = server.request("POST", "/v1/chat/completions", {"model": "tiny", "messages": []})
@@ -79,7 +79,7 @@ def test_a_server_that_falls_silent_is_not_ready(tmp_path: Path) -> None:
 def test_running_requests_finish_before_the_end(tmp_path: Path) -> None:
     with deployed(tmp_path) as server:
         answers: list[tuple[int, dict[str, Any]]] = []
-        thread = threading.Thread(target=lambda: answers.append(server.ask("[slow 3] hello")))
+        thread = threading.Thread(target=lambda: answers.append(server.ask("[slow 5] hello")))
         thread.start()
         server.wait_for(lambda: 'model_requests_running{model_name="tiny"} 1' in server.get("/v1/metrics")[1]["text"])
         os.kill(_process(server).pid, signal.SIGTERM)

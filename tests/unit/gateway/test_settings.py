@@ -76,6 +76,7 @@ def test_unknown_variables_are_warned_about_and_foreign_ones_are_not() -> None:
     environment = Environment({
         "NIM_SERVED_MODEL_NAMES": "x",
         "NIM_PEFT_SOURCE": "/loras",
+        "NIM_PEFT_REFRESH_INTERVAL": "",
         "NIM_CACHE_PATH": "/opt/nim/.cache",
         "NIM_SERVICE_HOST": "10.0.0.1",
         "NIM_LLM_PORT_8000_TCP_ADDR": "10.0.0.1",
