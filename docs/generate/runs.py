@@ -52,6 +52,7 @@ is being built: the next build makes it again."""
 
 _OTHERS = (
     ("`runs/<recipe>.json`", "what the newest build of a recipe did; read by `status`, `logs` and `gc`"),
+    ("`commits.json`", "which commit a branch was when a build last asked for it; what `--offline` goes by"),
     ("`logs/<recipe>/<step>.log`", "the log of a step's last failed try"),
     (
         "`deployed/<recipe>`",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.cli.commits import known_commits, name_of, remember_commit
 from orchestrator.cli.planning import Planned, plan_with, snapshot_of
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import ArtifactCorruptError, HubOfflineError
@@ -24,20 +25,28 @@ _CODE_OPTION = "trust_remote_code"
 def resolve(settings: Settings, planned: Planned, executor: ExecutorName | None, *, offline: bool = False) -> Plan:
     """Ask the Hub for the commits that are still open, and plan again with them; insist on trust where it is needed."""
     recipe = planned.plan.recipe
-    pinned = pin_commits(recipe, _commits(recipe, offline=offline))
+    pinned = pin_commits(recipe, _commits(settings, recipe, offline=offline))
     _insist_on_trust(pinned)
     if pinned == recipe:
         return planned.plan
     return plan_with(settings, pinned, planned.lock, executor)
 
 
-def _commits(recipe: Recipe, *, offline: bool) -> dict[tuple[str, str], str]:
+def _commits(settings: Settings, recipe: Recipe, *, offline: bool) -> dict[tuple[str, str], str]:
     wanted = sorted({(model.repo, model.revision) for model in hub_models(recipe)})
     if all(is_commit(revision) for _, revision in wanted):
         return {(repo, revision): revision for repo, revision in wanted}
     from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415 - brings the Hub's client
 
-    return {(repo, revision): resolve_commit(repo, revision, offline=offline) for repo, revision in wanted}
+    root = settings.store.root
+    told = known_commits(root) if offline else {}
+    found = {}
+    for repo, revision in wanted:
+        commit = told.get(name_of(repo, revision)) or resolve_commit(repo, revision, offline=offline)
+        found[(repo, revision)] = commit
+        if not (offline or is_commit(revision)):
+            remember_commit(root, repo, revision, commit)
+    return found
 
 
 def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None:

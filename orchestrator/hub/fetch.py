@@ -82,7 +82,7 @@ class Fetcher:
         if pointer.exists() and not self._is_right(pointer, file):
             pointer.unlink(missing_ok=True)
         if not pointer.exists():
-            with hub_words(self.snapshot.repo, self.snapshot.commit):
+            with hub_words(self.snapshot.repo, self.snapshot.commit, file.path):
                 pointer = self._from_hub(file)
         self._place(pointer.resolve(), file)
 
@@ -119,7 +119,8 @@ class Fetcher:
         self._warn(f"{first}; fetching it once more")
         second = self._transfer(url, None, file, etag)
         if second is not None:
-            message = f"{self._at}: twice in a row, what arrived is not what it must be\n  {first}\n  {second}"
+            again = "and the same once more" if second == first else second
+            message = f"{self._at}: twice in a row, what arrived is not what it must be\n  {first}\n  {again}"
             hint = "a proxy or a disk may be at fault: compare the file that was set aside; nothing wrong is used"
             raise DownloadCorruptError(message, hint=hint)
 

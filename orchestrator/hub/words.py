@@ -22,8 +22,14 @@ UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
 
 
 @contextmanager
-def hub_words(repo: str, revision: str) -> Iterator[None]:
-    """Translate the client's errors; no address is quoted, because a signed one opens a file to whoever reads it."""
+def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
+    """Translate the client's errors; no address is quoted, because a signed one opens a file to whoever reads it.
+
+    Args:
+        repo: What is asked for.
+        revision: Of it.
+        path: The file, where one is asked for.
+    """
     at = f"{repo}@{revision}"
     try:
         yield
@@ -49,13 +55,14 @@ def hub_words(repo: str, revision: str) -> Iterator[None]:
             message, hint="check the network, or HF_ENDPOINT if you use a mirror, and run it again"
         ) from error
     except EntryNotFoundError as error:
-        message = f"{at} has no such file: {_first_line(error)}"
+        message = f"{at} has no {path or 'such file'}"
         raise HubNotFoundError(message, hint="it may have been renamed; run `orchestrator lock` again") from error
     except HfHubHTTPError as error:
         raise refusal(at, error.response.status_code) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         message = f"{at}: the Hub cannot be reached: {reason(error)}"
-        raise HubError(message, hint="check the network, or HF_ENDPOINT if you use a mirror") from error
+        hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, what is here is used"
+        raise HubError(message, hint=hint) from error
 
 
 def refusal(at: str, status: int) -> HubError:

@@ -82,7 +82,7 @@ class Store:
         """
         with machine_faults("making the store"):
             self._folder("artifacts")
-            for name in ("runs", "stats"):
+            for name in (".", "runs", "stats"):
                 sweep_temporaries(self.root / name)
             self.used()
 

@@ -206,6 +206,15 @@ def test_offline_everything_that_is_missing_is_named(project: Project) -> None:
     assert "model.safetensors" in project.log
 
 
+def test_offline_a_branch_is_what_it_was_when_it_was_fetched(project: Project) -> None:
+    assert project.download() == 0, project.log
+    project.hub.requests.clear()
+    assert project.download("--offline") == 0, project.log
+    shutil.rmtree(project.root / ".orchestrator" / "artifacts")
+    assert project.download("--offline") == 0, project.log
+    assert project.hub.requests == []
+
+
 def test_code_that_a_recipe_lets_a_tool_run_needs_its_trust(project: Project) -> None:
     project.recipe.write_text(RECIPE + "serve: {options: {trust_remote_code: true}}\n")
     assert project.download() == 4
