@@ -15,7 +15,10 @@ if [[ "${loaded}" == complete ]]; then
 fi
 kube apply --kustomize "${here}"
 echo "waiting until ${job} runs; where its image is new that takes minutes" >&2
-kube wait --for=create pod --selector "job-name=${job}" --timeout=5m >/dev/null
+for ((waited = 0; waited < 300; waited += 2)); do
+  [[ -z "$(kube get pod --selector "job-name=${job}" --output name)" ]] || break
+  sleep 2
+done
 kube wait --for=condition=Ready pod --selector "job-name=${job}" --timeout=30m >/dev/null
 echo "copying 0.0 GB" >&2
 cut --characters=67- "${here}/SHA256SUMS" \
