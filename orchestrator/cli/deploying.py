@@ -14,7 +14,7 @@ from rich.status import Status
 from orchestrator import events
 from orchestrator.cli.text import in_bytes, in_time
 from orchestrator.deployment.compose_file import ComposeFile, read
-from orchestrator.deployment.up import Done, Phase
+from orchestrator.deployment.observer import Done, Phase
 from orchestrator.errors import ComposeUnsupportedError
 
 _EVERY = 30.0

@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import ComposeFile
-from orchestrator.deployment.up import Done, Observer, Phase
+from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import ArtifactCorruptError, DiskFullError, ImageUnavailableError, machine_faults
 from orchestrator.events import Progress
 from orchestrator.executors.docker_engine import explained, patiently

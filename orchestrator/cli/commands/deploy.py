@@ -13,9 +13,11 @@ from orchestrator.cli.options import json_option, profile_option, recipe_argumen
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, program
 from orchestrator.deployment.compose_file import SERVER
+from orchestrator.deployment.observer import Done, Phase
 from orchestrator.deployment.question import API_KEY, Answer, Gateway
 from orchestrator.deployment.record import remember
-from orchestrator.deployment.up import Deployment, Done, Phase, gateway_of, limit_of, wait_until_ready
+from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
+from orchestrator.deployment.up import Deployment
 from orchestrator.executors.docker_engine import connect
 
 

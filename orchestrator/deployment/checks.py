@@ -1,0 +1,103 @@
+"""What must hold before anything is made on an engine: files, rights, ports."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.deployment.compose_file import Published, Service
+from orchestrator.deployment.container import Placed
+from orchestrator.errors import BundleIncompleteError, NoPermissionError, PortInUseError
+from orchestrator.executors.docker_engine import explained
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from docker import DockerClient
+
+_OTHER_PORT = "end what listens there (sudo ss -ltnp shows it), or write another PORT=… into .env in the bundle"
+
+
+def require_files(placed: Placed) -> None:
+    """Refuse a service whose files are not there, or may not be read by whom it runs as.
+
+    Raises:
+        BundleIncompleteError: One is not there.
+        NoPermissionError: One may not be read.
+    """
+    for volume in placed.service.volumes:
+        source = placed.folder / volume.source
+        if volume.type == "bind" and not source.exists():
+            message = f"{placed.name}: {source} is not there"
+            hint = f"write the bundle again: orchestrator build {placed.folder.name}"
+            raise BundleIncompleteError(message, hint=hint)
+        if volume.type == "bind" and placed.service.user:
+            _require_readable(source, placed.service.user)
+
+
+def _require_readable(source: Path, user: str) -> None:
+    """Refuse files that the container's user may not read: a model that somebody's umask has closed to others.
+
+    Args:
+        source: What is mounted.
+        user: `UID:GID`; anything else is left to the engine.
+
+    Raises:
+        NoPermissionError: It may not.
+    """
+    if re.fullmatch(r"\d+:\d+", user) is None or user.startswith("0:"):
+        return
+    uid, gid = map(int, user.split(":"))
+    for path in (source, *source.rglob("*")) if source.is_dir() else (source,):
+        status = path.stat()
+        wanted = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+        if status.st_mode & wanted << shift != wanted << shift:
+            message = f"{path} cannot be read by uid {uid} and gid {gid}, as whom the server runs"
+            raise NoPermissionError(message, hint=f"chmod -R o+rX {source}, or RUN_AS={status.st_uid}:0 in .env")
+
+
+def require_port(client: DockerClient, port: Published) -> None:
+    """Refuse a port on which somebody listens.
+
+    Raises:
+        PortInUseError: Somebody does.
+    """
+    family = socket.AF_INET6 if port.address.startswith("[") else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((port.address.strip("[]"), port.host))
+        except OSError as error:
+            if error.errno == errno.EACCES:  # a low port: the engine may take it even where we may not
+                return
+            who = _publisher(client, port.host)
+            message = f"port {port.host} of {port.address} cannot be used: {error.strerror}{who}"
+            raise PortInUseError(message, hint=_OTHER_PORT) from error
+
+
+def _publisher(client: DockerClient, port: int) -> str:
+    with explained("listing containers"):
+        for container in client.containers.list(ignore_removed=True):
+            if any(str(port) == place["HostPort"] for places in container.ports.values() for place in places or ()):
+                return f"; the container {container.name} has it"
+    return ""
+
+
+def holds(container: Container, port: Published) -> bool:
+    """Tell whether a container is up and has a port already."""
+    bound = (container.attrs["HostConfig"]["PortBindings"] or {}).get(f"{port.container}/tcp") or ()
+    ours = {"HostIp": port.address, "HostPort": str(port.host)}
+    return container.status in {"running", "restarting"} and ours in bound
+
+
+def port_error(service: Service, said: str) -> PortInUseError | None:
+    """Recognise what an engine says of a port that somebody took in between."""
+    if not service.ports or not any(words in said for words in ("port is already allocated", "address already in use")):
+        return None
+    return PortInUseError(said, hint=_OTHER_PORT)

@@ -1,0 +1,120 @@
+"""The server of a deployment: where it is reached, and the wait until it answers."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from docker.errors import APIError
+
+from orchestrator.deployment.compose_file import SERVER, ComposeFile, Service, published, seconds
+from orchestrator.deployment.container import RECIPE
+from orchestrator.deployment.made import engine_health
+from orchestrator.deployment.observer import Observer, Phase
+from orchestrator.deployment.question import Gateway
+from orchestrator.errors import ServerEndedError, ServerNotReadyError
+from orchestrator.executors.docker_engine import explained
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+_LAST_LINES = 20
+_POLL = 0.5
+_ENDED = frozenset({"exited", "dead", "restarting"})
+
+
+def wait_until_ready(container: Container, gateway: Gateway, limit: float, observer: Observer) -> float:
+    """Wait until the server answers.
+
+    Args:
+        container: The server's.
+        gateway: Where it is reached.
+        limit: Seconds that it may take from its start.
+        observer: Hears what is waited for.
+
+    Returns:
+        Seconds that were waited.
+
+    Raises:
+        ServerEndedError: It ended; it is stopped, so that it is not started over and over, and stays for its log.
+        ServerNotReadyError: It took too long; it goes on.
+    """
+    began = time.monotonic()
+    with explained(f"watching container {container.name}"):
+        container.reload()
+        restarts = container.attrs["RestartCount"]
+        while True:
+            health = engine_health(container) if gateway.mutual else gateway.health()
+            waited = time.monotonic() - began
+            if health.ready:
+                return waited
+            container.reload()
+            if container.status in _ENDED or container.attrs["RestartCount"] > restarts:
+                raise _ended(container)
+            if waited > limit:
+                raise _too_late(container, limit, health.message)
+            text = "loading the model" if health.live else "starting"
+            observer(Phase("server", text, waited, limit, _said_last(container)))
+            time.sleep(_POLL)
+
+
+def _ended(container: Container) -> ServerEndedError:
+    state = container.attrs["State"]
+    with suppress(APIError):
+        container.stop(timeout=1)
+    why = ", killed for lack of memory" if state.get("OOMKilled") else ""
+    message = f"the server ended with status {state['ExitCode']}{why} before it was ready; its last lines:\n"
+    return ServerEndedError(message + _last_lines(container), hint=f"all of them: docker logs {container.name}")
+
+
+def _too_late(container: Container, limit: float, said: str) -> ServerNotReadyError:
+    reason = f" ({said})" if said else ""
+    message = f"the server is not ready after {limit:.0f} s{reason}; it goes on starting. Its last lines:\n"
+    return ServerNotReadyError(
+        message + _last_lines(container), hint=f"wait on: orchestrator deploy {container.labels[RECIPE]}"
+    )
+
+
+def _last_lines(container: Container) -> str:
+    return _tail(container, _LAST_LINES) or "(it wrote nothing)"
+
+
+def _said_last(container: Container) -> str:
+    return "".join(_tail(container, 1).splitlines()[-1:])
+
+
+def _tail(container: Container, count: int) -> str:
+    return container.logs(tail=count).decode("utf-8", errors="replace").rstrip()
+
+
+def gateway_of(folder: Path, compose: ComposeFile, key: str | None) -> Gateway:
+    """Say where the server is reached from this machine.
+
+    Args:
+        folder: The bundle.
+        compose: What its compose.yaml says.
+        key: An API key to ask with.
+    """
+    server = compose.services[SERVER]
+    mode = server.environment.get("NIM_SSL_MODE") or "disabled"
+    at = published(server.ports[0]).reached_at
+    if mode == "disabled":
+        return Gateway(f"http://{at}", key)
+    certificate = server.environment.get("NIM_SSL_CERTS_PATH") or server.environment.get("NIM_SSL_CERT_PATH") or ""
+    return Gateway(f"https://{at}", key, _outside(folder, server, certificate), mutual=mode == "mtls")
+
+
+def _outside(folder: Path, service: Service, place: str) -> Path | None:
+    """Find what a container sees at a place."""
+    for volume in service.volumes:
+        if volume.type == "bind" and PurePosixPath(place).is_relative_to(volume.target):
+            return folder / volume.source / PurePosixPath(place).relative_to(volume.target)
+    return None
+
+
+def limit_of(compose: ComposeFile) -> int:
+    """Seconds that the server may take to be ready: what its health check grants it."""
+    check = compose.services[SERVER].healthcheck
+    return seconds(check.start_period) if check else 0
