@@ -36,8 +36,8 @@ _ENGINE_BASIS = "27 to 33 seconds for the 5.7 to 8.6 GB of Llama 3.1 8B in NVFP4
 
 _LOAD = (0.3e9, 4.0e9)
 _LOAD_BASIS = (
-    "0.3 to 4 GB/s, as logs of Sparks show (github.com/eugr/spark-vllm-docker, pull request 200 and issue 188); then"
-    " the server warms up"
+    "0.3 to 4 GB/s, read off the progress lines of two Sparks' logs (github.com/eugr/spark-vllm-docker, pull request"
+    " 200 and issue 188); then the server warms up"
 )
 
 
@@ -92,4 +92,4 @@ def building(weights: float) -> Span:
 
 def loading(weights: float) -> Span:
     """Reckon the load of so many bytes on each node."""
-    return Span(weights / _LOAD[1], weights / _LOAD[0], "measured", _LOAD_BASIS)
+    return Span(weights / _LOAD[1], weights / _LOAD[0], "assumed", _LOAD_BASIS)
