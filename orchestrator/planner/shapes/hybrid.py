@@ -238,8 +238,13 @@ def _delta_rule(fields: Fields, hidden: int, *, fused: bool) -> tuple[Tensors, M
     widths = {"qkv": convolved, "z": values * value, "b": values, "a": values}
     if fused:
         widths = {"qkvz": convolved + values * value, "ba": 2 * values}
+    small = ("ba", "b", "a")  # which ModelOpt leaves alone
     tensors = (
-        *(tensor for name, width in widths.items() for tensor in linear(f"in_proj_{name}", width, hidden, "mamba")),
+        *(
+            tensor
+            for name, width in widths.items()
+            for tensor in (kept if name in small else linear)(f"in_proj_{name}", width, hidden, "mamba")
+        ),
         Tensor("conv1d.weight", (convolved, 1, kernel), "mamba"),
         Tensor("dt_bias", (values,), "mamba"),
         Tensor("A_log", (values,), "mamba"),
