@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import HttpVersion10, web
 
 from . import metrics as prometheus
+from . import routes
 from .documents import Documents
 from .engine import Engine, State
 from .forward import BrokenAnswerError, ClientLeftError, forward
@@ -23,7 +24,7 @@ from .logs import Log
 from .metrics import Histogram, Metrics
 from .renaming import Names
 from .replies import JSON, SERVER, RefusedError, error_document, json_reply, refuse
-from .routes import HEALTH, LICENSE, LIVE, MANIFEST, METADATA, METRICS, MODELS, READY, ROUTES, VERSION, Route
+from .routes import HEALTH, ROUTES, Route
 from .settings import Settings
 from .traces import Trace, Traces
 
@@ -67,6 +68,7 @@ class Gateway:
         keys: Who may ask; None where everybody may.
         traces: Where traces go.
         log: Where lines go.
+        max_model_len: Tokens of prompt and answer together, as far as that is known.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Gateway:
         keys: KeyRing | None,
         traces: Traces,
         log: Log,
+        max_model_len: int | None,
     ) -> None:
         self.draining = False
         self.concurrency = Concurrency(settings.bounds.requests)
@@ -91,12 +94,12 @@ class Gateway:
         self._rate = Rate(settings.bounds.per_minute)
         self._metrics = Metrics()
         self._names: Names | None = None
-        self._limits = documents.serve.limits
+        self._max_model_len = max_model_len
         self._texts = {
-            METADATA: documents.metadata,
-            LICENSE: documents.license,
-            VERSION: documents.version,
-            MANIFEST: documents.manifest,
+            routes.METADATA: documents.metadata,
+            routes.LICENSE: documents.license,
+            routes.VERSION: documents.version,
+            routes.MANIFEST: documents.manifest,
         }
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -112,13 +115,13 @@ class Gateway:
         self._metrics.requests["other", status] += 1
         self._log.info("unreadable request", status=status)
 
-    async def _answer(self, request: web.BaseRequest, routes: Mapping[str, Route]) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, table: Mapping[str, Route]) -> web.StreamResponse:
         # The protocol is a Connection: it stops waiting for the head of a first request.
         request.protocol.has_asked()  # type: ignore[attr-defined]
         given = request.headers.get(REQUEST_ID, "")
         asked = _Asked(request, given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.monotonic())
         try:
-            reply = await self._reply(asked, routes)
+            reply = await self._reply(asked, table)
         except RefusedError as refused:
             reply = json_reply(error_document(refused.status, refused.message, refused.code), refused.status)
             reply.headers.update(refused.headers)
@@ -141,12 +144,12 @@ class Gateway:
         self._finish(asked, reply.status)
         return reply
 
-    async def _reply(self, asked: _Asked, routes: Mapping[str, Route]) -> web.StreamResponse:
+    async def _reply(self, asked: _Asked, table: Mapping[str, Route]) -> web.StreamResponse:
         request = asked.request
         if request.version < HttpVersion10:
             refuse(505, "HTTP/1.0 or newer is needed.", code="http_version")
         path = request.raw_path.partition("?")[0]
-        route = asked.route = routes.get(path)
+        route = asked.route = table.get(path)
         if route is None:
             refuse(404, "There is no such route; GET /v1/models names the model.", code="not_found")
         if request.method == "OPTIONS" and self._settings.cors and "Origin" in request.headers:
@@ -161,17 +164,16 @@ class Gateway:
     async def _tell(self, route: Route) -> web.Response:
         """Answer what is not for the model."""
         match route.path:
-            case path if path in self._texts:
-                return web.Response(text=self._texts[path], content_type=JSON)
-            case path if path == LIVE:
+            case routes.LIVE:
                 return self._live()
-            case path if path == READY:
+            case routes.READY:
                 return self._ready()
-            case path if path == METRICS:
+            case routes.METRICS:
                 return await self._tell_metrics()
-            case path if path == MODELS:
+            case routes.MODELS:
                 return self._tell_models()
-        raise AssertionError(route)
+            case document:
+                return web.Response(text=self._texts[document], content_type=JSON)
 
     def _live(self) -> web.Response:
         if self._engine.state is State.ENDED and not self.draining:
@@ -200,7 +202,7 @@ class Gateway:
                 "owned_by": "system",
                 "root": self._settings.names[0],
                 "parent": None,
-                "max_model_len": self._limits.max_seq_len,
+                "max_model_len": self._max_model_len,
                 "permission": [],
             }
             for name in self._settings.names
@@ -228,7 +230,7 @@ class Gateway:
             return ""
 
     def _check_key(self, asked: _Asked, route: Route) -> None:
-        is_open = route.open and not (route.path == METRICS and self._settings.metrics_need_key)
+        is_open = route.open and not (route.path == routes.METRICS and self._settings.metrics_need_key)
         if self._keys is None or is_open:
             return
         given = asked.request.headers.getall("Authorization", [])

@@ -59,6 +59,8 @@ class Launch:
     """The option by which this version takes it."""
     changes: Mapping[Key, Scalar]
     """What to change in a copy of it."""
+    max_model_len: int | None
+    """Tokens of prompt and answer together, as far as they are limited and known."""
 
     def command(self, config: Path) -> tuple[str, ...]:
         """Give the whole command line with a configuration file."""
@@ -114,19 +116,13 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
         DocumentError: The model is not there.
     """
     table = _Table(serve)
-    merged = _Merge()
-    merged.add(table.parse(serve.arguments, "serve.json"))
-    for origin, words in _from_variables(environment):
-        merged.add(table.parse(words, origin))
-    passthrough = shlex.split(environment.text("NIM_PASSTHROUGH_ARGS") or "")
-    merged.add(table.parse(passthrough, "NIM_PASSTHROUGH_ARGS", foreign=True))
-    merged.add(table.parse(arguments, "the command line", foreign=True))
+    merged = _merge(table, serve, environment, arguments)
     _check_profile(serve, environment)
     _check_limits(serve, merged)
     model = _model(serve, environment)
     config = Path(serve.config)
     changes = dict(_changes(environment)) | _move_into_file(merged, config) | _move_draft(serve, model)
-    argv = [*shlex.split(environment.text("NIM_GATEWAY_LAUNCHER") or ""), *serve.command]
+    argv = [*_words(environment, "NIM_GATEWAY_LAUNCHER"), *serve.command]
     argv += [str(model / serve.engine if serve.engine else model)]
     if serve.engine:
         argv += ["--tokenizer", str(model)]
@@ -135,7 +131,29 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
     if table.has("--served_model_name"):
         argv += ["--served_model_name", settings.names[0]]
     config_flag = "--config" if table.has("--config") else "--extra_llm_api_options"
-    return Launch(tuple(argv), model, config, config_flag, changes)
+    length = merged.last("--max_seq_len")
+    longest = int(length.value) if length else serve.limits.max_seq_len
+    return Launch(tuple(argv), model, config, config_flag, changes, longest)
+
+
+def _merge(table: _Table, serve: Serve, environment: Environment, arguments: Sequence[str]) -> _Merge:
+    merged = _Merge()
+    merged.add(table.parse(serve.arguments, "serve.json"))
+    for origin, words in _from_variables(environment):
+        merged.add(table.parse(words, origin))
+    passed = _words(environment, "NIM_PASSTHROUGH_ARGS")
+    merged.add(table.parse(passed, "NIM_PASSTHROUGH_ARGS", foreign=True))
+    merged.add(table.parse(arguments, "the command line", foreign=True))
+    return merged
+
+
+def _words(environment: Environment, name: str) -> list[str]:
+    """Split a variable as a shell would."""
+    try:
+        return shlex.split(environment.text(name) or "")
+    except ValueError as error:
+        message = f"{name} cannot be split into words: {error}"
+        raise UsageError(message) from error
 
 
 def write_config(launch: Launch, folder: Path) -> Path:

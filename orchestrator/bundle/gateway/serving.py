@@ -86,7 +86,9 @@ async def _running(
             log,
         )
         stack.push_async_callback(_close_traces, traces)
-        gateway = Gateway(settings, documents, engine, session, keys=keys, traces=traces, log=log)
+        gateway = Gateway(
+            settings, documents, engine, session, keys=keys, traces=traces, log=log, max_model_len=launch.max_model_len
+        )
         await _listen(stack, settings, gateway, certificates)
         stack.push_async_callback(engine.stop)
         await engine.start(session)

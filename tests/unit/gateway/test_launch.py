@@ -197,6 +197,17 @@ def test_the_profile_has_names(world: World, profile: str) -> None:
     assert world.decide(NIM_MODEL_PROFILE=profile).argv == world.decide().argv
 
 
+@pytest.mark.parametrize("name", ["NIM_PASSTHROUGH_ARGS", "NIM_GATEWAY_LAUNCHER"])
+def test_a_quotation_without_an_end_is_named(world: World, name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} cannot be split into words: No closing quotation"):
+        world.decide_by({name: '--chat_template "a'})
+
+
+def test_the_longest_text_is_what_was_asked_for_or_what_the_model_allows(world: World) -> None:
+    assert world.decide().max_model_len == 4096
+    assert world.decide(NIM_MAX_MODEL_LEN="1024").max_model_len == 1024
+
+
 def test_a_model_elsewhere_is_opened_there(world: World, tmp_path: Path) -> None:
     write_model(tmp_path / "model-store")
     place = str(tmp_path / "model-store")
