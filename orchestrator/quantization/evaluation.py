@@ -217,9 +217,10 @@ def _verdict(evaluation: Evaluation, name: str, found: float, allowed: float | N
     if found <= allowed:
         return Verdict(name, passed=True, detail=f"{words}, at most {limit} is allowed")
     guilty = blame(evaluation, 1 - allowed / found)
-    return Verdict(
-        name, passed=False, detail=f"found {words}, at most {limit} is allowed; {guilty.words()}", blame=guilty
-    )
+    detail = f"found {words}, at most {limit} is allowed"
+    if guilty.groups:
+        detail += f"; {guilty.words()}"
+    return Verdict(name, passed=False, detail=detail, blame=guilty)
 
 
 def advice(verdicts: Sequence[Verdict]) -> str:

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.building import build_recipe
+from orchestrator.cli import building
+from orchestrator.cli.building import build_recipe, plan_build
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
-from orchestrator.errors import ArtifactCorruptError
+from orchestrator.errors import ArtifactCorruptError, CheckFailedError
+from orchestrator.events import silence
 from orchestrator.plan import ExecutorName, Plan
-from orchestrator.runner import StepResult
+from orchestrator.runner import Runner, StepResult
 
 
 @click.command("verify")
@@ -43,7 +45,12 @@ def command(
     verbose: bool,
 ) -> None:
     """Build RECIPE as far as its checks, and show what they found."""
-    plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
+    try:
+        plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
+    except CheckFailedError as error:
+        if page is not None:
+            _write_page_of_failure(settings, plan_build(settings, recipe, overrides, executor=executor), error, page)
+        raise
     if deep:
         _hash_again(settings, results)
     quality: dict[str, Any] = json.loads((results[-1].artifact.folder / "quality.json").read_bytes())
@@ -65,10 +72,30 @@ def command(
 def _write_page(plan: Plan, results: tuple[StepResult, ...], quality: dict[str, Any], file: Path) -> None:
     from orchestrator.pages.checked import checked_page  # noqa: PLC0415 - only for a page
 
-    reports = [result.artifact.folder / "quantization.json" for result in results if result.name == "quantize"]
-    found = next((json.loads(report.read_bytes()) for report in reports if report.is_file()), None)
-    recipe = plan.recipe
-    file.write_text(checked_page(recipe.name, recipe.description, quality, found), encoding="utf-8")
+    recipe, found = plan.recipe, _report(results, "quantize", "quantization.json")
+    file.write_text(checked_page(recipe.name, recipe.description, quality, found or None), encoding="utf-8")
+
+
+def _write_page_of_failure(settings: Settings, plan: Plan, error: CheckFailedError, file: Path) -> None:
+    """Draw what the steps before the checks found: whom to blame is seen there."""
+    steps = [placed.step.name for placed in plan.steps]
+    before = steps[steps.index("verify") - 1]
+    results = Runner(settings.store, building.executors(), silence).run(plan, last=before)  # all of them are kept
+    tensors = _report(results, "quantize", "quantization.json").get("tensors", [])
+    quality = {
+        "passed": False,
+        "checks": [{"name": error.code, "passed": False, "detail": f"{error.message}. {error.hint}"}],
+        "skipped": [],
+        "layers": [{"name": tensor["module"], "snr_db": tensor["snr_db"]} for tensor in tensors],
+        "divergence": _report(results, "evaluate", "evaluation.json") or None,
+    }
+    _write_page(plan, results, quality, file)
+
+
+def _report(results: tuple[StepResult, ...], step: str, file: str) -> dict[str, Any]:
+    """Read what a step left; nothing where there is no such step or file."""
+    found = [result.artifact.folder / file for result in results if result.name == step]
+    return next((dict(json.loads(report.read_bytes())) for report in found if report.is_file()), {})
 
 
 def _hash_again(settings: Settings, results: tuple[StepResult, ...]) -> None:

@@ -9,7 +9,6 @@ from typing import Protocol
 import pytest
 
 from orchestrator.recipe.lock import Lock, lock_text
-from tests.support import checked
 from tests.support.fake import FakeExecutor, FakeRun
 from tests.support.leavings import COMMANDS as TINY
 from tests.support.leavings import QUALITY, RECIPE, STEPS
@@ -227,17 +226,6 @@ def test_bundle_says_which_files_it_took_out_of_a_persons_hands(shell: Shell) ->
     assert shell("bundle", RECIPE, "--target", "helm") == 0
     assert "compose.yaml: changed by hand" in shell.err
     assert (shell.dist / RECIPE / "edited" / "compose.yaml").read_text() == "mine"
-
-
-def test_verify_writes_a_page(shell: Shell, tmp_path: Path) -> None:
-    def measured(run: FakeRun) -> None:
-        (run.output / "quality.json").write_text(json.dumps(checked.quality(2)))
-
-    shell.executor.commands = {**TINY, "verify": measured}
-    assert shell("verify", RECIPE, "--html", str(tmp_path / "page.html")) == 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert f"{RECIPE}: checks" in page
-    assert page.count("<svg") == 2
 
 
 def test_bundle_writes_again_what_is_built(shell: Shell) -> None:
