@@ -35,7 +35,7 @@ _MODEL = "model/"
 _LEFT_OUT = (".env", "secrets/", "two-sparks/.env", "two-sparks/keys/", "images/", INSTALL, _SUMS)
 """What belongs to this machine alone, and what an archive has of its own."""
 _KEPT = frozenset({"secrets/README"})
-_PART = 64 << 20
+_PART = 16 << 20
 _COPY = 1 << 20
 _EVERY = 256 << 20
 """Bytes between two words about how far it is."""
