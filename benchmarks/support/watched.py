@@ -30,7 +30,8 @@ class Run:
     anonymous_bytes: int = 0
     """The most memory of its own at any look, fifty times a second: without files that it has mapped."""
     resident_bytes: int = 0
-    """The most memory at all, as the kernel counts it: with files that it has mapped."""
+    """The most memory at all, as the kernel counts it: with files that it has mapped. (What it says when a process has
+    ended counts the memory of whoever started it.)"""
     read_bytes: int = 0
     """What was read from the disk for it."""
     printed: str = ""
@@ -52,9 +53,10 @@ def watch(command: Sequence[str | Path], environment: Mapping[str, str] | None =
 
 
 def _watched(process: int, started: float) -> Run | None:
-    anonymous, read = 0, 0
+    anonymous = resident = read = 0
     while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         anonymous = max(anonymous, _field(process, "status", "RssAnon:") * 1024)
+        resident = max(resident, _field(process, "status", "VmHWM:") * 1024)
         read = max(read, _field(process, "io", "read_bytes:"))
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     seconds = time.perf_counter() - started
@@ -62,7 +64,7 @@ def _watched(process: int, started: float) -> Run | None:
     _, status, usage = os.wait4(process, 0)
     if status:
         return None
-    return Run(seconds, usage.ru_utime + usage.ru_stime, anonymous, usage.ru_maxrss * 1024, read)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, anonymous, resident, read)
 
 
 def forget(folder: Path) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.residence import Residence
     from orchestrator.quantization.samples import Batch
 
-_WRITES_BEHIND = 6
+_WRITES_BEHIND = 4
 KV_SCALE = np.float32(448)
 """Keys and values are FP8 numbers in the cache; the largest magnitude becomes the largest number."""
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.quantization.tensors import StoredTensor
 
-CHUNK_BYTES = 8_000_000
-_CHUNKS_AHEAD = 4
-_CHUNKS_BEHIND = 6
+CHUNK_BYTES = 4_000_000
+_CHUNKS_AHEAD = 3
+_CHUNKS_BEHIND = 4
 _CHUNKS_KEPT = 10
 """A group of fused modules up to this size is read once, a larger one twice in a row."""
 WEIGHT_ONLY = ("w4a16_nvfp4",)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.writer import CheckpointWriter
 
-_PIECE = 8_000_000
+_PIECE = 4_000_000
 """Bytes that a processor works on at once."""
 BUFFER = 32 << 20
 """Bytes of one buffer of pinned memory."""

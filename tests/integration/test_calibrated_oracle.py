@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import signal
+import re
+import shutil
 import subprocess
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -286,7 +286,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _start(environment: Environment, model: Path, output: Path, *more: str | Path) -> subprocess.Popen[str]:
+def _start(
+    environment: Environment,
+    model: Path,
+    output: Path,
+    *more: str | Path,
+    limits: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     options: list[str | Path] = [
         "--checkpoint",
         model,
@@ -304,7 +310,7 @@ def _start(environment: Environment, model: Path, output: Path, *more: str | Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment.variables,
+        env={**environment.variables, **(limits or {})},
     )
 
 
@@ -312,34 +318,76 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _measured(scratch: Path) -> list[object]:
-    file = scratch / "progress.json"
-    measured: list[object] = read_json(file)["measured"] if file.exists() else []
-    return measured
+def test_ten_random_kills_change_no_byte(environment: Environment, model: Path, tmp_path: Path) -> None:
+    asked: list[str | Path] = [
+        _HERE / "kill_quantizer.py",
+        model,
+        tmp_path,
+        "10",
+        f"{random.SystemRandom().randrange(1000)}",
+    ]
+    noted = json.loads(environment.run(*asked).rpartition("RESULT ")[2])
+    assert len(noted) == 10, asked
+    assert any(noted), asked  # some came to notes
+    results = [tmp_path / "whole", tmp_path / "again", tmp_path / "last", *tmp_path.glob("ended-*")]
+    assert all(_files(result) == _files(results[0]) for result in results), asked
 
 
-def test_a_killed_quantization_goes_on_and_leaves_the_same_bytes(
+def test_a_disk_that_fills_up_is_named_and_nothing_looks_complete(
     environment: Environment, model: Path, tmp_path: Path
 ) -> None:
-    whole = _start(environment, model, tmp_path / "whole")
-    whole.communicate()
-    assert whole.returncode == 0
-    scratch: list[str | Path] = ["--scratch", tmp_path / "scratch", "--note-seconds", "0"]
-    noted = [0]
-    for layers in (1, 3, 2):
-        killed = _start(environment, model, tmp_path / f"killed {len(noted)}", *scratch)
-        assert killed.stdout is not None
-        while noted[-1] + layers > len(_measured(tmp_path / "scratch")) and killed.poll() is None:
-            time.sleep(0.005)
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
-        noted.append(len(_measured(tmp_path / "scratch")))
-    assert 1 <= noted[1] < noted[2] < noted[3] < 8
-    last = _start(environment, model, tmp_path / "last", *scratch)
-    printed, _ = last.communicate()
-    assert last.returncode == 0
-    assert _files(tmp_path / "last") == _files(tmp_path / "whole")
-    assert "quantized: read" in printed
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "none", small], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting needs the rights of root")
+    try:
+        process = _start(environment, model, small / "out")
+        printed, _ = process.communicate()
+        assert process.returncode == 6
+        assert '"code": "DISK_FULL"' in printed
+        assert re.search(r"small/out/model.safetensors: no room is left on the disk for model\.[a-z_.0-9]+", printed)
+        assert [path.name for path in (small / "out").iterdir()] == ["model.safetensors.part"]
+    finally:
+        subprocess.run(["umount", small], check=True)
+    again = _start(environment, model, small / "out")
+    again.communicate()
+    assert again.returncode == 0
+
+
+def test_a_shard_that_becomes_shorter_while_it_is_read_is_named(
+    environment: Environment, model: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    code = (
+        "import os, sys; from pathlib import Path; from orchestrator.errors import CheckpointError;"
+        "from orchestrator.quantization.calibrated import quantize_calibrated;"
+        "from orchestrator.quantization.checkpoint import Checkpoint;"
+        "from orchestrator.quantization.samples import random_batches;"
+        "source, output = map(Path, sys.argv[1:]); found = Checkpoint.open(source).tensors;"
+        "last = max((t for t in found.values() if t.name.startswith('model.layers.7.')), key=lambda t: t.begin);"
+        "cut = lambda event: os.truncate(last.file, last.begin + 1);\n"
+        "try: quantize_calibrated(source, output, random_batches(300, 1, 4), number_format='fp8', observer=cut)\n"
+        "except CheckpointError as error: print(f'RESULT {last.name} {error}')"
+    )
+    printed = environment.run("-c", code, broken, tmp_path / "out")
+    name, _, message = printed.rpartition("RESULT ")[2].partition(" ")
+    assert f"the file ends inside {name}; it changed while it was being read" in message
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_too_little_memory_is_refused_before_anything_is_written(
+    environment: Environment, model: Path, tmp_path: Path
+) -> None:
+    process = _start(environment, model, tmp_path / "out", limits={"ORCHESTRATOR_MEMORY": "1000000"})
+    printed, _ = process.communicate()
+    assert process.returncode == 6
+    assert "calibration needs 0." in printed
+    assert "found 0.01 GB" in printed
+    assert not (tmp_path / "out").exists()
 
 
 def test_activations_that_are_no_numbers_are_named(environment: Environment, model: Path, tmp_path: Path) -> None:

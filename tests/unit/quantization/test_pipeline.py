@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -100,3 +101,20 @@ def test_an_error_elsewhere_wins() -> None:
 
     with pytest.raises(KeyError):
         ask()
+
+
+def test_what_follows_each_call_is_done_even_where_the_call_is_not_made() -> None:
+    followed: list[int] = []
+
+    def fail() -> None:
+        raise ValueError
+
+    def ask() -> None:
+        with WriteBehind(4) as behind:
+            for number in range(3):
+                behind.do(fail, finally_=partial(followed.append, number))
+
+    with pytest.raises(ValueError, match=r"^$"):
+        ask()
+    assert followed == list(range(len(followed)))
+    assert followed

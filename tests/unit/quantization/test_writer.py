@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from orchestrator.errors import DiskFullError
 from orchestrator.quantization.checkpoint import INDEX, SINGLE, Checkpoint
 from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter, plan_shards
@@ -112,3 +115,25 @@ def test_units_stay_together_and_files_stay_below_the_limit() -> None:
 def test_a_unit_above_the_limit_gets_a_file_of_its_own() -> None:
     units = [[TensorSpec(name, "U8", (size,))] for name, size in (("a", 1), ("b", 100), ("c", 1))]
     assert [[spec.name for spec in shard] for shard in plan_shards(units, 10)] == [["a"], ["b"], ["c"]]
+
+
+def test_a_full_disk_is_named_with_file_and_tensor_and_a_retry_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shards, data = [[TensorSpec("model.a", "F32", (4, 4))]], np.ones((4, 4), np.float32)
+
+    def write() -> None:
+        with CheckpointWriter(tmp_path, shards) as writer, monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            writer.write("model.a", data)
+
+    with pytest.raises(DiskFullError) as caught:
+        write()
+    assert str(caught.value).startswith(f"{tmp_path / SINGLE}: no room is left on the disk for model.a")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SINGLE}.part"]
+    with CheckpointWriter(tmp_path, shards) as writer:
+        writer.write("model.a", data)
+    assert [path.name for path in tmp_path.iterdir()] == [SINGLE]
