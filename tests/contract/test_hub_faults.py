@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 
@@ -359,6 +360,34 @@ def test_too_little_room_is_said_with_numbers_before_the_first_byte(downloads: D
         assert downloads.hub.served[WEIGHTS] == 0
     finally:
         subprocess.run(("umount", small), check=True)
+
+
+def test_a_disk_that_others_fill_meanwhile_keeps_what_arrived(downloads: Downloads) -> None:
+    small = downloads.root / "small"
+    small.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=40m", "none", small)
+    if os.getuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        downloads.hub.rate = 10e6
+        process = downloads.start(HF_HOME=str(small))
+        while not any(journaled(file, SIZE) for file in small.rglob("*.incomplete")):
+            time.sleep(0.02)
+        with (small / "ballast").open("wb", buffering=0) as stream, suppress(OSError):
+            while True:
+                stream.write(bytes(1 << 16))
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 6, stdout + stderr
+        assert '"code": "DISK_FULL"' in stdout
+        assert "Traceback" not in stderr
+        (small / "ballast").unlink()
+        downloads.hub.rate = 0.0
+        served = downloads.hub.served[WEIGHTS]
+        assert downloads.run(HF_HOME=str(small)) == 0, downloads.log
+        assert downloads.hub.served[WEIGHTS] - served <= SIZE - CHUNK
+        assert arrived(downloads)
+    finally:
+        subprocess.run(("umount", "--lazy", small), check=True)
 
 
 def test_the_token_is_in_no_byte_that_a_download_leaves(downloads: Downloads) -> None:
