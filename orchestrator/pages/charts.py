@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import DependencyMissingError
@@ -232,15 +233,22 @@ def _tokens(count: int) -> str:
     return f"{count // 1024}k" if count >= 1024 else str(count)  # noqa: PLR2004 - as context lengths are written
 
 
-def _figure(rows: int) -> tuple[Figure, Axes]:
-    try:
-        from matplotlib import rc_context  # noqa: PLC0415 - optional, and loads slowly
-        from matplotlib.figure import Figure  # noqa: PLC0415 - without pyplot, which keeps state
-    except ImportError as error:
+def insist_on_matplotlib() -> None:
+    """Find out whether pictures can be drawn, without loading what draws them.
+
+    Raises:
+        DependencyMissingError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
         message = "pictures need matplotlib, which is not installed"
-        raise DependencyMissingError(
-            message, hint="pip install 'orchestrator[pages]', or: pip install matplotlib"
-        ) from error
+        raise DependencyMissingError(message, hint="pip install 'orchestrator[pages]', or: pip install matplotlib")
+
+
+def _figure(rows: int) -> tuple[Figure, Axes]:
+    insist_on_matplotlib()
+    from matplotlib import rc_context  # noqa: PLC0415 - optional, and loads slowly
+    from matplotlib.figure import Figure  # noqa: PLC0415 - without pyplot, which keeps state
+
     with rc_context({"font.size": _TEXT, "axes.edgecolor": _FAINT}):
         figure = Figure(figsize=(_WIDTH, _FRAME + _ROW * rows), layout="constrained")
         figure.patch.set_visible(False)
