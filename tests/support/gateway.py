@@ -255,9 +255,15 @@ def chat(question: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - any 
 
 
 @contextlib.contextmanager
-def deployed(folder: Path, *, ready: bool = True, **fields: Any) -> Iterator[Deployment]:  # noqa: ANN401 - of a Deployment
+def deployed(
+    folder: Path,
+    *,
+    ready: bool = True,
+    kind: type[Deployment] = Deployment,
+    **fields: Any,  # noqa: ANN401 - of a Deployment
+) -> Iterator[Deployment]:
     """Start a deployment, and stop it at the end."""
-    deployment = Deployment(folder, **fields)
+    deployment = kind(folder, **fields)
     deployment.lay_out()
     deployment.start()
     try:
