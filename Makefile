@@ -81,7 +81,7 @@ bench: $(if $(RECIPE),setup,$(VENV)/.tested $(ORACLE)/.installed) ## Measure wha
 ifdef RECIPE
 	@$(RUN) bench $(RECIPE) $(ARGS)
 else
-	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script" $(ARGS); done
+	@missed=; for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script" $(ARGS) || missed+=" $$script"; done; [ -z "$$missed" ] || { echo "missed a goal:$$missed" >&2; exit 7; }
 endif
 
 deploy: setup ## Bring the server of a built recipe up, and ask it something
