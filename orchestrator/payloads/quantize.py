@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import auto, calibrated, configs, dequantize, onepass, report
+from orchestrator.quantization import auto, calibrated, dequantize, offered, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.model import library
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> N
     """Read the options and quantize, with loops that are compiled here if that is asked for."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if (options.format == auto.FORMAT) == (options.bits_per_weight is None and options.budget_bytes is None):
+    if (options.format == offered.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if compiled:
         kernels.compile_here(options.threads)
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> N
             options.checkpoint, options.output, observer=Reporter(), shard_bytes=options.shard_bytes
         )
         return
-    if options.format == auto.FORMAT or SCHEMES[options.format].calibrated or options.kv_cache != "none":
+    if options.format == offered.AUTO or SCHEMES[options.format].calibrated or options.kv_cache != "none":
         _calibrate(options)
         return
     onepass.quantize_checkpoint(
@@ -69,7 +69,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     )
     quantize = (
         partial(auto.quantize_auto, budget=auto.Budget(options.bits_per_weight, options.budget_bytes))
-        if options.format == auto.FORMAT
+        if options.format == offered.AUTO
         else partial(calibrated.quantize_calibrated, number_format=options.format, shared_scales=options.shared_scales)
     )
     found = quantize(
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write the quantized one")
     parser.add_argument(
         "--format",
-        choices=(*SCHEMES, auto.FORMAT, dequantize.NUMBER_FORMAT),
+        choices=(*SCHEMES, offered.AUTO, dequantize.NUMBER_FORMAT),
         default=next(iter(SCHEMES)),
         help="default: %(default)s; bf16 undoes MXFP4",
     )
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest weights file (%(default)s)"
     )
     parser.add_argument(
-        "--kv-cache", choices=configs.KV_CACHE_FORMATS, default="none", help="write scales for keys and values"
+        "--kv-cache", choices=offered.KV_CACHE_FORMATS, default="none", help="write scales for keys and values"
     )
     parser.add_argument(
         "--shared-scales", action="store_true", help="fp8: one weight scale for what engines fuse, unlike ModelOpt"

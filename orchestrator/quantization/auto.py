@@ -23,6 +23,7 @@ from orchestrator.quantization.activations import Spilled
 from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
 from orchestrator.quantization.model import LayeredModel, Measured, library
+from orchestrator.quantization.offered import AUTO
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.report import Report
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.schemes import Scheme
 
-FORMAT = "auto"
 CANDIDATES = ("nvfp4", "fp8")
 """Formats that a group may have besides BF16."""
 
@@ -87,7 +87,7 @@ def quantize_auto(
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
-    how, report = settings or Settings(), Report(FORMAT, kv_cache)
+    how, report = settings or Settings(), Report(AUTO, kv_cache)
     surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
     work = hashlib.sha256(f"auto {fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
     scratch = Scratch.open(how.scratch, work)

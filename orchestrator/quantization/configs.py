@@ -25,7 +25,6 @@ PRODUCER = {"name": "modelopt", "version": "0.47.0"}
 MIXED = "MIXED_PRECISION"
 """What `quant_algo` says where modules differ."""
 
-KV_CACHE_FORMATS = ("none", "fp8")
 _BITS = {"W4A16_NVFP4": 4, "NVFP4": 4, "FP8": 8}
 _GROUP_SIZE = {"W4A16_NVFP4": nvfp4.BLOCK, "NVFP4": nvfp4.BLOCK}
 
@@ -36,7 +35,7 @@ def hf_quant_config(algorithm: str, exclude_modules: Sequence[str], kv_cache: st
     Args:
         algorithm: One of `layout.ALGORITHMS`.
         exclude_modules: Patterns of modules that stay as they are.
-        kv_cache: One of `KV_CACHE_FORMATS`.
+        kv_cache: One of `offered.KV_CACHE_FORMATS`.
     """
     grouped = {"group_size": _GROUP_SIZE[algorithm]} if algorithm in _GROUP_SIZE else {}
     return {
@@ -78,7 +77,7 @@ def mixed(algorithms: Mapping[str, str], kv_cache: str = "none") -> dict[str, An
 
     Args:
         algorithms: By module, in the order of the model.
-        kv_cache: One of `KV_CACHE_FORMATS`.
+        kv_cache: One of `offered.KV_CACHE_FORMATS`.
     """
     return {
         "producer": dict(PRODUCER),

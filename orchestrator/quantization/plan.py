@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
-from orchestrator.quantization import architectures, configs, layout
+from orchestrator.quantization import architectures, configs, layout, offered
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
@@ -84,16 +84,16 @@ class Plan:
             source: The folder of an unquantized checkpoint.
             scheme: What becomes of weights.
             exclude: Shell patterns of modules that stay as they are.
-            kv_cache: One of `configs.KV_CACHE_FORMATS`.
+            kv_cache: One of `offered.KV_CACHE_FORMATS`.
             formats: By module, its format where that is not the scheme's; `bf16` leaves it alone, too.
 
         Raises:
             RecipeInvalidError: A pattern that fits nothing or splits what engines fuse, or another unknown word.
             CheckpointError: The source cannot be read, is quantized already or is not what its configuration says.
         """
-        if kv_cache not in configs.KV_CACHE_FORMATS:
+        if kv_cache not in offered.KV_CACHE_FORMATS:
             message = f"quantization.kv_cache: found {kv_cache!r}, whose scales the one-pass quantizer cannot make"
-            raise RecipeInvalidError(message, hint=f"It can make {', '.join(configs.KV_CACHE_FORMATS)}.")
+            raise RecipeInvalidError(message, hint=f"It can make {', '.join(offered.KV_CACHE_FORMATS)}.")
         config = read_json(source / configs.CONFIG)
         checkpoint = Checkpoint.open(source)
         if "quantization_config" in config:

@@ -151,4 +151,4 @@ SCHEMES: Mapping[str, Scheme] = {
     "nvfp4": Nvfp4("NVFP4"),
     "fp8": Fp8(),
 }
-"""By the name of the format in a recipe."""
+"""By the name of the format in a recipe; `offered.SINGLE_FORMATS` names them, too."""

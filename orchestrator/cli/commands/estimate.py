@@ -31,6 +31,8 @@ from orchestrator.planner.scheme import (
 )
 from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Band
+from orchestrator.quantization.architectures import ARCHITECTURES
+from orchestrator.quantization.offered import SINGLE_FORMATS
 from orchestrator.recipe.model import Calibration
 
 
@@ -194,10 +196,8 @@ def _of_hub(repo: str, revision: str) -> _Subject:
 def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
     """Reckon the peak of what quantizes: our own quantizer, which needs the least, if it can and nobody says else."""
     if method is None:
-        from orchestrator.quantization.layout import ARCHITECTURES  # noqa: PLC0415 - brings NumPy
-        from orchestrator.quantization.schemes import SCHEMES  # noqa: PLC0415 - brings NumPy
-
-        method = "onepass" if scheme.name in SCHEMES and shape.architecture in ARCHITECTURES else "modelopt"
+        ours = scheme.name in SINGLE_FORMATS and shape.architecture in ARCHITECTURES
+        method = "onepass" if ours else "modelopt"
     return one_pass_peak(shape, scheme, Calibration()) if method == "onepass" else resident_peak(shape)
 
 

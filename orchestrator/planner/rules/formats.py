@@ -8,7 +8,8 @@ from types import MappingProxyType
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
 from orchestrator.planner.case import Case
-from orchestrator.planner.rules.quantizer import one_pass
+from orchestrator.quantization import offered
+from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.recipe.model import Format
 
 _NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
@@ -90,7 +91,7 @@ def has_kv_cache_kernels(case: Case) -> Iterator[Refusal]:
 def method_makes_the_scales(case: Case) -> Iterator[Refusal]:
     """Our own quantizer writes scales of FP8 caches only."""
     wanted = case.quantization.kv_cache
-    if case.quantization.method == "onepass" and wanted not in one_pass().kv_cache_formats:
+    if case.quantization.method == "onepass" and wanted not in offered.KV_CACHE_FORMATS:
         message = f"method onepass writes no {wanted} scales for the KV cache"
         hint = "set quantization.kv_cache to fp8 or none, or use method modelopt"
         yield Refusal("KV_CACHE_UNSUPPORTED", message, hint)
@@ -111,12 +112,12 @@ def method_can(case: Case) -> Iterator[Refusal]:
 
 def _onepass_can(case: Case) -> Iterator[Refusal]:
     hint = "use method modelopt with quantization.image quantizer-0.46.0"
-    if case.quantization.format not in one_pass().formats:
-        message = f"method onepass makes {', '.join(one_pass().formats)}, not {case.quantization.format}"
+    if case.quantization.format not in offered.FORMATS:
+        message = f"method onepass makes {', '.join(offered.FORMATS)}, not {case.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     architecture = case.recipe.model.architecture
-    if architecture not in one_pass().architectures:
-        known = ", ".join(one_pass().architectures)
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
         message = f"method onepass does not know the tensors of {architecture}; known: {known}"
         yield Refusal("MODEL_UNSUPPORTED", message, hint)
 

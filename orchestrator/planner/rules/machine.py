@@ -13,8 +13,9 @@ from orchestrator.planner.known import known_model
 from orchestrator.planner.making import build_capacity, quantize_memory
 from orchestrator.planner.memory import serve_capacity, serve_memory
 from orchestrator.planner.phases import peaks
-from orchestrator.planner.rules.quantizer import one_pass
 from orchestrator.planner.weights import BITS, weights_in
+from orchestrator.quantization import offered
+from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.recipe.model import Recipe
 
 
@@ -42,10 +43,7 @@ def fits_when_quantized(case: Case) -> Iterator[Refusal]:
     room = build_capacity(case.target)
     if needed is not None and needed.value > room:
         hint = "use NVIDIA's quantized checkpoint with method none, where there is one"
-        if (
-            case.quantization.format in one_pass().formats
-            and case.recipe.model.architecture in one_pass().architectures
-        ):
+        if case.quantization.format in offered.FORMATS and case.recipe.model.architecture in ARCHITECTURES:
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"
         yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, room, case.recipe.target), hint)
 

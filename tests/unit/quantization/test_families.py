@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.quantization import layout
-from orchestrator.quantization.configs import KV_CACHE_FORMATS
+from orchestrator.quantization.offered import KV_CACHE_FORMATS, SINGLE_FORMATS
 from orchestrator.quantization.schemes import SCHEMES
 from tests.support.families import FAMILIES, FORMATS, SIZES, table
 
@@ -19,7 +19,7 @@ def test_every_architecture_that_is_known_is_proved() -> None:
 
 
 def test_every_format_is_proved() -> None:
-    assert {wanted.number_format for wanted in FORMATS.values()} == set(SCHEMES)
+    assert {wanted.number_format for wanted in FORMATS.values()} == set(SINGLE_FORMATS) == set(SCHEMES)
     assert {wanted.kv_cache for wanted in FORMATS.values()} == set(KV_CACHE_FORMATS)
 
 
