@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """What JSON leaves as it is and YAML does not allow, or takes for the end of a line."""
@@ -52,14 +56,14 @@ def _yaml(*, dollars: bool) -> Environment:
             return value
         return quoted(value).replace("$", "$$") if dollars else quoted(value)
 
-    environment = _environment(finalize)
+    environment = _environment("compose" if dollars else "yaml", finalize)
     environment.filters["comment"] = lambda text: _Verbatim(" ".join(str(text).split()))
     return environment
 
 
 @cache
 def _plain() -> Environment:
-    environment = _environment(None)
+    environment = _environment("plain", None)
     environment.filters["measured"] = _measured
     environment.filters["band"] = _band
     environment.filters["code"] = lambda text: f"`{text}`"
@@ -68,8 +72,28 @@ def _plain() -> Environment:
     return environment
 
 
-def _environment(finalize: Callable[[object], str] | None) -> Environment:
+class _Compiled(FileSystemBytecodeCache):
+    """Templates that an earlier run compiled, in a folder of the user's own under the temporary one.
+
+    Compiling takes a quarter of a build in which nothing is to do. Where they cannot be kept, they are compiled again.
+    """
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
+def _compiled(kind: str) -> FileSystemBytecodeCache | None:
+    """Find the compiled templates of one kind, as this file compiles them: they hold how constants are quoted."""
+    state = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    with suppress(OSError, RuntimeError):
+        return _Compiled(pattern=f"orchestrator-{kind}-{state}-%s")
+    return None
+
+
+def _environment(kind: str, finalize: Callable[[object], str] | None) -> Environment:
     return Environment(
+        bytecode_cache=_compiled(kind),
         loader=PackageLoader("orchestrator.bundle"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
