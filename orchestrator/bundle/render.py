@@ -21,7 +21,7 @@ from orchestrator.bundle.files import beside, carry_over, is_linked_or_copied, l
 from orchestrator.bundle.gather import gather
 from orchestrator.bundle.targets import choose, texts_of
 from orchestrator.catalog.load import Catalog
-from orchestrator.errors import DiskFullError, machine_faults
+from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
 from orchestrator.events import Observer, Warned, silence
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import Recipe
@@ -138,7 +138,7 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
             raise DiskFullError(message, hint="free some space, or put both on one file system: --store, --dist")
         observer(Warned(f"{told} and are copied"))
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make_place(folder.parent)
     sweep_beside(folder)
     fresh = beside(folder)
     try:
@@ -154,6 +154,14 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
     finally:
         if fresh.exists():
             remove_tree(fresh)
+
+
+def _make_place(dist: Path) -> None:
+    try:
+        dist.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        message = f"{dist} cannot be made: this is no place for folders ({error.strerror})"
+        raise NoPermissionError(message, hint="choose another place: --dist FOLDER") from error
 
 
 def _set_aside_edited(folder: Path, fresh: Path, texts: Mapping[str, str], observer: Observer) -> None:

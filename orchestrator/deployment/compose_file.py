@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from orchestrator.documents.validate import validate
 from orchestrator.documents.yaml_text import Data, parse
-from orchestrator.errors import BundleIncompleteError, ComposeUnsupportedError
+from orchestrator.errors import BundleIncompleteError, ComposeUnsupportedError, machine_faults
 
 COMPOSE = "compose.yaml"
 ENVIRONMENT = ".env"
@@ -25,7 +25,8 @@ SERVER = "server"
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|"
-    r"\{(?P<name>[A-Za-z_]\w*)(?:(?P<rule>:?[-?])(?P<rest>[^}]*))?\})"
+    r"\{(?P<name>[A-Za-z_]\w*)(?:(?P<rule>:?[-?])(?P<rest>[^}]*))?\}|"
+    r"(?P<unknown>\{[^}]*\}?))"
 )
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*)")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -258,7 +259,13 @@ def _assignments(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     found: dict[str, str] = {}
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    try:
+        with machine_faults(f"reading {file}"):
+            lines = file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        message = f"{file}: not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        raise ComposeUnsupportedError(message, hint="save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
         if not (text := line.strip()) or text.startswith("#"):
             continue
         assignment = _ASSIGNMENT.fullmatch(text)
@@ -292,6 +299,9 @@ def _filled(data: Data, variables: Mapping[str, str], file: Path) -> Data:
 def _value(found: re.Match[str], variables: Mapping[str, str], file: Path) -> str:
     if found["escaped"]:
         return "$"
+    if found["unknown"]:
+        message = f"{file}: ${found['unknown']}: expected ${{NAME}}, ${{NAME:-default}} or ${{NAME:?message}}"
+        raise ComposeUnsupportedError(message)
     name, rule = found["name"] or found["plain"], found["rule"] or ""
     value = variables.get(name)
     if value or (value is not None and not rule.startswith(":")):

@@ -169,7 +169,12 @@ def write_config(launch: Launch, folder: Path) -> Path:
     for key, value in launch.changes.items():
         place = document
         for part in key[:-1]:
-            place = place.setdefault(part, {})
+            if place.get(part) is None:  # a section without a line is null
+                place[part] = {}
+            place = place[part]
+            if not isinstance(place, dict):
+                message = f"{launch.config}: {part}: expected a mapping"
+                raise DocumentError(message)
         place[key[-1]] = value
     changed = folder / launch.config.name
     changed.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")  # JSON is YAML

@@ -346,3 +346,11 @@ def test_a_program_among_the_texts_can_be_run(world: World, monkeypatch: pytest.
     program = world.render().folder / "deep" / "run.sh"
     assert program.stat().st_mode & 0o111 == 0o111
     assert fails(world.render()) == []
+
+
+def test_a_place_that_can_hold_no_folder_is_refused(world: World) -> None:
+    world.dist = world.dist / "file" / "dist"
+    world.dist.parents[1].mkdir(parents=True, exist_ok=True)
+    world.dist.parent.write_text("no folder")
+    with pytest.raises(NoPermissionError, match="no place for folders"):
+        world.render()

@@ -156,3 +156,15 @@ def test_what_is_no_published_port_is_refused(port: str) -> None:
 @pytest.mark.parametrize(("text", "meant"), [("90s", 90), ("1h30m", 5400), ("1800s", 1800), ("2m5s", 125)])
 def test_durations_are_read(text: str, meant: int) -> None:
     assert seconds(text) == meant
+
+
+def test_settings_that_are_no_text_are_refused_with_the_byte(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("name: a\n")
+    (tmp_path / ".env").write_bytes(b"PORT=9\n\xff=2\n")
+    with pytest.raises(ComposeUnsupportedError, match=r"not UTF-8: byte 7 is 0xff"):
+        read(tmp_path, {})
+
+
+def test_a_rule_for_variables_that_is_not_known_is_refused_and_not_taken_as_text(tmp_path: Path) -> None:
+    with pytest.raises(ComposeUnsupportedError, match=r"\$\{A:\+b\}: expected"):
+        said(tmp_path, "${A:+b}", "A=1")

@@ -229,6 +229,17 @@ def test_a_draft_is_looked_for_where_the_model_is(world: World, tmp_path: Path) 
     assert written["speculative_config"] == {"speculative_model_dir": str(tmp_path / "elsewhere" / "draft")}
 
 
+def test_a_section_without_a_line_takes_changes_and_one_that_is_none_is_refused(world: World, tmp_path: Path) -> None:
+    launch = world.decide(NIM_KVCACHE_PERCENT="60")
+    file = world.folder / "trtllm_config.yaml"
+    file.write_text("kv_cache_config:\n")
+    written = json.loads(write_config(launch, tmp_path).read_text())
+    assert written == {"kv_cache_config": {"free_gpu_memory_fraction": 0.6}}
+    file.write_text("kv_cache_config: 7\n")
+    with pytest.raises(DocumentError, match="kv_cache_config: expected a mapping"):
+        write_config(launch, tmp_path)
+
+
 def test_a_launcher_comes_before_the_command(world: World) -> None:
     argv = world.decide(NIM_GATEWAY_LAUNCHER="mpirun -n 2 trtllm-llmapi-launch").argv
     assert argv[:5] == ("mpirun", "-n", "2", "trtllm-llmapi-launch", "trtllm-serve")
