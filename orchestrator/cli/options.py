@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from orchestrator.errors import machine_faults
 
 if TYPE_CHECKING:
     from orchestrator.cli.settings import Settings
@@ -33,6 +37,39 @@ class RecipeName(click.ParamType[str]):
         return [
             click.shell_completion.CompletionItem(name) for name in settings.book.names if name.startswith(incomplete)
         ]
+
+
+class PageFile(click.Path):
+    """A file to write a page to, refused before any work where its folder is not there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, writable=True)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401 - click's
+        """Look at the folder as well as at the file."""
+        file = super().convert(value, param, ctx)
+        folder = Path(value).parent
+        if not folder.is_dir():
+            self.fail(f"there is no folder {folder}", param, ctx)
+        if not Path(value).exists() and not os.access(folder, os.W_OK):
+            self.fail(f"no file can be written in {folder}", param, ctx)
+        return file
+
+
+def write_page(file: Path, page: str) -> None:
+    """Write a page.
+
+    Raises:
+        DiskFullError: There is no room for it.
+        NoPermissionError: It may not be written.
+    """
+    with machine_faults(f"writing {file}"):
+        file.write_text(page, encoding="utf-8")
 
 
 recipe_argument = click.argument("recipe", type=RecipeName())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -241,7 +242,7 @@ def insist_on_matplotlib() -> None:
     """
     if find_spec("matplotlib") is None:
         message = "pictures need matplotlib, which is not installed"
-        raise DependencyMissingError(message, hint="pip install 'orchestrator[pages]', or: pip install matplotlib")
+        raise DependencyMissingError(message, hint=f"{sys.executable} -m pip install matplotlib")
 
 
 def _figure(rows: int) -> tuple[Figure, Axes]:

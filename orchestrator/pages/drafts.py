@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from orchestrator.planner.drafts import Drafts, Wanted
+from orchestrator.planner.figures import gigabytes
+
+_LARGE = 1000
+"""Speeds from here on are written whole."""
 
 
 def words(found: Drafts) -> tuple[str, ...]:
@@ -14,8 +18,8 @@ def words(found: Drafts) -> tuple[str, ...]:
     lines = [
         (
             f"{often}"
-            f"Plain decoding of one step's {read / 1e9:.1f} GB in {found.row.label} stays below"
-            f" {found.ceiling:.1f} tokens/s on this machine; about {plain.expected:.1f} is expected. Only drafted"
+            f"Plain decoding of one step's {gigabytes(read)} in {found.row.label} stays below"
+            f" {found.ceiling:,.1f} tokens/s on this machine; about {plain.expected:,.1f} is expected. Only drafted"
             f" tokens that the model accepts take it further: several tokens then share one reading of the weights."
         )
     ]
@@ -28,7 +32,7 @@ def words(found: Drafts) -> tuple[str, ...]:
 
 
 def _words(found: Drafts, wanted: Wanted) -> str:
-    speed = f"{wanted.speed:.3g} tokens/s"
+    speed = f"{wanted.speed:,.0f} tokens/s" if wanted.speed >= _LARGE else f"{wanted.speed:.3g} tokens/s"
     if wanted.speed <= found.plain.expected:
         return f"{speed} needs no drafts."
     if wanted.acceptance is None:

@@ -46,7 +46,7 @@ def format_cells(row: Row) -> tuple[str, ...]:
         f"{found.max_context:,}" if found.max_context else "none",
         f"{found.max_batch:,}" if found.max_batch else "none",
         band_words(found.decode),
-        f"{found.ceiling:.1f}" if found.ceiling else NOTHING,
+        f"{found.ceiling:,.1f}" if found.ceiling else NOTHING,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.configs import LARGEST, read_object
-from orchestrator.cli.options import RecipeName
+from orchestrator.cli.options import PageFile, RecipeName, write_page
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
@@ -56,7 +56,7 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
     help="How to write it; html draws pictures and is one file.",
 )  # fmt: skip
 @click.option(
-    "--html", "page", type=click.Path(path_type=Path, dir_okay=False, writable=True), metavar="FILE",
+    "--html", "page", type=PageFile(), metavar="FILE",
     help="Write the page with pictures to a file as well.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
@@ -85,7 +85,7 @@ def command(
     found = compare(subject, terms)
     needed = drafts(found, wanted)
     if page is not None:
-        page.write_text(comparison_page(found, needed), encoding="utf-8")
+        write_page(page, comparison_page(found, needed))
     match "json" if as_json else style:
         case "json":
             print_json(document(found, needed))
@@ -105,7 +105,10 @@ def _subject(settings: Settings, model: str) -> Subject:
         return Subject(model, shape_of(read_object(file), str(file)), str(file))
     family = _family(settings, model)
     if family:
-        return _of_recipes(model, [settings.book.load(name) for name in family])
+        loaded = [settings.book.load(name) for name in family]
+        if model not in settings.book.names:
+            _insist_on_one_model(model, loaded)
+        return _of_recipes(model, loaded)
     if _REPO.fullmatch(model):
         return _of_repo(model)
     settings.book.load(model)  # says which names are close
@@ -120,6 +123,18 @@ def _family(settings: Settings, model: str) -> list[str]:
         own = settings.book.load(model).recipe.quantization.format.replace("_", "-")
         model = model.partition(f"-{own}")[0]
     return [name for name in names if name == model or name.startswith(f"{model}-")]
+
+
+def _insist_on_one_model(beginning: str, loaded: list[LoadedRecipe]) -> None:
+    """Refuse a beginning that recipes of several models have: the first of them is not what was asked for."""
+    models: dict[float, str] = {}
+    for one in loaded:
+        known = known_model(one.recipe)
+        if known is not None:
+            models.setdefault(known.shape.parameters, one.recipe.name)
+    if len(models) > 1:
+        message = f"recipes of {len(models)} models begin with `{beginning}`"
+        raise RecipeUnknownError(message, hint=f"name a recipe of one: {', '.join(models.values())}")
 
 
 def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:

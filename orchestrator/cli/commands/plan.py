@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.failure import show_error
-from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option
+from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
 from orchestrator.cli.planning import Planned, plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, program
@@ -31,7 +31,7 @@ from orchestrator.runner import Forecast, forecast
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    type=PageFile(),
     metavar="FILE",
     help="Write one self-contained page with pictures as well.",
 )
@@ -64,7 +64,7 @@ def _write_page(plan: Plan, file: Path) -> None:
     from orchestrator.pages.planned import comparison_for, plan_facts  # noqa: PLC0415 - as above
 
     facts = plan_facts(plan.recipe, plan.target, plan.estimate, plan.refusals, plan.warnings)
-    file.write_text(plan_page(facts, comparison_for(plan.recipe, plan.target)), encoding="utf-8")
+    write_page(file, plan_page(facts, comparison_for(plan.recipe, plan.target)))
 
 
 def _document(planned: Planned, steps: tuple[Forecast, ...]) -> dict[str, Any]:

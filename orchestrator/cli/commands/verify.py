@@ -10,7 +10,15 @@ import click
 
 from orchestrator.cli import building
 from orchestrator.cli.building import build_recipe, plan_build
-from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
+from orchestrator.cli.options import (
+    PageFile,
+    executor_option,
+    json_option,
+    recipe_argument,
+    set_option,
+    verbose_option,
+    write_page,
+)
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import ArtifactCorruptError, CheckFailedError
@@ -26,7 +34,7 @@ from orchestrator.runner import Runner, StepResult
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    type=PageFile(),
     metavar="FILE",
     help="Write one self-contained page with pictures as well.",
 )
@@ -76,7 +84,7 @@ def _write_page(plan: Plan, results: tuple[StepResult, ...], quality: dict[str, 
     from orchestrator.pages.checked import checked_page  # noqa: PLC0415 - only for a page
 
     recipe, found = plan.recipe, _report(results, "quantize", "quantization.json")
-    file.write_text(checked_page(recipe.name, recipe.description, quality, found or None), encoding="utf-8")
+    write_page(file, checked_page(recipe.name, recipe.description, quality, found or None))
 
 
 def _write_page_of_failure(settings: Settings, plan: Plan, error: CheckFailedError, file: Path) -> None:

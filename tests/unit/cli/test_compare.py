@@ -223,3 +223,22 @@ def test_a_page_without_the_library_says_what_to_install(shell: Shell, monkeypat
     assert error == 6
     assert "DEPENDENCY_MISSING" in shell.err
     assert "pip install" in shell.err
+
+
+@pytest.mark.parametrize(
+    "command", [("plan", "llama3-8b-nvfp4"), ("compare", "llama3-8b"), ("verify", "tiny-llama-fp8")]
+)
+def test_a_page_in_a_folder_that_is_not_there_is_refused_before_any_work(
+    shell: Shell, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    assert shell(*command, "--html", str(tmp_path / "nowhere" / "page.html")) == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in shell.err
+    assert not shell.out
+
+
+def test_a_beginning_that_several_models_share_is_refused_with_a_recipe_of_each(shell: Shell) -> None:
+    error = shell.error("compare", "llama3")
+    assert error["code"] == "RECIPE_UNKNOWN"
+    assert "2 models" in error["message"]
+    assert "llama3-70b-" in error["hint"]
+    assert "llama3-8b-" in error["hint"]
