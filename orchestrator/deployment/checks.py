@@ -72,7 +72,7 @@ def require_port(client: DockerClient, port: Published) -> None:
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((port.address.strip("[]"), port.host))
+            probe.bind((port.host_ip, port.host))
         except OSError as error:
             if error.errno == errno.EACCES:  # a low port: the engine may take it even where we may not
                 return
@@ -92,7 +92,7 @@ def _publisher(client: DockerClient, port: int) -> str:
 def holds(container: Container, port: Published) -> bool:
     """Tell whether a container is up and has a port already."""
     bound = (container.attrs["HostConfig"]["PortBindings"] or {}).get(f"{port.container}/tcp") or ()
-    ours = {"HostIp": port.address, "HostPort": str(port.host)}
+    ours = {"HostIp": port.host_ip, "HostPort": str(port.host)}
     return container.status in {"running", "restarting"} and ours in bound
 
 

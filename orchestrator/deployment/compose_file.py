@@ -199,6 +199,11 @@ class Published(_Part):
     container: int = Field(ge=1, le=65535)
 
     @property
+    def host_ip(self) -> str:
+        """The address as engines write it: that of IPv6 without the brackets, which they do not understand."""
+        return self.address.strip("[]")
+
+    @property
     def reached_at(self) -> str:
         """The address where this machine itself reaches it."""
         anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on

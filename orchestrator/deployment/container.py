@@ -94,7 +94,7 @@ def create_arguments(
         "stop_timeout": seconds(service.stop_grace_period),
         "host_config": HostConfig(
             version,
-            port_bindings={f"{port.container}/tcp": (port.address, port.host) for port in ports},
+            port_bindings={f"{port.container}/tcp": (port.host_ip, port.host) for port in ports},
             mounts=[_mount(placed, volume) for volume in service.volumes],
             tmpfs=dict(_place_and_options(entry) for entry in service.tmpfs),
             read_only=service.read_only,

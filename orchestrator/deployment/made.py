@@ -82,7 +82,7 @@ def look_at(container: Container) -> Made:
 
 
 def _speaks_tls(container: Container) -> bool:
-    variables = dict(variable.split("=", 1) for variable in container.attrs["Config"]["Env"])
+    variables = dict(variable.partition("=")[::2] for variable in container.attrs["Config"]["Env"])
     return variables.get("NIM_SSL_MODE", "") not in {"", "disabled"}
 
 
@@ -96,8 +96,9 @@ def _address(container: Container) -> str:
     bindings: dict[str, Any] = container.attrs["HostConfig"]["PortBindings"] or {}
     for places in bindings.values():
         for place in places or ():
-            here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1"}  # noqa: S104 - compared, not listened on
-            return f"{here.get(place['HostIp'], place['HostIp'])}:{place['HostPort']}"
+            here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not listened on
+            address = here.get(place["HostIp"], place["HostIp"])
+            return f"[{address}]:{place['HostPort']}" if ":" in address else f"{address}:{place['HostPort']}"
     return ""
 
 
