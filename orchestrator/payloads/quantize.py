@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import auto, calibrated, dequantize, offered, onepass, report
+from orchestrator.quantization import auto, calibrated, dequantize, heap, offered, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.model import library
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> None:
-    """Read the options and quantize, with loops that are compiled here if that is asked for."""
+def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None:
+    """Read the options and quantize; a process that does nothing else has loops compiled and its heap kept small."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.format == offered.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
-    if compiled:
+    if alone:
         kernels.compile_here(options.threads)
     if options.format == dequantize.NUMBER_FORMAT:
         dequantize.dequantize_checkpoint(
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None, *, compiled: bool = False) -> N
         )
         return
     if options.format == offered.AUTO or SCHEMES[options.format].calibrated or options.kv_cache != "none":
+        if alone:
+            heap.give_back_what_is_large()
         _calibrate(options)
         return
     onepass.quantize_checkpoint(
@@ -148,4 +150,4 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_main.run(partial(main, compiled=True)))
+    sys.exit(_main.run(partial(main, alone=True)))
