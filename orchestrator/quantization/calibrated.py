@@ -19,7 +19,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activations import Spilled
 from orchestrator.quantization.model import LayeredModel, Measured, library
-from orchestrator.quantization.onepass import CHUNK_BYTES, largest_magnitude
+from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.pipeline import WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from orchestrator.quantization.samples import Batch
 
 _WRITES_BEHIND = 4
+_COPIED_AT_ONCE = 1_000_000
+"""Bytes. What waits to be written is then as much as of an encoded matrix, of which a piece becomes 1.1 MB in NVFP4;
+how much does wait depends on the disk."""
 KV_SCALE = np.float32(448)
 """Keys and values are FP8 numbers in the cache; the largest magnitude becomes the largest number."""
 
@@ -56,7 +59,7 @@ class Settings:
     scratch: Path | None = None
     """Where to note how far it is, to go on from there; None: start over after an interruption."""
     seconds_between_notes: float = 60
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: int = _COPIED_AT_ONCE
     shard_bytes: int = SHARD_BYTES
 
 
