@@ -18,8 +18,7 @@ def give_back_what_is_large() -> bool:
     glibc does so for requests above 128 kB at first, but raises that limit to the size of whatever is freed, up to 32
     MB. From then on the buffers of a layer share a heap with small things that stay, which land between them: the heap
     grows from layer to layer although what is in use does not, and by how much depends on which thread was first. A
-    limit that was set stays. What that takes of the processor is a page that is cleared anew in each buffer, nothing
-    beside running a layer.
+    limit that was set stays. It costs that the pages of each buffer are cleared anew, little beside running a layer.
 
     Returns:
         Whether this is a C library that can; others are left as they are.
