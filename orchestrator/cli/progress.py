@@ -154,7 +154,7 @@ class _Running:
         if whole is None:
             yield self._doing or "begun"
             return
-        yield _amount(whole)
+        yield amount_of(whole)
         if whole.total:
             yield _percent(whole.done, whole.total)
         rate, left = self._pace.rate(now), self._pace.left(now, whole.total)
@@ -213,7 +213,8 @@ def _about(seconds: float) -> str:
     return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
 
 
-def _amount(event: events.Progress) -> str:
+def amount_of(event: events.Progress) -> str:
+    """Say how far something is."""
     if event.unit == "bytes":
         return f"{in_bytes(event.done)} of {in_bytes(event.total)}" if event.total else in_bytes(event.done)
     return f"{event.done} of {event.total} {event.unit}" if event.total else f"{event.done} {event.unit}"

@@ -9,8 +9,10 @@ import click
 
 from orchestrator.cli.deployed import container_of, copy_log
 from orchestrator.cli.options import recipe_argument
+from orchestrator.cli.progress import amount_of
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import RecipeUnknownError, StepUnknownError
+from orchestrator.events import Checked, Failure, LogLine, Progress, Warned, from_line
 from orchestrator.journal import Entry, Journal
 from orchestrator.runner import failed_log
 
@@ -77,13 +79,35 @@ def _print(settings: Settings, recipe: str, entry: Entry, *, follow: bool) -> bo
     if file is None:
         return False
     with file.open("rb") as stream:
+        begun = b""
         while True:
             running = follow and _running(settings, recipe, entry.name)  # before the file: its last lines are read
-            while chunk := stream.read(1 << 16):
-                click.echo(chunk.decode("utf-8", errors="replace"), nl=False)
+            for piece in stream:
+                begun += piece
+                if begun.endswith(b"\n"):
+                    _say(begun)
+                    begun = b""
             if not running:
+                if begun:
+                    _say(begun)
                 return True
             time.sleep(_POLL)
+
+
+def _say(line: bytes) -> None:
+    """Print a line of a log; what our own steps tell the build by it, in words."""
+    event = from_line(line.decode("utf-8", errors="replace"))
+    match event:
+        case LogLine():
+            click.echo(event.text)
+        case Progress():
+            click.echo(" · ".join(filter(None, (amount_of(event), event.part or event.note))))
+        case Failure():
+            click.echo(f"{event.code}: {event.message}")
+        case Checked():
+            click.echo(f"checked {event.path}: sha256 {event.sha256}")
+        case Warned():
+            click.echo(f"warning: {event.message}")
 
 
 def _log(settings: Settings, recipe: str, entry: Entry) -> Path | None:

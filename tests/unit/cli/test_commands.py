@@ -8,6 +8,7 @@ from typing import Protocol
 
 import pytest
 
+from orchestrator.events import Failure, Progress, Warned, to_line
 from orchestrator.recipe.lock import Lock, lock_text
 from tests.support.fake import FakeExecutor, FakeRun
 from tests.support.leavings import COMMANDS as TINY
@@ -253,6 +254,32 @@ def test_logs_show_what_a_step_wrote(shell: Shell) -> None:
     assert shell.out == "at work: quantize\n"
     assert shell("logs", RECIPE) == 0
     assert shell.out == "at work: verify\n"
+
+
+def test_logs_say_in_words_what_a_step_told_the_build(shell: Shell) -> None:
+    told = [
+        to_line(Progress(1, 4, "layers", "model.layers.0, 2 s left")),
+        to_line(Warned("little room")),
+        to_line(Failure("DISK_FULL", "no room")),
+        "plain",
+        "unfinished",
+    ]
+    run = shell.executor.commands["quantize"]
+
+    def telling(fake: FakeRun) -> int | None:
+        fake.write("\n".join(told).encode())
+        return run(fake)
+
+    shell.executor.commands = {**shell.executor.commands, "quantize": telling}
+    shell("build", RECIPE)
+    assert shell("logs", RECIPE, "quantize") == 0
+    assert shell.out.splitlines()[:4] == [
+        "1 of 4 layers · model.layers.0, 2 s left",
+        "warning: little room",
+        "DISK_FULL: no room",
+        "plain",
+    ]
+    assert shell.out.splitlines()[4].startswith("unfinished")
 
 
 def test_gc_shows_first_and_removes_only_when_told(shell: Shell) -> None:
