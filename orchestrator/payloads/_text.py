@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.errors import CheckpointError, GpuRuntimeMissingError
 from orchestrator.quantization import configs, samples
 from orchestrator.quantization.files import read_json
-from orchestrator.quantization.model import library
+from orchestrator.quantization.libraries import library
 
 
 def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) -> None:

@@ -21,7 +21,7 @@ from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import auto, calibrated, dequantize, heap, offered, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
-from orchestrator.quantization.model import library
+from orchestrator.quantization.libraries import library
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.writer import SHARD_BYTES
 

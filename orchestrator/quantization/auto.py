@@ -22,7 +22,8 @@ from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activations import Spilled
 from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
-from orchestrator.quantization.model import LayeredModel, Measured, library
+from orchestrator.quantization.libraries import library
+from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.offered import AUTO
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.plan import Plan
@@ -31,6 +32,7 @@ from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Probe, groups_of, probes
 from orchestrator.quantization.served import Arithmetic, Stored, operands
+from orchestrator.quantization.watch import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

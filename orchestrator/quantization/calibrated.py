@@ -18,7 +18,8 @@ from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activations import Spilled
-from orchestrator.quantization.model import LayeredModel, Measured, library
+from orchestrator.quantization.libraries import library
+from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.pipeline import WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
@@ -26,6 +27,7 @@ from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.watch import Measured
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.model import Measured
     from orchestrator.quantization.schemes import Scheme
+    from orchestrator.quantization.watch import Measured
 
 FILE = "quantization.json"
 

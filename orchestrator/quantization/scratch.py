@@ -19,8 +19,8 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.files import give_back, read_json, write_json
-from orchestrator.quantization.model import Measured
 from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.watch import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -29,7 +29,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization import layout
 from orchestrator.quantization.formats import e2m1, fp8, nvfp4
-from orchestrator.quantization.model import Instead
+from orchestrator.quantization.watch import Instead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,12 +16,13 @@ from orchestrator.errors import CalibrationTextError, CheckpointError, Dependenc
 from orchestrator.quantization import layout
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.formats import fp8, nvfp4
-from orchestrator.quantization.model import LayeredModel, Measured, gather
+from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.samples import random_batches, text_batches
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.watch import Measured
 
 _BF16 = ml_dtypes.bfloat16
 
@@ -191,37 +192,6 @@ def test_scales_follow_from_magnitudes() -> None:
     assert SCHEMES["fp8"].input_scale(448) == 1
     assert nvfp4.tensor_scale(6.0) == np.float32(6) / np.float32(2688)
     assert fp8.tensor_scale(3.0) == np.float32(3) / np.float32(448)
-
-
-# --- where weights go ---
-
-
-def test_experts_are_gathered_where_transformers_wants_them() -> None:
-    names = {
-        "block_sparse_moe.gate.weight": (4, 32),
-        "block_sparse_moe.experts.3.w1.weight": (16, 32),
-        "block_sparse_moe.experts.3.w3.weight": (16, 32),
-        "block_sparse_moe.experts.3.w2.weight": (32, 16),
-    }
-    parameters = dict.fromkeys(("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"))
-    assert gather(names, parameters) == {
-        "block_sparse_moe.gate.weight": ("mlp.gate.weight", None),
-        "block_sparse_moe.experts.3.w1.weight": ("mlp.experts.gate_up_proj", (3, slice(0, 16))),
-        "block_sparse_moe.experts.3.w3.weight": ("mlp.experts.gate_up_proj", (3, slice(16, 32))),
-        "block_sparse_moe.experts.3.w2.weight": ("mlp.experts.down_proj", (3, slice(None))),
-    }
-
-
-def test_older_versions_of_transformers_keep_experts_apart() -> None:
-    names = {"block_sparse_moe.experts.0.w1.weight": (16, 32)}
-    assert gather(names, dict.fromkeys(names)) == {
-        "block_sparse_moe.experts.0.w1.weight": ("block_sparse_moe.experts.0.w1.weight", None)
-    }
-
-
-def test_a_tensor_without_a_place_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"extra.weight: this transformers has no place for it"):
-        gather({"extra.weight": (1,)}, {"other.weight": None})
 
 
 # --- notes ---

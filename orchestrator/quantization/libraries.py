@@ -1,0 +1,23 @@
+"""The libraries that run models, imported where a model is run and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from orchestrator.errors import DependencyMissingError
+
+
+def library(name: str) -> Any:  # noqa: ANN401 - a library without types here
+    """Import a library that calibration needs.
+
+    Raises:
+        DependencyMissingError: It is not there.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        message = f"calibration runs the model and needs torch and transformers: {error}"
+        raise DependencyMissingError(
+            message, hint="`make setup-torch` installs them beside the command; the images have them"
+        ) from error

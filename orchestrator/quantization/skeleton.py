@@ -1,0 +1,161 @@
+"""A model of transformers whose parameters have shapes but no memory, and what its forward gives each layer.
+
+The model's own forward runs with layers that only note what they are given: so each layer later gets the very mask,
+rotation and positions that the model means for it, whether all layers are alike or sliding and full attention
+alternate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization.libraries import library
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def build(folder: Path) -> Any:  # noqa: ANN401 - a model of transformers
+    """Build the skeleton of a checkpoint's model, on the processor.
+
+    Raises:
+        DependencyMissingError: There is no torch or no transformers.
+        CheckpointError: This transformers does not know the model.
+    """
+    torch, transformers = library("torch"), library("transformers")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
+        with _parameters_without_memory(torch):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        message = f"{folder}: transformers {transformers.__version__} cannot build this model: {error}"
+        raise CheckpointError(message) from error
+    return model.eval()
+
+
+@contextmanager
+def _parameters_without_memory(torch: Any) -> Iterator[None]:  # noqa: ANN401 - the library
+    """Give parameters that are made in this block a shape but no memory; what else modules keep stays real."""
+    kind = torch.nn.Module
+    register = kind.register_parameter
+
+    def without_memory(module: Any, name: str, parameter: Any) -> None:  # noqa: ANN401 - of torch
+        if parameter is not None:
+            parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    kind.register_parameter = without_memory
+    try:
+        yield
+    finally:
+        kind.register_parameter = register
+
+
+# --- what layers are given -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a layer is given besides hidden states."""
+
+    positional: Any
+    named: Any
+
+
+def listen(
+    model: Any,  # noqa: ANN401 - a model of transformers
+    layers: Sequence[Any],
+    inputs: Iterable[Mapping[str, Any]],
+    hidden: MutableSequence[Any],
+) -> list[list[Call]]:
+    """Run a model's own forward with layers that only note what they are given.
+
+    Args:
+        model: Its embedding has its weights.
+        layers: The model's.
+        inputs: What the model is called with, by name, for each batch.
+        hidden: Gets what goes into the first layer, a tensor for each batch.
+
+    Returns:
+        For each layer and batch, what else the model gives the layer.
+    """
+    torch = library("torch")
+    notes = _Notes(_Shared(torch), hidden, [[] for _ in layers])
+    with _replaced_forwards(layers, notes.layer), torch.inference_mode():
+        for given in inputs:
+            with suppress(_EnoughError):
+                model(**given, use_cache=False)
+    return notes.calls
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Stands in for all layers."""
+
+    shared: _Shared
+    hidden: MutableSequence[Any]
+    calls: list[list[Call]]
+
+    def layer(self, number: int, hidden: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
+        """Note what a layer is given, and pass on what came in.
+
+        Some models of transformers 4 take the first of what a layer returns. Those that do not pass on the tuple, which
+        no layer looks at.
+        """
+        self.calls[number].append(Call(self.shared.of(positional), self.shared.of(named)))
+        if number == 0:
+            self.hidden.append(hidden)
+        if number == len(self.calls) - 1:
+            raise _EnoughError
+        tupled = library("transformers").__version__.startswith("4.")
+        return (hidden,) if tupled else hidden
+
+
+class _EnoughError(Exception):
+    """The last layer was reached."""
+
+
+@dataclass
+class _Shared:
+    """Keeps one of equal tensors: batches of one length have the same masks and rotations."""
+
+    torch: Any
+    _kept: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
+
+    def of(self, value: Any) -> Any:  # noqa: ANN401 - whatever a layer is given
+        if isinstance(value, self.torch.Tensor):
+            return self._tensor(value)
+        if isinstance(value, tuple):
+            return tuple(self.of(part) for part in value)
+        if isinstance(value, dict):
+            return {name: self.of(part) for name, part in value.items()}
+        return value
+
+    def _tensor(self, tensor: Any) -> Any:  # noqa: ANN401
+        kept = self._kept.setdefault((tuple(tensor.shape), tensor.dtype), [])
+        for other in kept[-4:]:  # the current batch's and the one before: enough where all are alike
+            if other is tensor or self.torch.equal(other, tensor):
+                return other
+        kept.append(tensor)
+        return tensor
+
+
+@contextmanager
+def _replaced_forwards(layers: Sequence[Any], forward: Callable[..., Any]) -> Iterator[None]:
+    """Have layers call a function, with their number first, in place of doing their work."""
+    for number, layer in enumerate(layers):
+        layer.forward = _bound(forward, number)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _bound(forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+    return lambda *positional, **named: forward(number, *positional, **named)

@@ -1,0 +1,178 @@
+"""See what goes into the modules of a running layer, or compute something else in their place."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.quantization.libraries import library
+from orchestrator.quantization.places import Arranged
+
+_ATTENTION = "orchestrator"
+"""The name under which transformers finds our attention: its own, with an eye on keys and values."""
+
+
+@dataclass
+class Measured:
+    """What was seen while all batches ran through one layer; names are those of the checkpoint, within the layer."""
+
+    inputs: dict[str, float] = field(default_factory=dict)
+    """The largest magnitude that went into each linear module; one that nothing reached is missing."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """How many tokens reached each module of an expert."""
+    keys: float = 0.0
+    values: float = 0.0
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What formats do to the layer's output: by the first module of a group and the format, see `sensitivity`."""
+
+    def saw(self, module: str, largest: float, tokens: int) -> None:
+        """Add what went into a module."""
+        self.inputs[module] = max(self.inputs.get(module, 0.0), largest)
+        if ".experts." in module:
+            self.tokens[module] = self.tokens.get(module, 0) + tokens
+
+    def saw_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
+        """Look at keys and values that go into the cache; they stay what they are."""
+        self.keys, self.values = max(self.keys, _largest(keys)), max(self.values, _largest(values))
+        return keys, values
+
+
+@dataclass(frozen=True)
+class Instead:
+    """What is computed in place of parts of a layer."""
+
+    linear: Callable[[str, Any, Any, Any], Any]
+    """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). Of the
+    gate and up of an expert that are one matrix, the name is the gate's."""
+    cache: Callable[[Any, Any], tuple[Any, Any]]
+    """Keys and values, after their rotation: what attention is to see of them."""
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """What is done where a linear module computes: look at what goes in, compute something else, or both."""
+
+    torch: Any
+    measured: Measured | None
+    instead: Instead | None
+
+    def look(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        """Note what goes into a module, by its name in the checkpoint within the layer."""
+        if self.measured is not None and given.numel():
+            self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
+
+
+@contextmanager
+def watched(layer: Any, arranged: Arranged, eyes: Eyes) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+    """Watch, or replace, every linear module of a layer in a block.
+
+    Args:
+        layer: The module; it has its weights.
+        arranged: Where those came from.
+        eyes: What to do.
+    """
+    linears = [
+        (module, arranged.modules[name])
+        for name, module in layer.named_modules()
+        if isinstance(module, eyes.torch.nn.Linear) and name in arranged.modules
+    ]
+    hooks = [module.register_forward_pre_hook(_linear_hook(name, eyes)) for module, name in linears]
+    replaced = [_replace_linear(module, name, eyes.instead) for module, name in linears if eyes.instead]
+    replaced += [_watch_experts(layer.get_submodule(name), prefix, eyes) for name, prefix in arranged.experts.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in replaced:
+            del module.forward
+
+
+def _linear_hook(name: str, eyes: Eyes) -> Callable[[Any, Any], None]:
+    return lambda _, positional: eyes.look(name, positional[0])
+
+
+def _replace_linear(module: Any, name: str, instead: Instead) -> Any:  # noqa: ANN401 - a module of torch
+    """Compute something else; the module's own forward is put back by deleting ours."""
+    module.forward = lambda given: instead.linear(name, given, module.weight, module.bias)
+    return module
+
+
+def _watch_experts(experts: Any, prefix: str, eyes: Eyes) -> Any:  # noqa: ANN401 - a module of torch
+    """Watch, or replace, each expert of a module that gathers them; its forward is put back by deleting ours."""
+    forward = experts.forward
+    leaves = ("w1", "w3", "w2") if prefix.startswith("block_sparse_moe") else ("gate_proj", "up_proj", "down_proj")
+    gated = hasattr(experts, "gate_up_proj")
+    first, second = experts.gate_up_proj if gated else experts.up_proj, experts.down_proj
+
+    def names_of(weight: Any) -> list[str]:  # noqa: ANN401 - a tensor of torch
+        storage = weight.untyped_storage().data_ptr()
+        for whole, names in ((first, leaves[:2] if gated else leaves[1:2]), (second, leaves[2:])):
+            if storage == whole.untyped_storage().data_ptr():
+                number = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
+                return [f"{prefix}.{number}.{name}" for name in names]
+        return []
+
+    linear = eyes.torch.nn.functional.linear
+
+    def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
+        names = names_of(positional[1]) if function is linear else []
+        for name in names:
+            eyes.look(name, positional[0])
+        if names and eyes.instead:
+            return eyes.instead.linear(names[0], positional[0], positional[1], None)
+        return function(*positional, **(named or {}))
+
+    mode: Any = importlib.import_module("torch.overrides").TorchFunctionMode
+    watching = type("Watching", (mode,), {"__torch_function__": intercept})
+
+    def seen(*positional: Any, **named: Any) -> Any:  # noqa: ANN401 - as the layer calls it
+        with watching():
+            return forward(*positional, **named)
+
+    experts.forward = seen
+    return experts
+
+
+def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
+    return float(tensor.abs().amax())
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+def watch_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:  # noqa: ANN401 - of transformers
+    """Have a model's attention, the one that transformers chose for it, ask what to see of keys and values.
+
+    Args:
+        model: The model.
+        attended: Is shown keys and values, after their rotation, and says which to use.
+    """
+    config = model.config
+    _register_attention(config._attn_implementation, attended)  # noqa: SLF001 - nothing else says it
+    config._attn_implementation = _ATTENTION  # noqa: SLF001
+
+
+def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+    """Give transformers an attention that asks `attended` what to see.
+
+    Args:
+        chosen: What then attends: an implementation that transformers shares, or `eager`, of which each model has its
+            own, because the others cannot do what it needs (cap scores, sinks).
+        attended: See `watch_attention`.
+    """
+    models: Any = library("transformers.modeling_utils")
+    masks: Any = library("transformers.masking_utils")
+
+    def attend(module: Any, queries: Any, keys: Any, values: Any, mask: Any, **options: Any) -> Any:  # noqa: ANN401 - of torch
+        if chosen == "eager":
+            function = library(type(module).__module__).eager_attention_forward
+        else:
+            function = models.ALL_ATTENTION_FUNCTIONS[chosen]
+        return function(module, queries, *attended(keys, values), mask, **options)
+
+    models.AttentionInterface.register(_ATTENTION, attend)
+    masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS[chosen])
