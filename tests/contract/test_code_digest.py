@@ -61,6 +61,20 @@ def test_it_stays_when_other_code_changes(copy: Path, file: str) -> None:
     assert digest(copy) == before
 
 
+@pytest.mark.parametrize("file", ["hub/fetch.py", "hub/partial.py", "hub/transfer.py", "hub/trust.py", "witness.py"])
+def test_a_download_is_done_again_when_what_decides_on_its_bytes_changes(copy: Path, file: str) -> None:
+    before = digest(copy, "orchestrator.payloads.download")
+    edit(copy / file)
+    assert digest(copy, "orchestrator.payloads.download") != before
+
+
+@pytest.mark.parametrize("file", ["room.py", "hub/outstanding.py", "hub/words.py", "needs.py"])
+def test_a_download_stays_when_only_its_counting_or_its_words_change(copy: Path, file: str) -> None:
+    before = digest(copy, "orchestrator.payloads.download")
+    edit(copy / file)
+    assert digest(copy, "orchestrator.payloads.download") == before
+
+
 def test_an_import_straight_from_the_package_counts(copy: Path) -> None:
     (copy / "payloads" / "odd.py").write_text("def later() -> None:\n    from orchestrator import journal\n")
     before = digest(copy, "orchestrator.payloads.odd")
