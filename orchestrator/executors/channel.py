@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import machine_faults
 from orchestrator.events import from_line
+from orchestrator.executors.log_file import LogFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,7 +102,7 @@ class Channel:
 
     def __init__(self, output: Path, observer: Observer, secrets: Iterable[str] = ()) -> None:
         self._file = log_path(output)
-        self._log = self._file.open("wb", buffering=0)  # whoever kills us must not take lines along
+        self._log = LogFile(self._file)
         self._observer = observer
         self._blot = Blot(secrets)
         self._lines = Lines()

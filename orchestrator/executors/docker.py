@@ -36,7 +36,7 @@ from orchestrator.executors.docker_arguments import (
     run_line,
 )
 from orchestrator.executors.docker_engine import ENGINE_ERRORS, connect, explain, explained, require_gpus, user_of
-from orchestrator.executors.docker_logs import LogStream
+from orchestrator.executors.docker_logs import LogStream, Place
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, Outcome, carry_on
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
@@ -62,6 +62,12 @@ _SILENCE = 10.0
 
 _SETTLE = 2
 """Seconds to wait for the container's end after that of its log."""
+
+_CATCH_UP = 5.0
+"""Seconds that are spent on the log of a container that has ended: one that wrote without measure leaves a long one."""
+
+_NEWEST = 10_000
+"""Messages at the end of a log that are read in any case: why the command gives up is among its last ones."""
 
 _GIVEN_AWAY = 30.0
 """Seconds for which a name may be taken by a container that the engine does not show: a busy engine is slow to."""
@@ -414,8 +420,8 @@ class _Watch:
         self._observer = observer
         self._patience = patience
         self._heed = heed
-        self._known = 0
-        """Bytes of the log that were passed on."""
+        self._place = Place()
+        """How far the log was passed on."""
 
     def to_the_end(self) -> Mapping[str, Any]:
         """Follow the log until the container has ended; returns its state.
@@ -427,7 +433,7 @@ class _Watch:
             self._follow()
             state = self._state(settle=_SETTLE)
             if state["Status"] in _ENDED:
-                self._follow()  # what was written while the engine was away
+                self._follow(newest=_NEWEST)  # what was written while the engine was away
                 return state
 
     def stop(self, grace: int) -> None:
@@ -449,20 +455,23 @@ class _Watch:
         finally:
             _remove(container)
 
-    def _follow(self) -> None:
-        """Pass the log on until it ends, or the container has ended in silence."""
-        with LogStream(self._connect, self._id, skip=self._known) as stream:
-            heard = time.monotonic()
+    def _follow(self, newest: int | None = None) -> None:
+        """Pass the log on until it ends, or the container has ended and nothing comes, or too much."""
+        with LogStream(self._connect, self._id, self._place, newest) as stream:
+            asked = time.monotonic()
+            ended = False
             while (piece := stream.take(_SLICE)) is not None:
                 self._heed()
                 if piece:
-                    self._known += len(piece)
                     self._channel.take(piece)
-                elif time.monotonic() - heard < _SILENCE:
+                if time.monotonic() - asked < (_CATCH_UP if ended else _SILENCE):
                     continue
-                elif self._state(settle=0)["Status"] in _ENDED:
+                if ended:
                     return
-                heard = time.monotonic()
+                ended = self._state(settle=0)["Status"] in _ENDED
+                asked = time.monotonic()
+                if ended and not piece:
+                    return
 
     def _state(self, settle: int) -> Mapping[str, Any]:
         """Ask for the container's state, and again until the engine answers.

@@ -1,14 +1,19 @@
 """Follows a container's log in a thread, so that the one who reads can look up when nothing comes.
 
-The end of the stream is not the end of the container: it also ends, without an error, when the engine does.
+The end of the stream is not the end of the container: it also ends, without an error, when the engine does, and when
+a command writes so fast that the engine removes what was not read yet. Whoever follows again tells the engine's own
+times of the last messages, and so gets what came after them: a number of bytes would not do, because the engine keeps
+the newest part of a log alone.
 """
 
 from __future__ import annotations
 
-import queue
+import re
 import threading
+from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from docker.errors import DockerException
 from requests import RequestException
@@ -17,34 +22,96 @@ from urllib3.exceptions import HTTPError
 from orchestrator.errors import MachineError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from docker.types.daemon import CancellableStream
 
     from orchestrator.executors.docker_engine import Connect
 
-_AHEAD = 64
-"""Pieces, of 16 KB at most, that are read before anybody takes them."""
+_AHEAD = 1 << 20
+"""Bytes that are read before anybody takes them."""
 
 _JOIN = 5.0
 """Seconds."""
 
+_REMEMBERED = 1000
+"""Times of messages by which the place is found again; several, as two writers' messages may be out of order."""
+
+_MESSAGE = re.compile(rb"(\d{4}-\d\d-\d\dT\S+) (.*)", re.DOTALL)
+
+
+class Message(NamedTuple):
+    """What the engine took from a container at once: a line, or 16 KB of one."""
+
+    time: bytes
+    """The engine's, of equal length in all messages, so that they sort as they are; empty where it says none."""
+    text: bytes
+
+
+class Place:
+    """How far a log was read."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[bytes, int] = OrderedDict()
+
+    def pass_by(self, message: Message) -> None:
+        """Note that a message was read."""
+        if message.time:
+            self._times[message.time] = self._times.get(message.time, 0) + 1
+            if len(self._times) > _REMEMBERED:
+                self._times.popitem(last=False)
+
+    @property
+    def second(self) -> int | None:
+        """The second, since the epoch, from which on messages may be new; None where none was read."""
+        if not self._times:
+            return None
+        return int(datetime.fromisoformat(min(self._times).decode("ascii")).timestamp())
+
+    def beyond(self, messages: Iterator[Message]) -> Iterator[Message]:
+        """Leave out what was read; where nothing of that is to be found any more, say that something is missing."""
+        seen = dict(self._times)
+        oldest = min(seen, default=b"")
+        met = not seen
+        for message in messages:
+            if message.time and message.time < oldest:
+                continue
+            if seen.get(message.time):
+                seen[message.time] -= 1
+                met = True
+                continue
+            if not met:
+                met = True
+                yield Message(b"", GAP)
+            yield message
+
+
+GAP = b"\n[lines are missing here: they came faster than they could be read, and the engine keeps the newest alone]\n"
+"""What a log says where a part of it is lost."""
+
 
 class LogStream:
-    """The log of one container from its beginning, as it is written.
+    """The log of one container, as it is written.
 
     Args:
         connect: Makes the connection, which the stream keeps for itself.
         container: The container's id.
-        skip: Bytes at the beginning that are already known.
+        place: How far it was read already; moves on with what is taken.
+        newest: Give of what was written before only so many of the newest messages.
     """
 
-    def __init__(self, connect: Connect, container: str, skip: int = 0) -> None:
+    def __init__(self, connect: Connect, container: str, place: Place | None = None, newest: int | None = None) -> None:
         self._connect = connect
         self._container = container
-        self._skip = skip
-        self._pieces: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
-        self._closing = threading.Event()
+        self._place = place or Place()
+        self._newest = newest
+        self._changed = threading.Condition()
+        self._messages: list[Message] = []
+        self._size = 0
+        """Bytes of those messages."""
+        self._ended = False
+        self._closing = False
         self._stream: CancellableStream[bytes] | None = None
         self._thread = threading.Thread(target=self._read, name=f"log of {container[:12]}", daemon=True)
 
@@ -57,55 +124,73 @@ class LogStream:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop reading and give the connection back."""
-        self._closing.set()
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         if self._thread.is_alive() and self._stream is not None:
             with suppress(AttributeError, NameError, OSError):  # the SDK's close, when the stream ends at that moment
                 self._stream.close()
         self._thread.join(_JOIN)
 
     def take(self, timeout: float) -> bytes | None:
-        """Wait for the next piece.
+        """Wait for more.
 
         Args:
             timeout: Seconds.
 
         Returns:
-            The piece; empty where nothing came in time; None at the end of the stream.
+            All that has come; empty where nothing came in time; None at the end of the stream.
         """
-        try:
-            return self._pieces.get(timeout=timeout)
-        except queue.Empty:
-            return b""
+        with self._changed:
+            self._changed.wait_for(lambda: self._messages or self._ended, timeout)
+            messages, self._messages, self._size = self._messages, [], 0
+            self._changed.notify_all()
+            if not messages:
+                return None if self._ended else b""
+        for message in messages:
+            self._place.pass_by(message)
+        return b"".join(message.text for message in messages)
 
     def _read(self) -> None:
         try:
             client = self._connect()
         except MachineError:
-            self._put(None)
+            self._end()
             return
         try:
-            self._stream = client.api.logs(self._container, stream=True, follow=True)
-            for piece in self._stream:
-                unknown = self._unknown(piece)
-                if unknown and not self._put(unknown):
+            self._stream = client.api.logs(self._container, **self._wanted())
+            for message in self._place.beyond(map(_message, self._stream)):
+                if not self._put(message):
                     break
         except (DockerException, RequestException, HTTPError, OSError, ValueError, AttributeError):
             pass  # the reader asks the engine what happened to the container
         finally:
-            self._put(None)
+            self._end()
             client.close()
 
-    def _unknown(self, piece: bytes) -> bytes:
-        rest = piece[self._skip :]
-        self._skip -= len(piece) - len(rest)
-        return rest
+    def _wanted(self) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
+        if self._newest is not None:
+            wanted["tail"] = self._newest
+        if self._place.second:
+            wanted["since"] = self._place.second
+        return wanted
 
-    def _put(self, piece: bytes | None) -> bool:
-        """Hand a piece over; False where nobody will take it any more."""
-        while not self._closing.is_set():
-            try:
-                self._pieces.put(piece, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def _put(self, message: Message) -> bool:
+        """Hand a message over; False where nobody will take it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._size < _AHEAD)
+            self._messages.append(message)
+            self._size += len(message.text)
+            self._changed.notify_all()
+            return not self._closing
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def _message(said: bytes) -> Message:
+    found = _MESSAGE.fullmatch(said)
+    return Message(found[1], found[2]) if found else Message(b"", said)

@@ -84,8 +84,7 @@ class ProcessExecutor:
                     raise
         finally:
             channel.close()
-        status = process.returncode
-        return Outcome(exit_status=status, output=job.output, killed=status < 0)
+        return _outcome(process.returncode, job.output)
 
     def forget(self, job: Job) -> None:
         """Do nothing: an ended process leaves nothing behind."""
@@ -94,6 +93,12 @@ class ProcessExecutor:
         """Say what a person would type: the job's own variables, then its command; secrets come from their shell."""
         variables = [f"{name}={_text(job, value)}" for name, value in sorted(job.environment.items())]
         return ("env", "-C", str(job.output), f"PYTHONPATH={_OWN_CODE}", *variables, *_argv(job))
+
+
+def _outcome(code: int, output: Path) -> Outcome:
+    """Read how a command ended; one that a signal ended has the status that a shell and a container give it."""
+    killed = code in (-signal.SIGKILL, -signal.SIGTERM)  # others are the command's own fault, as one in memory
+    return Outcome(exit_status=code if code >= 0 else 128 - code, output=output, killed=killed)
 
 
 def _text(job: Job, argument: Argument) -> str:

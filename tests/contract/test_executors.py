@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import signal
 import threading
 import time
+from collections import deque
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +20,7 @@ import pytest
 from orchestrator import errors
 from orchestrator.events import Event, Failure, LogLine, Progress
 from orchestrator.executors.job import Inside, Mount, Outcome
+from orchestrator.executors.log_file import LARGEST
 from orchestrator.executors.process import ProcessExecutor
 from tests.support import command
 from tests.support.bench import KEY, Bench, in_background, wait_for
@@ -122,6 +126,34 @@ def test_a_very_long_line_is_cut_for_the_reader_and_whole_in_the_log(bench: Benc
     assert [len(line) < 70_000 for line in bench.lines] == [True, True]
     assert bench.lines[1] == "after"
     assert bench.log == b"x" * length + b"\nafter\n"
+
+
+def test_a_log_without_measure_fills_neither_memory_nor_disk_and_its_end_arrives(real_bench: Bench) -> None:
+    megabytes = 300  # more than a log may have, and more than an engine keeps
+    others: list[Event] = []
+    texts: deque[str] = deque(maxlen=1)
+
+    def see(event: Event) -> None:
+        if isinstance(event, LogLine):
+            texts.append(event.text)
+        else:
+            others.append(event)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    job = real_bench.job("flood", str(megabytes))
+    job.output.mkdir(parents=True)
+    outcome = real_bench.executor.run(job, see)
+    real_bench.executor.forget(job)
+    assert outcome.exit_status == 7
+    assert others[-1] == Failure("CHECK_FAILED", "no", "yes"), "why it gave up is among its last lines"
+    assert texts[0].startswith("line 002345")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+    log = real_bench.folder / "attempt" / "log.txt"
+    assert log.stat().st_size <= LARGEST
+    with log.open("rb") as stream:
+        assert stream.read(11) == b"line 000000"
+        stream.seek(-200, os.SEEK_END)
+        assert b"CHECK_FAILED" in stream.read()
 
 
 def test_each_drawing_of_a_progress_bar_is_a_line(bench: Bench) -> None:
@@ -237,6 +269,11 @@ def test_a_command_that_is_killed_is_told_from_one_that_fails(real_bench: Bench)
     assert outcome.killed
     assert not outcome.out_of_memory
     assert real_bench.lines == ["about to die"]
+
+
+def test_a_fault_in_memory_is_the_commands_own(real_bench: Bench) -> None:
+    outcome = real_bench.run(real_bench.job("fault"))
+    assert (outcome.exit_status, outcome.killed, outcome.out_of_memory) == (139, False, False)
 
 
 def test_a_program_that_is_not_there_ends_as_in_a_shell(real_bench: Bench) -> None:

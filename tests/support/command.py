@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -120,6 +121,13 @@ def be_killed(world: World) -> int:
     return 0
 
 
+def fault(_world: World) -> int:
+    """End as a program does that reads memory which is not its own; without a core."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return 0
+
+
 def wait(world: World) -> int:
     """Wait for a file in the output folder, or for SIGTERM; say so."""
 
@@ -161,6 +169,15 @@ def tick(world: World) -> int:
     return int(world.arguments[1])
 
 
+def flood(world: World) -> int:
+    """Write so many megabytes of lines as fast as they are taken, then why it gives up."""
+    lines = b"".join(b"line %06d of many%s\n" % (n, b", and more" * 40) for n in range(2346))
+    for _ in range(int(world.arguments[0]) * 1_000_000 // len(lines)):
+        world.write(lines)
+    world.write(b'@orchestrator {"event": "failure", "code": "CHECK_FAILED", "message": "no", "hint": "yes"}\n')
+    return 7
+
+
 def eat(world: World) -> int:
     """Take memory until the kernel objects, once told to."""
     status = wait(world)
@@ -173,7 +190,8 @@ BEHAVIOURS: dict[str, Callable[[World], int]] = {
     behaviour.__name__: behaviour
     for behaviour in (
         write_files, end_with, count, report_progress, write_to, read, show_arguments, show_environment, write_binary,
-        write_long_line, draw_bar, tell_secret, call_out, be_killed, wait, count_start, refuse_to_stop, tick, eat,
+        write_long_line, draw_bar, tell_secret, call_out, be_killed, fault, wait, count_start, refuse_to_stop, tick,
+        flood, eat,
     )
 }  # fmt: skip
 

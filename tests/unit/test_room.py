@@ -99,6 +99,30 @@ def test_a_locked_download_is_counted_to_the_byte_and_a_partial_one_by_what_is_m
     assert wanted(tmp_path, made)["download: 2 of 3 files to fetch"] == 1600
 
 
+def test_a_terabyte_in_ten_thousand_files_is_counted_by_name_and_size(tmp_path: Path) -> None:
+    size, number = 10**12, 10_000
+    files = tuple(RemoteFile(f"model-{n:05}.safetensors", size // number, f"{n:064}", "c" * 40) for n in range(number))
+    made = listed(plan(), Snapshot(REPO, "model", COMMIT, files))
+    assert wanted(tmp_path, made)["download: 10000 of 10000 files to fetch"] == size
+    cache = RepoCache.of(Snapshot(REPO, "model", COMMIT, files))
+    cache.blob("0").parent.mkdir(parents=True)
+    for file in files[:100]:
+        with cache.blob(str(file.sha256)).open("wb") as sparse:
+            sparse.truncate(file.size)
+    assert wanted(tmp_path, made)["download: 9900 of 10000 files to fetch"] == size - 100 * files[0].size
+
+
+def test_a_file_of_a_terabyte_needs_what_of_it_is_missing(tmp_path: Path) -> None:
+    file = RemoteFile("model.safetensors", 10**12, "0" * 64, "c" * 40)
+    snapshot = Snapshot(REPO, "model", COMMIT, (file,))
+    incomplete = RepoCache.of(snapshot).incomplete("0" * 64)
+    incomplete.parent.mkdir(parents=True)
+    with incomplete.open("wb") as sparse:
+        sparse.truncate(file.size)
+    incomplete.with_suffix(".journal").write_text(f"orchestrator 1 {file.size}\n{file.size // 4}\n")
+    assert wanted(tmp_path, listed(plan(), snapshot))["download: 1 of 1 files to fetch"] == file.size * 3 // 4
+
+
 def test_what_the_cache_has_of_a_repository_is_not_counted_again(tmp_path: Path) -> None:
     blob = tmp_path / "hub" / f"models--{REPO.replace('/', '--')}" / "blobs" / "x"
     blob.parent.mkdir(parents=True)

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,10 @@ from orchestrator.events import (
     to_line,
 )
 from orchestrator.journal import Journal
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import PlacedStep, Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.runner import Runner, StepResult, forecast
+from orchestrator.steps.step import Input, Output, Step
 from orchestrator.store.store import Store, remove_tree
 from orchestrator.watch import Kernel
 from orchestrator.witness import witness_of
@@ -126,6 +128,28 @@ def test_the_second_build_reuses_every_step_and_says_so(world: World) -> None:
     assert [result.artifact for result in second] == [result.artifact for result in first]
     assert all(result.reused for result in second)
     assert [event.step for event in world.events if isinstance(event, StepReused)] == STEPS
+
+
+def test_two_hundred_steps_run_one_after_another_and_are_found_again(world: World) -> None:
+    plan = world.plan()
+    names = [f"step-{number:03}" for number in range(200)]
+    steps = [
+        PlacedStep(Step(name, ("command", name), (Output("x"),), inputs=(Input(before, "/before"),)), "process")
+        for before, name in pairwise(names)
+    ]
+    first = PlacedStep(Step(names[0], ("command", names[0]), (Output("x"),)), "process")
+    long = replace(plan, steps=(first, *steps))
+
+    def command(run: FakeRun) -> None:
+        (run.output / "x").write_text(run.argv[1])
+
+    executor = FakeExecutor(dict.fromkeys(names, command))
+    runner = Runner(world.store, {"process": lambda: executor}, world.see)
+    assert [result.reused for result in runner.run(long)] == [False] * 200
+    assert executor.steps == names
+    assert [result.reused for result in runner.run(long)] == [True] * 200
+    assert list(world.store.attempts()) == []
+    assert set(world.journal().values()) == {"reused"}
 
 
 def test_bytes_in_are_those_of_the_steps_that_are_read(world: World) -> None:

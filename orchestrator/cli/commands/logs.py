@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from orchestrator.journal import Entry, Journal
 from orchestrator.runner import failed_log
 
 _POLL = 0.3
+_NEWEST = 4096
+"""Bytes at the end of a log that lost its middle while it was followed, with which the reader goes on."""
 
 
 @click.command("logs")
@@ -82,6 +85,10 @@ def _print(settings: Settings, recipe: str, entry: Entry, *, follow: bool) -> bo
         begun = b""
         while True:
             running = follow and _running(settings, recipe, entry.name)  # before the file: its last lines are read
+            size = os.fstat(stream.fileno()).st_size
+            if stream.tell() > size:  # it had grown too large, and lost its middle
+                stream.seek(max(0, size - _NEWEST))
+                begun = b""
             for piece in stream:
                 begun += piece
                 if begun.endswith(b"\n"):

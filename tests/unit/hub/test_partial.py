@@ -76,6 +76,21 @@ def test_a_journal_is_believed_up_to_its_last_whole_and_sensible_line(tmp_path: 
     assert journaled(tmp_path / "x.incomplete", SIZE) == expected
 
 
+def test_of_a_terabyte_that_is_half_there_little_is_written_down_and_all_of_it_believed(tmp_path: Path) -> None:
+    size = 10**12
+    with (tmp_path / "x.incomplete").open("wb") as sparse:
+        sparse.truncate(size)
+    lines = (f"{offset}\n" for offset in range(CHUNK, size // 2 + 1, CHUNK))
+    journal(tmp_path).write_text(f"orchestrator 1 {size}\n{''.join(lines)}")
+    assert journaled(tmp_path / "x.incomplete", size) == size // 2 // CHUNK * CHUNK
+    assert journal(tmp_path).stat().st_size < 1 << 20
+    stop = Stop()
+    stop.set()  # what is there would be hashed for minutes; how far it is, is known before
+    with pytest.raises(StoppedError):
+        Partial(tmp_path / "x.incomplete", size, digest_of(size, large=True), stop)
+    assert journaled(tmp_path / "x.incomplete", size) == size // 2 // CHUNK * CHUNK, "stopped, it is where it was"
+
+
 def test_a_long_look_at_what_is_there_can_be_stopped(tmp_path: Path) -> None:
     with opened(tmp_path) as partial:
         partial.write(PIECE)
