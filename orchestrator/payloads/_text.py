@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,38 @@ def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) 
     group.add_argument("--batch-size", type=positive, default=1, metavar="N", help="samples that run together")
     group.add_argument("--seed", type=int, default=seed, metavar="N", help="of tokens where there is no text")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
+
+
+def add_resources(group: argparse._ArgumentGroup) -> None:
+    """Add what a walk over layers may use, none of which changes a byte, and where it notes how far it is."""
+    group.add_argument(
+        "--memory",
+        type=positive,
+        default=os.environ.get("ORCHESTRATOR_MEMORY"),
+        metavar="BYTES",
+        help="that may be used; what the machine has available when left out",
+    )
+    group.add_argument(
+        "--spill",
+        action="store_true",
+        default="ORCHESTRATOR_SPILL" in os.environ,
+        help="keep what flows between layers in a file, always",
+    )
+    group.add_argument("--scratch", type=Path, metavar="DIR", help="where to note how far it is, to go on from there")
+    group.add_argument(
+        "--note-seconds", type=float, default=60, metavar="S", help="time between two notes (%(default)s)"
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add how many threads compute."""
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=os.environ.get("ORCHESTRATOR_THREADS"),
+        metavar="N",
+        help="that compute; as many as the processor may run when left out",
+    )
 
 
 def device(wanted: str) -> str:

@@ -2,6 +2,8 @@
 
 `python -m orchestrator.payloads.evaluate --checkpoint DIR --reference DIR --output DIR` writes `evaluation.json`:
 divergence, perplexity and each layer's share of the error. It needs torch and transformers.
+
+The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import divergence, evaluation
 from orchestrator.quantization.files import write_json
+from orchestrator.quantization.libraries import library
+from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +30,19 @@ _SEED = 1
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options, compare, and write what was found."""
     options = _parser().parse_args(arguments)
+    if options.threads is not None:
+        library("torch").set_num_threads(options.threads)
     found = divergence.evaluate(
         options.reference,
         options.checkpoint,
         _text.batches(options.reference, options.text, options),
-        device=_text.device(options.device),
+        settings=WalkSettings(
+            device=_text.device(options.device),
+            memory=options.memory,
+            spill=options.spill,
+            scratch=options.scratch,
+            seconds_between_notes=options.note_seconds,
+        ),
         observer=Reporter(),
     )
     options.output.mkdir(parents=True, exist_ok=True)
@@ -50,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("held-out text", "which calibration has not seen")
     group.add_argument("--text", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
     _text.add_options(group, samples=64, seed=_SEED)
+    _text.add_threads(parser)
+    _text.add_resources(parser.add_argument_group("resources", "none of which changes what is found"))
     return parser
 
 

@@ -10,7 +10,6 @@ The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SP
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -116,13 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shared-scales", action="store_true", help="fp8: one weight scale for what engines fuse, unlike ModelOpt"
     )
-    parser.add_argument(
-        "--threads",
-        type=_text.positive,
-        default=os.environ.get("ORCHESTRATOR_THREADS"),
-        metavar="N",
-        help="that compute; as many as the processor may run when left out",
-    )
+    _text.add_threads(parser)
     _add_calibration(parser.add_argument_group("calibration", "of formats that scale what flows through the model"))
     return parser
 
@@ -130,23 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--calibration", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
     _text.add_options(group, samples=512)
-    group.add_argument(
-        "--memory",
-        type=_text.positive,
-        default=os.environ.get("ORCHESTRATOR_MEMORY"),
-        metavar="BYTES",
-        help="that may be used; what the machine has available when left out",
-    )
-    group.add_argument(
-        "--spill",
-        action="store_true",
-        default="ORCHESTRATOR_SPILL" in os.environ,
-        help="keep what flows between layers in a file, always",
-    )
-    group.add_argument("--scratch", type=Path, metavar="DIR", help="where to note how far it is, to go on from there")
-    group.add_argument(
-        "--note-seconds", type=float, default=60, metavar="S", help="time between two notes (%(default)s)"
-    )
+    _text.add_resources(group)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,24 @@ import os
 import tempfile
 from collections.abc import MutableSequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orchestrator.quantization.files import give_back
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+def flowing(torch: Any, device: str, *, spill: bool, folder: Path | None) -> MutableSequence[Any]:  # noqa: ANN401 - the library
+    """Make the list that holds what flows between two layers.
+
+    Args:
+        torch: The library.
+        device: Where the tensors are wanted, as torch names it.
+        spill: Whether they are in a file meanwhile.
+        folder: Where the file is; the system's temporary folder where there is none.
+    """
+    return Spilled(torch, device, folder or Path(tempfile.gettempdir())) if spill else []
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class Spilled(MutableSequence[Any]):
         """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+    def clear(self) -> None:
+        """Forget all tensors; none is read for it."""
+        self._places.clear()
 
     def __len__(self) -> int:
         """How many tensors there are."""

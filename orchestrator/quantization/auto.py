@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tempfile
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activations import Spilled
+from orchestrator.quantization.activations import flowing
 from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
 from orchestrator.quantization.libraries import library
@@ -28,6 +25,7 @@ from orchestrator.quantization.offered import AUTO
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.report import Report
+from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Probe, groups_of, probes
@@ -36,7 +34,9 @@ from orchestrator.quantization.watch import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from orchestrator.events import Observer
@@ -92,7 +92,7 @@ def quantize_auto(
     how, report = settings or Settings(), Report(AUTO, kv_cache)
     surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
     work = hashlib.sha256(f"auto {fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
-    scratch = Scratch.open(how.scratch, work)
+    scratch = Scratch.open(how.scratch, work, Measured.restored)
     choose(
         _groups(surveyed, {}), _limit(surveyed, budget), _weights(surveyed)
     )  # too small a budget is refused before any layer runs
@@ -125,9 +125,8 @@ class _Survey:
     how: Settings
     report: Report
     observer: Observer
-    _noted: float = field(default_factory=time.monotonic)
 
-    def run(self, batches: Sequence[Batch], scratch: Scratch) -> None:
+    def run(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> None:
         numbers = list(self.plan.layers)
         if scratch.done == len(numbers):
             return
@@ -140,45 +139,45 @@ class _Survey:
             self._note(scratch, model)
             self.observer(Progress(len(scratch.measured), len(numbers), "layers", f"{self.plan.stack}.{number}"))
 
-    def _begin(self, batches: Sequence[Batch], scratch: Scratch) -> LayeredModel:
+    def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
         how, torch = self.how, library("torch")
         way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
         with self.report.phase("load"):
             model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
-            if way.spill:
-                model.hidden = Spilled(torch, how.device, how.scratch or Path(tempfile.gettempdir()))
-            model.begin(self._read(self.plan.embedding), batches)
+            model.hidden = flowing(torch, how.device, spill=way.spill, folder=how.scratch)
+            model.begin(self._embedding(used := used_tokens(batches)), batches, used)
             if scratch.done:
                 model.restore(scratch.hidden())
         return model
+
+    def _embedding(self, used: NDArray[np.int64]) -> NDArray[Any]:
+        name = self.plan.embedding
+        self.report.bytes_read += self.plan.checkpoint.tensors[name].size
+        return picked(self.plan.rows(name, self.how.chunk_bytes), used, self.plan.spec(name))
 
     def _read(self, name: str) -> NDArray[Any]:
         self.report.bytes_read += self.plan.checkpoint.tensors[name].size
         return self.plan.read(name)
 
-    def _note(self, scratch: Scratch, model: LayeredModel) -> None:
-        now, last = time.monotonic(), len(scratch.measured) == len(self.plan.layers)
-        if last or now - self._noted >= self.how.seconds_between_notes:
+    def _note(self, scratch: Scratch[Measured], model: LayeredModel) -> None:
+        last = len(scratch.measured) == len(self.plan.layers)
+        if last or scratch.is_due(self.how.seconds_between_notes):
             with self.report.phase("note"):
                 scratch.save(() if last else model.state)
-            self._noted = now
 
     def _layer(
         self, model: LayeredModel, number: int, tensors: dict[str, NDArray[Any]], masks: Sequence[Any]
     ) -> Measured:
         """Run a layer as it is, and then with each group in each format."""
         prefix, measured = f"{self.plan.stack}.{number}.", Measured()
-        before = [model.hidden[position] for position in range(len(masks))]
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         with (
             self.report.phase("run"),
             model.resident(number, dict(inside)) as layer,
             layer.running(measured=measured) as forward,
         ):
-            for position, hidden in enumerate(model.hidden):
-                model.hidden[position] = forward(position, hidden)
+            probe = Probe.running(model, forward, masks)
         insist_on_numbers(prefix, measured)
-        probe = Probe(model.torch, before, [model.hidden[position] for position in range(len(masks))], masks)
         with self.report.phase("try"):
             self._try(model, number, tensors, measured, probe)
         model.forget(number)
@@ -239,7 +238,7 @@ def _candidates(plan: Plan, group: Sequence[str]) -> list[str]:
     return [name for name in CANDIDATES if not any(count % SCHEMES[name].columns for count in columns)]
 
 
-def _errors(plan: Plan, scratch: Scratch) -> dict[str, dict[str, float]]:
+def _errors(plan: Plan, scratch: Scratch[Measured]) -> dict[str, dict[str, float]]:
     """Return what was measured, by the first module of each group."""
     pairs = zip(plan.layers, scratch.measured, strict=True)
     return {f"{plan.stack}.{number}.{first}": errors for number, m in pairs for first, errors in m.errors.items()}

@@ -17,7 +17,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activations import Spilled
+from orchestrator.quantization.activations import flowing
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude
@@ -25,8 +25,9 @@ from orchestrator.quantization.pipeline import WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
+from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.scratch import Scratch, fingerprint
-from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.walk import WalkSettings
 from orchestrator.quantization.watch import Measured
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
@@ -49,18 +50,9 @@ KV_SCALE = np.float32(448)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(WalkSettings):
     """How to work; nothing here changes a byte on one machine."""
 
-    device: str = "cpu"
-    """As torch names it."""
-    memory: int | None = None
-    """Bytes that may be used; None: what the machine has available."""
-    spill: bool = False
-    """Keep what flows between layers in a file even where memory would do."""
-    scratch: Path | None = None
-    """Where to note how far it is, to go on from there; None: start over after an interruption."""
-    seconds_between_notes: float = 60
     chunk_bytes: int = _COPIED_AT_ONCE
     shard_bytes: int = SHARD_BYTES
 
@@ -103,7 +95,7 @@ def quantize_calibrated(
     how = settings or Settings()
     plan = Plan.make(source, scheme_named(number_format, shared_scales=shared_scales), exclude, kv_cache)
     report = Report(number_format, kv_cache)
-    scratch = Scratch.open(how.scratch, fingerprint(plan, batches, how.device))
+    scratch = Scratch.open(how.scratch, fingerprint(plan, batches, how.device), Measured.restored)
     write_quantized(plan, output, batches, scratch, how=how, report=report, observer=observer)
     return report
 
@@ -112,7 +104,7 @@ def write_quantized(
     plan: Plan,
     output: Path,
     batches: Sequence[Batch],
-    scratch: Scratch,
+    scratch: Scratch[Measured],
     *,
     how: Settings,
     report: Report,
@@ -143,14 +135,14 @@ class _Walk:
     way: resources.Way
     report: Report
     observer: Observer
-    _noted: float = field(default_factory=time.monotonic)
 
-    def run(self, batches: Sequence[Batch], scratch: Scratch) -> None:
+    def run(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> None:
         numbers = list(self.plan.layers)
         model = self._begin(batches, scratch) if scratch.done < len(numbers) else None
         for unit in self.plan.units:
             if self.plan.layer_of(unit[0]) is None and not (model is not None and unit[0] == self.plan.embedding):
-                self._copy(unit[0])
+                for _ in self._copied(unit[0]):
+                    pass
         clock = _Clock(self.plan.stack, len(numbers), self.observer)
         with _Layers(numbers, self._take_in, ahead=self.way.ahead) as layers:
             for position, (number, tensors) in enumerate(layers):
@@ -165,24 +157,23 @@ class _Walk:
                 self.memory.let_go(self._names(number))
                 clock.done(number, resumed=position < scratch.done)
 
-    def _begin(self, batches: Sequence[Batch], scratch: Scratch) -> LayeredModel:
+    def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
+        how, embedding = self.how, self.plan.embedding
         with self.report.phase("load"):
-            model = LayeredModel.load(self.plan.checkpoint.folder, self.how.device)
-            if self.way.spill:
-                model.hidden = Spilled(model.torch, self.how.device, self.how.scratch or self.writer.folder)
-            used = np.unique(np.concatenate([batch.tokens.reshape(-1) for batch in batches]))
-            model.begin(self._copy(self.plan.embedding, used), batches, used)
+            model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
+            folder = how.scratch or self.writer.folder
+            model.hidden = flowing(model.torch, how.device, spill=self.way.spill, folder=folder)
+            used = used_tokens(batches)
+            model.begin(picked(self._copied(embedding), used, self.plan.spec(embedding)), batches, used)
             if scratch.done:
                 model.restore(scratch.hidden())
         return model
 
-    def _note(self, scratch: Scratch, model: LayeredModel, measured: Measured, *, last: bool) -> None:
+    def _note(self, scratch: Scratch[Measured], model: LayeredModel, measured: Measured, *, last: bool) -> None:
         scratch.measured.append(measured)
-        now = time.monotonic()
-        if last or now - self._noted >= self.how.seconds_between_notes:
+        if last or scratch.is_due(self.how.seconds_between_notes):
             with self.report.phase("note"):
                 scratch.save(() if last else model.state)
-            self._noted = now
 
     def _measure(self, model: LayeredModel, number: int, tensors: dict[str, Any]) -> Measured:
         prefix = f"{self.plan.stack}.{number}."
@@ -198,17 +189,13 @@ class _Walk:
     def _names(self, number: int) -> list[str]:
         return [name for unit in self.plan.layers[number] for name in unit]
 
-    def _copy(self, name: str, wanted: NDArray[np.int64] | None = None) -> NDArray[Any]:
-        """Copy a tensor that belongs to no layer, and return some of its rows: read once, in pieces."""
-        tensor, kind = self.plan.spec(name), DTYPES[self.plan.types[name]]
-        numbers = np.empty(0, np.int64) if wanted is None else wanted
-        found = np.empty((len(numbers), *tensor.shape[1:]), kind)
+    def _copied(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Copy a tensor that belongs to no layer, and yield its rows as they pass: it is read once, in pieces."""
+        tensor = self.plan.spec(name)
         for first, rows in self.plan.rows(name, self.how.chunk_bytes):
             self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
-            here = (numbers >= first) & (numbers < first + len(rows))
-            found[here] = rows[numbers[here] - first]
+            yield first, rows
         self.report.bytes_read += self.plan.checkpoint.tensors[name].size
-        return found
 
     def _take_in(self, number: int) -> dict[str, Any]:
         names = self._names(number)

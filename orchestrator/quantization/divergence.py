@@ -1,42 +1,56 @@
 """Compare what a quantized model says with what the original says, in one walk over the layers of both.
 
-One layer of each is in memory at a time, with what flows through both models between two layers; the head works on some
-tokens at a time. So it works for a model of any size. The quantized model computes as an engine would, see `served`.
+One layer of each is in memory at a time; what flows through both models between two layers is there as well, or in a
+file; the head works on some tokens at a time. So it works for a model of any size. A walk that was killed goes on at
+the last layer that was noted. The quantized model computes as an engine would, see `served`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
-from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.activations import flowing
+from orchestrator.quantization.architectures import HEAD
+from orchestrator.quantization.comparing import LOGITS_BYTES, spills
 from orchestrator.quantization.evaluation import Evaluation, GroupError, LayerError
+from orchestrator.quantization.libraries import library
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan
+from orchestrator.quantization.quantized import Quantized
+from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Drift, Probe, groups_of, probes
-from orchestrator.quantization.served import Arithmetic, operands, stored
+from orchestrator.quantization.served import Arithmetic, operands
+from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, MutableSequence, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from orchestrator.events import Observer
     from orchestrator.quantization.samples import Batch
-    from orchestrator.quantization.served import Operand, Stored
+    from orchestrator.quantization.served import Operand
 
-_LOGITS_BYTES = 64_000_000
-"""Of one model's logits at once; comparing takes about eight times as much."""
+_CHUNK_BYTES = 4_000_000
+"""Of the embedding at once."""
 
 
 def evaluate(
-    reference: Path, checkpoint: Path, batches: Sequence[Batch], *, device: str = "cpu", observer: Observer = silence
+    reference: Path,
+    checkpoint: Path,
+    batches: Sequence[Batch],
+    *,
+    settings: WalkSettings | None = None,
+    observer: Observer = silence,
 ) -> Evaluation:
     """Compare a quantized model with the one that it was made from.
 
@@ -44,58 +58,25 @@ def evaluate(
         reference: The folder of the original.
         checkpoint: The folder of the quantized one.
         batches: Text that did not calibrate it.
-        device: As torch names it.
+        settings: How to work.
         observer: Is told of progress in layers.
 
     Raises:
         CheckpointError: A checkpoint cannot be read, the two do not belong together, or what they say is no number.
         DependencyMissingError: There is no torch or no transformers.
+        MemoryBudgetError: The memory that may be used is too little.
     """
+    how = settings or WalkSettings()
     plan = Plan.make(reference, SCHEMES["fp8"])  # what it would do with weights is not asked; it puts up with any shape
-    quantized = _Quantized.open(checkpoint, plan)
-    return _Walk(plan, quantized, batches, LayeredModel.load(reference, device), observer).run()
-
-
-@dataclass(frozen=True)
-class _Quantized:
-    """The quantized checkpoint; what it does not quantize is the original's."""
-
-    checkpoint: Checkpoint
-    stack: str
-    """What stands before the number of a layer in a name."""
-    modules: Mapping[int, tuple[str, ...]]
-    """The quantized modules of each layer."""
-
-    @classmethod
-    def open(cls, folder: Path, original: Plan) -> _Quantized:
-        checkpoint = Checkpoint.open(folder)
-        found: dict[int, list[str]] = {}
-        for name in checkpoint.tensors:
-            if not name.endswith(".weight_scale"):
-                continue
-            module = name.removesuffix(".weight_scale")
-            number = original.layer_of(name)
-            if number is None or f"{module}.weight" not in original.checkpoint.tensors:
-                what = "outside of the layers" if number is None else "which the original does not have"
-                message = f"{folder}: {module} is quantized, {what}; expected linear modules of layers of the original"
-                raise CheckpointError(message)
-            found.setdefault(number, []).append(module)
-        return cls(checkpoint, original.stack, {number: tuple(modules) for number, modules in found.items()})
-
-    def layer(self, number: int) -> dict[str, Stored]:
-        """Read the quantized weights of a layer, by module within it."""
-        prefix = f"{self.stack}.{number}."
-        read = {module: stored(self.checkpoint, module) for module in self.modules.get(number, ())}
-        return {module.removeprefix(prefix): part for module, part in read.items() if part is not None}
-
-    def cache_scales(self, number: int) -> tuple[np.float32, np.float32] | None:
-        """Return the scales of a layer's keys and values, if it has them."""
-        prefix = f"{self.stack}.{number}."
-        names = [name for name in self.checkpoint.tensors if name.startswith(prefix)]
-        found = [name for end in (".k_proj.k_scale", ".v_proj.v_scale") for name in names if name.endswith(end)]
-        if len(found) != 2:  # noqa: PLR2004 - of keys and of values
-            return None
-        return np.float32(self.checkpoint.read(found[0])), np.float32(self.checkpoint.read(found[1]))
+    quantized = Quantized.open(checkpoint, plan)
+    work = fingerprint(plan, batches, how.device, quantized.checkpoint)
+    scratch = Scratch.open(how.scratch, work, LayerError.restored)
+    torch = library("torch")
+    spill = spills(plan, quantized, batches, how, torch)
+    model = LayeredModel.load(reference, how.device)
+    model.hidden = flowing(torch, how.device, spill=spill, folder=how.scratch)
+    hidden = flowing(torch, how.device, spill=spill, folder=how.scratch)
+    return _Walk(plan, quantized, batches, model, hidden, how, observer).run(scratch)
 
 
 @dataclass
@@ -103,49 +84,55 @@ class _Walk:
     """Both models, layer by layer."""
 
     plan: Plan
-    quantized: _Quantized
+    quantized: Quantized
     batches: Sequence[Batch]
     model: LayeredModel
-    observer: Observer
-    hidden: list[Any] = field(default_factory=list)
+    hidden: MutableSequence[Any]
     """What goes into the next layer of the quantized model; the model has the original's."""
+    how: WalkSettings
+    observer: Observer
     masks: list[Any] = field(default_factory=list)
 
-    def run(self) -> Evaluation:
-        self.model.begin(self.plan.read(self.plan.embedding), self.batches)
-        self.hidden = list(self.model.hidden)
-        self.masks = [self.model.tensor(batch.mask).bool() for batch in self.batches]
+    def run(self, scratch: Scratch[LayerError]) -> Evaluation:
+        self._begin(scratch)
         numbers = list(self.plan.layers)
-        layers = []
-        for position, number in enumerate(numbers, start=1):
-            layers.append(self._layer(number))
+        for position, number in enumerate(numbers[scratch.done :], start=scratch.done + 1):
+            scratch.measured.append(self._layer(number))
+            if position == len(numbers) or scratch.is_due(self.how.seconds_between_notes):
+                scratch.save(chain(self.model.state, self.model.arrays(self.hidden)))
             self.observer(Progress(position, len(numbers), "layers", f"comparing {self.plan.stack}.{number}"))
-        return self._head(tuple(layers))
+        return self._head(tuple(scratch.measured))
+
+    def _begin(self, scratch: Scratch[LayerError]) -> None:
+        """Have what flows into the first layer that was not compared yet."""
+        plan, model, used = self.plan, self.model, used_tokens(self.batches)
+        rows = plan.rows(plan.embedding, _CHUNK_BYTES)
+        model.begin(picked(rows, used, plan.spec(plan.embedding)), self.batches, used)
+        self.masks = [model.tensor(batch.mask).bool() for batch in self.batches]
+        if scratch.done:
+            state = scratch.hidden()
+            model.restore(islice(state, len(self.batches)))
+            self.hidden.extend(map(model.tensor, state))
+        else:
+            self.hidden.extend(model.hidden)
 
     def _layer(self, number: int) -> LayerError:
         model, prefix = self.model, f"{self.plan.stack}.{number}."
         tensors = {n.removeprefix(prefix): self.plan.read(n) for unit in self.plan.layers[number] for n in unit}
-        probe = self._run_original(number, tensors)
+        with model.resident(number, tensors) as layer, layer.running() as forward:
+            probe = Probe.running(model, forward, self.masks[: probes(self.batches)])
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
         instead = Arithmetic(model.torch, served, cache).instead
         drift = Drift(model.torch)
         with model.resident(number, _mixed(tensors, served)) as layer, layer.running(instead=instead) as forward:
             for position, hidden in enumerate(self.hidden):
-                self.hidden[position] = forward(position, hidden)
-                drift.add(model.hidden[position], self.hidden[position], self.masks[position])
+                after = forward(position, hidden)
+                drift.add(model.hidden[position], after, self.masks[position])
+                self.hidden[position] = after
         groups = tuple(self._group(number, tensors, served, probe, group) for group in groups_of(served))
         model.forget(number)
         return LayerError(number, drift.mean, groups)
-
-    def _run_original(self, number: int, tensors: dict[str, NDArray[Any]]) -> Probe:
-        """Run the original's layer, and keep some batches of what went in."""
-        model, count = self.model, probes(self.batches)
-        before = model.hidden[:count]
-        with model.resident(number, tensors) as layer, layer.running() as forward:
-            for position, hidden in enumerate(model.hidden):
-                model.hidden[position] = forward(position, hidden)
-        return Probe(model.torch, before, model.hidden[:count], self.masks[:count])
 
     def _group(
         self,
@@ -167,8 +154,10 @@ class _Walk:
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
         """Compare what both models expect next, some tokens at a time."""
         torch = self.model.torch
-        tensors = {name: self.plan.read(name) for name in self.plan.ends}
-        step = max(1, _LOGITS_BYTES // (4 * len(tensors[self.plan.embedding])))
+        plan = self.plan
+        tied = f"{HEAD}.weight" not in plan.ends
+        tensors = {name: plan.read(name) for name in plan.ends if tied or name != plan.embedding}
+        step = max(1, LOGITS_BYTES // (4 * plan.checkpoint.tensors[plan.embedding].shape[0]))
         found = _Totals()
         with self.model.head(tensors) as logits:
             for batch, mask, exact, other in zip(self.batches, self.masks, self.model.hidden, self.hidden, strict=True):

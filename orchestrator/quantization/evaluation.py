@@ -19,7 +19,7 @@ from orchestrator.quantization.files import read_json
 from orchestrator.quantization.sensitivity import patterns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 FILE = "evaluation.json"
@@ -50,6 +50,17 @@ class LayerError:
         """Return its entry in the file."""
         groups = [{"modules": list(group.modules), "error": _short(group.error)} for group in self.groups]
         return {"layer": self.layer, "error": _short(self.error), "groups": groups}
+
+    @classmethod
+    def restored(cls, entry: Mapping[str, Any]) -> LayerError:
+        """Read an entry again.
+
+        Raises:
+            KeyError: Something is missing.
+            TypeError: It is something else.
+        """
+        groups = (GroupError(tuple(group["modules"]), group["error"]) for group in entry["groups"])
+        return cls(entry["layer"], entry["error"], tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -83,16 +94,7 @@ class Evaluation:
                 "increase": _short(self.perplexity_increase),
             },
             "agreement": _short(self.agreement),
-            "layers": [
-                {
-                    "layer": layer.layer,
-                    "error": _short(layer.error),
-                    "groups": [
-                        {"modules": list(group.modules), "error": _short(group.error)} for group in layer.groups
-                    ],
-                }
-                for layer in self.layers
-            ],
+            "layers": [layer.document() for layer in self.layers],
         }
 
     @classmethod
@@ -105,14 +107,7 @@ class Evaluation:
         document = read_json(file)
         try:
             divergence, perplexity = document["kl_divergence"], document["perplexity"]
-            layers = tuple(
-                LayerError(
-                    layer["layer"],
-                    layer["error"],
-                    tuple(GroupError(tuple(group["modules"]), group["error"]) for group in layer["groups"]),
-                )
-                for layer in document["layers"]
-            )
+            layers = tuple(LayerError.restored(layer) for layer in document["layers"])
             return cls(
                 document["tokens"],
                 divergence["mean"],

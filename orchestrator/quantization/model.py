@@ -165,12 +165,16 @@ class LayeredModel:
     @property
     def state(self) -> Iterable[NDArray[Any]]:
         """What goes into the next layer, as arrays, one at a time."""
-        return map(self._array, self.hidden)
+        return self.arrays(self.hidden)
 
     def restore(self, state: Iterable[NDArray[Any]]) -> None:
         """Go on from a state that was kept."""
         self.hidden.clear()
         self.hidden.extend(map(self.tensor, state))
+
+    def arrays(self, tensors: Iterable[Any]) -> Iterable[NDArray[Any]]:
+        """View tensors of torch as arrays, one at a time."""
+        return map(self._array, tensors)
 
     def _array(self, tensor: Any) -> NDArray[Any]:  # noqa: ANN401 - a tensor of torch
         array: NDArray[Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.errors import MemoryBudgetError
 from orchestrator.quantization.residence import BUFFER, BUFFERS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LIBRARIES = 700_000_000
 """Bytes of a process that has loaded torch and transformers and runs its threads (0.38 to 0.6 GB seen)."""
-_LIBRARIES_OF_GPU = 1_500_000_000
+LIBRARIES_OF_GPU = 1_500_000_000
 """What the libraries of a GPU add to that on the processor's side, and what they take of the GPU's memory."""
 _TEMPORARIES = 6
 """Bytes for each number of the widest thing in a layer: itself in BF16, and once more in FP32."""
@@ -33,6 +33,11 @@ _MEMORY_FILE = Path("/proc/meminfo")
 @dataclass(frozen=True)
 class Needs:
     """Bytes that calibration takes, by what it takes them for."""
+
+    work: ClassVar[str] = "calibration"
+    hint: ClassVar[str] = (
+        "allow more, lower calibration.batch_size or sequence_length, or use w4a16_nvfp4, which runs no model"
+    )
 
     libraries: int
     layer: int
@@ -49,16 +54,20 @@ class Needs:
         between = 0 if spill else self.between
         return self.libraries + layers * self.layer + self.gathered + self.batch + between
 
-    def __str__(self) -> str:
-        """For messages."""
-        parts = {
+    @property
+    def parts(self) -> dict[str, int]:
+        """Each of them by what it is, for messages."""
+        return {
             "libraries": self.libraries,
             "one layer": self.layer,
             "its experts once more": self.gathered,
             "one batch": self.batch,
             "what flows between layers": self.between,
         }
-        return ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if size)
+
+    def __str__(self) -> str:
+        """For messages."""
+        return ", ".join(f"{name} {_gigabytes(size)}" for name, size in self.parts.items() if size)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
     lengths = max((batch.tokens.shape[1] for batch in batches), default=0)
     scores = max((batch.tokens.shape[0] for batch in batches), default=0) * lengths * lengths * 2
     return Needs(
-        libraries=_LIBRARIES + used * hidden * number + (_LIBRARIES_OF_GPU if device != "cpu" else 0),
+        libraries=_LIBRARIES + used * hidden * number + (LIBRARIES_OF_GPU if device != "cpu" else 0),
         layer=_size(largest),
         gathered=_size([spec for spec in largest if ".experts." in spec.name]) if device == "cpu" else 0,
         batch=max(tokens, default=0) * (3 * width + 4 * hidden) * _TEMPORARIES + scores,
@@ -113,11 +122,10 @@ def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "mem
             return way
     least = needed.total(layers=1, spill=True)
     message = (
-        f"quantization.resources.memory: calibration needs {_gigabytes(least)} of {where} at least, found"
+        f"quantization.resources.memory: {needed.work} needs {_gigabytes(least)} of {where} at least, found"
         f" {_gigabytes(budget)}; it takes {needed}"
     )
-    hint = "allow more, lower calibration.batch_size or sequence_length, or use w4a16_nvfp4, which runs no model"
-    raise MemoryBudgetError(message, hint=hint)
+    raise MemoryBudgetError(message, hint=needed.hint)
 
 
 def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | None, spill: bool, torch: Any) -> Way:  # noqa: ANN401 - the library
@@ -135,12 +143,17 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
         MemoryBudgetError: There is too little.
     """
     needed, budget = needs(plan, batches, device), memory if memory is not None else available()
-    if device == "cpu" or getattr(torch.cuda.get_device_properties(device), "is_integrated", False):
+    if is_shared(torch, device):
         return choose(needed, budget, spill=spill)
     host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0)
     choose(host, budget, spill=spill)
-    own = Needs(_LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between)
+    own = Needs(LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between)
     return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory")
+
+
+def is_shared(torch: Any, device: str) -> bool:  # noqa: ANN401 - the library
+    """Tell whether a device, as torch names it, has its memory in common with the processor."""
+    return device == "cpu" or bool(getattr(torch.cuda.get_device_properties(device), "is_integrated", False))
 
 
 def available() -> int:

@@ -10,11 +10,15 @@ import numpy as np
 
 from orchestrator.errors import CalibrationTextError
 from orchestrator.quantization.conversations import messages_of
+from orchestrator.quantization.tensors import DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from orchestrator.quantization.tensors import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,26 @@ class Batch:
     """Shape [samples, length]."""
     mask: NDArray[np.int64]
     """1 where there is a token, 0 where there is padding; of the same shape."""
+
+
+def used_tokens(batches: Sequence[Batch]) -> NDArray[np.int64]:
+    """Return the tokens that occur, in ascending order: of an embedding no other rows are needed."""
+    return np.unique(np.concatenate([batch.tokens.reshape(-1) for batch in batches]))
+
+
+def picked(runs: Iterable[tuple[int, NDArray[Any]]], numbers: NDArray[np.int64], matrix: TensorSpec) -> NDArray[Any]:
+    """Pick rows of a matrix that comes in runs of rows.
+
+    Args:
+        runs: The first row of each run, and its rows.
+        numbers: The rows to pick, in ascending order.
+        matrix: What comes.
+    """
+    found = np.empty((len(numbers), *matrix.shape[1:]), DTYPES[matrix.dtype])
+    for first, rows in runs:
+        here = (numbers >= first) & (numbers < first + len(rows))
+        found[here] = rows[numbers[here] - first]
+    return found
 
 
 def random_batches(vocabulary: int, samples: int, length: int, batch_size: int = 1, seed: int = 0) -> list[Batch]:

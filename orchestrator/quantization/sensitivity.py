@@ -16,6 +16,7 @@ from orchestrator.quantization import layout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from orchestrator.quantization.model import LayeredModel
     from orchestrator.quantization.samples import Batch
 
 PROBE_TOKENS = 4096
@@ -48,6 +49,21 @@ class Probe:
     before: Sequence[Tensor]
     after: Sequence[Tensor]
     masks: Sequence[Tensor]
+
+    @classmethod
+    def running(cls, model: LayeredModel, forward: Callable[[int, Tensor], Tensor], masks: Sequence[Tensor]) -> Probe:
+        """Run all batches of a model through a layer, and keep the first ones.
+
+        Args:
+            model: Its layer has its weights.
+            forward: The layer, see `Resident.running`.
+            masks: Of the batches to keep.
+        """
+        kept = range(len(masks))
+        before = [model.hidden[position] for position in kept]
+        for position, hidden in enumerate(model.hidden):
+            model.hidden[position] = forward(position, hidden)
+        return cls(model.torch, before, [model.hidden[position] for position in kept], masks)
 
     def error(self, forward: Callable[[int, Tensor], Tensor]) -> float:
         """Run the layer otherwise: the mean over tokens of its relative error."""

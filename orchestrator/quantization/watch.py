@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,11 @@ class Measured:
         self.inputs[module] = max(self.inputs.get(module, 0.0), largest)
         if ".experts." in module:
             self.tokens[module] = self.tokens.get(module, 0) + tokens
+
+    @classmethod
+    def restored(cls, entry: Mapping[str, Any]) -> Measured:
+        """Make it again of what `dataclasses.asdict` made of it."""
+        return cls(**entry)
 
     def saw_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
         """Look at keys and values that go into the cache; they stay what they are."""

@@ -166,7 +166,7 @@ class Budget(_Part):
 
 
 class Resources(_Part):
-    """What method `onepass` may use. Another device rounds products differently; the rest changes no byte."""
+    """What `onepass` and comparing may use. Another device rounds products differently; the rest changes no byte."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs and weights are encoded; `auto`: the GPU where there is one."""

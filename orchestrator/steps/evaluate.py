@@ -6,8 +6,9 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import RANDOM, TEXT
+from orchestrator.steps.resources import limits
 from orchestrator.steps.shape import CHECKPOINT, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload
-from orchestrator.steps.step import Input, Output, Step
+from orchestrator.steps.step import SCRATCH, Input, Output, Step
 
 RESULT = "evaluation.json"
 
@@ -25,7 +26,11 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         "samples": str(held_out.samples),
         "sequence-length": str(held_out.sequence_length),
         "batch-size": str(held_out.batch_size),
+        "scratch": Inside(SCRATCH),
     }
+    resources = recipe.quantization.resources
+    if resources.device != "auto":
+        options["device"] = resources.device
     inputs = [Input(shape.checkpoint_step, CHECKPOINT), Input(shape.model_step, MODEL)]
     if held_out.dataset != RANDOM:
         options["text"] = Inside(HELD_OUT, TEXT)
@@ -38,7 +43,9 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         inputs=tuple(inputs),
         needs_code=True,
         environment=OFFLINE,
+        limits=limits(resources),
         gpus=shape.gpus,
+        resumable=True,
         libraries=("torch", "transformers"),
         identity=shape.host,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument, Inside
-from orchestrator.recipe.model import OptionValue, Recipe, Resources
+from orchestrator.recipe.model import OptionValue, Recipe
 from orchestrator.steps.calibration import TEXT, needs_text, runs_the_model
 from orchestrator.steps.options import OptionTable
 from orchestrator.steps.quantizer import quantizer_image
+from orchestrator.steps.resources import limits
 from orchestrator.steps.shape import (
     CALIBRATION,
     HF_CHECKPOINT,
@@ -58,15 +59,8 @@ def _onepass(shape: Shape) -> Step:
         portable=True,
         inputs=(Input(shape.model_step, MODEL),),
         needs_code=True,
-        limits=_limits(quantization.resources),
+        limits=limits(quantization.resources),
     )
-
-
-def _limits(resources: Resources) -> dict[str, str]:
-    """Tell the quantizer, by its variables, what it may use; none of it changes a byte."""
-    told = {"THREADS": resources.threads, "MEMORY": resources.memory and int(resources.memory)}
-    limits = {f"ORCHESTRATOR_{name}": str(value) for name, value in told.items() if value is not None}
-    return limits | ({"ORCHESTRATOR_SPILL": "1"} if resources.spill else {})
 
 
 def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]) -> Step:
@@ -102,7 +96,7 @@ def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]
         inputs=tuple(inputs),
         needs_code=True,
         environment=OFFLINE,
-        limits=_limits(quantization.resources),
+        limits=limits(quantization.resources),
         gpus=shape.gpus,
         resumable=True,
         libraries=("torch", "transformers"),

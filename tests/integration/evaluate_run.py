@@ -26,6 +26,9 @@ from transformers import AutoModelForCausalLM
 from orchestrator.quantization import divergence, onepass, served
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.samples import Batch, random_batches
+from tests.support.families import FAMILIES as EVERY
+from tests.support.families import SIZES as FAMILY_SIZES
+from tests.support.families import Family
 
 sys.path.insert(0, str(Path(__file__).parent))
 from oracle_export import make  # beside this file, which is run as a script
@@ -65,6 +68,7 @@ def main(folder: Path) -> None:
             output = folder / family / f"{number_format}-{cache}"
             quantize(source, output, number_format, cache)
             results[f"{family} {number_format} {cache}"] = compared(source, output)
+    results["originals"] = {name: original(folder / "originals" / name, family) for name, family in EVERY.items()}
     results["bad layer"], results["bad layer left alone"] = one_bad_layer(folder)
     results["inputs"] = inputs()
     (folder / "results.json").write_text(json.dumps(results))
@@ -89,6 +93,32 @@ def held_out() -> list[Batch]:
 def compared(source: Path, output: Path) -> dict[str, Any]:
     found = divergence.evaluate(source, output, held_out())
     return {"ours": found.document(), "whole": whole(source, output)}
+
+
+def original(source: Path, family: Family) -> dict[str, float]:
+    """Tell a model's perplexity by our walk, and by transformers with experts one by one and as it does by default."""
+    make(source, {**FAMILY_SIZES, **family.config})
+    quantize(source, source.with_name(f"{source.name} quantized"), "w4a16_nvfp4", "none")
+    found = divergence.evaluate(source, source.with_name(f"{source.name} quantized"), held_out())
+    perplexities = {"ours": found.original_perplexity}
+    for way, chosen in (("eager", {"experts_implementation": "eager"}), ("default", {})):
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **chosen).eval()
+        perplexities[way] = perplexity(model)
+    return perplexities
+
+
+def perplexity(model: torch.nn.Module) -> float:
+    """Run a whole model over the text."""
+    losses = []
+    for batch in held_out():
+        tokens, mask = torch.tensor(batch.tokens), torch.tensor(batch.mask)
+        with torch.inference_mode():
+            logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+        keep = (mask[:, :-1] * mask[:, 1:]).bool()
+        losses.append(
+            torch.nn.functional.cross_entropy(logits[:, :-1][keep].double(), tokens[:, 1:][keep], reduction="none")
+        )
+    return float(torch.cat(losses).mean().exp())
 
 
 def one_bad_layer(folder: Path) -> list[dict[str, Any]]:

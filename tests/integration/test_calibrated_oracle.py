@@ -25,6 +25,7 @@ from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
 from tests.support.checkpoints import write_gpt_oss, write_model
 from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
+from tests.support.killed import KILLS, kill_ten_times
 from tests.support.oracle import Environment, find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
@@ -314,23 +315,13 @@ def _start(
     )
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_ten_random_kills_change_no_byte(environment: Environment, model: Path, tmp_path: Path) -> None:
-    asked: list[str | Path] = [
-        _HERE / "kill_quantizer.py",
-        model,
-        tmp_path,
-        "10",
-        f"{random.SystemRandom().randrange(1000)}",
-    ]
-    noted = json.loads(environment.run(*asked).rpartition("RESULT ")[2])
-    assert len(noted) == 10, asked
-    assert any(noted), asked  # some came to notes
-    results = [tmp_path / "whole", tmp_path / "again", tmp_path / "last", *tmp_path.glob("ended-*")]
-    assert all(_files(result) == _files(results[0]) for result in results), asked
+    options = ["--checkpoint", str(model), "--format", "nvfp4", "--kv-cache", "fp8", "--samples", "8"]
+    options += ["--sequence-length", "32", "--device", "cpu"]
+    found = kill_ten_times("calibrate", tmp_path, options, environment)
+    assert len(found.done) == KILLS, found.asked
+    assert any(found.done), found.asked  # some came to notes
+    assert found.differing == [], found.asked
 
 
 def test_a_disk_that_fills_up_is_named_and_nothing_looks_complete(

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.quantization.evaluation import Evaluation, Gates, advice, judge
 from orchestrator.quantization.formats import e2m1
+from tests.support.families import FAMILIES
 from tests.support.oracle import find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
@@ -38,6 +39,14 @@ def test_the_walk_finds_what_comparing_whole_models_in_float64_finds(results: di
     assert ours["perplexity"]["original"] == pytest.approx(whole["original"], rel=1e-4)
     assert ours["perplexity"]["quantized"] == pytest.approx(whole["quantized"], rel=0.01)
     assert ours["tokens"] == 3 * 23 + 16 + 11
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_original_says_what_transformers_own_model_says(results: dict[str, Any], family: str) -> None:
+    found = results["originals"][family]
+    assert found["ours"] == pytest.approx(found["eager"], rel=1e-6)
+    # By default experts are added in FP32 and rounded once, not after each.
+    assert found["default"] == pytest.approx(found["eager"], rel=1e-3 if "experts" in str(FAMILIES[family]) else 1e-6)
 
 
 def test_inputs_in_four_bits_and_a_quantized_cache_are_told_apart(results: dict[str, Any]) -> None:

@@ -1,0 +1,66 @@
+"""The quantized checkpoint beside its original: what it quantizes, layer by layer; all else is the original's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.served import stored
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.served import Stored
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized checkpoint whose original is known."""
+
+    checkpoint: Checkpoint
+    stack: str
+    """What stands before the number of a layer in a name."""
+    modules: Mapping[int, tuple[str, ...]]
+    """The quantized modules of each layer."""
+
+    @classmethod
+    def open(cls, folder: Path, original: Plan) -> Quantized:
+        """Read what is quantized.
+
+        Raises:
+            CheckpointError: It cannot be read, or quantizes what the original does not have.
+        """
+        checkpoint = Checkpoint.open(folder)
+        found: dict[int, list[str]] = {}
+        for name in checkpoint.tensors:
+            if not name.endswith(".weight_scale"):
+                continue
+            module = name.removesuffix(".weight_scale")
+            number = original.layer_of(name)
+            if number is None or f"{module}.weight" not in original.checkpoint.tensors:
+                what = "outside of the layers" if number is None else "which the original does not have"
+                message = f"{folder}: {module} is quantized, {what}; expected linear modules of layers of the original"
+                raise CheckpointError(message)
+            found.setdefault(number, []).append(module)
+        return cls(checkpoint, original.stack, {number: tuple(modules) for number, modules in found.items()})
+
+    def layer(self, number: int) -> dict[str, Stored]:
+        """Read the quantized weights of a layer, by module within it."""
+        prefix = f"{self.stack}.{number}."
+        read = {module: stored(self.checkpoint, module) for module in self.modules.get(number, ())}
+        return {module.removeprefix(prefix): part for module, part in read.items() if part is not None}
+
+    def cache_scales(self, number: int) -> tuple[np.float32, np.float32] | None:
+        """Return the scales of a layer's keys and values, if it has them."""
+        prefix = f"{self.stack}.{number}."
+        names = [name for name in self.checkpoint.tensors if name.startswith(prefix)]
+        found = [name for end in (".k_proj.k_scale", ".v_proj.v_scale") for name in names if name.endswith(end)]
+        if len(found) != 2:  # noqa: PLR2004 - of keys and of values
+            return None
+        return np.float32(self.checkpoint.read(found[0])), np.float32(self.checkpoint.read(found[1]))
