@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -42,6 +42,8 @@ class Binder:
     """What the lock says of images."""
     secrets: Mapping[str, str]
     """Every secret that this machine has, by name."""
+    image_sizes: Mapping[str, int] = field(default_factory=dict)
+    """How many bytes are pulled for an image, where the lock says so."""
 
     def key(self, step: Step, executor: str, inputs: Mapping[str, Artifact]) -> str:
         """Name what a step will leave: 64 hexadecimal digits, the same wherever the same is done.
@@ -133,12 +135,15 @@ class Binder:
         assert step.image is not None  # noqa: S101 - as above
         build = self.catalog.image(step.image).build
         if build is None:
-            return ContainerImage(self._reference(step), self.architecture)
+            return ContainerImage(self._reference(step), self.architecture, None, self.image_sizes.get(step.image))
         root = self.catalog.project.root
         dockerfile = self.place(build.dockerfile)
         base = self._pinned(build.base)
         return ContainerImage(
-            self._reference(step), self.architecture, ImageBuild(dockerfile, root / "docker", base, build.arguments)
+            self._reference(step),
+            self.architecture,
+            ImageBuild(dockerfile, root / "docker", base, build.arguments),
+            self.image_sizes.get(build.base),
         )
 
     def _folder_digest(self, path: str) -> str:

@@ -93,7 +93,14 @@ def make_plan(
     """
     target = catalog.target(recipe.target)
     refused = refusals(recipe, catalog)
-    binder = Binder(catalog, recipe.name, target.architecture, lock.image_digests if lock else {}, secrets or {})
+    binder = Binder(
+        catalog,
+        recipe.name,
+        target.architecture,
+        lock.image_digests if lock else {},
+        secrets or {},
+        image_sizes=lock.image_sizes(target.architecture) if lock else {},
+    )
     return Plan(
         recipe=recipe,
         target=target,

@@ -127,7 +127,10 @@ class Runner:
         for each in pending:
             self._executor(each.placed.executor).check(each.job)
         keys = {each.placed.step.name: each.job.key for each in pending}
-        insist_on_room(needs_of(plan, self.store, keys, dist), HINT)
+        images = {
+            need for each in pending for need in self._executor(each.placed.executor).needs(each.job)
+        }  # steps share them
+        insist_on_room((*sorted(images, key=lambda need: need.what), *needs_of(plan, self.store, keys, dist)), HINT)
 
     def _step(
         self, placed: PlacedStep, plan: Plan, key: str, inputs: Mapping[str, Artifact], *, again: bool

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.executors.docker_engine import Connect
     from orchestrator.executors.job import Heed, Job
+    from orchestrator.room import Need
 
 PATIENCE = 300.0
 """Seconds to wait for an engine that has gone while a container runs: an upgrade of Docker takes that long."""
@@ -129,6 +130,11 @@ class DockerExecutor:
             docker_images.check_local(client, _image(job))
             if job.gpus:
                 require_gpus(client)
+
+    def needs(self, job: Job) -> tuple[Need, ...]:
+        """Count the room for the job's image where the engine has to pull it and keeps its images on this machine."""
+        with closing(self._connect()) as client:
+            return docker_images.needs(client, _image(job))
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         """Run a job to its end, in the container that its key already has or in a new one.

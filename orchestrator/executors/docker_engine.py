@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import requests
@@ -47,6 +48,8 @@ _ADD_GPU_RUNTIME = (
     "sudo apt-get install -y nvidia-container-toolkit && sudo nvidia-ctk runtime configure --runtime=docker "
     "&& sudo systemctl restart docker"
 )
+_CONTAINERD = "/var/lib/containerd"
+"""Where engines keep images that leave that to containerd, as new ones do."""
 _GPU_TOOLS = ("nvidia-container-runtime-hook", "nvidia-container-cli", "nvidia-ctk")
 _GPU_COMPLAINTS = ("could not select device driver", "nvidia-container-cli", "gpu vendor from cdi", "unresolvable cdi")
 
@@ -165,6 +168,19 @@ def require_gpus(client: DockerClient) -> None:
     if not known and not any(shutil.which(tool) for tool in _GPU_TOOLS):
         message = "a GPU is needed, and this engine has no NVIDIA runtime"
         raise GpuRuntimeMissingError(message, hint=_ADD_GPU_RUNTIME)
+
+
+def images_folder(client: DockerClient) -> Path | None:
+    """Find where an engine keeps its images; None where that is not on this machine, or cannot be known."""
+    if not client.api.base_url.startswith("http+docker://"):  # the SDK's own word for a socket of this machine
+        return None
+    with explained("asking the engine where it keeps images"):
+        info = client.info()
+    if "Docker Desktop" in info.get("OperatingSystem", ""):  # a machine of its own
+        return None
+    driver = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)  # noqa: PLR2004 - name and value
+    kept = _CONTAINERD if "containerd" in driver.get("driver-type", "") else info.get("DockerRootDir", "")
+    return Path(kept) if kept and os.path.isdir(kept) else None  # noqa: PTH112 - False where we may not look, too
 
 
 def user_of(client: DockerClient) -> User:

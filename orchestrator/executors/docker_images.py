@@ -8,7 +8,17 @@ from docker.errors import ImageNotFound
 
 from orchestrator.errors import ImageUnavailableError, WrongArchitectureError
 from orchestrator.events import LogLine, Progress
-from orchestrator.executors.docker_engine import ENGINE_ERRORS, explain, explained, require_architecture
+from orchestrator.executors.docker_engine import (
+    ENGINE_ERRORS,
+    explain,
+    explained,
+    images_folder,
+    require_architecture,
+)
+from orchestrator.room import Need
+
+_UNPACKED = 2
+"""How much larger an image's layers are than what a registry sends of them; engines keep both for a while."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,6 +58,27 @@ def check_local(client: DockerClient, image: ContainerImage) -> None:
     """
     require_architecture(client, image.architecture)
     _is_local(client, image)
+
+
+def needs(client: DockerClient, image: ContainerImage) -> tuple[Need, ...]:
+    """Count the room that a pull takes: what arrives, and the same unpacked; nothing where that is not known."""
+    pulled = image.build.base if image.build else image.reference
+    if image.pulled is None or _has(client, image.reference) or _has(client, pulled):
+        return ()
+    folder = images_folder(client)
+    if folder is None:
+        return ()
+    size = image.pulled * (1 + _UNPACKED)
+    return (Need(folder, size, f"image {pulled.partition('@')[0]}: to pull and unpack, as predicted"),)
+
+
+def _has(client: DockerClient, reference: str) -> bool:
+    with explained(f"looking for image {reference}"):
+        try:
+            client.images.get(reference)
+        except ImageNotFound:
+            return False
+    return True
 
 
 def _is_local(client: DockerClient, image: ContainerImage) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.events import Observer
+from orchestrator.room import Need
 
 OUTPUT = "/out"
 """Where every command finds the one folder that it may write."""
@@ -56,6 +57,8 @@ class ContainerImage:
     architecture: str
     """`amd64` or `arm64`: what the target is."""
     build: ImageBuild | None = None
+    pulled: int | None = None
+    """Bytes that a pull of it, or of what it is built from, brings; None where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ class Executor(Protocol):
         Raises:
             MachineError: With what is missing and the command that mends it.
         """
+
+    def needs(self, job: Job) -> tuple[Need, ...]:
+        """Say what a job writes besides its output, as far as that is known: its image, where it is not there yet."""
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         """Run a job to its end and report its lines as events; all of them also go to `log.txt` beside the output.

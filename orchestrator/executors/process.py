@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Observer
     from orchestrator.executors.job import Argument
+    from orchestrator.room import Need
 
 _SLICE = 0.2
 """Seconds between two looks at whether the command has ended."""
@@ -66,6 +67,10 @@ class ProcessExecutor:
         if shutil.which(program, path=self._environment.get("PATH")) is None:
             message = f"step {job.step}: the program {program} is not on this machine"
             raise MachineError(message, hint="run the step in its container: --executor docker")
+
+    def needs(self, _job: Job) -> tuple[Need, ...]:
+        """Need no room besides that of the output: this machine's Python is there."""
+        return ()
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         """Run a job to its end; its lines go to the observer and to `log.txt` beside the output folder.

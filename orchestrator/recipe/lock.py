@@ -58,6 +58,8 @@ class LockedImage(_Part):
     """Of the image for x86-64."""
     arm64: str | None = Field(default=None, pattern=_DIGEST)
     """Of the image for Arm."""
+    sizes: dict[str, int] = {}
+    """Bytes that are pulled, by processor: of the image's layers as the registry sends them."""
 
 
 class LockedContent(_Part):
@@ -111,6 +113,10 @@ class Lock(_Part):
     def image_digests(self) -> Mapping[str, str]:
         """What each image is pulled by."""
         return {name: image.index for name, image in self.images.items()}
+
+    def image_sizes(self, architecture: str) -> Mapping[str, int]:
+        """How many bytes are pulled for each image, where the lock says so."""
+        return {name: image.sizes[architecture] for name, image in self.images.items() if architecture in image.sizes}
 
 
 def hub_models(recipe: Recipe) -> tuple[HubModel, ...]:
@@ -252,7 +258,7 @@ def _moved(old: Lock, new: Lock) -> Iterator[str]:
         was = old.images.get(name)
         if was is None:
             yield f"image {name}: {image.reference} is {image.index} (was not locked)"
-        elif was != image:
+        elif was.model_copy(update={"sizes": image.sizes}) != image:  # the digests fix them, and older locks have none
             yield f"image {name}: {was.reference} {was.index} → {image.reference} {image.index}"
     yield from _moved_places(old, new)
     locked = {(repository.repo, repository.revision, repository.kind) for repository in new.repositories}

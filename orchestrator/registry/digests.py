@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class ImageDigests:
     """What to pull by, `sha256:…`: of the index, or of the one image where there is no index."""
     platforms: Mapping[str, str]
     """The image's digest per processor architecture, for Linux."""
+    sizes: Mapping[str, int]
+    """Bytes of its layers as the registry sends them, by architecture, where it tells them."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,23 @@ def _resolve(registry: DXF, parts: Reference) -> ImageDigests:
         raise RegistryError(message, hint="a proxy may be at fault; try again")
     manifest: dict[str, Any] = json.loads(text)
     if "manifests" in manifest:
-        return ImageDigests(index, dict(_platforms(manifest)))
+        platforms = dict(_platforms(manifest))
+        sizes = {name: _size_of(registry, digest) for name, digest in platforms.items()}
+        return ImageDigests(index, platforms, {name: size for name, size in sizes.items() if size})
     pieces: Any = registry.pull_blob(manifest["config"]["digest"])  # typed as a pair as well, which it gives on request
-    return ImageDigests(index, {json.loads(b"".join(pieces))["architecture"]: index})
+    architecture = json.loads(b"".join(pieces))["architecture"]
+    return ImageDigests(index, {architecture: index}, {architecture: _size(manifest)})
+
+
+def _size_of(registry: DXF, digest: str) -> int:
+    """Ask for the size of one image of an index; 0 where it is not told: a lock is whole without it."""
+    with suppress(requests.RequestException, DXFError, ValueError):
+        return _size(json.loads(registry.get_manifest_and_response(digest)[0]))
+    return 0
+
+
+def _size(manifest: dict[str, Any]) -> int:
+    return sum(int(layer["size"]) for layer in manifest.get("layers", ()))
 
 
 def _platforms(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator.recipe.lock import Lock, LockedFile, LockedRepository, lock_text
-from tests.contract.test_registry import push_index
+from tests.contract.test_registry import LAYER, push_index
 from tests.support.hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +107,8 @@ def test_a_lock_has_commit_files_images_tools_and_the_recipes_digest(project: Pr
     assert len(files["model.safetensors"]["sha256"]) == 64
     assert "sha256" not in files["config.json"]
     image = lock["images"]["tensorrt-llm-1.3.0rc24"]
-    assert set(image) == {"reference", "index", "amd64", "arm64"}
+    assert set(image) == {"reference", "index", "amd64", "arm64", "sizes"}
+    assert image["sizes"] == {"amd64": 2 * len(LAYER), "arm64": 2 * len(LAYER)}
     assert {"orchestrator", "huggingface_hub", "python"} <= set(lock["tools"])
     assert project.run("lock", "one", "--check") == 0, project.log
     before = project.lock.read_bytes()

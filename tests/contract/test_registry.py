@@ -22,6 +22,8 @@ from orchestrator.registry.digests import Reference, docker_credentials, image_d
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYERS = "application/vnd.oci.image.layer.v1.tar+gzip"
+LAYER = b"a layer of an image"
 KEY = "nvapi-canary-0123456789"
 
 
@@ -45,7 +47,8 @@ def push_manifest(repository: str, tag: str, kind: str, fields: dict[str, object
 
 def push_image(repository: str, architecture: str, tag: str = "") -> dict[str, object]:
     config = push_blob(repository, json.dumps({"architecture": architecture, "os": "linux"}).encode())
-    return push_manifest(repository, tag, MANIFEST, {"config": {"mediaType": CONFIG, **config}, "layers": []})
+    layer = {"mediaType": LAYERS, **push_blob(repository, LAYER)}
+    return push_manifest(repository, tag, MANIFEST, {"config": {"mediaType": CONFIG, **config}, "layers": [layer] * 2})
 
 
 def push_index(repository: str, tag: str, architectures: tuple[str, ...] = ("amd64", "arm64")) -> dict[str, str]:
@@ -67,6 +70,7 @@ def test_an_index_gives_a_digest_of_its_own_and_one_per_architecture(registry: s
     found = image_digests(f"{registry}/nvidia/release:1.0")
     assert found.index == pushed["index"]
     assert found.platforms == {"amd64": pushed["amd64"], "arm64": pushed["arm64"]}
+    assert found.sizes == {"amd64": 2 * len(LAYER), "arm64": 2 * len(LAYER)}
 
 
 def test_an_image_without_an_index_is_its_own(registry: str) -> None:
@@ -182,6 +186,11 @@ def keyed(tmp_path: Path) -> Iterator[Keyed]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_an_image_whose_size_nobody_tells_is_resolved_all_the_same(keyed: Keyed) -> None:
+    found = image_digests(f"{keyed.host}/a/b:1", lambda _host: None, verify=str(keyed.certificate))
+    assert (found.platforms, found.sizes) == ({"arm64": "sha256:" + "a" * 64}, {})
 
 
 def ask(keyed: Keyed, credentials: tuple[str, str] | None = None) -> str:

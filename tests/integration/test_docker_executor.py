@@ -388,6 +388,19 @@ def test_an_image_pinned_by_digest_is_pulled(bench: Bench, client: DockerClient,
     assert bench.run(replace(bench.job(), argv=("nothing",), image=image)).exit_status == 127, "it is local now"
 
 
+def test_the_room_for_a_pull_is_counted_where_the_engine_keeps_images_and_only_until_it_has_it(
+    bench: Bench, client: DockerClient, pushed: str
+) -> None:
+    image = ContainerImage(pushed, client.version()["Arch"], pulled=10**9)
+    (need,) = bench.executor.needs(replace(bench.job(), image=image))
+    assert need.folder == Path(client.info()["DockerRootDir"])
+    assert need.size == 3 * 10**9
+    assert need.what == f"image {pushed}: to pull and unpack, as predicted"
+    assert bench.executor.needs(replace(bench.job(), image=replace(image, pulled=None))) == ()
+    client.images.pull(pushed)
+    assert bench.executor.needs(replace(bench.job(), image=image)) == ()
+
+
 def test_an_image_that_nobody_has_is_refused(bench: Bench, engine: Engine, registry: str) -> None:
     image = ContainerImage(f"{registry}/no/such:1", engine.architecture)
     with pytest.raises(ImageUnavailableError, match="no/such:1") as refused:

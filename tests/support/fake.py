@@ -25,6 +25,7 @@ from orchestrator.executors.job import OUTPUT, Argument, Heed, Job, Outcome, car
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
+    from orchestrator.room import Need
 
 SIGKILL = 9
 
@@ -81,6 +82,8 @@ class FakeExecutor:
     name: str = "fake"
     jobs: list[Job] = field(default_factory=list)
     """The jobs that ran, in order."""
+    images: tuple[Need, ...] = ()
+    """What every job needs besides its output."""
     forgotten: list[Job] = field(default_factory=list)
     _endings: dict[str, _Ending] = field(default_factory=dict)
     _refusals: dict[str, MachineError] = field(default_factory=dict)
@@ -136,6 +139,10 @@ class FakeExecutor:
     def check(self, job: Job) -> None:
         if job.step in self._refusals:
             raise self._refusals[job.step]
+
+    def needs(self, _job: Job) -> tuple[Need, ...]:
+        """Need what a test says."""
+        return self.images
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
         heed()

@@ -42,6 +42,7 @@ from orchestrator.events import (
 from orchestrator.journal import Journal
 from orchestrator.plan import PlacedStep, Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
+from orchestrator.room import Need
 from orchestrator.runner import Runner, StepResult, forecast
 from orchestrator.steps.step import Input, Output, Step
 from orchestrator.store.store import Store, remove_tree
@@ -367,6 +368,21 @@ def failing(world: World, failure: Failure, status: int = 7) -> None:
         return status
 
     world.executor.commands = {**world.executor.commands, "verify": command}
+
+
+def test_an_image_that_has_no_room_is_refused_with_the_plans_other_needs_before_anything_runs(world: World) -> None:
+    much = 1 << 60
+    world.executor.images = (Need(world.root, much, "image some/image:1: to pull and unpack, as predicted"),)
+    with pytest.raises(DiskFullError, match="needed for what is still to be written") as caught:
+        world.build()
+    rows = caught.value.message.splitlines()[1:]
+    assert [row.split(":")[0].strip() for row in rows] == ["image some/image", "generate", "quantize"], "counted once"
+    assert world.executor.steps == []
+    world.executor.images = ()
+    world.build()
+    world.executor.images = (Need(world.root, much, "image some/image:1: to pull and unpack, as predicted"),)
+    world.build()
+    assert world.executor.steps == STEPS, "what is kept needs no image"
 
 
 def test_the_reason_that_a_payload_gives_keeps_its_code(world: World) -> None:

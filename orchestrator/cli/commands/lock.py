@@ -134,6 +134,7 @@ def _image(settings: Settings, name: str) -> LockedImage:
         index=found.index,
         amd64=found.platforms.get("amd64"),
         arm64=found.platforms.get("arm64"),
+        sizes={name: found.sizes[name] for name in ("amd64", "arm64") if name in found.sizes},
     )
 
 

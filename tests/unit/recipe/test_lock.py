@@ -154,6 +154,14 @@ def test_an_image_is_pulled_by_the_digest_of_its_index() -> None:
     assert LOCK.image_digests == {"some-image": INDEX}
 
 
+def test_an_older_lock_that_has_no_sizes_of_images_is_current() -> None:
+    sized = {"some-image": LOCK.images["some-image"].model_copy(update={"sizes": {"arm64": 7}})}
+    newer = LOCK.model_copy(update={"images": sized})
+    assert moved(LOCK, newer) == ()
+    assert newer.image_sizes("arm64") == {"some-image": 7}
+    assert newer.image_sizes("amd64") == LOCK.image_sizes("arm64") == {}
+
+
 def test_the_text_to_calibrate_with_is_pinned_too() -> None:
     assert pin_calibration(recipe(), COMMIT).quantization.calibration.revision == COMMIT
 
