@@ -8,6 +8,7 @@ is mapped competes with the model. For the same reason pages are given back afte
 from __future__ import annotations
 
 import errno
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -49,7 +50,15 @@ class Checkpoint:
         found = _indexed(folder) if (folder / INDEX).exists() else header.read(_single(folder))
         return cls(folder, {name: found[name] for name in sorted(found, key=natural)})
 
-    def read(self, name: str, first: int = 0, last: int | None = None, *, again: bool = False) -> NDArray[Any]:
+    def read(
+        self,
+        name: str,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        again: bool = False,
+        into: NDArray[np.uint8] | None = None,
+    ) -> NDArray[Any]:
         """Read a tensor, or its rows `first` up to but not including `last`.
 
         Args:
@@ -57,29 +66,37 @@ class Checkpoint:
             first: The first row.
             last: The row after the last one; all rows when left out. A scalar has no rows and is read whole.
             again: The same rows will be read again soon: leave them in the page cache.
+            into: Where they go, with as many bytes at least; new memory when left out.
 
         Raises:
             CheckpointError: The file became shorter since its header was read.
         """
         tensor = self.tensors[name]
-        if not tensor.shape:
-            return self._read_bytes(tensor, 0, tensor.size, again=again).view(DTYPES[tensor.dtype]).reshape(())
-        last = tensor.shape[0] if last is None else last
-        data = self._read_bytes(tensor, first * tensor.row_bytes, last * tensor.row_bytes, again=again)
-        return data.view(DTYPES[tensor.dtype]).reshape(last - first, *tensor.shape[1:])
+        shape = tensor.shape and ((tensor.shape[0] if last is None else last) - first, *tensor.shape[1:])
+        size = math.prod(shape) * DTYPES[tensor.dtype].itemsize
+        data = np.empty(size, np.uint8) if into is None else into[:size]
+        self.fill(name, first * tensor.row_bytes, data, again=again)
+        return data.view(DTYPES[tensor.dtype]).reshape(shape)
+
+    def runs(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, int]]:
+        """Cut a tensor into runs of whole rows of at most `chunk_bytes` (at least one row).
+
+        Each is its first row and the one after its last; a scalar counts as one row.
+        """
+        tensor = self.tensors[name]
+        count = tensor.shape[0] if tensor.shape else 1
+        step = max(1, chunk_bytes // max(1, tensor.row_bytes))
+        for first in range(0, count, step):
+            yield first, min(first + step, count)
 
     def rows(self, name: str, chunk_bytes: int, *, again: bool = False) -> Iterator[tuple[int, NDArray[Any]]]:
         """Read a tensor in runs of whole rows of at most `chunk_bytes` (at least one row): first row, rows.
 
         A scalar comes as one run of shape [1].
         """
-        tensor = self.tensors[name]
-        if not tensor.shape:
-            yield 0, self.read(name).reshape(1)
-            return
-        step = max(1, chunk_bytes // max(1, tensor.row_bytes))
-        for first in range(0, tensor.shape[0], step):
-            yield first, self.read(name, first, min(first + step, tensor.shape[0]), again=again)
+        for first, last in self.runs(name, chunk_bytes):
+            rows = self.read(name, first, last, again=again)
+            yield first, rows if rows.shape else rows.reshape(1)
 
     def fill(self, name: str, begin: int, data: NDArray[np.uint8], *, again: bool = False) -> None:
         """Fill an array with bytes of a tensor, from its byte `begin` on.
@@ -98,11 +115,6 @@ class Checkpoint:
                 filled += count
             if not again:
                 give_back(descriptor, tensor.begin + begin, len(data))
-
-    def _read_bytes(self, tensor: StoredTensor, begin: int, end: int, *, again: bool) -> NDArray[np.uint8]:
-        data = np.empty(end - begin, np.uint8)
-        self.fill(tensor.name, begin, data, again=again)
-        return data
 
 
 def _read_into(descriptor: int, data: NDArray[np.uint8], tensor: StoredTensor, begin: int) -> int:

@@ -10,6 +10,7 @@ import fnmatch
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
@@ -122,7 +123,7 @@ class Selection:
     excluded: tuple[str, ...]
     """Modules with a weight that stay as they are, with embedding and head."""
 
-    @property
+    @cached_property  # asked for each tensor, of which a model with many experts has tens of thousands
     def quantized(self) -> frozenset[str]:
         """All quantized modules."""
         return frozenset(module for group in self.groups for module in group)

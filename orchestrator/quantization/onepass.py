@@ -7,6 +7,7 @@ Everything else is copied. Reading, computing and writing overlap.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,13 @@ import numpy as np
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization.formats import kernels
-from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
+from orchestrator.quantization.pipeline import Buffers, ReadAhead, WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import DTYPES
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.quantization.tensors import StoredTensor
 
-CHUNK_BYTES = 4_000_000
-_CHUNKS_AHEAD = 3
+CHUNK_BYTES = 2_000_000
+_CHUNKS_AHEAD = 4
 _CHUNKS_BEHIND = 4
-_CHUNKS_KEPT = 10
-"""A group of fused modules up to this size is read once, a larger one twice in a row."""
+_CHUNKS_KEPT = 12
+"""A group of fused modules that is cut into so many is read once, a larger one twice in a row."""
+_BUFFERS = _CHUNKS_KEPT + (_CHUNKS_AHEAD + 2) + (_CHUNKS_BEHIND + 2)
+"""A group that is kept; what waits, and what is being read and changed to another type; the same behind."""
 WEIGHT_ONLY = ("w4a16_nvfp4",)
 """Formats whose scales follow from the weights."""
 
@@ -73,7 +76,8 @@ def quantize_checkpoint(
         raise CheckpointError(message)
     plan = Plan.make(source, scheme, exclude)
     with CheckpointWriter(output, plan_shards(plan.outputs, shard_bytes)) as writer:
-        _Conversion(plan, writer, chunk_bytes, _Meter(observer, _bytes_to_read(plan))).run()
+        meter, buffers = _Meter(observer, _bytes_to_read(plan)), Buffers(_BUFFERS, chunk_bytes)
+        _Conversion(plan, writer, chunk_bytes, meter, buffers).run()
     plan.write_companions(output)
 
 
@@ -97,11 +101,17 @@ class _Meter:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of a tensor on their way; without rows: the end of a tensor, or of a group that was gone through."""
+    """Some rows of a tensor on their way, in memory that is given back after use."""
 
     name: str
-    first: int = 0
-    rows: NDArray[Any] | None = None
+    first: int
+    rows: NDArray[Any]
+    give_back: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class _End:
+    """After the last rows of a tensor, or of a group that was gone through."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +122,11 @@ class _Conversion:
     writer: CheckpointWriter
     chunk_bytes: int
     meter: _Meter
+    buffers: Buffers
 
     def run(self) -> None:
-        with ReadAhead(self._read(), _CHUNKS_AHEAD) as ahead, WriteBehind(_CHUNKS_BEHIND) as behind:
+        # Buffers first: whoever reads may wait for one when something went wrong.
+        with ReadAhead(self._read(), _CHUNKS_AHEAD) as ahead, WriteBehind(_CHUNKS_BEHIND) as behind, self.buffers:
             coming = iter(ahead)
             for unit in self.plan.units:
                 if self.plan.quantizes(unit[0]):
@@ -124,64 +136,91 @@ class _Conversion:
 
     # --- in the thread that reads ---
 
-    def _read(self) -> Iterator[_Rows]:
+    def _read(self) -> Iterator[_Rows | _End]:
         """Go through all units: once, and groups that are too large to be kept twice."""
         for unit in self.plan.units:
             if self.plan.quantizes(unit[0]) and not self._keeps(unit):
                 yield from self._read_unit(unit, again=True)
             yield from self._read_unit(unit)
 
-    def _read_unit(self, unit: Sequence[str], *, again: bool = False) -> Iterator[_Rows]:
+    def _read_unit(self, unit: Sequence[str], *, again: bool = False) -> Iterator[_Rows | _End]:
         for name in unit:
-            for first, rows in self.plan.rows(name, self.chunk_bytes, again=again):
-                yield _Rows(name, first, rows)
-        yield _Rows(unit[0])
+            for first, last in self._runs(name):
+                lent = self.buffers.lend((last - first) * self.plan.checkpoint.tensors[name].row_bytes)
+                rows = self.plan.checkpoint.read(name, first, last, again=again, into=lent.memory)
+                yield self._converted(_Rows(name, first, rows, lent.give_back))
+        yield _End()
+
+    def _converted(self, part: _Rows) -> _Rows:
+        """Change rows to the type that they are to have."""
+        kind = DTYPES[self.plan.types[part.name]]
+        if part.rows.dtype == kind:
+            return part
+        lent = self.buffers.lend(part.rows.size * kind.itemsize)
+        rows = lent.empty(part.rows.shape, kind)
+        rows[...] = part.rows
+        part.give_back()
+        return _Rows(part.name, part.first, rows, lent.give_back)
+
+    def _runs(self, name: str) -> Iterator[tuple[int, int]]:
+        return self.plan.checkpoint.runs(name, self.chunk_bytes)
 
     def _keeps(self, unit: Sequence[str]) -> bool:
         """Say whether a group is kept in memory between its two passes, rather than read again."""
-        return sum(self.plan.spec(name).size for name in unit) <= _CHUNKS_KEPT * self.chunk_bytes
+        return sum(1 for name in unit for _ in self._runs(name)) <= _CHUNKS_KEPT
 
     # --- in the thread that computes ---
 
-    def _copy(self, coming: Iterator[_Rows], behind: WriteBehind) -> None:
-        for part, rows in _until_the_end(coming):
-            shaped = rows if self.plan.spec(part.name).shape else rows.reshape(())
-            behind.do(partial(self.writer.write, part.name, shaped, part.first))
-            self._count(part.name, rows)
+    def _copy(self, coming: Iterator[_Rows | _End], behind: WriteBehind) -> None:
+        for part in _until_the_end(coming):
+            self._count(part)
+            behind.do(partial(self.writer.write, part.name, part.rows, part.first), finally_=part.give_back)
 
-    def _quantize(self, group: Sequence[str], coming: Iterator[_Rows], behind: WriteBehind) -> None:
-        kept: list[tuple[_Rows, NDArray[Any]]] = []
+    def _quantize(self, group: Sequence[str], coming: Iterator[_Rows | _End], behind: WriteBehind) -> None:
+        kept: deque[_Rows] = deque()
         keeps, largest = self._keeps(group), 0.0
-        for part, rows in _until_the_end(coming):
-            largest = max(largest, largest_magnitude(rows, self.plan.checkpoint.tensors[part.name], part.first))
-            self._count(part.name, rows)
+        for part in _until_the_end(coming):
+            largest = max(largest, largest_magnitude(part.rows, self.plan.checkpoint.tensors[part.name], part.first))
+            self._count(part)
             if keeps:
-                kept.append((part, rows))
+                kept.append(part)
+            else:
+                part.give_back()
         scale = self.plan.scheme.weight_scale(largest)
-        for part, rows in _taken(kept) if keeps else _until_the_end(coming):
-            for suffix, encoded in self.plan.scheme.encode(rows, scale).items():
-                behind.do(partial(self.writer.write, f"{part.name}{suffix}", encoded, part.first))
-            self._count(part.name, rows)
+        for part in _taken(kept) if keeps else _until_the_end(coming):
+            self._encode(part, scale, behind)
         for name in group:
             for suffix, scalar in self.plan.scheme.scalars(scale).items():
                 behind.do(partial(self.writer.write, f"{name}{suffix}", scalar))
 
-    def _count(self, name: str, rows: NDArray[Any]) -> None:
-        self.meter.add(rows.size * DTYPES[self.plan.checkpoint.tensors[name].dtype].itemsize, name)
+    def _encode(self, part: _Rows, scale: np.float32, behind: WriteBehind) -> None:
+        self._count(part)
+        lent = self.buffers.lend(part.rows.nbytes)  # no format takes more than what it encodes
+        encoded = self.plan.scheme.encode(part.rows, scale, lent.empty)
+        part.give_back()
+        behind.do(partial(self._write, part, encoded), finally_=lent.give_back)
+
+    def _count(self, part: _Rows) -> None:
+        self.meter.add(part.rows.size * DTYPES[self.plan.checkpoint.tensors[part.name].dtype].itemsize, part.name)
+
+    # --- in the thread that writes ---
+
+    def _write(self, part: _Rows, encoded: Mapping[str, NDArray[Any]]) -> None:
+        for suffix, rows in encoded.items():
+            self.writer.write(f"{part.name}{suffix}", rows, part.first)
 
 
-def _until_the_end(coming: Iterator[_Rows]) -> Iterator[tuple[_Rows, NDArray[Any]]]:
+def _until_the_end(coming: Iterator[_Rows | _End]) -> Iterator[_Rows]:
     for part in coming:
-        if part.rows is None:
+        if isinstance(part, _End):
             return
-        yield part, part.rows
+        yield part
 
 
-def _taken(kept: list[tuple[_Rows, NDArray[Any]]]) -> Iterator[tuple[_Rows, NDArray[Any]]]:
+def _taken(kept: deque[_Rows]) -> Iterator[_Rows]:
     """Give out what was kept, and keep it no longer."""
-    kept.reverse()
     while kept:
-        yield kept.pop()
+        yield kept.popleft()
 
 
 def largest_magnitude(rows: Any, tensor: StoredTensor, first: int = 0) -> float:  # noqa: ANN401 - an array or a tensor of torch

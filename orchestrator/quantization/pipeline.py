@@ -1,14 +1,27 @@
-"""Reading ahead and writing behind: three things at once that would otherwise wait for each other."""
+"""Reading ahead and writing behind: three things at once that would otherwise wait for each other.
+
+What is on its way between them lies in `Buffers`, so that it takes the same memory however fast each of them is.
+"""
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
+
+_ALIGNED = 64
+"""Bytes. Every buffer begins at a multiple of this from the first one, so that any type fits it."""
 
 
 @dataclass
@@ -122,3 +135,71 @@ class WriteBehind:
                 self._error = error
             finally:
                 finally_()
+
+
+class BuffersClosedError(Exception):
+    """Nothing is lent any more: whoever asked is to end."""
+
+
+@dataclass
+class Lent:
+    """A piece of memory, until it is given back."""
+
+    memory: NDArray[np.uint8]
+    give_back: Callable[[], None]
+    _taken: int = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever NumPy takes
+        """Return an array in memory that no other array of this piece has, as `numpy.empty` does."""
+        kind = np.dtype(dtype)
+        begin = -(-self._taken // kind.itemsize) * kind.itemsize
+        self._taken = begin + math.prod(shape) * kind.itemsize
+        if self._taken > len(self.memory):
+            message = f"{len(self.memory)} bytes were lent; found {self._taken} wanted"
+            raise ValueError(message)
+        found: NDArray[Any] = self.memory[begin : self._taken].view(kind).reshape(shape)
+        return found
+
+
+@dataclass
+class Buffers:
+    """A fixed number of buffers, lent in turn: together they are all that can be on its way.
+
+    Whoever reads waits for one when all are taken. Since each is lent again only after all others, a run that is longer
+    or waits for another disk needs no more of them than a short one, and nothing is allocated and freed meanwhile.
+
+    Used as a context manager; whoever waits for one when the block is left is sent away with `BuffersClosedError`.
+    """
+
+    count: int
+    size: int
+    """Bytes of each."""
+    _free: queue.SimpleQueue[NDArray[np.uint8] | None] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        """Get the memory: of the process's own once it is written to."""
+        self.size = -(-self.size // _ALIGNED) * _ALIGNED
+        for buffer in np.empty((self.count, self.size), np.uint8):
+            self._free.put(buffer)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Send those away who wait."""
+        self._free.put(None)
+
+    def lend(self, size: int) -> Lent:
+        """Wait for a buffer; what is larger than one is memory of its own.
+
+        Raises:
+            BuffersClosedError: The block was left.
+        """
+        if size > self.size:
+            return Lent(np.empty(size, np.uint8), lambda: None)
+        buffer = self._free.get()
+        if buffer is None:
+            self._free.put(None)
+            raise BuffersClosedError
+        return Lent(buffer, partial(self._free.put, buffer))

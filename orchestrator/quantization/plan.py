@@ -219,9 +219,9 @@ class Plan:
         """Read a tensor, or some of its rows, as the type that it is to have."""
         return self.checkpoint.read(name, first, last).astype(DTYPES[self.types[name]], copy=False)
 
-    def rows(self, name: str, chunk_bytes: int, *, again: bool = False) -> Iterator[tuple[int, NDArray[Any]]]:
+    def rows(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Read a tensor in runs of rows, see `Checkpoint.rows`, as the type that it is to have."""
-        for first, rows in self.checkpoint.rows(name, chunk_bytes, again=again):
+        for first, rows in self.checkpoint.rows(name, chunk_bytes):
             yield first, rows.astype(DTYPES[self.types[name]], copy=False)
 
     def spec(self, name: str) -> TensorSpec:

@@ -14,6 +14,7 @@ from orchestrator.quantization.formats import fp8, kernels, nvfp4
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from orchestrator.quantization.formats.kernels import Empty
     from orchestrator.quantization.tensors import TensorSpec
 
 
@@ -44,8 +45,14 @@ class Scheme(Protocol):
     def input_scale(self, amax: float) -> np.float32:
         """Return the scale of a module's input with this largest magnitude."""
 
-    def encode(self, rows: NDArray[Any], scale: np.float32) -> dict[str, NDArray[Any]]:
-        """Encode rows of a weight: by what follows the weight's name, the rows of each tensor."""
+    def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
+        """Encode rows of a weight: by what follows the weight's name, the rows of each tensor.
+
+        Args:
+            rows: Of the weight.
+            scale: See `weight_scale`.
+            empty: Gives the memory where results may go; some are in memory of their own all the same.
+        """
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """Return what encoded rows stand for."""
@@ -85,9 +92,9 @@ class Nvfp4:
         """See `Scheme`: an input's blocks are scaled as a weight's are."""
         return nvfp4.tensor_scale(amax)
 
-    def encode(self, rows: NDArray[Any], scale: np.float32) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
         """See `Scheme`."""
-        encoded = kernels.encode_nvfp4(rows, scale)
+        encoded = kernels.encode_nvfp4(rows, scale, empty)
         return {"": encoded.codes, "_scale": encoded.scales}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
@@ -129,9 +136,9 @@ class Fp8:
         """See `Scheme`."""
         return fp8.tensor_scale(amax)
 
-    def encode(self, rows: NDArray[Any], scale: np.float32) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
         """See `Scheme`."""
-        return {"": kernels.encode_fp8(rows, scale)}
+        return {"": kernels.encode_fp8(rows, scale, empty)}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """See `Scheme`."""

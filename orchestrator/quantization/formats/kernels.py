@@ -14,21 +14,21 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.quantization.formats import devices, fp8, nvfp4
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
+Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
+"""Gives an array of a shape and type with anything in it."""
 
 SOURCE = Path(__file__).with_name("kernels.c")
 
@@ -95,16 +95,16 @@ def forget() -> None:
         _LOADED.pop().pool.shutdown()
 
 
-def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32) -> nvfp4.Encoded:
-    """Encode as `nvfp4.encode` does."""
+def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32, empty: Empty = np.empty) -> nvfp4.Encoded:
+    """Encode as `nvfp4.encode` does; the compiled loops write to what `empty` gives."""
     if not isinstance(weight, np.ndarray):
         return devices.encode_nvfp4(weight, scale_2)
     library = _library_for(weight)
     if library is None or weight.ndim != 2 or weight.shape[1] % nvfp4.BLOCK:  # noqa: PLR2004 - it refuses such shapes
         return nvfp4.encode(weight, scale_2)
     rows, columns = weight.shape
-    codes = np.empty((rows, columns // 2), np.uint8)
-    scales = np.empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
+    codes = empty((rows, columns // 2), np.uint8)
+    scales = empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
     scalar = ctypes.c_float(float(scale_2))
 
     def work(first: int, last: int) -> None:
@@ -120,14 +120,14 @@ def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32) -> nvfp4.Encoded:
     return nvfp4.Encoded(codes, scales)
 
 
-def encode_fp8(weight: NDArray[Any], scale: np.float32) -> NDArray[Any]:
-    """Encode as `fp8.encode` does."""
+def encode_fp8(weight: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> NDArray[Any]:
+    """Encode as `fp8.encode` does; the compiled loops write to what `empty` gives."""
     if not isinstance(weight, np.ndarray):
         return devices.encode_fp8(weight, scale)
     library = _library_for(weight)
     if library is None:
         return fp8.encode(weight, scale)
-    codes = np.empty(weight.shape, ml_dtypes.float8_e4m3fn)
+    codes = empty(weight.shape, ml_dtypes.float8_e4m3fn)
     scalar = ctypes.c_float(float(scale))
 
     def work(first: int, last: int) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -101,12 +102,23 @@ def test_memory_does_not_grow_with_a_tensor(save: Save, tmp_path: Path, numbers:
         folder = save(_model(config, numbers), name=f"model {rows}")
         write_json(folder / "config.json", config)
         tracemalloc.start()
-        quantize_checkpoint(folder, tmp_path / f"out {rows}", chunk_bytes=500_000)
+        quantize_checkpoint(folder, tmp_path / f"out {rows}", chunk_bytes=300_000)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # The weights are 4 and 16 MiB; a chunk and what encoding takes is the same for both.
+    # The weights are 4 and 16 MiB; the buffers and what encoding takes are the same for both.
     assert max(peaks) < 10_000_000
     assert peaks[1] < peaks[0] * 1.1
+
+
+def test_a_disk_that_takes_no_more_ends_the_pass(tiny: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            quantize_checkpoint(tiny, tmp_path / "out", chunk_bytes=1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".part"]
 
 
 def _model(config: dict[str, Any], numbers: np.random.Generator) -> dict[str, NDArray[Any]]:

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import pytest
 
-from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
+from orchestrator.quantization.pipeline import Buffers, BuffersClosedError, ReadAhead, WriteBehind
 
 
 def test_everything_comes_in_order() -> None:
@@ -118,3 +119,62 @@ def test_what_follows_each_call_is_done_even_where_the_call_is_not_made() -> Non
         ask()
     assert followed == list(range(len(followed)))
     assert followed
+
+
+def test_no_more_buffers_are_lent_than_there_are() -> None:
+    with Buffers(2, 100) as buffers:
+        first = buffers.lend(100)
+        buffers.lend(1)
+        waiting = threading.Thread(target=buffers.lend, args=(1,), daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        first.give_back()
+        waiting.join(10)
+        assert not waiting.is_alive()
+
+
+def test_every_buffer_is_used_before_one_is_used_again() -> None:
+    with Buffers(3, 64) as buffers:
+        places = []
+        for _ in range(6):
+            lent = buffers.lend(64)
+            places.append(lent.memory.ctypes.data)
+            lent.give_back()
+    assert len(set(places)) == 3
+    assert places[:3] == places[3:]
+
+
+def test_what_is_larger_than_a_buffer_has_memory_of_its_own_and_does_not_wait() -> None:
+    with Buffers(1, 64) as buffers:
+        buffers.lend(64)
+        assert len(buffers.lend(1000).memory) == 1000
+
+
+def test_whoever_waits_for_a_buffer_is_sent_away_at_the_end() -> None:
+    ended: list[type[BaseException]] = []
+
+    def wait(buffers: Buffers) -> None:
+        try:
+            buffers.lend(1)
+        except BuffersClosedError as error:
+            ended.append(type(error))
+
+    with Buffers(1, 64) as buffers:
+        buffers.lend(1)
+        waiting = [threading.Thread(target=wait, args=(buffers,), daemon=True) for _ in range(2)]
+        for thread in waiting:
+            thread.start()
+    for thread in waiting:
+        thread.join(10)
+    assert ended == [BuffersClosedError] * 2
+
+
+def test_arrays_of_one_buffer_do_not_overlap() -> None:
+    lent = Buffers(1, 64).lend(64)
+    codes, scales = lent.empty((3, 5), np.uint8), lent.empty((3,), np.float32)
+    codes[:], scales[:] = 7, 1.5
+    assert (codes == 7).all()
+    assert (scales == 1.5).all()
+    with pytest.raises(ValueError, match="64 bytes were lent"):
+        lent.empty((10,), np.float64)
