@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
+import yaml
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError
@@ -172,7 +172,7 @@ class Measurements:
     @cached_property
     def models(self) -> dict[str, Model]:
         """Every name whose dimensions are known."""
-        entries: dict[str, dict[str, Any]] = YAML(typ="safe").load(self.models_file)["models"]
+        entries: dict[str, dict[str, Any]] = yaml.safe_load(self.models_file.read_bytes())["models"]
         own = {name: self._model(name, entry) for name, entry in entries.items() if "like" not in entry}
         return own | {name: own[entry["like"]] for name, entry in entries.items() if "like" in entry}
 

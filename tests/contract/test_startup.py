@@ -15,7 +15,7 @@ HEAVY = (
     "numpy",
     "docker",
     "rich",
-    "ruamel",
+    "yaml",
     "huggingface_hub",
     "httpx2",
     "jinja2",
