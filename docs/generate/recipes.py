@@ -12,7 +12,7 @@ from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import Refusal
 from orchestrator.plan import Plan
-from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.schema import recipe_schema
 
 _REFERENCE = "#/$defs/"
 _BOUNDS = {
@@ -42,7 +42,7 @@ Editors check recipes as they are written with [`recipes/recipe.schema.json`](..
 
 def reference() -> str:
     """Write the page of a recipe's keys."""
-    schema = Recipe.model_json_schema()
+    schema = recipe_schema()
     example = (ROOT / "recipes" / "llama3-8b-w4a16-nvfp4.yaml").read_text(encoding="utf-8")
     parts = [f"## {heading}\n\n{_section(schema, found)}" for heading, found in _sections(schema)]
     return page("Recipe", _INTRODUCTION, block(example, "yaml"), *parts)

@@ -12,7 +12,7 @@ Tool = Literal["trtllm-build", "convert_checkpoint.py", "quantize.py", "hf_ptq.p
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ToolEntry(_Part):

@@ -23,7 +23,7 @@ _WORDS_ONLY = frozenset({"description", "expected_refusals"})
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LockedFile(_Part):

@@ -24,7 +24,7 @@ OptionValue = bool | int | float | str
 class _Part(BaseModel):
     """A frozen piece of a recipe; a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Trust(_Part):

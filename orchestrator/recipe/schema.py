@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import GenerateJsonSchema
 
 from orchestrator.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core.core_schema import ModelSchema
+
+
+class _Described(GenerateJsonSchema):
+    """Describes each key by the text under it in its class.
+
+    pydantic can do that (`use_attribute_docstrings`), but when a class is made, for which each start of the command
+    would read and parse the sources.
+    """
+
+    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+        made = super().model_schema(schema)
+        for name, text in _texts(schema["cls"]).items():
+            if name in made.get("properties", {}):
+                made["properties"][name].setdefault("description", text)
+        return made
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Give the schema of a complete recipe, every key with its description."""
+    return Recipe.model_json_schema(schema_generator=_Described)
 
 
 def schema_text() -> str:
     """Render the schema, with the one key that only the loader knows."""
-    schema: dict[str, Any] = Recipe.model_json_schema()
+    schema = recipe_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "orchestrator recipe"
     extends = {"type": "string", "description": "The recipe or base (recipes/bases/) that this one builds on."}
@@ -24,3 +53,18 @@ def schema_text() -> str:
 def is_current(file: Path) -> bool:
     """Tell whether a schema file says what the types say now."""
     return file.is_file() and file.read_text(encoding="utf-8") == schema_text()
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Find the text under each key of a class and of those that it builds on."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        if not one.__module__.startswith(f"{__package__.partition('.')[0]}."):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(node, ast.ClassDef)  # noqa: S101 - the source of a class
+        for key, text in zip(node.body, node.body[1:], strict=False):
+            match key, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = inspect.cleandoc(words)
+    return found
