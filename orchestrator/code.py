@@ -6,13 +6,13 @@ A key holds the state of just the code that a step runs: a better `verify` must 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-_PREFIX = PACKAGE.name + "."
 
 _IMPORT = re.compile(
     rf"^[ \t]*(?:from[ \t]+(?P<source>{PACKAGE.name}(?:\.[\w.]+)?)[ \t]+import[ \t]*(?P<names>\([^)]*\)|[^\n]*)"
@@ -59,12 +59,25 @@ def _closure(module: str) -> set[Path]:
 
 def _files(module: str) -> Iterator[Path]:
     """Yield a module's file and the packages above it, which Python runs too; nothing for a name inside a module."""
-    parts = module.removeprefix(_PREFIX).split(".")
-    for length in range(len(parts) + 1):
-        place = PACKAGE.joinpath(*parts[:length])
-        for file in (place / "__init__.py", place.with_suffix(".py")):
-            if file.is_file() and file.is_relative_to(PACKAGE):
-                yield file
+    ours = _modules()
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        file = ours.get(".".join(parts[:length]))
+        if file:
+            yield file
+
+
+@cache
+def _modules() -> Mapping[str, Path]:
+    """Find the file of each of our modules, by the module's full name."""
+    found: dict[str, Path] = {}
+    for folder, _, names in os.walk(PACKAGE):
+        package = ".".join((PACKAGE.name, *Path(folder).relative_to(PACKAGE).parts))
+        for name in names:
+            if name.endswith(".py"):
+                module = package if name == "__init__.py" else f"{package}.{name.removesuffix('.py')}"
+                found[module] = Path(folder, name)
+    return found
 
 
 @cache  # payloads share most of what they import
