@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from orchestrator.bundle.render import Bundle, render
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.progress import BuildView
 from orchestrator.cli.record import recorded
@@ -18,6 +18,9 @@ from orchestrator.executors.process import ProcessExecutor
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.runner import Runner, StepResult
 from orchestrator.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from orchestrator.bundle.render import Bundle
 
 
 def build_recipe(
@@ -97,6 +100,8 @@ def bundle_of(
     embed_model: bool = False,
 ) -> Bundle:
     """Write a plan's deployment from what its steps left; for all targets unless some are named."""
+    from orchestrator.bundle.render import render  # noqa: PLC0415 - with Jinja and every target; `--until` needs none
+
     return render(
         plan.recipe,
         settings.catalog,

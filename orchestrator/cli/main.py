@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -13,6 +14,9 @@ import click
 
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import OrchestratorError, from_os_error
+
+gc.set_threshold(100_000)  # start-up makes tens of thousands of objects that stay: no use to look through them 40 times
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read what is installed to look for some
 
 _COMMANDS = {
     "recipes": "List the recipes.",

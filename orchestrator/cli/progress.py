@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.text import Text
+import click
 
 from orchestrator import events
 from orchestrator.cli.pace import Pace
 from orchestrator.cli.text import in_bytes, in_time
 
+if TYPE_CHECKING:
+    from orchestrator.cli.screen import Screen
+
 _EVERY = 60.0
 """Seconds between two lines of progress in a log."""
-_FRAMES = 4
-"""Pictures a second."""
 _PARTS = 4
 """Files under way that are shown, each on a line."""
 _SHORTEST_BAR, _LONGEST_BAR = 8, 40
@@ -36,32 +36,23 @@ class BuildView:
             verbose: Show every line that the steps write.
             clock: Gives seconds.
         """
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._terminal = self._console.is_terminal
+        self._terminal = _is_terminal()
         self._verbose = verbose
         self._clock = clock
         self._last = 0.0
         self._running: _Running | None = None
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._picture,
-            refresh_per_second=_FRAMES,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._screen: Screen | None = None
 
     def __enter__(self) -> Self:
         """Begin to show."""
-        if self._terminal:
-            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the terminal as it was."""
-        self._live.stop()
+        if self._screen:
+            self._screen.close()
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -114,18 +105,28 @@ class BuildView:
             self._show(_Running(event.step, self._running.begun, "hashing"))
 
     def _show(self, running: _Running | None) -> None:
-        """Change the picture at once: what is printed next must not be followed by the old one."""
+        """Change the picture; the first step that runs on a terminal makes the screen."""
         self._running = running
-        if self._live.is_started:
-            self._live.refresh()
+        if self._terminal and running and self._screen is None:
+            from orchestrator.cli.screen import Screen  # noqa: PLC0415 - where every step is reused none is drawn
 
-    def _picture(self) -> Group:
-        running = self._running
-        lines = running.lines(self._clock(), self._console.width) if running else ()
-        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+            self._screen = Screen(self._lines)
+        if self._screen:
+            self._screen.draw()
+
+    def _lines(self, width: int) -> Iterable[str]:
+        return self._running.lines(self._clock(), width) if self._running else ()
 
     def _say(self, line: str) -> None:
-        self._console.print(escape(line))
+        if self._screen:
+            self._screen.say(line)
+        else:
+            click.echo(line, err=True)
+
+
+def _is_terminal() -> bool:
+    """Tell whether lines can stay in place on standard error; `TTY_COMPATIBLE` overrules, as with rich."""
+    return {"0": False, "1": True}.get(os.environ.get("TTY_COMPATIBLE", ""), sys.stderr.isatty())
 
 
 class _Running:

@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 _STEP = 1000.0
 _MINUTE, _HOUR = 60, 3600
@@ -57,6 +53,11 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: S
         rows: The cells.
         right: Columns whose cells are numbers.
     """
+    from rich import box  # noqa: PLC0415 - the most of rich is loaded where a table is printed, and nowhere else
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.markup import escape  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.bundle.render import Bundle
 from orchestrator.cli.building import build_and_bundle, plan_build
 from orchestrator.cli.detach import start_detached
 from orchestrator.cli.dry_run import dry_run
@@ -17,6 +17,9 @@ from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, in_time, print_json, print_table, program
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.runner import StepResult
+
+if TYPE_CHECKING:
+    from orchestrator.bundle.render import Bundle
 
 
 @click.command("build")
