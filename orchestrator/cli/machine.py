@@ -36,10 +36,16 @@ _PUBLIC_IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
 def _run(command: Sequence[str]) -> str | None:
     """Give what a program prints; None where there is none of that name, or it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE, env=_without_secrets()
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _without_secrets() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH")}
 
 
 def _connect() -> DockerClient:
@@ -266,8 +272,11 @@ def _docker(host: Host, *, needed: bool, gpus: bool) -> Iterator[Finding]:
 
 def _token(plan: Plan | None, host: Host) -> Finding:
     """Look for a token where the Hub's own client looks; never at its value."""
-    home = Path(host.environment.get("HF_HOME", host.home / ".cache" / "huggingface"))
-    there = bool(host.environment.get("HF_TOKEN")) or (home / "token").is_file()
+    given = host.environment.get
+    home = Path(given("HF_HOME") or Path(given("XDG_CACHE_HOME") or host.home / ".cache") / "huggingface")
+    there = (
+        given("HF_TOKEN") or given("HUGGING_FACE_HUB_TOKEN") or Path(given("HF_TOKEN_PATH") or home / "token").is_file()
+    )
     gated = bool(plan and getattr(plan.recipe.model, "gated", False))
     if there:
         return Finding("Hub token", "ok", "there is one")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # `orchestrator --help` must load nothing heavy
     from orchestrator.recipe.load import RecipeBook
     from orchestrator.store.store import Store
 
-_SECRETS = ("HF_TOKEN",)
+_SECRETS = {"HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
+"""By the name that a step knows, the variables that may have it; the Hub's client takes the older name, too."""
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,5 @@ class Settings:
     @property
     def secrets(self) -> dict[str, str]:
         """The secrets that this shell has, by name; they reach only the steps that declare them."""
-        return {name: os.environ[name] for name in _SECRETS if os.environ.get(name)}
+        found = {name: next(filter(None, map(os.environ.get, names)), "") for name, names in _SECRETS.items()}
+        return {name: value for name, value in found.items() if value}

@@ -29,12 +29,18 @@ _SLICE = 0.2
 
 _CHUNK = 256 * 1024
 
-_INHERITED = frozenset({"HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR"})
-_INHERITED_WITH_NETWORK = frozenset(
-    name for both in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (both, both.lower())
-) | {
-    *("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_OFFLINE"),
-    *("HF_XET_CACHE", "REQUESTS_CA_BUNDLE"),
+_PLACES = frozenset({"HOME", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR"})
+_PLACES_WITH_NETWORK = frozenset(
+    {
+        *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_XET_CACHE", "HUGGINGFACE_HUB_CACHE", "REQUESTS_CA_BUNDLE"),
+        "XDG_CACHE_HOME",
+    }
+)
+"""By these the Hub's client finds its login and its cache: as this process does, so must the command."""
+_INHERITED = _PLACES | {"LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH"}
+_INHERITED_WITH_NETWORK = _PLACES_WITH_NETWORK | {
+    *(name for both in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (both, both.lower())),
+    *("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE"),
 }
 
 _OWN_CODE = Path(__file__).resolve().parents[2]
@@ -121,7 +127,7 @@ def _argv(job: Job) -> tuple[str, ...]:
 def _variables(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
     inherited = _INHERITED | _INHERITED_WITH_NETWORK if job.network else _INHERITED
     return {
-        **{name: value for name, value in environment.items() if name in inherited},
+        **{name: _from_here(name, value) for name, value in environment.items() if name in inherited},
         "PYTHONUNBUFFERED": "1",  # a line is an event when it is written, not when a buffer is full
         **{name: _text(job, value) for name, value in job.environment.items()},
         "PYTHONPATH": os.pathsep.join(
@@ -129,6 +135,13 @@ def _variables(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
         ),
         **job.secrets,
     }
+
+
+def _from_here(name: str, value: str) -> str:
+    """Spell a relative path in full: the command runs in another folder than we do."""
+    if value and name in _PLACES | _PLACES_WITH_NETWORK:
+        return os.path.abspath(os.path.expandvars(Path(value).expanduser()))  # noqa: PTH100 - links stay as they are
+    return value
 
 
 def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx2
+from huggingface_hub import get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -68,8 +69,11 @@ def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
 def refusal(at: str, status: int) -> HubError:
     """Give our error for an answer of the Hub that is no success."""
     if status in (UNAUTHORIZED, FORBIDDEN):
+        if get_token() is None:
+            message = f"{at}: the Hub wants a token, and there is none (HTTP {status})"
+            return HubAccessError(message, hint="log in (`hf auth login`) or set HF_TOKEN")
         message = f"{at}: the Hub refuses the token (HTTP {status})"
-        return HubAccessError(message, hint="log in again (`hf auth login`) or set HF_TOKEN")
+        return HubAccessError(message, hint="log in again (`hf auth login`) or set another HF_TOKEN")
     if status == TOO_MANY:
         message = f"{at}: the Hub limits how often it is asked (HTTP {status}), and went on doing so"
         return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")

@@ -65,6 +65,7 @@ def run(folder: Path, environment: Mapping[str, str], *arguments: str) -> subpro
             **CANARIES,
             **environment,
         },
+        cwd=folder / "home",
         capture_output=True,
         check=False,
         timeout=120,
@@ -139,6 +140,34 @@ def test_what_a_person_put_into_a_bundle_stays_where_it_was_put(world: Path) -> 
     ignored = (bundle / ".dockerignore").read_text().splitlines()
     assert ignored[0] == "*", "an image gets what is named, and nothing else"
     assert not any("secrets" in line or ".env" in line for line in ignored)
+
+
+@pytest.mark.parametrize(
+    ("place", "environment"),
+    [
+        ("home/.cache/huggingface/token", {}),
+        ("home/cache/huggingface/token", {"XDG_CACHE_HOME": "cache"}),
+        ("home/relative/token", {"HF_HOME": "relative"}),
+        ("home/secret", {"HF_TOKEN_PATH": "~/secret"}),
+        ("home/nothing", {"HUGGING_FACE_HUB_TOKEN": TOKEN}),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, dict) else "",
+)
+def test_a_download_finds_login_and_cache_where_the_hubs_own_tools_keep_them(
+    world: Path, hub: Hub, place: str, environment: dict[str, str]
+) -> None:
+    login = world / place
+    login.parent.mkdir(parents=True, exist_ok=True)
+    login.write_text(TOKEN)
+    with serve(hub):
+        variables = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "", **environment}
+        done = run(world, variables, "build", NAME, "--executor", "process", "--until", "download", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    folder = Path(json.loads(done.stdout)["steps"][0]["folder"])
+    assert {path.name for path in folder.iterdir()} == {*hub.files, "download.json"}, "the cache lies elsewhere"
+    assert next((world / "home").glob("**/models--owner--model/snapshots")).is_dir()
+    login.unlink()
+    assert found_in(world, done.stdout, done.stderr) == []
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
