@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from tests.support.checkpoints import write_gpt_oss, write_model
 from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
 from tests.support.killed import KILLS, kill_ten_times
 from tests.support.oracle import Environment, find_environment
+from tests.support.small_disk import small_disk
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
 
@@ -293,6 +294,7 @@ def _start(
     output: Path,
     *more: str | Path,
     limits: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     options: list[str | Path] = [
         "--checkpoint",
@@ -305,9 +307,20 @@ def _start(
         "fp8",
         "--samples",
         "8",
+        "--sequence-length",
+        "32",
     ]
     return subprocess.Popen(
-        [environment.python, "-m", "orchestrator.payloads.quantize", *options, "--sequence-length", "32", *more],
+        [
+            *within,
+            environment.python,
+            "-m",
+            "orchestrator.payloads.quantize",
+            *options,
+            "--sequence-length",
+            "32",
+            *more,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -327,23 +340,14 @@ def test_ten_random_kills_change_no_byte(environment: Environment, model: Path, 
 def test_a_disk_that_fills_up_is_named_and_nothing_looks_complete(
     environment: Environment, model: Path, tmp_path: Path
 ) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "none", small], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting needs the rights of root")
-    try:
-        process = _start(environment, model, small / "out")
+    with small_disk(tmp_path / "small", "200k") as disk:
+        process = _start(environment, model, disk.path / "out", within=disk.within)
         printed, _ = process.communicate()
         assert process.returncode == 6
         assert '"code": "DISK_FULL"' in printed
         assert re.search(r"small/out/model.safetensors: no room is left on the disk for model\.[a-z_.0-9]+", printed)
-        assert [path.name for path in (small / "out").iterdir()] == ["model.safetensors.part"]
-    finally:
-        subprocess.run(["umount", small], check=True)
-    again = _start(environment, model, small / "out")
+        assert [path.name for path in (disk.outside / "out").iterdir()] == ["model.safetensors.part"]
+    again = _start(environment, model, tmp_path / "small" / "out")
     again.communicate()
     assert again.returncode == 0
 
