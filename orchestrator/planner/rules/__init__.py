@@ -40,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     faults.known_faults,
     formats.has_kernels,
     formats.has_block_scale_kernels,
+    formats.engines_have_one_format,
     formats.mxfp4_is_gpt_oss,
     formats.awq_is_dense,
     formats.has_kv_cache_kernels,

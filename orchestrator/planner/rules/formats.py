@@ -50,6 +50,21 @@ def has_block_scale_kernels(case: Case) -> Iterator[Refusal]:
     yield Refusal("FP8_BLOCK_SCALE", message, hint)
 
 
+def engines_have_one_format(case: Case) -> Iterator[Refusal]:
+    """The conversion to an engine knows one format for the whole model.
+
+    `convert_checkpoint.py` takes it from its own options, `--use_nvfp4` or `--use_fp8`, and reads none of ModelOpt's
+    `quantized_layers`; and `trtllm-build` looks for the formats of single layers in a `quant_cfg.json` that the
+    conversion does not write.
+    """
+    if case.recipe.backend == "tensorrt" and case.quantization.format == "auto":
+        message = (
+            "format auto mixes formats (ModelOpt's MIXED_PRECISION), and the conversion to an engine knows one for the"
+            " whole model"
+        )
+        yield Refusal("FORMAT_UNSUPPORTED", message, "use backend pytorch, which loads it, or format nvfp4 or fp8")
+
+
 def mxfp4_is_gpt_oss(case: Case) -> Iterator[Refusal]:
     """TensorRT-LLM loads MXFP4 only as OpenAI publishes it; what ModelOpt writes under that name it cannot read."""
     if case.quantization.format != "mxfp4":

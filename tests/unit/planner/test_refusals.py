@@ -24,6 +24,12 @@ ONEPASS: Edits = {
     "quantization.method": "onepass",
     "image": "tensorrt-llm-1.3.0rc24",
 }
+AUTO: Edits = {
+    "quantization.format": "auto",
+    "quantization.method": "onepass",
+    "quantization.budget": {"bits_per_weight": 5.0},
+    "image": "tensorrt-llm-1.2.1",
+}
 NEMOTRON: Edits = {"model.architecture": "NemotronHForCausalLM"}
 MTP: Edits = {"serve.speculative": {"type": "mtp"}}
 EAGLE3: Edits = {"serve.speculative": {"type": "eagle3", "draft": DRAFT}}
@@ -105,6 +111,8 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
         {"image": "tensorrt-llm-1.3.0rc24"},
         "tensorrt-llm-1.3.0rc24",
     ),
+    ("FORMAT_UNSUPPORTED", AUTO | ENGINE, {"backend": "pytorch"}, "backend pytorch"),
+    ("FORMAT_UNSUPPORTED", AUTO | ENGINE, {"quantization.format": "nvfp4", "quantization.budget": None}, "nvfp4"),
     ("FORMAT_UNSUPPORTED", {"quantization.format": "mxfp4"}, {"quantization.format": "nvfp4"}, "nvfp4"),
     ("FORMAT_UNSUPPORTED", AWQ | {"image": "tensorrt-llm-1.2.1"}, {"image": "tensorrt-llm-1.3.0rc20"}, "1.3.0rc20"),
     ("FORMAT_UNSUPPORTED", AWQ | {"model.active_parameters": 1e9}, {"model.active_parameters": None}, "nvfp4"),
