@@ -25,10 +25,14 @@ def needs_of(plan: Plan, store: Store, pending: Mapping[str, str], dist: Path | 
         dist: Where the deployment goes; None where none is made.
     """
     reckoned = {disk.step: disk for disk in disk_of_steps(plan.recipe)}
+    noted = notes_of_steps(plan.recipe)
     placed = {placed.step.name: placed for placed in plan.steps}
     for name, key in pending.items():
         if name in reckoned and store.sealed(key) is None:
             yield from _needs_of_step(plan, store, placed[name], reckoned[name], key)
+        elif name in noted and store.sealed(key) is None:  # what it leaves is small
+            left = int(noted[name].value) - store.size_of_tries(key)
+            yield Need(store.root, max(0, left), f"{name}: notes, until it ends")
     if dist and pending and device_of(dist) != device_of(store.root):
         for mount in Shape(plan.recipe, plan.binder.catalog).served_inputs:
             if mount.step in reckoned:

@@ -21,6 +21,7 @@ PHASE_HEADS = ("phase", "memory", "of its room", "disk", "time", "memory rests o
 PHASE_NAMES: Mapping[Phase, str] = {
     "download": "download",
     "quantize": "quantize",
+    "evaluate": "compare",
     "convert": "convert",
     "engine_build": "build engine",
     "load": "load",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.known import Known
-from orchestrator.planner.making import quantize_memory
+from orchestrator.planner.making import compare_memory, quantize_memory
 from orchestrator.planner.question import Question
 from orchestrator.planner.serving import gpus_of
 from orchestrator.planner.weights import draft_bytes
@@ -39,6 +39,7 @@ def question_of(
         context=context or usual_context(recipe, known),
         gpus=min(recipe.serve.tensor_parallel_size, gpus_of(target)),
         quantizing=quantize_memory(recipe),
+        comparing=compare_memory(recipe),
         builds_engine=recipe.backend == "tensorrt",
         tokens_per_step=recipe.serve.max_num_tokens,
         cache_share=recipe.serve.kv_cache.free_gpu_memory_fraction,

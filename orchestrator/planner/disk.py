@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.planner.figures import Figure
-from orchestrator.planner.known import known_model
+from orchestrator.planner.known import Known, known_model
 from orchestrator.planner.weights import draft_bytes, served_weights, source_weights
-from orchestrator.recipe.model import GeneratedModel, HubModel, Recipe
+from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel, Recipe
 
 _NOTES = 2
 """Hidden states are written anew before the old ones go."""
@@ -45,13 +45,21 @@ def disk_of_steps(recipe: Recipe) -> tuple[StepDisk, ...]:
 
 def notes_of_steps(recipe: Recipe) -> Mapping[str, Figure]:
     """Reckon what steps that can go on after a kill note meanwhile; gone once their result is there."""
-    known, quantization = known_model(recipe), recipe.quantization
-    if known is None or quantization.method != "onepass":
+    known, quantization, held_out = known_model(recipe), recipe.quantization, recipe.checks.held_out
+    if known is None:
         return {}
-    text = quantization.calibration
-    values = text.samples * text.sequence_length * known.shape.hidden_size
+    found = {}
+    if quantization.method == "onepass":
+        found["quantize"] = _notes(known, quantization.calibration, models=1)
+    if held_out is not None:
+        found["evaluate"] = _notes(known, held_out, models=2)
+    return found
+
+
+def _notes(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
+    values = models * text.samples * text.sequence_length * known.shape.hidden_size
     basis = f"hidden states of {text.samples} texts of {text.sequence_length} tokens, twice while they are replaced"
-    return {"quantize": Figure(_NOTES * _STATE_BYTES * values, "B", basis)}
+    return Figure(_NOTES * _STATE_BYTES * values, "B", f"{basis}, of both models" if models > 1 else basis)
 
 
 def _model_step(recipe: Recipe) -> str:

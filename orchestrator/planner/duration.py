@@ -13,7 +13,8 @@ from orchestrator.planner.bytes import flops_per_token
 from orchestrator.planner.constants import constants_in_use
 from orchestrator.planner.figures import Kind
 from orchestrator.planner.shapes.model import ModelShape
-from orchestrator.recipe.model import Calibration
+from orchestrator.quantization.offered import PROBE_TOKENS
+from orchestrator.recipe.model import Calibration, HeldOut
 
 _LINE = (12.5e6, 125e6)
 _LINE_BASIS = "a line of 0.1 to 1 Gbit/s"
@@ -27,6 +28,13 @@ _CONVERSION_BASIS = "reads and writes as our quantizer does, 0.5 to 1 GB/s toget
 
 _CALIBRATION = (0.05, 0.4)
 _CALIBRATION_BASIS = "layers at 5 % (our quantizer on an H100) to 40 % (a usual prefill) of the tensor cores' peak"
+
+_COMPARISON = (0.01, 0.2)
+_COMPARISON_BASIS = (
+    "assumed: layers of both models at 1 to 20 % of the tensor cores' peak, since the quantized one's products are FP32"
+)
+_GROUPS = 4
+"""Of modules that are quantized alike, in a layer: q, k and v; o; gate and up; down."""
 
 _MODELOPT = (3 * 3600 / 70e9, 1.5 * 3600 / 70e9)
 _MODELOPT_BASIS = "1.5 to 3 hours for a model of 70 GB, NVIDIA's playbook nvfp4-quantization for the DGX Spark"
@@ -73,6 +81,22 @@ def calibrating(
     files = one_pass(read, written)
     least, most = files.least + work / _CALIBRATION[1], files.most + work / _CALIBRATION[0]
     return Span(least, most, "measured", f"{files.basis}; {_CALIBRATION_BASIS}")
+
+
+def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target) -> Span | None:
+    """Reckon the comparison of both models on held-out text; None on a machine whose products are not known.
+
+    Both run once over the text, and each group of modules alone over the tokens that measure its share of the error.
+    """
+    peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
+    if peak is None:
+        return None
+    tokens = held_out.samples * held_out.sequence_length
+    runs = 2 * tokens + _GROUPS * min(tokens, PROBE_TOKENS)
+    work = runs * flops_per_token(shape, held_out.sequence_length // 2) / peak
+    files = one_pass(read, 0)
+    least, most = files.least + work / _COMPARISON[1], files.most + work / _COMPARISON[0]
+    return Span(least, most, "assumed", f"{files.basis}; {_COMPARISON_BASIS}")
 
 
 def modelopt(size: float) -> Span:

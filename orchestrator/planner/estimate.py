@@ -14,7 +14,7 @@ from orchestrator.planner.drafted import Drafted, drafted
 from orchestrator.planner.duration import Span
 from orchestrator.planner.figures import Figure, Kind
 from orchestrator.planner.known import Known, known_model
-from orchestrator.planner.making import calibrates, quantize_memory
+from orchestrator.planner.making import calibrates, compare_memory, quantize_memory
 from orchestrator.planner.memory import longest_text, most_texts, serve_memory
 from orchestrator.planner.phases import Peak, Phase, building, downloading, peaks, pool
 from orchestrator.planner.question import Question
@@ -161,6 +161,7 @@ def _stages(recipe: Recipe, target: Target, known: Known | None, download: float
     times: Mapping[Phase, Span | None] = {
         "download": duration.downloading(kept["download"]),
         "quantize": _quantizing(recipe, target, known, download, weights),
+        "evaluate": _comparing(recipe, target, known, download + weights),
         "convert": duration.converting(weights),
         "engine_build": duration.building(weights),
         "load": duration.loading(weights / target.nodes),
@@ -180,6 +181,9 @@ def _peaks(recipe: Recipe, target: Target, known: Known | None, weights: float) 
     found = {"download": downloading(target)}
     if made is not None:
         found["quantize"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
+    compared = compare_memory(recipe)
+    if compared is not None:
+        found["evaluate"] = Peak({"the tool's whole need": compared.value}, node, compared.kind, compared.basis)
     if recipe.backend == "tensorrt":
         found["convert"] = found["engine_build"] = building(weights, target)
     if target.gpu is not None:
@@ -199,6 +203,11 @@ def _quantizing(recipe: Recipe, target: Target, known: Known | None, read: float
             return duration.modelopt(read)
         case _:
             return None
+
+
+def _comparing(recipe: Recipe, target: Target, known: Known | None, read: float) -> Span | None:
+    held_out = recipe.checks.held_out
+    return duration.comparing(read, known.shape, held_out, target) if known and held_out else None
 
 
 def _disk(recipe: Recipe) -> Figure:

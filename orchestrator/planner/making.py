@@ -34,6 +34,27 @@ def quantize_memory(recipe: Recipe) -> Figure | None:
             return _resident(recipe)
 
 
+def compare_memory(recipe: Recipe) -> Figure | None:
+    """Reckon the peak of comparing with the original; None where no text is held out.
+
+    One layer of each model is there at a time: the original's as it is read and as it runs, the quantized one's as it
+    is stored and as it is multiplied. What flows between layers is kept for both models; it goes to a file where there
+    is no room for it.
+    """
+    held_out, known = recipe.checks.held_out, known_model(recipe)
+    if held_out is None:
+        return None
+    if known is None:
+        return Figure(ONEPASS_BYTES, "B", "assumed for one layer of each model at a time; large layers add", "assumed")
+    layer = largest_layer(known.shape)
+    flowing = 2 * 2 * known.shape.hidden_size * held_out.samples * held_out.sequence_length
+    basis = (
+        f"four layers of {gigabytes(layer)}, {gigabytes(flowing)} that flow between them through both models for"
+        f" {held_out.samples} samples of {held_out.sequence_length} tokens, and 2 GiB assumed for the rest"
+    )
+    return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
+
+
 def engine_memory(recipe: Recipe) -> Figure | None:
     """Reckon the peak of convert and build; None without an engine."""
     if recipe.backend != "tensorrt":

@@ -13,7 +13,7 @@ from orchestrator.planner.making import BUILD_BASIS, BUILD_FACTOR, build_capacit
 from orchestrator.planner.question import Question
 from orchestrator.planner.serving import Serving, room_per_gpu
 
-Phase = Literal["download", "quantize", "convert", "engine_build", "load", "serve"]
+Phase = Literal["download", "quantize", "evaluate", "convert", "engine_build", "load", "serve"]
 Part = Literal["weights", "KV cache", "activations", "the file being read", "draft", "the tool's whole need"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -50,6 +50,9 @@ def peaks(question: Question) -> dict[Phase, Peak]:
     if question.quantizing:
         made = question.quantizing
         found["quantize"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
+    if question.comparing:
+        made = question.comparing
+        found["evaluate"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
     if question.builds_engine:
         weights = question.stored_bytes or checkpoint_bytes(question.shape, question.scheme)
         found["convert"] = found["engine_build"] = building(weights, target)

@@ -33,6 +33,8 @@ class Question:
     """That share the model; None: all of the target's."""
     quantizing: Figure | None = None
     """Peak memory of the step that makes this format; None where the weights come in it."""
+    comparing: Figure | None = None
+    """Peak memory of the step that compares with the original; None where nothing is compared."""
     builds_engine: bool = False
     tokens_per_step: int | None = None
     """Tokens that one step takes at most; None: the engine's default."""

@@ -1,4 +1,4 @@
-"""What the one pass makes, by name; apart from what makes it, which brings NumPy: no plan should wait for that."""
+"""What a plan knows of quantizing and comparing; apart from what does it and brings NumPy: no plan waits for that."""
 
 from __future__ import annotations
 
@@ -8,3 +8,5 @@ SINGLE_FORMATS = ("w4a16_nvfp4", "nvfp4", "fp8")
 """One for the whole model: the keys of `schemes.SCHEMES`."""
 FORMATS = (*SINGLE_FORMATS, AUTO)
 KV_CACHE_FORMATS = ("none", "fp8")
+PROBE_TOKENS = 4096
+"""Tokens that are enough to measure a layer's error: the mean of so many moves by a few percent with others."""

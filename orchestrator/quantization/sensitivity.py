@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.quantization import layout
+from orchestrator.quantization.offered import PROBE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator.quantization.model import LayeredModel
     from orchestrator.quantization.samples import Batch
-
-PROBE_TOKENS = 4096
-"""Tokens that are enough to measure a layer's error: the mean of so many moves by a few percent with others."""
 
 Tensor = Any
 """A tensor of torch, which is not here while types are checked."""

@@ -125,6 +125,35 @@ def test_every_phase_has_its_memory_disk_and_time(catalog: Catalog, changed: Cha
     assert all(0 < stage.time.least <= stage.time.most for stage in costs.stages if stage.time)
 
 
+HELD_OUT = {"quantization.method": "modelopt", "checks.held_out": {"samples": 64, "sequence_length": 512}}
+
+
+def test_comparing_with_the_original_is_a_phase_with_its_memory_and_time(catalog: Catalog, changed: Change) -> None:
+    target = catalog.target("dgx-spark")
+    stage = estimate(changed(LLAMA | HELD_OUT), target).stage("evaluate")
+    longer = estimate(changed(LLAMA | HELD_OUT | {"checks.held_out.samples": 128}), target).stage("evaluate")
+    assert stage is not None
+    assert stage.time is not None
+    assert longer is not None
+    assert longer.time is not None
+    flowing = 2 * 2 * 8192 * 64 * 512  # both models, BF16
+    assert longer.peak.total - stage.peak.total == flowing
+    assert 2 * 2**30 + 4 * 1.7e9 + flowing < stage.peak.total < 2 * 2**30 + 4 * 1.8e9 + flowing
+    reading = (141e9 + 40e9) / 1e9  # both checkpoints once, at the fast rate
+    assert reading < stage.time.least < longer.time.least < 2 * stage.time.least
+    assert "64 samples of 512 tokens" in stage.peak.basis
+    assert stage.time.kind == "assumed"
+    assert stage.kept == 0
+
+
+def test_comparing_comes_after_quantizing_and_only_where_text_is_held_out(catalog: Catalog, changed: Change) -> None:
+    for target in ("dgx-spark", "cpu"):
+        there = estimate(changed(HELD_OUT), catalog.target(target))
+        assert [stage.phase for stage in there.stages][:3] == ["download", "quantize", "evaluate"]
+        without = estimate(changed({"quantization.method": "modelopt"}), catalog.target(target))
+        assert without.stage("evaluate") is None
+
+
 def test_a_server_s_cache_takes_its_share_of_what_cuda_sees_free(catalog: Catalog, changed: Change) -> None:
     target = catalog.target("dgx-spark")
     assert target.cuda_free is not None
