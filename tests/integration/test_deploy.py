@@ -80,6 +80,18 @@ def test_deploy_brings_up_asks_and_stays_as_it_is_until_undeploy_removes_it_all(
     assert "is not deployed" in bundle.run("undeploy", RECIPE).stdout
 
 
+def test_two_who_deploy_the_same_at_once_make_it_once_and_both_are_answered(bundle: Bundle, engine: Engine) -> None:
+    before = things(engine)
+    both = [bundle.start("deploy", RECIPE) for _ in range(2)]
+    for process in both:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert "ready after" in said
+    after = things(engine)
+    assert len(after["containers"] - before["containers"]) == 1
+    assert len(after["networks"] - before["networks"]) == 1
+
+
 def assert_hardened(found: dict[str, Any]) -> None:
     host = found["HostConfig"]
     assert host["CapDrop"] == ["ALL"]

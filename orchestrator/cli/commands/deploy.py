@@ -12,6 +12,7 @@ from orchestrator.cli.deploying import DeployView, compose_of
 from orchestrator.cli.options import json_option, profile_option, recipe_argument, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, program
+from orchestrator.deployment.alone import alone_with
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.observer import Done, Phase
 from orchestrator.deployment.question import API_KEY, Answer, Gateway
@@ -38,7 +39,8 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
     compose = compose_of(folder, profiles)
     with closing(connect()) as client, DeployView(verbose=verbose) as view:
         remember(settings.store.root, recipe)
-        container = Deployment(client, folder, compose, profiles, view).bring_up()
+        with alone_with(folder, lambda: view(Phase("server", "waiting: another command works on this deployment"))):
+            container = Deployment(client, folder, compose, profiles, view).bring_up()
         gateway = gateway_of(folder, compose, os.environ.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), view)
         view(Done("server", f"ready after {in_time(waited)}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -34,6 +33,7 @@ from orchestrator.recipe.lock import (
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import Source, sources
+from orchestrator.temporary import sweep_temporaries, temporary_of
 
 _TOOLS = ("huggingface_hub", "python-dxf")
 
@@ -139,7 +139,8 @@ def _image(settings: Settings, name: str) -> LockedImage:
 
 
 def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    sweep_temporaries(file.parent)
+    temporary = temporary_of(file)
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(file)

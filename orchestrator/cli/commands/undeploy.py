@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.settings import Settings
+from orchestrator.deployment.alone import alone_with
 from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.made import containers, take_down
 from orchestrator.deployment.record import forget
@@ -25,7 +26,8 @@ def command(settings: Settings, recipe: str, volumes: bool) -> None:
     and volumes stay.
     """
     folder = settings.dist / recipe
-    with closing(connect()) as client:
+    waits = "waiting: another command works on this deployment"
+    with closing(connect()) as client, alone_with(folder, lambda: click.echo(waits, err=True)):
         removed = 0
         for what in take_down(client, recipe, folder, volumes=volumes):
             click.echo(f"removed {what}")
