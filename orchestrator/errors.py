@@ -19,6 +19,7 @@ Codes and exit statuses are part of the interface: they never change their meani
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -434,8 +435,16 @@ def from_os_error(error: OSError, doing: str) -> MachineError | None:
     if error.errno in _FULL:
         return DiskFullError(f"no room is left on {where} while {doing}", hint="free some space, then run it again")
     if error.errno in _FORBIDDEN:
-        return NoPermissionError(f"no permission for {where} while {doing}", hint=f"look at its owner: ls -ld {where}")
+        message = f"no permission for {where} while {doing}"
+        return NoPermissionError(message, hint=f"look at its owner: ls -ld {_there(str(where))}")
     return None
+
+
+def _there(place: str) -> str:
+    """Find what of a path is there: what was to be made is not, and its folder decides."""
+    while place and not os.path.lexists(place):
+        place = os.path.dirname(place)  # noqa: PTH120 - text, and no Path is needed here
+    return place or "."
 
 
 def by_code(code: str) -> type[OrchestratorError] | None:

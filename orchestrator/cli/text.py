@@ -19,6 +19,8 @@ _MINUTE, _HOUR = 60, 3600
 def program() -> str:
     """Name the command as this shell finds it, for lines to paste."""
     called = Path(sys.argv[0])
+    if called.suffix == ".py":  # python -m, as a detached build is started
+        return "orchestrator"
     found = shutil.which(called.name)
     if found and Path(found).resolve() == called.resolve():
         return called.name

@@ -9,7 +9,8 @@ from orchestrator.cli.progress import BuildView
 from orchestrator.cli.record import Begun, Ended, begun, follow
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import program
-from orchestrator.errors import OrchestratorError, PlanRefusedError, RecipeUnknownError, StepKilledError, by_code
+from orchestrator.cli.unbuilt import never_built
+from orchestrator.errors import OrchestratorError, PlanRefusedError, StepKilledError, by_code
 
 
 @click.command("attach")
@@ -21,8 +22,7 @@ def command(ctx: click.Context, recipe: str) -> None:
     root = settings.store.root
     whose = begun(root, recipe)
     if whose is None:
-        message = f"{recipe} was never built here ({root})"
-        raise RecipeUnknownError(message, hint=f"{program()} build {recipe}")
+        raise never_built(settings, recipe)
     try:
         ended = _show(settings, recipe, whose)
     except KeyboardInterrupt as error:

@@ -15,7 +15,7 @@ from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.planning import files_of, images_of, local_places, lock_file_of
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes
-from orchestrator.errors import LockDriftError, LockInvalidError
+from orchestrator.errors import LockDriftError, LockInvalidError, machine_faults
 from orchestrator.hub.snapshot import resolve_commit, snapshot
 from orchestrator.hub.trust import insist_on_commit
 from orchestrator.plan import make_plan
@@ -139,10 +139,11 @@ def _image(settings: Settings, name: str) -> LockedImage:
 
 
 def _write(file: Path, text: str) -> None:
-    sweep_temporaries(file.parent)
     temporary = temporary_of(file)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with machine_faults("writing the lock"):
+        sweep_temporaries(file.parent)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from orchestrator.cli.deployed import container_of, copy_log
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.progress import amount_of
 from orchestrator.cli.settings import Settings
-from orchestrator.errors import RecipeUnknownError, StepUnknownError
+from orchestrator.cli.unbuilt import never_built
+from orchestrator.errors import StepUnknownError
 from orchestrator.events import Checked, Failure, LogLine, Progress, Warned, from_line
 from orchestrator.journal import Entry, Journal
 from orchestrator.runner import failed_log
@@ -56,8 +57,7 @@ def command(settings: Settings, recipe: str, step: str | None, follow: bool) -> 
 def _journal(settings: Settings, recipe: str) -> Journal:
     journal = Journal.read(settings.store.root, recipe)
     if journal is None:
-        message = f"{recipe} was never built here ({settings.store.root})"
-        raise RecipeUnknownError(message, hint=f"orchestrator build {recipe}")
+        raise never_built(settings, recipe)
     return journal
 
 

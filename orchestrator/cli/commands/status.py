@@ -8,8 +8,8 @@ from orchestrator.cli.deployed import deployed
 from orchestrator.cli.options import RecipeName, json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, print_table, program
+from orchestrator.cli.unbuilt import never_built
 from orchestrator.deployment.made import Made
-from orchestrator.errors import RecipeUnknownError
 from orchestrator.journal import Entry, Journal
 
 
@@ -25,8 +25,7 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
     ]
     made = deployed(root, recipe)
     if recipe and not journals and not made:
-        message = f"{recipe} was never built here ({root})"
-        raise RecipeUnknownError(message, hint=f"orchestrator build {recipe}")
+        raise never_built(settings, recipe)
     if as_json:
         names = dict.fromkeys([journal.recipe for journal in journals] + [container.recipe for container in made])
         by_name = {journal.recipe: journal for journal in journals}
@@ -43,7 +42,7 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
 
 def _show_builds(journals: list[Journal]) -> None:
     rows = [
-        (j.recipe, entry.name, _state(j, entry), in_time(entry.seconds), entry.error)
+        (j.recipe, entry.name, _state(j, entry), in_time(entry.seconds) if entry.seconds else "", entry.error)
         for j in journals
         for entry in j.steps
     ]

@@ -94,6 +94,16 @@ def test_attach_needs_a_build(shell: Shell, name: str) -> None:
     assert "error[RECIPE_UNKNOWN]" in shell.err
 
 
+@pytest.mark.parametrize("command", ["status", "logs", "attach"])
+def test_a_recipe_that_was_never_built_is_told_from_one_that_is_none(shell: Shell, command: str) -> None:
+    assert shell(command, RECIPE) == 3
+    assert f"{RECIPE} was never built here" in shell.err
+    assert f"build {RECIPE}" in shell.err
+    assert shell(command, RECIPE[:-1]) == 3
+    assert "never built" not in shell.err
+    assert RECIPE in shell.err, "the nearest name"
+
+
 def test_status_tells_of_a_build_that_runs(shell: Shell) -> None:
     shell("build", RECIPE)
     journal = Journal.read(shell.store, RECIPE)
