@@ -13,7 +13,7 @@ from orchestrator.deployment.compose_file import Build, Service
 from orchestrator.deployment.container import labels
 from orchestrator.deployment.content import of_context, stream_context
 from orchestrator.errors import ImageUnavailableError
-from orchestrator.events import LogLine, Observer
+from orchestrator.events import Observer
 from orchestrator.executors import docker_images
 from orchestrator.executors.docker_arguments import LABEL
 from orchestrator.executors.docker_engine import explained
@@ -89,12 +89,9 @@ def _build(client: DockerClient, reference: str, folder: Path, build: Build, obs
             forcerm=True,
             decode=True,
         )
-        for message in messages:
-            if "error" in message:
-                failed = f"{reference}: cannot be built from {folder / build.dockerfile}: {message['error']}"
-                raise ImageUnavailableError(failed, hint=f"docker build --file {folder / build.dockerfile} {folder}")
-            for line in message.get("stream", "").splitlines():
-                observer(LogLine(line))
+        failed = f"{reference}: cannot be built from {folder / build.dockerfile}"
+        hint = f"docker build --file {folder / build.dockerfile} {folder}"
+        docker_images.follow_build(messages, failed, hint, observer)
 
 
 def _digest(folder: Path, build: Build) -> str:

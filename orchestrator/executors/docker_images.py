@@ -171,9 +171,26 @@ def _build(client: DockerClient, reference: str, build: ImageBuild, observer: Ob
             forcerm=True,
             decode=True,
         )
-        for message in messages:
-            if "error" in message:
-                failed = f"{reference}: cannot be built from {build.dockerfile}: {message['error']}"
-                raise ImageUnavailableError(failed, hint=f"docker pull {build.base}")
-            for line in message.get("stream", "").splitlines():
-                observer(LogLine(line))
+        follow_build(
+            messages, f"{reference}: cannot be built from {build.dockerfile}", f"docker pull {build.base}", observer
+        )
+
+
+def follow_build(messages: Iterable[Message], failed: str, hint: str, observer: Observer) -> None:
+    """Hand on what an engine says while it builds an image.
+
+    Args:
+        messages: As the engine's API yields them.
+        failed: What to say first where it fails; the engine's reason follows.
+        hint: What to do then.
+        observer: Gets every line.
+
+    Raises:
+        ImageUnavailableError: Where the engine names an error.
+    """
+    for message in messages:
+        if "error" in message:
+            reason = f"{failed}: {message['error']}"
+            raise ImageUnavailableError(reason, hint=hint)
+        for line in message.get("stream", "").splitlines():
+            observer(LogLine(line))

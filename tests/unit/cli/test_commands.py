@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from orchestrator.events import Failure, Progress, Warned, to_line
 from orchestrator.recipe.lock import Lock, lock_text
-from tests.support.fake import FakeExecutor, FakeRun
+from tests.support.fake import FakeRun
 from tests.support.leavings import COMMANDS as TINY
 from tests.support.leavings import QUALITY, RECIPE, STEPS
+from tests.unit.cli.conftest import Shell
 
 UNKNOWN_TO_THE_CPU = "deepseek-coder-v2-lite-nvfp4"
 COMMANDS = [
     "recipes", "show", "validate", "plan", "build", "verify", "bench", "bundle", "deploy", "undeploy", "status", "logs",
     "attach", "lock", "gc", "doctor", "schema", "completion",
 ]  # fmt: skip
-
-
-class Shell(Protocol):
-    """What these tests use of the shell."""
-
-    out: str
-    err: str
-    executor: FakeExecutor
-
-    @property
-    def project(self) -> Path: ...
-    @property
-    def store(self) -> Path: ...
-    @property
-    def dist(self) -> Path: ...
-    def __call__(self, *arguments: str) -> int: ...
-    def json(self, *arguments: str, status: int = 0) -> object: ...
-    def write_recipe(self, name: str, text: str) -> None: ...
 
 
 def test_help_lists_every_command_and_the_exit_statuses(shell: Shell) -> None:

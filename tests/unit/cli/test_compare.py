@@ -5,29 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib.font_manager  # noqa: F401 - it lists fonts by a process, which must be over before the guard wakes
 import pytest
 
 from orchestrator.catalog.models import find_model
 from orchestrator.hub.client import RemoteFile, Snapshot
+from tests.unit.cli.conftest import Shell
 
 FORMATS = ["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4"]
-
-
-class Shell(Protocol):
-    """What these tests use of the shell."""
-
-    out: str
-    err: str
-
-    @property
-    def project(self) -> Path: ...
-    def __call__(self, *arguments: str) -> int: ...
-    def json(self, *arguments: str, status: int = 0) -> Any: ...  # noqa: ANN401 - whatever JSON can say
-    def error(self, *arguments: str) -> dict[str, str]: ...
-    def write_recipe(self, name: str, text: str) -> None: ...
 
 
 @pytest.fixture

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
+
+from tests.unit.cli.conftest import Shell
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "explanation" / "planning.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 LABELS = {"BF16": "bf16", "FP8": "fp8", "NVFP4": "nvfp4", "W4A16 NVFP4": "w4a16_nvfp4", "MXFP4": "mxfp4"}
 BITS = {"BF16": 16, "FP8": 8, "NVFP4": 4 + 8 / 16, "MXFP4": 4 + 8 / 32}
-
-
-class Shell(Protocol):
-    """What these tests use of the shell."""
-
-    def json(self, *arguments: str, status: int = 0) -> Any: ...  # noqa: ANN401 - whatever JSON can say
 
 
 @pytest.fixture

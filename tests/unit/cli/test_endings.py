@@ -7,35 +7,17 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from orchestrator.errors import DiskFullError, MachineError
 from orchestrator.events import Failure, to_line
-from tests.support.fake import FakeExecutor, FakeRun
+from tests.support.fake import FakeRun
 from tests.support.leavings import COMMANDS, RECIPE
+from tests.unit.cli.conftest import Shell
 
 SECRET = "hf_canary_0123456789"
 ESCAPE = "\x1b["
-
-
-class Shell(Protocol):
-    """What these tests use of the shell."""
-
-    out: str
-    err: str
-    executor: FakeExecutor
-
-    @property
-    def project(self) -> Path: ...
-    @property
-    def store(self) -> Path: ...
-    @property
-    def dist(self) -> Path: ...
-    def __call__(self, *arguments: str) -> int: ...
-    def error(self, *arguments: str) -> dict[str, str]: ...
-    def write_recipe(self, name: str, text: str) -> None: ...
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -13,28 +12,11 @@ from orchestrator.executors.docker import LeftContainer
 from orchestrator.hub.cache import RepoCache
 from orchestrator.journal import Journal
 from orchestrator.store.store import Store
-from tests.support.fake import FakeExecutor
 from tests.support.leavings import RECIPE, STEPS
+from tests.unit.cli.conftest import Shell
 
 GONE = "00000000-0000-0000-0000-000000000000:1:1"
 KEY = "b" * 64
-
-
-class Shell(Protocol):
-    """What these tests use of the shell."""
-
-    out: str
-    err: str
-    executor: FakeExecutor
-    containers: list[LeftContainer] | None
-
-    @property
-    def project(self) -> Path: ...
-    @property
-    def store(self) -> Path: ...
-    def __call__(self, *arguments: str) -> int: ...
-    def json(self, *arguments: str, status: int = 0) -> object: ...
-    def error(self, *arguments: str) -> dict[str, str]: ...
 
 
 # attach
