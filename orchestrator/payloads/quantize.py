@@ -1,8 +1,8 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
 `w4a16_nvfp4` looks at the weights only. The other formats run the model, layer by layer, over calibration text, or over
-tokens from a seed where no text is given, which need torch and transformers. `bf16` writes gpt-oss in 16 bits; it is
-published in MXFP4.
+tokens from a seed where no text is given, which need torch and transformers. `bf16` writes what is published in MXFP4
+(gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
 """
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=(*SCHEMES, offered.AUTO, dequantize.NUMBER_FORMAT),
         default=next(iter(SCHEMES)),
-        help="default: %(default)s; bf16 undoes MXFP4",
+        help="default: %(default)s; bf16 undoes MXFP4 and FP8 with block scales",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--bits-per-weight", type=float, metavar="X", help="auto: of what can be quantized, on average")

@@ -99,6 +99,8 @@ class Plan:
         if "quantization_config" in config:
             message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
             hint = "A checkpoint that is quantized already is served as it is: method none."
+            if _has_blocks(config["quantization_config"]):
+                hint = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
             raise CheckpointError(message, hint=hint)
         architecture, expected = architectures.known(config), layout.expected_tensors(config)
         kept = [name for name in checkpoint.tensors if not layout.is_redundant(name, expected)]
@@ -241,6 +243,13 @@ class Plan:
             if weight.shape[1] % columns:
                 message = f"{weight.file}: {name}: found {weight.shape[1]} inputs, expected a multiple of {columns}"
                 raise CheckpointError(message, hint="Exclude this module in the recipe.")
+
+
+def _has_blocks(quantization: object) -> bool:
+    """Tell whether a configuration declares FP8 with block scales, in which some models are first published."""
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != "fp8":
+        return False
+    return quantization.get("weight_block_size") is not None
 
 
 def copy_companions(source: Path, output: Path) -> None:

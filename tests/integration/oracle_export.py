@@ -5,7 +5,7 @@
 `oracle_export.py tokens SOURCE TEXT SAMPLES LENGTH BATCH` prints the batches that ModelOpt makes of text or
 conversations, as JSON.
 `oracle_export.py mxfp4 WEIGHT OUTPUT` encodes BF16 bits in a .npy file and writes codes, then scales.
-`oracle_export.py dequantize SOURCE OUTPUT` saves a checkpoint in MXFP4 as transformers holds it in BF16.
+`oracle_export.py dequantize SOURCE OUTPUT` saves a checkpoint in MXFP4 or FP8 as transformers holds it in BF16.
 `oracle_export.py load SOURCE` loads a model and its tokenizer with transformers and prints what they do, as JSON.
 """
 
@@ -111,7 +111,8 @@ def mxfp4(weight: Path, output: Path) -> None:
 
 
 def dequantize(source: Path, output: Path) -> None:
-    packed = transformers.Mxfp4Config(dequantize=True)
+    method = transformers.AutoConfig.from_pretrained(source).quantization_config["quant_method"]
+    packed = {"mxfp4": transformers.Mxfp4Config, "fp8": transformers.FineGrainedFP8Config}[method](dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
         source, quantization_config=packed, dtype=torch.bfloat16, device_map="cpu"
     )

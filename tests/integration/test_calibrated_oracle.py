@@ -23,7 +23,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
-from tests.support.checkpoints import write_gpt_oss, write_model
+from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model
 from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
 from tests.support.killed import KILLS, kill_ten_times
 from tests.support.oracle import Environment, find_environment
@@ -255,6 +255,15 @@ def test_gpt_oss_in_16_bits_is_what_transformers_makes_of_its_mxfp4(environment:
     dequantize_checkpoint(tmp_path / "source", tmp_path / "ours")
     assert _differences(tmp_path / "ours", tmp_path / "theirs") == []
     assert "quantization_config" not in read_json(tmp_path / "ours" / "config.json")
+
+
+def test_fp8_with_block_scales_in_16_bits_is_what_transformers_makes_of_it(
+    environment: Environment, tmp_path: Path
+) -> None:
+    write_fp8_blocks(tmp_path / "source")
+    environment.run(_HERE / "oracle_export.py", "dequantize", tmp_path / "source", tmp_path / "theirs")
+    dequantize_checkpoint(tmp_path / "source", tmp_path / "ours")
+    assert _differences(tmp_path / "ours", tmp_path / "theirs") == []
 
 
 def test_text_and_conversations_become_the_tokens_that_modelopt_makes_of_it(

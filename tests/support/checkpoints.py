@@ -55,12 +55,49 @@ def write_gpt_oss(folder: Path, changes: Mapping[str, NDArray[Any] | None] | Non
             tensors[name] = numbers.integers(100, 140, shape).astype(np.uint8)
         else:
             tensors[name] = (0.02 * numbers.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
-    kept = {name: array for name, array in {**tensors, **(changes or {})}.items() if array is not None}
+    return _write(folder, {**tensors, **(changes or {})}, GPT_OSS)
+
+
+FP8_BLOCKS: Mapping[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 384,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 128,
+    "vocab_size": 320,
+    "torch_dtype": "bfloat16",
+    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
+}
+
+
+def write_fp8_blocks(
+    folder: Path, changes: Mapping[str, NDArray[Any] | None] | None = None, config: Mapping[str, Any] = FP8_BLOCKS
+) -> Path:
+    """Write a model as DeepSeek publishes it: linear modules in FP8 with block scales; None leaves a tensor out."""
+    numbers = np.random.default_rng(4)
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, spec in expected_tensors(FP8_BLOCKS).items():
+        if "_proj" not in name:
+            tensors[name] = (0.02 * numbers.standard_normal(spec.shape, np.float32)).astype(ml_dtypes.bfloat16)
+            continue
+        signs = numbers.choice(np.array([0, 128], np.uint8), spec.shape)
+        codes = numbers.integers(0, 127, spec.shape, np.uint8) | signs  # all but what is no number
+        tensors[name] = codes.view(ml_dtypes.float8_e4m3fn)
+        blocks = tuple(-(-size // 128) for size in spec.shape)
+        tensors[f"{name}_scale_inv"] = np.exp(numbers.uniform(-9, -6, blocks)).astype(np.float32)
+    return _write(folder, {**tensors, **(changes or {})}, config)
+
+
+def _write(folder: Path, tensors: Mapping[str, NDArray[Any] | None], config: Mapping[str, Any]) -> Path:
+    kept = {name: array for name, array in tensors.items() if array is not None}
     names = {dtype: key for key, dtype in DTYPES.items()}
     with CheckpointWriter(folder, [[TensorSpec(name, names[a.dtype], a.shape) for name, a in kept.items()]]) as writer:
         for name, array in kept.items():
             writer.write(name, array)
-    write_json(folder / "config.json", GPT_OSS)
+    write_json(folder / "config.json", config)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""gpt-oss in 16 bits; that it is what transformers makes is compared in tests/integration."""
+"""What is published quantized, in 16 bits; that it is what transformers makes is compared in tests/integration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from orchestrator.payloads import quantize
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json, write_json
-from tests.support.checkpoints import GPT_OSS, write_gpt_oss
+from orchestrator.quantization.formats import fp8_blocks
+from orchestrator.quantization.onepass import quantize_checkpoint
+from tests.support.checkpoints import FP8_BLOCKS, GPT_OSS, write_fp8_blocks, write_gpt_oss
 
 _DOWN = "model.layers.1.mlp.experts.down_proj"
 
@@ -57,8 +59,8 @@ def test_what_is_broken_is_named_and_nothing_is_left(tmp_path: Path, changes: di
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_only_mxfp4_is_decoded(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="found None, expected 'mxfp4'"):
+def test_only_what_is_known_is_decoded(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="found None, expected mxfp4 or fp8"):
         dequantize_checkpoint(tiny, tmp_path / "out")
     with pytest.raises(CheckpointError, match="the output folder is the source folder"):
         dequantize_checkpoint(tiny, tiny)
@@ -72,3 +74,87 @@ def test_a_claim_of_mxfp4_without_any_is_refused(tiny: Path, tmp_path: Path) -> 
     write_json(folder / "config.json", GPT_OSS)
     with pytest.raises(CheckpointError, match="found no tensor that ends in _blocks"):
         dequantize_checkpoint(folder, tmp_path / "out")
+
+
+# --- FP8 with block scales ---
+
+_GATE = "model.layers.1.mlp.gate_proj.weight"
+_E4M3 = ml_dtypes.float8_e4m3fn
+
+
+def test_every_number_has_the_scale_of_its_block_and_edges_have_smaller_ones(numbers: np.random.Generator) -> None:
+    codes = numbers.integers(0, 127, (200, 300), np.uint8).view(_E4M3)
+    scales = np.exp(numbers.uniform(-20, 20, (2, 3))).astype(np.float32)
+    whole = fp8_blocks.decode(codes, scales, (128, 128))
+    for row, column in [(0, 0), (127, 127), (128, 127), (127, 128), (199, 255), (199, 256), (199, 299)]:
+        product = np.float32(codes[row, column]) * scales[row // 128, column // 128]
+        assert whole[row, column] == product.astype(ml_dtypes.bfloat16)
+    pieces = [fp8_blocks.decode(codes[first : first + 77], scales, (128, 128), first) for first in (0, 77, 154)]
+    assert np.concatenate(pieces).tobytes() == whole.tobytes()
+
+
+def test_fp8_with_block_scales_becomes_bf16_which_can_be_quantized(tmp_path: Path) -> None:
+    source = write_fp8_blocks(tmp_path / "source")
+    quantize.main(["--checkpoint", str(source), "--output", str(tmp_path / "out"), "--format", "bf16"])
+    before, after = Checkpoint.open(source), Checkpoint.open(tmp_path / "out")
+    assert {tensor.dtype for tensor in after.tensors.values()} == {"BF16"}
+    assert set(after.tensors) == {name for name in before.tensors if not name.endswith("_scale_inv")}
+    product = np.float32(before.read(_GATE)[130, 5]) * before.read(f"{_GATE}_scale_inv")[1, 0]
+    assert after.read(_GATE)[130, 5] == product.astype(ml_dtypes.bfloat16)
+    assert after.read("lm_head.weight").tobytes() == before.read("lm_head.weight").tobytes()
+    config = read_json(tmp_path / "out" / "config.json")
+    assert config == {key: value for key, value in FP8_BLOCKS.items() if key != "quantization_config"}
+    quantize_checkpoint(tmp_path / "out", tmp_path / "nvfp4")
+    assert Checkpoint.open(tmp_path / "nvfp4").tensors[_GATE].dtype == "U8"
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16"])
+def test_scales_may_be_in_16_bits(tmp_path: Path, kind: str) -> None:
+    scales = np.array([[0.5, 0.25], [2, 4], [1, 8]], np.float32)
+    stored = scales.astype(ml_dtypes.bfloat16) if kind == "BF16" else scales
+    source = write_fp8_blocks(tmp_path / "source", {f"{_GATE}_scale_inv": stored})
+    dequantize_checkpoint(source, tmp_path / "out")
+    codes = Checkpoint.open(source).read(_GATE).astype(np.float32)
+    expected = codes * np.repeat(np.repeat(scales, 128, 0), 128, 1)
+    assert np.array_equal(Checkpoint.open(tmp_path / "out").read(_GATE).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({f"{_GATE}_scale_inv": None}, f"{_GATE} has no {_GATE}_scale_inv beside it"),
+        ({_GATE: None}, f"{_GATE}_scale_inv has no {_GATE} beside it"),
+        ({f"{_GATE}_scale_inv": np.ones((2, 3), np.float32)}, r"expected shape \[3, 2\]"),
+        ({f"{_GATE}_scale_inv": np.ones((3, 2), np.uint8)}, "expected a matrix in F8_E4M3 with scales in F32 or BF16"),
+        ({_GATE: np.ones((384, 256), ml_dtypes.float8_e5m2)}, "expected a matrix in F8_E4M3"),
+        ({_GATE: np.full((384, 256), np.nan, _E4M3)}, f"{_GATE} holds what is no number in BF16"),
+        ({f"{_GATE}_scale_inv": np.full((3, 2), np.inf, np.float32)}, f"{_GATE} holds what is no number in BF16"),
+    ],
+    ids=["no scales", "no codes", "other shape", "other scales", "other codes", "not a number", "infinite"],
+)
+def test_broken_fp8_is_named_and_nothing_is_left(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+    source = write_fp8_blocks(tmp_path / "source", changes)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=reason):
+        dequantize_checkpoint(source, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "weight_block_size: found None"),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "found 'compressed-tensors'"),
+        ({"torch_dtype": "float16"}, "found 'float16', expected bfloat16"),
+    ],
+)
+def test_another_kind_of_fp8_is_refused(tmp_path: Path, declared: dict[str, object], reason: str) -> None:
+    source = write_fp8_blocks(tmp_path / "source", config={**FP8_BLOCKS, **declared})
+    with pytest.raises(CheckpointError, match=reason):
+        dequantize_checkpoint(source, tmp_path / "out")
+
+
+def test_a_quantizer_that_meets_block_scales_says_how_to_go_on(tmp_path: Path) -> None:
+    source = write_fp8_blocks(tmp_path / "source")
+    with pytest.raises(CheckpointError, match="expected an unquantized checkpoint") as caught:
+        quantize_checkpoint(source, tmp_path / "out")
+    assert "python -m orchestrator.payloads.quantize --format bf16" in caught.value.hint

@@ -1,0 +1,114 @@
+"""Weights in FP8 with a scale for each block, as they are published: DeepSeek-V3 and R1, Qwen3's FP8 and others.
+
+`NAME` in E4M3 has `NAME_scale_inv` beside it, see `formats.fp8_blocks`. Some rows are in memory at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization.formats import fp8_blocks
+from orchestrator.quantization.onepass import CHUNK_BYTES
+from orchestrator.quantization.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from orchestrator.quantization.checkpoint import Checkpoint
+    from orchestrator.quantization.tensors import StoredTensor
+    from orchestrator.quantization.writer import CheckpointWriter
+
+_SCALE = "_scale_inv"
+_SCALE_TYPES = ("F32", "BF16")
+_CHUNK_CODES = CHUNK_BYTES // 8
+"""Bytes of codes that are decoded at once: in FP32 a number takes four, and so does its factor."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """One weight."""
+
+    codes: StoredTensor
+    scales: StoredTensor
+    block: tuple[int, int]
+    """Rows and columns that share a scale."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What it becomes."""
+        return TensorSpec(self.codes.name, "BF16", self.codes.shape)
+
+    def write(self, checkpoint: Checkpoint, writer: CheckpointWriter) -> None:
+        """Decode some rows after the others."""
+        scales = checkpoint.read(self.scales.name).astype(np.float32)
+        for first, rows in checkpoint.rows(self.codes.name, _CHUNK_CODES):
+            decoded = fp8_blocks.decode(rows, scales, self.block, first)
+            if not np.isfinite(decoded).all():
+                message = f"{self.codes.file}: {self.codes.name} holds what is no number in BF16"
+                raise CheckpointError(message, hint="Download the checkpoint again.")
+            writer.write(self.codes.name, decoded, first)
+
+
+def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str, Blocks]:
+    """Pair weights with scales, by the name of what they become.
+
+    Args:
+        checkpoint: The source.
+        quantization: `quantization_config` of its `config.json`.
+
+    Raises:
+        CheckpointError: It is another kind of FP8, a weight or its scales are missing, or do not fit each other.
+    """
+    block = _block(checkpoint, quantization)
+    found = {}
+    for name, tensor in checkpoint.tensors.items():
+        if name.endswith(_SCALE) and name.removesuffix(_SCALE) not in checkpoint.tensors:
+            message = f"{tensor.file}: {name} has no {name.removesuffix(_SCALE)} beside it"
+            raise CheckpointError(message)
+        if not tensor.dtype.startswith("F8_"):
+            continue
+        scales = checkpoint.tensors.get(f"{name}{_SCALE}")
+        if scales is None:
+            message = f"{tensor.file}: {name} has no {name}{_SCALE} beside it"
+            raise CheckpointError(message)
+        _check(tensor, scales, block)
+        found[name] = Blocks(tensor, scales, block)
+    if not found:
+        message = f"{checkpoint.folder}: config.json says fp8; found no tensor in FP8"
+        raise CheckpointError(message)
+    return found
+
+
+def parts(name: str) -> bool:
+    """Tell whether a tensor is a part of another one."""
+    return name.endswith(_SCALE)
+
+
+def _block(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> tuple[int, int]:
+    match quantization.get("weight_block_size"):
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+        case found:
+            message = (
+                f"{checkpoint.folder}: config.json: quantization_config.weight_block_size: found {found!r}, expected"
+                " the rows and columns that share a scale, such as [128, 128]"
+            )
+            raise CheckpointError(
+                message, hint="FP8 with one scale for a whole tensor is served as it is: method none."
+            )
+
+
+def _check(codes: StoredTensor, scales: StoredTensor, block: tuple[int, int]) -> None:
+    shape = tuple(-(-size // side) for size, side in zip(codes.shape, block, strict=False))
+    if codes.dtype == "F8_E4M3" and len(codes.shape) == len(block) and scales.dtype in _SCALE_TYPES:
+        if scales.shape == shape:
+            return
+        message = f"{scales.file}: found {scales} for {codes}, expected shape {list(shape)}"
+        raise CheckpointError(message)
+    message = f"{codes.file}: found {codes} with {scales}; expected a matrix in F8_E4M3 with scales in F32 or BF16"
+    raise CheckpointError(message)
