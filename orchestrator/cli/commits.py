@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from filelock import FileLock
+
 from orchestrator.errors import machine_faults
 from orchestrator.temporary import temporary_of
 
@@ -19,20 +21,24 @@ def known_commits(store: Path) -> dict[str, str]:
 
 
 def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
-    """Note a commit; of two builds at once the later one's note stays."""
-    known = known_commits(store)
+    """Note a commit, beside those that other builds note at the same time."""
     name = name_of(repo, revision)
-    if known.get(name) == commit:
+    if known_commits(store).get(name) == commit:
         return
-    file = store / "commits.json"
-    temporary = temporary_of(file)
+    file, lock = store / "commits.json", store / "locks" / "commits.lock"
     with machine_faults("writing to the store"):
-        store.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps({**known, name: commit}, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            _write(file, {**known_commits(store), name: commit})
+
+
+def _write(file: Path, commits: dict[str, str]) -> None:
+    temporary = temporary_of(file)
+    try:
+        temporary.write_text(json.dumps(commits, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def name_of(repo: str, revision: str) -> str:

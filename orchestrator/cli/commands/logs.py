@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -81,10 +82,23 @@ def _print(settings: Settings, recipe: str, entry: Entry, *, follow: bool) -> bo
         file = _log(settings, recipe, entry)
     if file is None:
         return False
+    for line in lines_of(file, lambda: follow and _running(settings, recipe, entry.name)):
+        _say(line)
+    return True
+
+
+def lines_of(file: Path, is_written: Callable[[], bool], poll: float = _POLL) -> Iterator[bytes]:
+    """Give the lines of a log, and those that come while it is written.
+
+    Args:
+        file: The log.
+        is_written: Whether more may come.
+        poll: Seconds between two looks.
+    """
     with file.open("rb") as stream:
         begun = b""
         while True:
-            running = follow and _running(settings, recipe, entry.name)  # before the file: its last lines are read
+            running = is_written()  # asked before the file: its last lines are read
             size = os.fstat(stream.fileno()).st_size
             if stream.tell() > size:  # it had grown too large, and lost its middle
                 stream.seek(max(0, size - _NEWEST))
@@ -92,13 +106,13 @@ def _print(settings: Settings, recipe: str, entry: Entry, *, follow: bool) -> bo
             for piece in stream:
                 begun += piece
                 if begun.endswith(b"\n"):
-                    _say(begun)
+                    yield begun
                     begun = b""
             if not running:
                 if begun:
-                    _say(begun)
-                return True
-            time.sleep(_POLL)
+                    yield begun
+                return
+            time.sleep(poll)
 
 
 def _say(line: bytes) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import owner
+from orchestrator.cli.commands.logs import lines_of
 from orchestrator.executors.docker import LeftContainer
+from orchestrator.executors.log_file import LogFile
 from orchestrator.hub.cache import RepoCache
 from orchestrator.journal import Journal
 from orchestrator.store.store import Store
@@ -111,6 +113,23 @@ def test_a_store_that_was_moved_is_used_as_it_is(shell: Shell) -> None:
     shell.executor.jobs.clear()
     assert shell("--store", str(moved), "build", RECIPE) == 0
     assert shell.executor.jobs == []
+
+
+def test_a_log_that_loses_its_middle_while_it_is_followed_is_followed_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "log.txt"
+    log = LogFile(file, largest=40_000)
+    written = [b"line %06d\n" % number for number in range(9000)]
+    parts = [written[:3000], written[3000:3500], written[3500:]]
+
+    def goes_on() -> bool:
+        if parts:
+            log.write(b"".join(parts.pop(0)))
+        return bool(parts)
+
+    found = list(lines_of(file, goes_on, poll=0.0))
+    log.close()
+    assert found[:3000] == written[:3000]
+    assert found[-300:] == written[-300:]
 
 
 def test_followed_logs_of_a_build_that_ended_go_through_all_that_follows(shell: Shell) -> None:
