@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 _STEP = 1000.0
 _MINUTE, _HOUR = 60, 3600
 
 
 def program() -> str:
-    """Name the command as this shell finds it, for lines to paste."""
+    """Name the command as this shell finds it, for lines to paste, with the folders that it was given."""
+    return " ".join((_called(), *_given()))
+
+
+def _given() -> Iterator[str]:
+    here = click.get_current_context(silent=True)
+    if here is None:
+        return
+    context = here.find_root()
+    for name in ("project", "store", "dist"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:  # the shell keeps its variables
+            yield f"--{name} {shlex.quote(str(context.params[name]))}"
+
+
+def _called() -> str:
     called = Path(sys.argv[0])
     if called.suffix == ".py":  # python -m, as a detached build is started
         return "orchestrator"

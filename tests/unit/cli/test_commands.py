@@ -182,7 +182,7 @@ def test_a_second_build_says_that_it_reused_everything(shell: Shell) -> None:
 def test_a_build_until_a_step_writes_no_deployment(shell: Shell) -> None:
     assert shell("build", RECIPE, "--until", "quantize") == 0
     assert not shell.dist.exists()
-    assert f"orchestrator build {RECIPE}" in shell.out
+    assert f" --dist {shell.dist} build {RECIPE}" in shell.out, "a line to paste names the folders that were given"
 
 
 def test_verify_shows_the_checks(shell: Shell) -> None:
