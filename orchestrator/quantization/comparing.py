@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.walk import WalkSettings
 
 LOGITS_BYTES = 64_000_000
-"""Of one model's logits at once."""
+"""Of one model's logits at once, in FP32."""
 _COMPARED = 8
 """Times the logits of one model that comparing takes."""
 _DECODED = 5
@@ -80,6 +80,8 @@ def _needs(
     layers = [[plan.spec(name) for unit in units for name in unit] for units in plan.layers.values()]
     experts = max(sum(spec.size for spec in layer if ".experts." in spec.name) for layer in layers)
     head = max(plan.spec(name).size for name in plan.ends)
+    longest = max(batch.tokens.size for batch in batches)
+    logits = min(LOGITS_BYTES, longest * 4 * plan.spec(plan.embedding).shape[0])
     copied = device != "cpu"
     host = ComparisonNeeds(ours.libraries, ours.layer + codes, experts, 0, 0, head)
     running = ComparisonNeeds(
@@ -88,7 +90,7 @@ def _needs(
         gathered=experts if copied else 0,
         batch=ours.batch + _DECODED * widest,
         between=2 * ours.between,
-        head=_COMPARED * LOGITS_BYTES + (head if copied else 0),
+        head=_COMPARED * logits + (head if copied else 0),
     )
     return host, running
 

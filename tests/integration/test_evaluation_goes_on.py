@@ -85,6 +85,6 @@ def test_a_state_that_is_not_whole_is_noticed_and_found_again(compared: Compared
 
 
 def test_too_little_memory_is_refused_with_what_it_would_take(compared: Compared) -> None:
-    assert "quantization.resources.memory: the comparison needs 1." in compared.told
+    assert "quantization.resources.memory: the comparison needs 0." in compared.told
     assert "found 0.01 GB" in compared.told
     assert "lower checks.held_out.batch_size or sequence_length" in compared.told
