@@ -52,6 +52,23 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What a payload's work cost, told once it is done. The same work costs something else another time."""
+
+    seconds: dict[str, float]
+    """By phase; phases that go on at once count each."""
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+    """Bytes of the process's own."""
+    peak_device_memory: int
+    """Bytes of a GPU; 0 without one."""
+    threads: int
+    device: str
+    """`cpu`, or a GPU's name."""
+
+
+@dataclass(frozen=True)
 class LogLine:
     """One line that the step's command wrote."""
 
@@ -114,7 +131,9 @@ class Warned:
     message: str
 
 
-Event = Progress | Failure | Checked | LogLine | StepStarted | Publishing | StepReused | StepDone | Waiting | Warned
+Event = (
+    Progress | Failure | Checked | Spent | LogLine | StepStarted | Publishing | StepReused | StepDone | Waiting | Warned
+)
 
 
 class Observer(Protocol):
@@ -128,10 +147,16 @@ def silence(event: Event) -> None:
     """Ignore every event: the default observer."""
 
 
-Told = Progress | Failure | Checked | Warned
+Told = Progress | Failure | Checked | Spent | Warned
 """What a payload may say."""
 
-_CHANNEL: dict[str, type[Told]] = {"progress": Progress, "failure": Failure, "checked": Checked, "warned": Warned}
+_CHANNEL: dict[str, type[Told]] = {
+    "progress": Progress,
+    "failure": Failure,
+    "checked": Checked,
+    "spent": Spent,
+    "warned": Warned,
+}
 
 
 def to_line(event: Told) -> str:
@@ -181,12 +206,15 @@ def from_record(record: dict[str, Any]) -> Event | None:
 
 
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "bool": (bool,), "float": (int, float)}
+_NUMBERS = "dict[str, float]"
 
 
 def _is_typed(event: Event) -> bool:
     """Tell whether each field is what its annotation says: whoever wrote the line may be in error."""
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if not isinstance(value, _TYPES[str(field.type)]) or (isinstance(value, bool) and field.type != "bool"):
-            return False
-    return True
+    return all(_is_of(str(field.type), getattr(event, field.name)) for field in fields(event))
+
+
+def _is_of(kind: str, value: object) -> bool:
+    if kind == _NUMBERS:
+        return isinstance(value, dict) and all(_is_of("str", name) and _is_of("float", value[name]) for name in value)
+    return isinstance(value, _TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))

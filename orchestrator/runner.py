@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ from orchestrator.events import (
     Failure,
     Observer,
     Publishing,
+    Spent,
     StepDone,
     StepReused,
     StepStarted,
@@ -44,6 +46,7 @@ from orchestrator.plan import ExecutorName, PlacedStep, Plan
 from orchestrator.room import insist_on_room
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact, list_files
+from orchestrator.store.cost import Cost, write_cost
 from orchestrator.store.store import Attempt, Store
 from orchestrator.watch import Kernel, watch_for
 
@@ -194,7 +197,7 @@ class Runner:
         except MachineError:
             attempt.discard()
             raise
-        listener = _Listener(self.observer)
+        listener, started = _Listener(self.observer), time.monotonic()
         try:
             heed = watch_for(plan.target, step.name, self.kernel) or carry_on
             outcome = executor.run(job, listener, heed)
@@ -208,10 +211,13 @@ class Runner:
             self._let_go(executor, job)
             raise
         attempt = Attempt.of_output(outcome.output)
+        seconds = None if outcome.adopted else time.monotonic() - started
         try:
             _insist_on_success(step, outcome, listener.failure, attempt)
             _check_outputs(step, attempt.out)
             list_files(attempt.out)
+            with machine_faults(f"keeping what {step.name} cost"):
+                write_cost(attempt.folder, Cost(executor.name, _now(), seconds, listener.spent))
         except (OrchestratorError, OSError):
             self._keep_log(step, binder.recipe, attempt)
             self._let_go(executor, job)
@@ -315,6 +321,8 @@ class _Listener:
     """Why it gave up."""
     checked: dict[str, Checked] = field(default_factory=dict)
     """Which files it hashed while they arrived."""
+    spent: Spent | None = None
+    """What its work cost."""
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -322,6 +330,8 @@ class _Listener:
                 self.failure = event
             case Checked():
                 self.checked[event.path] = event
+            case Spent():
+                self.spent = event
             case _:
                 self.observer(event)
 
@@ -346,6 +356,10 @@ def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, at
         raise StepKilledError(message, hint="run the same command again; finished steps are kept")
     message = f"{step.name} ended with exit status {outcome.exit_status}{tail}"
     raise StepFailedError(message, hint="`orchestrator logs` shows the whole log")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _tail(log: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -35,8 +36,22 @@ Cells = Mapping[tuple[str, int], float]
 """By the name of a row and the number of a layer."""
 
 
+@dataclass(frozen=True)
+class Making:
+    """What each step's result cost when it was made, as a table of words."""
+
+    heads: Sequence[str] = ()
+    numbers: Collection[int] = ()
+    """The columns whose cells are numbers."""
+    rows: Sequence[Sequence[str]] = ()
+
+
 def checked_page(
-    name: str, description: str, quality: Mapping[str, Any], quantization: Mapping[str, Any] | None = None
+    name: str,
+    description: str,
+    quality: Mapping[str, Any],
+    quantization: Mapping[str, Any] | None = None,
+    making: Making | None = None,
 ) -> str:
     """Write the page.
 
@@ -45,6 +60,7 @@ def checked_page(
         description: Of the recipe.
         quality: What the checks found.
         quantization: What our own quantizer found, where it quantized and calibrated.
+        making: What the steps cost, as far as that is known.
 
     Raises:
         DependencyMissingError: matplotlib is not installed.
@@ -60,6 +76,7 @@ def checked_page(
         charts=[*_weights(measured), *_outputs(quality.get("divergence")), *_trade(quantization)],
         worst=sorted(measured, key=lambda layer: float(layer["snr_db"]))[:_WEAKEST],
         notes=list(_notes(quantization)),
+        making=making or Making(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from orchestrator.events import Checked, Event, Progress, Warned, to_line
+from orchestrator.events import Checked, Event, Progress, Spent, Warned, to_line
 
 _SECONDS_BETWEEN_REPORTS = 0.1
 
@@ -18,7 +18,7 @@ class Reporter:
 
     def __call__(self, event: Event) -> None:
         """Write an event, or drop it because another was written just now."""
-        if isinstance(event, Warned | Checked):
+        if isinstance(event, Warned | Checked | Spent):
             print(to_line(event), flush=True)
         if not isinstance(event, Progress):
             return

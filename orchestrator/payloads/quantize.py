@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import auto, calibrated, dequantize, heap, offered, onepass, report
+from orchestrator.quantization import auto, calibrated, cost, dequantize, heap, offered, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.libraries import library
@@ -36,17 +36,22 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if alone:
         kernels.compile_here(options.threads)
+    with cost.watched() as peak:
+        found = _quantize(options, alone=alone)
+    found.peak_bytes = peak.size
+    Reporter()(found.spent(cost.processors(options.threads)))
+
+
+def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
     if options.format == dequantize.NUMBER_FORMAT:
-        dequantize.dequantize_checkpoint(
+        return dequantize.dequantize_checkpoint(
             options.checkpoint, options.output, observer=Reporter(), shard_bytes=options.shard_bytes
         )
-        return
     if options.format == offered.AUTO or SCHEMES[options.format].calibrated or options.kv_cache != "none":
         if alone:
             heap.give_back_what_is_large()
-        _calibrate(options)
-        return
-    onepass.quantize_checkpoint(
+        return _calibrate(options)
+    return onepass.quantize_checkpoint(
         options.checkpoint,
         options.output,
         number_format=options.format,
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     )
 
 
-def _calibrate(options: argparse.Namespace) -> None:
+def _calibrate(options: argparse.Namespace) -> cost.Cost:
     device = _text.device(options.device)
     if options.threads is not None:
         library("torch").set_num_threads(options.threads)
@@ -83,7 +88,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         observer=Reporter(),
     )
     write_json(options.output / report.FILE, found.document())
-    print(found.summary(), flush=True)
+    return found.cost
 
 
 def _parser() -> argparse.ArgumentParser:

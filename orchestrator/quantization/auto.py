@@ -133,7 +133,7 @@ class _Survey:
         model = self._begin(batches, scratch)
         masks = [model.tensor(batch.mask).bool() for batch in batches[: probes(batches)]]
         for number in numbers[scratch.done :]:
-            with self.report.phase("read"):
+            with self.report.cost.phase("read"):
                 tensors = {name: self._read(name) for unit in self.plan.layers[number] for name in unit}
             scratch.measured.append(self._layer(model, number, tensors, masks))
             self._note(scratch, model)
@@ -142,7 +142,7 @@ class _Survey:
     def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
         how, torch = self.how, library("torch")
         way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
-        with self.report.phase("load"):
+        with self.report.cost.phase("load"):
             model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
             model.hidden = flowing(torch, how.device, spill=way.spill, folder=how.scratch)
             model.begin(self._embedding(used := used_tokens(batches)), batches, used)
@@ -152,17 +152,17 @@ class _Survey:
 
     def _embedding(self, used: NDArray[np.int64]) -> NDArray[Any]:
         name = self.plan.embedding
-        self.report.bytes_read += self.plan.checkpoint.tensors[name].size
+        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
         return picked(self.plan.rows(name, self.how.chunk_bytes), used, self.plan.spec(name))
 
     def _read(self, name: str) -> NDArray[Any]:
-        self.report.bytes_read += self.plan.checkpoint.tensors[name].size
+        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
         return self.plan.read(name)
 
     def _note(self, scratch: Scratch[Measured], model: LayeredModel) -> None:
         last = len(scratch.measured) == len(self.plan.layers)
         if last or scratch.is_due(self.how.seconds_between_notes):
-            with self.report.phase("note"):
+            with self.report.cost.phase("note"):
                 scratch.save(() if last else model.state)
 
     def _layer(
@@ -172,13 +172,13 @@ class _Survey:
         prefix, measured = f"{self.plan.stack}.{number}.", Measured()
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         with (
-            self.report.phase("run"),
+            self.report.cost.phase("calibrate"),
             model.resident(number, dict(inside)) as layer,
             layer.running(measured=measured) as forward,
         ):
             probe = Probe.running(model, forward, masks)
         insist_on_numbers(prefix, measured)
-        with self.report.phase("try"):
+        with self.report.cost.phase("try"):
             self._try(model, number, tensors, measured, probe)
         model.forget(number)
         return measured

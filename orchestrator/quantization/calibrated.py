@@ -119,9 +119,14 @@ def write_quantized(
         memory = residence(plan, writer, behind, how.device)
         _Walk(plan, writer, memory, how, way, report, observer).run(batches, scratch)
     plan.write_companions(output)
-    report.bytes_written = writer.size
+    report.cost.bytes_written += writer.size
+    report.cost.add("write", writer.seconds)
     if how.device != "cpu":
-        report.gpu_bytes = library("torch").cuda.max_memory_allocated(how.device)
+        gpu = library("torch").cuda
+        report.cost.device, report.cost.device_bytes = (
+            gpu.get_device_name(how.device),
+            gpu.max_memory_allocated(how.device),
+        )
 
 
 @dataclass
@@ -159,7 +164,7 @@ class _Walk:
 
     def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
         how, embedding = self.how, self.plan.embedding
-        with self.report.phase("load"):
+        with self.report.cost.phase("load"):
             model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
             folder = how.scratch or self.writer.folder
             model.hidden = flowing(model.torch, how.device, spill=self.way.spill, folder=folder)
@@ -172,13 +177,13 @@ class _Walk:
     def _note(self, scratch: Scratch[Measured], model: LayeredModel, measured: Measured, *, last: bool) -> None:
         scratch.measured.append(measured)
         if last or scratch.is_due(self.how.seconds_between_notes):
-            with self.report.phase("note"):
+            with self.report.cost.phase("note"):
                 scratch.save(() if last else model.state)
 
     def _measure(self, model: LayeredModel, number: int, tensors: dict[str, Any]) -> Measured:
         prefix = f"{self.plan.stack}.{number}."
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
-        with self.report.phase("run"):
+        with self.report.cost.phase("calibrate"):
             measured = model.run(number, within)
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         insist_on_numbers(prefix, measured)
@@ -195,17 +200,17 @@ class _Walk:
         for first, rows in self.plan.rows(name, self.how.chunk_bytes):
             self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
             yield first, rows
-        self.report.bytes_read += self.plan.checkpoint.tensors[name].size
+        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
 
     def _take_in(self, number: int) -> dict[str, Any]:
         names = self._names(number)
-        with self.report.phase("read"):
+        with self.report.cost.phase("read"):
             tensors = self.memory.take_in(names)
-        self.report.bytes_read += sum(self.plan.checkpoint.tensors[name].size for name in names)
+        self.report.cost.bytes_read += sum(self.plan.checkpoint.tensors[name].size for name in names)
         return tensors
 
     def _write(self, number: int, tensors: Mapping[str, Any], measured: Measured) -> None:
-        with self.report.phase("write"):
+        with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
             for unit in self.plan.layers[number]:
                 if self.plan.quantizes(unit[0]):

@@ -6,12 +6,14 @@ Read are experts in MXFP4, as gpt-oss has them (`packed_mxfp4`), and FP8 with bl
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import configs, packed_fp8, packed_mxfp4
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.onepass import CHUNK_BYTES
 from orchestrator.quantization.plan import copy_companions
@@ -47,7 +49,7 @@ class Packed(Protocol):
 
 def dequantize_checkpoint(
     source: Path, output: Path, *, observer: Observer = silence, shard_bytes: int = SHARD_BYTES
-) -> None:
+) -> Cost:
     """Write a checkpoint in MXFP4, or in FP8 with block scales, as one in BF16.
 
     Args:
@@ -55,6 +57,9 @@ def dequantize_checkpoint(
         output: The folder to write to; made where it is missing.
         observer: Is told of progress in tensors.
         shard_bytes: The largest weights file, other than for a single larger tensor.
+
+    Returns:
+        What it cost, by the phases `decode`, with reading, and `write`.
 
     Raises:
         CheckpointError: The source cannot be read, is in another format, lacks a part of a weight, or holds what is no
@@ -68,6 +73,7 @@ def dequantize_checkpoint(
     packed, copied = _sorted_out(checkpoint, config)
     specs = {name: TensorSpec(name, stored.dtype, stored.shape) for name, stored in checkpoint.tensors.items()}
     units = [[packed[name].spec] if name in packed else [specs[name]] for name in sorted([*packed, *copied])]
+    started, cost = time.monotonic(), Cost()
     with CheckpointWriter(output, plan_shards(units, shard_bytes)) as writer:
         for position, (unit,) in enumerate(units, start=1):
             if unit.name in packed:
@@ -76,8 +82,12 @@ def dequantize_checkpoint(
                 for first, rows in checkpoint.rows(unit.name, CHUNK_BYTES):
                     writer.write(unit.name, rows if unit.shape else rows.reshape(()), first)
             observer(Progress(position, len(units), "tensors", unit.name))
+    cost.bytes_read, cost.bytes_written = sum(tensor.size for tensor in checkpoint.tensors.values()), writer.size
+    cost.add("decode", time.monotonic() - started - writer.seconds)
+    cost.add("write", writer.seconds)
     copy_companions(source, output)
     write_json(output / configs.CONFIG, _plain(config))
+    return cost
 
 
 def _sorted_out(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Mapping[str, Packed], list[str]]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
+from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.pipeline import Buffers, ReadAhead, WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
@@ -51,7 +52,7 @@ def quantize_checkpoint(
     observer: Observer = silence,
     chunk_bytes: int = CHUNK_BYTES,
     shard_bytes: int = SHARD_BYTES,
-) -> None:
+) -> Cost:
     """Write a quantized copy of a checkpoint, byte for byte the one that ModelOpt 0.47 exports.
 
     Args:
@@ -62,6 +63,9 @@ def quantize_checkpoint(
         observer: Is told of progress in bytes read; a quantized tensor is read twice.
         chunk_bytes: How much of a tensor is in memory at once; a whole row at least.
         shard_bytes: The largest weights file, other than for a single larger tensor.
+
+    Returns:
+        What it cost, by the phases `read`, `encode` and `write`, which go on at once.
 
     Raises:
         RecipeInvalidError: An unknown format, or a pattern that fits nothing or splits what engines fuse.
@@ -76,9 +80,12 @@ def quantize_checkpoint(
         raise CheckpointError(message)
     plan = Plan.make(source, scheme, exclude)
     with CheckpointWriter(output, plan_shards(plan.outputs, shard_bytes)) as writer:
-        meter, buffers = _Meter(observer, _bytes_to_read(plan)), Buffers(_BUFFERS, chunk_bytes)
-        _Conversion(plan, writer, chunk_bytes, meter, buffers).run()
+        meter, buffers, cost = _Meter(observer, _bytes_to_read(plan)), Buffers(_BUFFERS, chunk_bytes), Cost()
+        _Conversion(plan, writer, chunk_bytes, meter, buffers, cost).run()
     plan.write_companions(output)
+    cost.bytes_written = writer.size
+    cost.add("write", writer.seconds)
+    return cost
 
 
 def _bytes_to_read(plan: Plan) -> int:
@@ -123,6 +130,7 @@ class _Conversion:
     chunk_bytes: int
     meter: _Meter
     buffers: Buffers
+    cost: Cost
 
     def run(self) -> None:
         # Buffers first: whoever reads may wait for one when something went wrong.
@@ -146,8 +154,11 @@ class _Conversion:
     def _read_unit(self, unit: Sequence[str], *, again: bool = False) -> Iterator[_Rows | _End]:
         for name in unit:
             for first, last in self._runs(name):
-                lent = self.buffers.lend((last - first) * self.plan.checkpoint.tensors[name].row_bytes)
-                rows = self.plan.checkpoint.read(name, first, last, again=again, into=lent.memory)
+                size = (last - first) * self.plan.checkpoint.tensors[name].row_bytes
+                lent = self.buffers.lend(size)
+                with self.cost.phase("read"):
+                    rows = self.plan.checkpoint.read(name, first, last, again=again, into=lent.memory)
+                self.cost.bytes_read += size
                 yield self._converted(_Rows(name, first, rows, lent.give_back))
         yield _End()
 
@@ -180,7 +191,9 @@ class _Conversion:
         kept: deque[_Rows] = deque()
         keeps, largest = self._keeps(group), 0.0
         for part in _until_the_end(coming):
-            largest = max(largest, largest_magnitude(part.rows, self.plan.checkpoint.tensors[part.name], part.first))
+            stored = self.plan.checkpoint.tensors[part.name]
+            with self.cost.phase("encode"):
+                largest = max(largest, largest_magnitude(part.rows, stored, part.first))
             self._count(part)
             if keeps:
                 kept.append(part)
@@ -196,7 +209,8 @@ class _Conversion:
     def _encode(self, part: _Rows, scale: np.float32, behind: WriteBehind) -> None:
         self._count(part)
         lent = self.buffers.lend(part.rows.nbytes)  # no format takes more than what it encodes
-        encoded = self.plan.scheme.encode(part.rows, scale, lent.empty)
+        with self.cost.phase("encode"):
+            encoded = self.plan.scheme.encode(part.rows, scale, lent.empty)
         part.give_back()
         behind.do(partial(self._write, part, encoded), finally_=lent.give_back)
 

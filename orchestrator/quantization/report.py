@@ -1,23 +1,17 @@
-"""What a quantization found and what it cost.
-
-What it found is the same every time and is written beside the weights, as `quantization.json`. What it cost differs
-from run to run; it is for the log, because a result is known by its content.
-"""
+"""What a quantization found: the same every time, so it is written beside the weights, as `quantization.json`."""
 
 from __future__ import annotations
 
 import math
-import resource
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.quantization.cost import Cost
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -82,14 +76,10 @@ class Report:
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     experts: dict[str, dict[str, int]] = field(default_factory=dict)
     """For each layer with experts, how many tokens reached each; those that none reached are there with 0."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    bytes_read: int = 0
-    bytes_written: int = 0
-    gpu_bytes: int = 0
-    """The most memory of a GPU that was in use."""
+    cost: Cost = field(default_factory=Cost)
+    """Not in the file."""
     choice: dict[str, Any] | None = None
     """With `auto`, what was chosen and why, see `choice.Choice.document`."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tensor(self, module: str, scheme: Scheme, scale: np.float32) -> TensorReport:
         """Begin a weight."""
@@ -106,16 +96,6 @@ class Report:
             hits[expert] = max(hits.get(expert, 0), measured.tokens.get(module.removeprefix(prefix), 0))
         if hits:
             self.experts[layer] = hits
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Count the time of a block."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
     def document(self) -> dict[str, Any]:
         """Return what goes into the file: the same for the same work."""
@@ -136,13 +116,3 @@ class Report:
             },
             "tensors": entries,
         }
-
-    def summary(self) -> str:
-        """Return one line about what it cost, for the log."""
-        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        gpu = f", of the GPU {self.gpu_bytes / 1e6:.0f} MB" if self.gpu_bytes else ""
-        return (
-            f"quantized: read {self.bytes_read / 1e9:.3f} GB, wrote {self.bytes_written / 1e9:.3f} GB, {phases};"
-            f" peak memory {peak / 1e6:.0f} MB{gpu}"
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -81,6 +82,8 @@ class CheckpointWriter:
 
     folder: Path
     shards: Sequence[Sequence[TensorSpec]]
+    seconds: float = field(init=False, default=0.0)
+    """That writing took so far, with waiting for the disk at the end of each file."""
     _places: dict[str, _Shard] = field(init=False, repr=False, default_factory=dict)
     _specs: dict[str, TensorSpec] = field(init=False, repr=False, default_factory=dict)
     _open: list[_Shard] = field(init=False, repr=False, default_factory=list)
@@ -130,6 +133,7 @@ class CheckpointWriter:
         if begin + data.nbytes > shard.begins[name] + spec.size:
             message = f"{spec}: {len(data)} rows from row {first} on are more than it has"
             raise ValueError(message)
+        started = time.monotonic()
         with _room(shard, name):
             _write_all(shard.descriptor, np.ascontiguousarray(data).reshape(-1).view(np.uint8), begin)
         shard.missing -= data.nbytes
@@ -139,6 +143,7 @@ class CheckpointWriter:
         elif shard.kept >= _DROP_EVERY:  # starts to write what is not on the disk yet, and drops what is
             give_back(shard.descriptor, 0, 0)
             shard.kept = 0
+        self.seconds += time.monotonic() - started
 
     def _begin(self, path: Path, specs: Sequence[TensorSpec]) -> None:
         start, begins = header.build(specs)

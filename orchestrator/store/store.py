@@ -1,6 +1,6 @@
 """The store: crash-safe from attempt folder to rename, one lock per key, nothing ever written into what is published.
 
-artifacts/<key>/     manifest.json, log.txt, and read-only out/…
+artifacts/<key>/     manifest.json, log.txt, cost.json, and read-only out/…
 attempts/<key>-<n>/  the same, while a step runs; `ended` in it: the command is done, its result is not yet published
 scratch/<key>/       how far a step is that can go on after it was ended; gone once its result is published
 stats/<key>.json     what the file system said of the files when they were last hashed
@@ -28,6 +28,7 @@ from orchestrator import owner
 from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
 from orchestrator.events import Checked
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
+from orchestrator.store.cost import Cost, read_cost
 from orchestrator.temporary import sweep_temporaries, temporary_of
 
 _ENDED = "ended"
@@ -293,6 +294,10 @@ class Store:
             return read_manifest(self.root / "artifacts" / key)
         except ArtifactCorruptError:
             return None
+
+    def cost(self, key: str) -> Cost | None:
+        """Read what making an artifact cost; None where nobody noted it."""
+        return read_cost(self.root / "artifacts" / key)
 
     def _move_aside(self, folder: Path) -> Path:
         place = self._folder("aside") / f"{folder.name}-{uuid.uuid4().hex[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.events import (
     LogLine,
     Progress,
     Publishing,
+    Spent,
     StepDone,
     StepReused,
     StepStarted,
@@ -27,8 +29,11 @@ from orchestrator.events import (
 MARKER = "@orchestrator "
 
 
-@pytest.mark.parametrize("event", [Progress(1, 2, "bytes", "a"), Failure("CODE", "why", "do")])
-def test_an_event_arrives_as_it_was_sent(event: Progress | Failure) -> None:
+SPENT = Spent({"read": 1.5, "encode": 2}, 10, 5, 71_000_000, 0, 2, "cpu")
+
+
+@pytest.mark.parametrize("event", [Progress(1, 2, "bytes", "a"), Failure("CODE", "why", "do"), SPENT])
+def test_an_event_arrives_as_it_was_sent(event: Progress | Failure | Spent) -> None:
     assert from_line(to_line(event) + "\n") == event
 
 
@@ -45,6 +50,9 @@ def test_an_event_arrives_as_it_was_sent(event: Progress | Failure) -> None:
         {"event": "progress", "done": 1, "total": 2, "unit": "bytes", "more": 1},
         {"event": "failure", "code": 7, "message": "why"},
         {"event": "failure", "code": "CODE", "message": None},
+        {"event": "spent", **asdict(SPENT), "seconds": {"read": "1"}},
+        {"event": "spent", **asdict(SPENT), "seconds": [1]},
+        {"event": "spent", **asdict(SPENT), "threads": 1.5},
         {"event": ["progress"]},
         {"event": None},
         {},

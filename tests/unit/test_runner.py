@@ -33,6 +33,7 @@ from orchestrator.events import (
     Failure,
     LogLine,
     Publishing,
+    Spent,
     StepDone,
     StepReused,
     Waiting,
@@ -321,6 +322,71 @@ def test_only_a_download_is_believed_what_it_hashed(world: World) -> None:
     assert "0" * 64 in [file.sha256 for file in downloaded.artifact.files]
 
 
+SPENT = Spent({"read": 1.5, "encode": 2.5}, 1000, 300, 70_000_000, 0, 2, "cpu")
+
+
+def telling(spent: Spent) -> Callable[[FakeRun], None]:
+    def run(run: FakeRun) -> None:
+        checkpoint(run)
+        run.write(to_line(spent).encode() + b"\n")
+
+    return run
+
+
+def test_what_a_step_cost_is_kept_beside_its_result_for_every_later_build(world: World) -> None:
+    world.executor.commands = {**world.executor.commands, "generate": telling(SPENT)}
+    made = world.build(last="generate")[0]
+    reused = world.build(last="generate")[0]
+    assert reused.reused
+    kept = world.store.cost(reused.artifact.key)
+    assert kept is not None
+    assert kept.spent == SPENT
+    assert kept.executor == "fake"
+    assert kept.seconds is not None
+    assert kept.seconds >= 0
+    assert "cost.json" not in [file.path for file in made.artifact.files]
+
+
+def test_what_a_step_cost_changes_nothing_in_its_digest(tmp_path: Path) -> None:
+    found = []
+    for number, peak in enumerate((1, 2)):
+        again = World(tmp_path / str(number))
+        again.executor.commands = {
+            **again.executor.commands,
+            "generate": telling(replace(SPENT, peak_memory=peak)),
+        }
+        artifact = again.build(last="generate")[0].artifact
+        cost = again.store.cost(artifact.key)
+        found.append((artifact.digest, cost.spent.peak_memory if cost and cost.spent else None))
+    assert found[0][0] == found[1][0]
+    assert [peak for _, peak in found] == [1, 2]
+
+
+def test_what_a_killed_build_had_found_out_of_the_cost_is_published_by_the_next(world: World) -> None:
+    world.executor.commands = {**world.executor.commands, "generate": telling(SPENT)}
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Publishing):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Runner(world.store, {"process": lambda: world.executor}, kill).run(world.plan(), last="generate")
+    result = world.build(last="generate")[0]
+    cost = world.store.cost(result.artifact.key)
+    assert cost is not None
+    assert cost.spent == SPENT
+
+
+def test_a_cost_that_nobody_noted_or_can_read_is_none(world: World) -> None:
+    artifact = world.build(last="generate")[0].artifact
+    file = artifact.manifest.with_name("cost.json")
+    for text in ("{", "[]", '{"format": 2}', '{"format": 1, "spent": {"more": 1}}'):
+        file.write_text(text)
+        assert world.store.cost(artifact.key) is None
+    file.unlink()
+    assert world.store.cost(artifact.key) is None
+
+
 def test_a_link_among_the_outputs_is_a_failure(world: World) -> None:
     world.spoil("quantize", lambda out: (out / "extra").symlink_to("/etc/passwd"))
     with pytest.raises(OutputMissingError, match="link or special file"):
@@ -458,6 +524,9 @@ def test_the_output_of_an_adopted_job_is_published_from_where_it_was_written(wor
     world.executor.adopt("generate", left.out)
     result = world.build(last="generate")[0]
     assert (result.artifact.folder / "config.json").read_text() == '{"adopted": true}'
+    cost = world.store.cost(result.artifact.key)
+    assert cost is not None
+    assert cost.seconds is None  # nobody saw when it began
     assert world.store.attempts() == ()
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
+from orchestrator.cli.costs import sentence
 from orchestrator.cli.deployed import container_of, copy_log
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.progress import amount_of
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.unbuilt import never_built
 from orchestrator.errors import StepUnknownError
-from orchestrator.events import Checked, Failure, LogLine, Progress, Warned, from_line
+from orchestrator.events import Checked, Failure, LogLine, Progress, Spent, Warned, from_line
 from orchestrator.journal import Entry, Journal
 from orchestrator.runner import failed_log
 
@@ -127,6 +128,8 @@ def _say(line: bytes) -> None:
             click.echo(f"{event.code}: {event.message}")
         case Checked():
             click.echo(f"checked {event.path}: sha256 {event.sha256}")
+        case Spent():
+            click.echo(sentence(event))
         case Warned():
             click.echo(f"warning: {event.message}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.cli import costs
 from orchestrator.cli.deployed import deployed
 from orchestrator.cli.options import RecipeName, json_option
 from orchestrator.cli.settings import Settings
@@ -11,6 +12,8 @@ from orchestrator.cli.text import in_time, print_json, print_table, program
 from orchestrator.cli.unbuilt import never_built
 from orchestrator.deployment.made import Made
 from orchestrator.journal import Entry, Journal
+from orchestrator.store.cost import Cost
+from orchestrator.store.store import Store
 
 
 @click.command("status")
@@ -29,10 +32,12 @@ def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
     if as_json:
         names = dict.fromkeys([journal.recipe for journal in journals] + [container.recipe for container in made])
         by_name = {journal.recipe: journal for journal in journals}
-        print_json([_document(name, by_name.get(name), made) for name in names])
+        print_json([_document(settings.store, name, by_name.get(name), made) for name in names])
         return
     if journals:
         _show_builds(journals)
+        if recipe:
+            _show_costs(settings.store, journals[0])
     elif not made:
         click.echo("nothing was built yet")
     if made:
@@ -54,6 +59,19 @@ def _show_builds(journals: list[Journal]) -> None:
             )
 
 
+def _show_costs(store: Store, journal: Journal) -> None:
+    """Show what each result cost when it was made, be it by another build."""
+    found = [(entry.name, _cost(store, entry)) for entry in journal.steps]
+    rows = [costs.cells(name, cost) for name, cost in found if cost]
+    if rows:
+        click.echo("\nwhat making it cost")
+        print_table(costs.HEADS, rows, right=costs.NUMBERS)
+
+
+def _cost(store: Store, entry: Entry) -> Cost | None:
+    return store.cost(entry.key) if entry.state in ("done", "reused") else None
+
+
 def _show_deployed(made: list[Made]) -> None:
     rows = [(one.recipe, one.service, one.state, str(one.restarts), one.address, _since(one)) for one in made]
     print_table(("recipe", "service", "state", "restarts", "address", ""), rows, right=(3,))
@@ -63,12 +81,12 @@ def _since(one: Made) -> str:
     return one.detail or f"since {one.started[:19].replace('T', ' ')} UTC"
 
 
-def _document(name: str, journal: Journal | None, made: list[Made]) -> dict[str, object]:
+def _document(store: Store, name: str, journal: Journal | None, made: list[Made]) -> dict[str, object]:
     return {
         "recipe": name,
         "running": journal.is_running if journal else False,
         "process": journal.process if journal else None,
-        "steps": [_fields(journal, entry) for entry in journal.steps] if journal else [],
+        "steps": [_fields(store, journal, entry) for entry in journal.steps] if journal else [],
         "deployed": [_deployed_fields(one) for one in made if one.recipe == name],
     }
 
@@ -87,7 +105,8 @@ def _deployed_fields(one: Made) -> dict[str, object]:
     }
 
 
-def _fields(journal: Journal, entry: Entry) -> dict[str, object]:
+def _fields(store: Store, journal: Journal, entry: Entry) -> dict[str, object]:
+    cost = _cost(store, entry)
     return {
         "name": entry.name,
         "state": _state(journal, entry),
@@ -95,6 +114,7 @@ def _fields(journal: Journal, entry: Entry) -> dict[str, object]:
         "key": entry.key,
         "log": entry.log,
         "error": entry.error,
+        "cost": cost.document() if cost else None,
     }
 
 

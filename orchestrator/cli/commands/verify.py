@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import building
+from orchestrator.cli import building, costs
 from orchestrator.cli.building import build_recipe, plan_build
 from orchestrator.cli.options import (
     PageFile,
@@ -66,7 +66,7 @@ def command(
         _hash_again(settings, results)
     quality: dict[str, Any] = json.loads((results[-1].artifact.folder / "quality.json").read_bytes())
     if page is not None:
-        _write_page(plan, results, quality, page)
+        _write_page(settings, plan, results, quality, page)
     if as_json:
         print_json(quality)
         return
@@ -80,11 +80,16 @@ def command(
         )
 
 
-def _write_page(plan: Plan, results: tuple[StepResult, ...], quality: dict[str, Any], file: Path) -> None:
-    from orchestrator.pages.checked import checked_page  # noqa: PLC0415 - only for a page
+def _write_page(
+    settings: Settings, plan: Plan, results: tuple[StepResult, ...], quality: dict[str, Any], file: Path
+) -> None:
+    from orchestrator.pages.checked import Making, checked_page  # noqa: PLC0415 - only for a page
 
     recipe, found = plan.recipe, _report(results, "quantize", "quantization.json")
-    write_page(file, checked_page(recipe.name, recipe.description, quality, found or None))
+    known = [(result.name, settings.store.cost(result.artifact.key)) for result in results]
+    made = [costs.cells(name, cost) for name, cost in known if cost]
+    making = Making(costs.HEADS, costs.NUMBERS, made)
+    write_page(file, checked_page(recipe.name, recipe.description, quality, found or None, making))
 
 
 def _write_page_of_failure(settings: Settings, plan: Plan, error: CheckFailedError, file: Path) -> None:
@@ -100,7 +105,7 @@ def _write_page_of_failure(settings: Settings, plan: Plan, error: CheckFailedErr
         "layers": [{"name": tensor["module"], "snr_db": tensor["snr_db"]} for tensor in tensors],
         "divergence": _report(results, "evaluate", "evaluation.json") or None,
     }
-    _write_page(plan, results, quality, file)
+    _write_page(settings, plan, results, quality, file)
 
 
 def _report(results: tuple[StepResult, ...], step: str, file: str) -> dict[str, Any]:

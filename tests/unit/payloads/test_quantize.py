@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.events import Event, LogLine, Progress, from_line
+from orchestrator.events import Event, LogLine, Progress, Spent, from_line
 from orchestrator.payloads import generate, quantize
 from orchestrator.payloads._report import Reporter
 from orchestrator.quantization.checkpoint import Checkpoint
@@ -26,7 +26,10 @@ def test_progress_is_written_as_events_to_the_last_byte(
 ) -> None:
     quantize.main(["--checkpoint", str(model), "--output", str(tmp_path / "out")])
     events = _events(capsys.readouterr().out)
-    last = events[-1]
+    *_, last, spent = events
+    assert isinstance(spent, Spent)
+    assert spent.bytes_written > 0
+    assert spent.peak_memory > 0
     assert isinstance(last, Progress)
     assert last.done == last.total > 0
     assert last.unit == "bytes"

@@ -1,0 +1,111 @@
+"""What a quantization costs: time by phase, bytes, memory.
+
+It differs from run to run, and a result is known by its content. So it is no part of the result: whoever asked for the
+work is told, as an event.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.events import Spent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SECONDS_BETWEEN_LOOKS = 0.05
+_OWN_MEMORY = Path("/proc/self/statm")
+
+
+@dataclass
+class Cost:
+    """Is counted up while the work is done, in any thread."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase. Reading, encoding and writing go on at once, so together they may be more than passed."""
+    bytes_read: int = 0
+    """What was asked of files, of the page cache as well: what is read twice counts twice."""
+    bytes_written: int = 0
+    device: str = "cpu"
+    """Where weights were encoded: `cpu`, or a GPU's name."""
+    device_bytes: int = 0
+    """The most memory of a GPU that was in use; 0 without one."""
+    peak_bytes: int = 0
+    """See `watched`."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time of a block."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count time that was measured elsewhere."""
+        with self._lock:
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def spent(self, threads: int) -> Spent:
+        """Return what is told about it.
+
+        Args:
+            threads: How many computed.
+        """
+        seconds = {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+        memory = self.peak_bytes, self.device_bytes
+        return Spent(seconds, self.bytes_read, self.bytes_written, *memory, threads, self.device)
+
+
+@dataclass
+class Peak:
+    """The most memory of this process's own at any look, twenty times a second; without files that it has mapped."""
+
+    size: int = 0
+    """Bytes. Where no kernel tells, the most memory at all."""
+
+    def look(self) -> None:
+        """Compare with what it is now."""
+        self.size = max(self.size, _own_memory())
+
+
+@contextmanager
+def watched() -> Iterator[Peak]:
+    """Look at this process's memory while the block runs."""
+    peak, ended = Peak(), threading.Event()
+
+    def work() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            peak.look()
+
+    thread = threading.Thread(target=work, name="memory", daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+        peak.look()
+
+
+def _own_memory() -> int:
+    with suppress(OSError, ValueError):
+        _, resident, shared, *_ = map(int, _OWN_MEMORY.read_text(encoding="ascii").split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def processors(threads: int | None) -> int:
+    """Return how many threads compute: so many, or as many as the processor may run for this process."""
+    if threads is not None:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
