@@ -12,7 +12,7 @@ from docs.generate.recipes import SETTINGS
 from orchestrator import events, journal
 from orchestrator.cli.dry_run import document
 from orchestrator.cli.planning import plan_recipe
-from orchestrator.store import artifact, store
+from orchestrator.store import artifact, cost, store
 
 _EXAMPLE = "llama3-70b-nvfp4"
 _STEP = "engine"
@@ -59,6 +59,11 @@ _OTHERS = (
         "a server was brought up, not yet taken down: `status` and `logs` ask the engine about it",
     ),
 )
+_COST = """\
+`format` and what making the artifact cost; no digest or key knows of it, and where it is missing nobody knows.
+`status`, its `--json` and the page of `verify --html` show it, also for a build that found the artifact there. `spent` is the
+[event](events.md#spent)."""
+
 _MANIFEST = """\
 `format`, `key`, `step` and `files`, one entry for each file of `out/`. The digest of an artifact is the SHA-256 of that
 list: two artifacts with the same bytes are the same to whatever reads them."""
@@ -100,14 +105,15 @@ def store_layout() -> str:
         _STORE,
         f"{rule}\n\n{block(layout)}\n\nBeside them:\n\n{table(('file', 'what'), _OTHERS)}",
         f"## manifest.json\n\n{_MANIFEST}\n\n{_classes(artifact, ('StoredFile',))}",
+        f"## cost.json\n\n{_COST}\n\n{_classes(cost, ('Cost',))}",
         f"## runs/&lt;recipe&gt;.json\n\n{_RUN}\n\n{_classes(journal, ('Journal', 'Entry'))}",
     )
 
 
 _EVENTS = """\
 Below the command line nothing prints: a build reports events, and the command line shows them. A payload, which runs in
-another process or container, writes some of them, `progress`, `warned`, `checked` and `failure`, as lines of its
-standard output; every other line is log. Such a line is `@orchestrator ` and one JSON object with the key `event`:"""
+another process or container, writes some of them, `progress`, `warned`, `checked`, `spent` and `failure`, as lines of
+its standard output; every other line is log. Such a line is `@orchestrator ` and a JSON object with the key `event`:"""
 
 _LINE = '@orchestrator {"event": "progress", "done": 12, "total": 95, "unit": "tensors", "note": "lm_head.weight"}'
 
