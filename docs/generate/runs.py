@@ -61,8 +61,8 @@ _OTHERS = (
 )
 _COST = """\
 `format` and what making the artifact cost; no digest or key knows of it, and where it is missing nobody knows.
-`status`, its `--json` and the page of `verify --html` show it, also for a build that found the artifact there. `spent` is the
-[event](events.md#spent)."""
+`status`, its `--json` and the page of `verify --html` show it, also for a build that found the artifact there. What the
+command itself told, `spent`, is the [event](events.md#spent)."""
 
 _MANIFEST = """\
 `format`, `key`, `step` and `files`, one entry for each file of `out/`. The digest of an artifact is the SHA-256 of that
