@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
+from orchestrator.hub.asking import asked_again
 from orchestrator.hub.wanted import DUPLICATES, MODEL_FILES, RepoType, is_commit
 from orchestrator.hub.words import hub_words
 
@@ -60,7 +61,7 @@ def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offlin
     if offline or constants.HF_HUB_OFFLINE:
         return _remembered(repo, revision, kind)
     with hub_words(repo, revision):
-        commit = HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
+        commit = asked_again(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind).sha)
     if not commit or not is_commit(commit):
         message = f"{repo}@{revision}: the Hub names no commit"
         raise HubError(message, hint="try again later")

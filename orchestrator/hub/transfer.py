@@ -7,9 +7,6 @@ One request fetches all that is missing of a file: the Hub counts requests, and 
 
 from __future__ import annotations
 
-import email.utils
-import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +15,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import HubError
+from orchestrator.hub.asking import asked_to_wait
 from orchestrator.hub.partial import Partial
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.words import TOO_MANY, reason, refusal
@@ -132,24 +130,10 @@ def _begin(response: httpx2.Response, partial: Partial) -> int:
         return partial.received
     if status in (TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR:
         message = f"HTTP {status}"
-        raise _InterruptedError(message, _asked_to_wait(response.headers), status)
+        raise _InterruptedError(message, asked_to_wait(response.headers), status)
     hf_raise_for_status(response)
     message = f"HTTP {status}"
     raise _InterruptedError(message, status=status)
-
-
-def _asked_to_wait(headers: httpx2.Headers) -> float | None:
-    """Read Retry-After, in seconds or as a date, and the Hub's own `ratelimit: "…";r=0;t=SECONDS`."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    if text:
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
-            return None
-    found = re.search(r"\br=0\b.*\bt=(\d+)", headers.get("ratelimit", ""))
-    return float(found[1]) if found else None
 
 
 def _given_up(at: str, fault: _InterruptedError, partial: Partial, pause: float) -> HubError:

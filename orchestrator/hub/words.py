@@ -75,7 +75,7 @@ def refusal(at: str, status: int) -> HubError:
         message = f"{at}: the Hub refuses the token (HTTP {status})"
         return HubAccessError(message, hint="log in again (`hf auth login`) or set another HF_TOKEN")
     if status == TOO_MANY:
-        message = f"{at}: the Hub limits how often it is asked (HTTP {status}), and went on doing so"
+        message = f"{at}: the Hub limits how often it is asked (HTTP {status})"
         return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")
     message = f"{at}: the Hub answered HTTP {status}"
     return HubError(message, hint="try again later; what arrived is kept")

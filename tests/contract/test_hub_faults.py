@@ -125,6 +125,23 @@ def test_the_hub_is_asked_again_when_it_says_so_and_not_before(downloads: Downlo
     assert time.monotonic() - started > 1.9
 
 
+def test_a_hub_that_is_busy_is_asked_for_the_commit_again(downloads: Downloads) -> None:
+    downloads.hub.busy = [(503, {}), (429, {"Retry_After": "2"})]
+    started = time.monotonic()
+    assert downloads.run(revision="main") == 0, downloads.log
+    assert time.monotonic() - started > 2
+    assert arrived(downloads)
+
+
+def test_a_hub_that_stays_busy_or_for_long_is_given_up(downloads: Downloads) -> None:
+    downloads.hub.busy = [(429, {"Retry_After": "3600"}), (503, {})]
+    assert "HTTP 429" in downloads.fails("HUB_UNREACHABLE", revision="main")
+    assert len(downloads.hub.busy) == 1, "not asked again"
+    downloads.hub.busy = [(503, {})] * 5
+    assert "HTTP 503" in downloads.fails("HUB_UNREACHABLE", revision="main")
+    assert len(downloads.hub.busy) == 2
+
+
 def test_a_hub_that_wants_to_be_left_alone_for_an_hour_is(downloads: Downloads) -> None:
     downloads.hub.statuses[WEIGHTS] = [(429, {"Retry_After": "3600"})]
     assert "3600 seconds" in downloads.fails("HUB_UNREACHABLE")

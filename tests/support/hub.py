@@ -62,6 +62,8 @@ class Hub:
     """How many more times a file has one byte too many."""
     statuses: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     """What is answered to the next requests for a file's bytes: status and headers."""
+    busy: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    """What is answered to the next questions about the repository: status and headers."""
     ignores_range: bool = False
     rate: float = 0.0
     """Bytes a second of each connection; 0: no limit."""
@@ -144,8 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         api, resolve = _API.match(self.path), _RESOLVE.match(unquote(self.path))
         match = api or resolve
-        if self.world.status:
-            self._refuse(self.world.status)
+        status, headers = self.world.busy.pop(0) if api and self.world.busy else (self.world.status, {})
+        if status:
+            self._refuse(status, **headers)
         elif match is None or match["repo"] != self.world.repo or self._kind(match) != self.world.kind:
             self._refuse(404, "RepoNotFound")
         elif self.world.token and self.headers.get("authorization") != f"Bearer {self.world.token}":
