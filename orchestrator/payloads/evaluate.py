@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import divergence, evaluation
+from orchestrator.quantization import divergence, evaluation, heap
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.walk import WalkSettings
@@ -27,9 +28,11 @@ _SEED = 1
 """Of tokens where there is no text: calibration draws its own from 0."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the options, compare, and write what was found."""
+def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None:
+    """Read the options, compare, and write what was found; a process that does nothing else has its heap kept small."""
     options = _parser().parse_args(arguments)
+    if alone:
+        heap.give_back_what_is_large()
     if options.threads is not None:
         library("torch").set_num_threads(options.threads)
     found = divergence.evaluate(
@@ -68,4 +71,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(_main.run(main))
+    sys.exit(_main.run(partial(main, alone=True)))
