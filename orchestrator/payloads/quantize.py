@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     with cost.watched() as peak:
         found = _quantize(options, alone=alone)
     found.peak_bytes = peak.size
-    Reporter()(found.spent(cost.processors(options.threads)))
+    Reporter()(found.spent(kernels.threads_for(options.threads)))
 
 
 def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:

@@ -102,10 +102,3 @@ def _own_memory() -> int:
         _, resident, shared, *_ = map(int, _OWN_MEMORY.read_text(encoding="ascii").split())
         return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def processors(threads: int | None) -> int:
-    """Return how many threads compute: so many, or as many as the processor may run for this process."""
-    if threads is not None:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

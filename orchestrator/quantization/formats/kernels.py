@@ -84,9 +84,16 @@ def compile_here(threads: int | None = None) -> bool:
     if functions is None:
         return False
     functions.largest_bf16.restype = ctypes.c_uint16
-    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = threads_for(threads)
     _LOADED[:] = [_Library(functions, count, ThreadPoolExecutor(count))]
     return True
+
+
+def threads_for(wanted: int | None) -> int:
+    """Return how many threads compute: those wanted, or as many as the processor may run for this process."""
+    if wanted is not None:
+        return wanted
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def forget() -> None:
