@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import email.utils
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import httpx2
+from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
-from orchestrator.hub.words import TOO_MANY
+from orchestrator.hub.words import TOO_MANY, asked_to_wait
 
-_TRIES = 3
 _PAUSE = 0.5
-"""Seconds before the second try where the Hub names none; twice as long before the third."""
+"""Seconds before the second try where the Hub names none; twice as long before each further one."""
 _LONGEST_PAUSE = 60.0
 """Seconds that somebody waits for an answer of a few kilobytes; beyond that a person should know."""
 _SERVER_ERROR = 500
@@ -23,36 +23,54 @@ _SERVER_ERROR = 500
 _Answer = TypeVar("_Answer")
 
 
-def asked_again(ask: Callable[[], _Answer]) -> _Answer:
+def asked_again(ask: Callable[[], _Answer], tries: int = 3, patience: float = _LONGEST_PAUSE) -> _Answer:
     """Ask, and ask again a little later, or when the Hub says.
+
+    Args:
+        ask: Asks.
+        tries: How often at the most; the pauses before them are 0.5 seconds, 1, 2, 4 … where the Hub names none.
+        patience: Seconds that the Hub may ask to wait.
 
     Raises:
         HfHubHTTPError: Where that does not help, or would take too long.
+        TransportError: Where the Hub cannot be reached.
     """
-    tries = 1
+    asked = 1
     while True:
         try:
             return ask()
+        except httpx2.TransportError:
+            if asked >= tries:
+                raise
+            pause = _PAUSE * 2 ** (asked - 1)
         except HfHubHTTPError as error:
             status = error.response.status_code
             told = asked_to_wait(error.response.headers)
-            pause = told if told is not None else _PAUSE * 2 ** (tries - 1)
+            pause = told if told is not None else _PAUSE * 2 ** (asked - 1)
             passes = status == TOO_MANY or status >= _SERVER_ERROR
-            if not passes or tries >= _TRIES or pause > _LONGEST_PAUSE:
+            if not passes or asked >= tries or pause > patience:
                 raise
         time.sleep(pause)
-        tries += 1
+        asked += 1
 
 
-def asked_to_wait(headers: httpx2.Headers) -> float | None:
-    """Read Retry-After, in seconds or as a date, and the Hub's own `ratelimit: "…";r=0;t=SECONDS`."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    if text:
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
-            return None
-    found = re.search(r"\br=0\b.*\bt=(\d+)", headers.get("ratelimit", ""))
-    return float(found[1]) if found else None
+@contextmanager
+def no_long_waits() -> Iterator[None]:
+    """Let the Hub's own client fail where it would wait, silently, for longer than a person should not know of it.
+
+    Raises:
+        HfHubHTTPError: The Hub asks for a longer pause.
+    """
+    hooks = get_session().event_hooks["response"]
+    hooks.append(_refuse_a_long_wait)
+    try:
+        yield
+    finally:
+        hooks.remove(_refuse_a_long_wait)
+
+
+def _refuse_a_long_wait(response: httpx2.Response) -> None:
+    passes = response.status_code == TOO_MANY or response.status_code >= _SERVER_ERROR
+    if passes and (asked_to_wait(response.headers) or 0) > _LONGEST_PAUSE:
+        response.read()
+        hf_raise_for_status(response)

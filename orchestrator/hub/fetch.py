@@ -14,12 +14,13 @@ from huggingface_hub.utils import XetFileData  # type: ignore[attr-defined] # ex
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
 from orchestrator.events import Checked, Warned
+from orchestrator.hub.asking import asked_again
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.offline import missing_files
 from orchestrator.hub.partial import Partial, digest_of
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
-from orchestrator.hub.transfer import TooLongError, transfer
+from orchestrator.hub.transfer import LONGEST_PAUSE, TRIES, TooLongError, transfer
 from orchestrator.hub.words import hub_words
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.room import existing
@@ -95,7 +96,7 @@ class Fetcher:
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
-        about = get_hf_file_metadata(url, retry_on_errors=True)
+        about = asked_again(lambda: get_hf_file_metadata(url), TRIES, LONGEST_PAUSE)
         etag = _plain(about, file)
         blob = self.cache.blob(etag)
         xet = None if constants.HF_HUB_DISABLE_XET else about.xet_file_data

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
-from orchestrator.hub.asking import asked_again
+from orchestrator.hub.asking import asked_again, no_long_waits
 from orchestrator.hub.wanted import DUPLICATES, MODEL_FILES, RepoType, is_commit
 from orchestrator.hub.words import hub_words
 
@@ -75,7 +75,7 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
         HubError: One of its kinds.
         PathEscapesError: Where the Hub names a file outside the repository.
     """
-    with hub_words(repo, commit):
+    with hub_words(repo, commit), no_long_waits():
         tree = [
             entry
             for entry in HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)

@@ -15,17 +15,16 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import HubError
-from orchestrator.hub.asking import asked_to_wait
 from orchestrator.hub.partial import Partial
 from orchestrator.hub.stop import Stop
-from orchestrator.hub.words import TOO_MANY, reason, refusal
+from orchestrator.hub.words import TOO_MANY, asked_to_wait, reason, refusal
 
 _PIECE = 1 << 20
-_TRIES = 6
+TRIES = 6
 """Tries in a row without one new byte."""
 _PAUSE = 0.5
 """Seconds before the second try; twice as long before each further one."""
-_LONGEST_PAUSE = 600.0
+LONGEST_PAUSE = 600.0
 """Seconds that the Hub may ask us to wait; beyond that a person should know."""
 _OK, _PARTIAL, _REQUEST_TIMEOUT, _SERVER_ERROR = 200, 206, 408, 500
 
@@ -67,8 +66,8 @@ def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[
         except _InterruptedError as fault:
             tries = 1 if partial.received > before else tries + 1
             pause = fault.pause if fault.pause is not None else _PAUSE * 2 ** (tries - 1)
-            if tries >= _TRIES or pause > _LONGEST_PAUSE:
-                raise _given_up(at, fault, partial, pause) from fault
+            if tries >= TRIES or pause > LONGEST_PAUSE:
+                raise _given_up(at, fault, partial) from fault
             stop.sleep(pause)
 
 
@@ -136,11 +135,8 @@ def _begin(response: httpx2.Response, partial: Partial) -> int:
     raise _InterruptedError(message, status=status)
 
 
-def _given_up(at: str, fault: _InterruptedError, partial: Partial, pause: float) -> HubError:
+def _given_up(at: str, fault: _InterruptedError, partial: Partial) -> HubError:
     if fault.status:
-        error = refusal(at, fault.status)
-        if pause > _LONGEST_PAUSE:
-            return type(error)(f"{error.message}; it asks to wait {pause:.0f} seconds", hint=error.hint)
-        return error
+        return refusal(at, fault.status, fault.pause)
     message = f"{at}: {partial.received} of {partial.size} bytes arrived, then no more: {fault.message}"
     return HubError(message, hint="check the network and run it again; it goes on from there")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import email.utils
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,15 +62,22 @@ def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
         message = f"{at} has no {path or 'such file'}"
         raise HubNotFoundError(message, hint="it may have been renamed; run `orchestrator lock` again") from error
     except HfHubHTTPError as error:
-        raise refusal(at, error.response.status_code) from error
+        raise refusal(at, error.response.status_code, asked_to_wait(error.response.headers)) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         message = f"{at}: the Hub cannot be reached: {reason(error)}"
         hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, what is here is used"
         raise HubError(message, hint=hint) from error
 
 
-def refusal(at: str, status: int) -> HubError:
-    """Give our error for an answer of the Hub that is no success."""
+def refusal(at: str, status: int, wait: float | None = None) -> HubError:
+    """Give our error for an answer of the Hub that is no success.
+
+    Args:
+        at: What was asked for.
+        status: Of the answer.
+        wait: Seconds that the Hub asks to wait, where it does.
+    """
+    waiting = f"; it asks to wait {wait:.0f} seconds" if wait else ""
     if status in (UNAUTHORIZED, FORBIDDEN):
         if get_token() is None:
             message = f"{at}: the Hub wants a token, and there is none (HTTP {status})"
@@ -75,10 +85,24 @@ def refusal(at: str, status: int) -> HubError:
         message = f"{at}: the Hub refuses the token (HTTP {status})"
         return HubAccessError(message, hint="log in again (`hf auth login`) or set another HF_TOKEN")
     if status == TOO_MANY:
-        message = f"{at}: the Hub limits how often it is asked (HTTP {status})"
+        message = f"{at}: the Hub limits how often it is asked (HTTP {status}){waiting}"
         return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")
-    message = f"{at}: the Hub answered HTTP {status}"
+    message = f"{at}: the Hub answered HTTP {status}{waiting}"
     return HubError(message, hint="try again later; what arrived is kept")
+
+
+def asked_to_wait(headers: httpx2.Headers) -> float | None:
+    """Read Retry-After, in seconds or as a date, and the Hub's own `ratelimit: "…";r=0;t=SECONDS`."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    if text:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        except ValueError:
+            return None
+    found = re.search(r"\br=0\b.*\bt=(\d+)", headers.get("ratelimit", ""))
+    return float(found[1]) if found else None
 
 
 def reason(error: BaseException) -> str:

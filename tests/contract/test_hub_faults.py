@@ -142,6 +142,17 @@ def test_a_hub_that_stays_busy_or_for_long_is_given_up(downloads: Downloads) -> 
     assert len(downloads.hub.busy) == 2
 
 
+def test_a_hub_that_lists_nothing_for_an_hour_is_given_up_with_its_word(downloads: Downloads) -> None:
+    downloads.hub.busy = [(429, {"Retry_After": "3600"})]
+    assert "it asks to wait 3600 seconds" in downloads.fails("HUB_UNREACHABLE")
+
+
+def test_a_hub_that_is_busy_when_asked_about_a_file_is_asked_again(downloads: Downloads) -> None:
+    downloads.hub.statuses[WEIGHTS] = [(503, {}), (503, {})]
+    assert downloads.run() == 0, downloads.log
+    assert arrived(downloads)
+
+
 def test_a_hub_that_wants_to_be_left_alone_for_an_hour_is(downloads: Downloads) -> None:
     downloads.hub.statuses[WEIGHTS] = [(429, {"Retry_After": "3600"})]
     assert "3600 seconds" in downloads.fails("HUB_UNREACHABLE")
