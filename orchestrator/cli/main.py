@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -16,6 +17,7 @@ from orchestrator.cli.settings import Settings
 from orchestrator.errors import OrchestratorError, from_os_error
 
 gc.set_threshold(100_000)  # start-up makes tens of thousands of objects that stay: no use to look through them 40 times
+atexit.register(gc.freeze)  # nor, thrice, when they all go
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read what is installed to look for some
 
 _COMMANDS = {
