@@ -64,19 +64,20 @@ def _files(module: str) -> Iterator[Path]:
     for length in range(1, len(parts) + 1):
         file = ours.get(".".join(parts[:length]))
         if file:
-            yield file
+            yield Path(file)
 
 
 @cache
-def _modules() -> Mapping[str, Path]:
-    """Find the file of each of our modules, by the module's full name."""
-    found: dict[str, Path] = {}
-    for folder, _, names in os.walk(PACKAGE):
+def _modules() -> Mapping[str, str]:
+    """Find the file of each of our modules by the module's full name."""
+    found: dict[str, str] = {}
+    for folder, below, names in os.walk(PACKAGE):
+        below[:] = [name for name in below if name != "__pycache__"]
         package = ".".join((PACKAGE.name, *Path(folder).relative_to(PACKAGE).parts))
         for name in names:
             if name.endswith(".py"):
                 module = package if name == "__init__.py" else f"{package}.{name.removesuffix('.py')}"
-                found[module] = Path(folder, name)
+                found[module] = f"{folder}{os.sep}{name}"  # a Path for each of hundreds takes its time
     return found
 
 
