@@ -17,7 +17,7 @@ from orchestrator.events import Checked, Warned
 from orchestrator.hub.asking import asked_again
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.offline import missing_files
-from orchestrator.hub.partial import Partial, digest_of
+from orchestrator.hub.partial import Partial, digest_of, sweep_journal
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import LONGEST_PAUSE, TRIES, TooLongError, transfer
@@ -101,8 +101,8 @@ class Fetcher:
         blob = self.cache.blob(etag)
         xet = None if constants.HF_HUB_DISABLE_XET else about.xet_file_data
         with self.cache.lock(etag, self.stop):
-            if blob.exists():
-                self._is_right(blob, file)
+            if blob.exists() and self._is_right(blob, file):
+                sweep_journal(self.cache.incomplete(etag))
             if not blob.exists():
                 self._fetch(url, xet, file, etag)
             self.cache.point(self.snapshot.commit, file.path, blob)

@@ -142,6 +142,11 @@ class Partial:
         self._flushed = offset
 
 
+def sweep_journal(path: Path) -> None:
+    """Remove the journal of a file that is whole: a process that was killed right after moving it left one."""
+    path.with_suffix(".journal").unlink(missing_ok=True)
+
+
 def journaled(path: Path, size: int) -> int:
     """Say how many bytes of an incomplete file can be trusted; 0 where nothing is known of it."""
     try:

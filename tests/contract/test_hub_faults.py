@@ -142,6 +142,17 @@ def test_a_hub_that_stays_busy_or_for_long_is_given_up(downloads: Downloads) -> 
     assert len(downloads.hub.busy) == 2
 
 
+def test_a_journal_that_a_kill_left_beside_a_whole_file_is_swept(downloads: Downloads) -> None:
+    assert downloads.run() == 0, downloads.log
+    (pointer,) = (downloads.root / "hf" / "hub").rglob(f"snapshots/*/{WEIGHTS}")
+    left = pointer.resolve().with_name(f"{pointer.resolve().name}.orchestrator.journal")
+    left.write_text("0\n", encoding="ascii")
+    pointer.unlink()
+    assert downloads.run() == 0, downloads.log
+    assert arrived(downloads)
+    assert not left.exists()
+
+
 def test_a_hub_that_lists_nothing_for_an_hour_is_given_up_with_its_word(downloads: Downloads) -> None:
     downloads.hub.busy = [(429, {"Retry_After": "3600"})]
     assert "it asks to wait 3600 seconds" in downloads.fails("HUB_UNREACHABLE")
