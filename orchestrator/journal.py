@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator import owner
-from orchestrator.temporary import temporary_of
+from orchestrator.temporary import replacing
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 _OVER = ("failed", "interrupted")
@@ -126,12 +126,8 @@ class Journal:
             return  # another build of the recipe was started since: that one is the newest
         fields = asdict(self)
         del fields["file"]
-        temporary = temporary_of(self.file)
-        try:
-            temporary.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self.file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.file) as fresh:
+            fresh.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
 def _file(root: Path, recipe: str) -> Path:

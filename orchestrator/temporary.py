@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _NAME = re.compile(r"\..*\.(?P<process>\d+)-[0-9a-f]{8}")
@@ -13,6 +15,17 @@ _NAME = re.compile(r"\..*\.(?P<process>\d+)-[0-9a-f]{8}")
 def temporary_of(path: Path) -> Path:
     """Name a fresh file beside another, with this process in its name."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Name a fresh file, which takes another's place when the block has written it; nothing changes where it fails."""
+    temporary = temporary_of(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sweep_temporaries(folder: Path) -> None:

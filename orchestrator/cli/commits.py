@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from orchestrator.errors import machine_faults
-from orchestrator.temporary import temporary_of
+from orchestrator.temporary import replacing
 
 
 def known_commits(store: Path) -> dict[str, str]:
@@ -25,20 +25,11 @@ def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
     name = name_of(repo, revision)
     if known_commits(store).get(name) == commit:
         return
-    file, lock = store / "commits.json", store / "locks" / "commits.lock"
+    lock = store / "locks" / "commits.lock"
     with machine_faults("writing to the store"):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            _write(file, {**known_commits(store), name: commit})
-
-
-def _write(file: Path, commits: dict[str, str]) -> None:
-    temporary = temporary_of(file)
-    try:
-        temporary.write_text(json.dumps(commits, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with FileLock(lock), replacing(store / "commits.json") as fresh:
+            fresh.write_text(json.dumps({**known_commits(store), name: commit}, indent=1) + "\n", encoding="utf-8")
 
 
 def name_of(repo: str, revision: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator import owner
 from orchestrator.errors import OrchestratorError, machine_faults
 from orchestrator.events import Event, Observer, Progress, from_record, to_record
-from orchestrator.temporary import temporary_of
+from orchestrator.temporary import replacing
 
 _EVERY = 1.0
 """Seconds between two recorded states of one step's progress."""
@@ -49,10 +49,9 @@ def recorded(root: Path, recipe: str, observer: Observer) -> Iterator[Observer]:
     file = record_file(root, recipe)
     with machine_faults("writing to the store"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_of(file)
-        writer = _Writer(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644), observer)
-        writer.put({"event": "begun", "owner": owner.ourselves(), "process": os.getpid()})
-        temporary.replace(file)
+        with replacing(file) as fresh:
+            writer = _Writer(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644), observer)
+            writer.put({"event": "begun", "owner": owner.ourselves(), "process": os.getpid()})
     try:
         yield writer
     except OrchestratorError as error:

@@ -23,13 +23,19 @@ _SERVER_ERROR = 500
 _Answer = TypeVar("_Answer")
 
 
-def asked_again(ask: Callable[[], _Answer], tries: int = 3, patience: float = _LONGEST_PAUSE) -> _Answer:
+def asked_again(
+    ask: Callable[[], _Answer],
+    tries: int = 3,
+    patience: float = _LONGEST_PAUSE,
+    sleep: Callable[[float], None] = time.sleep,
+) -> _Answer:
     """Ask, and ask again a little later, or when the Hub says.
 
     Args:
         ask: Asks.
         tries: How often at the most; the pauses before them are 0.5 seconds, 1, 2, 4 … where the Hub names none.
         patience: Seconds that the Hub may ask to wait.
+        sleep: Waits; a thread's own way ends where the threads are to end.
 
     Raises:
         HfHubHTTPError: Where that does not help, or would take too long.
@@ -50,7 +56,7 @@ def asked_again(ask: Callable[[], _Answer], tries: int = 3, patience: float = _L
             passes = status == TOO_MANY or status >= _SERVER_ERROR
             if not passes or asked >= tries or pause > patience:
                 raise
-        time.sleep(pause)
+        sleep(pause)
         asked += 1
 
 

@@ -24,7 +24,7 @@ from orchestrator.hub.transfer import LONGEST_PAUSE, TRIES, TooLongError, transf
 from orchestrator.hub.words import hub_words
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.room import existing
-from orchestrator.temporary import sweep_temporaries, temporary_of
+from orchestrator.temporary import replacing, sweep_temporaries
 from orchestrator.witness import witness_of
 
 _READ = 1 << 20
@@ -54,9 +54,8 @@ class Fetcher:
         if not listing.exists() and os.access(existing(listing), os.W_OK):
             listing.parent.mkdir(parents=True, exist_ok=True)
             sweep_temporaries(listing.parent)
-            temporary = temporary_of(listing)
-            temporary.write_text(listing_text(self.snapshot), encoding="utf-8")
-            temporary.replace(listing)
+            with replacing(listing) as fresh:
+                fresh.write_text(listing_text(self.snapshot), encoding="utf-8")
             self.cache.keep(self.snapshot.commit)
 
     def insist_on_everything(self, include: tuple[str, ...]) -> None:
@@ -96,7 +95,7 @@ class Fetcher:
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
-        about = asked_again(lambda: get_hf_file_metadata(url), TRIES, LONGEST_PAUSE)
+        about = asked_again(lambda: get_hf_file_metadata(url), TRIES, LONGEST_PAUSE, self.stop.sleep)
         etag = _plain(about, file)
         blob = self.cache.blob(etag)
         xet = None if constants.HF_HUB_DISABLE_XET else about.xet_file_data

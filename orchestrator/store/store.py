@@ -29,7 +29,7 @@ from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputM
 from orchestrator.events import Checked
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.store.cost import Cost, read_cost
-from orchestrator.temporary import sweep_temporaries, temporary_of
+from orchestrator.temporary import replacing, sweep_temporaries
 
 _ENDED = "ended"
 _OWED = "owed"
@@ -196,6 +196,7 @@ class Store:
             checked: Files that were hashed while they arrived, by their path; they are not read again.
         """
         with machine_faults(f"publishing the result of {step}"):
+            sweep_temporaries(attempt.folder)  # of whoever was killed while publishing it
             list_files(attempt.out)  # plain files only
             _flush_tree(attempt.out)
             _write(attempt.folder / "manifest.json", manifest_text(key, step, hash_files(attempt.out, checked)))
@@ -348,13 +349,9 @@ def _stats(artifact: Artifact) -> dict[str, list[int]]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = temporary_of(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+        _flush(fresh)
 
 
 def _flush_tree(folder: Path) -> None:

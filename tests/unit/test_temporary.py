@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.temporary import sweep_temporaries, temporary_of
+from orchestrator.temporary import replacing, sweep_temporaries, temporary_of
 
 GONE = 2**22 + 1
 """No process has this number: the kernel's greatest is 2**22."""
@@ -20,3 +21,14 @@ def test_what_a_gone_process_left_is_removed_and_the_rest_stays(tmp_path: Path) 
 
 def test_a_folder_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
     sweep_temporaries(tmp_path / "nothing")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    with replacing(file) as fresh:
+        fresh.write_text("first")
+    with suppress(OSError), replacing(file) as fresh:
+        fresh.write_text("half of the sec")
+        raise OSError
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_quant_confi
 from orchestrator.planner.shapes import shape_of
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
+from orchestrator.temporary import replacing
 
 _PERFORMANCE = "performance.json"
 _LEAST = 3
@@ -174,11 +174,10 @@ def _write(file: Path, engine: EngineConstants, target: Target) -> None:
     assert target.gpu is not None  # noqa: S101 - runs of other machines were skipped
     document = to_document(default_constants().with_engine("trtllm", engine), "trtllm")
     text = json.dumps({"sm": target.gpu.sm, **document}, indent=2) + "\n"
-    fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     with machine_faults("writing the result of the calibration"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(file)
+        with replacing(file) as fresh:
+            fresh.write_text(text, encoding="utf-8")
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from orchestrator.recipe.lock import (
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import Source, sources
-from orchestrator.temporary import sweep_temporaries, temporary_of
+from orchestrator.temporary import replacing, sweep_temporaries
 
 _TOOLS = ("huggingface_hub", "python-dxf")
 
@@ -139,11 +139,7 @@ def _image(settings: Settings, name: str) -> LockedImage:
 
 
 def _write(file: Path, text: str) -> None:
-    temporary = temporary_of(file)
     with machine_faults("writing the lock"):
         sweep_temporaries(file.parent)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(file) as fresh:
+            fresh.write_text(text, encoding="utf-8")

@@ -468,6 +468,17 @@ def test_what_killed_writers_left_is_removed_by_the_next_build(store: Store) -> 
     assert not left.exists()
 
 
+def test_what_a_killed_publisher_left_in_a_try_is_not_published(store: Store) -> None:
+    attempt = begin(store)
+    attempt.seal()
+    left = f".manifest.json.{2**22 + 1}-0123abcd"
+    (attempt.folder / left).write_text("half of a mani", encoding="utf-8")
+    sealed = store.sealed(KEY)
+    assert sealed is not None
+    artifact = store.publish(sealed, KEY, "step")
+    assert left not in names(artifact.manifest.parent)
+
+
 def test_a_file_that_was_hashed_when_it_arrived_is_not_read_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
