@@ -12,6 +12,11 @@ from orchestrator.errors import machine_faults
 _FOLDER = "deployed"
 
 
+def lock_of(recipe: str) -> str:
+    """Name the store's lock under which a recipe is brought up or taken down: two at once would each make all of it."""
+    return f"deployed-{recipe}"
+
+
 def remember(store: Path, recipe: str) -> None:
     """Note that a recipe is being deployed.
 

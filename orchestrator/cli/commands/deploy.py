@@ -12,11 +12,10 @@ from orchestrator.cli.deploying import DeployView, compose_of
 from orchestrator.cli.options import json_option, profile_option, recipe_argument, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, program
-from orchestrator.deployment.alone import alone_with
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.observer import Done, Phase
 from orchestrator.deployment.question import API_KEY, Answer, Gateway
-from orchestrator.deployment.record import remember
+from orchestrator.deployment.record import lock_of, remember
 from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
 from orchestrator.deployment.up import Deployment
 from orchestrator.executors.docker_engine import connect
@@ -39,7 +38,8 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
     compose = compose_of(folder, profiles)
     with closing(connect()) as client, DeployView(verbose=verbose) as view:
         remember(settings.store.root, recipe)
-        with alone_with(folder, lambda: view(Phase("server", "waiting: another command works on this deployment"))):
+        waits = Phase("server", "waiting: another command works on this deployment")
+        with settings.store.lock(lock_of(recipe), lambda: view(waits)):
             container = Deployment(client, folder, compose, profiles, view).bring_up()
         gateway = gateway_of(folder, compose, os.environ.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), view)

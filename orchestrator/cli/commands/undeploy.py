@@ -8,10 +8,9 @@ import click
 
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.settings import Settings
-from orchestrator.deployment.alone import alone_with
 from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.made import containers, take_down
-from orchestrator.deployment.record import forget
+from orchestrator.deployment.record import forget, lock_of
 from orchestrator.executors.docker_engine import connect
 
 
@@ -27,7 +26,8 @@ def command(settings: Settings, recipe: str, volumes: bool) -> None:
     """
     folder = settings.dist / recipe
     waits = "waiting: another command works on this deployment"
-    with closing(connect()) as client, alone_with(folder, lambda: click.echo(waits, err=True)):
+    locked = settings.store.lock(lock_of(recipe), lambda: click.echo(waits, err=True))
+    with closing(connect()) as client, locked:
         removed = 0
         for what in take_down(client, recipe, folder, volumes=volumes):
             click.echo(f"removed {what}")
