@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +75,11 @@ def free_bytes(place: Path) -> int:
 
 def _spelled(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"
+
+
+def files_in(folder: Path) -> Iterator[os.stat_result]:
+    """Look at every file below a folder; others may be removing or renaming some meanwhile, which is no fault."""
+    for place, _, names in os.walk(folder):  # it passes over a folder that is gone, as `rglob` does not
+        for name in names:
+            with suppress(OSError):
+                yield os.lstat(os.path.join(place, name))  # noqa: PTH118 - there may be very many

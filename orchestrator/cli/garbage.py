@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from orchestrator.errors import MachineError
 from orchestrator.executors.docker import DockerExecutor, LeftContainer
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
+from orchestrator.room import files_in
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Attempt, Store, remove_tree
 
@@ -236,11 +236,5 @@ def _container(store: Store, container: LeftContainer) -> Garbage:
 
 def _room(folder: Path) -> tuple[int, int]:
     """Give the bytes of a folder's files, and of those that nobody else links to."""
-    size = frees = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            status = path.lstat()
-            if not path.is_dir():
-                size += status.st_size
-                frees += status.st_size if status.st_nlink == 1 else 0
-    return size, frees
+    found = tuple(files_in(folder))
+    return sum(status.st_size for status in found), sum(status.st_size for status in found if status.st_nlink == 1)

@@ -11,7 +11,7 @@ from orchestrator.hub.offline import is_there, listing_file
 from orchestrator.hub.partial import journaled
 from orchestrator.hub.snapshot import Snapshot, parse_listing, read_listing
 from orchestrator.hub.wanted import RepoType
-from orchestrator.room import Need, device_of
+from orchestrator.room import Need, device_of, files_in
 
 
 def known_snapshot(
@@ -58,7 +58,7 @@ def expected_needs(repo: str, kind: RepoType, size: int, output: Path, step: str
         step: The step that wants them.
     """
     cache = RepoCache(Path(constants.HF_HUB_CACHE), repo, kind)
-    there = sum(blob.stat().st_size for blob in cache.folder.glob("blobs/*") if blob.is_file())
+    there = sum(status.st_size for status in files_in(cache.folder / "blobs"))
     coming = Need(cache.folder, max(0, size - there), f"{step}: to fetch, as predicted")
     return _linked(coming, _copy(output, size, step))
 

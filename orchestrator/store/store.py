@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from orchestrator import owner
 from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
 from orchestrator.events import Checked
+from orchestrator.room import files_in
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.store.cost import Cost, read_cost
 from orchestrator.temporary import replacing, sweep_temporaries
@@ -222,7 +223,7 @@ class Store:
     def size_of_tries(self, key: str) -> int:
         """Give the bytes that unfinished tries at a key hold: used again or given back, so not needed twice."""
         places = (*(self.root / "attempts").glob(f"{key}-*"), self.root / "scratch" / key)
-        return sum(file.lstat().st_size for place in places for file in place.rglob("*") if file.is_file())
+        return sum(status.st_size for place in places for status in files_in(place))
 
     def owe(self, key: str) -> None:
         """Note, until `sweep`, that something of a try is left to be removed: whoever finds the artifact sees to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.lock import pin_commits
 from orchestrator.recipe.model import LocalModel
-from orchestrator.room import Need, insist_on_room
+from orchestrator.room import Need, files_in, insist_on_room
 from orchestrator.steps.sources import with_listing
 from orchestrator.store.store import Store
 
@@ -203,3 +204,16 @@ def test_what_is_needed_is_added_up_per_disk_and_said_row_by_row(
 def test_nothing_to_write_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free_bytes", lambda _place: 0)
     insist_on_room([Need(tmp_path, 0, "download")], "x")
+
+
+def test_counting_files_puts_up_with_others_that_remove_them(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"12345")
+    (tmp_path / "top").write_bytes(b"1")
+    found = files_in(tmp_path)
+    sizes = [next(found).st_size]
+    for name in ("a", "b"):
+        shutil.rmtree(tmp_path / name)
+    assert sizes + [status.st_size for status in found] == [1, 5]
+    assert list(files_in(tmp_path / "nothing")) == []
