@@ -10,18 +10,19 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization import header
-from orchestrator.quantization.files import give_back, opened, read_json
+from orchestrator.quantization.files import OpenFile, give_back, read_json
 from orchestrator.quantization.tensors import DTYPES, natural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
+_KEPT_OPEN = 64
+"""Files; of those that were not read for longest, some are closed where a checkpoint has more."""
+
+
+def _kept_open() -> Callable[[Path], OpenFile]:
+    return lru_cache(_KEPT_OPEN)(OpenFile)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -39,6 +47,7 @@ class Checkpoint:
     folder: Path
     tensors: Mapping[str, StoredTensor]
     """By name, in natural order (layer 2 before layer 10)."""
+    _opened: Callable[[Path], OpenFile] = field(default_factory=_kept_open, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -105,16 +114,16 @@ class Checkpoint:
             CheckpointError: The file became shorter since its header was read, or the disk cannot read it.
         """
         tensor = self.tensors[name]
-        with opened(tensor.file) as descriptor:
-            filled = 0
-            while filled < len(data):
-                count = _read_into(descriptor, data[filled:], tensor, begin + filled)
-                if count == 0:
-                    message = f"{tensor.file}: the file ends inside {tensor.name}; it changed while it was being read"
-                    raise CheckpointError(message)
-                filled += count
-            if not again:
-                give_back(descriptor, tensor.begin + begin, len(data))
+        file = self._opened(tensor.file)
+        filled = 0
+        while filled < len(data):
+            count = _read_into(file.descriptor, data[filled:], tensor, begin + filled)
+            if count == 0:
+                message = f"{tensor.file}: the file ends inside {tensor.name}; it changed while it was being read"
+                raise CheckpointError(message)
+            filled += count
+        if not again:
+            give_back(file.descriptor, tensor.begin + begin, len(data))
 
 
 def _read_into(descriptor: int, data: NDArray[np.uint8], tensor: StoredTensor, begin: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from orchestrator.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+_LARGEST_PAGE = 2 << 20
+"""Bytes. What is read ahead lies in the page cache in pieces of up to this size, which go as a whole or not at all."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -62,10 +66,27 @@ def opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+class OpenFile:
+    """A file that is open for reading until nothing refers to this any more.
+
+    The kernel reads ahead of whoever goes through a file, by what it has seen since the file was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open it."""
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
 def give_back(descriptor: int, begin: int, size: int) -> None:
-    """Tell the kernel that these bytes of a file need no memory any more; size 0 means to the end."""
+    """Tell the kernel that these bytes of a file need no memory any more; size 0 means to the end.
+
+    The kernel keeps a page of which it was told only a part. So of a file that is gone through in pieces, the page that
+    two pieces share goes with the second one.
+    """
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, begin, size, os.POSIX_FADV_DONTNEED)
+        before = min(begin, _LARGEST_PAGE)
+        os.posix_fadvise(descriptor, begin - before, size and size + before, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:

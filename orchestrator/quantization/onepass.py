@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.quantization.tensors import StoredTensor
 
-CHUNK_BYTES = 2_000_000
-_CHUNKS_AHEAD = 4
+CHUNK_BYTES = 4_000_000
+_CHUNKS_AHEAD = 6
 _CHUNKS_BEHIND = 4
 _CHUNKS_KEPT = 12
 """A group of fused modules that is cut into so many is read once, a larger one twice in a row."""

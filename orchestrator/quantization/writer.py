@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5_000_000_000
 
-_DROP_EVERY = 64_000_000
+_DROP_EVERY = 4_000_000
 """Bytes of a file after which the kernel is told that what was written is not needed."""
 
 

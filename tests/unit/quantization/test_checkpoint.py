@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from safetensors.numpy import load_file
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.checkpoint import INDEX, SINGLE, Checkpoint
+from tests.support import page_cache
 
 Save = Callable[..., Path]
 
@@ -48,6 +51,48 @@ def test_rows_come_in_runs_that_fit_but_never_less_than_one(save: Save) -> None:
     checkpoint = Checkpoint.open(save({"a": np.arange(10, dtype=np.uint16).reshape(5, 2)}))
     assert [(first, len(rows)) for first, rows in checkpoint.rows("a", 9)] == [(0, 2), (2, 2), (4, 1)]
     assert [first for first, _ in checkpoint.rows("a", 1)] == [0, 1, 2, 3, 4]
+
+
+def test_what_was_read_is_not_left_in_the_page_cache(tmp_path: Path) -> None:
+    size = 24_000_000
+    folder = _write(tmp_path / "model", {"a": _entry(0, size, shape=[size // 1000, 1000])}, os.urandom(size))
+    page_cache.forget(folder / SINGLE)
+    if page_cache.cached(folder / SINGLE):
+        pytest.skip("files live in memory here")
+    for _ in Checkpoint.open(folder).rows("a", 1_500_000):
+        pass
+    assert page_cache.cached(folder / SINGLE) <= mmap.PAGESIZE
+
+
+def test_a_file_is_opened_once_for_all_that_is_read_of_it(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.open(save(_TWO))
+    opened: list[Path] = []
+    really = os.open
+
+    def note(path: Path, flags: int) -> int:
+        opened.append(path)
+        return really(path, flags)
+
+    monkeypatch.setattr(os, "open", note)
+    for _ in range(3):
+        checkpoint.read("a")
+        checkpoint.read("b")
+    assert opened == [checkpoint.folder / SINGLE]
+
+
+def test_a_checkpoint_closes_its_files(save: Save) -> None:
+    folder = save({f"t{number:03}": np.zeros(1, np.uint8) for number in range(100)}, per_file=1)
+    before = _open_files()
+    checkpoint = Checkpoint.open(folder)
+    for name in checkpoint.tensors:
+        checkpoint.read(name)
+    assert before < _open_files() < before + 100
+    del checkpoint
+    assert _open_files() == before
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_a_scalar_is_read_as_one(save: Save) -> None:
