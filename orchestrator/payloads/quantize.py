@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     if (options.format == offered.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if alone:
-        kernels.compile_here(options.threads)
+        kernels.compile_meanwhile(options.threads)
     with cost.watched() as peak:
         found = _quantize(options, alone=alone)
     found.peak_bytes = peak.size

@@ -1,7 +1,8 @@
 """The fastest way to encode that this machine has; every way gives the bytes that the definitions give.
 
-NumPy is always there. Where the machine has a C compiler, `compile_here` turns `kernels.c` into a library for the very
-processor, in about a second and anew for each process: nothing is installed, kept or trusted from an earlier run.
+NumPy is always there. Where the machine has a C compiler, `compile_meanwhile` turns `kernels.c` into a library for the
+very processor, in less than a second and anew for each process: nothing is installed, kept or trusted from an earlier
+run.
 The compiled loops take BF16, the type of nearly every checkpoint, and run on several threads.
 
 Tensors of torch are encoded on the device where they are, see `devices`.
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,21 +60,33 @@ class _Library:
         return list(self.pool.map(lambda part: work(*part), parts))
 
 
-_LOADED: list[_Library] = []
+_LOADED: list[Future[_Library | None]] = []
 
 
-def compile_here(threads: int | None = None) -> bool:
-    """Compile the loops for this processor and use them from now on, if there is a compiler.
+def compile_meanwhile(threads: int | None = None) -> None:
+    """Compile the loops for this processor, if there is a compiler, while the caller goes on.
+
+    Whoever needs them first waits for them, and they are used from then on.
 
     Args:
         threads: How many to run on; as many as the processor may run for this process when left out.
-
-    Returns:
-        Whether they are used.
     """
+    forget()
+    compiling = ThreadPoolExecutor(1, "compile")
+    _LOADED.append(compiling.submit(_library, threads))
+    compiling.shutdown(wait=False)
+
+
+def compile_here(threads: int | None = None) -> bool:
+    """Do what `compile_meanwhile` does, wait for it, and return whether the loops are used."""
+    compile_meanwhile(threads)
+    return _LOADED[0].result() is not None
+
+
+def _library(threads: int | None) -> _Library | None:
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
-        return False
+        return None
     with tempfile.TemporaryDirectory(prefix="kernels-") as folder:
         file = Path(folder) / "kernels.so"
         built = any(_compiled(compiler, file, processor) for processor in _PROCESSORS)
@@ -82,11 +95,10 @@ def compile_here(threads: int | None = None) -> bool:
         except OSError:  # a temporary folder from which nothing may be run
             functions = None
     if functions is None:
-        return False
+        return None
     functions.largest_bf16.restype = ctypes.c_uint16
     count = threads_for(threads)
-    _LOADED[:] = [_Library(functions, count, ThreadPoolExecutor(count))]
-    return True
+    return _Library(functions, count, ThreadPoolExecutor(count))
 
 
 def threads_for(wanted: int | None) -> int:
@@ -99,7 +111,9 @@ def threads_for(wanted: int | None) -> int:
 def forget() -> None:
     """Use NumPy again."""
     while _LOADED:
-        _LOADED.pop().pool.shutdown()
+        library = _LOADED.pop().result()
+        if library is not None:
+            library.pool.shutdown()
 
 
 def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32, empty: Empty = np.empty) -> nvfp4.Encoded:
@@ -198,7 +212,7 @@ def _library_for(weight: NDArray[Any]) -> _Library | None:
     """Return the compiled loops if they take this weight."""
     if not _LOADED or weight.dtype != ml_dtypes.bfloat16 or not weight.flags.c_contiguous or not weight.size:
         return None
-    return _LOADED[0]
+    return _LOADED[0].result()
 
 
 def _compiled(compiler: str, file: Path, processor: tuple[str, ...]) -> bool:
