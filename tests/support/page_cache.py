@@ -10,13 +10,6 @@ from pathlib import Path
 import numpy as np
 
 
-def forget(file: Path) -> None:
-    """Drop all of it; what is not on the disk yet is written first."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def cached(file: Path) -> int:
     """Return the bytes of it, in whole pages."""
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from benchmarks.support.watched import forget
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.checkpoint import INDEX, SINGLE, Checkpoint
-from tests.support import page_cache
+from tests.support.page_cache import cached
 
 Save = Callable[..., Path]
 
@@ -56,12 +57,12 @@ def test_rows_come_in_runs_that_fit_but_never_less_than_one(save: Save) -> None:
 def test_what_was_read_is_not_left_in_the_page_cache(tmp_path: Path) -> None:
     size = 24_000_000
     folder = _write(tmp_path / "model", {"a": _entry(0, size, shape=[size // 1000, 1000])}, os.urandom(size))
-    page_cache.forget(folder / SINGLE)
-    if page_cache.cached(folder / SINGLE):
+    forget(folder)
+    if cached(folder / SINGLE):
         pytest.skip("files live in memory here")
     for _ in Checkpoint.open(folder).rows("a", 1_500_000):
         pass
-    assert page_cache.cached(folder / SINGLE) <= mmap.PAGESIZE
+    assert cached(folder / SINGLE) <= mmap.PAGESIZE
 
 
 def test_a_file_is_opened_once_for_all_that_is_read_of_it(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
