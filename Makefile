@@ -3,18 +3,34 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
 ORACLE := .venv-oracle
+IMAGE := .venv-image
 CHECKOV := .venv-checkov
-PIP := -m pip --disable-pip-version-check --quiet
+DOCS := .venv-docs
+# The folder of the lock. `make test-newest` and `make test-lowest` take one of their own.
+LOCK := requirements
+BIN := $(VENV)/bin
 RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast lint schema evaluate-planner chaos docs clean
+# $(call install,FOLDER,FILE): exactly what a file of the lock says; a wheel with another hash is refused. A file is whole,
+# so nothing needs to be resolved; Python compiles a module when it is first imported.
+install = $(1)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile --require-hashes --requirement $(LOCK)/$(2).txt
+fresh = $(PYTHON) -m venv --clear
+
+# Tests find by these names what set-up made for them: the lock, its wheels (they install the tool without a network), interpreters.
+export ORCHESTRATOR_LOCK = $(abspath $(LOCK))
+export ORCHESTRATOR_WHEELS = $(abspath $(VENV))/wheels
+export ORCHESTRATOR_ORACLE_PYTHON = $(abspath $(ORACLE))/bin/python
+export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
+export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
+
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest lint relock schema evaluate-planner chaos docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -22,39 +38,52 @@ help: ## List the targets
 
 setup: $(VENV)/.installed ## Make .venv, so that .venv/bin/orchestrator is the command
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.locked: $(LOCK)/runtime.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12" >&2; exit 6; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: sudo apt-get install -y python3-venv" >&2; exit 6; }
 	@echo "setting up $(VENV) …" >&2
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python $(PIP) install --editable .
+	@$(fresh) $(VENV)
+	@$(call install,$(VENV),runtime)
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.locked $(LOCK)/test.txt | $(VENV)/.installed
 	@echo "installing what the tests need …" >&2
-	@$(BIN)/python $(PIP) install --upgrade 'pip>=25.1'
-	@$(BIN)/python $(PIP) install --group test --group bundle
+	@$(call install,$(VENV),test)
+	@rm -rf $(VENV)/wheels
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet download --require-hashes --requirement $(LOCK)/runtime.txt --dest $(VENV)/wheels
 	@touch $@
 
-$(CHECKOV)/.installed: $(VENV)/.tested
-	@echo "installing checkov for the tests of bundles; this takes a minute …" >&2
-	@$(PYTHON) -m venv $(CHECKOV)
-	@$(CHECKOV)/bin/python $(PIP) install --upgrade 'pip>=25.1'
-	@$(CHECKOV)/bin/python $(PIP) install --group checkov
-	@touch $@
-
-$(ORACLE)/.installed: $(VENV)/.tested
-	@echo "installing ModelOpt and torch for the oracle test; this takes minutes …" >&2
-	@$(PYTHON) -m venv $(ORACLE)
-	@$(ORACLE)/bin/python $(PIP) install torch==2.13.0
-	@$(ORACLE)/bin/python $(PIP) install --upgrade 'pip>=25.1'
-	@$(ORACLE)/bin/python $(PIP) install --group oracle
-	@touch $@
-
-$(VENV)/.torch: $(VENV)/.installed
+$(VENV)/.torch: $(VENV)/.locked $(LOCK)/torch.txt | $(VENV)/.installed
 	@echo "installing torch and transformers, which calibration runs the model with; this takes minutes …" >&2
-	@$(BIN)/python $(PIP) install --upgrade 'pip>=25.1'
-	@$(BIN)/python $(PIP) install --group torch
+	@$(call install,$(VENV),torch)
+	@touch $@
+
+$(CHECKOV)/.installed: $(LOCK)/checkov.txt
+	@echo "installing checkov for the tests of bundles; this takes a minute …" >&2
+	@$(fresh) $(CHECKOV)
+	@$(call install,$(CHECKOV),checkov)
+	@touch $@
+
+$(ORACLE)/.installed: $(LOCK)/oracle.txt
+	@echo "installing ModelOpt and torch for the oracle test; this takes minutes …" >&2
+	@$(fresh) $(ORACLE)
+	@$(call install,$(ORACLE),oracle)
+	@touch $@
+
+$(IMAGE)/.installed: $(LOCK)/image.txt
+	@echo "installing the libraries of an image for the tests of what runs in it …" >&2
+	@$(fresh) $(IMAGE)
+	@$(call install,$(IMAGE),image)
+	@touch $@
+
+$(DOCS)/.installed: $(LOCK)/docs.txt
+	@echo "installing what builds the documentation …" >&2
+	@$(fresh) $(DOCS)
+	@$(call install,$(DOCS),docs)
 	@touch $@
 
 setup-torch: $(VENV)/.torch ## Install torch and transformers, for recipes that calibrate without a container
@@ -96,14 +125,29 @@ recipes: setup ## List the recipes
 doctor: setup ## Look at this machine, for a recipe if one is named
 	@$(RUN) doctor $(RECIPE) $(ARGS)
 
-test: $(VENV)/.tested $(ORACLE)/.installed $(CHECKOV)/.installed lint ## Run every test
-	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit
-	@$(BIN)/python -m pytest tests/contract tests/integration tests/chaos $(ARGS)
+test: lint test-fast test-slow ## Run every test
 
-test-fast: $(VENV)/.tested ## Run the unit tests: under a minute
+test-fast: $(VENV)/.tested ## Run the unit tests: under two minutes
 	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
 
+test-slow: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed ## Run the tests that need containers, ModelOpt or real tools
+	@$(BIN)/python -m pytest tests/contract tests/integration tests/chaos $(ARGS)
+
+test-newest: $(VENV)/.tested ## Run every test with the newest of every dependency, and say what changed and what breaks
+	@$(BIN)/python requirements/lock.py --newest build/newest
+	@$(MAKE) --keep-going test LOCK=build/newest VENV=.venv-newest ORACLE=.venv-newest-oracle IMAGE=.venv-newest-image CHECKOV=.venv-newest-checkov
+
+test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that pyproject.toml allows
+	@$(BIN)/python requirements/lock.py --lowest build/lowest
+	@$(fresh) .venv-lowest
+	@$(call install,.venv-lowest,test)
+	@.venv-lowest/bin/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
+
+relock: $(VENV)/.tested ## Write the lock of the environments again from pyproject.toml (ARGS=--upgrade: with newer versions)
+	@$(BIN)/python requirements/lock.py $(ARGS)
+
 lint: $(VENV)/.tested ## Check style, types, the direction of imports and what is generated
+	@$(BIN)/python requirements/lock.py --check
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
@@ -113,6 +157,9 @@ lint: $(VENV)/.tested ## Check style, types, the direction of imports and what i
 
 chaos: $(VENV)/.tested ## Kill builds some hundred times at random, and look for a wrong byte
 	@$(BIN)/python -m tests.chaos --kills 500 $(ARGS)
+
+docs-site: $(DOCS)/.installed ## Build the documentation as a site in build/site
+	@$(DOCS)/bin/mkdocs build --strict --quiet
 
 docs: $(VENV)/.tested ## Write the generated pages of docs/ and README.md again
 	@$(BIN)/python -m docs.generate
@@ -124,4 +171,4 @@ evaluate-planner: setup ## Score the planner's speeds on published measurements,
 	@$(BIN)/python -m evaluation.planner $(DATA) $(ARGS)
 
 clean: ## Remove what was set up; results and deployments stay
-	@rm -rf $(VENV) $(ORACLE) $(CHECKOV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,7 +13,9 @@ COPY . /opt/orchestrator
 # WHEELS: a folder of the build context with wheels, where the build has no network.
 ARG WHEELS=""
 RUN cd /opt/orchestrator \
-    && python3 -m pip install --no-cache-dir --quiet --root-user-action ignore ${WHEELS:+--no-index --find-links "$WHEELS"} . \
+    && python3 -m pip install --no-cache-dir --quiet --root-user-action ignore ${WHEELS:+--no-index --find-links "$WHEELS"} \
+       --require-hashes --requirement requirements/runtime.txt \
+    && python3 -m pip install --no-cache-dir --quiet --root-user-action ignore --no-deps --no-build-isolation --no-index . \
     && rm -rf /opt/orchestrator
 
 LABEL org.opencontainers.image.title="orchestrator" \

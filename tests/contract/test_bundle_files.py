@@ -24,6 +24,7 @@ from yamllint.config import YamlLintConfig
 from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.targets import texts_of
 from tests.support.bundles import BOOK, CATALOG, facts_of, served_recipes
+from tests.support.environments import checkov
 from tests.support.manifests import (
     VERSIONS,
     Object,
@@ -38,7 +39,6 @@ from tests.support.manifests import (
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SUPPORT = ROOT / "tests" / "support"
-CHECKOV = ROOT / ".venv-checkov" / "bin" / "checkov"
 NAMES = served_recipes()
 SAMPLES = ("tiny-llama-w4a16-nvfp4", "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4")
 """One of each kind: from a seed, with an engine, on two machines."""
@@ -355,9 +355,7 @@ def test_kserve_mounts_the_volume_and_finds_the_runtime_that_is_there(bundles: M
 def test_checkov_has_nothing_to_say_that_is_not_argued(
     bundles: Mapping[str, Path], manifests: Mapping[str, list[Object]], tmp_path: Path, framework: str
 ) -> None:
-    if not CHECKOV.is_file():
-        assert not os.environ.get("ORCHESTRATOR_REQUIRE_ALL"), f"{CHECKOV} is missing"
-        pytest.skip("checkov is not installed: make .venv-checkov/.installed")
+    program = checkov()
     for name in SAMPLES:
         folder = tmp_path / name
         folder.mkdir()
@@ -382,7 +380,7 @@ def test_checkov_has_nothing_to_say_that_is_not_argued(
         "--output",
         "json",
     )
-    checked = run(CHECKOV, "--directory", tmp_path, "--framework", framework, *settings)
+    checked = run(program, "--directory", tmp_path, "--framework", framework, *settings)
     report = json.loads(checked.stdout)
     failed = [
         (check["check_id"], check["check_name"], check["file_path"]) for check in report["results"]["failed_checks"]

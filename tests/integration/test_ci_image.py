@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +14,7 @@ import pytest
 
 from tests.support.base_image import write_root
 from tests.support.engine import Engine
+from tests.support.environments import LOCK, locked_wheels
 
 pytestmark = pytest.mark.engine
 
@@ -26,7 +25,7 @@ COPIED = ("pyproject.toml", "README.md", "LICENSE", "orchestrator", "recipes", "
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The build's context with wheels of everything that is installed, since containers have no network here."""
+    """The build's context with the wheels of the lock, which set-up left, since containers have no network here."""
     folder = tmp_path_factory.mktemp("context")
     for name in COPIED:
         place = ROOT / name
@@ -34,11 +33,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(place, folder / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", "wheels", ".", "hatchling"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    for own in (folder / "wheels").glob("orchestrator-*.whl"):
-        own.unlink()
-    shutil.rmtree(folder / "build", ignore_errors=True)
+    shutil.copytree(LOCK, folder / "requirements", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(locked_wheels(), folder / "wheels")
     return folder
 
 

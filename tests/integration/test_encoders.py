@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from orchestrator.quantization.formats import cuda
 from tests.support.encoders import differences
+from tests.support.environments import oracle_python
 
 _ROOT = Path(__file__).parents[2]
-_WHY = "no interpreter with torch: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
 
 
 class Compiled:
@@ -87,12 +87,7 @@ def test_three_operations_divide_every_number_of_bf16_exactly(tmp_path: Path) ->
 @pytest.mark.oracle
 @pytest.mark.timeout(600)
 def test_tensors_are_encoded_to_the_bytes_of_the_definitions() -> None:
-    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
-    python = Path(named) if named else _ROOT / ".venv-oracle" / "bin" / "python"
-    if not python.exists():
-        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
-            pytest.fail(_WHY)
-        pytest.skip(_WHY)
+    python = oracle_python()
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     command: list[str | Path] = [python, "-m", "tests.support.encoders", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -20,12 +20,12 @@ from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.onepass import quantize_checkpoint
 from tests.support.checkpoints import write_model
+from tests.support.environments import oracle_python
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
 _ROOT = Path(__file__).parents[2]
 _SCRIPT = Path(__file__).with_name("oracle_export.py")
-_WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
 
 # What ModelOpt 0.47 does not write and we do: vLLM reads the group size there, and ModelOpt 0.48 writes it.
 _ADDED = {"group_size": 16}
@@ -36,12 +36,7 @@ Oracle = Callable[..., str]
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
     """Run the script with the interpreter that has ModelOpt; return what it printed."""
-    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
-    python = Path(named) if named else _ROOT / ".venv-oracle" / "bin" / "python"
-    if not python.exists():
-        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
-            pytest.fail(_WHY)
-        pytest.skip(_WHY)
+    python = oracle_python()
 
     def run(*arguments: str | Path) -> str:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

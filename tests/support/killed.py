@@ -10,7 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.oracle import ROOT, Environment
+from tests.support.environments import ROOT
+from tests.support.oracle import Environment
 
 _SCRIPT = ROOT / "tests" / "integration" / "kill_payload.py"
 KILLS = 10

@@ -7,10 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-_WHY = "no interpreter with ModelOpt: set ORCHESTRATOR_ORACLE_PYTHON or make the environment .venv-oracle"
+from tests.support.environments import ROOT, oracle_python
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,4 @@ class Environment:
 
 def find_environment() -> Environment:
     """Find it; without it the test is skipped, or fails where nothing may be skipped."""
-    named = os.environ.get("ORCHESTRATOR_ORACLE_PYTHON")
-    python = Path(named) if named else ROOT / ".venv-oracle" / "bin" / "python"
-    if not python.exists():
-        if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
-            pytest.fail(_WHY)
-        pytest.skip(_WHY)
-    return Environment(python)
+    return Environment(oracle_python())
