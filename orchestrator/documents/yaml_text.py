@@ -2,7 +2,7 @@
 
 libyaml splits the text into events; what the events mean is decided here, so that YAML 1.1's `no` for false and its
 silent duplicate keys have no way in, and a document of a hundred thousand brackets is refused by its depth before
-anybody recurses into it.
+anybody recurses into it. How deep is too deep is decided here as well, whatever limit the parser has of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import yaml
 from yaml.error import MarkedYAMLError, YAMLError
@@ -95,17 +96,36 @@ def parse(text: bytes, file: Path) -> Document:
     except UnicodeDecodeError as error:
         message = f"{file}: not UTF-8 at byte {error.start}"
         raise DocumentSyntaxError(message) from error
-    positions: dict[KeyPath, Position] = {}
+    reader = _Reader.of(source, file)
     try:
-        return Document(_Reader(file, positions, yaml.parse(source, Loader=_LOADER)).document(), positions)
+        return Document(reader.document(), reader.positions)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark:
+            _check_before(source[: mark.index], file)
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
         message = f"{where}: {error.problem or error.context or 'not YAML'}"
         raise DocumentSyntaxError(message) from error
     except YAMLError as error:
         message = f"{file}: not YAML: {error}"
         raise DocumentSyntaxError(message) from error
+
+
+def _check_before(source: str, file: Path) -> None:
+    """Refuse what recipes do not use in the part of a text that stands before a parser's error.
+
+    A parser looks ahead for the end of a key, 1024 characters at most. So it may refuse the depth of brackets, by a
+    limit of its own, before it has reported the first of them.
+
+    Raises:
+        DocumentSyntaxError: With the place of what is refused.
+    """
+    reader = _Reader.of(source, file)
+    try:
+        reader.document()
+    except (DocumentSyntaxError, YAMLError):
+        if reader.refused:  # else the text only ends too early
+            raise
 
 
 def scalar(text: str) -> Data:
@@ -129,6 +149,13 @@ class _Reader:
     positions: dict[KeyPath, Position]
     events: Iterator[Event]
     depth: int = field(default=0, init=False)
+    refused: bool = field(default=False, init=False)
+    """Whether something stands in the text that recipes do not use."""
+
+    @classmethod
+    def of(cls, source: str, file: Path) -> Self:
+        """Start to read a text."""
+        return cls(file, {}, yaml.parse(source, Loader=_LOADER))
 
     def document(self) -> dict[str, Data]:
         """Read the one document, to the end of the text."""
@@ -249,6 +276,7 @@ class _Reader:
         return path
 
     def _error(self, event: Event, problem: str) -> DocumentSyntaxError:
+        self.refused = True
         return DocumentSyntaxError(f"{_position(self.file, event)}: {problem}")
 
 

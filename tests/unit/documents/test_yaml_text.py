@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -183,14 +186,78 @@ def test_a_file_larger_than_allowed_is_refused_before_it_is_parsed() -> None:
     assert str(MAX_BYTES) in refusal(b"a" * (MAX_BYTES + 1))
 
 
+@dataclass(frozen=True)
+class Nesting:
+    """A kind of nesting."""
+
+    document: Callable[[int], str]
+    """A document of so many levels; the mapping at the top is the first."""
+    too_deep: str
+    """Line and column where the first level that is too deep begins."""
+    deepest: int
+    """The most levels that fit into a file, more or less."""
+
+
+def _indented(levels: int) -> str:
+    return "".join(f"{' ' * level}a:\n" for level in range(levels))
+
+
+def _brackets(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+NESTINGS = {
+    "lists in brackets": Nesting(lambda n: f"a: {_brackets(n - 1)}", "1:27", 130_000),
+    "lists in brackets, one a line": Nesting(lambda n: "a:\n" + " [\n" * (n - 1) + " " + "]" * (n - 1), "25:2", 60_000),
+    "mappings in braces": Nesting(lambda n: "{a: " * n + "1" + "}" * n, "1:97", 52_000),
+    "mappings with quoted keys": Nesting(lambda n: '{"a":' * n + "1" + "}" * n, "1:121", 43_000),
+    "mappings in lists": Nesting(lambda n: "{a: [" * (n // 2) + "{}" * (n % 2) + "]}" * (n // 2), "1:61", 70_000),
+    "mappings by indentation": Nesting(_indented, "25:25", 700),
+    "lists by indentation": Nesting(lambda n: f"a:\n{'- ' * (n - 1)}1", "2:47", 130_000),
+    "brackets below indentation": Nesting(lambda n: f"{_indented(12)}{' ' * 12}{_brackets(n - 12)}", "13:25", 130_000),
+}
+_PARSERS = ("SafeLoader", "CSafeLoader")
+"""Both of PyYAML; each has other limits of its own, or none."""
+
+
+@pytest.mark.parametrize("parser", _PARSERS)
+@pytest.mark.parametrize("kind", NESTINGS)
+def test_the_deepest_allowed_document_is_read(kind: str, parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_text, "_LOADER", getattr(yaml, parser))
+    assert parse(NESTINGS[kind].document(MAX_DEPTH).encode(), FILE).data
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("parser", _PARSERS)
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, MAX_DEPTH + 2, 600, None], ids=str)
+@pytest.mark.parametrize("kind", NESTINGS)
+def test_deeper_documents_are_refused_where_they_get_too_deep(
+    kind: str, levels: int | None, parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml_text, "_LOADER", getattr(yaml, parser))
+    nesting = NESTINGS[kind]
+    text = nesting.document(levels or nesting.deepest)
+    assert refusal(text) == f"a.yaml:{nesting.too_deep}: nested more than {MAX_DEPTH} levels deep"
+
+
 @pytest.mark.parametrize("text", ["a: " + "[" * 100_000, "{a: " * 50_000, "a:\n" + "- " * 100_000])
-def test_a_hundred_thousand_brackets_are_refused_by_their_depth(text: str) -> None:
+def test_brackets_that_nothing_closes_are_refused_by_their_depth(text: str) -> None:
     assert f"nested more than {MAX_DEPTH} levels deep" in refusal(text)
 
 
-def test_the_deepest_allowed_document_is_read() -> None:
-    text = "{a: " * MAX_DEPTH + "1" + "}" * MAX_DEPTH
-    assert parse(text.encode(), FILE).data
+def test_mappings_as_keys_are_refused_as_keys_however_deep_they_are() -> None:
+    assert refusal("a: " + "{" * 100_000) == "a.yaml:1:5: a key must be plain text"
+
+
+def test_too_deep_a_document_takes_no_more_memory_than_its_text() -> None:
+    text = NESTINGS["lists in brackets"].document(130_000)
+    tracemalloc.start()
+    try:
+        refusal(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MAX_BYTES
 
 
 @settings(max_examples=300, deadline=None)
