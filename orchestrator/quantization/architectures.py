@@ -46,8 +46,6 @@ class Architecture:
     """The head is the embedding where the configuration does not say."""
     scaled_embedding: bool = False
     """The embedding is a class of its own, which ModelOpt does not list among what is not quantized."""
-    in_fp32: tuple[str, ...] = ()
-    """Names, after the last dot, of tensors that transformers keeps in FP32 whatever the configuration says."""
     predicts_further: bool = False
     """Checkpoints may have layers for the tokens after the next one: `mtp.…`, or more layers than the configuration
     counts. transformers does not load them and ModelOpt does not quantize them, but engines draft with them."""
@@ -465,13 +463,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         depth=_hybrid_depth,
         embedding="backbone.embeddings",
         last=("backbone.norm_f.weight",),
-        in_fp32=("e_score_correction_bias",),
         predicts_further=True,
     ),
     "DeepseekV2ForCausalLM": Architecture(DeepseekLayer(corrected=False)),
-    "DeepseekV3ForCausalLM": Architecture(
-        DeepseekLayer(corrected=True), in_fp32=("e_score_correction_bias",), predicts_further=True
-    ),
+    "DeepseekV3ForCausalLM": Architecture(DeepseekLayer(corrected=True), predicts_further=True),
 }
 """By the name in `architectures` of a `config.json`."""
 

@@ -143,7 +143,7 @@ class _Survey:
         how, torch = self.how, library("torch")
         way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
         with self.report.cost.phase("load"):
-            model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
+            model = LayeredModel.load(self.plan, how.device)
             model.hidden = flowing(torch, how.device, spill=way.spill, folder=how.scratch)
             model.begin(self._embedding(used := used_tokens(batches)), batches, used)
             if scratch.done:

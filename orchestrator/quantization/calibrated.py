@@ -165,7 +165,7 @@ class _Walk:
     def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
         how, embedding = self.how, self.plan.embedding
         with self.report.cost.phase("load"):
-            model = LayeredModel.load(self.plan.checkpoint.folder, how.device)
+            model = LayeredModel.load(self.plan, how.device)
             folder = how.scratch or self.writer.folder
             model.hidden = flowing(model.torch, how.device, spill=self.way.spill, folder=folder)
             used = used_tokens(batches)

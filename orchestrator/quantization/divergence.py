@@ -73,7 +73,7 @@ def evaluate(
     scratch = Scratch.open(how.scratch, work, LayerError.restored)
     torch = library("torch")
     spill = spills(plan, quantized, batches, how, torch)
-    model = LayeredModel.load(reference, how.device)
+    model = LayeredModel.load(plan, how.device)
     model.hidden = flowing(torch, how.device, spill=spill, folder=how.scratch)
     hidden = flowing(torch, how.device, spill=spill, folder=how.scratch)
     return _Walk(plan, quantized, batches, model, hidden, how, observer).run(scratch)

@@ -61,20 +61,26 @@ _MATRIX = 2
 def expected_tensors(config: Config) -> dict[str, TensorSpec]:
     """Return every tensor that an unquantized checkpoint of this configuration has, by name.
 
+    All have the type that the configuration declares. A checkpoint may store some of them, such as routers and norms,
+    in another type.
+
     Raises:
         CheckpointError: The architecture is not known, or the configuration lacks a dimension.
     """
     architecture = architectures.known(config)
-    dtype = _stored_type(config)
-    return {
-        name: TensorSpec(name, "F32" if name.rpartition(".")[2] in architecture.in_fp32 else dtype, shape)
-        for name, shape in architecture.tensors(config).items()
-    }
+    dtype = declared_type(config) or "F32"  # the default of transformers
+    return {name: TensorSpec(name, dtype, shape) for name, shape in architecture.tensors(config).items()}
 
 
-def _stored_type(config: Config) -> str:
-    # transformers 5 says dtype, 4 said torch_dtype; either defaults to FP32.
-    declared = config.get("dtype") or config.get("torch_dtype") or "float32"
+def declared_type(config: Config) -> str | None:
+    """Return the type that a configuration declares for the whole model; None where it declares none.
+
+    Raises:
+        CheckpointError: It is none that a model computes in.
+    """
+    declared = config.get("dtype") or config.get("torch_dtype")  # the words of transformers 5 and 4
+    if declared is None:
+        return None
     if declared not in _STORED_TYPES:
         message = f"config.json: dtype: found {declared!r}, expected one of {', '.join(_STORED_TYPES)}"
         raise CheckpointError(message)

@@ -22,14 +22,14 @@ from orchestrator.quantization import skeleton
 from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.places import arrange
+from orchestrator.quantization.residence import TORCH_TYPES
 from orchestrator.quantization.watch import Eyes, Instead, Measured, watch_attention, watched
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from orchestrator.quantization.places import Arranged
+    from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.skeleton import Call
 
@@ -48,14 +48,15 @@ class LayeredModel:
     _cache: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> LayeredModel:
-        """Build the skeleton of a checkpoint's model.
+    def load(cls, plan: Plan, device: str = "cpu") -> LayeredModel:
+        """Build the skeleton of a plan's model.
 
         Raises:
             DependencyMissingError: There is no torch or no transformers.
             CheckpointError: This transformers does not know the model.
         """
-        made = cls(library("torch"), skeleton.build(folder), device)
+        model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
+        made = cls(library("torch"), model, device)
         watch_attention(made.model, made._attended)
         for module in made.model.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no other way to replace one
@@ -79,7 +80,8 @@ class LayeredModel:
         """
         torch = self.torch
         module = self.model.get_input_embeddings()
-        module.weight = torch.nn.Parameter(self.tensor(embedding), requires_grad=False)
+        rows = self.tensor(embedding).to(module.weight.dtype)
+        module.weight = torch.nn.Parameter(rows, requires_grad=False)
         known = None if tokens is None else torch.from_numpy(tokens).to(self.device)
         hook = module.register_forward_pre_hook(
             lambda _, given: given if known is None else (torch.searchsorted(known, given[0]),)
@@ -185,7 +187,10 @@ class LayeredModel:
         return array
 
     def _fill(self, module: Any, tensors: Mapping[str, Any]) -> None:  # noqa: ANN401 - a module of torch
+        types = {name: parameter.dtype for name, parameter in module.state_dict().items()}
         filled = {name: self.tensor(array) for name, array in tensors.items()}
+        # What the checkpoint stores in one type the model may compute with in another.
+        filled = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in filled.items()}
         try:
             module.load_state_dict(filled, assign=True, strict=True)
         except RuntimeError as error:  # names and shapes that this version of transformers does not expect

@@ -80,8 +80,8 @@ def arrange(layer: Any, tensors: dict[str, Any]) -> Arranged:  # noqa: ANN401 - 
 
     Args:
         layer: The module, whose parameters need no memory.
-        tensors: Arrays, or tensors of torch, by name within the layer. Those that go into a larger one are views of it
-            afterwards.
+        tensors: Arrays, or tensors of torch, by name within the layer. Those that go into a larger one of their type
+            are views of it afterwards.
 
     Raises:
         CheckpointError: The layer has no place for a tensor.
@@ -102,7 +102,8 @@ def arrange(layer: Any, tensors: dict[str, Any]) -> Arranged:  # noqa: ANN401 - 
             if whole is None:
                 whole = filled[parameter] = _empty_like(tensors[name], tuple(parameters[parameter].shape))
             whole[where] = tensors[name]
-            tensors[name] = whole[where]  # the same numbers: one copy of them is enough
+            if tensors[name].dtype == whole.dtype:
+                tensors[name] = whole[where]  # the same numbers: one copy of them is enough
     return Arranged(filled, modules, experts)
 
 

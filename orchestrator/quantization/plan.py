@@ -65,7 +65,8 @@ class Plan:
     exclude: tuple[str, ...]
     kv_cache: str
     types: Mapping[str, str]
-    """What each tensor is read as: as `config.json` says; a checkpoint may store more."""
+    """What each tensor is read as. A weight that is quantized has the type that `config.json` declares, which is what
+    ModelOpt quantizes; all else keeps the type that the checkpoint stores."""
     formats: Mapping[str, Scheme] = field(default_factory=dict)
     """Modules that have a scheme of their own."""
 
@@ -109,8 +110,6 @@ class Plan:
         own = formats or {}
         selection = layout.select([checkpoint.tensors[name] for name in kept], exclude, further)
         selection = selection.without({module for module, name in own.items() if name not in SCHEMES})
-        declared = config.get("dtype") or config.get("torch_dtype")
-        types = {name: (expected.get(name) if declared else None) or checkpoint.tensors[name] for name in kept}
         plan = cls(
             checkpoint,
             config,
@@ -119,7 +118,7 @@ class Plan:
             _units(kept, selection),
             tuple(exclude),
             kv_cache,
-            {name: spec.dtype for name, spec in types.items()},
+            _types(checkpoint, config, kept, selection),
             {module: SCHEMES[name] for module, name in own.items() if name in SCHEMES},
         )
         plan._check_weights()
@@ -192,6 +191,14 @@ class Plan:
     def architecture(self) -> architectures.Architecture:
         """What the configuration declares."""
         return architectures.known(self.config)
+
+    @property
+    def computed(self) -> str:
+        """The type that the model computes in: as `config.json` declares, or else as its embedding is stored.
+
+        A model may keep some of its weights in another type, see `skeleton`.
+        """
+        return layout.declared_type(self.config) or self.checkpoint.tensors[self.embedding].dtype
 
     @property
     def stack(self) -> str:
@@ -278,6 +285,15 @@ def _units(kept: Sequence[str], selection: layout.Selection) -> tuple[tuple[str,
     group_of = {f"{group[0]}.weight": tuple(f"{module}.weight" for module in group) for group in selection.groups}
     followers = {name for group in group_of.values() for name in group[1:]}
     return tuple(group_of.get(name, (name,)) for name in kept if name not in followers)
+
+
+def _types(
+    checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequence[str], selection: layout.Selection
+) -> dict[str, str]:
+    """Say what each tensor is read as, see `Plan.types`."""
+    stored = {name: checkpoint.tensors[name].dtype for name in kept}
+    declared = layout.declared_type(config)
+    return stored | ({f"{module}.weight": declared for module in selection.quantized} if declared else {})
 
 
 def _check_tensors(checkpoint: Checkpoint, kept: Sequence[str], expected: Mapping[str, TensorSpec]) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 UNQUANTIZED = "bf16"
 CHUNK_BYTES = 4_000_000  # comparing takes about 25 times as much, in FP64
 
+_WEIGHTS = ("F16", "BF16", "F32")
+"""What a tensor that is not quantized may be stored in. Which of them is the choice of who wrote the checkpoint."""
 _FLOATS = ("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64")
 _SCALES = ("weight_scale", "weight_scale_2", "weight_scale_inv", "input_scale", "k_scale", "v_scale", "_scales")
 _SHARED = ("weight_scale_2", "input_scale")
@@ -257,13 +259,15 @@ class _Examination:
         return f"{len(self._checkpoint.tensors)} tensors, {size} bytes"
 
     def _check_tensors(self, checkpoint: Checkpoint) -> str:
-        expected = _expected(self._source_tensors(), self._quantization)
+        source = {spec.name: spec for spec in self._source_tensors()}
+        expected = _expected(list(source.values()), self._quantization)
         for name, spec in expected.items():
             if name not in checkpoint.tensors:
                 message = f"{name} is missing; expected {spec.dtype} {list(spec.shape)}"
                 raise CheckFailedError(message)
             found = checkpoint.tensors[name]
-            if (found.dtype, found.shape) != (spec.dtype, spec.shape):
+            types = _WEIGHTS if spec is source.get(name) and spec.dtype in _WEIGHTS else (spec.dtype,)
+            if found.dtype not in types or found.shape != spec.shape:
                 message = f"{found.file.name}: found {found}, expected {spec.dtype} {list(spec.shape)}"
                 raise CheckFailedError(message)
         for name, found in checkpoint.tensors.items():
@@ -281,12 +285,7 @@ class _Examination:
         if self.original is None:
             return list(layout.expected_tensors(self._config).values())
         known = layout.expected_tensors(self._config) if name in layout.ARCHITECTURES else self.original.tensors
-        declared = known if self._config.get("dtype") or self._config.get("torch_dtype") else {}
-        return [
-            declared.get(key, tensor)
-            for key, tensor in self.original.tensors.items()
-            if not layout.is_redundant(key, known)
-        ]
+        return [tensor for key, tensor in self.original.tensors.items() if not layout.is_redundant(key, known)]
 
     def _check_numbers(self, checkpoint: Checkpoint) -> str:
         count = 0
@@ -319,7 +318,12 @@ class _Examination:
         for position, name in enumerate(same, start=1):
             self.observer(Progress(position, len(same), "tensors", f"comparing {name}"))
             _check_unchanged(checkpoint, self.original, name, self.chunk_bytes)
-        return f"{len(same)} tensors that are not quantized equal their originals"
+        found = f"{len(same)} tensors that are not quantized equal their originals"
+        shorter = [name for name in same if checkpoint.tensors[name].size < self.original.tensors[name].size]
+        if not shorter:
+            return found
+        types = f"{self.original.tensors[shorter[0]].dtype} to {checkpoint.tensors[shorter[0]].dtype}"
+        return f"{found}; {len(shorter)} of them rounded to a shorter type, such as {shorter[0]} from {types}"
 
     def _measure(self, checkpoint: Checkpoint) -> str:
         weights = _decodable(checkpoint, self._quantization)

@@ -36,7 +36,7 @@ BUFFER = 32 << 20
 BUFFERS = 4
 """On each way."""
 
-_TORCH_TYPES = {
+TORCH_TYPES = {
     "BOOL": "bool",
     "U8": "uint8",
     "I8": "int8",
@@ -219,4 +219,4 @@ def _runs(tensor: Any, size: int) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 
 
 
 def _torch_type(torch: Any, name: str) -> Any:  # noqa: ANN401 - the library, and a type of it
-    return getattr(torch, _TORCH_TYPES[name])
+    return getattr(torch, TORCH_TYPES[name])

@@ -41,7 +41,7 @@ class Needs:
 
     libraries: int
     layer: int
-    """The weights of the largest layer."""
+    """The weights of the largest layer, and those again that the model computes with in another type."""
     gathered: int
     """Of the largest layer's experts, once more: some models gather them in one tensor."""
     batch: int
@@ -86,14 +86,15 @@ def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
     largest = max(layers, key=_size)
     hidden = plan.checkpoint.tensors[plan.embedding].shape[1]
     width = max((spec.shape[0] for spec in largest if len(spec.shape) == 2), default=hidden)  # noqa: PLR2004 - a matrix
-    number = DTYPES[plan.types[plan.embedding]].itemsize
+    number = DTYPES[plan.computed].itemsize
+    changed = sum(math.prod(spec.shape) * number for spec in largest if spec.dtype != plan.computed)
     tokens = [batch.tokens.size for batch in batches]
     used = min(sum(tokens), plan.checkpoint.tensors[plan.embedding].shape[0])
     lengths = max((batch.tokens.shape[1] for batch in batches), default=0)
     scores = max((batch.tokens.shape[0] for batch in batches), default=0) * lengths * lengths * 2
     return Needs(
         libraries=_LIBRARIES + used * hidden * number + (LIBRARIES_OF_GPU if device != "cpu" else 0),
-        layer=_size(largest),
+        layer=_size(largest) + changed,
         gathered=_size([spec for spec in largest if ".experts." in spec.name]) if device == "cpu" else 0,
         batch=max(tokens, default=0) * (3 * width + 4 * hidden) * _TEMPORARIES + scores,
         between=sum(tokens) * hidden * number,

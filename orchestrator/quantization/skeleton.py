@@ -1,4 +1,7 @@
-"""A model of transformers whose parameters have shapes but no memory, and what its forward gives each layer.
+"""A model of transformers whose parameters have shapes and types but no memory, and what its forward gives each layer.
+
+The types are those that transformers computes with once it has loaded the model: the type that the model computes in,
+or what a class of models asks for. Newer versions keep the weights of some routers in FP32, older ones do not.
 
 The model's own forward runs with layers that only note what they are given: so each layer later gets the very mask,
 rotation and positions that the model means for it, whether all layers are alike or sliding and full attention
@@ -7,6 +10,7 @@ alternate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,8 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def build(folder: Path) -> Any:  # noqa: ANN401 - a model of transformers
+def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of transformers
     """Build the skeleton of a checkpoint's model, on the processor.
+
+    Args:
+        folder: Of the checkpoint.
+        computed: The type that the model computes in, as torch names it.
 
     Raises:
         DependencyMissingError: There is no torch or no transformers.
@@ -31,11 +39,25 @@ def build(folder: Path) -> Any:  # noqa: ANN401 - a model of transformers
         config = transformers.AutoConfig.from_pretrained(folder)
         config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
         with _parameters_without_memory(torch):
-            model = transformers.AutoModelForCausalLM.from_config(config)
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, computed))
     except (ValueError, KeyError, OSError, ImportError) as error:
         message = f"{folder}: transformers {transformers.__version__} cannot build this model: {error}"
         raise CheckpointError(message) from error
+    _keep_in_fp32(torch, model, getattr(torch, computed))
     return model.eval()
+
+
+def _keep_in_fp32(torch: Any, model: Any, computed: Any) -> None:  # noqa: ANN401 - the library; of it and transformers
+    """Give FP32 to parameters and buffers that transformers loads in FP32 whatever the model computes in."""
+    kept = list(model._keep_in_fp32_modules_strict or ())  # noqa: SLF001 - nothing else says it
+    if computed == torch.float16:
+        kept += model._keep_in_fp32_modules or ()  # noqa: SLF001
+    # transformers 5 looks for a pattern anywhere in a name, 4 for whole parts of it.
+    whole = library("transformers").__version__.startswith("4.")
+    pattern = "|".join(rf"(^|\.){name}($|\.)" if whole else name.replace("*", ".*") for name in kept)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if kept and re.search(pattern, name) and tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32)
 
 
 @contextmanager

@@ -222,10 +222,10 @@ def test_a_latent_attention_shares_the_scales_of_its_first_projections() -> None
     assert ("model.layers.0.self_attn.q_b_proj",) in groups
 
 
-def test_scores_of_a_router_stay_in_fp32() -> None:
-    tensors = layout.expected_tensors(_LATENT)
-    assert tensors["model.layers.1.mlp.gate.e_score_correction_bias"].dtype == "F32"
-    assert tensors["model.layers.1.mlp.gate.weight"].dtype == "BF16"
+@pytest.mark.parametrize("word", ["float32", "float16", "bfloat16"])
+def test_no_type_follows_from_a_name(word: str) -> None:
+    config = {**_LATENT, "dtype": word}
+    assert {spec.dtype for spec in layout.expected_tensors(config).values()} == {layout.declared_type(config)}
 
 
 def test_what_shares_an_input_may_be_excluded_alone_where_engines_do_not_fuse_it() -> None:

@@ -202,7 +202,7 @@ def test_tokenizer_template_and_licence_travel_with_the_weights(tiny: Path, tmp_
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 @pytest.mark.parametrize("declared", ["bfloat16", None])
-def test_other_floating_point_weights_become_what_the_configuration_says_and_are_quantized(
+def test_other_floating_point_weights_are_quantized_as_the_configuration_says_and_kept_as_they_are(
     altered: Callable[..., Path],
     tmp_path: Path,
     kind: type[np.generic],
@@ -216,7 +216,58 @@ def test_other_floating_point_weights_become_what_the_configuration_says_and_are
     scale_2 = np.float32(after.read(f"{_MLP}.down_proj.weight_scale_2"))
     expected = weight.astype(ml_dtypes.bfloat16) if declared else weight
     assert after.read(f"{_MLP}.down_proj.weight").tobytes() == nvfp4.encode(expected, scale_2).codes.tobytes()
-    assert after.read("model.norm.weight").dtype == (ml_dtypes.bfloat16 if declared else kind)
+    assert after.read("model.norm.weight").tobytes() == changes["model.norm.weight"].tobytes()
+    assert after.read("model.norm.weight").dtype == kind
+
+
+_STORED_OTHERWISE = {
+    "LlamaForCausalLM": ("model.layers.1.input_layernorm.weight", "model.embed_tokens.weight", "lm_head.weight"),
+    "MixtralForCausalLM": ("model.layers.0.block_sparse_moe.gate.weight",),
+    "Qwen2ForCausalLM": ("model.layers.0.self_attn.q_proj.bias", "model.norm.weight"),
+    "DeepseekV3ForCausalLM": ("model.layers.0.mlp.gate.weight", "model.layers.1.mlp.gate.e_score_correction_bias"),
+}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("architecture", _STORED_OTHERWISE)
+def test_what_is_not_quantized_keeps_the_type_that_is_stored(
+    save: Save, tmp_path: Path, numbers: np.random.Generator, architecture: str, kind: type[np.generic]
+) -> None:
+    config = {**_SIZES, "architectures": [architecture]}
+    stored = _model(config, numbers)
+    stored |= {name: stored[name].astype(kind) * kind(1.001) for name in _STORED_OTHERWISE[architecture]}
+    source = save(stored)
+    write_json(source / "config.json", config)
+    quantize_checkpoint(source, tmp_path / "out")
+    after = Checkpoint.open(tmp_path / "out")
+    copied = {name for name in stored if f"{name}_scale" not in after.tensors}
+    assert copied > set(_STORED_OTHERWISE[architecture])
+    assert {name: (after.read(name).dtype, after.read(name).tobytes()) for name in copied} == {
+        name: (stored[name].dtype, stored[name].tobytes()) for name in copied
+    }
+
+
+_SIZES: dict[str, Any] = {
+    "torch_dtype": "bfloat16",
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "moe_intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 32,
+    "num_local_experts": 2,
+    "n_routed_experts": 2,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 1,
+    "first_k_dense_replace": 0,
+    "moe_layer_freq": 1,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -299,6 +299,59 @@ def test_an_fp8_checkpoint_is_measured(tiny: Path, save: Save, quantized: Path) 
     assert all(layer.snr_db is not None and 30 < layer.snr_db < 34 for layer in report.layers)
 
 
+_NORM = "model.layers.1.post_attention_layernorm.weight"
+
+
+def _stored_as(folder: Path, kind: type[np.generic], save: Save, target: Path) -> Path:
+    """A copy of a checkpoint that stores one norm in a type, with numbers that only FP32 can hold."""
+    shutil.copytree(folder, target)
+    checkpoint = Checkpoint.open(folder)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    tensors[_NORM] = np.linspace(0.9, 1.1, len(tensors[_NORM]), dtype=np.float32).astype(kind)
+    for old in target.glob("model*"):
+        old.unlink()
+    shutil.copy(save(tensors, name=f"{target.name} weights") / SINGLE, target / SINGLE)
+    return target
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_an_original_may_store_a_norm_in_another_type_than_its_configuration_declares(
+    tiny: Path, save: Save, tmp_path: Path, kind: type[np.generic]
+) -> None:
+    original = _stored_as(tiny, kind, save, tmp_path / "original")
+    quantize_checkpoint(original, tmp_path / "ours")
+    report = examine(tmp_path / "ours", reference=original)
+    assert report.passed
+    assert "rounded" not in {check.name: check.detail for check in report.checks}["unquantized"]
+    assert examine(tmp_path / "ours").passed
+
+
+def test_a_norm_that_was_rounded_to_a_shorter_type_is_named(
+    quantized: Path, tiny: Path, save: Save, tmp_path: Path
+) -> None:
+    original = _stored_as(tiny, np.float32, save, tmp_path / "original")
+    rounded = _stored_as(quantized, ml_dtypes.bfloat16, save, tmp_path / "rounded")
+    report = examine(rounded, reference=original)
+    assert report.passed
+    found = {check.name: check.detail for check in report.checks}["unquantized"]
+    assert found.endswith(f"1 of them rounded to a shorter type, such as {_NORM} from F32 to BF16")
+
+
+def test_a_norm_in_a_longer_type_must_have_the_same_numbers(
+    quantized: Path, tiny: Path, save: Save, tmp_path: Path
+) -> None:
+    original = _stored_as(tiny, ml_dtypes.bfloat16, save, tmp_path / "original")
+    longer = _stored_as(quantized, np.float32, save, tmp_path / "longer")
+    assert set(_failures(examine(longer, reference=original))) == {"unquantized"}
+
+
+def test_a_norm_in_a_type_that_no_model_computes_in_is_found(
+    quantized: Path, tiny: Path, save: Save, tmp_path: Path
+) -> None:
+    short = _stored_as(quantized, ml_dtypes.float8_e4m3fn, save, tmp_path / "short")
+    assert f"{_NORM} F8_E4M3" in _failures(examine(short, reference=tiny))["tensors"]
+
+
 def test_a_tensor_that_should_have_stayed_as_it_was_is_found(altered: Altered, tiny: Path) -> None:
     norm = _read(tiny, "model.norm.weight").copy()
     norm[5] = 2

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import MemoryBudgetError
 from orchestrator.quantization import resources
+from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.resources import Needs, Way, choose
 from orchestrator.quantization.samples import random_batches
+
+Save = Callable[..., Path]
 
 _NEEDS = Needs(libraries=100, layer=1000, gathered=0, batch=50, between=5000)
 
@@ -51,6 +57,18 @@ def test_needs_follow_from_shapes(tiny: Path) -> None:
     assert many.between == 2 * few.between == 4 * 8 * hidden * 2
     assert many.layer == few.layer == sum(plan.spec(name).size for unit in plan.layers[0] for name in unit)
     assert many.batch == few.batch > 0
+
+
+def test_what_the_model_computes_with_in_another_type_is_there_twice(tiny: Path, save: Save) -> None:
+    source = Checkpoint.open(tiny)
+    stored = {name: source.read(name) for name in source.tensors}
+    norm = "model.layers.1.input_layernorm.weight"
+    folder = save({**stored, norm: stored[norm].astype(np.float32)})
+    shutil.copy(tiny / "config.json", folder)
+    plain, longer = (Plan.make(place, scheme_named("fp8")) for place in (tiny, folder))
+    plain_needs, needs = (resources.needs(plan, random_batches(261, 2, 8), "cpu") for plan in (plain, longer))
+    assert needs.layer - plain_needs.layer == source.tensors[norm].size * 2
+    assert needs.between == plain_needs.between
 
 
 def test_what_the_machine_has_counts_the_page_cache_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
