@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.samples import Batch, random_batches
 from tests.support.families import FAMILIES as EVERY
 from tests.support.families import SIZES as FAMILY_SIZES
-from tests.support.families import Family
+from tests.support.families import STORED_OTHERWISE, Family, Stored
 
 sys.path.insert(0, str(Path(__file__).parent))
-from oracle_export import make  # beside this file, which is run as a script
+from oracle_export import make, store_otherwise  # beside this file, which is run as a script
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -68,7 +69,10 @@ def main(folder: Path) -> None:
             output = folder / family / f"{number_format}-{cache}"
             quantize(source, output, number_format, cache)
             results[f"{family} {number_format} {cache}"] = compared(source, output)
-    results["originals"] = {name: original(folder / "originals" / name, family) for name, family in EVERY.items()}
+    results["originals"] = {
+        name: original(folder / "originals" / name, EVERY[stored.family], stored.types)
+        for name, stored in {**{name: Stored(name, {}) for name in EVERY}, **STORED_OTHERWISE}.items()
+    }
     results["bad layer"], results["bad layer left alone"] = one_bad_layer(folder)
     results["inputs"] = inputs()
     (folder / "results.json").write_text(json.dumps(results))
@@ -95,9 +99,10 @@ def compared(source: Path, output: Path) -> dict[str, Any]:
     return {"ours": found.document(), "whole": whole(source, output)}
 
 
-def original(source: Path, family: Family) -> dict[str, float]:
+def original(source: Path, family: Family, stored: Mapping[str, str]) -> dict[str, float]:
     """Tell a model's perplexity by our walk, and by transformers with experts one by one and as it does by default."""
     make(source, {**FAMILY_SIZES, **family.config})
+    store_otherwise(source, dict(stored))
     quantize(source, source.with_name(f"{source.name} quantized"), "w4a16_nvfp4", "none")
     found = divergence.evaluate(source, source.with_name(f"{source.name} quantized"), held_out())
     perplexities = {"ours": found.original_perplexity}

@@ -15,6 +15,7 @@ conversations, as JSON.
 from __future__ import annotations
 
 import copy
+import fnmatch
 import json
 import sys
 from pathlib import Path
@@ -48,11 +49,22 @@ def make(folder: Path, config: dict[str, Any]) -> None:
     AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16).save_pretrained(folder)
 
 
+def store_otherwise(folder: Path, types: dict[str, str]) -> None:
+    """Store some tensors of a checkpoint in another type, by patterns; FP32 gets numbers that BF16 cannot hold."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        for kind in [kind for pattern, kind in types.items() if fnmatch.fnmatchcase(name, pattern)]:
+            exact = tensor.float() * 1.001 if kind == "float32" else tensor
+            tensors[name] = exact.to(getattr(torch, kind))
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def calibrate(request: dict[str, Any]) -> None:
     """Export one model in several formats.
 
     Args:
-        request: `source`, which is made here where `config` names a class; `batches`, each with `input_ids` and
+        request: `source`, which is made here where `config` names a class, with what `stored` says, see
+            `store_otherwise`; `batches`, each with `input_ids` and
             `attention_mask`; `exports`, each with `output`, `format` (nvfp4, w4a16_nvfp4 or fp8), `kv_cache` and
             `exclude`.
     """
@@ -61,6 +73,7 @@ def calibrate(request: dict[str, Any]) -> None:
 
     if "class" in request["config"]:
         make(Path(request["source"]), request["config"])
+        store_otherwise(Path(request["source"]), request.get("stored", {}))
     batches = [{key: torch.tensor(rows) for key, rows in batch.items()} for batch in request["batches"]]
 
     def loop(model: Any) -> None:  # noqa: ANN401 - a module of torch

@@ -24,7 +24,7 @@ from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model
-from tests.support.families import FAMILIES, FORMATS, SIZES, Family, Format
+from tests.support.families import FAMILIES, FORMATS, SIZES, STORED_OTHERWISE, Family, Format
 from tests.support.killed import KILLS, kill_ten_times
 from tests.support.oracle import Environment, find_environment
 from tests.support.small_disk import small_disk
@@ -68,13 +68,26 @@ def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory
         _export(folder, "excluding", "weights and cache", _WEIGHTS_AND_CACHE),
         _export(folder, "excluding", "shared", Format("fp8")) | {"shared_scales": True},
     ]
-    every = [*requests, few, excluding, *_unusual(folder)]
+    every = [*requests, few, excluding, *_unusual(folder), *_stored_otherwise(folder)]
     files = [folder / f"requests-{half}.json" for half in (0, 1)]
     for half, file in enumerate(files):
         file.write_text(json.dumps(every[half::2]))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(partial(_quantize_twice, environment), files))
     return folder
+
+
+_STORED_FORMATS = {label: FORMATS[label] for label in ("W4A16 NVFP4", "NVFP4 + FP8 KV", "FP8")}
+
+
+def _stored_otherwise(folder: Path) -> list[dict[str, Any]]:
+    """Ask for models whose checkpoints store some tensors in types of their own."""
+    requests = []
+    for name, stored in STORED_OTHERWISE.items():
+        request = _request(folder, name, FAMILIES[stored.family], 3) | {"stored": dict(stored.types)}
+        request["exports"] = [_export(folder, name, label, wanted) for label, wanted in _STORED_FORMATS.items()]
+        requests.append(request)
+    return requests
 
 
 _ODD: Mapping[str, Any] = {
@@ -177,6 +190,33 @@ def test_odd_sizes_and_small_numbers_are_what_modelopt_writes_except_for_a_tenso
     assert np.isnan(Checkpoint.open(theirs).read(f"{_OF_ZEROS}.weight").astype(np.float32)).all()
     assert float(Checkpoint.open(ours).read(f"{_OF_ZEROS}.weight_scale")) == 1
     assert not Checkpoint.open(ours).read(f"{_OF_ZEROS}.weight").view(np.uint8).any()
+
+
+@pytest.mark.parametrize("label", _STORED_FORMATS)
+@pytest.mark.parametrize("case", STORED_OTHERWISE)
+def test_what_is_not_quantized_keeps_its_stored_type_and_else_is_what_modelopt_writes(
+    quantized: Path, case: str, label: str
+) -> None:
+    # ModelOpt writes what transformers loaded, whose type is another in other versions. Ours has the source's.
+    ours, theirs = (Checkpoint.open(quantized / case / label / whose) for whose in ("ours", "theirs"))
+    source, patterns = Checkpoint.open(quantized / case / "source"), STORED_OTHERWISE[case].types
+    kept = [name for name in source.tensors if name in ours.tensors and f"{name}_scale" not in ours.tensors]
+    assert any(layout.matches(name, patterns) for name in kept)
+    for name in kept:
+        assert _described(ours, name) == _described(source, name)
+    different = _differences(quantized / case / label / "ours", quantized / case / label / "theirs")
+    assert {name for name in different if not layout.matches(name, patterns)} == set()
+    for name in different:
+        as_theirs = ours.read(name).astype(theirs.read(name).dtype)
+        assert theirs.tensors[name].dtype != ours.tensors[name].dtype
+        assert theirs.read(name).tobytes() == as_theirs.tobytes()
+
+
+@pytest.mark.parametrize("case", ["Qwen2, norms and biases in FP32", "Llama, all in FP32"])
+def test_modelopt_rounds_to_the_declared_type_what_no_version_of_transformers_keeps(quantized: Path, case: str) -> None:
+    ours, theirs = (Checkpoint.open(quantized / case / "FP8" / whose) for whose in ("ours", "theirs"))
+    norm = "model.layers.0.input_layernorm.weight"
+    assert (ours.tensors[norm].dtype, theirs.tensors[norm].dtype) == ("F32", "BF16")
 
 
 @pytest.mark.parametrize("label", ["FP8", "NVFP4"])

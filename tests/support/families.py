@@ -177,6 +177,33 @@ FAMILIES: Mapping[str, Family] = {
 """By the name that people use."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A model of a family whose checkpoint stores some tensors in a type of their own."""
+
+    family: str
+    types: Mapping[str, str]
+    """By shell pattern of names, the type as torch names it. What gets FP32 also gets numbers that need it."""
+
+
+_ROUTERS = ("*.mlp.gate.weight", "*.mixer.gate.weight")
+
+STORED_OTHERWISE: Mapping[str, Stored] = {
+    "DeepSeek-V2, routers in BF16": Stored("DeepSeek-V2", dict.fromkeys(_ROUTERS, "bfloat16")),
+    "DeepSeek-V2, routers in FP32": Stored("DeepSeek-V2", dict.fromkeys(_ROUTERS, "float32")),
+    "DeepSeek-V3, routers in BF16": Stored("DeepSeek-V3", dict.fromkeys(_ROUTERS, "bfloat16")),
+    "DeepSeek-V3, routers in FP32": Stored("DeepSeek-V3", dict.fromkeys(_ROUTERS, "float32")),
+    "DeepSeek-V3, all of a router in BF16": Stored("DeepSeek-V3", {"*.mlp.gate.*": "bfloat16"}),
+    "Qwen3-MoE, routers in FP32": Stored("Qwen3-MoE", dict.fromkeys(_ROUTERS, "float32")),
+    "Nemotron-H, routers in BF16": Stored("Nemotron-H", dict.fromkeys(_ROUTERS, "bfloat16")),
+    "Nemotron-H, routers in FP32": Stored("Nemotron-H", dict.fromkeys(_ROUTERS, "float32")),
+    "Qwen2, norms and biases in FP32": Stored("Qwen2", {"*norm.weight": "float32", "*.bias": "float32"}),
+    "Llama, embedding and head in FP32": Stored("Llama", {"*embed_tokens*": "float32", "lm_head*": "float32"}),
+    "Llama, all in FP32": Stored("Llama", {"*": "float32"}),
+}
+"""By what is unusual."""
+
+
 def table() -> str:
     """Return the table of the documentation."""
     lines = ["| | has | " + " | ".join(FORMATS) + " |", "| --- | --- |" + " --- |" * len(FORMATS)]
