@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from orchestrator.pages.charts import SHADES, Picture, curve, shades
 from orchestrator.pages.page import Chart, Key, render
 
@@ -61,9 +59,6 @@ def checked_page(
         quality: What the checks found.
         quantization: What our own quantizer found, where it quantized and calibrated.
         making: What the steps cost, as far as that is known.
-
-    Raises:
-        DependencyMissingError: matplotlib is not installed.
     """
     measured = [layer for layer in quality["layers"] if layer["snr_db"] is not None]
     return render(
@@ -133,7 +128,7 @@ def _shaded(key: str, title: str, cells: Cells, note: str) -> Iterator[Chart]:
         if level in levels.values()
     )
     svg = shades(picture, rows, columns, levels, "layer")
-    yield Chart(title, Markup(svg), keys, f"{note} The lowest: {worst} of layer {where}.")  # noqa: S704 - our own picture, its words escaped
+    yield Chart(title, svg, keys, f"{note} The lowest: {worst} of layer {where}.")
 
 
 def _trade(quantization: Mapping[str, Any] | None) -> Iterator[Chart]:
@@ -153,7 +148,7 @@ def _trade(quantization: Mapping[str, Any] | None) -> Iterator[Chart]:
     counts = ", ".join(f"{formats.count(name)} in {name.upper()}" for name in dict.fromkeys(formats))
     keys = (Key("every step from NVFP4 to BF16", "series-0"), Key(f"chosen: {chosen[0]:.2f} bits", "limit", "dot"))
     svg = curve(Picture("trade", title, said), points, chosen, "bits per weight", "sum of errors")
-    yield Chart(title, Markup(svg), keys, f"Groups of modules: {counts}.")  # noqa: S704 - as above
+    yield Chart(title, svg, keys, f"Groups of modules: {counts}.")
 
 
 def _notes(quantization: Mapping[str, Any] | None) -> Iterator[str]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from orchestrator import __version__
 from orchestrator.pages.advice import advice
-from orchestrator.pages.charts import SHADES, Line, Picture, Range, Stack, ranges, stacks, steps
+from orchestrator.pages.charts import SERIES, SHADES, Picture, Range, Stack, ranges, stacks, steps
 from orchestrator.pages.drafts import words
 from orchestrator.pages.rows import (
     NOTHING,
@@ -87,11 +87,7 @@ class PlanFacts:
 
 
 def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
-    """Write the page of a comparison.
-
-    Raises:
-        DependencyMissingError: The library that draws is not installed.
-    """
+    """Write the page of a comparison."""
     terms = comparison.terms
     charts = [_memory_of_formats(comparison)]
     if terms.target.gpu is not None:
@@ -107,11 +103,7 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
 
 
 def plan_page(facts: PlanFacts, comparison: Comparison | None) -> str:
-    """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory.
-
-    Raises:
-        DependencyMissingError: The library that draws is not installed.
-    """
+    """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory."""
     charts = [_memory_of_phases(facts)] if facts.stages else []
     if comparison is not None and comparison.terms.target.gpu is not None:
         own = [row for row in comparison.rows if row.format == facts.format]
@@ -162,7 +154,7 @@ def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], room: float, 
         Key(f"what {target} has for a model", "limit", "mark"),
     )
     svg = stacks(picture, bars, limit, f"limit {limit:.1f} GB", "GB on each GPU" if gpus > 1 else "GB")
-    return Chart(title, Markup(svg), keys, "")  # noqa: S704 - our own picture, its words escaped
+    return Chart(title, svg, keys, "")
 
 
 def _speeds(comparison: Comparison) -> Chart:
@@ -185,14 +177,14 @@ def _speeds(comparison: Comparison) -> Chart:
     dimmed = [row.label for row in comparison.rows if not row.outlook.fits]
     note = "The numbers: expected, of at most." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
     svg = ranges(picture, bars, "tokens per second, decoding")
-    return Chart(picture.title, Markup(svg), keys, note)  # noqa: S704 - our own picture, its words escaped
+    return Chart(picture.title, svg, keys, note)
 
 
 def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
     for row in rows:
         band, ceiling = row.outlook.decode, row.outlook.ceiling
         if band is not None and ceiling is not None:
-            yield Range(row.label, band.low, band.expected, band.high, ceiling, 0, dimmed=not row.outlook.fits)
+            yield Range(row.label, band.low, band.expected, band.high, ceiling, dimmed=not row.outlook.fits)
 
 
 def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
@@ -205,19 +197,19 @@ def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
     nowhere = [label for points, labels in alike.items() if not any(c for _, c in points) for label in labels]
     if not drawn:
         return
-    lines = [Line(number, points) for number, (points, _) in enumerate(drawn)]
+    lines = [points for points, _ in drawn]
     said = "; ".join(f"{', '.join(labels)}: {_said(points)}" for points, labels in drawn)
     picture = Picture(
         "reach",
         "Longest context by texts at once",
         f"Tokens of each text that fit, by how many texts are served at once: {said}.",
     )
-    keys = tuple(Key(", ".join(labels), f"series-{number}") for number, (_, labels) in enumerate(drawn))
+    keys = tuple(Key(", ".join(labels), f"series-{number % SERIES}") for number, (_, labels) in enumerate(drawn))
     note = f"Not even one text fits: {', '.join(nowhere)}." if nowhere else ""
     kv_dtype = comparison.terms.kv_dtype.upper()
     more = f"KV cache in {kv_dtype}; what lies below a line fits."
     svg = steps(picture, lines, "texts at once", "tokens of each text", filled=len(lines) == 1)
-    yield Chart(picture.title, Markup(svg), keys, f"{more} {note}".strip())  # noqa: S704 - as above
+    yield Chart(picture.title, svg, keys, f"{more} {note}".strip())
 
 
 def _said(points: Sequence[tuple[int, int]]) -> str:
@@ -253,4 +245,4 @@ def render(template: str, **facts: object) -> str:
         keep_trailing_newline=True,
         autoescape=True,
     )
-    return environment.get_template(template).render(version=__version__, shades=SHADES, **facts)
+    return environment.get_template(template).render(version=__version__, shades=SHADES, series=SERIES, **facts)

@@ -23,7 +23,6 @@ from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import ArtifactCorruptError, CheckFailedError
 from orchestrator.events import silence
-from orchestrator.pages.charts import insist_on_matplotlib
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.runner import Runner, StepResult
 
@@ -54,8 +53,6 @@ def command(
     verbose: bool,
 ) -> None:
     """Build RECIPE as far as its checks, and show what they found."""
-    if page is not None:
-        insist_on_matplotlib()  # before a build that takes hours
     try:
         plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
     except CheckFailedError as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib.font_manager  # noqa: F401 - it lists fonts by a process, which must be over before the guard wakes
-
 from orchestrator.events import Failure, to_line
 from tests.support import checked
 from tests.support.fake import FakeRun

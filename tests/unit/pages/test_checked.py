@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import matplotlib.font_manager  # noqa: F401 - it lists fonts by a process, which must be over before the guard wakes
-
 from orchestrator.pages.checked import checked_page
 from tests.support.checked import MIXED, quality, quantization
 

@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import matplotlib.font_manager  # noqa: F401 - it lists fonts by a process, which must be over before the guard wakes
 import pytest
 
 from orchestrator.catalog.models import find_model
