@@ -1,4 +1,4 @@
-"""Three bundles, written down: a change of what is deployed shows in review.
+"""One bundle, written down whole, and how two others differ from it: a change of what is deployed shows in review.
 
 UPDATE_GOLDEN=1 writes the files anew. The gateway's code is not among them, and versions and predictions are fixed:
 what changes with the calendar or with a calibration is no change of a bundle.
@@ -6,8 +6,10 @@ what changes with the calendar or with a calibration is no change of a bundle.
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,12 @@ from orchestrator.bundle.targets import texts_of
 from tests.support.bundles import ROOT, facts_of
 
 GOLDEN = ROOT / "tests" / "golden" / "bundles"
-RECIPES = ("tiny-llama-w4a16-nvfp4", "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4")
-"""From a seed on any machine, with an engine, and on two Sparks."""
+WHOLE = "llama3-70b-nvfp4"
+"""With a TensorRT engine; its bundle has every target that runs on one machine."""
+OTHERS = ("tiny-llama-w4a16-nvfp4", "qwen3-235b-a22b-nvfp4")
+"""From a seed on any machine, and on two Sparks."""
+DIFFERENCES = "differences.diff"
+"""The lines by which files differ that both bundles have; files that only one of them has are named."""
 BAND = {"low": 4.0, "expected": 5.0, "high": 6.0}
 PREDICTION = {
     "weights_bytes": 42_000_000_000,
@@ -31,17 +37,43 @@ PREDICTION = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [WHOLE, *OTHERS])
 def test_a_bundle_is_the_one_that_was_written_down(name: str, tmp_path: Path) -> None:
-    facts = replace(facts_of(name, tmp_path), version="1.2.3", prediction=PREDICTION)
-    texts = {path: text for path, text in texts_of(facts).items() if not path.startswith("gateway/")}
+    texts = _bundle(name, tmp_path)
+    wanted = texts if name == WHOLE else _differing(name, texts, _bundle(WHOLE, tmp_path))
     folder = GOLDEN / name
     if os.environ.get("UPDATE_GOLDEN"):
         shutil.rmtree(folder, ignore_errors=True)
-        for path, text in texts.items():
+        for path, text in wanted.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
     kept = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    assert sorted(kept) == sorted(texts)
+    assert sorted(kept) == sorted(wanted)
     for path, file in kept.items():
-        assert texts[path] == file.read_text(encoding="utf-8"), path
+        assert wanted[path] == file.read_text(encoding="utf-8"), path
+
+
+def _bundle(name: str, root: Path) -> dict[str, str]:
+    """Render a bundle without the gateway's code and without what changes with the calendar."""
+    facts = replace(facts_of(name, root), version="1.2.3", prediction=PREDICTION)
+    return {path: text for path, text in texts_of(facts).items() if not path.startswith("gateway/")}
+
+
+def _differing(name: str, texts: Mapping[str, str], whole: Mapping[str, str]) -> dict[str, str]:
+    """Keep the files that only this bundle has, and the lines by which the others differ in more than the name."""
+    assert not [path for path, text in texts.items() if WHOLE in path + text]
+    renamed = {path.replace(name, WHOLE): text.replace(name, WHOLE) for path, text in texts.items()}
+    new = {path: text for path, text in texts.items() if path.replace(name, WHOLE) not in whole}
+    return new | {DIFFERENCES: "".join(_differences(renamed, whole))}
+
+
+def _differences(texts: Mapping[str, str], whole: Mapping[str, str]) -> Iterator[str]:
+    for path, text in sorted(whole.items()):
+        if path not in texts:
+            yield f"no {path}\n"
+            continue
+        lines = difflib.unified_diff(text.splitlines(), texts[path].splitlines(), n=0, lineterm="")
+        changed = list(lines)[2:]  # the first two name the files
+        if changed:
+            yield f"in {path}\n"
+            yield from (f"{line}\n" for line in changed)
