@@ -13,6 +13,7 @@ from docs.generate.markdown import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "recipe.md": recipes.reference,
+    "recipes.md": recipes.shipped,
     "commands.md": commands.reference,
     "errors.md": errors.reference,
     "catalogue.md": catalogue.reference,
@@ -23,20 +24,21 @@ PAGES: Mapping[str, Callable[[], str]] = {
 }
 """The pages of docs/reference that are generated whole."""
 
-SECTIONS: Mapping[str, Callable[[], str]] = {
-    "plan": examples.plan_that_works,
-    "commands": commands.index,
-    "recipes": recipes.index,
-    "exit-statuses": errors.exit_statuses,
-    "refusal": examples.plan_that_is_refused,
+SECTIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {"plan-in-short": examples.plan_in_short, "runtimes": catalogue.runtimes},
+    "docs/how-to/check-if-it-fits.md": {
+        "plan": examples.plan_that_works,
+        "compare": examples.comparison,
+        "refusal": examples.plan_that_is_refused,
+    },
 }
-"""The parts of README.md between `<!-- NAME: … -->` and `<!-- end of NAME -->`."""
+"""The generated parts of pages that people write: what is between `<!-- NAME: … -->` and `<!-- end of NAME -->`."""
 
 
 def texts() -> dict[Path, str]:
     """Give every generated file as it should be."""
     pages = {ROOT / "docs" / "reference" / name: write() for name, write in PAGES.items()}
-    return {**pages, ROOT / "README.md": _readme()}
+    return {**pages, **{ROOT / name: _with_sections(ROOT / name, parts) for name, parts in SECTIONS.items()}}
 
 
 def stale() -> tuple[Path, ...]:
@@ -44,13 +46,13 @@ def stale() -> tuple[Path, ...]:
     return tuple(file for file, text in texts().items() if not file.is_file() or file.read_text("utf-8") != text)
 
 
-def _readme() -> str:
-    text = (ROOT / "README.md").read_text("utf-8")
-    for name, write in SECTIONS.items():
+def _with_sections(file: Path, sections: Mapping[str, Callable[[], str]]) -> str:
+    text = file.read_text("utf-8")
+    for name, write in sections.items():
         begin, end = f"<!-- {name}: written by python -m docs.generate -->", f"<!-- end of {name} -->"
         found = re.findall(f"{re.escape(begin)}.*?{re.escape(end)}", text, flags=re.DOTALL)
         if len(found) != 1:
-            message = f"README.md has {len(found)} sections between {begin} and {end}; one is expected"
+            message = f"{file.name} has {len(found)} sections between {begin} and {end}; one is expected"
             raise LookupError(message)
         text = text.replace(found[0], f"{begin}\n\n{write()}\n\n{end}")
     return text

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import get_args
+
+from packaging.version import Version
 
 from docs.generate.markdown import code, codes, page, table
 from docs.generate.recipes import SETTINGS
 from orchestrator.catalog.image import Fault, Image
 from orchestrator.catalog.target import Target
+from orchestrator.recipe.model import Format
+
+_SPARK = "sm_121"
 
 _INTRODUCTION = """\
 `target` and `image` of a recipe are names of this catalogue: [`docker/images.yaml`](../../docker/images.yaml), and
@@ -70,6 +76,25 @@ def _images() -> str:
         for name, image in _all_images().items()
     ]
     return table(("image", "TensorRT-LLM", "processors", "builds engines", "formats on GB10", "what"), rows)
+
+
+def runtimes() -> str:
+    """Write the table of what runs on the Spark's GPU: for each format a runtime's first version in the catalogue."""
+    images = [image for image in _all_images().values() if image.formats.get(_SPARK)]
+    formats = sorted({name for image in images for name in image.formats[_SPARK]}, key=get_args(Format).index)
+    row = ("TensorRT-LLM", *(_first(images, name) for name in formats))
+    return table(("runtime", *map(code, formats)), [row])
+
+
+def _first(images: Iterable[Image], name: str) -> str:
+    """Find the first numbered version that runs a format, less those of which a fault refuses it for every model."""
+    able = [image.tensorrt_llm for image in images if name in image.formats[_SPARK] and not _refused(image, name)]
+    numbered = [version for version in able if version[0].isdigit()]
+    return min(numbered, key=Version) if numbered else "no"
+
+
+def _refused(image: Image, name: str) -> bool:
+    return any(fault.effect == "refuse" and name in fault.formats and not fault.architectures for fault in image.faults)
 
 
 def _linked(text: str) -> str:

@@ -13,6 +13,13 @@ _INTRODUCTION = """\
 Results go to standard output, progress and errors to standard error. Progress bars appear on a terminal only;
 `NO_COLOR` is respected. With `--json` a command prints one document for a program."""
 
+_COMPLETION = """\
+`make` targets take `RECIPE=name` and `ARGS='…'`; `make` alone lists them. For completion in the shell:
+
+```sh
+eval "$(orchestrator completion bash)"
+```"""
+
 _ENVIRONMENT = (
     ("ORCHESTRATOR_PROJECT", "as `--project`"),
     ("ORCHESTRATOR_STORE", "as `--store`"),
@@ -32,6 +39,8 @@ def reference() -> str:
     return page(
         "Commands",
         _INTRODUCTION,
+        _index(root),
+        _COMPLETION,
         f"## orchestrator\n\n{block(cli.get_help(root))}",
         *parts,
         f"## Environment\n\n{environment}",
@@ -51,9 +60,7 @@ def _help(root: click.Context, name: str) -> str:
     return command.get_help(click.Context(command, info_name=name, parent=root))
 
 
-def index() -> str:
-    """Write the table of the commands."""
-    root = _root()
+def _index(root: click.Context) -> str:
     found = ((name, cli.get_command(root, name)) for name in cli.list_commands(root))
     rows = [
         (code(f"orchestrator {name}"), command.get_short_help_str(_WIDTH) if command else "") for name, command in found

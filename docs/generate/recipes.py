@@ -135,12 +135,17 @@ def _default(field: Schema, *, needed: bool) -> str:
     return "see below" if isinstance(default, dict) and default else code(json.dumps(default, ensure_ascii=False))
 
 
-def index() -> str:
-    """Write the table of the recipes, and why some are refused."""
+_SHIPPED = """\
+These recipes come with the project. The last column is what `orchestrator plan` answers; no plan is a measurement."""
+
+
+def shipped() -> str:
+    """Write the page of the recipes: a table, and why some are refused."""
     plans = {name: plan_recipe(SETTINGS, name).plan for name in SETTINGS.book.names}
     heads = ("recipe", "format", "method", "backend", "target", "image", "what `plan` answers")
     rows = [_row(name, plan) for name, plan in plans.items()]
-    return f"{table(heads, rows)}\n\nWhy some are refused, and what works instead:\n\n{_reasons(plans)}"
+    refused = f"## Why some are refused, and what works instead\n\n{_reasons(plans)}"
+    return page("Recipes of the project", _SHIPPED, table(heads, rows), refused)
 
 
 def _row(name: str, plan: Plan) -> tuple[str, ...]:
@@ -149,7 +154,7 @@ def _row(name: str, plan: Plan) -> tuple[str, ...]:
         answer = f"refused: {codes(dict.fromkeys(found.code for found in plan.refusals))}"
     else:
         answer = f"can work{'; warns: ' if plan.warnings else ''}{codes(found.code for found in plan.warnings)}"
-    place = f"[{name}](recipes/{name}.yaml)"
+    place = f"[{name}](../../recipes/{name}.yaml)"
     return place, quantization.format, quantization.method, recipe.backend, recipe.target, recipe.image, answer
 
 

@@ -22,6 +22,8 @@ from orchestrator.errors import OrchestratorError
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "reference" / "errors.md"
+RECIPES = ROOT / "docs" / "reference" / "recipes.md"
+GUIDES = tuple(sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "README.md"))
 PAGES = tuple(sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]))
 PLACEHOLDER = re.compile(r"[A-Z]+|my-model.*")
 """How a page calls a recipe of the reader's own."""
@@ -104,6 +106,10 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in _anchors(target), link
 
 
+def _sections(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", _FENCED.sub("", text), re.MULTILINE)
+
+
 @cache
 def _anchors(page: Path) -> frozenset[str]:
     headings = _HEADING.findall(_FENCED.sub("", page.read_text("utf-8")))
@@ -118,8 +124,9 @@ def test_every_generated_page_says_what_the_code_says() -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_the_index_of_the_readme_lists_every_recipe() -> None:
-    listed = re.findall(r"^\| \[([^\]]+)\]\(recipes/\1\.yaml\)", README.read_text("utf-8"), re.MULTILINE)
+def test_the_page_of_recipes_lists_every_recipe() -> None:
+    rows = r"^\| \[([^\]]+)\]\(../../recipes/\1\.yaml\)"
+    listed = re.findall(rows, RECIPES.read_text("utf-8"), re.MULTILINE)
 
     assert listed == sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
 
@@ -138,14 +145,27 @@ def _codes(kind: type[OrchestratorError]) -> Iterator[tuple[str, int]]:
             yield from _codes(child)
 
 
-def test_the_exit_statuses_of_the_readme_are_those_of_the_help_and_the_classes() -> None:
-    section = README.read_text("utf-8").split("## Exit statuses")[1].split("\n## ")[0]
+def test_the_exit_statuses_of_the_reference_are_those_of_the_help_and_the_classes() -> None:
+    section = ERRORS.read_text("utf-8").split("## Exit statuses")[1].split("\n## ")[0]
     listed = {
         int(number) for cell in re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE) for number in cell.split(",")
     }
 
     assert listed == {int(number) for number in re.findall(r"\b\d+\b", EXIT_STATUSES)}
     assert listed == {0, 1, 2, 130, 143} | {status for _, status in _codes(OrchestratorError)}
+
+
+def test_the_readme_has_at_most_9_kib() -> None:
+    assert len(README.read_bytes()) <= 9 * 1024
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=relative)
+def test_every_guide_begins_with_what_is_needed_and_ends_with_how_it_is_seen_to_work(page: Path) -> None:
+    sections = _sections(page.read_text("utf-8"))
+
+    assert sections[0] == "What you need"
+    assert sections[-1] == "How you see that it worked"
+    assert f"]({page.name})" in (page.parent / "README.md").read_text("utf-8")
 
 
 def test_every_code_of_a_refusal_is_explained() -> None:
@@ -160,9 +180,9 @@ def test_every_code_of_a_refusal_is_explained() -> None:
 def test_every_decision_is_in_the_index_and_says_what_would_change_it() -> None:
     folder = ROOT / "docs" / "adr"
     index = (folder / "README.md").read_text("utf-8")
-    for page in sorted(folder.glob("00[01]*.md")):
-        headings = _HEADING.findall(page.read_text("utf-8"))
+    for page in sorted(folder.glob("[0-9]*.md")):
+        text = page.read_text("utf-8")
 
         assert f"]({page.name})" in index
-        assert headings[0].startswith(f"{page.name[:4]}: ")
-        assert headings[1:] == ["Context", "Decision", "Consequences", "What would change it"]
+        assert text.startswith(f"# {page.name[:4]}: ")
+        assert _sections(text) == ["Context", "Decision", "Consequences", "What would change it"]
