@@ -435,9 +435,20 @@ def from_os_error(error: OSError, doing: str) -> MachineError | None:
     if error.errno in _FULL:
         return DiskFullError(f"no room is left on {where} while {doing}", hint="free some space, then run it again")
     if error.errno in _FORBIDDEN:
-        message = f"no permission for {where} while {doing}"
-        return NoPermissionError(message, hint=f"look at its owner: ls -ld {_there(str(where))}")
+        return _no_permission(str(where), doing, read_only_disk=error.errno == errno.EROFS)
     return None
+
+
+def _no_permission(where: str, doing: str, *, read_only_disk: bool) -> NoPermissionError:
+    """Say whether a place may be read at least: then another one has to be found to write to."""
+    there = _there(where)
+    if read_only_disk:
+        message = f"{where} is on a read-only file system; found while {doing}"
+        return NoPermissionError(message, hint="use another place (--store, --dist), or mount it for writing")
+    if os.access(there, os.R_OK) and not os.access(there, os.W_OK):
+        message = f"{there} is read-only for you; found while {doing}"
+        return NoPermissionError(message, hint=f"use another place, or look at its owner: ls -ld {there}")
+    return NoPermissionError(f"no permission for {where} while {doing}", hint=f"look at its owner: ls -ld {there}")
 
 
 def _there(place: str) -> str:

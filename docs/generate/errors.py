@@ -25,6 +25,11 @@ With `--json`, an error is one object on standard error: `{"error": {"code", "me
 and of a dry-run are part of the document on standard output."""
 
 
+_MAKE = """\
+`make` ends with 2 whatever the command that it ran ended with. The status of the command stands in the last line, as in
+`make: *** [Makefile:35: plan] Error 4`. Where a script must tell the statuses apart, call `orchestrator` itself."""
+
+
 def reference() -> str:
     """Write the page of error codes."""
     return page(
@@ -32,7 +37,7 @@ def reference() -> str:
         _INTRODUCTION,
         block(_EXAMPLE),
         _JSON,
-        f"## Exit statuses\n\n{exit_statuses()}",
+        f"## Exit statuses\n\n{exit_statuses()}\n\n{_MAKE}",
         f"## Errors\n\n{table(('code', 'exit status', 'meaning'), error_rows())}",
         f"## Refusals\n\nA refused plan ends with exit status 4 before anything is downloaded.\n\n{refusals()}",
         "## Warnings\n\nA plan that warns is carried out all the same.\n\n"

@@ -128,13 +128,16 @@ def look(store: Path, plan: Plan | None, *, online: bool = False, host: Host | N
 def _findings(store: Path, plan: Plan | None, host: Host, *, online: bool) -> Iterator[Finding]:
     containers = bool(plan and any(placed.executor == "docker" for placed in plan.steps))
     gpus = bool(plan and any(placed.step.gpus for placed in plan.steps))
-    gpu = _ask_gpu(host)
+    asks_engine = plan is None or containers or not plan.steps  # a process needs neither a driver nor an engine
+    gpu = _ask_gpu(host) if asks_engine else None
     yield Finding("Python", "ok", platform.python_version())
     yield _architecture(plan if containers else None, host)
-    yield from _gpu_findings(gpu, plan, needed=gpus)
+    if asks_engine:
+        yield from _gpu_findings(gpu, plan, needed=gpus)
     yield from _memory(plan, gpu, host)
     yield _disk(store, plan, host)
-    yield from _docker(host, needed=containers, gpus=gpus)
+    if asks_engine:
+        yield from _docker(host, needed=containers, gpus=gpus)
     yield _token(plan, host)
     if online:
         yield from _access(plan, host)

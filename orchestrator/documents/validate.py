@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +16,24 @@ from orchestrator.documents.yaml_text import Data, KeyPath, Position
 from orchestrator.errors import BadInputError
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
+
+_Node = Mapping[str, Any]
+"""A part of a JSON Schema."""
+
+_WANTED = re.compile("Input should be an? (?:valid )?")
+"""How pydantic begins to say which type it wants."""
+_WRITTEN = re.compile(
+    r"(?P<count>\d{1,3}(?:[,_ ]\d{3})+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE
+)
+"""A number as people write it: `8B`, `70.6 billion`, `8,030,000,000`."""
+_UNITS: Mapping[str, int] = {
+    "": 0,
+    **dict.fromkeys(("k", "kb", "thousand"), 3),
+    **dict.fromkeys(("m", "mb", "million"), 6),
+    **dict.fromkeys(("b", "g", "gb", "billion"), 9),
+    **dict.fromkeys(("t", "tb", "trillion"), 12),
+}
+"""The powers of ten that people write behind a number."""
 
 
 def validate(
@@ -31,49 +52,82 @@ def validate(
     try:
         return kind.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as failure:
-        lines = [_line(fault, data, positions, kind) for fault in failure.errors(include_url=False)]
-        raise error("\n".join(dict.fromkeys(lines))) from failure
+        schema = _Schema(kind.model_json_schema())
+        faults = [_Fault.of(fault, schema) for fault in failure.errors(include_url=False)]
+        raise error("\n".join(_lines(faults, schema, positions))) from failure
 
 
-def _line(fault: Any, data: Data, positions: Mapping[KeyPath, Position], kind: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's dict
-    path, missing = _path_in(data, fault["loc"])
-    where = _where(path, positions)
-    dotted = ".".join(str(part) for part in (*path, *missing))
+@dataclass(frozen=True)
+class _Fault:
+    """One fault, where the file has it."""
+
+    path: KeyPath
+    """As keys stand in the file, without the names that pydantic gives to members of unions."""
+    kind: str
+    message: str
+    found: object
+    expected: str
+
+    @classmethod
+    def of(cls, fault: Any, schema: _Schema) -> _Fault:  # noqa: ANN401 - pydantic's dict
+        expected = str(fault.get("ctx", {}).get("expected"))
+        return cls(schema.path_in_file(fault["loc"]), fault["type"], str(fault["msg"]), fault["input"], expected)
+
+
+def _lines(faults: Sequence[_Fault], schema: _Schema, positions: Mapping[KeyPath, Position]) -> Iterator[str]:
+    """Write one line for each place; what is wrong deeper inside explains why a value is of no type that is allowed."""
+    by_path: dict[KeyPath, list[_Fault]] = {}
+    for fault in faults:
+        by_path.setdefault(fault.path, []).append(fault)
+    for path, there in by_path.items():
+        wanted = [_WANTED.sub("", fault.message) for fault in there if _WANTED.match(fault.message)]
+        if len(wanted) == len(there) > 1:  # the value is of none of a union's types
+            if not any(other[: len(path)] == path for other in by_path if other != path):
+                either = f"{', '.join(wanted[:-1])} or {wanted[-1]}"
+                yield _line(
+                    _Fault(path, "union", f"input should be a valid {either}", there[0].found, ""), schema, positions
+                )
+            continue
+        yield from dict.fromkeys(_line(fault, schema, positions) for fault in there)
+
+
+def _line(fault: _Fault, schema: _Schema, positions: Mapping[KeyPath, Position]) -> str:
+    where = _where(fault.path, positions)
+    dotted = ".".join(map(str, fault.path))
     prefix = f"{where}: " if where else ""
-    match fault["type"]:
+    match fault.kind:
         case "extra_forbidden":
-            return f"{prefix}unknown key `{dotted}`{_suggestion(str(path[-1]), _keys_at(kind, fault['loc'][:-1]))}"
+            suggestion = _suggestion(str(fault.path[-1]), schema.keys_at(fault.path[:-1]))
+            return f"{prefix}unknown key `{dotted}`{suggestion}"
         case "missing":
             return f"{prefix}`{dotted}` is missing"
         case _:
             return f"{prefix}`{dotted}`: {_expectation(fault)}"
 
 
-def _expectation(fault: Any) -> str:  # noqa: ANN401 - pydantic's dict
-    found = json.dumps(fault["input"], ensure_ascii=False)
+def _expectation(fault: _Fault) -> str:
+    found = json.dumps(fault.found, ensure_ascii=False)
     shown = found if len(found) <= 60 else found[:57] + "..."  # noqa: PLR2004 - what fits a line
-    expected = fault.get("ctx", {}).get("expected")
-    if fault["type"] == "literal_error" and isinstance(fault["input"], str):
-        values = [value.strip(" '") for value in str(expected).replace(" or ", ", ").split(",")]
-        return f"expected one of {', '.join(values)}; found {shown}{_suggestion(fault['input'], values)}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}; found {shown}"
+    if fault.kind == "literal_error" and isinstance(fault.found, str):
+        values = [value.strip(" '") for value in fault.expected.replace(" or ", ", ").split(",")]
+        return f"expected one of {', '.join(values)}; found {shown}{_suggestion(fault.found, values)}"
+    message = fault.message.removeprefix("Value error, ")
+    said = f"{message[0].lower()}{message[1:]}; found {shown}"
+    if fault.kind in ("int_type", "float_type") and isinstance(fault.found, str):
+        return f"{said}{_as_number(fault.found, whole=fault.kind == 'int_type')}"
+    return said
 
 
-def _path_in(data: Data, location: tuple[str | int, ...]) -> tuple[KeyPath, KeyPath]:
-    """Split pydantic's location into what is in the data and what is missing; names of union members are in neither."""
-    path: list[str | int] = []
-    here: Any = data
-    for index, part in enumerate(location):
-        if isinstance(here, dict) and part in here:
-            path.append(part)
-            here = here[str(part)]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-            path.append(part)
-            here = here[part]
-        elif index == len(location) - 1:
-            return tuple(path), (part,)
-    return tuple(path), ()
+def _as_number(text: str, *, whole: bool) -> str:
+    """Suggest how to write a number that people write in another way; nothing where the text is no such number."""
+    written = _WRITTEN.fullmatch(text.strip())
+    power = _UNITS.get(written["unit"].lower()) if written else None
+    if written is None or power is None:
+        return ""
+    count = Decimal(re.sub("[,_ ]", "", written["count"])).scaleb(power)
+    if count == count.to_integral_value():
+        return f"; did you mean {int(count)}?"
+    return "" if whole else f"; did you mean {count}?"
 
 
 def _where(path: KeyPath, positions: Mapping[KeyPath, Position]) -> str:
@@ -91,34 +145,59 @@ def _suggestion(found: str, known: list[str]) -> str:
     return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
-def _keys_at(kind: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """Name the keys that the schema knows at a location."""
-    schema = kind.model_json_schema()
-    nodes = [schema]
-    for part in location:
-        following = [child for node in nodes for child in _children(schema, node, part)]
-        nodes = following or nodes  # a part that names a union's member leads nowhere new
-    return [
-        key
-        for node in nodes
-        for alternative in _alternatives(schema, node)
-        for key in alternative.get("properties", {})
-    ]
+@dataclass(frozen=True)
+class _Schema:
+    """The JSON Schema of what is validated: it knows which parts of pydantic's locations are keys of the file."""
+
+    root: _Node
+
+    def path_in_file(self, location: Sequence[str | int]) -> KeyPath:
+        """Leave out what pydantic puts into a location at each union: the name of the member that it tried."""
+        path: list[str | int] = []
+        nodes = [self.root]
+        for part in location:
+            members = [self._members(node) for node in nodes]
+            if any(len(found) > 1 for found in members):
+                nodes = [member for found in members for member in found]
+            else:
+                path.append(part)
+                nodes = self._children(nodes, part)
+        return tuple(path)
+
+    def keys_at(self, path: KeyPath) -> list[str]:
+        """Name the keys that are known at a place of the file."""
+        nodes = [self.root]
+        for part in path:
+            nodes = self._children(nodes, part)
+        return [key for node in self._plain(nodes) for key in node.get("properties", {})]
+
+    def _children(self, nodes: Sequence[_Node], part: str | int) -> list[_Node]:
+        found = (_child(node, part) for node in self._plain(nodes))
+        return [child for child in found if child is not None]
+
+    def _plain(self, nodes: Sequence[_Node]) -> list[_Node]:
+        """Follow unions to what they are made of."""
+        plain: list[_Node] = []
+        for node in nodes:
+            members = self._members(node)
+            plain += members if len(members) == 1 else self._plain(members)
+        return plain
+
+    def _members(self, node: _Node) -> list[_Node]:
+        """Give the members of a union; a value that may only be left out is none."""
+        if "$ref" in node:
+            return self._members(self.root["$defs"][node["$ref"].rsplit("/", 1)[1]])
+        for union in ("anyOf", "oneOf"):
+            if union in node:
+                members = [member for member in node[union] if member.get("type") != "null"]
+                return self._members(members[0]) if len(members) == 1 else members
+        return [node]
 
 
-def _children(schema: dict[str, Any], node: dict[str, Any], part: str | int) -> list[dict[str, Any]]:
-    alternatives = _alternatives(schema, node)
+def _child(node: _Node, part: str | int) -> _Node | None:
     if isinstance(part, int):
-        return [alternative["items"] for alternative in alternatives if "items" in alternative]
-    return [
-        alternative["properties"][part] for alternative in alternatives if part in alternative.get("properties", {})
-    ]
-
-
-def _alternatives(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
-    if "$ref" in node:
-        return _alternatives(schema, schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    for union in ("anyOf", "oneOf"):
-        if union in node:
-            return [found for member in node[union] for found in _alternatives(schema, member)]
-    return [node]
+        prefix = node.get("prefixItems", ())
+        child = prefix[part] if part < len(prefix) else node.get("items")
+    else:
+        child = node.get("properties", {}).get(part) or node.get("additionalProperties")
+    return child if isinstance(child, Mapping) else None

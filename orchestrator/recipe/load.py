@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -199,13 +200,14 @@ def _apply_override(merged: _Merged, override: str) -> None:
 
 
 def resolve_inside(root: Path, path: str) -> Path:
-    """Join a path from a recipe to the project folder; an absolute path is taken as it is written.
+    """Join a path from a recipe to the project folder; an absolute path is taken as it is written, `~` is the home.
 
     Raises:
         PathEscapesError: Where a relative path leaves the folder.
     """
-    joined = (root / path).resolve()
-    if not Path(path).is_absolute() and not joined.is_relative_to(root.resolve()):
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - `~nobody/x` stays as it is, where Path raises
+    joined = (root / expanded).resolve()
+    if not Path(expanded).is_absolute() and not joined.is_relative_to(root.resolve()):
         message = f"`{path}` leaves {root}"
         raise PathEscapesError(message, hint="write an absolute path if the folder really lies elsewhere")
     return joined

@@ -174,14 +174,23 @@ def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
         LockDriftError: Where there is no lock, or it was made for another state of the recipe.
         LockInvalidError: Where it belongs to another recipe.
     """
-    hint = _make_again(recipe.name)
-    if lock is None:
-        message = f"{recipe.name} has no lock: {file} is not there"
-        raise LockDriftError(message, hint=hint)
+    lock = insist_on_any(lock, recipe, file)
     insist_on_owner(lock, recipe, file)
     if lock.recipe_digest != recipe_digest(recipe):
         message = f"{file} was made for another state of the recipe: something was changed since"
-        raise LockDriftError(message, hint=f"look at the recipe's history, then {hint}")
+        raise LockDriftError(message, hint=f"look at the recipe's history, then {_make_again(recipe.name)}")
+    return lock
+
+
+def insist_on_any(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
+    """Refuse to go on without a lock.
+
+    Raises:
+        LockDriftError: There is none.
+    """
+    if lock is None:
+        message = f"{recipe.name} has no lock: {file} is not there"
+        raise LockDriftError(message, hint=f"make it: orchestrator lock {recipe.name}")
     return lock
 
 

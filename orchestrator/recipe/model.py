@@ -63,7 +63,7 @@ class LocalModel(_Part):
     """A model in a local folder, in the Hub's layout."""
 
     path: str = Field(min_length=1)
-    """The folder; relative to the project folder."""
+    """The folder: absolute, beginning with `~` for your home, or relative to the project folder."""
     architecture: str
     """`architectures[0]` of its config.json."""
     parameters: float = Field(gt=0)

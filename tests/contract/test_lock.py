@@ -133,7 +133,10 @@ def test_a_check_says_what_moved_and_fails(project: Project) -> None:
 
 def test_a_check_without_a_lock_fails(project: Project) -> None:
     assert project.run("lock", "one", "--check") == 7
+    assert "one has no lock" in project.log
+    assert "make it: orchestrator lock one" in project.log
     assert not project.lock.exists()
+    assert not project.hub.requests
 
 
 def test_a_locked_build_asks_nobody_what_the_lock_says(project: Project) -> None:

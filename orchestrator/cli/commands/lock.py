@@ -26,6 +26,7 @@ from orchestrator.recipe.lock import (
     LockedImage,
     LockedPlace,
     LockedRepository,
+    insist_on_any,
     lock_text,
     moved,
     read_lock,
@@ -53,7 +54,7 @@ def command(settings: Settings, recipe: str, check: bool) -> None:
     """
     loaded = settings.book.load(recipe).recipe
     file = lock_file_of(settings, recipe)
-    old = read_lock(file) if check else _readable(file)
+    old = insist_on_any(read_lock(file), loaded, file) if check else _readable(file)
     new = _resolve(settings, loaded)
     changes = moved(old, new)
     for line in changes:

@@ -156,6 +156,20 @@ def test_a_machine_with_nothing_says_what_it_cannot_see(
     assert {name for name, finding in needed.items() if finding.needed} >= {"GPU", "disk", "Docker", "processor"}
 
 
+@pytest.mark.parametrize("recipe", ["tiny-llama-w4a16-nvfp4", "tiny-llama-nvfp4", "tiny-llama-fp8"])
+def test_a_recipe_without_containers_asks_for_no_driver_and_no_engine(
+    spark: Host, plan: Callable[[str], Plan], recipe: str
+) -> None:
+    bare = replace(spark, run=lambda _: None, connect=refused)
+    by_process = plan(recipe)
+    assert {placed.executor for placed in by_process.steps} == {"process"}
+    findings = found(bare, by_process)
+    assert findings.keys().isdisjoint({"GPU", "compute capability", "driver", "CUDA", "Docker", "NVIDIA runtime"})
+    assert not [finding for finding in findings.values() if finding.needed and finding.state == "missing"]
+    assert {"GPU", "Docker"} <= found(bare).keys()
+    assert {"GPU", "Docker"} <= found(bare, plan("jamba-1.5-large-nvfp4")).keys()  # refused, so it has no steps
+
+
 def test_an_engine_without_the_runtime_is_told_how_to_get_it(spark: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     findings = found(replace(spark, connect=lambda: Engine({})))  # type: ignore[arg-type, return-value]

@@ -111,3 +111,66 @@ def test_a_repository_is_an_owner_and_a_name(repo: str) -> None:
 )
 def test_a_shape_that_no_model_can_have_is_refused(shape: str) -> None:
     assert "model.generate" in message(model=f"{{generate: {shape}}}")
+
+
+MODEL = "repo: owner/model, license: mit, architecture: LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model": "{path: here, architecture: X}"}, "`model.parameters` is missing"),
+        ({"model": "{repo: owner/model, architecture: X, parameters: 1}"}, "`model.license` is missing"),
+        ({"serve": "{speculative: {type: eagle3}}"}, "`serve.speculative.draft` is missing"),
+        (
+            {"serve": "{speculative: {type: draft_target, draft: {repo: a/b, architecture: X, parameters: 1}}}"},
+            "`serve.speculative.draft.license` is missing",
+        ),
+        ({"serve": "{speculative: {type: mtp, draf: 1}}"}, "unknown key `serve.speculative.draf`; did you mean `draft`?"),
+        ({"model": "{path: here, architecture: X, parameters: 1, pth: 2}"}, "unknown key `model.pth`; did you mean `path`?"),
+    ],
+)  # fmt: skip
+def test_a_key_is_named_as_it_stands_in_the_file_whatever_union_it_is_in(
+    changes: dict[str, str | None], expected: str
+) -> None:
+    assert expected in message(**changes).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("{a: [1]}", "`serve.options.a`: input should be a valid boolean, integer, number, string or object; found [1]"),
+        ("{a: {b: [[1]]}}", "`serve.options.a.b.0`: input should be a valid boolean, integer, number or string"),
+        ("{a: {b: {}}}", "`serve.options.a.b`: input should be a valid boolean, integer, number, string or array"),
+    ],
+)  # fmt: skip
+def test_a_value_of_none_of_several_types_is_one_fault(options: str, expected: str) -> None:
+    lines = message(serve=f"{{options: {options}}}").splitlines()
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("8B", "8000000000"),
+        ("70.6 billion", "70600000000"),
+        ("'8,030,000,000'", "8030000000"),
+        ("0.5b", "500000000"),
+        ("'8e9'", "8000000000"),
+    ],
+)
+def test_a_number_with_a_unit_is_answered_with_the_number(written: str, right: str) -> None:
+    model = f"{{{MODEL}, parameters: {written}}}"
+    assert message(model=model).endswith(f"; did you mean {right}?")
+    assert check(model=model.replace(written, right)).model.parameters == float(right)
+
+
+@pytest.mark.parametrize("written", ["many", "8X", "B", "1.5 of them"])
+def test_what_is_no_number_gets_no_guess(written: str) -> None:
+    assert "did you mean" not in message(model=f"{{{MODEL}, parameters: {written}}}")
+
+
+def test_a_whole_number_is_suggested_where_one_is_wanted() -> None:
+    assert message(serve="{max_seq_len: 128K}").endswith('found "128K"; did you mean 128000?')
+    assert "did you mean" not in message(serve="{max_seq_len: '1.5'}")

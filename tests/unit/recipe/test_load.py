@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,17 @@ def test_an_override_is_as_strict_as_a_file(book: Book) -> None:
         book.load("heir", "serve.port='80'")
     with pytest.raises(RecipeInvalidError, match=r"--set: unknown key `serve\.prt`; did you mean `port`"):
         book.load("heir", "serve.prt=80")
+
+
+def test_a_path_may_begin_with_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    project = tmp_path / "project"
+    assert resolve_inside(project, "~/models/one") == Path("/home/ada/models/one")
+    assert resolve_inside(project, "~") == Path("/home/ada")
+    root = Path(pwd.getpwuid(0).pw_dir)
+    assert resolve_inside(project, "~root/text.jsonl") == root.resolve() / "text.jsonl"
+    assert resolve_inside(project, "~nobody-has-this-name/x") == project / "~nobody-has-this-name/x"
+    assert resolve_inside(project, "models/~/x") == project / "models/~/x"
 
 
 def test_a_relative_path_stays_inside_its_folder(tmp_path: Path) -> None:

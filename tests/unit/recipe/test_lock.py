@@ -92,6 +92,12 @@ def test_a_garbled_lock_is_refused_with_the_command_that_mends_it(tmp_path: Path
     assert caught.value.hint == "make it again: orchestrator lock one"
 
 
+def test_the_first_lock_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(LockDriftError, match="has no lock") as caught:
+        insist_on(None, recipe(), tmp_path / "one.lock")
+    assert caught.value.hint == "make it: orchestrator lock one"
+
+
 def test_a_folder_in_place_of_a_lock_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LockInvalidError, match="is a folder"):
         read_lock(tmp_path)
