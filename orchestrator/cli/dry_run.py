@@ -57,6 +57,8 @@ def _dry_run_all(settings: Settings, overrides: Sequence[str], executor: Executo
             documents.append(document(settings, planned))
         except OrchestratorError as error:
             worst = max(worst, error.exit_status)
+            if not as_json:
+                click.echo(f"✗ {name}: {error.code}")
             show_error(error)
             continue
         found = {refusal.code for refusal in planned.plan.refusals}

@@ -9,13 +9,18 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _STEP = 1000.0
 _MINUTE, _HOUR = 60, 3600
+_UNLIMITED = 10_000
+"""Columns; wider than any table."""
 
 
 def program() -> str:
@@ -63,28 +68,48 @@ def in_time(seconds: float) -> str:
     return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
 
 
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Print a table on standard output; as wide as its content where nobody watches.
+def print_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), least: Sequence[int] = ()
+) -> tuple[str, ...]:
+    """Print a table on standard output; as wide as its content where nobody watches and `COLUMNS` does not say.
 
     Args:
         heads: The columns' heads.
         rows: The cells.
         right: Columns whose cells are numbers.
+        least: Columns that are left out, one after another, while the terminal is too narrow for all.
+
+    Returns:
+        The heads that were left out.
     """
-    from rich import box  # noqa: PLC0415 - the most of rich is loaded where a table is printed, and nowhere else
-    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.console import Console  # noqa: PLC0415 - the most of rich is loaded where a table is printed alone
+
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=200)
+    cells = list(rows)
+    shown = list(range(len(heads)))
+    table = _table(heads, cells, shown, right)
+    for column in least:
+        if console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum <= console.width:
+            break
+        shown.remove(column)
+        table = _table(heads, cells, shown, right)
+    console.print(table)
+    return tuple(head for index, head in enumerate(heads) if index not in shown)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[int], right: Sequence[int]) -> Table:
+    from rich import box  # noqa: PLC0415 - as above
     from rich.markup import escape  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", no_wrap=index == 0, overflow="fold")
+    for index in shown:
+        table.add_column(heads[index], justify="right" if index in right else "left", no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+        table.add_row(*(escape(row[index]) for index in shown))
+    return table
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say

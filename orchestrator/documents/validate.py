@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -83,10 +83,8 @@ def _lines(faults: Sequence[_Fault], schema: _Schema, positions: Mapping[KeyPath
         wanted = [_WANTED.sub("", fault.message) for fault in there if _WANTED.match(fault.message)]
         if len(wanted) == len(there) > 1:  # the value is of none of a union's types
             if not any(other[: len(path)] == path for other in by_path if other != path):
-                either = f"{', '.join(wanted[:-1])} or {wanted[-1]}"
-                yield _line(
-                    _Fault(path, "union", f"input should be a valid {either}", there[0].found, ""), schema, positions
-                )
+                message = f"input should be a valid {', '.join(wanted[:-1])} or {wanted[-1]}"
+                yield _line(replace(there[0], kind="union", message=message), schema, positions)
             continue
         yield from dict.fromkeys(_line(fault, schema, positions) for fault in there)
 

@@ -130,7 +130,7 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
     download, weights = source_weights(recipe), served_weights(recipe)
     known, longest = known_model(recipe), longest_text(recipe, target)
     question = _question(recipe, target, known)
-    alone = speed(replace(question, context=benchmark_context(recipe))) if question else None
+    alone = _alone(recipe, question) if question else None
     return Estimate(
         download=replace(download, basis=f"{download.basis}; sizes from {known.basis}") if known else download,
         weights=weights,
@@ -145,6 +145,16 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
         speeds=_speeds(recipe, question, longest) if question and longest else None,
         drafted=drafted(recipe, replace(question, context=_CONTEXTS[0])) if question else None,
     )
+
+
+def decode_of(recipe: Recipe, target: Target) -> Figure | None:
+    """Predict what `estimate` does for one stream, and nothing else; None where the sizes are not known."""
+    question = _question(recipe, target, known_model(recipe))
+    return _decode(recipe, _alone(recipe, question)) if question else None
+
+
+def _alone(recipe: Recipe, question: Question) -> Speed:
+    return speed(replace(question, context=benchmark_context(recipe)))
 
 
 def _question(recipe: Recipe, target: Target, known: Known | None) -> Question | None:

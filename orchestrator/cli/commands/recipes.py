@@ -1,38 +1,162 @@
-"""List the recipes."""
+"""List the recipes, with what each takes and how fast it will be."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 import click
 
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
-from orchestrator.recipe.model import Recipe
+from orchestrator.errors import OrchestratorError
+from orchestrator.pages.rows import NOTHING, short
+from orchestrator.planner.summary import Summary, summary_of
+from orchestrator.planner.verdict import Verdict
+from orchestrator.recipe.model import Format, Recipe
+
+_HEADS = ("recipe", "fits", "size", "tok/s", "format", "target", "method", "reason")
+_NUMBERS = (2, 3)
+_LEAST = (7, 6, 5, 4)
+"""The columns that a narrow terminal does without, first the one that is missed least."""
+_FITS: dict[Verdict, str] = {
+    "fits": "yes",
+    "fits, with these limits": "limits",
+    "does not fit": "no",
+    "not supported": "refused",
+}
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A recipe that can be read."""
+
+    recipe: Recipe
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A file that is no recipe."""
+
+    name: str
+    error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which recipes are asked for."""
+
+    text: str
+    model: str
+    format: Format | None
+    target: str | None
+    fits: bool
+
+    def takes(self, recipe: Recipe) -> bool:
+        """Tell whether a recipe is one of them, as far as its text says."""
+        said = f"{recipe.name} {recipe.description} {_model_of(recipe)}".lower()
+        return (
+            all(word in said for word in self.text.lower().split())
+            and self.model.lower() in f"{_model_of(recipe)} {recipe.model.architecture}".lower()
+            and self.format in (None, recipe.quantization.format)
+            and self.target in (None, recipe.target)
+        )
 
 
 @click.command("recipes")
+@click.argument("text", default="")
+@click.option("--model", default="", metavar="TEXT", help="Only of this model: a part of its repository or class.")
+@click.option("--format", "format_name", type=click.Choice(get_args(Format)), help="Only in this format.")
+@click.option("--target", metavar="NAME", help="Only for this target.")
+@click.option("--fits", is_flag=True, help="Only what works on its target.")
 @json_option
-@click.pass_obj
-def command(settings: Settings, as_json: bool) -> None:
-    """List the recipes."""
-    found = [settings.book.load(name).recipe for name in settings.book.names]
+@click.pass_context
+def command(
+    ctx: click.Context, text: str, model: str, format_name: Format | None, target: str | None, fits: bool, as_json: bool
+) -> None:
+    """List the recipes, or those that TEXT describes: words of the name, the description or the model.
+
+    Size is that of the weights as they are served, speed that of one stream, predicted as by `plan`. A file that is no
+    recipe takes one line, and the exit status is that of its error.
+    """
+    settings: Settings = ctx.obj
+    if target is not None:
+        settings.catalog.target(target)  # says which names are close
+    wanted = _Wanted(text, model, format_name, target, fits)
+    entries = list(_entries(settings, wanted))
     if as_json:
-        print_json([_fields(recipe) for recipe in found])
-        return
-    heads = ("recipe", "format", "method", "backend", "target", "image", "note")
-    print_table(heads, [tuple(_fields(recipe)[head] for head in ("name", *heads[1:])) for recipe in found])
+        print_json([_document(entry) for entry in entries])
+    else:
+        _show(entries, among=len(settings.book.names))
+    ctx.exit(max((entry.error.exit_status for entry in entries if isinstance(entry, _Broken)), default=0))
 
 
-def _fields(recipe: Recipe) -> dict[str, str]:
-    note = f"refused: {', '.join(recipe.expected_refusals)}" if recipe.expected_refusals else ""
+def _entries(settings: Settings, wanted: _Wanted) -> Iterator[_Listed | _Broken]:
+    for name in settings.book.names:
+        try:
+            recipe = settings.book.load(name).recipe
+            if wanted.takes(recipe):
+                summary = summary_of(recipe, settings.catalog)
+                if not (wanted.fits and summary.refused):
+                    yield _Listed(recipe, summary)
+        except OrchestratorError as error:
+            yield _Broken(name, error)
+
+
+def _show(entries: list[_Listed | _Broken], *, among: int) -> None:
+    listed = [entry for entry in entries if isinstance(entry, _Listed)]
+    if listed:
+        left_out = print_table(_HEADS, map(_cells, listed), right=_NUMBERS, least=_LEAST)
+        if left_out:
+            click.echo(f"\nnot shown for want of room: {', '.join(left_out)}")
+    else:
+        click.echo(f"none of {among} recipes is like that")
+    for entry in entries:
+        if isinstance(entry, _Broken):
+            first = (entry.error.message.splitlines() or [""])[0]
+            click.echo(f"{entry.name}: error[{entry.error.code}]: {first}", err=True)
+
+
+def _cells(entry: _Listed) -> tuple[str, ...]:
+    recipe, summary = entry.recipe, entry.summary
+    return (
+        recipe.name,
+        _FITS[summary.verdict],
+        str(summary.weights),
+        short(summary.decode.value) if summary.decode else NOTHING,
+        recipe.quantization.format,
+        recipe.target,
+        recipe.quantization.method,
+        ", ".join(summary.refused),
+    )
+
+
+def _document(entry: _Listed | _Broken) -> dict[str, Any]:
+    if isinstance(entry, _Broken):
+        error = entry.error
+        return {"name": entry.name, "error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    recipe, summary = entry.recipe, entry.summary
     return {
         "name": recipe.name,
         "description": recipe.description,
+        "model": _model_of(recipe),
         "architecture": recipe.model.architecture,
         "format": recipe.quantization.format,
         "method": recipe.quantization.method,
         "backend": recipe.backend,
         "target": recipe.target,
         "image": recipe.image,
-        "note": note,
+        "works": not summary.refused,
+        "verdict": summary.verdict,
+        "refusals": list(summary.refused),
+        "weights": asdict(summary.weights),
+        "decode": asdict(summary.decode) if summary.decode else None,
     }
+
+
+def _model_of(recipe: Recipe) -> str:
+    """Name a model as its recipe does."""
+    return getattr(recipe.model, "repo", None) or getattr(recipe.model, "path", None) or "made from a seed"

@@ -32,6 +32,7 @@ def command(ctx: click.Context, recipes: tuple[str, ...], overrides: tuple[str, 
             worst = max(worst, error.exit_status)
             results.append({"recipe": name, "valid": False, "code": error.code, "message": error.message})
             if not as_json:
+                click.echo(f"✗ {name}")
                 show_error(error)
             continue
         worst = max(worst, 4 if unexpected else 0)

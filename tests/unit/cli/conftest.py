@@ -78,6 +78,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     for folder in ("recipes", "docker"):
         shutil.copytree(ROOT / folder, shell.project / folder, ignore=shutil.ignore_patterns("*.lock"))
     makers: dict[str, Callable[[], Executor]] = {"process": lambda: shell.executor, "docker": DockerExecutor}
+    monkeypatch.delenv("COLUMNS", raising=False)  # whoever runs the tests may sit at a narrow terminal
     monkeypatch.setattr("orchestrator.cli.building.executors", lambda: makers)
     monkeypatch.setattr("orchestrator.cli.garbage.left_containers", lambda: shell.containers)
     before = signal.getsignal(signal.SIGTERM)

@@ -45,7 +45,8 @@ def test_recipes_are_listed(shell: Shell) -> None:
     assert RECIPE in shell.out
     listed = shell.json("recipes")
     assert isinstance(listed, list)
-    fields = {"name", "description", "architecture", "format", "method", "backend", "target", "image", "note"}
+    fields = {"name", "description", "model", "architecture", "format", "method", "backend", "target", "image"}
+    fields |= {"works", "verdict", "refusals", "weights", "decode"}
     assert all(set(recipe) == fields for recipe in listed)
 
 

@@ -1,0 +1,41 @@
+"""What a list says of each recipe: how large, whether it fits, how fast; a small part of an estimate, so that it is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.planner.case import Lookup
+from orchestrator.planner.estimate import decode_of
+from orchestrator.planner.figures import Figure
+from orchestrator.planner.rules import refusals, warnings
+from orchestrator.planner.verdict import Verdict, verdict_of
+from orchestrator.planner.weights import served_weights
+from orchestrator.recipe.model import Recipe
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One recipe on its target."""
+
+    verdict: Verdict
+    refused: tuple[str, ...]
+    """The codes of what speaks against it."""
+    weights: Figure
+    """As they are served."""
+    decode: Figure | None
+    """Tokens per second of one stream; None where it is refused, nothing serves it, or its sizes are not known."""
+
+
+def summary_of(recipe: Recipe, catalog: Lookup) -> Summary:
+    """Look at one recipe; the figures are those of its plan.
+
+    Raises:
+        BadInputError: The recipe names a target or an image that the catalogue does not have.
+    """
+    refused = refusals(recipe, catalog)
+    return Summary(
+        verdict=verdict_of(refused, warnings(recipe, catalog)),
+        refused=tuple(dict.fromkeys(refusal.code for refusal in refused)),
+        weights=served_weights(recipe),
+        decode=None if refused else decode_of(recipe, catalog.target(recipe.target)),
+    )
