@@ -83,6 +83,12 @@ class RecipeExtendsError(BadInputError):
     code = "RECIPE_EXTENDS"
 
 
+class RecipeThereError(BadInputError):
+    """A file that a recipe is to be written to is there already."""
+
+    code = "RECIPE_THERE"
+
+
 class OverrideError(BadInputError):
     """A `--set key=value` that cannot be applied."""
 

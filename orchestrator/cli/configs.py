@@ -55,3 +55,9 @@ def declared_inside(config: Mapping[str, Any], where: str) -> Scheme | None:
     if inside is None:
         return None
     return scheme_of_quant_config(an_object(inside, f"{where}: quantization_config"), f"quantization_config of {where}")
+
+
+def declared_beside(folder: Path) -> Scheme | None:
+    """Read a folder's hf_quant_config.json; None where there is none."""
+    file = folder / "hf_quant_config.json"
+    return scheme_of_quant_config(read_object(file), str(file)) if file.is_file() else None

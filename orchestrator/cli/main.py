@@ -22,6 +22,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read wh
 
 _COMMANDS = {
     "recipes": "List the recipes.",
+    "new": "Write a recipe for a model of the Hub, a folder or a config.json.",
     "show": "Show a recipe with where each value came from.",
     "validate": "Check recipes without building them.",
     "plan": "Say whether a recipe will fit, what it costs and what it does.",

@@ -57,7 +57,7 @@ class PageFile(click.Path):
         if not folder.is_dir():
             self.fail(f"there is no folder {folder}", param, ctx)
         if not Path(value).exists() and not os.access(folder, os.W_OK):
-            self.fail(f"no file can be written in {folder}", param, ctx)
+            self.fail(f"the folder {folder} is read-only for you", param, ctx)
         return file
 
 

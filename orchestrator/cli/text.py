@@ -106,7 +106,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
     for index in shown:
-        table.add_column(heads[index], justify="right" if index in right else "left", no_wrap=index == 0, overflow="fold")
+        table.add_column(
+            heads[index], justify="right" if index in right else "left", no_wrap=index == 0, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(escape(row[index]) for index in shown))
     return table

@@ -19,7 +19,7 @@ from orchestrator.hub.words import hub_words
 
 _AT_ONCE = 8
 _SECONDS = 30
-_CONFIG, _QUANT_CONFIG = "config.json", "hf_quant_config.json"
+CONFIG, QUANT_CONFIG = "config.json", "hf_quant_config.json"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def look_at(repo: str, revision: str = "main") -> RemoteModel:
     """
     commit = resolve_commit(repo, revision)
     names = [file.path for file in snapshot(repo, commit).files]
-    if _CONFIG not in names:
-        message = f"{repo}@{revision} has no {_CONFIG}"
+    if CONFIG not in names:
+        message = f"{repo}@{revision} has no {CONFIG}"
         raise HubNotFoundError(message, hint="give the repository of the model itself")
     weights = [name for name in names if name.endswith(".safetensors")]
     with hub_words(repo, revision), ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -59,8 +59,8 @@ def look_at(repo: str, revision: str = "main") -> RemoteModel:
         return RemoteModel(
             repo=repo,
             commit=commit,
-            config=_json(repo, commit, _CONFIG),
-            quantization=_json(repo, commit, _QUANT_CONFIG) if _QUANT_CONFIG in names else None,
+            config=read_json(repo, commit, CONFIG),
+            quantization=read_json(repo, commit, QUANT_CONFIG) if QUANT_CONFIG in names else None,
             tensor_bytes=sum(sizes) if weights else None,
         )
 
@@ -75,7 +75,12 @@ def _header_bytes(repo: str, commit: str, name: str) -> int:
     return sum(tensor.data_offsets[1] - tensor.data_offsets[0] for tensor in header.tensors.values())
 
 
-def _json(repo: str, commit: str, name: str) -> Any:  # noqa: ANN401 - whatever JSON can say
+def read_json(repo: str, commit: str, name: str) -> Any:  # noqa: ANN401 - whatever JSON can say
+    """Fetch a small JSON file; the client's errors are to be translated by `hub_words`.
+
+    Raises:
+        CheckpointError: It is not JSON.
+    """
     url = hf_hub_url(repo, name, revision=commit)
     response = get_session().get(url, headers=build_hf_headers(), timeout=_SECONDS)
     hf_raise_for_status(response)

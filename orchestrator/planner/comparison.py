@@ -140,11 +140,11 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
     )
 
 
-def usual_format(shape: ModelShape, terms: Terms) -> str:
+def usual_format(architecture: str, terms: Terms) -> str:
     """Name the format that one would serve first, if it fits."""
     if terms.engine == "llama.cpp":
-        return "gguf_mxfp4" if shape.architecture == GPT_OSS else "q4_k_m"
-    if shape.architecture == GPT_OSS:
+        return "gguf_mxfp4" if architecture == GPT_OSS else "q4_k_m"
+    if architecture == GPT_OSS:
         return "mxfp4"
     return "nvfp4" if terms.target.gpu is None or has_four_bits(terms.target.gpu) else "fp8"
 

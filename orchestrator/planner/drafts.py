@@ -102,7 +102,7 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
 def _usual(comparison: Comparison) -> Row | None:
     """Choose what one would serve, else the smallest that fits."""
     fitting = [row for row in comparison.rows if row.outlook.fits and row.outlook.decode]
-    name = usual_format(comparison.subject.shape, comparison.terms)
+    name = usual_format(comparison.subject.shape.architecture, comparison.terms)
     usual = [row for row in fitting if row.format == name]
     return next(iter((*usual, *reversed(fitting))), None)
 

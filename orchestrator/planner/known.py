@@ -33,7 +33,7 @@ def known_model(recipe: Recipe) -> Known | None:
     if isinstance(model, GeneratedModel):
         shape, declared, basis = _generated(model.generate), None, "the recipe"
     elif isinstance(model, HubModel):
-        found = _of_repo(model.repo)
+        found = known_repo(model.repo)
         if found is None:
             return None
         shape, declared, basis = found
@@ -47,7 +47,7 @@ def known_model(recipe: Recipe) -> Known | None:
 
 def known_draft(model: HubModel) -> tuple[ModelShape, Scheme | None] | None:
     """Look up a draft: its shape, and its scheme where it declares one."""
-    found = _of_repo(model.repo)
+    found = known_repo(model.repo)
     if found is None:
         return None
     shape, declared, _ = found
@@ -103,7 +103,8 @@ def _made(recipe: Recipe) -> Scheme:
 
 
 @cache  # many recipes share a model
-def _of_repo(repo: str) -> tuple[ModelShape, Scheme | None, str] | None:
+def known_repo(repo: str) -> tuple[ModelShape, Scheme | None, str] | None:
+    """Look up a repository in the catalogue: shape, what it declares to be quantized, and where that was read."""
     entry = find_model(repo)
     if entry is None:
         return None

@@ -1,4 +1,4 @@
-"""What a list says of each recipe: how large, whether it fits, how fast; a small part of an estimate, so that it is quick."""
+"""What a list says of each recipe: its size, its fit and its speed; a part of an estimate, so that it is quick."""
 
 from __future__ import annotations
 

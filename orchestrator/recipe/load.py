@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.documents.files import read_document
 from orchestrator.documents.validate import validate
-from orchestrator.documents.yaml_text import Data, Document, KeyPath, Position, scalar
+from orchestrator.documents.yaml_text import Data, Document, KeyPath, Position, parse, scalar
 from orchestrator.errors import (
     DocumentSyntaxError,
     OverrideError,
@@ -62,11 +62,26 @@ class RecipeBook:
             BadInputError: One of its kinds, with file, line and key path.
         """
         file = self._file(name)
-        merged = _merge_chain(list(self._chain(file)))
+        return self._loaded(file, read_document(file, RecipeExtendsError), overrides)
+
+    def load_text(self, text: str, file: Path) -> LoadedRecipe:
+        """Load a recipe that is not written yet, as if it stood in a file.
+
+        Raises:
+            BadInputError: As `load`.
+        """
+        return self._loaded(file, parse(text.encode(), file), ())
+
+    def has_base(self, name: str) -> bool:
+        """Tell whether recipes can extend a base of this name."""
+        return (self.folder / "bases" / f"{name}.yaml").is_file()
+
+    def _loaded(self, file: Path, document: Document, overrides: Iterable[str]) -> LoadedRecipe:
+        merged = _merge_chain(list(self._chain(file, document)))
         for override in overrides:
             _apply_override(merged, override)
         recipe = validate(Recipe, dict(merged.data), merged.positions, RecipeInvalidError)
-        if recipe.name != name:
+        if recipe.name != file.stem:
             where = merged.positions[("name",)]
             message = f"{where}: the recipe calls itself `{recipe.name}`, but its file is {file.name}"
             raise RecipeInvalidError(message, hint="give the file and the recipe the same name")
@@ -84,11 +99,11 @@ class RecipeBook:
             raise RecipeUnknownError(message, hint=hint)
         return file
 
-    def _chain(self, file: Path) -> Iterable[Document]:
+    def _chain(self, file: Path, document: Document) -> Iterable[Document]:
         """Yield a recipe, then what it extends, and so on up."""
-        seen: list[Path] = []
-        following: Path | None = file
-        while following:
+        yield document
+        seen = [file]
+        while following := self._base(document):
             if following in seen or len(seen) == _MAX_CHAIN:
                 chain = " → ".join(found.stem for found in (*seen, following))
                 message = f"{file}: the chain of `extends` does not end: {chain}"
@@ -96,7 +111,6 @@ class RecipeBook:
             seen.append(following)
             document = read_document(following, RecipeExtendsError)
             yield document
-            following = self._base(document)
 
     def _base(self, document: Document) -> Path | None:
         if "extends" not in document.data:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import threading
 from collections import Counter
@@ -48,6 +49,9 @@ class Hub:
     status: int = 0
     """Answered to everything, where set."""
     gated: bool = False
+    """Files are refused; what the Hub says of the repository is not."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """What the head of its README.md says, such as `license`."""
     corrupt: Counter[str] = field(default_factory=Counter)
     """How many more times a file arrives with one byte changed."""
     short: Counter[str] = field(default_factory=Counter)
@@ -156,13 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif match["revision"] not in (*self.world.branches, *self.world.branches.values()):
             self._refuse(404, "RevisionNotFound")
         elif api and api["what"] == "revision":
-            self._json(
-                {
-                    "id": self.world.repo,
-                    "sha": self.world.branches.get(api["revision"], api["revision"]),
-                    "siblings": [],
-                }
-            )
+            self._json(_info(self.world, api["revision"]))
         elif self.world.gated:
             self._refuse(403, "GatedRepo")
         elif api:
@@ -277,3 +275,41 @@ def _entry(path: str, content: bytes) -> dict[str, object]:
         digest = sha256_of(content)
         entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
     return entry
+
+
+def _info(world: Hub, revision: str) -> dict[str, object]:
+    """Say of a repository what the Hub says to everybody, gated or not."""
+    return {
+        "id": world.repo,
+        "sha": world.branches.get(revision, revision),
+        "gated": "manual" if world.gated else False,
+        "cardData": world.card,
+        "siblings": [{"rfilename": path} for path in world.files | world.listed],
+        **_shown_of_config(world.files.get("config.json", b"")),
+        **_counted(world.files),
+    }
+
+
+def _shown_of_config(text: bytes) -> dict[str, object]:
+    """Copy the few keys of config.json that the Hub shows."""
+    try:
+        config = json.loads(text)
+    except ValueError:
+        return {}
+    shown = ("architectures", "auto_map", "model_type", "quantization_config")
+    return {"config": {key: config[key] for key in shown if key in config}} if isinstance(config, dict) else {}
+
+
+def _counted(files: Mapping[str, bytes]) -> dict[str, object]:
+    """Count the numbers of each type in safetensors files, as the Hub does where it can read all their headers."""
+    counts: Counter[str] = Counter()
+    for path, content in files.items():
+        if path.endswith(".safetensors"):
+            try:
+                header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+                for name, tensor in header.items():
+                    if name != "__metadata__":
+                        counts[tensor["dtype"]] += math.prod(tensor["shape"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return {}
+    return {"safetensors": {"parameters": counts, "total": counts.total()}} if counts else {}

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.catalog.models import find_model
-from orchestrator.cli.configs import an_object, declared_inside, read_object
+from orchestrator.cli.configs import an_object, declared_beside, declared_inside, read_object
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, print_json, print_table
@@ -146,16 +146,10 @@ def _of_file(file: Path, quant_config: Path | None) -> _Subject:
     if not file.is_dir():
         config = read_object(file)
         return _Subject(config, str(file), declared_inside(config, str(file)) if quant_config is None else None)
-    config, beside = read_object(file / "config.json"), file / "hf_quant_config.json"
-    where = str(file / "config.json")
-    if beside.is_file():
-        return _Subject(
-            config,
-            where,
-            scheme_of_quant_config(read_object(beside), str(beside)),
-            given=True,
-            stored_bytes=_headers(file),
-        )
+    config, where = read_object(file / "config.json"), str(file / "config.json")
+    beside = declared_beside(file)
+    if beside is not None:
+        return _Subject(config, where, beside, given=True, stored_bytes=_headers(file))
     return _Subject(config, where, declared_inside(config, where), stored_bytes=_headers(file))
 
 

@@ -11,7 +11,7 @@ import click
 
 from orchestrator.cli.failure import show_error
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
-from orchestrator.cli.planning import Planned, plan_recipe
+from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, program
 from orchestrator.errors import PlanRefusedError
@@ -52,9 +52,9 @@ def command(
     if page is not None:
         _write_page(planned.plan, page)
     if as_json:
-        print_json(_document(planned, steps))
+        print_json(plan_document(planned.plan, steps))
     else:
-        _show(planned.plan, steps, verbose=verbose)
+        show_plan(planned.plan, steps, recipe, verbose=verbose)
     if planned.plan.refusals:
         ctx.exit(PlanRefusedError.exit_status)
 
@@ -67,8 +67,8 @@ def _write_page(plan: Plan, file: Path) -> None:
     write_page(file, plan_page(facts, comparison_for(plan.recipe, plan.target)))
 
 
-def _document(planned: Planned, steps: tuple[Forecast, ...]) -> dict[str, Any]:
-    plan = planned.plan
+def plan_document(plan: Plan, steps: tuple[Forecast, ...]) -> dict[str, Any]:
+    """Spell a plan for programs."""
     return {
         "recipe": plan.recipe.name,
         "target": plan.recipe.target,
@@ -99,7 +99,15 @@ def _phase(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _show(plan: Plan, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
+def show_plan(plan: Plan, steps: tuple[Forecast, ...], recipe: str, *, verbose: bool) -> None:
+    """Print a plan for a person.
+
+    Args:
+        plan: The plan.
+        steps: What each of its steps will do.
+        recipe: The recipe as a command takes it, for the line to paste.
+        verbose: Say how each figure was found, and what each step runs.
+    """
     click.echo(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
     click.echo(f"{plan.recipe.description}\n")
     if plan.refusals:
@@ -116,7 +124,7 @@ def _show(plan: Plan, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
     if steps and verbose:
         _show_steps(steps)
     if steps and not plan.refusals:
-        _show_next(plan, steps, verbose=verbose)
+        _show_next(recipe, steps, verbose=verbose)
 
 
 def _show_phases(plan: Plan) -> None:
@@ -162,11 +170,11 @@ def _show_steps(steps: tuple[Forecast, ...]) -> None:
     click.echo()
 
 
-def _show_next(plan: Plan, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
+def _show_next(recipe: str, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
     if not verbose:
         click.echo("steps: " + " → ".join(_step(f) for f in steps))
         click.echo("-v says how each figure was reckoned, --html FILE draws them")
-    click.echo(f"next: {program()} build {plan.recipe.name}")
+    click.echo(f"next: {program()} build {recipe}")
 
 
 def _step(forecast: Forecast) -> str:

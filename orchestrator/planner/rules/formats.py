@@ -12,7 +12,7 @@ from orchestrator.quantization import offered
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.recipe.model import Format
 
-_NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
+NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
     {
         "w4a16_nvfp4": ("nvfp4", "int4_awq", "fp8", "bf16"),
         "nvfp4": ("fp8", "int4_awq", "bf16"),
@@ -32,7 +32,7 @@ def has_kernels(case: Case) -> Iterator[Refusal]:
         return
     message = f"image {case.recipe.image} has no kernels for {wanted} on SM {case.sm}"
     able = case.images_where(lambda image: wanted in _kernels(case, image))
-    nearest = [name for name in _NEAREST[wanted] if name in _kernels(case, case.image)]
+    nearest = [name for name in NEAREST[wanted] if name in _kernels(case, case.image)]
     ways = ([f"image {able[-1]}"] if able else []) + ([f"format {nearest[0]}"] if nearest else [])
     yield Refusal("FORMAT_UNSUPPORTED", message, f"use {' or '.join(ways)}" if ways else "use another target")
 
@@ -42,12 +42,17 @@ def has_block_scale_kernels(case: Case) -> Iterator[Refusal]:
     wanted = case.weight_format
     if case.sm is None or wanted != "fp8_block_scale" or wanted in _kernels(case, case.image):
         return
+    yield block_scales_refused(case.recipe.image, case.sm)
+
+
+def block_scales_refused(image: str, sm: int) -> Refusal:
+    """Say that an image has no kernels for FP8 with a scale per block on a GPU."""
     message = (
-        f"the FP8 weights carry block scales, which image {case.recipe.image} does not run on SM {case.sm} "
+        f"the FP8 weights carry block scales, which image {image} does not run on SM {sm} "
         "(https://github.com/NVIDIA/TensorRT-LLM/issues/17126)"
     )
     hint = "use a checkpoint with one scale per tensor, such as those named nvidia/*-FP8, or format nvfp4"
-    yield Refusal("FP8_BLOCK_SCALE", message, hint)
+    return Refusal("FP8_BLOCK_SCALE", message, hint)
 
 
 def engines_have_one_format(case: Case) -> Iterator[Refusal]:

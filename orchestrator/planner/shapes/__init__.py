@@ -59,10 +59,19 @@ def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelS
         ConfigInvalidError: A field is missing, impossible or contradicts another.
     """
     architecture = _architecture(config, where)
+    insist_on_known(architecture, where)
+    return FAMILIES[architecture](Fields(config, where), architecture)
+
+
+def insist_on_known(architecture: str, where: str) -> None:
+    """Refuse an architecture whose tensors are not known.
+
+    Raises:
+        ArchitectureUnknownError: It is not one of `FAMILIES`.
+    """
     if architecture not in FAMILIES:
         message = f"{where}: architectures: {architecture}: its tensors do not follow from anything known here"
         raise ArchitectureUnknownError(message, hint=f"known are: {', '.join(FAMILIES)}")
-    return FAMILIES[architecture](Fields(config, where), architecture)
 
 
 def _architecture(config: Mapping[str, object], where: str) -> str:
@@ -78,4 +87,4 @@ def _architecture(config: Mapping[str, object], where: str) -> str:
     return declared[0]
 
 
-__all__ = ["FAMILIES", "Memory", "ModelShape", "Role", "Tensor", "shape_of"]
+__all__ = ["FAMILIES", "Memory", "ModelShape", "Role", "Tensor", "insist_on_known", "shape_of"]

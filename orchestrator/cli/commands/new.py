@@ -1,0 +1,158 @@
+"""Write a recipe for a model: what it is, the format that suits the target, and why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from orchestrator.cli.commands.plan import plan_document, show_plan
+from orchestrator.cli.drafting import Draft, name_for, source_of
+from orchestrator.cli.finding import find
+from orchestrator.cli.options import PageFile, json_option
+from orchestrator.cli.planning import plan_with
+from orchestrator.cli.settings import Settings
+from orchestrator.cli.text import in_bytes, print_json
+from orchestrator.errors import RecipeThereError, machine_faults
+from orchestrator.pages.advice import advice
+from orchestrator.pages.rows import band_words
+from orchestrator.planner.comparison import Comparison, Subject
+from orchestrator.planner.proposal import Candidate, Proposal, Question, propose
+from orchestrator.recipe.model import NAME_PATTERN, Format, Recipe
+from orchestrator.runner import forecast
+from orchestrator.temporary import replacing
+
+_METHODS = {
+    "none": "nothing is quantized: the weights are served as they are",
+    "onepass": "our own quantizer knows this class, and holds only a few layers at a time",
+    "modelopt": "NVIDIA's quantizer; our own does not make this format of this class",
+    "trtllm": "",
+}
+
+
+@click.command("new")
+@click.argument("model")
+@click.option(
+    "--format", "wanted", type=click.Choice([name for name in get_args(Format) if name != "auto"]),
+    help="Of the weights; else what `compare` would pick.",
+)  # fmt: skip
+@click.option("--target", "target_name", default="dgx-spark", show_default=True, help="The machine that serves.")
+@click.option("--revision", default="main", show_default=True, help="On the Hub: branch, tag or commit.")
+@click.option(
+    "-o", "--output", type=PageFile(), metavar="FILE",
+    help="Where to write it; <model>-<format>.yaml in recipes/ where there is one, else where you stand.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@json_option
+@click.pass_obj
+def command(
+    settings: Settings,
+    model: str,
+    wanted: Format | None,
+    target_name: str,
+    revision: str,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a recipe for MODEL: OWNER/NAME on the Hub, a folder, or a config.json; then print its plan.
+
+    No weights are downloaded. Nothing is written for a model whose class is not known, or that cannot work on the
+    target; the reason is told as `plan` tells it.
+    """
+    if output is not None:
+        _insist_on_name(output)
+        _insist_on_free(output, force=force)
+    target = settings.catalog.target(target_name)
+    found = find(settings, model, revision)
+    base = target_name if settings.book.has_base(target_name) else None
+
+    def draft(candidate: Candidate) -> tuple[Draft, Path]:
+        file = output or _usual_place() / f"{name_for(found.title, candidate.format)}.yaml"
+        return Draft(file.stem, found, candidate, target_name, target, base), file
+
+    def written(candidate: Candidate) -> Recipe:
+        made, file = draft(candidate)
+        return settings.book.load_text(made.text(), file).recipe
+
+    question = Question(
+        name=source_of(found),
+        architecture=found.model.architecture,
+        shape=found.shape,
+        declared=found.declared,
+        target_name=target_name,
+        target=target,
+        wanted=wanted,
+        has_base=base is not None,
+    )
+    proposal = propose(question, settings.catalog, written)
+    made, file = draft(proposal.candidate)
+    _insist_on_free(file, force=force)
+    text = made.text(_reasons(question, proposal))
+    recipe = settings.book.load_text(text, file).recipe
+    with machine_faults(f"writing {file}"), replacing(file) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+    _show(settings, recipe, file, as_json=as_json)
+
+
+def _insist_on_name(file: Path) -> None:
+    """Refuse a file whose name no recipe can have."""
+    if file.suffix != ".yaml" or not re.fullmatch(NAME_PATTERN.strip("^$"), file.stem):
+        message = f"{file.name} is no name for a recipe: lower-case letters, digits, `.`, `_` and `-`, then .yaml"
+        raise click.BadParameter(message, param_hint="--output")
+
+
+def _insist_on_free(file: Path, *, force: bool) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        RecipeThereError: There is one, and nobody says that it may go.
+    """
+    if file.exists() and not force:
+        message = f"{file} is there already"
+        raise RecipeThereError(message, hint="--force writes over it, -o FILE writes elsewhere")
+
+
+def _usual_place() -> Path:
+    """Name the folder of recipes where one stands."""
+    return Path("recipes") if Path("recipes").is_dir() else Path()
+
+
+def _reasons(question: Question, proposal: Proposal) -> dict[str, str]:
+    gpu = question.target.gpu
+    kernels = f" and has kernels for it on SM {gpu.sm}" if gpu else ""
+    return {
+        "format": " ".join(_why_format(question, proposal)),
+        "method": _METHODS[proposal.candidate.method],
+        "image": f"the first image of the catalogue that serves {question.architecture}{kernels}",
+    }
+
+
+def _why_format(question: Question, proposal: Proposal) -> list[str]:
+    row = proposal.row
+    reasons = [f"Not {name}: {refusal.message}." for name, refusal in proposal.passed_over.items()]
+    if question.declared is not None:
+        reasons.append("It is published so; quantizing it again would only lose precision.")
+    elif question.wanted is not None:
+        reasons.append("As asked for.")
+    elif row is not None:
+        subject = Subject(question.name, row.question.shape, "")
+        reasons.append(advice(Comparison(subject, question.terms, (row,)), row))
+    if row is not None:
+        speed = f", {band_words(row.outlook.decode)} tokens/s predicted" if row.outlook.decode else ""
+        reasons.append(f"Weights: {in_bytes(row.outlook.weights_bytes)}{speed}.")
+    return reasons
+
+
+def _show(settings: Settings, recipe: Recipe, file: Path, *, as_json: bool) -> None:
+    """Say where the recipe is, and print its plan."""
+    plan = plan_with(settings, recipe, None, None)
+    steps = forecast(plan, settings.store, Path("WORK"))
+    if as_json:
+        print_json({"file": str(file), **plan_document(plan, steps)})
+        return
+    click.echo(f"wrote {file}\n")
+    known = file.resolve().parent == settings.project.recipes.resolve()
+    show_plan(plan, steps, recipe.name if known else str(file), verbose=False)

@@ -1,0 +1,192 @@
+"""The model that a new recipe is for: on the Hub, in a folder of this machine, or a config.json alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.configs import an_object, declared_beside, declared_inside, read_object
+from orchestrator.cli.settings import Settings
+from orchestrator.errors import ConfigInvalidError, HubAccessError
+from orchestrator.planner.figures import in_words
+from orchestrator.planner.known import known_repo
+from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
+from orchestrator.planner.shapes import ModelShape, insist_on_known, shape_of
+from orchestrator.recipe.model import HubModel, LocalModel
+
+_REPO = re.compile(r"(?:https://huggingface\.co/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?")
+
+_CONFIG = "from its config.json"
+_ACTIVE = "what one token reads, as its config.json makes it"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model, as far as it can be known without its weights."""
+
+    title: str
+    """What people call it."""
+    model: HubModel | LocalModel
+    reasons: Mapping[str, str]
+    """By key of `model`, where its value was read."""
+    shape: ModelShape | None
+    """None where config.json is out of reach."""
+    declared: Scheme | None
+    """How it is published quantized; None: as it was trained."""
+    brings_code: bool
+    """Its config.json names Python files that come with it."""
+
+
+def find(settings: Settings, what: str, revision: str) -> Found:
+    """Find what is meant: what lies here first, then the Hub.
+
+    Raises:
+        ConfigInvalidError: It is neither, or its config.json describes no model.
+        ArchitectureUnknownError: Its architecture is not known here.
+        HubError: The Hub does not answer, or has no such model.
+    """
+    place = Path(what).expanduser()
+    if place.exists() or place.suffix == ".json" or what.startswith((".", "/", "~")):
+        return _of_place(settings, place)
+    repo = _REPO.fullmatch(what)
+    if repo is None:
+        message = f"{what!r:.200} is neither a folder nor a config.json nor a model of the Hub"
+        raise ConfigInvalidError(message, hint="name a model as OWNER/NAME")
+    return _of_hub(repo["repo"], revision)
+
+
+def _of_place(settings: Settings, place: Path) -> Found:
+    """Read a folder in the Hub's layout, or a config.json without weights."""
+    file = place / "config.json" if place.is_dir() else place
+    folder, config = file.parent.resolve(), read_object(file)
+    shape = shape_of(config, str(file))
+    declared = (declared_beside(folder) if file.name == "config.json" else None) or declared_inside(config, str(file))
+    weights = place.is_dir() and any(folder.glob("*.safetensors"))
+    counted = _counted(folder) if weights and declared is None else None
+    parameters, basis = _parameters(shape, counted, "the headers of its files")
+    model = LocalModel(
+        path=_spelled(settings, folder),
+        architecture=shape.architecture,
+        parameters=parameters,
+        active_parameters=_active(shape),
+    )
+    reasons = {
+        "path": "" if weights else "only a config.json was read: the weights belong into this folder, in safetensors",
+        "architecture": _CONFIG,
+        "parameters": basis,
+        "active_parameters": _ACTIVE,
+    }
+    return Found(_title(file), model, reasons, shape, declared, "auto_map" in config)
+
+
+def _of_hub(repo: str, revision: str) -> Found:
+    from orchestrator.hub.about import about  # noqa: PLC0415 - brings the Hub's client
+
+    told = about(repo, revision)
+    where = f"{repo}@{told.commit[:12]}"
+    config = an_object(told.config, f"{where}: config.json") if told.config is not None else None
+    shape: ModelShape | None
+    if config is not None:
+        shape, declared = shape_of(config, where), _declared(told.quantization, config, where)
+        source = _CONFIG
+    else:
+        shape, declared = _public(repo, where, told.public)
+        source = "as the Hub shows it to everybody; its config.json is gated"
+    architecture = shape.architecture if shape else _architecture(told.public, where)
+    parameters, basis = _parameters(shape, None if declared else told.counted, "the Hub, in its safetensors files")
+    model = HubModel(
+        repo=repo,
+        revision=told.commit,
+        license=told.license or "unknown",
+        gated=told.gated,
+        architecture=architecture,
+        parameters=parameters,
+        active_parameters=_active(shape),
+    )
+    reasons = {
+        "revision": f"what `{revision}` was when this was written" if revision != told.commit else "",
+        "license": "from its model card" if told.license else "its model card names none: read it before you serve it",
+        "gated": "its owner must grant you access: ask on its page of the Hub, then log in (`hf auth login`)",
+        "architecture": source,
+        "parameters": basis,
+        "active_parameters": _ACTIVE,
+    }
+    return Found(repo.partition("/")[2], model, reasons, shape, declared, "auto_map" in (config or told.public))
+
+
+def _declared(quantization: object | None, config: Mapping[str, Any], where: str) -> Scheme | None:
+    if quantization is None:
+        return declared_inside(config, where)
+    beside = f"hf_quant_config.json of {where}"
+    return scheme_of_quant_config(an_object(quantization, beside), beside)
+
+
+def _public(repo: str, where: str, public: Mapping[str, Any]) -> tuple[ModelShape | None, Scheme | None]:
+    """Take the sizes of a gated model from the catalogue, where it has them.
+
+    Raises:
+        HubAccessError: It is quantized in a way that only its own files tell.
+    """
+    known = known_repo(repo)
+    if known is not None:
+        return known[0], known[1]
+    if "quantization_config" in public:
+        message = f"{where} is gated and quantized, and how is said in its config.json alone"
+        hint = f"ask for access on https://huggingface.co/{repo}, then log in (`hf auth login`) or set HF_TOKEN"
+        raise HubAccessError(message, hint=hint)
+    return None, None
+
+
+def _architecture(public: Mapping[str, Any], where: str) -> str:
+    """Read the architecture that the Hub shows of a gated model.
+
+    Raises:
+        HubAccessError: It shows none.
+        ArchitectureUnknownError: It is not known here.
+    """
+    shown = public.get("architectures")
+    if not isinstance(shown, list) or len(shown) != 1:
+        message = f"{where} is gated, and the Hub does not show its architecture"
+        raise HubAccessError(message, hint="ask for access on its page, then log in (`hf auth login`) or set HF_TOKEN")
+    insist_on_known(str(shown[0]), where)
+    return str(shown[0])
+
+
+def _parameters(shape: ModelShape | None, counted: int | None, by: str) -> tuple[float, str]:
+    """Give the number of parameters: counted in the files, else what follows from config.json."""
+    if counted:
+        return float(counted), f"{in_words(counted)}, as counted by {by}"
+    if shape is None:
+        message = "the model is gated, and the Hub does not show how many parameters it has"
+        raise HubAccessError(message, hint="ask for access on its page, then log in (`hf auth login`) or set HF_TOKEN")
+    return float(shape.parameters), f"{in_words(shape.parameters)}, as its config.json makes them"
+
+
+def _active(shape: ModelShape | None) -> float | None:
+    return float(shape.active_parameters) if shape and shape.is_moe else None
+
+
+def _counted(folder: Path) -> int:
+    """Count the numbers in a folder's safetensors files by their headers."""
+    from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - brings NumPy
+
+    return sum(math.prod(tensor.shape) for tensor in Checkpoint.open(folder).tensors.values())
+
+
+def _spelled(settings: Settings, folder: Path) -> str:
+    """Spell a folder as a recipe does: relative to the project where it lies inside."""
+    root = settings.project.root.resolve()
+    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) and folder != root else str(folder)
+
+
+def _title(file: Path) -> str:
+    """Name a local model: after its folder, or after the repository where that is the Hub's cache."""
+    if file.name != "config.json":
+        return file.stem.removesuffix("_config").rpartition("--")[2]
+    folder = file.parent.resolve()
+    named = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    return named.name.rpartition("--")[2] or "model"

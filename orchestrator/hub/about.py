@@ -1,0 +1,87 @@
+"""What the Hub says of a model before anything of it is downloaded: its card, its access, its configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import HfApi, ModelInfo
+
+from orchestrator.errors import HubAccessError, HubError, HubNotFoundError
+from orchestrator.hub.asking import asked_again
+from orchestrator.hub.headers import CONFIG, QUANT_CONFIG, read_json
+from orchestrator.hub.wanted import is_commit
+from orchestrator.hub.words import hub_words
+
+
+@dataclass(frozen=True)
+class About:
+    """The Hub's answers about one model."""
+
+    repo: str
+    commit: str
+    license: str | None
+    """The licence's short name, or the name that its card gives it; None where the card is silent."""
+    gated: bool
+    """Its owner must grant access before files can be fetched."""
+    counted: int | None
+    """Numbers in its safetensors files, as the Hub has counted them; packed ones count as one."""
+    public: Mapping[str, Any]
+    """What the Hub shows of config.json to everybody."""
+    config: object | None
+    """config.json itself; None where it is gated and this account has no access."""
+    quantization: object | None
+    """hf_quant_config.json; None where there is none, or it is out of reach as well."""
+
+
+def about(repo: str, revision: str = "main") -> About:
+    """Ask the Hub about a model.
+
+    Args:
+        repo: `owner/name`.
+        revision: Branch, tag or commit.
+
+    Raises:
+        HubError: One of its kinds; `HubNotFoundError` also where there are no weights in safetensors.
+    """
+    with hub_words(repo, revision):
+        info = asked_again(lambda: HfApi().model_info(repo, revision=revision))
+    commit = info.sha
+    if not commit or not is_commit(commit):
+        message = f"{repo}@{revision}: the Hub names no commit"
+        raise HubError(message, hint="try again later")
+    names = {file.rfilename for file in info.siblings or ()}
+    if not any(name.endswith(".safetensors") for name in names) or CONFIG not in names:
+        message = f"{repo}@{revision} has no {CONFIG} with weights in safetensors"
+        raise HubNotFoundError(message, hint="name the repository of the model itself, not of GGUF or adapter files")
+    gated = bool(info.gated)
+    config, quantization = _configurations(repo, commit, names, gated=gated)
+    return About(
+        repo=repo,
+        commit=commit,
+        license=_license(info),
+        gated=gated,
+        counted=info.safetensors.total if info.safetensors else None,
+        public=info.config or {},
+        config=config,
+        quantization=quantization,
+    )
+
+
+def _configurations(repo: str, commit: str, names: set[str], *, gated: bool) -> tuple[object | None, object | None]:
+    try:
+        with hub_words(repo, commit):
+            config = read_json(repo, commit, CONFIG)
+            return config, read_json(repo, commit, QUANT_CONFIG) if QUANT_CONFIG in names else None
+    except HubAccessError:
+        if not gated:
+            raise
+        return None, None
+
+
+def _license(info: ModelInfo) -> str | None:
+    """Read the licence of a model card; one that the Hub has no short name for is called `other` and has a name."""
+    card = info.card_data
+    short, name = getattr(card, "license", None), getattr(card, "license_name", None)
+    return str(name) if short in (None, "other") and name else short if isinstance(short, str) else None

@@ -1,0 +1,195 @@
+"""Which format, method and image a new recipe begins with: what `compare` picks, checked by the rules of a plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import get_args
+
+from orchestrator.catalog.target import Target
+from orchestrator.errors import PlanRefusedError, Refusal
+from orchestrator.planner.case import Lookup, has_block_scales
+from orchestrator.planner.comparison import Row, Subject, Terms, compare_one, usual_format
+from orchestrator.planner.rules import refusals
+from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
+from orchestrator.planner.scheme import Algorithm, Scheme
+from orchestrator.planner.shapes import ModelShape
+from orchestrator.quantization.architectures import ARCHITECTURES
+from orchestrator.quantization.offered import SINGLE_FORMATS
+from orchestrator.recipe.model import Format, Method, Recipe
+
+_FORMATS: Mapping[Algorithm, Format] = MappingProxyType(
+    {
+        "BF16": "bf16",
+        "FP8": "fp8",
+        "FP8_BLOCK": "fp8",
+        "NVFP4": "nvfp4",
+        "W4A16_NVFP4": "w4a16_nvfp4",
+        "MXFP4": "mxfp4",
+        "INT4_AWQ": "int4_awq",
+    }
+)
+_USUAL_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How a model may be served."""
+
+    format: Format
+    method: Method
+    image: str | None
+    """What serves it; None: what the recipe's base names."""
+    quantizer: str | None = None
+    """The image that quantizes, where it is another one."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The first candidate that nothing speaks against."""
+
+    candidate: Candidate
+    recipe: Recipe
+    row: Row | None
+    """What `compare` says of its format; None where the model's sizes are not known."""
+    passed_over: Mapping[Format, Refusal] = field(default_factory=dict)
+    """The formats that would have come first, with what speaks against them."""
+
+
+def published_format(shape: ModelShape | None, declared: Scheme) -> Format:
+    """Name the format of a checkpoint: of several the one that most of its numbers are stored in."""
+    if declared.modules is None or shape is None:
+        return _FORMATS[declared.algorithm]
+    numbers: Counter[Algorithm] = Counter()
+    for tensor in shape.tensors:
+        for algorithm, count in declared.split(tensor, len(shape.layers)):
+            if algorithm in _FORMATS and algorithm != "BF16":
+                numbers[algorithm] += tensor.elements // tensor.count * count
+    return _FORMATS[numbers.most_common(1)[0][0]] if numbers else "bf16"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model that a recipe is wanted for, and where it shall be served."""
+
+    name: str
+    architecture: str
+    shape: ModelShape | None
+    declared: Scheme | None
+    """How it is published quantized; None: as it was trained."""
+    target_name: str
+    target: Target
+    wanted: Format | None
+    """The format that somebody asks for."""
+    has_base: bool
+    """There is a base for the target, which names an image."""
+
+    @property
+    def terms(self) -> Terms:
+        """What `compare` asks: one request of usual length."""
+        context = min(_USUAL_CONTEXT, self.shape.max_position) if self.shape else _USUAL_CONTEXT
+        return Terms(self.target, self.target_name, "trtllm", 1, context, "bf16")
+
+
+def propose(question: Question, catalog: Lookup, written: Callable[[Candidate], Recipe]) -> Proposal:
+    """Find the first candidate that works.
+
+    Args:
+        question: What is wanted.
+        catalog: Images and targets.
+        written: Makes the recipe of a candidate, complete.
+
+    Raises:
+        PlanRefusedError: None works; with what speaks against the first one, or against quantizing again.
+    """
+    _insist_on_published(question)
+    passed_over: dict[Format, Refusal] = {}
+    first: tuple[Refusal, ...] = ()
+    for name in _formats(question):
+        row = _row(question, name)
+        for candidate in _candidates(question, name, catalog):
+            recipe = written(candidate)
+            refused = _refused(question, recipe, catalog)
+            if not refused and (row is None or row.outlook.fits):
+                return Proposal(candidate, recipe, row, passed_over)
+            refused = refused or _does_not_fit(row)
+            first = first or refused
+            passed_over.setdefault(name, refused[0])
+    raise PlanRefusedError(first)
+
+
+def _insist_on_published(question: Question) -> None:
+    """Refuse to quantize again what is published quantized."""
+    if question.declared is None or question.wanted is None:
+        return
+    published = published_format(question.shape, question.declared)
+    if question.wanted != published:
+        message = f"{question.name} is published in {published}; making {question.wanted} of it only loses precision"
+        hint = "leave --format out, or name the repository of the unquantized model"
+        raise PlanRefusedError((Refusal("REQUANTIZE", message, hint),))
+
+
+def _formats(question: Question) -> tuple[Format, ...]:
+    if question.wanted is not None:
+        return (question.wanted,)
+    if question.declared is not None:
+        return (published_format(question.shape, question.declared),)
+    usual: Format = next(
+        name for name in get_args(Format) if name == usual_format(question.architecture, question.terms)
+    )
+    return (usual, *NEAREST[usual])
+
+
+def _row(question: Question, name: Format) -> Row | None:
+    """Ask `compare` about a format."""
+    if question.shape is None:
+        return None
+    schemes: dict[str, Scheme] = {name: question.declared} if question.declared else {}
+    return compare_one(Subject(question.name, question.shape, "", schemes), question.terms, name)
+
+
+def _candidates(question: Question, name: Format, catalog: Lookup) -> Iterator[Candidate]:
+    """Go through methods, our own before others, and images: that of the base, then as the catalogue has them."""
+    architecture = question.target.architecture
+    serving = [key for key, image in catalog.images.items() if image.has("trtllm-serve")]
+    fitting = [key for key in serving if architecture in catalog.images[key].architectures]
+    images = (*((None,) if question.has_base else ()), *(fitting or serving))
+    for method in _methods(question, name):
+        for image in images:
+            quantizer = _quantizer(catalog, architecture) if method == "modelopt" else None
+            yield Candidate(name, method, image, quantizer)
+
+
+def _methods(question: Question, name: Format) -> tuple[Method, ...]:
+    if question.declared is not None or name == "bf16":
+        return ("none",)
+    ours = name in SINGLE_FORMATS and question.architecture in ARCHITECTURES
+    return ("onepass", "modelopt") if ours else ("modelopt",)
+
+
+def _quantizer(catalog: Lookup, architecture: str) -> str | None:
+    """Name the first image of the catalogue that has ModelOpt's quantizer."""
+    able = (
+        key
+        for key, image in catalog.images.items()
+        if image.has("hf_ptq.py") and not image.has("trtllm-serve") and architecture in image.architectures
+    )
+    return next(able, None)
+
+
+def _refused(question: Question, recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
+    """Apply the rules of a plan, and one that a recipe alone does not tell: how the scales of FP8 are laid out."""
+    found = refusals(recipe, catalog)
+    gpu = catalog.target(recipe.target).gpu
+    blocks = question.declared is not None and question.declared.algorithm == "FP8_BLOCK"
+    if gpu is None or not blocks or has_block_scales(recipe):
+        return found
+    runs = "fp8_block_scale" in catalog.image(recipe.image).formats.get(f"sm_{gpu.sm}", ())
+    return found if runs else (*found, block_scales_refused(recipe.image, gpu.sm))
+
+
+def _does_not_fit(row: Row | None) -> tuple[Refusal, ...]:
+    limit = row.outlook.limits[0] if row and row.outlook.limits else "it does not fit"
+    return (Refusal("DOES_NOT_FIT", limit, "use --target with a larger machine, or a smaller model"),)
