@@ -1,33 +1,40 @@
-"""A declared step meets this machine: its key, and the job that an executor runs.
-
-The key is spelled field by field with a format number, so that a new field of a step changes no key by accident.
-Not in it: paths, names of recipes, log levels, tokens, time.
-"""
+"""A declared step meets this machine: its key, and the job that an executor runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from orchestrator.catalog.load import Catalog
-from orchestrator.code import PACKAGE, code_digest
 from orchestrator.errors import FolderMissingError
-from orchestrator.executors.job import Argument, ContainerImage, ImageBuild, Inside, Job, Mount
+from orchestrator.executors.job import ContainerImage, ImageBuild, Inside, Job, Mount
+from orchestrator.key import Surroundings, key_fields, key_of
 from orchestrator.recipe.load import resolve_inside
 from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Step
 from orchestrator.store.artifact import Artifact
 
-_KEY_FORMAT = 1
-_PAYLOADS = "orchestrator.payloads."
+_PACKAGE = Path(__file__).resolve().parent
 _LIBRARIES = ("numpy", "ml_dtypes", "tokenizers")
+"""Those that count for every step on this machine's Python."""
 _SMALL = 1 << 20
 """Files up to this many bytes are known by content, larger ones by what the file system says of them."""
+
+
+@cache
+def installed(name: str) -> str:
+    """Return the version of this machine's Python or of a library of it; `none` where it is not there."""
+    if name == "python":
+        return f"{sys.version_info.major}.{sys.version_info.minor}"
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Binder:
     """Every secret that this machine has, by name."""
     image_sizes: Mapping[str, int] = field(default_factory=dict)
     """How many bytes are pulled for an image, where the lock says so."""
+    versions: Callable[[str], str] = installed
+    """The version of this machine's Python and of its libraries, by name."""
 
     def key(self, step: Step, executor: str, inputs: Mapping[str, Artifact]) -> str:
         """Name what a step will leave: 64 hexadecimal digits, the same wherever the same is done.
@@ -53,20 +62,19 @@ class Binder:
             executor: Where it runs: on this machine's Python its version and libraries count.
             inputs: The artifacts of the steps it reads.
         """
-        fields = {
-            "format": _KEY_FORMAT,
-            "step": step.name,
-            "argv": [_spelled(argument) for argument in step.argv],
-            "environment": {name: _spelled(value) for name, value in sorted(step.environment.items())},
-            "inputs": {mount.target: inputs[mount.step].digest for mount in step.inputs},
-            "folders": {folder.target: self._folder_digest(folder.path) for folder in step.folders},
-            "files": dict(sorted(step.files.items())),
-            "code": _code(step),
-            "image": self._reference(step) if executor != "process" else _this_python(*step.libraries),
-            "gpus": step.gpus,
-            "identity": dict(sorted(step.identity.items())),
-        }
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return key_of(self.key_fields(step, executor, inputs))
+
+    def key_fields(self, step: Step, executor: str, inputs: Mapping[str, Artifact]) -> dict[str, object]:
+        """Return what decides a step's key, by name; for arguments see `key`."""
+        here = executor == "process"
+        surroundings = Surroundings(
+            inputs={name: artifact.digest for name, artifact in inputs.items()},
+            folders={folder.path: _digest_of_folder(self.place(folder.path)) for folder in step.folders},
+            image=None if here else self._reference(step),
+            python=self._python() if here else {},
+            libraries={name: self.versions(name) for name in step.libraries} if here else {},
+        )
+        return key_fields(step, surroundings)
 
     def job(
         self,
@@ -93,7 +101,7 @@ class Binder:
         mounts = [Mount(inputs[mount.step], mount.target) for mount in step.inputs]
         mounts += [Mount(self.place(folder.path), folder.target) for folder in step.folders]
         if step.needs_code:
-            mounts.append(Mount(PACKAGE, f"{CODE}/{PACKAGE.name}"))
+            mounts.append(Mount(_PACKAGE, f"{CODE}/{_PACKAGE.name}"))
         if step.files:
             mounts.append(Mount(attempt / "files", FILES))
         if step.resumable:
@@ -102,7 +110,7 @@ class Binder:
         if step.needs_code and executor != "process":
             environment["PYTHONPATH"] = CODE
         if step.provenance and digests is not None:
-            image = self._reference(step) if step.image else _this_python()
+            image = self._python_in_words() if executor == "process" else self._reference(step)
             environment[PROVENANCE] = json.dumps({"key": key, "image": image, "inputs": dict(sorted(digests.items()))})
         return Job(
             step=step.name,
@@ -146,12 +154,11 @@ class Binder:
             self.image_sizes.get(build.base),
         )
 
-    def _folder_digest(self, path: str) -> str:
-        return _digest_of_folder(self.place(path))
+    def _python(self) -> dict[str, str]:
+        return {name: self.versions(name) for name in ("python", *_LIBRARIES)}
 
-
-def _spelled(argument: Argument) -> str | list[str]:
-    return [argument.target, argument.path] if isinstance(argument, Inside) else argument
+    def _python_in_words(self) -> str:
+        return ", ".join(f"{name} {version}" for name, version in self._python().items())
 
 
 def _digest_of_folder(folder: Path) -> str:
@@ -171,24 +178,3 @@ def _digest_of_folder(folder: Path) -> str:
         word = hashlib.sha256(file.read_bytes()).hexdigest() if small else f"{status.st_ino}:{status.st_mtime_ns}"
         digest.update(f"{file.relative_to(folder)}\0{status.st_size}\0{word}\n".encode())
     return digest.hexdigest()
-
-
-def _code(step: Step) -> list[str]:
-    """Name the state of each payload of ours that a step runs."""
-    return [
-        code_digest(argument) for argument in step.argv if isinstance(argument, str) and argument.startswith(_PAYLOADS)
-    ]
-
-
-@cache
-def _this_python(*more: str) -> str:
-    versions = [f"python {sys.version_info.major}.{sys.version_info.minor}"]
-    versions += [f"{library} {metadata.version(library)}" for library in _LIBRARIES]
-    return ", ".join(versions + [f"{library} {_version(library)}" for library in more])
-
-
-def _version(library: str) -> str:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return "none"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.registry import build_steps
 from orchestrator.steps.step import FILES, Step
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDINS = ROOT / "tests" / "support" / "standins"
@@ -89,11 +89,6 @@ def steps_of(folder: Path, **changes: Any) -> tuple[Step, ...]:  # noqa: ANN401 
         "serve": {"port": free_port()},
     }
     return build_steps(Recipe.model_validate(fields | changes), CATALOG)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def cook_all(folder: Path, steps: tuple[Step, ...]) -> Kitchen:

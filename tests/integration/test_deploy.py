@@ -21,8 +21,9 @@ from ruamel.yaml import YAML
 
 from orchestrator.deployment.question import Gateway
 from tests.support.bench import wait_for
-from tests.support.deployed import RECIPE, Bundle, free_port, require, things
+from tests.support.deployed import RECIPE, Bundle, require, things
 from tests.support.engine import Engine, OwnEngine
+from tests.support.ports import free_port
 from tests.support.rehearsal import Rehearsal, build_images
 
 pytestmark = pytest.mark.engine

@@ -22,7 +22,7 @@ def write_model(folder: Path, config: Mapping[str, Any], changes: Mapping[str, N
     specs = list(expected_tensors(config).values())
     with CheckpointWriter(folder, [specs]) as writer:
         for spec in specs:
-            drawn = (0.02 * numbers.standard_normal(spec.shape, np.float32)).astype(ml_dtypes.bfloat16)
+            drawn = (0.02 * numbers.standard_normal(spec.shape, np.float32)).astype(DTYPES[spec.dtype])
             writer.write(spec.name, (changes or {}).get(spec.name, drawn))
     write_json(folder / "config.json", config)
     return folder

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from docker.errors import APIError
 
-from tests.support.gateway import Deployment, free_port
+from tests.support.gateway import Deployment
+from tests.support.ports import free_port
 from tests.support.rehearsal import IMAGES
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -19,16 +18,11 @@ from orchestrator.deployment.compose_file import SERVER, read
 from orchestrator.deployment.images import ensure
 from orchestrator.events import silence
 from tests.support.engine import Engine, do_without
+from tests.support.ports import free_port
 from tests.support.rehearsal import ONEPASS, Rehearsal
 
 RECIPE = ONEPASS
 _ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    """Find a port of loopback on which nobody listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

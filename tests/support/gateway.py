@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from orchestrator.bundle.gateway.documents import Limits, Profile, Serve, ServeOption
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 GATEWAY = ROOT / "orchestrator" / "bundle" / "gateway"
@@ -287,9 +288,3 @@ def write_model(folder: Path, engine: str | None = None) -> None:
         (folder / engine).mkdir()
         (folder / engine / "config.json").write_text("{}", encoding="utf-8")
         (folder / engine / "rank0.engine").write_bytes(b"engine")
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

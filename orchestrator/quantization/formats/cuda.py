@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 
-_EXACT = (b"--fmad=false", b"--prec-div=true", b"--ftz=false", b"--std=c++17")
+EXACT = (b"--fmad=false", b"--prec-div=true", b"--ftz=false", b"--std=c++17")
+"""Options of the compiler without which bytes would differ."""
 _FUNCTIONS = ("largest_bf16", "nvfp4_bf16", "fp8_bf16", "mxfp4_bf16", "nvfp4_error", "fp8_error")
 _THREADS = 256
 _BLOCKS_PER_PROCESSOR = 128
@@ -133,7 +134,7 @@ def _binary(nvrtc: ctypes.CDLL, architecture: str) -> bytes:
     made = nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"kernels.cu", 1, texts, names)
     _checked(made, "nvrtcCreateProgram")
     try:
-        options = (f"--gpu-architecture={architecture}".encode(), *_EXACT)
+        options = (f"--gpu-architecture={architecture}".encode(), *EXACT)
         given = (ctypes.c_char_p * len(options))(*options)
         _checked(nvrtc.nvrtcCompileProgram(program, len(options), given), "nvrtcCompileProgram")
         size = ctypes.c_size_t()

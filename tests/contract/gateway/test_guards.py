@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.gateway.keys import create_key
-from tests.support.gateway import Deployment, chat, deployed, free_port
+from tests.support.gateway import Deployment, chat, deployed
+from tests.support.ports import free_port
 
 
 @pytest.fixture(scope="module")

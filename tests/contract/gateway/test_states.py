@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import Deployment, deployed, example_serve, free_port
+from tests.support.gateway import Deployment, deployed, example_serve
+from tests.support.ports import free_port
 
 NEWER = "trtllm-serve-2026-07"
 

@@ -1,0 +1,87 @@
+"""The key of a step: a digest of everything that decides the bytes that the step leaves.
+
+Each field is spelled out by name, so that a new field of a step changes no key by accident, and each has a test that
+two values of it give two keys. Not in a key: paths, names of recipes, log levels, tokens, time, and the text of our
+code, whose revision stands for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from orchestrator.executors.job import Argument, Inside
+from orchestrator.payloads.revisions import PACKAGE, REVISIONS
+from orchestrator.steps.step import Step
+
+FORMAT = 2
+"""The number of this list of fields. A new number makes every user run every step again, once."""
+
+NOT_IN_KEY: Mapping[str, str] = {
+    "outputs": "they check what the command left; what it leaves follows from the command",
+    "portable": "where the step runs is in the key, as `image` or `python`; where else it could run is not",
+    "provenance": "what it is told follows from the key itself",
+    "needs_code": "the revision of the payload stands for our code",
+    "limits": "they change how the command works and no byte of what it leaves",
+    "secrets": "a token lets a command read, and does not decide what it reads",
+    "network": "what a command fetches is named in its arguments",
+    "resumable": "a command that goes on leaves the bytes that it leaves without an interruption",
+}
+"""The fields of a step that do not decide its bytes, each with the reason."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What of this machine decides the bytes that a step leaves."""
+
+    inputs: Mapping[str, str]
+    """The digest of each artifact that it reads, by the step that made it."""
+    folders: Mapping[str, str]
+    """The digest of each folder that it reads, by its path as the step has it."""
+    image: str | None
+    """The image in which it runs, with its digest where a lock has one; None: on this machine's Python."""
+    python: Mapping[str, str]
+    """On this machine's Python: its version and those of the libraries that count for every step."""
+    libraries: Mapping[str, str]
+    """On this machine's Python: the versions of the libraries that the step names."""
+
+
+def key_fields(step: Step, surroundings: Surroundings) -> dict[str, object]:
+    """Return everything that decides what a step leaves, by name; JSON can hold it."""
+    return {
+        "format": FORMAT,
+        "step": step.name,
+        "argv": [_spelled(argument) for argument in step.argv],
+        "payloads": _revisions(step),
+        "environment": {name: _spelled(value) for name, value in step.environment.items()},
+        "inputs": {mount.target: surroundings.inputs[mount.step] for mount in step.inputs},
+        "folders": {folder.target: surroundings.folders[folder.path] for folder in step.folders},
+        "files": dict(step.files),
+        "gpus": step.gpus,
+        "identity": dict(step.identity),
+        "image": surroundings.image,
+        "python": dict(surroundings.python),
+        "libraries": dict(surroundings.libraries),
+    }
+
+
+def key_of(fields: Mapping[str, object]) -> str:
+    """Return the key: 64 hexadecimal digits, the same wherever the fields are."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _spelled(argument: Argument) -> str | list[str]:
+    return [argument.target, argument.path] if isinstance(argument, Inside) else argument
+
+
+def _revisions(step: Step) -> dict[str, int]:
+    """Return the revision of each payload of ours that a step runs."""
+    modules = (
+        module
+        for option, module in pairwise(step.argv)
+        if option == "-m" and isinstance(module, str) and module.startswith(PACKAGE)
+    )
+    return {module: REVISIONS[module.removeprefix(PACKAGE)] for module in modules}

@@ -1,0 +1,26 @@
+"""The revision of what each payload writes.
+
+A step's key holds these numbers, not the code: whoever renames, moves or comments code leaves every result in every
+store as it is. A payload gets a new number, one that it never had, with every change that makes it write other bytes
+for the same inputs, whichever file the change is in: here, in `orchestrator.quantization`, in C or in CUDA.
+
+`tests/contract/test_payload_bytes.py` fails where bytes change and the number does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PACKAGE = "orchestrator.payloads."
+
+REVISIONS: Mapping[str, int] = {
+    "benchmark": 1,
+    "calibration": 1,
+    "download": 1,
+    "evaluate": 1,
+    "generate": 1,
+    "import_folder": 1,
+    "quantize": 1,
+    "verify": 1,
+}
+"""By the payload's module in this package."""
