@@ -37,6 +37,7 @@ Found = TypeVar("Found", bound="DataclassInstance")
 """What was found in one layer: a dataclass of numbers, texts and more of them."""
 
 _FORMAT = 3
+"""Raised when what is noted means something else: the notes of a key outlive the code that wrote them."""
 _NOTE = "progress.json"
 
 

@@ -16,10 +16,9 @@ class Environment:
 
     python: Path
 
-    def run(self, *arguments: str | Path) -> str:
-        done = subprocess.run(
-            [self.python, *arguments], capture_output=True, text=True, env=self.variables, check=False
-        )
+    def run(self, *arguments: str | Path, **variables: str) -> str:
+        environment = {**self.variables, **variables}
+        done = subprocess.run([self.python, *arguments], capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
