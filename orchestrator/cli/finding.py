@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.configs import an_object, declared_beside, declared_inside, read_object
 from orchestrator.cli.settings import Settings
@@ -17,6 +17,9 @@ from orchestrator.planner.known import known_repo
 from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
 from orchestrator.planner.shapes import ModelShape, insist_on_known, shape_of
 from orchestrator.recipe.model import HubModel, LocalModel
+
+if TYPE_CHECKING:
+    from orchestrator.hub.about import About
 
 _REPO = re.compile(r"(?:https://huggingface\.co/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?")
 
@@ -94,7 +97,7 @@ def _of_hub(repo: str, revision: str) -> Found:
         shape, declared = shape_of(config, where), _declared(told.quantization, config, where)
         source = _CONFIG
     else:
-        shape, declared = _public(repo, where, told.public)
+        shape, declared = _public(told, where)
         source = "as the Hub shows it to everybody; its config.json is gated"
     architecture = shape.architecture if shape else _architecture(told.public, where)
     parameters, basis = _parameters(shape, None if declared else told.counted, "the Hub, in its safetensors files")
@@ -125,20 +128,18 @@ def _declared(quantization: object | None, config: Mapping[str, Any], where: str
     return scheme_of_quant_config(an_object(quantization, beside), beside)
 
 
-def _public(repo: str, where: str, public: Mapping[str, Any]) -> tuple[ModelShape | None, Scheme | None]:
+def _public(told: About, where: str) -> tuple[ModelShape | None, Scheme | None]:
     """Take the sizes of a gated model from the catalogue, where it has them.
 
     Raises:
         HubAccessError: It is quantized in a way that only its own files tell.
     """
-    known = known_repo(repo)
-    if known is not None:
-        return known[0], known[1]
-    if "quantization_config" in public:
-        message = f"{where} is gated and quantized, and how is said in its config.json alone"
-        hint = f"ask for access on https://huggingface.co/{repo}, then log in (`hf auth login`) or set HF_TOKEN"
+    shape, declared, _ = known_repo(told.repo) or (None, None, "")
+    if told.quantized and declared is None:
+        message = f"{where} is gated and quantized, and only its own files say how"
+        hint = f"ask for access on https://huggingface.co/{told.repo}, then log in (`hf auth login`) or set HF_TOKEN"
         raise HubAccessError(message, hint=hint)
-    return None, None
+    return shape, declared
 
 
 def _architecture(public: Mapping[str, Any], where: str) -> str:

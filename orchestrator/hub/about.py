@@ -33,6 +33,8 @@ class About:
     """config.json itself; None where it is gated and this account has no access."""
     quantization: object | None
     """hf_quant_config.json; None where there is none, or it is out of reach as well."""
+    quantized: bool
+    """One of both says how its weights are quantized, as far as the Hub shows that to everybody."""
 
 
 def about(repo: str, revision: str = "main") -> About:
@@ -57,15 +59,17 @@ def about(repo: str, revision: str = "main") -> About:
         raise HubNotFoundError(message, hint="name the repository of the model itself, not of GGUF or adapter files")
     gated = bool(info.gated)
     config, quantization = _configurations(repo, commit, names, gated=gated)
+    public = info.config or {}
     return About(
         repo=repo,
         commit=commit,
         license=_license(info),
         gated=gated,
         counted=info.safetensors.total if info.safetensors else None,
-        public=info.config or {},
+        public=public,
         config=config,
         quantization=quantization,
+        quantized=QUANT_CONFIG in names or "quantization_config" in public,
     )
 
 

@@ -143,19 +143,27 @@ def test_a_gated_model_gets_a_recipe_from_what_everybody_may_see(project: Projec
     assert "its config.json is gated" in text
 
 
+def test_sizes_of_a_gated_model_come_from_the_catalogue_where_it_has_them(project: Project) -> None:
+    project.hub.gated = True
+    project.hub.repo = "meta-llama/Llama-3.1-8B-Instruct"
+    assert project.new(project.hub.repo) == 0, project.log
+    assert "tokens/s predicted" in (project.root / "recipes" / "llama-3.1-8b-instruct-nvfp4.yaml").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
-    ("config", "code"),
+    ("content", "code"),
     [
-        ({**CONFIG, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, "HUB_ACCESS"),
-        ({"model_type": "llama"}, "HUB_ACCESS"),
-        ({"architectures": ["FalconForCausalLM"]}, "ARCHITECTURE_UNKNOWN"),
+        (files({**CONFIG, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}), "HUB_ACCESS"),
+        (files(CONFIG, hf_quant_config=QUANTIZED), "HUB_ACCESS"),
+        (files({"model_type": "llama"}), "HUB_ACCESS"),
+        (files({"architectures": ["FalconForCausalLM"]}), "ARCHITECTURE_UNKNOWN"),
     ],
 )
 def test_a_gated_model_of_which_too_little_is_shown_is_one_clear_error(
-    project: Project, config: dict[str, Any], code: str
+    project: Project, content: dict[str, bytes], code: str
 ) -> None:
     project.hub.gated = True
-    project.hub.files = files(config)
+    project.hub.files = content
     assert project.new("owner/model") in (3, 6)
     assert project.log.startswith(f"error[{code}]")
     assert project.files() == []
