@@ -18,9 +18,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
 
-# $(call install,FOLDER,FILE): exactly what a file of the lock says; a wheel with another hash is refused. A file is whole,
+# $(call install,FOLDER,FILE[,LOCK]): exactly what a file of the lock says; a wheel with another hash is refused. A file is whole,
 # so nothing needs to be resolved; Python compiles a module when it is first imported.
-install = $(1)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile --require-hashes --requirement $(LOCK)/$(2).txt
+PIP := -m pip --disable-pip-version-check --quiet
+install = $(1)/bin/python $(PIP) install --no-deps --no-compile --no-build-isolation --require-hashes --requirement $(or $(3),$(LOCK))/$(2).txt
 fresh = $(PYTHON) -m venv --clear
 
 # Tests find by these names what set-up made for them: the lock, its wheels (they install the tool without a network), interpreters.
@@ -43,18 +44,19 @@ $(VENV)/.locked: $(LOCK)/runtime.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: sudo apt-get install -y python3-venv" >&2; exit 6; }
 	@echo "setting up $(VENV) …" >&2
 	@$(fresh) $(VENV)
+	@$(call install,$(VENV),build)
 	@$(call install,$(VENV),runtime)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --no-index --editable .
+	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.locked $(LOCK)/test.txt | $(VENV)/.installed
 	@echo "installing what the tests need …" >&2
 	@$(call install,$(VENV),test)
 	@rm -rf $(VENV)/wheels
-	@$(BIN)/python -m pip --disable-pip-version-check --quiet download --require-hashes --requirement $(LOCK)/runtime.txt --dest $(VENV)/wheels
+	@$(BIN)/python $(PIP) download --no-deps --no-build-isolation --require-hashes --requirement $(LOCK)/runtime.txt --dest $(VENV)/wheels
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.locked $(LOCK)/torch.txt | $(VENV)/.installed
@@ -140,7 +142,8 @@ test-newest: $(VENV)/.tested ## Run every test with the newest of every dependen
 test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that pyproject.toml allows
 	@$(BIN)/python requirements/lock.py --lowest build/lowest
 	@$(fresh) .venv-lowest
-	@$(call install,.venv-lowest,test)
+	@$(call install,.venv-lowest,build)
+	@$(call install,.venv-lowest,test,build/lowest)
 	@.venv-lowest/bin/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
 
 relock: $(VENV)/.tested ## Write the lock of the environments again from pyproject.toml (ARGS=--upgrade: with newer versions)

@@ -12,10 +12,12 @@ FROM ${BASE}
 COPY . /opt/orchestrator
 # WHEELS: a folder of the build context with wheels, where the build has no network.
 ARG WHEELS=""
+ENV PIP_NO_CACHE_DIR=1 PIP_QUIET=1 PIP_ROOT_USER_ACTION=ignore
 RUN cd /opt/orchestrator \
-    && python3 -m pip install --no-cache-dir --quiet --root-user-action ignore ${WHEELS:+--no-index --find-links "$WHEELS"} \
-       --require-hashes --requirement requirements/runtime.txt \
-    && python3 -m pip install --no-cache-dir --quiet --root-user-action ignore --no-deps --no-build-isolation --no-index . \
+    && pip="python3 -m pip install --no-deps --no-build-isolation ${WHEELS:+--no-index --find-links $WHEELS}" \
+    && $pip --require-hashes --requirement requirements/build.txt \
+    && $pip --require-hashes --requirement requirements/runtime.txt \
+    && $pip . \
     && rm -rf /opt/orchestrator
 
 LABEL org.opencontainers.image.title="orchestrator" \

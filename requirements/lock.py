@@ -45,7 +45,8 @@ class Environment:
 
 
 ENVIRONMENTS = (
-    Environment("runtime", ("build",), project=True),
+    Environment("build", ("build",)),
+    Environment("runtime", ("build",), project=True, base="build"),
     Environment("test", ("build", "test", "bundle"), project=True, base="runtime"),
     Environment("torch", ("build", "torch"), project=True, base="test"),
     Environment("oracle", ("oracle",)),
