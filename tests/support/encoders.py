@@ -208,7 +208,8 @@ def _scales() -> Iterator[np.float32]:
 
 def _disordered(source: np.random.PCG64) -> NDArray[np.uint16]:
     """Shuffle the numbers in an order that no version of a library changes."""
-    return FINITE[np.argsort(source.random_raw(len(FINITE)), kind="stable")]
+    shuffled: NDArray[np.uint16] = FINITE[np.argsort(source.random_raw(len(FINITE)), kind="stable")]
+    return shuffled
 
 
 def _nvfp4_cases() -> Iterator[tuple[str, NDArray[Any], np.float32]]:

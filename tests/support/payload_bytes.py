@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -162,14 +161,18 @@ def _numbers(tensor: StoredTensor) -> NDArray[Any]:
     """Draw a tensor from its name, by whole numbers and powers of two alone."""
     source = np.random.PCG64(zlib.crc32(tensor.name.encode()))
     drawn, more = source.random_raw(2 * math.prod(tensor.shape)).reshape(2, *tensor.shape)
+    kind: np.dtype[Any] = DTYPES[tensor.dtype]
     if tensor.name.endswith("_scales"):
-        return (100 + drawn % 40).astype(np.uint8)  # exponents that BF16 holds
-    if tensor.dtype == "F8_E4M3":
-        return (drawn % 127 | more % 2 << 7).astype(np.uint8).view(ml_dtypes.float8_e4m3fn)  # all but what is no number
-    if tensor.dtype == "U8":
-        return (drawn % 256).astype(np.uint8)
-    wide = (drawn % 2**16).astype(np.float32) - 2**15 + (more % 2**8).astype(np.float32)
-    return np.ldexp(wide, -20).astype(DTYPES[tensor.dtype])
+        found = 100 + drawn % 40  # exponents that BF16 holds
+    elif tensor.dtype == "F8_E4M3":
+        found = (drawn % 127 | more % 2 << 7).astype(np.uint8).view(kind)  # all but what is no number
+    elif tensor.dtype == "U8":
+        found = drawn % 256
+    else:
+        wide = (drawn % 2**16).astype(np.float32) - 2**15 + (more % 2**8).astype(np.float32)
+        found = np.ldexp(wide, -20)
+    numbers: NDArray[Any] = found.astype(kind)
+    return numbers
 
 
 def _choice() -> str:

@@ -15,7 +15,7 @@ GOLDEN = Golden(4, FOUND)
 
 
 def changed(**fields: dict[str, object]) -> Found:
-    return Found(**{**vars(FOUND), **fields})  # type: ignore[arg-type]
+    return Found(**{**vars(FOUND), **fields})
 
 
 @pytest.mark.parametrize(
