@@ -20,7 +20,7 @@ REVISIONS: Mapping[str, int] = {
     "evaluate": 1,
     "generate": 1,
     "import_folder": 1,
-    "quantize": 1,
+    "quantize": 2,
     "verify": 1,
 }
 """By the payload's module in this package."""
