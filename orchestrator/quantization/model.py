@@ -137,7 +137,7 @@ class LayeredModel:
             Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], with whatever the
             model does to them.
         """
-        torch, base = self.torch, self.model.base_model
+        torch, base = self.torch, self.model.model
         head = {name.removeprefix(f"{HEAD}."): array for name, array in tensors.items() if name.startswith(f"{HEAD}.")}
         vectors = {name: array for name, array in tensors.items() if array.ndim == 1 and not name.startswith(HEAD)}
         (table,) = [array for name, array in tensors.items() if array.ndim > 1 and not name.startswith(HEAD)] or [None]
