@@ -17,10 +17,10 @@ REVISIONS: Mapping[str, int] = {
     "benchmark": 1,
     "calibration": 1,
     "download": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "generate": 1,
     "import_folder": 1,
     "quantize": 2,
-    "verify": 1,
+    "verify": 2,
 }
 """By the payload's module in this package."""

@@ -37,6 +37,7 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
     torch, transformers = library("torch"), library("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
+        _check_rotation(folder, config)
         config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
         with _parameters_without_memory(torch):
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, computed))
@@ -45,6 +46,20 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
         raise CheckpointError(message) from error
     _keep_in_fp32(torch, model, getattr(torch, computed))
     return model.eval()
+
+
+def _check_rotation(folder: Path, config: Any) -> None:  # noqa: ANN401 - of transformers
+    """Refuse a rotation that this transformers would pass over: version 4 does not read `rope_parameters`."""
+    rotation, version = getattr(config, "rope_parameters", None), library("transformers").__version__
+    if not version.startswith("4.") or not rotation:
+        return
+    meant = {"rope_type": "default", "rope_theta": getattr(config, "rope_theta", None)}
+    if rotation != meant:
+        message = (
+            f"{folder}: config.json: rope_parameters: found {rotation}, which transformers {version} does not read"
+        )
+        hint = "Use an image with transformers 5, or write rope_theta and rope_scaling into config.json."
+        raise CheckpointError(message, hint=hint)
 
 
 def _keep_in_fp32(torch: Any, model: Any, computed: Any) -> None:  # noqa: ANN401 - the library; of it and transformers

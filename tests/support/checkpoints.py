@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,33 @@ from orchestrator.quantization.tensors import DTYPES, TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter
 
 
-def write_model(folder: Path, config: Mapping[str, Any], changes: Mapping[str, NDArray[Any]] | None = None) -> Path:
-    """Write a model of any known architecture; `changes` has tensors by name."""
+def write_model(
+    folder: Path,
+    config: Mapping[str, Any],
+    changes: Mapping[str, NDArray[Any]] | None = None,
+    types: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a model of any known architecture.
+
+    Args:
+        folder: Where.
+        config: What becomes its `config.json`.
+        changes: Tensors by name.
+        types: By shell pattern of names, what is stored in another type than the configuration declares.
+    """
     numbers = np.random.default_rng(1)
-    specs = list(expected_tensors(config).values())
+    specs = [_stored_as(spec, types or {}) for spec in expected_tensors(config).values()]
     with CheckpointWriter(folder, [specs]) as writer:
         for spec in specs:
             drawn = (0.02 * numbers.standard_normal(spec.shape, np.float32)).astype(DTYPES[spec.dtype])
             writer.write(spec.name, (changes or {}).get(spec.name, drawn))
     write_json(folder / "config.json", config)
     return folder
+
+
+def _stored_as(spec: TensorSpec, types: Mapping[str, str]) -> TensorSpec:
+    found = [dtype for pattern, dtype in types.items() if fnmatch.fnmatchcase(spec.name, pattern)]
+    return replace(spec, dtype=found[0]) if found else spec
 
 
 GPT_OSS: Mapping[str, Any] = {

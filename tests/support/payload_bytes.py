@@ -122,11 +122,14 @@ def _stored(folder: Path) -> dict[str, str]:
 
 
 def _families(folder: Path) -> dict[str, str]:
-    """Quantize a model of every architecture: each decides which weights are quantized and which share a scale."""
-    found = {}
+    """Quantize a model of every architecture: each decides which weights are quantized and which share a scale.
+
+    Routers and their corrections are stored in FP32, as some publish them.
+    """
+    found, routers = {}, {"*.mlp.gate.*": "F32", "*.mixer.gate.*": "F32"}
     for name, family in FAMILIES.items():
         config = {**SIZES, **family.config, "architectures": [family.architecture], "dtype": "bfloat16"}
-        model = exact_model(folder / name, partial(write_model, config=config))
+        model = exact_model(folder / name, partial(write_model, config=config, types=routers))
         found[f"w4a16_nvfp4 of {name}"] = _quantized(model, folder / f"{name} quantized")
     return found
 
