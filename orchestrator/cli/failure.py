@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from orchestrator.cli.text import width, wrapped
 from orchestrator.errors import OrchestratorError, PlanRefusedError
 
 
@@ -25,9 +26,12 @@ def show_error(error: OrchestratorError) -> None:
 
 def _write(code: str, message: str, hint: str) -> None:
     color = False if os.environ.get("NO_COLOR") else None  # None: colour on a terminal only
+    columns = width(sys.stderr)
     first, *rest = message.splitlines() or [""]
-    click.echo(click.style(f"error[{code}]", fg="red", bold=True) + f": {first}", err=True, color=color)
+    label = f"error[{code}]"
+    line = wrapped(f"{label}: {first}", columns)
+    click.echo(click.style(label, fg="red", bold=True) + line.removeprefix(label), err=True, color=color)
     for line in rest:
-        click.echo(f"  {line}", err=True)
+        click.echo(wrapped(f"  {line}", columns, hanging=4), err=True)
     for line in hint.splitlines():
-        click.echo(click.style(f"  → {line}", fg="cyan"), err=True, color=color)
+        click.echo(click.style(wrapped(f"  → {line}", columns, hanging=4), fg="cyan"), err=True, color=color)

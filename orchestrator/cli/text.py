@@ -7,9 +7,10 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 _STEP = 1000.0
 _MINUTE, _HOUR = 60, 3600
-_UNLIMITED = 10_000
-"""Columns; wider than any table."""
+_NARROWEST, _UNLIMITED = 20, 10_000
+"""Columns; the second are more than any table has."""
 
 
 def program() -> str:
@@ -68,6 +69,33 @@ def in_time(seconds: float) -> str:
     return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
 
 
+def width(stream: TextIO) -> int | None:
+    """Give the columns to write for: those of the terminal, or what COLUMNS says; None where nobody watches."""
+    if not stream.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
+        return None
+    return max(shutil.get_terminal_size().columns, _NARROWEST)
+
+
+def wrapped(text: str, columns: int | None, *, hanging: int = 2) -> str:
+    """Break a line between words where it is longer than the columns; the rest hangs below its beginning."""
+    if columns is None or len(text) <= columns:
+        return text
+    begin = text[: len(text) - len(text.lstrip())]
+    return textwrap.fill(
+        text.strip(),
+        columns,
+        initial_indent=begin,
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def print_text(text: str, *, hanging: int = 2) -> None:
+    """Print a line on standard output, broken between words where the terminal is narrower."""
+    click.echo(wrapped(text, width(sys.stdout), hanging=hanging))
+
+
 def print_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), least: Sequence[int] = ()
 ) -> tuple[str, ...]:
@@ -77,34 +105,34 @@ def print_table(
         heads: The columns' heads.
         rows: The cells.
         right: Columns whose cells are numbers.
-        least: Columns that are left out, one after another, while the terminal is too narrow for all.
+        least: Columns that are left out, one after another, while the terminal is too narrow for all. Then columns
+            move together, and at last cells fold.
 
     Returns:
         The heads that were left out.
     """
     from rich.console import Console  # noqa: PLC0415 - the most of rich is loaded where a table is printed alone
 
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, width=200)
-    cells = list(rows)
-    shown = list(range(len(heads)))
-    table = _table(heads, cells, shown, right)
-    for column in least:
-        if console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum <= console.width:
+    console = Console(highlight=False, width=width(sys.stdout) or _UNLIMITED)
+    unlimited = console.options.update(width=_UNLIMITED)
+    cells, tries = list(rows), [(count, 1) for count in range(len(least) + 1)] + [(len(least), 0)]
+    for count, padding in tries:
+        shown = [index for index in range(len(heads)) if index not in least[:count]]
+        table = _table(heads, cells, shown, right, padding)
+        if console.measure(table, options=unlimited).maximum <= console.width:
             break
-        shown.remove(column)
-        table = _table(heads, cells, shown, right)
     console.print(table)
     return tuple(head for index, head in enumerate(heads) if index not in shown)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[int], right: Sequence[int]) -> Table:
+def _table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[int], right: Sequence[int], padding: int
+) -> Table:
     from rich import box  # noqa: PLC0415 - as above
     from rich.markup import escape  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False, padding=(0, 1, 0, padding))
     for index in shown:
         table.add_column(
             heads[index], justify="right" if index in right else "left", no_wrap=index == 0, overflow="fold"

@@ -113,7 +113,7 @@ def stacks(picture: Picture, bars: Sequence[Stack], limit: float, limit_note: st
 def ranges(picture: Picture, bars: Sequence[Range], unit: str) -> Markup:
     """Draw ranges, one below the other, each with its ceiling."""
     longest = max((max(bar.high, bar.ceiling) for bar in bars), default=1.0)
-    notes = [f"{bar.expected:.3g} of {bar.ceiling:.3g}" for bar in bars]
+    notes = [f"{bar.expected:,.1f} of {bar.ceiling:,.1f}" for bar in bars]
     scale = _beside([bar.name for bar in bars], longest, max(map(_wide, notes), default=0.0))
     marks = [*_rows([bar.name for bar in bars], scale, unit)]
     for row, (bar, note) in enumerate(zip(bars, notes, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.pages.advice import advice
 from orchestrator.pages.drafts import words
-from orchestrator.pages.rows import FORMAT_HEADS, format_cells
+from orchestrator.pages.rows import FORMAT_HEADS, conditions, format_cells
 from orchestrator.planner.comparison import Comparison
 from orchestrator.planner.drafts import Drafts
 
@@ -15,10 +15,8 @@ _NUMBERS = range(2, 7)
 def comparison_text(comparison: Comparison, drafts: Drafts | None) -> str:
     """Write a comparison as one table, and what drafts must do below it."""
     terms = comparison.terms
-    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
-    asked = f"{terms.engine}, {texts} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}"
     lines = [
-        f"{comparison.subject.name} on {terms.target_name} ({asked})",
+        f"{comparison.subject.name} on {terms.target_name} ({conditions(terms)})",
         "",
         _line(_HEADS),
         _line(tuple("--:" if number in _NUMBERS else "---" for number in range(len(_HEADS)))),

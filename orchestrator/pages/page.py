@@ -16,6 +16,7 @@ from orchestrator.pages.rows import (
     NOTHING,
     PHASE_HEADS,
     PHASE_NAMES,
+    conditions,
     format_cells,
     phase_cells,
     speed_heads,
@@ -24,6 +25,7 @@ from orchestrator.pages.rows import (
 from orchestrator.planner.comparison import Comparison, Row
 from orchestrator.planner.drafts import Drafts
 from orchestrator.planner.estimate import Speeds, Stage
+from orchestrator.planner.figures import requests
 from orchestrator.planner.phases import PARTS, Part
 from orchestrator.planner.serving import gpus_of
 
@@ -71,13 +73,13 @@ class PlanFacts:
     works: bool
     notices: tuple[Notice, ...]
     figures: tuple[tuple[str, str, str], ...]
-    """What, how much, and how it was reckoned."""
+    """What, how much, and how it was calculated."""
     stages: tuple[Stage, ...]
     speeds: Speeds | None
     drafts: str | None
-    """What the recipe's own drafts make of one stream."""
+    """What the recipe's own drafts make of one request."""
     room: float
-    """Bytes of one GPU that a model can have."""
+    """Bytes of one GPU's memory that are available to a model."""
     has: str
     """What the target has, in a sentence."""
     gpus: int = 1
@@ -96,6 +98,7 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
         "compare.html.j2",
         title=f"{comparison.subject.name} on {terms.target_name}",
         comparison=comparison,
+        conditions=conditions(comparison.terms),
         rows=[_cells(comparison, row) for row in comparison.rows],
         drafts=words(drafts) if drafts else (),
         charts=charts,
@@ -129,8 +132,7 @@ def _reasons(stage: Stage) -> Iterator[str]:
 
 def _memory_of_formats(comparison: Comparison) -> Chart:
     terms = comparison.terms
-    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
-    title = f"Memory when serving {texts} of {terms.context:,} tokens"
+    title = f"Memory when serving {requests(terms.batch)} of {terms.context:,} tokens"
     held = {row.label: row.outlook.peaks["serve"].parts for row in comparison.rows}
     return _stacked(title, held, comparison.room, terms.target_name, gpus_of(terms.target))
 
@@ -151,7 +153,7 @@ def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], room: float, 
     used = {label for parts in held.values() for label, size in parts.items() if size}
     keys = (
         *(Key(label, f"series-{number}") for number, label in enumerate(PARTS) if label in used),
-        Key(f"what {target} has for a model", "limit", "mark"),
+        Key(f"available memory of {target}", "limit", "mark"),
     )
     svg = stacks(picture, bars, limit, f"limit {limit:.1f} GB", "GB on each GPU" if gpus > 1 else "GB")
     return Chart(title, svg, keys, "")
@@ -160,22 +162,21 @@ def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], room: float, 
 def _speeds(comparison: Comparison) -> Chart:
     terms = comparison.terms
     bars = tuple(_ranges(comparison.rows))
-    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts at once"
     said = "; ".join(
         f"{bar.name} {bar.expected:.3g} ({bar.low:.3g} to {bar.high:.3g}, limit {bar.ceiling:.3g})" for bar in bars
     )
     picture = Picture(
         "speed",
-        f"Tokens per second of {texts}",
+        f"Decode speed of {requests(terms.batch)} at {terms.context:,} tokens",
         f"Expected decode speed with its band against the limit that bandwidth sets, in tokens per second: {said}.",
     )
     keys = (
         Key("expected", "series-0", "dot"),
         Key("band", "series-0", "pale"),
-        Key("bandwidth limit: weights and cache read once per step, nothing else", "limit", "mark"),
+        Key("limit of the bandwidth: weights and cache read once per step, nothing else", "limit", "mark"),
     )
     dimmed = [row.label for row in comparison.rows if not row.outlook.fits]
-    note = "The numbers: expected, of at most." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
+    note = "The numbers: expected, of the limit." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
     svg = ranges(picture, bars, "tokens per second, decoding")
     return Chart(picture.title, svg, keys, note)
 
@@ -188,7 +189,7 @@ def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
 
 
 def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
-    """Draw the longest context over the texts at once, if any fits; formats of the same reach share a line."""
+    """Draw the longest context over the concurrent requests, if any fits; formats of the same reach share a line."""
     alike: dict[tuple[tuple[int, int], ...], list[str]] = {}
     for row in rows:
         points = tuple((reach.batch, reach.context) for reach in row.reaches)
@@ -201,14 +202,14 @@ def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
     said = "; ".join(f"{', '.join(labels)}: {_said(points)}" for points, labels in drawn)
     picture = Picture(
         "reach",
-        "Longest context by texts at once",
-        f"Tokens of each text that fit, by how many texts are served at once: {said}.",
+        "Longest context by concurrent requests",
+        f"Tokens of each request that fit, by how many requests are served together: {said}.",
     )
     keys = tuple(Key(", ".join(labels), f"series-{number % SERIES}") for number, (_, labels) in enumerate(drawn))
-    note = f"Not even one text fits: {', '.join(nowhere)}." if nowhere else ""
+    note = f"Not even one request fits: {', '.join(nowhere)}." if nowhere else ""
     kv_dtype = comparison.terms.kv_dtype.upper()
-    more = f"KV cache in {kv_dtype}; what lies below a line fits."
-    svg = steps(picture, lines, "texts at once", "tokens of each text", filled=len(lines) == 1)
+    more = f"By memory alone, KV cache in {kv_dtype}; what lies below a line fits."
+    svg = steps(picture, lines, "concurrent requests", "tokens of each request", filled=len(lines) == 1)
     yield Chart(picture.title, svg, keys, f"{more} {note}".strip())
 
 

@@ -1,4 +1,4 @@
-"""What a plan's page says, taken from a recipe and what the planner reckoned for it."""
+"""What a plan's page says, taken from a recipe and what the planner calculated for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
 from orchestrator.pages.page import Notice, PlanFacts
-from orchestrator.pages.rows import draft_words
+from orchestrator.pages.rows import FIGURE_NAMES, draft_words
 from orchestrator.planner.asking import ENGINE, usual_context
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.estimate import Estimate
@@ -32,7 +32,10 @@ def plan_facts(
         verdict=verdict_of(refusals, warnings),
         works=not refusals,
         notices=tuple(Notice(one.code, one.message, one.hint) for one in (*refusals, *warnings)),
-        figures=tuple((name.replace("_", " "), str(figure), figure.basis) for name, figure in estimate.figures.items()),
+        figures=tuple(
+            (FIGURE_NAMES[name], str(figure), "; ".join(filter(None, (figure.conditions, figure.basis))))
+            for name, figure in estimate.figures.items()
+        ),
         stages=estimate.stages,
         speeds=estimate.speeds,
         drafts=draft_words(estimate.drafted) if estimate.drafted else None,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from orchestrator.planner.comparison import Row
+from orchestrator.planner.comparison import Row, Terms
 from orchestrator.planner.drafted import Drafted
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
-from orchestrator.planner.figures import gigabytes
+from orchestrator.planner.figures import Figure, gigabytes, requests
 from orchestrator.planner.phases import Phase
 from orchestrator.planner.speed import Band
 
 NOTHING = "-"
 """In a cell where there is nothing to say."""
 
-FORMAT_HEADS = ("format", "fits", "weights", "longest context", "most texts", "decode tok/s", "its limit")
-PHASE_HEADS = ("phase", "memory", "of its room", "disk", "time", "memory rests on")
+FORMAT_HEADS = ("format", "fits", "weights", "max context", "max batch", "decode tok/s", "limit")
+PHASE_HEADS = ("phase", "memory", "share used", "disk", "time", "memory rests on")
 
 PHASE_NAMES: Mapping[Phase, str] = {
     "download": "download",
@@ -27,6 +27,18 @@ PHASE_NAMES: Mapping[Phase, str] = {
     "load": "load",
     "serve": "serve",
 }
+FIGURE_NAMES: Mapping[str, str] = {
+    "download": "download",
+    "weights": "weights",
+    "disk": "disk",
+    "serve_memory": "memory to serve",
+    "longest_text": "longest context",
+    "most_texts": "concurrent requests",
+    "decode": "decode",
+    "prefill": "prefill",
+    "decode_ceiling": "limit of decode",
+}
+"""By the names that they have in documents."""
 _RESTS_ON = {
     "exact": "exact bytes",
     "formula": "exact bytes, formula",
@@ -46,9 +58,15 @@ def format_cells(row: Row) -> tuple[str, ...]:
         gigabytes(found.weights_bytes),
         f"{found.max_context:,}" if found.max_context else "none",
         f"{found.max_batch:,}" if found.max_batch else "none",
-        band_words(found.decode),
+        span_of(found.decode) if found.decode else NOTHING,
         f"{found.ceiling:,.1f}" if found.ceiling else NOTHING,
     )
+
+
+def conditions(terms: Terms) -> str:
+    """Say what all formats were asked alike."""
+    asked = f"{requests(terms.batch)} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}"
+    return f"{terms.engine}, {asked}"
 
 
 def phase_cells(stage: Stage) -> tuple[str, ...]:
@@ -57,7 +75,7 @@ def phase_cells(stage: Stage) -> tuple[str, ...]:
     return (
         PHASE_NAMES[stage.phase],
         gigabytes(peak.total),
-        f"{'' if peak.fits else 'too much: '}{peak.total / peak.room:.0%}",
+        f"{'' if peak.fits else 'over: '}{peak.total / peak.room:.0%}",
         f"+{gigabytes(stage.kept)}" if stage.kept else "",
         span_words(stage.time) if stage.time else "",
         _RESTS_ON[peak.kind],
@@ -65,34 +83,34 @@ def phase_cells(stage: Stage) -> tuple[str, ...]:
 
 
 def speed_heads(speeds: Speeds) -> tuple[str, ...]:
-    """Head the table of speeds: one column for each length of text."""
+    """Head the table of speeds: one column for each context."""
     return ("tokens/s", *(f"{prefill.context:,} tokens" for prefill in speeds.prefill))
 
 
 def speed_rows(speeds: Speeds) -> Iterable[tuple[str, ...]]:
-    """Write decode by texts at once, its limit, and prefill."""
+    """Write decode by concurrent requests, its limit, and prefill."""
     contexts = len(speeds.prefill)
     for start in range(0, len(speeds.decode), contexts):
         cells = speeds.decode[start : start + contexts]
-        yield (f"decode, {_texts(cells[0].batch)}", *map(_cell, cells))
-    yield ("limit, 1 text", *(short(prefill.ceiling) for prefill in speeds.prefill))
+        yield (f"decode, {requests(cells[0].batch)}", *map(_cell, cells))
+    yield ("limit, 1 request", *(short(prefill.ceiling) for prefill in speeds.prefill))
     yield ("prefill, 1 prompt", *(span_of(prefill.band) for prefill in speeds.prefill))
 
 
+def figure_words(figure: Figure) -> str:
+    """Write a figure with its conditions: `4.8 tok/s (3.8 to 5.7), 1 request at 4,096 tokens, …`."""
+    return ", ".join(filter(None, (str(figure), figure.conditions)))
+
+
 def draft_words(found: Drafted) -> str:
-    """Say what drafts make of one stream: `5 per step, 11.0 tok/s (8.8-13.2) if 80% of them are accepted; …`."""
+    """Say what drafts make of one request: `5 per step, 11.0 tok/s (8.8-13.2) if 80% of them are accepted; …`."""
     speeds = ", ".join(f"{span_of(band)} tok/s if each is accepted with {share:.0%}" for share, band in found.speeds)
     pays = f"faster than none from {found.pays_from:.0%}" if found.pays_from is not None else "never faster than none"
     return f"{found.draft_length} per step: {speeds}; {pays}"
 
 
-def band_words(band: Band | None) -> str:
-    """Write a speed with its band: `5.0 (4.4 to 5.6)`."""
-    return f"{band.expected:,.1f} ({band.low:,.1f} to {band.high:,.1f})" if band else NOTHING
-
-
 def span_of(band: Band) -> str:
-    """Write a speed with its band where there is little room: `5.0 (4.4-5.6)`."""
+    """Write a speed with its band: `5.0 (4.4-5.6)`."""
     return f"{short(band.expected)} ({short(band.low)}-{short(band.high)})"
 
 
@@ -120,8 +138,4 @@ def _clock(seconds: float) -> tuple[str, str]:
 
 
 def _cell(cell: Cell) -> str:
-    return span_of(cell.decode) if cell.decode else "no room"
-
-
-def _texts(batch: int) -> str:
-    return "1 text" if batch == 1 else f"{batch} texts"
+    return span_of(cell.decode) if cell.decode else "too large"

@@ -12,7 +12,7 @@ from orchestrator.recipe.model import Benchmark, Recipe
 
 ENGINE = "trtllm"
 """What serves every recipe."""
-_TYPICAL_TEXT = 4096
+_TYPICAL_CONTEXT = 4096
 
 
 def question_of(
@@ -24,8 +24,8 @@ def question_of(
         recipe: The recipe.
         known: Its model's sizes.
         target: Its machine.
-        batch: Texts at once.
-        context: Tokens of each; None: a text of usual length.
+        batch: Concurrent requests.
+        context: Tokens of each; None: the usual context.
     """
     draft = draft_bytes(recipe)
     return Question(
@@ -48,16 +48,16 @@ def question_of(
 
 
 def usual_context(recipe: Recipe, known: Known) -> int:
-    """Give the tokens of a text of usual length, as far as the model and the server take it."""
-    return min(_TYPICAL_TEXT, longest_allowed(recipe, known))
+    """Give the context that every speed without another one is for, as far as the model and the server take it."""
+    return min(_TYPICAL_CONTEXT, longest_allowed(recipe, known))
 
 
 def longest_allowed(recipe: Recipe, known: Known) -> int:
-    """Give the tokens that the recipe, else the model, allows a text."""
+    """Give the tokens that the recipe, else the model, allows a request."""
     return recipe.serve.max_seq_len or known.shape.max_position
 
 
 def benchmark_context(recipe: Recipe) -> int:
-    """Give the tokens that a text of the recipe's benchmark has on average while it is answered."""
+    """Give the tokens that a request of the recipe's benchmark has on average while it is answered."""
     lengths = recipe.benchmark or Benchmark()
     return lengths.input_tokens + lengths.output_tokens // 2

@@ -58,7 +58,7 @@ def notes_of_steps(recipe: Recipe) -> Mapping[str, Figure]:
 
 def _notes(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
     values = models * text.samples * text.sequence_length * known.shape.hidden_size
-    basis = f"hidden states of {text.samples} texts of {text.sequence_length} tokens, twice while they are replaced"
+    basis = f"hidden states of {text.samples} samples of {text.sequence_length} tokens, twice while they are replaced"
     return Figure(_NOTES * _STATE_BYTES * values, "B", f"{basis}, of both models" if models > 1 else basis)
 
 

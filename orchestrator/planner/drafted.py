@@ -21,7 +21,7 @@ _ACCEPTED = (0.6, 0.8)
 
 @dataclass(frozen=True)
 class Drafted:
-    """One stream with drafts."""
+    """One request with drafts."""
 
     draft_length: int
     draft_cost: float
@@ -35,7 +35,7 @@ class Drafted:
 
 
 def drafted(recipe: Recipe, question: Question) -> Drafted | None:
-    """Reckon a recipe's drafts for one text of the question's length; None without drafts.
+    """Calculate a recipe's drafts for one request at the question's context; None without drafts.
 
     Raises:
         SpeedInputError: A target without a GPU.

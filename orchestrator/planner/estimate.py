@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner import duration
-from orchestrator.planner.asking import benchmark_context, question_of
+from orchestrator.planner.asking import question_of
 from orchestrator.planner.disk import disk_of_steps
 from orchestrator.planner.drafted import Drafted, drafted
 from orchestrator.planner.duration import Span
@@ -19,14 +19,14 @@ from orchestrator.planner.memory import longest_text, most_texts, serve_memory
 from orchestrator.planner.phases import Peak, Phase, building, downloading, peaks, pool
 from orchestrator.planner.question import Question
 from orchestrator.planner.serving import gpus_of, room_per_gpu
-from orchestrator.planner.speed import Band, Speed, speed
+from orchestrator.planner.speed import Band, speed
 from orchestrator.planner.weights import decode_ceiling, served_weights, source_weights
 from orchestrator.recipe.model import Recipe
 
 _BATCHES = (1, 8)
-"""Texts at once, besides as many as the server takes."""
-_CONTEXTS = (1024, 8192)
-"""Tokens of a text, besides the longest that there is room for."""
+"""Concurrent requests, besides as many as the server takes."""
+_LONGER = 32768
+"""Tokens of a request, besides the usual context and the longest that fits."""
 _PHASES: Mapping[str, Phase] = {"quantize": "quantize", "convert": "convert", "engine": "engine_build"}
 """By the step that does it; every other one fetches."""
 
@@ -45,12 +45,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """The speed of so many texts, so long."""
+    """Decode speed at one batch and context."""
 
     batch: int
     context: int
     decode: Band | None
-    """Tokens per second of all texts; None where they do not fit into the cache."""
+    """Tokens per second of all requests together; None where they do not fit into the cache."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class Prefill:
     context: int
     band: Band
     ceiling: float
-    """Tokens per second that decoding one text of this length never passes without drafts."""
+    """Tokens per second that decoding one request at this context never passes without drafts."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """What the server does, by texts at once and their length; drafts are not counted in."""
+    """What the server does, by concurrent requests and their context; drafts are not counted in."""
 
     decode: tuple[Cell, ...]
     """By batch, then by context."""
     prefill: tuple[Prefill, ...]
     """By context."""
     basis: tuple[str, ...]
-    """How the first cell was reckoned."""
+    """How the first cell was calculated."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,19 @@ class Estimate:
     serve_memory: Figure
     """The least that serving takes, over all nodes."""
     longest_text: Figure | None
-    """Tokens of one text that there is room for; None where the model's sizes are not known."""
+    """The longest context of one request that fits; None where the model's sizes are not known."""
     most_texts: Figure | None
-    """Texts of usual length at once; None where the model's sizes are not known."""
+    """Concurrent requests of the usual context; None where the model's sizes are not known."""
     decode: Figure | None
-    """Tokens per second of one stream; None where the model's sizes are not known, or without a GPU."""
+    """Tokens per second of one request at the usual context; None where sizes are not known, or without a GPU."""
     prefill: Figure | None
-    """Tokens per second of reading a prompt; None as for `decode`."""
+    """Tokens per second of reading a prompt of the usual context; None as for `decode`."""
     decode_ceiling: Figure | None
-    """Tokens per second that one stream cannot pass; None without a GPU."""
+    """Tokens per second that one request cannot pass; None without a GPU."""
     speeds: Speeds | None
     """None as for `decode`."""
     drafted: Drafted | None
-    """One stream with the recipe's drafts; None without any, or as for `decode`."""
+    """One request with the recipe's drafts; None without any, or as for `decode`."""
 
     @property
     def figures(self) -> Mapping[str, Figure]:
@@ -126,11 +126,11 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, target: Target) -> Estimate:
-    """Reckon what a recipe takes on a target."""
+    """Calculate what a recipe takes on a target."""
     download, weights = source_weights(recipe), served_weights(recipe)
     known, longest = known_model(recipe), longest_text(recipe, target)
     question = _question(recipe, target, known)
-    alone = _alone(recipe, question) if question else None
+    decode, prefill, ceiling = _one_request(question) if question else (None, None, decode_ceiling(recipe, target))
     return Estimate(
         download=replace(download, basis=f"{download.basis}; sizes from {known.basis}") if known else download,
         weights=weights,
@@ -139,22 +139,18 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
         serve_memory=serve_memory(recipe, target),
         longest_text=longest,
         most_texts=most_texts(recipe, target),
-        decode=_decode(recipe, alone) if alone else None,
-        prefill=_prefill(recipe, alone) if alone else None,
-        decode_ceiling=decode_ceiling(recipe, target),
+        decode=decode,
+        prefill=prefill,
+        decode_ceiling=ceiling,
         speeds=_speeds(recipe, question, longest) if question and longest else None,
-        drafted=drafted(recipe, replace(question, context=_CONTEXTS[0])) if question else None,
+        drafted=drafted(recipe, question) if question else None,
     )
 
 
 def decode_of(recipe: Recipe, target: Target) -> Figure | None:
-    """Predict what `estimate` does for one stream, and nothing else; None where the sizes are not known."""
+    """Predict the decode figure of `estimate` and nothing else; None where the sizes are not known."""
     question = _question(recipe, target, known_model(recipe))
-    return _decode(recipe, _alone(recipe, question)) if question else None
-
-
-def _alone(recipe: Recipe, question: Question) -> Speed:
-    return speed(replace(question, context=benchmark_context(recipe)))
+    return _one_request(question)[0] if question else None
 
 
 def _question(recipe: Recipe, target: Target, known: Known | None) -> Question | None:
@@ -226,25 +222,28 @@ def _disk(recipe: Recipe) -> Figure:
     return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts), kind)
 
 
-def _decode(recipe: Recipe, found: Speed) -> Figure:
-    about = f"one stream after {benchmark_context(recipe)} tokens, without drafts; {found.basis[0]}"
-    return _figure(found.decode, about)
+def _one_request(question: Question) -> tuple[Figure, Figure, Figure]:
+    """Give decode, prefill and the limit of decode, each with the conditions that it holds under."""
+    found, tokens = speed(question), f"{question.context:,} tokens"
+    decoding = f"1 request at {tokens}, KV cache in {question.kv_dtype.upper()}, no speculative decoding"
+    limit = "weights and cache read once per step at the peak bandwidth, nothing else counted"
+    return (
+        _figure(found.decode, found.basis[0], decoding),
+        _figure(found.prefill, found.basis[1], f"1 prompt of {tokens}"),
+        Figure(found.ceiling, "tok/s", limit, conditions=decoding),
+    )
 
 
-def _prefill(recipe: Recipe, found: Speed) -> Figure:
-    return _figure(found.prefill, f"a prompt of {benchmark_context(recipe)} tokens; {found.basis[1]}")
-
-
-def _figure(band: Band, basis: str) -> Figure:
-    return Figure(band.expected, "tok/s", basis, "measured", (band.low, band.high))
+def _figure(band: Band, basis: str, conditions: str) -> Figure:
+    return Figure(band.expected, "tok/s", basis, "measured", (band.low, band.high), conditions)
 
 
 def _speeds(recipe: Recipe, question: Question, longest: Figure) -> Speeds | None:
-    """Reckon the table: usual batches up to what the server takes, usual lengths up to what fits."""
+    """Calculate the table: usual batches up to what the server takes, contexts up to what fits."""
     most = int(longest.value)
     if most < 1:
         return None
-    contexts = (*[context for context in _CONTEXTS if context < most], most)
+    contexts = (*[context for context in sorted({question.context, _LONGER}) if context < most], most)
     allowed = recipe.serve.max_batch_size
     alone = [speed(replace(question, context=context)) for context in contexts]
     return Speeds(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["B", "tok/s", "tokens", "texts"]
+Unit = Literal["B", "tok/s", "tokens", "requests"]
 
 Kind = Literal["exact", "formula", "measured", "assumed"]
 """What a figure rests on: bytes of tensors, a formula of sizes, a measured constant, or a round number of ours.
@@ -21,23 +21,32 @@ class Figure:
     value: float
     unit: Unit
     basis: str
-    """How it was reckoned, in words, with what was left out."""
+    """How it was calculated, in words, with what was left out."""
     kind: Kind = "formula"
     band: tuple[float, float] | None = None
     """Between which values it should be, where it is not exact."""
+    conditions: str = ""
+    """What it was asked for, shown beside it: `1 request at 4,096 tokens, …`."""
 
     def __str__(self) -> str:
         """Write it for people: `39.7 GB`, `6.9 tok/s`, `6.1 tok/s (5.5 to 6.7)`."""
         if self.unit == "B":
             return gigabytes(self.value)
-        if self.unit in ("tokens", "texts"):
-            return f"{self.value:,.0f} {self.unit}"
+        if self.unit == "requests":
+            return f"{self.value:,.0f}"
+        if self.unit == "tokens":
+            return f"{self.value:,.0f} tokens"
         around = f" ({_short(self.band[0])} to {_short(self.band[1])})" if self.band else ""
         return f"{_short(self.value)} {self.unit}{around}"
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004 - three digits say enough
+
+
+def requests(count: float) -> str:
+    """Write how many requests are served at the same time: `1 request`, `8 requests`."""
+    return "1 request" if count == 1 else f"{count:,.0f} requests"
 
 
 def in_words(count: float) -> str:

@@ -1,4 +1,4 @@
-"""Which memory serving a recipe takes, how much the target has for it, and which texts find room in it."""
+"""Which memory serving a recipe takes, how much the target has for it, and which requests fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def serve_capacity(recipe: Recipe, target: Target) -> float:
 
 
 def serve_memory(recipe: Recipe, target: Target) -> Figure:
-    """Reckon what serving needs at least, over all nodes: weights, those of a draft, and of a known model one text."""
+    """Calculate the least that serving needs, over all nodes: weights, a draft's weights and one request."""
     weights = served_weights(recipe)
     draft = draft_bytes(recipe)
     parts = [f"weights: {weights.basis}"]
@@ -33,32 +33,31 @@ def serve_memory(recipe: Recipe, target: Target) -> Figure:
         serving = question_of(recipe, known, target).serving
         extra = (serving.cache + serving.workspace) * serving.gpus
         total += extra
-        parts.append(f"{extra / 1e9:.1f} GB for activations and one text of {serving.context:,} tokens, by formula")
+        parts.append(f"{extra / 1e9:.1f} GB for activations and 1 request of {serving.context:,} tokens, by formula")
     return Figure(total, "B", "; ".join(parts))
 
 
 def longest_text(recipe: Recipe, target: Target) -> Figure | None:
-    """Reckon the most tokens of a single text; None where the model's sizes are not known, or nothing can serve it."""
+    """Calculate the longest context of one request; None where sizes are not known, or nothing can serve it."""
     known = known_model(recipe)
     if known is None or target.gpu is None:
         return None
     question = question_of(recipe, known, target)
     limit = longest_allowed(recipe, known)
     value = min(max_context(question.serving, question.cache_room), limit)
-    own = "serve.max_seq_len" if recipe.serve.max_seq_len else "what the model was made for"
-    reason = own if value == limit else "what the KV cache has room for"
-    return Figure(value, "tokens", f"one text, question and answer: {reason}")
+    own = "your max_seq_len" if recipe.serve.max_seq_len else "the model's own limit"
+    reason = own if value == limit else "what memory allows"
+    return Figure(value, "tokens", reason, conditions="prompt and answer of 1 request")
 
 
 def most_texts(recipe: Recipe, target: Target) -> Figure | None:
-    """Reckon how many texts of usual length fit at once; None where sizes are not known, or nothing can serve it."""
+    """Calculate how many requests of the usual context fit; None where sizes are not known, or nothing can serve it."""
     known = known_model(recipe)
     if known is None or target.gpu is None:
         return None
     question = question_of(recipe, known, target)
     found = max_batch(question.serving, question.cache_room)
     limit = recipe.serve.max_batch_size
-    reason = "serve.max_batch_size" if found >= limit else "what the KV cache has room for"
-    length = usual_context(recipe, known)
-    about = f"of {length:,} tokens each, at once: {reason}; memory has room for {found:,}"
-    return Figure(min(found, limit), "texts", about)
+    reason = f"your max_batch_size; memory allows {found:,}" if found >= limit else "what memory allows"
+    conditions = f"of {usual_context(recipe, known):,} tokens"
+    return Figure(min(found, limit), "requests", reason, conditions=conditions)

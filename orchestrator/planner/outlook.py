@@ -113,13 +113,13 @@ def _basis(question: Question, phases: Mapping[Phase, Peak]) -> Iterator[str]:
     if not question.quantizing and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
         yield "weights: no list of what is not quantized was given: what ModelOpt leaves alone by default"
     states = state_bytes(shape)
-    more = f", and {gigabytes(states)} of recurrent states per text" if states else ""
+    more = f", and {gigabytes(states)} of recurrent states per request" if states else ""
     yield f"cache: {shape.attention_layers} layers keep keys and values in {question.kv_dtype}{more}"
     come = checkpoint_bytes(shape, scheme_of("bf16") if question.quantizing else scheme)
     for phase, peak in phases.items():
         more = f"; {gigabytes(come)} go to disk as they come" if phase == "download" else ""
         yield f"{phase}: {peak.basis}{more}"
-    yield f"room: {room_words(target, question.target_name)}"
+    yield f"available memory: {room_words(target, question.target_name)}"
     yield from (f"left out: {note}" for note in shape.notes)
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes
-from orchestrator.planner.figures import Kind, gigabytes
+from orchestrator.planner.figures import Kind, gigabytes, requests
 from orchestrator.planner.making import BUILD_BASIS, BUILD_FACTOR, build_capacity
 from orchestrator.planner.question import Question
 from orchestrator.planner.serving import Serving, room_per_gpu
@@ -102,8 +102,8 @@ def _serving(serving: Serving, target: Target) -> Peak:
         "activations": serving.workspace,
         "KV cache": serving.cache,
     }
-    texts = "one text" if serving.batch == 1 else f"{serving.batch} texts"
-    basis = f"{_words(serving)}; cache {gigabytes(serving.cache)} for {texts} of {serving.context} tokens"
+    cached = f"{requests(serving.batch)} of {serving.context:,} tokens"
+    basis = f"{_words(serving)}; cache {gigabytes(serving.cache)} for {cached}"
     return Peak(parts, room_per_gpu(target), "formula", basis)
 
 

@@ -31,13 +31,13 @@ def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
         None where the model's exact sizes are not known: `known.missing_sizes(recipe)` says what is missing. Else
 
         - `recipe`, `target`, `engine` ("trtllm"), `format`, `kv_dtype`, `batch` (1), `context`, `gpus`: what was asked.
-          The context is that of the recipe's benchmark when half of the answer is written;
+          The context is the one that `plan` and `compare` use;
         - all keys of `orchestrator estimate --json`: `weights_bytes`, `active_bytes_per_token`, `kv_bytes_per_token`,
           `fits`, `peak_memory_bytes` by phase (of one GPU), `max_context`, `max_batch`, `decode_tokens_per_s` and
           `prefill_tokens_per_s` (each `low`, `expected`, `high`; null on a target without a GPU), `basis`, `limits`;
         - `levels`: for each concurrency of the recipe's benchmark an object with `concurrency` and
-          `output_tokens_per_second` (`low`, `expected`, `high`), reckoned as performance.json's figure of that name is
-          measured: prompts are read in between. Empty without a benchmark or a GPU. Drafts are not counted in;
+          `output_tokens_per_second` (`low`, `expected`, `high`), calculated as performance.json's figure of that name
+          is measured: prompts are read in between. Empty without a benchmark or a GPU. Drafts are not counted in;
         - `constants`: `version` (changes with every figure that is measured and not counted), `basis` (where the
           engine's come from), `sm` (the compute capability that they were measured on), `orchestrator` (its version).
     """
@@ -45,7 +45,7 @@ def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
     if known is None:
         return None
     target = catalog.target(recipe.target)
-    question = question_of(recipe, known, target, context=benchmark_context(recipe))
+    question = question_of(recipe, known, target)
     found = outlook(question)
     return {
         "recipe": recipe.name,
@@ -63,7 +63,7 @@ def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
                 max_batch=min(found.max_batch, recipe.serve.max_batch_size),
             )
         ),
-        "levels": list(_levels(recipe, question)),
+        "levels": list(_levels(recipe, replace(question, context=benchmark_context(recipe)))),
         "constants": _version(constants_in_use()),
     }
 

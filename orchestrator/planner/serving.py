@@ -96,7 +96,7 @@ def room_words(target: Target, name: str) -> str:
     each = " on each GPU" if gpus_of(target) > 1 else ""
     seen = f"; CUDA sees {_gib(target.cuda_free)} free at most" if target.cuda_free else ""
     return (
-        f"{gigabytes(room_per_gpu(target))}{each}: the {_gib(target.memory)} of {name} less {_gib(target.reserve)}"
+        f"{gigabytes(room_per_gpu(target))}{each}: {_gib(target.memory)} of {name} less {_gib(target.reserve)}"
         f" for the system{seen}"
     )
 

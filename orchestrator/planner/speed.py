@@ -14,6 +14,7 @@ from orchestrator.catalog.target import Gpu, Target
 from orchestrator.errors import SpeedInputError
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, EngineConstants, constants_in_use
+from orchestrator.planner.figures import requests
 from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import gpus_of
@@ -307,8 +308,8 @@ def _decode_basis(load: Workload, terms: Terms, seconds: float) -> tuple[str, ..
         f"products {terms['compute'] * costs['compute'] * 1e3:.3g} ms",
         f"{blocks} exchanges between nodes of {costs['exchange']:.3g} µs" if terms["exchange"] else "",
     ]
-    texts = "one text" if load.batch == 1 else f"{load.batch:g} texts"
-    return (f"decode: a step of {seconds * 1e3:.3g} ms for {texts}: {'; '.join(filter(None, parts))}",)
+    asked = f"{requests(load.batch)} at {load.context:,} tokens"
+    return (f"decode: a step of {seconds * 1e3:.3g} ms for {asked}: {'; '.join(filter(None, parts))}",)
 
 
 def _prefill_basis(load: Workload) -> str:
@@ -318,7 +319,7 @@ def _prefill_basis(load: Workload) -> str:
     share = 1 / load.engine.costs[cost] / factor
     peak = load.tensor_flops * load.gpus * factor / 1e12
     return (
-        f"prefill: {load.context} tokens in steps of at most {load.engine.chunk}, "
+        f"prefill: {load.context:,} tokens in steps of at most {load.engine.chunk:,}, "
         f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, {bits} bits)"
     )
 

@@ -13,14 +13,14 @@ import click
 from orchestrator.cli.configs import LARGEST, read_object
 from orchestrator.cli.options import PageFile, RecipeName, write_page
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import print_json, print_table
+from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
 from orchestrator.pages.advice import advice
 from orchestrator.pages.drafts import words
 from orchestrator.pages.markdown import comparison_text
 from orchestrator.pages.page import comparison_page
 from orchestrator.pages.programs import document
-from orchestrator.pages.rows import FORMAT_HEADS, format_cells
+from orchestrator.pages.rows import FORMAT_HEADS, conditions, format_cells
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.constants import ENGINES
 from orchestrator.planner.drafts import Drafts, drafts
@@ -40,12 +40,12 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 @click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
 @click.option(
     "--context", type=click.IntRange(1, 2**31),
-    help=f"Tokens of each text; {_USUAL_CONTEXT}, or what the model was made for where that is less.",
+    help=f"Tokens of each request; {_USUAL_CONTEXT}, or the model's own limit where that is less.",
 )  # fmt: skip
-@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Texts at once.")
+@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Concurrent requests.")
 @click.option(
-    "--kv-cache", "kv_dtype", type=click.Choice(["bf16", "fp8", "nvfp4"]), default="bf16", show_default=True,
-    help="How keys and values are kept.",
+    "--kv-cache", "kv_dtype", type=click.Choice(["bf16", "fp8", "nvfp4"]),
+    help="How keys and values are kept; what the recipe says, else bf16.",
 )  # fmt: skip
 @click.option(
     "--wanted", type=click.FloatRange(0, 1e9, min_open=True), multiple=True, metavar="TOKENS/S",
@@ -68,7 +68,7 @@ def command(
     engine: str,
     context: int | None,
     batch: int,
-    kv_dtype: KvDtype,
+    kv_dtype: KvDtype | None,
     wanted: tuple[float, ...],
     style: str,
     page: Path | None,
@@ -81,6 +81,7 @@ def command(
     settings: Settings = ctx.obj
     subject = _subject(settings, model)
     length = context or min(_USUAL_CONTEXT, subject.shape.max_position)
+    kv_dtype = kv_dtype or _kv_dtype(settings, model)
     terms = Terms(settings.catalog.target(target_name), target_name, engine, batch, length, kv_dtype)
     found = compare(subject, terms)
     needed = drafts(found, wanted)
@@ -114,6 +115,12 @@ def _subject(settings: Settings, model: str) -> Subject:
     settings.book.load(model)  # says which names are close
     message = f"{model} is neither a recipe, a repository on the Hub nor a config.json"
     raise RecipeUnknownError(message)
+
+
+def _kv_dtype(settings: Settings, model: str) -> KvDtype:
+    """Give what a recipe keeps keys and values in, so that its plan and its comparison answer the same question."""
+    known = known_model(settings.book.load(model).recipe) if model in settings.book.names else None
+    return known.kv_dtype if known else "bf16"
 
 
 def _family(settings: Settings, model: str) -> list[str]:
@@ -150,7 +157,9 @@ def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:
     schemes: dict[str, Scheme] = {}
     for recipe, known in alike:
         by_format[recipe.quantization.format] = (*by_format.get(recipe.quantization.format, ()), recipe.name)
-        if _is_usable(recipe, known):
+        if recipe.name == name:
+            schemes[recipe.quantization.format] = known.served
+        elif _is_usable(recipe, known):
             schemes.setdefault(recipe.quantization.format, known.served)
     return Subject(name, first.shape, first.basis, schemes, by_format)
 
@@ -194,16 +203,13 @@ def _fetch(repo: str) -> Mapping[str, Any]:
 
 def _show(comparison: Comparison, needed: Drafts | None) -> None:
     terms = comparison.terms
-    texts = "one text" if terms.batch == 1 else f"{terms.batch} texts"
-    click.echo(
-        f"{comparison.subject.name} on {terms.target_name}, {terms.engine}:"
-        f" {texts} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}\n"
-    )
-    print_table(FORMAT_HEADS, map(format_cells, comparison.rows), right=(2, 3, 4, 5, 6))
+    print_text(f"{comparison.subject.name} on {terms.target_name}: {conditions(terms)}")
+    click.echo()
+    print_table(FORMAT_HEADS, map(format_cells, comparison.rows), right=(2, 3, 4, 5, 6), least=(2,))
     click.echo()
     for row in comparison.rows:
-        click.echo(f"{row.label}: {advice(comparison, row)}")
+        print_text(f"{row.label}: {advice(comparison, row)}")
     if needed:
         click.echo()
         for line in words(needed):
-            click.echo(line)
+            print_text(line)

@@ -13,10 +13,10 @@ from orchestrator.catalog.models import find_model
 from orchestrator.cli.configs import an_object, declared_beside, declared_inside, read_object
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, print_json, print_table
+from orchestrator.cli.text import in_bytes, print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.constants import ENGINES
-from orchestrator.planner.figures import Figure
+from orchestrator.planner.figures import Figure, requests
 from orchestrator.planner.making import one_pass_peak, resident_peak
 from orchestrator.planner.outlook import Outlook, outlook, to_document
 from orchestrator.planner.question import Question
@@ -61,8 +61,10 @@ from orchestrator.recipe.model import Calibration
 )
 @click.option("--target", default="dgx-spark", show_default=True, help="The machine.")
 @click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
-@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Texts at once.")
-@click.option("--context", type=click.IntRange(1, 2**31), default=4096, show_default=True, help="Tokens of each text.")
+@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Concurrent requests.")
+@click.option(
+    "--context", type=click.IntRange(1, 2**31), default=4096, show_default=True, help="Tokens of each request."
+)
 @click.option("--gpus", type=click.IntRange(1, 1024), help="GPUs that share the model; all of the target's.")
 @click.option("--kv-cache", type=click.Choice(["bf16", "fp8", "nvfp4"]), help="Else what the checkpoint declares.")
 @click.option(
@@ -188,7 +190,7 @@ def _of_hub(repo: str, revision: str) -> _Subject:
 
 
 def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
-    """Reckon the peak of what quantizes: our own quantizer, which needs the least, if it can and nobody says else."""
+    """Calculate the peak of quantizing: by our own quantizer, which needs the least, if it can and nobody says else."""
     if method is None:
         ours = scheme.name in SINGLE_FORMATS and shape.architecture in ARCHITECTURES
         method = "onepass" if ours else "modelopt"
@@ -232,23 +234,23 @@ def _show(question: Question, found: Outlook) -> None:
     verdict = ("fits, with limits" if found.limits else "fits") if found.fits else "does not fit"
     click.echo(f"{question.shape.architecture} as {question.scheme.label} on {question.target_name}: {verdict}")
     for limit in found.limits:
-        click.echo(f"  · {limit}")
+        print_text(f"  · {limit}", hanging=4)
     rows = [
         ("weights", in_bytes(found.weights_bytes)),
         ("read per token", in_bytes(found.active_bytes_per_token)),
         ("cache per token", in_bytes(found.kv_bytes_per_token)),
         *((f"peak: {phase.replace('_', ' ')}", in_bytes(peak)) for phase, peak in found.peak_memory_bytes.items()),
-        ("room", in_bytes(found.room_bytes)),
-        ("longest text", f"{found.max_context:,} tokens"),
-        ("most texts", f"{found.max_batch:,}"),
-        ("decode", _band(found.decode)),
-        ("prefill", _band(found.prefill)),
+        ("available memory", in_bytes(found.room_bytes)),
+        ("longest context", f"{found.max_context:,} tokens"),
+        (f"requests of {question.context:,} tokens", f"{found.max_batch:,}"),
+        (f"decode, {requests(question.batch)} at {question.context:,} tokens", _band(found.decode)),
+        (f"prefill, 1 prompt of {question.context:,} tokens", _band(found.prefill)),
     ]
     click.echo()
     print_table(("what", "predicted"), rows, right=(1,))
     click.echo()
     for line in found.basis:
-        click.echo(f"- {line}")
+        print_text(f"- {line}")
 
 
 def _band(band: Band | None) -> str:

@@ -17,8 +17,9 @@ from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, print_json
 from orchestrator.errors import RecipeThereError, machine_faults
 from orchestrator.pages.advice import advice
-from orchestrator.pages.rows import band_words
-from orchestrator.planner.comparison import Comparison, Subject
+from orchestrator.pages.rows import span_of
+from orchestrator.planner.comparison import Comparison, Row, Subject
+from orchestrator.planner.figures import requests
 from orchestrator.planner.proposal import Candidate, Proposal, Question, propose
 from orchestrator.recipe.model import NAME_PATTERN, Format, Recipe
 from orchestrator.runner import forecast
@@ -141,9 +142,15 @@ def _why_format(question: Question, proposal: Proposal) -> list[str]:
         subject = Subject(question.name, row.question.shape, "")
         reasons.append(advice(Comparison(subject, question.terms, (row,)), row))
     if row is not None:
-        speed = f", {band_words(row.outlook.decode)} tokens/s predicted" if row.outlook.decode else ""
-        reasons.append(f"Weights: {in_bytes(row.outlook.weights_bytes)}{speed}.")
+        reasons.append(f"Weights: {in_bytes(row.outlook.weights_bytes)}{_speed(question, row)}.")
     return reasons
+
+
+def _speed(question: Question, row: Row) -> str:
+    band, asked = row.outlook.decode, question.terms
+    if band is None:
+        return ""
+    return f", {span_of(band)} tokens/s predicted for {requests(asked.batch)} at {asked.context:,} tokens"
 
 
 def _show(settings: Settings, recipe: Recipe, file: Path, *, as_json: bool) -> None:

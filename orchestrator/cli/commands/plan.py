@@ -13,9 +13,18 @@ from orchestrator.cli.failure import show_error
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import print_json, print_table, program
+from orchestrator.cli.text import print_json, print_table, print_text, program
 from orchestrator.errors import PlanRefusedError
-from orchestrator.pages.rows import PHASE_HEADS, PHASE_NAMES, draft_words, phase_cells, speed_heads, speed_rows
+from orchestrator.pages.rows import (
+    FIGURE_NAMES,
+    PHASE_HEADS,
+    PHASE_NAMES,
+    draft_words,
+    figure_words,
+    phase_cells,
+    speed_heads,
+    speed_rows,
+)
 from orchestrator.plan import ExecutorName, Plan
 from orchestrator.planner.estimate import Estimate, Speeds, Stage
 from orchestrator.planner.serving import room_words
@@ -27,7 +36,7 @@ from orchestrator.runner import Forecast, forecast
 @set_option
 @executor_option
 @json_option
-@click.option("-v", "--verbose", is_flag=True, help="Say how every figure was reckoned, and what each step runs.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how every figure was calculated, and what each step runs.")
 @click.option(
     "--html",
     "page",
@@ -108,12 +117,14 @@ def show_plan(plan: Plan, steps: tuple[Forecast, ...], recipe: str, *, verbose: 
         recipe: The recipe as a command takes it, for the line to paste.
         verbose: Say how each figure was found, and what each step runs.
     """
-    click.echo(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
-    click.echo(f"{plan.recipe.description}\n")
+    print_text(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
+    print_text(plan.recipe.description, hanging=0)
+    click.echo()
     if plan.refusals:
         show_error(PlanRefusedError(plan.refusals))
     for warning in plan.warnings:
-        click.echo(f"limit[{warning.code}]: {warning.message}\n  → {warning.hint}")
+        print_text(f"limit[{warning.code}]: {warning.message}")
+        print_text(f"  → {warning.hint}", hanging=4)
     if plan.refusals or plan.warnings:
         click.echo()
     _show_phases(plan)
@@ -128,27 +139,33 @@ def show_plan(plan: Plan, steps: tuple[Forecast, ...], recipe: str, *, verbose: 
 
 
 def _show_phases(plan: Plan) -> None:
-    print_table(PHASE_HEADS, map(phase_cells, plan.estimate.stages), right=(1, 2, 3, 4))
-    click.echo(f"\nroom: {room_words(plan.target, plan.recipe.target)}")
-    click.echo(f"serving takes at least {plan.estimate.serve_memory}; disk in all: {plan.estimate.disk}\n")
+    print_table(PHASE_HEADS, map(phase_cells, plan.estimate.stages), right=(1, 2, 3, 4), least=(5,))
+    click.echo()
+    print_text(f"available memory: {room_words(plan.target, plan.recipe.target)}")
+    print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
+    click.echo()
 
 
 def _show_speeds(estimate: Estimate, speeds: Speeds) -> None:
     heads = speed_heads(speeds)
-    print_table(heads, speed_rows(speeds), right=range(1, len(heads)))
+    between = range(2, len(heads) - 1)  # the usual context and the longest one stay
+    print_table(heads, speed_rows(speeds), right=range(1, len(heads)), least=between)
     click.echo()
-    for name, figure in (("longest text", estimate.longest_text), ("most texts", estimate.most_texts)):
+    if estimate.decode:
+        print_text(f"decode: {figure_words(estimate.decode)}")
+    for name, figure in (("longest_text", estimate.longest_text), ("most_texts", estimate.most_texts)):
         if figure:
-            click.echo(f"{name}: {figure}, {figure.basis}")
+            print_text(f"{FIGURE_NAMES[name]}: {figure_words(figure)} ({figure.basis})")
     if estimate.drafted:
-        click.echo(f"drafts: {draft_words(estimate.drafted)}")
-    click.echo(f"{speeds.basis[-2]}\n")
+        print_text(f"speculative decoding: {draft_words(estimate.drafted)}")
+    print_text(speeds.basis[-2])
+    click.echo()
 
 
 def _show_basis(plan: Plan) -> None:
-    click.echo("how it was reckoned")
+    click.echo("how it was calculated")
     for line in _basis(plan.estimate):
-        click.echo(f"- {line}")
+        print_text(f"- {line}")
     click.echo()
 
 
@@ -158,7 +175,7 @@ def _basis(estimate: Estimate) -> Iterator[str]:
         if stage.time:
             yield f"{PHASE_NAMES[stage.phase]}, time: {stage.time.basis} ({stage.time.kind})"
     for name, figure in estimate.figures.items():
-        yield f"{name.replace('_', ' ')} {figure}: {figure.basis}"
+        yield f"{FIGURE_NAMES[name]} {figure_words(figure)}: {figure.basis}"
     yield from estimate.speeds.basis if estimate.speeds else ()
 
 
@@ -172,8 +189,8 @@ def _show_steps(steps: tuple[Forecast, ...]) -> None:
 
 def _show_next(recipe: str, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
     if not verbose:
-        click.echo("steps: " + " → ".join(_step(f) for f in steps))
-        click.echo("-v says how each figure was reckoned, --html FILE draws them")
+        print_text("steps: " + " → ".join(_step(f) for f in steps))
+        print_text("-v explains each figure, --html FILE draws them")
     click.echo(f"next: {program()} build {recipe}")
 
 

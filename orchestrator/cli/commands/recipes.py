@@ -79,7 +79,7 @@ def command(
 ) -> None:
     """List the recipes, or those that TEXT describes: words of the name, the description or the model.
 
-    Size is that of the weights as they are served, speed that of one stream, predicted as by `plan`. A file that is no
+    Size is that of the weights as they are served, speed that of one request, predicted as by `plan`. A file that is no
     recipe takes one line, and the exit status is that of its error.
     """
     settings: Settings = ctx.obj

@@ -75,6 +75,7 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
     shell = Shell(tmp_path, monkeypatch, capsys)
+    monkeypatch.delenv("COLUMNS", raising=False)  # what is printed is as wide as its content
     for folder in ("recipes", "docker"):
         shutil.copytree(ROOT / folder, shell.project / folder, ignore=shutil.ignore_patterns("*.lock"))
     makers: dict[str, Callable[[], Executor]] = {"process": lambda: shell.executor, "docker": DockerExecutor}

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from orchestrator.events import Failure, Progress, Warned, to_line
+from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import Lock, lock_text
+from tests.support.bundles import BOOK, CATALOG
 from tests.support.fake import FakeRun
 from tests.support.leavings import COMMANDS as TINY
 from tests.support.leavings import QUALITY, RECIPE, STEPS
@@ -118,10 +120,10 @@ def test_a_plan_is_one_screen_with_its_verdict_first(shell: Shell, recipe: str, 
     table = [line.rstrip() for line in lines if line.startswith(("phase ", "download ", "load ", "serve "))]
     assert len(table) == 4
     assert max(map(len, table)) <= 100
-    assert ("decode, 1 text" in shell.out) == (status == 0)
+    assert ("decode, 1 request" in shell.out) == (status == 0)
 
 
-def test_a_plan_says_on_request_how_each_figure_was_reckoned(shell: Shell) -> None:
+def test_a_plan_says_on_request_how_each_figure_was_calculated(shell: Shell) -> None:
     assert shell("plan", "-v", "llama3-70b-nvfp4-pytorch") == 0
     for reason in ("download, time: a line of", "load, memory: weights, and one file", "decode: a step of", "band:"):
         assert f"- {reason}" in shell.out
@@ -318,3 +320,63 @@ def test_the_lock_of_another_recipe_stops_a_build(shell: Shell) -> None:
     file.write_text(lock_text(Lock(recipe="other", repositories=())))
     assert shell("build", RECIPE) == 3
     assert "error[LOCK_INVALID]" in shell.err
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["llama3-70b-nvfp4", "llama3-70b-nvfp4-pytorch", "qwen3-8b-nvfp4", "qwen3-30b-a3b-nvfp4", "gpt-oss-20b-mxfp4"],
+)
+def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: str) -> None:
+    plan = shell.json("plan", recipe)
+    compared = shell.json("compare", recipe)
+    assert isinstance(plan, dict)
+    assert isinstance(compared, dict)
+    loaded = BOOK.load(recipe).recipe
+    predicted = predict(loaded, CATALOG)
+    assert predicted is not None
+    own = next(row for row in compared["formats"] if row["format"] == loaded.quantization.format)
+    usual = plan["speeds"]["decode"][0]
+    decode = plan["estimate"]["decode"]
+    assert (
+        f"1 request at {compared['context']:,} tokens, KV cache in {compared['kv_dtype'].upper()}"
+        in decode["conditions"]
+    )
+    assert (usual["batch"], usual["context"]) == (1, compared["context"])
+    assert usual["decode"]["expected"] == decode["value"] == own["decode_tokens_per_s"]["expected"]
+    assert predicted["decode_tokens_per_s"] == own["decode_tokens_per_s"] == usual["decode"]
+    limit = plan["speeds"]["prefill"][0]["ceiling"]
+    assert limit == plan["estimate"]["decode_ceiling"]["value"] == own["decode_ceiling_tokens_per_s"]
+
+
+@pytest.mark.parametrize(("columns", "most"), [(60, 42), (80, 40), (100, 40)])
+def test_a_plan_is_readable_on_a_narrow_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, columns: int, most: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert shell("plan", "llama3-70b-nvfp4") == 0
+    *lines, following = shell.out.splitlines()
+    assert following.startswith("next: ")  # a line to paste, which is never broken
+    assert lines[0] == "llama3-70b-nvfp4 on dgx-spark: fits, with these limits"
+    assert len(lines) < most
+    assert max(map(len, lines)) <= columns
+    for row in ("build engine", "prefill, 1 prompt"):  # no cell is folded, and none of a row is lost
+        assert len([line for line in lines if line.startswith(row)]) == 1
+    assert "85 s to 3 min" in shell.out
+    assert "1,227 (736-1,718)" in shell.out
+
+
+def test_a_refusal_is_readable_on_a_narrow_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert shell("plan", "jamba-1.5-large-nvfp4") == 4
+    assert max(map(len, shell.err.splitlines())) <= 60
+    assert " ".join(shell.err.split()).startswith("error[MODEL_UNSUPPORTED]: TensorRT-LLM in image")
+    assert "→ no target of the catalogue holds it" in shell.err
+
+
+@pytest.mark.parametrize("command", [("compare", "llama3-70b"), ("estimate", "--repo", "openai/gpt-oss-120b")])
+def test_figures_are_readable_on_a_narrow_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert shell(*command) == 0
+    assert max(map(len, shell.out.splitlines())) <= 60

@@ -35,7 +35,7 @@ def test_the_printed_table_is_what_the_tool_prints(label: str, rows: dict[str, d
     row = rows[LABELS[label]]
     number = r"([\d.,]+|none)"
     found = re.search(
-        rf"^{label} +(yes|no) +{number} GB +{number} +{number} +{number} \({number} to {number}\) +{number}$",
+        rf"^{label} +(yes|no) +{number} GB +{number} +{number} +{number} \({number}-{number}\) +{number}$",
         TEXT,
         re.MULTILINE,
     )
@@ -60,7 +60,7 @@ def test_the_sum_of_the_example_adds_up(rows: dict[str, dict[str, Any]]) -> None
     assert float(total[2]) == pytest.approx(rows["nvfp4"]["decode_tokens_per_s"]["expected"], rel=0.08)
 
 
-def test_the_drafts_of_the_example_are_those_that_the_tool_reckons(shell: Shell) -> None:
+def test_the_drafts_of_the_example_are_those_that_the_tool_calculates(shell: Shell) -> None:
     wanted = {one["tokens_per_s"]: one for one in shell.json("compare", "llama3-70b")["drafts"]["wanted"]}
     assert "takes 3.8 tokens per" in TEXT
     assert wanted[18]["tokens_per_step_if_free"] == pytest.approx(3.8, rel=0.08)

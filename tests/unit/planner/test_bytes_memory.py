@@ -215,5 +215,15 @@ def test_a_machine_without_a_gpu_has_memory_and_no_speed() -> None:
 def test_every_part_of_the_answer_names_its_basis() -> None:
     found = outlook(asked(SHAPES["hybrid"], quantizing=resident_peak(SHAPES["hybrid"]), builds_engine=True))
     subjects = {line.split(":")[0] for line in found.basis}
-    assert {"weights", "cache", "download", "quantize", "load", "serve", "room", "decode", "prefill"} <= subjects
+    assert {
+        "weights",
+        "cache",
+        "download",
+        "quantize",
+        "load",
+        "serve",
+        "available memory",
+        "decode",
+        "prefill",
+    } <= subjects
     assert any("recurrent states" in line for line in found.basis)

@@ -167,14 +167,16 @@ def test_a_server_s_cache_takes_its_share_of_what_cuda_sees_free(catalog: Catalo
     assert most.peak.total < target.cuda_free
 
 
-def test_speeds_are_said_for_texts_and_lengths_that_the_server_takes(catalog: Catalog, changed: Change) -> None:
+def test_speeds_are_said_for_requests_and_contexts_that_the_server_takes(catalog: Catalog, changed: Change) -> None:
     recipe = changed(LLAMA | {"serve.max_batch_size": 16, "serve.max_seq_len": 65536})
     speeds = estimate(recipe, catalog.target("dgx-spark")).speeds
     assert speeds is not None
-    assert [prefill.context for prefill in speeds.prefill] == [1024, 8192, 65536]
+    assert [prefill.context for prefill in speeds.prefill] == [4096, 32768, 65536]
     assert sorted({cell.batch for cell in speeds.decode}) == [1, 8, 16]
     fitting = [cell for cell in speeds.decode if cell.decode]
     assert {(cell.batch, cell.context) for cell in speeds.decode} - {(c.batch, c.context) for c in fitting} == {
+        (8, 32768),
+        (16, 32768),
         (8, 65536),
         (16, 65536),
     }
