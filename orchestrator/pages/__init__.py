@@ -1,1 +1,1 @@
-"""Pages to look at: what the planner reckoned, as tables, and as one HTML file with its pictures inside."""
+"""Pages to look at: what the planner calculated, as tables, and as one HTML file with its pictures inside."""
