@@ -1,5 +1,6 @@
 """What holds for every kind of test."""
 
+import os
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ settings.load_profile("any machine")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:  # noqa: ARG001 - pytest's signature
-    """Let signals reach what tests start, also where the tests were started in the background or by nohup."""
+    """Let signals reach what tests start, also in the background or by nohup; let output be as wide as it is."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.environ.pop("COLUMNS", None)  # xdist sets it for its workers

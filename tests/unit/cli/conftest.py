@@ -75,11 +75,9 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
     shell = Shell(tmp_path, monkeypatch, capsys)
-    monkeypatch.delenv("COLUMNS", raising=False)  # what is printed is as wide as its content
     for folder in ("recipes", "docker"):
         shutil.copytree(ROOT / folder, shell.project / folder, ignore=shutil.ignore_patterns("*.lock"))
     makers: dict[str, Callable[[], Executor]] = {"process": lambda: shell.executor, "docker": DockerExecutor}
-    monkeypatch.delenv("COLUMNS", raising=False)  # whoever runs the tests may sit at a narrow terminal
     monkeypatch.setattr("orchestrator.cli.building.executors", lambda: makers)
     monkeypatch.setattr("orchestrator.cli.garbage.left_containers", lambda: shell.containers)
     before = signal.getsignal(signal.SIGTERM)
