@@ -26,6 +26,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"plan-in-short": examples.plan_in_short, "runtimes": catalogue.runtimes},
+    "docs/explanation/planning.md": {"compare": examples.comparison},
     "docs/how-to/check-if-it-fits.md": {
         "plan": examples.plan_that_works,
         "compare": examples.comparison,

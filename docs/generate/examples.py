@@ -46,8 +46,10 @@ def plan_that_is_refused() -> str:
 
 
 def comparison() -> str:
-    """Show the formats of a model side by side."""
-    return _shown("compare", "llama3-70b")
+    """Show the formats of a model side by side: the heading and the table."""
+    lines = _printed("compare", "llama3-70b")
+    gaps = [number for number, line in enumerate(lines) if not line]
+    return block("\n".join(["$ orchestrator compare llama3-70b", *lines[: gaps[1]]]))
 
 
 def _shown(*arguments: str) -> str:

@@ -26,6 +26,13 @@ _ALONE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 _LOADED = re.compile(r"<(?:script|img|iframe)[^>]* src=[\"']?https?:|<link[^>]* rel=[\"']?stylesheet[^>]*https?:")
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the decisions to the navigation."""
+    decisions = next(part["Decisions"] for part in config.nav or () if "Decisions" in part)
+    decisions += [f"adr/{page.name}" for page in sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Take along what pages link to."""
     pending = [file for file in files if file.is_documentation_page() and file.inclusion.is_included()]

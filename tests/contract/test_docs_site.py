@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.environments import ROOT, mkdocs
+
 _LOADED = re.compile(r"<(?:script|img)[^>]* src=[\"']?https?:|<link[^>]* rel=[\"']?stylesheet[\"']?[^>]*https?:")
 
 
@@ -23,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", *arguments]
+    command = [str(mkdocs()), "build", "--strict", *arguments]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
@@ -58,7 +58,7 @@ def test_no_page_loads_anything_from_another_server(site: Path) -> None:
 def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.md").write_text("# Start\n\n[gone](../recipes/gone.yaml)\n", "utf-8")
-    settings = (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:\n")[0]
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[0] + "\nnav: [{Decisions: [README.md]}]\n"
     settings = settings.replace("hooks: [", f"hooks: [{ROOT}/")
     (tmp_path / "mkdocs.yml").write_text(settings, "utf-8")
 

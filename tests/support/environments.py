@@ -34,6 +34,11 @@ def checkov() -> Path:
     return _found("ORCHESTRATOR_CHECKOV", ".venv-checkov/bin/checkov", ".venv-checkov/.installed")
 
 
+def mkdocs() -> Path:
+    """Give the command that builds the site of docs/."""
+    return _found("ORCHESTRATOR_MKDOCS", ".venv-docs/bin/mkdocs", ".venv-docs/.installed")
+
+
 def _found(variable: str, place: str, target: str) -> Path:
     """Find what a variable names or a target makes; else skip, or fail where nothing may be skipped."""
     path = Path(os.environ.get(variable) or ROOT / place)
