@@ -75,7 +75,7 @@ def _images() -> str:
         )
         for name, image in _all_images().items()
     ]
-    return table(("image", "TensorRT-LLM", "processors", "builds engines", "formats on GB10", "what"), rows)
+    return table(("image", "TensorRT-LLM", "processors", "builds TensorRT engines", "formats on GB10", "what"), rows)
 
 
 def runtimes() -> str:

@@ -26,7 +26,7 @@ _ENVIRONMENT = (
     ("ORCHESTRATOR_DIST", "as `--dist`"),
     ("HF_TOKEN", "a token of the Hugging Face Hub; given to download steps alone"),
     ("HF_ENDPOINT, HF_HOME", "as the Hub's own client reads them: a mirror, another place for its cache"),
-    ("DOCKER_HOST", "as Docker reads it: another engine, or Podman's socket"),
+    ("DOCKER_HOST", "as Docker reads it: another Docker, or Podman's socket"),
     ("COLUMNS", "how wide a table may be; else the terminal decides"),
     ("NO_COLOR", "no colours"),
 )

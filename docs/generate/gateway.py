@@ -33,7 +33,7 @@ where they cannot be read, those of before stay."""
 
 _ACTIONS = """\
 What follows `nim-serve` goes to `trtllm-serve`. The command line wins over `NIM_PASSTHROUGH_ARGS`, that over `NIM_*`
-variables, those over the recipe. What an engine was not built for is refused before it is loaded."""
+variables, those over the recipe. What a TensorRT engine was not built for is refused before it is loaded."""
 
 _VARIABLES = """\
 Two names of one variable with different values are refused, and so is a value that is not allowed. An unknown `NIM_*`

@@ -19,7 +19,7 @@ _STEP = "engine"
 
 _DRY_RUN = """\
 `orchestrator build RECIPE --dry-run --json` prints one document; with `--all` in place of a recipe, a list of them. It
-is made from the same values that a build runs, not by a second path, and needs no network, engine, GPU or token. The
+is made from the same values that a build runs, not by a second path, and needs no network, Docker, GPU or token. The
 exit status is 4 where the recipe is refused; for the whole catalogue only where a recipe is refused that does not say
 so itself (`expected_refusals`), or is not refused although it does."""
 
@@ -43,7 +43,7 @@ _STEPS = {
     "decision": "`run`, `reuse` (its result is in the store) or `later` (depends on what an earlier step will leave).",
 }
 _WORK = """\
-`$WORK` stands for the folder of what will be made. The text form sets it and prints each command as a line for a
+`$WORK` stands for the folder of what will be made. The printed form sets it and prints each command as a line for a
 shell."""
 
 _STORE = """\
@@ -56,11 +56,11 @@ _OTHERS = (
     ("`logs/<recipe>/<step>.log`", "the log of a step's last failed try"),
     (
         "`deployed/<recipe>`",
-        "a server was brought up, not yet taken down: `status` and `logs` ask the engine about it",
+        "a server was brought up, not yet taken down: `status` and `logs` ask Docker about it",
     ),
 )
 _COST = """\
-`format` and what making the artifact cost; no digest or key knows of it, and where it is missing nobody knows.
+`format` and what making the artifact cost; no digest or key depends on it. It may be missing: then the cost is unknown.
 `status`, its `--json` and the page of `verify --html` show it, also for a build that found the artifact there. What the
 command itself told, `spent`, is the [event](events.md#spent)."""
 

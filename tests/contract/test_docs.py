@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -175,6 +176,18 @@ def test_every_code_of_a_refusal_is_explained() -> None:
     used |= {fault.code for image in SETTINGS.catalog.images.values() for fault in image.faults}
 
     assert used <= explained
+
+
+def test_the_decision_on_libraries_lists_those_that_the_tool_depends_on() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    page = (ROOT / "docs" / "adr" / "0012-libraries.md").read_text("utf-8")
+    listed = [
+        name for cell in re.findall(r"^\| ([\w, -]+?)(?: \([^|]*)? \|", page, re.MULTILINE) for name in cell.split(", ")
+    ]
+
+    assert sorted(name.lower() for name in listed if name not in {"library", "---"}) == sorted(
+        re.split(r"[<>=~!]", wanted)[0].lower() for wanted in project["dependencies"]
+    )
 
 
 def test_every_decision_is_in_the_index_and_says_what_would_change_it() -> None:
