@@ -144,8 +144,8 @@ class Binder:
         build = self.catalog.image(step.image).build
         if build is None:
             return ContainerImage(self._reference(step), self.architecture, None, self.image_sizes.get(step.image))
-        root = self.catalog.project.root
-        dockerfile = self.place(build.dockerfile)
+        root = self.catalog.project.layer_of(build.dockerfile)
+        dockerfile = resolve_inside(root, build.dockerfile)
         base = self._pinned(build.base)
         return ContainerImage(
             self._reference(step),

@@ -28,7 +28,7 @@ class Build(_Part):
     """An image that the project builds itself."""
 
     dockerfile: str
-    """Relative to the project folder."""
+    """Relative to the project folder; where that has no such file, to the data of the tool."""
     base: str
     """The catalogue's name of the image it starts FROM."""
     arguments: dict[str, str] = {}

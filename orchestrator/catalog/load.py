@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from orchestrator.catalog.image import Image, Tool
 from orchestrator.catalog.project import Project
-from orchestrator.catalog.resolve import resolve
+from orchestrator.catalog.resolve import Layer, resolve
 from orchestrator.catalog.target import Target
 from orchestrator.documents.files import read_document
 from orchestrator.documents.validate import validate
@@ -54,41 +54,81 @@ class Catalog:
 
     @cached_property
     def images(self) -> Mapping[str, Image]:
-        """Every image by its short name."""
-        document = read_document(self.project.images_file, CatalogError)
-        return validate(_Images, resolve(document), document.positions, CatalogError).images
+        """Every image by its short name; the project's own win over those of the tool."""
+        return _laid_over(self._images)
 
     @cached_property
     def targets(self) -> Mapping[str, Target]:
-        """Every target by name; the user's own win over the built-in ones."""
-        found: dict[str, Target] = {}
-        for file in self.project.target_files:
-            document = read_document(file, CatalogError)
-            found |= validate(_Targets, dict(document.data), document.positions, CatalogError).targets
-        return found
+        """Every target by name; the project's own win over those of the tool."""
+        return _laid_over(self._targets)
 
     def image(self, name: str) -> Image:
         """Find an image, or say which names there are."""
-        return _find(self.images, name, "image", self.project.images_file, ImageUnknownError)
+        return _find(self.images, name, "image", self.project.image_files, ImageUnknownError)
 
     def target(self, name: str) -> Target:
         """Find a target, or say which names there are."""
-        return _find(self.targets, name, "target", self.project.target_files[-1], TargetUnknownError)
+        return _find(self.targets, name, "target", self.project.target_files, TargetUnknownError)
 
     def options(self, image: Image, tool: Tool) -> Mapping[str, Option]:
         """Give the options of an image's tool by every spelling (`--max_batch_size`)."""
-        return _by_flag(self.project.tools / f"{image.tools[tool].options}.json")
+        return _by_flag(self.project.tables(image.tools[tool].options)[0])
+
+    def shadows_image(self, name: str) -> Path | None:
+        """Name the file with an image that is used instead of another one of that name, if there is one."""
+        return _shadowing(self._images, name)
+
+    def shadows_target(self, name: str) -> Path | None:
+        """Name the file with a target that is used instead of another one of that name, if there is one."""
+        return _shadowing(self._targets, name)
+
+    def shadows_options(self, table: str) -> Path | None:
+        """Name the file of a table of options that is used instead of another one of that name, if there is one."""
+        files = self.project.tables(table)
+        differs = len(files) > 1 and len({file.read_bytes() for file in files}) > 1
+        return files[0] if differs else None
+
+    @cached_property
+    def _images(self) -> Mapping[Path, Mapping[str, Image]]:
+        found: dict[Path, Mapping[str, Image]] = {}
+        layer = Layer()
+        for file in self.project.image_files:
+            document = read_document(file, CatalogError)
+            own, layer = resolve(document, layer)
+            found[file] = validate(_Images, own, document.positions, CatalogError).images
+        return found
+
+    @cached_property
+    def _targets(self) -> Mapping[Path, Mapping[str, Target]]:
+        documents = {file: read_document(file, CatalogError) for file in self.project.target_files}
+        return {
+            file: validate(_Targets, dict(document.data), document.positions, CatalogError).targets
+            for file, document in documents.items()
+        }
 
 
 Entry = TypeVar("Entry")
 
 
-def _find(entries: Mapping[str, Entry], name: str, kind: str, file: Path, error: type[BadInputError]) -> Entry:
+def _laid_over(files: Mapping[Path, Mapping[str, Entry]]) -> Mapping[str, Entry]:
+    return {name: entry for entries in files.values() for name, entry in entries.items()}
+
+
+def _shadowing(files: Mapping[Path, Mapping[str, Entry]], name: str) -> Path | None:
+    """Find the last file with an entry, where an earlier file has another entry of that name."""
+    having = [file for file, entries in files.items() if name in entries]
+    differs = any(files[file][name] != files[having[-1]][name] for file in having[:-1])
+    return having[-1] if differs else None
+
+
+def _find(
+    entries: Mapping[str, Entry], name: str, kind: str, files: tuple[Path, ...], error: type[BadInputError]
+) -> Entry:
     if name in entries:
         return entries[name]
     close = difflib.get_close_matches(name, entries, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(entries))}"
-    message = f"no {kind} is called `{name}` (looked in {file})"
+    message = f"no {kind} is called `{name}` (looked in {', '.join(map(str, reversed(files)))})"
     raise error(message, hint=hint)
 
 

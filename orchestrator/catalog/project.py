@@ -1,45 +1,92 @@
-"""Where the project's data lies: recipes, images, targets. A checkout, or the copy inside an installed package."""
+"""Where recipes, images and targets lie: the files of a project over those that come with the tool."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+
+from orchestrator.catalog.marks import is_marked
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
+def packaged_data() -> Path:
+    """Name the folder of the data that comes with the tool: in the package once installed, else the checkout."""
+    installed = _PACKAGE / "_project"
+    return installed if installed.is_dir() else _PACKAGE.parent
+
+
 @dataclass(frozen=True)
 class Project:
-    """A folder with `recipes/`, `docker/images.yaml` and, where a user adds machines, `targets/`."""
+    """A user's folder with `recipes/`, `docker/` or `targets/`; what it lacks comes from the tool."""
 
     root: Path
+    is_found: bool = True
+    """False: no file marks a project here, so only what comes with the tool counts."""
+    packaged: Path = field(default_factory=packaged_data)
+    """The data that comes with the tool."""
 
     @classmethod
     def find(cls, start: Path) -> Project:
-        """Take the nearest folder at or above `start` that holds a catalogue, else the one that came with the code."""
+        """Take the nearest folder at or above `start` with a file of a project, else `start` without files of its own.
+
+        A folder above `start` that everybody may write to, such as `/tmp`, is passed over: anybody may have put files
+        there. So is the tool's own package.
+        """
         for folder in (start, *start.parents):
-            if (folder / "docker" / "images.yaml").is_file() and (folder / "recipes").is_dir():
+            passed_over = folder.is_relative_to(_PACKAGE) or (folder != start and _is_everybodys(folder))
+            if not passed_over and is_marked(folder):
                 return cls(folder)
-        installed = _PACKAGE / "_project"
-        return cls(installed if installed.is_dir() else _PACKAGE.parent)
+        return cls(start, is_found=False)
+
+    @property
+    def is_checkout(self) -> bool:
+        """Whether the root is a checkout of this tool's repository."""
+        return all((self.root / file).is_file() for file in ("pyproject.toml", "orchestrator/catalog/targets.yaml"))
+
+    @cached_property
+    def layers(self) -> tuple[Path, ...]:
+        """The folders to look in, nearest first: the project's own, then the tool's."""
+        if not self.is_found:
+            return (self.packaged,)
+        return tuple(dict.fromkeys((self.root, self.packaged)))
 
     @property
     def recipes(self) -> Path:
-        """The folder of recipes and their locks."""
+        """The project's own folder of recipes and locks."""
         return self.root / "recipes"
 
     @property
-    def images_file(self) -> Path:
-        """The catalogue of images."""
-        return self.root / "docker" / "images.yaml"
+    def recipe_folders(self) -> tuple[Path, ...]:
+        """Every folder of recipes, nearest first."""
+        return tuple(layer / "recipes" for layer in self.layers)
 
     @property
-    def tools(self) -> Path:
-        """The folder of option tables."""
-        return self.root / "docker" / "tools"
+    def image_files(self) -> tuple[Path, ...]:
+        """The catalogues of images, the tool's first; later ones win."""
+        own = tuple(layer / "docker" / "images.yaml" for layer in reversed(self.layers[:-1]))
+        return (self.packaged / "docker" / "images.yaml", *(file for file in own if file.is_file()))
 
     @property
     def target_files(self) -> tuple[Path, ...]:
-        """The built-in targets, then the user's own, which win."""
-        own = self.root / "targets"
-        return (_PACKAGE / "catalog" / "targets.yaml", *(sorted(own.glob("*.yaml")) if own.is_dir() else ()))
+        """The files of targets, the tool's first; later ones win."""
+        own = (sorted((layer / "targets").glob("*.yaml")) for layer in reversed(self.layers))
+        return (_PACKAGE / "catalog" / "targets.yaml", *(file for files in own for file in files))
+
+    def layer_of(self, path: str) -> Path:
+        """Find the nearest layer that has a file; the nearest of all where none has."""
+        return next((layer for layer in self.layers if (layer / path).is_file()), self.layers[0])
+
+    def tables(self, name: str) -> tuple[Path, ...]:
+        """Find the tables of a tool's options that have a name, nearest first; where there is none, its place."""
+        places = [layer / "docker" / "tools" / f"{name}.json" for layer in self.layers]
+        return tuple(place for place in places if place.is_file()) or (places[0],)
+
+
+def _is_everybodys(folder: Path) -> bool:
+    try:
+        return bool(folder.stat().st_mode & stat.S_IWOTH)
+    except OSError:
+        return True

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from orchestrator.documents.yaml_text import Data, Document, KeyPath
 from orchestrator.errors import CatalogError
 
-Table = dict[str, Data]
+Table = Mapping[str, Data]
 
 
-def resolve(document: Document) -> Table:
-    """Give every image its whole entry, ready for validation.
+@dataclass(frozen=True)
+class Layer:
+    """The images of a file and of all that lie under it, each with what it extends; their faults are names."""
+
+    images: Table = field(default_factory=dict)
+    faults: Table = field(default_factory=dict)
+
+
+def resolve(document: Document, below: Layer) -> tuple[dict[str, Data], Layer]:
+    """Give every image of a file its whole entry, ready for validation.
 
     An image's `extends` names another image whose entry it takes over: mappings merge, lists and values are replaced.
-    `faults` of an image are names of the file's own `faults`. Whatever has an unexpected shape is passed on as it is:
+    It finds images of its file first, then those below; its own name means the one below. `faults` of an image are
+    names from the file's own `faults` or those below. Whatever has an unexpected shape is passed on as it is:
     validation words that better.
+
+    Args:
+        document: The file.
+        below: What it lies over.
+
+    Returns:
+        The file's own images, and the layer that a further file lies over.
 
     Raises:
         CatalogError: An image extends one that is not there or itself, or names an unknown fault.
     """
-    images = document.data.get("images")
-    if not isinstance(images, dict):
-        return {key: value for key, value in document.data.items() if key != "faults"}
-    whole = {name: _with_faults(document, name, _extended(document, images, name, ())) for name in images}
-    return {**{key: value for key, value in document.data.items() if key != "faults"}, "images": whole}
+    rest = {key: value for key, value in document.data.items() if key != "faults"}
+    own, faults = document.data.get("images"), document.data.get("faults", {})
+    known = {**below.faults, **(faults if isinstance(faults, dict) else {})}
+    if not isinstance(own, dict):
+        return rest, Layer(below.images, known)
+    extended = {name: _extended(document, own, below.images, name, ()) for name in own}
+    whole = {name: _with_faults(document, name, entry, known) for name, entry in extended.items()}
+    return {**rest, "images": whole}, Layer({**below.images, **extended}, known)
 
 
-def _extended(document: Document, images: Table, name: str, through: tuple[str, ...]) -> Data:
-    entry = images[name]
+def _extended(document: Document, own: Table, below: Table, name: str, through: tuple[str, ...]) -> Data:
+    entry = own[name]
     if not isinstance(entry, dict) or "extends" not in entry:
         return entry
-    base = entry["extends"]
-    if not isinstance(base, str) or base not in images:
-        raise _error(document, ("images", name, "extends"), f"image `{name}` extends `{base}`, which is not here")
+    base, path = entry["extends"], ("images", name, "extends")
+    changes: dict[str, Data] = {key: value for key, value in entry.items() if key != "extends"}
+    if isinstance(base, str) and base in below and (base == name or base not in own):
+        return _merged(below[base], changes)
+    if not isinstance(base, str) or base not in own:
+        raise _error(document, path, f"image `{name}` extends `{base}`, which is not here")
     if base in (name, *through):
-        raise _error(document, ("images", name, "extends"), f"image `{name}` extends itself by way of `{base}`")
-    own: Table = {key: value for key, value in entry.items() if key != "extends"}
-    return _merged(_extended(document, images, base, (name, *through)), own)
+        raise _error(document, path, f"image `{name}` extends itself by way of `{base}`")
+    return _merged(_extended(document, own, below, base, (name, *through)), changes)
 
 
 def _merged(base: Data, own: Data) -> Data:
@@ -44,10 +68,9 @@ def _merged(base: Data, own: Data) -> Data:
     return base | {key: _merged(base[key], value) if key in base else value for key, value in own.items()}
 
 
-def _with_faults(document: Document, name: str, entry: Data) -> Data:
+def _with_faults(document: Document, name: str, entry: Data, known: Table) -> Data:
     names = entry.get("faults") if isinstance(entry, dict) else None
-    known = document.data.get("faults", {})
-    if not isinstance(entry, dict) or not isinstance(names, list) or not isinstance(known, dict):
+    if not isinstance(entry, dict) or not isinstance(names, list):
         return entry
     for fault in names:
         if not isinstance(fault, str) or fault not in known:
@@ -56,5 +79,5 @@ def _with_faults(document: Document, name: str, entry: Data) -> Data:
 
 
 def _error(document: Document, path: KeyPath, problem: str) -> CatalogError:
-    position = document.positions.get(path)
+    position = next((document.positions[path[:end]] for end in (3, 2, 1) if path[:end] in document.positions), None)
     return CatalogError(f"{position}: {problem}" if position else problem)

@@ -21,5 +21,5 @@ def quantizer_image(recipe: Recipe, catalog: Catalog) -> str:
     for name, image in catalog.images.items():
         if image.has("hf_ptq.py") and architecture in image.architectures:
             return name
-    message = f"{catalog.project.images_file}: no image has hf_ptq.py for {architecture}"
+    message = f"{catalog.project.image_files[-1]}: no image has hf_ptq.py for {architecture}"
     raise CatalogError(message)

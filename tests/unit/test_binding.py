@@ -17,6 +17,8 @@ from orchestrator.errors import FolderMissingError, PathEscapesError
 from orchestrator.executors.job import ImageBuild
 from orchestrator.steps.step import PROVENANCE, Folder, Step
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def step(path: str) -> Step:
     return Step("import", ("python3",), (), folders=(Folder(path, "/source"),))
@@ -58,7 +60,6 @@ def test_limits_reach_the_command_and_not_the_key(binder: Binder, tmp_path: Path
     assert job.environment == {"THREADS": "2"}
 
 
-ROOT = Path(__file__).resolve().parents[2]
 DIGEST = f"sha256:{'7' * 64}"
 BASE = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
 
@@ -107,3 +108,18 @@ def test_versions_are_those_of_this_interpreter() -> None:
     assert installed("python") == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert installed("numpy") == metadata.version("numpy")
     assert installed("no_such_library") == "none"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_an_image_is_built_from_the_nearest_dockerfile_of_its_path(
+    binder: Binder, tmp_path: Path, *, own: bool
+) -> None:
+    if own:
+        (tmp_path / "docker").mkdir()
+        (tmp_path / "docker" / "quantizer.Dockerfile").write_text("FROM scratch\n")
+    quantize = Step("quantize", ("hf_ptq.py",), (), image="quantizer-0.46.0")
+    job = binder.job(quantize, "docker", "0" * 64, {}, tmp_path / "attempt")
+    assert job.image is not None
+    assert job.image.build is not None
+    folder = (tmp_path if own else ROOT) / "docker"
+    assert (job.image.build.dockerfile, job.image.build.context) == (folder / "quantizer.Dockerfile", folder)

@@ -1,0 +1,62 @@
+"""Which files make a folder a project: a file that is ours by its place and by its keys, however broken the rest is.
+
+A folder called `recipes` or `targets` alone does not: other tools and cooks have such folders too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_BEGINNING = 64 * 1024
+"""Bytes of a file that are looked at."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Files of one kind, and the keys that they have."""
+
+    pattern: str
+    top: tuple[str, ...]
+    """Keys of the outermost mapping; one of them is there."""
+    inner: tuple[str, ...] = ()
+    """Keys further in; one of them is there, if any are given."""
+
+    def is_on(self, text: bytes) -> bool:
+        """Tell whether a file has the keys. In a flow mapping, as JSON is, no depth is told from another."""
+        at_top = r"" if text.lstrip().startswith(b"{") else r"^"
+        return _has(text, at_top, self.top) and (not self.inner or _has(text, r"", self.inner))
+
+
+_MARKS = (
+    _Mark("docker/images.yaml", ("images", "faults"), ("reference", "extends", "tensorrt_llm", "effect")),
+    _Mark("recipes/*.yaml", ("schema_version", "extends")),
+    _Mark("recipes/bases/*.yaml", ("schema_version", "extends")),
+    _Mark("recipes/*.lock", ("recipe_digest", "repositories")),
+    _Mark("targets/*.yaml", ("targets",), ("memory",)),
+)
+
+
+def is_marked(folder: Path) -> bool:
+    """Tell whether a folder has a recipe, a lock, a catalogue of images or a target of a user."""
+    return any(mark.is_on(text) for mark in _MARKS for text in _texts(folder, mark.pattern))
+
+
+def _texts(folder: Path, pattern: str) -> Iterator[bytes]:
+    """Read the beginnings of files; what cannot be read marks nothing."""
+    place, _, name = pattern.rpartition("/")
+    if not (folder / place).is_dir():
+        return
+    for file in sorted((folder / place).glob(name)):
+        try:
+            with file.open("rb") as stream:
+                yield stream.read(_BEGINNING)
+        except OSError:
+            continue
+
+
+def _has(text: bytes, before: str, keys: tuple[str, ...]) -> bool:
+    pattern = rf"{before}[\"']?\b(?:{'|'.join(keys)})[\"']?[ \t]*:(?:\s|$)"
+    return re.search(pattern.encode(), text, re.MULTILINE) is not None
