@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,8 @@ from orchestrator.errors import (
     RecipeInvalidError,
     RecipeUnknownError,
 )
-from orchestrator.recipe.model import NAME_PATTERN, Recipe
+from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
 
 _OWN_KEYS = frozenset({"name", "description", "expected_refusals", "extends"})
 """What a recipe says of itself; its heirs do not inherit it."""
@@ -38,18 +40,27 @@ class LoadedRecipe:
     file: Path
     origins: Mapping[KeyPath, str] = field(repr=False)
     """Per leaf: `file:line` of the recipe or base that set it, or `--set`. A default is not listed."""
+    shadows: Mapping[Path, Path] = field(default_factory=dict)
+    """The recipe's file and those of its bases that are used instead of another of that name, each with the other."""
 
 
 @dataclass(frozen=True)
 class RecipeBook:
-    """The recipes of one folder; partial ones that others extend lie in `bases/`."""
+    """The recipes of a folder over those of others; partial ones that others extend lie in `bases/` of each."""
 
     folder: Path
+    below: tuple[Path, ...] = ()
+    """Further folders, nearest first. A recipe extends what lies in its own folder or below, never above."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder, nearest first."""
+        return (self.folder, *self.below)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Every recipe's name, sorted."""
-        return tuple(sorted(file.stem for file in self.folder.glob("*.yaml")))
+        return tuple(sorted({file.stem for folder in self.folders for file in folder.glob("*.yaml")}))
 
     def load(self, name: str, overrides: Iterable[str] = ()) -> LoadedRecipe:
         """Load a recipe by name.
@@ -70,14 +81,22 @@ class RecipeBook:
         Raises:
             BadInputError: As `load`.
         """
-        return self._loaded(file, parse(text.encode(), file), ())
+        place = file.parent.resolve() / file.name
+        if place.parent != self.folder:
+            return self._beside(place).load_text(text, file)
+        return self._loaded(place, parse(text.encode(), file), ())
 
     def has_base(self, name: str) -> bool:
         """Tell whether recipes can extend a base of this name."""
-        return (self.folder / "bases" / f"{name}.yaml").is_file()
+        return any((folder / "bases" / f"{name}.yaml").is_file() for folder in self.folders)
+
+    def _beside(self, file: Path) -> RecipeBook:
+        """Put the folder of a file over the folders of this book."""
+        return RecipeBook(file.parent, tuple(folder for folder in self.folders if folder != file.parent))
 
     def _loaded(self, file: Path, document: Document, overrides: Iterable[str]) -> LoadedRecipe:
-        merged = _merge_chain(list(self._chain(file, document)))
+        documents = self._chain(file, document)
+        merged = _merge_chain(list(documents.values()))
         for override in overrides:
             _apply_override(merged, override)
         recipe = validate(Recipe, dict(merged.data), merged.positions, RecipeInvalidError)
@@ -85,34 +104,60 @@ class RecipeBook:
             where = merged.positions[("name",)]
             message = f"{where}: the recipe calls itself `{recipe.name}`, but its file is {file.name}"
             raise RecipeInvalidError(message, hint="give the file and the recipe the same name")
-        return LoadedRecipe(recipe, file, merged.origins())
+        shadows = {used: other for used in documents if (other := self.shadowed(used))}
+        return LoadedRecipe(recipe, file, merged.origins(), shadows)
+
+    def load_file(self, file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
+        """Load a recipe from a file anywhere: it extends what lies beside it, or in the folders of this book.
+
+        Raises:
+            BadInputError: As `load`.
+        """
+        if file.suffix != ENDING or not file.is_file():
+            close = file.with_name(f"{file.name}{ENDING}")
+            hint = f"did you mean {close}?" if close.is_file() else "`orchestrator recipes` lists the recipes by name"
+            message = f"there is no recipe file {file}: expected a path that ends in {ENDING}"
+            raise RecipeUnknownError(message, hint=hint)
+        return self._beside(file).load(file.stem, overrides)
+
+    def shadowed(self, file: Path) -> Path | None:
+        """Find the recipe or base that a file is used instead of: of the same name, further below, and different."""
+        own, *lower = self._from(file)
+        others = (folder / file.relative_to(own) for folder in lower)
+        return next((other for other in others if other.is_file() and not _same(file, other)), None)
+
+    def file_of(self, name: str) -> Path | None:
+        """Find the file of a recipe, in the nearest folder that has one; None where there is none."""
+        files = (folder / f"{name}.yaml" for folder in self.folders)
+        return next((file for file in files if file.is_file()), None)
 
     def _file(self, name: str) -> Path:
         if not re.fullmatch(NAME_PATTERN.strip("^$"), name):
             message = f"{name!r} is no recipe name"
-            raise RecipeUnknownError(message, hint="a name is lower-case letters, digits, `.`, `_` and `-`, 64 at most")
-        file = self.folder / f"{name}.yaml"
-        if not file.is_file():
+            raise RecipeUnknownError(message, hint=NAME_HINT)
+        file = self.file_of(name)
+        if file is None:
             close = difflib.get_close_matches(name, self.names, n=1)
             hint = f"did you mean `{close[0]}`?" if close else "`orchestrator recipes` lists them"
-            message = f"no recipe is called `{name}` (looked for {file})"
+            places = ", ".join(str(folder / f"{name}.yaml") for folder in self.folders)
+            message = f"no recipe is called `{name}` (looked for {places})"
             raise RecipeUnknownError(message, hint=hint)
         return file
 
-    def _chain(self, file: Path, document: Document) -> Iterable[Document]:
-        """Yield a recipe, then what it extends, and so on up."""
-        yield document
-        seen = [file]
-        while following := self._base(document):
+    def _chain(self, file: Path, document: Document) -> dict[Path, Document]:
+        """Give a recipe, then what it extends, and so on up."""
+        seen = {file: document}
+        while following := self._base(file, document):
             if following in seen or len(seen) == _MAX_CHAIN:
                 chain = " → ".join(found.stem for found in (*seen, following))
                 message = f"{file}: the chain of `extends` does not end: {chain}"
                 raise RecipeExtendsError(message)
-            seen.append(following)
-            document = read_document(following, RecipeExtendsError)
-            yield document
+            file, document = following, read_document(following, RecipeExtendsError)
+            seen[file] = document
+        return seen
 
-    def _base(self, document: Document) -> Path | None:
+    def _base(self, file: Path, document: Document) -> Path | None:
+        """Find what a file extends: in its own folder or below. Its own name means the one below."""
         if "extends" not in document.data:
             return None
         base = document.data["extends"]
@@ -120,14 +165,24 @@ class RecipeBook:
         if not isinstance(base, str) or not re.fullmatch(NAME_PATTERN.strip("^$"), base):
             message = f"{where}: `extends` must be a recipe's name; found {base!r}"
             raise RecipeExtendsError(message)
-        places = [folder / f"{base}.yaml" for folder in (self.folder / "bases", self.folder)]
-        for place in places:
-            if place.is_file():
-                return place
-        known = sorted(found.stem for folder in (self.folder / "bases", self.folder) for found in folder.glob("*.yaml"))
+        folders = [place for folder in self._from(file) for place in (folder / "bases", folder)]
+        places = [folder / f"{base}.yaml" for folder in folders]
+        found = [place for place in places if place.is_file()]
+        if found:
+            return next((place for place in found if place != file), file)
+        known = sorted({place.stem for folder in folders for place in folder.glob("*.yaml")})
         close = difflib.get_close_matches(base, known, n=1)
-        message = f"{where}: extends `{base}`, but there is neither {places[0]} nor {places[1]}"
+        message = f"{where}: extends `{base}`, but there is neither {' nor '.join(map(str, places))}"
         raise RecipeExtendsError(message, hint=f"did you mean `{close[0]}`?" if close else "")
+
+    def _from(self, file: Path) -> tuple[Path, ...]:
+        """Name the folder that a file belongs to, and those below."""
+        own = (depth for depth, folder in enumerate(self.folders) if file.parent in (folder, folder / "bases"))
+        return self.folders[next(own) :]
+
+
+def _same(file: Path, other: Path) -> bool:
+    return file.is_file() and file.read_bytes() == other.read_bytes()
 
 
 @dataclass
@@ -136,11 +191,16 @@ class _Merged:
     positions: dict[KeyPath, Position]
 
     def origins(self) -> dict[KeyPath, str]:
-        return {path: _origin(self.positions[path]) for path in _leaves(self.data, ()) if path in self.positions}
+        files = {position.file for position in self.positions.values()}
+        names = Counter(file.name for file in files)
+        words = {file: file.name if names[file.name] == 1 else str(file) for file in files}
+        found = {path: self.positions[path] for path in _leaves(self.data, ()) if path in self.positions}
+        return {path: _origin(position, words) for path, position in found.items()}
 
 
-def _origin(position: Position) -> str:
-    return str(position.file) if position is _OVERRIDE else f"{position.file.name}:{position.line}"
+def _origin(position: Position, words: Mapping[Path, str]) -> str:
+    """Write a position with its file's name, or its whole path where two files have that name."""
+    return str(position.file) if position is _OVERRIDE else f"{words[position.file]}:{position.line}"
 
 
 def _leaves(data: Data, path: KeyPath) -> Iterable[KeyPath]:

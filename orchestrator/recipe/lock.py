@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.errors import LockDriftError, LockInvalidError
 from orchestrator.recipe.model import HubModel, Recipe
+from orchestrator.recipe.names import ENDING
 
 _DIGEST = "^sha256:[0-9a-f]{64}$"
 _DIGEST_FORMAT = 1
@@ -159,7 +160,7 @@ def read_lock(file: Path) -> Lock | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = ": ".join(filter(None, (str(file), ".".join(str(part) for part in first["loc"]), first["msg"])))
-        raise LockInvalidError(message, hint=_make_again(file.stem)) from error
+        raise LockInvalidError(message, hint=_make_again(file)) from error
 
 
 def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
@@ -178,7 +179,7 @@ def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
     insist_on_owner(lock, recipe, file)
     if lock.recipe_digest != recipe_digest(recipe):
         message = f"{file} was made for another state of the recipe: something was changed since"
-        raise LockDriftError(message, hint=f"look at the recipe's history, then {_make_again(recipe.name)}")
+        raise LockDriftError(message, hint=f"look at the recipe's history, then {_make_again(file)}")
     return lock
 
 
@@ -190,7 +191,7 @@ def insist_on_any(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
     """
     if lock is None:
         message = f"{recipe.name} has no lock: {file} is not there"
-        raise LockDriftError(message, hint=f"make it: orchestrator lock {recipe.name}")
+        raise LockDriftError(message, hint=f"make it: orchestrator lock {_named(file)}")
     return lock
 
 
@@ -202,7 +203,7 @@ def insist_on_owner(lock: Lock, recipe: Recipe, file: Path) -> None:
     """
     if lock.recipe != recipe.name:
         message = f"{file} belongs to the recipe `{lock.recipe}`, not to `{recipe.name}`"
-        raise LockInvalidError(message, hint=_make_again(recipe.name))
+        raise LockInvalidError(message, hint=_make_again(file))
 
 
 def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
@@ -217,7 +218,7 @@ def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
         commit = lock.commit_of(model.repo, model.revision)
         if commit is None:
             message = f"{file} does not know {model.repo}@{model.revision}: the recipe has changed since"
-            raise LockInvalidError(message, hint=_make_again(recipe.name))
+            raise LockInvalidError(message, hint=_make_again(file))
         commits[(model.repo, model.revision)] = commit
     return pin_commits(recipe, commits)
 
@@ -316,8 +317,13 @@ def _moved_files(old: LockedRepository | LockedPlace, new: LockedRepository | Lo
             yield f"  {name}{before[path].size} → {after[path].size} bytes, its content changed"
 
 
-def _make_again(name: str) -> str:
-    return f"make it again: orchestrator lock {name}"
+def _make_again(file: Path) -> str:
+    return f"make it again: orchestrator lock {_named(file)}"
+
+
+def _named(file: Path) -> str:
+    """Name the recipe of a lock as a command does: those of a folder `recipes` have names, others are files."""
+    return file.stem if file.parent.name == "recipes" else str(file.with_name(f"{file.stem}{ENDING}"))
 
 
 def _without_nothing(value: Any) -> Any:  # noqa: ANN401 - any part of a JSON document

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Discriminator, Field, Tag, model_validator
 
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"
+from orchestrator.recipe.names import NAME_PATTERN
+
 _REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 _REVISION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
 
@@ -63,7 +64,8 @@ class LocalModel(_Part):
     """A model in a local folder, in the Hub's layout."""
 
     path: str = Field(min_length=1)
-    """The folder: absolute, beginning with `~` for your home, or relative to the project folder."""
+    """The folder: absolute, beginning with `~` for your home, or relative to the project folder. For a recipe file in
+    no project that is the file's own folder."""
     architecture: str
     """`architectures[0]` of its config.json."""
     parameters: float = Field(gt=0)

@@ -85,16 +85,24 @@ def test_no_lock_is_no_fault(tmp_path: Path) -> None:
     ],
 )
 def test_a_garbled_lock_is_refused_with_the_command_that_mends_it(tmp_path: Path, text: bytes) -> None:
-    file = tmp_path / "one.lock"
+    file = tmp_path / "recipes" / "one.lock"
+    file.parent.mkdir()
     file.write_bytes(text)
     with pytest.raises(LockInvalidError, match=r"one\.lock: ") as caught:
         read_lock(file)
     assert caught.value.hint == "make it again: orchestrator lock one"
 
 
+def test_a_garbled_lock_of_a_recipe_without_a_folder_of_recipes_is_made_again_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "one.lock").write_bytes(b"{")
+    with pytest.raises(LockInvalidError) as caught:
+        read_lock(tmp_path / "one.lock")
+    assert caught.value.hint == f"make it again: orchestrator lock {tmp_path / 'one.yaml'}"
+
+
 def test_the_first_lock_is_not_made_again(tmp_path: Path) -> None:
     with pytest.raises(LockDriftError, match="has no lock") as caught:
-        insist_on(None, recipe(), tmp_path / "one.lock")
+        insist_on(None, recipe(), tmp_path / "recipes" / "one.lock")
     assert caught.value.hint == "make it: orchestrator lock one"
 
 
