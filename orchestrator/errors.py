@@ -313,6 +313,12 @@ class MachineError(OrchestratorError):
     exit_status = 6
 
 
+class HomeMissingError(MachineError):
+    """The user has no home folder, and nothing says where results are kept."""
+
+    code = "HOME_MISSING"
+
+
 class DockerUnavailableError(MachineError):
     """No Docker engine answers."""
 

@@ -18,7 +18,8 @@ _SPARK = "sm_121"
 
 _INTRODUCTION = """\
 `target` and `image` of a recipe are names of this catalogue: [`docker/images.yaml`](../../docker/images.yaml), and
-[`targets.yaml`](../../orchestrator/catalog/targets.yaml) of the tool with the `targets/*.yaml` of a project."""
+[`targets.yaml`](../../orchestrator/catalog/targets.yaml) of the tool, under those [of a
+project](../how-to/install.md#your-project-lies-over-the-tools-files)."""
 
 _FORMATS = """\
 The formats are those that the image has kernels for on GB10 (SM 121); the file has the other GPUs. Whether a model

@@ -11,7 +11,10 @@ _WIDTH = 100
 
 _INTRODUCTION = """\
 Results go to standard output, progress and errors to standard error. Progress bars appear on a terminal only;
-`NO_COLOR` is respected. With `--json` a command prints one document for a program."""
+`NO_COLOR` is respected. With `--json` a command prints one document for a program.
+
+RECIPE is a recipe's name or the path of its file: what has a slash or ends in `.yaml` is a path. [Which files of yours
+count, and where results lie](../how-to/install.md#your-project-lies-over-the-tools-files)."""
 
 _COMPLETION = """\
 `make` targets take `RECIPE=name` and `ARGS='…'`; `make` alone lists them. For completion in the shell:
@@ -24,6 +27,7 @@ _ENVIRONMENT = (
     ("ORCHESTRATOR_PROJECT", "as `--project`"),
     ("ORCHESTRATOR_STORE", "as `--store`"),
     ("ORCHESTRATOR_DIST", "as `--dist`"),
+    ("XDG_DATA_HOME", "the store is `orchestrator/` in it; `~/.local/share` unless set"),
     ("HF_TOKEN", "a token of the Hugging Face Hub; given to download steps alone"),
     ("HF_ENDPOINT, HF_HOME", "as the Hub's own client reads them: a mirror, another place for its cache"),
     ("DOCKER_HOST", "as Docker reads it: another Docker, or Podman's socket"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs.generate.markdown import ROOT, block, code, codes, page, table
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import Refusal
@@ -33,9 +34,10 @@ _INTRODUCTION = """\
 A recipe is a YAML file `recipes/NAME.yaml`. It is YAML 1.2 without anchors, aliases, tags and duplicate keys, 256 KiB
 and 24 levels at most; a key that does not exist is an error that names file, line and the likely right key.
 
-`extends: NAME` lays the recipe over `recipes/bases/NAME.yaml` or another recipe: mappings merge, every other value
-replaces. `name`, `description` and `expected_refusals` are not inherited. `--set key.path=value` overrides one value on
-the command line, and `orchestrator show NAME` prints the result with the origin of each value.
+`extends: NAME` lays the recipe over `recipes/bases/NAME.yaml` or another recipe, of the project or of the tool:
+mappings merge, every other value replaces. `name`, `description` and `expected_refusals` are not inherited.
+`--set key.path=value` overrides one value on the command line, and `orchestrator show NAME` prints the result with the
+origin of each value.
 
 Editors check recipes as they are written with [`recipes/recipe.schema.json`](../../recipes/recipe.schema.json)."""
 
@@ -141,7 +143,7 @@ These recipes come with the project. The last column is what `orchestrator plan`
 
 def shipped() -> str:
     """Write the page of the recipes: a table, and why some are refused."""
-    plans = {name: plan_recipe(SETTINGS, name).plan for name in SETTINGS.book.names}
+    plans = {name: plan_recipe(SETTINGS, Named(name)).plan for name in SETTINGS.book.names}
     heads = ("recipe", "format", "method", "backend", "target", "image", "what `plan` answers")
     rows = [_row(name, plan) for name, plan in plans.items()]
     refused = f"## Why some are refused, and what works instead\n\n{_reasons(plans)}"

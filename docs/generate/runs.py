@@ -11,6 +11,7 @@ from docs.generate.markdown import block, classes_of, code, fields_of, first_lin
 from docs.generate.recipes import SETTINGS
 from orchestrator import events, journal
 from orchestrator.cli.dry_run import document
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.store import artifact, cost, store
 
@@ -47,8 +48,9 @@ _WORK = """\
 shell."""
 
 _STORE = """\
-Results lie in `.orchestrator/` of the project folder, or where `--store` says. All of it may be deleted while nothing
-is being built: the next build makes it again."""
+Results lie in `$XDG_DATA_HOME/orchestrator` (`~/.local/share/orchestrator`), in a checkout in `.orchestrator/`, or
+where `--store` says: [where everything lies](../how-to/install.md#where-everything-lies). All of it may be deleted
+while nothing is being built: the next build makes it again."""
 
 _OTHERS = (
     ("`runs/<recipe>.json`", "what the newest build of a recipe did; read by `status`, `logs` and `gc`"),
@@ -79,7 +81,7 @@ def dry_run() -> str:
     Raises:
         LookupError: The document has other keys than the page explains.
     """
-    found = document(SETTINGS, plan_recipe(SETTINGS, _EXAMPLE))
+    found = document(SETTINGS, plan_recipe(SETTINGS, Named(_EXAMPLE)))
     step = next(step for step in found["steps"] if step["name"] == _STEP)
     return page(
         "The dry-run's document",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.progress import BuildView
 from orchestrator.cli.record import recorded
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def build_recipe(
     settings: Settings,
-    name: str,
+    recipe: Named,
     overrides: Sequence[str] = (),
     *,
     executor: ExecutorName | None = None,
@@ -33,8 +34,8 @@ def build_recipe(
     verbose: bool = False,
 ) -> tuple[Plan, tuple[StepResult, ...]]:
     """Build a recipe as far as a step, and show it."""
-    plan = plan_build(settings, name, overrides, executor=executor, last=last)
-    with _watched(settings, name, verbose=verbose) as observer:
+    plan = plan_build(settings, recipe, overrides, executor=executor, last=last)
+    with _watched(settings, recipe.name, verbose=verbose) as observer:
         return plan, Runner(settings.store, executors(), observer).run(plan, last=last)
 
 
@@ -59,7 +60,7 @@ def build_and_bundle(
 
 def plan_build(
     settings: Settings,
-    name: str,
+    recipe: Named,
     overrides: Sequence[str] = (),
     *,
     executor: ExecutorName | None = None,
@@ -72,7 +73,7 @@ def plan_build(
 
     Args:
         settings: Where everything is.
-        name: The recipe.
+        recipe: The recipe.
         overrides: `KEY=VALUE` each.
         executor: Where to run what can run in more than one place.
         first: A step that must exist.
@@ -80,7 +81,7 @@ def plan_build(
         locked: Use what the lock says, and nothing else.
         offline: Use no network for models and data; refuse where something is not here.
     """
-    planned = plan_recipe(settings, name, overrides, executor, locked=locked)
+    planned = plan_recipe(settings, recipe, overrides, executor, locked=locked)
     planned.plan.insist()  # before anything is asked of the network
     planned.plan.between(first, last)
     plan = resolve(settings, planned, executor, offline=offline)

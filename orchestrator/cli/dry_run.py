@@ -12,6 +12,7 @@ import click
 
 from orchestrator.cli.building import executors
 from orchestrator.cli.failure import show_error
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import Planned, plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
@@ -26,7 +27,7 @@ _WORK = Path("/WORK")
 
 def dry_run(
     settings: Settings,
-    recipe: str | None,
+    recipe: Named | None,
     overrides: Sequence[str],
     executor: ExecutorName | None,
     *,
@@ -53,7 +54,7 @@ def _dry_run_all(settings: Settings, overrides: Sequence[str], executor: Executo
     documents = []
     for name in settings.book.names:
         try:
-            planned = plan_recipe(settings, name, overrides, executor)
+            planned = plan_recipe(settings, Named(name), overrides, executor)
             documents.append(document(settings, planned))
         except OrchestratorError as error:
             worst = max(worst, error.exit_status)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import lock_file_of, plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes
@@ -58,9 +59,9 @@ def needed_keys(settings: Settings) -> frozenset[str]:
     root = settings.store.root
     journals = (Journal.read(root, name) for name in Journal.recipes(root))
     keys = {key for journal in journals if journal for key in journal.keys}
-    for name in settings.book.names:
-        if lock_file_of(settings, name).is_file():
-            keys.update(_keys_of(plan_recipe(settings, name).plan, settings.store))
+    for recipe in map(Named, settings.book.names):
+        if lock_file_of(settings, recipe).is_file():
+            keys.update(_keys_of(plan_recipe(settings, recipe).plan, settings.store))
     return frozenset(keys)
 
 

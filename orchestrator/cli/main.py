@@ -121,19 +121,19 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     "--project",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     envvar="ORCHESTRATOR_PROJECT",
-    help="The folder with recipes/ and docker/images.yaml; the nearest one above where you are.",
+    help="The folder with recipes/, docker/images.yaml or targets/ of yours; the nearest at or above where you are.",
 )
 @click.option(
     "--store",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ORCHESTRATOR_STORE",
-    help="Where results are kept; .orchestrator/ in the project folder.",
+    help="Where results are kept: orchestrator/ in XDG_DATA_HOME, in a checkout .orchestrator/.",
 )
 @click.option(
     "--dist",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ORCHESTRATOR_DIST",
-    help="Where deployments are written; dist/ in the project folder.",
+    help="Where deployments are written: dist/ in the project folder, or where you are.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions."
@@ -144,7 +144,17 @@ def cli(ctx: click.Context, project: Path | None, store: Path | None, dist: Path
     from orchestrator.planner.constants import calibrations_of  # noqa: PLC0415 - `--help` does not need it
 
     settings = ctx.obj = Settings(project, store, dist)
-    ctx.with_resource(calibrations_of(lambda: settings.store.root))
+    _tell_of_leftovers(settings)
+    ctx.with_resource(calibrations_of(lambda: click.get_current_context().obj.store.root))
+
+
+def _tell_of_leftovers(settings: Settings) -> None:
+    from orchestrator.cli.leftovers import leftovers  # noqa: PLC0415 - `--help` does not need it
+
+    for left in leftovers(settings):
+        click.echo(f"note: an earlier version left {left.what} in {left.folder}. To move them:", err=True)
+        for command in left.commands:
+            click.echo(f"  {command}", err=True)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from orchestrator.cli.named import Named
 from orchestrator.errors import machine_faults
 
 if TYPE_CHECKING:
@@ -17,26 +18,46 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class RecipeName(click.ParamType[str]):
-    """A recipe's name, completed in the shell."""
+def complete_recipe(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[click.shell_completion.CompletionItem]:
+    """Offer the recipes that begin like this, or files where a path is begun."""
+    if os.sep in incomplete or incomplete.startswith("."):
+        return [click.shell_completion.CompletionItem(incomplete, type="file")]
+    settings: Settings | None = ctx.find_root().obj
+    if settings is None:
+        from orchestrator.cli.settings import Settings as Fresh  # noqa: PLC0415 - completion only
+
+        settings = Fresh(None, None, None)
+    return [click.shell_completion.CompletionItem(name) for name in settings.book.names if name.startswith(incomplete)]
+
+
+class RecipeParameter(click.ParamType[Named]):
+    """A recipe: its name, or the path of its file."""
 
     name = "recipe"
 
-    def shell_complete(
+    def convert(
         self,
-        ctx: click.Context,
-        param: click.Parameter,  # noqa: ARG002 - click's signature
-        incomplete: str,
-    ) -> list[click.shell_completion.CompletionItem]:
-        """Offer the names that begin like this."""
-        settings: Settings | None = ctx.find_root().obj
-        if settings is None:
-            from orchestrator.cli.settings import Settings as Fresh  # noqa: PLC0415 - completion only
+        value: str | Named,
+        param: click.Parameter | None,  # noqa: ARG002 - click's signature
+        ctx: click.Context | None,  # noqa: ARG002 - click's signature
+    ) -> Named:
+        """Tell a name from a path."""
+        return value if isinstance(value, Named) else Named.read(value)
 
-            settings = Fresh(None, None, None)
-        return [
-            click.shell_completion.CompletionItem(name) for name in settings.book.names if name.startswith(incomplete)
-        ]
+
+def _of_its_project(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    value: Named | None,
+) -> Named | None:
+    """Let the command work in the project of its recipe."""
+    if value and ctx.obj:
+        ctx.obj = ctx.obj.at(value)
+    return value
 
 
 class PageFile(click.Path):
@@ -72,7 +93,12 @@ def write_page(file: Path, page: str) -> None:
         file.write_text(page, encoding="utf-8")
 
 
-recipe_argument = click.argument("recipe", type=RecipeName())
+recipe_argument = click.argument(
+    "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_of_its_project
+)
+optional_recipe_argument = click.argument(
+    "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_of_its_project, required=False
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for a program.")
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value, e.g. quantization.format=fp8."

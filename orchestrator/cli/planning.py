@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.named import Named
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import FolderMissingError, LockDriftError
 from orchestrator.plan import ExecutorName, Plan, make_plan
@@ -35,20 +36,21 @@ _SMALL = 64 << 20
 class Planned:
     """A recipe, its lock and its plan."""
 
+    named: Named
     loaded: LoadedRecipe
     lock_file: Path
     lock: Lock | None
     plan: Plan
 
 
-def lock_file_of(settings: Settings, name: str) -> Path:
-    """Name the place of a recipe's lock."""
-    return settings.project.recipes / f"{name}.lock"
+def lock_file_of(settings: Settings, recipe: Named) -> Path:
+    """Name the place of a recipe's lock: beside its file, or in the project where it comes with the tool."""
+    return recipe.lock or settings.project.recipes / f"{recipe.name}.lock"
 
 
 def plan_recipe(
     settings: Settings,
-    name: str,
+    recipe: Named,
     overrides: Sequence[str] = (),
     executor: ExecutorName | None = None,
     *,
@@ -58,21 +60,21 @@ def plan_recipe(
 
     Args:
         settings: Where everything is.
-        name: The recipe.
+        recipe: The recipe.
         overrides: `KEY=VALUE` each.
         executor: Where to run what can run in more than one place.
         locked: Insist that the lock is there, belongs to the recipe as it stands, and resolves everything.
     """
-    loaded = settings.book.load(name, overrides)
-    lock_file = lock_file_of(settings, name)
+    loaded = settings.load(recipe, overrides)
+    lock_file = lock_file_of(settings, recipe)
     lock = read_lock(lock_file)
     if locked:
-        lock = insist_on(lock, settings.book.load(name).recipe, lock_file)
-    recipe = _pinned(loaded.recipe, lock, lock_file) if lock else loaded.recipe
-    plan = plan_with(settings, recipe, lock, executor)
+        lock = insist_on(lock, settings.load(recipe).recipe, lock_file)
+    pinned = _pinned(loaded.recipe, lock, lock_file) if lock else loaded.recipe
+    plan = plan_with(settings, pinned, lock, executor)
     if locked and lock:
-        _insist_on_all(plan, lock, lock_file)
-    return Planned(loaded, lock_file, lock, plan)
+        _insist_on_all(plan, recipe, lock, lock_file)
+    return Planned(recipe, loaded, lock_file, lock, plan)
 
 
 def images_of(settings: Settings, plan: Plan) -> tuple[str, ...]:
@@ -128,18 +130,18 @@ def _pinned(recipe: Recipe, lock: Lock, lock_file: Path) -> Recipe:
     return recipe
 
 
-def _insist_on_all(plan: Plan, lock: Lock, lock_file: Path) -> None:
+def _insist_on_all(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> None:
     """Refuse what the lock leaves open, or resolved for another name.
 
     Raises:
         LockDriftError: Naming the first such thing.
     """
-    hint = f"make it again: orchestrator lock {plan.recipe.name}"
+    hint = f"make it again: orchestrator lock {named}"
     for source in sources(plan.recipe).values():
         if lock.find(source.repo, source.revision, source.kind) is None:
             message = f"{lock_file} does not know {source.repo}@{source.revision}"
             raise LockDriftError(message, hint=hint)
-    _insist_on_local(plan, lock, lock_file)
+    _insist_on_local(plan, named, lock, lock_file)
     catalog = plan.binder.catalog
     for placed in plan.steps:
         if placed.step.image and placed.executor == "docker":
@@ -152,7 +154,7 @@ def _insist_on_all(plan: Plan, lock: Lock, lock_file: Path) -> None:
                 raise LockDriftError(message, hint=hint)
 
 
-def _insist_on_local(plan: Plan, lock: Lock, lock_file: Path) -> None:
+def _insist_on_local(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> None:
     """Refuse files of the project that changed since; of large ones only the size is looked at.
 
     Raises:
@@ -163,16 +165,16 @@ def _insist_on_local(plan: Plan, lock: Lock, lock_file: Path) -> None:
         known = locked.get(path)
         if known is None:
             message = f"{lock_file} does not know {path}"
-            raise LockDriftError(message, hint=f"make it again: orchestrator lock {plan.recipe.name}")
+            raise LockDriftError(message, hint=f"make it again: orchestrator lock {named}")
         there = {name: file.stat().st_size for name, file in files_of(place)}
         for content in known.files:
             size = there.pop(content.path, None)
             if size != content.size or (size <= _SMALL and _sha256(place, content.path) != content.sha256):
                 message = f"{path}: {content.path or 'it'} is not what {lock_file} says"
-                raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {plan.recipe.name}")
+                raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {named}")
         if there:
             message = f"{path}: {min(there)} is not in {lock_file}"
-            raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {plan.recipe.name}")
+            raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {named}")
 
 
 def local_places(plan: Plan) -> dict[str, Path]:

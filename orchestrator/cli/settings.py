@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import HomeMissingError, RecipeUnknownError
+
 if TYPE_CHECKING:  # `orchestrator --help` must load nothing heavy
     from orchestrator.catalog.load import Catalog
     from orchestrator.catalog.project import Project
-    from orchestrator.recipe.load import RecipeBook
+    from orchestrator.cli.named import Named
+    from orchestrator.recipe.load import LoadedRecipe, RecipeBook
     from orchestrator.store.store import Store
 
 _SECRETS = {"HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
 """By the name that a step knows, the variables that may have it; the Hub's client takes the older name, too."""
+
+
+def data_home() -> Path:
+    """Name the folder of the data that a user's programs keep, as the XDG base directory specification has it.
+
+    Raises:
+        HomeMissingError: The user has no home folder.
+    """
+    given = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if given.is_absolute():
+        return given
+    try:
+        return Path.home() / ".local" / "share"
+    except RuntimeError as error:
+        message = "this user has no home folder for the store"
+        raise HomeMissingError(
+            message, hint="say where results are kept: --store FOLDER or ORCHESTRATOR_STORE"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -25,18 +47,31 @@ class Settings:
     project_option: Path | None
     store_option: Path | None
     dist_option: Path | None
+    start: Path | None = None
+    """Where the search for the project starts, as beside a recipe's file; None: where the user stands."""
+
+    def at(self, recipe: Named) -> Settings:
+        """Take the project that a recipe belongs to: one that was named by its file has its own."""
+        return replace(self, start=recipe.file.parent) if recipe.file else self
 
     @cached_property
     def project(self) -> Project:
         """The project folder."""
         from orchestrator.catalog.project import Project  # noqa: PLC0415 - see above
 
-        return Project(self.project_option.resolve()) if self.project_option else Project.find(Path.cwd())
+        return Project(self.project_option.resolve()) if self.project_option else Project.find(self.start or Path.cwd())
 
-    @property
-    def home(self) -> Path:
-        """The folder whose `.orchestrator/` and `dist/` are used: the project, or where the user stands."""
-        return self.project.root if os.access(self.project.root, os.W_OK) else Path.cwd()
+    def load(self, recipe: Named, overrides: Sequence[str] = ()) -> LoadedRecipe:
+        """Load a recipe by its name or from its file."""
+        if recipe.file:
+            return self.book.load_file(recipe.file, overrides)
+        try:
+            return self.book.load(recipe.name, overrides)
+        except RecipeUnknownError as error:
+            here = Path(f"{recipe.name}.yaml")
+            if not here.is_file():
+                raise
+            raise RecipeUnknownError(error.message, hint=f"did you mean the file ./{here}?") from error
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -50,19 +85,31 @@ class Settings:
         """The recipes."""
         from orchestrator.recipe.load import RecipeBook  # noqa: PLC0415 - see above
 
-        return RecipeBook(self.project.recipes)
+        nearest, *below = self.project.recipe_folders
+        return RecipeBook(nearest, tuple(below))
 
     @cached_property
     def store(self) -> Store:
         """The store."""
         from orchestrator.store.store import Store  # noqa: PLC0415 - see above
 
-        return Store((self.store_option or self.home / ".orchestrator").resolve())
+        return Store((self.store_option or self._own_store or data_home() / "orchestrator").resolve())
 
     @property
     def dist(self) -> Path:
-        """The folder of deployments."""
-        return (self.dist_option or self.home / "dist").resolve()
+        """The folder of deployments: in the project, or where the user stands."""
+        return (self.dist_option or (self.project.root if self._has_room else Path.cwd()) / "dist").resolve()
+
+    @property
+    def _own_store(self) -> Path | None:
+        """The project's own store: one that is there, or that of a checkout."""
+        own = self.project.root / ".orchestrator"
+        return own if own.is_dir() or (self.project.is_checkout and self._has_room) else None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether there is a project that results may be written into."""
+        return self.project.is_found and os.access(self.project.root, os.W_OK)
 
     @property
     def secrets(self) -> dict[str, str]:

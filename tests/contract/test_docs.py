@@ -79,7 +79,7 @@ def _recipes_of(arguments: list[str]) -> tuple[str, ...]:
     assert command is not None
     found = command.make_context(name, rest, parent=root).params
     named = found.get("recipes") or (found.get("recipe"),)
-    return tuple(recipe for recipe in named if recipe)
+    return tuple(recipe.name for recipe in named if recipe and recipe.file is None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

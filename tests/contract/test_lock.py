@@ -214,7 +214,7 @@ def test_offline_a_branch_is_what_it_was_when_it_was_fetched(project: Project) -
     assert project.download() == 0, project.log
     project.hub.requests.clear()
     assert project.download("--offline") == 0, project.log
-    shutil.rmtree(project.root / ".orchestrator" / "artifacts")
+    shutil.rmtree(project.root / ".local" / "share" / "orchestrator" / "artifacts")
     assert project.download("--offline") == 0, project.log
     assert project.hub.requests == []
 

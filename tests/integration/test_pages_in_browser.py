@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.pages.checked import checked_page
@@ -182,7 +183,7 @@ def _compared(
 
 
 def _planned(settings: Settings, name: str) -> str:
-    plan = plan_recipe(settings, name).plan
+    plan = plan_recipe(settings, Named(name)).plan
     facts = plan_facts(plan.recipe, plan.target, plan.estimate, plan.refusals, plan.warnings)
     return plan_page(facts, comparison_for(plan.recipe, plan.target))
 

@@ -81,7 +81,7 @@ def test_a_build_that_is_killed_in_every_step_ends_with_the_same_bytes(
         kill_when(rehearsal.start("build", recipe), f"▸ {step} ", after=moment)
     digests = rehearsal.digests(recipe)
     assert _repeatable(digests) == _repeatable(undisturbed[recipe])
-    assert list((rehearsal.folder / ".orchestrator" / "attempts").iterdir()) == []
+    assert list((rehearsal.store / "attempts").iterdir()) == []
     assert _left_containers(standins, rehearsal) == []
 
 

@@ -130,9 +130,15 @@ class Rehearsal:
         environment = {**engine.environment, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
         return cls(folder, environment)
 
+    @property
+    def store(self) -> Path:
+        """Where its results are kept."""
+        return self.folder / "store"
+
     def command(self, *arguments: str) -> list[str]:
         """Name the command that a user would type."""
-        return [sys.executable, "-m", "orchestrator.cli.main", "--project", str(self.folder), *arguments]
+        places = ["--project", str(self.folder), "--store", str(self.store)]
+        return [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments]
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

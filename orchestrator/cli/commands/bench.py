@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.cli.building import build_recipe
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
@@ -25,7 +26,7 @@ from orchestrator.runner import StepResult
 @click.pass_obj
 def command(
     settings: Settings,
-    recipe: str,
+    recipe: Named,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,

@@ -12,7 +12,14 @@ import click
 from orchestrator.cli.building import build_and_bundle, plan_build
 from orchestrator.cli.detach import start_detached
 from orchestrator.cli.dry_run import dry_run
-from orchestrator.cli.options import RecipeName, executor_option, json_option, set_option, verbose_option
+from orchestrator.cli.named import Named
+from orchestrator.cli.options import (
+    executor_option,
+    json_option,
+    optional_recipe_argument,
+    set_option,
+    verbose_option,
+)
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_bytes, in_time, print_json, print_table, program
 from orchestrator.plan import ExecutorName, Plan
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command("build")
-@click.argument("recipe", type=RecipeName(), required=False)
+@optional_recipe_argument
 @click.option("--dry-run", "dry", is_flag=True, help="Print what would run, and run nothing.")
 @click.option("--all", "every", is_flag=True, help="With --dry-run: every recipe.")
 @click.option("--from", "first", metavar="STEP", help="Run STEP and all after it even if their results are kept.")
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     ctx: click.Context,
-    recipe: str | None,
+    recipe: Named | None,
     dry: bool,
     every: bool,
     first: str | None,
@@ -76,20 +83,20 @@ def command(
         print_json(_document(plan, results, bundle))
         return
     _show(results, bundle, time.monotonic() - started)
-    click.echo(_next(plan, bundle))
+    click.echo(_next(recipe, plan, bundle))
 
 
-def _detached(settings: Settings, recipe: str, *, as_json: bool) -> int:
+def _detached(settings: Settings, recipe: Named, *, as_json: bool) -> int:
     """Start the build elsewhere; one that ended at once is told as if it had run here."""
-    settings.book.load(recipe)  # a name that is no recipe never becomes a path
-    build = start_detached(settings, recipe, sys.argv[1:])
+    settings.load(recipe)  # a name that is no recipe never becomes a path
+    build = start_detached(settings, recipe.name, sys.argv[1:])
     if build.status is not None:
         click.echo(build.log.read_text(encoding="utf-8", errors="replace"), nl=False, err=bool(build.status))
         return build.status
     if as_json:
-        print_json({"recipe": recipe, "process": build.process, "log": str(build.log)})
+        print_json({"recipe": recipe.name, "process": build.process, "log": str(build.log)})
         return 0
-    click.echo(f"{recipe} is being built by process {build.process}; what it says is in {build.log}")
+    click.echo(f"{recipe.name} is being built by process {build.process}; what it says is in {build.log}")
     for what, words in (("attach", "follow it"), ("status", "where it is"), ("logs -f", "what its steps write")):
         click.echo(f"  {program()} {what} {recipe}  # {words}")
     click.echo(f"  kill {build.process}  # stop it; what finished is kept")
@@ -135,10 +142,9 @@ def _show(results: Sequence[StepResult], bundle: Bundle | None, seconds: float) 
     print_table(("step", "", "time", "in", "out"), rows, right=(2, 3, 4))
 
 
-def _next(plan: Plan, bundle: Bundle | None) -> str:
-    name = plan.recipe.name
+def _next(recipe: Named, plan: Plan, bundle: Bundle | None) -> str:
     if bundle is None:
-        return f"\nnext: {program()} build {name}"
+        return f"\nnext: {program()} build {recipe}"
     reading = f"read {bundle.folder}/README.md"
-    following = f"{program()} deploy {name}, or {reading}" if plan.target.gpu else reading
+    following = f"{program()} deploy {recipe}, or {reading}" if plan.target.gpu else reading
     return f"\n{bundle.folder} holds the deployment\nnext: {following}"

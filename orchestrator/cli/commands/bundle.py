@@ -11,6 +11,7 @@ from orchestrator.bundle.render import Bundle
 from orchestrator.bundle.targets import TARGETS
 from orchestrator.cli.building import bundle_of
 from orchestrator.cli.deploying import DeployView, compose_of
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import executor_option, json_option, profile_option, recipe_argument, set_option
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.resolving import resolve
@@ -49,7 +50,7 @@ from orchestrator.store.artifact import Artifact
 @click.pass_obj
 def command(
     settings: Settings,
-    recipe: str,
+    recipe: Named,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     targets: str,
@@ -64,7 +65,7 @@ def command(
     plan = resolve(settings, planned, executor)
     open_steps = [f.placed.step.name for f in forecast(plan, settings.store, Path("/WORK")) if f.decision != "reuse"]
     if open_steps:
-        message = f"{recipe} is not built: {', '.join(open_steps)} left to do"
+        message = f"{recipe.name} is not built: {', '.join(open_steps)} left to do"
         raise BundleIncompleteError(message, hint=f"orchestrator build {recipe}")
     artifacts: dict[str, Artifact] = {}
     for placed in plan.steps:
@@ -78,10 +79,10 @@ def command(
         click.echo(f"{bundle.folder} {'is as it was' if bundle.reused else 'is written'}")
     archived = _archive(bundle.folder, archive_file.resolve(), profiles) if archive_file else None
     if as_json:
-        print_json(_document(recipe, bundle, archived))
+        print_json(_document(recipe.name, bundle, archived))
     elif archived:
         click.echo(f"{archived.file} is written. Where there is no network: tar --extract --file {archived.file.name}")
-        click.echo(f"then, in the folder that it makes: ./{recipe}/{INSTALL}")
+        click.echo(f"then, in the folder that it makes: ./{recipe.name}/{INSTALL}")
 
 
 def _tell(event: Event) -> None:

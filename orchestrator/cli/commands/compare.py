@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from orchestrator.cli.configs import LARGEST, read_object
-from orchestrator.cli.options import PageFile, RecipeName, write_page
+from orchestrator.cli.named import Named
+from orchestrator.cli.options import PageFile, complete_recipe, write_page
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
@@ -29,13 +30,14 @@ from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes import shape_of
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.names import ENDING
 
 _USUAL_CONTEXT = 4096
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @click.command("compare")
-@click.argument("model", type=RecipeName())
+@click.argument("model", shell_complete=complete_recipe)
 @click.option("--target", "target_name", default="dgx-spark", show_default=True, help="The machine.")
 @click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
 @click.option(
@@ -79,7 +81,12 @@ def command(
     Only a repository that the catalogue does not know is asked for its config.json; all else needs no network.
     """
     settings: Settings = ctx.obj
-    subject = _subject(settings, model)
+    if model.endswith(ENDING):
+        file = Named.read(model)
+        settings = settings.at(file)
+        subject = _of_recipes(file.name, [settings.load(file)])
+    else:
+        subject = _subject(settings, model)
     length = context or min(_USUAL_CONTEXT, subject.shape.max_position)
     kv_dtype = kv_dtype or _kv_dtype(settings, model)
     terms = Terms(settings.catalog.target(target_name), target_name, engine, batch, length, kv_dtype)

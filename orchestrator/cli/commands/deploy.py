@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.deploying import DeployView, compose_of
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import json_option, profile_option, recipe_argument, verbose_option
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, program
@@ -27,19 +28,19 @@ from orchestrator.executors.docker_engine import connect
 @verbose_option
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose: bool, as_json: bool) -> None:
+def command(settings: Settings, recipe: Named, profiles: tuple[str, ...], verbose: bool, as_json: bool) -> None:
     """Bring the server of dist/RECIPE up on this machine, wait until it is ready and ask it one question.
 
     What runs already and is what the bundle says stays as it is. Interrupted, the server goes on starting; the same
     command waits for it again. Needs a Docker engine (or Podman's socket), and no Compose.
     """
-    settings.book.load(recipe)  # a name that is no recipe never becomes a path
-    folder = settings.dist / recipe
+    settings.load(recipe)  # a name that is no recipe never becomes a path
+    folder = settings.dist / recipe.name
     compose = compose_of(folder, profiles)
     with closing(connect()) as client, DeployView(verbose=verbose) as view:
-        remember(settings.store.root, recipe)
+        remember(settings.store.root, recipe.name)
         waits = Phase("server", "waiting: another command works on this deployment")
-        with settings.store.lock(lock_of(recipe), lambda: view(waits)):
+        with settings.store.lock(lock_of(recipe.name), lambda: view(waits)):
             container = Deployment(client, folder, compose, profiles, view).bring_up()
         gateway = gateway_of(folder, compose, os.environ.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), view)
@@ -47,7 +48,7 @@ def command(settings: Settings, recipe: str, profiles: tuple[str, ...], verbose:
         view(Phase("server", "asking it one question"))
         answer = None if gateway.mutual else gateway.ask()
     if as_json:
-        print_json(_document(recipe, folder, gateway, waited, answer))
+        print_json(_document(recipe.name, folder, gateway, waited, answer))
     else:
         _tell(recipe, folder, gateway, answer)
 
@@ -74,7 +75,7 @@ def _document(recipe: str, folder: Path, gateway: Gateway, waited: float, answer
     }
 
 
-def _tell(recipe: str, folder: Path, gateway: Gateway, answer: Answer | None) -> None:
+def _tell(recipe: Named, folder: Path, gateway: Gateway, answer: Answer | None) -> None:
     if answer is None:
         click.echo("not asked: it wants a certificate of its clients, and this command has none")
     else:
@@ -83,6 +84,6 @@ def _tell(recipe: str, folder: Path, gateway: Gateway, answer: Answer | None) ->
         click.echo(f"answered: {answer.text}")
         click.echo(f"          first token after {in_time(answer.first)}{rate} ({answer.tokens} tokens)")
     click.echo()
-    click.echo(f"{recipe} is served on {gateway.url}/v1; {folder / 'README.md'} has more")
+    click.echo(f"{recipe.name} is served on {gateway.url}/v1; {folder / 'README.md'} has more")
     click.echo(f"watch it: {program()} status, {program()} logs {recipe} {SERVER} --follow")
     click.echo(f"end it:   {program()} undeploy {recipe}")

@@ -7,7 +7,8 @@ from dataclasses import asdict
 import click
 
 from orchestrator.cli.machine import Finding, look
-from orchestrator.cli.options import RecipeName, json_option
+from orchestrator.cli.named import Named
+from orchestrator.cli.options import json_option, optional_recipe_argument
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
@@ -16,11 +17,11 @@ _MARKS = {"ok": "✓", "missing": "✗", "unknown": "?"}
 
 
 @click.command("doctor")
-@click.argument("recipe", required=False, type=RecipeName())
+@optional_recipe_argument
 @click.option("--online", is_flag=True, help="Ask the Hub for the models and NGC for the images as well.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, recipe: str | None, online: bool, as_json: bool) -> None:
+def command(ctx: click.Context, recipe: Named | None, online: bool, as_json: bool) -> None:
     """Look at this machine, for RECIPE if one is named; exit status 6 where RECIPE needs what is missing."""
     settings: Settings = ctx.obj
     plan = plan_recipe(settings, recipe).plan if recipe else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from orchestrator import __version__
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.planning import files_of, images_of, local_places, lock_file_of
 from orchestrator.cli.settings import Settings
@@ -45,14 +46,14 @@ _TOOLS = ("huggingface_hub", "python-dxf")
     "--check", is_flag=True, help="Write nothing; say what moved upstream and fail (status 7) if anything did."
 )
 @click.pass_obj
-def command(settings: Settings, recipe: str, check: bool) -> None:
-    """Resolve RECIPE and write recipes/RECIPE.lock, to be committed.
+def command(settings: Settings, recipe: Named, check: bool) -> None:
+    """Resolve RECIPE and write its lock, to be committed: recipes/RECIPE.lock of the project, or beside its file.
 
     The lock has the commit of each repository with size and digest of every file, the digests of each image, size and
     digest of every file that the recipe takes from the project, and the digest of the recipe itself.
     `build --locked` uses nothing else.
     """
-    loaded = settings.book.load(recipe).recipe
+    loaded = settings.load(recipe).recipe
     file = lock_file_of(settings, recipe)
     old = insist_on_any(read_lock(file), loaded, file) if check else _readable(file)
     new = _resolve(settings, loaded)
@@ -141,6 +142,7 @@ def _image(settings: Settings, name: str) -> LockedImage:
 
 def _write(file: Path, text: str) -> None:
     with machine_faults("writing the lock"):
+        file.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(file.parent)
         with replacing(file) as fresh:
             fresh.write_text(text, encoding="utf-8")

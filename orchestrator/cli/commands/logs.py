@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.costs import sentence
 from orchestrator.cli.deployed import container_of, copy_log
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.progress import amount_of
 from orchestrator.cli.settings import Settings
@@ -32,14 +33,14 @@ _NEWEST = 4096
     "-f", "--follow", is_flag=True, help="Go on as the step writes more; without STEP through all that follow."
 )
 @click.pass_obj
-def command(settings: Settings, recipe: str, step: str | None, follow: bool) -> None:
+def command(settings: Settings, recipe: Named, step: str | None, follow: bool) -> None:
     """Show what STEP of the newest build of RECIPE wrote, or `server` and the other services that are deployed.
 
     Without STEP: of the build that runs, else of the server that is deployed, else of the step that ran last.
     """
-    journal = Journal.read(settings.store.root, recipe)
+    journal = Journal.read(settings.store.root, recipe.name)
     if not (journal and (journal.is_running or step in {entry.name for entry in journal.steps})):
-        container = container_of(settings.store.root, recipe, step)
+        container = container_of(settings.store.root, recipe.name, step)
         if container is not None:
             copy_log(container, follow=follow)
             return
@@ -56,8 +57,8 @@ def command(settings: Settings, recipe: str, step: str | None, follow: bool) -> 
         click.echo(f"==> {entry.name} <==", err=True)
 
 
-def _journal(settings: Settings, recipe: str) -> Journal:
-    journal = Journal.read(settings.store.root, recipe)
+def _journal(settings: Settings, recipe: Named) -> Journal:
+    journal = Journal.read(settings.store.root, recipe.name)
     if journal is None:
         raise never_built(settings, recipe)
     return journal
@@ -74,7 +75,7 @@ def _entry(journal: Journal, step: str | None) -> Entry:
     raise StepUnknownError(message, hint=f"its steps are: {', '.join(entry.name for entry in journal.steps)}")
 
 
-def _print(settings: Settings, recipe: str, entry: Entry, *, follow: bool) -> bool:
+def _print(settings: Settings, recipe: Named, entry: Entry, *, follow: bool) -> bool:
     """Print a step's log, and go on while it runs; False where there is none."""
     file = _log(settings, recipe, entry)
     while file is None and follow and _running(settings, recipe, entry.name):
@@ -134,7 +135,7 @@ def _say(line: bytes) -> None:
             click.echo(f"warning: {event.message}")
 
 
-def _log(settings: Settings, recipe: str, entry: Entry) -> Path | None:
+def _log(settings: Settings, recipe: Named, entry: Entry) -> Path | None:
     """Find a step's log: with its artifact, in its running attempt, or kept from its failure."""
     store = settings.store
     if entry.state in ("done", "reused"):  # by its key: the store may have been moved
@@ -143,16 +144,16 @@ def _log(settings: Settings, recipe: str, entry: Entry) -> Path | None:
         attempts = [folder for folder in store.attempts() if folder.name.startswith(f"{entry.key}-")]
         places = [folder / "log.txt" for folder in attempts]
     else:
-        places = [failed_log(store.root, recipe, entry.name)]
+        places = [failed_log(store.root, recipe.name, entry.name)]
     return next((place for place in places if place.is_file()), None)
 
 
-def _running(settings: Settings, recipe: str, step: str) -> bool:
-    journal = Journal.read(settings.store.root, recipe)
+def _running(settings: Settings, recipe: Named, step: str) -> bool:
+    journal = Journal.read(settings.store.root, recipe.name)
     return bool(journal and journal.alive and _entry(journal, step).state == "running")
 
 
-def _next(settings: Settings, recipe: str, entry: Entry) -> Entry | None:
+def _next(settings: Settings, recipe: Named, entry: Entry) -> Entry | None:
     """Wait for the step after one that ended; None where the build is over."""
     while True:
         journal = _journal(settings, recipe)

@@ -11,6 +11,7 @@ import click
 from orchestrator.cli.commands.plan import plan_document, show_plan
 from orchestrator.cli.drafting import Draft, name_for, source_of
 from orchestrator.cli.finding import find
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import PageFile, json_option
 from orchestrator.cli.planning import plan_with
 from orchestrator.cli.settings import Settings
@@ -21,7 +22,8 @@ from orchestrator.pages.rows import span_of
 from orchestrator.planner.comparison import Comparison, Row, Subject
 from orchestrator.planner.figures import requests
 from orchestrator.planner.proposal import Candidate, Proposal, Question, propose
-from orchestrator.recipe.model import NAME_PATTERN, Format, Recipe
+from orchestrator.recipe.model import Format, Recipe
+from orchestrator.recipe.names import NAME_PATTERN
 from orchestrator.runner import forecast
 from orchestrator.temporary import replacing
 
@@ -162,4 +164,4 @@ def _show(settings: Settings, recipe: Recipe, file: Path, *, as_json: bool) -> N
         return
     click.echo(f"wrote {file}\n")
     known = file.resolve().parent == settings.project.recipes.resolve()
-    show_plan(plan, steps, recipe.name if known else str(file), verbose=False)
+    show_plan(plan, steps, Named(recipe.name) if known else Named.read(str(file)), verbose=False)

@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from orchestrator.cli.failure import show_error
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
+from orchestrator.cli.shadows import Shadow, shadows_of
 from orchestrator.cli.text import print_json, print_table, print_text, program
 from orchestrator.errors import PlanRefusedError
 from orchestrator.pages.rows import (
@@ -47,7 +49,7 @@ from orchestrator.runner import Forecast, forecast
 @click.pass_context
 def command(
     ctx: click.Context,
-    recipe: str,
+    recipe: Named,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
@@ -60,10 +62,11 @@ def command(
     steps = forecast(planned.plan, settings.store, Path("WORK"))
     if page is not None:
         _write_page(planned.plan, page)
+    shadows = shadows_of(settings, planned.loaded, (placed.step.image for placed in planned.plan.steps))
     if as_json:
-        print_json(plan_document(planned.plan, steps))
+        print_json(plan_document(planned.plan, steps, shadows))
     else:
-        show_plan(planned.plan, steps, recipe, verbose=verbose)
+        show_plan(planned.plan, steps, recipe, shadows, verbose=verbose)
     if planned.plan.refusals:
         ctx.exit(PlanRefusedError.exit_status)
 
@@ -76,13 +79,14 @@ def _write_page(plan: Plan, file: Path) -> None:
     write_page(file, plan_page(facts, comparison_for(plan.recipe, plan.target)))
 
 
-def plan_document(plan: Plan, steps: tuple[Forecast, ...]) -> dict[str, Any]:
+def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow, ...] = ()) -> dict[str, Any]:
     """Spell a plan for programs."""
     return {
         "recipe": plan.recipe.name,
         "target": plan.recipe.target,
         "works": not plan.refusals,
         "verdict": plan.verdict,
+        "shadows": [shadow.document() for shadow in shadows],
         "refusals": [asdict(refusal) for refusal in plan.refusals],
         "warnings": [asdict(warning) for warning in plan.warnings],
         "estimate": {name: asdict(figure) for name, figure in plan.estimate.figures.items()},
@@ -108,17 +112,22 @@ def _phase(stage: Stage) -> dict[str, Any]:
     }
 
 
-def show_plan(plan: Plan, steps: tuple[Forecast, ...], recipe: str, *, verbose: bool) -> None:
+def show_plan(
+    plan: Plan, steps: tuple[Forecast, ...], recipe: Named, shadows: tuple[Shadow, ...] = (), *, verbose: bool
+) -> None:
     """Print a plan for a person.
 
     Args:
         plan: The plan.
         steps: What each of its steps will do.
-        recipe: The recipe as a command takes it, for the line to paste.
+        recipe: The recipe as a user named it, for the line to paste.
+        shadows: What of the user's project is used instead of what comes with the tool.
         verbose: Say how each figure was found, and what each step runs.
     """
     print_text(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
     print_text(plan.recipe.description, hanging=0)
+    for shadow in shadows:
+        print_text(f"uses {shadow}")
     click.echo()
     if plan.refusals:
         show_error(PlanRefusedError(plan.refusals))
@@ -187,7 +196,7 @@ def _show_steps(steps: tuple[Forecast, ...]) -> None:
     click.echo()
 
 
-def _show_next(recipe: str, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
+def _show_next(recipe: Named, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
     if not verbose:
         print_text("steps: " + " → ".join(_step(f) for f in steps))
         print_text("-v explains each figure, --html FILE draws them")

@@ -10,11 +10,13 @@ import click
 
 from orchestrator.cli.options import json_option
 from orchestrator.cli.settings import Settings
+from orchestrator.cli.shadows import Shadow
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import OrchestratorError
 from orchestrator.pages.rows import NOTHING, short
 from orchestrator.planner.summary import Summary, summary_of
 from orchestrator.planner.verdict import Verdict
+from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Format, Recipe
 
 _HEADS = ("recipe", "fits", "size", "tok/s", "format", "target", "method", "reason")
@@ -33,8 +35,17 @@ _FITS: dict[Verdict, str] = {
 class _Listed:
     """A recipe that can be read."""
 
-    recipe: Recipe
+    loaded: LoadedRecipe
     summary: Summary
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    @property
+    def shadows(self) -> bool:
+        """Whether it is used instead of a recipe of the tool."""
+        return self.loaded.file in self.loaded.shadows
 
 
 @dataclass(frozen=True)
@@ -97,11 +108,11 @@ def command(
 def _entries(settings: Settings, wanted: _Wanted) -> Iterator[_Listed | _Broken]:
     for name in settings.book.names:
         try:
-            recipe = settings.book.load(name).recipe
-            if wanted.takes(recipe):
-                summary = summary_of(recipe, settings.catalog)
+            loaded = settings.book.load(name)
+            if wanted.takes(loaded.recipe):
+                summary = summary_of(loaded.recipe, settings.catalog)
                 if not (wanted.fits and summary.refused):
-                    yield _Listed(recipe, summary)
+                    yield _Listed(loaded, summary)
         except OrchestratorError as error:
             yield _Broken(name, error)
 
@@ -114,6 +125,9 @@ def _show(entries: list[_Listed | _Broken], *, among: int) -> None:
             click.echo(f"\nnot shown for want of room: {', '.join(left_out)}")
     else:
         click.echo(f"none of {among} recipes is like that")
+    for found in listed:
+        if found.shadows:
+            click.echo(str(Shadow("recipe", found.recipe.name, found.loaded.file)))
     for entry in entries:
         if isinstance(entry, _Broken):
             first = (entry.error.message.splitlines() or [""])[0]
@@ -154,6 +168,8 @@ def _document(entry: _Listed | _Broken) -> dict[str, Any]:
         "refusals": list(summary.refused),
         "weights": asdict(summary.weights),
         "decode": asdict(summary.decode) if summary.decode else None,
+        "file": str(entry.loaded.file),
+        "shadows": entry.shadows,
     }
 
 

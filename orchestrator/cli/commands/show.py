@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import json_option, recipe_argument, set_option
 from orchestrator.cli.settings import Settings
+from orchestrator.cli.shadows import shadows_of
 from orchestrator.cli.text import print_json
 from orchestrator.documents.yaml_text import KeyPath
 
@@ -19,13 +21,17 @@ from orchestrator.documents.yaml_text import KeyPath
 @set_option
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(settings: Settings, recipe: Named, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show a recipe, complete, with where each value came from."""
-    loaded = settings.book.load(recipe, overrides)
+    loaded = settings.load(recipe, overrides)
+    shadows = shadows_of(settings, loaded)
     values: dict[str, Any] = loaded.recipe.model_dump(mode="json")
     if as_json:
-        print_json({"recipe": values, "origins": {_dotted(path): where for path, where in loaded.origins.items()}})
+        origins = {_dotted(path): where for path, where in loaded.origins.items()}
+        print_json({"recipe": values, "origins": origins, "shadows": [shadow.document() for shadow in shadows]})
         return
+    for shadow in shadows:
+        click.echo(f"# {shadow}")
     lines = list(_lines(values, (), loaded.origins))
     width = max(len(line) for line, _ in lines)
     for line, origin in lines:

@@ -6,7 +6,8 @@ import click
 
 from orchestrator.cli import costs
 from orchestrator.cli.deployed import deployed
-from orchestrator.cli.options import RecipeName, json_option
+from orchestrator.cli.named import Named
+from orchestrator.cli.options import json_option, optional_recipe_argument
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import in_time, print_json, print_table, program
 from orchestrator.cli.unbuilt import never_built
@@ -17,16 +18,18 @@ from orchestrator.store.store import Store
 
 
 @click.command("status")
-@click.argument("recipe", required=False, type=RecipeName())
+@optional_recipe_argument
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: str | None, as_json: bool) -> None:
+def command(settings: Settings, recipe: Named | None, as_json: bool) -> None:
     """Show what the newest build of RECIPE did and how its server is; all that was ever built, if none is named."""
     root = settings.store.root
     journals = [
-        journal for name in ([recipe] if recipe else Journal.recipes(root)) if (journal := Journal.read(root, name))
+        journal
+        for name in ([recipe.name] if recipe else Journal.recipes(root))
+        if (journal := Journal.read(root, name))
     ]
-    made = deployed(root, recipe)
+    made = deployed(root, recipe.name if recipe else None)
     if recipe and not journals and not made:
         raise never_built(settings, recipe)
     if as_json:

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import click
 
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.settings import Settings
 from orchestrator.deployment.container import FOLDER
@@ -18,22 +19,22 @@ from orchestrator.executors.docker_engine import connect
 @recipe_argument
 @click.option("--volumes", is_flag=True, help="Also remove what the servers keep: compiled kernels, figures, chats.")
 @click.pass_obj
-def command(settings: Settings, recipe: str, volumes: bool) -> None:
+def command(settings: Settings, recipe: Named, volumes: bool) -> None:
     """Take the server of dist/RECIPE down: remove what `deploy` made on the engine, and nothing else.
 
     Containers, the network and the image that was built are removed; the bundle, images that were pulled or loaded,
     and volumes stay.
     """
-    folder = settings.dist / recipe
+    folder = settings.dist / recipe.name
     waits = "waiting: another command works on this deployment"
-    locked = settings.store.lock(lock_of(recipe), lambda: click.echo(waits, err=True))
+    locked = settings.store.lock(lock_of(recipe.name), lambda: click.echo(waits, err=True))
     with closing(connect()) as client, locked:
         removed = 0
-        for what in take_down(client, recipe, folder, volumes=volumes):
+        for what in take_down(client, recipe.name, folder, volumes=volumes):
             click.echo(f"removed {what}")
             removed += 1
-        forget(settings.store.root, recipe)
+        forget(settings.store.root, recipe.name)
         if not removed:
-            click.echo(f"{recipe} is not deployed from {folder}")
-            for container in containers(client, recipe):
+            click.echo(f"{recipe.name} is not deployed from {folder}")
+            for container in containers(client, recipe.name):
                 click.echo(f"{container.name} is from {container.labels[FOLDER]}: see --dist", err=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.failure import show_error
-from orchestrator.cli.options import RecipeName, json_option, set_option
+from orchestrator.cli.named import Named
+from orchestrator.cli.options import RecipeParameter, complete_recipe, json_option, set_option
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
@@ -13,11 +14,11 @@ from orchestrator.errors import OrchestratorError, Refusal
 
 
 @click.command("validate")
-@click.argument("recipes", nargs=-1, type=RecipeName())
+@click.argument("recipes", nargs=-1, type=RecipeParameter(), shell_complete=complete_recipe)
 @set_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+def command(ctx: click.Context, recipes: tuple[Named, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check RECIPES (all of them, if none is named): their text, and what their image and target can do.
 
     A recipe that exists to explain a refusal (`expected_refusals`) is valid while it is refused for just that.
@@ -25,32 +26,38 @@ def command(ctx: click.Context, recipes: tuple[str, ...], overrides: tuple[str, 
     settings: Settings = ctx.obj
     worst = 0
     results = []
-    for name in recipes or settings.book.names:
+    for recipe in recipes or map(Named, settings.book.names):
         try:
-            unexpected = _check(settings, name, overrides)
+            unexpected = _check(settings.at(recipe), recipe, overrides)
         except OrchestratorError as error:
             worst = max(worst, error.exit_status)
-            results.append({"recipe": name, "valid": False, "code": error.code, "message": error.message})
+            results.append({"recipe": recipe.name, "valid": False, "code": error.code, "message": error.message})
             if not as_json:
-                click.echo(f"✗ {name}")
+                click.echo(f"✗ {recipe.name}")
                 show_error(error)
             continue
         worst = max(worst, 4 if unexpected else 0)
-        results.append({"recipe": name, "valid": not unexpected, "refusals": [vars(refusal) for refusal in unexpected]})
+        results.append(
+            {"recipe": recipe.name, "valid": not unexpected, "refusals": [vars(refusal) for refusal in unexpected]}
+        )
         if not as_json:
-            _say(name, unexpected)
+            _say(recipe.name, unexpected)
     if as_json:
         print_json(results)
     ctx.exit(worst)
 
 
-def _check(settings: Settings, name: str, overrides: tuple[str, ...]) -> list[Refusal]:
-    plan = plan_recipe(settings, name, overrides).plan
+def _check(settings: Settings, recipe: Named, overrides: tuple[str, ...]) -> list[Refusal]:
+    plan = plan_recipe(settings, recipe, overrides).plan
     expected = plan.recipe.expected_refusals
     surprising = [refusal for refusal in plan.refusals if refusal.code not in expected]
     found = {refusal.code for refusal in plan.refusals}
     surprising += [
-        Refusal("NOT_REFUSED", f"{name} expects the refusal {code}, but it is not refused", "remove it from the recipe")
+        Refusal(
+            "NOT_REFUSED",
+            f"{recipe.name} expects the refusal {code}, but it is not refused",
+            "remove it from the recipe",
+        )
         for code in expected
         if code not in found
     ]

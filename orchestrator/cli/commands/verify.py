@@ -10,6 +10,7 @@ import click
 
 from orchestrator.cli import building, costs
 from orchestrator.cli.building import build_recipe, plan_build
+from orchestrator.cli.named import Named
 from orchestrator.cli.options import (
     PageFile,
     executor_option,
@@ -44,7 +45,7 @@ from orchestrator.runner import Runner, StepResult
 @click.pass_obj
 def command(
     settings: Settings,
-    recipe: str,
+    recipe: Named,
     deep: bool,
     page: Path | None,
     overrides: tuple[str, ...],

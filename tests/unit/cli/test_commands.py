@@ -49,6 +49,7 @@ def test_recipes_are_listed(shell: Shell) -> None:
     assert isinstance(listed, list)
     fields = {"name", "description", "model", "architecture", "format", "method", "backend", "target", "image"}
     fields |= {"works", "verdict", "refusals", "weights", "decode"}
+    fields |= {"file", "shadows"}
     assert all(set(recipe) == fields for recipe in listed)
 
 
@@ -70,7 +71,7 @@ def test_a_whole_table_that_is_set_is_shown_as_set(shell: Shell) -> None:
 def test_a_shown_recipe_can_be_read_by_a_program(shell: Shell) -> None:
     document = shell.json("show", RECIPE)
     assert isinstance(document, dict)
-    assert set(document) == {"recipe", "origins"}
+    assert set(document) == {"recipe", "origins", "shadows"}
     assert document["recipe"]["name"] == RECIPE
 
 
@@ -99,7 +100,7 @@ def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     assert isinstance(document, dict)
     assert set(document) == {
         "recipe", "target", "works", "verdict", "refusals", "warnings",
-        "estimate", "phases", "speeds", "drafts", "steps",
+        "estimate", "phases", "shadows", "speeds", "drafts", "steps",
     }  # fmt: skip
     assert [phase["phase"] for phase in document["phases"]] == ["download", "quantize"]
     assert [step["name"] for step in document["steps"]] == STEPS

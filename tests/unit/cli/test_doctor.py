@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli.machine import Finding, Host, look
+from orchestrator.cli.named import Named
 from orchestrator.cli.planning import plan_recipe
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import DockerUnavailableError, HubAccessError, RegistryAccessError
@@ -67,7 +68,7 @@ def meminfo(folder: Path, *, available: int, free: int, cached: int) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Callable[[str], Plan]:
-    return lambda name: plan_recipe(Settings(None, tmp_path / "store", tmp_path / "dist"), name).plan
+    return lambda name: plan_recipe(Settings(None, tmp_path / "store", tmp_path / "dist"), Named(name)).plan
 
 
 def found(host: Host, plan: Plan | None = None, *, online: bool = False) -> dict[str, Finding]:

@@ -1,0 +1,76 @@
+"""Results that an earlier version left inside its own package, where removing or upgrading it may delete them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from orchestrator.cli.settings import Settings, data_home
+from orchestrator.errors import HomeMissingError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_DATA = Path("orchestrator") / "_project"
+_DISTRIBUTIONS = ("orchestrator", "trtllm-orchestrator")
+"""What the distribution was called, and is."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A folder of results inside a package."""
+
+    what: str
+    folder: Path
+    commands: tuple[str, ...]
+    """What moves it, as lines for a shell."""
+
+
+def leftovers(settings: Settings) -> tuple[Leftover, ...]:
+    """Find what earlier versions left and nobody has moved, and say where it belongs now."""
+    return tuple(found for data in _packages() for found in _in_package(data, settings))
+
+
+def _in_package(data: Path, settings: Settings) -> Iterator[Leftover]:
+    store, dist = data / ".orchestrator", data / "dist"
+    if _has_results(store / "artifacts") and settings.store.root != store.resolve():
+        yield Leftover("results", store, _moving_store(store, settings.store.root))
+    if _has_results(dist) and settings.dist != dist.resolve():
+        yield Leftover("deployments", dist, _moving_all(dist, settings.dist))
+
+
+def _has_results(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _moving_store(old: Path, new: Path) -> tuple[str, ...]:
+    """Move a whole store, or only its artifacts where there is a store already: each stands for itself."""
+    if new.exists():
+        return _moving_all(old / "artifacts", new / "artifacts")
+    return (f"mkdir -p {quote(str(new.parent))}", f"mv {quote(str(old))} {quote(str(new))}")
+
+
+def _moving_all(old: Path, new: Path) -> tuple[str, ...]:
+    return (f"mkdir -p {quote(str(new))}", f"mv -n {quote(str(old))}/* {quote(str(new))}/")
+
+
+def _packages() -> Iterator[Path]:
+    """Name each folder of data inside a package of ours: in this Python and in the environments of uv and pipx."""
+    places = [_PACKAGE / _DATA.name, *(Path(entry) / _DATA for entry in sys.path if entry)]
+    for tools in _tool_folders():
+        for name in _DISTRIBUTIONS:
+            places.extend(sorted((tools / name).glob(f"lib/python3*/site-packages/{_DATA}")))
+    yield from dict.fromkeys(place.resolve() for place in places if place.is_dir())
+
+
+def _tool_folders() -> Iterator[Path]:
+    """Name the folders in which uv and pipx keep an environment for each tool."""
+    try:
+        home = data_home()
+    except HomeMissingError:
+        return
+    uv, pipx = os.environ.get("UV_TOOL_DIR"), os.environ.get("PIPX_HOME")
+    yield Path(uv) if uv else home / "uv" / "tools"
+    yield from (Path(pipx) / "venvs",) if pipx else (home / "pipx" / "venvs", home.parent / "pipx" / "venvs")
