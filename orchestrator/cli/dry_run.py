@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.building import executors
+from orchestrator.cli import building
 from orchestrator.cli.failure import show_error
 from orchestrator.cli.named import Named
 from orchestrator.cli.planning import Planned, plan_recipe
@@ -125,7 +125,7 @@ def _print_lines(settings: Settings, planned: Planned) -> None:
     for warning in planned.plan.warnings:
         click.echo(f"# warning[{warning.code}]: {warning.message}")
     click.echo(': "${WORK:=$PWD/work}"')
-    makers = executors()
+    makers = building.executors()
     for found in forecast(planned.plan, settings.store, _WORK):
         step = found.placed.step
         click.echo(f"\n# {step.name}: {found.decision}")
