@@ -30,6 +30,7 @@ export ORCHESTRATOR_WHEELS = $(abspath $(VENV))/wheels
 export ORCHESTRATOR_ORACLE_PYTHON = $(abspath $(ORACLE))/bin/python
 export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
+export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
 .PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest lint relock schema evaluate-planner chaos docs docs-site clean
 
@@ -132,12 +133,12 @@ test: lint test-fast test-slow ## Run every test
 test-fast: $(VENV)/.tested ## Run the unit tests: under two minutes
 	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
 
-test-slow: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed ## Run the tests that need containers, ModelOpt or real tools
+test-slow: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed $(DOCS)/.installed ## Run the tests that need containers, ModelOpt or real tools
 	@$(BIN)/python -m pytest tests/contract tests/integration tests/chaos $(ARGS)
 
 test-newest: $(VENV)/.tested ## Run every test with the newest of every dependency, and say what changed and what breaks
 	@$(BIN)/python requirements/lock.py --newest build/newest
-	@$(MAKE) --keep-going test LOCK=build/newest VENV=.venv-newest ORACLE=.venv-newest-oracle IMAGE=.venv-newest-image CHECKOV=.venv-newest-checkov
+	@$(MAKE) --keep-going test LOCK=build/newest VENV=.venv-newest ORACLE=.venv-newest-oracle IMAGE=.venv-newest-image CHECKOV=.venv-newest-checkov DOCS=.venv-newest-docs
 
 test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that pyproject.toml allows
 	@$(BIN)/python requirements/lock.py --lowest build/lowest
@@ -162,7 +163,7 @@ chaos: $(VENV)/.tested ## Kill builds some hundred times at random, and look for
 	@$(BIN)/python -m tests.chaos --kills 500 $(ARGS)
 
 docs-site: $(DOCS)/.installed ## Build the documentation as a site in build/site
-	@$(DOCS)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 docs: $(VENV)/.tested ## Write the generated pages of docs/ and README.md again
 	@$(BIN)/python -m docs.generate
