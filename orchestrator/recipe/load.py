@@ -116,7 +116,8 @@ class RecipeBook:
         if file.suffix != ENDING or not file.is_file():
             close = file.with_name(f"{file.name}{ENDING}")
             hint = f"did you mean {close}?" if close.is_file() else "`orchestrator recipes` lists the recipes by name"
-            message = f"there is no recipe file {file}: expected a path that ends in {ENDING}"
+            expected = "" if file.suffix == ENDING else f": expected a path that ends in {ENDING}"
+            message = f"there is no recipe file {file}{expected}"
             raise RecipeUnknownError(message, hint=hint)
         return self._beside(file).load(file.stem, overrides)
 

@@ -122,7 +122,7 @@ def _show(entries: list[_Listed | _Broken], *, among: int) -> None:
     if listed:
         left_out = print_table(_HEADS, map(_cells, listed), right=_NUMBERS, least=_LEAST)
         if left_out:
-            click.echo(f"\nnot shown for want of room: {', '.join(left_out)}")
+            click.echo(f"\nnot shown, the terminal is too narrow: {', '.join(left_out)}")
     else:
         click.echo(f"none of {among} recipes is like that")
     for found in listed:

@@ -58,7 +58,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_line(
     assert max(map(len, table.splitlines())) <= columns
     assert len(table.splitlines()) == len(recipes) + 2
     assert table.split()[:4] == ["recipe", "fits", "size", "tok/s"]
-    assert left_out.startswith("not shown for want of room: ")
+    assert left_out.startswith("not shown, the terminal is too narrow: ")
     assert "reason" in left_out
 
 
