@@ -149,7 +149,18 @@ def changes(folder: Path) -> Iterator[str]:
 
 
 def _resolve(environment: Environment, file: Path, options: list[str]) -> None:
-    command = ["uv", "pip", "compile", "--quiet", "--no-config", "--generate-hashes", "--no-annotate", "--no-header"]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--no-config",
+        "--generate-hashes",
+        "--no-annotate",
+        "--no-header",
+    ]
     command += [*options, "--output-file", str(file)]
     for group in environment.groups:
         command += ["--group", f"{PYPROJECT}:{group}"]
