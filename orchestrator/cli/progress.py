@@ -65,17 +65,13 @@ class BuildView:
                 self._log(text)
             case events.Publishing():
                 self._publishing(event)
-            case events.StepDone(step=step, seconds=seconds, bytes_out=size):
+            case events.StepDone():
                 self._show(None)
-                self._say(f"✓ {step}: {in_bytes(size)} in {in_time(seconds)}")
-            case events.StepReused(step=step, bytes_out=size):
-                self._say(f"✓ {step}: reused, {in_bytes(size)}")
-            case events.Waiting(step=step, reason=reason):
-                self._say(f"… {step}: {reason}; waiting")
-            case events.Warned(message):
-                self._say(f"! {message}")
-            case events.Failure(message=message):
-                self._say(f"✗ {message}")
+                self._say(_line(event))
+            case events.StepReused() | events.Waiting() | events.Warned() | events.Failure():
+                self._say(_line(event))
+            case events.Checked() | events.Spent():  # for a build's records only
+                pass
 
     def _begin(self, event: events.StepStarted) -> None:
         if event.adopted:
@@ -219,3 +215,17 @@ def amount_of(event: events.Progress) -> str:
     if event.unit == "bytes":
         return f"{in_bytes(event.done)} of {in_bytes(event.total)}" if event.total else in_bytes(event.done)
     return f"{event.done} of {event.total} {event.unit}" if event.total else f"{event.done} {event.unit}"
+
+
+def _line(event: events.StepDone | events.StepReused | events.Waiting | events.Warned | events.Failure) -> str:
+    match event:
+        case events.StepDone(step=step, seconds=seconds, bytes_out=size):
+            return f"✓ {step}: {in_bytes(size)} in {in_time(seconds)}"
+        case events.StepReused(step=step, bytes_out=size):
+            return f"✓ {step}: reused, {in_bytes(size)}"
+        case events.Waiting(step=step, reason=reason):
+            return f"… {step}: {reason}; waiting"
+        case events.Warned(message):
+            return f"! {message}"
+        case events.Failure(message=message):
+            return f"✗ {message}"

@@ -115,14 +115,21 @@ def print_table(
 
     console = Console(highlight=False, width=width(sys.stdout) or _UNLIMITED)
     unlimited = console.options.update(width=_UNLIMITED)
-    cells, tries = list(rows), [(count, 1) for count in range(len(least) + 1)] + [(len(least), 0)]
-    for count, padding in tries:
+    cells = list(rows)
+
+    def without(count: int, padding: int = 1) -> Table:
         shown = [index for index in range(len(heads)) if index not in least[:count]]
-        table = _table(heads, cells, shown, right, padding)
+        return _table(heads, cells, shown, right, padding)
+
+    for count in range(len(least) + 1):
+        table = without(count)
         if console.measure(table, options=unlimited).maximum <= console.width:
+            left_out = least[:count]
             break
+    else:
+        table, left_out = without(len(least), padding=0), least
     console.print(table)
-    return tuple(head for index, head in enumerate(heads) if index not in shown)
+    return tuple(head for index, head in enumerate(heads) if index in left_out)
 
 
 def _table(

@@ -54,14 +54,13 @@ class Deployment:
             self._check(placed)
         ids = {name: self._image(placed) for name, placed in chosen.items()}
         self._network()
+        containers: dict[str, Container] = {}
         for name, placed in chosen.items():
             for volume in placed.service.volumes:
                 if volume.type == "volume":
                     self._volume(placed.volume(volume.source))
-            container = self._container(placed, ids[name])
-            if name == SERVER:
-                server = container
-        return server
+            containers[name] = self._container(placed, ids[name])
+        return containers[SERVER]
 
     def _check(self, placed: Placed) -> None:
         """Refuse what cannot work before anything is made."""

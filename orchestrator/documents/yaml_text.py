@@ -172,6 +172,8 @@ class _Reader:
                     kind = "a list" if isinstance(self._checked(event), SequenceStartEvent) else "a single value"
                     message = f"{self.file}: expected a mapping of keys at the top, found {kind}"
                     raise DocumentSyntaxError(message)
+                case _:  # the start or end of the stream or the document
+                    pass
         if top is None:
             message = f"{self.file}: expected a mapping of keys at the top, found nothing"
             raise DocumentSyntaxError(message)

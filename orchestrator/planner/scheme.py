@@ -234,8 +234,11 @@ def scheme_of_quant_config(document: Mapping[str, object], where: str = "hf_quan
             raise ConfigInvalidError(message)
         case _ if "quant_algo" in document:
             return _of_modelopt(document, where, "ignore")
-    message = f"{where}: neither quantization.quant_algo nor quant_method is here: this describes no quantization"
-    raise ConfigInvalidError(message)
+        case _:
+            message = (
+                f"{where}: neither quantization.quant_algo nor quant_method is here: this describes no quantization"
+            )
+            raise ConfigInvalidError(message)
 
 
 def _of_modelopt(part: Mapping[str, object], where: str, exclude_key: str) -> Scheme:

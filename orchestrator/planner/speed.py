@@ -331,7 +331,7 @@ def _gpu(target: Target) -> Gpu:
     return target.gpu
 
 
-def _check(name: str, value: float, least: float, most: float, why: str = "") -> None:
+def _check(name: str, value: object, least: float, most: float, why: str = "") -> None:
     if not (isinstance(value, int | float) and math.isfinite(value) and least <= value <= most):
         message = f"{name}: found {value!r:.60}, expected a number from {least:.9g} to {most:.9g}{why}"
         raise SpeedInputError(message)

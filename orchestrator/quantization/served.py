@@ -55,6 +55,11 @@ class Operand:
     inputs: Inputs
     input_scale: np.float32
 
+    @property
+    def product_scale(self) -> np.float32:
+        """The scale of the products of a quantized weight and quantized inputs."""
+        return np.float32(self.scale * self.input_scale)
+
 
 @dataclass(frozen=True)
 class Arithmetic:
@@ -104,12 +109,11 @@ class Arithmetic:
         """Return what is multiplied, in FP32, and the scale of the products."""
         match operand.inputs:
             case "nvfp4":
-                numbers = nvfp4_numbers(self.torch, given, operand.input_scale)
+                return nvfp4_numbers(self.torch, given, operand.input_scale), operand.product_scale
             case "fp8":
-                numbers = fp8_numbers(self.torch, given, operand.input_scale)
+                return fp8_numbers(self.torch, given, operand.input_scale), operand.product_scale
             case "as they are":
                 return given.float(), operand.scale
-        return numbers, np.float32(operand.scale * operand.input_scale)
 
 
 def nvfp4_numbers(torch: Any, given: Tensor, input_scale: np.float32) -> Tensor:  # noqa: ANN401 - the library

@@ -67,4 +67,6 @@ def _texts(kind: type) -> dict[str, str]:
             match key, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
                     found[name] = inspect.cleandoc(words)
+                case _:  # no key with a text under it
+                    pass
     return found

@@ -125,10 +125,9 @@ def _kv_cache(recipe: Recipe, extra: Value) -> dict[str, Value]:
 def _speculative(speculative: Speculative, draft: str) -> dict[str, Value]:
     # `speculative_model_dir` is the older spelling, which newer versions take as well
     match speculative:
-        case DraftTarget():
-            kind, model = "DraftTarget", draft
-        case Eagle3():
-            kind, model = "Eagle3", draft
-        case Mtp():
-            return {"decoding_type": "MTP", "num_nextn_predict_layers": speculative.num_nextn_predict_layers}
-    return {"decoding_type": kind, "max_draft_len": speculative.max_draft_len, "speculative_model_dir": model}
+        case DraftTarget(max_draft_len=length):
+            return {"decoding_type": "DraftTarget", "max_draft_len": length, "speculative_model_dir": draft}
+        case Eagle3(max_draft_len=length):
+            return {"decoding_type": "Eagle3", "max_draft_len": length, "speculative_model_dir": draft}
+        case Mtp(num_nextn_predict_layers=layers):
+            return {"decoding_type": "MTP", "num_nextn_predict_layers": layers}

@@ -271,6 +271,8 @@ def test_nothing_that_a_crash_left_is_believed_unseen(downloads: Downloads, harm
             journal.write_text(journal.read_text() + str(len(CONTENT))[:-1])
         case "size":
             journal.write_text(journal.read_text().replace(str(len(CONTENT)), "17"))
+        case _:
+            pytest.fail(f"no such harm: {harm}")
     assert downloads.run() == 0, downloads.log
     assert arrived(downloads)
     assert leftovers(downloads) == []
@@ -441,7 +443,8 @@ def test_the_token_is_in_no_byte_that_a_download_leaves(downloads: Downloads) ->
             process.kill()
         stdout, stderr = process.communicate(timeout=60)
         assert secret not in stdout + stderr
-    assert process.returncode == 0
+        if how == "done":
+            assert process.returncode == 0
     everything = [path for path in downloads.root.rglob("*") if path.is_file()]
     assert any(path.name == WEIGHTS for path in everything)
     assert [path for path in everything if secret.encode() in path.read_bytes()] == []

@@ -298,6 +298,8 @@ def test_local_files_that_changed_are_drift(local: Project, harm: str) -> None:
             (local.root / "weights" / "config.json").unlink()
         case "more":
             (local.root / "weights" / "more.json").write_text("{}")
+        case _:
+            pytest.fail(f"no such harm: {harm}")
     named = {"changed": "text.jsonl", "gone": "config.json", "more": "more.json"}[harm]
     assert local.run("lock", "local", "--check") == 7
     assert named in local.log

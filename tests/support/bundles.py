@@ -73,6 +73,8 @@ def _outputs(recipe: Recipe, step: str) -> Iterator[tuple[str, bytes]]:
             yield "quality.json", _json({"passed": True, "checks": checks, "snr_db": measured})
         case "benchmark":
             yield "performance.json", _json(_performance(recipe))
+        case _:  # a bundle reads no files of other steps
+            pass
 
 
 def _checkpoint(recipe: Recipe, step: str) -> Iterator[tuple[str, bytes]]:

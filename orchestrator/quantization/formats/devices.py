@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.quantization.formats import cuda, e2m1, fp8, mxfp4, nvfp4
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from orchestrator.quantization.torch_types import Tensor
 
 _ELEMENTS_AT_ONCE = 1 << 22
 _EIGHT = 8
@@ -25,7 +30,7 @@ _ALIGNED = 16
 """Bytes that the compiled loops read at once."""
 
 
-def encode_nvfp4(weight: Any, scale_2: np.float32) -> nvfp4.Encoded:  # noqa: ANN401 - a tensor
+def encode_nvfp4(weight: Tensor, scale_2: np.float32) -> nvfp4.Encoded:
     """Encode as `nvfp4.encode` does.
 
     Args:
@@ -52,7 +57,7 @@ def encode_nvfp4(weight: Any, scale_2: np.float32) -> nvfp4.Encoded:  # noqa: AN
     for some in _pieces(weight):
         blocks = weight[some].float().reshape(-1, columns // nvfp4.BLOCK, nvfp4.BLOCK)
         found = blocks.abs().amax(-1) / divisor
-        found = torch.where(found == 0, 1.0, found).clamp(2.0**-9, fp8.LARGEST)
+        found = torch.where(found.eq(0), 1.0, found).clamp(2.0**-9, fp8.LARGEST)
         scales[some] = found.to(torch.float8_e4m3fn)
         steps = scales[some].float() * _divisor(weight, scale_2)
         values = blocks / steps.unsqueeze(-1)
@@ -61,10 +66,10 @@ def encode_nvfp4(weight: Any, scale_2: np.float32) -> nvfp4.Encoded:  # noqa: AN
     return nvfp4.Encoded(codes, scales)
 
 
-def encode_fp8(weight: Any, scale: np.float32) -> Any:  # noqa: ANN401 - tensors
+def encode_fp8(weight: Tensor, scale: np.float32) -> Tensor:
     """Encode as `fp8.encode` does: float8_e4m3fn of the weight's shape, on its device."""
     torch = _torch()
-    encoded = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
+    encoded: Tensor = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
     loops = _loops(weight)
     if loops is not None:
         eights = weight.numel() // _EIGHT
@@ -78,7 +83,7 @@ def encode_fp8(weight: Any, scale: np.float32) -> Any:  # noqa: ANN401 - tensors
     return encoded
 
 
-def encode_mxfp4(weight: Any) -> mxfp4.Encoded:  # noqa: ANN401 - a tensor
+def encode_mxfp4(weight: Tensor) -> mxfp4.Encoded:
     """Encode as `mxfp4.encode` does: codes and scales as uint8, on the weight's device.
 
     Raises:
@@ -105,7 +110,7 @@ def encode_mxfp4(weight: Any) -> mxfp4.Encoded:  # noqa: ANN401 - a tensor
     return mxfp4.Encoded(codes, scales)
 
 
-def largest_magnitude(weight: Any) -> float:  # noqa: ANN401 - a tensor
+def largest_magnitude(weight: Tensor) -> float:
     """Return the largest magnitude, not finite where a number is not; 0 for nothing."""
     torch = _torch()
     if not weight.numel():
@@ -119,7 +124,7 @@ def largest_magnitude(weight: Any) -> float:  # noqa: ANN401 - a tensor
     return float((bits << 16).view(torch.float32))
 
 
-def nvfp4_error(weight: Any, encoded: Any, scale_2: np.float32) -> tuple[float, float]:  # noqa: ANN401 - tensors
+def nvfp4_error(weight: Tensor, encoded: Any, scale_2: np.float32) -> tuple[float, float]:  # noqa: ANN401 - tensors
     """Return the sums of squares of a weight and of its difference from what it was encoded to."""
     loops = _loops(weight)
     if loops is not None:
@@ -137,7 +142,7 @@ def nvfp4_error(weight: Any, encoded: Any, scale_2: np.float32) -> tuple[float, 
     return signal, noise
 
 
-def fp8_error(weight: Any, encoded: Any, scale: np.float32) -> tuple[float, float]:  # noqa: ANN401 - tensors
+def fp8_error(weight: Tensor, encoded: Tensor, scale: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its difference from what it was encoded to."""
     loops = _loops(weight)
     if loops is not None:
@@ -149,11 +154,12 @@ def fp8_error(weight: Any, encoded: Any, scale: np.float32) -> tuple[float, floa
     return signal, noise
 
 
-def _torch() -> Any:  # noqa: ANN401 - the library, which whoever has a tensor has
+def _torch() -> ModuleType:
+    """Import the library, which is there where a tensor is."""
     return importlib.import_module("torch")
 
 
-def _loops(weight: Any) -> cuda.Loops | None:  # noqa: ANN401 - a tensor
+def _loops(weight: Tensor) -> cuda.Loops | None:
     """Return the compiled loops if they take this weight."""
     if weight.device.type != "cuda" or weight.dtype != _torch().bfloat16 or not weight.is_contiguous():
         return None
@@ -166,44 +172,46 @@ def _float(number: np.float32) -> ctypes.c_float:
     return ctypes.c_float(float(number))
 
 
-def _divisor(weight: Any, number: np.float32) -> Any:  # noqa: ANN401 - tensors
+def _divisor(weight: Tensor, number: np.float32) -> Tensor:
     """Make a tensor of one number and one dimension, by which torch really divides."""
     torch = _torch()
-    return torch.full((1,), float(number), dtype=torch.float32, device=weight.device)
+    divisor: Tensor = torch.full((1,), float(number), dtype=torch.float32, device=weight.device)
+    return divisor
 
 
-def _pieces(weight: Any) -> list[slice]:  # noqa: ANN401 - a tensor
+def _pieces(weight: Tensor) -> list[slice]:
     """Cut rows into runs of bounded size."""
     step = max(1, _ELEMENTS_AT_ONCE // max(1, weight.shape[-1]))
     return [slice(first, first + step) for first in range(0, weight.shape[0], step)]
 
 
-def _codes(magnitudes: Any, *, to_even: bool) -> Any:  # noqa: ANN401 - tensors
+def _codes(magnitudes: Tensor, *, to_even: bool) -> Tensor:
     """Return E2M1 codes; ties go to the even code or toward zero."""
     torch = _torch()
-    codes = torch.zeros(magnitudes.shape, dtype=torch.uint8, device=magnitudes.device)
+    codes: Tensor = torch.zeros(magnitudes.shape, dtype=torch.uint8, device=magnitudes.device)
     for number, point in enumerate(e2m1.HALFWAY):
         codes += magnitudes >= point if to_even and number % 2 else magnitudes > point
     return codes
 
 
-def _packed(codes: Any) -> Any:  # noqa: ANN401 - tensors
+def _packed(codes: Tensor) -> Tensor:
     return codes[:, 0::2] | (codes[:, 1::2] << 4)
 
 
-def _mx_exponents(sixths: Any) -> Any:  # noqa: ANN401 - tensors
+def _mx_exponents(sixths: Tensor) -> Tensor:
     """Return exponents plus 127 of the smallest powers of two that are not below these, as 64-bit integers."""
     torch = _torch()
     bits = sixths.view(torch.int32).long()
     exponents, mantissas = bits >> 23, bits & 0x7FFFFF
-    return torch.where(exponents == 0, (mantissas > _HALF).long(), exponents + (mantissas != 0))
+    found: Tensor = torch.where(exponents.eq(0), (mantissas > _HALF).long(), exponents + mantissas.ne(0))
+    return found
 
 
-def _squares(exact: Any, decoded: Any) -> tuple[float, float]:  # noqa: ANN401 - tensors
+def _squares(exact: Tensor, decoded: Tensor) -> tuple[float, float]:
     return float(exact.double().square().sum()), float((exact - decoded).double().square().sum())
 
 
-def _summed(loops: cuda.Loops, name: str, weight: Any, scale: np.float32, *encoded: Any) -> tuple[float, float]:  # noqa: ANN401 - tensors
+def _summed(loops: cuda.Loops, name: str, weight: Tensor, scale: np.float32, *encoded: Tensor) -> tuple[float, float]:
     torch = _torch()
     eights = weight.numel() // _EIGHT
     sums = torch.empty((loops.blocks(eights), 2), dtype=torch.float32, device=weight.device)

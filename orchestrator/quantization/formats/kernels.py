@@ -20,16 +20,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.quantization.formats import devices, fp8, nvfp4
+from orchestrator.quantization.torch_types import Tensor
 
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 """Gives an array of a shape and type with anything in it."""
+
+Weight = TypeVar("Weight", NDArray[Any], Tensor)
 
 SOURCE = Path(__file__).with_name("kernels.c")
 
@@ -116,7 +119,7 @@ def forget() -> None:
             library.pool.shutdown()
 
 
-def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32, empty: Empty = np.empty) -> nvfp4.Encoded:
+def encode_nvfp4(weight: Weight, scale_2: np.float32, empty: Empty = np.empty) -> nvfp4.Encoded:
     """Encode as `nvfp4.encode` does; the compiled loops write to what `empty` gives."""
     if not isinstance(weight, np.ndarray):
         return devices.encode_nvfp4(weight, scale_2)
@@ -141,7 +144,7 @@ def encode_nvfp4(weight: NDArray[Any], scale_2: np.float32, empty: Empty = np.em
     return nvfp4.Encoded(codes, scales)
 
 
-def encode_fp8(weight: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> NDArray[Any]:
+def encode_fp8(weight: Weight, scale: np.float32, empty: Empty = np.empty) -> Weight:
     """Encode as `fp8.encode` does; the compiled loops write to what `empty` gives."""
     if not isinstance(weight, np.ndarray):
         return devices.encode_fp8(weight, scale)
@@ -158,7 +161,7 @@ def encode_fp8(weight: NDArray[Any], scale: np.float32, empty: Empty = np.empty)
     return codes
 
 
-def largest_magnitude(weight: NDArray[Any]) -> np.float32:
+def largest_magnitude(weight: Weight) -> np.float32:
     """Return the largest magnitude, not finite where a number is not; 0 for nothing."""
     if not isinstance(weight, np.ndarray):
         return np.float32(devices.largest_magnitude(weight))
@@ -175,7 +178,7 @@ def largest_magnitude(weight: NDArray[Any]) -> np.float32:
     return np.float32(np.array(bits, np.uint16).view(ml_dtypes.bfloat16))
 
 
-def nvfp4_error(weight: NDArray[Any], encoded: nvfp4.Encoded, scale_2: np.float32) -> tuple[float, float]:
+def nvfp4_error(weight: Weight, encoded: nvfp4.Encoded, scale_2: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its difference from what it was encoded to."""
     if not isinstance(weight, np.ndarray):
         return devices.nvfp4_error(weight, encoded, scale_2)
@@ -192,7 +195,7 @@ def nvfp4_error(weight: NDArray[Any], encoded: nvfp4.Encoded, scale_2: np.float3
     return _total(library.each(weight.size, nvfp4.BLOCK, work))
 
 
-def fp8_error(weight: NDArray[Any], encoded: NDArray[Any], scale: np.float32) -> tuple[float, float]:
+def fp8_error(weight: Weight, encoded: Weight, scale: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its difference from what it was encoded to."""
     if not isinstance(weight, np.ndarray):
         return devices.fp8_error(weight, encoded, scale)
