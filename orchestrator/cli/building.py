@@ -1,4 +1,4 @@
-"""A build as commands start it: plan, resolve, run, with its view on standard error and its record in the store."""
+"""Starts a build: plan, resolve and run it, show its progress on standard error and record its events in the store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_recipe(
     last: str | None = None,
     verbose: bool = False,
 ) -> tuple[Plan, tuple[StepResult, ...]]:
-    """Build a recipe as far as a step, and show it."""
+    """Build a recipe up to a step and show the progress."""
     plan = plan_build(settings, recipe, overrides, executor=executor, last=last)
     with _watched(settings, recipe.name, verbose=verbose) as observer:
         return plan, Runner(settings.store, executors(), observer).run(plan, last=last)
@@ -42,12 +42,12 @@ def build_recipe(
 def build_and_bundle(
     settings: Settings, plan: Plan, *, first: str | None = None, last: str | None = None, verbose: bool = False
 ) -> tuple[tuple[StepResult, ...], Bundle | None]:
-    """Carry a plan out, show it, and write its deployment where every step was built.
+    """Run a plan, show its progress, and write the deployment if every step was built.
 
     Args:
-        settings: Where everything is.
-        plan: What to do.
-        first: Run this step and all after it even if their results are kept.
+        settings: The folders and options of the command.
+        plan: The plan.
+        first: Run this step and all later ones even if their results are cached.
         last: Stop after this step.
         verbose: Show every line that the steps write.
     """
@@ -69,25 +69,25 @@ def plan_build(
     locked: bool = False,
     offline: bool = False,
 ) -> Plan:
-    """Plan what will be built, with every revision resolved; refuse what cannot work.
+    """Plan the build with every revision resolved. Refuse a plan that cannot work.
 
     Args:
         settings: Where everything is.
         recipe: The recipe.
         overrides: `KEY=VALUE` each.
-        executor: Where to run what can run in more than one place.
+        executor: Where to run the steps that can run in more than one place.
         first: A step that must exist.
-        last: Another, not before it.
-        locked: Use what the lock says, and nothing else.
-        offline: Use no network for models and data; refuse where something is not here.
+        last: A step that must exist and must not come before `first`.
+        locked: Use only what the lock lists.
+        offline: Use no network for models and data. Refuse if a file is missing locally.
     """
     planned = plan_recipe(settings, recipe, overrides, executor, locked=locked)
-    planned.plan.insist()  # before anything is asked of the network
+    planned.plan.insist()  # before any network request
     planned.plan.between(first, last)
     plan = resolve(settings, planned, executor, offline=offline)
     if offline:
         insist_on_offline(settings, plan, planned.lock)
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for the downloads, which may still find that a file went bad
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for the downloads, which may still find a corrupt file
     return plan
 
 
@@ -100,8 +100,8 @@ def bundle_of(
     targets: Sequence[str] = (),
     embed_model: bool = False,
 ) -> Bundle:
-    """Write a plan's deployment from what its steps left; for all targets unless some are named."""
-    from orchestrator.bundle.render import render  # noqa: PLC0415 - with Jinja and every target; `--until` needs none
+    """Write a plan's deployment from the results of its steps, for all targets or the named ones."""
+    from orchestrator.bundle.render import render  # noqa: PLC0415 - loads Jinja and every target
 
     return render(
         plan.recipe,
@@ -117,20 +117,20 @@ def bundle_of(
 
 
 def executors() -> Mapping[ExecutorName, Callable[[], Executor]]:
-    """Name how each executor is made; none is made before a step needs it."""
+    """Return a factory for each executor. An executor is created when a step needs it."""
     return {"process": ProcessExecutor, "docker": _docker}
 
 
 @contextmanager
 def _watched(settings: Settings, name: str, *, verbose: bool) -> Iterator[Observer]:
-    """Show a build while it runs, and let others follow it."""
+    """Show a build while it runs, and record it for `attach`."""
     settings.store.make()
     with BuildView(verbose=verbose) as view, recorded(settings.store.root, name, view) as observer:
         yield observer
 
 
 def _docker() -> Executor:
-    from orchestrator.executors.docker import DockerExecutor  # noqa: PLC0415 - the SDK loads slowly; most steps need it not
+    from orchestrator.executors.docker import DockerExecutor  # noqa: PLC0415 - the SDK loads slowly
     from orchestrator.executors.docker_secrets import sweep_secrets  # noqa: PLC0415 - as above
 
     sweep_secrets()

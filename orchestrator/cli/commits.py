@@ -1,4 +1,4 @@
-"""Which commit a branch was when it was last asked for: `--offline` then finds what was fetched by its branch."""
+"""Remembers the last known commit of each branch, so that `--offline` finds downloads by their branch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.temporary import replacing
 
 
 def known_commits(store: Path) -> dict[str, str]:
-    """Read what earlier builds on a store were told; nothing where nobody was, or the file cannot be read."""
+    """Read the commits that earlier builds of a store resolved; none if the file is missing or unreadable."""
     try:
         found = json.loads((store / "commits.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -21,7 +21,7 @@ def known_commits(store: Path) -> dict[str, str]:
 
 
 def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
-    """Note a commit, beside those that other builds note at the same time."""
+    """Save a commit. Other builds may save theirs at the same time."""
     name = name_of(repo, revision)
     if known_commits(store).get(name) == commit:
         return
@@ -33,5 +33,5 @@ def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
 
 
 def name_of(repo: str, revision: str) -> str:
-    """Spell a branch of a repository."""
+    """Name a branch of a repository."""
     return f"{repo}@{revision}"

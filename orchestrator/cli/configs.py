@@ -1,4 +1,4 @@
-"""A model's config.json and what lies beside it, read and checked to be what their names say."""
+"""Reads and checks a model's config.json and the files beside it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
 
 LARGEST = 64_000_000
-"""Bytes; no config.json is nearly as long, not even with a list of all experts."""
+"""Bytes. Real config.json files are much smaller, even with a list of all experts."""
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """Read an object from a JSON file.
 
     Raises:
-        ConfigInvalidError: There is none in it.
+        ConfigInvalidError: The file contains no object.
     """
     try:
         if file.stat().st_size > LARGEST:
@@ -38,7 +38,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def an_object(found: object, where: str) -> dict[str, Any]:
-    """Insist that what was read is an object.
+    """Check that a value is an object.
 
     Raises:
         ConfigInvalidError: It is something else.
@@ -50,7 +50,7 @@ def an_object(found: object, where: str) -> dict[str, Any]:
 
 
 def declared_inside(config: Mapping[str, Any], where: str) -> Scheme | None:
-    """Read `quantization_config` of a config.json; None where there is none."""
+    """Read `quantization_config` of a config.json; None if there is none."""
     inside = config.get("quantization_config")
     if inside is None:
         return None
@@ -58,6 +58,6 @@ def declared_inside(config: Mapping[str, Any], where: str) -> Scheme | None:
 
 
 def declared_beside(folder: Path) -> Scheme | None:
-    """Read a folder's hf_quant_config.json; None where there is none."""
+    """Read a folder's hf_quant_config.json; None if there is none."""
     file = folder / "hf_quant_config.json"
     return scheme_of_quant_config(read_object(file), str(file)) if file.is_file() else None

@@ -1,4 +1,4 @@
-"""What making a step's result cost, in words: for `status`, for `logs` and for the page of a build's checks."""
+"""Formats the cost of a step's result, for `status`, `logs` and the page of a build's checks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from orchestrator.store.cost import Cost
 
 HEADS = ("step", "made (UTC)", "took", "read", "wrote", "peak memory", "computed by", "time by phase")
 NUMBERS = (2, 3, 4, 5)
-"""The columns whose cells are numbers."""
+"""The columns with numbers."""
 
 
 def cells(step: str, cost: Cost) -> tuple[str, ...]:
-    """Write one step's cost, as `HEADS` names it; what its command did not tell stays empty."""
+    """Format one step's cost in the columns of `HEADS`. Values that its command did not report stay empty."""
     took = "" if cost.seconds is None else in_time(cost.seconds)
     made = cost.finished[:16].replace("T", " ")
     if cost.spent is None:
@@ -23,7 +23,7 @@ def cells(step: str, cost: Cost) -> tuple[str, ...]:
 
 
 def sentence(told: Spent) -> str:
-    """Write a cost in one line, for a log."""
+    """Format a cost in one line, for a log."""
     moved = f"read {in_bytes(told.bytes_read)}, wrote {in_bytes(told.bytes_written)}"
     return f"cost: {moved}; {_phases(told)}; peak memory {_memory(told)}; computed by {_computer(told)}"
 

@@ -1,4 +1,4 @@
-"""A file with what a report of a defect needs, and no secrets: no local variables, no value of a telling name."""
+"""Writes a crash report without secrets: no local variables, and no values of secret environment variables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from orchestrator.cli.versions import version_text
 
 _TELLING = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST = 6
-"""Shorter values stand in every text."""
+"""Shorter values are not redacted, because they occur in any text."""
 
 
 def write_report(error: Exception) -> Path:
-    """Write the report and say where it lies."""
+    """Write the report and return its path."""
     text = f"{version_text()}\n\ncommand: {' '.join(sys.argv[1:])}\n\n{''.join(traceback.format_exception(error))}"
     with tempfile.NamedTemporaryFile(
         "w", prefix="orchestrator-defect-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -27,7 +27,7 @@ def write_report(error: Exception) -> Path:
 
 
 def without_secrets(text: str) -> str:
-    """Blot out what this shell keeps in variables that are called token, key, password or the like."""
+    """Redact the values of environment variables whose name contains token, key, password or the like."""
     for name, value in os.environ.items():
         if _TELLING.search(name) and len(value) >= _SHORTEST:
             text = text.replace(value, f"[{name}]")

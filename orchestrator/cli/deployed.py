@@ -1,4 +1,4 @@
-"""What is deployed on this machine, for the commands that follow builds and servers alike."""
+"""Finds what is deployed on this machine, for the commands that follow builds and servers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from orchestrator.executors.docker_engine import connect, explained
 from orchestrator.executors.docker_logs import LogStream
 
 _SLICE = 0.5
-"""Seconds between two looks at whether a person interrupts."""
+"""Seconds between two checks for an interrupt."""
 
 
 def deployed(store: Path, recipe: str | None = None) -> list[Made]:
-    """Look at what is deployed; nothing, with a word about it, where no engine answers.
+    """Return what is deployed; nothing, with a note, if Docker does not answer.
 
     Args:
         store: The root of the store that remembers deployments.
-        recipe: One of them; all, if none is named.
+        recipe: One recipe; all, if none is named.
     """
     known = remembered(store)
     if not known or (recipe and recipe not in known):
@@ -39,11 +39,11 @@ def deployed(store: Path, recipe: str | None = None) -> list[Made]:
 
 
 def container_of(store: Path, recipe: str, service: str | None) -> str | None:
-    """Find the id of a deployed service's container; of the server, if none is named.
+    """Find the container of a deployed service; of the server, if none is named.
 
     Raises:
-        NotDeployedError: `server` is asked for, and is not up.
-        DockerUnavailableError: `server` is asked for, and no engine answers.
+        NotDeployedError: `server` is requested, and does not run.
+        DockerUnavailableError: `server` is requested, and Docker does not answer.
     """
     if recipe in remembered(store):
         try:
@@ -61,7 +61,7 @@ def container_of(store: Path, recipe: str, service: str | None) -> str | None:
 
 
 def copy_log(container: str, *, follow: bool) -> None:
-    """Write a container's log to standard output, and go on as it writes more."""
+    """Write a container's log to standard output, and follow it."""
     if not follow:
         with closing(connect()) as client, explained("reading the log"):
             _write(client.containers.get(container).logs())

@@ -1,4 +1,4 @@
-"""How a deployment looks while it comes up: one moving line on a terminal, plain lines elsewhere; on standard error."""
+"""Shows a deployment on standard error: one moving line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator.errors import ComposeUnsupportedError
 _EVERY = 30.0
 """Seconds between two lines of the same phase in a log."""
 _ROOM = 60
-"""Characters of what the server said last."""
+"""Characters of the server's last line."""
 
 
 class DeployView:
@@ -30,7 +30,7 @@ class DeployView:
         """Show on standard error.
 
         Args:
-            verbose: Show every line that the engine writes while it builds.
+            verbose: Show every line that Docker writes while it builds.
         """
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._verbose = verbose
@@ -39,7 +39,7 @@ class DeployView:
         self._last = 0.0
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start to show."""
         if self._console.is_terminal:
             self._status = self._console.status("")
             self._status.start()
@@ -48,7 +48,7 @@ class DeployView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._status is not None:
             self._status.stop()
 
@@ -78,7 +78,7 @@ class DeployView:
         self._move((phase.what, phase.text), f"{phase.what}: {phase.text}{since}{limit}{detail}")
 
     def _move(self, key: tuple[str, str], line: str) -> None:
-        """Show where it is: at once on a terminal; in a log when it is something new, or after a while."""
+        """Show the progress: at once on a terminal; in a log if it changed, or after a while."""
         if self._status is not None:
             self._status.update(escape(line))
         elif key != self._shown or time.monotonic() - self._last >= _EVERY:
@@ -90,7 +90,7 @@ class DeployView:
 
 
 def compose_of(folder: Path, profiles: tuple[str, ...]) -> ComposeFile:
-    """Read a bundle's compose.yaml, and insist that it has these profiles."""
+    """Read a bundle's compose.yaml, and check that it has these profiles."""
     compose = read(folder)
     for profile in profiles:
         if profile not in compose.profiles:

@@ -1,4 +1,4 @@
-"""A build in a session of its own: it outlives the terminal that started it."""
+"""Starts a build in a session of its own, so that it outlives the terminal."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from orchestrator.cli.settings import Settings
 from orchestrator.errors import machine_faults
 
 _BEGINS = 60.0
-"""Seconds within which a build has asked for its commits and begun its record."""
+"""Seconds within which a build has resolved its commits and started its record."""
 _POLL = 0.05
 
 
 @dataclass(frozen=True)
 class Detached:
-    """A build that goes on without us."""
+    """A build in another process."""
 
     process: int
     log: Path
-    """What it would have said to the terminal."""
+    """What it wrote to standard error."""
     status: int | None = None
-    """Its exit status where it has ended already."""
+    """Its exit status if it has ended."""
 
 
 def start_detached(settings: Settings, recipe: str, arguments: list[str]) -> Detached:
-    """Start the same command without its `--detach`, and wait until it has begun or ended.
+    """Start the same command without its `--detach`, and wait until it has started its record or ended.
 
     Args:
-        settings: Whose store it uses.
-        recipe: What it builds; known to exist.
+        settings: The settings with the store.
+        recipe: The recipe, which exists.
         arguments: The command line.
     """
     settings.store.make()

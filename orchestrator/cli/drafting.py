@@ -1,4 +1,4 @@
-"""The text of a new recipe: every value with the reason for it."""
+"""Writes the text of a new recipe, with the reason for every value."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _TRUST = "read its Python files, then add `trust: {commit: <40 digits>, remote_c
 
 _Value = str | bool | int | float
 _Entry = tuple[str, "_Value | Sequence[_Entry]", str]
-"""A key, its value or what is below it, and the reason."""
+"""A key, its value or its children, and the reason."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe that is to be written."""
+    """A recipe that will be written."""
 
     name: str
     found: Found
@@ -41,10 +41,10 @@ class Draft:
     """The base that it extends."""
 
     def text(self, why: Mapping[str, str] | None = None) -> str:
-        """Write it as YAML.
+        """Format it as YAML.
 
         Args:
-            why: Reasons for `format`, `method` and `image`, where they are known already.
+            why: Reasons for `format`, `method` and `image`, if they are known already.
         """
         made = f"{self.found.title} in {self.candidate.format}, for {self.target_name}"
         lines = [f"# {made}. Change what you know better."]
@@ -115,7 +115,7 @@ def name_for(title: str, form: Format) -> str:
 
 
 def source_of(found: Found) -> str:
-    """Name a model's place."""
+    """Return the `source` of a model: its repository or folder."""
     return found.model.path if isinstance(found.model, LocalModel) else found.model.repo
 
 

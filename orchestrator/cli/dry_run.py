@@ -1,4 +1,4 @@
-"""The plan printed, with the very commands that would run."""
+"""Prints the plan with the exact commands that would run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.plan import ExecutorName
 from orchestrator.runner import Forecast, forecast
 
 _WORK = Path("/WORK")
-"""Stands for the folder that a person who pastes the lines chooses."""
+"""Placeholder for the folder that the user chooses."""
 
 
 def dry_run(
@@ -36,8 +36,8 @@ def dry_run(
     """Print one recipe's plan, or every recipe's.
 
     Returns:
-        The exit status: 4 for a refused recipe; for the whole catalogue, 4 only where a recipe is refused that does
-        not say so itself, or is not refused although it does.
+        The exit status: 4 for a refused recipe. For the whole catalogue, 4 only if a recipe is refused without
+        `expected_refusals`, or has them and is not refused.
     """
     if recipe is not None:
         planned = plan_recipe(settings, recipe, overrides, executor)
@@ -80,7 +80,7 @@ def _summary(found: Mapping[str, Any], *, as_said: bool) -> str:
 
 
 def document(settings: Settings, planned: Planned) -> dict[str, Any]:
-    """Make the one document that describes a recipe's build."""
+    """Make the one JSON document that describes a recipe's build."""
     steps = forecast(planned.plan, settings.store, _WORK)
     return {
         "recipe": planned.plan.recipe.name,

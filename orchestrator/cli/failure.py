@@ -1,4 +1,4 @@
-"""How an error looks: its code, where and what, and what to do next; one JSON object where a program reads."""
+"""Prints an error: its code, place, finding and hint, or one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def show_error(error: OrchestratorError) -> None:
 
 
 def _write(code: str, message: str, hint: str) -> None:
-    color = False if os.environ.get("NO_COLOR") else None  # None: colour on a terminal only
+    color = False if os.environ.get("NO_COLOR") else None  # None: colour only on a terminal
     columns = width(sys.stderr)
     first, *rest = message.splitlines() or [""]
     label = f"error[{code}]"

@@ -1,4 +1,4 @@
-"""The model that a new recipe is for: on the Hub, in a folder of this machine, or a config.json alone."""
+"""Finds the model of a new recipe: on the Hub, in a local folder, or as a config.json alone."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ _ACTIVE = "what one token reads, as its config.json makes it"
 
 @dataclass(frozen=True)
 class Found:
-    """A model, as far as it can be known without its weights."""
+    """What is known of a model without its weights."""
 
     title: str
-    """What people call it."""
+    """Its display name."""
     model: HubModel | LocalModel
     reasons: Mapping[str, str]
-    """By key of `model`, where its value was read."""
+    """The source of each value, by key of `model`."""
     shape: ModelShape | None
-    """None where config.json is out of reach."""
+    """None if config.json cannot be read."""
     declared: Scheme | None
-    """How it is published quantized; None: as it was trained."""
+    """The published quantization; None: not quantized."""
     brings_code: bool
-    """Its config.json names Python files that come with it."""
+    """Its config.json names Python files of the repository."""
 
 
 def find(settings: Settings, what: str, revision: str) -> Found:
-    """Find what is meant: what lies here first, then the Hub.
+    """Find the model: local files first, then the Hub.
 
     Raises:
         ConfigInvalidError: It is neither, or its config.json describes no model.
-        ArchitectureUnknownError: Its architecture is not known here.
+        ArchitectureUnknownError: Its architecture is not supported.
         HubError: The Hub does not answer, or has no such model.
     """
     place = Path(what).expanduser()
@@ -87,7 +87,7 @@ def _of_place(settings: Settings, place: Path) -> Found:
 
 
 def _of_hub(repo: str, revision: str) -> Found:
-    from orchestrator.hub.about import about  # noqa: PLC0415 - brings the Hub's client
+    from orchestrator.hub.about import about  # noqa: PLC0415 - loads the Hub's client
 
     told = about(repo, revision)
     where = f"{repo}@{told.commit[:12]}"
@@ -129,10 +129,10 @@ def _declared(quantization: object | None, config: Mapping[str, Any], where: str
 
 
 def _public(told: About, where: str) -> tuple[ModelShape | None, Scheme | None]:
-    """Take the sizes of a gated model from the catalogue, where it has them.
+    """Take the sizes of a gated model from the catalogue, if it has them.
 
     Raises:
-        HubAccessError: It is quantized in a way that only its own files tell.
+        HubAccessError: Its quantization is described only in its own files.
     """
     shape, declared, _ = known_repo(told.repo) or (None, None, "")
     if told.quantized and declared is None:
@@ -146,8 +146,8 @@ def _architecture(public: Mapping[str, Any], where: str) -> str:
     """Read the architecture that the Hub shows of a gated model.
 
     Raises:
-        HubAccessError: It shows none.
-        ArchitectureUnknownError: It is not known here.
+        HubAccessError: The Hub shows none.
+        ArchitectureUnknownError: It is not supported.
     """
     shown = public.get("architectures")
     if not isinstance(shown, list) or len(shown) != 1:
@@ -158,7 +158,7 @@ def _architecture(public: Mapping[str, Any], where: str) -> str:
 
 
 def _parameters(shape: ModelShape | None, counted: int | None, by: str) -> tuple[float, str]:
-    """Give the number of parameters: counted in the files, else what follows from config.json."""
+    """Return the number of parameters: counted in the files, else calculated from config.json."""
     if counted:
         return float(counted), f"{in_words(counted)}, as counted by {by}"
     if shape is None:
@@ -172,20 +172,20 @@ def _active(shape: ModelShape | None) -> float | None:
 
 
 def _counted(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors files by their headers."""
-    from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - brings NumPy
+    """Count the parameters of a folder's safetensors files by their headers."""
+    from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - loads NumPy
 
     return sum(math.prod(tensor.shape) for tensor in Checkpoint.open(folder).tensors.values())
 
 
 def _spelled(settings: Settings, folder: Path) -> str:
-    """Spell a folder as a recipe does: relative to the project where it lies inside."""
+    """Write a folder's path as a recipe does: relative to the project if it lies inside."""
     root = settings.project.root.resolve()
     return folder.relative_to(root).as_posix() if folder.is_relative_to(root) and folder != root else str(folder)
 
 
 def _title(file: Path) -> str:
-    """Name a local model: after its folder, or after the repository where that is the Hub's cache."""
+    """Name a local model after its folder, or after the repository if the folder is in the Hub's cache."""
     if file.name != "config.json":
         return file.stem.removesuffix("_config").rpartition("--")[2]
     folder = file.parent.resolve()

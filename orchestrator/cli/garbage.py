@@ -1,4 +1,4 @@
-"""What a store holds that nobody needs any more, and what is in use; nothing is removed without being asked for."""
+"""Finds what in a store is no longer used and what is in use. Removes only on request."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _KEY = 64
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that can go."""
+    """Something that can be removed."""
 
     kind: Kind
-    """`changed`: an artifact that was found changed on disk and set aside; `scratch`: how far a step was that nobody
-    will go on with; `wrong download`: a file that was not what the Hub says, set aside in the Hub's cache."""
+    """`changed`: an artifact that changed on disk and was set aside; `scratch`: saved state of a step that no build
+    will continue; `wrong download`: a file that differs from the Hub's and was set aside in the Hub's cache."""
     name: str
     key: str
     step: str
     size: int
     """Bytes."""
     frees: int
-    """Bytes that removing it gives back: what dist/ links to stays."""
+    """Bytes that removing it frees. Files that dist/ links to do not count."""
     remove: Callable[[], bool]
-    """Removes it; False where somebody has come to use it."""
+    """Remove it; False if a process uses it now."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a look at the store found."""
+    """The content of a store by use."""
 
     garbage: tuple[Garbage, ...]
     kept: tuple[str, ...]
@@ -51,10 +51,10 @@ class Findings:
 
 
 def needed_keys(settings: Settings) -> frozenset[str]:
-    """Name what the newest build of each recipe left, and what each locked recipe would reuse now.
+    """List the results of each recipe's newest build, and those that each locked recipe would reuse.
 
     Raises:
-        OrchestratorError: A locked recipe cannot be read, so that nobody knows what it needs.
+        OrchestratorError: A locked recipe cannot be read, so its results are not known.
     """
     root = settings.store.root
     journals = (Journal.read(root, name) for name in Journal.recipes(root))
@@ -77,7 +77,7 @@ def _keys_of(plan: Plan, store: Store) -> Iterator[str]:
 
 
 def left_containers() -> tuple[LeftContainer, ...] | None:
-    """Ask the engine for the containers of all orchestrators; None where none answers."""
+    """Ask Docker for the containers of all orchestrators; None if it does not answer."""
     try:
         return DockerExecutor().containers()
     except MachineError:
@@ -85,12 +85,12 @@ def left_containers() -> tuple[LeftContainer, ...] | None:
 
 
 def look(store: Store, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> Findings:
-    """Find what can go.
+    """Find what can be removed.
 
     Args:
         store: The store.
         needed: The keys that are kept.
-        containers: All containers of orchestrators, of this store and of others; None where no engine answers.
+        containers: All containers of orchestrators, of this store and of others; None if Docker does not answer.
     """
     ours = [found for found in containers or () if found.output.is_relative_to(store.root)]
     garbage = [
@@ -171,7 +171,7 @@ def _scratch(store: Store, folder: Path) -> Garbage:
 
 
 def _why_scratch_kept(store: Store, folder: Path, needed: frozenset[str], containers: Sequence[LeftContainer]) -> str:
-    """Say why what a step noted is kept; empty where nobody will go on with it."""
+    """Return why a step's saved state is kept; empty if no build will continue it."""
     key = folder.name
     with store.try_lock(key) as held:
         if not held:
@@ -184,7 +184,7 @@ def _why_scratch_kept(store: Store, folder: Path, needed: frozenset[str], contai
 
 
 def _wrong_downloads() -> Iterator[Garbage]:
-    from huggingface_hub import constants  # noqa: PLC0415 - the Hub's client loads slowly, and only this asks for it
+    from huggingface_hub import constants  # noqa: PLC0415 - the Hub's client loads slowly
 
     from orchestrator.hub.cache import set_aside  # noqa: PLC0415 - as above
 
@@ -203,7 +203,7 @@ def _unlinking(file: Path) -> Callable[[], bool]:
 
 
 def _why_kept(store: Store, folder: Path, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> str:
-    """Say why a try is not abandoned; empty where it is."""
+    """Return why an attempt is kept; empty if it is abandoned."""
     key = folder.name[:_KEY]
     with store.try_lock(key) as held:
         if not held:
@@ -219,7 +219,7 @@ def _why_kept(store: Store, folder: Path, needed: frozenset[str], containers: Se
 
 
 def _is_over(store: Store, container: LeftContainer, needed: frozenset[str]) -> bool:
-    """Whether a container neither runs nor will be asked for what it left."""
+    """Whether a container has stopped and no process will read its results."""
     if container.running or container.owned:
         return False
     return container.key not in needed or store.look(container.key) is not None
@@ -236,6 +236,6 @@ def _container(store: Store, container: LeftContainer) -> Garbage:
 
 
 def _room(folder: Path) -> tuple[int, int]:
-    """Give the bytes of a folder's files, and of those that nobody else links to."""
+    """Return the bytes of a folder's files, and the bytes of those without other hard links."""
     found = tuple(files_in(folder))
     return sum(status.st_size for status in found), sum(status.st_size for status in found if status.st_nlink == 1)

@@ -1,4 +1,4 @@
-"""Results that an earlier version left inside its own package, where removing or upgrading it may delete them."""
+"""Finds results that an earlier version kept inside its own package, where an upgrade may delete them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.errors import HomeMissingError
 _PACKAGE = Path(__file__).resolve().parent.parent
 _DATA = Path("orchestrator") / "_project"
 _DISTRIBUTIONS = ("orchestrator", "trtllm-orchestrator")
-"""What the distribution was called, and is."""
+"""The distribution's old and new name."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Leftover:
     what: str
     folder: Path
     commands: tuple[str, ...]
-    """What moves it, as lines for a shell."""
+    """Shell lines that move it."""
 
 
 def leftovers(settings: Settings) -> tuple[Leftover, ...]:
-    """Find what earlier versions left and nobody has moved, and say where it belongs now."""
+    """Find results that earlier versions left, and say where to move them."""
     return tuple(found for data in _packages() for found in _in_package(data, settings))
 
 
@@ -46,7 +46,7 @@ def _has_results(folder: Path) -> bool:
 
 
 def _moving_store(old: Path, new: Path) -> tuple[str, ...]:
-    """Move a whole store, or only its artifacts where there is a store already: each stands for itself."""
+    """Move a whole store; only its artifacts if the new store exists, since each artifact is independent."""
     if new.exists():
         return _moving_all(old / "artifacts", new / "artifacts")
     return (f"mkdir -p {quote(str(new.parent))}", f"mv {quote(str(old))} {quote(str(new))}")
@@ -57,7 +57,7 @@ def _moving_all(old: Path, new: Path) -> tuple[str, ...]:
 
 
 def _packages() -> Iterator[Path]:
-    """Name each folder of data inside a package of ours: in this Python and in the environments of uv and pipx."""
+    """List the data folders inside our packages: in this Python and in the environments of uv and pipx."""
     places = [_PACKAGE / _DATA.name, *(Path(entry) / _DATA for entry in sys.path if entry)]
     for tools in _tool_folders():
         for name in _DISTRIBUTIONS:
@@ -66,7 +66,7 @@ def _packages() -> Iterator[Path]:
 
 
 def _tool_folders() -> Iterator[Path]:
-    """Name the folders in which uv and pipx keep an environment for each tool."""
+    """List the folders in which uv and pipx keep an environment for each tool."""
     try:
         home = data_home()
     except HomeMissingError:

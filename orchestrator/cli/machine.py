@@ -1,4 +1,4 @@
-"""What this machine has, and the command that mends what it lacks. Looks only; asks the network where told to."""
+"""Checks what this machine has, and names the command that fixes each problem. Changes nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _DROP_CACHES = "sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'"
 _UNIFIED = ("GB10",)
 """Names of GPUs that share the processor's memory."""
 _PATIENCE = 20
-"""Seconds; nvidia-smi is slow where the driver sleeps, and hangs where it is broken."""
+"""Seconds. nvidia-smi is slow if the driver sleeps, and hangs if the driver is broken."""
 _NOTHING_SAID = ("", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
 _PUBLIC_REPO = "openai/gpt-oss-20b"
 _PUBLIC_IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
 
 
 def _run(command: Sequence[str]) -> str | None:
-    """Give what a program prints; None where there is none of that name, or it fails."""
+    """Return a program's output; None if it is missing or fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE, env=_without_secrets()
@@ -68,10 +68,10 @@ def _digest(reference: str) -> str:
 
 @dataclass(frozen=True)
 class Host:
-    """Where to look: this machine, or in tests another."""
+    """The machine to check; tests pass another one."""
 
     architecture: str = field(default_factory=platform.machine)
-    """As the kernel calls it."""
+    """The kernel's name of the processor architecture."""
     meminfo: Path = Path("/proc/meminfo")
     run: Callable[[Sequence[str]], str | None] = _run
     """Runs a program."""
@@ -88,20 +88,20 @@ class Host:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One check."""
 
     name: str
     state: Literal["ok", "missing", "unknown"]
     found: str
     mend: str = ""
-    """What a person can do about it."""
+    """What the user can do about it."""
     needed: bool = False
-    """The recipe cannot be built without."""
+    """The recipe cannot be built without it."""
 
 
 @dataclass(frozen=True)
 class _Gpu:
-    """What the driver says; None where it says nothing of it."""
+    """What the driver reports; None for what it does not report."""
 
     name: str
     sm: int | None
@@ -114,13 +114,13 @@ class _Gpu:
 
 
 def look(store: Path, plan: Plan | None, *, online: bool = False, host: Host | None = None) -> tuple[Finding, ...]:
-    """Look at everything a build may need.
+    """Check everything that a build may need.
 
     Args:
         store: Where results will be kept.
-        plan: The recipe that is to be built here, if there is one.
-        online: Ask the Hub and NGC as well.
-        host: Where to look.
+        plan: The plan of the recipe to build here, if any.
+        online: Check the Hub and NGC as well.
+        host: The machine to check.
     """
     return tuple(_findings(store, plan, host or Host(), online=online))
 
@@ -128,7 +128,7 @@ def look(store: Path, plan: Plan | None, *, online: bool = False, host: Host | N
 def _findings(store: Path, plan: Plan | None, host: Host, *, online: bool) -> Iterator[Finding]:
     containers = bool(plan and any(placed.executor == "docker" for placed in plan.steps))
     gpus = bool(plan and any(placed.step.gpus for placed in plan.steps))
-    asks_engine = plan is None or containers or not plan.steps  # a process needs neither a driver nor an engine
+    asks_engine = plan is None or containers or not plan.steps  # a process needs neither a driver nor Docker
     gpu = _ask_gpu(host) if asks_engine else None
     yield Finding("Python", "ok", platform.python_version())
     yield _architecture(plan if containers else None, host)
@@ -153,7 +153,7 @@ def _architecture(plan: Plan | None, host: Host) -> Finding:
 
 
 def _ask_gpu(host: Host) -> _Gpu | None:
-    """Ask the driver about the first GPU, never about memory, which it does not tell on GB10."""
+    """Ask the driver about the first GPU, but not about memory, which it does not report on GB10."""
     answer = host.run(("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"))
     if answer is None or not answer.strip():
         return None
@@ -202,7 +202,7 @@ def _capability(gpu: _Gpu, plan: Plan | None, *, needed: bool) -> Finding:
 
 
 def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding]:
-    """Ask the kernel; on unified memory CUDA counts the page cache as used, and NVML does not answer."""
+    """Ask the kernel. On unified memory CUDA counts the page cache as used, and NVML does not answer."""
     try:
         lines = host.meminfo.read_text(encoding="ascii").splitlines()
         fields = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
@@ -226,7 +226,7 @@ def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding
 
 
 def _peak(plan: Plan) -> float:
-    """Give the bytes of the phase that takes most; an engine's build is left to the plan's own warning."""
+    """Return the bytes of the largest phase. The build of a TensorRT engine has a warning in the plan."""
     estimate = plan.estimate
     held = [stage.peak.total for phase in ("quantize", "load") if (stage := estimate.stage(phase))]
     least = estimate.serve_memory.value / plan.target.nodes if plan.target.gpu else 0.0
@@ -274,7 +274,7 @@ def _docker(host: Host, *, needed: bool, gpus: bool) -> Iterator[Finding]:
 
 
 def _token(plan: Plan | None, host: Host) -> Finding:
-    """Look for a token where the Hub's own client looks; never at its value."""
+    """Find a token in the places that the Hub's client reads. The value is not read."""
     given = host.environment.get
     home = Path(given("HF_HOME") or Path(given("XDG_CACHE_HOME") or host.home / ".cache") / "huggingface")
     there = (
@@ -287,8 +287,8 @@ def _token(plan: Plan | None, host: Host) -> Finding:
 
 
 def _access(plan: Plan | None, host: Host) -> Iterator[Finding]:
-    """Ask the Hub for a recipe's models and the registries for its images; without a recipe, for public ones."""
-    from orchestrator.recipe.lock import hub_models  # noqa: PLC0415 - only where the network is asked
+    """Check access to a recipe's models and images; without a recipe, to public ones."""
+    from orchestrator.recipe.lock import hub_models  # noqa: PLC0415 - only for the online checks
 
     models = {(model.repo, model.revision) for model in hub_models(plan.recipe)} if plan else {(_PUBLIC_REPO, "main")}
     for repo, revision in sorted(models):
@@ -299,7 +299,7 @@ def _access(plan: Plan | None, host: Host) -> Iterator[Finding]:
 
 
 def _pulled(plan: Plan) -> tuple[str, ...]:
-    """Name the images that a build would pull; those that the project builds itself are not asked for."""
+    """List the images that a build pulls. Images that the project builds itself are not checked."""
     names = sorted({placed.step.image for placed in plan.steps if placed.step.image})
     images = [plan.binder.catalog.image(name) for name in names]
     return tuple(image.reference for image in images if image.build is None)

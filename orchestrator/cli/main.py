@@ -1,4 +1,4 @@
-"""The command `orchestrator`: three endings only — done, a known error, or a defect with a log file for its report."""
+"""Runs the command `orchestrator`. It ends in success, a known error, or a defect with a crash report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import click
 from orchestrator.cli.settings import Settings
 from orchestrator.errors import OrchestratorError, from_os_error
 
-gc.set_threshold(100_000)  # start-up makes tens of thousands of objects that stay: no use to look through them 40 times
-atexit.register(gc.freeze)  # nor, thrice, when they all go
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read what is installed to look for some
+gc.set_threshold(100_000)  # Start-up creates tens of thousands of objects that stay. Skip 40 useless collections.
+atexit.register(gc.freeze)  # Skip garbage collection at interpreter shutdown.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # Skip pydantic's search for plugins.
 
 _COMMANDS = {
     "recipes": "List the recipes.",
@@ -59,14 +59,14 @@ Exit statuses:
 
 
 class _ReaderLeftError(Exception):
-    """Whoever read our output is gone, as `head` is after ten lines."""
+    """The reader of our output has closed it, as `head` does after ten lines."""
 
 
 class _LazyGroup(click.Group):
     """Loads a command's module when it is called, so that `--help` is quick."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; a broken pipe leaves under another name, because click makes exit status 1 of it."""
+        """Run a command. A broken pipe is raised under another name, because click would turn it into exit status 1."""
         try:
             try:
                 return super().invoke(ctx)
@@ -83,7 +83,7 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"orchestrator.cli.commands.{cmd_name}")
         command = module.command
-        assert isinstance(command, click.Command)  # noqa: S101 - every module of the room has one
+        assert isinstance(command, click.Command)  # noqa: S101 - every module of the package has one
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
@@ -95,7 +95,7 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-"):
-            import difflib  # noqa: PLC0415 - only for a wrong command
+            import difflib  # noqa: PLC0415 - only for an unknown command
 
             close = difflib.get_close_matches(name, _COMMANDS, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
@@ -158,7 +158,7 @@ def _tell_of_leftovers(settings: Settings) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: the same clean stop as the first Ctrl-C."""
+    """SIGTERM stops as cleanly as the first Ctrl-C."""
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
@@ -169,7 +169,7 @@ def main() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        sys.exit(cli.main(standalone_mode=False))  # the status that a command gave to `ctx.exit`, else None
+        sys.exit(cli.main(standalone_mode=False))  # the status that a command passed to `ctx.exit`, else None
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -178,10 +178,10 @@ def main() -> None:
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort) as error:
         _end_interrupted(terminated=isinstance(error.__cause__ or error, _Terminated))  # click raises Abort from it
-    except _ReaderLeftError:  # that is its right
+    except _ReaderLeftError:  # the reader may stop at any time
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:  # noqa: BLE001 - the last stop: a known refusal of the system, or a defect of ours
+    except Exception as error:  # noqa: BLE001 - the last handler: a known system error, or a defect
         _end_unexpected(error)
 
 

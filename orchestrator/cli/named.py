@@ -1,4 +1,4 @@
-"""How a command line names a recipe: by its name, or by the path of its file."""
+"""Reads how a command line names a recipe: by its name, or by the path of its file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
 
 @dataclass(frozen=True)
 class Named:
-    """A recipe as a user named it; its text is what names it again on a command line."""
+    """A recipe as the user named it. Its text names it on a command line again."""
 
     name: str
-    """Its name: what its results, its deployment and its lock are called."""
+    """Its name, which its results, its deployment and its lock use."""
     file: Path | None = None
-    """Its file, absolute, where it was named by a path."""
+    """The absolute path of its file, if it was named by a path."""
 
     @classmethod
     def read(cls, text: str) -> Named:
-        """Take what has a slash or ends in `.yaml` for a path, all else for a name.
+        """Treat an argument with a slash or the ending `.yaml` as a path, all others as names.
 
         Raises:
-            RecipeUnknownError: The path is not that of a file which could hold a recipe.
+            RecipeUnknownError: The path is not that of a possible recipe file.
         """
         if os.sep not in text and not text.endswith(ENDING):
             return cls(text)
@@ -39,11 +39,11 @@ class Named:
 
     @property
     def lock(self) -> Path | None:
-        """The place of its lock beside its file, where it was named by a path."""
+        """The path of its lock beside its file, if it was named by a path."""
         return self.file and self.file.with_name(f"{self.name}.lock")
 
     def __str__(self) -> str:
-        """Write it as a user who stands here would."""
+        """Write it as a user in this folder would."""
         if self.file is None:
             return self.name
         here = Path.cwd()

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Defines arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def complete_recipe(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[click.shell_completion.CompletionItem]:
-    """Offer the recipes that begin like this, or files where a path is begun."""
+    """Complete recipe names, or file names if the argument is a path."""
     if os.sep in incomplete or incomplete.startswith("."):
         return [click.shell_completion.CompletionItem(incomplete, type="file")]
     settings: Settings | None = ctx.find_root().obj
@@ -54,14 +54,14 @@ def _of_its_project(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     value: Named | None,
 ) -> Named | None:
-    """Let the command work in the project of its recipe."""
+    """Let the command use the project of its recipe."""
     if value and ctx.obj:
         ctx.obj = ctx.obj.at(value)
     return value
 
 
 class PageFile(click.Path):
-    """A file to write a page to, refused before any work where its folder is not there."""
+    """A file to write a page to. A missing folder is refused before any work."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, dir_okay=False, writable=True)
@@ -71,8 +71,8 @@ class PageFile(click.Path):
         value: str | os.PathLike[str],
         param: click.Parameter | None,
         ctx: click.Context | None,
-    ) -> Any:  # noqa: ANN401 - click's
-        """Look at the folder as well as at the file."""
+    ) -> Any:  # noqa: ANN401 - click's name
+        """Check the folder as well as the file."""
         file = super().convert(value, param, ctx)
         folder = Path(value).parent
         if not folder.is_dir():
@@ -86,8 +86,8 @@ def write_page(file: Path, page: str) -> None:
     """Write a page.
 
     Raises:
-        DiskFullError: There is no room for it.
-        NoPermissionError: It may not be written.
+        DiskFullError: The disk has no space for it.
+        NoPermissionError: The user may not write it.
     """
     with machine_faults(f"writing {file}"):
         file.write_text(page, encoding="utf-8")

@@ -1,13 +1,13 @@
-"""How fast something comes, and how long the rest will take."""
+"""Calculates the rate of a progress and the remaining time."""
 
 from __future__ import annotations
 
 from collections import deque
 
 _WINDOW = 30.0
-"""Seconds that a rate is taken over: long enough to be steady, short enough to follow the line."""
+"""Seconds over which a rate is averaged: long enough to be steady, short enough to follow changes."""
 _LEAST = 1.0
-"""Seconds below which nothing can be said of a rate."""
+"""Seconds below which no rate is given."""
 
 
 class Pace:
@@ -17,7 +17,7 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque()
 
     def see(self, now: float, done: int) -> None:
-        """Take how much is done at a moment; less than before is a new beginning."""
+        """Add how much is done at a moment. A lower value starts again."""
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()
         self._seen.append((now, done))
@@ -25,7 +25,7 @@ class Pace:
             self._seen.popleft()
 
     def rate(self, now: float) -> float | None:
-        """Give what is done in a second; None where it is too early to say, or nothing has come for a while."""
+        """Return the rate per second; None if it is too early, or if nothing has come for a while."""
         if not self._seen:
             return None
         (begun, first), (_, last) = self._seen[0], self._seen[-1]
@@ -34,6 +34,6 @@ class Pace:
         return (last - first) / (now - begun)
 
     def left(self, now: float, total: int) -> float | None:
-        """Give the seconds that the rest takes at this rate; None as for `rate`, or where the end is not known."""
+        """Return the remaining seconds at this rate; None as for `rate`, or if the end is not known."""
         rate = self.rate(now)
         return (total - self._seen[-1][1]) / rate if rate and total else None

@@ -1,4 +1,4 @@
-"""From a recipe's name to its plan, with the lock applied where there is one."""
+"""Turns a recipe's name into its plan, with the lock if there is one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.hub.snapshot import Snapshot
 
 _SMALL = 64 << 20
-"""Files up to this many bytes are hashed at each locked build; a check hashes all."""
+"""Files up to this many bytes are hashed at each locked build. `lock --check` hashes all."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Planned:
 
 
 def lock_file_of(settings: Settings, recipe: Named) -> Path:
-    """Name the place of a recipe's lock: beside its file, or in the project where it comes with the tool."""
+    """Return the path of a recipe's lock: beside its file, or in the project for a recipe of the tool."""
     return recipe.lock or settings.project.recipes / f"{recipe.name}.lock"
 
 
@@ -56,14 +56,14 @@ def plan_recipe(
     *,
     locked: bool = False,
 ) -> Planned:
-    """Plan a recipe without any network: what no lock has resolved stays a branch or tag.
+    """Plan a recipe without network. What no lock has resolved stays a branch or tag.
 
     Args:
-        settings: Where everything is.
+        settings: The folders and options of the command.
         recipe: The recipe.
         overrides: `KEY=VALUE` each.
         executor: Where to run what can run in more than one place.
-        locked: Insist that the lock is there, belongs to the recipe as it stands, and resolves everything.
+        locked: Require a lock that belongs to the recipe and resolves everything.
     """
     loaded = settings.load(recipe, overrides)
     lock_file = lock_file_of(settings, recipe)
@@ -78,7 +78,7 @@ def plan_recipe(
 
 
 def images_of(settings: Settings, plan: Plan) -> tuple[str, ...]:
-    """Name the images of the catalogue that a plan pulls, to build and to serve, or what those are built from."""
+    """Name the catalogue's images that a plan pulls to build and to serve, or their base images."""
     found: dict[str, None] = {}
     serves = plan.recipe.image if plan.target.gpu else None
     for name in (*(placed.step.image for placed in plan.steps), serves):
@@ -89,7 +89,7 @@ def images_of(settings: Settings, plan: Plan) -> tuple[str, ...]:
 
 
 def plan_with(settings: Settings, recipe: Recipe, lock: Lock | None, executor: ExecutorName | None) -> Plan:
-    """Plan a recipe as it stands, with what its lock says of files and images."""
+    """Plan a recipe with the files and images of its lock."""
     plan = make_plan(recipe, settings.catalog, lock, executor=executor, secrets=settings.secrets)
     if lock is None:
         return plan
@@ -104,7 +104,7 @@ def plan_with(settings: Settings, recipe: Recipe, lock: Lock | None, executor: E
 
 
 def snapshot_of(known: LockedRepository) -> Snapshot:
-    """Read a lock's entry as the Hub's own word."""
+    """Convert a lock's entry to the Hub's type."""
     from orchestrator.hub.snapshot import RemoteFile, Snapshot  # noqa: PLC0415 - the Hub's client loads slowly
 
     files = tuple(RemoteFile(file.path, file.size, file.sha256, file.git_sha1) for file in known.files)
@@ -134,7 +134,7 @@ def _insist_on_all(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> Non
     """Refuse what the lock leaves open, or resolved for another name.
 
     Raises:
-        LockDriftError: Naming the first such thing.
+        LockDriftError: Names the first such entry.
     """
     hint = f"make it again: orchestrator lock {named}"
     for source in sources(plan.recipe).values():
@@ -155,10 +155,10 @@ def _insist_on_all(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> Non
 
 
 def _insist_on_local(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> None:
-    """Refuse files of the project that changed since; of large ones only the size is looked at.
+    """Refuse files of the project that changed since the lock. For large files only the size is compared.
 
     Raises:
-        LockDriftError: Naming the first such file.
+        LockDriftError: Names the first such file.
     """
     locked = {place.path: place for place in lock.local}
     for path, place in local_places(plan).items():
@@ -178,12 +178,12 @@ def _insist_on_local(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> N
 
 
 def local_places(plan: Plan) -> dict[str, Path]:
-    """Name what a plan takes from the project or the machine, as the recipe spells it."""
+    """List what a plan takes from the project or the machine, as the recipe writes it."""
     return {folder.path: plan.binder.place(folder.path) for placed in plan.steps for folder in placed.step.folders}
 
 
 def files_of(place: Path) -> Iterator[tuple[str, Path]]:
-    """Go through the files of a folder, by name; a file is the only one of itself, without a name.
+    """Yield the files of a folder by name. A file yields itself, without a name.
 
     Raises:
         FolderMissingError: There is neither.

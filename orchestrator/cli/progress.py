@@ -1,4 +1,4 @@
-"""How a running build looks: a few lines that stay in place on a terminal, plain lines elsewhere; on standard error."""
+"""Shows a running build on standard error: fixed lines on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _EVERY = 60.0
 """Seconds between two lines of progress in a log."""
 _PARTS = 4
-"""Files under way that are shown, each on a line."""
+"""Number of active files that are shown, each on a line."""
 _SHORTEST_BAR, _LONGEST_BAR = 8, 40
 _MINUTE, _HOUR = 60, 3600
 
@@ -34,7 +34,7 @@ class BuildView:
 
         Args:
             verbose: Show every line that the steps write.
-            clock: Gives seconds.
+            clock: Returns seconds.
         """
         self._terminal = _is_terminal()
         self._verbose = verbose
@@ -44,13 +44,13 @@ class BuildView:
         self._screen: Screen | None = None
 
     def __enter__(self) -> Self:
-        """Begin to show."""
+        """Start to show."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._screen:
             self._screen.close()
 
@@ -101,10 +101,10 @@ class BuildView:
             self._show(_Running(event.step, self._running.begun, "hashing"))
 
     def _show(self, running: _Running | None) -> None:
-        """Change the picture; the first step that runs on a terminal makes the screen."""
+        """Update the display. The first step that runs on a terminal creates the screen."""
         self._running = running
         if self._terminal and running and self._screen is None:
-            from orchestrator.cli.screen import Screen  # noqa: PLC0415 - where every step is reused none is drawn
+            from orchestrator.cli.screen import Screen  # noqa: PLC0415 - if every step is reused, nothing is drawn
 
             self._screen = Screen(self._lines)
         if self._screen:
@@ -121,7 +121,7 @@ class BuildView:
 
 
 def _is_terminal() -> bool:
-    """Tell whether lines can stay in place on standard error; `TTY_COMPATIBLE` overrules, as with rich."""
+    """Tell whether lines can stay in place on standard error. `TTY_COMPATIBLE` overrides this, as with rich."""
     return {"0": False, "1": True}.get(os.environ.get("TTY_COMPATIBLE", ""), sys.stderr.isatty())
 
 
@@ -137,7 +137,7 @@ class _Running:
         self._parts: dict[str, events.Progress] = {}
 
     def see(self, event: events.Progress, now: float) -> None:
-        """Take how far it is."""
+        """Take its progress."""
         self._pace.see(now, event.done)
         self._whole = event
         if event.part:
@@ -146,7 +146,7 @@ class _Running:
                 self._parts[event.part] = event
 
     def facts(self, now: float) -> Iterator[str]:
-        """Say how much is done, how fast it goes and how long the rest will take, as far as that is known."""
+        """Format how much is done, the rate and the remaining time, as far as they are known."""
         whole = self._whole
         if whole is None:
             yield self._doing or "begun"
@@ -161,7 +161,7 @@ class _Running:
             yield f"{_about(left)} left"
 
     def lines(self, now: float, width: int) -> Iterator[str]:
-        """Draw it, each line at most as wide as the terminal; as many lines as there are things to say."""
+        """Draw it with as many lines as there are facts, each at most as wide as the terminal."""
         amount, *rest = self.facts(now)
         share = self._whole.done / self._whole.total if self._whole and self._whole.total else None
         yield _with_bar(self._step, amount, share, width)
@@ -173,7 +173,7 @@ class _Running:
 
 
 def _with_bar(step: str, amount: str, share: float | None, width: int) -> str:
-    """Put a bar between a step and its amount, where there is room for one."""
+    """Put a bar between a step and its amount if the line is wide enough."""
     room = min(_LONGEST_BAR, width - len(step) - len(amount) - 2)
     if share is None or room < _SHORTEST_BAR:
         return f"{step} {amount}"
@@ -182,7 +182,7 @@ def _with_bar(step: str, amount: str, share: float | None, width: int) -> str:
 
 
 def _joined(facts: Iterable[str], width: int) -> str:
-    """Put as many facts on a line as fit; the first ones matter most."""
+    """Put as many facts on a line as fit, the most important first."""
     line = ""
     for fact in facts:
         longer = f"{line} · {fact}" if line else f"  {fact}"
@@ -193,7 +193,7 @@ def _joined(facts: Iterable[str], width: int) -> str:
 
 
 def _cropped(name: str, width: int) -> str:
-    """Shorten a name from its beginning: files of one model differ at the end."""
+    """Shorten a name at its beginning, because files of one model differ at the end."""
     return name if len(name) <= width else f"…{name[len(name) - max(width, 1) + 1 :]}"
 
 
@@ -202,7 +202,7 @@ def _percent(done: int, total: int) -> str:
 
 
 def _about(seconds: float) -> str:
-    """Write a time that is only roughly known, so that it does not flicker."""
+    """Round an uncertain time, so that it does not flicker."""
     if seconds < _MINUTE:
         return f"{seconds:.0f} s"
     if seconds < _HOUR:
@@ -211,7 +211,7 @@ def _about(seconds: float) -> str:
 
 
 def amount_of(event: events.Progress) -> str:
-    """Say how far something is."""
+    """Format a progress."""
     if event.unit == "bytes":
         return f"{in_bytes(event.done)} of {in_bytes(event.total)}" if event.total else in_bytes(event.done)
     return f"{event.done} of {event.total} {event.unit}" if event.total else f"{event.done} {event.unit}"

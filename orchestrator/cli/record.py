@@ -1,4 +1,4 @@
-"""A build's own record beside its journal: every event as a line of JSON, so that others can follow it."""
+"""Records a build beside its journal: every event as a line of JSON, so that others can follow it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.events import Event, Observer, Progress, from_record, to_recor
 from orchestrator.temporary import replacing
 
 _EVERY = 1.0
-"""Seconds between two recorded states of one step's progress."""
+"""Seconds between two recorded progress events of one step."""
 _POLL = 0.2
 
 
@@ -33,17 +33,17 @@ class Ended:
 
 
 def record_file(root: Path, recipe: str) -> Path:
-    """Name the record of a recipe's newest build."""
+    """Return the path of the record of a recipe's newest build."""
     return root / "runs" / f"{recipe}.events"
 
 
 @contextmanager
 def recorded(root: Path, recipe: str, observer: Observer) -> Iterator[Observer]:
-    """Record what an observer sees while the block runs, and how the block ends.
+    """Record what an observer receives while the block runs, and how the block ends.
 
     Args:
         root: The store's folder.
-        recipe: Whose build it is.
+        recipe: The recipe that is built.
         observer: Gets every event as well.
     """
     file = record_file(root, recipe)
@@ -86,7 +86,7 @@ class _Writer:
         self.put({"event": "ended", **vars(ended)})
 
     def put(self, record: dict[str, Any]) -> None:
-        with suppress(OSError):  # on a full disk the build's own words are the ones that matter
+        with suppress(OSError):  # on a full disk, the build's own error matters more
             os.write(self.descriptor, (json.dumps(record) + "\n").encode())
 
     def _is_due(self) -> bool:
@@ -99,16 +99,16 @@ class _Writer:
 
 @dataclass(frozen=True)
 class Begun:
-    """Whose record it is."""
+    """The build of the record."""
 
     process: int
     owner: str
 
 
 def begun(root: Path, recipe: str) -> Begun | None:
-    """Tell whose the newest record is; None where there is none."""
+    """Return whose record is the newest; None if there is none."""
     file = record_file(root, recipe)
-    if file.parent != root / "runs":  # a name from the command line that is a path
+    if file.parent != root / "runs":  # a path instead of a name on the command line
         return None
     try:
         with file.open(encoding="utf-8") as stream:
@@ -119,11 +119,11 @@ def begun(root: Path, recipe: str) -> Begun | None:
 
 
 def follow(root: Path, recipe: str, whose: Begun) -> Iterator[Event | Ended]:
-    """Give what was recorded and what still is, until the build has ended; without an `Ended` it was killed."""
+    """Yield recorded and new events until the build ends. A killed build leaves no `Ended`."""
     with record_file(root, recipe).open(encoding="utf-8") as stream:
         line = ""
         while True:
-            alive = owner.lives(whose.owner)  # asked before the file: what was written before the end is still read
+            alive = owner.lives(whose.owner)  # checked before the file, so that its last lines are read
             while piece := stream.readline():
                 line += piece
                 if not line.endswith("\n"):

@@ -1,7 +1,7 @@
-"""What a plan leaves open until it is carried out: commits, trust, and what is there without a network.
+"""Resolves what a plan leaves open until it runs: commits, trust, and local files for `--offline`.
 
-Apart from planning, which asks the Hub nothing: its client alone would take half of a plan's time to load. For the
-same reason it is loaded only where a commit is open or the network may not be used.
+This is separate from planning, which needs no network: loading the Hub's client alone would take half of a plan's
+time. For the same reason the client is loaded only if a commit is open or the network must not be used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CODE_OPTION = "trust_remote_code"
 
 
 def resolve(settings: Settings, planned: Planned, executor: ExecutorName | None, *, offline: bool = False) -> Plan:
-    """Ask the Hub for the commits that are still open, and plan again with them; insist on trust where it is needed."""
+    """Ask the Hub for open commits, and plan again with them. Check trust if it is needed."""
     recipe = planned.plan.recipe
     pinned = pin_commits(recipe, _commits(settings, recipe, offline=offline))
     _insist_on_trust(pinned)
@@ -36,7 +36,7 @@ def _commits(settings: Settings, recipe: Recipe, *, offline: bool) -> dict[tuple
     wanted = sorted({(model.repo, model.revision) for model in hub_models(recipe)})
     if all(is_commit(revision) for _, revision in wanted):
         return {(repo, revision): revision for repo, revision in wanted}
-    from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415 - brings the Hub's client
+    from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415 - loads the Hub's client
 
     root = settings.store.root
     told = known_commits(root) if offline else {}
@@ -50,12 +50,12 @@ def _commits(settings: Settings, recipe: Recipe, *, offline: bool) -> dict[tuple
 
 
 def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None:
-    """Where the network may not be used, what the downloads would fetch must be in the store or in the Hub's cache.
+    """Check, for `--offline`, that all downloads are in the store or in the Hub's cache.
 
     Raises:
-        HubOfflineError: Naming all that is missing.
+        HubOfflineError: Names all that is missing.
     """
-    from orchestrator.hub.offline import missing_files  # noqa: PLC0415 - brings the Hub's client
+    from orchestrator.hub.offline import missing_files  # noqa: PLC0415 - loads the Hub's client
     from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415
 
     lines = []

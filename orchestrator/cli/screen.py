@@ -1,4 +1,4 @@
-"""A few lines that stay in place on a terminal, with what is said above them; drawn by rich on standard error."""
+"""Draws lines that stay in place on a terminal with rich, and prints others above them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.markup import escape
 from rich.text import Text
 
 _FRAMES = 4
-"""Pictures a second."""
+"""Refreshes a second."""
 
 
 class Screen:
-    """The picture of a step that runs."""
+    """The display of a running step."""
 
     def __init__(self, lines: Callable[[int], Iterable[str]]) -> None:
-        """Begin to draw.
+        """Start to draw.
 
         Args:
-            lines: Gives the picture's lines for a terminal of so many columns.
+            lines: Returns the display's lines for a number of columns.
         """
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._lines = lines
@@ -35,15 +35,15 @@ class Screen:
         self._live.start()
 
     def draw(self) -> None:
-        """Draw at once: what is printed next must not be followed by an old picture."""
+        """Draw at once, so that no old display follows the next output."""
         self._live.refresh()
 
     def say(self, line: str) -> None:
-        """Print a line that stays, above the picture."""
+        """Print a line that stays, above the display."""
         self._console.print(escape(line))
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._live.stop()
 
     def _picture(self) -> Group:

@@ -1,4 +1,4 @@
-"""What a command starts from: where the project, the store and dist/ lie."""
+"""Finds the folders of a command: the project, the store and dist/."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:  # `orchestrator --help` must load nothing heavy
     from orchestrator.store.store import Store
 
 _SECRETS = {"HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
-"""By the name that a step knows, the variables that may have it; the Hub's client takes the older name, too."""
+"""Environment variables for each secret, by its name in a step. The Hub's client accepts the older name, too."""
 
 
 def data_home() -> Path:
-    """Name the folder of the data that a user's programs keep, as the XDG base directory specification has it.
+    """Return the folder of the user's program data, after the XDG base directory specification.
 
     Raises:
         HomeMissingError: The user has no home folder.
@@ -42,16 +42,16 @@ def data_home() -> Path:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options before the command, and what follows from them."""
+    """The options before the command, and values derived from them."""
 
     project_option: Path | None
     store_option: Path | None
     dist_option: Path | None
     start: Path | None = None
-    """Where the search for the project starts, as beside a recipe's file; None: where the user stands."""
+    """Where the search for the project starts, such as a recipe's folder; None: the working folder."""
 
     def at(self, recipe: Named) -> Settings:
-        """Take the project that a recipe belongs to: one that was named by its file has its own."""
+        """Use the project of a recipe. A recipe that is named by its file has its own."""
         return replace(self, start=recipe.file.parent) if recipe.file else self
 
     @cached_property
@@ -97,22 +97,22 @@ class Settings:
 
     @property
     def dist(self) -> Path:
-        """The folder of deployments: in the project, or where the user stands."""
+        """The folder of deployments: in the project or the working folder."""
         return (self.dist_option or (self.project.root if self._has_room else Path.cwd()) / "dist").resolve()
 
     @property
     def _own_store(self) -> Path | None:
-        """The project's own store: one that is there, or that of a checkout."""
+        """The project's own store: an existing one, or that of a checkout."""
         own = self.project.root / ".orchestrator"
         return own if own.is_dir() or (self.project.is_checkout and self._has_room) else None
 
     @property
     def _has_room(self) -> bool:
-        """Whether there is a project that results may be written into."""
+        """Whether there is a project in which results may be written."""
         return self.project.is_found and os.access(self.project.root, os.W_OK)
 
     @property
     def secrets(self) -> dict[str, str]:
-        """The secrets that this shell has, by name; they reach only the steps that declare them."""
+        """The secrets of this environment, by name. Only steps that declare them get them."""
         found = {name: next(filter(None, map(os.environ.get, names)), "") for name, names in _SECRETS.items()}
         return {name: value for name, value in found.items() if value}

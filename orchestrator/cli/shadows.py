@@ -1,4 +1,4 @@
-"""What of a user's project is used instead of what comes with the tool under the same name."""
+"""Finds the user's files that replace files of the tool with the same name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.recipe.load import LoadedRecipe
 
 @dataclass(frozen=True)
 class Shadow:
-    """A file of the user that hides something of the tool."""
+    """A file of the user that replaces one of the tool."""
 
     kind: str
     """`recipe`, `base`, `image`, `target` or `options`."""
@@ -20,11 +20,11 @@ class Shadow:
     file: Path
 
     def __str__(self) -> str:
-        """Write it as a line for a person."""
+        """Format it as a line for people."""
         return f"{self.kind} {self.name}: that of {self.file}, not the one that comes with the tool"
 
     def document(self) -> dict[str, str]:
-        """Write it for a program."""
+        """Convert it to JSON."""
         return {"kind": self.kind, "name": self.name, "file": str(self.file)}
 
 
@@ -32,7 +32,7 @@ def shadows_of(settings: Settings, loaded: LoadedRecipe, images: Iterable[str | 
     """Find what a recipe takes from the user's project although the tool has something of that name.
 
     Args:
-        settings: Where the project is.
+        settings: The settings with the project.
         loaded: The recipe.
         images: The images that its plan uses besides those that it names itself.
     """

@@ -1,4 +1,4 @@
-"""Numbers and tables for people."""
+"""Formats numbers and tables for people."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _STEP = 1000.0
 _MINUTE, _HOUR = 60, 3600
 _NARROWEST, _UNLIMITED = 20, 10_000
-"""Columns; the second are more than any table has."""
+"""Columns. The second is wider than any table."""
 
 
 def program() -> str:
-    """Name the command as this shell finds it, for lines to paste, with the folders that it was given."""
+    """Return the command for lines to paste, with the folders that it was given."""
     return " ".join((_called(), *_given()))
 
 
@@ -35,13 +35,13 @@ def _given() -> Iterator[str]:
         return
     context = here.find_root()
     for name in ("project", "store", "dist"):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:  # the shell keeps its variables
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:  # environment variables still apply
             yield f"--{name} {shlex.quote(str(context.params[name]))}"
 
 
 def _called() -> str:
     called = Path(sys.argv[0])
-    if called.suffix == ".py":  # python -m, as a detached build is started
+    if called.suffix == ".py":  # python -m, as for a detached build
         return "orchestrator"
     found = shutil.which(called.name)
     if found and Path(found).resolve() == called.resolve():
@@ -50,7 +50,7 @@ def _called() -> str:
 
 
 def in_bytes(count: float) -> str:
-    """Write a number of bytes in decimal units, as disks and model cards count them."""
+    """Format a number of bytes in decimal units, as disks and model cards do."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < _STEP:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -59,7 +59,7 @@ def in_bytes(count: float) -> str:
 
 
 def in_time(seconds: float) -> str:
-    """Write a duration as short as it can be read."""
+    """Format a duration as short as possible."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < _MINUTE:
@@ -70,14 +70,14 @@ def in_time(seconds: float) -> str:
 
 
 def width(stream: TextIO) -> int | None:
-    """Give the columns to write for: those of the terminal, or what COLUMNS says; None where nobody watches."""
+    """Return the columns of the terminal, or COLUMNS; None if the output is not a terminal."""
     if not stream.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
         return None
     return max(shutil.get_terminal_size().columns, _NARROWEST)
 
 
 def wrapped(text: str, columns: int | None, *, hanging: int = 2) -> str:
-    """Break a line between words where it is longer than the columns; the rest hangs below its beginning."""
+    """Wrap a line that is longer than the columns, with a hanging indent."""
     if columns is None or len(text) <= columns:
         return text
     begin = text[: len(text) - len(text.lstrip())]
@@ -92,26 +92,26 @@ def wrapped(text: str, columns: int | None, *, hanging: int = 2) -> str:
 
 
 def print_text(text: str, *, hanging: int = 2) -> None:
-    """Print a line on standard output, broken between words where the terminal is narrower."""
+    """Print a line on standard output, wrapped to the terminal's width."""
     click.echo(wrapped(text, width(sys.stdout), hanging=hanging))
 
 
 def print_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), least: Sequence[int] = ()
 ) -> tuple[str, ...]:
-    """Print a table on standard output; as wide as its content where nobody watches and `COLUMNS` does not say.
+    """Print a table on standard output, as wide as its content if there is no terminal and no `COLUMNS`.
 
     Args:
         heads: The columns' heads.
         rows: The cells.
-        right: Columns whose cells are numbers.
-        least: Columns that are left out, one after another, while the terminal is too narrow for all. Then columns
-            move together, and at last cells fold.
+        right: Columns with numbers.
+        least: Columns that are left out, one after another, while the terminal is too narrow for all. Then the
+            columns get narrower, and at last cells wrap.
 
     Returns:
         The heads that were left out.
     """
-    from rich.console import Console  # noqa: PLC0415 - the most of rich is loaded where a table is printed alone
+    from rich.console import Console  # noqa: PLC0415 - only tables need most of rich
 
     console = Console(highlight=False, width=width(sys.stdout) or _UNLIMITED)
     unlimited = console.options.update(width=_UNLIMITED)
@@ -149,6 +149,6 @@ def _table(
     return table
 
 
-def print_json(document: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON value
     """Print one JSON document."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""What is said where somebody asks for a build that there never was."""
+"""Reports a request for a build that does not exist."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from orchestrator.errors import RecipeUnknownError
 
 
 def never_built(settings: Settings, recipe: Named) -> RecipeUnknownError:
-    """Say how to build a recipe that never was.
+    """Explain how to build a recipe that was never built.
 
     Raises:
-        RecipeUnknownError: There is no such recipe; with the nearest name.
+        RecipeUnknownError: There is no such recipe. Names the nearest one.
     """
     settings.load(recipe)
     message = f"{recipe.name} was never built here ({settings.store.root})"

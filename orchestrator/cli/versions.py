@@ -1,4 +1,4 @@
-"""The versions that matter."""
+"""Lists the versions that a bug report needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIBRARIES = ("click", "docker", "huggingface_hub", "jinja2", "ml_dtypes", "nump
 
 
 def version_text() -> str:
-    """Write them down, ours first."""
+    """List the versions, ours first."""
     libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
     machine = f"{platform.system()} {platform.release()}, {platform.machine()}"  # platform.platform() starts a process
     return f"orchestrator {__version__}\nPython {platform.python_version()} on {machine}\n{libraries}"

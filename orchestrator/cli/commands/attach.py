@@ -1,4 +1,4 @@
-"""Follow a build that runs elsewhere."""
+"""Follows a build that another process runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build as far as the benchmark and show it."""
+"""Builds up to the benchmark and shows its results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Build RECIPE as far as its benchmark, and show what it measured."""
+    """Build RECIPE up to its benchmark, and show the measurements."""
     try:
         _, results = build_recipe(settings, recipe, overrides, executor=executor, last="benchmark", verbose=verbose)
     except StepUnknownError as error:

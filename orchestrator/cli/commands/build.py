@@ -1,4 +1,4 @@
-"""Build a recipe: download, quantize, check, measure, bundle."""
+"""Builds a recipe: download, quantize, check, measure, bundle."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Build RECIPE; what was done before is not done again."""
+    """Build RECIPE. Finished steps are reused."""
     settings: Settings = ctx.obj
     if every and not dry:
         message = "--all goes with --dry-run"
@@ -87,8 +87,8 @@ def command(
 
 
 def _detached(settings: Settings, recipe: Named, *, as_json: bool) -> int:
-    """Start the build elsewhere; one that ended at once is told as if it had run here."""
-    settings.load(recipe)  # a name that is no recipe never becomes a path
+    """Start the build in another process. If it ends at once, report it as if it had run here."""
+    settings.load(recipe)  # an unknown name must not become a path
     build = start_detached(settings, recipe.name, sys.argv[1:])
     if build.status is not None:
         click.echo(build.log.read_text(encoding="utf-8", errors="replace"), nl=False, err=bool(build.status))

@@ -1,4 +1,4 @@
-"""Write dist/ again from what is built."""
+"""Writes dist/ again from finished steps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def command(
     profiles: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Write dist/RECIPE again from what is built; builds no step of it."""
+    """Write dist/RECIPE again from finished steps. Builds no step."""
     planned = plan_recipe(settings, recipe, overrides, executor)
     planned.plan.insist()
     plan = resolve(settings, planned, executor)

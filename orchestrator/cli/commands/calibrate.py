@@ -1,4 +1,4 @@
-"""Fit the planner's constants to what this machine's own benchmarks measured."""
+"""Fits the planner's constants to this machine's own benchmarks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from orchestrator.temporary import replacing
 
 _PERFORMANCE = "performance.json"
 _LEAST = 3
-"""Levels of concurrency: fewer could not tell a slow bandwidth from a slow start."""
+"""Levels of concurrency. With fewer, slow bandwidth and slow start-up look the same."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _runs(store: Store, dist: Path) -> list[Run]:
 
 
 def _checkpoint(document: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> Path | None:
-    """Find the checkpoint among what the benchmark read; an engine's config.json names no architectures."""
+    """Find the checkpoint among the benchmark's inputs. A TensorRT engine's config.json names no architectures."""
     inputs = _provenance(document).get("inputs")
     for digest in inputs.values() if isinstance(inputs, dict) else ():
         artifact = artifacts.get(digest)
@@ -114,7 +114,7 @@ def _checkpoint(document: Mapping[str, Any], artifacts: Mapping[str, Artifact]) 
 
 
 def _observe(runs: list[Run], target: Target) -> tuple[list[Observation], dict[Path, str]]:
-    """Make observations of the runs, and say of the others why not."""
+    """Turn the runs into observations, and give the reason for each unusable run."""
     found: list[Observation] = []
     skipped: dict[Path, str] = {}
     for run in runs:
@@ -150,7 +150,7 @@ def _scheme(checkpoint: Path, format_name: str) -> Scheme:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Read a JSON object; nothing where there is none, which whoever looks into it notices."""
+    """Read a JSON object; an empty one if there is none. The caller reports the missing fields."""
     try:
         document = json.loads(file.read_bytes())
     except (OSError, ValueError):

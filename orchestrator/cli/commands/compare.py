@@ -1,4 +1,4 @@
-"""Put the formats of a model side by side: what fits, how long, how many, how fast, and when to use which."""
+"""Compares the formats of a model: fit, context, requests, speed, and when to use which."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def command(
 ) -> None:
     """Compare the formats of MODEL: a recipe or the beginning of its name, a repository on the Hub, a config.json.
 
-    Only a repository that the catalogue does not know is asked for its config.json; all else needs no network.
+    Only a repository that the catalogue does not know needs the network, for its config.json.
     """
     settings: Settings = ctx.obj
     if model.endswith(ENDING):
@@ -106,7 +106,7 @@ def command(
 
 
 def _subject(settings: Settings, model: str) -> Subject:
-    """Find out what is meant: what lies here first, then recipes, then the Hub."""
+    """Find the model: local files first, then recipes, then the Hub."""
     place = Path(model)
     if place.suffix == ".json" or (place / "config.json").is_file():
         file = place / "config.json" if place.is_dir() else place
@@ -119,19 +119,19 @@ def _subject(settings: Settings, model: str) -> Subject:
         return _of_recipes(model, loaded)
     if _REPO.fullmatch(model):
         return _of_repo(model)
-    settings.book.load(model)  # says which names are close
+    settings.book.load(model)  # raises with the nearest names
     message = f"{model} is neither a recipe, a repository on the Hub nor a config.json"
     raise RecipeUnknownError(message)
 
 
 def _kv_dtype(settings: Settings, model: str) -> KvDtype:
-    """Give what a recipe keeps keys and values in, so that its plan and its comparison answer the same question."""
+    """Return a recipe's KV cache format, so that its plan and its comparison agree."""
     known = known_model(settings.book.load(model).recipe) if model in settings.book.names else None
     return known.kv_dtype if known else "bf16"
 
 
 def _family(settings: Settings, model: str) -> list[str]:
-    """Name the recipes of one model: `llama3-70b-nvfp4` is of the family `llama3-70b`, as is that name itself."""
+    """Name the recipes of one model: the family `llama3-70b` includes `llama3-70b-nvfp4`."""
     names = settings.book.names
     if model in names:
         own = settings.book.load(model).recipe.quantization.format.replace("_", "-")
@@ -140,7 +140,7 @@ def _family(settings: Settings, model: str) -> list[str]:
 
 
 def _insist_on_one_model(beginning: str, loaded: list[LoadedRecipe]) -> None:
-    """Refuse a beginning that recipes of several models have: the first of them is not what was asked for."""
+    """Refuse a prefix that recipes of several models share."""
     models: dict[float, str] = {}
     for one in loaded:
         known = known_model(one.recipe)
@@ -152,7 +152,7 @@ def _insist_on_one_model(beginning: str, loaded: list[LoadedRecipe]) -> None:
 
 
 def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:
-    """Take the model of a family: that of its first recipe whose sizes are known."""
+    """Return the model of a family: that of its first recipe with known sizes."""
     recipes = [one.recipe for one in loaded]
     first = next((known for recipe in recipes if (known := known_model(recipe))), None)
     if first is None:
@@ -176,7 +176,7 @@ def _alike(known: Known, first: Known) -> bool:
 
 
 def _is_usable(recipe: Recipe, known: Known) -> bool:
-    """Tell whether a recipe's checkpoint stands for its format: FP8 with block scales is another one to the kernels."""
+    """Tell whether a recipe's checkpoint stands for its format. FP8 with block scales has kernels of its own."""
     return recipe.quantization.method == "none" and known.served.algorithm != "FP8_BLOCK"
 
 
@@ -193,7 +193,7 @@ def _of_repo(repo: str) -> Subject:
 
 
 def _fetch(repo: str) -> Mapping[str, Any]:
-    """Fetch a repository's config.json and nothing else."""
+    """Fetch only a repository's config.json."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - the Hub's client loads slowly
 
     from orchestrator.hub.client import resolve_commit, snapshot  # noqa: PLC0415 - as above

@@ -1,4 +1,4 @@
-"""Print the script that completes commands in a shell."""
+"""Prints the script that completes commands in a shell."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def command(ctx: click.Context, shell: str) -> None:
     For example: eval "$(orchestrator completion bash)"
     """
     kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101 - click knows each of the choices
+    assert kind is not None  # noqa: S101 - click accepts only these choices
     root = ctx.find_root().command
     click.echo(kind(root, {}, "orchestrator", "_ORCHESTRATOR_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""Bring the server of a built recipe up, and ask it something."""
+"""Starts the server of a built recipe and sends it a question."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from orchestrator.executors.docker_engine import connect
 @json_option
 @click.pass_obj
 def command(settings: Settings, recipe: Named, profiles: tuple[str, ...], verbose: bool, as_json: bool) -> None:
-    """Bring the server of dist/RECIPE up on this machine, wait until it is ready and ask it one question.
+    """Start the server of dist/RECIPE on this machine, wait until it is ready and ask it one question.
 
-    What runs already and is what the bundle says stays as it is. Interrupted, the server goes on starting; the same
-    command waits for it again. Needs a Docker engine (or Podman's socket), and no Compose.
+    Only changed containers restart. If you interrupt the command, the server continues to start; run the command again
+    to wait for it. Needs Docker (or Podman's socket), but not Compose.
     """
-    settings.load(recipe)  # a name that is no recipe never becomes a path
+    settings.load(recipe)  # an unknown name must not become a path
     folder = settings.dist / recipe.name
     compose = compose_of(folder, profiles)
     with closing(connect()) as client, DeployView(verbose=verbose) as view:

@@ -1,4 +1,4 @@
-"""Look at this machine."""
+"""Checks this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKS = {"ok": "✓", "missing": "✗", "unknown": "?"}
 @json_option
 @click.pass_context
 def command(ctx: click.Context, recipe: Named | None, online: bool, as_json: bool) -> None:
-    """Look at this machine, for RECIPE if one is named; exit status 6 where RECIPE needs what is missing."""
+    """Check this machine, for RECIPE if one is named. Exit status 6 if RECIPE needs something that is missing."""
     settings: Settings = ctx.obj
     plan = plan_recipe(settings, recipe).plan if recipe else None
     findings = look(settings.store.root, plan, online=online)

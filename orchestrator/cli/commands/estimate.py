@@ -1,4 +1,4 @@
-"""Say what any model takes and how fast it will be, from its config.json: for programs and for the curious."""
+"""Estimates the memory and speed of any model from its config.json."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def command(
     build_engine: bool,
     as_json: bool,
 ) -> None:
-    """Say what a model takes, whether it fits and how fast it will be; exit status 0 whether or not it fits.
+    """Estimate a model's memory, fit and speed. Exit status 0 whether or not it fits.
 
-    Memory is that of one GPU. Nothing is downloaded; without --online nothing is asked of the network.
+    Memory is that of one GPU. Nothing is downloaded. Without --online, the network is not used.
     """
     settings: Settings = ctx.obj
     if (config_file is None) == (repo is None):
@@ -131,16 +131,16 @@ def command(
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model's configurations, wherever they were found."""
+    """A model's configuration files, from any source."""
 
     config: Mapping[str, Any]
     where: str
     declared: Scheme | None = None
-    """How it says that it is quantized."""
+    """Its quantization settings."""
     given: bool = False
-    """It says so in a file of its own, and cannot be asked about in another format."""
+    """The quantization has a file of its own, so no other format can be asked for."""
     stored_bytes: int | None = None
-    """Bytes of its tensors, where its headers were read."""
+    """Bytes of its tensors, if its headers were read."""
 
 
 def _of_file(file: Path, quant_config: Path | None) -> _Subject:
@@ -178,7 +178,7 @@ def _of_catalog(repo: str) -> _Subject:
 
 def _of_hub(repo: str, revision: str) -> _Subject:
     """Look at a repository on the Hub."""
-    from orchestrator.hub.headers import look_at  # noqa: PLC0415 - brings the Hub's client
+    from orchestrator.hub.headers import look_at  # noqa: PLC0415 - loads the Hub's client
 
     found = look_at(repo, revision)
     where = f"{repo}@{found.commit[:12]}"
@@ -190,7 +190,7 @@ def _of_hub(repo: str, revision: str) -> _Subject:
 
 
 def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
-    """Calculate the peak of quantizing: by our own quantizer, which needs the least, if it can and nobody says else."""
+    """Calculate the peak memory of quantizing with our own quantizer, which needs the least, or the named one."""
     if method is None:
         ours = scheme.name in SINGLE_FORMATS and shape.architecture in ARCHITECTURES
         method = "onepass" if ours else "modelopt"
@@ -198,10 +198,10 @@ def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure
 
 
 def _choose(declared: Scheme | None, format_name: str | None, *, given: bool) -> tuple[Scheme, bool]:
-    """Choose how the weights are stored, and say whether they come so.
+    """Choose the format of the weights, and tell whether they are published in it.
 
     Raises:
-        ConfigInvalidError: The quantization's own file says something else than the format that is asked for.
+        ConfigInvalidError: The quantization's own file contradicts the requested format.
     """
     if format_name is None:
         return declared or scheme_of("bf16"), True
@@ -211,7 +211,7 @@ def _choose(declared: Scheme | None, format_name: str | None, *, given: bool) ->
     if declared is not None and given:
         message = f"{declared.name} says {declared.algorithm}, but --format is {format_name}"
         raise ConfigInvalidError(message, hint="leave one of them out")
-    return asked, asked.algorithm == "BF16"  # a GGUF file is made by others, as a rule
+    return asked, asked.algorithm == "BF16"  # a GGUF file is usually published by others
 
 
 def _alike(asked: Scheme, declared: Scheme) -> bool:
@@ -222,10 +222,10 @@ def _alike(asked: Scheme, declared: Scheme) -> bool:
 
 
 def _headers(folder: Path) -> int | None:
-    """Add up the tensors of a folder's safetensors files; None where it has none."""
+    """Add up the tensors of a folder's safetensors files; None if it has none."""
     if not any(folder.glob("*.safetensors")):
         return None
-    from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - brings NumPy
+    from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - loads NumPy
 
     return sum(tensor.size for tensor in Checkpoint.open(folder).tensors.values())
 

@@ -1,4 +1,4 @@
-"""Remove what nobody needs any more."""
+"""Removes results that are no longer used."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orchestrator.cli.text import in_bytes, print_json, print_table
 @json_option
 @click.pass_obj
 def command(settings: Settings, delete: bool, as_json: bool) -> None:
-    """Show what neither the newest build of a recipe nor a lock needs, and with --delete remove it.
+    """Show what neither the newest build of a recipe nor a lock uses. With --delete, remove it.
 
-    Artifacts, tries that were abandoned, what a step noted that nobody will go on with, artifacts and downloads that
-    were set aside because they were wrong, and containers whose orchestrator is gone. What is in use is never removed.
-    What dist/ holds stays whole: its files are links of their own.
+    This covers artifacts, abandoned attempts, saved state of steps, corrupt artifacts and downloads, and containers
+    whose orchestrator ended. What is in use is never removed.
+    dist/ stays complete, because its files are hard links of their own.
     """
     found = garbage.look(settings.store, garbage.needed_keys(settings), garbage.left_containers())
     gone = {id(item): delete and item.remove() for item in found.garbage}
@@ -43,7 +43,7 @@ def command(settings: Settings, delete: bool, as_json: bool) -> None:
 
 
 def _shown(item: garbage.Garbage) -> str:
-    """Cut a key, which nobody reads to its end; a file's path is said in full."""
+    """Shorten a key. A file's path is printed in full."""
     return item.name[:24] if item.key else item.name
 
 

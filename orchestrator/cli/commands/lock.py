@@ -1,4 +1,4 @@
-"""Resolve what a recipe leaves open — revisions, files, image tags — and write its lock."""
+"""Resolves a recipe's revisions, files and image tags, and writes its lock."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def command(settings: Settings, recipe: Named, check: bool) -> None:
 
 
 def _readable(file: Path) -> Lock | None:
-    """Read the lock that is to be replaced; one that cannot be read is no reason not to replace it."""
+    """Read the lock that will be replaced. An unreadable lock is replaced, too."""
     try:
         return read_lock(file)
     except LockInvalidError as error:
@@ -110,7 +110,7 @@ def _repository(source: Source) -> LockedRepository:
 
 
 def _place(path: str, place: Path) -> LockedPlace:
-    """Hash what a recipe takes from the project or the machine; several files at once."""
+    """Hash a recipe's files of the project or the machine, several at once."""
     found = dict(files_of(place))
     with ThreadPoolExecutor(4) as pool:
         digests = pool.map(_sha256, found.values())
@@ -127,7 +127,7 @@ def _sha256(file: Path) -> str:
 
 
 def _image(settings: Settings, name: str) -> LockedImage:
-    from orchestrator.registry.digests import image_digests  # noqa: PLC0415 - loads the Docker SDK, as few recipes need
+    from orchestrator.registry.digests import image_digests  # noqa: PLC0415 - loads the Docker SDK
 
     reference = settings.catalog.image(name).reference
     found = image_digests(reference)

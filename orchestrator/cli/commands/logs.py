@@ -1,4 +1,4 @@
-"""Show the log of a step, or of a server that is deployed."""
+"""Shows the log of a step or of a deployed server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orchestrator.runner import failed_log
 
 _POLL = 0.3
 _NEWEST = 4096
-"""Bytes at the end of a log that lost its middle while it was followed, with which the reader goes on."""
+"""Bytes at the end of a truncated log from which the reader continues."""
 
 
 @click.command("logs")
@@ -34,9 +34,9 @@ _NEWEST = 4096
 )
 @click.pass_obj
 def command(settings: Settings, recipe: Named, step: str | None, follow: bool) -> None:
-    """Show what STEP of the newest build of RECIPE wrote, or `server` and the other services that are deployed.
+    """Show the log of STEP of the newest build of RECIPE, or of `server` and the other deployed services.
 
-    Without STEP: of the build that runs, else of the server that is deployed, else of the step that ran last.
+    Without STEP: the running build, else the deployed server, else the step that ran last.
     """
     journal = Journal.read(settings.store.root, recipe.name)
     if not (journal and (journal.is_running or step in {entry.name for entry in journal.steps})):
@@ -76,7 +76,7 @@ def _entry(journal: Journal, step: str | None) -> Entry:
 
 
 def _print(settings: Settings, recipe: Named, entry: Entry, *, follow: bool) -> bool:
-    """Print a step's log, and go on while it runs; False where there is none."""
+    """Print a step's log, and follow it while the step runs; False if there is none."""
     file = _log(settings, recipe, entry)
     while file is None and follow and _running(settings, recipe, entry.name):
         time.sleep(_POLL)
@@ -90,19 +90,19 @@ def _print(settings: Settings, recipe: Named, entry: Entry, *, follow: bool) -> 
 
 
 def lines_of(file: Path, is_written: Callable[[], bool], poll: float = _POLL) -> Iterator[bytes]:
-    """Give the lines of a log, and those that come while it is written.
+    """Yield the lines of a log, and new lines while it is written.
 
     Args:
         file: The log.
-        is_written: Whether more may come.
-        poll: Seconds between two looks.
+        is_written: Whether more lines may come.
+        poll: Seconds between two checks.
     """
     with file.open("rb") as stream:
         begun = b""
         while True:
-            running = is_written()  # asked before the file: its last lines are read
+            running = is_written()  # checked before the file, so that its last lines are read
             size = os.fstat(stream.fileno()).st_size
-            if stream.tell() > size:  # it had grown too large, and lost its middle
+            if stream.tell() > size:  # it grew too large, and its middle was cut
                 stream.seek(max(0, size - _NEWEST))
                 begun = b""
             for piece in stream:
@@ -118,7 +118,7 @@ def lines_of(file: Path, is_written: Callable[[], bool], poll: float = _POLL) ->
 
 
 def _say(line: bytes) -> None:
-    """Print a line of a log; what our own steps tell the build by it, in words."""
+    """Print a line of a log. Events of our own steps are put into words."""
     event = from_line(line.decode("utf-8", errors="replace"))
     match event:
         case LogLine():
@@ -136,9 +136,9 @@ def _say(line: bytes) -> None:
 
 
 def _log(settings: Settings, recipe: Named, entry: Entry) -> Path | None:
-    """Find a step's log: with its artifact, in its running attempt, or kept from its failure."""
+    """Find a step's log: with its artifact, in its running attempt, or kept after a failure."""
     store = settings.store
-    if entry.state in ("done", "reused"):  # by its key: the store may have been moved
+    if entry.state in ("done", "reused"):  # by its key, because the store may have been moved
         places = [store.root / "artifacts" / entry.key / "log.txt"]
     elif entry.state == "running":
         attempts = [folder for folder in store.attempts() if folder.name.startswith(f"{entry.key}-")]
@@ -154,7 +154,7 @@ def _running(settings: Settings, recipe: Named, step: str) -> bool:
 
 
 def _next(settings: Settings, recipe: Named, entry: Entry) -> Entry | None:
-    """Wait for the step after one that ended; None where the build is over."""
+    """Wait for the next step; None if the build has ended."""
     while True:
         journal = _journal(settings, recipe)
         names = [other.name for other in journal.steps]

@@ -1,4 +1,4 @@
-"""Write a recipe for a model: what it is, the format that suits the target, and why."""
+"""Writes a recipe for a model: its parameters, the format that suits the target, and the reasons."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def command(
 ) -> None:
     """Write a recipe for MODEL: OWNER/NAME on the Hub, a folder, or a config.json; then print its plan.
 
-    No weights are downloaded. Nothing is written for a model whose class is not known, or that cannot work on the
-    target; the reason is told as `plan` tells it.
+    No weights are downloaded. Nothing is written if the model's class is not known, or if it cannot work on the
+    target. The reason is printed as `plan` prints it.
     """
     if output is not None:
         _insist_on_name(output)
@@ -101,17 +101,17 @@ def command(
 
 
 def _insist_on_name(file: Path) -> None:
-    """Refuse a file whose name no recipe can have."""
+    """Refuse a file name that cannot be a recipe's name."""
     if file.suffix != ".yaml" or not re.fullmatch(NAME_PATTERN.strip("^$"), file.stem):
         message = f"{file.name} is no name for a recipe: lower-case letters, digits, `.`, `_` and `-`, then .yaml"
         raise click.BadParameter(message, param_hint="--output")
 
 
 def _insist_on_free(file: Path, *, force: bool) -> None:
-    """Refuse to write over a file.
+    """Refuse to overwrite a file.
 
     Raises:
-        RecipeThereError: There is one, and nobody says that it may go.
+        RecipeThereError: The file exists, and `--force` is not given.
     """
     if file.exists() and not force:
         message = f"{file} is there already"
@@ -119,7 +119,7 @@ def _insist_on_free(file: Path, *, force: bool) -> None:
 
 
 def _usual_place() -> Path:
-    """Name the folder of recipes where one stands."""
+    """Find the folder of recipes in the working folder."""
     return Path("recipes") if Path("recipes").is_dir() else Path()
 
 
@@ -156,7 +156,7 @@ def _speed(question: Question, row: Row) -> str:
 
 
 def _show(settings: Settings, recipe: Recipe, file: Path, *, as_json: bool) -> None:
-    """Say where the recipe is, and print its plan."""
+    """Print the recipe's path and its plan."""
     plan = plan_with(settings, recipe, None, None)
     steps = forecast(plan, settings.store, Path("WORK"))
     if as_json:

@@ -1,4 +1,4 @@
-"""Say whether a recipe will fit, what it costs and what it does."""
+"""Shows whether a recipe fits, what it costs and what it does."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def command(
     verbose: bool,
     page: Path | None,
 ) -> None:
-    """Say whether RECIPE will fit, what it costs and what it does; exit status 4 where it cannot work."""
+    """Show whether RECIPE fits, what it costs and what it does. Exit status 4 if it cannot work."""
     settings: Settings = ctx.obj
     planned = plan_recipe(settings, recipe, overrides, executor)
     steps = forecast(planned.plan, settings.store, Path("WORK"))
@@ -80,7 +80,7 @@ def _write_page(plan: Plan, file: Path) -> None:
 
 
 def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow, ...] = ()) -> dict[str, Any]:
-    """Spell a plan for programs."""
+    """Convert a plan to JSON."""
     return {
         "recipe": plan.recipe.name,
         "target": plan.recipe.target,
@@ -120,9 +120,9 @@ def show_plan(
     Args:
         plan: The plan.
         steps: What each of its steps will do.
-        recipe: The recipe as a user named it, for the line to paste.
-        shadows: What of the user's project is used instead of what comes with the tool.
-        verbose: Say how each figure was found, and what each step runs.
+        recipe: The recipe as the user named it, for the line to paste.
+        shadows: The user's files that replace files of the tool.
+        verbose: Print how each figure was calculated, and what each step runs.
     """
     print_text(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
     print_text(plan.recipe.description, hanging=0)

@@ -1,4 +1,4 @@
-"""List the recipes, with what each takes and how fast it will be."""
+"""Lists the recipes with their size and speed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.recipe.model import Format, Recipe
 _HEADS = ("recipe", "fits", "size", "tok/s", "format", "target", "method", "reason")
 _NUMBERS = (2, 3)
 _LEAST = (7, 6, 5, 4)
-"""The columns that a narrow terminal does without, first the one that is missed least."""
+"""The columns that a narrow terminal omits, the least important first."""
 _FITS: dict[Verdict, str] = {
     "fits": "yes",
     "fits, with these limits": "limits",
@@ -33,7 +33,7 @@ _FITS: dict[Verdict, str] = {
 
 @dataclass(frozen=True)
 class _Listed:
-    """A recipe that can be read."""
+    """A readable recipe."""
 
     loaded: LoadedRecipe
     summary: Summary
@@ -44,13 +44,13 @@ class _Listed:
 
     @property
     def shadows(self) -> bool:
-        """Whether it is used instead of a recipe of the tool."""
+        """Whether it replaces a recipe of the tool."""
         return self.loaded.file in self.loaded.shadows
 
 
 @dataclass(frozen=True)
 class _Broken:
-    """A file that is no recipe."""
+    """A file that is not a valid recipe."""
 
     name: str
     error: OrchestratorError
@@ -58,7 +58,7 @@ class _Broken:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which recipes are asked for."""
+    """The recipes to list."""
 
     text: str
     model: str
@@ -67,7 +67,7 @@ class _Wanted:
     fits: bool
 
     def takes(self, recipe: Recipe) -> bool:
-        """Tell whether a recipe is one of them, as far as its text says."""
+        """Tell whether a recipe's text matches."""
         said = f"{recipe.name} {recipe.description} {_model_of(recipe)}".lower()
         return (
             all(word in said for word in self.text.lower().split())
@@ -90,12 +90,12 @@ def command(
 ) -> None:
     """List the recipes, or those that TEXT describes: words of the name, the description or the model.
 
-    Size is that of the weights as they are served, speed that of one request, predicted as by `plan`. A file that is no
+    Size is the weights in memory. Speed is that of one request, predicted as by `plan`. A file that is not a valid
     recipe takes one line, and the exit status is that of its error.
     """
     settings: Settings = ctx.obj
     if target is not None:
-        settings.catalog.target(target)  # says which names are close
+        settings.catalog.target(target)  # raises with the nearest names
     wanted = _Wanted(text, model, format_name, target, fits)
     entries = list(_entries(settings, wanted))
     if as_json:
@@ -174,5 +174,5 @@ def _document(entry: _Listed | _Broken) -> dict[str, Any]:
 
 
 def _model_of(recipe: Recipe) -> str:
-    """Name a model as its recipe does."""
+    """Return a model's name as its recipe writes it."""
     return getattr(recipe.model, "repo", None) or getattr(recipe.model, "path", None) or "made from a seed"

@@ -1,4 +1,4 @@
-"""Print or check the JSON Schema of recipes."""
+"""Prints or checks the JSON Schema of recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show a recipe with where each value came from."""
+"""Shows a recipe with the source of each value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.documents.yaml_text import KeyPath
 @json_option
 @click.pass_obj
 def command(settings: Settings, recipe: Named, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show a recipe, complete, with where each value came from."""
+    """Show the complete RECIPE with the source of each value."""
     loaded = settings.load(recipe, overrides)
     shadows = shadows_of(settings, loaded)
     values: dict[str, Any] = loaded.recipe.model_dump(mode="json")
@@ -50,7 +50,7 @@ def _lines(values: Mapping[str, Any], path: KeyPath, origins: Mapping[KeyPath, s
 
 
 def _origin(place: KeyPath, origins: Mapping[KeyPath, str]) -> str:
-    """Find who set a value; a list is set where its first item stands."""
+    """Find the file that set a value. A list counts as set where its first item is set."""
     for path, where in origins.items():
         if path[: len(place)] == place:
             return where

@@ -1,4 +1,4 @@
-"""Show what the newest builds did, and what is deployed."""
+"""Shows the newest builds and the deployments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.store.store import Store
 @json_option
 @click.pass_obj
 def command(settings: Settings, recipe: Named | None, as_json: bool) -> None:
-    """Show what the newest build of RECIPE did and how its server is; all that was ever built, if none is named."""
+    """Show the newest build of RECIPE and the state of its server; all builds, if none is named."""
     root = settings.store.root
     journals = [
         journal
@@ -63,7 +63,7 @@ def _show_builds(journals: list[Journal]) -> None:
 
 
 def _show_costs(store: Store, journal: Journal) -> None:
-    """Show what each result cost when it was made, be it by another build."""
+    """Show the cost of each result, also if another build made it."""
     found = [(entry.name, _cost(store, entry)) for entry in journal.steps]
     rows = [costs.cells(name, cost) for name, cost in found if cost]
     if rows:
@@ -122,5 +122,5 @@ def _fields(store: Store, journal: Journal, entry: Entry) -> dict[str, object]:
 
 
 def _state(journal: Journal, entry: Entry) -> str:
-    """Tell a running step from one whose orchestrator died."""
+    """Tell a running step from one whose orchestrator ended."""
     return "abandoned" if entry.state == "running" and not journal.alive else entry.state

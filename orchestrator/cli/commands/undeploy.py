@@ -1,4 +1,4 @@
-"""Take the server of a recipe down."""
+"""Stops and removes the server of a recipe."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from orchestrator.executors.docker_engine import connect
 @click.option("--volumes", is_flag=True, help="Also remove what the servers keep: compiled kernels, figures, chats.")
 @click.pass_obj
 def command(settings: Settings, recipe: Named, volumes: bool) -> None:
-    """Take the server of dist/RECIPE down: remove what `deploy` made on the engine, and nothing else.
+    """Stop the server of dist/RECIPE and remove what `deploy` created in Docker, and nothing else.
 
-    Containers, the network and the image that was built are removed; the bundle, images that were pulled or loaded,
-    and volumes stay.
+    Containers, the network and the built image are removed. The bundle, pulled or loaded images, and volumes stay.
     """
     folder = settings.dist / recipe.name
     waits = "waiting: another command works on this deployment"

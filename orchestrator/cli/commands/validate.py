@@ -1,4 +1,4 @@
-"""Check recipes without building them."""
+"""Checks recipes without building them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.errors import OrchestratorError, Refusal
 def command(ctx: click.Context, recipes: tuple[Named, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check RECIPES (all of them, if none is named): their text, and what their image and target can do.
 
-    A recipe that exists to explain a refusal (`expected_refusals`) is valid while it is refused for just that.
+    A recipe that demonstrates a refusal (`expected_refusals`) is valid while exactly that refusal occurs.
     """
     settings: Settings = ctx.obj
     worst = 0

@@ -1,4 +1,4 @@
-"""Build as far as the checks and show them."""
+"""Builds up to the checks and shows them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Build RECIPE as far as its checks, and show what they found."""
+    """Build RECIPE up to its checks, and show the results."""
     try:
         plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
     except CheckFailedError as error:
@@ -70,7 +70,7 @@ def command(
         return
     rows = [("✓" if check["passed"] else "✗", check["name"], str(check["detail"])) for check in quality["checks"]]
     print_table(("", "check", "found"), rows)
-    if (quality.get("snr_db") or {}).get("min") is not None:  # none where nothing was quantized
+    if (quality.get("snr_db") or {}).get("min") is not None:  # absent if nothing was quantized
         click.echo(
             "\nsignal-to-noise of the weights: {min:.1f} dB at worst, {mean:.1f} dB on average".format_map(
                 quality["snr_db"]
@@ -91,10 +91,10 @@ def _write_page(
 
 
 def _write_page_of_failure(settings: Settings, plan: Plan, error: CheckFailedError, file: Path) -> None:
-    """Draw what the steps before the checks found: whom to blame is seen there."""
+    """Draw the results of the steps before the checks, which show the cause of a failure."""
     steps = [placed.step.name for placed in plan.steps]
     before = steps[steps.index("verify") - 1]
-    results = Runner(settings.store, building.executors(), silence).run(plan, last=before)  # all of them are kept
+    results = Runner(settings.store, building.executors(), silence).run(plan, last=before)  # all of them are cached
     tensors = _report(results, "quantize", "quantization.json").get("tensors", [])
     quality = {
         "passed": False,
@@ -107,7 +107,7 @@ def _write_page_of_failure(settings: Settings, plan: Plan, error: CheckFailedErr
 
 
 def _report(results: tuple[StepResult, ...], step: str, file: str) -> dict[str, Any]:
-    """Read what a step left; nothing where there is no such step or file."""
+    """Read a step's output file; an empty object if there is no such step or file."""
     found = [result.artifact.folder / file for result in results if result.name == step]
     return next((dict(json.loads(report.read_bytes())) for report in found if report.is_file()), {})
 
