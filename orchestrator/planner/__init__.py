@@ -1,1 +1,1 @@
-"""What will work and what it will cost, said before anything is downloaded: rules and arithmetic without I/O."""
+"""Predicts before any download whether a recipe works and what it costs, by rules and arithmetic without I/O."""

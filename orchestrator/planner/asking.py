@@ -1,4 +1,4 @@
-"""A recipe as a question: what its server holds, where, and for whom."""
+"""Turns a recipe into a question to the planner: the model, the machine and the requests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from orchestrator.planner.weights import draft_bytes
 from orchestrator.recipe.model import Benchmark, Recipe
 
 ENGINE = "trtllm"
-"""What serves every recipe."""
+"""The runtime of every recipe."""
 _TYPICAL_CONTEXT = 4096
 
 
 def question_of(
     recipe: Recipe, known: Known, target: Target, *, batch: int = 1, context: int | None = None
 ) -> Question:
-    """Ask what a recipe's server will do.
+    """Make the question for a recipe's server.
 
     Args:
         recipe: The recipe.
@@ -48,16 +48,16 @@ def question_of(
 
 
 def usual_context(recipe: Recipe, known: Known) -> int:
-    """Give the context that every speed without another one is for, as far as the model and the server take it."""
+    """Return the usual context, as far as the model and the server allow it."""
     return min(_TYPICAL_CONTEXT, longest_allowed(recipe, known))
 
 
 def longest_allowed(recipe: Recipe, known: Known) -> int:
-    """Give the tokens that the recipe, else the model, allows a request."""
+    """Return the tokens that the recipe, else the model, allows a request."""
     return recipe.serve.max_seq_len or known.shape.max_position
 
 
 def benchmark_context(recipe: Recipe) -> int:
-    """Give the tokens that a request of the recipe's benchmark has on average while it is answered."""
+    """Return the mean tokens of a request of the recipe's benchmark while it is answered."""
     lengths = recipe.benchmark or Benchmark()
     return lengths.input_tokens + lengths.output_tokens // 2

@@ -1,4 +1,4 @@
-"""Bytes that follow from a model's shape: what is stored, what one step reads, what a text adds. No guesses."""
+"""Calculates bytes from a model's shape: stored, read by one step, and added by a sequence. Nothing is estimated."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Stored:
     """A tensor as a checkpoint holds it."""
 
     suffix: str
-    """What its name has in place of the weight's own name: `.weight_scale` beside `.weight`."""
+    """The ending of its name in place of `.weight`, such as `.weight_scale`."""
     dtype: str
-    """As safetensors calls it."""
+    """The type's name in safetensors."""
     shape: tuple[int, ...]
 
     @property
@@ -43,12 +43,12 @@ _ITEM = {"F32": 4, "BF16": 2, "F8_E4M3": 1, "U8": 1}
 
 
 def stored(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool = False) -> list[Stored]:
-    """Say what one tensor of the unquantized model becomes.
+    """Return what one tensor of the unquantized model becomes.
 
     Args:
-        shape: [out, in] of a matrix; any shape where it stays as it is.
-        algorithm: How it is stored; not one of llama.cpp's.
-        native: With the publisher's names of the scales.
+        shape: [out, in] of a matrix; any shape if it is not quantized.
+        algorithm: The algorithm; none of llama.cpp's.
+        native: Use the publisher's names of the scales.
     """
     if algorithm in ("BF16", "F32"):
         return [Stored("", algorithm, shape)]
@@ -91,7 +91,7 @@ def _nvfp4(shape: tuple[int, ...]) -> list[Stored]:
 
 
 def tensor_bytes(tensor: Tensor, scheme: Scheme, layers: int) -> int:
-    """Give the bytes of a tensor, of all experts together, its scales included."""
+    """Return the bytes of a tensor, of all experts together, with its scales."""
     return sum(_bytes_of(tensor.shape, algorithm) * count for algorithm, count in scheme.split(tensor, layers))
 
 
@@ -103,31 +103,31 @@ def _bytes_of(shape: tuple[int, ...], algorithm: Algorithm) -> int:
 
 
 def kv_scale_bytes(shape: ModelShape, scheme: Scheme) -> int:
-    """Give the bytes of the cache's scales in a checkpoint: one for keys and one for values in each layer."""
+    """Return the bytes of the cache's scales in a checkpoint: one for keys and one for values in each layer."""
     return 8 * shape.attention_layers if scheme.kv_scales else 0
 
 
-@lru_cache(maxsize=512)  # a search for the longest text asks for the same sum again and again
+@lru_cache(maxsize=512)  # a search for the longest context calculates the same sum many times
 def _sizes(shape: ModelShape, scheme: Scheme) -> tuple[tuple[int, float, bool], ...]:
-    """Give bytes, share that a token reads and whether it serves, of every tensor."""
+    """Return each tensor's bytes, the share that a token reads, and whether serving uses it."""
     layers = len(shape.layers)
     return tuple((tensor_bytes(tensor, scheme, layers), tensor.used, tensor.role != "mtp") for tensor in shape.tensors)
 
 
 @lru_cache(maxsize=512)
 def checkpoint_bytes(shape: ModelShape, scheme: Scheme) -> int:
-    """Give the bytes of a checkpoint's tensors, scales included; the files' headers come on top."""
+    """Return the bytes of a checkpoint's tensors with scales, without the files' headers."""
     return sum(size for size, _, _ in _sizes(shape, scheme)) + kv_scale_bytes(shape, scheme)
 
 
 @lru_cache(maxsize=512)
 def loaded_bytes(shape: ModelShape, scheme: Scheme) -> int:
-    """Give the bytes of weights in memory when the model serves: without layers that propose tokens."""
+    """Return the bytes of weights in memory while the model serves: without layers that propose tokens."""
     return sum(size for size, _, serves in _sizes(shape, scheme) if serves)
 
 
 def largest_layer(shape: ModelShape) -> int:
-    """Give the bytes of the largest layer before quantization."""
+    """Return the bytes of the largest layer before quantization."""
     sizes: dict[int, int] = {}
     for tensor in shape.tensors:
         if tensor.layer is not None and tensor.role != "mtp":
@@ -137,16 +137,16 @@ def largest_layer(shape: ModelShape) -> int:
 
 
 def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -> float:
-    """Give the bytes of weights that one step reads when `batch` texts each get one more token.
+    """Return the bytes of weights that one step reads if `batch` requests each get one more token.
 
-    A tensor of which one token reads the share `u` is read to 1 - (1 - u)^batch: of E experts with k chosen, that is
-    the expected number of distinct ones, E (1 - (1 - k/E)^batch), if tokens choose independently and evenly.
+    If one token reads the share `u` of a tensor, a step reads 1 - (1 - u)^batch of it: of E experts with k chosen, that
+    is the expected number of distinct ones, E (1 - (1 - k/E)^batch), if tokens choose independently and evenly.
     """
     return sum(size * (1 - math.pow(1 - used, batch)) for size, used, _ in _sizes(shape, scheme) if used)
 
 
 def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:
-    """Give the bytes that one more token adds to the cache while no window is full."""
+    """Return the bytes that one more token adds to the cache while no window is full."""
     return sum(_per_token(layer, dtype) for layer in shape.layers)
 
 
@@ -155,12 +155,12 @@ def _per_token(layer: Memory, dtype: KvDtype) -> float:
 
 
 def kv_bytes(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
-    """Give the bytes of the cache for one text of `context` tokens; layers with a window keep only that."""
+    """Return the bytes of the cache for one sequence of `context` tokens. Layers with a window keep only the window."""
     return sum(_per_token(layer, dtype) * _least(context, layer.window) for layer in shape.layers)
 
 
 def kv_bytes_read(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
-    """Give the bytes of the cache that one step reads for one text of `context` tokens."""
+    """Return the bytes of the cache that one step reads for one sequence of `context` tokens."""
     return sum(
         layer.values_per_token * KV_BYTES[dtype] * _least(context, layer.window, layer.lookback)
         + layer.index_bytes_per_token * context
@@ -169,14 +169,14 @@ def kv_bytes_read(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> f
 
 
 def state_bytes(shape: ModelShape) -> int:
-    """Give the bytes of recurrent states (Mamba) of one text, whatever its length; a step reads and writes them."""
+    """Return the bytes of recurrent states (Mamba) of one sequence of any length. A step reads and writes them."""
     return sum(
         layer.state_values * shape.state_bytes_per_value + 2 * layer.convolution_values for layer in shape.layers
     )
 
 
 def flops_per_token(shape: ModelShape, context: int) -> float:
-    """Give the floating-point operations of one token after `context` others: two per weight and look back."""
+    """Return the floating-point operations of one token after `context` others: two per weight, and attention."""
     matrices = sum(t.elements * t.used for t in shape.tensors if len(t.shape) > 1 and _multiplies(t))
     looks = sum(layer.score_width * _least(context, layer.window, layer.lookback) for layer in shape.layers)
     states = sum(3 * layer.state_values for layer in shape.layers)  # decay, input, output
@@ -184,7 +184,7 @@ def flops_per_token(shape: ModelShape, context: int) -> float:
 
 
 def _multiplies(tensor: Tensor) -> bool:
-    return tensor.role != "embedding" or tensor.used == 1  # a tied one is the head, too
+    return tensor.role != "embedding" or tensor.used == 1  # a tied embedding is also the head
 
 
 def _least(context: int, *limits: int | None) -> int:
@@ -193,19 +193,19 @@ def _least(context: int, *limits: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a checkpoint holds in place of one tensor of the unquantized model."""
+    """The tensors of a checkpoint for one tensor of the unquantized model."""
 
     source: str
     """The unquantized tensor's name."""
     quantized: bool
     parts: tuple[tuple[str, Stored], ...]
-    """By their names."""
+    """The tensors by name."""
 
 
 def kept_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[Kept]:
-    """Name everything that a checkpoint holds, in ModelOpt's layout or as published.
+    """Name everything that a checkpoint contains, in ModelOpt's layout or as published.
 
-    For as many experts as there are this is long: hundreds of thousands of names.
+    With many experts this list has hundreds of thousands of names.
     """
     layers = len(shape.layers)
     for tensor in shape.tensors:
@@ -219,13 +219,13 @@ def kept_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[Kept]:
 
 
 def stored_tensors(shape: ModelShape, scheme: Scheme) -> Iterator[tuple[str, Stored]]:
-    """Name every tensor of a checkpoint, as `kept_tensors`."""
+    """Name every tensor of a checkpoint, as `kept_tensors` does."""
     for kept in kept_tensors(shape, scheme):
         yield from kept.parts
 
 
 def _cache_scales(source: str, scheme: Scheme) -> tuple[tuple[str, Stored], ...]:
-    """Give the scales of keys and values, which are written beside the projection of the keys."""
+    """Return the scales of keys and values, which are written beside the projection of the keys."""
     parent, _, leaf = source.removesuffix(".weight").rpartition(".")
     if not scheme.kv_scales or leaf not in ("k_proj", "qkv_proj", "kv_a_proj_with_mqa"):
         return ()

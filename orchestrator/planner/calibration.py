@@ -1,4 +1,4 @@
-"""Fit an engine's constants to measurements: few unknowns, each held near what is known where measurements are few."""
+"""Fits a runtime's constants to measurements. With few measurements, each constant stays near its known value."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from orchestrator.planner.speed import served_terms, step_terms, workload
 Floats = NDArray[np.float64]
 
 _ROUNDS = 6
-"""Of reweighting; the costs settle in three or four."""
+"""Rounds of reweighting. The costs settle in three or four."""
 _SWEEPS = 200
 _OUTLIER = 0.1
-"""Relative error from which a measurement counts less the further it is off (Huber's rule)."""
+"""Relative error above which a measurement gets less weight (Huber's rule)."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One measured time, and what it is made of."""
+    """One measured time and its terms."""
 
     terms: Mapping[Cost, float]
-    """Seconds of each cost at 1."""
+    """Seconds of each cost if its constant is 1."""
     seconds: float
     group: Hashable = field(default=None)
-    """Measurements of one run share their weight: twenty points of one model say little more than five."""
+    """Measurements of one run share their weight, because twenty points of one model say little more than five."""
 
 
 def fit_costs(
     observations: Sequence[Observation], prior: Mapping[Cost, float], *, trust: float = 0.3
 ) -> dict[Cost, float]:
-    """Find the costs, none below zero, with the least squares of relative errors.
+    """Find the non-negative costs with the least squares of relative errors.
 
     Args:
-        observations: What was measured.
-        prior: What is known before. A cost that the observations do not tell stays there.
-        trust: Weight of the prior: that of a departure of 100 % from it, in errors of 100 % of one group.
+        observations: The measurements.
+        prior: The known costs. A cost that the observations do not determine keeps its prior.
+        trust: Weight of the prior: that of a deviation of 100 % from it, in errors of 100 % of one group.
     """
     start = np.array([prior[cost] for cost in COSTS])
     if not observations:
@@ -68,7 +68,7 @@ def fit_costs(
 def calibrated(
     engine: EngineConstants, observations: Sequence[Observation], basis: str, *, trust: float = 0.3
 ) -> EngineConstants:
-    """Fit an engine's costs to this machine's measurements, starting from the known ones."""
+    """Fit a runtime's costs to this machine's measurements, starting from the known costs."""
     experts = any(one.terms.get("prefill_experts") for one in observations)
     return replace(
         engine,
@@ -83,14 +83,14 @@ def observations_of(
 ) -> list[Observation]:
     """Read what trtllm-bench measured, one observation per level of concurrency.
 
-    It keeps `concurrency` requests under way: while one answer is made, as many prompts are read in between.
+    It keeps `concurrency` requests active: while one answer is generated, as many prompts are read.
 
     Args:
         document: A performance.json.
         shape: The model that was served.
-        scheme: How its weights are stored.
+        scheme: The format of its weights.
         target: The machine.
-        constants: Those known before.
+        constants: The known constants.
 
     Raises:
         MeasurementUnusableError: It lacks a figure, or is faster than the machine's bandwidth allows.
@@ -128,7 +128,7 @@ def observations_of(
 
 
 def mean_error(observations: Sequence[Observation], engine: EngineConstants) -> float:
-    """Give the mean relative error of the times that constants predict."""
+    """Return the mean relative error of the times that constants predict."""
     errors = [
         abs(sum(seconds * engine.costs[cost] for cost, seconds in one.terms.items()) / one.seconds - 1)
         for one in observations
@@ -141,7 +141,7 @@ def _tensor_parallel(command: Sequence[str]) -> int:
 
 
 def _non_negative(matrix: Floats, right: Floats, start: Floats) -> Floats:
-    """Solve non-negative least squares by coordinate descent, which a ridge makes converge fast."""
+    """Solve non-negative least squares by coordinate descent. A ridge makes it converge fast."""
     product, against, found = matrix.T @ matrix, matrix.T @ right, start.copy()
     for _ in range(_SWEEPS):
         for index in range(len(found)):

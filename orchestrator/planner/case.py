@@ -1,4 +1,4 @@
-"""What the rules look at: one recipe and what the catalogue says of everything it names."""
+"""Defines the input of the rules: one recipe and the catalogue's entries for everything it names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Options = Mapping[str, Option]
 
 
 class Lookup(Protocol):
-    """The catalogue, as far as a plan needs it."""
+    """The part of the catalogue that a plan needs."""
 
     @property
     def images(self) -> Mapping[str, Image]:
@@ -33,47 +33,47 @@ class Lookup(Protocol):
         """Find a target, or raise."""
 
     def options(self, image: Image, tool: Tool) -> Options:
-        """Give the options of an image's tool."""
+        """Return the options of an image's tool."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe with the machine and the images that it names."""
+    """A recipe with its machine and images."""
 
     recipe: Recipe
     target: Target
     image: Image
-    """Converts, builds, checks and serves."""
+    """The image that converts, builds, checks and serves."""
     quantizer: Image
-    """Quantizes; the catalogue's entry of the same name where no other is needed."""
+    """The image that quantizes; the catalogue's entry of the same name if no other is needed."""
     quantizer_name: str
     images: Mapping[str, Image]
-    """All of them, to name one that can."""
+    """All images, to suggest another one."""
     targets: Mapping[str, Target]
     options: Callable[[Image, Tool], Options]
 
     @property
     def quantization(self) -> Quantization:
-        """What the weights become."""
+        """The format of the weights."""
         return self.recipe.quantization
 
     @property
     def sm(self) -> int | None:
-        """Compute capability without the point; None on a machine that runs no kernels."""
+        """Compute capability without the point; None on a machine without kernels."""
         return self.target.gpu.sm if self.target.gpu else None
 
     @property
     def weight_format(self) -> str:
-        """The format that the kernels see, which for FP8 depends on how its scales are laid out.
+        """The format that the kernels see. For FP8 it depends on the layout of the scales.
 
-        Of several formats the one that fewest GPUs have kernels for.
+        Of several formats, the one that the fewest GPUs have kernels for.
         """
         if self.quantization.format == "auto":
             return "nvfp4"
         return "fp8_block_scale" if has_block_scales(self.recipe) else self.quantization.format
 
     def images_where(self, holds: Callable[[Image], bool]) -> tuple[str, ...]:
-        """Name the images that serve, run on the target's processor and fulfil a condition, as the file has them."""
+        """Name the images that serve, run on the processor and fulfil a condition, in the order of the file."""
         return tuple(
             name
             for name, image in self.images.items()
@@ -103,9 +103,9 @@ def case_of(recipe: Recipe, catalog: Lookup) -> Case:
 
 
 def has_block_scales(recipe: Recipe) -> bool:
-    """Tell whether FP8 weights carry one scale per 128 by 128 block instead of one per tensor.
+    """Tell whether FP8 weights have one scale per 128 by 128 block instead of one per tensor.
 
-    That is so in the FP8 checkpoints that Qwen and DeepSeek publish themselves.
+    This is the case in the FP8 checkpoints that Qwen and DeepSeek publish.
     """
     if (recipe.quantization.format, recipe.quantization.method) != ("fp8", "none"):
         return False
@@ -114,7 +114,7 @@ def has_block_scales(recipe: Recipe) -> bool:
 
 
 def _quantizer_name(recipe: Recipe, target: Target, catalog: Lookup) -> str:
-    """Name the recipe's quantizer, else the catalogue's first with hf_ptq.py; other methods use the recipe's image."""
+    """Return the recipe's quantizer, else the catalogue's first with hf_ptq.py; for other methods the recipe's image."""
     if recipe.quantization.method != "modelopt":
         return recipe.image
     if recipe.quantization.image is not None:

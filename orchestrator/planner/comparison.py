@@ -1,4 +1,4 @@
-"""One model in several formats, side by side: what each weighs, whether it fits, how fast it is."""
+"""Compares one model in several formats: size, fit and speed."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _CHECKPOINTS = {
 _GGUF = {"f16": "F16", "q8_0": "Q8_0", "q4_k_m": "Q4_K_M", "q4_0": "Q4_0", "gguf_mxfp4": "MXFP4 (GGUF)"}
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Texts at once, for which the longest context is reckoned."""
+"""Concurrent requests for which the longest context is calculated."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is looked at."""
+    """The model to compare."""
 
     name: str
     shape: ModelShape
     basis: str
-    """Where its sizes come from."""
+    """The source of its sizes."""
     schemes: Mapping[str, Scheme] = field(default_factory=lambda: MappingProxyType({}))
-    """By format, how a checkpoint that a recipe names is quantized; other formats follow ModelOpt's defaults."""
+    """By format, the quantization of a checkpoint that a recipe names. Other formats follow ModelOpt's defaults."""
     recipes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """By format, the recipes that make it."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What all formats are asked alike."""
+    """The question that all formats share."""
 
     target: Target
     target_name: str
@@ -52,16 +52,16 @@ class Terms:
     context: int
     kv_dtype: KvDtype
     gpus: int | None = None
-    """None: all of the target's."""
+    """None: all GPUs of the target."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The longest context for so many texts at once."""
+    """The longest context for a number of concurrent requests."""
 
     batch: int
     context: int
-    """Tokens; 0 where not one text fits."""
+    """Tokens; 0 if not one request fits."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class Row:
 
     format: str
     label: str
-    """As it is written for people."""
+    """Its name for people."""
     question: Question
     outlook: Outlook
     reaches: tuple[Reach, ...]
     recipes: tuple[str, ...]
-    """Those that make it."""
+    """The recipes that make it."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answer."""
+    """The result of a comparison."""
 
     subject: Subject
     terms: Terms
@@ -88,7 +88,7 @@ class Comparison:
 
     @property
     def room(self) -> float:
-        """Bytes of one GPU that a model can have."""
+        """Bytes of one GPU that are available to a model."""
         return self.rows[0].outlook.room_bytes
 
     def row(self, name: str) -> Row | None:
@@ -97,18 +97,18 @@ class Comparison:
 
 
 def formats_of(engine: str, shape: ModelShape) -> Mapping[str, str]:
-    """Give the formats that an engine is asked about, with how they are written."""
+    """Return the formats to compare for a runtime, with their names for people."""
     if engine != "llama.cpp":
         return _CHECKPOINTS
     return {name: label for name, label in _GGUF.items() if name != "gguf_mxfp4" or shape.architecture == GPT_OSS}
 
 
 def compare(subject: Subject, terms: Terms) -> Comparison:
-    """Reckon every format.
+    """Calculate every format.
 
     Raises:
         SpeedInputError: A number that no run can have.
-        CatalogError: No such engine.
+        CatalogError: No such runtime.
     """
     return Comparison(
         subject,
@@ -118,7 +118,7 @@ def compare(subject: Subject, terms: Terms) -> Comparison:
 
 
 def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
-    """Reckon one format; raises as `compare`."""
+    """Calculate one format; raises as `compare`."""
     question = Question(
         shape=subject.shape,
         scheme=subject.schemes.get(name) or scheme_of(name),
@@ -129,7 +129,7 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
         batch=terms.batch,
         context=terms.context,
         gpus=terms.gpus or gpus_of(terms.target),
-    )  # as published: how it was made is a recipe's matter
+    )  # as published, because only a recipe says how it was made
     return Row(
         format=name,
         label=_CHECKPOINTS.get(name) or _GGUF.get(name) or name,
@@ -141,7 +141,7 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
 
 
 def usual_format(architecture: str, terms: Terms) -> str:
-    """Name the format that one would serve first, if it fits."""
+    """Name the recommended format, if it fits."""
     if terms.engine == "llama.cpp":
         return "gguf_mxfp4" if architecture == GPT_OSS else "q4_k_m"
     if architecture == GPT_OSS:

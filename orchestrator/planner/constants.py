@@ -1,4 +1,4 @@
-"""What a step costs besides its bytes: a few constants per engine, each with a meaning, read from a data file."""
+"""Reads the cost constants of each runtime from a data file."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ Cost = Literal[
     "prefill_experts",
 ]
 COSTS: tuple[Cost, ...] = get_args(Cost)
-"""What the seconds of a step are multiplied with, or made of.
+"""The factors and terms of a step's time.
 
-- `weights`: time to read weights, against reading at the peak bandwidth; its inverse is the share that is reached.
-- `four_bit`: what is added where weights of four bits are unpacked by kernels that were not made for them.
+- `weights`: time to read weights, relative to the peak bandwidth; its inverse is the share that is reached.
+- `four_bit`: added if kernels for other weights unpack four-bit weights.
 - `cache`: as `weights`, for the KV cache and recurrent states.
-- `launch`: microseconds per block of a layer (attention, perceptron, experts), whatever its size.
-- `recurrent`: further microseconds per recurrent layer, whose many small kernels cost more than its bytes.
-- `compute`: time of a decode step's products, against the peak of the tensor cores at 16 bits.
+- `launch`: microseconds per block of a layer (attention, MLP, experts), whatever its size.
+- `recurrent`: additional microseconds per recurrent layer, whose many small kernels cost more than its bytes.
+- `compute`: time of a decode step's products, relative to the peak of the tensor cores at 16 bits.
 - `exchange`: microseconds to add up one block's result over a network of several nodes.
-- `prefill_16`, `_8`, `_4`: time of a prompt's products against the same peak, for weights of so many bits;
+- `prefill_16`, `_8`, `_4`: time of a prompt's products relative to the same peak, by the bits of the weights;
   `prefill_block`: for the block formats of llama.cpp, which it multiplies as integers of eight bits;
-  `prefill_experts`: what is added for products of experts, each of which sees few of the tokens.
+  `prefill_experts`: added for products of experts, each of which gets few of the tokens.
 """
 
 MICROSECONDS: tuple[Cost, ...] = ("launch", "recurrent", "exchange")
 
 CALIBRATED = "constants.json"
-"""What `orchestrator calibrate` leaves in the store."""
+"""The file that `orchestrator calibrate` writes into the store."""
 
 _FILE = "constants.json"
 _STORE: ContextVar[Callable[[], Path] | None] = ContextVar("store", default=None)
@@ -59,40 +59,40 @@ _BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsew
 
 @dataclass(frozen=True)
 class EngineConstants:
-    """How one engine spends its time."""
+    """The costs of one runtime."""
 
     costs: Mapping[Cost, float]
     likeness: float
-    """Tokens of a batch choose experts as `batch ** likeness` independent ones do; 1: all independent."""
+    """Tokens of a batch choose experts like `batch ** likeness` independent ones; 1: all independent."""
     chunk: int
-    """Tokens of prompts that one prefill step takes at most."""
+    """Most prompt tokens in one prefill step."""
     basis: str
-    """Where the figures come from."""
+    """The source of the figures."""
     experts_measured: bool = True
-    """Some measurement behind the costs is of a model with experts."""
+    """Whether a measurement behind the costs is of a model with experts."""
     four_bit_products: bool = False
-    """It multiplies NVFP4 by NVFP4 on the tensor cores; others unpack the weights and multiply at 16 bits."""
+    """Whether it multiplies NVFP4 by NVFP4 on the tensor cores. Others unpack the weights and multiply at 16 bits."""
     pads_windows: bool = False
-    """The cache of a sliding window has room for a chunk more, and attention reads all of it."""
+    """The cache of a sliding window holds one more chunk, and attention reads all of it."""
 
 
 @dataclass(frozen=True)
 class Constants:
-    """Everything of the speed model that is measured and not counted."""
+    """All measured constants of the speed model."""
 
     engines: Mapping[Engine, EngineConstants]
     tensor_flops: Mapping[int, float]
-    """Operations per second of dense 16-bit products by compute capability, as the maker states them."""
+    """Operations per second of dense 16-bit products by compute capability, as the vendor states them."""
     bands: Mapping[str, float]
-    """Half width of the band by kind, as a share of the expected value."""
+    """Half width of the range by kind, as a share of the expected value."""
     measured_sm: int = 121
     """The compute capability of the machine that the figures were measured on."""
 
     def engine(self, name: str) -> EngineConstants:
-        """Find an engine's constants.
+        """Find a runtime's constants.
 
         Raises:
-            CatalogError: No such engine.
+            CatalogError: No such runtime.
         """
         for engine, constants in self.engines.items():
             if engine == name:
@@ -101,22 +101,22 @@ class Constants:
         raise CatalogError(message, hint=f"there are: {', '.join(self.engines)}")
 
     def with_engine(self, name: Engine, constants: EngineConstants, sm: int | None = None) -> Constants:
-        """Replace one engine's constants, as measured on a machine of compute capability `sm`."""
+        """Replace one runtime's constants with those measured on a machine of compute capability `sm`."""
         return replace(self, engines={**self.engines, name: constants}, measured_sm=sm or self.measured_sm)
 
 
 @cache
 def default_constants() -> Constants:
-    """Give the constants that come with the project."""
+    """Return the constants of the tool."""
     text = files("orchestrator.planner").joinpath(_FILE).read_text(encoding="utf-8")
     return _constants(json.loads(text), _FILE)
 
 
 def constants_with(file: Path) -> Constants:
-    """Give the constants with what a calibration wrote to a file in place of the engines that it measured.
+    """Return the constants, with a calibration file's values for the runtimes that it measured.
 
     Raises:
-        CatalogError: The file cannot be read or holds something else.
+        CatalogError: The file cannot be read or has other content.
     """
     try:
         document = json.loads(file.read_bytes())
@@ -137,10 +137,10 @@ def constants_with(file: Path) -> Constants:
 
 @contextmanager
 def calibrations_of(store: Callable[[], Path]) -> Iterator[None]:
-    """Let speeds that are asked for without constants use what a calibration left in a store.
+    """Use a store's calibration for speeds without explicit constants.
 
     Args:
-        store: Gives the store's folder; asked when the first speed is.
+        store: Returns the store's folder. It is called for the first speed.
     """
     token = _STORE.set(store)
     try:
@@ -150,26 +150,26 @@ def calibrations_of(store: Callable[[], Path]) -> Iterator[None]:
 
 
 def constants_in_use() -> Constants:
-    """Give the constants of the store that is in use, else those of the project."""
+    """Return the constants of the current store, else those of the tool."""
     store = _STORE.get()
     return constants_of(store())[0] if store else default_constants()
 
 
 def constants_of(store: Path) -> tuple[Constants, Path | None]:
-    """Give the constants to plan with: those that a calibration left in a store, else those of the project.
+    """Return the constants to plan with: a store's calibration, else those of the tool.
 
     Returns:
-        The constants, and the file of the calibration where there is one.
+        The constants, and the file of the calibration if there is one.
 
     Raises:
-        CatalogError: There is a file, and it is not the result of a calibration.
+        CatalogError: The file exists and is not the result of a calibration.
     """
     file = store / CALIBRATED
     return (constants_with(file), file) if file.is_file() else (default_constants(), None)
 
 
 def to_document(constants: Constants, *engines: Engine) -> dict[str, Any]:
-    """Spell constants as the file has them; of the named engines only where some are named."""
+    """Convert constants to the file's form; only the named runtimes, if any are named."""
     return {
         "engines": {
             name: {

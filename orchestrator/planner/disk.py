@@ -1,4 +1,4 @@
-"""Bytes that each step leaves on disk, and those that it needs only while it runs."""
+"""Calculates the disk space that each step keeps, and the space that it needs only while it runs."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from orchestrator.planner.weights import draft_bytes, served_weights, source_wei
 from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel, Recipe
 
 _NOTES = 2
-"""Hidden states are written anew before the old ones go."""
+"""New hidden states are written before the old ones are removed."""
 _STATE_BYTES = 2
-"""Of one hidden value: a model computes in BF16."""
+"""Bytes of one hidden value: a model computes in BF16."""
 
 
 @dataclass(frozen=True)
 class StepDisk:
-    """What one step writes."""
+    """The disk space of one step."""
 
     step: str
     what: str
-    """What it leaves, in words."""
+    """Name of the result."""
     left: Figure
     """Bytes of its result."""
 
 
 def disk_of_steps(recipe: Recipe) -> tuple[StepDisk, ...]:
-    """Reckon what each step leaves, in the order in which they run; steps that leave kilobytes are not named."""
+    """Calculate the result of each step in the order of the run. Steps that write kilobytes are left out."""
     weights = served_weights(recipe)
     found = [StepDisk(_model_step(recipe), "download", source_weights(recipe))]
     draft = draft_bytes(recipe)
@@ -44,7 +44,7 @@ def disk_of_steps(recipe: Recipe) -> tuple[StepDisk, ...]:
 
 
 def notes_of_steps(recipe: Recipe) -> Mapping[str, Figure]:
-    """Reckon what steps that can go on after a kill note meanwhile; gone once their result is there."""
+    """Calculate the saved state of resumable steps. It is removed when the result exists."""
     known, quantization, held_out = known_model(recipe), recipe.quantization, recipe.checks.held_out
     if known is None:
         return {}

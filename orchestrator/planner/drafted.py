@@ -1,4 +1,4 @@
-"""What a recipe's own drafts make of its speed, by how often they are accepted, which only a measurement tells."""
+"""Calculates the speed of a recipe's own drafts by acceptance rate, which only a measurement can determine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.planner.speed import Band, speed, workload
 from orchestrator.recipe.model import Recipe
 
 _ACCEPTED = (0.6, 0.8)
-"""Shares for which the speed is said."""
+"""Acceptance rates for which the speed is given."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Drafted:
 
     draft_length: int
     draft_cost: float
-    """Time of drafting one token, against a step: bytes read, against bytes read."""
+    """Time to draft one token, relative to a step: bytes read over bytes read."""
     check_cost: float
-    """Time of a step that checks the drafts, against one that makes a single token."""
+    """Time of a step that checks the drafts, relative to one that generates a single token."""
     speeds: tuple[tuple[float, Band], ...]
-    """Tokens per second by the chance with which each drafted token is accepted."""
+    """Tokens per second by the chance that a drafted token is accepted."""
     pays_from: float | None
-    """The acceptance from which drafts are faster than none; None where they never are."""
+    """The acceptance from which drafts are faster than none; None if they never are."""
 
 
 def drafted(recipe: Recipe, question: Question) -> Drafted | None:

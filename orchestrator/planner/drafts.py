@@ -1,4 +1,4 @@
-"""How many drafted tokens must be accepted for a wanted speed: what plain decoding cannot give, drafts may."""
+"""Calculates how many drafted tokens must be accepted for a target speed that plain decoding cannot reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.planner.speculative import (
 from orchestrator.planner.speed import Band, workload
 
 DRAFT_LENGTH = 5
-"""Tokens drafted per step: what NVIDIA's playbook for EAGLE-3 on a Spark sets."""
+"""Tokens drafted per step, as in NVIDIA's playbook for EAGLE-3 on a Spark."""
 
 QUOTED = (18.0, 20.0)
 """Tokens per second that are often quoted for a 70B model in NVFP4 on a Spark."""
@@ -25,49 +25,49 @@ _QUOTED_FOR = (65e9, 75e9)
 
 @dataclass(frozen=True)
 class Wanted:
-    """One wanted speed, and what it takes."""
+    """One target speed and its requirements."""
 
     speed: float
     """Tokens per second, summed over the batch."""
     tokens_per_step: float
-    """Tokens of each text that a step must yield if drafts and their check cost nothing."""
+    """Tokens per request that a step must yield if drafts and their check cost nothing."""
     with_costs: float
-    """The same, drafts and check paid for."""
+    """The same, with the cost of drafts and check."""
     acceptance: float | None
-    """Chance with which each drafted token must be accepted; None where accepting all is not enough."""
+    """Required chance that a drafted token is accepted; None if accepting all is not enough."""
 
     @property
     def drafts_accepted(self) -> float:
-        """Of each step's drafted tokens; the step's own token comes besides."""
+        """Accepted drafts of each step, without the step's own token."""
         return max(self.with_costs - 1, 0.0)
 
 
 @dataclass(frozen=True)
 class Drafts:
-    """What drafts must do for one format."""
+    """The requirements on drafts for one format."""
 
     row: Row
     plain: Band
     ceiling: float
-    """Tokens per second that plain decoding never passes."""
+    """Upper limit of plain decoding in tokens per second."""
     draft_length: int
     draft_cost: float
-    """Time of drafting one token, against a step: assumed to be that of one layer in BF16, as an EAGLE-3 head is."""
+    """Time to draft one token, relative to a step: assumed to be that of one layer in BF16, like an EAGLE-3 head."""
     check_cost: float
-    """Time of a step that checks the drafts, against one that makes a single token."""
+    """Time of a step that checks the drafts, relative to one that generates a single token."""
     most: float
     """Tokens per step if every draft is accepted."""
     wanted: tuple[Wanted, ...]
     quoted: bool
-    """The wanted speeds are the often quoted ones."""
+    """Whether the target speeds are the often quoted ones."""
 
 
 def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | None:
-    """Reckon what wanted speeds take, for the format that one would serve; None where none fits, or without a GPU.
+    """Calculate the requirements of target speeds for the recommended format; None if none fits, or without a GPU.
 
     Args:
         comparison: The formats.
-        wanted: Tokens per second; twice and three times the plain speed where none is given, or what is often quoted.
+        wanted: Tokens per second. Default: the often quoted speeds, or twice and three times the plain speed.
     """
     row = _usual(comparison)
     if row is None or row.outlook.decode is None or row.outlook.ceiling is None:
@@ -100,7 +100,7 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
 
 
 def _usual(comparison: Comparison) -> Row | None:
-    """Choose what one would serve, else the smallest that fits."""
+    """Choose the recommended format, else the smallest that fits."""
     fitting = [row for row in comparison.rows if row.outlook.fits and row.outlook.decode]
     name = usual_format(comparison.subject.shape.architecture, comparison.terms)
     usual = [row for row in fitting if row.format == name]

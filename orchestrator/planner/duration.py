@@ -1,7 +1,7 @@
-"""How long the phases of a build take: spans, for what is known of them are orders of magnitude.
+"""Estimates how long the phases of a build take, as ranges, because only orders of magnitude are known.
 
-Nobody has published these times by model, so each is bytes (or operations) over two rates that were seen, the slow one
-and the fast one; `basis` names both.
+No times by model are published. Each time is bytes (or operations) over two observed rates, the slow one and the fast
+one. `basis` names both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _COMPARISON_BASIS = (
     "assumed: layers of both models at 1 to 20 % of the tensor cores' peak, since the quantized one's products are FP32"
 )
 _GROUPS = 4
-"""Of modules that are quantized alike, in a layer: q, k and v; o; gate and up; down."""
+"""Groups of modules in a layer that are quantized alike: q, k and v; o; gate and up; down."""
 
 _MODELOPT = (3 * 3600 / 70e9, 1.5 * 3600 / 70e9)
 _MODELOPT_BASIS = "1.5 to 3 hours for a model of 70 GB, NVIDIA's playbook nvfp4-quantization for the DGX Spark"
@@ -51,7 +51,7 @@ _LOAD_BASIS = (
 
 @dataclass(frozen=True)
 class Span:
-    """Seconds, at least and at most."""
+    """Seconds, minimum and maximum."""
 
     least: float
     most: float
@@ -60,19 +60,19 @@ class Span:
 
 
 def downloading(size: float) -> Span:
-    """Reckon a download of so many bytes."""
+    """Calculate the time of a download."""
     return Span(size / _LINE[1], size / _LINE[0], "assumed", _LINE_BASIS)
 
 
 def one_pass(read: float, written: float) -> Span:
-    """Reckon our own quantizer where it calibrates nothing."""
+    """Calculate the time of our own quantizer without calibration."""
     return Span((read + written) / _FILES[1], (read + written) / _FILES[0], "measured", _FILES_BASIS)
 
 
 def calibrating(
     read: float, written: float, shape: ModelShape, calibration: Calibration, target: Target
 ) -> Span | None:
-    """Reckon our own quantizer where it runs the layers; None on a machine whose products are not known."""
+    """Calculate the time of our own quantizer with calibration; None if the machine's peak operations are not known."""
     peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
     if peak is None:
         return None
@@ -84,9 +84,10 @@ def calibrating(
 
 
 def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target) -> Span | None:
-    """Reckon the comparison of both models on held-out text; None on a machine whose products are not known.
+    """Calculate the time of comparing both models; None if the machine's peak operations are not known.
 
-    Both run once over the text, and each group of modules alone over the tokens that measure its share of the error.
+    Both run once over the held-out text, and each group of modules alone over the tokens that measure its share of
+    the error.
     """
     peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
     if peak is None:
@@ -100,20 +101,20 @@ def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target)
 
 
 def modelopt(size: float) -> Span:
-    """Reckon ModelOpt for a model of so many bytes in BF16."""
+    """Calculate the time of ModelOpt for a model, by its bytes in BF16."""
     return Span(size * _MODELOPT[1], size * _MODELOPT[0], "measured", _MODELOPT_BASIS)
 
 
 def converting(weights: float) -> Span:
-    """Reckon the conversion of a checkpoint, which is read and written."""
+    """Calculate the time of converting a checkpoint, which is read and written."""
     return Span(2 * weights / _FILES[1], 2 * weights / _FILES[0], "assumed", _CONVERSION_BASIS)
 
 
 def building(weights: float) -> Span:
-    """Reckon the build of an engine."""
+    """Calculate the time of building a TensorRT engine."""
     return Span(weights * _ENGINE[1], weights * _ENGINE[0], "measured", _ENGINE_BASIS)
 
 
 def loading(weights: float) -> Span:
-    """Reckon the load of so many bytes on each node."""
+    """Calculate the time of loading, by the bytes on each node."""
     return Span(weights / _LOAD[1], weights / _LOAD[0], "assumed", _LOAD_BASIS)

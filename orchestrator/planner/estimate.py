@@ -1,4 +1,4 @@
-"""What a plan will take, in figures that carry their basis."""
+"""Calculates a plan's memory, disk, time and speed, each figure with its basis."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from orchestrator.planner.weights import decode_ceiling, served_weights, source_
 from orchestrator.recipe.model import Recipe
 
 _BATCHES = (1, 8)
-"""Concurrent requests, besides as many as the server takes."""
+"""Numbers of concurrent requests, besides the server's maximum."""
 _LONGER = 32768
 """Tokens of a request, besides the usual context and the longest that fits."""
 _PHASES: Mapping[str, Phase] = {"quantize": "quantize", "convert": "convert", "engine": "engine_build"}
-"""By the step that does it; every other one fetches."""
+"""Phases by step. Every other step downloads."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Stage:
     phase: Phase
     peak: Peak
     kept: float = 0.0
-    """Bytes that it leaves on disk."""
+    """Bytes of its result on disk."""
     time: Span | None = None
-    """None where nothing is known of it."""
+    """None if the time is not known."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class Cell:
     batch: int
     context: int
     decode: Band | None
-    """Tokens per second of all requests together; None where they do not fit into the cache."""
+    """Tokens per second of all requests together; None if they do not fit into the cache."""
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """The speed of reading one prompt."""
+    """The prefill speed of one prompt."""
 
     context: int
     band: Band
     ceiling: float
-    """Tokens per second that decoding one request at this context never passes without drafts."""
+    """Upper limit in tokens per second of decoding one request at this context without drafts."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """What the server does, by concurrent requests and their context; drafts are not counted in."""
+    """The server's speed by concurrent requests and context, without drafts."""
 
     decode: tuple[Cell, ...]
     """By batch, then by context."""
@@ -77,36 +77,36 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of one recipe on its target, before anything has been downloaded."""
+    """The cost of one recipe on its target, before any download."""
 
     download: Figure
-    """The weights as they come: bytes to fetch, or to make or read where the model is local."""
+    """The source weights: bytes to download, or to read if the model is local."""
     weights: Figure
-    """The weights as they are served."""
+    """The served weights."""
     disk: Figure
-    """Room for everything that the steps leave."""
+    """Disk space of all results."""
     stages: tuple[Stage, ...]
-    """Every phase in its order, with its memory, disk and time."""
+    """Every phase in order, with its memory, disk and time."""
     serve_memory: Figure
-    """The least that serving takes, over all nodes."""
+    """The least memory of serving, over all nodes."""
     longest_text: Figure | None
-    """The longest context of one request that fits; None where the model's sizes are not known."""
+    """The longest context of one request that fits; None if the model's sizes are not known."""
     most_texts: Figure | None
-    """Concurrent requests of the usual context; None where the model's sizes are not known."""
+    """Concurrent requests at the usual context; None if the model's sizes are not known."""
     decode: Figure | None
-    """Tokens per second of one request at the usual context; None where sizes are not known, or without a GPU."""
+    """Tokens per second of one request at the usual context; None if sizes are not known, or without a GPU."""
     prefill: Figure | None
-    """Tokens per second of reading a prompt of the usual context; None as for `decode`."""
+    """Prefill tokens per second for a prompt of the usual context; None as for `decode`."""
     decode_ceiling: Figure | None
-    """Tokens per second that one request cannot pass; None without a GPU."""
+    """Upper limit of one request in tokens per second; None without a GPU."""
     speeds: Speeds | None
     """None as for `decode`."""
     drafted: Drafted | None
-    """One request with the recipe's drafts; None without any, or as for `decode`."""
+    """One request with the recipe's drafts; None without drafts, or as for `decode`."""
 
     @property
     def figures(self) -> Mapping[str, Figure]:
-        """Every figure by its name; those that are not known are left out."""
+        """Every known figure by its name."""
         found = {
             "download": self.download,
             "weights": self.weights,
@@ -121,12 +121,12 @@ class Estimate:
         return {name: figure for name, figure in found.items() if figure is not None}
 
     def stage(self, phase: Phase) -> Stage | None:
-        """Find a phase; None where the recipe does without it."""
+        """Find a phase; None if the recipe does not have it."""
         return next((stage for stage in self.stages if stage.phase == phase), None)
 
 
 def estimate(recipe: Recipe, target: Target) -> Estimate:
-    """Calculate what a recipe takes on a target."""
+    """Calculate the cost of a recipe on a target."""
     download, weights = source_weights(recipe), served_weights(recipe)
     known, longest = known_model(recipe), longest_text(recipe, target)
     question = _question(recipe, target, known)
@@ -148,13 +148,13 @@ def estimate(recipe: Recipe, target: Target) -> Estimate:
 
 
 def decode_of(recipe: Recipe, target: Target) -> Figure | None:
-    """Predict the decode figure of `estimate` and nothing else; None where the sizes are not known."""
+    """Predict only the decode figure of `estimate`; None if the sizes are not known."""
     question = _question(recipe, target, known_model(recipe))
     return _one_request(question)[0] if question else None
 
 
 def _question(recipe: Recipe, target: Target, known: Known | None) -> Question | None:
-    """Ask what its server will do; None where sizes are not known, or nothing serves it there."""
+    """Make the question for its server; None if sizes are not known, or if no server runs there."""
     if known is None or target.gpu is None or recipe.serve.tensor_parallel_size > gpus_of(target):
         return None
     return question_of(recipe, known, target)
@@ -178,7 +178,7 @@ def _stages(recipe: Recipe, target: Target, known: Known | None, download: float
 
 
 def _peaks(recipe: Recipe, target: Target, known: Known | None, weights: float) -> dict[Phase, Peak]:
-    """Give every phase's memory; of a model whose sizes are not known, the weights alone."""
+    """Return every phase's memory; only the weights for a model of unknown sizes."""
     if known is not None:
         question = question_of(recipe, known, target)
         found = peaks(question) | {"serve": pool(question)}
@@ -223,7 +223,7 @@ def _disk(recipe: Recipe) -> Figure:
 
 
 def _one_request(question: Question) -> tuple[Figure, Figure, Figure]:
-    """Give decode, prefill and the limit of decode, each with the conditions that it holds under."""
+    """Return decode, prefill and the limit of decode, each with its conditions."""
     found, tokens = speed(question), f"{question.context:,} tokens"
     decoding = f"1 request at {tokens}, KV cache in {question.kv_dtype.upper()}, no speculative decoding"
     limit = "weights and cache read once per step at the peak bandwidth, nothing else counted"
@@ -239,7 +239,7 @@ def _figure(band: Band, basis: str, conditions: str) -> Figure:
 
 
 def _speeds(recipe: Recipe, question: Question, longest: Figure) -> Speeds | None:
-    """Calculate the table: usual batches up to what the server takes, contexts up to what fits."""
+    """Calculate the table: usual batches up to the server's maximum, contexts up to what fits."""
     most = int(longest.value)
     if most < 1:
         return None

@@ -1,4 +1,4 @@
-"""A number that says where it comes from."""
+"""Defines a figure: a number with its basis."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 Unit = Literal["B", "tok/s", "tokens", "requests"]
 
 Kind = Literal["exact", "formula", "measured", "assumed"]
-"""What a figure rests on: bytes of tensors, a formula of sizes, a measured constant, or a round number of ours.
+"""What a figure is based on: bytes of tensors, a formula of sizes, a measured constant, or a rounded assumption.
 
-The weakest part of a sum names it; its `basis` has the whole, with sources.
+A sum is named after its least certain part. Its `basis` has every part with its source.
 """
 
 
@@ -24,12 +24,12 @@ class Figure:
     """How it was calculated, in words, with what was left out."""
     kind: Kind = "formula"
     band: tuple[float, float] | None = None
-    """Between which values it should be, where it is not exact."""
+    """The expected range if it is not exact."""
     conditions: str = ""
-    """What it was asked for, shown beside it: `1 request at 4,096 tokens, …`."""
+    """Its conditions, shown beside it: `1 request at 4,096 tokens, …`."""
 
     def __str__(self) -> str:
-        """Write it for people: `39.7 GB`, `6.9 tok/s`, `6.1 tok/s (5.5 to 6.7)`."""
+        """Format it for people: `39.7 GB`, `6.9 tok/s`, `6.1 tok/s (5.5 to 6.7)`."""
         if self.unit == "B":
             return gigabytes(self.value)
         if self.unit == "requests":
@@ -41,19 +41,19 @@ class Figure:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004 - three digits say enough
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004 - three digits are enough
 
 
 def requests(count: float) -> str:
-    """Write how many requests are served at the same time: `1 request`, `8 requests`."""
+    """Format a number of concurrent requests: `1 request`, `8 requests`."""
     return "1 request" if count == 1 else f"{count:,.0f} requests"
 
 
 def in_words(count: float) -> str:
-    """Write a number of parameters: `70.55 billion`, `2.886 million`."""
+    """Format a number of parameters: `70.55 billion`, `2.886 million`."""
     return f"{count / 1e9:.4g} billion" if count >= 1e9 else f"{count / 1e6:.4g} million"  # noqa: PLR2004 - a billion
 
 
 def gigabytes(value: float) -> str:
-    """Write bytes as decimal gigabytes, or megabytes where they are few."""
+    """Format bytes as decimal gigabytes, or as megabytes if there are few."""
     return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"  # noqa: PLR2004 - 0.1 GB

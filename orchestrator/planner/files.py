@@ -1,4 +1,4 @@
-"""The files of a checkpoint to the byte: tensors, and the header of each safetensors file."""
+"""Calculates the exact bytes of a checkpoint's files: tensors, and the header of each safetensors file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SHARD_BYTES = 5_000_000_000
 
 _FUSED = (("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"), ("gate_proj", "up_proj"), ("w1", "w3"))
 _RANK = ("U8", "F8_E4M3", "BF16", "F32")
-"""Types in the order in which safetensors ranks them; the widest comes first in a file."""
+"""Types in the order of safetensors. The widest comes first in a file."""
 
 Unit = list[tuple[str, Stored]]
 
 
 @lru_cache(maxsize=64)
 def file_bytes(shape: ModelShape, scheme: Scheme, shard_bytes: int = SHARD_BYTES) -> int:
-    """Give the bytes of all weights files of a checkpoint in our own quantizer's layout, headers included."""
+    """Return the bytes of all weight files of a checkpoint in our own quantizer's layout, headers included."""
     return sum(_file(tensors) for tensors in _files(shape, scheme, shard_bytes))
 
 
 def _files(shape: ModelShape, scheme: Scheme, limit: int) -> Iterator[Unit]:
-    """Spread tensors over files, those that share a scale together."""
+    """Distribute tensors over files. Tensors with a common scale stay together."""
     current: Unit = []
     filled = 0
     for unit in _units(shape, scheme):
@@ -42,7 +42,7 @@ def _files(shape: ModelShape, scheme: Scheme, limit: int) -> Iterator[Unit]:
 
 
 def _units(shape: ModelShape, scheme: Scheme) -> list[Unit]:
-    """Gather tensors that stay in one file, in the order in which the source has them."""
+    """Group tensors that stay in one file, in the order of the source."""
     units: dict[str, Unit] = {}
     for kept in sorted(kept_tensors(shape, scheme), key=lambda kept: _natural(kept.source)):
         units.setdefault(_group(kept), []).extend(kept.parts)
@@ -50,20 +50,20 @@ def _units(shape: ModelShape, scheme: Scheme) -> list[Unit]:
 
 
 def _group(kept: Kept) -> str:
-    """Name the unit of a tensor: itself, or where it is quantized what engines fuse it with."""
+    """Return the unit of a tensor: itself, or the tensors that runtimes fuse it with if it is quantized."""
     parent, _, leaf = kept.source.removesuffix(".weight").rpartition(".")
     fused = next((names for names in _FUSED if leaf in names), None)
     return f"{parent}.{'|'.join(fused)}" if fused and kept.quantized else kept.source
 
 
 def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
-    """Order names so that numbers in them count as numbers."""
+    """Sort names so that numbers in them count as numbers."""
     parts = re.split(r"(\d+)", name)
     return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
 
 
 def _file(tensors: Sequence[tuple[str, Stored]]) -> int:
-    """Give the bytes of one file: 8 for the header's length, the header padded to a multiple of 8, the data."""
+    """Return the bytes of one file: 8 for the header's length, the header padded to a multiple of 8, the data."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, part in sorted(tensors, key=lambda pair: (-_RANK.index(pair[1].dtype), pair[0])):

@@ -1,4 +1,4 @@
-"""What a GPU and an engine multiply, as far as a plan must know."""
+"""Describes which products a GPU and a runtime support."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def has_four_bits(gpu: Gpu) -> bool:
 
 
 def limits_of_kernels(question: Question) -> Iterator[str]:
-    """Say what an engine lacks for a format on a GPU."""
+    """Describe what a runtime lacks for a format on a GPU."""
     algorithm, engine, gpu = question.scheme.algorithm, question.engine, question.target.gpu
     if (question.scheme.gguf in GGUF_FORMATS) != (engine == "llama.cpp"):
         loads = "only GGUF files" if engine == "llama.cpp" else "no GGUF files"

@@ -1,4 +1,4 @@
-"""A recipe's model as exact sizes, where its config.json is known without a download."""
+"""Finds a recipe's exact model sizes if its config.json is known without a download."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, H
 
 @dataclass(frozen=True)
 class Known:
-    """A model whose tensors are known, and how its weights come and are served."""
+    """A model with known tensors, and the format of its source and served weights."""
 
     shape: ModelShape
     source: Scheme
-    """As downloaded or made."""
+    """The downloaded or generated checkpoint."""
     served: Scheme
     kv_dtype: KvDtype
-    """Of the cache when it serves."""
+    """The cache's format when it serves."""
     basis: str
-    """Where the sizes come from."""
+    """The source of the sizes."""
 
 
 def known_model(recipe: Recipe) -> Known | None:
-    """Look up a recipe's model; None where nothing is known of its sizes but the number of parameters."""
+    """Look up a recipe's model; None if only the number of parameters is known."""
     model = recipe.model
     if isinstance(model, GeneratedModel):
         shape, declared, basis = _generated(model.generate), None, "the recipe"
@@ -46,7 +46,7 @@ def known_model(recipe: Recipe) -> Known | None:
 
 
 def known_draft(model: HubModel) -> tuple[ModelShape, Scheme | None] | None:
-    """Look up a draft: its shape, and its scheme where it declares one."""
+    """Look up a draft: its shape, and its scheme if it declares one."""
     found = known_repo(model.repo)
     if found is None:
         return None
@@ -55,7 +55,7 @@ def known_draft(model: HubModel) -> tuple[ModelShape, Scheme | None] | None:
 
 
 def missing_sizes(recipe: Recipe) -> str:
-    """Say why a recipe's model has no exact sizes."""
+    """Return why a recipe's model has no exact sizes."""
     model = recipe.model
     if not isinstance(model, HubModel):
         return f"the sizes of a local model are not looked up; `orchestrator estimate --config {_place(recipe)}` does"
@@ -80,9 +80,9 @@ def _source(recipe: Recipe, declared: Scheme | None) -> Scheme:
 
 
 def at_most(recipe: Recipe) -> Format:
-    """Give the format of a recipe's weights; of several formats the smallest single one that is no smaller.
+    """Return the format of a recipe's weights; for several formats, the smallest single one that is not smaller.
 
-    What `auto` chooses is measured while it quantizes; a plan counts what the budget allows at most.
+    `auto` measures its choice while it quantizes. A plan counts the most that the budget allows.
     """
     budget = recipe.quantization.budget
     if budget is None:
@@ -104,7 +104,7 @@ def _made(recipe: Recipe) -> Scheme:
 
 @cache  # many recipes share a model
 def known_repo(repo: str) -> tuple[ModelShape, Scheme | None, str] | None:
-    """Look up a repository in the catalogue: shape, what it declares to be quantized, and where that was read."""
+    """Look up a repository in the catalogue: its shape, its declared quantization, and the source of both."""
     entry = find_model(repo)
     if entry is None:
         return None

@@ -1,4 +1,4 @@
-"""Which memory the steps take that make what is served, and how much the target has for them."""
+"""Calculates the memory of the steps that make the served weights, and how much the target has for them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from orchestrator.planner.weights import served_weights, source_weights
 from orchestrator.recipe.model import Calibration, Recipe
 
 ONEPASS_BYTES = 2 * 2**30
-"""What our own quantizer takes at most besides layers of the model."""
+"""Most memory that our own quantizer takes besides layers of the model."""
 BUILD_FACTOR = 17.8 / 5.7
-"""Times the weights that converting and building take."""
+"""Factor of the weights that conversion and build take."""
 BUILD_BASIS = "3.1 times the weights, as once measured for Llama 3.1 8B in NVFP4 on a Spark (17.8 GB for 5.7 GB)"
 
 
 def build_capacity(target: Target) -> float:
-    """Bytes of one node: quantizing and engine building do not spread over several."""
+    """Bytes of one node, because quantizing and building do not use several."""
     return float(target.memory - target.reserve)
 
 
 def quantize_memory(recipe: Recipe) -> Figure | None:
-    """Reckon the peak of the quantize step; None where the checkpoint comes quantized."""
+    """Calculate the peak of the quantize step; None if the checkpoint is published quantized."""
     match recipe.quantization.method:
         case "none":
             return None
@@ -35,11 +35,11 @@ def quantize_memory(recipe: Recipe) -> Figure | None:
 
 
 def compare_memory(recipe: Recipe) -> Figure | None:
-    """Reckon the peak of comparing with the original; None where no text is held out.
+    """Calculate the peak of comparing with the original; None without held-out text.
 
-    One layer of each model is there at a time: the original's as it is read and as it runs, the quantized one's as it
-    is stored and as it is multiplied. What flows between layers is kept for both models; it goes to a file where there
-    is no room for it.
+    One layer of each model is in memory at a time: the original's as it is read and as it runs, the quantized one's
+    as it is stored and as it is multiplied. The hidden states of both models are kept. If they are too large for
+    memory, they are kept in a file.
     """
     held_out, known = recipe.checks.held_out, known_model(recipe)
     if held_out is None:
@@ -56,7 +56,7 @@ def compare_memory(recipe: Recipe) -> Figure | None:
 
 
 def engine_memory(recipe: Recipe) -> Figure | None:
-    """Reckon the peak of convert and build; None without an engine."""
+    """Calculate the peak of convert and build; None without a TensorRT engine."""
     if recipe.backend != "tensorrt":
         return None
     weights = served_weights(recipe)
@@ -64,15 +64,15 @@ def engine_memory(recipe: Recipe) -> Figure | None:
 
 
 def calibrates(scheme: Scheme) -> bool:
-    """Tell whether our own quantizer must run the model to make this."""
+    """Tell whether our own quantizer must run the model for this format."""
     return scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
 
 
 def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -> Figure:
-    """Reckon the peak of our own quantizer.
+    """Calculate the peak of our own quantizer.
 
-    Weights alone are walked over in small pieces. Calibration runs the layers one after the other: one is read while
-    the last one runs and the one before is written, and what flows from layer to layer is kept for all samples.
+    Without calibration, weights are read in small pieces. With calibration, the layers run one after the other: one is
+    read while the last one runs and the one before is written. The hidden states of all samples are kept.
     """
     if not calibrates(scheme):
         return Figure(
@@ -91,7 +91,7 @@ def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -
 
 
 def resident_peak(shape: ModelShape) -> Figure:
-    """Reckon the peak of a tool that calibrates the whole model at once."""
+    """Calculate the peak of a tool that calibrates the whole model at once."""
     whole = checkpoint_bytes(shape, scheme_of("bf16"))
     return Figure(
         whole, "B", "method modelopt: the whole model in BF16, exact bytes; activations are not counted", "exact"
@@ -107,7 +107,7 @@ def _one_pass(recipe: Recipe) -> Figure:
 
 
 def _resident(recipe: Recipe) -> Figure:
-    """The calibrating tools hold the whole model, unless hf_ptq.py is told otherwise."""
+    """The calibrating tools hold the whole model, unless hf_ptq.py has other options."""
     options = recipe.quantization.options
     if options.get("low_memory_mode"):
         packed = served_weights(recipe)
@@ -120,7 +120,7 @@ def _resident(recipe: Recipe) -> Figure:
 
 
 def _offload_budget(recipe: Recipe) -> float | None:
-    """Bytes that hf_ptq.py may hold when it offloads to a folder; on unified memory both budgets draw on one pool."""
+    """Bytes that hf_ptq.py may hold when it offloads to a folder. On unified memory both limits use the same memory."""
     options = recipe.quantization.options
     if "offload_folder" not in options:
         return None

@@ -1,4 +1,4 @@
-"""Which memory serving a recipe takes, how much the target has for it, and which requests fit."""
+"""Calculates the memory of serving, how much the target has for it, and which requests fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.recipe.model import Recipe
 
 
 def serve_capacity(recipe: Recipe, target: Target) -> float:
-    """Bytes that the GPUs which serve have for weights, caches and activations, over all nodes."""
+    """Bytes on the serving GPUs for weights, caches and activations, over all nodes."""
     if target.gpu is None or not target.gpu.count:
         return float(target.usable_memory)
     gpus = target.gpu.count * target.nodes
@@ -20,7 +20,7 @@ def serve_capacity(recipe: Recipe, target: Target) -> float:
 
 
 def serve_memory(recipe: Recipe, target: Target) -> Figure:
-    """Calculate the least that serving needs, over all nodes: weights, a draft's weights and one request."""
+    """Calculate the least memory of serving, over all nodes: weights, a draft's weights and one request."""
     weights = served_weights(recipe)
     draft = draft_bytes(recipe)
     parts = [f"weights: {weights.basis}"]
@@ -38,7 +38,7 @@ def serve_memory(recipe: Recipe, target: Target) -> Figure:
 
 
 def longest_text(recipe: Recipe, target: Target) -> Figure | None:
-    """Calculate the longest context of one request; None where sizes are not known, or nothing can serve it."""
+    """Calculate the longest context of one request; None if sizes are not known, or nothing can serve it."""
     known = known_model(recipe)
     if known is None or target.gpu is None:
         return None
@@ -51,7 +51,7 @@ def longest_text(recipe: Recipe, target: Target) -> Figure | None:
 
 
 def most_texts(recipe: Recipe, target: Target) -> Figure | None:
-    """Calculate how many requests of the usual context fit; None where sizes are not known, or nothing can serve it."""
+    """Calculate how many requests of the usual context fit; None if sizes are not known, or nothing can serve it."""
     known = known_model(recipe)
     if known is None or target.gpu is None:
         return None

@@ -1,4 +1,4 @@
-"""One question, one answer: a model in a format on a target, with its memory, its speed and its limits."""
+"""Answers one question: the memory, speed and limits of a model in a format on a target."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _NO_GPU = "speed: this target has no GPU, and nothing serves on it"
 
 @dataclass(frozen=True)
 class Outlook:
-    """The answer. Memory is that of one GPU, and of one node where phases run on one."""
+    """The answer. Memory is that of one GPU, or of one node for phases that run on one."""
 
     weights_bytes: int
     active_bytes_per_token: int
     kv_bytes_per_token: float
     fits: bool
-    """It loads and serves as asked; what making it lacks stands in the limits."""
+    """It loads and serves as asked. Missing memory for making it is in `limits`."""
     room_bytes: int
-    """What the target has for it on one GPU."""
+    """The target's memory for it on one GPU."""
     max_context: int
-    """Tokens of each of the batch's texts; at most what the model was made for."""
+    """Tokens of each request of the batch, at most the model's maximum."""
     max_batch: int
-    """Texts of the context's length."""
+    """Concurrent requests at this context."""
     decode: Band | None
     """Tokens per second, summed over the batch; None without a GPU."""
     prefill: Band | None
     ceiling: float | None
-    """Tokens per second at the peak bandwidth, nothing else counted; None without a GPU."""
+    """Tokens per second at the peak bandwidth, without other costs; None without a GPU."""
     peaks: Mapping[Phase, Peak]
     """Each phase's memory by its parts."""
     basis: tuple[str, ...]
@@ -63,7 +63,7 @@ def outlook(question: Question) -> Outlook:
 
     Raises:
         SpeedInputError: A number that no run can have.
-        CatalogError: No such engine.
+        CatalogError: No such runtime.
     """
     serving, room = question.serving, room_per_gpu(question.target)
     phases = peaks(question)
@@ -87,7 +87,7 @@ def outlook(question: Question) -> Outlook:
 
 
 def to_document(found: Outlook) -> dict[str, Any]:
-    """Spell an answer for programs; bytes and tokens per second, `null` for speeds without a GPU."""
+    """Convert an answer to JSON: bytes and tokens per second, `null` for speeds without a GPU."""
     return {
         "weights_bytes": found.weights_bytes,
         "active_bytes_per_token": found.active_bytes_per_token,

@@ -1,4 +1,4 @@
-"""What every phase holds in memory at its peak, by what holds it, and what the target has for it."""
+"""Calculates the peak memory of every phase by its parts, and the target's memory for it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Part = Literal["weights", "KV cache", "activations", "the file being read", "dra
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _DOWNLOAD = 150 * 2**20
-"""Bytes that a download takes, whatever its size: `benchmarks/download.py` holds it below."""
+"""Memory of a download of any size. `benchmarks/download.py` checks it."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The memory of one phase: of one GPU where it loads or serves, else of one node."""
+    """The memory of one phase: of one GPU for loading and serving, else of one node."""
 
     parts: Mapping[Part, float]
     """Bytes."""
@@ -39,12 +39,12 @@ class Peak:
 
     @property
     def fits(self) -> bool:
-        """There is as much."""
+        """Whether it fits."""
         return self.total <= self.room
 
 
 def peaks(question: Question) -> dict[Phase, Peak]:
-    """Reckon every phase; serving with the cache of as many texts, so long, as are asked about."""
+    """Calculate every phase. Serving has the cache of the question's batch and context."""
     target, node = question.target, build_capacity(question.target)
     found: dict[Phase, Peak] = {"download": downloading(target)}
     if question.quantizing:
@@ -63,7 +63,7 @@ def peaks(question: Question) -> dict[Phase, Peak]:
 
 
 def pool(question: Question) -> Peak:
-    """Reckon serving as the server does it that reserves its whole share for the cache when it starts."""
+    """Calculate serving for a server that reserves its whole share for the cache at start."""
     serving, room = question.serving, room_per_gpu(question.target)
     fixed = serving.weights + serving.workspace
     cache = max(question.cache_room - fixed, 0.0)
@@ -77,13 +77,13 @@ def pool(question: Question) -> Peak:
 
 
 def downloading(target: Target) -> Peak:
-    """Reckon a download."""
+    """Calculate a download."""
     basis = "measured: benchmarks/download.py holds it below 150 MiB, whatever is downloaded"
     return Peak({"the tool's whole need": float(_DOWNLOAD)}, build_capacity(target), "measured", basis)
 
 
 def building(weights: float, target: Target) -> Peak:
-    """Reckon the conversion to an engine, or its build."""
+    """Calculate the conversion to a TensorRT engine, or its build."""
     need: Mapping[Part, float] = {"the tool's whole need": weights * BUILD_FACTOR}
     return Peak(need, build_capacity(target), "measured", BUILD_BASIS)
 

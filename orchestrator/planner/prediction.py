@@ -1,4 +1,4 @@
-"""What a recipe is predicted to take and to do: known before a byte is fetched, kept beside what is measured."""
+"""Predicts a recipe's cost and speed before any download, to be kept beside the measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.recipe.model import Recipe
 
 
 def predict(recipe: Recipe, catalog: Lookup) -> dict[str, Any] | None:
-    """Predict a recipe, as JSON; no network, nothing read but the catalogue's own files.
+    """Predict a recipe, as JSON. This uses no network and reads only the catalogue's own files.
 
     Args:
         recipe: The recipe, overrides applied.

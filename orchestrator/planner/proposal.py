@@ -1,4 +1,4 @@
-"""Which format, method and image a new recipe begins with: what `compare` picks, checked by the rules of a plan."""
+"""Chooses the format, method and image of a new recipe: the choice of `compare`, checked by the rules of a plan."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ _USUAL_CONTEXT = 4096
 
 @dataclass(frozen=True)
 class Candidate:
-    """How a model may be served."""
+    """A way to serve the model."""
 
     format: Format
     method: Method
     image: str | None
-    """What serves it; None: what the recipe's base names."""
+    """The image that serves; None: that of the recipe's base."""
     quantizer: str | None = None
-    """The image that quantizes, where it is another one."""
+    """The image that quantizes, if it is another one."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The first candidate that nothing speaks against."""
+    """The first candidate without a refusal."""
 
     candidate: Candidate
     recipe: Recipe
     row: Row | None
-    """What `compare` says of its format; None where the model's sizes are not known."""
+    """The result of `compare` for its format; None if the model's sizes are not known."""
     passed_over: Mapping[Format, Refusal] = field(default_factory=dict)
-    """The formats that would have come first, with what speaks against them."""
+    """The better formats, with their refusals."""
 
 
 def published_format(shape: ModelShape | None, declared: Scheme) -> Format:
-    """Name the format of a checkpoint: of several the one that most of its numbers are stored in."""
+    """Return the format of a checkpoint; of several, the one of most of its numbers."""
     if declared.modules is None or shape is None:
         return _FORMATS[declared.algorithm]
     numbers: Counter[Algorithm] = Counter()
@@ -72,23 +72,23 @@ def published_format(shape: ModelShape | None, declared: Scheme) -> Format:
 
 @dataclass(frozen=True)
 class Question:
-    """A model that a recipe is wanted for, and where it shall be served."""
+    """The model of a new recipe, and its target."""
 
     name: str
     architecture: str
     shape: ModelShape | None
     declared: Scheme | None
-    """How it is published quantized; None: as it was trained."""
+    """The published quantization; None: not quantized."""
     target_name: str
     target: Target
     wanted: Format | None
-    """The format that somebody asks for."""
+    """The format that the user requests."""
     has_base: bool
     """There is a base for the target, which names an image."""
 
     @property
     def terms(self) -> Terms:
-        """What `compare` asks: one request of usual length."""
+        """The question of `compare`: one request at the usual context."""
         context = min(_USUAL_CONTEXT, self.shape.max_position) if self.shape else _USUAL_CONTEXT
         return Terms(self.target, self.target_name, "trtllm", 1, context, "bf16")
 
@@ -97,12 +97,12 @@ def propose(question: Question, catalog: Lookup, written: Callable[[Candidate], 
     """Find the first candidate that works.
 
     Args:
-        question: What is wanted.
+        question: The model, target and wishes.
         catalog: Images and targets.
-        written: Makes the recipe of a candidate, complete.
+        written: Makes the complete recipe of a candidate.
 
     Raises:
-        PlanRefusedError: None works; with what speaks against the first one, or against quantizing again.
+        PlanRefusedError: None works. Has the refusals of the first one, or the refusal to quantize again.
     """
     _insist_on_published(question)
     passed_over: dict[Format, Refusal] = {}
@@ -121,7 +121,7 @@ def propose(question: Question, catalog: Lookup, written: Callable[[Candidate], 
 
 
 def _insist_on_published(question: Question) -> None:
-    """Refuse to quantize again what is published quantized."""
+    """Refuse to quantize a quantized model again."""
     if question.declared is None or question.wanted is None:
         return
     published = published_format(question.shape, question.declared)
@@ -151,7 +151,7 @@ def _row(question: Question, name: Format) -> Row | None:
 
 
 def _candidates(question: Question, name: Format, catalog: Lookup) -> Iterator[Candidate]:
-    """Go through methods, our own before others, and images: that of the base, then as the catalogue has them."""
+    """Yield methods, our own first, and images: that of the base, then those of the catalogue in order."""
     architecture = question.target.architecture
     serving = [key for key, image in catalog.images.items() if image.has("trtllm-serve")]
     fitting = [key for key in serving if architecture in catalog.images[key].architectures]
@@ -170,7 +170,7 @@ def _methods(question: Question, name: Format) -> tuple[Method, ...]:
 
 
 def _quantizer(catalog: Lookup, architecture: str) -> str | None:
-    """Name the first image of the catalogue that has ModelOpt's quantizer."""
+    """Return the first image of the catalogue that has ModelOpt's quantizer."""
     able = (
         key
         for key, image in catalog.images.items()
@@ -180,7 +180,7 @@ def _quantizer(catalog: Lookup, architecture: str) -> str | None:
 
 
 def _refused(question: Question, recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
-    """Apply the rules of a plan, and one that a recipe alone does not tell: how the scales of FP8 are laid out."""
+    """Apply the rules of a plan, and one that needs more than the recipe: the layout of FP8 scales."""
     found = refusals(recipe, catalog)
     gpu = catalog.target(recipe.target).gpu
     blocks = question.declared is not None and question.declared.algorithm == "FP8_BLOCK"

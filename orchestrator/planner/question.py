@@ -1,4 +1,4 @@
-"""What one asks of the planner: a model as it is stored, on a machine, by an engine, for so many texts so long."""
+"""Defines a question to the planner: a model and its format, a machine, a runtime, and the requests."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from orchestrator.planner.shapes.model import ModelShape
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked."""
+    """The question."""
 
     shape: ModelShape
     scheme: Scheme
-    """How the weights are stored."""
+    """The format of the weights."""
     kv_dtype: KvDtype
-    """How keys and values are."""
+    """The format of keys and values."""
     target: Target
     target_name: str
-    """As it is called in sentences."""
+    """Its name in sentences."""
     engine: str
     """`trtllm`, `vllm`, `sglang` or `llama.cpp`."""
     batch: int = 1
-    """Texts at once."""
+    """Concurrent requests."""
     context: int = 1024
     """Tokens of each; the length of a prompt."""
     gpus: int | None = None
-    """That share the model; None: all of the target's."""
+    """GPUs that share the model; None: all of the target's."""
     quantizing: Figure | None = None
-    """Peak memory of the step that makes this format; None where the weights come in it."""
+    """Peak memory of the step that makes this format; None if the weights are published in it."""
     comparing: Figure | None = None
-    """Peak memory of the step that compares with the original; None where nothing is compared."""
+    """Peak memory of the step that compares with the original; None if nothing is compared."""
     builds_engine: bool = False
     tokens_per_step: int | None = None
-    """Tokens that one step takes at most; None: the engine's default."""
+    """Most tokens in one step; None: the runtime's default."""
     cache_share: float | None = None
-    """What a server gives its KV cache of what weights and activations leave of the memory that CUDA sees free;
-    None: all that the machine has is counted."""
+    """Share of the memory left by weights and activations that a server gives its KV cache, as CUDA sees it;
+    None: all of the machine's memory is counted.
+    """
     draft_bytes: float = 0.0
-    """Weights that propose tokens. They take memory; speeds are those of plain decoding."""
+    """Weights of the draft model. They take memory; speeds are those of plain decoding."""
     stored_bytes: int | None = None
-    """Bytes of the checkpoint's tensors, where its headers were read; else they are counted from the shape."""
+    """Bytes of the checkpoint's tensors, if its headers were read; else they are calculated from the shape."""
 
     @property
     def cache_room(self) -> float:
-        """Bytes of one GPU that are in use when the cache has all that it may have."""
+        """Bytes of one GPU that are in use if the cache is full."""
         room = room_per_gpu(self.target)
         if self.cache_share is None:
             return room
@@ -59,7 +60,7 @@ class Question:
 
     @property
     def serving(self) -> Serving:
-        """What is in memory when it serves."""
+        """The memory of serving."""
         return Serving(
             self.shape,
             self.scheme,

@@ -1,4 +1,4 @@
-"""Which tensor is stored how: formats by ModelOpt's default rules, or as a checkpoint's own configuration says."""
+"""Determines the format of each tensor: by ModelOpt's default rules, or by a checkpoint's own configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Algorithm = Literal[
     "Q5_K",
     "Q6_K",
 ]
-"""How one matrix is stored. ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats."""
+"""The algorithm of one matrix. ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats."""
 
 KvDtype = Literal["bf16", "fp8", "nvfp4"]
 
@@ -46,7 +46,7 @@ FORMATS: Mapping[str, Algorithm] = MappingProxyType(
 """Formats of checkpoints by their names in recipes, with the algorithm of the quantized matrices."""
 
 GGUF_FORMATS = ("q8_0", "q4_0", "q4_k_m", "f16", "gguf_mxfp4")
-"""Formats of llama.cpp's files that are known."""
+"""Supported formats of llama.cpp's files."""
 
 _MODELOPT: Mapping[str, Algorithm] = MappingProxyType(
     {
@@ -65,38 +65,38 @@ _OWN_EXPERT = re.compile(r"experts\.\d")
 
 @dataclass(frozen=True, eq=False)
 class Scheme:
-    """How a checkpoint stores its tensors; equal to itself only, so that sums can be kept."""
+    """How a checkpoint stores its tensors. It equals only itself, so that sums can be cached."""
 
     name: str
-    """For people: a format's name, or the file that says so."""
+    """For people: a format's name, or the file that declares it."""
     algorithm: Algorithm
-    """Of quantized matrices."""
+    """The algorithm of quantized matrices."""
     exclude: tuple[str, ...] | None = None
-    """Modules that stay as they are, names or shell patterns; None: what ModelOpt leaves alone by default."""
+    """Modules that are not quantized, names or shell patterns; None: ModelOpt's default exclusions."""
     modules: Mapping[str, Algorithm] | None = None
-    """Mixed precision: the quantized modules by name or pattern; all others stay as they are."""
+    """Mixed precision: the quantized modules by name or pattern. All others are not quantized."""
     kv_cache: KvDtype = "bf16"
-    """What the KV cache is stored as, where the checkpoint says so."""
+    """The format of the KV cache, if the checkpoint declares it."""
     kv_scales: bool = False
-    """The checkpoint carries two scales per attention layer."""
+    """The checkpoint has two scales per attention layer."""
     gguf: str | None = None
     """The name of a whole-file format of llama.cpp, whose own rules choose per tensor."""
     native: bool = False
     """The publisher's own layout and names, not ModelOpt's."""
     extra_exclude: tuple[str, ...] = field(default=())
-    """Further modules that stay as they are, besides the defaults: a recipe's `quantization.exclude`."""
+    """More modules that are not quantized, besides the defaults: a recipe's `quantization.exclude`."""
 
     @property
     def label(self) -> str:
-        """What most of it is stored as: llama.cpp's name of a file's format, else that of the algorithm."""
+        """The main format: llama.cpp's name of a file's format, else that of the algorithm."""
         return self.gguf.upper() if self.gguf else self.algorithm
 
     def split(self, tensor: Tensor, layers: int) -> Iterator[tuple[Algorithm, int]]:
-        """Say how a tensor is stored: algorithms, and how many of the alike tensors each has.
+        """Return how a tensor is stored: algorithms, and how many of the equal tensors each has.
 
         Args:
             tensor: The tensor.
-            layers: Layers of the model, on whose number some of llama.cpp's choices depend.
+            layers: Layers of the model. Some of llama.cpp's choices depend on it.
         """
         if self.gguf is not None:
             yield _gguf(self.gguf, tensor, layers), tensor.count
@@ -112,7 +112,7 @@ class Scheme:
                 yield self.algorithm, tensor.count - kept
 
     def _spared(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor stays as it is where no list says so; publishers spare only the output head."""
+        """Tell whether a tensor is excluded if no list names it. Publishers exclude only the output head."""
         if self.exclude is not None:
             return False
         return tensor.role == "head" if self.native else not tensor.quantizable
@@ -164,7 +164,7 @@ class Scheme:
         return any(_OWN_EXPERT.search(pattern) for pattern in self._all)
 
     def _matches(self, module: str) -> bool:
-        """Tell whether a module, or one that it is inside of, is excluded."""
+        """Tell whether a module, or one of its parents, is excluded."""
         parts = module.split(".")
         parents = [".".join(parts[: end + 1]) for end in range(len(parts))]
         if not self._literals.isdisjoint(parents):
@@ -176,13 +176,13 @@ class Scheme:
 def scheme_of(
     format_name: str, *, kv_cache: KvDtype = "bf16", kv_scales: bool = False, exclude: tuple[str, ...] = ()
 ) -> Scheme:
-    """Give the scheme of a format, with what ModelOpt leaves alone by default.
+    """Return the scheme of a format, with ModelOpt's default exclusions.
 
     Args:
         format_name: One of `FORMATS` or `GGUF_FORMATS`, in any case.
-        kv_cache: What the cache is stored as.
-        kv_scales: The checkpoint carries scales for it.
-        exclude: Further modules that stay as they are.
+        kv_cache: The format of the cache.
+        kv_scales: The checkpoint has scales for it.
+        exclude: More modules that are not quantized.
 
     Raises:
         ConfigInvalidError: No such format.
@@ -204,14 +204,14 @@ def scheme_of(
 
 
 def scheme_of_quant_config(document: Mapping[str, object], where: str = "hf_quant_config.json") -> Scheme:
-    """Read how a published checkpoint is quantized.
+    """Read the quantization of a published checkpoint.
 
     Args:
         document: hf_quant_config.json, or `quantization_config` of config.json.
-        where: What to call it in messages.
+        where: Its name in messages.
 
     Raises:
-        ConfigInvalidError: It is of no kind that is known here, or contradicts itself.
+        ConfigInvalidError: Its kind is not supported, or it contradicts itself.
     """
     inner = document.get("quantization")
     if isinstance(inner, Mapping):
@@ -255,7 +255,7 @@ def _of_modelopt(part: Mapping[str, object], where: str, exclude_key: str) -> Sc
 
 
 def _cache_dtype(cache: object, where: str) -> KvDtype:
-    """Read what the cache is stored as: a name, or a number of bits."""
+    """Read the format of the cache: a name, or a number of bits."""
     if cache is None:
         return "bf16"
     if isinstance(cache, Mapping):
@@ -267,9 +267,9 @@ def _cache_dtype(cache: object, where: str) -> KvDtype:
 
 
 def _of_compressed_tensors(document: Mapping[str, object], where: str) -> Scheme:
-    """Read the configuration that llm-compressor writes, where all linears are quantized alike.
+    """Read the configuration that llm-compressor writes, if all linear layers are quantized alike.
 
-    Its scales have other names than ModelOpt's and, one per tensor, the same bytes; one per channel counts as one.
+    Its scales have other names than ModelOpt's. With one per tensor the bytes are equal; one per channel counts as one.
     """
     groups = document.get("config_groups")
     group = next(iter(groups.values())) if isinstance(groups, Mapping) and len(groups) == 1 else None
@@ -327,7 +327,7 @@ def _strings(part: Mapping[str, object], key: str, where: str) -> tuple[str, ...
 
 
 def _gguf(name: str, tensor: Tensor, layers: int) -> Algorithm:  # noqa: PLR0911 - a table of rules, first match wins
-    """Choose as llama.cpp's quantizer does (llama_tensor_get_type): vectors and routers stay exact."""
+    """Choose as llama.cpp's quantizer does (llama_tensor_get_type). Vectors and routers are not quantized."""
     if len(tensor.shape) == 1 or tensor.role == "router":
         return "F32"
     if name == "f16" or len(tensor.shape) != 2:  # noqa: PLR2004 - not a matrix

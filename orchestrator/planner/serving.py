@@ -1,4 +1,4 @@
-"""Memory of a model while it loads and serves, and how long and how many texts it has room for."""
+"""Calculates the memory of a model while it loads and serves, and the requests and context that fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes.model import ModelShape
 
 TOKENS_PER_STEP = 8192
-"""Tokens that one step takes at most: the default of trtllm-serve's --max_num_tokens, and of vLLM and SGLang."""
+"""Most tokens in one step: the default of trtllm-serve's --max_num_tokens, and of vLLM and SGLang."""
 
 SMALL_STEP = 512
 """The same for llama.cpp: its --ubatch-size."""
@@ -21,10 +21,10 @@ FIXED_WORKSPACE = 2**30
 """Assumed, not measured: captured graphs, and scratch space of the libraries."""
 
 SHARD = 5_000_000_000
-"""Bytes of a weights file as ModelOpt and the Hub cut them: one is in the page cache while it loads."""
+"""Bytes of a weight file as ModelOpt and the Hub split them. One is in the page cache while it loads."""
 
 EAGER_LOAD = 1.8
-"""Times the weights that a loader has been seen to take on a Spark which pinned all of them at once."""
+"""Factor of the weights that a loader took on a Spark because it pinned all of them at once."""
 
 
 ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
@@ -33,19 +33,19 @@ ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 
 @dataclass(frozen=True)
 class Serving:
-    """What is served, to whom, on how many GPUs."""
+    """The served model, its requests and its GPUs."""
 
     shape: ModelShape
     scheme: Scheme
     kv_dtype: KvDtype
     batch: int
     context: int
-    """Tokens of each text, question and answer."""
+    """Tokens of each request, prompt and answer."""
     gpus: int = 1
-    """They share the weights (tensor parallelism)."""
+    """GPUs that share the weights (tensor parallelism)."""
     tokens_per_step: int = TOKENS_PER_STEP
     draft: float = 0.0
-    """Bytes of the weights that propose tokens."""
+    """Bytes of the draft's weights."""
 
     @property
     def weights(self) -> float:
@@ -54,7 +54,7 @@ class Serving:
 
     @property
     def cache(self) -> float:
-        """Bytes on each GPU of keys, values and recurrent states, of all texts."""
+        """Bytes on each GPU of keys, values and recurrent states of all requests."""
         return self.batch * self._per_text(self.context)
 
     @property
@@ -62,7 +62,7 @@ class Serving:
         """Bytes on each GPU of activations, logits and scratch space: a formula, not measured.
 
         A step holds for each token two copies of the residual stream and three of the widest layer (gate, up, product),
-        for each expert that a token chooses; then logits of every text in FP32, before and after sampling.
+        for each expert that a token chooses; then logits of every request in FP32, before and after sampling.
         """
         chosen = max(
             (round(tensor.count * tensor.used) for tensor in self.shape.tensors if tensor.count > 1), default=1
@@ -72,27 +72,27 @@ class Serving:
 
     @property
     def peak(self) -> float:
-        """Bytes on each GPU when all texts have their whole length; the CUDA context is in the target's reserve."""
+        """Bytes on each GPU if all requests have their whole length. The CUDA context is in the target's reserve."""
         return self.weights + self.cache + self.workspace
 
     def load_peak(self, target: Target) -> float:
-        """Bytes on each GPU while the weights arrive; on unified memory one file of them is there twice."""
+        """Bytes on each GPU while the weights load. On unified memory one file of them is there twice."""
         transient = min(self.weights, SHARD) if target.unified_memory else 0.0
         return self.weights + transient
 
     def _per_text(self, context: int) -> float:
-        # A GPU holds at least one key-value head; latent attention has a single one for all.
+        # A GPU holds at least one key-value head. Latent attention has a single one for all.
         share = max(1 / self.gpus, 1 / self.shape.key_value_heads)
         return kv_bytes(self.shape, context, self.kv_dtype) * min(share, 1.0) + state_bytes(self.shape) / self.gpus
 
 
 def room_per_gpu(target: Target) -> float:
-    """Give the bytes of one GPU for weights, caches and activations: without the reserve of the system."""
+    """Return the bytes of one GPU for weights, caches and activations, without the system's reserve."""
     return (target.memory - target.reserve) / (max(target.gpu.count, 1) if target.gpu else 1)
 
 
 def room_words(target: Target, name: str) -> str:
-    """Say what a target has for a model, and what became of the rest."""
+    """Describe a target's memory for a model and the use of the rest."""
     each = " on each GPU" if gpus_of(target) > 1 else ""
     seen = f"; CUDA sees {_gib(target.cuda_free)} free at most" if target.cuda_free else ""
     return (
@@ -106,17 +106,17 @@ def _gib(size: float) -> str:
 
 
 def gpus_of(target: Target) -> int:
-    """Count what a model can be spread over."""
+    """Count the GPUs to spread a model over."""
     return (max(target.gpu.count, 1) if target.gpu else 1) * target.nodes
 
 
 def max_context(serving: Serving, room: float) -> int:
-    """Give the most tokens that each of the batch's texts can have, at most what it was made for; 0 where none fit."""
+    """Return the most tokens that each request of the batch can have, at most the model's maximum; 0 if none fit."""
     return _most(serving.shape.max_position, lambda context: replace(serving, context=context).peak <= room)
 
 
 def max_batch(serving: Serving, room: float, limit: int = 4096) -> int:
-    """Give the most texts of the given length that fit; 0 where not one does."""
+    """Return how many requests of the given length fit; 0 if none fits."""
     return _most(limit, lambda batch: replace(serving, batch=batch).peak <= room)
 
 

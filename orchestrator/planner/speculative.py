@@ -1,8 +1,8 @@
-"""Speculative decoding: what drafts cost, how many are accepted, and how many must be for a wanted speed.
+"""Calculates speculative decoding: the cost of drafts, accepted tokens, and the acceptance for a target speed.
 
 Leviathan, Kalman, Matias: Fast Inference from Transformers via Speculative Decoding, 2023 (arXiv:2211.17192). With
 `a` the chance that a drafted token is accepted, each independently, a step that checks `k` of them yields
-(1 - a^(k+1)) / (1 - a) tokens on average, its own among them (there: equation 1).
+(1 - a^(k+1)) / (1 - a) tokens on average, with its own (equation 1 of the paper).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _BYTES_OF_BF16 = 2
 
 @dataclass(frozen=True)
 class Speculation:
-    """What drafting makes of a speed."""
+    """A speed with drafts."""
 
     speed: Band
     """Tokens per second, sum over the batch."""
     tokens_per_step: float
-    """Of each text: the accepted ones and the step's own."""
+    """Tokens per request and step: the accepted ones and the step's own."""
     gain: float
-    """Against decoding without drafts."""
+    """Relative to decoding without drafts."""
     basis: str
 
 
@@ -39,13 +39,13 @@ def speculative(
 
     Args:
         plain: The speed without.
-        draft_cost_ratio: Time to draft one token, against a step of the model; 0 where the drafts cost nothing.
+        draft_cost_ratio: Time to draft one token, relative to a step of the model; 0 if the drafts cost nothing.
         draft_len: Tokens drafted per step.
         acceptance: Chance that a drafted token is accepted, from 0 to 1.
-        check_cost_ratio: Time of a step that checks the drafts, against one that makes a single token.
+        check_cost_ratio: Time of a step that checks the drafts, relative to one that generates a single token.
 
     Raises:
-        SpeedInputError: A number that cannot be.
+        SpeedInputError: An impossible number.
     """
     _check(plain, draft_cost_ratio, draft_len, check_cost_ratio)
     if not (math.isfinite(acceptance) and 0 <= acceptance <= 1):
@@ -61,24 +61,24 @@ def speculative(
 
 
 def tokens_per_step(draft_len: int, acceptance: float) -> float:
-    """Give the mean number of tokens that one step yields."""
+    """Return the mean number of tokens that one step yields."""
     return sum(acceptance**number for number in range(draft_len + 1))
 
 
 def acceptance_for(
     wanted: float, plain: Band, *, draft_cost_ratio: float, draft_len: int, check_cost_ratio: float = 1.0
 ) -> float | None:
-    """Find the acceptance that a wanted speed takes; None where not even accepting everything gives it.
+    """Find the acceptance for a target speed; None if even accepting all drafts is not enough.
 
     Args:
         wanted: Tokens per second, sum over the batch.
-        plain: The speed without drafts, of which the expected value counts.
+        plain: The speed without drafts. Its expected value counts.
         draft_cost_ratio: As in `speculative`.
         draft_len: As in `speculative`.
         check_cost_ratio: As in `speculative`.
 
     Raises:
-        SpeedInputError: A number that cannot be.
+        SpeedInputError: An impossible number.
     """
     _check(plain, draft_cost_ratio, draft_len, check_cost_ratio)
     needed = tokens_needed(wanted, plain.expected) * (check_cost_ratio + draft_len * draft_cost_ratio)
@@ -92,7 +92,7 @@ def acceptance_for(
 
 
 def tokens_needed(wanted: float, plain: float) -> float:
-    """Say how many tokens each step must yield for a wanted speed if drafts and checks cost nothing.
+    """Return the tokens that each step must yield for a target speed if drafts and checks cost nothing.
 
     Raises:
         SpeedInputError: A speed that is not above 0.
@@ -105,13 +105,13 @@ def tokens_needed(wanted: float, plain: float) -> float:
 
 
 def check_cost_ratio(load: Workload, draft_len: int) -> float:
-    """Reckon what a step costs that checks drafts: more products, more experts, the same cache and launches."""
+    """Calculate the cost of a step that checks drafts: more products, more experts, the same cache and launches."""
     plain = total(step_terms(load), load.engine)
     return total(step_terms(load, draft_len + 1), load.engine) / plain
 
 
 def one_layer_bytes(shape: ModelShape) -> float:
-    """Give the bytes that one layer in BF16 reads for a token: the last one, which in a mixture has experts."""
+    """Return the bytes that one layer in BF16 reads for a token: the last one, which in a mixture has experts."""
     last = max((tensor.layer for tensor in shape.tensors if tensor.layer is not None), default=0)
     return _BYTES_OF_BF16 * sum(tensor.elements * tensor.used for tensor in shape.tensors if tensor.layer == last)
 

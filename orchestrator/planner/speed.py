@@ -1,7 +1,7 @@
-"""Tokens per second, from what one step reads and multiplies and what an engine reaches of the machine's peak.
+"""Predicts tokens per second from what one step reads and multiplies, and the runtime's share of the machine's peak.
 
 The time of a step is a sum: bytes of weights over bandwidth, bytes of cache over bandwidth, operations over the peak
-of the tensor cores, and a fixed time per block of a layer; each times one constant of the engine.
+of the tensor cores, and a fixed time per block of a layer. Each is multiplied by one constant of the runtime.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from orchestrator.planner.serving import gpus_of
 from orchestrator.planner.shapes.model import ModelShape
 
 Terms = Mapping[Cost, float]
-"""Seconds that a step takes if every cost is 1."""
+"""Seconds of a step if every constant is 1."""
 
 _FOUR_BITS = ("NVFP4", "W4A16_NVFP4", "MXFP4", "INT4_AWQ")
 _FOUR_BIT_PRODUCTS = ("NVFP4", "MXFP4")
 _EIGHT_BITS = ("FP8", "FP8_BLOCK")
 _PEAKS: Mapping[Cost, tuple[int, int]] = {"prefill_8": (8, 2), "prefill_4": (4, 4), "prefill_block": (8, 2)}
-"""Bits of the products, and how many times as many of them the tensor cores do as of 16 bits."""
+"""Bits of the products, and the speed of the tensor cores relative to 16 bits."""
 _FLOPS_PER_BYTE = 450.0
-"""Of a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
+"""For a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ class Band:
         return Band(self.low * factor, self.expected * factor, self.high * factor)
 
     def below(self, limit: float) -> Band:
-        """Cut off what physics forbids; the expected value is a step that takes longer than its reading alone."""
+        """Apply the physical limit: no step takes less time than its reading."""
         return Band(self.low, self.expected, max(self.expected, min(self.high, limit)))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one server does."""
+    """The speed of one server."""
 
     decode: Band
-    """Sum over the batch, while all of it decodes."""
+    """Sum over the batch, while all requests decode."""
     prefill: Band
     """Tokens of a prompt as long as the context."""
     ceiling: float
-    """The sum that no run passes: only weights and cache, at the peak bandwidth. Accepted drafts can."""
+    """The upper limit: only weights and cache, at the peak bandwidth. Accepted drafts can exceed it."""
     basis: tuple[str, ...]
-    """How it was reckoned, in sentences."""
+    """How it was calculated, in sentences."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is served, where, and to how many."""
+    """The served model, its machine and its batch."""
 
     shape: ModelShape
     scheme: Scheme
@@ -85,7 +85,7 @@ class Workload:
 
     @property
     def nodes(self) -> int:
-        """Machines among which each block's result is added up."""
+        """Machines over which each block's result is added up."""
         return -(-self.gpus // max(_gpu(self.target).count, 1))
 
 
@@ -93,12 +93,12 @@ def speed(question: Question, constants: Constants | None = None) -> Speed:
     """Estimate decode and prefill.
 
     Args:
-        question: What is served, where, and to how many; drafts are not counted in.
-        constants: The engine's efficiencies; where none are given, those of a calibration, else of the project.
+        question: The served model, its machine and its batch. Drafts are not counted.
+        constants: The runtime's constants. Default: those of a calibration, else of the tool.
 
     Raises:
         SpeedInputError: A number that no run can have, or a target without a GPU.
-        CatalogError: No such engine.
+        CatalogError: No such runtime.
     """
     known = constants or constants_in_use()
     load = workload(question, known)
@@ -122,13 +122,13 @@ def speed(question: Question, constants: Constants | None = None) -> Speed:
 
 
 def served(load: Workload, prompt: int, answer: int, constants: Constants | None = None) -> Band:
-    """Estimate what clients see together, as a benchmark over them measures it: prompts are read in between.
+    """Estimate the speed of all clients together, as a benchmark measures it: prompts are read in between.
 
     Args:
-        load: What decodes; as many clients as its batch, each with its next request once it has its answer.
+        load: What decodes: as many clients as its batch. Each sends its next request when it has its answer.
         prompt: Tokens of each prompt.
         answer: Tokens of each answer.
-        constants: Those that the load was made with.
+        constants: The constants of the load.
 
     Raises:
         SpeedInputError: No tokens at all.
@@ -141,7 +141,7 @@ def served(load: Workload, prompt: int, answer: int, constants: Constants | None
 
 
 def workload(question: Question, constants: Constants | None = None) -> Workload:
-    """Check what is asked and look up what its speed needs; as `speed`, which it serves."""
+    """Check a question and look up what its speed needs; raises as `speed`."""
     known = constants or constants_in_use()
     target = question.target
     gpu = _gpu(target)
@@ -165,18 +165,18 @@ def workload(question: Question, constants: Constants | None = None) -> Workload
 
 
 def _as_read(scheme: Scheme, shape: ModelShape, engine: str) -> Scheme:
-    """Give the file that an engine reads: gpt-oss for llama.cpp has what is not MXFP4 in eight bits, not sixteen."""
+    """Return the scheme of the file that a runtime reads. llama.cpp's gpt-oss has eight bits for all that is not MXFP4."""
     if engine == "llama.cpp" and scheme.algorithm == "MXFP4" and shape.architecture == "GptOssForCausalLM":
         return scheme_of("gguf_mxfp4", kv_cache=scheme.kv_cache)
     return scheme
 
 
 def step_terms(load: Workload, tokens: int = 1) -> dict[Cost, float]:
-    """Take one decode step apart.
+    """Calculate the terms of one decode step.
 
     Args:
         load: What decodes.
-        tokens: New tokens per text in one step: more than one where drafts are checked.
+        tokens: New tokens per request in one step; more than one if drafts are checked.
     """
     shape, bandwidth = load.shape, load.bandwidth
     choosing = (load.batch * tokens) ** load.engine.likeness
@@ -195,7 +195,7 @@ def step_terms(load: Workload, tokens: int = 1) -> dict[Cost, float]:
 
 
 def prefill_terms(load: Workload, prompt: int) -> dict[Cost, float]:
-    """Take the prefill of one prompt apart: products of all its tokens, and a step per chunk of it."""
+    """Calculate the terms of one prompt's prefill: products of all its tokens, and a step per chunk."""
     shape = load.shape
     chunks = prompt / load.engine.chunk if prompt > load.engine.chunk else 1.0
     within = min(prompt, load.engine.chunk)
@@ -214,13 +214,13 @@ def prefill_terms(load: Workload, prompt: int) -> dict[Cost, float]:
 
 
 def served_terms(load: Workload, prompt: int, answer: int, waiting: float) -> dict[Cost, float]:
-    """Take apart the mean time of a step when clients' prompts are read in between, as every server does.
+    """Calculate the terms of a mean step while clients' prompts are read in between, as in every server.
 
     Args:
         load: What decodes, with the batch that is on average full.
         prompt: Tokens of each prompt.
         answer: Tokens of each answer.
-        waiting: Prompts that are read while one answer is made: the batch in a steady state.
+        waiting: Prompts that are read while one answer is generated: the batch in a steady state.
     """
     terms = step_terms(load)
     for name, seconds in prefill_terms(load, prompt).items():
@@ -229,12 +229,12 @@ def served_terms(load: Workload, prompt: int, answer: int, waiting: float) -> di
 
 
 def total(terms: Terms, engine: EngineConstants) -> float:
-    """Add up what the terms cost on an engine, in seconds."""
+    """Add up the cost of the terms on a runtime, in seconds."""
     return sum(seconds * engine.costs[name] for name, seconds in terms.items())
 
 
 def _cache_read(load: Workload) -> float:
-    """Give the bytes of the KV cache that a step reads for one text."""
+    """Return the bytes of the KV cache that a step reads for one request."""
     shape = load.shape
     if load.engine.pads_windows:
         room = load.engine.chunk
@@ -255,7 +255,7 @@ def _prefill_cost(load: Workload) -> Cost:
 
 
 def _blocks(shape: ModelShape) -> tuple[int, int]:
-    """Count blocks (attention, perceptron or experts, recurrence) and the recurrent ones among them."""
+    """Count blocks (attention, MLP or experts, recurrence) and the recurrent ones among them."""
     kinds = {"attention": "attention", "mamba": "mamba", "mlp": "mlp", "expert": "mlp", "shared_expert": "mlp"}
     found = {
         (tensor.layer, kinds[tensor.role])
@@ -270,7 +270,7 @@ def _expert_flops(shape: ModelShape) -> float:
 
 
 def _margin(load: Workload, constants: Constants) -> tuple[float, str]:
-    """Give the half width of the band, and say why it is so wide."""
+    """Return the half width of the range, and the reason for it."""
     kind = "moe" if load.shape.is_moe else "dense"
     name = kind if load.batch == 1 else f"{kind}_batch"
     margin, reason = (

@@ -1,4 +1,4 @@
-"""What a list says of each recipe: its size, its fit and its speed; a part of an estimate, so that it is quick."""
+"""Summarizes a recipe for lists: size, fit and speed. It is a part of an estimate, so that it is quick."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Summary:
 
     verdict: Verdict
     refused: tuple[str, ...]
-    """The codes of what speaks against it."""
+    """The codes of its refusals."""
     weights: Figure
-    """As they are served."""
+    """The size of the served weights."""
     decode: Figure | None
-    """Tokens per second of one stream; None where it is refused, nothing serves it, or its sizes are not known."""
+    """Tokens per second of one request; None if it is refused, not served, or of unknown sizes."""
 
 
 def summary_of(recipe: Recipe, catalog: Lookup) -> Summary:
-    """Look at one recipe; the figures are those of its plan.
+    """Summarize one recipe. The figures are those of its plan.
 
     Raises:
         BadInputError: The recipe names a target or an image that the catalogue does not have.

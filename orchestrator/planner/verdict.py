@@ -1,4 +1,4 @@
-"""The answer before the figures."""
+"""Gives a plan's verdict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Verdict = Literal["fits", "fits, with these limits", "does not fit", "not suppor
 
 
 def verdict_of(refusals: Sequence[Refusal], warnings: Sequence[Refusal]) -> Verdict:
-    """Say in a few words what refusals and warnings come to."""
+    """Summarize refusals and warnings in a few words."""
     if not refusals:
         return "fits, with these limits" if warnings else "fits"
     return "does not fit" if all(refusal.code == "DOES_NOT_FIT" for refusal in refusals) else "not supported"

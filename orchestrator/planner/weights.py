@@ -1,4 +1,4 @@
-"""Bytes of a recipe's weights: exact where its model is known, else parameters times the bits of the format."""
+"""Calculates the bytes of a recipe's weights: exactly for a known model, else parameters times bits of the format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.recipe.model import Format, HubModel, Recipe
 
 @dataclass(frozen=True)
 class BitsPerWeight:
-    """What a format spends on one weight, its share of the block's scale included."""
+    """Bits of a format for one weight, with its share of the block's scale."""
 
     value: float
     basis: str
@@ -36,14 +36,14 @@ BITS: Mapping[Format, BitsPerWeight] = MappingProxyType(
 
 
 _MANY = 10_000
-"""Tensors from which on spelling the files' headers takes longer than they are worth: a thousandth of the bytes."""
+"""Number of tensors above which headers are not calculated: they are a thousandth of the bytes."""
 
 
 def weight_bytes(parameters: float, weight_format: Format) -> Figure:
-    """Reckon the bytes of a model's weights.
+    """Calculate the bytes of a model's weights.
 
-    Every parameter counts as quantized. Embeddings, output head, norms and routers stay in BF16 as a rule, so a
-    checkpoint is somewhat larger; how much depends on the model's shape, which is not known before the download.
+    Every parameter counts as quantized. Embeddings, output head, norms and routers usually stay in BF16, so a
+    checkpoint is somewhat larger. How much depends on the model's shape, which is not known before the download.
     """
     bits = BITS[weight_format]
     basis = f"{in_words(parameters)} parameters at {bits.basis} each; embeddings and head not counted apart"
@@ -51,7 +51,7 @@ def weight_bytes(parameters: float, weight_format: Format) -> Figure:
 
 
 def source_weights(recipe: Recipe) -> Figure:
-    """Give the bytes of the weights as they come: quantized already, or not yet."""
+    """Return the bytes of the source weights: quantized already, or not yet."""
     known = known_model(recipe)
     if known is None:
         quantization = recipe.quantization
@@ -61,7 +61,7 @@ def source_weights(recipe: Recipe) -> Figure:
 
 
 def served_weights(recipe: Recipe) -> Figure:
-    """Give the bytes of the checkpoint that is served, scales included; of our own quantizer the headers, too."""
+    """Return the bytes of the served checkpoint with scales; for our own quantizer also the headers."""
     known = known_model(recipe)
     if known is None:
         return _reckoned(recipe, at_most(recipe))
@@ -83,7 +83,7 @@ def _reckoned(recipe: Recipe, weight_format: Format) -> Figure:
 
 
 def weights_in(recipe: Recipe, weight_format: Format) -> Figure:
-    """Give the bytes that the recipe's model would have in another format."""
+    """Return the bytes that the recipe's model would have in another format."""
     known = known_model(recipe)
     if known is None:
         return weight_bytes(recipe.model.parameters, weight_format)
@@ -92,7 +92,7 @@ def weights_in(recipe: Recipe, weight_format: Format) -> Figure:
 
 
 def draft_bytes(recipe: Recipe) -> Figure | None:
-    """Reckon the bytes of the model that proposes tokens; None without one.
+    """Calculate the bytes of the draft model; None without one.
 
     A draft's format is not part of a recipe: it counts as BF16 unless its name says otherwise.
     """
@@ -109,9 +109,9 @@ def draft_bytes(recipe: Recipe) -> Figure | None:
 
 
 def decode_ceiling(recipe: Recipe, target: Target) -> Figure | None:
-    """Bound the tokens per second of a single stream: each token reads every active weight once.
+    """Return the upper limit in tokens per second of one request: each token reads every active weight once.
 
-    KV cache, activations and launch gaps take further time, so no run reaches it; speculative decoding can pass it.
+    KV cache, activations and launch gaps take more time, so no run reaches it. Speculative decoding can exceed it.
     None on a machine without a GPU.
     """
     if target.gpu is None:

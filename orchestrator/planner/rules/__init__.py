@@ -56,7 +56,7 @@ RULES: tuple[Rule, ...] = (
     options.moe_backend,
     options.kv_cache_once,
 )
-"""In the order in which a reader wants them: first what makes the rest moot."""
+"""The order for a reader: first what makes the rest irrelevant."""
 
 
 CAUTIONS: tuple[Rule, ...] = (
@@ -73,7 +73,7 @@ CAUTIONS: tuple[Rule, ...] = (
 
 
 def refusals(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
-    """Apply every rule; an empty answer means that no reason is known why it should not work.
+    """Apply every rule. No refusal means that no reason is known why the recipe should not work.
 
     Raises:
         BadInputError: The recipe names a target or an image that the catalogue does not have.
@@ -82,7 +82,7 @@ def refusals(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
 
 
 def warnings(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
-    """Say what may go wrong although nothing is known to forbid it.
+    """Return what may go wrong without a known refusal.
 
     Raises:
         BadInputError: As for `refusals`.

@@ -1,4 +1,4 @@
-"""What may go wrong although nothing is known to forbid it: rules whose findings are warnings."""
+"""Rules that warn: what may go wrong without a known refusal."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MAX_UNIFIED_FRACTION = 0.9
 
 
 def known_faults(case: Case) -> Iterator[Refusal]:
-    """Faults with effect `warn` whose every condition holds."""
+    """Faults with effect `warn` whose conditions all hold."""
     for fault in matching(case, case.image, case.quantizer):
         if fault.effect == "warn":
             yield Refusal(fault.code, f"{fault.message} ({fault.source})", fault.hint)
 
 
 def engine_memory_is_tight(case: Case) -> Iterator[Refusal]:
-    """Building an engine takes several times the memory of its weights."""
+    """Building a TensorRT engine takes several times the memory of its weights."""
     needed = engine_memory(case.recipe)
     room = build_capacity(case.target)
     if needed is not None and needed.value > room:
@@ -37,7 +37,7 @@ def engine_memory_is_tight(case: Case) -> Iterator[Refusal]:
 
 
 def serving_memory_is_tight(case: Case) -> Iterator[Refusal]:
-    """Little is left for the KV cache."""
+    """Little memory is left for the KV cache."""
     needed = serve_memory(case.recipe, case.target)
     room = serve_capacity(case.recipe, case.target)
     if room * _TIGHT < needed.value <= room:
@@ -46,7 +46,7 @@ def serving_memory_is_tight(case: Case) -> Iterator[Refusal]:
 
 
 def loading_is_tight(case: Case) -> Iterator[Refusal]:
-    """A loader that pins all weights before it hands them over holds them nearly twice, and the machine freezes."""
+    """A loader that pins all weights before it copies them holds them nearly twice, and the machine freezes."""
     known = known_model(case.recipe)
     told = case.recipe.backend == "tensorrt" or ONE_BY_ONE in case.recipe.serve.environment
     if known is None or told or not case.target.unified_memory:
@@ -63,7 +63,7 @@ def loading_is_tight(case: Case) -> Iterator[Refusal]:
 
 
 def cache_leaves_room_for_the_system(case: Case) -> Iterator[Refusal]:
-    """On unified memory the system lives in what the KV cache leaves: without it the machine freezes."""
+    """On unified memory the system needs what the KV cache leaves. Without it the machine freezes."""
     fraction = case.recipe.serve.kv_cache.free_gpu_memory_fraction
     if case.target.unified_memory and fraction > _MAX_UNIFIED_FRACTION:
         message = f"serve.kv_cache.free_gpu_memory_fraction {fraction} can starve the system, which then freezes"
@@ -78,14 +78,14 @@ def hybrid_reuses_no_blocks(case: Case) -> Iterator[Refusal]:
 
 
 def engine_options_are_used(case: Case) -> Iterator[Refusal]:
-    """Options of an engine that is not built say something about nothing."""
+    """Options of a TensorRT engine that is not built have no effect."""
     if case.recipe.backend == "pytorch" and (case.recipe.engine.convert or case.recipe.engine.build):
         message = "engine.convert and engine.build are for backend tensorrt; nothing reads them here"
         yield Refusal("ENGINE_OPTIONS_UNUSED", message, "remove them, or use backend tensorrt")
 
 
 def code_is_trusted(case: Case) -> Iterator[Refusal]:
-    """A build refuses to run code that comes with a model until somebody has read it; better known before."""
+    """A build refuses to run a model's own code until the user trusts it. The plan warns of this."""
     recipe = case.recipe
     places: dict[str, Mapping[str, object]] = {
         "quantization.options": recipe.quantization.options,
@@ -106,7 +106,7 @@ def code_is_trusted(case: Case) -> Iterator[Refusal]:
 
 
 def every_gpu_serves(case: Case) -> Iterator[Refusal]:
-    """Fewer parts than GPUs leave some idle."""
+    """Fewer parts than GPUs leave some GPUs idle."""
     if case.target.gpu is None:
         return
     gpus = case.target.gpu.count * case.target.nodes

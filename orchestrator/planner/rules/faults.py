@@ -1,4 +1,4 @@
-"""What is known to be broken: the catalogue's faults, applied."""
+"""Rules from the catalogue's known faults."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from orchestrator.planner.case import Case
 
 
 def known_faults(case: Case) -> Iterator[Refusal]:
-    """Faults with effect `refuse` whose every condition holds."""
+    """Faults with effect `refuse` whose conditions all hold."""
     for fault in matching(case, case.image, case.quantizer):
         if fault.effect == "refuse":
             yield Refusal(fault.code, f"{fault.message} ({fault.source})", fault.hint)
 
 
 def matching(case: Case, *images: Image) -> tuple[Fault, ...]:
-    """Give each fault of the images that concerns this case, once.
+    """Return each fault of the images that applies to this case, once.
 
-    A fault without a condition of some kind does not ask about it; on a machine without a GPU nothing is served, so a
-    fault of some SM is none there.
+    A missing condition always holds. On a machine without a GPU nothing is served, so a fault of some SM does not
+    apply there.
     """
     found = dict.fromkeys(fault for image in images for fault in image.faults)
     return tuple(fault for fault in found if _concerns(fault, case))

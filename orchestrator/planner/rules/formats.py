@@ -22,7 +22,7 @@ NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
         "bf16": (),
     }
 )
-"""What to use in place of a format: of like size first."""
+"""Replacements for a format, those of similar size first."""
 
 
 def has_kernels(case: Case) -> Iterator[Refusal]:
@@ -38,7 +38,7 @@ def has_kernels(case: Case) -> Iterator[Refusal]:
 
 
 def has_block_scale_kernels(case: Case) -> Iterator[Refusal]:
-    """FP8 with a scale per block is another format to the kernels, and GB10 has none for it."""
+    """FP8 with a scale per block needs kernels of its own, and GB10 has none."""
     wanted = case.weight_format
     if case.sm is None or wanted != "fp8_block_scale" or wanted in _kernels(case, case.image):
         return
@@ -46,7 +46,7 @@ def has_block_scale_kernels(case: Case) -> Iterator[Refusal]:
 
 
 def block_scales_refused(image: str, sm: int) -> Refusal:
-    """Say that an image has no kernels for FP8 with a scale per block on a GPU."""
+    """Report that an image has no kernels for FP8 with a scale per block on a GPU."""
     message = (
         f"the FP8 weights carry block scales, which image {image} does not run on SM {sm} "
         "(https://github.com/NVIDIA/TensorRT-LLM/issues/17126)"
@@ -56,10 +56,10 @@ def block_scales_refused(image: str, sm: int) -> Refusal:
 
 
 def engines_have_one_format(case: Case) -> Iterator[Refusal]:
-    """The conversion to an engine knows one format for the whole model.
+    """The conversion to a TensorRT engine supports one format for the whole model.
 
-    `convert_checkpoint.py` takes it from its own options, `--use_nvfp4` or `--use_fp8`, and reads none of ModelOpt's
-    `quantized_layers`; and `trtllm-build` looks for the formats of single layers in a `quant_cfg.json` that the
+    `convert_checkpoint.py` takes it from its own options, `--use_nvfp4` or `--use_fp8`, and ignores ModelOpt's
+    `quantized_layers`. And `trtllm-build` reads the formats of single layers from a `quant_cfg.json` that the
     conversion does not write.
     """
     if case.recipe.backend == "tensorrt" and case.quantization.format == "auto":
@@ -71,7 +71,7 @@ def engines_have_one_format(case: Case) -> Iterator[Refusal]:
 
 
 def mxfp4_is_gpt_oss(case: Case) -> Iterator[Refusal]:
-    """TensorRT-LLM loads MXFP4 only as OpenAI publishes it; what ModelOpt writes under that name it cannot read."""
+    """TensorRT-LLM loads MXFP4 only as OpenAI publishes it. It cannot read what ModelOpt writes under that name."""
     if case.quantization.format != "mxfp4":
         return
     if case.recipe.model.architecture != "GptOssForCausalLM":
@@ -80,7 +80,7 @@ def mxfp4_is_gpt_oss(case: Case) -> Iterator[Refusal]:
 
 
 def gpt_oss_stays_as_it_is(case: Case) -> Iterator[Refusal]:
-    """The weights of gpt-oss are published in MXFP4: quantizing them again only loses precision."""
+    """The weights of gpt-oss are published in MXFP4. Quantizing them again only loses precision."""
     if case.recipe.model.architecture == "GptOssForCausalLM" and case.quantization.method != "none":
         message = "gpt-oss is published in MXFP4; quantizing it again loses precision and gains nothing"
         yield Refusal("REQUANTIZE", message, "use format mxfp4 with method none")
@@ -109,7 +109,7 @@ def has_kv_cache_kernels(case: Case) -> Iterator[Refusal]:
 
 
 def method_makes_the_scales(case: Case) -> Iterator[Refusal]:
-    """Our own quantizer writes scales of FP8 caches only."""
+    """Our own quantizer writes scales only for FP8 caches."""
     wanted = case.quantization.kv_cache
     if case.quantization.method == "onepass" and wanted not in offered.KV_CACHE_FORMATS:
         message = f"method onepass writes no {wanted} scales for the KV cache"
@@ -118,7 +118,7 @@ def method_makes_the_scales(case: Case) -> Iterator[Refusal]:
 
 
 def method_can(case: Case) -> Iterator[Refusal]:
-    """The method's tool is there and makes the format."""
+    """The method's tool exists and makes the format."""
     match case.quantization.method:
         case "onepass":
             yield from _onepass_can(case)

@@ -20,7 +20,7 @@ from orchestrator.recipe.model import Recipe
 
 
 def built_for_the_processor(case: Case) -> Iterator[Refusal]:
-    """An image runs on the processors it was built for; where nothing runs in a container, none is needed."""
+    """An image runs on the processors it was built for. Without containers, none is needed."""
     if case.target.gpu is None:
         return
     wanted = case.target.architecture
@@ -58,7 +58,7 @@ def fits_when_served(case: Case) -> Iterator[Refusal]:
 
 
 def parallel_as_the_machine(case: Case) -> Iterator[Refusal]:
-    """Tensor parallelism takes one GPU per part, and an engine is cut into as many parts when it is converted."""
+    """Tensor parallelism takes one GPU per part, and conversion fixes the number of parts of a TensorRT engine."""
     if case.target.gpu is None:
         return
     parts = case.recipe.serve.tensor_parallel_size
@@ -74,7 +74,7 @@ def parallel_as_the_machine(case: Case) -> Iterator[Refusal]:
 
 
 def one_node_per_engine(case: Case) -> Iterator[Refusal]:
-    """Nobody has shown an engine that serves from two machines."""
+    """No TensorRT engine that serves from two machines is known."""
     if case.target.nodes > 1 and case.recipe.backend == "tensorrt":
         message = f"an engine over the {case.target.nodes} machines of {case.recipe.target} is not known to work"
         yield Refusal(
@@ -94,7 +94,7 @@ def _holds(target: Target, recipe: Recipe) -> bool:
 
 
 def _gpus(target: Target) -> int:
-    """Count what a model can be spread over; a rehearsal machine without any GPU stands for one with one."""
+    """Count the GPUs to spread a model over. A rehearsal machine without a GPU counts as one with one."""
     return max(1, target.gpu.count) * target.nodes if target.gpu else 0
 
 
@@ -103,7 +103,7 @@ def _too_large(what: str, needed: Figure, room: float, target: str) -> str:
 
 
 def _what_fits(case: Case, room: float) -> str:
-    """Name the most precise format that fits, or the targets that hold this one."""
+    """Return the most precise format that fits, or the targets that this one fits on."""
     kernels = case.image.formats.get(f"sm_{case.sm}", ()) if case.sm else tuple(BITS)
     for name in BITS:
         if name in kernels and name != "mxfp4" and weights_in(case.recipe, name).value <= room:

@@ -18,10 +18,10 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""The nearest thing that works for models that no image serves (TensorRT-LLM's lists of supported models)."""
+"""Suggestions for models that no image serves (TensorRT-LLM's lists of supported models)."""
 
 _PREDICTS_TOKENS = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
-"""Models whose own layers propose tokens: TensorRT-LLM's table of features by model."""
+"""Models with layers of their own that propose tokens: TensorRT-LLM's table of features by model."""
 
 _TAKES_EAGLE3 = frozenset(
     {
@@ -32,11 +32,11 @@ _TAKES_EAGLE3 = frozenset(
         "GptOssForCausalLM",
     }
 )
-"""Models that hand their hidden states to an EAGLE-3 head: the same table, and the heads that NVIDIA publishes."""
+"""Models that support an EAGLE-3 head: the same table, and the heads that NVIDIA publishes."""
 
 
 def builds_engines(case: Case) -> Iterator[Refusal]:
-    """The engine path ended in July 2026: newer images have no trtllm-build."""
+    """The TensorRT engine path ended in July 2026. Newer images have no trtllm-build."""
     if case.recipe.backend == "tensorrt" and not case.image.has("trtllm-build"):
         message = (
             f"image {case.recipe.image} has no trtllm-build: TensorRT-LLM removed the engine backend after 1.3.0rc20"
@@ -47,7 +47,7 @@ def builds_engines(case: Case) -> Iterator[Refusal]:
 
 
 def knows_the_model(case: Case) -> Iterator[Refusal]:
-    """The image's backend has the model's architecture."""
+    """The image's backend supports the model's architecture."""
     architecture = case.recipe.model.architecture
     if case.recipe.backend == "pytorch":
         if architecture not in case.image.pytorch_architectures:
@@ -73,7 +73,7 @@ def _who_serves(case: Case, architecture: str) -> str:
 
 
 def speculates_as_the_model_can(case: Case) -> Iterator[Refusal]:
-    """Only the PyTorch backend takes drafts here, and two of the kinds need the model's cooperation."""
+    """Only the PyTorch backend supports drafts here, and two of the kinds need support by the model."""
     speculative = case.recipe.serve.speculative
     if speculative is None:
         return

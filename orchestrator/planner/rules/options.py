@@ -1,4 +1,4 @@
-"""Rules about options: each exists in the image's tool, with a legal value, and is set in one place."""
+"""Rules about options: each exists in the image's tool, has a legal value, and is set in one place."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _PYTORCH_ONLY = frozenset(
         "torch_compile_config",
     }
 )
-"""Arguments of the PyTorch backend alone: fields of TorchLlmArgs in tensorrt_llm/llmapi/llm_args.py."""
+"""Arguments that only the PyTorch backend has: fields of TorchLlmArgs in tensorrt_llm/llmapi/llm_args.py."""
 _SM12X_MOE_BACKENDS = ("AUTO", "CUTLASS", "CUTEDSL")
 
 
@@ -84,7 +84,7 @@ def engine_options(case: Case) -> Iterator[Refusal]:
 
 
 def quantization_options(case: Case) -> Iterator[Refusal]:
-    """Options of hf_ptq.py or quantize.py; the other methods take none."""
+    """Options of hf_ptq.py or quantize.py. The other methods take none."""
     options = case.quantization.options
     match case.quantization.method:
         case "modelopt":
@@ -102,7 +102,7 @@ def quantization_options(case: Case) -> Iterator[Refusal]:
 
 
 def serve_options(case: Case) -> Iterator[Refusal]:
-    """Options of trtllm-serve that not every image has, and keys of its configuration file."""
+    """Options of trtllm-serve that only some images have, and keys of its configuration file."""
     serve = case.recipe.serve
     for name in ("served_model_name", "reasoning_parser", "tool_parser"):
         value = getattr(serve, name)
@@ -113,7 +113,7 @@ def serve_options(case: Case) -> Iterator[Refusal]:
 
 
 def moe_backend(case: Case) -> Iterator[Refusal]:
-    """SM 120 and 121 have none of the kernels that need the tensor memory of SM 100, nor those of SM 90."""
+    """SM 120 and 121 have no kernels that need the tensor memory of SM 100, and none of those of SM 90."""
     setting = case.recipe.serve.options.get("moe_config")
     wanted = setting.get("backend") if isinstance(setting, dict) else None
     if case.sm in (120, 121) and isinstance(wanted, str) and wanted not in _SM12X_MOE_BACKENDS:
@@ -122,7 +122,7 @@ def moe_backend(case: Case) -> Iterator[Refusal]:
 
 
 def kv_cache_once(case: Case) -> Iterator[Refusal]:
-    """What serve.kv_cache sets is not set a second time in serve.options."""
+    """serve.options must not set again what serve.kv_cache sets."""
     setting = case.recipe.serve.options.get("kv_cache_config")
     for key in setting if isinstance(setting, dict) else ():
         if key in _KV_CACHE_OWN:
@@ -133,7 +133,7 @@ def kv_cache_once(case: Case) -> Iterator[Refusal]:
 def _modelopt_formats(case: Case) -> Iterator[Refusal]:
     quantization = case.quantization
     if "recipe" in quantization.options:
-        return  # ModelOpt's own recipe decides both
+        return  # ModelOpt's own recipe sets both
     yield from _value_of(case, "hf_ptq.py", "quantization.format", "qformat", quantization.format)
     yield from _value_of(case, "hf_ptq.py", "quantization.kv_cache", "kv_cache_qformat", quantization.kv_cache)
 
@@ -143,7 +143,7 @@ def _checked(
 ) -> Iterator[Refusal]:
     table = _table(case, tool)
     if table is None:
-        return  # another rule says that the tool is missing
+        return  # another rule reports the missing tool
     for name, value in given.items():
         option = table.get(f"--{name}")
         if option is None:

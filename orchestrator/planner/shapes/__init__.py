@@ -1,4 +1,4 @@
-"""From a model's config.json to its tensors: names, shapes, what is quantized, what one token reads."""
+"""Derives a model's tensors from its config.json: names, shapes, quantization, and what one token reads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelS
 
     Args:
         config: The parsed file.
-        where: What to call it in messages.
+        where: Its name in messages.
 
     Raises:
         ArchitectureUnknownError: Its architecture is not one of `FAMILIES`.
@@ -64,7 +64,7 @@ def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelS
 
 
 def insist_on_known(architecture: str, where: str) -> None:
-    """Refuse an architecture whose tensors are not known.
+    """Refuse an architecture with unknown tensors.
 
     Raises:
         ArchitectureUnknownError: It is not one of `FAMILIES`.

@@ -1,4 +1,4 @@
-"""Decoders whose layers are an attention and one perceptron: Llama and its kin, Phi-3, Gemma, DeciLM."""
+"""Decoders whose layers are one attention and one MLP: Llama and similar, Phi-3, Gemma, DeciLM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrator.planner.shapes.parts import (
 
 @dataclass(frozen=True)
 class Stack:
-    """What surrounds the layers, and how the checkpoint calls it."""
+    """The tensors around the layers, and their names in the checkpoint."""
 
     fields: Fields
     tied: bool
@@ -46,7 +46,7 @@ class Stack:
         state_bytes_per_value: int = 4,
         beside: Tensors = (),
     ) -> ModelShape:
-        """Put layers together to a model.
+        """Build a model from its layers.
 
         Args:
             beside: Tensors outside the stack: a vision tower, layers that propose tokens.
@@ -76,17 +76,17 @@ class Stack:
 
 
 def tied(fields: Fields, *, default: bool = False) -> bool:
-    """Read whether the head is the embedding."""
+    """Read whether the head is tied to the embedding."""
     return fields.flag("tie_word_embeddings", default=default)
 
 
 def window_of(fields: Fields, count: int, slides: Callable[[int], bool]) -> list[int | None]:
-    """Say for each layer how many tokens it looks back on.
+    """Return for each layer the number of tokens that its attention sees.
 
     Args:
-        fields: The configuration; its `layer_types` win where it has them.
+        fields: The configuration. Its `layer_types` has priority.
         count: Layers.
-        slides: Which layers have a window where there is no such list.
+        slides: Which layers have a window if there is no such list.
     """
     window = fields.size("sliding_window") if fields.has("sliding_window") else None
     if not fields.has("layer_types"):
@@ -101,7 +101,7 @@ def window_of(fields: Fields, count: int, slides: Callable[[int], bool]) -> list
 
 
 def norms(hidden: int) -> Tensors:
-    """Give the two normalizations of a layer."""
+    """Return the two normalizations of a layer."""
     return vector("input_layernorm", hidden), vector("post_attention_layernorm", hidden)
 
 
@@ -114,7 +114,7 @@ def _llama(fields: Fields, architecture: str, windows: list[int | None], heads: 
 
 
 def llama(fields: Fields, architecture: str) -> ModelShape:
-    """Llama 2, 3 and what is built like them."""
+    """Llama 2, 3 and similar models."""
     heads = heads_of(fields)
     bias = fields.flag("attention_bias", default=False)
     windows: list[int | None] = [None] * fields.size("num_hidden_layers")
@@ -143,7 +143,7 @@ def qwen3(fields: Fields, architecture: str) -> ModelShape:
 
 
 def qwen_windows(fields: Fields) -> list[int | None]:
-    """Say where Qwen's window applies: nowhere, unless it is switched on, and then not in the first layers."""
+    """Return the layers with Qwen's window: none by default, and never the first layers."""
     count = fields.size("num_hidden_layers")
     if not fields.flag("use_sliding_window", default=False):
         return [None] * count
@@ -152,7 +152,7 @@ def qwen_windows(fields: Fields) -> list[int | None]:
 
 
 def phi3(fields: Fields, architecture: str) -> ModelShape:
-    """Phi-3 and Phi-4: projections that belong together are stored as one matrix."""
+    """Phi-3 and Phi-4: related projections are stored as one matrix."""
     heads, inner = heads_of(fields), fields.size("intermediate_size")
     hidden = heads.hidden
     tensors = (
@@ -169,7 +169,7 @@ def phi3(fields: Fields, architecture: str) -> ModelShape:
 
 
 def _gemma(fields: Fields, architecture: str, slides: Callable[[int], bool], *, normed: bool) -> ModelShape:
-    if not fields.has("head_dim"):  # its heads are not shares of the hidden size
+    if not fields.has("head_dim"):  # the size of its heads does not follow from the hidden size
         fields.missing("head_dim")
     heads, inner = heads_of(fields), fields.size("intermediate_size")
     hidden = heads.hidden
@@ -198,7 +198,7 @@ def gemma3(fields: Fields, architecture: str) -> ModelShape:
 
 
 def decilm(fields: Fields, architecture: str) -> ModelShape:
-    """Nemotron NAS: each layer has its own width, and some have no attention or no perceptron at all."""
+    """Nemotron NAS: each layer has its own width, and some have no attention or no MLP."""
     hidden, query = fields.size("hidden_size"), fields.size("num_attention_heads")
     blocks = fields.items("block_configs", fields.size("num_hidden_layers"))
     layers, widest, most = [], 1, 1
@@ -236,7 +236,7 @@ def _block_perceptron(part: Fields, hidden: int) -> tuple[Tensors, int]:
     if part.flag("replace_with_linear", default=False):
         return (*linear("mlp.linear_mlp", hidden, hidden, "mlp"), norm), hidden
     factor = part.data.get("ffn_mult")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 64:  # noqa: PLR2004 - a slip
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 64:  # noqa: PLR2004 - a typing error
         part.wrong("ffn_mult", "a number above 0")
     # The model's own code: two thirds of the multiple, rounded up to 256.
     inner = -(-int(2 * factor * hidden / 3) // 256) * 256

@@ -1,4 +1,4 @@
-"""Read a config.json field by field, and say which one is missing or impossible."""
+"""Reads a config.json field by field, and reports missing or impossible fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIMITS: Mapping[str, int] = {
     "vocab_size": 2**24,
 }
 _LIMIT = 2**22
-"""More than ten times the largest dimension of any published model; a larger number is a slip."""
+"""More than ten times the largest dimension of any published model. A larger number is an error."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Fields:
         return self.data.get(name) is not None
 
     def size(self, *names: str) -> int:
-        """Read a whole number from 1, under the first of its names that is there.
+        """Read a whole number from 1, under the first of its names that is present.
 
         Raises:
-            ConfigInvalidError: None is there, or it is no such number.
+            ConfigInvalidError: None is present, or the number is invalid.
         """
         found = next((name for name in names if self.has(name)), None)
         if found is None:
@@ -44,7 +44,7 @@ class Fields:
         return self._number(found, 1)
 
     def size_or(self, name: str, default: int) -> int:
-        """Read a whole number from 1, or take what the architecture's own code takes where the field is absent."""
+        """Read a whole number from 1, or the default of the architecture's own code."""
         return self._number(name, 1) if self.has(name) else default
 
     def count(self, name: str) -> int:
@@ -67,7 +67,7 @@ class Fields:
         return value
 
     def text(self, name: str) -> str:
-        """Read a text."""
+        """Read a string."""
         if not self.has(name):
             self.missing(name)
         value = self.data[name]
@@ -85,7 +85,7 @@ class Fields:
         return Fields(value, f"{self.where}: {name}")
 
     def items(self, name: str, length: int | None = None) -> list[object]:
-        """Read a list, of a length where one must agree with another field."""
+        """Read a list, with a given length if another field determines it."""
         if not self.has(name):
             self.missing(name)
         value = self.data[name]
@@ -97,7 +97,7 @@ class Fields:
         return list(value)
 
     def missing(self, *names: str) -> NoReturn:
-        """Raise for a field that is not there."""
+        """Raise for a missing field."""
         message = f"{self.where}: {' or '.join(names)} is missing, and no size follows without it"
         raise ConfigInvalidError(message, hint="take the config.json of the model itself, complete")
 

@@ -1,4 +1,4 @@
-"""Decoders that mix attention with states: Nemotron-H, Nemotron 2 and 3, Jamba, Qwen3-Next, Qwen 3.5."""
+"""Decoders that mix attention with recurrent states: Nemotron-H, Nemotron 2 and 3, Jamba, Qwen3-Next, Qwen 3.5."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def nemotron_h(fields: Fields, architecture: str) -> ModelShape:
-    """Nemotron-H, Nemotron Nano 2, Nemotron 3: one Mamba-2, attention, perceptron or mixture per layer."""
+    """Nemotron-H, Nemotron Nano 2, Nemotron 3: one Mamba-2, attention, MLP or mixture of experts per layer."""
     heads = heads_of(fields, size_name="head_dim" if fields.has("head_dim") else "attention_head_dim")
     pattern = _pattern(fields)
     kinds = {kind: _nemotron_layer(fields, heads, kind) for kind in dict.fromkeys(pattern)}
@@ -51,7 +51,7 @@ def nemotron_h(fields: Fields, architecture: str) -> ModelShape:
 
 
 def _pattern(fields: Fields) -> str:
-    """Read the kind of each layer, one letter each; newer files have a list of words instead."""
+    """Read the kind of each layer, one letter each. Newer files have a list of words instead."""
     count = fields.size("num_hidden_layers")
     if fields.has("layers_block_type"):
         words = fields.items("layers_block_type", count)
@@ -115,7 +115,7 @@ def _nemotron_moe(fields: Fields, hidden: int) -> Tensors:
 
 
 def jamba(fields: Fields, architecture: str) -> ModelShape:
-    """Jamba 1 and 1.5: Mamba-1 layers with an attention now and then, every other perceptron a mixture."""
+    """Jamba 1 and 1.5: Mamba-1 layers with an occasional attention. Every second MLP is a mixture of experts."""
     heads, inner = heads_of(fields), fields.size("intermediate_size")
     hidden, experts = heads.hidden, experts_of(fields, "num_experts")
     perceptron = renamed(gated(hidden, inner), "feed_forward")
@@ -167,7 +167,7 @@ def qwen3_next(fields: Fields, architecture: str) -> ModelShape:
 
 
 def qwen3_5(fields: Fields, architecture: str) -> ModelShape:
-    """Qwen 3.5's language model, dense: the layers of Qwen3-Next, their projections apart."""
+    """Qwen 3.5's language model, dense: the layers of Qwen3-Next with separate projections."""
     inner = fields.size("intermediate_size")
     return _delta_stack(fields, architecture, gated(fields.size("hidden_size"), inner), inner, fused=False)
 
@@ -185,7 +185,7 @@ def qwen3_5_moe(fields: Fields, architecture: str) -> ModelShape:
 
 
 def _shared_mixture(fields: Fields, experts: Tensors) -> tuple[Tensors, int]:
-    """Give a router, experts and a gated shared one, and the widest of them."""
+    """Return a router, experts and a gated shared one, and the widest of them."""
     hidden, inner = fields.size("hidden_size"), fields.size("moe_intermediate_size")
     wide = fields.size("shared_expert_intermediate_size")
     if fields.data.get("mlp_only_layers") or fields.size_or("decoder_sparse_step", 1) != 1:
@@ -200,7 +200,7 @@ def _shared_mixture(fields: Fields, experts: Tensors) -> tuple[Tensors, int]:
 
 
 def _delta_stack(fields: Fields, architecture: str, perceptron: Tensors, widest: int, *, fused: bool) -> ModelShape:
-    """Stack layers of a gated delta rule and of gated attention, each with the same perceptron."""
+    """Stack layers of a gated delta rule and of gated attention, each with the same MLP."""
     heads = heads_of(fields)
     attending = (renamed(_gated_attention(heads), "self_attn"), heads.memory())
     recurrent = _delta_rule(fields, heads.hidden, fused=fused)
@@ -213,7 +213,7 @@ def _delta_stack(fields: Fields, architecture: str, perceptron: Tensors, widest:
 
 
 def _attending(fields: Fields) -> list[bool]:
-    """Say which layers look back on the whole text: those listed, else the last of every few."""
+    """Return the layers with full attention: those listed, else the last of every few."""
     count = fields.size("num_hidden_layers")
     if not fields.has("layer_types"):
         every = fields.size_or("full_attention_interval", 4)
@@ -225,12 +225,12 @@ def _attending(fields: Fields) -> list[bool]:
 
 
 def _gated_attention(heads: Heads) -> Tensors:
-    """Give attention whose queries come with a gate for what it returns."""
+    """Return attention whose query projection includes an output gate."""
     return attention(replace(heads, query=2 * heads.query), normed=True)[:1] + attention(heads, normed=True)[1:]
 
 
 def _delta_rule(fields: Fields, hidden: int, *, fused: bool) -> tuple[Tensors, Memory]:
-    """Give a gated delta net (arXiv:2412.06464): per head a matrix of keys by values."""
+    """Return a gated delta net (arXiv:2412.06464): per head a matrix of keys by values."""
     keys, values = fields.size("linear_num_key_heads"), fields.size("linear_num_value_heads")
     key, value = fields.size("linear_key_head_dim"), fields.size("linear_value_head_dim")
     kernel = fields.size("linear_conv_kernel_dim")
@@ -238,7 +238,7 @@ def _delta_rule(fields: Fields, hidden: int, *, fused: bool) -> tuple[Tensors, M
     widths = {"qkv": convolved, "z": values * value, "b": values, "a": values}
     if fused:
         widths = {"qkvz": convolved + values * value, "ba": 2 * values}
-    small = ("ba", "b", "a")  # which ModelOpt leaves alone
+    small = ("ba", "b", "a")  # ModelOpt does not quantize it
     tensors = (
         *(
             tensor

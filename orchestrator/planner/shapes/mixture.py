@@ -44,7 +44,7 @@ def _mixtral_expert(hidden: int, inner: int) -> Tensors:
 
 
 def minimax_m2(fields: Fields, architecture: str) -> ModelShape:
-    """MiniMax M2: Mixtral's experts behind a corrected router; all heads are normalized together."""
+    """MiniMax M2: Mixtral's experts behind a corrected router. All heads are normalized together."""
     heads, inner = heads_of(fields), fields.size("intermediate_size")
     hidden, experts = heads.hidden, experts_of(fields, "num_local_experts")
     joined = (vector("q_norm", heads.query_width), vector("k_norm", heads.key_width))
@@ -59,7 +59,7 @@ def minimax_m2(fields: Fields, architecture: str) -> ModelShape:
 
 
 def _qwen_sparse(fields: Fields) -> Callable[[int], bool]:
-    """Say which layers of a Qwen mixture have experts."""
+    """Return the layers of a Qwen mixture that have experts."""
     step = fields.size_or("decoder_sparse_step", 1)
     dense = set(fields.items("mlp_only_layers")) if fields.has("mlp_only_layers") else set()
     return lambda number: number not in dense and (number + 1) % step == 0
@@ -68,7 +68,7 @@ def _qwen_sparse(fields: Fields) -> Callable[[int], bool]:
 def qwen_moe_layers(
     fields: Fields, heads: Heads, parts: Tensors, moe: Tensors
 ) -> tuple[list[tuple[Tensors, Memory]], int]:
-    """Stack layers of Qwen, with experts where the configuration has them, and give the widest perceptron."""
+    """Stack layers of Qwen, with experts as configured, and return the widest MLP."""
     hidden, sparse = heads.hidden, _qwen_sparse(fields)
     windows = qwen_windows(fields)
     some_dense = not all(sparse(number) for number in range(len(windows)))
@@ -134,7 +134,7 @@ def gpt_oss(fields: Fields, architecture: str) -> ModelShape:
 
 
 def llama4(fields: Fields, architecture: str) -> ModelShape:
-    """Llama 4's language model: every so many layers one with experts and a shared one."""
+    """Llama 4's language model: every few layers one with experts and a shared one."""
     heads = heads_of(fields)
     hidden, inner, wide = heads.hidden, fields.size("intermediate_size"), fields.size("intermediate_size_mlp")
     experts = experts_of(fields, "num_local_experts")
@@ -147,7 +147,7 @@ def llama4(fields: Fields, architecture: str) -> ModelShape:
     )
     bias = fields.flag("attention_bias", default=False)
     parts = renamed(attention(heads, bias=bias, out_bias=bias), "self_attn")
-    # Three layers look back on a chunk, the fourth has no positions and looks back on everything.
+    # Three layers see one chunk. The fourth has no positions and sees the whole sequence.
     chunk = fields.size("attention_chunk_size") if fields.has("attention_chunk_size") else None
     count = fields.size("num_hidden_layers")
     turning = fields.items("no_rope_layers", count) if fields.data.get("no_rope_layers") else None
@@ -162,7 +162,7 @@ def llama4(fields: Fields, architecture: str) -> ModelShape:
 
 
 def _latent_attention(fields: Fields) -> tuple[Tensors, Memory, Heads]:
-    """Multi-head latent attention: keys and values of all heads come out of one short vector per token."""
+    """Multi-head latent attention: keys and values of all heads are computed from one short vector per token."""
     hidden, count = fields.size("hidden_size"), fields.size("num_attention_heads")
     rank, rotary = fields.size("kv_lora_rank"), fields.size("qk_rope_head_dim")
     plain, value = fields.size("qk_nope_head_dim"), fields.size("v_head_dim")
@@ -233,7 +233,7 @@ def _deepseek(
 
 
 def _deepseek_sparse(fields: Fields) -> list[bool]:
-    """Say which layers have experts: all but the first few; newer files list them."""
+    """Return the layers with experts: all but the first few. Newer files list them."""
     count = fields.size("num_hidden_layers")
     if fields.has("mlp_layer_types"):
         kinds = fields.items("mlp_layer_types", count)
@@ -253,7 +253,7 @@ def _deepseek_moe(fields: Fields, hidden: int, *, corrected: bool) -> Tensors:
     shared = fields.count_or("n_shared_experts", 0)
     correction = Tensor("gate.e_score_correction_bias", (experts.total,), "bias", dtype="F32")
     return (
-        # A parameter of its own and no nn.Linear, so that no quantizer touches it and no configuration lists it.
+        # A plain parameter, not an nn.Linear: no quantizer changes it and no configuration lists it.
         Tensor("gate.weight", (experts.total, hidden), "router"),
         *((correction,) if corrected else ()),
         *experts.of(gated(hidden, inner, "expert")),
@@ -262,7 +262,7 @@ def _deepseek_moe(fields: Fields, hidden: int, *, corrected: bool) -> Tensors:
 
 
 def _proposer(fields: Fields, layer: Tensors, hidden: int, number: int) -> Tensors:
-    """Give a layer of multi-token prediction: a layer like the others, and what joins it to the model."""
+    """Return a layer of multi-token prediction: a normal layer, and the tensors that join it to the model."""
     vocabulary = fields.size("vocab_size")
     tensors = (
         *layer,
@@ -273,7 +273,7 @@ def _proposer(fields: Fields, layer: Tensors, hidden: int, number: int) -> Tenso
         vector("shared_head.norm", hidden),
         Tensor("shared_head.head.weight", (vocabulary, hidden), "head"),
     )
-    # Publishers quantize it like the rest; ModelOpt leaves it alone.
+    # Publishers quantize it like the rest. ModelOpt does not quantize it.
     return tuple(
         replace(tensor, role="mtp", used=0.0, quantizable=False) for tensor in placed("model.layers", number, tensors)
     )

@@ -1,4 +1,4 @@
-"""A model as its tensors and what each layer remembers of a text: counts only, no weights."""
+"""Defines a model's shape: its tensors and what each layer caches of a sequence. Only counts, no weights."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Role = Literal[
 ]
 """What a tensor is for.
 
-- `vision`: part of a tower that sees or hears.
-- `adapter`: switched on by what such a tower reads, never by text.
-- `mtp`: of a layer that proposes tokens, stored beside the model and not part of its count.
+- `vision`: part of a vision or audio tower.
+- `adapter`: used for input of such a tower, never for text.
+- `mtp`: of a layer that proposes tokens, stored beside the model and not part of its parameter count.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of the unquantized checkpoint, or as many alike as there are experts."""
+    """One tensor of the unquantized checkpoint, or equal tensors of all experts."""
 
     name: str
-    """As the checkpoint spells it; `{}` stands for the expert's number where there are several."""
+    """Its name in the checkpoint. `{}` stands for the expert's number if there are several."""
     shape: tuple[int, ...]
-    """Of one; a matrix is [out, in]."""
+    """The shape of one; a matrix is [out, in]."""
     role: Role
     layer: int | None = None
     """None outside the stack of layers."""
     count: int = 1
-    """How many alike: one per expert."""
+    """Number of equal tensors: one per expert."""
     used: float = 1.0
     """Share of it that one token reads: 8 of 128 experts, one row of the embedding, nothing of a vision tower."""
     dtype: Literal["BF16", "F32"] = "BF16"
@@ -57,16 +57,16 @@ class Tensor:
 
     @property
     def elements(self) -> int:
-        """Numbers in all of them."""
+        """Number of values in all of them."""
         return math.prod(self.shape) * self.count
 
     @property
     def module(self) -> str:
-        """The module that it belongs to, as exclusion patterns name it."""
+        """Its module, as exclusion patterns name it."""
         return self.name.rpartition(".")[0] if self.name.endswith((".weight", ".bias")) else self.name
 
     def names(self) -> Iterator[str]:
-        """Spell every name that the checkpoint has for it."""
+        """Return every name that the checkpoint has for it."""
         if self.count == 1 or self.stacked:
             yield self.name
         else:
@@ -75,27 +75,27 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one layer keeps of each text, and how it looks back on it."""
+    """What one layer caches of each sequence, and which tokens its attention sees."""
 
     values_per_token: int = 0
     """Numbers of keys and values per token; of the latent vector in MLA. 0 in a layer without attention."""
     window: int | None = None
-    """Tokens that it keeps at most; None: all."""
+    """Most tokens that it keeps; None: all."""
     lookback: int | None = None
-    """Tokens that a step reads at most, where it keeps more (sparse attention); None: all that it keeps."""
+    """Most tokens that a step reads if it keeps more (sparse attention); None: all that it keeps."""
     index_bytes_per_token: int = 0
     """Bytes per token of keys that choose what sparse attention reads; always read whole."""
     score_width: int = 0
     """Multiplications per token of context and new token: heads x (size of a key + size of a value)."""
     state_values: int = 0
-    """Numbers of the recurrent state, whatever the length (Mamba)."""
+    """Numbers of the recurrent state, independent of the length (Mamba)."""
     convolution_values: int = 0
     """Numbers that the layer's convolution keeps, in BF16."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelShape:
-    """Everything that bytes and operations of a model follow from; equal to itself only, so that sums can be kept."""
+    """The source of all bytes and operations of a model. It equals only itself, so that sums can be cached."""
 
     architecture: str
     tensors: tuple[Tensor, ...] = field(repr=False)
@@ -103,12 +103,12 @@ class ModelShape:
     hidden_size: int
     vocab_size: int
     max_position: int
-    """Tokens of a text that it was made for, question and answer."""
+    """Maximum tokens of a sequence, prompt and answer."""
     tied: bool
-    """The output head is the embedding."""
+    """The output head is tied to the embedding."""
     attention_heads: int
     key_value_heads: int
-    """Of the layer with the most: tensor parallelism repeats them where there are fewer than GPUs."""
+    """Key-value heads of the layer with the most. Tensor parallelism repeats them if there are fewer than GPUs."""
     largest_intermediate: int
     """The widest activation between two matrices."""
     state_bytes_per_value: int = 4
@@ -118,12 +118,12 @@ class ModelShape:
 
     @cached_property
     def parameters(self) -> int:
-        """Count parameters as model cards do: without the layers that only propose tokens."""
+        """Count parameters as model cards do, without the layers that only propose tokens."""
         return sum(tensor.elements for tensor in self.tensors if tensor.role != "mtp")
 
     @cached_property
     def active_parameters(self) -> int:
-        """Count parameters that one token of text reads: of the embedding one row, of the experts the chosen ones."""
+        """Count parameters that one token reads: one row of the embedding, and the chosen experts."""
         return round(sum(tensor.elements * tensor.used for tensor in self.tensors))
 
     @cached_property

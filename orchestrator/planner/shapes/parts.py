@@ -1,4 +1,4 @@
-"""The parts that language models are made of, each as its tensors: attention, perceptrons, experts, state spaces."""
+"""The tensors of a language model's parts: attention, MLPs, experts, state spaces."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Tensors = tuple[Tensor, ...]
 
 
 def linear(name: str, out: int, columns: int, role: Role, *, bias: bool = False) -> Tensors:
-    """Give a matrix product's weight, and its bias where it has one."""
+    """Return a linear layer's weight, and its bias if it has one."""
     weight = Tensor(f"{name}.weight", (out, columns), role, quantizable=True, linear=True)
     return (weight, Tensor(f"{name}.bias", (out,), "bias")) if bias else (weight,)
 
 
 def kept(name: str, out: int, columns: int, role: Role, *, bias: bool = False) -> Tensors:
-    """Give a matrix product that ModelOpt leaves alone by default: routers, the output head."""
+    """Return a linear layer that ModelOpt does not quantize by default: routers, the output head."""
     tensors = linear(name, out, columns, role, bias=bias)
     return tuple(replace(tensor, quantizable=False, linear=role == "head" and tensor.linear) for tensor in tensors)
 
 
 def vector(name: str, size: int, role: Role = "norm") -> Tensor:
-    """Give a vector, such as the scale of a normalization."""
+    """Return a vector, such as the scale of a normalization."""
     return Tensor(f"{name}.weight", (size,), role)
 
 
 def placed(prefix: str, layer: int, tensors: Iterable[Tensor]) -> Tensors:
-    """Put a layer's tensors into the stack."""
+    """Number a layer's tensors in the stack."""
     return tuple(replace(tensor, name=f"{prefix}.{layer}.{tensor.name}", layer=layer) for tensor in tensors)
 
 
@@ -40,7 +40,7 @@ def renamed(tensors: Iterable[Tensor], parent: str) -> Tensors:
 
 
 def embedding(name: str, fields: Fields, *, tied: bool) -> Tensor:
-    """Give the table of the vocabulary; a tied one is read whole, as the output head."""
+    """Return the embedding. A tied one is read whole, as the output head."""
     vocabulary = fields.size("vocab_size")
     return Tensor(
         f"{name}.weight",
@@ -70,15 +70,15 @@ class Heads:
         return self.query * self.size
 
     def memory(self, window: int | None = None) -> Memory:
-        """Say what this attention keeps."""
+        """Return what this attention caches."""
         return Memory(2 * self.key_width, window=window, score_width=2 * self.query_width)
 
 
 def heads_of(fields: Fields, *, size_name: str = "head_dim") -> Heads:
-    """Read the heads; a size that is not given is the hidden size shared out among them.
+    """Read the heads. The default size is the hidden size divided by their number.
 
     Raises:
-        ConfigInvalidError: A number is missing, or they do not go into each other.
+        ConfigInvalidError: A number is missing, or one does not divide the other.
     """
     hidden, query = fields.size("hidden_size"), fields.size("num_attention_heads")
     key = fields.size_or("num_key_value_heads", query)
@@ -95,7 +95,7 @@ def heads_of(fields: Fields, *, size_name: str = "head_dim") -> Heads:
 
 
 def attention(heads: Heads, *, bias: bool = False, out_bias: bool = False, normed: bool = False) -> Tensors:
-    """Give grouped-query attention with separate projections."""
+    """Return grouped-query attention with separate projections."""
     norms = (vector("q_norm", heads.size), vector("k_norm", heads.size)) if normed else ()
     return (
         *linear("q_proj", heads.query_width, heads.hidden, "attention", bias=bias),
@@ -107,7 +107,7 @@ def attention(heads: Heads, *, bias: bool = False, out_bias: bool = False, norme
 
 
 def gated(hidden: int, inner: int, role: Role = "mlp", *, bias: bool = False) -> Tensors:
-    """Give a gated perceptron: SwiGLU and its kin."""
+    """Return a gated MLP: SwiGLU and similar."""
     return (
         *linear("gate_proj", inner, hidden, role, bias=bias),
         *linear("up_proj", inner, hidden, role, bias=bias),
@@ -116,7 +116,7 @@ def gated(hidden: int, inner: int, role: Role = "mlp", *, bias: bool = False) ->
 
 
 def plain(hidden: int, inner: int, role: Role = "mlp", *, bias: bool = False) -> Tensors:
-    """Give a perceptron without a gate."""
+    """Return an MLP without a gate."""
     return (
         *linear("up_proj", inner, hidden, role, bias=bias),
         *linear("down_proj", hidden, inner, role, bias=bias),
@@ -125,7 +125,7 @@ def plain(hidden: int, inner: int, role: Role = "mlp", *, bias: bool = False) ->
 
 @dataclass(frozen=True)
 class Experts:
-    """How many experts a layer has, and how many a token chooses."""
+    """The number of experts of a layer, and of those that a token chooses."""
 
     total: int
     chosen: int
@@ -138,7 +138,7 @@ class Experts:
         )
 
     def stacked(self, name: str, shape: tuple[int, int], *, bias_name: str | None = None) -> Tensors:
-        """Give one matrix of every expert, stored as one tensor."""
+        """Return one matrix of every expert, stored as one tensor."""
         share = self.chosen / self.total
         weight = Tensor(
             name, shape, "expert", count=self.total, used=share, quantizable=True, linear=True, stacked=True
@@ -152,7 +152,7 @@ def experts_of(fields: Fields, total: str, chosen: str = "num_experts_per_tok") 
     """Read the experts.
 
     Raises:
-        ConfigInvalidError: A number is missing, or more are chosen than there are.
+        ConfigInvalidError: A number is missing, or more are chosen than exist.
     """
     experts = Experts(fields.size(total), fields.size(chosen))
     if experts.chosen > experts.total:
@@ -181,11 +181,11 @@ class Mamba2:
 
     @property
     def convolved(self) -> int:
-        """Channels of the convolution: the input, and what reads and writes the state."""
+        """Channels of the convolution: the input, and the parts that read and write the state."""
         return self.inner + 2 * self.groups * self.state
 
     def tensors(self) -> Tensors:
-        """Give the layer's tensors."""
+        """Return the layer's tensors."""
         conv_bias = (Tensor("conv1d.bias", (self.convolved,), "bias"),) if self.convolution_bias else ()
         return (
             *linear("in_proj", self.inner + self.convolved + self.heads, self.hidden, "mamba", bias=self.bias),
@@ -199,7 +199,7 @@ class Mamba2:
         )
 
     def memory(self) -> Memory:
-        """Say what the layer keeps: per head a matrix, and the last inputs of the convolution."""
+        """Return what the layer keeps: per head a matrix, and the last inputs of the convolution."""
         return Memory(
             state_values=self.inner * self.state,
             convolution_values=self.convolved * (self.kernel - 1),

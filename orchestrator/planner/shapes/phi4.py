@@ -1,4 +1,4 @@
-"""Phi-4 multimodal: Phi-3's layers, each with an adapter for pictures and one for speech, and two towers."""
+"""Phi-4 multimodal: Phi-3's layers, each with adapters for images and speech, and two towers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.planner.shapes.parts import Tensors
 from orchestrator.planner.shapes.towers import Siglip, affine, beside, full, numbered, plain
 
 _TOWER = Siglip(hidden=1152, inner=4304, layers=27, positions=1024, patch=14, pooled=True)
-"""SigLIP So400M for 448 pixels: no config.json has its sizes, they stand in the model's own code."""
+"""SigLIP So400M for 448 pixels. Its sizes are not in config.json but in the model's own code."""
 _ROOT = "model.embed_tokens_extend"
 _BUCKETS_PER_DISTANCE = 2
 
@@ -27,7 +27,7 @@ def phi4_multimodal(fields: Fields, architecture: str) -> ModelShape:
 
 
 def _adapted(tensor: Tensor, ranks: dict[str, int]) -> Tensors:
-    """Give a matrix of a layer with its adapters, which only pictures and speech switch on."""
+    """Return a linear layer with its adapters, which only images and speech use."""
     if tensor.layer is None or not tensor.linear:
         return (tensor,)
     module, (out, columns) = tensor.module, tensor.shape
@@ -53,7 +53,7 @@ def _pictures(hidden: int) -> Tensors:
 
 
 def _speech(processor: Fields, hidden: int) -> Tensors:
-    """Give the conformer that hears, and a projection each for speech alone and for speech about a picture."""
+    """Return the speech conformer, and projections for speech alone and for speech about an image."""
     fields = processor.part("config")
     width, inputs, reduction = fields.size("attention_dim"), fields.size("input_size"), fields.size("time_reduction")
     channels = fields.part("nemo_conv_settings").size("conv_channels")
@@ -87,7 +87,7 @@ def _speech(processor: Fields, hidden: int) -> Tensors:
 
 
 def _halving(number: int, channels: int) -> Tensors:
-    """Give a step that halves the frames: one convolution per channel, one across them."""
+    """Return a step that halves the frames: one convolution per channel, one across them."""
     return (
         *full(f"embed.conv.{number}", channels, 1, 3, 3),
         *full(f"embed.conv.{number + 1}", channels, channels, 1, 1),

@@ -1,4 +1,4 @@
-"""What language models see and hear with: towers beside the stack, which stay as they are and no text reads."""
+"""Vision and audio towers of language models. They are not quantized, and text does not read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.planner.shapes.parts import Tensors, renamed
 
 
 def beside(prefix: str, tensors: Iterable[Tensor]) -> Tensors:
-    """Put a tower beside the stack."""
+    """Add a tower beside the stack."""
     return tuple(replace(tensor, name=f"{prefix}.{tensor.name}", used=0.0) for tensor in tensors)
 
 
@@ -22,17 +22,17 @@ def numbered(name: str, count: int, tensors: Tensors) -> Tensors:
 
 
 def plain(name: str, *shape: int) -> Tensors:
-    """Give a tensor that has no leaf `weight`, or a weight alone."""
+    """Return a tensor whose name does not end in `weight`, or a weight alone."""
     return (Tensor(name, shape, "vision"),)
 
 
 def affine(name: str, size: int) -> Tensors:
-    """Give a normalization with a scale and an offset."""
+    """Return a normalization with a scale and an offset."""
     return (*plain(f"{name}.weight", size), *plain(f"{name}.bias", size))
 
 
 def full(name: str, out: int, columns: int, *kernel: int) -> Tensors:
-    """Give a matrix product, or a convolution, with its bias."""
+    """Return a linear layer or a convolution, with its bias."""
     return (*plain(f"{name}.weight", out, columns, *kernel), *plain(f"{name}.bias", out))
 
 
@@ -47,10 +47,10 @@ class Siglip:
     patch: int
     channels: int = 3
     pooled: bool = False
-    """It has the head that makes one vector of a picture."""
+    """It has the head that makes one vector of an image."""
 
     def tensors(self) -> Tensors:
-        """Give the tower's tensors."""
+        """Return the tower's tensors."""
         hidden, inner = self.hidden, self.inner
         block = (
             *affine("layer_norm1", hidden),
@@ -94,7 +94,7 @@ def siglip_of(fields: Fields) -> Siglip:
 
 
 def gemma3_tower(fields: Fields, hidden: int) -> Tensors:
-    """Give the tower of Gemma 3 and what leads from it to the language model."""
+    """Return the tower of Gemma 3 and its projector to the language model."""
     tower = siglip_of(fields)
     return (
         *beside("vision_tower.vision_model", tower.tensors()),
@@ -104,11 +104,11 @@ def gemma3_tower(fields: Fields, hidden: int) -> Tensors:
 
 
 def pixtral_tower(fields: Fields, hidden: int, merge: int, *, bias: bool) -> Tensors:
-    """Give the tower of Mistral 3 and what leads from it to the language model.
+    """Return the tower of Mistral 3 and its projector to the language model.
 
     Args:
         fields: `vision_config`.
-        hidden: Of the language model.
+        hidden: Hidden size of the language model.
         merge: Patches that become one, along a side.
         bias: The projector has one.
     """
@@ -134,7 +134,7 @@ def pixtral_tower(fields: Fields, hidden: int, merge: int, *, bias: bool) -> Ten
 
 
 def llama4_tower(fields: Fields, hidden: int) -> Tensors:
-    """Give the tower of Llama 4 and what leads from it to the language model."""
+    """Return the tower of Llama 4 and its projector to the language model."""
     width, inner, patch = fields.size("hidden_size"), fields.size("intermediate_size"), fields.size("patch_size")
     patches = (fields.size("image_size") // patch) ** 2
     into, out = fields.size("projector_input_dim"), fields.size("projector_output_dim")
@@ -160,7 +160,7 @@ def llama4_tower(fields: Fields, hidden: int) -> Tensors:
 
 
 def qwen3_tower(fields: Fields, hidden: int, *, tapped: bool = True) -> Tensors:
-    """Give the tower of Qwen 3 VL, whose layers are tapped on the way up, or of Qwen 3.5, whose are not."""
+    """Return the tower of Qwen 3 VL, with outputs at several layers, or of Qwen 3.5, without them."""
     width, inner, out = fields.size("hidden_size"), fields.size("intermediate_size"), fields.size("out_hidden_size")
     if out != hidden:
         message = f"{fields.where}: out_hidden_size is {out}, but the language model's hidden_size is {hidden}"

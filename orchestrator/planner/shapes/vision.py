@@ -1,4 +1,4 @@
-"""Language models that also see: the language model, and the tower beside it."""
+"""Vision-language models: the language model, and the tower beside it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _GEMMA3: Mapping[str, object] = MappingProxyType(
 
 
 def _text(fields: Fields) -> Fields:
-    """Take the language model's fields; whether the head is tied is said inside or outside."""
+    """Take the language model's fields. The tied head may be declared inside or outside."""
     text = fields.part("text_config")
     outside = {"tie_word_embeddings": fields.data["tie_word_embeddings"]} if fields.has("tie_word_embeddings") else {}
     return Fields({**text.data, **outside}, text.where)
 
 
 def _inside(shape: ModelShape, root: str) -> ModelShape:
-    """Rename a language model as the checkpoint of the whole calls it."""
+    """Rename a language model's tensors as the whole checkpoint names them."""
     tensors = tuple(
         replace(tensor, name=f"{root}.{tensor.name.removeprefix('model.')}")
         if tensor.name.startswith("model.")
@@ -93,7 +93,7 @@ def llama4_vl(fields: Fields, architecture: str) -> ModelShape:
 
 
 def gemma3_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Gemma 3 from 4B on; its files leave out what its code sets."""
+    """Gemma 3 from 4B on. Its files leave out the defaults of its code."""
     text = _text(fields)
     shape = _inside(gemma3(Fields({**_GEMMA3, **text.data}, text.where), architecture), "language_model.model")
     if not fields.has("vision_config"):
