@@ -1,4 +1,4 @@
-"""A declared step meets this machine: its key, and the job that an executor runs."""
+"""Binds declared steps to this machine: the key of each, and the job that an executor runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from orchestrator.store.artifact import Artifact
 
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARIES = ("numpy", "ml_dtypes", "tokenizers")
-"""Those that count for every step on this machine's Python."""
+"""Libraries that count for every step on this machine's Python."""
 _SMALL = 1 << 20
-"""Files up to this many bytes are known by content, larger ones by what the file system says of them."""
+"""Files up to this many bytes are identified by content, larger ones by their file status."""
 
 
 @cache
 def installed(name: str) -> str:
-    """Return the version of this machine's Python or of a library of it; `none` where it is not there."""
+    """Return the version of this machine's Python or of one of its libraries; `none` if it is missing."""
     if name == "python":
         return f"{sys.version_info.major}.{sys.version_info.minor}"
     try:
@@ -44,28 +44,28 @@ class Binder:
     catalog: Catalog
     recipe: str
     architecture: str
-    """Of the target: what its containers are built for."""
+    """The target's compute capability, for which its containers are built."""
     image_digests: Mapping[str, str]
-    """What the lock says of images."""
+    """The image digests of the lock."""
     secrets: Mapping[str, str]
-    """Every secret that this machine has, by name."""
+    """The secrets of this machine, by name."""
     image_sizes: Mapping[str, int] = field(default_factory=dict)
-    """How many bytes are pulled for an image, where the lock says so."""
+    """Bytes to pull for an image, if the lock has them."""
     versions: Callable[[str], str] = installed
     """The version of this machine's Python and of its libraries, by name."""
 
     def key(self, step: Step, executor: str, inputs: Mapping[str, Artifact]) -> str:
-        """Name what a step will leave: 64 hexadecimal digits, the same wherever the same is done.
+        """Return the key of a step's result: 64 hexadecimal digits, equal for equal work.
 
         Args:
             step: The step.
-            executor: Where it runs: on this machine's Python its version and libraries count.
+            executor: Where it runs. On this machine's Python, its version and libraries count.
             inputs: The artifacts of the steps it reads.
         """
         return key_of(self.key_fields(step, executor, inputs))
 
     def key_fields(self, step: Step, executor: str, inputs: Mapping[str, Artifact]) -> dict[str, object]:
-        """Return what decides a step's key, by name; for arguments see `key`."""
+        """Return the fields of a step's key, by name. The arguments are those of `key`."""
         here = executor == "process"
         surroundings = Surroundings(
             inputs={name: artifact.digest for name, artifact in inputs.items()},
@@ -87,16 +87,16 @@ class Binder:
         digests: Mapping[str, str] | None = None,
         scratch: Path | None = None,
     ) -> Job:
-        """Decide everything that a step leaves open.
+        """Make the job of a step.
 
         Args:
             step: The step.
             executor: Where it runs.
             key: Its key.
-            inputs: Per step that it reads, the folder of its files.
+            inputs: For each step that it reads, the folder of its files.
             attempt: The folder that holds `out/`, where the command may write, and `files/`.
-            digests: Per step that it reads, the digest of its artifact; for what the command writes down of itself.
-            scratch: The folder of the key's notes, for a step that can go on; it must be there when the job runs.
+            digests: For each step that it reads, the digest of its artifact, for the command's own report.
+            scratch: The folder of the key's saved state, for a resumable step. It must exist when the job runs.
         """
         mounts = [Mount(inputs[mount.step], mount.target) for mount in step.inputs]
         mounts += [Mount(self.place(folder.path), folder.target) for folder in step.folders]
@@ -127,7 +127,7 @@ class Binder:
         )
 
     def place(self, path: str) -> Path:
-        """Find what a recipe names: relative to the project, or absolute."""
+        """Find a path of a recipe: relative to the project, or absolute."""
         return resolve_inside(self.catalog.project.root, path)
 
     def _reference(self, step: Step) -> str:
@@ -162,10 +162,10 @@ class Binder:
 
 
 def _digest_of_folder(folder: Path) -> str:
-    """Name the state of a folder or file that a person keeps.
+    """Return the state of a user's folder or file.
 
     Raises:
-        FolderMissingError: There is none.
+        FolderMissingError: It does not exist.
     """
     if not folder.exists():
         message = f"there is no {folder}"

@@ -1,4 +1,4 @@
-"""What a recipe's newest build did, step by step: one small file, for `status`, `logs` and `gc`."""
+"""Records each recipe's newest build, step by step, in one small file for `status`, `logs` and `gc`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Entry:
     error: str = ""
 
     def finished(self, key: str, *, reused: bool, log: Path) -> None:
-        """Note a step's result."""
+        """Record a step's result."""
         self.key, self.state, self.log = key, "reused" if reused else "done", str(log)
 
 
@@ -42,22 +42,22 @@ class Journal:
     recipe: str
     process: int
     started: float
-    """Seconds since the epoch; for people, nothing depends on it."""
+    """Seconds since the epoch, only for display."""
     steps: list[Entry] = field(default_factory=list)
     finished: bool = False
     owner: str = ""
-    """The same process, in a way that no later one can be taken for it."""
+    """The process, in a form that no later process has."""
     beyond: dict[str, str] = field(default_factory=dict)
-    """Per step that this build does not come to, what an earlier one left: still wanted."""
+    """Results of earlier builds for steps that this build does not reach. They are kept."""
 
     @property
     def keys(self) -> frozenset[str]:
-        """Everything that the newest build left or found, and what earlier ones left beyond its last step."""
+        """All results that the newest build made or found, and those of earlier builds beyond its last step."""
         return frozenset(key for key in (*(entry.key for entry in self.steps), *self.beyond.values()) if key)
 
     @classmethod
     def start(cls, root: Path, recipe: str, steps: list[str]) -> Journal:
-        """Begin a new one in place of the old."""
+        """Start a new journal in place of the old one."""
         file = _file(root, recipe)
         file.parent.mkdir(parents=True, exist_ok=True)
         entries = [Entry(name) for name in steps]
@@ -70,9 +70,9 @@ class Journal:
 
     @classmethod
     def read(cls, root: Path, recipe: str) -> Journal | None:
-        """Read a recipe's newest build; None where there was none."""
+        """Read a recipe's newest build; None if there is none."""
         file = _file(root, recipe)
-        if file.parent != root / "runs":  # a name from the command line that is a path
+        if file.parent != root / "runs":  # a path instead of a name on the command line
             return None
         try:
             fields = json.loads(file.read_text(encoding="utf-8"))
@@ -83,12 +83,12 @@ class Journal:
 
     @classmethod
     def recipes(cls, root: Path) -> tuple[str, ...]:
-        """Name every recipe that was ever built here."""
+        """List every recipe that has a build here."""
         return tuple(sorted(file.stem for file in (root / "runs").glob("*.json")))
 
     @contextmanager
     def step(self, name: str, key: str = "") -> Iterator[Entry]:
-        """Note that a step runs, under which key, and how it ended."""
+        """Record that a step runs, its key, and how it ended."""
         entry = next(entry for entry in self.steps if entry.name == name)
         entry.state, entry.key = "running", key
         self._save()
@@ -99,14 +99,14 @@ class Journal:
             entry.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             entry.error = str(error)
             entry.seconds = time.monotonic() - started
-            with suppress(OSError):  # on a full disk, the reason why the step failed is the one to tell
+            with suppress(OSError):  # on a full disk, the reason why the step failed matters more
                 self._save()
             raise
         entry.seconds = time.monotonic() - started
         self._save()
 
     def done(self) -> None:
-        """Note that the build came to its end."""
+        """Record the end of the build."""
         self.finished = True
         self._save()
 
@@ -117,13 +117,13 @@ class Journal:
 
     @property
     def is_running(self) -> bool:
-        """Whether the build goes on."""
+        """Whether the build continues."""
         return self.alive and not self.finished and not any(entry.state in _OVER for entry in self.steps)
 
     def _save(self) -> None:
         newest = Journal.read(self.file.parent.parent, self.recipe)
         if newest and newest.owner != self.owner and newest.started > self.started:
-            return  # another build of the recipe was started since: that one is the newest
+            return  # another build of the recipe was started since and is the newest
         fields = asdict(self)
         del fields["file"]
         with replacing(self.file) as fresh:

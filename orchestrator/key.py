@@ -1,8 +1,8 @@
-"""The key of a step: a digest of everything that decides the bytes that the step leaves.
+"""Calculates the key of a step: a digest of everything that decides the step's bytes.
 
-Each field is spelled out by name, so that a new field of a step changes no key by accident, and each has a test that
-two values of it give two keys. Not in a key: paths, names of recipes, log levels, tokens, time, and the text of our
-code, whose revision stands for it.
+Each field is spelled out by name, so that a new field of a step changes no key by accident. For each field a test
+checks that two values give two keys. Not in a key: paths, names of recipes, log levels, tokens, time, and the text of
+our code. The code's revision is in the key instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.payloads.revisions import PACKAGE, REVISIONS
 from orchestrator.steps.step import Step
 
 FORMAT = 2
-"""The number of this list of fields. A new number makes every user run every step again, once."""
+"""The version of this list of fields. With a new version, every user runs every step once more."""
 
 NOT_IN_KEY: Mapping[str, str] = {
     "outputs": "they check what the command left; what it leaves follows from the command",
@@ -35,14 +35,14 @@ NOT_IN_KEY: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What of this machine decides the bytes that a step leaves."""
+    """The properties of this machine that decide a step's bytes."""
 
     inputs: Mapping[str, str]
     """The digest of each artifact that it reads, by the step that made it."""
     folders: Mapping[str, str]
     """The digest of each folder that it reads, by its path as the step has it."""
     image: str | None
-    """The image in which it runs, with its digest where a lock has one; None: on this machine's Python."""
+    """The image in which it runs, with its digest if a lock has one; None: on this machine's Python."""
     python: Mapping[str, str]
     """On this machine's Python: its version and those of the libraries that count for every step."""
     libraries: Mapping[str, str]
@@ -50,7 +50,7 @@ class Surroundings:
 
 
 def key_fields(step: Step, surroundings: Surroundings) -> dict[str, object]:
-    """Return everything that decides what a step leaves, by name; JSON can hold it."""
+    """Return everything that decides a step's result, by name, as JSON values."""
     return {
         "format": FORMAT,
         "step": step.name,
@@ -69,7 +69,7 @@ def key_fields(step: Step, surroundings: Surroundings) -> dict[str, object]:
 
 
 def key_of(fields: Mapping[str, object]) -> str:
-    """Return the key: 64 hexadecimal digits, the same wherever the fields are."""
+    """Return the key: 64 hexadecimal digits, the same for equal fields."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -78,7 +78,7 @@ def _spelled(argument: Argument) -> str | list[str]:
 
 
 def _revisions(step: Step) -> dict[str, int]:
-    """Return the revision of each payload of ours that a step runs."""
+    """Return the revision of each of our payloads that a step runs."""
     modules = (
         module
         for option, module in pairwise(step.argv)

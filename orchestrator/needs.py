@@ -1,4 +1,4 @@
-"""What a run would still write, and where: counted for the whole plan before its first step."""
+"""Calculates what a run will still write, and where, for the whole plan before its first step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HINT = "put some of it on another disk: --store, --dist, HF_HUB_CACHE for what i
 
 
 def needs_of(plan: Plan, store: Store, pending: Mapping[str, str], dist: Path | None) -> Iterator[Need]:
-    """Say what the steps of a plan that have no result yet will write.
+    """Calculate what the steps without a result will write.
 
     Args:
         plan: The plan, with its commits.
-        store: Where results go.
-        pending: The steps that will run, each with its key where that is known already.
-        dist: Where the deployment goes; None where none is made.
+        store: The store for results.
+        pending: The steps that will run, each with its key if that is known already.
+        dist: The folder of the deployment; None if none is written.
     """
     reckoned = {disk.step: disk for disk in disk_of_steps(plan.recipe)}
     noted = notes_of_steps(plan.recipe)
@@ -30,7 +30,7 @@ def needs_of(plan: Plan, store: Store, pending: Mapping[str, str], dist: Path | 
     for name, key in pending.items():
         if name in reckoned and store.sealed(key) is None:
             yield from _needs_of_step(plan, store, placed[name], reckoned[name], key)
-        elif name in noted and store.sealed(key) is None:  # what it leaves is small
+        elif name in noted and store.sealed(key) is None:  # what it still writes is small
             left = int(noted[name].value) - store.size_of_tries(key)
             yield Need(store.root, max(0, left), f"{name}: notes, until it ends")
     if dist and pending and device_of(dist) != device_of(store.root):
@@ -43,7 +43,7 @@ def _needs_of_step(plan: Plan, store: Store, placed: PlacedStep, disk: StepDisk,
     step, size = placed.step, int(disk.left.value)
     if step.name in sources(plan.recipe):
         yield from _needs_of_download(plan, store, placed, size)
-    elif step.folders:  # an import: linked where that can be
+    elif step.folders:  # an import uses links if possible
         linked = all(device_of(plan.binder.place(folder.path)) == device_of(store.root) for folder in step.folders)
         yield Need(store.root, 0 if linked else size, f"{step.name}: a copy of the folder")
     else:

@@ -1,4 +1,4 @@
-"""Which process something belongs to, so that another one can tell whether that process still lives."""
+"""Names the process that owns something, so that another process can check whether the owner still runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _START_TIME = 19
 
 
 def ourselves() -> str:
-    """Name this process, as `boot:pid:start`: a process number alone is used again, and again after a reboot."""
+    """Name this process as `boot:pid:start`. A process number alone is used again, and again after a reboot."""
     return f"{_boot()}:{os.getpid()}:{_start(os.getpid())}"
 
 
 def lives(owner: str) -> bool:
-    """Say whether the process of that name is still there; yes where this machine cannot tell."""
+    """Return whether the process still runs; true if this machine cannot tell."""
     boot, _, rest = owner.partition(":")
     pid, _, start = rest.partition(":")
     if not pid.isdecimal() or not _PROC.is_dir():

@@ -1,4 +1,4 @@
-"""Recipe, lock and target become a plan: ordered steps, what they cost, and every reason why it cannot work."""
+"""Makes a plan from recipe, lock and target: ordered steps, their cost, and every reason for a refusal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PlacedStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, before anything is."""
+    """The result of planning, before anything runs."""
 
     recipe: Recipe
     target: Target
@@ -41,27 +41,27 @@ class Plan:
     estimate: Estimate
     binder: Binder
     images: Mapping[str, LockedImage]
-    """What the lock says of images."""
+    """The image digests of the lock."""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it fits, in a few words."""
+        """The verdict in a few words."""
         return verdict_of(self.refusals, self.warnings)
 
     def insist(self) -> None:
-        """Raise what speaks against it.
+        """Raise if there are refusals.
 
         Raises:
-            PlanRefusedError: With every reason.
+            PlanRefusedError: With every refusal.
         """
         if self.refusals:
             raise PlanRefusedError(self.refusals)
 
     def between(self, first: str | None, last: str | None) -> tuple[PlacedStep, ...]:
-        """Give the steps up to `last`; `first` only has to exist.
+        """Return the steps up to `last`; `first` only has to exist.
 
         Raises:
-            StepUnknownError: For a step that this recipe does not have, or that comes too late.
+            StepUnknownError: This recipe does not have the step, or the step comes too late.
         """
         names = [placed.step.name for placed in self.steps]
         for name in (first, last):
@@ -82,14 +82,14 @@ def make_plan(
     executor: ExecutorName | None = None,
     secrets: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan a recipe: pure arithmetic and lookups, no network, no Docker, no GPU.
+    """Plan a recipe by arithmetic and lookups, without network, Docker or GPU.
 
     Args:
-        recipe: The recipe, pinned where there is a lock.
+        recipe: The recipe, pinned if there is a lock.
         catalog: Images and targets.
-        lock: Where image digests come from.
+        lock: The source of image digests.
         executor: Where to run the steps that can run in more than one place.
-        secrets: What this machine knows, by name.
+        secrets: This machine's secrets, by name.
     """
     target = catalog.target(recipe.target)
     refused = refusals(recipe, catalog)
@@ -123,7 +123,7 @@ def _steps(recipe: Recipe, catalog: Catalog, refused: tuple[Refusal, ...]) -> tu
 
 
 def _place(step: Step, wanted: ExecutorName | None) -> PlacedStep:
-    """Containers for what has an image; our own code runs wherever it is wanted."""
+    """Use containers for steps with an image. Our own code runs on the requested executor."""
     if step.image is None or (wanted == "process" and step.portable):
         return PlacedStep(step, "process")
     return PlacedStep(step, "docker")

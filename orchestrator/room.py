@@ -1,4 +1,4 @@
-"""Room on disk, counted before the first byte is written."""
+"""Checks free disk space before the first byte is written."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from orchestrator.errors import DiskFullError
 
 _RESERVE = 64 << 20
-"""Bytes that stay free at most: for journals, logs, and whoever else uses the disk."""
+"""Most bytes that stay free, for journals, logs and other users of the disk."""
 _SHARE = 10
-"""Of a need that is small, this part is enough to stay free."""
+"""Share of a small need that must stay free."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Need:
     folder: Path
     size: int
     what: str
-    """Whose bytes they are, for a person."""
+    """The owner of the bytes, for messages."""
 
 
 def insist_on_room(needs: Iterable[Need], hint: str) -> None:
-    """Compare what will be written with what is free, per file system.
+    """Compare what will be written with the free space, per file system.
 
     Args:
         needs: What will be written.
-        hint: What helps besides freeing room.
+        hint: What helps besides freeing disk space.
 
     Raises:
         DiskFullError: With every number.
@@ -58,17 +58,17 @@ def _insist(needs: Sequence[Need], hint: str) -> None:
 
 
 def existing(folder: Path) -> Path:
-    """Find the nearest folder above that is there."""
+    """Find the nearest existing parent folder."""
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def device_of(folder: Path) -> int:
-    """Name the file system that a folder is, or would be made, on."""
+    """Return the file system of a folder that exists or will be created."""
     return existing(folder).stat().st_dev
 
 
 def free_bytes(place: Path) -> int:
-    """Ask how much an ordinary user may still write."""
+    """Return how many bytes an ordinary user may still write."""
     status = os.statvfs(place)
     return status.f_bavail * status.f_frsize
 
@@ -78,8 +78,8 @@ def _spelled(size: int) -> str:
 
 
 def files_in(folder: Path) -> Iterator[os.stat_result]:
-    """Look at every file below a folder; others may be removing or renaming some meanwhile, which is no fault."""
-    for place, _, names in os.walk(folder):  # it passes over a folder that is gone, as `rglob` does not
+    """Yield the status of every file below a folder. Other processes may remove or rename files meanwhile."""
+    for place, _, names in os.walk(folder):  # it skips a removed folder, unlike `rglob`
         for name in names:
             with suppress(OSError):
                 yield os.lstat(os.path.join(place, name))  # noqa: PTH118 - there may be very many

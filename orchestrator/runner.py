@@ -1,4 +1,4 @@
-"""The one loop: reuse or run each step, then keep what it left."""
+"""Runs a plan: reuse or run each step, then publish its result."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ from orchestrator.watch import Kernel, watch_for
 
 Decision = Literal["run", "reuse", "later"]
 _TAIL = 12
-"""Lines of a failed command's log that its error shows."""
+"""Lines of a failed command's log in its error."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What would happen to one step, and the job that would run."""
+    """The state of one step and the job that would run."""
 
     placed: PlacedStep
     decision: Decision
-    """`later`: it depends on what an earlier step will leave."""
+    """`later`: it depends on the result of an earlier step."""
     job: Job
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of one step."""
+    """The result of one step."""
 
     name: str
     reused: bool
@@ -82,24 +82,24 @@ class Runner:
 
     store: Store
     executors: Mapping[ExecutorName, Callable[[], Executor]]
-    """Made when the first step needs them: no Docker engine is asked for where no step runs in a container."""
+    """Created when the first step needs them, so that Docker is not needed if no step runs in a container."""
     observer: Observer
     kernel: Kernel = field(default_factory=Kernel)
-    """Where this machine's memory is looked up while a step runs."""
+    """The source of this machine's memory figures while a step runs."""
     dist: Path | None = None
-    """Where the deployment goes when every step is done; None where none is made."""
+    """The folder of the deployment after all steps; None if none is written."""
     _made: dict[ExecutorName, Executor] = field(default_factory=dict)
 
     def run(self, plan: Plan, *, first: str | None = None, last: str | None = None) -> tuple[StepResult, ...]:
-        """Carry a plan out.
+        """Run a plan.
 
         Args:
             plan: The plan.
-            first: Run this step and all after it even where the store has their results.
+            first: Run this step and all later ones even if the store has their results.
             last: Stop after this step.
 
         Raises:
-            OrchestratorError: Of its kind; what finished before stays published.
+            OrchestratorError: Of its kind. Finished steps stay published.
         """
         plan.insist()
         placed_steps = plan.between(first, last)
@@ -124,7 +124,7 @@ class Runner:
         return tuple(results)
 
     def _check_machine(self, plan: Plan, names: list[str], forced: set[str], dist: Path | None) -> None:
-        """Ask for every step's needs before the first byte is downloaded: hours later nobody wants to hear of them."""
+        """Check every step's requirements before the first download, so that no step fails hours later."""
         found = [each for each in forecast(plan, self.store, Path("unused")) if each.placed.step.name in names]
         pending = [each for each in found if each.decision != "reuse" or each.placed.step.name in forced]
         for each in pending:
@@ -154,7 +154,7 @@ class Runner:
         return StepResult(step.name, reused, seconds, bytes_in, artifact)
 
     def _sound(self, key: str) -> Artifact | None:
-        """Find an artifact; one that changed on disk is set aside and counts as missing."""
+        """Find an artifact. One that changed on disk is set aside and counts as missing."""
         try:
             return self.store.find(key)
         except ArtifactCorruptError as error:
@@ -163,7 +163,7 @@ class Runner:
             return None
 
     def _settle(self, placed: PlacedStep, binder: Binder, key: str, inputs: Mapping[str, Artifact]) -> None:
-        """Remove what a build left that was killed after it had published; the caller holds the key's lock."""
+        """Remove what a build left that was killed after publishing. The caller holds the key's lock."""
         folders = {name: artifact.folder for name, artifact in inputs.items()}
         job = binder.job(placed.step, placed.executor, key, folders, self.store.root / "attempts" / key)
         try:
@@ -178,7 +178,7 @@ class Runner:
         step, binder = placed.step, plan.binder
         executor = self._executor(placed.executor)
         left = None if again else self.store.sealed(key)
-        if left is None:  # a process ended with its orchestrator, and the room of what it left is wanted
+        if left is None:  # a process ended with its orchestrator, and its disk space is needed
             self.store.sweep(key, "process")
         attempt = left or self.store.attempt(key, placed.executor)
         folders = {name: artifact.folder for name, artifact in inputs.items()}
@@ -201,9 +201,9 @@ class Runner:
         try:
             heed = watch_for(plan.target, step.name, self.kernel) or carry_on
             outcome = executor.run(job, listener, heed)
-        except MachineError:  # the engine went away: its container may still run, and is adopted by the next build
+        except MachineError:  # Docker stopped answering: its container may still run, and the next build adopts it
             self._keep_log(step, binder.recipe, attempt)
-            if placed.executor == "process":  # a process has ended with us, and may have left the disk full
+            if placed.executor == "process":  # the process has ended, and may have left the disk full
                 self._let_go(executor, job)
             raise
         except BaseException:
@@ -223,7 +223,7 @@ class Runner:
             self._let_go(executor, job)
             raise
         attempt.seal()
-        checked = listener.checked if step.network else {}  # a download's word counts: all else runs what others wrote
+        checked = listener.checked if step.network else {}  # other steps run foreign code
         return self._publish(step, executor, job, attempt, checked=checked)
 
     def _publish(
@@ -235,9 +235,9 @@ class Runner:
         *,
         checked: Mapping[str, Checked] | None = None,
     ) -> Artifact:
-        """Publish what ended well; whatever interrupts that, the next build goes on from there.
+        """Publish a successful result. If this is interrupted, the next build continues from there.
 
-        Without `checked`, what it is to publish was found.
+        Without `checked`, an unpublished result was found.
         """
         self.observer(Publishing(step.name, checked is None))
         self.store.owe(job.key)
@@ -247,14 +247,14 @@ class Runner:
         return artifact
 
     def _let_go(self, executor: Executor, job: Job) -> None:
-        """Remove what a job leaves besides its artifact; the caller holds the key's lock."""
+        """Remove what a job leaves besides its artifact. The caller holds the key's lock."""
         executor.forget(job)
         self.store.sweep(job.key)
 
     def _keep_log(self, step: Step, recipe: str, attempt: Attempt) -> None:
         log = attempt.folder / "log.txt"
         if log.is_file():
-            with suppress(OSError):  # on a full disk, the reason why the step failed is the one to tell
+            with suppress(OSError):  # on a full disk, the reason why the step failed matters more
                 shutil.copyfile(log, failed_log(self.store.root, recipe, step.name))
 
     def _executor(self, name: ExecutorName) -> Executor:
@@ -264,12 +264,12 @@ class Runner:
 
 
 def forecast(plan: Plan, store: Store, work: Path) -> tuple[Forecast, ...]:
-    """Say what a run would do, with the very jobs, and touch nothing.
+    """Describe a run with its exact jobs, without changing anything.
 
     Args:
         plan: The plan.
-        store: Where results of earlier runs lie.
-        work: Stands for the folder of whatever will be made, one folder a step.
+        store: The store with results of earlier runs.
+        work: Placeholder for the parent of new folders, one folder a step.
     """
     artifacts: dict[str, Artifact] = {}
     forecasts = []
@@ -298,7 +298,7 @@ def _find_quietly(store: Store, key: str) -> Artifact | None:
 
 
 def write_files(step: Step, attempt: Path) -> None:
-    """Put a step's small files where its job will look for them."""
+    """Write a step's small files into its job's folder."""
     for name, text in step.files.items():
         file = attempt / "files" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +306,7 @@ def write_files(step: Step, attempt: Path) -> None:
 
 
 def failed_log(root: Path, recipe: str, step: str) -> Path:
-    """Name the place where the log of a recipe's last failed try at a step is kept."""
+    """Return the path of the log of a recipe's last failed attempt at a step."""
     place = root / "logs" / recipe / f"{step}.log"
     place.parent.mkdir(parents=True, exist_ok=True)
     return place
@@ -314,15 +314,15 @@ def failed_log(root: Path, recipe: str, step: str) -> Path:
 
 @dataclass
 class _Listener:
-    """Passes events on, and keeps what a payload says to us alone."""
+    """Forwards events, and keeps a payload's messages for the runner."""
 
     observer: Observer
     failure: Failure | None = None
-    """Why it gave up."""
+    """The error that it reported."""
     checked: dict[str, Checked] = field(default_factory=dict)
-    """Which files it hashed while they arrived."""
+    """The files that it hashed while they arrived."""
     spent: Spent | None = None
-    """What its work cost."""
+    """The cost of its work."""
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -341,7 +341,7 @@ def _insist_on_success(step: Step, outcome: Outcome, failure: Failure | None, at
         return
     if failure:
         kind = by_code(failure.code) or StepFailedError
-        if issubclass(kind, PlanRefusedError):  # plans are refused by us alone, never by a payload
+        if issubclass(kind, PlanRefusedError):  # only the planner refuses plans, never a payload
             kind = StepFailedError
         message = f"{step.name}: {failure.message}"
         raise kind(message, hint=failure.hint)
@@ -373,7 +373,7 @@ def _tail(log: Path) -> str:
 
 
 def _check_outputs(step: Step, out: Path) -> None:
-    """Success is exit status 0 and outputs that exist and parse, never a log line."""
+    """Check success: exit status 0 and valid outputs, never a log line."""
     with machine_faults(f"checking the result of {step.name}"):
         for output in step.outputs:
             found = sorted(out.glob(output.pattern))
@@ -401,7 +401,7 @@ def _check_output(step: Step, output: Output, path: Path) -> None:
             message = f"{where} it is not JSON: {error}"
             raise OutputMissingError(message) from error
     elif output.kind == "safetensors":
-        from orchestrator.quantization import header  # noqa: PLC0415 - brings NumPy, which a plan needs not
+        from orchestrator.quantization import header  # noqa: PLC0415 - loads NumPy, which a plan does not need
 
         try:
             header.read(path)

@@ -1,4 +1,4 @@
-"""Files that are written beside the one that they will replace; what a killed writer left can be told and removed."""
+"""Writes files beside the file that they replace, and removes those of killed writers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NAME = re.compile(r"\..*\.(?P<process>\d+)-[0-9a-f]{8}")
 
 
 def temporary_of(path: Path) -> Path:
-    """Name a fresh file beside another, with this process in its name."""
+    """Name a new file beside another, with this process in its name."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Name a fresh file, which takes another's place when the block has written it; nothing changes where it fails."""
+    """Yield a new file that replaces another after the block. If the block fails, nothing changes."""
     temporary = temporary_of(path)
     try:
         yield temporary
@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what processes left that are gone; the folder is one that only this machine writes to."""
+    """Remove files of processes that have ended. Only this machine may write to the folder."""
     for file in folder.glob(".*"):
         found = _NAME.fullmatch(file.name)
         if found and not _lives(int(found["process"])):

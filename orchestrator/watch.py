@@ -1,12 +1,12 @@
-"""Watches this machine's memory while a step runs, and stops the step before the machine freezes.
+"""Guards this machine's memory while a step runs, and stops the step before the machine freezes.
 
-Where processor and GPU share one memory, an over-full machine often kills nobody: it hangs until its power is cut, and
-the limit of a container does not count what the GPU takes. The kernel's own figures do: `MemAvailable`, and the share
+If processor and GPU share one memory, a machine without memory often hangs until its power is cut. A container's
+limit does not count the GPU's memory. The kernel's own figures do: `MemAvailable`, and the share
 of time in which every task waited for memory.
 
-A step is stopped when less than half of the target's reserve is available: on a DGX Spark 6 of 12 GiB, which leaves
-three seconds at the 2 GiB/s at which a server was seen to take memory. On a machine with less memory than the target
-has, where a recipe is only rehearsed, the limit is as much smaller. Pressure counts when it lasts: systemd-oomd's own
+A step is stopped if less than half of the target's reserve is available: on a DGX Spark 6 of 12 GiB. This leaves
+three seconds at 2 GiB/s, the rate at which a server was seen to take memory. On a machine with less memory than the
+target, for rehearsals, the limit is proportionally smaller. Pressure counts only if it lasts: systemd-oomd's own
 measure, 60 % for 20 seconds.
 """
 
@@ -24,23 +24,23 @@ from orchestrator.errors import HostMemoryError
 _GIB = 1 << 30
 _BARS = "▁▂▃▄▅▆▇█"
 _MINUTE = 60
-"""Samples that are kept, one a second."""
+"""Number of samples that are kept, one a second."""
 _PRESSURE = 60.0
 """Per cent of the last ten seconds in which every task waited for memory."""
 _LASTING = 20.0
-"""Seconds for which the pressure must be as high."""
+"""Seconds for which the pressure must be that high."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Where the kernel says how much memory there is."""
+    """The kernel's files with memory figures."""
 
     meminfo: Path = Path("/proc/meminfo")
     pressure: Path = Path("/proc/pressure/memory")
     now: Callable[[], float] = time.monotonic
 
     def memory(self) -> tuple[int, int] | None:
-        """Give the available and all bytes; None where this machine does not say."""
+        """Return the available and all bytes; None if this machine does not report them."""
         try:
             fields = dict(line.split(":", 1) for line in self.meminfo.read_text(encoding="ascii").splitlines())
             available, total = (int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
@@ -49,7 +49,7 @@ class Kernel:
         return available, total
 
     def stalled(self) -> float:
-        """Give the per cent of the last ten seconds in which every task waited for memory; 0 where nobody counts."""
+        """Return the percentage of the last ten seconds in which every task waited for memory; 0 if unknown."""
         try:
             full = next(line for line in self.pressure.read_text(encoding="ascii").splitlines() if line[:4] == "full")
             return float(dict(part.split("=") for part in full.split()[1:])["avg10"])
@@ -66,19 +66,19 @@ class _Sample:
 
 @dataclass
 class MemoryWatch:
-    """Watches during one step; call it as often as you like, it looks once a second."""
+    """Checks memory during one step. It may be called often, and checks once a second."""
 
     step: str
     floor: int
     """Bytes of the target's memory below which the step is stopped."""
     target_memory: int
-    """Bytes that the target has; a smaller machine has a proportionally smaller floor."""
+    """Bytes of the target. A smaller machine has a proportionally smaller limit."""
     kernel: Kernel = field(default_factory=Kernel)
     _curve: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MINUTE))
     _pressed_since: float | None = None
 
     def __call__(self) -> None:
-        """Take a sample where one is due.
+        """Take a sample if one is due.
 
         Raises:
             HostMemoryError: The machine is about to run out of memory.
@@ -112,7 +112,7 @@ class MemoryWatch:
         raise HostMemoryError(message, hint=hint)
 
     def _drawn(self) -> str:
-        """Draw the available memory of the last minute, and name a value every ten seconds."""
+        """Draw the available memory of the last minute, with a value every ten seconds."""
         top = max(sample.available for sample in self._curve) or 1
         last = self._curve[-1].moment
         bars = "".join(_BARS[round(sample.available / top * (len(_BARS) - 1))] for sample in self._curve)
@@ -122,7 +122,7 @@ class MemoryWatch:
 
 
 def watch_for(target: Target, step: str, kernel: Kernel) -> MemoryWatch | None:
-    """Watch where it matters: a target whose GPU takes its memory from the system's own."""
+    """Return a memory guard for a target whose GPU shares the system's memory."""
     if not target.unified_memory or not target.reserve:
         return None
     return MemoryWatch(step, target.reserve // 2, target.memory, kernel)

@@ -1,4 +1,4 @@
-"""The file system's word for a file: as long as it is the same, so are the bytes."""
+"""Calculates a file's fingerprint from its file status. An equal fingerprint means equal bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def witness_of(path: Path) -> str:
-    """Spell device, inode, size and times; the time of the last change of status cannot be set back."""
+    """Return device, inode, size and times. The time of the last status change cannot be set back."""
     status = path.stat()
     values = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return ":".join(map(str, values))

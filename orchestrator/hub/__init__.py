@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: resolve a revision, fetch its files, check every byte."""
+"""Access to the Hugging Face Hub: resolve a revision, fetch its files, check every byte."""

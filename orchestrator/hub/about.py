@@ -1,4 +1,4 @@
-"""What the Hub says of a model before anything of it is downloaded: its card, its access, its configurations."""
+"""Reads what the Hub shows of a model before a download: its card, access and configurations."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class About:
     repo: str
     commit: str
     license: str | None
-    """The licence's short name, or the name that its card gives it; None where the card is silent."""
+    """The licence's short name, or the name in the card; None if the card has none."""
     gated: bool
-    """Its owner must grant access before files can be fetched."""
+    """Its owner must grant access before files can be downloaded."""
     counted: int | None
-    """Numbers in its safetensors files, as the Hub has counted them; packed ones count as one."""
+    """Number of values in its safetensors files, as the Hub counts them. A packed byte counts as one."""
     public: Mapping[str, Any]
     """What the Hub shows of config.json to everybody."""
     config: object | None
-    """config.json itself; None where it is gated and this account has no access."""
+    """config.json itself; None if it is gated and this account has no access."""
     quantization: object | None
-    """hf_quant_config.json; None where there is none, or it is out of reach as well."""
+    """hf_quant_config.json; None if there is none, or no access to it."""
     quantized: bool
-    """One of both says how its weights are quantized, as far as the Hub shows that to everybody."""
+    """Whether one of both declares a quantization, as far as the Hub shows it."""
 
 
 def about(repo: str, revision: str = "main") -> About:
@@ -45,7 +45,7 @@ def about(repo: str, revision: str = "main") -> About:
         revision: Branch, tag or commit.
 
     Raises:
-        HubError: One of its kinds; `HubNotFoundError` also where there are no weights in safetensors.
+        HubError: One of its kinds; `HubNotFoundError` also if there are no weights in safetensors.
     """
     with hub_words(repo, revision):
         info = asked_again(lambda: HfApi().model_info(repo, revision=revision))
@@ -85,7 +85,7 @@ def _configurations(repo: str, commit: str, names: set[str], *, gated: bool) -> 
 
 
 def _license(info: ModelInfo) -> str | None:
-    """Read the licence of a model card; one that the Hub has no short name for is called `other` and has a name."""
+    """Read the licence of a model card. A licence without a short name is called `other` and has a name."""
     card = info.card_data
     short, name = getattr(card, "license", None), getattr(card, "license_name", None)
     return str(name) if short in (None, "other") and name else short if isinstance(short, str) else None

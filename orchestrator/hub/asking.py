@@ -1,4 +1,4 @@
-"""Asks the Hub's interface again where that may help: when it is in trouble, or wants to be asked less often."""
+"""Retries requests to the Hub when it is unavailable or limits the rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defin
 from orchestrator.hub.words import TOO_MANY, asked_to_wait
 
 _PAUSE = 0.5
-"""Seconds before the second try where the Hub names none; twice as long before each further one."""
+"""Seconds before the first retry if the Hub names none. They double for each further one."""
 _LONGEST_PAUSE = 60.0
-"""Seconds that somebody waits for an answer of a few kilobytes; beyond that a person should know."""
+"""Most seconds to wait for a small answer. A longer wait is an error."""
 _SERVER_ERROR = 500
 
 _Answer = TypeVar("_Answer")
@@ -29,17 +29,17 @@ def asked_again(
     patience: float = _LONGEST_PAUSE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> _Answer:
-    """Ask, and ask again a little later, or when the Hub says.
+    """Send a request, and retry it after a pause or the time that the Hub names.
 
     Args:
-        ask: Asks.
-        tries: How often at the most; the pauses before them are 0.5 seconds, 1, 2, 4 … where the Hub names none.
-        patience: Seconds that the Hub may ask to wait.
-        sleep: Waits; a thread's own way ends where the threads are to end.
+        ask: Sends the request.
+        tries: Most attempts. The pauses are 0.5, 1, 2, 4 … seconds if the Hub names none.
+        patience: Most seconds that the Hub may ask to wait.
+        sleep: Waits. A thread's own version ends if the thread must stop.
 
     Raises:
-        HfHubHTTPError: Where that does not help, or would take too long.
-        TransportError: Where the Hub cannot be reached.
+        HfHubHTTPError: Retries do not help, or would take too long.
+        TransportError: The Hub cannot be reached.
     """
     asked = 1
     while True:
@@ -62,7 +62,7 @@ def asked_again(
 
 @contextmanager
 def no_long_waits() -> Iterator[None]:
-    """Let the Hub's own client fail where it would wait, silently, for longer than a person should not know of it.
+    """Fail instead of letting the Hub's client sleep silently for too long.
 
     Raises:
         HfHubHTTPError: The Hub asks for a longer pause.

@@ -1,4 +1,4 @@
-"""What other rooms ask of this one, under one name."""
+"""The Hub's interface for other packages of the code, in one module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One snapshot into a folder: from the Hub's cache where it is right, from the Hub where not, every byte checked."""
+"""Fetches one snapshot into a folder, from the Hub's cache or the Hub, and checks every byte."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from orchestrator.witness import witness_of
 _READ = 1 << 20
 
 Report = Callable[[RemoteFile, int], None]
-"""Called with a file and how many of its bytes are there; from several threads."""
+"""Called with a file and its number of bytes, from several threads."""
 
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Fetches the files of one snapshot; several threads may, each another file."""
+    """Fetches the files of one snapshot. Several threads may fetch different files."""
 
     snapshot: Snapshot
     output: Path
     stop: Stop
     report: Report
     tell: Callable[[Warned | Checked], None]
-    """Called with what others should know; from several threads."""
+    """Called with messages for the user, from several threads."""
 
     @property
     def cache(self) -> RepoCache:
-        """The repository's place in the Hub's cache."""
+        """The repository in the Hub's cache."""
         return RepoCache.of(self.snapshot)
 
     def prepare(self, listing: Path) -> None:
-        """Write down what is about to be fetched, for days without network and against `hf cache prune`."""
+        """Save the list of files before the download, for offline use and against `hf cache prune`."""
         if not listing.exists() and os.access(existing(listing), os.W_OK):
             listing.parent.mkdir(parents=True, exist_ok=True)
             sweep_temporaries(listing.parent)
@@ -59,10 +59,10 @@ class Fetcher:
             self.cache.keep(self.snapshot.commit)
 
     def insist_on_everything(self, include: tuple[str, ...]) -> None:
-        """Where the network may not be used, everything must be there.
+        """Check that everything is in the cache if the network must not be used.
 
         Raises:
-            HubOfflineError: Naming what is not.
+            HubOfflineError: Names the missing files.
         """
         wanted = self.snapshot
         missing = missing_files(wanted.repo, wanted.commit, wanted.kind, include, wanted)
@@ -71,12 +71,12 @@ class Fetcher:
             raise HubOfflineError(message, hint="run it once without --offline")
 
     def fetch(self, file: RemoteFile) -> None:
-        """Bring one file into the folder, checked; it stays in the Hub's own cache for other programs.
+        """Fetch and check one file. It stays in the Hub's own cache for other programs.
 
         Raises:
-            DownloadCorruptError: Where it is twice in a row not what it must be.
-            HubError: Where it cannot be had.
-            StoppedError: Where the threads are to end.
+            DownloadCorruptError: Its bytes are wrong twice in a row.
+            HubError: It cannot be downloaded.
+            StoppedError: The threads must stop.
         """
         pointer = self.cache.pointer(self.snapshot.commit, file.path)
         if pointer.exists() and not self._is_right(pointer, file):
@@ -87,7 +87,7 @@ class Fetcher:
         self._place(pointer.resolve(), file)
 
     def _place(self, blob: Path, file: RemoteFile) -> None:
-        """Have a checked file in the folder; where it is the very same one, nobody has to hash it again."""
+        """Put a checked file in the folder. The very same file is not hashed again."""
         target = self.output / file.path
         link_or_copy(blob, target)
         if file.sha256 and target.samefile(blob):
@@ -108,7 +108,7 @@ class Fetcher:
         return blob
 
     def _fetch(self, url: str, xet: XetFileData | None, file: RemoteFile, etag: str) -> None:
-        """Fetch a file's bytes, and once again where they are wrong: then over plain HTTP, whatever way they came.
+        """Fetch a file's bytes. If they are wrong, retry once over plain HTTP.
 
         Raises:
             DownloadCorruptError: They are wrong again.
@@ -125,10 +125,10 @@ class Fetcher:
             raise DownloadCorruptError(message, hint=hint)
 
     def _transfer(self, url: str, xet: XetFileData | None, file: RemoteFile, etag: str) -> str | None:
-        """Fetch a file's bytes; what is wrong is set aside.
+        """Fetch a file's bytes. Wrong bytes are set aside.
 
         Returns:
-            None where it is what it must be, and now in the cache; else what was wrong.
+            None if the bytes are right and now in the cache; else the problem.
         """
         digest = digest_of(file.size, large=bool(file.sha256))
         with Partial(self.cache.incomplete(etag), file.size, digest, self.stop) as partial:
@@ -157,7 +157,7 @@ class Fetcher:
         transfer(url, f"{self._at}: {file.path}", partial, self.stop, report)
 
     def _is_right(self, path: Path, file: RemoteFile) -> bool:
-        """Look at bytes that the cache has; wrong ones are set aside."""
+        """Check the cache's bytes. Wrong bytes are set aside."""
         digest = digest_of(file.size, large=bool(file.sha256))
         there = 0
         with path.open("rb") as opened:
@@ -188,7 +188,7 @@ class Fetcher:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a file appear in a second place: by hard link, or by copy where the file system has none."""
+    """Make a file available at a second path: by hard link, or by copy if the file system has none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -197,11 +197,11 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _etag(file: RemoteFile) -> str:
-    """Give the digest by which the Hub, and so its cache, know a file."""
+    """Return the digest by which the Hub and its cache identify a file."""
     return file.sha256 or file.git_sha1
 
 
 def _plain(about: HfFileMetadata, file: RemoteFile) -> str:
-    """Give the name of the blob: the Hub's word, so that its client finds it, as long as it is a plain name."""
+    """Return the blob's name: the Hub's own, so that its client finds it, if it is a plain name."""
     etag = about.etag or ""
     return etag if etag and "/" not in etag and not etag.startswith(".") else _etag(file)

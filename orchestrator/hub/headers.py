@@ -1,4 +1,4 @@
-"""Look at a model on the Hub without downloading it: its configurations, and the headers of its weights by ranges."""
+"""Reads a model on the Hub without a download: its configurations, and the headers of its weights by range requests."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ CONFIG, QUANT_CONFIG = "config.json", "hf_quant_config.json"
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """What can be known of a model without its weights."""
+    """What is known of a model without its weights."""
 
     repo: str
     commit: str
     config: object
-    """What config.json holds."""
+    """The content of config.json."""
     quantization: object | None
-    """What hf_quant_config.json holds; None where there is none."""
+    """The content of hf_quant_config.json; None if there is none."""
     tensor_bytes: int | None
-    """Bytes of all tensors as the headers of its safetensors files say; None where it has no such file."""
+    """Bytes of all tensors by the headers of its safetensors files; None if it has no such file."""
 
 
 def look_at(repo: str, revision: str = "main") -> RemoteModel:
@@ -45,7 +45,7 @@ def look_at(repo: str, revision: str = "main") -> RemoteModel:
 
     Raises:
         HubError: One of its kinds.
-        CheckpointError: A file that is not what its name says.
+        CheckpointError: A file's content does not fit its name.
     """
     commit = resolve_commit(repo, revision)
     names = [file.path for file in snapshot(repo, commit).files]
@@ -66,7 +66,7 @@ def look_at(repo: str, revision: str = "main") -> RemoteModel:
 
 
 def _header_bytes(repo: str, commit: str, name: str) -> int:
-    """Add up the tensors of one file; only its beginning is asked for."""
+    """Add up the tensors of one file. Only its beginning is fetched."""
     try:
         header = HfApi().parse_safetensors_file_metadata(repo, name, revision=commit)
     except SafetensorsParsingError as error:
@@ -75,8 +75,8 @@ def _header_bytes(repo: str, commit: str, name: str) -> int:
     return sum(tensor.data_offsets[1] - tensor.data_offsets[0] for tensor in header.tensors.values())
 
 
-def read_json(repo: str, commit: str, name: str) -> Any:  # noqa: ANN401 - whatever JSON can say
-    """Fetch a small JSON file; the client's errors are to be translated by `hub_words`.
+def read_json(repo: str, commit: str, name: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Fetch a small JSON file. The caller translates the client's errors with `hub_words`.
 
     Raises:
         CheckpointError: It is not JSON.

@@ -1,4 +1,4 @@
-"""What can be had without network: what the Hub's cache has of a commit."""
+"""Checks what is available offline: the files of a commit in the Hub's cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 def listing_file(repo: str, commit: str, kind: RepoType, include: tuple[str, ...]) -> Path:
-    """Say where the list of a commit's files is remembered; it depends on which of them are wanted."""
+    """Return the path of the saved list of a commit's files. It depends on the file patterns."""
     patterns = hashlib.sha256(json.dumps(include).encode()).hexdigest()[:12]
     return RepoCache(Path(constants.HF_HUB_CACHE), repo, kind).listing(f"{commit}-{patterns}")
 
@@ -24,14 +24,14 @@ def listing_file(repo: str, commit: str, kind: RepoType, include: tuple[str, ...
 def missing_files(
     repo: str, commit: str, kind: RepoType, include: tuple[str, ...], known: Snapshot | None = None
 ) -> str:
-    """Say what the cache lacks of a commit; empty where it has everything.
+    """List what the cache lacks of a commit; empty if it has everything.
 
     Args:
         repo: Its name.
         commit: The commit.
         kind: Of the repository.
-        include: What is wanted of it.
-        known: The list of its files, where a lock has it.
+        include: File patterns.
+        known: The list of its files, if a lock has it.
     """
     remembered = listing_file(repo, commit, kind, include)
     if known is None:
@@ -46,6 +46,6 @@ def missing_files(
 
 
 def is_there(cache: RepoCache, commit: str, file: RemoteFile) -> bool:
-    """Tell by name and size whether the cache has a file; its bytes are looked at when it is used."""
+    """Tell by name and size whether the cache has a file. Its bytes are checked when it is used."""
     places = (cache.pointer(commit, file.path), cache.blob(file.sha256 or file.git_sha1))
     return any(place.exists() and place.stat().st_size == file.size for place in places)

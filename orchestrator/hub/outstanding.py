@@ -1,4 +1,4 @@
-"""What a download would still write: exact where its files are known, else as much as somebody expects."""
+"""Calculates what a download will still write: exactly for known files, else the expected size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from orchestrator.room import Need, device_of, files_in
 def known_snapshot(
     repo: str, commit: str, kind: RepoType, include: tuple[str, ...], listing: str | None
 ) -> Snapshot | None:
-    """Find the list of a commit's files without asking anybody.
+    """Find the saved list of a commit's files without network.
 
     Args:
         repo: Its name.
-        commit: The commit, or what is not resolved yet.
+        commit: The commit, or an unresolved revision.
         kind: Of the repository.
-        include: What is wanted of it.
-        listing: The list, where a lock has it.
+        include: File patterns.
+        listing: The list, if a lock has it.
     """
     if listing is not None:
         return parse_listing(listing, "the lock")
@@ -33,12 +33,12 @@ def known_snapshot(
 
 
 def needs(snapshot: Snapshot, output: Path, step: str) -> tuple[Need, ...]:
-    """Count what is still to come, and all of it again where it cannot be linked from the Hub's cache.
+    """Count the remaining bytes, and all bytes again if the Hub's cache cannot be linked.
 
     Args:
-        snapshot: What is wanted.
-        output: Where it shall appear.
-        step: The step that wants it.
+        snapshot: The files.
+        output: The destination.
+        step: The step that fetches them.
     """
     cache = RepoCache.of(snapshot)
     missing = [file for file in snapshot.files if not is_there(cache, snapshot.commit, file)]
@@ -48,14 +48,14 @@ def needs(snapshot: Snapshot, output: Path, step: str) -> tuple[Need, ...]:
 
 
 def expected_needs(repo: str, kind: RepoType, size: int, output: Path, step: str) -> tuple[Need, ...]:
-    """Do so for files that are not known yet: what the cache has of the repository is taken for some of them.
+    """Count unknown files: what the cache has of the repository is assumed to belong to them.
 
     Args:
         repo: Its name.
         kind: Of the repository.
-        size: Bytes that are expected.
-        output: Where they shall appear.
-        step: The step that wants them.
+        size: Expected bytes.
+        output: The destination.
+        step: The step that fetches them.
     """
     cache = RepoCache(Path(constants.HF_HUB_CACHE), repo, kind)
     there = sum(status.st_size for status in files_in(cache.folder / "blobs"))
@@ -68,5 +68,5 @@ def _copy(output: Path, size: int, step: str) -> Need:
 
 
 def _linked(coming: Need, copy: Need) -> tuple[Need, ...]:
-    """Leave the copy out where the file system links instead."""
+    """Leave the copy out if the file system can link instead."""
     return (coming,) if device_of(coming.folder) == device_of(copy.folder) else (coming, copy)

@@ -1,13 +1,13 @@
-"""A file on its way: what is safely on disk, written down chunk by chunk, and the digest of all that has arrived.
+"""Writes a partial download: flushed bytes are recorded in a journal, and all received bytes are hashed.
 
-Two files lie beside the blob-to-be. `….incomplete` has the bytes. `….journal` says how many of them are safely on
-disk: its first line names format and size, each further line is an offset, appended after the bytes before it were
-flushed. After a crash nothing beyond the last whole line is trusted, whatever the length of the file says: a file
-system may have recorded a length before the bytes. The state of a digest cannot be kept on disk, so what is there
-is read and hashed once when the work is taken up again.
+Two files are beside the future blob. `….incomplete` has the bytes. `….journal` says how many of them are flushed to
+disk. Its first line names format and size. Each further line is an offset, appended after the bytes before it were
+flushed. After a crash, nothing beyond the last complete line is trusted, because a file system may record a file's
+length before its bytes. A digest's state cannot be saved, so a resumed download reads and hashes
+the existing bytes once.
 
-Bytes are flushed by a second thread while further ones arrive. A chunk is half of what a crash may cost, because
-besides the one that arrives, one may be on its way to the disk.
+A second thread flushes bytes while more arrive. A chunk is half of what a crash may lose, because one chunk
+may be arriving while another is being flushed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _HEADER = "orchestrator 1 {size}\n"
 
 
 class Partial:
-    """An incomplete file, open for writing; one process at a time, under the blob's lock.
+    """An incomplete file, open for writing by one process, which holds the blob's lock.
 
     Args:
-        path: Where the bytes are.
-        size: How many there will be.
-        digest: An empty digest, which will have seen every byte.
-        stop: Looked at while what is there is read again.
+        path: The file of the bytes.
+        size: The expected size.
+        digest: An empty digest. It gets every byte.
+        stop: Checked while existing bytes are read again.
     """
 
     def __init__(self, path: Path, size: int, digest: _Hash, stop: Stop) -> None:
@@ -46,7 +46,7 @@ class Partial:
         self.size = size
         self.digest = digest
         self.received = 0
-        """Bytes that have arrived, and were hashed and written."""
+        """Bytes that were received, hashed and written."""
         self._stop = stop
         self._journal = path.with_suffix(".journal")
         self._flushed = 0
@@ -67,9 +67,9 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write down how far it came, and close it."""
+        """Record the progress, and close it."""
         try:
-            with suppress(OSError):  # after a failure; where the disk is full, less is kept
+            with suppress(OSError):  # after a failure; on a full disk, less is kept
                 self._settle()
                 if self.received > self._flushed:
                     self._flush(self.received)
@@ -77,9 +77,9 @@ class Partial:
             self.close()
 
     def write(self, piece: bytes | bytearray) -> None:
-        """Append what has arrived."""
+        """Append received bytes."""
         if self.received + len(piece) - self._flushed > 2 * CHUNK:
-            self._settle()  # before it is written: a crash must not find more than that unjournaled
+            self._settle()  # before the write: a crash must not find more unjournaled bytes
         self.digest.update(piece)
         view = memoryview(piece)
         while view:
@@ -90,7 +90,7 @@ class Partial:
             self._pending = self._flusher.submit(self._flush, self.received)
 
     def finish(self, blob: Path) -> None:
-        """Give the whole and right file its final name; it is on disk before it has it."""
+        """Give the complete and verified file its final name, after it is flushed to disk."""
         self._settle()
         os.fdatasync(self._file)
         self.path.replace(blob)
@@ -103,14 +103,14 @@ class Partial:
         self._flushed = self.received
 
     def move_aside(self, place: Path) -> None:
-        """Give what has arrived another name, for whoever wants to know what is wrong with it, and forget it."""
+        """Rename the received bytes for inspection, and remove the journal."""
         self._settle()
         self.path.replace(place)
         self._journal.unlink(missing_ok=True)
         self._flushed = self.received
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._flusher.shutdown()
         os.close(self._file)
 
@@ -125,10 +125,10 @@ class Partial:
         self._flushed = trusted
         fresh = self._journal.with_suffix(".journal.new")
         fresh.write_text(_HEADER.format(size=self.size) + (f"{trusted}\n" if trusted else ""), encoding="ascii")
-        fresh.replace(self._journal)  # at once: a crash right here must not cost what was there
+        fresh.replace(self._journal)  # at once: a crash right here must not lose the existing bytes
 
     def _settle(self) -> None:
-        """Wait for what is on its way to the disk."""
+        """Wait for the running flush."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -143,12 +143,12 @@ class Partial:
 
 
 def sweep_journal(path: Path) -> None:
-    """Remove the journal of a file that is whole: a process that was killed right after moving it left one."""
+    """Remove the journal of a complete file, left by a process that was killed right after the rename."""
     path.with_suffix(".journal").unlink(missing_ok=True)
 
 
 def journaled(path: Path, size: int) -> int:
-    """Say how many bytes of an incomplete file can be trusted; 0 where nothing is known of it."""
+    """Return how many bytes of an incomplete file can be trusted; 0 if nothing is known."""
     try:
         text = path.with_suffix(".journal").read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
@@ -166,5 +166,5 @@ def journaled(path: Path, size: int) -> int:
 
 
 def digest_of(size: int, *, large: bool) -> _Hash:
-    """Begin the digest by which the Hub knows a file: sha256 of a large one, git's sha1 of a small one."""
+    """Create the digest by which the Hub identifies a file: sha256 of a large one, git's sha1 of a small one."""
     return hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

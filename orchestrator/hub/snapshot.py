@@ -1,4 +1,4 @@
-"""One commit of a repository, and the files of it that are wanted: asked of the Hub, or read from a lock."""
+"""Lists one commit's files by file patterns, from the Hub or from a lock."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class RemoteFile:
     path: str
     size: int
     sha256: str | None
-    """Of a large (LFS or Xet) file."""
+    """Digest of a large (LFS or Xet) file."""
     git_sha1: str
-    """Of a small file's git blob."""
+    """Digest of a small file's git blob."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One commit of a repository and the files of it that are wanted."""
+    """One commit of a repository and its files that match the file patterns."""
 
     repo: str
     kind: RepoType
@@ -45,13 +45,13 @@ class Snapshot:
 
 
 def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offline: bool = False) -> str:
-    """Give the commit that a branch or tag points to; a commit is itself, without asking.
+    """Return the commit of a branch or tag. A commit is returned without a request.
 
     Args:
         repo: Its name.
         revision: Branch, tag or commit.
         kind: Of the repository.
-        offline: Believe what the Hub's cache remembers.
+        offline: Use the commit in the Hub's cache.
 
     Raises:
         HubError: One of its kinds.
@@ -73,7 +73,7 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
 
     Raises:
         HubError: One of its kinds.
-        PathEscapesError: Where the Hub names a file outside the repository.
+        PathEscapesError: The Hub names a file outside the repository.
     """
     with hub_words(repo, commit), no_long_waits():
         tree = [
@@ -98,7 +98,7 @@ def _remembered(repo: str, revision: str, kind: RepoType) -> str:
 
 
 def listing_text(snapshot: Snapshot) -> str:
-    """Write a list of files down; `read_listing` reads it."""
+    """Write a list of files, for `read_listing`."""
     fields = {
         "repo": snapshot.repo,
         "kind": snapshot.kind,
@@ -112,8 +112,8 @@ def read_listing(file: Path) -> Snapshot:
     """Read what `listing_text` wrote.
 
     Raises:
-        LockInvalidError: Where it is no such list.
-        PathEscapesError: Where it names a file outside the repository.
+        LockInvalidError: It is not such a list.
+        PathEscapesError: It names a file outside the repository.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -124,11 +124,11 @@ def read_listing(file: Path) -> Snapshot:
 
 
 def parse_listing(text: str, where: str) -> Snapshot:
-    """Do so with its text.
+    """Read the text of such a list.
 
     Raises:
-        LockInvalidError: Where it is no such list.
-        PathEscapesError: Where it names a file outside the repository.
+        LockInvalidError: It is not such a list.
+        PathEscapesError: It names a file outside the repository.
     """
     try:
         fields: dict[str, Any] = json.loads(text)

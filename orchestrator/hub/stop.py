@@ -1,4 +1,4 @@
-"""How threads that fetch files are told to end."""
+"""Stops the threads that fetch files."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import threading
 
 
 class StoppedError(Exception):
-    """Raised in a thread that was told to end; nobody shows it."""
+    """Raised in a thread that must stop. It is never shown."""
 
 
 class Stop:
-    """A flag that a thread looks at between two pieces of work."""
+    """A flag that a thread checks between two pieces of work."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()
 
     def set(self) -> None:
-        """Ask every thread to end."""
+        """Tell every thread to stop."""
         self._flag.set()
 
     def check(self) -> None:
-        """End the calling thread's work if that was asked for.
+        """Stop the calling thread's work if the flag is set.
 
         Raises:
-            StoppedError: It was.
+            StoppedError: The flag is set.
         """
         if self._flag.is_set():
             raise StoppedError
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond the moment when the threads are to end."""
+        """Wait, but end early if the threads must stop."""
         if self._flag.wait(seconds):
             raise StoppedError

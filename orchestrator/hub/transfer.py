@@ -1,8 +1,8 @@
-"""Bytes of one file over plain HTTP, from where they ended the last time, through every fault that goes away by itself.
+"""Downloads one file over plain HTTP. It resumes partial downloads and retries temporary faults.
 
-Why not the Hub's own client: it begins a file anew after its process was killed, and looks at nothing but the size
-(measured with 2.4.0). Its session, its headers and its errors are used here; only the loop over the bytes is ours.
-One request fetches all that is missing of a file: the Hub counts requests, and a lost connection costs nothing.
+The Hub's own client is not used because it starts a file again after its process was killed, and checks only the size
+(measured with 2.4.0). Its session, headers and errors are used here. Only the loop over the bytes is ours.
+One request fetches all missing bytes of a file, because the Hub counts requests. A lost connection costs nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from orchestrator.hub.words import TOO_MANY, asked_to_wait, reason, refusal
 
 _PIECE = 1 << 20
 TRIES = 6
-"""Tries in a row without one new byte."""
+"""Attempts in a row without a new byte."""
 _PAUSE = 0.5
-"""Seconds before the second try; twice as long before each further one."""
+"""Seconds before the first retry. They double for each further one."""
 LONGEST_PAUSE = 600.0
-"""Seconds that the Hub may ask us to wait; beyond that a person should know."""
+"""Most seconds that the Hub may ask us to wait. A longer wait is an error."""
 _OK, _PARTIAL, _REQUEST_TIMEOUT, _SERVER_ERROR = 200, 206, 408, 500
 
 
@@ -35,7 +35,7 @@ class TooLongError(Exception):
 
 @dataclass
 class _InterruptedError(Exception):
-    """A fault that may go away by itself."""
+    """A temporary fault."""
 
     message: str
     pause: float | None = None
@@ -44,19 +44,19 @@ class _InterruptedError(Exception):
 
 
 def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
-    """Fetch what is missing of a file.
+    """Fetch the missing bytes of a file.
 
     Args:
-        url: Where the Hub has it.
+        url: Its URL on the Hub.
         at: Its name, for messages.
-        partial: Where the bytes go.
-        stop: Looked at after each piece.
-        report: Called with the number of bytes that are there.
+        partial: Gets the bytes.
+        stop: Checked after each piece.
+        report: Called with the number of bytes so far.
 
     Raises:
-        HubError: Where nothing more arrives, however often it is asked for; what arrived is kept.
-        TooLongError: Where more arrives than the file has.
-        HfHubHTTPError: For what asking again does not mend.
+        HubError: Nothing more arrives after all retries. The received bytes are kept.
+        TooLongError: More bytes arrive than the file has.
+        HfHubHTTPError: A retry cannot help.
     """
     tries = 0
     while partial.received < partial.size:
@@ -91,7 +91,7 @@ def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None
 
 
 def _take(response: httpx2.Response, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
-    """Write what arrives, in pieces that are worth a call; at a fault, also the last bytes before it."""
+    """Write received bytes in larger pieces; after a fault, also the last bytes before it."""
     skip = _begin(response, partial)
     held = bytearray()
     try:
@@ -113,10 +113,10 @@ def _take(response: httpx2.Response, partial: Partial, stop: Stop, report: Calla
 
 
 def _begin(response: httpx2.Response, partial: Partial) -> int:
-    """Check what the answer is going to be.
+    """Check the headers of the answer.
 
     Returns:
-        How many bytes of it are here already: all of them where it begins at 0 although a later part was asked for.
+        Number of its bytes that are here already: all of them if it starts at 0 although a later part was requested.
     """
     status = response.status_code
     if status == _PARTIAL:

@@ -1,4 +1,4 @@
-"""What may carry code: refused, unless the recipe names the commit that somebody has read."""
+"""Refuses files that may contain code, unless the recipe names the commit that the user has read."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from orchestrator.errors import UntrustedCodeError
 
 CARRIERS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.py")
-"""Pickles run code when they are loaded, Python files are code."""
+"""Pickles run code when they are loaded. Python files are code."""
 
 _CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "*processor_config.json")
 _KEYS = ("auto_map", "custom_generate", "trust_remote_code")
-"""Keys by which a configuration makes transformers load code that comes with the model."""
+"""Configuration keys that make transformers load code of the model."""
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """The recipe's word on one repository."""
+    """A recipe's trust in one repository."""
 
     commit: str
     files: tuple[str, ...] = ()
@@ -26,15 +26,15 @@ class Trusted:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """What is fetched besides what is harmless."""
+        """File patterns that are fetched besides harmless files."""
         return (*self.files, *(("*.py",) if self.remote_code else ()))
 
 
 def insist_on_commit(repo: str, commit: str, trusted: Trusted | None) -> None:
-    """Hold the recipe's trust against the commit that would be used.
+    """Compare the recipe's trust with the commit to be used.
 
     Raises:
-        UntrustedCodeError: Where another commit was read than this one.
+        UntrustedCodeError: The recipe trusts another commit.
     """
     if trusted and trusted.commit != commit:
         message = f"{repo}: the recipe trusts the code of commit {trusted.commit}, and this would be {commit}"
@@ -42,10 +42,10 @@ def insist_on_commit(repo: str, commit: str, trusted: Trusted | None) -> None:
 
 
 def insist_on_no_code(repo: str, commit: str, folder: Path, trusted: Trusted | None) -> None:
-    """Look for configurations that make a program load code.
+    """Find configurations that make a program load code.
 
     Raises:
-        UntrustedCodeError: Naming the first one that the recipe does not trust.
+        UntrustedCodeError: Names the first one that the recipe does not trust.
     """
     if trusted and trusted.remote_code:
         return
@@ -57,16 +57,16 @@ def insist_on_no_code(repo: str, commit: str, folder: Path, trusted: Trusted | N
 
 
 def insist_on_leave(repo: str, commit: str, option: str, trusted: Trusted | None) -> None:
-    """Ask for the recipe's trust where the recipe itself has a tool load the model's code.
+    """Require the recipe's trust if an option makes a tool load the model's code.
 
     Args:
         repo: The model.
         commit: Its commit.
-        option: Where the recipe says so.
-        trusted: What the recipe trusts.
+        option: The option in the recipe.
+        trusted: The recipe's trust.
 
     Raises:
-        UntrustedCodeError: It trusts no code.
+        UntrustedCodeError: The recipe trusts no code.
     """
     if not (trusted and trusted.remote_code):
         message = f"{repo}@{commit}: {option} runs Python code that comes with the model"
@@ -74,7 +74,7 @@ def insist_on_leave(repo: str, commit: str, option: str, trusted: Trusted | None
 
 
 def trust_hint(commit: str) -> str:
-    """Say which line makes it trusted."""
+    """Return the recipe line that grants trust."""
     return (
         "read that code; if you trust it, add this line below `model:` in the recipe:\n"
         f"  trust: {{commit: {commit}, remote_code: true}}"
@@ -85,5 +85,5 @@ def _code_key(file: Path) -> str | None:
     try:
         fields = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
-        return None  # whoever needs it will say that it is no JSON
+        return None  # the reader of the file will report invalid JSON
     return next((key for key in _KEYS if isinstance(fields, dict) and fields.get(key)), None)

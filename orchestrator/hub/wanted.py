@@ -1,4 +1,4 @@
-"""Which revision and files of a repository are wanted; apart from the Hub's client, which a plan cannot wait for."""
+"""Defines revisions and file patterns of repositories, without the Hub's client, which loads too slowly for a plan."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MODEL_FILES = (
     "NOTICE*",
     "README.md",
 )
-"""What a checkpoint needs; nothing that can carry code (`.bin`, `.pt`, `.py`)."""
+"""Files of a checkpoint, without those that can carry code (`.bin`, `.pt`, `.py`)."""
 
 DUPLICATES = ("original/*", "metal/*", "consolidated*.safetensors", "onnx/*")
-"""The same weights once more in another layout."""
+"""The same weights again in another layout."""
 
 
 def is_commit(revision: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the Hub's client says, in our words: each reason its own error, with what to do about it."""
+"""Turns hub errors of the client into our errors, each with a reason and a hint."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
 
 @contextmanager
 def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
-    """Translate the client's errors; no address is quoted, because a signed one opens a file to whoever reads it.
+    """Translate the client's errors. No URL is quoted, because a signed one gives access to the file.
 
     Args:
-        repo: What is asked for.
-        revision: Of it.
-        path: The file, where one is asked for.
+        repo: The requested repository.
+        revision: Its revision.
+        path: The requested file, if any.
     """
     at = f"{repo}@{revision}"
     try:
@@ -53,7 +53,7 @@ def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         message = f"{at}: the network is needed, and HF_HUB_OFFLINE forbids it"
         raise HubOfflineError(message, hint="unset it, or bring the files into the Hub's cache") from error
-    except LocalEntryNotFoundError as error:  # the client's word for every failure to reach the Hub
+    except LocalEntryNotFoundError as error:  # the client's error for every failure to reach the Hub
         message = f"{at}: the Hub cannot be reached and the file is not in the local cache ({_cause(error)})"
         raise HubError(
             message, hint="check the network, or HF_ENDPOINT if you use a mirror, and run it again"
@@ -70,12 +70,12 @@ def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
 
 
 def refusal(at: str, status: int, wait: float | None = None) -> HubError:
-    """Give our error for an answer of the Hub that is no success.
+    """Return our error for an unsuccessful answer of the Hub.
 
     Args:
-        at: What was asked for.
-        status: Of the answer.
-        wait: Seconds that the Hub asks to wait, where it does.
+        at: The requested object.
+        status: The status of the answer.
+        wait: Seconds that the Hub asks to wait, if any.
     """
     waiting = f"; it asks to wait {wait:.0f} seconds" if wait else ""
     if status in (UNAUTHORIZED, FORBIDDEN):
@@ -106,7 +106,7 @@ def asked_to_wait(headers: httpx2.Headers) -> float | None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in a few words what went wrong on the way."""
+    """Describe a network failure in a few words."""
     return _first_line(error) or type(error).__name__
 
 

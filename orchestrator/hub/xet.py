@@ -1,8 +1,8 @@
-"""Bytes of one file in Xet storage, through hf_xet's own client, from where they ended the last time.
+"""Downloads one file from Xet storage with hf_xet's own client. It resumes partial downloads.
 
-Why not hf_hub_download: it writes a file of its own, begins it anew after its process was killed, and checks nothing.
-The stream that it is built on yields bytes in order from any offset; it feeds the same journaled, hashed file as
-plain HTTP does.
+hf_hub_download is not used because it writes its own file, starts it again after its process was killed, and checks
+nothing. The stream below it yields bytes in order from any offset. They go to the same journaled, hashed file as
+those of plain HTTP.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.transfer import TooLongError
 
 _CONFIG = {
-    # what hf_xet keeps in memory; its own defaults, made for servers, reach 6 GB
+    # hf_xet's memory; its own defaults, made for servers, reach 6 GB
     "reconstruction.download_buffer_size": 48_000_000,
     "reconstruction.download_buffer_perfile_size": 8_000_000,
     "reconstruction.download_buffer_limit": 64_000_000,
     "reconstruction.min_prefetch_buffer": 16_000_000,
     "reconstruction.min_reconstruction_fetch_size": 64_000_000,
-    "client.retry_max_attempts": 3,  # there is another way to the same bytes
+    "client.retry_max_attempts": 3,  # plain HTTP can fetch the same bytes
     "client.retry_base_delay": "1s",
     "telemetry.enabled": False,
 }
 
 
 class XetFaultError(Exception):
-    """The storage does not answer as it should; what arrived is kept, and the rest can come over plain HTTP."""
+    """The storage fails. The received bytes are kept, and the rest can come over plain HTTP."""
 
 
 def stream(file: XetFileData, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
-    """Fetch what is missing of a file.
+    """Fetch the missing bytes of a file.
 
     Args:
-        file: Its name in the storage, and where a token for it is asked for.
-        partial: Where the bytes go.
-        stop: Looked at after each piece.
-        report: Called with the number of bytes that are there.
+        file: Its name in the storage, and the URL for a token.
+        partial: Gets the bytes.
+        stop: Checked after each piece.
+        report: Called with the number of bytes so far.
 
     Raises:
-        XetFaultError: Where it cannot be had in this way.
-        TooLongError: Where more arrives than the file has.
+        XetFaultError: The download fails in this way.
+        TooLongError: More bytes arrive than the file has.
     """
     if partial.received < partial.size:
         with _opened(file, partial) as pieces:
@@ -71,7 +71,7 @@ def _take(pieces: Any, partial: Partial, stop: Stop, report: Callable[[int], Non
 
 
 def _parts(piece: bytes, size: int = 1 << 20) -> Iterator[bytes]:
-    """Cut a piece, which may be as large as a chunk of the journal, into what is written at a time."""
+    """Split a piece, which may be as large as a chunk of the journal, into the size of one write."""
     for offset in range(0, len(piece), size):
         yield piece[offset : offset + size]
 
@@ -91,8 +91,8 @@ def _opened(file: XetFileData, partial: Partial) -> Iterator[Any]:
 
 @cache
 def _group(refresh_route: str) -> Any:  # noqa: ANN401 - hf_xet has no types
-    """Connect to the storage of a repository; its files share the connection, and so one token is asked for."""
-    from hf_xet import XetConfig, XetSession  # noqa: PLC0415 - loaded where a repository needs it
+    """Connect to the storage of a repository. Its files share the connection and so one token."""
+    from hf_xet import XetConfig, XetSession  # noqa: PLC0415 - loaded if a repository needs it
 
     headers = build_hf_headers()
     return XetSession(XetConfig().with_config(_CONFIG)).new_download_stream_group(
@@ -104,7 +104,7 @@ def _group(refresh_route: str) -> Any:  # noqa: ANN401 - hf_xet has no types
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Whatever the client or its storage raises is a fault of this way to the bytes."""
+    """Any error of the client or its storage is a fault of this transfer."""
     try:
         yield
     except StoppedError:

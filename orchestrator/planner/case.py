@@ -114,7 +114,7 @@ def has_block_scales(recipe: Recipe) -> bool:
 
 
 def _quantizer_name(recipe: Recipe, target: Target, catalog: Lookup) -> str:
-    """Return the recipe's quantizer, else the catalogue's first with hf_ptq.py; for other methods the recipe's image."""
+    """Return the recipe's quantizer, else the catalogue's first with hf_ptq.py; for others the recipe's image."""
     if recipe.quantization.method != "modelopt":
         return recipe.image
     if recipe.quantization.image is not None:

@@ -28,7 +28,7 @@ Algorithm = Literal[
     "Q5_K",
     "Q6_K",
 ]
-"""The algorithm of one matrix. ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats."""
+"""The algorithm of a matrix: ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats."""
 
 KvDtype = Literal["bf16", "fp8", "nvfp4"]
 

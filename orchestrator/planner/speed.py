@@ -165,7 +165,7 @@ def workload(question: Question, constants: Constants | None = None) -> Workload
 
 
 def _as_read(scheme: Scheme, shape: ModelShape, engine: str) -> Scheme:
-    """Return the scheme of the file that a runtime reads. llama.cpp's gpt-oss has eight bits for all that is not MXFP4."""
+    """Return the scheme of the file that a runtime reads. llama.cpp's gpt-oss has Q8_0 besides MXFP4."""
     if engine == "llama.cpp" and scheme.algorithm == "MXFP4" and shape.architecture == "GptOssForCausalLM":
         return scheme_of("gguf_mxfp4", kv_cache=scheme.kv_cache)
     return scheme

@@ -1,1 +1,1 @@
-"""Artifacts on disk: find, attempt, publish, lock, forget."""
+"""The store of artifacts on disk: find, attempt, publish, lock, remove."""

@@ -1,4 +1,4 @@
-"""What a step left, by content: its files with size and sha256, and one digest over them all."""
+"""Describes a step's result by content: its files with size and sha256, and one digest over them all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from orchestrator.witness import witness_of
 
 _FORMAT = 1
 _HASHERS = min(4, os.cpu_count() or 1)
-"""hashlib releases the interpreter's lock, so files are hashed side by side."""
+"""hashlib releases the interpreter's lock, so threads hash files in parallel."""
 _PIECE = 1 << 20
-"""Bytes read at a time: an interrupted hash ends with the piece."""
+"""Bytes per read. An interrupt stops the hash after one read."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published result; its files never change."""
+    """A published result. Its files never change."""
 
     key: str
     step: str
     folder: Path
-    """Where its files lie."""
+    """The folder of its files."""
     log: Path
-    """What its command wrote."""
+    """The log of its command."""
     files: tuple[StoredFile, ...]
 
     @property
     def manifest(self) -> Path:
-        """Where it is written down."""
+        """Its manifest."""
         return self.folder.parent / "manifest.json"
 
     @property
     def digest(self) -> str:
-        """Its identity by content: two artifacts of the same bytes are the same to whatever reads them."""
+        """Its identity by content. Artifacts with the same bytes are interchangeable."""
         listing = json.dumps([[file.path, file.size, file.sha256] for file in self.files])
         return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -64,10 +64,10 @@ class Artifact:
 
 
 def list_files(folder: Path) -> tuple[Path, ...]:
-    """List every file below a folder, in one order on every machine.
+    """List every file below a folder, in the same order on every machine.
 
     Raises:
-        OutputMissingError: For a link or a special file: an artifact must not depend on what lies outside.
+        OutputMissingError: There is a link or a special file. An artifact must not depend on files outside of it.
     """
     found: list[Path] = []
     for entry in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
@@ -80,11 +80,11 @@ def list_files(folder: Path) -> tuple[Path, ...]:
 
 
 def hash_files(folder: Path, known: Mapping[str, Checked] = MappingProxyType({})) -> tuple[StoredFile, ...]:
-    """Hash every file below a folder, several at once; an interrupt ends it at once.
+    """Hash every file below a folder, several at once. An interrupt stops it at once.
 
     Args:
         folder: The folder.
-        known: Files that were hashed before, by their path; each is hashed again if anything happened to it since.
+        known: Already hashed files, by path. A file that changed since is hashed again.
     """
     paths = list_files(folder)
     ended = threading.Event()
@@ -113,7 +113,7 @@ def _sha256(path: Path, ended: threading.Event) -> str:
 
 
 def manifest_text(key: str, step: str, files: tuple[StoredFile, ...]) -> str:
-    """Write an artifact down."""
+    """Write an artifact's manifest."""
     fields = {"format": _FORMAT, "key": key, "step": step, "files": [asdict(file) for file in files]}
     return json.dumps(fields, indent=1) + "\n"
 
@@ -122,7 +122,7 @@ def read_manifest(folder: Path) -> Artifact:
     """Read an artifact's manifest.
 
     Raises:
-        ArtifactCorruptError: Where it cannot be read.
+        ArtifactCorruptError: It cannot be read.
     """
     try:
         fields: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""What making an artifact cost: a small file beside its manifest, which its digest knows nothing of.
+"""Records an artifact's cost in a small file beside its manifest, outside of its digest.
 
-The same work gives the same bytes and never the same times. So the record lies outside of what is published, as the log
-does; it is there for as long as the artifact is, for every build that uses it again.
+The same work gives the same bytes but different times. So the cost, like the log, is not part of the published files.
+It is kept as long as the artifact, for every build that reuses it.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ _FILE = "cost.json"
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one artifact, measured when it was made."""
+    """The cost of one artifact, measured when it was made."""
 
     executor: str
     finished: str
-    """When, in UTC, as ISO 8601 has it."""
+    """The UTC time in ISO 8601."""
     seconds: float | None
-    """That the try took which came to its end. What earlier tries had done is not in it; None where its container ran
-    before we came."""
+    """Seconds of the successful attempt, without earlier ones; None if its container started before this process."""
     spent: Spent | None = None
-    """What the command itself told; few do."""
+    """The command's own report, if any."""
 
     def document(self) -> dict[str, Any]:
-        """Spell it as JSON has it, on disk and for whoever asks."""
+        """Convert it to JSON, for the disk and for programs."""
         return {"format": _FORMAT, **asdict(self)}
 
 
 def write_cost(folder: Path, cost: Cost) -> None:
-    """Put it into a try's folder, from which the artifact's is made."""
+    """Write it to an attempt's folder, which becomes the artifact's."""
     (folder / _FILE).write_text(json.dumps(cost.document(), indent=1) + "\n", encoding="utf-8")
 
 
 def read_cost(folder: Path) -> Cost | None:
-    """Read it; None where an artifact was made before costs were kept, or nothing can be read."""
+    """Read it; None if the artifact is older than this record, or if the file cannot be read."""
     try:
         fields = json.loads((folder / _FILE).read_bytes())
         if fields.pop("format") != _FORMAT:

@@ -1,10 +1,10 @@
-"""The store: crash-safe from attempt folder to rename, one lock per key, nothing ever written into what is published.
+"""Keeps artifacts: crash-safe publishing by rename, one lock per key, and published files that never change.
 
 artifacts/<key>/     manifest.json, log.txt, cost.json, and read-only out/…
-attempts/<key>-<n>/  the same, while a step runs; `ended` in it: the command is done, its result is not yet published
-scratch/<key>/       how far a step is that can go on after it was ended; gone once its result is published
-stats/<key>.json     what the file system said of the files when they were last hashed
-locks/<key>.lock     held by whoever works on the key; the kernel frees it when the holder dies
+attempts/<key>-<n>/  the same, while a step runs; with `ended`, the command is done and its result not yet published
+scratch/<key>/       saved state of a resumable step; removed once its result is published
+stats/<key>.json     the files' status when they were last hashed
+locks/<key>.lock     held by the process that works on the key; the kernel frees it when that process ends
 aside/<key>-<n>/     artifacts that were found changed on disk
 uses/<n>             a running build and the keys of what it reads
 """
@@ -39,13 +39,13 @@ _MADE_AGAIN = "it is set aside and made again by the next build"
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a step: its own folder, so that no two writers ever share one."""
+    """One attempt at a step, in its own folder, so that two writers never share one."""
 
     folder: Path
 
     @property
     def out(self) -> Path:
-        """What the command may write."""
+        """The folder that the command may write to."""
         return self.folder / "out"
 
     def discard(self) -> None:
@@ -53,7 +53,7 @@ class Attempt:
         remove_tree(self.folder)
 
     def seal(self) -> None:
-        """Note that the command ended well and left all it should; everything is on disk before the note is."""
+        """Mark that the command succeeded with all outputs. Everything is flushed to disk before the mark."""
         with machine_faults("keeping the result of a step"):
             _flush_tree(self.folder)
             _write(self.folder / _ENDED, "")
@@ -61,12 +61,12 @@ class Attempt:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether it only has to be published: the note is there, or already the manifest that takes its place."""
+        """Whether only publishing is left: the mark exists, or the manifest that replaces it."""
         return any((self.folder / name).is_file() for name in (_ENDED, "manifest.json"))
 
     @classmethod
     def of_output(cls, out: Path) -> Attempt:
-        """Find the attempt whose output folder this is."""
+        """Find the attempt of an output folder."""
         return cls(out.parent)
 
 
@@ -77,10 +77,10 @@ class Store:
     root: Path
 
     def make(self) -> None:
-        """Make sure that there is a place for everything.
+        """Create the store's folders.
 
         Raises:
-            NoPermissionError: There is none.
+            NoPermissionError: They cannot be created.
         """
         with machine_faults("making the store"):
             self._folder("artifacts")
@@ -90,11 +90,11 @@ class Store:
 
     @contextmanager
     def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold a key; others that want it wait.
+        """Hold a key's lock. Others wait for it.
 
         Args:
             key: The key.
-            waiting: Called once where somebody else holds it.
+            waiting: Called once if another process holds it.
         """
         with machine_faults("locking the store"):
             folder = self._folder("locks")
@@ -111,7 +111,7 @@ class Store:
 
     @contextmanager
     def try_lock(self, key: str) -> Iterator[bool]:
-        """Hold a key if nobody else does; says whether it is held."""
+        """Try to hold a key's lock and yield the success."""
         with machine_faults("locking the store"):
             held = FileLock(self._folder("locks") / f"{key}.lock")
             try:
@@ -125,12 +125,12 @@ class Store:
             held.release()
 
     def find(self, key: str) -> Artifact | None:
-        """Find what was published under a key.
+        """Find the artifact of a key.
 
-        Trusts the file system's word (inode, size, times) as long as it is what it was; hashes again otherwise.
+        Trusts the file status (inode, size, times) if it is unchanged. Otherwise the files are hashed again.
 
         Raises:
-            ArtifactCorruptError: Where a file is gone or is not what was published.
+            ArtifactCorruptError: A file is missing or has changed.
         """
         folder = self.root / "artifacts" / key
         if not folder.is_dir():
@@ -144,7 +144,7 @@ class Store:
         """Hash an artifact again.
 
         Raises:
-            ArtifactCorruptError: Naming the first file that differs.
+            ArtifactCorruptError: Names the first file that differs.
         """
         with _as_corruption():
             found = {file.path: file for file in hash_files(artifact.folder)}
@@ -158,16 +158,16 @@ class Store:
         self.remember(artifact)
 
     def remember(self, artifact: Artifact) -> None:
-        """Record the file system's word for an artifact that is known to be right (linking changes a file's ctime)."""
+        """Save the file status of a verified artifact. (A new link changes a file's ctime.)"""
         folder = self._folder("stats")
         _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact)))
 
     def attempt(self, key: str, executor: str = "process") -> Attempt:
-        """Make a fresh folder for one try.
+        """Create a new folder for one attempt.
 
         Args:
             key: The key.
-            executor: Who will write there; a container may do so when no orchestrator is left.
+            executor: The executor that writes there. A container may continue without an orchestrator.
         """
         with machine_faults("making room for a step"):
             attempt = Attempt(self._folder("attempts") / f"{key}-{executor}-{uuid.uuid4().hex[:8]}")
@@ -175,29 +175,29 @@ class Store:
         return attempt
 
     def scratch(self, key: str) -> Path:
-        """Make the folder in which a step notes how far it is; unlike a try's own, it is there for the next try."""
+        """Create the folder for a step's saved state. Unlike an attempt's folder, the next attempt uses it again."""
         with machine_faults("making room for a step"):
             return self._folder(f"scratch/{key}")
 
     def drop_scratch(self, key: str) -> None:
-        """Forget how far a step was; the caller holds the key's lock."""
+        """Remove a step's saved state. The caller holds the key's lock."""
         remove_tree(self.root / "scratch" / key)
 
     def publish(
         self, attempt: Attempt, key: str, step: str, checked: Mapping[str, Checked] = MappingProxyType({})
     ) -> Artifact:
-        """Make an attempt's output an artifact: flushed to disk, hashed, then renamed into place at once.
+        """Publish an attempt's output as an artifact: flush to disk, hash, then rename.
 
-        The caller holds the key's lock. An older artifact of the key gives way.
+        The caller holds the key's lock. An older artifact of the key is replaced.
 
         Args:
-            attempt: The try.
+            attempt: The attempt.
             key: Its key.
             step: The step's name.
-            checked: Files that were hashed while they arrived, by their path; they are not read again.
+            checked: Files that were hashed while they arrived, by path. They are not read again.
         """
         with machine_faults(f"publishing the result of {step}"):
-            sweep_temporaries(attempt.folder)  # of whoever was killed while publishing it
+            sweep_temporaries(attempt.folder)  # left by a process that was killed while it published
             list_files(attempt.out)  # plain files only
             _flush_tree(attempt.out)
             _write(attempt.folder / "manifest.json", manifest_text(key, step, hash_files(attempt.out, checked)))
@@ -216,41 +216,41 @@ class Store:
         return artifact
 
     def sealed(self, key: str) -> Attempt | None:
-        """Find a try whose command ended well and whose publishing did not; the caller holds the key's lock."""
+        """Find a successful attempt that is not published. The caller holds the key's lock."""
         tries = (Attempt(folder) for folder in sorted((self.root / "attempts").glob(f"{key}-*")))
         return next((attempt for attempt in tries if attempt.is_sealed), None)
 
     def size_of_tries(self, key: str) -> int:
-        """Give the bytes that unfinished tries at a key hold: used again or given back, so not needed twice."""
+        """Return the bytes of unfinished attempts at a key. They are reused or freed, so they are not needed twice."""
         places = (*(self.root / "attempts").glob(f"{key}-*"), self.root / "scratch" / key)
         return sum(status.st_size for place in places for status in files_in(place))
 
     def owe(self, key: str) -> None:
-        """Note, until `sweep`, that something of a try is left to be removed: whoever finds the artifact sees to it."""
+        """Mark an attempt for removal until `sweep`. The next process that finds the artifact removes it."""
         with machine_faults("making room for a step"):
             self._folder(f"attempts/{key}-{_OWED}")
 
     def is_owed(self, key: str) -> bool:
-        """Whether something of earlier tries at a key is still to be removed."""
+        """Whether something of earlier attempts at a key must still be removed."""
         return any((self.root / "attempts").glob(f"{key}-*"))
 
     def sweep(self, key: str, executor: str = "") -> None:
-        """Remove what earlier tries at a key left, all of them or those of one executor; the caller holds its lock."""
+        """Remove earlier attempts at a key, all or those of one executor. The caller holds the key's lock."""
         for leftover in (self.root / "attempts").glob(f"{key}-{executor}*"):
             remove_tree(leftover)
 
     def set_aside(self, key: str) -> Path:
-        """Move a changed artifact out of the way and keep it for whoever wants to look."""
+        """Move a changed artifact aside and keep it for inspection."""
         return self._move_aside(self.root / "artifacts" / key)
 
     def remove(self, key: str) -> None:
-        """Forget an artifact."""
+        """Remove an artifact."""
         with machine_faults("removing from the store"):
             remove_tree(self.root / "artifacts" / key)
             (self.root / "stats" / f"{key}.json").unlink(missing_ok=True)
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Go through everything published that can be read."""
+        """Yield every readable artifact."""
         for folder in sorted((self.root / "artifacts").glob("*")):
             try:
                 yield read_manifest(folder)
@@ -258,12 +258,12 @@ class Store:
                 continue
 
     def attempts(self) -> tuple[Path, ...]:
-        """Every try that is under way or was left behind."""
+        """Every attempt that runs or was left behind."""
         return tuple(sorted((self.root / "attempts").glob("*")))
 
     @contextmanager
     def use(self) -> Iterator[Callable[[str], None]]:
-        """While a build runs, take note of the keys that it reads, so that nobody removes them meanwhile."""
+        """Record the keys that a running build reads, so that no other process removes them."""
         with machine_faults("making the store"):
             file = self._folder("uses") / uuid.uuid4().hex
             file.write_text(f"{owner.ourselves()}\n", encoding="utf-8")
@@ -278,7 +278,7 @@ class Store:
             file.unlink(missing_ok=True)
 
     def used(self) -> frozenset[str]:
-        """Name the keys that running builds read; forgets builds that are gone."""
+        """Return the keys that running builds read. Records of ended builds are removed."""
         keys: set[str] = set()
         for file in (self.root / "uses").glob("*"):
             try:
@@ -291,14 +291,14 @@ class Store:
         return frozenset(keys)
 
     def look(self, key: str) -> Artifact | None:
-        """Read what was published under a key, without a look at its files; None where nothing can be read."""
+        """Read the artifact of a key without checking its files; None if it cannot be read."""
         try:
             return read_manifest(self.root / "artifacts" / key)
         except ArtifactCorruptError:
             return None
 
     def cost(self, key: str) -> Cost | None:
-        """Read what making an artifact cost; None where nobody noted it."""
+        """Read an artifact's cost; None if there is no record."""
         return read_cost(self.root / "artifacts" / key)
 
     def _move_aside(self, folder: Path) -> Path:
@@ -324,7 +324,7 @@ class Store:
 
 @contextmanager
 def _as_corruption() -> Iterator[None]:
-    """Whatever is wrong with published files is a change: when they were published, they were plain files."""
+    """Any problem with published files is a change, because they were plain files when they were published."""
     try:
         yield
     except (OutputMissingError, FileNotFoundError) as error:
@@ -333,7 +333,7 @@ def _as_corruption() -> Iterator[None]:
 
 
 def _stats(artifact: Artifact) -> dict[str, list[int]]:
-    """Ask the file system about each file; ctime cannot be set back, so a restored mtime does not hide a change."""
+    """Return the status of each file. ctime cannot be set back, so a restored mtime does not hide a change."""
     with _as_corruption():
         files = (artifact.manifest, *list_files(artifact.folder))
     found = {}
@@ -356,7 +356,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _flush_tree(folder: Path) -> None:
-    """Have a folder's files on disk, then the folders that name them, the inner ones first."""
+    """Flush a folder's files to disk, then the folders, the inner ones first."""
     for inner, folders, names in os.walk(folder, topdown=False):
         for name in (*names, *(name for name in folders if not Path(inner, name).is_symlink())):
             path = Path(inner, name)
@@ -375,12 +375,12 @@ def _flush(path: Path) -> None:
 def _make_read_only(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         status = path.stat()
-        if path.is_dir() or status.st_nlink == 1:  # a linked file belongs to others too: its mode is theirs
+        if path.is_dir() or status.st_nlink == 1:  # a linked file's mode belongs to others, too
             path.chmod(stat.S_IMODE(status.st_mode) & ~0o222)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, read-only parts included; fine where it is gone."""
+    """Remove a folder with its read-only parts. A missing folder is no error."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o700)
