@@ -1,4 +1,4 @@
-"""What flows between two layers when it is too much for memory: in a file, a tensor for each batch."""
+"""Keeps hidden states in a file, one tensor for each batch, if they are too large for memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from orchestrator.quantization.files import give_back
 
 
 def flowing(torch: Any, device: str, *, spill: bool, folder: Path | None) -> MutableSequence[Any]:  # noqa: ANN401 - the library
-    """Make the list that holds what flows between two layers.
+    """Create the list for hidden states.
 
     Args:
         torch: The library.
-        device: Where the tensors are wanted, as torch names it.
-        spill: Whether they are in a file meanwhile.
-        folder: Where the file is; the system's temporary folder where there is none.
+        device: The device for the tensors, as torch names it.
+        spill: Whether they are kept in a file.
+        folder: The folder of the file; by default the system's temporary folder.
     """
     return Spilled(torch, device, folder or Path(tempfile.gettempdir())) if spill else []
 
@@ -37,9 +37,9 @@ class _Place:
 
 @dataclass(eq=False)
 class Spilled(MutableSequence[Any]):
-    """A list of tensors of torch that are read when they are taken, and written when they are put.
+    """A list of torch tensors that are read when they are taken, and written when they are set.
 
-    The file has no name and is gone when this process is. A tensor that takes the place of another has its shape.
+    The file has no name and is removed when this process ends. A tensor that replaces another must have its shape.
     """
 
     torch: Any
@@ -49,7 +49,7 @@ class Spilled(MutableSequence[Any]):
     _descriptor: int = -1
 
     def __post_init__(self) -> None:
-        """Make the file."""
+        """Create the file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.folder) as file:
             self._descriptor = os.dup(file.fileno())
@@ -60,15 +60,15 @@ class Spilled(MutableSequence[Any]):
             os.close(self._descriptor)
 
     def clear(self) -> None:
-        """Forget all tensors; none is read for it."""
+        """Remove all tensors without reading them."""
         self._places.clear()
 
     def __len__(self) -> int:
-        """How many tensors there are."""
+        """Return the number of tensors."""
         return len(self._places)
 
     def insert(self, index: int, value: Any) -> None:  # noqa: ANN401 - a tensor
-        """Add a tensor at the end."""
+        """Append a tensor."""
         if index != len(self):
             message = "only the end takes another tensor"
             raise IndexError(message)
@@ -91,7 +91,7 @@ class Spilled(MutableSequence[Any]):
         return self.torch.from_numpy(data).view(place.kind).reshape(place.shape).to(self.device)
 
     def __setitem__(self, index: Any, value: Any) -> None:  # noqa: ANN401 - a number; a tensor
-        """Put a tensor in the place of another."""
+        """Replace a tensor."""
         place = self._places[index]
         if (tuple(value.shape), value.dtype) != (place.shape, place.kind):
             message = f"a tensor of {value.dtype} {list(value.shape)} in the place of {place.kind} {list(place.shape)}"
@@ -99,7 +99,7 @@ class Spilled(MutableSequence[Any]):
         self._write(place, value)
 
     def __delitem__(self, index: Any) -> None:  # noqa: ANN401 - all of them
-        """Forget tensors from a number on, or the last."""
+        """Remove tensors from an index on, or the last."""
         del self._places[index]
 
     def _write(self, place: _Place, value: Any) -> None:  # noqa: ANN401 - a tensor

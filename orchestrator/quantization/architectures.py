@@ -1,9 +1,9 @@
-"""Which tensors a model has: names and shapes, from the architecture that its `config.json` declares.
+"""Lists a model's tensors: names and shapes, from the architecture in its `config.json`.
 
-All architectures known here are stacks of layers between an embedding and a head. What a layer is made of differs: most
-are built like Llama, with `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`; some store projections that engines
-fuse as one matrix already, some have many experts in place of one MLP, some attend through a low-rank projection, and
-some layers do not attend at all but keep a state.
+All supported architectures are stacks of layers between an embedding and a head. Their layers differ. Most
+have `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`, like Llama. Some store projections that runtimes
+fuse as one matrix, some have many experts in place of one MLP, some use low-rank projections in attention, and
+some layers have a recurrent state instead of attention.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Config = Mapping[str, Any]
 """A `config.json`."""
 
 Shapes = dict[str, tuple[int, ...]]
-"""Shapes by name, in the order in which they are declared."""
+"""Shapes by name, in the order of their declaration."""
 
 HEAD = "lm_head"
 
@@ -35,7 +35,7 @@ class Architecture:
     layer: Callable[[Config, int], Shapes]
     """The tensors of a layer by name, within the layer."""
     stack: str = "model.layers"
-    """What stands before the number of a layer."""
+    """The prefix of a layer's number."""
     depth: Callable[[Config], int] = _counted
     """From the configuration, how many layers there are."""
     embedding: str = "model.embed_tokens"
@@ -43,12 +43,12 @@ class Architecture:
     """Vectors of the hidden size between the last layer and the head."""
     head_bias: bool = False
     tied: bool = False
-    """The head is the embedding where the configuration does not say."""
+    """The head is tied to the embedding by default."""
     scaled_embedding: bool = False
     """The embedding is a class of its own, which ModelOpt does not list among what is not quantized."""
     predicts_further: bool = False
-    """Checkpoints may have layers for the tokens after the next one: `mtp.…`, or more layers than the configuration
-    counts. transformers does not load them and ModelOpt does not quantize them, but engines draft with them."""
+    """Checkpoints may have layers that predict further tokens: `mtp.…`, or more layers than the configuration
+    counts. transformers does not load them and ModelOpt does not quantize them, but runtimes draft with them."""
 
     def tensors(self, config: Config) -> Shapes:
         """Return every tensor of a model by name."""
@@ -70,14 +70,14 @@ class Architecture:
         return None if number is None or number >= self.depth(config) else number
 
     def is_further(self, config: Config, name: str) -> bool:
-        """Say whether a tensor belongs to a layer for the tokens after the next one."""
+        """Tell whether a tensor belongs to a layer that predicts further tokens."""
         if not self.predicts_further:
             return False
         return name.startswith(("mtp.", f"{self.stack}.")) and self.layer_of(config, name) is None
 
 
 def architecture_of(config: Config) -> str:
-    """Return the architecture that a `config.json` declares, known here or not.
+    """Return the architecture of a `config.json`, supported or not.
 
     Raises:
         CheckpointError: It does not declare exactly one.
@@ -95,7 +95,7 @@ def dimension(config: Config, key: str, default: int | None = None) -> int:
     Args:
         config: The configuration.
         key: Its name there.
-        default: What it is where the configuration does not say.
+        default: Its value if the configuration has none.
 
     Raises:
         CheckpointError: It is no whole number from 1.
@@ -120,18 +120,18 @@ def _weights(prefix: str, matrices: Shapes, biased: tuple[str, ...] = ()) -> Sha
 
 
 def _heads(config: Config) -> tuple[int, int, int]:
-    """Return the heads of queries, those of keys and values, and how many numbers one has."""
+    """Return the number of query heads, of key-value heads, and the size of one."""
     heads = dimension(config, "num_attention_heads")
     size = dimension(config, "head_dim", dimension(config, "hidden_size") // heads)
     return heads, dimension(config, "num_key_value_heads", heads), size
 
 
 def _attention(config: Config, queries: int = 1, last: str = "o_proj") -> Shapes:
-    """Return the projections of queries, keys, values and of what comes out.
+    """Return the projections of queries, keys, values and of the output.
 
     Args:
         config: The configuration.
-        queries: How many numbers for each of a query: 2 where each head has a gate.
+        queries: Factor of a query's size: 2 if each head has a gate.
         last: The name of the last projection.
     """
     hidden = dimension(config, "hidden_size")
@@ -153,7 +153,7 @@ def _experts(block: str, count: int, one: Shapes) -> Shapes:
 
 
 def _has_experts(config: Config, layer: int) -> bool:
-    """Say whether a layer of a model with experts has them: some configurations leave layers out."""
+    """Tell whether a layer of a model with experts has them. Some configurations leave layers out."""
     dense = config.get("mlp_only_layers") or []
     return layer not in dense and (layer + 1) % int(config.get("decoder_sparse_step") or 1) == 0
 
@@ -163,7 +163,7 @@ def _has_experts(config: Config, layer: int) -> bool:
 
 @dataclass(frozen=True)
 class Experts:
-    """What many small MLPs in place of one are called."""
+    """The names of experts, many small MLPs in place of one."""
 
     block: str
     """The module of a layer that holds the router `gate` and `experts.0`, `experts.1`, …"""
@@ -171,11 +171,11 @@ class Experts:
     up: str
     down: str
     count: tuple[str, ...]
-    """The keys of the configuration that may say how many there are."""
+    """Configuration keys for the number of experts."""
     size: str
-    """The key that says how many inner numbers each has."""
+    """The configuration key of an expert's inner size."""
     shared: bool = False
-    """One more MLP, which every token goes through, with a gate of its own."""
+    """One more MLP for every token, with a gate of its own."""
 
     def shapes(self, config: Config) -> Shapes:
         """Return the tensors of one layer's experts."""
@@ -192,14 +192,14 @@ class Experts:
 
 @dataclass(frozen=True)
 class LlamaLayer:
-    """A layer that attends and then thinks, with norms before or around both."""
+    """A layer with attention and MLP, with norms before or around both."""
 
     attention_bias: Callable[[Config], tuple[str, ...]]
     """From the configuration, the projections of the attention that have a bias."""
     query_key_norm: bool = False
     """Queries and keys are normalized per head."""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
-    """Of the numbers between the parts of a layer."""
+    """Norms of the hidden size between the parts of a layer."""
     fused: bool = False
     """Queries, keys and values are one matrix, gate and up are another."""
     experts: Experts | None = None
@@ -264,7 +264,7 @@ def _phi_layer(config: Config, number: int) -> Shapes:  # noqa: ARG001 - all lay
 
 @dataclass(frozen=True)
 class DeepseekLayer:
-    """Queries, keys and values go through low ranks; after some layers, experts that are routed to and shared ones."""
+    """Low-rank attention projections; in later layers, routed and shared experts."""
 
     corrected: bool
     """A bias corrects the scores of the router."""
@@ -321,7 +321,7 @@ _SHARED_QWEN_EXPERTS = Experts(
 
 
 def _qwen_next_layer(config: Config, number: int) -> Shapes:
-    """Most layers keep a state; every fourth attends, with a gate for each head."""
+    """Most layers keep a state. Every fourth has attention with a gate for each head."""
     hidden, (_, _, head) = dimension(config, "hidden_size"), _heads(config)
     kinds, every = config.get("layer_types"), dimension(config, "full_attention_interval", 4)
     kind = kinds[number] if kinds else ("linear_attention" if (number + 1) % every else "full_attention")
@@ -358,7 +358,7 @@ _LONG_MIXERS = {"linear_attention": "mamba", "full_attention": "attention"}
 
 
 def _mixers(config: Config) -> list[str]:
-    """Return what each layer is: newer configurations have a list of words, older ones a text of letters."""
+    """Return the kind of each layer. Newer configurations have a list of words, older ones a string of letters."""
     key = "layers_block_type" if config.get("layers_block_type") else "hybrid_override_pattern"
     found = config.get(key)
     kinds = (
@@ -376,7 +376,7 @@ def _hybrid_depth(config: Config) -> int:
 
 
 def _nemotron_layer(config: Config, number: int) -> Shapes:
-    """Each layer is one thing: a state space, attention, an MLP without a gate, or experts."""
+    """Each layer is one of these: a state space, attention, an MLP without a gate, or experts."""
     hidden, kind = dimension(config, "hidden_size"), _mixers(config)[number]
     if kind == "mamba":
         shapes = _state_space(config)
@@ -475,7 +475,7 @@ def known(config: Config) -> Architecture:
     """Find a configuration's architecture.
 
     Raises:
-        ModelUnsupportedError: It is not known here.
+        ModelUnsupportedError: It is not supported.
     """
     name = architecture_of(config)
     if name not in ARCHITECTURES:

@@ -1,7 +1,7 @@
-"""Quantize a checkpoint to a budget: each group of modules in the format that it can bear.
+"""Quantizes a checkpoint to a budget by choosing a format for each group of modules.
 
-The model is walked through twice. First it runs over the calibration text as for any calibrated format, and while a
-layer is in memory it runs again for each group and each format, over fewer tokens, to see what that alone does to the
+The model is run through twice. First it runs over the calibration text as for any calibrated format. While a
+layer is in memory, it runs again for each group and each format over fewer tokens, to measure the error of the
 layer's output. Then formats are chosen for the whole model, see `choice`, and the layers are read again and written.
 """
 
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     from orchestrator.quantization.schemes import Scheme
 
 CANDIDATES = ("nvfp4", "fp8")
-"""Formats that a group may have besides BF16."""
+"""Formats of a group besides BF16."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How large the result may be; one of the two."""
+    """The size of the result; one of the two is given."""
 
     bits_per_weight: float | None = None
-    """Of all modules that can be quantized together, scales included."""
+    """For all modules that can be quantized together, scales included."""
     bytes: int | None = None
-    """Of all tensors of the checkpoint together."""
+    """For all tensors of the checkpoint together."""
 
 
 def quantize_auto(
@@ -72,19 +72,19 @@ def quantize_auto(
 
     Args:
         source: The folder of an unquantized checkpoint.
-        output: The folder to write to; made where it is missing.
-        batches: What runs through the model.
-        budget: How large it may be.
+        output: The folder to write to. It is created if it is missing.
+        batches: The calibration batches.
+        budget: The size of the result.
         kv_cache: `fp8` writes scales for keys and values.
-        exclude: Shell patterns of modules that stay as they are, with embedding, head and routers.
+        exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         settings: How to work.
-        observer: Is told of progress in layers, each of which is counted twice.
+        observer: Gets the progress in layers, each of which is counted twice.
 
     Raises:
         RecipeInvalidError: The budget is too small for the smallest formats, or large enough for no format at all; or
-            a pattern that fits nothing or splits what engines fuse.
+            a pattern that matches nothing or splits what runtimes fuse.
         CheckpointError: As for `quantize_calibrated`.
-        DependencyMissingError: There is no torch or no transformers.
+        DependencyMissingError: torch or transformers is missing.
     """
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
@@ -95,7 +95,7 @@ def quantize_auto(
     scratch = Scratch.open(how.scratch, work, Measured.restored)
     choose(
         _groups(surveyed, {}), _limit(surveyed, budget), _weights(surveyed)
-    )  # too small a budget is refused before any layer runs
+    )  # refuse too small a budget before any layer runs
     halfway = partial(_told, observer, len(surveyed.layers))
     _Survey(surveyed, how, report, partial(halfway, 0)).run(batches, scratch)
     chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget), _weights(surveyed))
@@ -168,7 +168,7 @@ class _Survey:
     def _layer(
         self, model: LayeredModel, number: int, tensors: dict[str, NDArray[Any]], masks: Sequence[Any]
     ) -> Measured:
-        """Run a layer as it is, and then with each group in each format."""
+        """Run a layer unquantized, and then with each group in each format."""
         prefix, measured = f"{self.plan.stack}.{number}.", Measured()
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         with (
@@ -191,7 +191,7 @@ class _Survey:
         measured: Measured,
         probe: Probe,
     ) -> None:
-        """Run a layer with each group in each format, and note the error of its output."""
+        """Run a layer with each group in each format, and record the error of its output."""
         prefix = f"{self.plan.stack}.{number}."
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         inputs = input_amax(prefix[:-1], measured)
@@ -239,13 +239,13 @@ def _candidates(plan: Plan, group: Sequence[str]) -> list[str]:
 
 
 def _errors(plan: Plan, scratch: Scratch[Measured]) -> dict[str, dict[str, float]]:
-    """Return what was measured, by the first module of each group."""
+    """Return the measured errors, by the first module of each group."""
     pairs = zip(plan.layers, scratch.measured, strict=True)
     return {f"{plan.stack}.{number}.{first}": errors for number, m in pairs for first, errors in m.errors.items()}
 
 
 def _groups(plan: Plan, errors: Mapping[str, Mapping[str, float]]) -> list[Group]:
-    """Return every group with its formats, in order of the model; without errors the sizes alone count."""
+    """Return every group with its formats, in order of the model. Without errors only the sizes count."""
     modules = [module for group in plan.selection.groups for module in group]
     return [Group(group, tuple(_options(plan, group, errors.get(group[0], {})))) for group in groups_of(modules)]
 
@@ -268,7 +268,7 @@ def _weights(plan: Plan) -> int:
 
 
 def _limit(plan: Plan, budget: Budget) -> int:
-    """Return the bytes that the modules which can be quantized may have together."""
+    """Return the available bytes of the modules that can be quantized."""
     if budget.bits_per_weight is not None:
         return math.floor(budget.bits_per_weight * _weights(plan) / 8)
     assert budget.bytes is not None  # noqa: S101 - one of the two is given

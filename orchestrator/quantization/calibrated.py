@@ -1,7 +1,7 @@
-"""Quantize a checkpoint whose formats need to know what flows through the model, in one walk over its layers.
+"""Quantizes a checkpoint with calibration, in one pass over the model's layers.
 
-Each layer is read once: its weights run all calibration samples, which tells how large inputs, keys and values get,
-and the very same weights are then encoded and written. What is in memory is one layer and what flows into it.
+Each layer is read once. Its weights process all calibration samples, which shows how large inputs, keys and values
+get. Then the same weights are encoded and written. One layer and its hidden states are in memory.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 
 _WRITES_BEHIND = 4
 _COPIED_AT_ONCE = 1_000_000
-"""Bytes. What waits to be written is then as much as of an encoded matrix, of which a piece becomes 1.1 MB in NVFP4;
-how much does wait depends on the disk."""
+"""Bytes. The write queue is then as long as that of an encoded matrix, of which a piece becomes 1.1 MB in NVFP4.
+Its length depends on the disk."""
 KV_SCALE = np.float32(448)
-"""Keys and values are FP8 numbers in the cache; the largest magnitude becomes the largest number."""
+"""Keys and values are FP8 numbers in the cache. The largest magnitude becomes the largest number."""
 
 
 @dataclass(frozen=True)
 class Settings(WalkSettings):
-    """How to work; nothing here changes a byte on one machine."""
+    """Settings of the pass. None of them changes a byte on one machine."""
 
     chunk_bytes: int = _COPIED_AT_ONCE
     shard_bytes: int = SHARD_BYTES
@@ -73,21 +73,21 @@ def quantize_calibrated(
 
     Args:
         source: The folder of an unquantized checkpoint.
-        output: The folder to write to; made where it is missing.
-        batches: What runs through the model.
+        output: The folder to write to. It is created if it is missing.
+        batches: The calibration batches.
         number_format: One of `schemes.SCHEMES`; `w4a16_nvfp4` runs the model only for the scales of the cache.
         kv_cache: `fp8` writes scales for keys and values.
-        exclude: Shell patterns of modules that stay as they are, with embedding, head and routers.
-        shared_scales: Modules that engines fuse share the scale of their FP8 weights too; ModelOpt does not do that.
+        exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
+        shared_scales: Fused modules share the scale of their FP8 weights, too. ModelOpt does not do that.
         settings: How to work.
-        observer: Is told of progress in layers.
+        observer: Gets the progress in layers.
 
     Raises:
-        RecipeInvalidError: An unknown format, or a pattern that fits nothing or splits what engines fuse.
+        RecipeInvalidError: An unknown format, or a pattern that matches nothing or splits what runtimes fuse.
         CheckpointError: The source cannot be read, is quantized already, lacks a tensor or holds NaN or infinity, or
             the activations do.
-        DependencyMissingError: There is no torch or no transformers.
-        MemoryBudgetError: The memory that may be used is too little.
+        DependencyMissingError: torch or transformers is missing.
+        MemoryBudgetError: The allowed memory is too small.
     """
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
@@ -110,7 +110,7 @@ def write_quantized(
     report: Report,
     observer: Observer = silence,
 ) -> None:
-    """Write a checkpoint as planned; the model runs through the layers that are not measured yet."""
+    """Write a planned checkpoint. The model runs through the layers that are not measured yet."""
     way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=library("torch"))
     with (
         CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
@@ -154,7 +154,7 @@ class _Walk:
                 if position < scratch.done:
                     measured = scratch.measured[position]
                 else:
-                    assert model is not None  # noqa: S101 - it is there where a layer is left
+                    assert model is not None  # noqa: S101 - it exists when a layer ends
                     measured = self._measure(model, number, tensors)
                     self._note(scratch, model, measured, last=position == len(numbers) - 1)
                 self._write(number, tensors, measured)
@@ -195,7 +195,7 @@ class _Walk:
         return [name for unit in self.plan.layers[number] for name in unit]
 
     def _copied(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Copy a tensor that belongs to no layer, and yield its rows as they pass: it is read once, in pieces."""
+        """Copy a tensor outside of the layers, and yield its rows meanwhile, so that it is read once."""
         tensor = self.plan.spec(name)
         for first, rows in self.plan.rows(name, self.how.chunk_bytes):
             self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
@@ -247,10 +247,10 @@ class _Walk:
 
 
 def insist_on_numbers(prefix: str, measured: Measured) -> None:
-    """Refuse a layer through which something flows that is no number.
+    """Refuse a layer with NaN or infinite activations.
 
     Raises:
-        CheckpointError: Naming the module.
+        CheckpointError: Names the module.
     """
     for module, amax in {**measured.inputs, "keys": measured.keys, "values": measured.values}.items():
         if not np.isfinite(amax):
@@ -260,7 +260,7 @@ def insist_on_numbers(prefix: str, measured: Measured) -> None:
 
 
 def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
-    """Return the largest input of each group of modules that share its scale: the same for all experts of a layer."""
+    """Return the largest input of each group of modules that share its scale. All experts of a layer share it."""
     found: dict[tuple[str, Any], float] = {}
     for module, amax in measured.inputs.items():
         group = layout.input_group(f"{layer}.{module}")
@@ -275,7 +275,7 @@ def _cache_scale(amax: float) -> np.float32:
 
 @dataclass
 class _Clock:
-    """Tells how far it is, and how long the rest takes at the pace of the layers that were run."""
+    """Reports the progress, and the remaining time at the pace of the layers so far."""
 
     stack: str
     layers: int
@@ -285,7 +285,7 @@ class _Clock:
     _started: float = field(default_factory=time.monotonic)
 
     def done(self, number: int, *, resumed: bool) -> None:
-        """Tell that a layer is done; one that an earlier process had run is not counted in the pace."""
+        """Report that a layer is done. Layers of an earlier process do not count for the pace."""
         self._done += 1
         if resumed:
             self._run, self._started = 0, time.monotonic()
@@ -305,7 +305,7 @@ def _time(seconds: float) -> str:
 
 @dataclass
 class _Layers:
-    """Goes through layers in order; the next one is read while one is used, where that is asked for."""
+    """Yields layers in order. If requested, the next one is read while one is used."""
 
     numbers: Sequence[int]
     reader: Callable[[int], dict[str, Any]]
@@ -319,7 +319,7 @@ class _Layers:
         self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield layers; one that was yielded is not kept."""
+        """Yield layers. A yielded layer is not kept."""
         following: Future[dict[str, Any]] | None = None
         for position, number in enumerate(self.numbers):
             tensors = following.result() if following else self.reader(number)

@@ -1,8 +1,8 @@
-"""A checkpoint of the Hugging Face kind, read on demand: safetensors files, with an index where there are several.
+"""Reads a Hugging Face checkpoint on demand: safetensors files, with an index if there are several.
 
-Files are read with `pread`: on a machine where the processor and the GPU share one memory, a checkpoint of 140 GB that
-is mapped competes with the model. For the same reason pages are given back after use. (What maps, a layer at a time, is
-`residence`.)
+Files are read with `pread`: on a machine with unified memory, a mapped checkpoint of 140 GB
+competes with the model. For the same reason pages are released after use. (`residence` maps files, one layer at
+a time.)
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _KEPT_OPEN = 64
-"""Files; of those that were not read for longest, some are closed where a checkpoint has more."""
+"""Most open files. The least recently read ones are closed."""
 
 
 def _kept_open() -> Callable[[Path], OpenFile]:
@@ -42,7 +42,7 @@ def _kept_open() -> Callable[[Path], OpenFile]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a folder, checked for structure; their data is read on demand."""
+    """The tensors of a folder, with checked headers. Their data is read on demand."""
 
     folder: Path
     tensors: Mapping[str, StoredTensor]
@@ -74,8 +74,8 @@ class Checkpoint:
             name: A key of `tensors`.
             first: The first row.
             last: The row after the last one; all rows when left out. A scalar has no rows and is read whole.
-            again: The same rows will be read again soon: leave them in the page cache.
-            into: Where they go, with as many bytes at least; new memory when left out.
+            again: The same rows will be read again soon, so they stay in the page cache.
+            into: Memory for the result, with at least as many bytes; by default new memory.
 
         Raises:
             CheckpointError: The file became shorter since its header was read.
@@ -88,9 +88,9 @@ class Checkpoint:
         return data.view(DTYPES[tensor.dtype]).reshape(shape)
 
     def runs(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-        """Cut a tensor into runs of whole rows of at most `chunk_bytes` (at least one row).
+        """Split a tensor into runs of whole rows of at most `chunk_bytes` (at least one row).
 
-        Each is its first row and the one after its last; a scalar counts as one row.
+        Each run is its first row and the one after its last. A scalar counts as one row.
         """
         tensor = self.tensors[name]
         count = tensor.shape[0] if tensor.shape else 1
@@ -137,7 +137,7 @@ def _read_into(descriptor: int, data: NDArray[np.uint8], tensor: StoredTensor, b
 
 
 def _single(folder: Path) -> Path:
-    """Return the only weights file of a checkpoint without an index."""
+    """Return the only weight file of a checkpoint without an index."""
     file = folder / SINGLE
     if file.is_file():
         return file
@@ -148,7 +148,7 @@ def _single(folder: Path) -> Path:
 
 
 def _indexed(folder: Path) -> dict[str, StoredTensor]:
-    """Read all shards that an index names and check that both say the same."""
+    """Read all shards of an index and check that both agree."""
     placed = _weight_map(folder)
     found: dict[str, StoredTensor] = {}
     for shard in sorted(set(placed.values())):

@@ -1,10 +1,10 @@
-"""Choose a format for each group of modules so that the whole fits a budget with as little error as possible.
+"""Chooses a format for each group of modules so that the model fits a budget with the least error.
 
-Every group may have one of several formats, each with its bytes and its error. Of these count those on the lower
-convex hull of error over bytes: any other costs more, for the same error, than a mixture of its neighbours would. All
-groups begin in their smallest format; then the step that takes away most error per byte is made, again and again, until
-the next one does not fit. The order of steps does not depend on the budget, so a larger budget makes the same steps and
-perhaps more: it never has more error. What is left of a budget is less than one step.
+Every group may have one of several formats, each with its bytes and its error. Only those on the lower convex hull
+of error over bytes count. Any other costs more, for the same error, than a mixture of its neighbours. All
+groups start in their smallest format. Then the step that removes the most error per byte is made, again and again,
+until the next one does not fit. The order of steps does not depend on the budget, so a larger budget makes the same
+steps and perhaps more, and never has more error. The unused part of a budget is smaller than one step.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Option:
 
     format: str
     size: int
-    """Bytes of all tensors that the group's weights become."""
+    """Bytes of all tensors of the group's weights."""
     error: float
-    """Of the layer's output, see `sensitivity`."""
+    """Error of the layer's output, see `sensitivity`."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Modules that have one format."""
+    """Modules with a common format."""
 
     modules: tuple[str, ...]
     options: tuple[Option, ...]
@@ -43,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Step:
-    """A group gets a larger format."""
+    """A step to a larger format of a group."""
 
     group: int
     before: Option
@@ -51,24 +51,24 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Bytes that it costs."""
+        """Bytes that it adds."""
         return self.after.size - self.before.size
 
     @property
     def gain(self) -> float:
-        """Error that it takes away, per byte."""
+        """Error that it removes, per byte."""
         return (self.before.error - self.after.error) / self.size
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen."""
+    """The chosen formats."""
 
     groups: tuple[Group, ...]
     chosen: tuple[Option, ...]
     """One for each group."""
     curve: tuple[tuple[int, float], ...]
-    """Bytes and error after every step that there is, whether it fits or not, from the smallest on."""
+    """Bytes and error after every possible step, whether it fits or not, from the smallest on."""
     weights: int
     """Numbers in all groups together."""
 
@@ -89,7 +89,7 @@ class Choice:
         return {module: option.format for group, option in pairs for module in group.modules}
 
     def document(self) -> dict[str, Any]:
-        """Return what goes into the report."""
+        """Return the entry for the report."""
         return {
             "bytes": self.size,
             "bits_per_weight": round(self.size * 8 / self.weights, 4),
@@ -114,8 +114,8 @@ def choose(groups: Sequence[Group], limit: int, weights: int) -> Choice:
     """Choose formats.
 
     Args:
-        groups: Those that have a choice, and those that have none.
-        limit: Bytes that all groups together may have.
+        groups: All groups, with or without a choice.
+        limit: Most bytes of all groups together.
         weights: Numbers in all groups together.
 
     Raises:
@@ -141,7 +141,7 @@ def choose(groups: Sequence[Group], limit: int, weights: int) -> Choice:
 
 
 def _steps(hulls: Sequence[Sequence[Option]]) -> list[Step]:
-    """Order the steps of all groups; those of one group are in order, because its hull is convex."""
+    """Order the steps of all groups. Those of one group are in order, because its hull is convex."""
     steps = [Step(number, before, after) for number, hull in enumerate(hulls) for before, after in pairwise(hull)]
     return sorted(steps, key=lambda step: -step.gain)
 
@@ -151,7 +151,7 @@ def _hull(options: Sequence[Option]) -> list[Option]:
     hull: list[Option] = []
     for option in sorted(options, key=lambda option: (option.size, option.error)):
         if hull and option.error >= hull[-1].error:
-            continue  # larger and no better
+            continue  # larger and not better
         while len(hull) > 1 and Step(0, hull[-2], hull[-1]).gain <= Step(0, hull[-1], option).gain:
             hull.pop()
         hull.append(option)

@@ -1,4 +1,4 @@
-"""What comparing two models takes of memory, and whether what flows between layers fits beside it."""
+"""Calculates the memory of comparing two models, and whether hidden states must be kept in a file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from orchestrator.quantization.walk import WalkSettings
 
 LOGITS_BYTES = 64_000_000
-"""Of one model's logits at once, in FP32."""
+"""Bytes of one model's logits at a time, in FP32."""
 _COMPARED = 8
-"""Times the logits of one model that comparing takes."""
+"""Factor of the logits of one model that comparing takes."""
 _DECODED = 5
-"""Times a matrix in BF16 that decoding it takes besides the result: its codes as numbers, and halves of rows."""
+"""Factor of a BF16 matrix that decoding takes besides the result: its codes as numbers, and halves of rows."""
 
 
 @dataclass(frozen=True)
 class ComparisonNeeds(Needs):
-    """Bytes that a comparison takes: layers first, then the head, and what flows all along."""
+    """Bytes of a comparison: layers first, then the head, and hidden states all the time."""
 
     work: ClassVar[str] = "the comparison"
     hint: ClassVar[str] = "allow more, or lower checks.held_out.batch_size or sequence_length"
 
     head: int = 0
-    """The head's weights, and what is computed with them."""
+    """The head's weights and logits."""
 
     def total(self, *, layers: int, spill: bool) -> int:  # noqa: ARG002 - one layer of each model at a time
-        """Add up, with what flows between layers in memory or in a file."""
+        """Add up, with hidden states in memory or in a file."""
         between = 0 if spill else self.between
         return self.libraries + between + max(self.layer + self.gathered + self.batch, self.head)
 
@@ -46,17 +46,17 @@ class ComparisonNeeds(Needs):
 
 
 def spills(plan: Plan, quantized: Quantized, batches: Sequence[Batch], how: WalkSettings, torch: Any) -> bool:  # noqa: ANN401 - the library
-    """Decide whether what flows between layers must be in a file.
+    """Decide whether hidden states must be kept in a file.
 
     Args:
         plan: The original.
-        quantized: What it became.
-        batches: What runs through both.
+        quantized: The quantized checkpoint.
+        batches: The batches for both.
         how: The device and its budget.
         torch: The library.
 
     Raises:
-        MemoryBudgetError: There is too little even so.
+        MemoryBudgetError: The memory is too small even with a file.
     """
     host, device = _needs(plan, quantized, batches, how.device)
     budget = how.memory if how.memory is not None else resources.available()
@@ -70,10 +70,10 @@ def spills(plan: Plan, quantized: Quantized, batches: Sequence[Batch], how: Walk
 def _needs(
     plan: Plan, quantized: Quantized, batches: Sequence[Batch], device: str
 ) -> tuple[ComparisonNeeds, ComparisonNeeds]:
-    """Add up from shapes alone: what is read, which is the processor's, and what runs, which is the device's.
+    """Calculate from shapes alone: the processor's memory for reading, and the device's for running.
 
-    Of a layer there are the original's weights, those that the quantized one stores, and these again as they are
-    multiplied, in BF16. On a processor what is read is what runs; a GPU gets a copy.
+    A layer needs the original's weights, the stored quantized weights, and these again in BF16 for the
+    multiplication. A processor runs what it reads. A GPU gets a copy.
     """
     ours = resources.needs(plan, batches, device)
     served, codes, widest = _quantized_bytes(plan, quantized)
@@ -96,7 +96,7 @@ def _needs(
 
 
 def _quantized_bytes(plan: Plan, quantized: Quantized) -> tuple[int, int, int]:
-    """Return, each of the layer that has most: quantized weights in BF16, as they are stored, and the largest one."""
+    """Return the maximum over layers of each: quantized weights in BF16, as stored, and the largest one."""
     stored = quantized.checkpoint.tensors
     served = codes = widest = 0
     for modules in quantized.modules.values():
@@ -108,7 +108,7 @@ def _quantized_bytes(plan: Plan, quantized: Quantized) -> tuple[int, int, int]:
 
 
 def _together(host: ComparisonNeeds, running: ComparisonNeeds) -> ComparisonNeeds:
-    """Add up what comes from one memory; `host` counts the libraries of a GPU already."""
+    """Add up what uses one memory. `host` includes the libraries of a GPU already."""
     return ComparisonNeeds(
         host.libraries,
         host.layer + running.layer,

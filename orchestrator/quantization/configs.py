@@ -1,7 +1,7 @@
-"""The two files that tell engines how a checkpoint is quantized.
+"""Writes the two configuration files that describe a checkpoint's quantization.
 
 TensorRT-LLM reads `hf_quant_config.json`; vLLM, SGLang and transformers read `quantization_config` in `config.json`.
-Both say the same in different words, and both are written.
+Both have the same content in different forms, and both are written.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 QUANT_CONFIG = "hf_quant_config.json"
 
-# The dialect, not the author: vLLM recognizes `hf_quant_config.json` by the producer's name, so it must be this one,
-# and the version says whose definition of the layout the bytes follow. Who ran the quantizer, in which version and on
-# what, belongs in a bundle's provenance.
+# The dialect, not the author: vLLM recognizes `hf_quant_config.json` by the producer's name, so it must be this one.
+# The version names the definition of the layout. The quantizer, its version and its source
+# belong in a bundle's provenance.
 PRODUCER = {"name": "modelopt", "version": "0.47.0"}
 
 MIXED = "MIXED_PRECISION"
-"""What `quant_algo` says where modules differ."""
+"""The value of `quant_algo` if modules differ."""
 
 _BITS = {"W4A16_NVFP4": 4, "NVFP4": 4, "FP8": 8}
 _GROUP_SIZE = {"W4A16_NVFP4": nvfp4.BLOCK, "NVFP4": nvfp4.BLOCK}
@@ -34,7 +34,7 @@ def hf_quant_config(algorithm: str, exclude_modules: Sequence[str], kv_cache: st
 
     Args:
         algorithm: One of `layout.ALGORITHMS`.
-        exclude_modules: Patterns of modules that stay as they are.
+        exclude_modules: Patterns of modules that are not quantized.
         kv_cache: One of `offered.KV_CACHE_FORMATS`.
     """
     grouped = {"group_size": _GROUP_SIZE[algorithm]} if algorithm in _GROUP_SIZE else {}
@@ -50,10 +50,10 @@ def hf_quant_config(algorithm: str, exclude_modules: Sequence[str], kv_cache: st
 
 
 def quantization_config(algorithm: str, exclude_modules: Sequence[str], kv_cache: str = "none") -> dict[str, Any]:
-    """Return `quantization_config` of `config.json`, the same in words that compressed-tensors introduced.
+    """Return `quantization_config` of `config.json`, the same in the form of compressed-tensors.
 
-    ModelOpt 0.47 writes `group_size` only inside `config_groups`; vLLM reads it from the top, where ModelOpt 0.48
-    writes it too. Both places have it here.
+    ModelOpt 0.47 writes `group_size` only inside `config_groups`. vLLM reads it from the top level, where ModelOpt 0.48
+    writes it too. Here it is in both places.
     """
     grouped = {"group_size": _GROUP_SIZE[algorithm]} if algorithm in _GROUP_SIZE else {}
     numbers = {"dynamic": False, "num_bits": _BITS[algorithm], "type": "float", **grouped}
@@ -73,7 +73,7 @@ def quantization_config(algorithm: str, exclude_modules: Sequence[str], kv_cache
 def mixed(algorithms: Mapping[str, str], kv_cache: str = "none") -> dict[str, Any]:
     """Return `hf_quant_config.json` of a checkpoint with several formats.
 
-    Modules that are not listed are not quantized; ModelOpt writes no `exclude_modules` then.
+    Modules that are not listed are not quantized. ModelOpt then writes no `exclude_modules`.
 
     Args:
         algorithms: By module, in the order of the model.
@@ -110,5 +110,5 @@ def _layer(algorithm: str) -> dict[str, Any]:
 
 
 def quantized_config(config: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's `config.json` with `quantization_config` added and everything else as it was."""
+    """Return a model's `config.json` with `quantization_config` added and everything else unchanged."""
     return {**copy.deepcopy(dict(config)), "quantization_config": dict(added)}

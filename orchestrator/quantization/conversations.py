@@ -1,4 +1,4 @@
-"""What people and models say to each other, as JSON Lines have it; a model's chat template makes text of it."""
+"""Checks conversations in JSON Lines. A model's chat template converts them to text."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TypeAlias
 from orchestrator.errors import CalibrationTextError
 
 Messages: TypeAlias = list[dict[str, str]]
-"""Turns, each with the texts `role` and `content`."""
+"""Turns, each with the strings `role` and `content`."""
 
 
 def messages_of(value: object, where: str) -> Messages:
     """Check a conversation.
 
     Args:
-        value: What was found.
-        where: What to call its place in errors.
+        value: The value to check.
+        where: Its place in errors.
 
     Raises:
-        CalibrationTextError: It is not a list of objects with the texts `role` and `content`.
+        CalibrationTextError: It is not a list of objects with the strings `role` and `content`.
     """
     turns = value if isinstance(value, list) else []
     if not turns or not all(_is_turn(turn) for turn in turns):

@@ -1,7 +1,7 @@
-"""What a quantization costs: time by phase, bytes, memory.
+"""Measures the cost of a quantization: time by phase, bytes, memory.
 
-It differs from run to run, and a result is known by its content. So it is no part of the result: whoever asked for the
-work is told, as an event.
+The cost differs from run to run, and a result is identified by its content. So the cost is not part of the result.
+The caller gets it as an event.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _OWN_MEMORY = Path("/proc/self/statm")
 
 @dataclass
 class Cost:
-    """Is counted up while the work is done, in any thread."""
+    """Counts costs during the work, in any thread."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    """By phase. Reading, encoding and writing go on at once, so together they may be more than passed."""
+    """Seconds by phase. Reading, encoding and writing overlap, so their sum may exceed the elapsed time."""
     bytes_read: int = 0
-    """What was asked of files, of the page cache as well: what is read twice counts twice."""
+    """Bytes read from files or the page cache. What is read twice counts twice."""
     bytes_written: int = 0
     device: str = "cpu"
-    """Where weights were encoded: `cpu`, or a GPU's name."""
+    """The device of the encoding: `cpu`, or a GPU's name."""
     device_bytes: int = 0
-    """The most memory of a GPU that was in use; 0 without one."""
+    """Most memory of a GPU in use; 0 without one."""
     peak_bytes: int = 0
     """See `watched`."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -51,12 +51,12 @@ class Cost:
             self.add(name, time.monotonic() - started)
 
     def add(self, name: str, seconds: float) -> None:
-        """Count time that was measured elsewhere."""
+        """Add time that was measured elsewhere."""
         with self._lock:
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def spent(self, threads: int) -> Spent:
-        """Return what is told about it.
+        """Return the report.
 
         Args:
             threads: How many computed.
@@ -68,19 +68,19 @@ class Cost:
 
 @dataclass
 class Peak:
-    """The most memory of this process's own at any look, twenty times a second; without files that it has mapped."""
+    """Most private memory of this process in samples, twenty times a second, without mapped files."""
 
     size: int = 0
-    """Bytes. Where no kernel tells, the most memory at all."""
+    """Bytes. Without figures of the kernel, the most memory at all."""
 
     def look(self) -> None:
-        """Compare with what it is now."""
+        """Compare with the current value."""
         self.size = max(self.size, _own_memory())
 
 
 @contextmanager
 def watched() -> Iterator[Peak]:
-    """Look at this process's memory while the block runs."""
+    """Sample this process's memory while the block runs."""
     peak, ended = Peak(), threading.Event()
 
     def work() -> None:

@@ -1,6 +1,6 @@
-"""Write a checkpoint that is published quantized in BF16: what quantizing to another format starts from.
+"""Converts a quantized checkpoint to BF16, the input of quantizing to another format.
 
-Read are experts in MXFP4, as gpt-oss has them (`packed_mxfp4`), and FP8 with block scales, as DeepSeek-V3 has it
+Supported are experts in MXFP4, as in gpt-oss (`packed_mxfp4`), and FP8 with block scales, as in DeepSeek-V3
 (`packed_fp8`). The tensors are those that transformers makes. A part of one weight is in memory at a time.
 """
 
@@ -29,41 +29,41 @@ if TYPE_CHECKING:
 
 NUMBER_FORMAT = "bf16"
 _METHODS = ("mxfp4", "fp8")
-"""Those of `quantization_config.quant_method` that are read."""
+"""Supported values of `quantization_config.quant_method`."""
 
 
 class Packed(Protocol):
-    """A weight that is published in parts."""
+    """A weight that is stored in parts."""
 
     @property
     def spec(self) -> TensorSpec:
-        """What it becomes."""
+        """The decoded tensor."""
 
     def write(self, checkpoint: Checkpoint, writer: CheckpointWriter) -> None:
         """Decode it, a piece at a time.
 
         Raises:
-            CheckpointError: It holds what is no number in BF16.
+            CheckpointError: A value has no number in BF16.
         """
 
 
 def dequantize_checkpoint(
     source: Path, output: Path, *, observer: Observer = silence, shard_bytes: int = SHARD_BYTES
 ) -> Cost:
-    """Write a checkpoint in MXFP4, or in FP8 with block scales, as one in BF16.
+    """Convert a checkpoint in MXFP4, or in FP8 with block scales, to BF16.
 
     Args:
         source: The folder of the checkpoint.
-        output: The folder to write to; made where it is missing.
-        observer: Is told of progress in tensors.
-        shard_bytes: The largest weights file, other than for a single larger tensor.
+        output: The folder to write to. It is created if it is missing.
+        observer: Gets the progress in tensors.
+        shard_bytes: The largest weight file, except for a single larger tensor.
 
     Returns:
-        What it cost, by the phases `decode`, with reading, and `write`.
+        The cost by phases: `decode`, with reading, and `write`.
 
     Raises:
-        CheckpointError: The source cannot be read, is in another format, lacks a part of a weight, or holds what is no
-            number.
+        CheckpointError: The source cannot be read, is in another format, lacks a part of a weight, or has values that
+        not numbers.
     """
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
@@ -91,7 +91,7 @@ def dequantize_checkpoint(
 
 
 def _sorted_out(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Mapping[str, Packed], list[str]]:
-    """Tell tensors that are decoded, by name, from those that are copied."""
+    """Separate tensors that are decoded, by name, from those that are copied."""
     where = f"{checkpoint.folder}: config.json"
     quantization = config.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
@@ -111,6 +111,6 @@ def _sorted_out(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Mapp
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the same model in BF16, under the name of the type that every transformers reads."""
+    """Return the configuration of the same model in BF16. Every version of transformers reads its type field."""
     kept = {key: value for key, value in config.items() if key != "quantization_config"}
     return kept if "dtype" in kept else {**kept, "torch_dtype": "bfloat16"}

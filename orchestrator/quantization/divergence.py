@@ -1,8 +1,8 @@
-"""Compare what a quantized model says with what the original says, in one walk over the layers of both.
+"""Compares the predictions of a quantized model and its original, in one pass over the layers of both.
 
-One layer of each is in memory at a time; what flows through both models between two layers is there as well, or in a
-file; the head works on some tokens at a time. So it works for a model of any size. A walk that was killed goes on at
-the last layer that was noted. The quantized model computes as an engine would, see `served`.
+One layer of each is in memory at a time. The hidden states of both models are in memory or in a
+file. The head works on some tokens at a time. So it works for a model of any size. After a kill, the pass continues
+at the last saved layer. The quantized model computes like a runtime, see `served`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.served import Operand
 
 _CHUNK_BYTES = 4_000_000
-"""Of the embedding at once."""
+"""Rows of the embedding at a time."""
 
 
 def evaluate(
@@ -52,22 +52,22 @@ def evaluate(
     settings: WalkSettings | None = None,
     observer: Observer = silence,
 ) -> Evaluation:
-    """Compare a quantized model with the one that it was made from.
+    """Compare a quantized model with its original.
 
     Args:
         reference: The folder of the original.
         checkpoint: The folder of the quantized one.
-        batches: Text that did not calibrate it.
+        batches: Text that was not used for calibration.
         settings: How to work.
-        observer: Is told of progress in layers.
+        observer: Gets the progress in layers.
 
     Raises:
-        CheckpointError: A checkpoint cannot be read, the two do not belong together, or what they say is no number.
-        DependencyMissingError: There is no torch or no transformers.
-        MemoryBudgetError: The memory that may be used is too little.
+        CheckpointError: A checkpoint cannot be read, the two do not belong together, or predictions are not numbers.
+        DependencyMissingError: torch or transformers is missing.
+        MemoryBudgetError: The allowed memory is too small.
     """
     how = settings or WalkSettings()
-    plan = Plan.make(reference, SCHEMES["fp8"])  # what it would do with weights is not asked; it puts up with any shape
+    plan = Plan.make(reference, SCHEMES["fp8"])  # the scheme for weights is not used; this one accepts any shape
     quantized = Quantized.open(checkpoint, plan)
     work = fingerprint(plan, batches, how.device, quantized.checkpoint)
     scratch = Scratch.open(how.scratch, work, LayerError.restored)
@@ -88,7 +88,7 @@ class _Walk:
     batches: Sequence[Batch]
     model: LayeredModel
     hidden: MutableSequence[Any]
-    """What goes into the next layer of the quantized model; the model has the original's."""
+    """Hidden states of the quantized model. The model has the original's."""
     how: WalkSettings
     observer: Observer
     masks: list[Any] = field(default_factory=list)
@@ -104,7 +104,7 @@ class _Walk:
         return self._head(tuple(scratch.measured))
 
     def _begin(self, scratch: Scratch[LayerError]) -> None:
-        """Have what flows into the first layer that was not compared yet."""
+        """Load the hidden states for the first layer that was not compared yet."""
         plan, model, used = self.plan, self.model, used_tokens(self.batches)
         rows = plan.rows(plan.embedding, _CHUNK_BYTES)
         model.begin(picked(rows, used, plan.spec(plan.embedding)), self.batches, used)
@@ -142,7 +142,7 @@ class _Walk:
         probe: Probe,
         group: Sequence[str],
     ) -> GroupError:
-        """Measure what a group of modules alone does to its layer's output."""
+        """Measure the error of a layer's output from one group of modules alone."""
         alone = {module: served[module] for module in group}
         instead = Arithmetic(self.model.torch, alone).instead
         with (
@@ -152,7 +152,7 @@ class _Walk:
             return GroupError(tuple(f"{self.plan.stack}.{number}.{module}" for module in group), probe.error(forward))
 
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
-        """Compare what both models expect next, some tokens at a time."""
+        """Compare the next-token probabilities of both models, some tokens at a time."""
         torch = self.model.torch
         plan = self.plan
         tied = f"{HEAD}.weight" not in plan.ends
@@ -172,7 +172,7 @@ class _Walk:
 
 
 def _mixed(tensors: Mapping[str, NDArray[Any]], served: Mapping[str, Operand]) -> dict[str, Any]:
-    """Return a layer's weights with some of them as an engine multiplies them."""
+    """Return a layer's weights, with some of them as a runtime multiplies them."""
     return {**tensors, **{f"{module}.weight": operand.weight for module, operand in served.items()}}
 
 
@@ -183,10 +183,10 @@ class _Totals:
     divergences: list[NDArray[np.float64]] = field(default_factory=list)
     agreed: int = 0
     surprise: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Of the original and of the quantized model: sums of -ln p(next token)."""
+    """Sums of -ln p(next token), of the original and of the quantized model."""
 
     def add(self, torch: Any, original: Any, quantized: Any, following: Any) -> None:  # noqa: ANN401 - of torch
-        """Add tokens: what both expect, as logarithms of shape [tokens, vocabulary], and what follows."""
+        """Add tokens: log probabilities of both models of shape [tokens, vocabulary], and the next tokens."""
         terms = original.exp() * (original - quantized)
         divergence = torch.where(original > -torch.inf, terms, 0.0).double().sum(-1)  # p ln p is 0 where p is
         self.divergences.append(divergence.clamp(min=0).cpu().numpy())
@@ -198,7 +198,7 @@ class _Totals:
         """Divide by the number of tokens.
 
         Raises:
-            CheckpointError: There were none, or what a model says is no number.
+            CheckpointError: There are no tokens, or predictions are not numbers.
         """
         every = np.concatenate([np.zeros(0), *self.divergences])
         if not len(every) or not np.isfinite([*every, *self.surprise]).all():

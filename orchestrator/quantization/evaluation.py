@@ -1,11 +1,11 @@
-"""What the quantized model says in place of the original, in numbers, and which layers are to blame.
+"""Reports the difference between a quantized model and its original, and the layers that cause it.
 
 - The Kullback-Leibler divergence of a token: the sum over the vocabulary of `p (ln p - ln q)`, where p and q are what
-  the original and the quantized model expect next. In nats; 0 where both say the same.
+  the next-token probabilities of the original and the quantized model. In nats; 0 if both are equal.
 - Perplexity: `exp` of the mean of `-ln p(next token)`.
 
-Both are means over all tokens of held-out text that have a next one. The divergence compares with the original itself
-and needs much less text than perplexity does to tell the same.
+Both are means over all tokens of held-out text that have a next one. The divergence compares with the original and
+needs much less text than perplexity for the same precision.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 FILE = "evaluation.json"
 
 _NAMED = 5
-"""Groups that a message names."""
+"""Number of groups in a message."""
 
 
 @dataclass(frozen=True)
 class GroupError:
-    """Modules that are quantized alike, and what they alone do to their layer's output."""
+    """Modules that are quantized alike, and the error that they alone cause in their layer's output."""
 
     modules: tuple[str, ...]
     error: float
-    """Mean over tokens of the power of the difference over the power of what was."""
+    """Mean over tokens of the power of the difference over the power of the original."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LayerError:
 
     layer: int
     error: float
-    """Of what comes out of the layer when everything before it is quantized, too."""
+    """Error of the layer's output if everything before it is quantized, too."""
     groups: tuple[GroupError, ...]
 
     def document(self) -> dict[str, Any]:
@@ -53,11 +53,11 @@ class LayerError:
 
     @classmethod
     def restored(cls, entry: Mapping[str, Any]) -> LayerError:
-        """Read an entry again.
+        """Read an entry.
 
         Raises:
             KeyError: Something is missing.
-            TypeError: It is something else.
+            TypeError: A value has another type.
         """
         groups = (GroupError(tuple(group["modules"]), group["error"]) for group in entry["groups"])
         return cls(entry["layer"], entry["error"], tuple(groups))
@@ -65,26 +65,26 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One walk over both models."""
+    """The result of comparing both models."""
 
     tokens: int
-    """Whose next token was looked at."""
+    """Number of tokens with a compared next token."""
     kl_divergence: float
     kl_divergence_p99: float
-    """The divergence that 99 of 100 tokens stay below."""
+    """The divergence below which 99 of 100 tokens are."""
     agreement: float
-    """Share of tokens for which both models expect the same next one."""
+    """Share of tokens for which both models predict the same next one."""
     original_perplexity: float
     quantized_perplexity: float
     layers: tuple[LayerError, ...]
 
     @property
     def perplexity_increase(self) -> float:
-        """By what part of itself perplexity grew; 0.01 is one percent."""
+        """Relative increase of perplexity; 0.01 is one percent."""
         return self.quantized_perplexity / self.original_perplexity - 1
 
     def document(self) -> dict[str, Any]:
-        """Return what goes into the file."""
+        """Return the content of the file."""
         return {
             "tokens": self.tokens,
             "kl_divergence": {"mean": _short(self.kl_divergence), "p99": _short(self.kl_divergence_p99)},
@@ -99,10 +99,10 @@ class Evaluation:
 
     @classmethod
     def read(cls, file: Path) -> Evaluation:
-        """Read the file again.
+        """Read the file.
 
         Raises:
-            CheckpointError: It is missing or is something else.
+            CheckpointError: It is missing or invalid.
         """
         document = read_json(file)
         try:
@@ -129,15 +129,15 @@ class Blame:
     groups: tuple[GroupError, ...]
     """The worst first."""
     share: float
-    """Of the sum of all groups' errors."""
+    """Share of the sum of all groups' errors."""
 
     @property
     def exclude(self) -> list[str]:
-        """What to write into the recipe's `quantization.exclude`."""
+        """Entries for the recipe's `quantization.exclude`."""
         return [pattern for group in self.groups for pattern in patterns_of(group.modules)]
 
     def words(self) -> str:
-        """Say who it is."""
+        """Describe the groups."""
         named = ", ".join(" and ".join(patterns_of(group.modules)) for group in self.groups[:_NAMED])
         more = f" and {len(self.groups) - _NAMED} more" if len(self.groups) > _NAMED else ""
         return f"{self.share:.0%} of the error comes from {named}{more}"
@@ -146,11 +146,11 @@ class Blame:
 def blame(evaluation: Evaluation, excess: float) -> Blame:
     """Find the fewest groups that cause at least a part of the error.
 
-    Small errors add up, so without them the divergence is expected to shrink by their share of the sum.
+    Small errors add up, so without these groups the divergence should shrink by their share of the sum.
 
     Args:
-        evaluation: Of the model.
-        excess: The part that is too much, from 0 to 1: 1 - allowed / found.
+        evaluation: The result of the comparison.
+        excess: The excessive part, from 0 to 1: 1 - allowed / found.
     """
     groups = sorted((group for layer in evaluation.layers for group in layer.groups), key=lambda group: -group.error)
     total = math.fsum(group.error for group in groups) or 1.0
@@ -166,7 +166,7 @@ def blame(evaluation: Evaluation, excess: float) -> Blame:
 
 @dataclass(frozen=True)
 class Gates:
-    """What a recipe demands; None demands nothing."""
+    """The limits in a recipe; None is no limit."""
 
     max_kl_divergence: float | None = None
     max_perplexity_increase: float | None = None
@@ -174,17 +174,17 @@ class Gates:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to one demand."""
+    """The result for one limit."""
 
     name: str
     passed: bool
     detail: str
     blame: Blame | None = None
-    """Whom, where it is not met."""
+    """The causes, if it is not met."""
 
 
 def judge(evaluation: Evaluation, gates: Gates) -> list[Verdict]:
-    """Compare what was found with what is demanded."""
+    """Compare the results with the limits."""
     divergence, increase = evaluation.kl_divergence, evaluation.perplexity_increase
     perplexity = f"{evaluation.original_perplexity:.4g} before, {evaluation.quantized_perplexity:.4g} after"
     return [
@@ -219,7 +219,7 @@ def _verdict(evaluation: Evaluation, name: str, found: float, allowed: float | N
 
 
 def advice(verdicts: Sequence[Verdict]) -> str:
-    """Say what to write into the recipe so that demands that were not met would be; nothing where all were."""
+    """Return the recipe lines that would meet the failed limits; nothing if all are met."""
     exclude = list(dict.fromkeys(p for one in verdicts if one.blame for p in one.blame.exclude))
     if not exclude:
         return ""
@@ -227,7 +227,7 @@ def advice(verdicts: Sequence[Verdict]) -> str:
 
 
 def as_document(evaluation: Evaluation, gates: Gates, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Spell everything for quality.json."""
+    """Convert everything for quality.json."""
     failed = [one for one in verdicts if one.blame]
     return {
         **evaluation.document(),
@@ -244,5 +244,5 @@ def as_document(evaluation: Evaluation, gates: Gates, verdicts: Sequence[Verdict
 
 
 def _short(number: float) -> float:
-    """Keep six digits: what lies behind differs between processors."""
+    """Keep six digits, because the others differ between processors."""
     return float(f"{number:.6g}")

@@ -1,4 +1,4 @@
-"""Files as this room needs them: JSON that must parse, durable writes, descriptors and the page cache."""
+"""Reads and writes files: valid JSON, durable writes, descriptors and the page cache."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LARGEST_PAGE = 2 << 20
-"""Bytes. What is read ahead lies in the page cache in pieces of up to this size, which go as a whole or not at all."""
+"""Bytes. Pages that were read ahead are in pieces of up to this size, which are released only as a whole."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        CheckpointError: The file is absent, is not JSON or holds something other than an object.
+        CheckpointError: The file is missing, is not JSON or contains something other than an object.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON object and make it durable; equal documents give equal bytes."""
+    """Write a JSON object and flush it to disk. Equal documents give equal bytes."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -49,7 +49,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def copy_durably(source: Path, target: Path) -> None:
-    """Copy a file's bytes and make them durable."""
+    """Copy a file's bytes and flush them to disk."""
     with source.open("rb") as reader, target.open("wb") as writer:
         shutil.copyfileobj(reader, writer)
         writer.flush()
@@ -58,7 +58,7 @@ def copy_durably(source: Path, target: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a file or folder for reading: its descriptor, closed at the end of the block."""
+    """Open a file or folder for reading and yield its descriptor."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor
@@ -67,9 +67,9 @@ def opened(path: Path) -> Iterator[int]:
 
 
 class OpenFile:
-    """A file that is open for reading until nothing refers to this any more.
+    """A file that is open for reading until nothing refers to it.
 
-    The kernel reads ahead of whoever goes through a file, by what it has seen since the file was opened.
+    The kernel's read-ahead depends on the reads since the file was opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,10 +79,10 @@ class OpenFile:
 
 
 def give_back(descriptor: int, begin: int, size: int) -> None:
-    """Tell the kernel that these bytes of a file need no memory any more; size 0 means to the end.
+    """Tell the kernel that these bytes of a file are no longer needed; size 0 means to the end.
 
-    The kernel keeps a page of which it was told only a part. So of a file that is gone through in pieces, the page that
-    two pieces share goes with the second one.
+    The kernel keeps a page if only a part of it was named. So if a file is processed in pieces, the page that
+    two pieces share is released with the second one.
     """
     if hasattr(os, "posix_fadvise"):
         before = min(begin, _LARGEST_PAGE)
@@ -90,6 +90,6 @@ def give_back(descriptor: int, begin: int, size: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of a folder's files durable."""
+    """Flush the names of a folder's files to disk."""
     with opened(folder) as descriptor:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, in both directions.
+"""Reads and writes the header of a safetensors file.
 
 A safetensors file is 8 bytes with the length of the header (little endian), the header (a JSON object: name -> dtype,
 shape, begin and end of the tensor in the data), and the data without gaps.
@@ -74,7 +74,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(file: Path, name: str, entry: object, data: int) -> StoredTensor:
-    """Check what a header says of one tensor; `data` is where the data begins in the file."""
+    """Check the header's entry of one tensor. `data` is the offset of the data in the file."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         message = f"{file}: {name}: found {entry!r:.200}, expected dtype, shape and data_offsets"
         raise CheckpointError(message)
@@ -118,7 +118,7 @@ def _contiguous(file: Path, tensors: Iterable[StoredTensor], data: int, size: in
 
 
 def build(specs: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:
-    """Return the bytes before the data, and where in the file each tensor begins.
+    """Return the bytes before the data, and the offset of each tensor in the file.
 
     Tensors are in the order of the safetensors library: by type, the widest first, so that each is aligned to its type
     (loaders view the data in place), then by name. With the header padded to a multiple of 8 with spaces, a file is

@@ -1,6 +1,6 @@
-"""Which tensors of a model are quantized, which of them belong together, and what they become.
+"""Determines which tensors of a model are quantized, how they are grouped, and what they become.
 
-What there is to quantize follows from the architecture, see `architectures`; which of it stays as it is follows from
+The possible modules follow from the architecture, see `architectures`. Exclusions follow from
 ModelOpt's default rules and the recipe.
 """
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "HEAD", "architecture_of"]
 
-# Modules that share `weight_scale_2`, because engines load them as one matrix: TensorRT-LLM asserts that the scales of
-# the parts are equal. A latent attention's first projections are such a matrix too.
+# Modules that share `weight_scale_2`, because runtimes load them as one matrix: TensorRT-LLM asserts that the scales of
+# the parts are equal. A latent attention's first projections are such a matrix, too.
 _FUSED = (
     ("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"),
     ("gate_proj", "up_proj"),
     ("w1", "w3"),
 )
 
-# Where attention and MLP are fed by one norm, ModelOpt lets the first projections of both share `weight_scale_2`; it
-# looks at who gets the same tensor. Engines do not fuse these, so the module is by itself where it is fused elsewhere.
+# If one norm feeds attention and MLP, ModelOpt lets the first projections of both share `weight_scale_2`, because they
+# get the same tensor. Runtimes do not fuse these, so the module is separate where it is fused elsewhere.
 _SAME_INPUT = {("mlp", "fc1"): ("self_attn", _FUSED[0])}
 
-# What ModelOpt's default recipes leave alone wherever it occurs, of what architectures known here have: routers, which
-# choose experts; and small parts of layers that keep a state, on which everything after them depends.
+# What ModelOpt's default recipes exclude in supported architectures: routers, which
+# choose experts; and small parts of recurrent layers, on which everything after them depends.
 _SENSITIVE = (
     "*.mlp.gate",
     "*.block_sparse_moe.gate",
@@ -51,7 +51,7 @@ _SENSITIVE = (
 )
 
 ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
-"""Ways of ModelOpt to quantize whose tensors are known here."""
+"""ModelOpt's supported algorithms."""
 
 _STORED_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _MATRIX = 2
@@ -73,10 +73,10 @@ def expected_tensors(config: Config) -> dict[str, TensorSpec]:
 
 
 def declared_type(config: Config) -> str | None:
-    """Return the type that a configuration declares for the whole model; None where it declares none.
+    """Return the type that a configuration declares for the whole model; None if it declares none.
 
     Raises:
-        CheckpointError: It is none that a model computes in.
+        CheckpointError: A model cannot compute in that type.
     """
     declared = config.get("dtype") or config.get("torch_dtype")  # the words of transformers 5 and 4
     if declared is None:
@@ -88,20 +88,20 @@ def declared_type(config: Config) -> str | None:
 
 
 def is_redundant(name: str, expected: Container[str]) -> bool:
-    """Say whether a tensor of a checkpoint only repeats what the expected ones and the configuration say.
+    """Tell whether a tensor of a checkpoint only repeats other tensors or the configuration.
 
     Some checkpoints store the head although it is tied to the embedding, old ones also the rotation frequencies.
-    Engines ignore both, and ModelOpt does not export them.
+    Runtimes ignore both, and ModelOpt does not export them.
     """
     return name not in expected and (name == f"{HEAD}.weight" or name.endswith(".rotary_emb.inv_freq"))
 
 
 def linears(tensors: Iterable[TensorSpec]) -> list[str]:
-    """Return the modules whose weights can be quantized: the matrices, other than embedding and head, in order.
+    """Return the modules that can be quantized, in order: matrices other than embedding and head.
 
-    The embedding is a table, not a matrix product, and a quantized head breaks several versions of the engines;
-    ModelOpt's default recipes leave both alone as well, and what is sensitive, see above. (Its other default exclusions
-    are of vision towers, which no architecture known here has.)
+    The embedding is a table, not a matrix product, and a quantized head breaks several versions of the runtimes.
+    ModelOpt's default recipes exclude both as well, and sensitive modules, see above. (Its other default exclusions
+    are of vision towers, which no supported architecture has.)
     """
     specs = {spec.name.removesuffix(".weight"): spec for spec in tensors if _is_weight(spec)}
     modules = [module for module, spec in specs.items() if len(spec.shape) == _MATRIX and not _is_table(module)]
@@ -109,7 +109,7 @@ def linears(tensors: Iterable[TensorSpec]) -> list[str]:
 
 
 def _is_weight(tensor: TensorSpec) -> bool:
-    """Say whether a tensor is the weight of a linear module, a convolution or an embedding."""
+    """Tell whether a tensor is the weight of a linear module, a convolution or an embedding."""
     return tensor.name.endswith(".weight") and len(tensor.shape) >= _MATRIX
 
 
@@ -122,20 +122,20 @@ _EMBEDDINGS = frozenset(architecture.embedding for architecture in ARCHITECTURES
 
 @dataclass(frozen=True)
 class Selection:
-    """Which linear modules of a model are quantized."""
+    """The quantized linear modules of a model."""
 
     groups: tuple[tuple[str, ...], ...]
     """Quantized modules in order; those of one group share `weight_scale_2`."""
     excluded: tuple[str, ...]
-    """Modules with a weight that stay as they are, with embedding and head."""
+    """Modules with a weight that are not quantized, with embedding and head."""
 
-    @cached_property  # asked for each tensor, of which a model with many experts has tens of thousands
+    @cached_property  # called for each tensor; a model with many experts has tens of thousands
     def quantized(self) -> frozenset[str]:
         """All quantized modules."""
         return frozenset(module for group in self.groups for module in group)
 
     def without(self, modules: Container[str]) -> Selection:
-        """Leave some more modules as they are; whole groups of them."""
+        """Exclude more modules; whole groups of them."""
         left = tuple(group for group in self.groups if group[0] not in modules)
         more = tuple(module for group in self.groups if group[0] in modules for module in group)
         return Selection(left, (*self.excluded, *more))
@@ -148,11 +148,11 @@ def select(
 
     Args:
         tensors: The unquantized model's.
-        exclude: Shell patterns (`*`, `?`, `[…]`) of module names, such as `model.layers.0.*`, that stay as they are.
-        untouched: Names of tensors that stay as they are whatever they are called.
+        exclude: Shell patterns (`*`, `?`, `[…]`) of excluded module names, such as `model.layers.0.*`.
+        untouched: Names of tensors that are never quantized.
 
     Raises:
-        RecipeInvalidError: A pattern matches nothing, or only a part of what engines fuse.
+        RecipeInvalidError: A pattern matches nothing, or only a part of what runtimes fuse.
     """
     modules = linears(tensor for tensor in tensors if tensor.name not in untouched)
     all_modules = [tensor.name.removesuffix(".weight") for tensor in tensors if _is_weight(tensor)]
@@ -177,17 +177,17 @@ def select(
 
 
 def matches(module: str, patterns: Iterable[str]) -> bool:
-    """Say whether a module's name matches one of the shell patterns."""
+    """Tell whether a module's name matches one of the shell patterns."""
     return any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns)
 
 
 def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
-    """Gather modules that engines fuse: q, k and v; gate and up. Others are groups of one."""
+    """Group modules that runtimes fuse: q, k and v; gate and up. Others are groups of one."""
     return _gathered(modules, _fused)
 
 
 def sharing_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
-    """Gather modules that share `weight_scale_2`: what engines fuse, and what ModelOpt takes for that."""
+    """Group modules that share `weight_scale_2`: fused ones, and those that ModelOpt treats as fused."""
     return _gathered(modules, _fed_alike)
 
 
@@ -199,7 +199,7 @@ def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str,
 
 
 def _fused(module: str) -> tuple[str, tuple[str, ...]]:
-    """Name what a module is fused into: its parent, and the kind of projection."""
+    """Return the fused module: its parent, and the kind of projection."""
     parent, _, leaf = module.rpartition(".")
     return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
 
@@ -211,7 +211,7 @@ def _fed_alike(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def input_group(module: str) -> tuple[str, tuple[str, ...]]:
-    """Name the modules that share one `input_scale`: engines give all experts of a layer the same.
+    """Return a common name for modules that share one `input_scale`. Runtimes use one for all experts of a layer.
 
     Returns:
         The parent module, without the number of an expert, and the kind of projection; equal for those that share.
@@ -221,13 +221,13 @@ def input_group(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def listed_exclusions(config: Config, excluded: Iterable[str]) -> list[str]:
-    """Return which of the modules that stay as they are ModelOpt lists."""
+    """Return the excluded modules that ModelOpt lists."""
     architecture = architectures.known(config)
     return [module for module in excluded if not (architecture.scaled_embedding and module == architecture.embedding)]
 
 
 def listed_as(module: str) -> str:
-    """Return what ModelOpt calls a module where it lists formats: the experts of a layer are one module to it."""
+    """Return ModelOpt's name of a module in its list of formats, in which the experts of a layer are one module."""
     block, experts, _ = module.partition(".experts.")
     return f"{block}.experts" if experts else module
 
@@ -253,10 +253,10 @@ def quantized_specs(weight: TensorSpec, algorithm: str) -> list[TensorSpec]:
 
 
 def exclude_modules(excluded: Iterable[str], quantized: Iterable[str]) -> list[str]:
-    """Summarize what is not quantized the way ModelOpt does, for `exclude_modules` and `ignore`.
+    """Summarize excluded modules as ModelOpt does, for `exclude_modules` and `ignore`.
 
     Each excluded module is replaced by the shortest pattern that ends at a dot of its name and matches no quantized
-    module: `prefix*`, or `prefix.*` where `prefix*` would (layer 1 and layer 10), or the module's own name.
+    module: `prefix*`, or `prefix.*` if `prefix*` would match one (layer 1 and layer 10), or the module's own name.
     """
     taken = sorted(quantized)
     return sorted({_summary(module, taken) for module in excluded})
@@ -273,6 +273,6 @@ def _summary(module: str, quantized: Sequence[str]) -> str:
 
 
 def _any_begins(names: Sequence[str], prefix: str) -> bool:
-    """Say whether one of many sorted names begins so; models with experts have tens of thousands."""
+    """Tell whether one of many sorted names has a prefix. Models with experts have tens of thousands of names."""
     position = bisect_left(names, prefix)
     return position < len(names) and names[position].startswith(prefix)

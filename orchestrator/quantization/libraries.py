@@ -1,4 +1,4 @@
-"""The libraries that run models, imported where a model is run and nowhere else."""
+"""Imports the libraries that run models, only when a model runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from orchestrator.errors import DependencyMissingError
 
 
 def library(name: str) -> Any:  # noqa: ANN401 - a library without types here
-    """Import a library that calibration needs.
+    """Import a library for calibration.
 
     Raises:
-        DependencyMissingError: It is not there.
+        DependencyMissingError: It is missing.
     """
     try:
         return importlib.import_module(name)

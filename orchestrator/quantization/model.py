@@ -1,9 +1,9 @@
-"""A model of transformers with one layer in memory at a time, run over batches.
+"""Runs a transformers model over batches with one layer in memory at a time.
 
-Needs torch and transformers, which whoever calls `load` must have.
+The caller of `load` must have torch and transformers.
 
-The whole model exists as a skeleton whose parameters have shapes but no memory, see `skeleton`, which first learns what
-the model gives each layer. Then one layer at a time is filled with weights, runs over all batches, and is emptied.
+The model is created without weights, see `skeleton`, which first records the model's inputs of each layer.
+Then one layer at a time is filled with weights, runs over all batches, and is emptied.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class LayeredModel:
-    """The skeleton, and for each batch how far it has come."""
+    """The model without weights, and the progress of each batch."""
 
     torch: Any
     model: Any
     device: str
     hidden: MutableSequence[Any] = field(default_factory=list)
-    """What goes into the next layer, a tensor for each batch."""
+    """Hidden states for the next layer, a tensor for each batch."""
     _calls: list[list[Call]] = field(default_factory=list)
-    """For each layer and batch, what else the model gives the layer."""
+    """For each layer and batch, the layer's other inputs."""
     _cache: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
     @classmethod
     def load(cls, plan: Plan, device: str = "cpu") -> LayeredModel:
-        """Build the skeleton of a plan's model.
+        """Create a plan's model without weights.
 
         Raises:
-            DependencyMissingError: There is no torch or no transformers.
-            CheckpointError: This transformers does not know the model.
+            DependencyMissingError: torch or transformers is missing.
+            CheckpointError: This version of transformers does not support the model.
         """
         model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
         made = cls(library("torch"), model, device)
@@ -66,17 +66,17 @@ class LayeredModel:
 
     @property
     def layers(self) -> Sequence[Any]:
-        """The layers' skeletons."""
+        """The layers without weights."""
         layers: Sequence[Any] = self.model.model.layers
         return layers
 
     def begin(self, embedding: NDArray[Any], batches: Sequence[Batch], tokens: NDArray[np.int64] | None = None) -> None:
-        """Turn tokens into what the first layer gets, and learn what else each layer gets.
+        """Embed tokens for the first layer, and record the other inputs of each layer.
 
         Args:
             embedding: Its rows.
-            batches: What runs through the model.
-            tokens: Which tokens the rows are of, in ascending order; all of them when left out.
+            batches: The batches to run.
+            tokens: The tokens of the rows, in ascending order; by default all of them.
         """
         torch = self.torch
         module = self.model.get_input_embeddings()
@@ -96,8 +96,8 @@ class LayeredModel:
         """Run all batches through a layer.
 
         Args:
-            number: The layer; they come in order.
-            tensors: Its weights as the checkpoint names them, within the layer.
+            number: The layer. Layers come in order.
+            tensors: Its weights by checkpoint name, within the layer.
         """
         measured = Measured()
         with self.resident(number, tensors) as layer, layer.running(measured=measured) as forward:
@@ -108,11 +108,11 @@ class LayeredModel:
 
     @contextmanager
     def resident(self, number: int, tensors: dict[str, Any]) -> Iterator[Resident]:
-        """Have a layer in memory for a block.
+        """Keep a layer in memory for a block.
 
         Args:
             number: The layer.
-            tensors: Its weights as the checkpoint names them, within the layer; arrays, or tensors of torch.
+            tensors: Its weights by checkpoint name, within the layer; arrays, or tensors of torch.
         """
         layer = self.layers[number]
         arranged = arrange(layer, tensors)
@@ -123,26 +123,26 @@ class LayeredModel:
             layer.to("meta")
 
     def forget(self, number: int) -> None:
-        """Drop what a layer is given besides hidden states: it will not run again."""
+        """Release a layer's other inputs. It will not run again."""
         self._calls[number] = []
 
     @contextmanager
     def head(self, tensors: Mapping[str, Any]) -> Iterator[Callable[[Any], Any]]:
-        """Have what comes after the last layer in memory for a block.
+        """Keep the modules after the last layer in memory for a block.
 
         Args:
-            tensors: The last norm and the head, or the embedding that it is tied to, as the checkpoint names them.
+            tensors: The last norm and the head, or the tied embedding, by checkpoint name.
 
         Yields:
-            Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], with whatever the
-            model does to them.
+            Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], as the
+            model calculates them.
         """
         torch, base = self.torch, self.model.model
         head = {name.removeprefix(f"{HEAD}."): array for name, array in tensors.items() if name.startswith(f"{HEAD}.")}
         vectors = {name: array for name, array in tensors.items() if array.ndim == 1 and not name.startswith(HEAD)}
         (table,) = [array for name, array in tensors.items() if array.ndim > 1 and not name.startswith(HEAD)] or [None]
         (last,) = {name.rpartition(".")[0] for name in vectors}
-        norm = base.get_submodule(last.partition(".")[2])  # the base model is called otherwise in some checkpoints
+        norm = base.get_submodule(last.partition(".")[2])  # some checkpoints have another name for the base model
         filled = [
             (norm, {name.removeprefix(f"{last}."): array for name, array in vectors.items()}),
             (self.model.get_submodule(HEAD), {"weight": table, **head}),
@@ -166,11 +166,11 @@ class LayeredModel:
 
     @property
     def state(self) -> Iterable[NDArray[Any]]:
-        """What goes into the next layer, as arrays, one at a time."""
+        """Yield the hidden states for the next layer as arrays, one at a time."""
         return self.arrays(self.hidden)
 
     def restore(self, state: Iterable[NDArray[Any]]) -> None:
-        """Go on from a state that was kept."""
+        """Continue from a saved state."""
         self.hidden.clear()
         self.hidden.extend(map(self.tensor, state))
 
@@ -189,7 +189,7 @@ class LayeredModel:
     def _fill(self, module: Any, tensors: Mapping[str, Any]) -> None:  # noqa: ANN401 - a module of torch
         types = {name: parameter.dtype for name, parameter in module.state_dict().items()}
         filled = {name: self.tensor(array) for name, array in tensors.items()}
-        # What the checkpoint stores in one type the model may compute with in another.
+        # The model may compute in another type than the checkpoint's.
         filled = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in filled.items()}
         try:
             module.load_state_dict(filled, assign=True, strict=True)
@@ -198,11 +198,11 @@ class LayeredModel:
             raise CheckpointError(message) from error
 
     def tensor(self, array: Any) -> Any:  # noqa: ANN401 - a tensor of torch, or what becomes one
-        """View an array as a tensor on the device; on the CPU they share their memory."""
+        """View an array as a tensor on the device. On the CPU they share their memory."""
         if isinstance(array, self.torch.Tensor):
             return array.to(self.device)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
             if array.dtype == ml_dtypes.bfloat16:
                 return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
             return self.torch.from_numpy(array).to(self.device)
@@ -213,7 +213,7 @@ class LayeredModel:
 
 @dataclass(frozen=True)
 class Resident:
-    """A layer that has its weights."""
+    """A layer with its weights."""
 
     model: LayeredModel
     layer: Any
@@ -227,11 +227,11 @@ class Resident:
         """Run the layer in a block.
 
         Args:
-            measured: Where to note how large things get.
-            instead: What to compute in place of linear modules, keys and values.
+            measured: Gets the largest magnitudes.
+            instead: Replaces the calculation of linear modules, keys and values.
 
         Yields:
-            The number of a batch, and what goes into the layer -> what comes out of it.
+            The number of a batch and the layer's input -> the layer's output.
         """
         torch, owner = self.model.torch, self.model
 

@@ -1,7 +1,7 @@
-"""Quantize a checkpoint tensor by tensor, in memory that does not depend on the size of the model or of a tensor.
+"""Quantizes a checkpoint tensor by tensor, in memory that does not depend on the size of the model or of a tensor.
 
-Modules that an engine fuses share one scale, so each such group is gone through twice: once for its largest magnitude,
-once to encode it. A small group stays in memory meanwhile; a large one is read again, usually from the page cache.
+Modules that a runtime fuses share one scale, so each such group is processed twice: first for its largest magnitude,
+then to encode it. A small group stays in memory meanwhile. A large one is read again, usually from the page cache.
 Everything else is copied. Reading, computing and writing overlap.
 """
 
@@ -36,9 +36,9 @@ CHUNK_BYTES = 4_000_000
 _CHUNKS_AHEAD = 6
 _CHUNKS_BEHIND = 4
 _CHUNKS_KEPT = 12
-"""A group of fused modules that is cut into so many is read once, a larger one twice in a row."""
+"""A group of fused modules of up to this many pieces is read once, a larger one twice in a row."""
 _BUFFERS = _CHUNKS_KEPT + (_CHUNKS_AHEAD + 2) + (_CHUNKS_BEHIND + 2)
-"""A group that is kept; what waits, and what is being read and changed to another type; the same behind."""
+"""Buffers for a kept group, for the queue, and for reading and type conversion; the same for writing."""
 WEIGHT_ONLY = ("w4a16_nvfp4",)
 """Formats whose scales follow from the weights."""
 
@@ -57,18 +57,18 @@ def quantize_checkpoint(
 
     Args:
         source: The folder of an unquantized checkpoint.
-        output: The folder to write to; made where it is missing.
+        output: The folder to write to. It is created if it is missing.
         number_format: One of `WEIGHT_ONLY`.
-        exclude: Shell patterns of modules that stay as they are, with embedding and head.
-        observer: Is told of progress in bytes read; a quantized tensor is read twice.
-        chunk_bytes: How much of a tensor is in memory at once; a whole row at least.
-        shard_bytes: The largest weights file, other than for a single larger tensor.
+        exclude: Shell patterns of modules that are not quantized, besides embedding and head.
+        observer: Gets the progress in bytes read. A quantized tensor is read twice.
+        chunk_bytes: Bytes of a tensor in memory at a time; at least a whole row.
+        shard_bytes: The largest weight file, except for a single larger tensor.
 
     Returns:
-        What it cost, by the phases `read`, `encode` and `write`, which go on at once.
+        The cost by the phases `read`, `encode` and `write`, which overlap.
 
     Raises:
-        RecipeInvalidError: An unknown format, or a pattern that fits nothing or splits what engines fuse.
+        RecipeInvalidError: An unknown format, or a pattern that matches nothing or splits what runtimes fuse.
         CheckpointError: The source cannot be read, is quantized already, lacks a tensor or holds NaN or infinity.
     """
     scheme = scheme_named(number_format)
@@ -95,7 +95,7 @@ def _bytes_to_read(plan: Plan) -> int:
 
 @dataclass
 class _Meter:
-    """Counts bytes and tells the observer."""
+    """Counts bytes and reports them to the observer."""
 
     observer: Observer
     total: int
@@ -108,7 +108,7 @@ class _Meter:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of a tensor on their way, in memory that is given back after use."""
+    """Rows of a tensor in memory that is released after use."""
 
     name: str
     first: int
@@ -118,12 +118,12 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _End:
-    """After the last rows of a tensor, or of a group that was gone through."""
+    """Marks the end of a tensor, or of a pass over a group."""
 
 
 @dataclass(frozen=True)
 class _Conversion:
-    """The loop over units, and what it does to each: reading is ahead of it, writing behind it."""
+    """The loop over units: reading runs ahead of it, writing behind it."""
 
     plan: Plan
     writer: CheckpointWriter
@@ -133,7 +133,7 @@ class _Conversion:
     cost: Cost
 
     def run(self) -> None:
-        # Buffers first: whoever reads may wait for one when something went wrong.
+        # Buffers first, because after a fault the reader may wait for one.
         with ReadAhead(self._read(), _CHUNKS_AHEAD) as ahead, WriteBehind(_CHUNKS_BEHIND) as behind, self.buffers:
             coming = iter(ahead)
             for unit in self.plan.units:
@@ -145,7 +145,7 @@ class _Conversion:
     # --- in the thread that reads ---
 
     def _read(self) -> Iterator[_Rows | _End]:
-        """Go through all units: once, and groups that are too large to be kept twice."""
+        """Read all units once, and groups that are too large to keep twice."""
         for unit in self.plan.units:
             if self.plan.quantizes(unit[0]) and not self._keeps(unit):
                 yield from self._read_unit(unit, again=True)
@@ -163,7 +163,7 @@ class _Conversion:
         yield _End()
 
     def _converted(self, part: _Rows) -> _Rows:
-        """Change rows to the type that they are to have."""
+        """Convert rows to their target type."""
         kind = DTYPES[self.plan.types[part.name]]
         if part.rows.dtype == kind:
             return part
@@ -177,7 +177,7 @@ class _Conversion:
         return self.plan.checkpoint.runs(name, self.chunk_bytes)
 
     def _keeps(self, unit: Sequence[str]) -> bool:
-        """Say whether a group is kept in memory between its two passes, rather than read again."""
+        """Tell whether a group is kept in memory between its two passes instead of read again."""
         return sum(1 for name in unit for _ in self._runs(name)) <= _CHUNKS_KEPT
 
     # --- in the thread that computes ---
@@ -232,7 +232,7 @@ def _until_the_end(coming: Iterator[_Rows | _End]) -> Iterator[_Rows]:
 
 
 def _taken(kept: deque[_Rows]) -> Iterator[_Rows]:
-    """Give out what was kept, and keep it no longer."""
+    """Return the kept rows and release them."""
     while kept:
         yield kept.popleft()
 

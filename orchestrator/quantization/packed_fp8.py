@@ -1,4 +1,4 @@
-"""Weights in FP8 with a scale for each block, as they are published: DeepSeek-V3 and R1, Qwen3's FP8 and others.
+"""Decodes published weights in FP8 with block scales: DeepSeek-V3 and R1, Qwen3's FP8 and others.
 
 `NAME` in E4M3 has `NAME_scale_inv` beside it, see `formats.fp8_blocks`. Some rows are in memory at a time.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SCALE = "_scale_inv"
 _SCALE_TYPES = ("F32", "BF16")
 _CHUNK_CODES = CHUNK_BYTES // 8
-"""Bytes of codes that are decoded at once: in FP32 a number takes four, and so does its factor."""
+"""Bytes of codes that are decoded at a time. In FP32 a number takes four, and so does its factor."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Blocks:
 
     @property
     def spec(self) -> TensorSpec:
-        """What it becomes."""
+        """The decoded tensor."""
         return TensorSpec(self.codes.name, "BF16", self.codes.shape)
 
     def write(self, checkpoint: Checkpoint, writer: CheckpointWriter) -> None:
-        """Decode some rows after the others."""
+        """Decode rows in order."""
         scales = checkpoint.read(self.scales.name).astype(np.float32)
         for first, rows in checkpoint.rows(self.codes.name, _CHUNK_CODES):
             decoded = fp8_blocks.decode(rows, scales, self.block, first)
@@ -55,7 +55,7 @@ class Blocks:
 
 
 def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str, Blocks]:
-    """Pair weights with scales, by the name of what they become.
+    """Pair weights with scales, by the name of the decoded tensor.
 
     Args:
         checkpoint: The source.

@@ -1,8 +1,8 @@
-"""Weights of experts in MXFP4, as gpt-oss publishes them: the tensors that transformers makes of them.
+"""Decodes published weights of experts in MXFP4, as in gpt-oss, to the tensors that transformers makes.
 
-What is published of the weights of all experts of a layer is `NAME_blocks` of shape [experts, out, in/32, 16], two E2M1
-codes a byte, and `NAME_scales` of shape [experts, out, in/32]. transformers, and ModelOpt with it, work with `NAME` of
-shape [experts, in, out]: the numbers, turned. All of them are exact in BF16. One expert is in memory at a time.
+The weights of all experts of a layer are published as `NAME_blocks` of shape [experts, out, in/32, 16], two E2M1
+codes a byte, and `NAME_scales` of shape [experts, out, in/32]. transformers and ModelOpt use `NAME` of
+shape [experts, in, out]: the transposed numbers. All of them are exact in BF16. One expert is in memory at a time.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Experts:
 
     @property
     def spec(self) -> TensorSpec:
-        """What they become."""
+        """The decoded tensor."""
         experts, rows, blocks, half = self.blocks.shape
         return TensorSpec(self.blocks.name.removesuffix(_BLOCKS), "BF16", (experts, blocks * half * 2, rows))
 
     def write(self, checkpoint: Checkpoint, writer: CheckpointWriter) -> None:
-        """Decode one expert after the other."""
+        """Decode the experts in order."""
         for expert in range(self.blocks.shape[0]):
             codes = checkpoint.read(self.blocks.name, expert, expert + 1)
             scales = checkpoint.read(self.scales.name, expert, expert + 1)
@@ -60,7 +60,7 @@ class Experts:
 
 
 def packed(checkpoint: Checkpoint) -> dict[str, Experts]:
-    """Pair blocks with scales, by the name of what they become.
+    """Pair blocks with scales, by the name of the decoded tensor.
 
     Raises:
         CheckpointError: There are none, one is missing, or they do not fit each other.

@@ -1,6 +1,6 @@
-"""Reading ahead and writing behind: three things at once that would otherwise wait for each other.
+"""Overlaps reading, computing and writing with threads.
 
-What is on its way between them lies in `Buffers`, so that it takes the same memory however fast each of them is.
+Data between them is in `Buffers`, so that the memory does not depend on their speeds.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ALIGNED = 64
-"""Bytes. Every buffer begins at a multiple of this from the first one, so that any type fits it."""
+"""Bytes. Every buffer starts at a multiple of this, so that any type fits it."""
 
 
 @dataclass
 class ReadAhead(Generic[T]):
-    """Goes through something in another thread, a few items ahead of whoever takes them.
+    """Iterates in another thread, a few items ahead of the consumer.
 
-    Used as a context manager and iterated once. What goes wrong in the other thread is raised where items are taken.
+    It is a context manager and is iterated once. An error in the other thread is raised where items are taken.
     """
 
     source: Iterable[T]
     depth: int
-    """Items that wait at most."""
+    """Most waiting items."""
     _waiting: queue.Queue[tuple[T] | BaseException] = field(init=False)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        """Prepare; nothing is read before the block is entered."""
+        """Prepare. Nothing is read before the block is entered."""
         self._waiting = queue.Queue(self.depth)
         self._thread = threading.Thread(target=self._read, name="read ahead", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to read."""
+        """Start to read."""
         self._thread.start()
         return self
 
@@ -84,14 +84,14 @@ class ReadAhead(Generic[T]):
 
 @dataclass
 class WriteBehind:
-    """Calls functions in another thread, in order, a few behind whoever asks for them.
+    """Calls functions in another thread, in order, a few behind the caller.
 
-    Used as a context manager; leaving the block waits for all calls. After one failed, no other is made, and its error
-    is raised by the next request or at the end of the block.
+    It is a context manager. The end of the block waits for all calls. After a failed call no other is made, and its
+    error is raised by the next request or at the end of the block.
     """
 
     depth: int
-    """Calls that wait at most."""
+    """Most waiting calls."""
     _waiting: queue.Queue[tuple[Callable[[], None], Callable[[], None]] | None] = field(init=False)
     _error: BaseException | None = None
     _thread: threading.Thread = field(init=False)
@@ -102,23 +102,23 @@ class WriteBehind:
         self._thread = threading.Thread(target=self._work, name="write behind", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start."""
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Wait for what was asked for."""
+        """Wait for the requested calls."""
         self._waiting.put(None)
         self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
 
     def do(self, call: Callable[[], None], finally_: Callable[[], None] = lambda: None) -> None:
-        """Ask for a call.
+        """Request a call.
 
         Args:
-            call: What is called unless a call before it failed.
-            finally_: What is called after it, and also in its place.
+            call: Is called unless a call before it failed.
+            finally_: Is called after it, or in its place.
         """
         if self._error is not None:
             finally_()
@@ -138,19 +138,19 @@ class WriteBehind:
 
 
 class BuffersClosedError(Exception):
-    """Nothing is lent any more: whoever asked is to end."""
+    """No buffer is lent any more. The thread must end."""
 
 
 @dataclass
 class Lent:
-    """A piece of memory, until it is given back."""
+    """A piece of memory that must be given back."""
 
     memory: NDArray[np.uint8]
     give_back: Callable[[], None]
     _taken: int = 0
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever NumPy takes
-        """Return an array in memory that no other array of this piece has, as `numpy.empty` does."""
+        """Return an array in unused memory of this piece, like `numpy.empty`."""
         kind = np.dtype(dtype)
         begin = -(-self._taken // kind.itemsize) * kind.itemsize
         self._taken = begin + math.prod(shape) * kind.itemsize
@@ -163,12 +163,12 @@ class Lent:
 
 @dataclass
 class Buffers:
-    """A fixed number of buffers, lent in turn: together they are all that can be on its way.
+    """A fixed number of buffers for all data between the threads.
 
-    Whoever reads waits for one when all are taken. Since each is lent again only after all others, a run that is longer
-    or waits for another disk needs no more of them than a short one, and nothing is allocated and freed meanwhile.
+    A reader waits for one if all are taken. Each is lent again only after all others, so a longer run
+    or a slower disk needs no more of them, and nothing is allocated and freed meanwhile.
 
-    Used as a context manager; whoever waits for one when the block is left is sent away with `BuffersClosedError`.
+    It is a context manager. At the end of the block, waiting threads get `BuffersClosedError`.
     """
 
     count: int
@@ -177,21 +177,21 @@ class Buffers:
     _free: queue.SimpleQueue[NDArray[np.uint8] | None] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
-        """Get the memory: of the process's own once it is written to."""
+        """Allocate the memory. It counts for the process when it is written to."""
         self.size = -(-self.size // _ALIGNED) * _ALIGNED
         for buffer in np.empty((self.count, self.size), np.uint8):
             self._free.put(buffer)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Send those away who wait."""
+        """End the waiting threads."""
         self._free.put(None)
 
     def lend(self, size: int) -> Lent:
-        """Wait for a buffer; what is larger than one is memory of its own.
+        """Wait for a buffer. A larger request gets memory of its own.
 
         Raises:
             BuffersClosedError: The block was left.

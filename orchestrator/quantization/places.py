@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors go in the layer that transformers makes: names differ, and experts are gathered."""
+"""Maps a checkpoint's tensors to the parameters of a transformers layer: names differ, and experts are gathered."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 
-# What modules are called in a checkpoint and, in newer versions of transformers, in the model.
+# Names of modules in a checkpoint and in newer versions of transformers.
 _RENAMED = (("block_sparse_moe.", "mlp."),)
 
-# Where the projections of an expert lie in the parameters that newer versions of transformers gather them in: the
-# parameter and which half of its rows. Experts without a gate have the last.
+# Parameters in which newer versions of transformers gather the projections of experts: the
+# parameter and the half of its rows. Experts without a gate have the last.
 _GATHERED = {
     "gate_proj": (("gate_up_proj", 0),),
     "w1": (("gate_up_proj", 0),),
@@ -27,28 +27,28 @@ _GATHERED = {
 
 @dataclass(frozen=True)
 class Arranged:
-    """A layer's weights as its module wants them."""
+    """A layer's weights in the form of its module."""
 
     parameters: dict[str, Any]
     """Arrays, or tensors of torch."""
     modules: dict[str, str]
     """Modules of the model -> modules of the checkpoint, for those that are one in both."""
     experts: dict[str, str]
-    """Modules that gather experts -> what stands before the number of an expert in the checkpoint."""
+    """Modules that gather experts -> the prefix of an expert's number in the checkpoint."""
 
 
 def gather(names: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Say where in a layer's parameters each tensor of the checkpoint goes.
+    """Map each tensor of the checkpoint to a layer's parameters.
 
     Args:
         names: The tensors' shapes by name, within the layer.
         parameters: The layer's parameters by name.
 
     Returns:
-        The parameter, and where in it (None: it is the parameter).
+        The parameter, and the position in it (None: the whole parameter).
 
     Raises:
-        CheckpointError: The layer has no place for a tensor.
+        CheckpointError: The layer has no parameter for a tensor.
     """
     places: dict[str, tuple[str, Any]] = {}
     for name, shape in names.items():
@@ -76,15 +76,15 @@ def _renamed(name: str, parameters: Mapping[str, Any]) -> str:
 
 
 def arrange(layer: Any, tensors: dict[str, Any]) -> Arranged:  # noqa: ANN401 - a module of torch
-    """Give a checkpoint's tensors the names and forms that a layer's module wants.
+    """Rename and arrange a checkpoint's tensors for a layer's module.
 
     Args:
-        layer: The module, whose parameters need no memory.
-        tensors: Arrays, or tensors of torch, by name within the layer. Those that go into a larger one of their type
-            are views of it afterwards.
+        layer: The module. Its parameters need no memory.
+        tensors: Arrays, or tensors of torch, by name within the layer. Those copied into a larger tensor of their
+        type become views of it.
 
     Raises:
-        CheckpointError: The layer has no place for a tensor.
+        CheckpointError: The layer has no parameter for a tensor.
     """
     parameters = dict(layer.named_parameters()) | dict(layer.named_buffers())
     parameters = {name: value for name, value in parameters.items() if name in layer.state_dict()}
@@ -103,7 +103,7 @@ def arrange(layer: Any, tensors: dict[str, Any]) -> Arranged:  # noqa: ANN401 - 
                 whole = filled[parameter] = _empty_like(tensors[name], tuple(parameters[parameter].shape))
             whole[where] = tensors[name]
             if tensors[name].dtype == whole.dtype:
-                tensors[name] = whole[where]  # the same numbers: one copy of them is enough
+                tensors[name] = whole[where]  # the same numbers need only one copy
     return Arranged(filled, modules, experts)
 
 

@@ -1,4 +1,4 @@
-"""What happens to each tensor of a checkpoint, decided and checked before any data is read."""
+"""Decides and checks what happens to each tensor of a checkpoint before any data is read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.schemes import Scheme
 
-# What travels with the weights, where a checkpoint has it: the tokenizer, how to chat and to sample, the code that
-# config.json names (a folder has it only where a recipe trusts it), and the licence, whose text most licences ask to
-# pass on.
+# Files that are copied with the weights if they exist: the tokenizer, chat and sampling settings, the code that
+# config.json names (a folder has it only if the recipe trusts it), and the licence, whose text most licences
+# require.
 _COMPANIONS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -48,13 +48,13 @@ _COMPANIONS = (
 
 _FLOATS = ("BF16", "F16", "F32")
 
-# Where keys are made; the scales of keys and values are written beside it.
+# The key projections. The scales of keys and values are written beside them.
 _KEYS = ("k_proj", "qkv_proj", "kv_a_proj_with_mqa")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to each tensor, in the order in which it happens."""
+    """The units of work, in order."""
 
     checkpoint: Checkpoint
     config: Mapping[str, Any]
@@ -65,10 +65,10 @@ class Plan:
     exclude: tuple[str, ...]
     kv_cache: str
     types: Mapping[str, str]
-    """What each tensor is read as. A weight that is quantized has the type that `config.json` declares, which is what
-    ModelOpt quantizes; all else keeps the type that the checkpoint stores."""
+    """The type that each tensor is read as. A quantized weight has the type that `config.json` declares, as
+    in ModelOpt. All others keep the type of the checkpoint."""
     formats: Mapping[str, Scheme] = field(default_factory=dict)
-    """Modules that have a scheme of their own."""
+    """Modules with a scheme of their own."""
 
     @classmethod
     def make(
@@ -83,14 +83,14 @@ class Plan:
 
         Args:
             source: The folder of an unquantized checkpoint.
-            scheme: What becomes of weights.
-            exclude: Shell patterns of modules that stay as they are.
+            scheme: The scheme of the weights.
+            exclude: Shell patterns of modules that are not quantized.
             kv_cache: One of `offered.KV_CACHE_FORMATS`.
-            formats: By module, its format where that is not the scheme's; `bf16` leaves it alone, too.
+            formats: By module, its format if that is not the scheme's; `bf16` excludes it, too.
 
         Raises:
-            RecipeInvalidError: A pattern that fits nothing or splits what engines fuse, or another unknown word.
-            CheckpointError: The source cannot be read, is quantized already or is not what its configuration says.
+            RecipeInvalidError: A pattern that matches nothing or splits what runtimes fuse, or an unknown name.
+            CheckpointError: The source cannot be read, is quantized already or contradicts its configuration.
         """
         if kv_cache not in offered.KV_CACHE_FORMATS:
             message = f"quantization.kv_cache: found {kv_cache!r}, whose scales the one-pass quantizer cannot make"
@@ -125,16 +125,16 @@ class Plan:
         return plan
 
     def quantizes(self, tensor: str) -> bool:
-        """Say whether a tensor is a weight that is quantized."""
+        """Tell whether a tensor is a weight that is quantized."""
         return tensor.endswith(".weight") and tensor.removesuffix(".weight") in self.selection.quantized
 
     def scheme_of(self, weight: str) -> Scheme:
-        """Return what becomes of a weight that is quantized."""
+        """Return the scheme of a quantized weight."""
         return self.formats.get(weight.removesuffix(".weight"), self.scheme)
 
     @cached_property
     def algorithms(self) -> dict[str, str]:
-        """ModelOpt's name of what becomes of each quantized module, in the order of the model; experts are one."""
+        """ModelOpt's algorithm of each quantized module, in the order of the model. Experts are one module."""
         place = {name: position for position, name in enumerate(layout.expected_tensors(self.config))}
         weights = [f"{module}.weight" for group in self.selection.groups for module in group]
         weights.sort(key=lambda weight: place.get(weight, len(place)))
@@ -144,7 +144,7 @@ class Plan:
 
     @cached_property
     def outputs(self) -> list[list[TensorSpec]]:
-        """What each unit leaves."""
+        """The tensors that each unit writes."""
         return [
             [spec for name in unit for spec in self._output(name)]
             + [TensorSpec(name, "F32", ()) for name in self.cache_scales(unit)]
@@ -168,7 +168,7 @@ class Plan:
         return [name for name in names if not self.architecture.is_further(self.config, name)]
 
     def write_companions(self, output: Path) -> None:
-        """Write everything of a quantized checkpoint that is not a tensor."""
+        """Write all files of a quantized checkpoint except tensors."""
         copy_companions(self.checkpoint.folder, output)
         listed = layout.listed_exclusions(self.config, self.selection.excluded)
         excluded = layout.exclude_modules(listed, self.selection.quantized)
@@ -189,12 +189,12 @@ class Plan:
 
     @cached_property
     def architecture(self) -> architectures.Architecture:
-        """What the configuration declares."""
+        """The model's configuration."""
         return architectures.known(self.config)
 
     @property
     def computed(self) -> str:
-        """The type that the model computes in: as `config.json` declares, or else as its embedding is stored.
+        """The type that the model computes in: that of `config.json`, or else that of the stored embedding.
 
         A model may keep some of its weights in another type, see `skeleton`.
         """
@@ -202,19 +202,19 @@ class Plan:
 
     @property
     def stack(self) -> str:
-        """What stands before the number of a layer in a name."""
+        """The prefix of a layer's number in a name."""
         return self.architecture.stack
 
     @property
     def embedding(self) -> str:
-        """The table of tokens."""
+        """The embedding's name."""
         return f"{self.architecture.embedding}.weight"
 
     def cache_scales(self, unit: Sequence[str]) -> tuple[str, ...]:
-        """Return the scales of keys and values for the unit that they are written beside; none for all others.
+        """Return the scales of keys and values for the unit beside which they are written; none for all others.
 
-        They are called after the projections of keys and values even where these are one matrix, or come out of a
-        latent one. ModelOpt leaves them out where a pattern excludes the whole attention.
+        They are named after the projections of keys and values even if these are one matrix, or the output of a
+        latent one. ModelOpt leaves them out if a pattern excludes the whole attention.
         """
         modules = [name.removesuffix(".weight").rpartition(".") for name in unit]
         attention = next((parent for parent, _, leaf in modules if leaf in _KEYS), None)
@@ -225,16 +225,16 @@ class Plan:
         return (f"{attention}.k_proj.k_scale", f"{attention}.v_proj.v_scale")
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
-        """Read a tensor, or some of its rows, as the type that it is to have."""
+        """Read a tensor, or some of its rows, in its target type."""
         return self.checkpoint.read(name, first, last).astype(DTYPES[self.types[name]], copy=False)
 
     def rows(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read a tensor in runs of rows, see `Checkpoint.rows`, as the type that it is to have."""
+        """Read a tensor in runs of rows, see `Checkpoint.rows`, in its target type."""
         for first, rows in self.checkpoint.rows(name, chunk_bytes):
             yield first, rows.astype(DTYPES[self.types[name]], copy=False)
 
     def spec(self, name: str) -> TensorSpec:
-        """Return a tensor of the source with the type that it is read as."""
+        """Return a tensor of the source with its target type."""
         return TensorSpec(name, self.types[name], self.checkpoint.tensors[name].shape)
 
     def _output(self, name: str) -> list[TensorSpec]:
@@ -260,7 +260,7 @@ def _has_blocks(quantization: object) -> bool:
 
 
 def copy_companions(source: Path, output: Path) -> None:
-    """Copy what travels with the weights."""
+    """Copy the files that belong to the weights."""
     for file in sorted({file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}):
         copy_durably(file, output / file.name)
 
@@ -290,7 +290,7 @@ def _units(kept: Sequence[str], selection: layout.Selection) -> tuple[tuple[str,
 def _types(
     checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequence[str], selection: layout.Selection
 ) -> dict[str, str]:
-    """Say what each tensor is read as, see `Plan.types`."""
+    """Return the target type of each tensor, see `Plan.types`."""
     stored = {name: checkpoint.tensors[name].dtype for name in kept}
     declared = layout.declared_type(config)
     return stored | ({f"{module}.weight": declared for module in selection.quantized} if declared else {})

@@ -1,7 +1,7 @@
-"""Is a checkpoint complete, sound and close enough to what it was made from?
+"""Checks whether a checkpoint is complete, sound and close enough to its original.
 
-Each check says what it found; a failure says what was expected. What cannot be checked for a format or an architecture
-is listed as skipped, with the reason, and never counts as passed.
+Each check reports what it found. A failure reports what was expected. Checks that do not apply to a format or an
+architecture are listed as skipped, with the reason, and never count as passed.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ UNQUANTIZED = "bf16"
 CHUNK_BYTES = 4_000_000  # comparing takes about 25 times as much, in FP64
 
 _WEIGHTS = ("F16", "BF16", "F32")
-"""What a tensor that is not quantized may be stored in. Which of them is the choice of who wrote the checkpoint."""
+"""Possible types of a tensor that is not quantized. The writer of the checkpoint chooses."""
 _FLOATS = ("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64")
 _SCALES = ("weight_scale", "weight_scale_2", "weight_scale_inv", "input_scale", "k_scale", "v_scale", "_scales")
 _SHARED = ("weight_scale_2", "input_scale")
-"""Scales that engines require to be equal among the modules that they fuse."""
+"""Scales that must be equal among fused modules."""
 _BY_ALGORITHM = {scheme.algorithm: scheme for scheme in SCHEMES.values()}
 _E8M0_NAN = 255
 _COMPARED = {"kl_divergence", "perplexity"}
-"""Checks of what the model says."""
+"""Checks of the model's predictions."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer."""
+    """One check and its result."""
 
     name: str
     passed: bool
@@ -53,7 +53,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A question that could not be asked."""
+    """A check that was skipped."""
 
     name: str
     reason: str
@@ -61,23 +61,23 @@ class Skipped:
 
 @dataclass(frozen=True)
 class LayerQuality:
-    """How close one quantized module is to its original."""
+    """The similarity of one quantized module to its original."""
 
     name: str
     snr_db: float | None
-    """Power of the original over power of the difference, in decibels; None where there is no difference."""
+    """Power of the original over power of the difference, in decibels; None if there is no difference."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was found."""
+    """All results."""
 
     format: str
     checks: tuple[Check, ...]
     skipped: tuple[Skipped, ...] = ()
     layers: tuple[LayerQuality, ...] = ()
     advice: str = ""
-    """What to change so that the model says what the original says; empty where it does."""
+    """Changes that would meet the limits; empty if they are met."""
 
     @property
     def passed(self) -> bool:
@@ -85,7 +85,7 @@ class Report:
         return all(check.passed for check in self.checks)
 
     def document(self) -> dict[str, Any]:
-        """Return what goes into `quality.json`."""
+        """Return the content of `quality.json`."""
         measured = [layer.snr_db for layer in self.layers if layer.snr_db is not None]
         return {
             "format": self.format,
@@ -100,11 +100,11 @@ class Report:
         }
 
     def require(self) -> None:
-        """Insist on a good result.
+        """Raise if a check failed.
 
         Raises:
-            QualityTooLowError: The model is not close enough to its original, and nothing else is wrong.
-            CheckFailedError: Some other checks failed; each is named with what it found.
+            QualityTooLowError: Only the limits on the difference to the original are not met.
+            CheckFailedError: Some other checks failed. Each is named with its result.
         """
         failed = [check for check in self.checks if not check.passed]
         if failed:
@@ -125,14 +125,14 @@ def examine(
 
     Args:
         folder: The checkpoint.
-        reference: The unquantized checkpoint that it was made from.
-        min_snr_db: The signal-to-noise ratio that each quantized module must reach.
-        chat_template: Whether there must be one.
-        observer: Is told of progress in tensors.
-        chunk_bytes: How much of a tensor is in memory at once.
+        reference: Its unquantized original.
+        min_snr_db: The least signal-to-noise ratio of each quantized module.
+        chat_template: Whether a chat template is required.
+        observer: Gets the progress in tensors.
+        chunk_bytes: Bytes of a tensor in memory at a time.
 
     Raises:
-        CheckpointError: The reference cannot be read. A bad checkpoint does not raise, it fails checks.
+        CheckpointError: The reference cannot be read. A bad checkpoint does not raise but fails checks.
     """
     original = None if reference is None else Checkpoint.open(reference)
     examination = _Examination(folder, original, reference, min_snr_db, observer, chunk_bytes, chat_template)
@@ -140,7 +140,7 @@ def examine(
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Say whether a checkpoint tells how a conversation becomes text."""
+    """Tell whether a checkpoint has a chat template."""
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     path = folder / "tokenizer_config.json"
@@ -148,29 +148,29 @@ def has_chat_template(folder: Path) -> bool:
 
 
 class _SkippedError(Exception):
-    """A check does not apply; the message says why."""
+    """A check does not apply. The message has the reason."""
 
 
 @dataclass(frozen=True)
 class _Quantization:
-    """What both configuration files say together."""
+    """The content of both configuration files."""
 
     algorithm: str | None
-    """ModelOpt's `quant_algo`; None where nothing is quantized or somebody else quantized it."""
+    """ModelOpt's `quant_algo`; None if nothing is quantized, or not in ModelOpt's format."""
     name: str
-    """The format, for a person."""
+    """The format's name for people."""
     excluded: tuple[str, ...] = ()
     """Patterns of modules that are not quantized."""
     layers: Mapping[str, str] = field(default_factory=dict)
-    """Where modules differ: each quantized one's `quant_algo`; all others stay as they are."""
+    """If modules differ: `quant_algo` of each quantized one. All others are not quantized."""
 
     @property
     def algorithms(self) -> set[str | None]:
-        """Every algorithm that there is."""
+        """Every algorithm in use."""
         return set(self.layers.values()) or {self.algorithm}
 
     def algorithm_of(self, module: str) -> str | None:
-        """Return the algorithm of a linear module; None where it is not quantized."""
+        """Return the algorithm of a linear module; None if it is not quantized."""
         if self.layers:
             return self.layers.get(module, self.layers.get(layout.listed_as(module)))
         return None if layout.matches(module, self.excluded) else self.algorithm
@@ -178,7 +178,7 @@ class _Quantization:
 
 @dataclass
 class _Examination:
-    """One run over a checkpoint. Later checks build on what earlier ones read."""
+    """One run over a checkpoint. Later checks use what earlier ones read."""
 
     folder: Path
     original: Checkpoint | None
@@ -195,7 +195,7 @@ class _Examination:
     _checkpoint: Checkpoint | None = None
 
     def run(self) -> Report:
-        """Ask every question whose ground has been found firm."""
+        """Run every check whose requirements passed."""
         configured = self._ask("configuration", self._read_configuration)
         self._ask("tokenizer", self._check_tokenizer)
         self._ask("chat_template", self._check_chat_template)
@@ -214,7 +214,7 @@ class _Examination:
             self._skipped.append(Skipped("signal_to_noise", "needs complete tensors with finite numbers"))
 
     def _ask(self, name: str, question: Callable[[], str]) -> bool:
-        """Ask one question; return whether it was asked and answered well."""
+        """Run one check; return whether it ran and passed."""
         try:
             check = Check(name, passed=True, detail=question())
         except _SkippedError as reason:
@@ -277,7 +277,7 @@ class _Examination:
         return f"all {len(expected)} tensors have the expected type and shape"
 
     def _source_tensors(self) -> list[TensorSpec]:
-        """Return the tensors of the model before it was quantized."""
+        """Return the model's tensors before quantization."""
         name = layout.architecture_of(self._config)
         if name not in layout.ARCHITECTURES and self.original is None:
             reason = f"the tensors of {name} are not known here, and there is no reference to compare with"
@@ -342,7 +342,7 @@ class _Examination:
 
 
 def _quantization(folder: Path, config: Mapping[str, Any]) -> _Quantization:
-    """Read how a checkpoint is quantized, and check that both files agree where both are there."""
+    """Read a checkpoint's quantization, and check that both files agree if both exist."""
     inline = config.get("quantization_config")
     path = folder / configs.QUANT_CONFIG
     if not path.is_file():
@@ -414,7 +414,7 @@ def _expected(source: Sequence[TensorSpec], quantization: _Quantization) -> dict
 
 
 def _check_tensor_numbers(checkpoint: Checkpoint, tensor: StoredTensor, chunk_bytes: int) -> int:
-    """Check that a tensor is finite, and positive where it is a scale; return how many tensors were looked at."""
+    """Check that a tensor is finite, and positive if it is a scale; return how many tensors were checked."""
     is_scale = tensor.name.endswith(_SCALES)
     if tensor.dtype not in _FLOATS and not is_scale:
         return 0
@@ -445,7 +445,7 @@ def _check_equal(checkpoint: Checkpoint, names: Iterable[str]) -> None:
 
 
 def _check_unchanged(checkpoint: Checkpoint, original: Checkpoint, name: str, chunk_bytes: int) -> None:
-    """Check that a tensor is the original's, rounded where it has a shorter type."""
+    """Check that a tensor equals the original's, rounded if its type is shorter."""
     for first, rows in original.rows(name, chunk_bytes):
         found = checkpoint.read(name, first, first + len(rows))
         expected = rows.reshape(found.shape).astype(found.dtype, copy=False)
@@ -458,7 +458,7 @@ def _check_unchanged(checkpoint: Checkpoint, original: Checkpoint, name: str, ch
 
 
 def _decodable(checkpoint: Checkpoint, quantization: _Quantization) -> list[str]:
-    """Return the quantized weights that can be decoded here."""
+    """Return the quantized weights in supported formats."""
     if not quantization.algorithms <= _BY_ALGORITHM.keys():
         reason = (
             "nothing is quantized" if quantization.name == UNQUANTIZED else f"{quantization.name} is not decoded here"

@@ -1,4 +1,4 @@
-"""The quantized checkpoint beside its original: what it quantizes, layer by layer; all else is the original's."""
+"""Reads a quantized checkpoint beside its original: the quantized modules by layer. All others are the original's."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Quantized:
 
     checkpoint: Checkpoint
     stack: str
-    """What stands before the number of a layer in a name."""
+    """The prefix of a layer's number in a name."""
     modules: Mapping[int, tuple[str, ...]]
     """The quantized modules of each layer."""
 
     @classmethod
     def open(cls, folder: Path, original: Plan) -> Quantized:
-        """Read what is quantized.
+        """Find the quantized modules.
 
         Raises:
-            CheckpointError: It cannot be read, or quantizes what the original does not have.
+            CheckpointError: It cannot be read, or quantizes modules that the original does not have.
         """
         checkpoint = Checkpoint.open(folder)
         found: dict[int, list[str]] = {}

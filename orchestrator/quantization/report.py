@@ -1,4 +1,4 @@
-"""What a quantization found: the same every time, so it is written beside the weights, as `quantization.json`."""
+"""Writes the report of a quantization, `quantization.json`, which is equal for equal work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILE = "quantization.json"
 
 @dataclass
 class TensorReport:
-    """One quantized weight, gathered while its rows are encoded."""
+    """Statistics of one quantized weight, gathered while its rows are encoded."""
 
     module: str
     scheme: Scheme
@@ -36,7 +36,7 @@ class TensorReport:
     input_scale: np.float32 | None = None
 
     def add(self, rows: Any, encoded: Mapping[str, Any]) -> None:  # noqa: ANN401 - arrays or tensors of torch
-        """Add some rows and what became of them."""
+        """Add some rows and their encoding."""
         signal, noise = self.scheme.error(rows, encoded, self.scale)
         self.signal += signal
         self.noise += noise
@@ -69,25 +69,25 @@ def _numbers(scales: Any) -> NDArray[np.float32]:  # noqa: ANN401 - an array or 
 
 @dataclass
 class Report:
-    """A whole checkpoint."""
+    """The report of a whole checkpoint."""
 
     number_format: str
     kv_cache: str
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     experts: dict[str, dict[str, int]] = field(default_factory=dict)
-    """For each layer with experts, how many tokens reached each; those that none reached are there with 0."""
+    """For each layer with experts, how many tokens reached each expert, zeros included."""
     cost: Cost = field(default_factory=Cost)
     """Not in the file."""
     choice: dict[str, Any] | None = None
-    """With `auto`, what was chosen and why, see `choice.Choice.document`."""
+    """With `auto`, the choice and its reasons, see `choice.Choice.document`."""
 
     def tensor(self, module: str, scheme: Scheme, scale: np.float32) -> TensorReport:
-        """Begin a weight."""
+        """Start a weight."""
         entry = self.tensors[module] = TensorReport(module, scheme, scale)
         return entry
 
     def layer(self, layer: str, measured: Measured) -> None:
-        """Add how often each expert of a written layer was reached."""
+        """Add how many tokens reached each expert of a written layer."""
         prefix = f"{layer}."
         there = [module for module in self.tensors if module.startswith(prefix) and ".experts." in module]
         hits: dict[str, int] = {}
@@ -98,7 +98,7 @@ class Report:
             self.experts[layer] = hits
 
     def document(self) -> dict[str, Any]:
-        """Return what goes into the file: the same for the same work."""
+        """Return the content of the file, which is equal for equal work."""
         entries = [entry.document() for entry in self.tensors.values()]
         measured = [entry["snr_db"] for entry in entries if entry["snr_db"] is not None]
         unreached = sum(count == 0 for layer in self.experts.values() for count in layer.values())

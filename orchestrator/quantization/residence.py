@@ -1,8 +1,8 @@
-"""Where the weights of a layer are while it runs, and how they get there and out of it again.
+"""Moves the weights of a layer into and out of the memory where it runs.
 
-On a processor they are mapped from the file: the pages are the only copy, none of them is the process's own, and the
-kernel may take them back. A layer is read before it is used, so that what cannot be read is an error and no signal, and
-given back after it. On a GPU they come through a few buffers of pinned memory, and so do the results on their way out.
+On a processor they are mapped from the file. The pages are the only copy, none of them is the process's own, and the
+kernel may take them back. A layer is read before it is used, so that a read fault is an error and not a signal, and
+it is released after use. On a GPU they and the results are copied through a few buffers of pinned memory.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from orchestrator.quantization.writer import CheckpointWriter
 
 _PIECE = 4_000_000
-"""Bytes that a processor works on at once."""
+"""Bytes that a processor works on at a time."""
 BUFFER = 32 << 20
 """Bytes of one buffer of pinned memory."""
 BUFFERS = 4
-"""On each way."""
+"""Buffers for each direction."""
 
 TORCH_TYPES = {
     "BOOL": "bool",
@@ -57,23 +57,23 @@ TORCH_TYPES = {
 
 
 class Residence(Protocol):
-    """Memory of the processor or of a GPU."""
+    """The memory of a processor or GPU."""
 
     def take_in(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return tensors by name, as the plan wants them: arrays, or tensors of torch.
+        """Return tensors by name, in the plan's types: arrays, or tensors of torch.
 
         Raises:
             CheckpointError: Some of it cannot be read.
         """
 
     def let_go(self, names: Sequence[str]) -> None:
-        """Forget what was taken in: nothing refers to it any more."""
+        """Release the inputs. Nothing refers to them any more."""
 
     def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array or a tensor of torch
-        """Cut a tensor into runs of rows: the first row, and the rows."""
+        """Split a tensor into runs of rows: the first row, and the rows."""
 
     def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - an array or a tensor of torch
-        """Write a tensor, or its rows from `first` on, a little later; they may go away once this returns."""
+        """Write a tensor, or its rows from `first` on, a little later. The caller may release them at once."""
 
 
 @dataclass
@@ -111,7 +111,7 @@ class OnProcessor:
 
     def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - an array
         """See `Residence`."""
-        kept = np.array(rows) if rows.base is not None else rows  # what is mapped is given back before it is written
+        kept = np.array(rows) if rows.base is not None else rows  # mapped pages are released before the write
         self.behind.do(partial(self.writer.write, name, kept, first))
 
     def _mapped(self, name: str) -> NDArray[Any]:
@@ -150,9 +150,9 @@ class OnGpu:
         return self.torch.empty(BUFFER, dtype=self.torch.uint8, pin_memory=True)
 
     def take_in(self, names: Sequence[str]) -> dict[str, Any]:
-        """See `Residence`. Everything is there when this returns."""
+        """See `Residence`. Everything has been copied when this returns."""
         found = {name: self._empty(name) for name in names}
-        # What had this memory before may still be in use by work that was asked for earlier.
+        # Earlier work on the GPU may still use this memory.
         self._stream.wait_stream(self.torch.cuda.default_stream(self.device))
         for name, tensor in found.items():
             self._read(name, tensor.reshape(-1).view(self.torch.uint8))
@@ -179,10 +179,10 @@ class OnGpu:
                 self._way_in.put((buffer, free))
 
     def let_go(self, names: Sequence[str]) -> None:
-        """See `Residence`: torch knows when nothing refers to a tensor."""
+        """See `Residence`: torch releases a tensor without references."""
 
     def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - a tensor of torch
-        """See `Residence`: what becomes of a piece fits a buffer."""
+        """See `Residence`: an encoded piece fits a buffer."""
         return _runs(tensor, BUFFER)
 
     def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - a tensor of torch, or an array
@@ -203,7 +203,7 @@ class OnGpu:
 
 
 def residence(plan: Plan, writer: CheckpointWriter, behind: WriteBehind, device: str) -> Residence:
-    """Make the one that a device, as torch names it, needs."""
+    """Create the residence for a device, as torch names it."""
     if device == "cpu":
         return OnProcessor(plan, writer, behind)
     return OnGpu(plan, writer, behind, importlib.import_module("torch"), device)

@@ -1,7 +1,7 @@
-"""What calibration may use, what it needs, and how it makes do with less: decided before any work begins.
+"""Decides before calibration how it works within the available memory.
 
-On a machine whose processor and GPU share one memory, and on a processor alone, all of it comes from the one budget. A
-GPU with memory of its own has a second, which is what is free there.
+On a machine with unified memory, and on a processor alone, everything uses one budget. A
+GPU with memory of its own has a second budget: its free memory.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from orchestrator.quantization.samples import Batch
 
 _LIBRARIES = 700_000_000
-"""Bytes of a process that has loaded torch and transformers and runs its threads (0.38 to 0.6 GB seen)."""
+"""Bytes of a process that has loaded torch and transformers and runs its threads (0.38 to 0.6 GB observed)."""
 LIBRARIES_OF_GPU = 1_500_000_000
-"""What the libraries of a GPU add to that on the processor's side, and what they take of the GPU's memory."""
+"""Additional memory of a GPU's libraries on the processor's side, and on the GPU."""
 _TEMPORARIES = 6
-"""Bytes for each number of the widest thing in a layer: itself in BF16, and once more in FP32."""
+"""Bytes for each number of the widest activation in a layer: itself in BF16, and once more in FP32."""
 _MEMORY_FILE = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that calibration takes, by what it takes them for."""
+    """Bytes of calibration by purpose."""
 
     work: ClassVar[str] = "calibration"
     hint: ClassVar[str] = (
@@ -41,22 +41,22 @@ class Needs:
 
     libraries: int
     layer: int
-    """The weights of the largest layer, and those again that the model computes with in another type."""
+    """The weights of the largest layer, and their copies in another type of computation."""
     gathered: int
-    """Of the largest layer's experts, once more: some models gather them in one tensor."""
+    """The largest layer's experts, once more: some models gather them in one tensor."""
     batch: int
-    """What is computed while one batch runs through a layer."""
+    """Activations while one batch runs through a layer."""
     between: int
-    """What flows between two layers, for all batches."""
+    """Hidden states of all batches."""
 
     def total(self, *, layers: int, spill: bool) -> int:
-        """Add up, with so many layers in memory and what flows between them there or in a file."""
+        """Add up, for a number of layers in memory and hidden states in memory or in a file."""
         between = 0 if spill else self.between
         return self.libraries + layers * self.layer + self.gathered + self.batch + between
 
     @property
     def parts(self) -> dict[str, int]:
-        """Each of them by what it is, for messages."""
+        """Each part by its name, for messages."""
         return {
             "libraries": self.libraries,
             "one layer": self.layer,
@@ -77,11 +77,11 @@ class Way:
     ahead: bool
     """The next layer is read while one runs."""
     spill: bool
-    """What flows between layers is in a file."""
+    """Hidden states are kept in a file."""
 
 
 def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
-    """Add up what a plan needs, from shapes alone."""
+    """Calculate what a plan needs, from shapes alone."""
     layers = [[plan.spec(name) for unit in units for name in unit] for units in plan.layers.values()]
     largest = max(layers, key=_size)
     hidden = plan.checkpoint.tensors[plan.embedding].shape[1]
@@ -109,13 +109,13 @@ def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "mem
     """Choose the fastest way that the budget allows.
 
     Args:
-        needed: What the work takes.
+        needed: The memory of the work.
         budget: Bytes.
-        spill: What flows between layers is to be in a file whatever the budget.
-        where: What the budget is of, for the message.
+        spill: Keep hidden states in a file for any budget.
+        where: The memory's name for the message.
 
     Raises:
-        MemoryBudgetError: No way is small enough.
+        MemoryBudgetError: No way fits.
     """
     ways = [Way(ahead=True, spill=False), Way(ahead=False, spill=False), Way(ahead=True, spill=True)]
     for way in [*ways, Way(ahead=False, spill=True)]:
@@ -133,15 +133,15 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
     """Choose the way for a plan on this machine.
 
     Args:
-        plan: What is to be done.
-        batches: What runs through the model.
+        plan: The work.
+        batches: The batches to run.
         device: As torch names it.
-        memory: The budget in bytes; None: what the machine has available.
+        memory: The budget in bytes; None: the available memory.
         spill: See `choose`.
         torch: The library.
 
     Raises:
-        MemoryBudgetError: There is too little.
+        MemoryBudgetError: The memory is too small.
     """
     needed, budget = needs(plan, batches, device), memory if memory is not None else available()
     if is_shared(torch, device):
@@ -153,14 +153,14 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
 
 
 def is_shared(torch: Any, device: str) -> bool:  # noqa: ANN401 - the library
-    """Tell whether a device, as torch names it, has its memory in common with the processor."""
+    """Tell whether a device, as torch names it, shares the processor's memory."""
     return device == "cpu" or bool(getattr(torch.cuda.get_device_properties(device), "is_integrated", False))
 
 
 def available() -> int:
-    """Return how many bytes of memory the machine could give, page cache counted in.
+    """Return the bytes of available memory, page cache included.
 
-    Where a GPU shares the memory, its own library calls the page cache used, and the management library says nothing.
+    If a GPU shares the memory, CUDA counts the page cache as used, and NVML does not answer.
     """
     for line in _MEMORY_FILE.read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):

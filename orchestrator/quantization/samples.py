@@ -1,4 +1,4 @@
-"""What runs through the model to calibrate it: batches of tokens, from text or from a seed."""
+"""Makes the calibration batches: tokens from text or from a seed."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Batch:
     tokens: NDArray[np.int64]
     """Shape [samples, length]."""
     mask: NDArray[np.int64]
-    """1 where there is a token, 0 where there is padding; of the same shape."""
+    """1 for a token, 0 for padding; of the same shape."""
 
 
 def used_tokens(batches: Sequence[Batch]) -> NDArray[np.int64]:
-    """Return the tokens that occur, in ascending order: of an embedding no other rows are needed."""
+    """Return the tokens in use, in ascending order. Only these rows of an embedding are needed."""
     return np.unique(np.concatenate([batch.tokens.reshape(-1) for batch in batches]))
 
 
 def picked(runs: Iterable[tuple[int, NDArray[Any]]], numbers: NDArray[np.int64], matrix: TensorSpec) -> NDArray[Any]:
-    """Pick rows of a matrix that comes in runs of rows.
+    """Select rows of a matrix that is read in runs of rows.
 
     Args:
         runs: The first row of each run, and its rows.
-        numbers: The rows to pick, in ascending order.
-        matrix: What comes.
+        numbers: The rows to select, in ascending order.
+        matrix: The matrix.
     """
     found = np.empty((len(numbers), *matrix.shape[1:]), DTYPES[matrix.dtype])
     for first, rows in runs:
@@ -52,21 +52,21 @@ def picked(runs: Iterable[tuple[int, NDArray[Any]]], numbers: NDArray[np.int64],
 
 
 def random_batches(vocabulary: int, samples: int, length: int, batch_size: int = 1, seed: int = 0) -> list[Batch]:
-    """Draw tokens from a seed, the same with every version of the libraries; for models that speak no language."""
+    """Draw tokens from a seed, independent of library versions, for models without a language."""
     source = np.random.PCG64([seed, vocabulary])
     drawn = (source.random_raw(samples * length) % np.uint64(vocabulary)).astype(np.int64).reshape(samples, length)
     return [Batch(rows, np.ones_like(rows)) for rows in _cut(drawn, batch_size)]
 
 
 def text_batches(file: Path, tokenizer: Any, samples: int, length: int, batch_size: int = 1) -> list[Batch]:  # noqa: ANN401 - a class of transformers
-    """Cut text into tokens as ModelOpt does: every sample to at most `length`, all padded to the longest.
+    """Tokenize text as ModelOpt does: each sample has at most `length` tokens, and all are padded to the longest.
 
     Args:
-        file: JSON Lines with one `text` each, or `messages`, which the model's chat template makes text of. The text
-            is then like any other: tokenizers that begin every text with a mark do it before the template's own.
+        file: JSON Lines with one `text` each, or `messages`, which the model's chat template makes text of. Such text
+            is treated like any other: tokenizers with a start token add it before the template's own.
         tokenizer: The model's, as transformers loads it.
         samples: How many to take, from the start.
-        length: Tokens of a sample at most.
+        length: Most tokens of a sample.
         batch_size: Samples that run together.
 
     Raises:
@@ -78,7 +78,7 @@ def text_batches(file: Path, tokenizer: Any, samples: int, length: int, batch_si
         raise CalibrationTextError(message, hint="lower quantization.calibration.samples, or add text")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"  # the last token of each sample is where generation would go on
+    tokenizer.padding_side = "left"  # generation would continue after the last token of each sample
     encoded = tokenizer(texts, padding=True, truncation=True, max_length=length)
     tokens = np.array(encoded["input_ids"], np.int64)
     mask = np.array(encoded["attention_mask"], np.int64)

@@ -1,4 +1,4 @@
-"""What each format of a recipe does to a weight and to what goes into it: names, scales and bytes."""
+"""Defines each format of a recipe for weights and inputs: names, scales and bytes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Scheme(Protocol):
 
     @property
     def calibrated(self) -> bool:
-        """Whether it has scales for what goes into a module, which only running the model can tell."""
+        """Whether it has input scales, which need a run of the model."""
 
     @property
     def columns(self) -> int:
-        """What the number of inputs must be a multiple of."""
+        """The number of inputs must be a multiple of this."""
 
     def shares(self, group: tuple[str, ...]) -> bool:
-        """Say whether modules that engines fuse share the scale of their weights."""
+        """Tell whether fused modules share the scale of their weights."""
 
     def specs(self, weight: TensorSpec) -> list[TensorSpec]:
         """Return the tensors that a weight becomes."""
@@ -46,22 +46,22 @@ class Scheme(Protocol):
         """Return the scale of a module's input with this largest magnitude."""
 
     def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
-        """Encode rows of a weight: by what follows the weight's name, the rows of each tensor.
+        """Encode rows of a weight; return the rows of each tensor by the suffix of its name.
 
         Args:
             rows: Of the weight.
             scale: See `weight_scale`.
-            empty: Gives the memory where results may go; some are in memory of their own all the same.
+            empty: Allocates the results. Some may be in memory of their own.
         """
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
-        """Return what encoded rows stand for."""
+        """Decode encoded rows."""
 
     def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
-        """Return the sums of squares of rows and of their difference from what they were encoded to."""
+        """Return the sums of squares of rows and of their encoding error."""
 
     def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
-        """Return the tensors of a weight that have no rows, by what follows the weight's name."""
+        """Return the tensors of a weight that have no rows, by the suffix of their names."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Nvfp4:
         """See `Scheme`."""
         return self.algorithm != "W4A16_NVFP4"
 
-    def shares(self, group: tuple[str, ...]) -> bool:  # noqa: ARG002 - as every scheme is asked
+    def shares(self, group: tuple[str, ...]) -> bool:  # noqa: ARG002 - part of every scheme's signature
         """See `Scheme`: TensorRT-LLM asserts it."""
         return True
 
@@ -115,7 +115,7 @@ class Fp8:
     """8-bit weights and inputs with one scale each."""
 
     shared: bool = False
-    """Modules that engines fuse get one scale. Engines spare themselves another rounding; ModelOpt does not do it."""
+    """Fused modules get one scale. This saves the runtime another rounding. ModelOpt does not do it."""
     algorithm: str = "FP8"
     calibrated: bool = True
     columns: int = 1

@@ -1,8 +1,8 @@
-"""How far a walk over a model's layers is, noted so that it can go on after it was killed.
+"""Saves the state of a pass over a model's layers, so that it can continue after a kill.
 
-Noted are what was found in all layers so far, a few kilobytes, and what flows into the next layer. Weights are not:
-encoding them again takes little beside running the model, and gives the same bytes. A note counts only if it is whole
-(its digests say so) and belongs to the same work (its fingerprint does); otherwise the work starts over.
+Saved are the findings in all layers so far, a few kilobytes, and the hidden states for the next layer. Weights are not
+saved: encoding them again takes little time beside running the model, and gives the same bytes. A saved state counts
+only if it is complete (by its digests) and of the same work (by its fingerprint). Otherwise the work starts over.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from orchestrator.quantization.samples import Batch
 
 Found = TypeVar("Found", bound="DataclassInstance")
-"""What was found in one layer: a dataclass of numbers, texts and more of them."""
+"""The findings in one layer: a dataclass of numbers, strings and nested ones."""
 
 _FORMAT = 3
-"""Raised when what is noted means something else: the notes of a key outlive the code that wrote them."""
+"""The version of the saved state. A key's state may be older than the code, so raise it if the meaning changes."""
 _NOTE = "progress.json"
 
 
 def fingerprint(plan: Plan, batches: Sequence[Batch], device: str, *more: Checkpoint) -> str:
-    """Name the work: equal where what is found in every layer is.
+    """Calculate the work's fingerprint: equal if the findings in every layer are equal.
 
     Args:
         plan: The model that runs.
-        batches: What runs through it.
+        batches: Its batches.
         device: As torch names it.
-        more: Checkpoints that decide as well.
+        more: Other checkpoints that the result depends on.
     """
     digest = hashlib.sha256()
     tensors = [_described(checkpoint) for checkpoint in (plan.checkpoint, *more)]
@@ -60,7 +60,7 @@ def fingerprint(plan: Plan, batches: Sequence[Batch], device: str, *more: Checkp
 
 
 def _described(checkpoint: Checkpoint) -> list[Any]:
-    """List a checkpoint's tensors, and when its files were written: their bytes are not read for a fingerprint."""
+    """List a checkpoint's tensors, and its files' times. A fingerprint does not read their bytes."""
     tensors = checkpoint.tensors.values()
     written = {tensor.file.name: tensor.file.stat().st_mtime_ns for tensor in tensors}
     return [[[t.name, t.dtype, t.shape, t.file.name, t.begin] for t in tensors], written]
@@ -75,24 +75,24 @@ def _version(name: str) -> str:
 
 @dataclass
 class Scratch(Generic[Found]):
-    """What is noted, and where; without a folder nothing is kept."""
+    """The saved state and its folder. Without a folder nothing is saved."""
 
     folder: Path | None
     fingerprint: str
     measured: list[Found] = field(default_factory=list)
     done: int = 0
-    """How many layers were measured when the note was read."""
+    """How many layers the loaded state has."""
     _hidden: _Hidden | None = None
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
     def open(cls, folder: Path | None, work: str, restored: Callable[[Mapping[str, Any]], Found]) -> Scratch[Found]:
-        """Read the note of an earlier run of the same work, if there is a whole one.
+        """Load the state of an earlier run of the same work, if there is a complete one.
 
         Args:
-            folder: Where notes are.
+            folder: The folder of the state.
             work: Its `fingerprint`.
-            restored: Makes what was found in a layer of what `dataclasses.asdict` made of it.
+            restored: Makes findings of the output of `dataclasses.asdict`.
         """
         made = cls(folder, work)
         if folder is None or not (folder / _NOTE).is_file():
@@ -111,9 +111,9 @@ class Scratch(Generic[Found]):
         return made
 
     def hidden(self) -> Iterator[NDArray[Any]]:
-        """Yield what flows into the next layer, an array for each batch."""
+        """Yield the hidden states for the next layer, an array for each batch."""
         assert self.folder is not None  # noqa: S101 - something was read from it
-        assert self._hidden is not None  # noqa: S101 - the last layer's note, which has none, needs none
+        assert self._hidden is not None  # noqa: S101 - the last layer has no hidden states to save
         with (self.folder / self._hidden.file).open("rb") as stream:
             for dtype, shape in self._hidden.arrays:
                 kind = DTYPES[dtype]
@@ -121,11 +121,11 @@ class Scratch(Generic[Found]):
                 yield np.frombuffer(data, kind).reshape(shape)
 
     def is_due(self, seconds: float) -> bool:
-        """Tell whether so many seconds went by since the last note."""
+        """Tell whether enough seconds have passed since the last save."""
         return time.monotonic() - self._saved >= seconds
 
     def save(self, hidden: Iterable[NDArray[Any]]) -> None:
-        """Note all layers measured so far, and what flows into the next one; nothing after the last."""
+        """Save all layers so far, and the hidden states for the next one, if any."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class _Hidden:
 
 
 def _write(file: Path, hidden: Iterable[NDArray[Any]]) -> _Hidden:
-    """Write arrays, one at a time, and make them durable."""
+    """Write arrays, one at a time, and flush them to disk."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     digest, arrays = hashlib.sha256(), []
     with file.open("wb") as stream:

@@ -1,9 +1,9 @@
-"""How much of what a layer says is lost when some of its modules are quantized.
+"""Measures the error of a layer's output when some of its modules are quantized.
 
-The error of a layer is measured where the next layer reads it: for each token, the power of the difference between what
-comes out and what came out before, over the power of what came out before; the mean over tokens. Norms make the
-direction of a token's numbers matter and not their size, so every token counts alike. While errors are small they add
-up over modules and layers, which is what choosing formats and finding whom to blame rely on.
+The error of a layer is measured where the next layer reads it: for each token, the power of the difference between the
+two outputs over the power of the original output; the mean over tokens. Because of norms only the
+direction of a token's vector matters, so every token counts alike. Small errors add
+up over modules and layers. The choice of formats and the search for causes rely on this.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from orchestrator.quantization.samples import Batch
 
 Tensor = Any
-"""A tensor of torch, which is not here while types are checked."""
+"""A tensor of torch, which is not installed for type checks."""
 
 
 def groups_of(modules: Iterable[str]) -> list[tuple[str, ...]]:
-    """Gather modules that must be quantized alike: what engines fuse, and all experts of a layer."""
+    """Group modules that must be quantized alike: fused ones, and all experts of a layer."""
     groups: dict[str, list[str]] = {}
     for fused in layout.fusion_groups(modules):
         block, experts, _ = fused[0].partition(".experts.")
@@ -34,14 +34,14 @@ def groups_of(modules: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def patterns_of(group: Sequence[str]) -> tuple[str, ...]:
-    """Name a group in a recipe's `quantization.exclude`."""
+    """Name a group for a recipe's `quantization.exclude`."""
     block, experts, _ = group[0].partition(".experts.")
     return (f"{block}.experts.*",) if experts else tuple(group)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Some batches, as they go into a layer and come out of it unquantized."""
+    """The unquantized inputs and outputs of a layer for some batches."""
 
     torch: Any
     before: Sequence[Tensor]
@@ -55,7 +55,7 @@ class Probe:
         Args:
             model: Its layer has its weights.
             forward: The layer, see `Resident.running`.
-            masks: Of the batches to keep.
+            masks: Masks of the batches to keep.
         """
         kept = range(len(masks))
         before = [model.hidden[position] for position in kept]
@@ -64,7 +64,7 @@ class Probe:
         return cls(model.torch, before, [model.hidden[position] for position in kept], masks)
 
     def error(self, forward: Callable[[int, Tensor], Tensor]) -> float:
-        """Run the layer otherwise: the mean over tokens of its relative error."""
+        """Run the layer with changes and return the mean relative error over tokens."""
         drift = Drift(self.torch)
         for position, (before, after, mask) in enumerate(zip(self.before, self.after, self.masks, strict=True)):
             drift.add(after, forward(position, before), mask)

@@ -1,19 +1,19 @@
-"""What an engine computes where a module is quantized, in torch.
+"""Calculates in torch what a runtime calculates for a quantized module.
 
-An engine multiplies short numbers exactly, adds the products in FP32, multiplies the sum with the scales and rounds it
-to the type of the model. So here a weight is kept without its scale: E2M1 codes times E4M3 block scales have six
-significant bits and are exact in BF16. What goes into the module is rounded to the numbers that the engine's
+A runtime multiplies short numbers exactly, adds the products in FP32, multiplies the sum with the scales and rounds it
+to the model's type. So here a weight is kept without its scale: E2M1 codes times E4M3 block scales have six
+significant bits and are exact in BF16. The module's input is rounded as the runtime's kernels do:
 kernels would make of it:
 
 - NVFP4, in blocks of 16: `s = E4M3(min(448, amax / (6 * input_scale)))`, then each number is the nearest E2M1 number
-  to `x / (s * input_scale)`, ties to even, 6 for anything larger. A block whose scale rounds to 0 becomes zeros: an
-  engine does not lift small scales to 2^-9 as the encoder of weights does (`cvt_warp_fp16_to_fp4` of TensorRT-LLM).
+  to `x / (s * input_scale)`, ties to even, 6 for anything larger. A block whose scale rounds to 0 becomes zeros: a
+  runtime does not raise small scales to 2^-9 as the encoder of weights does (`cvt_warp_fp16_to_fp4` of TensorRT-LLM).
 - FP8: `E4M3(x / input_scale)`, saturating.
 
-Engines that fuse q, k and v give an FP8 matrix the largest of the three scales and round the other two a second time,
-`E4M3(BF16(BF16(w * s) / s_max))` (`FP8QDQLinearMethod` of TensorRT-LLM); so does this.
+Runtimes that fuse q, k and v give an FP8 matrix the largest of the three scales and round the other two again,
+`E4M3(BF16(BF16(w * s) / s_max))` (`FP8QDQLinearMethod` of TensorRT-LLM). So does this module.
 
-What is left out: the approximate reciprocals of the kernels, one unit in the last place of a quotient, and the order in
+Left out are the approximate reciprocals of the kernels, one unit in the last place of a quotient, and the order in
 which products are added.
 """
 
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from orchestrator.quantization.checkpoint import Checkpoint
 
 Inputs = Literal["as they are", "nvfp4", "fp8"]
-"""What becomes of what goes into a module."""
+"""The rounding of a module's input."""
 
 Tensor = Any
-"""A tensor of torch, which is not here while types are checked."""
+"""A tensor of torch, which is not installed for type checks."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A quantized weight as an engine multiplies it."""
+    """A quantized weight as a runtime multiplies it."""
 
     weight: Tensor
     """Shape [out, in], BF16, without the scale."""
@@ -63,26 +63,26 @@ class Operand:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The engine's arithmetic for some modules of a layer."""
+    """The runtime's arithmetic for some modules of a layer."""
 
     torch: Any
     operands: Mapping[str, Operand]
-    """By the module's name within the layer; all others compute as they always do."""
+    """By the module's name within the layer. All others compute unchanged."""
     cache_scales: tuple[np.float32, np.float32] | None = None
-    """Of keys and values, where the cache is FP8."""
+    """Scales of keys and values, if the cache is FP8."""
 
     @property
     def instead(self) -> Instead:
-        """What a layer is to compute."""
+        """Linear override of a layer."""
         return Instead(self.linear, self.cache)
 
     def linear(self, name: str, given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Multiply as an engine does.
+        """Multiply as a runtime does.
 
         Args:
             name: The module.
             given: Shape [..., in].
-            weight: That of the layer, which holds `Operand.weight`, of fused modules one below the other.
+            weight: The layer's weight, which holds `Operand.weight`; fused modules are stacked.
             bias: Shape [out], or None.
         """
         functional = self.torch.nn.functional
@@ -96,7 +96,7 @@ class Arithmetic:
         return result if bias is None else result + bias
 
     def cache(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Round keys and values to what the cache holds."""
+        """Round keys and values to the cache's type."""
         if self.cache_scales is None:
             return keys, values
         rounded = [
@@ -106,7 +106,7 @@ class Arithmetic:
         return rounded[0], rounded[1]
 
     def _inputs(self, given: Tensor, operand: Operand) -> tuple[Tensor, np.float32]:
-        """Return what is multiplied, in FP32, and the scale of the products."""
+        """Return the rounded input in FP32, and the scale of the products."""
         match operand.inputs:
             case "nvfp4":
                 return nvfp4_numbers(self.torch, given, operand.input_scale), operand.product_scale
@@ -163,14 +163,14 @@ class Stored:
     """E4M3 of shape [out, in/16] for NVFP4."""
     scale: np.float32
     input_scale: np.float32 | None
-    """None where inputs stay as they are."""
+    """None if inputs are not quantized."""
 
 
 def stored(checkpoint: Checkpoint, module: str) -> Stored | None:
-    """Read a module's weight; None where it is not quantized.
+    """Read a module's weight; None if it is not quantized.
 
     Raises:
-        CheckpointError: It is quantized in a way that is not known here.
+        CheckpointError: Its quantization is not supported.
     """
     tensors, weight = checkpoint.tensors, f"{module}.weight"
     if f"{weight}_scale" not in tensors:
@@ -188,12 +188,12 @@ def stored(checkpoint: Checkpoint, module: str) -> Stored | None:
 
 
 def operands(torch: Any, found: Mapping[str, Stored], device: str) -> dict[str, Operand]:  # noqa: ANN401 - the library
-    """Make what an engine multiplies of the quantized modules of a layer, with the scales that it takes where it fuses.
+    """Make the operands of a layer's quantized modules, with the runtime's scales for fused modules.
 
     Args:
         torch: The library.
         found: The weights by module.
-        device: Where to have them.
+        device: The device for the result.
     """
     made: dict[str, Operand] = {}
     for group in layout.fusion_groups(found):
@@ -221,7 +221,7 @@ def _operand(torch: Any, part: Stored, device: str) -> Operand:  # noqa: ANN401 
 
 
 def _fused(torch: Any, parts: Sequence[Operand]) -> list[Operand]:  # noqa: ANN401 - the library
-    """Give FP8 matrices that are fused one scale: the largest; the others' numbers are rounded again."""
+    """Give fused FP8 matrices one scale, the largest. The others' numbers are rounded again."""
     scale = max(part.scale for part in parts)
     return [_rescaled(torch, part, scale) for part in parts]
 

@@ -1,10 +1,10 @@
-"""A model of transformers whose parameters have shapes and types but no memory, and what its forward gives each layer.
+"""Creates a transformers model without weights, and records what its forward gives each layer.
 
-The types are those that transformers computes with once it has loaded the model: the type that the model computes in,
-or what a class of models asks for. Newer versions keep the weights of some routers in FP32, older ones do not.
+The types are those in which transformers computes with the loaded model: the type that the model computes in,
+or one that the model's class requires. Newer versions keep the weights of some routers in FP32, older ones do not.
 
-The model's own forward runs with layers that only note what they are given: so each layer later gets the very mask,
-rotation and positions that the model means for it, whether all layers are alike or sliding and full attention
+The model's own forward runs with layers that only record their inputs. So each layer later gets the exact mask,
+rotation and positions of the model, whether all layers are alike or sliding and full attention
 alternate.
 """
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of transformers
-    """Build the skeleton of a checkpoint's model, on the processor.
+    """Create a checkpoint's model without weights, on the processor.
 
     Args:
         folder: Of the checkpoint.
         computed: The type that the model computes in, as torch names it.
 
     Raises:
-        DependencyMissingError: There is no torch or no transformers.
-        CheckpointError: This transformers does not know the model.
+        DependencyMissingError: torch or transformers is missing.
+        CheckpointError: This version of transformers does not support the model.
     """
     torch, transformers = library("torch"), library("transformers")
     try:
@@ -49,7 +49,7 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
 
 
 def _check_rotation(folder: Path, config: Any) -> None:  # noqa: ANN401 - of transformers
-    """Refuse a rotation that this transformers would pass over: version 4 does not read `rope_parameters`."""
+    """Refuse a rotation that this transformers would ignore: version 4 does not read `rope_parameters`."""
     rotation, version = getattr(config, "rope_parameters", None), library("transformers").__version__
     if not version.startswith("4.") or not rotation:
         return
@@ -63,11 +63,11 @@ def _check_rotation(folder: Path, config: Any) -> None:  # noqa: ANN401 - of tra
 
 
 def _keep_in_fp32(torch: Any, model: Any, computed: Any) -> None:  # noqa: ANN401 - the library; of it and transformers
-    """Give FP32 to parameters and buffers that transformers loads in FP32 whatever the model computes in."""
-    kept = list(model._keep_in_fp32_modules_strict or ())  # noqa: SLF001 - nothing else says it
+    """Convert parameters and buffers to FP32 that transformers always loads in FP32."""
+    kept = list(model._keep_in_fp32_modules_strict or ())  # noqa: SLF001 - only this attribute lists them
     if computed == torch.float16:
         kept += model._keep_in_fp32_modules or ()  # noqa: SLF001
-    # transformers 5 looks for a pattern anywhere in a name, 4 for whole parts of it.
+    # transformers 5 searches for a pattern anywhere in a name, 4 for whole parts of it.
     whole = library("transformers").__version__.startswith("4.")
     pattern = "|".join(rf"(^|\.){name}($|\.)" if whole else name.replace("*", ".*") for name in kept)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -77,7 +77,7 @@ def _keep_in_fp32(torch: Any, model: Any, computed: Any) -> None:  # noqa: ANN40
 
 @contextmanager
 def _parameters_without_memory(torch: Any) -> Iterator[None]:  # noqa: ANN401 - the library
-    """Give parameters that are made in this block a shape but no memory; what else modules keep stays real."""
+    """Create parameters in this block without memory. Other data of modules stays real."""
     kind = torch.nn.Module
     register = kind.register_parameter
 
@@ -98,7 +98,7 @@ def _parameters_without_memory(torch: Any) -> Iterator[None]:  # noqa: ANN401 - 
 
 @dataclass(frozen=True)
 class Call:
-    """What a layer is given besides hidden states."""
+    """A layer's inputs besides hidden states."""
 
     positional: Any
     named: Any
@@ -110,16 +110,16 @@ def listen(
     inputs: Iterable[Mapping[str, Any]],
     hidden: MutableSequence[Any],
 ) -> list[list[Call]]:
-    """Run a model's own forward with layers that only note what they are given.
+    """Run a model's own forward with layers that only record their inputs.
 
     Args:
         model: Its embedding has its weights.
         layers: The model's.
-        inputs: What the model is called with, by name, for each batch.
-        hidden: Gets what goes into the first layer, a tensor for each batch.
+        inputs: The model's arguments by name, for each batch.
+        hidden: Gets the first layer's hidden states, a tensor for each batch.
 
     Returns:
-        For each layer and batch, what else the model gives the layer.
+        For each layer and batch, the layer's other inputs.
     """
     torch = library("torch")
     notes = _Notes(_Shared(torch), hidden, [[] for _ in layers])
@@ -132,17 +132,17 @@ def listen(
 
 @dataclass(frozen=True)
 class _Notes:
-    """Stands in for all layers."""
+    """Replaces all layers."""
 
     shared: _Shared
     hidden: MutableSequence[Any]
     calls: list[list[Call]]
 
     def layer(self, number: int, hidden: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
-        """Note what a layer is given, and pass on what came in.
+        """Record a layer's inputs, and return the hidden states.
 
-        Some models of transformers 4 take the first of what a layer returns. Those that do not pass on the tuple, which
-        no layer looks at.
+        Some models of transformers 4 take the first element of a layer's result. The others pass on the tuple, which
+        no layer reads.
         """
         self.calls[number].append(Call(self.shared.of(positional), self.shared.of(named)))
         if number == 0:
@@ -175,7 +175,7 @@ class _Shared:
 
     def _tensor(self, tensor: Any) -> Any:  # noqa: ANN401
         kept = self._kept.setdefault((tuple(tensor.shape), tensor.dtype), [])
-        for other in kept[-4:]:  # the current batch's and the one before: enough where all are alike
+        for other in kept[-4:]:  # the current batch's and the one before: enough if all are alike
             if other is tensor or self.torch.equal(other, tensor):
                 return other
         kept.append(tensor)
@@ -184,7 +184,7 @@ class _Shared:
 
 @contextmanager
 def _replaced_forwards(layers: Sequence[Any], forward: Callable[..., Any]) -> Iterator[None]:
-    """Have layers call a function, with their number first, in place of doing their work."""
+    """Make layers call a function, with their number first, instead of their forward."""
     for number, layer in enumerate(layers):
         layer.forward = _bound(forward, number)
     try:

@@ -1,4 +1,4 @@
-"""What a tensor is: its name, type and shape, and where a file has it."""
+"""Describes a tensor: its name, type, shape and position in a file."""
 
 from __future__ import annotations
 

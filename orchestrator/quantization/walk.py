@@ -1,4 +1,4 @@
-"""How to walk over the layers of a model that runs: where, in how much memory, and noting how far it is."""
+"""Defines the settings of a pass over a model's layers: device, memory and saved state."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class WalkSettings:
     device: str = "cpu"
     """As torch names it."""
     memory: int | None = None
-    """Bytes that may be used; None: what the machine has available."""
+    """The budget in bytes; None: the available memory."""
     spill: bool = False
-    """Keep what flows between layers in a file even where memory would do."""
+    """Keep hidden states in a file even if memory is sufficient."""
     scratch: Path | None = None
-    """Where to note how far it is, to go on from there; None: start over after an interruption."""
+    """Folder of the saved state, to continue from there; None: start over after an interruption."""
     seconds_between_notes: float = 60

@@ -1,4 +1,4 @@
-"""See what goes into the modules of a running layer, or compute something else in their place."""
+"""Activation probe: records the inputs of a running layer's modules, or replaces their calculation."""
 
 from __future__ import annotations
 
@@ -12,72 +12,72 @@ from orchestrator.quantization.libraries import library
 from orchestrator.quantization.places import Arranged
 
 _ATTENTION = "orchestrator"
-"""The name under which transformers finds our attention: its own, with an eye on keys and values."""
+"""Our attention's name in transformers: its own, with a probe of keys and values."""
 
 
 @dataclass
 class Measured:
-    """What was seen while all batches ran through one layer; names are those of the checkpoint, within the layer."""
+    """The records of all batches in one layer. Names are those of the checkpoint, within the layer."""
 
     inputs: dict[str, float] = field(default_factory=dict)
-    """The largest magnitude that went into each linear module; one that nothing reached is missing."""
+    """The largest input magnitude of each linear module. A module that no token reached is missing."""
     tokens: dict[str, int] = field(default_factory=dict)
     """How many tokens reached each module of an expert."""
     keys: float = 0.0
     values: float = 0.0
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What formats do to the layer's output: by the first module of a group and the format, see `sensitivity`."""
+    """Errors of the layer's output: by the first module of a group and the format, see `sensitivity`."""
 
     def saw(self, module: str, largest: float, tokens: int) -> None:
-        """Add what went into a module."""
+        """Add a module's input."""
         self.inputs[module] = max(self.inputs.get(module, 0.0), largest)
         if ".experts." in module:
             self.tokens[module] = self.tokens.get(module, 0) + tokens
 
     @classmethod
     def restored(cls, entry: Mapping[str, Any]) -> Measured:
-        """Make it again of what `dataclasses.asdict` made of it."""
+        """Make it from the output of `dataclasses.asdict`."""
         return cls(**entry)
 
     def saw_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
-        """Look at keys and values that go into the cache; they stay what they are."""
+        """Record keys and values for the cache without changing them."""
         self.keys, self.values = max(self.keys, _largest(keys)), max(self.values, _largest(values))
         return keys, values
 
 
 @dataclass(frozen=True)
 class Instead:
-    """What is computed in place of parts of a layer."""
+    """Replacements for parts of a layer."""
 
     linear: Callable[[str, Any, Any, Any], Any]
-    """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). Of the
-    gate and up of an expert that are one matrix, the name is the gate's."""
+    """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). If the
+    gate and up of an expert are one matrix, the name is the gate's."""
     cache: Callable[[Any, Any], tuple[Any, Any]]
-    """Keys and values, after their rotation: what attention is to see of them."""
+    """Keys and values, after their rotation: what attention gets instead."""
 
 
 @dataclass(frozen=True)
 class Eyes:
-    """What is done where a linear module computes: look at what goes in, compute something else, or both."""
+    """The action at a linear module: record its input, replace its calculation, or both."""
 
     torch: Any
     measured: Measured | None
     instead: Instead | None
 
     def look(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        """Note what goes into a module, by its name in the checkpoint within the layer."""
+        """Record a module's input, by its name in the checkpoint within the layer."""
         if self.measured is not None and given.numel():
             self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
 
 
 @contextmanager
 def watched(layer: Any, arranged: Arranged, eyes: Eyes) -> Iterator[None]:  # noqa: ANN401 - a module of torch
-    """Watch, or replace, every linear module of a layer in a block.
+    """Record, or replace, every linear module of a layer in a block.
 
     Args:
         layer: The module; it has its weights.
-        arranged: Where those came from.
-        eyes: What to do.
+        arranged: The source of its weights.
+        eyes: The action.
     """
     linears = [
         (module, arranged.modules[name])
@@ -101,13 +101,13 @@ def _linear_hook(name: str, eyes: Eyes) -> Callable[[Any, Any], None]:
 
 
 def _replace_linear(module: Any, name: str, instead: Instead) -> Any:  # noqa: ANN401 - a module of torch
-    """Compute something else; the module's own forward is put back by deleting ours."""
+    """Replace the calculation. Deleting our forward restores the module's own."""
     module.forward = lambda given: instead.linear(name, given, module.weight, module.bias)
     return module
 
 
 def _watch_experts(experts: Any, prefix: str, eyes: Eyes) -> Any:  # noqa: ANN401 - a module of torch
-    """Watch, or replace, each expert of a module that gathers them; its forward is put back by deleting ours."""
+    """Record, or replace, each expert of a module that gathers them. Deleting our forward restores its own."""
     forward = experts.forward
     leaves = ("w1", "w3", "w2") if prefix.startswith("block_sparse_moe") else ("gate_proj", "up_proj", "down_proj")
     gated = hasattr(experts, "gate_up_proj")
@@ -150,11 +150,11 @@ def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
 
 
 def watch_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:  # noqa: ANN401 - of transformers
-    """Have a model's attention, the one that transformers chose for it, ask what to see of keys and values.
+    """Make a model's attention, the one that transformers chose for it, pass keys and values to `attended`.
 
     Args:
         model: The model.
-        attended: Is shown keys and values, after their rotation, and says which to use.
+        attended: Gets keys and values, after their rotation, and returns those to use.
     """
     config = model.config
     _register_attention(config._attn_implementation, attended)  # noqa: SLF001 - nothing else says it
@@ -162,11 +162,11 @@ def watch_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]])
 
 
 def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:
-    """Give transformers an attention that asks `attended` what to see.
+    """Register an attention with transformers that passes keys and values to `attended`.
 
     Args:
-        chosen: What then attends: an implementation that transformers shares, or `eager`, of which each model has its
-            own, because the others cannot do what it needs (cap scores, sinks).
+        chosen: The underlying attention: one that transformers shares, or `eager`, of which each model has
+        its own, because the others do not support what it needs (capped scores, sinks).
         attended: See `watch_attention`.
     """
     models: Any = library("transformers.modeling_utils")

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5_000_000_000
 
 _DROP_EVERY = 4_000_000
-"""Bytes of a file after which the kernel is told that what was written is not needed."""
+"""Bytes of a file after which the kernel is told that written pages are not needed."""
 
 
 def plan_shards(units: Iterable[Sequence[TensorSpec]], shard_bytes: int = SHARD_BYTES) -> list[list[TensorSpec]]:
-    """Spread tensors over files of at most `shard_bytes` of data, in order.
+    """Distribute tensors over files of at most `shard_bytes` of data, in order.
 
     Args:
-        units: Tensors that stay together in one file, whatever its size.
-        shard_bytes: The limit; a unit that is larger gets a file of its own.
+        units: Tensors that stay together in one file of any size.
+        shard_bytes: The limit. A larger unit gets a file of its own.
     """
     shards: list[list[TensorSpec]] = [[]]
     filled = 0
@@ -62,7 +62,7 @@ class _Shard:
     """Bytes of data not written yet."""
     descriptor: int
     kept: int = 0
-    """Bytes written since the page cache was last asked to drop what it has of the file."""
+    """Bytes written since the page cache was last released."""
 
     @property
     def partial(self) -> Path:
@@ -71,19 +71,19 @@ class _Shard:
 
 @dataclass
 class CheckpointWriter:
-    """Writes a checkpoint whose tensors are all known before any of them has data.
+    """Writes a checkpoint whose tensors are all known before their data.
 
-    Used as a context manager. Headers are written first, then data in any order; a file gets its final name once it is
-    complete and durable, and leaving the block without an exception writes the index. What a failure leaves are files
+    It is a context manager. Headers are written first, then data in any order. A file gets its final name when it is
+    complete and flushed to disk. The end of the block without an exception writes the index. A failure leaves files
     that end in `.part`.
 
-    One file is called `model.safetensors`; several have numbered names and an index.
+    A single file is called `model.safetensors`. Several have numbered names and an index.
     """
 
     folder: Path
     shards: Sequence[Sequence[TensorSpec]]
     seconds: float = field(init=False, default=0.0)
-    """That writing took so far, with waiting for the disk at the end of each file."""
+    """Seconds of writing, with waiting for the disk at the end of each file."""
     _places: dict[str, _Shard] = field(init=False, repr=False, default_factory=dict)
     _specs: dict[str, TensorSpec] = field(init=False, repr=False, default_factory=dict)
     _open: list[_Shard] = field(init=False, repr=False, default_factory=list)
@@ -120,7 +120,7 @@ class CheckpointWriter:
         return sum(spec.size for spec in self._specs.values())
 
     def spec(self, name: str) -> TensorSpec:
-        """Return what a tensor is."""
+        """Return a tensor's description."""
         return self._specs[name]
 
     def write(self, name: str, data: NDArray[Any], first: int = 0) -> None:
@@ -140,7 +140,7 @@ class CheckpointWriter:
         shard.kept += data.nbytes
         if shard.missing == 0:
             self._complete(shard)
-        elif shard.kept >= _DROP_EVERY:  # starts to write what is not on the disk yet, and drops what is
+        elif shard.kept >= _DROP_EVERY:  # starts to write dirty pages, and releases clean ones
             give_back(shard.descriptor, 0, 0)
             shard.kept = 0
         self.seconds += time.monotonic() - started
@@ -175,7 +175,7 @@ class CheckpointWriter:
 
 @contextmanager
 def _room(shard: _Shard, what: str) -> Iterator[None]:
-    """Say what was being written where no room is left for it."""
+    """Name what was being written when the disk became full."""
     try:
         yield
     except OSError as error:

@@ -158,7 +158,7 @@ class Store:
         self.remember(artifact)
 
     def remember(self, artifact: Artifact) -> None:
-        """Save the file status of a verified artifact. (A new link changes a file's ctime.)"""
+        """Save the file status of a verified artifact, because a new link changes a file's ctime."""
         folder = self._folder("stats")
         _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact)))
 

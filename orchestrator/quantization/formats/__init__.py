@@ -1,1 +1,1 @@
-"""The arithmetic of each number format, one module per format, each the only definition of its format."""
+"""Defines the arithmetic of each number format, one module per format."""

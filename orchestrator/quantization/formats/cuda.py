@@ -1,6 +1,6 @@
-"""The loops of `kernels.cu`, compiled for the very GPU by the NVRTC that torch brings, and called by the driver.
+"""Compiles `kernels.cu` for the present GPU with torch's NVRTC, and calls it through the driver.
 
-As with `kernels.c` nothing is installed or kept. Where NVRTC or the driver is not to be found, there are no loops, and
+As with `kernels.c`, nothing is installed or kept. Without NVRTC or the driver there are no compiled loops, and
 `devices` encodes with the operations of torch.
 """
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("kernels.cu")
 
 EXACT = (b"--fmad=false", b"--prec-div=true", b"--ftz=false", b"--std=c++17")
-"""Options of the compiler without which bytes would differ."""
+"""Compiler options that the exact bytes depend on."""
 _FUNCTIONS = ("largest_bf16", "nvfp4_bf16", "fp8_bf16", "mxfp4_bf16", "nvfp4_error", "fp8_error")
 _THREADS = 256
 _BLOCKS_PER_PROCESSOR = 128
-"""Measured on an H100: fewer leave the end to a few processors, many more cost their start."""
+"""Measured on an H100: fewer leave the end to a few processors, many more cost start-up time."""
 
 _LOCK = threading.Lock()
 _LOADED: dict[int, Loops | None] = {}
@@ -41,16 +41,16 @@ class Loops:
     most_blocks: int
 
     def blocks(self, eights: int) -> int:
-        """Say how many blocks of threads run over so many groups of eight numbers."""
+        """Return the number of thread blocks for a number of groups of eight values."""
         return max(1, min(-(-eights // _THREADS), self.most_blocks))
 
     def run(self, name: str, eights: int, *arguments: Any) -> None:  # noqa: ANN401 - tensors and numbers of C
-        """Call a loop on torch's current stream; it has not ended when this returns.
+        """Call a loop on torch's current stream. It may still run when this returns.
 
         Args:
             name: One of `_FUNCTIONS`.
-            eights: How many groups of eight numbers it goes over.
-            arguments: What it takes: tensors, for which their address is passed, and numbers of C.
+            eights: Number of groups of eight values.
+            arguments: Tensors, which are passed as addresses, and numbers of C.
         """
         values = [ctypes.c_void_p(given.data_ptr()) if hasattr(given, "data_ptr") else given for given in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
@@ -62,7 +62,7 @@ class Loops:
 
 
 def loops(torch: Any, device: int) -> Loops | None:  # noqa: ANN401 - the library
-    """Return the loops on a device, compiled at the first call; None where that cannot be done."""
+    """Return the loops on a device, compiled at the first call; None if that fails."""
     with _LOCK:
         if device not in _LOADED:
             _LOADED[device] = _compiled(torch, device)
@@ -70,7 +70,7 @@ def loops(torch: Any, device: int) -> Loops | None:  # noqa: ANN401 - the librar
 
 
 def forget() -> None:
-    """Compile anew at the next call."""
+    """Compile again at the next call."""
     with _LOCK:
         _LOADED.clear()
 
@@ -97,7 +97,7 @@ def _compiled(torch: Any, device: int) -> Loops | None:  # noqa: ANN401 - the li
 
 
 class _CudaError(Exception):
-    """The driver or NVRTC says no."""
+    """The driver or NVRTC reports an error."""
 
 
 def _checked(status: int, what: str) -> None:
@@ -110,14 +110,14 @@ def _nvrtc(torch: Any) -> ctypes.CDLL:  # noqa: ANN401 - the library
     for place in _places(torch):
         with suppress(OSError):
             for part in Path(place).parent.glob("libnvrtc-builtins.so*") if "/" in place else ():
-                ctypes.CDLL(str(part))  # it looks for this by name only, once it compiles
+                ctypes.CDLL(str(part))  # it finds this by name when it compiles
             return ctypes.CDLL(place)
     message = "no libnvrtc"
     raise _CudaError(message)
 
 
 def _places(torch: Any) -> Iterator[str]:  # noqa: ANN401 - the library
-    """Yield where NVRTC may be: where the loader looks, with torch's wheels, in torch, in the toolkit."""
+    """Yield possible paths of NVRTC: the loader's, those of torch's wheels, torch's own, the toolkit's."""
     name = f"libnvrtc.so.{str(torch.version.cuda).partition('.')[0]}"
     yield name
     inside = Path(torch.__file__).parent
@@ -127,7 +127,7 @@ def _places(torch: Any) -> Iterator[str]:  # noqa: ANN401 - the library
 
 
 def _binary(nvrtc: ctypes.CDLL, architecture: str) -> bytes:
-    """Compile for one architecture; NVRTC takes no folder for headers here, so the one header is handed over."""
+    """Compile for one architecture. NVRTC takes no folder for headers here, so the one header is passed as text."""
     program = ctypes.c_void_p()
     header = SOURCE.with_name("arithmetic.h")
     texts, names = (ctypes.c_char_p * 1)(header.read_bytes()), (ctypes.c_char_p * 1)(header.name.encode())

@@ -1,10 +1,10 @@
-"""Encode tensors of torch where they are: the same bytes as the definitions give, on processors and on GPUs.
+"""Encodes torch tensors on their device, with the same bytes as the definitions, on processors and GPUs.
 
-On a GPU of NVIDIA BF16 is encoded by compiled loops that go over the memory once (see `cuda`). Everything else is done
-by operations of torch, some dozens of passes over pieces of bounded size.
+On NVIDIA GPUs, BF16 is encoded by compiled loops that read the memory once (see `cuda`). Everything else uses
+operations of torch, with some dozens of passes over pieces of bounded size.
 
-Torch has ideas of its own about dividing by a number: on a GPU it multiplies with the reciprocal. It divides where the
-divisor is a tensor of one dimension, so that is what divisors are here.
+On a GPU, torch divides by a number by multiplying with the reciprocal. It divides exactly if the
+divisor is a tensor of one dimension, so divisors here are such tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _ELEMENTS_AT_ONCE = 1 << 22
 _EIGHT = 8
 _HALF = 1 << 22
-"""Of the smallest normal FP32 number, as its bits."""
+"""Bits of the smallest normal FP32 number."""
 _ALIGNED = 16
 """Bytes that the compiled loops read at once."""
 
@@ -111,7 +111,7 @@ def encode_mxfp4(weight: Tensor) -> mxfp4.Encoded:
 
 
 def largest_magnitude(weight: Tensor) -> float:
-    """Return the largest magnitude, not finite where a number is not; 0 for nothing."""
+    """Return the largest magnitude, which is not finite if a number is not finite; 0 for an empty tensor."""
     torch = _torch()
     if not weight.numel():
         return 0.0
@@ -125,7 +125,7 @@ def largest_magnitude(weight: Tensor) -> float:
 
 
 def nvfp4_error(weight: Tensor, encoded: Any, scale_2: np.float32) -> tuple[float, float]:  # noqa: ANN401 - tensors
-    """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    """Return the sums of squares of a weight and of its encoding error."""
     loops = _loops(weight)
     if loops is not None:
         return _summed(loops, "nvfp4_error", weight, scale_2, encoded.codes, encoded.scales)
@@ -143,7 +143,7 @@ def nvfp4_error(weight: Tensor, encoded: Any, scale_2: np.float32) -> tuple[floa
 
 
 def fp8_error(weight: Tensor, encoded: Tensor, scale: np.float32) -> tuple[float, float]:
-    """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    """Return the sums of squares of a weight and of its encoding error."""
     loops = _loops(weight)
     if loops is not None:
         return _summed(loops, "fp8_error", weight, scale, encoded)
@@ -173,20 +173,20 @@ def _float(number: np.float32) -> ctypes.c_float:
 
 
 def _divisor(weight: Tensor, number: np.float32) -> Tensor:
-    """Make a tensor of one number and one dimension, by which torch really divides."""
+    """Make a tensor of one number and one dimension, so that torch divides exactly."""
     torch = _torch()
     divisor: Tensor = torch.full((1,), float(number), dtype=torch.float32, device=weight.device)
     return divisor
 
 
 def _pieces(weight: Tensor) -> list[slice]:
-    """Cut rows into runs of bounded size."""
+    """Split rows into runs of bounded size."""
     step = max(1, _ELEMENTS_AT_ONCE // max(1, weight.shape[-1]))
     return [slice(first, first + step) for first in range(0, weight.shape[0], step)]
 
 
 def _codes(magnitudes: Tensor, *, to_even: bool) -> Tensor:
-    """Return E2M1 codes; ties go to the even code or toward zero."""
+    """Return E2M1 codes. Ties go to the even code or toward zero."""
     torch = _torch()
     codes: Tensor = torch.zeros(magnitudes.shape, dtype=torch.uint8, device=magnitudes.device)
     for number, point in enumerate(e2m1.HALFWAY):

@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 LARGEST = 6.0
 
 VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""What each code stands for."""
+"""The value of each code."""
 
 HALFWAY = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
-"""Between code i and code i + 1."""
+"""Midpoint between code i and code i + 1."""
 
 
 def pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Put two codes into a byte, the even column in the low half: [rows, columns] to [rows, columns / 2]."""
+    """Pack two codes into a byte, the even column in the low half: [rows, columns] to [rows, columns / 2]."""
     return codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
 
 
 def unpack(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Take bytes apart again: [rows, columns / 2] to [rows, columns]."""
+    """Unpack bytes: [rows, columns / 2] to [rows, columns]."""
     rows, half = packed.shape
     codes = np.empty((rows, half * 2), np.uint8)
     codes[:, 0::2] = packed & 0x0F

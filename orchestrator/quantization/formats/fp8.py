@@ -69,6 +69,6 @@ def encode(weight: NDArray[Any], scale: np.float32) -> NDArray[Any]:
 
 
 def decode(encoded: NDArray[Any], scale: np.float32) -> NDArray[np.float32]:
-    """Return the numbers that a weight, or some of its rows, stand for, in FP32."""
+    """Decode a weight, or some of its rows, to FP32."""
     decoded: NDArray[np.float32] = encoded.astype(np.float32) * scale
     return decoded

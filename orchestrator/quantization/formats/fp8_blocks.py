@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NUMBERS = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-"""Of every code."""
+"""The value of every code."""
 
 
 def decode(codes: NDArray[Any], scales: NDArray[np.float32], block: tuple[int, int], first: int = 0) -> NDArray[Any]:
-    """Decode rows of a weight into BF16; what is no number, or too large for BF16, becomes NaN or infinity.
+    """Decode rows of a weight to BF16. Values that are not numbers, or too large for BF16, become NaN or infinity.
 
     Args:
         codes: E4M3 of shape [rows, in].

@@ -1,11 +1,11 @@
-"""The fastest way to encode that this machine has; every way gives the bytes that the definitions give.
+"""Encodes in the fastest way of this machine. Every way gives the bytes of the definitions.
 
-NumPy is always there. Where the machine has a C compiler, `compile_meanwhile` turns `kernels.c` into a library for the
-very processor, in less than a second and anew for each process: nothing is installed, kept or trusted from an earlier
+NumPy is always available. If the machine has a C compiler, `compile_meanwhile` compiles `kernels.c` for
+its processor in less than a second, again for each process. Nothing is installed, kept or trusted from an earlier
 run.
-The compiled loops take BF16, the type of nearly every checkpoint, and run on several threads.
+The compiled loops support BF16, the type of nearly every checkpoint, and run on several threads.
 
-Tensors of torch are encoded on the device where they are, see `devices`.
+Tensors of torch are encoded on their device, see `devices`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from orchestrator.quantization.formats import devices, fp8, nvfp4
 from orchestrator.quantization.torch_types import Tensor
 
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
-"""Gives an array of a shape and type with anything in it."""
+"""Returns an uninitialized array of a shape and type."""
 
 Weight = TypeVar("Weight", NDArray[Any], Tensor)
 
@@ -39,10 +39,10 @@ SOURCE = Path(__file__).with_name("kernels.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _EXACT = ("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-fast-math")
 _PROCESSORS = (("-march=native",), ("-mcpu=native",), ())
-"""The second is how older compilers on Arm call the first."""
+"""Older compilers on Arm use the second name for the first."""
 _SECONDS_TO_COMPILE = 60
 _SMALLEST_PART = 1 << 16
-"""Elements below which another thread does not pay."""
+"""Elements below which another thread is not worth it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Library:
     pool: ThreadPoolExecutor
 
     def each(self, elements: int, block: int, work: Callable[[int, int], Any]) -> list[Any]:
-        """Call `work` with the first and last element of several parts, at once; parts are whole blocks."""
+        """Call `work` with the first and last element of several parts in parallel. Parts are whole blocks."""
         step = max(_SMALLEST_PART, -(-elements // self.threads))
         step = -(-step // block) * block
         parts = [(first, min(first + step, elements)) for first in range(0, elements, step)]
@@ -67,12 +67,12 @@ _LOADED: list[Future[_Library | None]] = []
 
 
 def compile_meanwhile(threads: int | None = None) -> None:
-    """Compile the loops for this processor, if there is a compiler, while the caller goes on.
+    """Start to compile the loops for this processor, if there is a compiler.
 
-    Whoever needs them first waits for them, and they are used from then on.
+    The first user waits for them. They are used from then on.
 
     Args:
-        threads: How many to run on; as many as the processor may run for this process when left out.
+        threads: Number of threads; by default as many as this process may use.
     """
     forget()
     compiling = ThreadPoolExecutor(1, "compile")
@@ -81,7 +81,7 @@ def compile_meanwhile(threads: int | None = None) -> None:
 
 
 def compile_here(threads: int | None = None) -> bool:
-    """Do what `compile_meanwhile` does, wait for it, and return whether the loops are used."""
+    """Compile, wait for it, and return whether the loops are used."""
     compile_meanwhile(threads)
     return _LOADED[0].result() is not None
 
@@ -95,7 +95,7 @@ def _library(threads: int | None) -> _Library | None:
         built = any(_compiled(compiler, file, processor) for processor in _PROCESSORS)
         try:
             functions = ctypes.CDLL(str(file)) if built else None
-        except OSError:  # a temporary folder from which nothing may be run
+        except OSError:  # the temporary folder does not allow execution
             functions = None
     if functions is None:
         return None
@@ -105,7 +105,7 @@ def _library(threads: int | None) -> _Library | None:
 
 
 def threads_for(wanted: int | None) -> int:
-    """Return how many threads compute: those wanted, or as many as the processor may run for this process."""
+    """Return the number of threads: the given one, or as many as this process may use."""
     if wanted is not None:
         return wanted
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -162,7 +162,7 @@ def encode_fp8(weight: Weight, scale: np.float32, empty: Empty = np.empty) -> We
 
 
 def largest_magnitude(weight: Weight) -> np.float32:
-    """Return the largest magnitude, not finite where a number is not; 0 for nothing."""
+    """Return the largest magnitude, which is not finite if a number is not finite; 0 for an empty array."""
     if not isinstance(weight, np.ndarray):
         return np.float32(devices.largest_magnitude(weight))
     library = _library_for(weight)
@@ -179,7 +179,7 @@ def largest_magnitude(weight: Weight) -> np.float32:
 
 
 def nvfp4_error(weight: Weight, encoded: nvfp4.Encoded, scale_2: np.float32) -> tuple[float, float]:
-    """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    """Return the sums of squares of a weight and of its encoding error."""
     if not isinstance(weight, np.ndarray):
         return devices.nvfp4_error(weight, encoded, scale_2)
     library = _library_for(weight)
@@ -196,7 +196,7 @@ def nvfp4_error(weight: Weight, encoded: nvfp4.Encoded, scale_2: np.float32) -> 
 
 
 def fp8_error(weight: Weight, encoded: Weight, scale: np.float32) -> tuple[float, float]:
-    """Return the sums of squares of a weight and of its difference from what it was encoded to."""
+    """Return the sums of squares of a weight and of its encoding error."""
     if not isinstance(weight, np.ndarray):
         return devices.fp8_error(weight, encoded, scale)
     library = _library_for(weight)
@@ -212,7 +212,7 @@ def fp8_error(weight: Weight, encoded: Weight, scale: np.float32) -> tuple[float
 
 
 def _library_for(weight: NDArray[Any]) -> _Library | None:
-    """Return the compiled loops if they take this weight."""
+    """Return the compiled loops if they support this weight."""
     if not _LOADED or weight.dtype != ml_dtypes.bfloat16 or not weight.flags.c_contiguous or not weight.size:
         return None
     return _LOADED[0].result()

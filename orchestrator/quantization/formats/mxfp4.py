@@ -87,7 +87,7 @@ def encode(weight: NDArray[Any]) -> Encoded:
 
 
 def decode(encoded: Encoded) -> NDArray[np.float32]:
-    """Return the numbers that a weight, or some of its rows, stand for, in FP32 of shape [out, in]."""
+    """Decode a weight, or some of its rows, to FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
     blocks = e2m1.VALUES[e2m1.unpack(encoded.codes)].reshape(rows, -1, BLOCK)
     exponents = encoded.scales.astype(np.int32) - _BIAS

@@ -117,7 +117,7 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
 
 
 def decode(encoded: Encoded, scale_2: np.float32) -> NDArray[np.float32]:
-    """Return the numbers that a weight, or some of its rows, stand for, in FP32 of shape [out, in]."""
+    """Decode a weight, or some of its rows, to FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
     blocks = e2m1.VALUES[e2m1.unpack(encoded.codes)].reshape(rows, -1, BLOCK)
     blocks *= _steps(encoded.scales, scale_2)
@@ -133,12 +133,12 @@ def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32) -> NDArray[A
 
 
 def _steps(scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.float32]:
-    """Return what one unit of E2M1 is worth in each block, shape [out, in/16, 1]."""
+    """Return the unit of E2M1 in each block, of shape [out, in/16, 1]."""
     return (scales.astype(np.float32) * scale_2)[..., np.newaxis]
 
 
 def _codes(blocks: NDArray[np.float32], scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.uint8]:
-    # A step underflows to 0 only for FP32 weights below 2^-140; whatever code they get then decodes to 0.
+    # A step underflows to 0 only for FP32 weights below 2^-140. Any code of theirs decodes to 0.
     with np.errstate(divide="ignore", invalid="ignore"):
         values = blocks / _steps(scales, scale_2)
     codes = (values < 0).astype(np.uint8) << np.uint8(3)
