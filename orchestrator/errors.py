@@ -1,4 +1,4 @@
-"""Every way to fail: a class, a stable code, an exit status and a hint.
+"""Defines every error: a class, a stable code, an exit status and a hint.
 
 A message says where, what was found and what was expected; the hint says what to do next.
 Codes and exit statuses are part of the interface: they never change their meaning.
@@ -54,7 +54,7 @@ class OrchestratorError(Exception):
 
 
 class BadInputError(OrchestratorError):
-    """Something that a person or another program wrote is not what it must be."""
+    """A file by a person or another program is invalid."""
 
     exit_status = 3
 
@@ -84,7 +84,7 @@ class RecipeExtendsError(BadInputError):
 
 
 class RecipeThereError(BadInputError):
-    """A file that a recipe is to be written to is there already."""
+    """The file for a new recipe exists already."""
 
     code = "RECIPE_THERE"
 
@@ -120,31 +120,31 @@ class TargetUnknownError(BadInputError):
 
 
 class BundleIncompleteError(BadInputError):
-    """Something is asked of a deployment that is not built."""
+    """A command needs a deployment that is not built."""
 
     code = "NOT_BUILT"
 
 
 class BundleTargetError(BadInputError):
-    """Files are asked for a way to deploy that does not exist, or that the recipe cannot be deployed in."""
+    """Unknown deployment target, or a target that the recipe does not support."""
 
     code = "BUNDLE_TARGET"
 
 
 class ComposeUnsupportedError(BadInputError):
-    """A bundle's compose.yaml or .env says something that `deploy` does not understand."""
+    """A bundle's compose.yaml or .env has a setting that `deploy` does not support."""
 
     code = "COMPOSE_UNSUPPORTED"
 
 
 class NotDeployedError(BadInputError):
-    """Something is asked of a server that is not up."""
+    """A command needs a server that does not run."""
 
     code = "NOT_DEPLOYED"
 
 
 class KeyMissingError(BadInputError):
-    """The deployed server wants an API key, or another one."""
+    """The deployed server requires an API key, or another one."""
 
     code = "API_KEY_MISSING"
 
@@ -156,7 +156,7 @@ class StepUnknownError(BadInputError):
 
 
 class FolderMissingError(BadInputError):
-    """A folder or file that a recipe names is not there."""
+    """A folder or file of the recipe does not exist."""
 
     code = "FOLDER_MISSING"
 
@@ -174,13 +174,13 @@ class CheckpointError(BadInputError):
 
 
 class ModelUnsupportedError(CheckpointError):
-    """A model whose tensors our own quantizer does not know."""
+    """A model whose tensors our own quantizer does not support."""
 
     code = "MODEL_UNSUPPORTED"
 
 
 class CalibrationTextError(BadInputError):
-    """Text to calibrate with that is missing, empty or not enough."""
+    """Calibration text is missing, empty or not enough."""
 
     code = "CALIBRATION_INVALID"
 
@@ -192,19 +192,19 @@ class ConfigInvalidError(BadInputError):
 
 
 class ArchitectureUnknownError(ConfigInvalidError):
-    """A model whose tensors do not follow from its config.json by anything known here."""
+    """A model whose architecture is not supported, so its tensors do not follow from its config.json."""
 
     code = "ARCHITECTURE_UNKNOWN"
 
 
 class SpeedInputError(BadInputError):
-    """A speed is asked for with numbers that no run can have, or of a machine without a GPU."""
+    """A speed is requested with impossible numbers, or for a machine without a GPU."""
 
     code = "SPEED_INPUT"
 
 
 class MeasurementUnusableError(BadInputError):
-    """A measurement that says nothing about a machine: it lacks a figure, or no such run is possible."""
+    """An unusable measurement: it lacks a figure, or no such run is possible."""
 
     code = "MEASUREMENT_UNUSABLE"
 
@@ -216,7 +216,7 @@ class MeasurementsMissingError(BadInputError):
 
 
 class PlanRefusedError(OrchestratorError):
-    """The plan cannot work; every reason is listed."""
+    """The plan cannot work. Every reason is listed."""
 
     code = "REFUSED"
     exit_status = 4
@@ -228,14 +228,14 @@ class PlanRefusedError(OrchestratorError):
 
 
 class UntrustedCodeError(OrchestratorError):
-    """A model brings code, or files that can carry code, and the recipe does not say that this commit is trusted."""
+    """A model has code, or files that can carry code, and the recipe does not trust this commit."""
 
     code = "UNTRUSTED_CODE"
     exit_status = 4
 
 
 class StepError(OrchestratorError):
-    """A step ended without its result; nothing was published."""
+    """A step ended without its result. Nothing was published."""
 
     exit_status = 5
 
@@ -247,7 +247,7 @@ class StepFailedError(StepError):
 
 
 class StepOutOfMemoryError(StepError):
-    """The step was killed for memory."""
+    """The step was killed for lack of memory."""
 
     code = "STEP_OUT_OF_MEMORY"
 
@@ -259,13 +259,13 @@ class HostMemoryError(StepError):
 
 
 class StepKilledError(StepError):
-    """Somebody else ended the step's container or process."""
+    """Another process ended the step's container or process."""
 
     code = "STEP_KILLED"
 
 
 class OutputMissingError(StepError):
-    """The command ended with status 0, but a declared output is absent, empty or does not parse."""
+    """The command ended with status 0, but a declared output is missing, empty or invalid."""
 
     code = "OUTPUT_MISSING"
 
@@ -283,26 +283,26 @@ class ServerNotReadyError(StepError):
 
 
 class CheckFailedError(OrchestratorError):
-    """A result exists and is not good enough, or is not what was recorded."""
+    """A result exists and is not good enough, or differs from the record."""
 
     code = "CHECK_FAILED"
     exit_status = 7
 
 
 class QualityTooLowError(CheckFailedError):
-    """The quantized model says something else than the original, more than the recipe allows."""
+    """The quantized model's predictions differ from the original's by more than the recipe allows."""
 
     code = "QUALITY_TOO_LOW"
 
 
 class LockDriftError(CheckFailedError):
-    """What was locked is no longer what is there, or the lock is missing or older than its recipe."""
+    """A locked file, image or recipe has changed, or the lock is missing."""
 
     code = "LOCK_DRIFT"
 
 
 class ArtifactCorruptError(CheckFailedError):
-    """A file in the store is not what was published."""
+    """A file in the store differs from the published one."""
 
     code = "ARTIFACT_CORRUPT"
 
@@ -314,37 +314,37 @@ class MachineError(OrchestratorError):
 
 
 class HomeMissingError(MachineError):
-    """The user has no home folder, and nothing says where results are kept."""
+    """The user has no home folder, and no setting names the store."""
 
     code = "HOME_MISSING"
 
 
 class DockerUnavailableError(MachineError):
-    """No Docker engine answers."""
+    """Docker does not answer."""
 
     code = "DOCKER_UNAVAILABLE"
 
 
 class GpuRuntimeMissingError(MachineError):
-    """The engine cannot hand a GPU to a container."""
+    """Docker cannot give a GPU to a container."""
 
     code = "GPU_RUNTIME_MISSING"
 
 
 class PortInUseError(MachineError):
-    """Something else listens where the server is to listen."""
+    """Another program listens on the server's port."""
 
     code = "PORT_IN_USE"
 
 
 class NameTakenError(MachineError):
-    """A container or network of that name is there, and `deploy` did not make it."""
+    """A container or network of that name exists, and `deploy` did not create it."""
 
     code = "NAME_TAKEN"
 
 
 class ImageUnavailableError(MachineError):
-    """An image is neither here nor can it be pulled."""
+    """An image is not on this machine and cannot be pulled."""
 
     code = "IMAGE_UNAVAILABLE"
 
@@ -362,19 +362,19 @@ class DependencyMissingError(MachineError):
 
 
 class MemoryBudgetError(MachineError):
-    """The memory that a step may use is less than it needs, which is known before it begins."""
+    """The available memory is less than a step needs, which is known before it begins."""
 
     code = "MEMORY_BUDGET"
 
 
 class DiskFullError(MachineError):
-    """No room is left."""
+    """The disk is full."""
 
     code = "DISK_FULL"
 
 
 class NoPermissionError(MachineError):
-    """A file or socket may not be used."""
+    """The user may not use a file or socket."""
 
     code = "NO_PERMISSION"
 
@@ -398,7 +398,7 @@ class HubNotFoundError(HubError):
 
 
 class HubOfflineError(HubError):
-    """The network may not be used, and something is not here."""
+    """The network must not be used, and a file is missing."""
 
     code = "OFFLINE_MISSING"
 
@@ -410,13 +410,13 @@ class RegistryError(MachineError):
 
 
 class RegistryAccessError(RegistryError):
-    """A registry refuses these credentials, or wants some."""
+    """A registry refuses the credentials, or requires some."""
 
     code = "REGISTRY_ACCESS"
 
 
 class DownloadCorruptError(HubError):
-    """A file is, twice in a row, not what the Hub says it is."""
+    """A file differs, twice in a row, from the Hub's."""
 
     code = "DOWNLOAD_CORRUPT"
 
@@ -427,10 +427,10 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 @contextmanager
 def machine_faults(doing: str) -> Iterator[None]:
-    """Turn the operating system's refusals into ours: a full disk, a missing permission.
+    """Turn the operating system's errors into ours: a full disk, a missing permission.
 
     Args:
-        doing: What was going on, for the message, e.g. `writing the checkpoint`.
+        doing: The current action, for the message, e.g. `writing the checkpoint`.
     """
     try:
         yield
@@ -442,7 +442,7 @@ def machine_faults(doing: str) -> Iterator[None]:
 
 
 def from_os_error(error: OSError, doing: str) -> MachineError | None:
-    """Give our error for the operating system's, or None where it means something else."""
+    """Return our error for the operating system's, or None if there is none."""
     where = error.filename or "the file system"
     if error.errno in _FULL:
         return DiskFullError(f"no room is left on {where} while {doing}", hint="free some space, then run it again")
@@ -452,7 +452,7 @@ def from_os_error(error: OSError, doing: str) -> MachineError | None:
 
 
 def _no_permission(where: str, doing: str, *, read_only_disk: bool) -> NoPermissionError:
-    """Say whether a place may be read at least: then another one has to be found to write to."""
+    """Tell whether a folder is at least readable. Then the hint is to write elsewhere."""
     there = _there(where)
     if read_only_disk:
         message = f"{where} is on a read-only file system; found while {doing}"
@@ -464,9 +464,9 @@ def _no_permission(where: str, doing: str, *, read_only_disk: bool) -> NoPermiss
 
 
 def _there(place: str) -> str:
-    """Find what of a path is there: what was to be made is not, and its folder decides."""
+    """Find the nearest existing parent of a path, whose permissions decide."""
     while place and not os.path.lexists(place):
-        place = os.path.dirname(place)  # noqa: PTH120 - text, and no Path is needed here
+        place = os.path.dirname(place)  # noqa: PTH120 - a string; no Path is needed here
     return place or "."
 
 

@@ -1,7 +1,7 @@
-"""What happens during a build, as values; the command line decides how it looks.
+"""Defines the events of a build as values. The command line decides how they look.
 
-A payload runs in another process or container and has only its standard output: it writes events as lines
-that begin with a marker, `to_line` and `from_line` are the two ends of that channel. Every other line is log.
+A payload runs in another process or container and has only its standard output. It writes events as lines
+that begin with a marker. `to_line` and `from_line` are the two ends of that channel. Every other line is log.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a payload gives up, in the words of the catalogue of errors."""
+    """The error of a payload that gives up, by its code."""
 
     code: str
     message: str
@@ -42,25 +42,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class Checked:
-    """A download hashed a file while it was in memory, and it is right."""
+    """A download has hashed and verified a file while it was in memory."""
 
     path: str
     """Below the output folder."""
     sha256: str
     witness: str
-    """The file system's word for it afterwards; the digest counts only while that is the same."""
+    """The file's fingerprint afterwards. The digest counts only while the fingerprint is the same."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a payload's work cost, told once it is done. The same work costs something else another time."""
+    """The cost of a payload's work, reported at its end. It differs from run to run."""
 
     seconds: dict[str, float]
-    """By phase; phases that go on at once count each."""
+    """Seconds by phase. Overlapping phases each count fully."""
     bytes_read: int
     bytes_written: int
     peak_memory: int
-    """Bytes of the process's own."""
+    """Bytes of the process's private memory."""
     peak_device_memory: int
     """Bytes of a GPU; 0 without one."""
     threads: int
@@ -82,16 +82,16 @@ class StepStarted:
     step: str
     executor: str
     adopted: bool = False
-    """Its container was already running when we came."""
+    """Its container was already running and was adopted."""
 
 
 @dataclass(frozen=True)
 class Publishing:
-    """A step's command ended well; its result is hashed and put into the store."""
+    """A step's command succeeded. Its result is hashed and put into the store."""
 
     step: str
     found: bool = False
-    """An earlier build came so far and no further."""
+    """An earlier build reached this point."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Another build holds what this one needs."""
+    """Another build holds a key that this one needs."""
 
     step: str
     reason: str
@@ -126,7 +126,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something a person should know that does not end the build."""
+    """A message for the user that does not end the build."""
 
     message: str
 
@@ -137,7 +137,7 @@ Event = (
 
 
 class Observer(Protocol):
-    """Whoever wants to know; called from one thread, must not raise."""
+    """Receives events. It is called from one thread and must not raise."""
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -148,7 +148,7 @@ def silence(event: Event) -> None:
 
 
 Told = Progress | Failure | Checked | Spent | Warned
-"""What a payload may say."""
+"""The events of payloads."""
 
 _CHANNEL: dict[str, type[Told]] = {
     "progress": Progress,
@@ -166,7 +166,7 @@ def to_line(event: Told) -> str:
 
 
 def from_line(line: str) -> Told | LogLine:
-    """Decode a line of a payload's standard output; whatever is no event is log."""
+    """Decode a line of a payload's standard output. Any other line is log."""
     text = line.rstrip("\r\n")
     if not text.startswith(_MARKER):
         return LogLine(text)
@@ -189,13 +189,13 @@ _RECORDED: dict[str, type[Event]] = {
 
 
 def to_record(event: Event) -> dict[str, Any] | None:
-    """Spell an event for a build's own record; None for a line of log, which has a file of its own."""
+    """Convert an event for a build's record; None for a line of log, which has a file of its own."""
     name = next((name for name, kind in _RECORDED.items() if isinstance(event, kind)), None)
     return {"event": name, **asdict(event)} if name else None
 
 
 def from_record(record: dict[str, Any]) -> Event | None:
-    """Read an event of a build's record; None for what this version does not know."""
+    """Read an event of a build's record; None for an event that this version does not have."""
     values = dict(record)
     kind = _RECORDED.get(str(values.pop("event", "")))
     try:
@@ -210,7 +210,7 @@ _NUMBERS = "dict[str, float]"
 
 
 def _is_typed(event: Event) -> bool:
-    """Tell whether each field is what its annotation says: whoever wrote the line may be in error."""
+    """Tell whether each field has its annotated type, because the line's writer may be in error."""
     return all(_is_of(str(field.type), getattr(event, field.name)) for field in fields(event))
 
 

@@ -1,1 +1,1 @@
-"""Targets and images as data: the files, their types and what they can do."""
+"""Reads targets and images as data: the files, their types and their capabilities."""

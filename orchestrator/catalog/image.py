@@ -1,4 +1,4 @@
-"""A container as data: which tools it holds, which options they take, which formats run where, what is broken."""
+"""Describes a container image: its tools, their options, formats by GPU, and known faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ToolEntry(_Part):
     """One tool of an image."""
 
     command: tuple[str, ...] = Field(min_length=1)
-    """What starts it; `{family}` stands for the model family's folder of examples."""
+    """The command that starts it. `{family}` stands for the model family's folder of examples."""
     options: str
     """The table of its options: docker/tools/NAME.json."""
 
@@ -28,7 +28,7 @@ class Build(_Part):
     """An image that the project builds itself."""
 
     dockerfile: str
-    """Relative to the project folder; where that has no such file, to the data of the tool."""
+    """Relative to the project folder, or to the tool's data if the project has no such file."""
     base: str
     """The catalogue's name of the image it starts FROM."""
     arguments: dict[str, str] = {}
@@ -36,14 +36,14 @@ class Build(_Part):
 
 
 class Fault(_Part):
-    """A known fault: where every given condition holds, the plan refuses or warns."""
+    """A known fault: if every given condition holds, the plan refuses or warns."""
 
     code: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
     effect: Literal["refuse", "warn"]
     message: str
     hint: str
     source: str
-    """Issue, release note or document that says so."""
+    """Issue, release note or document as its source."""
     sm: tuple[int, ...] = ()
     formats: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
@@ -70,9 +70,9 @@ class Image(_Part):
     """Its tools work for a user that the image does not know."""
     tools: dict[Tool, ToolEntry]
     formats: dict[str, tuple[str, ...]]
-    """Per SM (`sm_121`), the weight formats whose kernels it holds: a recipe's formats and `fp8_block_scale`."""
+    """By SM (`sm_121`), the weight formats with kernels: a recipe's formats and `fp8_block_scale`."""
     kv_cache_formats: dict[str, tuple[str, ...]]
-    """Per SM, the KV cache formats besides BF16."""
+    """By SM, the KV cache formats besides BF16."""
     engine_families: dict[str, str] = {}
     """Model architectures that its engine path converts, each with its folder of examples (`LlamaForCausalLM: llama`);
     empty without `trtllm-build`."""
@@ -83,5 +83,5 @@ class Image(_Part):
     faults: tuple[Fault, ...] = ()
 
     def has(self, tool: Tool) -> bool:
-        """Tell whether the image holds a tool."""
+        """Tell whether the image has a tool."""
         return tool in self.tools

@@ -1,4 +1,4 @@
-"""The catalogue: every image, target and option table, read once from the project's files."""
+"""Reads the catalogue once: every image, target and option table of the project and the tool."""
 
 from __future__ import annotations
 
@@ -54,36 +54,36 @@ class Catalog:
 
     @cached_property
     def images(self) -> Mapping[str, Image]:
-        """Every image by its short name; the project's own win over those of the tool."""
+        """Every image by its short name. The project's own replace those of the tool."""
         return _laid_over(self._images)
 
     @cached_property
     def targets(self) -> Mapping[str, Target]:
-        """Every target by name; the project's own win over those of the tool."""
+        """Every target by name. The project's own replace those of the tool."""
         return _laid_over(self._targets)
 
     def image(self, name: str) -> Image:
-        """Find an image, or say which names there are."""
+        """Find an image, or raise with the known names."""
         return _find(self.images, name, "image", self.project.image_files, ImageUnknownError)
 
     def target(self, name: str) -> Target:
-        """Find a target, or say which names there are."""
+        """Find a target, or raise with the known names."""
         return _find(self.targets, name, "target", self.project.target_files, TargetUnknownError)
 
     def options(self, image: Image, tool: Tool) -> Mapping[str, Option]:
-        """Give the options of an image's tool by every spelling (`--max_batch_size`)."""
+        """Return the options of an image's tool by every spelling (`--max_batch_size`)."""
         return _by_flag(self.project.tables(image.tools[tool].options)[0])
 
     def shadows_image(self, name: str) -> Path | None:
-        """Name the file with an image that is used instead of another one of that name, if there is one."""
+        """Return the file whose image replaces another of that name, if any."""
         return _shadowing(self._images, name)
 
     def shadows_target(self, name: str) -> Path | None:
-        """Name the file with a target that is used instead of another one of that name, if there is one."""
+        """Return the file whose target replaces another of that name, if any."""
         return _shadowing(self._targets, name)
 
     def shadows_options(self, table: str) -> Path | None:
-        """Name the file of a table of options that is used instead of another one of that name, if there is one."""
+        """Return the table of options that replaces another of that name, if any."""
         files = self.project.tables(table)
         differs = len(files) > 1 and len({file.read_bytes() for file in files}) > 1
         return files[0] if differs else None
@@ -115,7 +115,7 @@ def _laid_over(files: Mapping[Path, Mapping[str, Entry]]) -> Mapping[str, Entry]
 
 
 def _shadowing(files: Mapping[Path, Mapping[str, Entry]], name: str) -> Path | None:
-    """Find the last file with an entry, where an earlier file has another entry of that name."""
+    """Find the last file with an entry, if an earlier file has another entry of that name."""
     having = [file for file, entries in files.items() if name in entries]
     differs = any(files[file][name] != files[having[-1]][name] for file in having[:-1])
     return having[-1] if differs else None
@@ -135,7 +135,7 @@ def _find(
 _TABLE = TypeAdapter(tuple[Option, ...])
 
 
-@cache  # many recipes share a table, and the files do not change while we run
+@cache  # many recipes share a table, and the files do not change during a run
 def _by_flag(file: Path) -> Mapping[str, Option]:
     return MappingProxyType({flag: option for option in _table(file) for flag in option.flags})
 

@@ -1,6 +1,6 @@
-"""Which files make a folder a project: a file that is ours by its place and by its keys, however broken the rest is.
+"""Recognizes a project folder by files of ours, by their path and keys, even if the rest is broken.
 
-A folder called `recipes` or `targets` alone does not: other tools and cooks have such folders too.
+A folder called `recipes` or `targets` alone is not enough, because others have such folders, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BEGINNING = 64 * 1024
-"""Bytes of a file that are looked at."""
+"""Bytes of a file that are read."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class _Mark:
 
     pattern: str
     top: tuple[str, ...]
-    """Keys of the outermost mapping; one of them is there."""
+    """Keys of the outermost mapping. One of them is required."""
     inner: tuple[str, ...] = ()
-    """Keys further in; one of them is there, if any are given."""
+    """Nested keys. One of them is required, if any are given."""
 
     def is_on(self, text: bytes) -> bool:
-        """Tell whether a file has the keys. In a flow mapping, as JSON is, no depth is told from another."""
+        """Tell whether a file has the keys. In a flow mapping, such as JSON, depth is ignored."""
         at_top = r"" if text.lstrip().startswith(b"{") else r"^"
         return _has(text, at_top, self.top) and (not self.inner or _has(text, r"", self.inner))
 
@@ -45,7 +45,7 @@ def is_marked(folder: Path) -> bool:
 
 
 def _texts(folder: Path, pattern: str) -> Iterator[bytes]:
-    """Read the beginnings of files; what cannot be read marks nothing."""
+    """Read the beginnings of files. Unreadable files are skipped."""
     place, _, name = pattern.rpartition("/")
     if not (folder / place).is_dir():
         return

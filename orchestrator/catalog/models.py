@@ -1,4 +1,4 @@
-"""Sizes of well-known models, from a data file: what a plan can say before anything is downloaded."""
+"""Reads sizes of well-known models from a data file, for plans before any download."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class ModelEntry:
     """What the catalogue knows of one repository on the Hub."""
 
     config: Mapping[str, Any]
-    """Its config.json, as far as sizes follow from it."""
+    """The part of its config.json that decides its sizes."""
     quantization: Mapping[str, Any] | None
-    """What it declares to be quantized: `quantization` of hf_quant_config.json, or `quantization_config`."""
+    """Its declared quantization: `quantization` of hf_quant_config.json, or `quantization_config`."""
     format: str | None
-    """The format of its weights, where it is known but not what stays as it is; None: as trained, or declared."""
+    """The format of its weights, if its exclusions are not known; None: unquantized, or declared."""
     source: str
-    """Where the config was read."""
+    """The source of the config."""
 
 
 def find_model(repo: str) -> ModelEntry | None:
-    """Look up a repository; None where the catalogue does not know it."""
+    """Look up a repository; None if the catalogue does not have it."""
     document = _document()
     entry = document["repos"].get(repo)
     if entry is None:
@@ -37,7 +37,7 @@ def find_model(repo: str) -> ModelEntry | None:
 
 
 def known_repos() -> tuple[str, ...]:
-    """Name every repository that the catalogue knows."""
+    """List every repository of the catalogue."""
     return tuple(_document()["repos"])
 
 

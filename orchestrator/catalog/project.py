@@ -1,4 +1,4 @@
-"""Where recipes, images and targets lie: the files of a project over those that come with the tool."""
+"""Finds recipes, images and targets: the files of a project before those of the tool."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def packaged_data() -> Path:
-    """Name the folder of the data that comes with the tool: in the package once installed, else the checkout."""
+    """Return the folder of the tool's data: in the installed package, else in the checkout."""
     installed = _PACKAGE / "_project"
     return installed if installed.is_dir() else _PACKAGE.parent
 
 
 @dataclass(frozen=True)
 class Project:
-    """A user's folder with `recipes/`, `docker/` or `targets/`; what it lacks comes from the tool."""
+    """A user's folder with `recipes/`, `docker/` or `targets/`. The tool provides what it lacks."""
 
     root: Path
     is_found: bool = True
-    """False: no file marks a project here, so only what comes with the tool counts."""
+    """False: this is not a project, so only the tool's data counts."""
     packaged: Path = field(default_factory=packaged_data)
-    """The data that comes with the tool."""
+    """The tool's data."""
 
     @classmethod
     def find(cls, start: Path) -> Project:
-        """Take the nearest folder at or above `start` with a file of a project, else `start` without files of its own.
+        """Return the nearest project folder at or above `start`, else `start` without files of its own.
 
-        A folder above `start` that everybody may write to, such as `/tmp`, is passed over: anybody may have put files
-        there. So is the tool's own package.
+        A folder above `start` that everybody may write to, such as `/tmp`, is skipped, because any user may put files
+        there. The tool's own package is skipped, too.
         """
         for folder in (start, *start.parents):
             passed_over = folder.is_relative_to(_PACKAGE) or (folder != start and _is_everybodys(folder))
@@ -65,22 +65,22 @@ class Project:
 
     @property
     def image_files(self) -> tuple[Path, ...]:
-        """The catalogues of images, the tool's first; later ones win."""
+        """The catalogues of images, the tool's first. Later ones have priority."""
         own = tuple(layer / "docker" / "images.yaml" for layer in reversed(self.layers[:-1]))
         return (self.packaged / "docker" / "images.yaml", *(file for file in own if file.is_file()))
 
     @property
     def target_files(self) -> tuple[Path, ...]:
-        """The files of targets, the tool's first; later ones win."""
+        """The files of targets, the tool's first. Later ones have priority."""
         own = (sorted((layer / "targets").glob("*.yaml")) for layer in reversed(self.layers))
         return (_PACKAGE / "catalog" / "targets.yaml", *(file for files in own for file in files))
 
     def layer_of(self, path: str) -> Path:
-        """Find the nearest layer that has a file; the nearest of all where none has."""
+        """Find the nearest layer with a file; the nearest of all if none has it."""
         return next((layer for layer in self.layers if (layer / path).is_file()), self.layers[0])
 
     def tables(self, name: str) -> tuple[Path, ...]:
-        """Find the tables of a tool's options that have a name, nearest first; where there is none, its place."""
+        """Find the tables of a tool's options by name, nearest first; the expected path if there is none."""
         places = [layer / "docker" / "tools" / f"{name}.json" for layer in self.layers]
         return tuple(place for place in places if place.is_file()) or (places[0],)
 

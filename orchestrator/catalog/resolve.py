@@ -1,4 +1,4 @@
-"""What images.yaml abbreviates, written out: an image that extends another, and faults by name."""
+"""Expands images.yaml: images that extend others, and faults by name."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ Table = Mapping[str, Data]
 
 @dataclass(frozen=True)
 class Layer:
-    """The images of a file and of all that lie under it, each with what it extends; their faults are names."""
+    """The images of a file and of those below it, each with its `extends`. Their faults are names."""
 
     images: Table = field(default_factory=dict)
     faults: Table = field(default_factory=dict)
 
 
 def resolve(document: Document, below: Layer) -> tuple[dict[str, Data], Layer]:
-    """Give every image of a file its whole entry, ready for validation.
+    """Return the complete entry of every image of a file, ready for validation.
 
-    An image's `extends` names another image whose entry it takes over: mappings merge, lists and values are replaced.
-    It finds images of its file first, then those below; its own name means the one below. `faults` of an image are
-    names from the file's own `faults` or those below. Whatever has an unexpected shape is passed on as it is:
-    validation words that better.
+    An image's `extends` names another image whose entry it inherits: mappings merge, lists and values are replaced.
+    It finds images of its file first, then those below. Its own name means the one below. `faults` of an image are
+    names from the file's own `faults` or those below. An unexpected shape is passed on unchanged, because
+    validation has the better message.
 
     Args:
         document: The file.
-        below: What it lies over.
+        below: The layer below it.
 
     Returns:
-        The file's own images, and the layer that a further file lies over.
+        The file's own images, and the layer for a file above.
 
     Raises:
-        CatalogError: An image extends one that is not there or itself, or names an unknown fault.
+        CatalogError: An image extends a missing one or itself, or names an unknown fault.
     """
     rest = {key: value for key, value in document.data.items() if key != "faults"}
     own, faults = document.data.get("images"), document.data.get("faults", {})

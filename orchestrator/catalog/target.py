@@ -1,4 +1,4 @@
-"""A machine as data: memory, bandwidth, SM, architecture. Each constant carries its source."""
+"""Describes a target machine: memory, bandwidth, SM, architecture. Each constant has its source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Gpu(_Part):
     sm: int = Field(ge=50, le=199)
     """Compute capability without the point: 121 for GB10."""
     count: int = Field(default=1, ge=0, le=16)
-    """GPUs that a step asks the executor for; 0 on a rehearsal machine without any."""
+    """GPUs that a step requests; 0 on a rehearsal machine without any."""
     memory_bandwidth: float = Field(gt=0)
     """Bytes per second of one GPU."""
 
@@ -34,15 +34,15 @@ class Target(_Part):
     """None: the processor does the work."""
     nodes: int = Field(default=1, ge=1, le=64)
     memory: int = Field(gt=0)
-    """Bytes of one node that a model can live in (unified, or of all its GPUs)."""
+    """Bytes of one node for models (unified, or of all its GPUs)."""
     reserve: int = Field(default=0, ge=0)
-    """Bytes of one node that the system and the CUDA context keep."""
+    """Bytes of one node for the system and the CUDA context."""
     cuda_free: int | None = Field(default=None, gt=0)
-    """Bytes that CUDA sees free at most, on unified memory that was just started; servers size their cache by it."""
+    """Most bytes that CUDA sees free after a start, on unified memory. Servers size their cache by it."""
     unified_memory: bool = False
     """CPU and GPU share the memory: the page cache counts as used."""
     sources: dict[str, str] = {}
-    """Where each constant was read."""
+    """The source of each constant."""
 
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
@@ -56,5 +56,5 @@ class Target(_Part):
 
     @property
     def usable_memory(self) -> int:
-        """Bytes over all nodes that weights, caches and activations can take."""
+        """Bytes over all nodes for weights, caches and activations."""
         return (self.memory - self.reserve) * self.nodes

@@ -1,1 +1,1 @@
-"""Where a step's command runs: this machine's Python, or a container. Each fulfils one small protocol."""
+"""Runs a step's command on this machine's Python or in a container, behind one small protocol."""

@@ -1,7 +1,7 @@
-"""From the bytes that a command writes to events and a log file, in bounded memory.
+"""Turns a command's output into events and a log file, in bounded memory.
 
-A command may write 10 MB without a line end, bytes that are no text, a progress bar drawn with carriage returns,
-or by mistake the secret that it was given: none of these may exhaust, break or betray the orchestrator.
+A command may write 10 MB without a line end, bytes that are not text, a progress bar with carriage returns,
+or by mistake a secret. The orchestrator must handle all of them without a crash or a leak.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
 
 LONGEST_LINE = 64 * 1024
-"""Bytes of one line that are shown; the log file has them all."""
+"""Bytes of one line that are shown. The log file has all bytes."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BLOT = b"[secret]"
 
 
 def log_path(output: Path) -> Path:
-    """Where the log of the attempt with this output folder is kept: beside it, so that it is never published."""
+    """Return the path of an attempt's log: beside its output folder, so that it is never published."""
     return output.parent / "log.txt"
 
 
 class Lines:
-    """Cuts a stream of bytes into lines of text; a carriage return ends a line too."""
+    """Splits a stream of bytes into lines of text. A carriage return ends a line, too."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
@@ -51,7 +51,7 @@ class Lines:
         self._append(rest)
 
     def end(self) -> Iterator[str]:
-        """Yield what was written after the last line end."""
+        """Yield the text after the last line end."""
         if self._kept:
             yield self._line()
 
@@ -70,7 +70,7 @@ class Lines:
 
 
 class Blot:
-    """Replaces secrets in a stream of bytes, also where a secret is spread over two chunks."""
+    """Redacts secrets in a stream of bytes, even if a secret spans two chunks."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         found = sorted({secret.encode() for secret in secrets if secret}, key=len, reverse=True)
@@ -80,7 +80,7 @@ class Blot:
         self._held = b""
 
     def take(self, chunk: bytes) -> bytes:
-        """Hand on all that cannot be part of a secret any more."""
+        """Return all bytes that cannot be part of a secret any more."""
         if self._pattern is None:
             return chunk
         clean = self._pattern.sub(_BLOT, self._held + chunk)
@@ -92,13 +92,13 @@ class Blot:
         return clean[: len(clean) - held]
 
     def end(self) -> bytes:
-        """Hand on what was held back."""
+        """Return the remaining bytes."""
         held, self._held = self._held, b""
         return held
 
 
 class Channel:
-    """What a running command writes: into the attempt's log file, and line by line to an observer."""
+    """Writes a command's output to the attempt's log file, and its lines to an observer."""
 
     def __init__(self, output: Path, observer: Observer, secrets: Iterable[str] = ()) -> None:
         self._file = log_path(output)

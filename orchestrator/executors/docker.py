@@ -1,8 +1,8 @@
 """Runs a job in a container that outlives the orchestrator.
 
-A container is named after its job's key, and the engine gives a name only once: whoever comes second, after a crash
-or at the same time, finds the container of the first and adopts it. It is therefore removed only by `forget`, after
-its result was taken, or when the user interrupts.
+A container is named after its job's key, and Docker gives a name only once. A second orchestrator, after a crash
+or at the same time, finds the first one's container and adopts it. It is therefore removed only by `forget`, after
+its result was taken, or if the user interrupts.
 """
 
 from __future__ import annotations
@@ -53,40 +53,40 @@ if TYPE_CHECKING:
     from orchestrator.room import Need
 
 PATIENCE = 300.0
-"""Seconds to wait for an engine that has gone while a container runs: an upgrade of Docker takes that long."""
+"""Seconds to wait for Docker if it stops while a container runs. An upgrade of Docker takes that long."""
 
 _SLICE = 0.5
-"""Seconds to wait for a log line before looking up."""
+"""Seconds to wait for a log line before other checks."""
 
 _SILENCE = 10.0
-"""Seconds without a log line after which the engine is asked whether the container still runs."""
+"""Seconds without a log line after which Docker is asked whether the container still runs."""
 
 _SETTLE = 2
 """Seconds to wait for the container's end after that of its log."""
 
 _CATCH_UP = 5.0
-"""Seconds that are spent on the log of a container that has ended: one that wrote without measure leaves a long one."""
+"""Seconds to spend on the log of an ended container, which may be very long."""
 
 _NEWEST = 10_000
-"""Messages at the end of a log that are read in any case: why the command gives up is among its last ones."""
+"""Messages at the end of a log that are always read, because the cause of a failure is among the last ones."""
 
 _GIVEN_AWAY = 30.0
-"""Seconds for which a name may be taken by a container that the engine does not show: a busy engine is slow to."""
+"""Seconds for which a container may have a name without being listed, because a busy Docker is slow."""
 
 _KILLED = frozenset({137, 143})  # 128 + SIGKILL, 128 + SIGTERM
 _REMOVED = "removed"
-_ENDED = frozenset({"exited", "dead", "stopped", _REMOVED})  # Podman says stopped; removed is our own word
+_ENDED = frozenset({"exited", "dead", "stopped", _REMOVED})  # Podman says stopped; removed is our own state
 
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
 class LeftContainer:
-    """A container that some orchestrator created and nobody has removed yet."""
+    """A container of an orchestrator that was not removed yet."""
 
     name: str
     status: str
-    """In the engine's words: `running`, `exited`, …"""
+    """Docker's state: `running`, `exited`, …"""
     key: str
     recipe: str
     step: str
@@ -101,11 +101,11 @@ class LeftContainer:
 
 
 class DockerExecutor:
-    """Runs jobs in containers of one engine.
+    """Runs jobs in containers of one Docker.
 
     Args:
-        connect: Makes a connection; called again whenever one is lost.
-        patience: Seconds to wait for an engine that went away while a container runs.
+        connect: Connects to Docker. Called again after a connection is lost.
+        patience: Seconds to wait for Docker if it stops while a container runs.
         grace: Seconds between asking an interrupted container to stop and killing it.
     """
 
@@ -118,13 +118,13 @@ class DockerExecutor:
         self._limits: Mapping[str, int] = LIMITS
 
     def check(self, job: Job) -> None:
-        """Find out whether this engine can run the job.
+        """Check whether this Docker can run the job.
 
         Raises:
-            DockerUnavailableError: No engine answers.
-            NoPermissionError: Its socket belongs to others.
-            WrongArchitectureError: The engine, or the image it already has, is for another processor.
-            GpuRuntimeMissingError: The job needs a GPU and the engine has no way to hand one out.
+            DockerUnavailableError: Docker does not answer.
+            NoPermissionError: The user may not use its socket.
+            WrongArchitectureError: Docker, or its copy of the image, is for another processor.
+            GpuRuntimeMissingError: The job needs a GPU and Docker cannot provide one.
         """
         with closing(self._connect()) as client:
             docker_images.check_local(client, _image(job))
@@ -132,21 +132,21 @@ class DockerExecutor:
                 require_gpus(client)
 
     def needs(self, job: Job) -> tuple[Need, ...]:
-        """Count the room for the job's image where the engine has to pull it and keeps its images on this machine."""
+        """Return the disk space for the job's image if Docker must pull it and keeps images on this machine."""
         with closing(self._connect()) as client:
             return docker_images.needs(client, _image(job))
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
-        """Run a job to its end, in the container that its key already has or in a new one.
+        """Run a job to its end, in the existing container of its key or in a new one.
 
         Lines go to the observer and to `log.txt` beside the output folder of the container. An adoption is reported
-        at once, as a `StepStarted` that says so; an adopted container's log is reported from its beginning.
+        at once, as a `StepStarted`. An adopted container's log is reported from its beginning.
 
         Raises:
-            MachineError: The engine, not the command, is at fault; a running container goes on and can be adopted.
-            KeyboardInterrupt: The user interrupts; the container was asked to stop (by a second one: killed),
+            MachineError: Docker, not the command, is at fault. A running container continues and can be adopted.
+            KeyboardInterrupt: The user interrupts. The container was asked to stop (after a second interrupt: killed),
                 and is removed.
-            StepError: What `heed` objected to; the container is stopped and removed in the same way.
+            StepError: Raised by `heed`. The container is stopped and removed in the same way.
         """
         with closing(self._connect()) as client:
             container, adopted, state = self._begin(client, job, observer)
@@ -166,10 +166,10 @@ class DockerExecutor:
             return outcome(state, output, adopted=adopted)
 
     def forget(self, job: Job) -> None:
-        """Remove the job's ended container and the secret files it was given; one that still runs stays.
+        """Remove the job's ended container and its secret files. A running container stays.
 
         Raises:
-            MachineError: The engine does not remove it.
+            MachineError: Docker does not remove it.
         """
         with closing(self._connect()) as client:
             container = _find(client, job)
@@ -177,21 +177,21 @@ class DockerExecutor:
                 _remove(container)
 
     def command_line(self, job: Job) -> tuple[str, ...]:
-        """Say what a person would type to run the same job, with a placeholder for the file of each secret."""
+        """Return a command line for the same job, with a placeholder for the file of each secret."""
         files = {name: Path("/path/to") / name for name in job.secrets}
         return run_line(describe(job, user=User.caller(), secrets=files))
 
     def containers(self) -> tuple[LeftContainer, ...]:
-        """List the containers of all orchestrators on this engine, whatever became of them."""
+        """List the containers of all orchestrators on this Docker, in any state."""
         with closing(self._connect()) as client, explained("listing containers"):
             found = client.containers.list(all=True, filters={"label": f"{MANAGED}=1"}, ignore_removed=True)
             return tuple(_left(container) for container in found)
 
     def discard(self, name: str) -> None:
-        """Remove one of those containers, running or not, with the secret files it was given.
+        """Remove one of those containers, running or not, with its secret files.
 
         Raises:
-            MachineError: The engine does not remove it.
+            MachineError: Docker does not remove it.
         """
         with closing(self._connect()) as client:
             container = _get(client, name)
@@ -199,7 +199,7 @@ class DockerExecutor:
                 _remove(container)
 
     def _begin(self, client: DockerClient, job: Job, observer: Observer) -> tuple[Container, bool, Mapping[str, Any]]:
-        """Have the job's container running; returns it, whether it was found, and a state where it ended at once."""
+        """Return the job's running container, whether it was found, and a state if it ended at once."""
         while True:
             container, adopted = self._container(client, job, observer)
             try:
@@ -216,13 +216,13 @@ class DockerExecutor:
                     )
                 self._limits = LIMITS_UNRAISED
             except _GoneError:
-                continue  # whoever else came to it found that it cannot be started, and removed it
+                continue  # another orchestrator found that it cannot be started, and removed it
             except MachineError:
-                if not adopted:  # what an old container mounts may be gone; it is removed, a new one comes next
+                if not adopted:  # an old container's mounts may be gone; it is removed, and a new one is created
                     raise
 
     def _container(self, client: DockerClient, job: Job, observer: Observer) -> tuple[Container, bool]:
-        """Find the container of the job's key or create it; returns it and whether it was found."""
+        """Find the container of the job's key or create it. Return it and whether it was found."""
         deadline = time.monotonic() + _GIVEN_AWAY
         pause, ensured = 0.0, False
         while True:
@@ -240,7 +240,7 @@ class DockerExecutor:
                 return created, False
             if time.monotonic() > deadline:
                 break
-            time.sleep(pause)  # the engine has given the name away, but may not show the container yet
+            time.sleep(pause)  # the name is taken, but Docker may not list the container yet
             pause = min(1.0, pause + 0.2)
         message = f"step {job.step}: the container {container_name(job)} comes and goes"
         raise MachineError(message, hint="look for another build of the same recipe: docker ps -a")
@@ -265,7 +265,7 @@ def _find(client: DockerClient, job: Job) -> Container | None:
     """Find the container of the job's key.
 
     Raises:
-        MachineError: Something else has its name.
+        MachineError: Another container has its name.
     """
     container = _get(client, container_name(job))
     if container is not None and container.labels.get(LABEL + "key") != job.key:
@@ -275,15 +275,15 @@ def _find(client: DockerClient, job: Job) -> Container | None:
 
 
 def _is_usable(container: Container) -> bool:
-    """Whether it runs or ran, or still can, and the folder that it writes to is still there."""
+    """Whether it runs, ran or can start, and its output folder still exists."""
     return container.status not in ("removing", "dead") and Path(container.labels[LABEL + "output"]).is_dir()
 
 
 def _create(client: DockerClient, job: Job, limits: Mapping[str, int]) -> Container | None:
-    """Create the job's container; None where somebody else was faster.
+    """Create the job's container; None if another orchestrator was faster.
 
     Raises:
-        MachineError: The engine does not create it.
+        MachineError: Docker does not create it.
     """
     for mount in job.mounts:
         if not mount.source.exists():
@@ -305,20 +305,20 @@ def _create(client: DockerClient, job: Job, limits: Mapping[str, int]) -> Contai
 
 
 class _LimitRefusedError(MachineError):
-    """The engine may not raise a resource limit."""
+    """Docker may not raise a resource limit."""
 
 
 class _GoneError(MachineError):
-    """The container was removed by somebody else."""
+    """Another process removed the container."""
 
 
 def start_once(container: Container) -> Mapping[str, Any]:
-    """Start the container where nobody has; returns a state where its command cannot be started, else nothing.
+    """Start a container that was not started. Return a state if its command cannot be started.
 
-    Of all who found it one starts it: it may have run to its end since it was found, and would run once more.
+    Only one orchestrator may start it, because it may have ended meanwhile and would run again.
 
     Raises:
-        MachineError: The engine, not the command, is at fault; the container is removed.
+        MachineError: Docker, not the command, is at fault. The container is removed.
     """
     if container.status != "created":
         return {}
@@ -333,7 +333,7 @@ def start_once(container: Container) -> Mapping[str, Any]:
 
 @contextmanager
 def _alone_at(output: Path) -> Iterator[None]:
-    """Hold a container's output folder; whoever else is to start that container waits."""
+    """Lock a container's output folder, so that only one orchestrator starts the container."""
     try:
         folder = os.open(output, os.O_RDONLY)
     except FileNotFoundError as error:
@@ -363,7 +363,7 @@ def _start_created(container: Container) -> Mapping[str, Any]:
 
 
 def _exit_status(said: str) -> int | None:
-    """Tell a command that is not there from an engine that cannot start any."""
+    """Tell a missing command from a Docker that cannot start any."""
     if "docker-init" in said:
         return None
     if "executable file not found" in said:
@@ -396,9 +396,9 @@ def _left(container: Container) -> LeftContainer:
 
 
 def outcome(state: Mapping[str, Any], output: Path, *, adopted: bool) -> Outcome:
-    """Read how a container ended from what the engine recorded.
+    """Read from Docker's record how a container ended.
 
-    The kernel may have killed only a child: then the status is the command's own, and the record still says so.
+    The kernel may have killed only a child. Then the status is the command's own, but the record shows it.
     """
     status = int(state["ExitCode"])
     out_of_memory = bool(state.get("OOMKilled"))
@@ -407,7 +407,7 @@ def outcome(state: Mapping[str, Any], output: Path, *, adopted: bool) -> Outcome
 
 
 class _Watch:
-    """Reads a running container's log to the container's end, through losses of the engine."""
+    """Reads a running container's log to the container's end, and reconnects to Docker."""
 
     def __init__(
         self,
@@ -427,23 +427,23 @@ class _Watch:
         self._patience = patience
         self._heed = heed
         self._place = Place()
-        """How far the log was passed on."""
+        """The position in the log."""
 
     def to_the_end(self) -> Mapping[str, Any]:
         """Follow the log until the container has ended; returns its state.
 
         Raises:
-            DockerUnavailableError: The engine stays away for longer than we wait.
+            DockerUnavailableError: Docker does not answer for longer than we wait.
         """
         while True:
             self._follow()
             state = self._state(settle=_SETTLE)
             if state["Status"] in _ENDED:
-                self._follow(newest=_NEWEST)  # what was written while the engine was away
+                self._follow(newest=_NEWEST)  # lines from the time without Docker
                 return state
 
     def stop(self, grace: int) -> None:
-        """Ask the container to stop and remove it; interrupted again, kill it."""
+        """Ask the container to stop and remove it. After another interrupt, kill it."""
         try:
             with closing(self._connect()) as client:
                 container = _get(client, self._id)
@@ -454,7 +454,7 @@ class _Watch:
 
     def _stop(self, container: Container, grace: int) -> None:
         try:
-            self._heed = carry_on  # what it objected to is being ended
+            self._heed = carry_on  # the command that it objected to is being stopped
             with explained(f"stopping container {self._name}"):
                 container.stop(timeout=grace)
             self._follow()
@@ -462,7 +462,7 @@ class _Watch:
             _remove(container)
 
     def _follow(self, newest: int | None = None) -> None:
-        """Pass the log on until it ends, or the container has ended and nothing comes, or too much."""
+        """Forward the log until it ends, or until the container has ended and nothing or too much comes."""
         with LogStream(self._connect, self._id, self._place, newest) as stream:
             asked = time.monotonic()
             ended = False
@@ -480,10 +480,10 @@ class _Watch:
                     return
 
     def _state(self, settle: int) -> Mapping[str, Any]:
-        """Ask for the container's state, and again until the engine answers.
+        """Ask for the container's state, and retry until Docker answers.
 
         Args:
-            settle: Seconds that the container has to end before it counts as running.
+            settle: Seconds to wait for the container's end before it counts as running.
         """
 
         def ask(client: DockerClient) -> Mapping[str, Any]:

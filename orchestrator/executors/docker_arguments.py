@@ -1,4 +1,4 @@
-"""What a job's container is given: one description, told to the engine and written as a line to paste. Pure."""
+"""Describes a job's container once, for Docker's API and as a command line. No I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LABEL = "dev.orchestrator."
 MANAGED = LABEL + "managed"
 SECRETS = "/run/secrets"
-"""Where a container finds its secrets, one file for each."""
+"""The folder of secrets in a container, one file for each."""
 HOME = "/tmp/home"  # noqa: S108 - inside the container, a file system of its own
 _HOME_OPTIONS = "exec,mode=1777"  # exec: compiled kernels are loaded from ~/.triton and ~/.cache
 _LOG_OPTIONS = {"max-file": "4", "max-size": "50m"}
@@ -30,7 +30,7 @@ _STORE_LENGTH = 6
 
 @dataclass(frozen=True)
 class User:
-    """As whom a container's command runs, so that what it writes belongs to the caller."""
+    """The user of a container's command, so that its files belong to the caller."""
 
     uid: int
     gid: int
@@ -57,7 +57,7 @@ class Bind:
 
 @dataclass(frozen=True)
 class Container:
-    """Everything that decides how a job's container behaves."""
+    """Everything that defines a job's container."""
 
     name: str
     image: str
@@ -69,19 +69,19 @@ class Container:
     network: bool
     gpus: int
     limits: Mapping[str, int]
-    """By the name that `ulimit` has for them."""
+    """By their names in `ulimit`."""
 
 
 LIMITS = {"memlock": -1, "stack": 67108864}
-"""Pinned memory without bound, and the stack that deep graphs need."""
+"""Unlimited pinned memory, and the stack that deep graphs need."""
 LIMITS_UNRAISED = {name: limit for name, limit in LIMITS.items() if limit >= 0}
-"""For an engine without the right to raise a limit above its own: in a user's namespace, or in a container."""
+"""For a Docker that may not raise a limit above its own: in a user namespace, or in a container."""
 
 
 def container_name(job: Job) -> str:
-    """Name the container of a job's key and store; the engine sees to it that there is only one.
+    """Return the container's name for a job's key and store. Docker ensures that there is only one.
 
-    Two stores that make the same do not adopt each other's containers: each must find the output in its own folder.
+    Stores with equal jobs do not adopt each other's containers, because each must find the output in its own folder.
     """
     store = hashlib.sha256(str(job.output.parent.parent).encode()).hexdigest()
     return f"orchestrator-{job.key[:_KEY_LENGTH]}-{store[:_STORE_LENGTH]}"
@@ -94,10 +94,10 @@ def describe(
 
     Args:
         job: A job with an image.
-        user: As whom it runs.
+        user: The user of its command.
         secrets: The file that holds each secret, by the secret's name.
-        owner: Who creates it; goes into a label.
-        limits: What the engine can grant of `LIMITS`.
+        owner: The process that creates it, for a label.
+        limits: Those of `LIMITS` that Docker can grant.
     """
     if job.image is None:
         message = f"step {job.step} names no image"
@@ -108,7 +108,7 @@ def describe(
         argv=tuple(_text(argument) for argument in job.argv),
         environment={
             "HOME": HOME,
-            "PYTHONUNBUFFERED": "1",  # a line is an event when it is written, not when a buffer is full
+            "PYTHONUNBUFFERED": "1",  # unbuffered, so that events arrive when they are written
             **{name: _text(value) for name, value in job.environment.items()},
             **{f"{name}_PATH": f"{SECRETS}/{name}" for name in job.secrets},
         },
@@ -139,27 +139,27 @@ def _text(argument: Argument) -> str:
 
 
 def capabilities(user: User) -> tuple[str, ...]:
-    """List what a container keeps of the superuser's rights.
+    """List the superuser rights that a container keeps.
 
-    Without any of them, root in the container could not read a file that root outside can; other users never
-    had any.
+    Without them, root in the container could not read all files that root outside can. Other users never have
+    any.
     """
     return ("DAC_OVERRIDE",) if user.is_root else ()
 
 
 def create_arguments(container: Container) -> dict[str, Any]:
-    """Spell the container for `DockerClient.containers.create`."""
+    """Convert the container to arguments of `DockerClient.containers.create`."""
     return {
         "image": container.image,
         "command": list(container.argv),
         "name": container.name,
         "labels": dict(container.labels),
-        "init": True,  # a PID 1 that hands SIGTERM on and reaps
+        "init": True,  # a PID 1 that forwards SIGTERM and reaps
         "user": f"{container.user.uid}:{container.user.gid}",
         "working_dir": OUTPUT,
         "environment": dict(container.environment),
         "mounts": [
-            # Not `volumes`: for those the engine creates a missing source, as root
+            # Not `volumes`: for those Docker creates a missing source, as root
             Mount(type="bind", source=str(bind.source), target=bind.target, read_only=bind.read_only)
             for bind in container.binds
         ],
@@ -176,10 +176,10 @@ def create_arguments(container: Container) -> dict[str, Any]:
 
 
 def run_line(container: Container) -> tuple[str, ...]:
-    """Spell the container as the arguments of `docker run`, to paste into a shell."""
+    """Convert the container to arguments of `docker run`, to paste into a shell."""
     return (
         *("docker", "run"),
-        "--rm",  # for a person: without the name and labels by which the orchestrator finds its own again
+        "--rm",  # for people: without the name and labels by which the orchestrator finds its containers
         "--init",
         *("--user", f"{container.user.uid}:{container.user.gid}"),
         *("--workdir", OUTPUT),

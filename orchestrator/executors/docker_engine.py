@@ -1,4 +1,4 @@
-"""The way to a Docker engine (or Podman's socket), and its refusals in our words."""
+"""Connects to Docker (or Podman's socket), and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     Connect = Callable[[], DockerClient]
 
 ENGINE_ERRORS = (DockerException, requests.RequestException)
-"""What the SDK raises when the engine refuses, is gone, or goes while it answers."""
+"""Exceptions of the SDK if Docker refuses or stops."""
 
 _TIMEOUT = 120
-"""Seconds; creating a container from a large image on a slow disk takes its time."""
+"""Seconds. Creating a container from a large image on a slow disk takes that long."""
 
 _LONG_TIMEOUT = 3600
-"""Seconds; older engines write a whole image of 30 GB to disk first."""
+"""Seconds. Older versions of Docker write a whole image of 30 GB to disk first."""
 
 _START_ENGINE = (
     "start it: sudo systemctl start docker (to install it: sudo apt-get install -y docker.io; "
@@ -49,17 +49,17 @@ _ADD_GPU_RUNTIME = (
     "&& sudo systemctl restart docker"
 )
 _CONTAINERD = "/var/lib/containerd"
-"""Where engines keep images that leave that to containerd, as new ones do."""
+"""The image folder of a Docker that uses containerd for images, as new ones do."""
 _GPU_TOOLS = ("nvidia-container-runtime-hook", "nvidia-container-cli", "nvidia-ctk")
 _GPU_COMPLAINTS = ("could not select device driver", "nvidia-container-cli", "gpu vendor from cdi", "unresolvable cdi")
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> DockerClient:
-    """Connect to the engine that DOCKER_HOST names, else to that of the current Docker context.
+    """Connect to Docker by DOCKER_HOST, else by the current Docker context.
 
     Raises:
-        NoPermissionError: Its socket belongs to others.
-        DockerUnavailableError: None answers.
+        NoPermissionError: The user may not use its socket.
+        DockerUnavailableError: Docker does not answer.
     """
     host = _host(environment)
     try:
@@ -82,7 +82,7 @@ def _host(environment: Mapping[str, str]) -> str:
 
 
 def _knock(host: str) -> None:
-    """Try whether somebody listens; the SDK, which would find out as well, says it less clearly and leaks a socket."""
+    """Check the socket. The SDK's own message is less clear, and it leaks a socket."""
     scheme, _, path = host.partition("://")
     if scheme in ("unix", "http+unix"):
         with closing(socket.socket(socket.AF_UNIX)) as door:
@@ -91,7 +91,7 @@ def _knock(host: str) -> None:
 
 
 def _client(environment: Mapping[str, str]) -> DockerClient:
-    """Make a client that speaks the engine's own version of the API."""
+    """Create a client with Docker's own API version."""
     variables = dict(environment)
     with closing(
         DockerClient.from_env(version=MINIMUM_DOCKER_API_VERSION, environment=variables, timeout=_TIMEOUT)
@@ -105,7 +105,7 @@ def explained(doing: str) -> Iterator[None]:
     """Turn the SDK's errors into ours.
 
     Args:
-        doing: What was being done, for the message.
+        doing: The current action, for the message.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def explained(doing: str) -> Iterator[None]:
 
 @contextmanager
 def patiently(client: DockerClient) -> Iterator[None]:
-    """Wait longer for the next byte of an answer: engines prepare a large image before they send it."""
+    """Wait longer for the next byte of an answer, because Docker prepares a large image before it sends it."""
     before, client.api.timeout = client.api.timeout, _LONG_TIMEOUT
     try:
         yield
@@ -124,7 +124,7 @@ def patiently(client: DockerClient) -> Iterator[None]:
 
 
 def explain(error: Exception, doing: str) -> MachineError:
-    """Say in our words what the engine could not do."""
+    """Describe what Docker could not do."""
     said = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
     message = f"{doing}: {said}"
     lower = said.lower()
@@ -142,10 +142,10 @@ def explain(error: Exception, doing: str) -> MachineError:
 
 
 def require_architecture(client: DockerClient, architecture: str) -> None:
-    """Refuse an engine whose processor is not the target's; emulation would take days and proves nothing.
+    """Refuse a Docker with another processor than the target's. Emulation would take days and proves nothing.
 
     Raises:
-        WrongArchitectureError: It is another.
+        WrongArchitectureError: It has another processor.
     """
     with explained("asking the engine for its architecture"):
         found = client.version()["Arch"]
@@ -157,10 +157,10 @@ def require_architecture(client: DockerClient, architecture: str) -> None:
 
 
 def require_gpus(client: DockerClient) -> None:
-    """Refuse an engine that surely cannot hand a GPU to a container.
+    """Refuse a Docker that cannot provide a GPU.
 
     Raises:
-        GpuRuntimeMissingError: It knows no NVIDIA runtime, no CDI device, and the toolkit is not installed.
+        GpuRuntimeMissingError: It has no NVIDIA runtime and no CDI device, and the toolkit is not installed.
     """
     with explained("asking the engine for its runtimes"):
         info = client.info()
@@ -171,8 +171,8 @@ def require_gpus(client: DockerClient) -> None:
 
 
 def images_folder(client: DockerClient) -> Path | None:
-    """Find where an engine keeps its images; None where that is not on this machine, or cannot be known."""
-    if not client.api.base_url.startswith("http+docker://"):  # the SDK's own word for a socket of this machine
+    """Find Docker's image folder; None if it is not on this machine or not known."""
+    if not client.api.base_url.startswith("http+docker://"):  # the SDK's scheme for a socket of this machine
         return None
     with explained("asking the engine where it keeps images"):
         info = client.info()
@@ -180,13 +180,13 @@ def images_folder(client: DockerClient) -> Path | None:
         return None
     driver = dict(pair for pair in info.get("DriverStatus") or () if len(pair) == 2)  # noqa: PLR2004 - name and value
     kept = _CONTAINERD if "containerd" in driver.get("driver-type", "") else info.get("DockerRootDir", "")
-    return Path(kept) if kept and os.path.isdir(kept) else None  # noqa: PTH112 - False where we may not look, too
+    return Path(kept) if kept and os.path.isdir(kept) else None  # noqa: PTH112 - also False without access
 
 
 def user_of(client: DockerClient) -> User:
-    """Find as whom a container must run so that its files belong to the caller.
+    """Find the user of a container, so that its files belong to the caller.
 
-    In the user namespace of a rootless engine the caller is root.
+    In the user namespace of a rootless Docker the caller is root.
     """
     with explained("asking the engine for its security options"):
         options = client.info().get("SecurityOptions") or ()

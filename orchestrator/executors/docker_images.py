@@ -1,4 +1,4 @@
-"""Sees to it that an image is there, for the right processor: local, pulled with progress, or built."""
+"""Provides an image for the right processor: local, pulled with progress, or built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.executors.docker_engine import (
 from orchestrator.room import Need
 
 _UNPACKED = 2
-"""How much larger an image's layers are than what a registry sends of them; engines keep both for a while."""
+"""Factor between an image's layers on disk and in the registry. Docker keeps both for a while."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from orchestrator.executors.job import ContainerImage, ImageBuild
 
     Message = Mapping[str, Any]
-    """One line of the engine's answer to a pull or a build, decoded."""
+    """One decoded line of Docker's answer to a pull or a build."""
 
 
 def ensure(client: DockerClient, image: ContainerImage, observer: Observer) -> None:
-    """Make sure that the engine has the image.
+    """Make sure that Docker has the image.
 
     Raises:
         ImageUnavailableError: It cannot be pulled or built.
-        WrongArchitectureError: It is for another processor than the target's, or the engine is.
+        WrongArchitectureError: It, or Docker, is for another processor than the target's.
     """
     require_architecture(client, image.architecture)
     if _is_local(client, image):
@@ -51,17 +51,17 @@ def ensure(client: DockerClient, image: ContainerImage, observer: Observer) -> N
 
 
 def check_local(client: DockerClient, image: ContainerImage) -> None:
-    """Check the image where the engine has it already.
+    """Check the image if Docker has it already.
 
     Raises:
-        WrongArchitectureError: It is for another processor than the target's, or the engine is.
+        WrongArchitectureError: It, or Docker, is for another processor than the target's.
     """
     require_architecture(client, image.architecture)
     _is_local(client, image)
 
 
 def needs(client: DockerClient, image: ContainerImage) -> tuple[Need, ...]:
-    """Count the room that a pull takes: what arrives, and the same unpacked; nothing where that is not known."""
+    """Return the disk space of a pull: the download and its unpacked copy; nothing if the size is not known."""
     pulled = image.build.base if image.build else image.reference
     if image.pulled is None or _has(client, image.reference) or _has(client, pulled):
         return ()
@@ -110,7 +110,7 @@ class PullProgress:
         self._last = (0, 0)
 
     def take(self, message: Message) -> Progress | None:
-        """Take one message of the engine; returns an event where something has changed."""
+        """Take one message of Docker; return an event if something has changed."""
         layer, status = message.get("id", ""), message.get("status", "")
         detail = message.get("progressDetail") or {}
         if status == "Downloading" and detail.get("total"):
@@ -177,16 +177,16 @@ def _build(client: DockerClient, reference: str, build: ImageBuild, observer: Ob
 
 
 def follow_build(messages: Iterable[Message], failed: str, hint: str, observer: Observer) -> None:
-    """Hand on what an engine says while it builds an image.
+    """Forward Docker's messages of a build.
 
     Args:
-        messages: As the engine's API yields them.
-        failed: What to say first where it fails; the engine's reason follows.
-        hint: What to do then.
+        messages: From Docker's API.
+        failed: Begins the error message. Docker's reason follows.
+        hint: The error's hint.
         observer: Gets every line.
 
     Raises:
-        ImageUnavailableError: Where the engine names an error.
+        ImageUnavailableError: Docker reports an error.
     """
     for message in messages:
         if "error" in message:

@@ -1,9 +1,9 @@
-"""Follows a container's log in a thread, so that the one who reads can look up when nothing comes.
+"""Follows a container's log in a thread, so that the reader can do other checks while nothing comes.
 
-The end of the stream is not the end of the container: it also ends, without an error, when the engine does, and when
-a command writes so fast that the engine removes what was not read yet. Whoever follows again tells the engine's own
-times of the last messages, and so gets what came after them: a number of bytes would not do, because the engine keeps
-the newest part of a log alone.
+The end of the stream is not the end of the container. It also ends, without an error, if Docker stops, or if
+a command writes so fast that Docker removes unread lines. To continue, the reader uses Docker's own
+times of the last messages. A number of bytes would not work, because Docker keeps
+only the newest part of a log.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
     from orchestrator.executors.docker_engine import Connect
 
 _AHEAD = 1 << 20
-"""Bytes that are read before anybody takes them."""
+"""Bytes that are read ahead."""
 
 _JOIN = 5.0
 """Seconds."""
 
 _REMEMBERED = 1000
-"""Times of messages by which the place is found again; several, as two writers' messages may be out of order."""
+"""Number of message times to find the position again. Several, because two writers' messages may be out of order."""
 
 _MESSAGE = re.compile(rb"(\d{4}-\d\d-\d\dT\S+) (.*)", re.DOTALL)
 
 
 class Message(NamedTuple):
-    """What the engine took from a container at once: a line, or 16 KB of one."""
+    """One piece of a container's output: a line, or 16 KB of one."""
 
     time: bytes
-    """The engine's, of equal length in all messages, so that they sort as they are; empty where it says none."""
+    """Docker's time, of equal length in all messages, so that they sort as strings; empty if there is none."""
     text: bytes
 
 
 class Place:
-    """How far a log was read."""
+    """A position in a log."""
 
     def __init__(self) -> None:
         self._times: OrderedDict[bytes, int] = OrderedDict()
 
     def pass_by(self, message: Message) -> None:
-        """Note that a message was read."""
+        """Record a message as read."""
         if message.time:
             self._times[message.time] = self._times.get(message.time, 0) + 1
             if len(self._times) > _REMEMBERED:
@@ -64,13 +64,13 @@ class Place:
 
     @property
     def second(self) -> int | None:
-        """The second, since the epoch, from which on messages may be new; None where none was read."""
+        """The second, since the epoch, from which messages may be new; None if none was read."""
         if not self._times:
             return None
         return int(datetime.fromisoformat(min(self._times).decode("ascii")).timestamp())
 
     def beyond(self, messages: Iterator[Message]) -> Iterator[Message]:
-        """Leave out what was read; where nothing of that is to be found any more, say that something is missing."""
+        """Skip messages that were read. If none of them is found, report that some are missing."""
         seen = dict(self._times)
         oldest = min(seen, default=b"")
         met = not seen
@@ -88,17 +88,17 @@ class Place:
 
 
 GAP = b"\n[lines are missing here: they came faster than they could be read, and the engine keeps the newest alone]\n"
-"""What a log says where a part of it is lost."""
+"""The line that reports a missing part."""
 
 
 class LogStream:
-    """The log of one container, as it is written.
+    """The log of one container, while it is written.
 
     Args:
-        connect: Makes the connection, which the stream keeps for itself.
+        connect: Makes the connection, which the stream keeps.
         container: The container's id.
-        place: How far it was read already; moves on with what is taken.
-        newest: Give of what was written before only so many of the newest messages.
+        place: The position. It moves with the messages that are taken.
+        newest: Yield at most this many older messages.
     """
 
     def __init__(self, connect: Connect, container: str, place: Place | None = None, newest: int | None = None) -> None:
@@ -116,14 +116,14 @@ class LogStream:
         self._thread = threading.Thread(target=self._read, name=f"log of {container[:12]}", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to read."""
+        """Start to read."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop reading and give the connection back."""
+        """Stop reading and close the connection."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -139,7 +139,7 @@ class LogStream:
             timeout: Seconds.
 
         Returns:
-            All that has come; empty where nothing came in time; None at the end of the stream.
+            All new messages; empty if nothing came in time; None at the end of the stream.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._messages or self._ended, timeout)
@@ -163,7 +163,7 @@ class LogStream:
                 if not self._put(message):
                     break
         except (DockerException, RequestException, HTTPError, OSError, ValueError, AttributeError):
-            pass  # the reader asks the engine what happened to the container
+            pass  # the reader asks Docker what happened to the container
         finally:
             self._end()
             client.close()
@@ -177,7 +177,7 @@ class LogStream:
         return wanted
 
     def _put(self, message: Message) -> bool:
-        """Hand a message over; False where nobody will take it any more."""
+        """Queue a message; False if no reader is left."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._size < _AHEAD)
             self._messages.append(message)

@@ -1,6 +1,6 @@
-"""Secrets as files that only their user can read: never in an environment, an argument or a label.
+"""Keeps secrets in private files: never in an environment, an argument or a label.
 
-Whatever stands in those is shown by `docker inspect` and kept on the engine's disk.
+`docker inspect` shows those, and Docker keeps them on its disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = re.compile(re.escape(_FOLDER) + r"(?P<owner>.+)-[a-z0-9_]{8}")
 
 
 def write_secrets(secrets: Mapping[str, str]) -> dict[str, Path]:
-    """Write each secret into a file of its own in a new private folder; returns the files by the secrets' names."""
+    """Write each secret to its own file in a new private folder. Return the files by the secrets' names."""
     if not secrets:
         return {}
     folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{_spelled(owner.ourselves())}-"))  # mode 0700
@@ -36,7 +36,7 @@ def write_secrets(secrets: Mapping[str, str]) -> dict[str, Path]:
 
 
 def remove_secrets(files: Iterable[Path]) -> None:
-    """Remove secret files and their folders; whatever is not ours stays."""
+    """Remove secret files and their folders. Other files stay."""
     for file in files:
         if file.parent.name.startswith(_FOLDER):
             file.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def remove_secrets(files: Iterable[Path]) -> None:
 def sweep_secrets() -> None:
     """Remove the secrets of orchestrators that were killed.
 
-    A container that still has one mounted keeps it: what it sees is the file, not its name.
+    A container with a mounted file keeps it, because it sees the file, not its name.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         found = _NAME.fullmatch(folder.name)
@@ -72,5 +72,5 @@ def _is_ours(folder: Path) -> bool:
 
 
 def secrets_of(inspected: Mapping[str, Any]) -> list[Path]:
-    """Find the secret files that a container was given, also by an orchestrator that is gone."""
+    """Find the secret files of a container, also of an ended orchestrator."""
     return [Path(mount["Source"]) for mount in inspected["Mounts"] if mount["Destination"].startswith(SECRETS + "/")]

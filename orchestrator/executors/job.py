@@ -1,4 +1,4 @@
-"""One command, fully decided: what an executor gets, and what it gives back."""
+"""Defines a job, one complete command for an executor, and its outcome."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from orchestrator.events import Observer
 from orchestrator.room import Need
 
 OUTPUT = "/out"
-"""Where every command finds the one folder that it may write."""
+"""The only folder in which a command may write."""
 
 
 @dataclass(frozen=True)
 class Inside:
-    """An argument that names a place in one of the job's mounts."""
+    """An argument that is a path in one of the job's mounts."""
 
     target: str
     """The mount's target, e.g. `/checkpoint`."""
     path: str = ""
-    """Below it."""
+    """The path below it."""
 
 
 Argument = str | Inside
@@ -29,11 +29,11 @@ Argument = str | Inside
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder or file of this machine that the command sees."""
+    """A folder or file of this machine that the command can read."""
 
     source: Path
     target: str
-    """Where a container sees it; outside a container `source` is used."""
+    """Its path in a container. Outside a container, `source` is used."""
     read_only: bool = True
 
 
@@ -44,39 +44,39 @@ class ImageBuild:
     dockerfile: Path
     context: Path
     base: str
-    """The reference that `ARG BASE` gets."""
+    """The value of `ARG BASE`."""
     arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ContainerImage:
-    """Which image a container starts from."""
+    """A container's image."""
 
     reference: str
-    """With a digest where the lock has one."""
+    """With a digest if the lock has one."""
     architecture: str
-    """`amd64` or `arm64`: what the target is."""
+    """The target's processor: `amd64` or `arm64`."""
     build: ImageBuild | None = None
     pulled: int | None = None
-    """Bytes that a pull of it, or of what it is built from, brings; None where nobody knows."""
+    """Bytes to pull for it or its base image; None if not known."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command with everything it may touch."""
+    """One command with everything that it may access."""
 
     step: str
     key: str
-    """64 hexadecimal digits: two jobs of one key do the same."""
+    """64 hexadecimal digits. Two jobs with one key do the same."""
     recipe: str
     argv: tuple[Argument, ...]
     output: Path
-    """The attempt's folder of this machine, seen as `/out`, the working directory."""
+    """The attempt's folder on this machine, mounted as `/out`, the working directory."""
     mounts: tuple[Mount, ...] = ()
     image: ContainerImage | None = None
     environment: Mapping[str, str | Inside] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Secret values by the name of the variable that carries them; a container gets them as files."""
+    """Secret values by the name of their variable. A container gets them as files."""
     network: bool = False
     gpus: int = 0
 
@@ -87,20 +87,20 @@ class Outcome:
 
     exit_status: int
     output: Path
-    """The folder that was written: the job's own, or that of the container that was adopted."""
+    """The output folder: the job's own, or that of an adopted container."""
     out_of_memory: bool = False
-    """The kernel killed it, or a child of it, for memory."""
+    """The kernel killed it, or a child of it, for lack of memory."""
     killed: bool = False
-    """Somebody else ended it by a signal."""
+    """Another process ended it by a signal."""
     adopted: bool = False
 
 
 Heed = Callable[[], None]
-"""Called about every second while a command runs; what it raises stops the command and is raised again."""
+"""An abort check, called about every second while a command runs. If it raises, the command is stopped."""
 
 
 def carry_on() -> None:
-    """Have nothing against it: the default of `Heed`."""
+    """No-op abort check."""
 
 
 class Executor(Protocol):
@@ -109,35 +109,35 @@ class Executor(Protocol):
     name: str
 
     def check(self, job: Job) -> None:
-        """Find out before anything is spent whether this job can run here.
+        """Check whether this job can run here, before any cost.
 
         Raises:
-            MachineError: With what is missing and the command that mends it.
+            MachineError: Names what is missing and the command that fixes it.
         """
 
     def needs(self, job: Job) -> tuple[Need, ...]:
-        """Say what a job writes besides its output, as far as that is known: its image, where it is not there yet."""
+        """Return what a job writes besides its output, as far as known: its image, if it is missing."""
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
-        """Run a job to its end and report its lines as events; all of them also go to `log.txt` beside the output.
+        """Run a job to its end and report its lines as events. All lines also go to `log.txt` beside the output.
 
-        Adopts what a killed orchestrator left running under the job's key, and reports that with a `StepStarted`.
-        KeyboardInterrupt stops the command and is raised again once it has stopped; a second one kills it.
-        An error that `heed` raises stops it as well.
+        It adopts a running container of the job's key, left by a killed orchestrator, and reports a `StepStarted`.
+        KeyboardInterrupt stops the command and is raised again when it has stopped. A second one kills it.
+        An error from `heed` stops it as well.
 
         Raises:
-            MachineError: Where the machine, not the command, is at fault.
+            MachineError: The machine, not the command, is at fault.
         """
 
     def forget(self, job: Job) -> None:
-        """Remove what is left of a job whose outcome was taken: published, or given up.
+        """Remove what a job left after its outcome was published or given up.
 
-        Until then an ended container stays, so that an orchestrator killed before it published finds it again.
-        Does nothing where nothing is left, and nothing to a container that still runs.
+        Until then an ended container stays, so that an orchestrator that was killed before publishing finds it again.
+        It does nothing if nothing is left, or if the container still runs.
 
         Raises:
-            MachineError: Where the machine does not let go of it.
+            MachineError: It cannot be removed.
         """
 
     def command_line(self, job: Job) -> tuple[str, ...]:
-        """Say what a person would type to run the same job."""
+        """Return a command line for the same job."""

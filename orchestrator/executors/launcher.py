@@ -1,10 +1,10 @@
-"""Starts one command and sees to it that nothing of it outlives the orchestrator: `python launcher.py PID COMMAND…`.
+"""Starts one command that must not outlive the orchestrator: `python launcher.py PID COMMAND…`.
 
-It stands between the two. The command runs in a process group of its own; the group is killed when the orchestrator
-(process PID) is gone, when it asks with SIGQUIT, and when the command has ended and left children behind. SIGTERM and
-SIGINT are handed on to the group. It ends as the command ended: with its status, or by the signal that ended it.
+The command runs in a process group of its own. The group is killed if the orchestrator
+(process PID) ends, if it sends SIGQUIT, and if the command has ended and left children behind. SIGTERM and
+SIGINT are forwarded to the group. The launcher ends like the command: with its status, or by its signal.
 
-It imports nothing but the standard library, so that it starts in a few milliseconds with `python -I -S`.
+It imports only the standard library, so that it starts in a few milliseconds with `python -I -S`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
-"""What a shell answers for a command that is not there; here as well."""
+"""A shell's status for a missing command."""
 
 
 def die_with(parent: int, how: signal.Signals) -> bool:
-    """Have the kernel send us a signal when our parent ends; False where it is already gone."""
+    """Make the kernel send us a signal when our parent ends; False if it has ended."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, how.value, 0, 0, 0)
     return os.getppid() == parent
 
 
 def become(command: list[str]) -> int:
-    """Replace this process by the command; returns only where that is not possible."""
+    """Replace this process by the command. Returns only if that fails."""
     try:
         os.execvp(command[0], command)  # noqa: S606 - an argument list, as everywhere
     except (FileNotFoundError, NotADirectoryError):
@@ -46,7 +46,7 @@ def become(command: list[str]) -> int:
 
 
 def supervise(orchestrator: int, command: int) -> int:
-    """Wait for the command and hand signals on; returns the status as `os.waitpid` gives it."""
+    """Wait for the command and forward signals. Return the status of `os.waitpid`."""
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
         lost = os.getppid() != orchestrator
@@ -76,11 +76,11 @@ def main(arguments: list[str]) -> int:
         if not die_with(launcher, signal.SIGKILL):
             os._exit(1)
         os._exit(become(command))
-    with suppress(PermissionError, ProcessLookupError):  # where it is past its exec, hence past its own setpgid
-        os.setpgid(child, child)  # in both processes: whichever comes first
+    with suppress(PermissionError, ProcessLookupError):  # if it is past its exec, hence past its own setpgid
+        os.setpgid(child, child)  # in both processes, because either may be first
     code = os.waitstatus_to_exitcode(supervise(orchestrator, child))
     if code < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command left its core, ours tells nobody anything
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command left its core; ours is of no use
         signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(launcher, -code)
     return code

@@ -1,7 +1,7 @@
-"""A log file of bounded size: its beginning stays, and of all that follows the newest part.
+"""Writes a log file of bounded size: the beginning, and the newest part of the rest.
 
-How a command began and how it ended say what happened; a command that writes 100 MB/s must not fill the disk with what
-lies between.
+The beginning and the end of a command explain what happened. A command that writes 100 MB/s must not fill the disk with
+the middle.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Self
 
 LARGEST = 256 << 20
-"""Bytes of a log, at most."""
+"""Most bytes of a log."""
 _PIECE = 1 << 20
-"""Bytes that are written or moved at once."""
+"""Bytes per write or move."""
 
 
 class LogFile:
-    """A log that is written from its beginning; each write reaches the file at once.
+    """A log that is written from its beginning. Each write reaches the file at once.
 
     Args:
-        path: Where it is.
-        largest: Bytes that it may have: a quarter for its beginning, at least another for its end.
+        path: The file.
+        largest: Most bytes of the file: a quarter for its beginning, at least another for its end.
     """
 
     def __init__(self, path: Path, largest: int = LARGEST) -> None:
@@ -41,7 +41,7 @@ class LogFile:
         self.close()
 
     def write(self, text: bytes) -> None:
-        """Append, and leave out a part of the middle where the file would be too large."""
+        """Append, and cut a part of the middle if the file would be too large."""
         for start in range(0, len(text), self._piece):
             piece = text[start : start + self._piece]
             if self._size + len(piece) > self._largest:
@@ -49,7 +49,7 @@ class LogFile:
             self._put(piece)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
     def _leave_out(self) -> None:

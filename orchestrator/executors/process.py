@@ -1,4 +1,4 @@
-"""Runs a job on this machine's Python, without a container: for steps whose code is our own."""
+"""Runs a job on this machine's Python, without a container, for steps with our own code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.room import Need
 
 _SLICE = 0.2
-"""Seconds between two looks at whether the command has ended."""
+"""Seconds between two checks for the command's end."""
 
 _CHUNK = 256 * 1024
 
@@ -36,7 +36,7 @@ _PLACES_WITH_NETWORK = frozenset(
         "XDG_CACHE_HOME",
     }
 )
-"""By these the Hub's client finds its login and its cache: as this process does, so must the command."""
+"""The Hub's client finds its login and its cache by these variables, so the command gets them."""
 _INHERITED = _PLACES | {"LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH"}
 _INHERITED_WITH_NETWORK = _PLACES_WITH_NETWORK | {
     *(name for both in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (both, both.lower())),
@@ -50,11 +50,11 @@ _OWN_CODE = Path(__file__).resolve().parents[2]
 class ProcessExecutor:
     """Runs jobs as processes of this machine.
 
-    Nothing holds a job back from the network or from files that it may not touch: only our own code runs here.
+    Jobs are not isolated from the network or from files, because only our own code runs here.
 
     Args:
-        environment: Where the few variables that a command inherits are taken from.
-        grace: Seconds between asking an interrupted command to end and ending it.
+        environment: The source of the few inherited variables.
+        grace: Seconds between asking an interrupted command to end and killing it.
     """
 
     name = "process"
@@ -64,7 +64,7 @@ class ProcessExecutor:
         self._grace = grace
 
     def check(self, job: Job) -> None:
-        """Find out whether the job's program is on this machine.
+        """Check whether the job's program exists.
 
         Raises:
             MachineError: It is not.
@@ -75,14 +75,14 @@ class ProcessExecutor:
             raise MachineError(message, hint="run the step in its container: --executor docker")
 
     def needs(self, _job: Job) -> tuple[Need, ...]:
-        """Need no room besides that of the output: this machine's Python is there."""
+        """Need no space besides that of the output, because this machine's Python exists."""
         return ()
 
     def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
-        """Run a job to its end; its lines go to the observer and to `log.txt` beside the output folder.
+        """Run a job to its end. Its lines go to the observer and to `log.txt` beside the output folder.
 
-        KeyboardInterrupt asks the command to end and is raised again when it has; a second one kills it at once.
-        What `heed` raises does the same as the first.
+        KeyboardInterrupt asks the command to end and is raised again when it has ended. A second one kills it at once.
+        An error from `heed` works like the first one.
         """
         job.output.mkdir(parents=True, exist_ok=True)
         channel = Channel(job.output, observer, job.secrets.values())
@@ -101,14 +101,17 @@ class ProcessExecutor:
         """Do nothing: an ended process leaves nothing behind."""
 
     def command_line(self, job: Job) -> tuple[str, ...]:
-        """Say what a person would type: the job's own variables, then its command; secrets come from their shell."""
+        """Return a command line: the job's own variables, then its command. Secrets come from the user's shell."""
         variables = [f"{name}={_text(job, value)}" for name, value in sorted(job.environment.items())]
         return ("env", "-C", str(job.output), f"PYTHONPATH={_OWN_CODE}", *variables, *_argv(job))
 
 
 def _outcome(code: int, output: Path) -> Outcome:
-    """Read how a command ended; one that a signal ended has the status that a shell and a container give it."""
-    killed = code in (-signal.SIGKILL, -signal.SIGTERM)  # others are the command's own fault, as one in memory
+    """Read how a command ended. After a signal, the status is that of a shell or container."""
+    killed = code in (
+        -signal.SIGKILL,
+        -signal.SIGTERM,
+    )  # others are the command's own fault, such as an invalid memory access
     return Outcome(exit_status=code if code >= 0 else 128 - code, output=output, killed=killed)
 
 
@@ -128,7 +131,7 @@ def _variables(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
     inherited = _INHERITED | _INHERITED_WITH_NETWORK if job.network else _INHERITED
     return {
         **{name: _from_here(name, value) for name, value in environment.items() if name in inherited},
-        "PYTHONUNBUFFERED": "1",  # a line is an event when it is written, not when a buffer is full
+        "PYTHONUNBUFFERED": "1",  # unbuffered, so that events arrive when they are written
         **{name: _text(job, value) for name, value in job.environment.items()},
         "PYTHONPATH": os.pathsep.join(
             filter(None, (str(_OWN_CODE), _text(job, job.environment.get("PYTHONPATH", ""))))
@@ -138,9 +141,9 @@ def _variables(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_here(name: str, value: str) -> str:
-    """Spell a relative path in full: the command runs in another folder than we do."""
+    """Make a path absolute, because the command runs in another folder."""
     if value and name in _PLACES | _PLACES_WITH_NETWORK:
-        return os.path.abspath(os.path.expandvars(Path(value).expanduser()))  # noqa: PTH100 - links stay as they are
+        return os.path.abspath(os.path.expandvars(Path(value).expanduser()))  # noqa: PTH100 - links are not resolved
     return value
 
 
@@ -153,18 +156,18 @@ def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C on the terminal reaches us alone; we decide what it means
+        start_new_session=True,  # Ctrl-C on the terminal reaches only us; we decide what it means
     )
 
 
 def _follow(
     process: subprocess.Popen[bytes], channel: Channel, heed: Heed = carry_on, until: float = float("inf")
 ) -> None:
-    """Pass on what the process writes until it has ended, or until a moment of the monotonic clock."""
+    """Forward the process's output until it has ended, or until a moment of the monotonic clock."""
     assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
     while time.monotonic() < until:
         heed()
-        ended = process.poll() is not None  # asked before the pipe: what was written before the end is still read
+        ended = process.poll() is not None  # checked before the pipe, so that the last lines are read
         if not select.select((process.stdout,), (), (), 0 if ended else _SLICE)[0]:
             if ended:
                 return
@@ -177,10 +180,10 @@ def _follow(
 
 
 def _stop(process: subprocess.Popen[bytes], channel: Channel, grace: float) -> None:
-    """Ask the command to end, then make it; it may go on writing, which must not block it."""
+    """Ask the command to end, then kill it. Its output is still read, so that it cannot block."""
     try:
         process.send_signal(signal.SIGTERM)
         _follow(process, channel, until=time.monotonic() + grace)
     finally:
-        process.send_signal(signal.SIGQUIT)  # the launcher kills the whole group; nothing where it has ended
+        process.send_signal(signal.SIGQUIT)  # the launcher kills the whole group; nothing if it has ended
         process.wait()

@@ -1,1 +1,1 @@
-"""YAML to `Recipe`: strict parsing, inheritance, overrides, lock file, JSON Schema."""
+"""Reads recipes from YAML: strict parsing, inheritance, overrides, lock file, JSON Schema."""

@@ -1,4 +1,4 @@
-"""Recipes by name: inheritance, overrides, validation, and where each value came from."""
+"""Loads recipes by name: inheritance, overrides, validation, and the source of each value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
 
 _OWN_KEYS = frozenset({"name", "description", "expected_refusals", "extends"})
-"""What a recipe says of itself; its heirs do not inherit it."""
+"""Fields about the recipe itself, which are not inherited."""
 
 _MAX_CHAIN = 8
 _OVERRIDE = Position(Path("--set"), 0, 0)
@@ -34,23 +34,23 @@ _OVERRIDE = Position(Path("--set"), 0, 0)
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe and where its values were written."""
+    """A recipe and the source of its values."""
 
     recipe: Recipe
     file: Path
     origins: Mapping[KeyPath, str] = field(repr=False)
-    """Per leaf: `file:line` of the recipe or base that set it, or `--set`. A default is not listed."""
+    """For each leaf: `file:line` of the recipe or base that set it, or `--set`. A default is not listed."""
     shadows: Mapping[Path, Path] = field(default_factory=dict)
-    """The recipe's file and those of its bases that are used instead of another of that name, each with the other."""
+    """The recipe's file and those of its bases that replace another file of that name, each with the other."""
 
 
 @dataclass(frozen=True)
 class RecipeBook:
-    """The recipes of a folder over those of others; partial ones that others extend lie in `bases/` of each."""
+    """The recipes of a folder before those of other folders. Bases that recipes extend are in `bases/` of each."""
 
     folder: Path
     below: tuple[Path, ...] = ()
-    """Further folders, nearest first. A recipe extends what lies in its own folder or below, never above."""
+    """Further folders, nearest first. A recipe extends files of its own folder or further ones."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -76,7 +76,7 @@ class RecipeBook:
         return self._loaded(file, read_document(file, RecipeExtendsError), overrides)
 
     def load_text(self, text: str, file: Path) -> LoadedRecipe:
-        """Load a recipe that is not written yet, as if it stood in a file.
+        """Load an unsaved recipe as if it were in a file.
 
         Raises:
             BadInputError: As `load`.
@@ -91,7 +91,7 @@ class RecipeBook:
         return any((folder / "bases" / f"{name}.yaml").is_file() for folder in self.folders)
 
     def _beside(self, file: Path) -> RecipeBook:
-        """Put the folder of a file over the folders of this book."""
+        """Put the folder of a file before the folders of this book."""
         return RecipeBook(file.parent, tuple(folder for folder in self.folders if folder != file.parent))
 
     def _loaded(self, file: Path, document: Document, overrides: Iterable[str]) -> LoadedRecipe:
@@ -108,7 +108,7 @@ class RecipeBook:
         return LoadedRecipe(recipe, file, merged.origins(), shadows)
 
     def load_file(self, file: Path, overrides: Iterable[str] = ()) -> LoadedRecipe:
-        """Load a recipe from a file anywhere: it extends what lies beside it, or in the folders of this book.
+        """Load a recipe from any file. It extends files beside it, or in the folders of this book.
 
         Raises:
             BadInputError: As `load`.
@@ -122,13 +122,13 @@ class RecipeBook:
         return self._beside(file).load(file.stem, overrides)
 
     def shadowed(self, file: Path) -> Path | None:
-        """Find the recipe or base that a file is used instead of: of the same name, further below, and different."""
+        """Find the different recipe or base of the same name that a file replaces."""
         own, *lower = self._from(file)
         others = (folder / file.relative_to(own) for folder in lower)
         return next((other for other in others if other.is_file() and not _same(file, other)), None)
 
     def file_of(self, name: str) -> Path | None:
-        """Find the file of a recipe, in the nearest folder that has one; None where there is none."""
+        """Find the file of a recipe in the nearest folder; None if there is none."""
         files = (folder / f"{name}.yaml" for folder in self.folders)
         return next((file for file in files if file.is_file()), None)
 
@@ -146,7 +146,7 @@ class RecipeBook:
         return file
 
     def _chain(self, file: Path, document: Document) -> dict[Path, Document]:
-        """Give a recipe, then what it extends, and so on up."""
+        """Yield a recipe, then the base that it extends, and so on."""
         seen = {file: document}
         while following := self._base(file, document):
             if following in seen or len(seen) == _MAX_CHAIN:
@@ -158,7 +158,7 @@ class RecipeBook:
         return seen
 
     def _base(self, file: Path, document: Document) -> Path | None:
-        """Find what a file extends: in its own folder or below. Its own name means the one below."""
+        """Find the base of a file, in its own folder or further ones. Its own name means the next one."""
         if "extends" not in document.data:
             return None
         base = document.data["extends"]
@@ -177,7 +177,7 @@ class RecipeBook:
         raise RecipeExtendsError(message, hint=f"did you mean `{close[0]}`?" if close else "")
 
     def _from(self, file: Path) -> tuple[Path, ...]:
-        """Name the folder that a file belongs to, and those below."""
+        """Return the folder of a file, and the folders after it."""
         own = (depth for depth, folder in enumerate(self.folders) if file.parent in (folder, folder / "bases"))
         return self.folders[next(own) :]
 
@@ -200,7 +200,7 @@ class _Merged:
 
 
 def _origin(position: Position, words: Mapping[Path, str]) -> str:
-    """Write a position with its file's name, or its whole path where two files have that name."""
+    """Format a position with its file's name, or its whole path if two files have that name."""
     return str(position.file) if position is _OVERRIDE else f"{words[position.file]}:{position.line}"
 
 
@@ -213,7 +213,7 @@ def _leaves(data: Data, path: KeyPath) -> Iterable[KeyPath]:
 
 
 def _merge_chain(documents: list[Document]) -> _Merged:
-    """Lay each recipe over what it extends: mappings merge, everything else replaces."""
+    """Merge each recipe over its base: mappings merge, everything else replaces."""
     merged = _Merged({}, {})
     for document in reversed(documents):
         own = document is documents[0]
@@ -242,7 +242,7 @@ def _mapping_at(data: dict[str, Data], path: KeyPath) -> dict[str, Data]:
     here = data
     for part in path:
         inner = here[str(part)]
-        assert isinstance(inner, dict)  # noqa: S101 - the caller walked down mappings only
+        assert isinstance(inner, dict)  # noqa: S101 - the caller followed only mappings
         here = inner
     return here
 
@@ -275,12 +275,12 @@ def _apply_override(merged: _Merged, override: str) -> None:
 
 
 def resolve_inside(root: Path, path: str) -> Path:
-    """Join a path from a recipe to the project folder; an absolute path is taken as it is written, `~` is the home.
+    """Join a path of a recipe to the project folder. An absolute path is unchanged; `~` is the home.
 
     Raises:
-        PathEscapesError: Where a relative path leaves the folder.
+        PathEscapesError: A relative path leaves the folder.
     """
-    expanded = os.path.expanduser(path)  # noqa: PTH111 - `~nobody/x` stays as it is, where Path raises
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - `~nobody/x` stays unchanged; Path would raise
     joined = (root / expanded).resolve()
     if not Path(expanded).is_absolute() and not joined.is_relative_to(root.resolve()):
         message = f"`{path}` leaves {root}"

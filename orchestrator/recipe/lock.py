@@ -1,6 +1,6 @@
-"""The resolved twin of a recipe: a commit for each revision, a size and digest for each file, a digest for each image.
+"""Defines a recipe's lock: a commit for each revision, size and digest for each file, a digest for each image.
 
-Made to be committed and read in a review. What has not been resolved is not in it: nothing is invented.
+It is committed and reviewed. Unresolved entries are left out, and nothing is invented.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestrator.recipe.names import ENDING
 _DIGEST = "^sha256:[0-9a-f]{64}$"
 _DIGEST_FORMAT = 1
 _WORDS_ONLY = frozenset({"description", "expected_refusals"})
-"""What a recipe says about itself, and nothing is made from."""
+"""Fields about the recipe itself that do not affect its results."""
 
 
 class _Part(BaseModel):
@@ -33,9 +33,9 @@ class LockedFile(_Part):
     path: str
     size: int = Field(ge=0)
     sha256: str | None = None
-    """Of a large file."""
+    """Digest of a large file."""
     git_sha1: str
-    """Of a small file's git blob."""
+    """Digest of a small file's git blob."""
 
 
 class LockedRepository(_Part):
@@ -54,29 +54,29 @@ class LockedImage(_Part):
     reference: str
     """The tag."""
     index: str = Field(pattern=_DIGEST)
-    """What is pulled: the digest of its index, or of the one image where there is no index."""
+    """The digest to pull by: of its index, or of the one image if there is no index."""
     amd64: str | None = Field(default=None, pattern=_DIGEST)
-    """Of the image for x86-64."""
+    """Digest of the image for x86-64."""
     arm64: str | None = Field(default=None, pattern=_DIGEST)
-    """Of the image for Arm."""
+    """Digest of the image for Arm."""
     sizes: dict[str, int] = {}
-    """Bytes that are pulled, by processor: of the image's layers as the registry sends them."""
+    """Bytes to pull, by processor: of the image's layers in the registry."""
 
 
 class LockedContent(_Part):
     """A file of this project or machine."""
 
     path: str
-    """Below the place that the recipe names."""
+    """Its path below the recipe's path."""
     size: int = Field(ge=0)
     sha256: str
 
 
 class LockedPlace(_Part):
-    """A model's folder, or a file of text to calibrate with, that the recipe takes from the project or the machine."""
+    """A model's folder, or a calibration text file, of the project or the machine."""
 
     path: str
-    """As the recipe names it."""
+    """Its path in the recipe."""
     files: tuple[LockedContent, ...]
 
 
@@ -86,17 +86,17 @@ class Lock(_Part):
     format: int = Field(default=1, ge=1, le=1)
     recipe: str
     recipe_digest: str = Field(default="", pattern=f"{_DIGEST}|^$")
-    """Of the resolved recipe that it was made for."""
+    """Digest of the resolved recipe."""
     repositories: tuple[LockedRepository, ...]
     images: dict[str, LockedImage] = {}
     """By the image's name in the catalogue."""
     local: tuple[LockedPlace, ...] = ()
-    """What comes from no repository."""
+    """Files that are not from a repository."""
     tools: dict[str, str] = {}
     """The versions that resolved it."""
 
     def find(self, repo: str, revision: str, kind: str = "model") -> LockedRepository | None:
-        """Give what is locked of a revision, or of the commit that it was resolved to."""
+        """Return the locked entry of a revision, or of its commit."""
         for repository in self.repositories:
             if (repository.repo, repository.kind) == (repo, kind) and revision in (
                 repository.revision,
@@ -106,31 +106,31 @@ class Lock(_Part):
         return None
 
     def commit_of(self, repo: str, revision: str, kind: str = "model") -> str | None:
-        """Give the commit of a revision, if it is locked."""
+        """Return the commit of a revision, if it is locked."""
         found = self.find(repo, revision, kind)
         return found.commit if found else None
 
     @property
     def image_digests(self) -> Mapping[str, str]:
-        """What each image is pulled by."""
+        """Return the digest to pull for each image."""
         return {name: image.index for name, image in self.images.items()}
 
     def image_sizes(self, architecture: str) -> Mapping[str, int]:
-        """How many bytes are pulled for each image, where the lock says so."""
+        """Return the bytes to pull for each image, if the lock has them."""
         return {name: image.sizes[architecture] for name, image in self.images.items() if architecture in image.sizes}
 
 
 def hub_models(recipe: Recipe) -> tuple[HubModel, ...]:
-    """Name every repository that a recipe takes from the Hub: the model, then the draft model."""
+    """List a recipe's model repositories on the Hub: the model, then the draft model."""
     draft = getattr(recipe.serve.speculative, "draft", None)
     return tuple(model for model in (recipe.model, draft) if isinstance(model, HubModel))
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Name the state of a resolved recipe.
+    """Calculate the digest of a resolved recipe.
 
-    Values that are the defaults are left out, so a key that the schema gains later changes nothing, and neither does
-    writing a default down. What a recipe only says about itself is left out too.
+    Default values are left out, so a new key of the schema changes nothing, and neither does
+    writing a default. Fields about the recipe itself are left out, too.
     """
     fields = recipe.model_dump(mode="json", exclude_defaults=True, exclude=set(_WORDS_ONLY))
     text = json.dumps({"format": _DIGEST_FORMAT, "recipe": fields}, sort_keys=True, ensure_ascii=False)
@@ -138,15 +138,15 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def lock_text(lock: Lock) -> str:
-    """Write a lock down, in one way."""
+    """Write a lock in canonical form."""
     return json.dumps(_without_nothing(lock.model_dump()), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_lock(file: Path) -> Lock | None:
-    """Read a lock; None where there is none.
+    """Read a lock; None if there is none.
 
     Raises:
-        LockInvalidError: Where it cannot be read.
+        LockInvalidError: It cannot be read.
     """
     try:
         text = file.read_bytes()
@@ -164,16 +164,16 @@ def read_lock(file: Path) -> Lock | None:
 
 
 def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
-    """Hold a lock against its recipe, where nothing else may be used.
+    """Check a lock against its recipe, for a build that may use nothing else.
 
     Args:
-        lock: What was read.
-        recipe: The recipe as it stands in its file, resolved.
-        file: Where the lock is.
+        lock: The lock.
+        recipe: The resolved recipe of the file.
+        file: The lock's path.
 
     Raises:
-        LockDriftError: Where there is no lock, or it was made for another state of the recipe.
-        LockInvalidError: Where it belongs to another recipe.
+        LockDriftError: There is no lock, or it belongs to another state of the recipe.
+        LockInvalidError: It belongs to another recipe.
     """
     lock = insist_on_any(lock, recipe, file)
     insist_on_owner(lock, recipe, file)
@@ -184,7 +184,7 @@ def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
 
 
 def insist_on_any(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
-    """Refuse to go on without a lock.
+    """Refuse to continue without a lock.
 
     Raises:
         LockDriftError: There is none.
@@ -207,10 +207,10 @@ def insist_on_owner(lock: Lock, recipe: Recipe, file: Path) -> None:
 
 
 def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
-    """Put the locked commits in place of the revisions.
+    """Replace revisions by the locked commits.
 
     Raises:
-        LockInvalidError: Where the lock belongs to another recipe or to an older state of this one.
+        LockInvalidError: The lock belongs to another recipe or to an older state of this one.
     """
     insist_on_owner(lock, recipe, file)
     commits: dict[tuple[str, str], str] = {}
@@ -224,7 +224,7 @@ def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
 
 
 def pin_commits(recipe: Recipe, commits: dict[tuple[str, str], str]) -> Recipe:
-    """Put commits in place of the revisions that are known; keep the others."""
+    """Replace known revisions by commits; keep the others."""
 
     def pinned(model: HubModel) -> HubModel:
         return model.model_copy(update={"revision": commits.get((model.repo, model.revision), model.revision)})
@@ -240,14 +240,14 @@ def pin_commits(recipe: Recipe, commits: dict[tuple[str, str], str]) -> Recipe:
 
 
 def pin_calibration(recipe: Recipe, commit: str) -> Recipe:
-    """Put a commit in place of the revision of the text to calibrate with."""
+    """Replace the revision of the calibration text by a commit."""
     calibration = recipe.quantization.calibration.model_copy(update={"revision": commit})
     quantization = recipe.quantization.model_copy(update={"calibration": calibration})
     return recipe.model_copy(update={"quantization": quantization})
 
 
 def pin_held_out(recipe: Recipe, commit: str) -> Recipe:
-    """Put a commit in place of the revision of the text to compare models on."""
+    """Replace the revision of the held-out text by a commit."""
     if recipe.checks.held_out is None:
         return recipe
     held_out = recipe.checks.held_out.model_copy(update={"revision": commit})
@@ -255,7 +255,7 @@ def pin_held_out(recipe: Recipe, commit: str) -> Recipe:
 
 
 def moved(old: Lock | None, new: Lock) -> tuple[str, ...]:
-    """Say, line by line, in what a lock differs from an older one."""
+    """List the differences between a lock and an older one, line by line."""
     return tuple(_moved(old or Lock(recipe=new.recipe, repositories=()), new))
 
 
@@ -268,7 +268,9 @@ def _moved(old: Lock, new: Lock) -> Iterator[str]:
         was = old.images.get(name)
         if was is None:
             yield f"image {name}: {image.reference} is {image.index} (was not locked)"
-        elif was.model_copy(update={"sizes": image.sizes}) != image:  # the digests fix them, and older locks have none
+        elif (
+            was.model_copy(update={"sizes": image.sizes}) != image
+        ):  # the digests identify them, and older locks have none
             yield f"image {name}: {was.reference} {was.index} → {image.reference} {image.index}"
     yield from _moved_places(old, new)
     locked = {(repository.repo, repository.revision, repository.kind) for repository in new.repositories}
@@ -322,12 +324,12 @@ def _make_again(file: Path) -> str:
 
 
 def _named(file: Path) -> str:
-    """Name the recipe of a lock as a command does: those of a folder `recipes` have names, others are files."""
+    """Return a recipe's name on the command line: those of a folder `recipes` have names, others are files."""
     return file.stem if file.parent.name == "recipes" else str(file.with_name(f"{file.stem}{ENDING}"))
 
 
 def _without_nothing(value: Any) -> Any:  # noqa: ANN401 - any part of a JSON document
-    """Leave out what is null: a line of a lock that says nothing helps no reviewer."""
+    """Leave out null values, which do not help reviewers."""
     if isinstance(value, dict):
         return {name: _without_nothing(part) for name, part in value.items() if part is not None}
     if isinstance(value, list | tuple):

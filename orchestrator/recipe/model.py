@@ -1,6 +1,6 @@
-"""What a recipe says, as frozen types in the field's own terms.
+"""Defines the fields of a recipe as frozen types.
 
-Names and values are those of ModelOpt, TensorRT-LLM and the Hugging Face Hub. No dict passes this door except the
+Names and values are those of ModelOpt, TensorRT-LLM and the Hugging Face Hub. The only dicts are the
 `options` tables, whose keys are another tool's option names and are checked against the image's catalogue entry.
 """
 
@@ -23,16 +23,16 @@ OptionValue = bool | int | float | str
 
 
 class _Part(BaseModel):
-    """A frozen piece of a recipe; a key it does not know is an error."""
+    """A frozen part of a recipe. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Trust(_Part):
-    """What may carry code and is fetched all the same, from one commit that somebody has read."""
+    """Files that may carry code and are fetched nevertheless, from one commit that the user has read."""
 
     commit: str = Field(pattern="^[0-9a-f]{40}$")
-    """The commit that was read; another one is refused."""
+    """The commit that you have read. Another one is refused."""
     files: tuple[str, ...] = ()
     """Files besides safetensors, JSON, tokenizer and text, e.g. `*.bin`; shell patterns."""
     remote_code: bool = False
@@ -49,9 +49,9 @@ class HubModel(_Part):
     license: str
     """The licence's short name as its model card gives it."""
     gated: bool = False
-    """Its owner must grant access first; a token is needed."""
+    """Its owner must grant access first, and a token is needed."""
     trust: Trust | None = None
-    """Without it nothing is fetched that can carry code."""
+    """Without it, no file that can carry code is fetched."""
     architecture: str
     """`architectures[0]` of its config.json."""
     parameters: float = Field(gt=0)
@@ -64,8 +64,8 @@ class LocalModel(_Part):
     """A model in a local folder, in the Hub's layout."""
 
     path: str = Field(min_length=1)
-    """The folder: absolute, beginning with `~` for your home, or relative to the project folder. For a recipe file in
-    no project that is the file's own folder."""
+    """The folder: absolute, beginning with `~` for your home, or relative to the project folder. For a recipe file
+    outside a project, the project folder is the file's own folder."""
     architecture: str
     """`architectures[0]` of its config.json."""
     parameters: float = Field(gt=0)
@@ -75,7 +75,7 @@ class LocalModel(_Part):
 
 
 class GenerateOptions(_Part):
-    """The shape of a small model that is made from a seed."""
+    """The shape of a small model that is generated from a seed."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     architecture: Literal["LlamaForCausalLM"] = "LlamaForCausalLM"
@@ -96,7 +96,7 @@ class GenerateOptions(_Part):
 
 
 class GeneratedModel(_Part):
-    """A small model that is made from a seed, the same bytes every time: no network, no account."""
+    """A small model that is generated from a seed, with the same bytes every time: no network, no account."""
 
     generate: GenerateOptions
 
@@ -141,23 +141,23 @@ class Calibration(_Part):
     dataset: str = "cnn_dailymail"
     """A name that ModelOpt knows, a local text or JSONL file, or `random`: tokens from a seed."""
     chat_template: bool = False
-    """Run conversations, as the model's chat template writes them: the `messages` of each line, or its text as what a
-    user says. Only with method onepass."""
+    """Run conversations in the form of the model's chat template: the `messages` of each line, or its text as a
+    user's message. Only with method onepass."""
     revision: str = Field(default="main", pattern=_REVISION_PATTERN, max_length=128)
     """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""
     samples: int = Field(default=512, ge=1, le=65536)
     sequence_length: int = Field(default=512, ge=1, le=131072)
-    """Tokens of each sample at most."""
+    """Most tokens of each sample."""
     batch_size: int = Field(default=1, ge=1, le=1024)
 
 
 class Budget(_Part):
-    """How large a model of several formats may be; one of the two."""
+    """The size of a model in several formats; one of the two is given."""
 
     bits_per_weight: float | None = Field(default=None, gt=0, le=16)
-    """Of all weights that can be quantized, scales included; NVFP4 takes 4.5, FP8 takes 8."""
+    """For all weights that can be quantized, scales included. NVFP4 takes 4.5, FP8 takes 8."""
     bytes: int | None = Field(default=None, ge=1)
-    """Of all tensors of the checkpoint, embeddings included."""
+    """For all tensors of the checkpoint, embeddings included."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Budget:
@@ -168,35 +168,35 @@ class Budget(_Part):
 
 
 class Resources(_Part):
-    """What `onepass` and comparing may use. Another device rounds products differently; the rest changes no byte."""
+    """Resources of `onepass` and comparing. Another device rounds products differently; the rest changes no byte."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs and weights are encoded; `auto`: the GPU where there is one."""
+    """The device that runs the model and encodes weights; `auto`: the GPU if there is one."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads of the processor that compute; all that the step may use when left out."""
+    """Threads of the processor; by default all that the step may use."""
     memory: ByteSize | None = Field(default=None, ge=1)
-    """The budget, such as `16GB` or `12GiB`; where left out, what the machine has available when the step begins."""
+    """The memory budget, such as `16GB` or `12GiB`; by default the available memory when the step starts."""
     spill: bool = False
-    """Keep what flows between layers in a file even where the budget has room for it."""
+    """Keep hidden states in a file even if the budget is large enough for them."""
 
 
 class Quantization(_Part):
-    """What the weights become, and by which tool."""
+    """The format of the weights, and the tool that quantizes."""
 
     format: Format
     """ModelOpt's name of the format; `auto`: NVFP4, FP8 or BF16 for each group of modules, as `budget` allows."""
     budget: Budget | None = None
-    """How large the result of `auto` may be."""
+    """The size of the result of `auto`."""
     method: Method
     """`onepass`: ours; `modelopt`: its hf_ptq.py; `trtllm`: TensorRT-LLM's quantize.py; `none`: already quantized."""
     image: str | None = None
-    """The image that quantizes, where it is not the recipe's image (see docker/images.yaml)."""
+    """The image that quantizes, if it is not the recipe's image (see docker/images.yaml)."""
     kv_cache: KvCacheFormat = "none"
-    """Format of the KV cache whose scales the checkpoint carries."""
+    """Format of the KV cache whose scales are in the checkpoint."""
     calibration: Calibration = Calibration()
     shared_scales: bool = False
-    """FP8 of method onepass: one weight scale for what engines fuse, which spares them a second rounding; ModelOpt, and
-    so the default, has one for each."""
+    """FP8 of method onepass: one weight scale for fused modules, so that runtimes need no second rounding. ModelOpt,
+    and so the default, has one for each."""
     resources: Resources = Resources()
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
@@ -240,7 +240,7 @@ class Engine(_Part):
 
 
 class HeldOut(_Part):
-    """Text on which the quantized model is compared with its original; none that calibration has seen."""
+    """Text on which the quantized model is compared with its original. Calibration does not use it."""
 
     dataset: str = "cnn_dailymail"
     """As in `quantization.calibration`: a known name, a local text or JSONL file, or `random`."""
@@ -248,23 +248,23 @@ class HeldOut(_Part):
     """Branch, tag or commit of a data set on the Hub. `lock` resolves it to a commit."""
     samples: int = Field(default=64, ge=1, le=65536)
     sequence_length: int = Field(default=512, ge=2, le=131072)
-    """Tokens of each sample at most."""
+    """Most tokens of each sample."""
     batch_size: int = Field(default=1, ge=1, le=1024)
 
 
 class Checks(_Part):
-    """What must hold before anything is deployed."""
+    """Requirements before a deployment."""
 
     min_snr_db: float | None = None
     """The least signal-to-noise ratio of any layer's dequantized weights, in decibels."""
     max_kl_divergence: float | None = Field(default=None, gt=0)
-    """The most that what the model expects next may differ from the original's, in nats a token of `held_out`."""
+    """Largest Kullback-Leibler divergence of next-token probabilities from the original's, in nats a token."""
     max_perplexity_increase: float | None = Field(default=None, gt=0)
-    """The most that perplexity on `held_out` may grow, as a part of itself: 0.01 is one percent."""
+    """Largest relative increase of perplexity on `held_out`: 0.01 is one percent."""
     held_out: HeldOut | None = None
-    """Where it is given, both models run over this text; needs torch, which images have."""
+    """If given, both models run over this text. This needs torch, which images have."""
     chat_template: bool = True
-    """A chat template must come with the tokenizer."""
+    """The tokenizer must have a chat template."""
     serve: bool = True
     """Start the server, ask for one answer and stop it (in a container with a GPU)."""
     startup_timeout: int = Field(default=1800, ge=1, le=86400)
@@ -280,7 +280,7 @@ class Checks(_Part):
 
 
 class Benchmark(_Part):
-    """What trtllm-bench measures."""
+    """The measurements of trtllm-bench."""
 
     input_tokens: int = Field(default=128, ge=1, le=1048576)
     output_tokens: int = Field(default=128, ge=1, le=1048576)
@@ -322,23 +322,23 @@ class KvCache(_Part):
 
     dtype: Literal["auto", "fp8", "nvfp4"] = "auto"
     free_gpu_memory_fraction: float = Field(default=0.8, gt=0, le=0.95)
-    """Of the memory that is free after the weights. On unified memory the system lives in what is left."""
+    """Share of the memory that is free after the weights. On unified memory the system needs the rest."""
     max_tokens: int | None = Field(default=None, ge=1)
     enable_block_reuse: bool = True
     """Off for hybrid (Mamba) models."""
 
 
 class Serve(_Part):
-    """How trtllm-serve serves it."""
+    """The settings of trtllm-serve."""
 
     port: int = Field(default=8000, ge=1, le=65535)
     max_batch_size: int = Field(default=8, ge=1, le=4096)
     max_num_tokens: int = Field(default=8192, ge=1, le=1048576)
     max_seq_len: int | None = Field(default=None, ge=1, le=16777216)
-    """Tokens of a request and its answer; the model's own limit where absent."""
+    """Tokens of a request and its answer; by default the model's own limit."""
     tensor_parallel_size: int = Field(default=1, ge=1, le=64)
     served_model_name: str | None = None
-    """The id clients send, where the image's trtllm-serve can set it."""
+    """The id that clients send, if the image's trtllm-serve can set it."""
     reasoning_parser: str | None = None
     tool_parser: str | None = None
     kv_cache: KvCache = KvCache()
@@ -360,17 +360,17 @@ class Recipe(_Part):
     target: str = Field(pattern=NAME_PATTERN)
     """A target of the catalogue: the machine that serves."""
     image: str = Field(pattern=NAME_PATTERN)
-    """An image of docker/images.yaml: what converts, builds, checks and serves."""
+    """An image of docker/images.yaml: it converts, builds, checks and serves."""
     quantization: Quantization
     backend: Backend = "pytorch"
-    """`tensorrt` builds an engine, `pytorch` serves the checkpoint."""
+    """`tensorrt` builds a TensorRT engine, `pytorch` serves the checkpoint."""
     engine: Engine = Engine()
     checks: Checks = Checks()
     benchmark: Benchmark | None = Benchmark()
-    """null measures nothing."""
+    """null: no measurement."""
     serve: Serve = Serve()
     expected_refusals: tuple[str, ...] = ()
-    """Codes of the refusals that this recipe exists to explain; the dry-run of the catalogue expects just these."""
+    """Codes of the refusals that this recipe demonstrates. The dry-run of the catalogue expects exactly these."""
 
     @model_validator(mode="after")
     def _comparing_needs_an_original(self) -> Recipe:

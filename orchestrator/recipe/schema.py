@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, for editors; generated from the types, with a check that the file is current."""
+"""Generates the JSON Schema of recipes for editors from the types, and checks that the file is current."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class _Described(GenerateJsonSchema):
-    """Describes each key by the text under it in its class.
+    """Describes each key by the docstring under it in its class.
 
-    pydantic can do that (`use_attribute_docstrings`), but when a class is made, for which each start of the command
+    pydantic can do that (`use_attribute_docstrings`), but when a class is created, so that each start of the command
     would read and parse the sources.
     """
 
@@ -34,29 +34,29 @@ class _Described(GenerateJsonSchema):
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Give the schema of a complete recipe, every key with its description."""
+    """Return the schema of a complete recipe, every key with its description."""
     return Recipe.model_json_schema(schema_generator=_Described)
 
 
 def schema_text() -> str:
-    """Render the schema, with the one key that only the loader knows."""
+    """Return the schema as text, with the one key that only the loader reads."""
     schema = recipe_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "orchestrator recipe"
     extends = {"type": "string", "description": "The recipe or base (recipes/bases/) that this one builds on."}
     schema["properties"] = {"extends": extends, **schema["properties"]}
-    # A recipe that extends another may leave out whatever the other one says.
+    # A recipe that extends another may leave out all that the other one has.
     schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def is_current(file: Path) -> bool:
-    """Tell whether a schema file says what the types say now."""
+    """Tell whether a schema file matches the types."""
     return file.is_file() and file.read_text(encoding="utf-8") == schema_text()
 
 
 def _texts(kind: type) -> dict[str, str]:
-    """Find the text under each key of a class and of those that it builds on."""
+    """Find the docstring under each key of a class and its bases."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         if not one.__module__.startswith(f"{__package__.partition('.')[0]}."):

@@ -1,1 +1,1 @@
-"""How trtllm-serve is started: its command line and its configuration file, each setting in one of the two."""
+"""Writes the command line and configuration file of trtllm-serve. Each setting is in one of the two."""

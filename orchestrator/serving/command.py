@@ -1,4 +1,4 @@
-"""The command line of trtllm-serve."""
+"""Makes the command line of trtllm-serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.executors.job import Inside
 from orchestrator.recipe.model import Recipe
 
 Place = TypeVar("Place", str, Inside, str | Inside)
-"""How the caller names files: by paths, or by places in a job's mounts."""
+"""A file in a command: a path, or a path in a job's mounts."""
 
 
 def serve_command(
@@ -24,16 +24,16 @@ def serve_command(
     host: str,
     port: int,
 ) -> tuple[str | Place, ...]:
-    """Make the command line of trtllm-serve; what the configuration file says (`llm_api_config`) is not in it.
+    """Make the command line of trtllm-serve, without what the configuration file contains (`llm_api_config`).
 
     Args:
         recipe: The recipe.
-        image: The image that serves; it must hold trtllm-serve.
-        catalog: Where the options of the image's trtllm-serve are.
-        model: The checkpoint, or the engine's folder.
-        tokenizer: The folder of the tokenizer; an engine has none of its own, a checkpoint does.
+        image: The image that serves. It must have trtllm-serve.
+        catalog: The source of the options of the image's trtllm-serve.
+        model: The checkpoint, or the TensorRT engine's folder.
+        tokenizer: The folder of the tokenizer. A TensorRT engine has none of its own, a checkpoint does.
         config: The configuration file.
-        host: The address to listen on. 0.0.0.0 where the port is published; its default reaches nobody outside.
+        host: The address to listen on: 0.0.0.0 if the port is published. The default is reachable only locally.
         port: The port to listen on.
     """
     serve, known = recipe.serve, catalog.options(image, "trtllm-serve")
@@ -47,7 +47,7 @@ def serve_command(
 
 
 def serve_options(recipe: Recipe, image: Image, catalog: Catalog) -> tuple[str, ...]:
-    """Make the part of it that is the recipe's own: nothing of what is served, by which name, and where it listens."""
+    """Make the recipe's own part of it, without model, names and address."""
     return (*_sizes(recipe), *_parsers(recipe), *_silence(image, catalog))
 
 
@@ -66,5 +66,5 @@ def _parsers(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _silence(image: Image, catalog: Catalog) -> tuple[str, ...]:
-    """Where telemetry exists it is on by default, and tells third parties what is served."""
+    """Telemetry is on by default if it exists, and reports the model to third parties."""
     return ("--no-telemetry",) if "--no-telemetry" in catalog.options(image, "trtllm-serve") else ()

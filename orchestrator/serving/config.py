@@ -1,7 +1,7 @@
-"""The configuration file of trtllm-serve and trtllm-bench: what the LLM API takes and the command line does not.
+"""Makes the configuration file of trtllm-serve and trtllm-bench: LLM API settings without a command-line option.
 
-Older versions let the file win over the command line, newer ones the command line over the file. A setting that
-stands in both would change its value with the image, so each has one place: the table below says which.
+In older versions the file has priority over the command line, in newer ones the command line over the file. A setting
+in both would depend on the version, so each is in one place, which the table below defines.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ KEYS_WITH_A_FIELD: Mapping[str, str] = {
     "tokenizer": "model",
     "tool_parser": "serve.tool_parser",
 }
-"""Keys that `serve.options` may not have, and the field of the recipe that says it instead."""
+"""Keys that `serve.options` must not have, and the recipe's field to use instead."""
 
 DRAFT = "/draft"
-"""Where a container finds the draft model."""
+"""The draft model's folder in a container."""
 
 
 def llm_api_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[str, Value]:
@@ -39,11 +39,11 @@ def llm_api_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[
 
     Args:
         recipe: The recipe.
-        image: The image that serves; what its LLM API does not know is an error.
-        draft: Where the server finds the draft model, if the recipe has one.
+        image: The image that serves. A key that its LLM API does not have is an error.
+        draft: The draft model's folder, if the recipe has one.
 
     Raises:
-        RecipeInvalidError: An option that has its own field in the recipe, or that the image does not know.
+        RecipeInvalidError: An option has its own field in the recipe, or the image does not have it.
     """
     options = dict(recipe.serve.options)
     for key in options:
@@ -56,7 +56,7 @@ def llm_api_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[
 
 
 def benchmark_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[str, Value]:
-    """Make the same for trtllm-bench, whose command line always carries the share of the KV cache."""
+    """Make the same for trtllm-bench, whose command line always has the share of the KV cache."""
     config = llm_api_config(recipe, image, draft=draft)
     cache = config["kv_cache_config"]
     assert isinstance(cache, Mapping)  # noqa: S101 - made so above
@@ -64,9 +64,10 @@ def benchmark_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dic
 
 
 def config_text(config: Mapping[str, Value]) -> str:
-    """Write a configuration down as YAML that version 1.1 and 1.2 read alike.
+    """Write a configuration as YAML that version 1.1 and 1.2 read alike.
 
-    Texts are quoted: `on`, `no` and `1e3` are not texts to every reader. A float has a point, for the same reason.
+    Strings are quoted, because not every reader takes `on`, `no` and `1e3` as strings. A float has a point for the same
+    reason.
     """
     return "".join(_lines(config, ""))
 
@@ -106,7 +107,7 @@ def _kv_cache(recipe: Recipe, extra: Value) -> dict[str, Value]:
         "free_gpu_memory_fraction": cache.free_gpu_memory_fraction,
         "enable_block_reuse": cache.enable_block_reuse,
     }
-    if recipe.backend == "pytorch":  # an engine's cache has the type it was built with
+    if recipe.backend == "pytorch":  # a TensorRT engine's cache has the type that it was built with
         config["dtype"] = cache.dtype
     if cache.max_tokens is not None:
         config["max_tokens"] = cache.max_tokens
@@ -123,7 +124,7 @@ def _kv_cache(recipe: Recipe, extra: Value) -> dict[str, Value]:
 
 
 def _speculative(speculative: Speculative, draft: str) -> dict[str, Value]:
-    # `speculative_model_dir` is the older spelling, which newer versions take as well
+    # `speculative_model_dir` is the older name, which newer versions accept as well
     match speculative:
         case DraftTarget(max_draft_len=length):
             return {"decoding_type": "DraftTarget", "max_draft_len": length, "speculative_model_dir": draft}

@@ -1,1 +1,1 @@
-"""One module per step: Recipe to Step, or None where this recipe does not need it."""
+"""Declares the steps, one module each: Recipe to Step, or None if the recipe does not need it."""

@@ -1,4 +1,4 @@
-"""Measure what is served, once for each level of concurrency."""
+"""Declares the benchmark of the server, one run for each level of concurrency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DATASET = "dataset.jsonl"
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
-    """Declare the measurement; without a GPU, or over several machines, there is none."""
+    """Declare the benchmark; none without a GPU, or over several machines."""
     shape = Shape(recipe, catalog)
     if recipe.benchmark is None or not shape.measurable or not shape.has("trtllm-bench"):
         return None
@@ -50,7 +50,7 @@ def _options(benchmark: Benchmark) -> dict[str, Argument]:
 
 
 def _facts(shape: Shape) -> tuple[str, ...]:
-    """What a measurement is worthless without."""
+    """Outputs without which a benchmark is useless."""
     facts = {
         "model": _model(shape.recipe),
         "format": shape.recipe.quantization.format,
@@ -67,12 +67,12 @@ def _run(shape: Shape, benchmark: Benchmark, concurrency: int) -> tuple[Argument
     command += ["--model_path", Inside(CHECKPOINT), "throughput", "--backend", shape.recipe.backend]
     if shape.recipe.backend == "tensorrt":
         command += ["--engine_dir", Inside(ENGINE)]
-    # Without both limits it looks for the GPU's memory in a way that GB10's driver does not answer, and ends.
+    # Without both limits it queries the GPU's memory in a way that GB10's driver does not support, and fails.
     command += ["--max_batch_size", str(serve.max_batch_size), "--max_num_tokens", str(serve.max_num_tokens)]
     if serve.max_seq_len is not None:
         command += ["--max_seq_len", str(serve.max_seq_len)]
     command += ["--tp", str(serve.tensor_parallel_size)]
-    # spelled otherwise than in trtllm-serve
+    # its name differs from trtllm-serve's
     command += ["--kv_cache_free_gpu_mem_fraction", str(serve.kv_cache.free_gpu_memory_fraction)]
     command += ["--config", Inside(FILES, CONFIG), "--dataset", Inside(OUTPUT, _DATASET)]
     command += ["--num_requests", str(benchmark.requests), "--concurrency", str(concurrency), "--streaming"]

@@ -1,4 +1,4 @@
-"""The text that a quantizer runs through the model: fetched, then written as the one form they all read."""
+"""Declares the calibration text: its download, and its conversion to the common form of all quantizers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from orchestrator.steps.shape import OUT, SOURCE, payload
 from orchestrator.steps.step import Folder, Input, Output, Step
 
 TEXT = "train.jsonl"
-"""hf_ptq.py reads a JSON Lines file of `text`; quantize.py a folder whose file is named after the split."""
+"""hf_ptq.py reads a JSON Lines file of `text`; quantize.py reads a folder whose file is named after the split."""
 
 RANDOM = "random"
-"""In place of a data set: tokens from a seed, for models that speak no language."""
+"""Instead of a data set: tokens from a seed, for models without a language."""
 
 _FILE_ENDINGS = (".jsonl", ".txt")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set on the Hub under the name that ModelOpt gives it."""
+    """A data set on the Hub by its ModelOpt name."""
 
     repo: str
     file: str
-    """The first file of its training split: it alone has more samples than anyone calibrates with."""
+    """The first file of its training split, which has more samples than calibration needs."""
     column: str
-    """Where the text is."""
+    """The column of the text."""
 
 
 DATASETS: Mapping[str, Dataset] = {
@@ -69,39 +69,39 @@ def fetched(name: str, dataset: Dataset, revision: str) -> Step:
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
-    """Declare the writing of the text."""
+    """Declare the conversion of the text."""
     if not needs_text(recipe):
         return None
     calibration = recipe.quantization.calibration
     wanted = Wanted(calibration.dataset, calibration_dataset(recipe), "download-calibration", calibration.samples)
-    image = quantizer_image(recipe, catalog)  # it has what reads Parquet, this machine's Python need not
+    image = quantizer_image(recipe, catalog)  # it has a Parquet reader, which this machine's Python may lack
     return written("calibration", wanted, image, conversations=calibration.chat_template)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Text that is to be written as JSON Lines."""
+    """Text to be written as JSON Lines."""
 
     name: str
     """The local file, or the data set's name."""
     dataset: Dataset | None
     """None for a local file."""
     download: str
-    """The step that fetches the data set."""
+    """The step that downloads the data set."""
     samples: int
 
 
 def written(
     name: str, wanted: Wanted, image: str | None, without: Input | None = None, *, conversations: bool = False
 ) -> Step:
-    """Declare the writing of a text.
+    """Declare the conversion of a text.
 
     Args:
         name: The step's.
         wanted: The text.
-        image: Where it can be read, whatever it is.
-        without: What an earlier step wrote, none of which is to be in it.
-        conversations: Write what people say for the model's chat template, not text.
+        image: The image that can read it in any form.
+        without: The output of an earlier step, whose samples are left out.
+        conversations: Write conversations for the model's chat template, not text.
     """
     dataset = wanted.dataset
     file = dataset.file if dataset else PurePosixPath(wanted.name).name
@@ -127,19 +127,19 @@ def written(
 
 
 def needs_text(recipe: Recipe) -> bool:
-    """Tell whether the quantizer asks for text; both of NVIDIA's do, whatever the format."""
+    """Tell whether the quantizer needs text. Both of NVIDIA's do, for every format."""
     if recipe.quantization.method == "onepass":
         return runs_the_model(recipe) and recipe.quantization.calibration.dataset != RANDOM
     return recipe.quantization.method in ("modelopt", "trtllm")
 
 
 def runs_the_model(recipe: Recipe) -> bool:
-    """Tell whether our own quantizer has to run the model; scales of weights alone follow from the weights."""
+    """Tell whether our own quantizer must run the model. Scales of weights alone follow from the weights."""
     return recipe.quantization.format != "w4a16_nvfp4" or recipe.quantization.kv_cache != "none"
 
 
 def calibration_dataset(recipe: Recipe) -> Dataset | None:
-    """Give the data set on the Hub whose text a recipe needs, if it needs one."""
+    """Return the data set on the Hub whose text a recipe needs, if any."""
     if not needs_text(recipe) or is_local(recipe.quantization.calibration.dataset):
         return None
     return dataset_named(recipe, recipe.quantization.calibration.dataset, "quantization.calibration")
@@ -154,7 +154,7 @@ def dataset_named(recipe: Recipe, name: str, where: str) -> Dataset:
     """Find a data set on the Hub.
 
     Raises:
-        RecipeInvalidError: Nobody here knows it.
+        RecipeInvalidError: It is not known.
     """
     if name not in DATASETS:
         message = f"{recipe.name}: {where}.dataset: nothing is known of the data set `{name}`"

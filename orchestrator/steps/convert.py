@@ -1,4 +1,4 @@
-"""Put the checkpoint into TensorRT-LLM's own layout, which trtllm-build reads."""
+"""Declares the conversion of the checkpoint to TensorRT-LLM's layout, which trtllm-build reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.steps.step import Input, Step
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
-    """Declare the conversion; quantize.py leaves the layout already."""
+    """Declare the conversion. quantize.py writes the layout already."""
     shape = Shape(recipe, catalog)
     needed = recipe.backend == "tensorrt" and recipe.quantization.method != "trtllm"
     if not (needed and shape.has("convert_checkpoint.py")):

@@ -1,4 +1,4 @@
-"""Take the model from the Hub: the one kind of step with network and a token."""
+"""Declares the download of the model from the Hub, the only kind of step with network and a token."""
 
 from __future__ import annotations
 

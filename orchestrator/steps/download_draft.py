@@ -1,4 +1,4 @@
-"""Take the model that proposes tokens from the Hub."""
+"""Declares the download of the draft model from the Hub."""
 
 from __future__ import annotations
 

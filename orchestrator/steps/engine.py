@@ -1,4 +1,4 @@
-"""Build the TensorRT engine, on the very kind of GPU that serves it: engines are not portable."""
+"""Declares the build of the TensorRT engine, on the GPU that serves it, because TensorRT engines are not portable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.steps.step import Input, Output, Step
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
-    """Declare the build of an engine."""
+    """Declare the build of a TensorRT engine."""
     shape = Shape(recipe, catalog)
     if not (recipe.backend == "tensorrt" and shape.has("trtllm-build")):
         return None
@@ -21,7 +21,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     own = {
         "checkpoint_dir": Inside(TRTLLM_CHECKPOINT),
         "output_dir": OUT,
-        "output_timing_cache": Inside(OUTPUT, "model.cache"),  # its default lies in the working directory
+        "output_timing_cache": Inside(OUTPUT, "model.cache"),  # its default is in the working directory
     }
     return Step(
         name="engine",
@@ -35,7 +35,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
 
 
 def _limits(recipe: Recipe) -> dict[str, OptionValue]:
-    """What is served is what is built for; trtllm-build's own defaults take memory for 2048 requests at once."""
+    """The build has the server's limits. trtllm-build's defaults take memory for 2048 requests at once."""
     serve = recipe.serve
     limits: dict[str, OptionValue] = {"max_batch_size": serve.max_batch_size, "max_num_tokens": serve.max_num_tokens}
     return limits if serve.max_seq_len is None else limits | {"max_seq_len": serve.max_seq_len}

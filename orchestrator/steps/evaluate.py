@@ -1,4 +1,4 @@
-"""Compare the quantized model with its original on held-out text, where the recipe names some."""
+"""Declares the comparison of the quantized model with its original on held-out text, if the recipe names one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULT = "evaluation.json"
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
-    """Declare the comparison. What it must not exceed is for the checks: another demand needs no other comparison."""
+    """Declare the comparison. Its limits belong to the checks, so another limit needs no new comparison."""
     held_out = recipe.checks.held_out
     if held_out is None:
         return None

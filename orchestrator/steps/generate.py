@@ -1,4 +1,4 @@
-"""Make a small model from a seed."""
+"""Declares a small model that is generated from a seed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from orchestrator.steps.shape import HF_CHECKPOINT, OUT, payload
 from orchestrator.steps.step import Step
 
 _SHARDS = 2
-"""More than one, so that whatever reads the model meets an index."""
+"""More than one, so that readers of the model need the index."""
 
 
 def build(recipe: Recipe, _catalog: Catalog) -> Step | None:
-    """Declare the making of a model."""
+    """Declare the generation of a model."""
     if not isinstance(recipe.model, GeneratedModel):
         return None
     shape = recipe.model.generate

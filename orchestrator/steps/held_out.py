@@ -1,4 +1,4 @@
-"""The text on which the quantized model is compared with its original: none of it calibrated the model."""
+"""Declares the held-out text for the comparison. None of it was used for calibration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_download(recipe: Recipe, _catalog: Catalog) -> Step | None:
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
-    """Declare the writing of the text, without what calibration takes."""
+    """Declare the conversion of the text, without the calibration's samples."""
     held_out = recipe.checks.held_out
     if held_out is None or held_out.dataset == RANDOM:
         return None
@@ -41,7 +41,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
 
 
 def held_out_dataset(recipe: Recipe) -> Dataset | None:
-    """Give the data set on the Hub that a recipe compares models on, if there is one."""
+    """Return the data set on the Hub for a recipe's comparison, if any."""
     held_out = recipe.checks.held_out
     if held_out is None or held_out.dataset == RANDOM or is_local(held_out.dataset):
         return None

@@ -1,4 +1,4 @@
-"""Take the model from a folder of this machine."""
+"""Declares the import of the model from a local folder."""
 
 from __future__ import annotations
 

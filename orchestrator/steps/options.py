@@ -1,4 +1,4 @@
-"""A recipe's `options` tables as command-line arguments of another tool, checked against that tool's own options."""
+"""Turns a recipe's `options` tables into arguments of another tool, checked against the tool's options."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class OptionTable:
         """Put the step's own options first, then the defaults that the recipe does not replace, then the recipe's.
 
         Args:
-            own: What the step decides; a recipe that gives one of them is wrong.
+            own: Options of the step. A recipe must not set them.
             defaults: What the recipe may replace.
 
         Raises:
-            RecipeInvalidError: An option that the tool does not have, with a wrong type, or that is the step's own.
+            RecipeInvalidError: The tool does not have an option, its type is wrong, or it is the step's own.
         """
         for name, value in self.given.items():
             self._check(name, value, own)
@@ -83,7 +83,7 @@ def spelled(value: OptionValue) -> str:
 
 
 def mismatch(option: Option, value: OptionValue) -> str | None:
-    """Say what an option expects, where a value is not that."""
+    """Describe what an option expects, for a wrong value."""
     if option.choices:
         return None if spelled(value) in option.choices else f"expected one of {', '.join(option.choices)}"
     fits = {

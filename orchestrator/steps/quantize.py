@@ -1,4 +1,4 @@
-"""Quantize the weights: by our own code, by ModelOpt's hf_ptq.py or by TensorRT-LLM's quantize.py."""
+"""Declares the quantization: by our own code, ModelOpt's hf_ptq.py or TensorRT-LLM's quantize.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     """Declare the quantization.
 
     Raises:
-        RecipeInvalidError: Where the quantizer has no way to do what the recipe asks.
+        RecipeInvalidError: The quantizer does not support the recipe.
     """
     shape = Shape(recipe, catalog)
     if recipe.quantization.exclude and recipe.quantization.method in ("modelopt", "trtllm"):
@@ -64,7 +64,7 @@ def _onepass(shape: Shape) -> Step:
 
 
 def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]) -> Step:
-    """Run the model: the image has torch, this machine's Python has it where somebody installed it."""
+    """Run the model: the image has torch; this machine's Python has it if the user installed it."""
     quantization, calibration = shape.recipe.quantization, shape.recipe.quantization.calibration
     options |= {
         "kv-cache": quantization.kv_cache,

@@ -1,4 +1,4 @@
-"""Which image quantizes."""
+"""Chooses the image that quantizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every step, in the order in which they run."""
+"""Lists every step in the order of the run."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ STEPS: tuple[Builder, ...] = (
 def build_steps(recipe: Recipe, catalog: Catalog) -> tuple[Step, ...]:
     """Declare the steps of a recipe.
 
-    A step whose tool the image lacks is left out: the plan refuses such a recipe, and says why.
+    A step is left out if the image lacks its tool. The plan refuses such a recipe with the reason.
 
     Raises:
-        RecipeInvalidError: An option that a tool does not have, or with a value that it does not take.
+        RecipeInvalidError: A tool does not have an option, or does not accept its value.
     """
     return tuple(step for step in (build(recipe, catalog) for build in STEPS) if step is not None)

@@ -1,4 +1,4 @@
-"""What a recipe's steps have in common: which one leaves the checkpoint, where it runs, which facts of it count."""
+"""Answers common questions about a recipe's steps: who writes the checkpoint, where steps run, what keys contain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from orchestrator.recipe.model import DraftTarget, Eagle3, GeneratedModel, HubMo
 from orchestrator.steps.step import Input, Output
 
 MODEL = "/model"
-"""The weights as they were published."""
+"""The published weights."""
 CHECKPOINT = "/checkpoint"
-"""What is served: quantized, or as published."""
+"""The served weights: quantized, or as published."""
 TRTLLM_CHECKPOINT = "/trtllm_checkpoint"
 ENGINE = "/engine"
 DRAFT = "/draft"
@@ -23,7 +23,7 @@ CALIBRATION = "/calibration"
 HELD_OUT = "/held_out"
 EVALUATION = "/evaluation"
 SOURCE = "/source"
-"""What a person keeps in a folder or file of their own."""
+"""A user's own folder or file."""
 
 OUT = Inside(OUTPUT)
 
@@ -33,7 +33,7 @@ TRTLLM_CHECKPOINT_FILES = (Output("config.json", "json"), Output("rank*.safetens
 """A checkpoint in TensorRT-LLM's layout."""
 
 OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1"}
-"""Libraries that would ask the Hub first, and wait for an answer, do not."""
+"""Stop libraries from asking the Hub first."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shape:
 
     @property
     def image(self) -> Image:
-        """What converts, builds, checks and serves."""
+        """The image that converts, builds, checks and serves."""
         return self.catalog.image(self.recipe.image)
 
     @property
@@ -60,17 +60,17 @@ class Shape:
 
     @property
     def container(self) -> str | None:
-        """The image of our own code: the recipe's, or this machine's Python where the target has no GPU."""
+        """The image of our own code: the recipe's, or this machine's Python if the target has no GPU."""
         return self.recipe.image if self.target.gpu else None
 
     @property
     def measurable(self) -> bool:
-        """Whether one container can serve it: several machines need a launcher that one step is not."""
+        """Whether one container can serve it. Several machines need a launcher, which one step cannot be."""
         return self.target.gpu is not None and self.target.nodes == 1
 
     @property
     def model_step(self) -> str:
-        """The step that leaves the weights as they were published."""
+        """The step that writes the published weights."""
         match self.recipe.model:
             case HubModel():
                 return "download"
@@ -81,23 +81,23 @@ class Shape:
 
     @property
     def checkpoint_step(self) -> str:
-        """The step that leaves the checkpoint in the Hub's layout; quantize.py leaves another layout."""
+        """The step that writes the checkpoint in the Hub's layout. quantize.py writes another layout."""
         return "quantize" if self.recipe.quantization.method in ("onepass", "modelopt") else self.model_step
 
     @property
     def trtllm_checkpoint_step(self) -> str:
-        """The step that leaves the checkpoint in TensorRT-LLM's layout."""
+        """The step that writes the checkpoint in TensorRT-LLM's layout."""
         return "quantize" if self.recipe.quantization.method == "trtllm" else "convert"
 
     @property
     def draft(self) -> HubModel | None:
-        """The model that proposes tokens, where it is one of its own."""
+        """The draft model, if it is separate."""
         speculative = self.recipe.serve.speculative
         return speculative.draft if isinstance(speculative, DraftTarget | Eagle3) else None
 
     @property
     def served_inputs(self) -> tuple[Input, ...]:
-        """What a server reads."""
+        """The server's input."""
         inputs = [Input(self.checkpoint_step, CHECKPOINT)]
         if self.recipe.backend == "tensorrt":
             inputs.append(Input("engine", ENGINE))
@@ -107,28 +107,28 @@ class Shape:
 
     @property
     def host(self) -> Mapping[str, str]:
-        """What of the target decides what a GPU leaves: engines and measurements are not portable."""
+        """The target's properties that decide a GPU's results. TensorRT engines and measurements are not portable."""
         gpu = self.target.gpu
         facts = {"tensorrt_llm": self.image.tensorrt_llm, "architecture": self.target.architecture}
         return facts | ({"gpu": gpu.name, "sm": str(gpu.sm)} if gpu else {})
 
     def has(self, tool: Tool) -> bool:
-        """Tell whether the recipe's image holds a tool; where it does not, the plan refuses."""
+        """Tell whether the recipe's image has a tool. If not, the plan refuses."""
         return self.image.has(tool)
 
     def command(self, tool: Tool) -> tuple[str, ...]:
-        """What starts a tool of the recipe's image."""
+        """Return the command that starts a tool of the recipe's image."""
         family = self.image.engine_families.get(self.recipe.model.architecture, "")
         return tuple(part.format(family=family) for part in self.image.tools[tool].command)
 
 
 def payload(name: str, options: Mapping[str, Argument], *more: Argument) -> tuple[Argument, ...]:
-    """Start one of our own payloads.
+    """Return the command that starts one of our payloads.
 
     Args:
         name: Its module.
         options: Options with a value, by name without dashes.
-        more: What else follows.
+        more: Further arguments.
     """
     flags = (argument for option, value in options.items() for argument in (f"--{option}", value))
     return ("python3", "-m", f"orchestrator.payloads.{name}", *flags, *more)

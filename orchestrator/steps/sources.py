@@ -1,4 +1,4 @@
-"""What a recipe takes from the Hub, as its lock must name it: models, and text to calibrate with."""
+"""Lists what a recipe downloads from the Hub, for its lock: models, and text for calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LISTING = "files.json"
 
 @dataclass(frozen=True)
 class Source:
-    """One repository, and what of it is wanted."""
+    """One repository and its file patterns."""
 
     repo: str
     revision: str
@@ -28,7 +28,7 @@ class Source:
 
 
 def sources(recipe: Recipe) -> Mapping[str, Source]:
-    """Name every source by the step that fetches it, in the order in which they run."""
+    """Return every source by the step that downloads it, in the order of the run."""
     found: dict[str, Source] = {}
     if isinstance(recipe.model, HubModel):
         found["download"] = _of_model(recipe.model)
@@ -46,12 +46,12 @@ def sources(recipe: Recipe) -> Mapping[str, Source]:
 
 
 def with_listing(step: Step, listing: str) -> Step:
-    """Give a download the list of its files, so that it asks for no other and accepts no other bytes."""
+    """Give a download the list of its files, so that it fetches only these bytes."""
     return replace(step, argv=(*step.argv, "--files", Inside(FILES, _LISTING)), files={**step.files, _LISTING: listing})
 
 
 def listing_of(step: Step) -> str | None:
-    """Give the list that a download was given; None where it has to ask."""
+    """Return the list of a download; None if it must ask the Hub."""
     return step.files.get(_LISTING)
 
 

@@ -1,4 +1,4 @@
-"""A step as data: one command with its needs and outputs, before any path or key is known."""
+"""Defines a step: one command with its needs and outputs, before any path or key is known."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Literal
 from orchestrator.executors.job import Argument
 
 CODE = "/opt/orchestrator"
-"""Where a container finds our own code, read-only."""
+"""The read-only folder of our own code in a container."""
 
 FILES = "/etc/orchestrator"
-"""Where a container finds the step's small files, read-only."""
+"""The read-only folder of the step's small files in a container."""
 
 PROVENANCE = "ORCHESTRATOR_PROVENANCE"
-"""The variable in which a step that writes down what it was made from finds key, image and input digests, as JSON."""
+"""The variable with key, image and input digests as JSON, for a step that writes its provenance."""
 
 SCRATCH = "/scratch"
-"""Where a step that can go on after it was ended notes how far it is; kept until its result is published."""
+"""The folder for the saved state of a resumable step; kept until its result is published."""
 
 OutputKind = Literal["folder", "json", "safetensors", "engine", "file"]
 
@@ -42,7 +42,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Output:
-    """What must be there, with content, when the command has ended with status 0."""
+    """A required output with content after exit status 0."""
 
     pattern: str
     """Relative to `/out`; a shell pattern that at least one file must match."""
@@ -59,33 +59,33 @@ class Step:
     image: str | None = None
     """The image's name in the catalogue; None: this machine's Python."""
     portable: bool = False
-    """Our own code: it may run on this machine's Python as well as in the image."""
+    """Our own code. It may run on this machine's Python as well as in the image."""
     inputs: tuple[Input, ...] = ()
     folders: tuple[Folder, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     """Small text files by name, placed read-only at /etc/orchestrator/NAME."""
     provenance: bool = False
-    """It is told what it was made from."""
+    """It gets its provenance."""
     needs_code: bool = False
     """Our code is mounted at /opt/orchestrator and found by Python."""
     environment: Mapping[str, str | Argument] = field(default_factory=dict)
     limits: Mapping[str, str] = field(default_factory=dict)
-    """Further variables of the environment, which change how the command works and no byte of what it leaves; they are
+    """More environment variables, which change how the command works and no byte of its result. They are
     not part of the key."""
     secrets: tuple[str, ...] = ()
     """Names of the secrets that it may use."""
     network: bool = False
     gpus: int = 0
     resumable: bool = False
-    """It notes in `/scratch` how far it is, and goes on from there when it runs again."""
+    """It saves its state in `/scratch`, and continues from there when it runs again."""
     libraries: tuple[str, ...] = ()
     """Libraries of this machine's Python that decide the result, besides those that count for every step."""
     identity: Mapping[str, str] = field(default_factory=dict)
-    """What decides the result and stands in no argument: file lists, host facts, versions."""
+    """What decides the result and is not in an argument: file lists, host facts, versions."""
 
     @property
     def commands(self) -> tuple[tuple[Argument, ...], ...]:
-        """The command and those that it runs in turn, which stand behind a bare `--`."""
+        """The command and those that it runs in turn, which follow a bare `--`."""
         parts: list[list[Argument]] = [[]]
         for argument in self.argv:
             if argument == "--":

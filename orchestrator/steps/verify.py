@@ -1,4 +1,4 @@
-"""Check the checkpoint and, where there is a GPU, that trtllm-serve answers with it."""
+"""Declares the checks of the checkpoint and, with a GPU, of an answer by trtllm-serve."""
 
 from __future__ import annotations
 
@@ -71,6 +71,6 @@ def _server(shape: Shape) -> tuple[Argument, ...]:
         model=model,
         tokenizer=tokenizer,
         config=Inside(FILES, CONFIG),
-        host="127.0.0.1",  # the container has no network: nobody else can ask
+        host="127.0.0.1",  # the container has no network, so no other process can connect
         port=shape.recipe.serve.port,
     )
