@@ -1,1 +1,1 @@
-"""A bundle brought up on this machine: what its compose.yaml says, done through the engine's own interface."""
+"""Starts a bundle on this machine as its compose.yaml describes, through Docker's own API."""

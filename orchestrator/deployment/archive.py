@@ -1,7 +1,7 @@
-"""A bundle with its images in one tar archive, for a machine without a network; written as a stream, in one pass.
+"""Writes a bundle with its images into one tar archive, for a machine without network, as a stream in one pass.
 
-Images come from the engine as a stream of unknown length, and tar wants a length before the bytes: they are cut into
-parts, which `install.sh` puts together again. Nothing is written twice, and no more than one part is in memory.
+Docker sends images as a stream of unknown length, but tar needs a length before the bytes. So they are split into
+parts, which `install.sh` joins again. Nothing is written twice, and at most one part is in memory.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ INSTALL = "install.sh"
 _SUMS = "SHA256SUMS"
 _MODEL = "model/"
 _LEFT_OUT = (".env", "secrets/", "two-sparks/.env", "two-sparks/keys/", "images/", INSTALL, _SUMS)
-"""What belongs to this machine alone, and what an archive has of its own."""
+"""Files of this machine only, and the archive's own files."""
 _KEPT = frozenset({"secrets/README"})
 _PART = 16 << 20
 _COPY = 1 << 20
 _EVERY = 256 << 20
-"""Bytes between two words about how far it is."""
+"""Bytes between two progress events."""
 _SPARE = 1.01
-"""What tar adds, for any number of files that a bundle has."""
+"""Size that tar adds, for any bundle."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,17 @@ def archive(
     """Write a bundle, its images and what installs them into one archive.
 
     Args:
-        client: The engine that has the images, or builds and pulls them.
+        client: The Docker that has the images, or builds and pulls them.
         folder: The bundle.
-        compose: What its compose.yaml says.
-        file: The archive; an older one is replaced once the new one is whole.
-        profiles: The extras that shall be in it.
-        observer: Hears how far it is.
+        compose: Its compose.yaml.
+        file: The archive. An older one is replaced when the new one is complete.
+        profiles: The profiles to include.
+        observer: Gets the progress.
 
     Raises:
-        DiskFullError: The archive has no room; nothing was written.
-        ArtifactCorruptError: A file of the model is not what was built.
-        MachineError: The engine has no image and cannot get it.
+        DiskFullError: The disk has no space for the archive. Nothing was written.
+        ArtifactCorruptError: A file of the model has changed since the build.
+        MachineError: Docker has no image and cannot get it.
     """
     services = compose.chosen(profiles)
     for service in services.values():
@@ -102,7 +102,7 @@ def archive(
 
 
 class _Writer:
-    """Writes an archive, and the digest of everything in it at its end."""
+    """Writes an archive, with the digest of every file at its end."""
 
     def __init__(self, stream: IO[bytes], folder: Path, total: int, observer: Observer) -> None:
         self._stream = stream
@@ -153,7 +153,7 @@ class _Writer:
 
 
 class _Hashing(io.RawIOBase):
-    """Hands bytes on and hashes them as they pass."""
+    """Forwards bytes and hashes them."""
 
     def __init__(self, source: IO[bytes], tell: Callable[[int], None]) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class _Hashing(io.RawIOBase):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what has passed."""
+        """The SHA-256 of the bytes so far."""
         return self._hash.hexdigest()
 
     def read(self, size: int = -1) -> bytes:
@@ -175,7 +175,7 @@ class _Hashing(io.RawIOBase):
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, int]]:
-    """List a bundle's files with their sizes; what a person added for this machine alone stays here."""
+    """List a bundle's files with their sizes, without the user's files for this machine."""
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         left_out = any(name == one or (one.endswith("/") and name.startswith(one)) for one in _LEFT_OUT)
@@ -189,7 +189,7 @@ def _listed(sums: Path) -> dict[str, str]:
 
 
 def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Give each image as `docker save` writes it, in pieces with their names in the archive."""
+    """Yield each image as `docker save` writes it, in pieces with their names in the archive."""
     for index, name in enumerate(names):
         with explained(f"reading image {name}"), patiently(client):
             for number, piece in enumerate(_in_pieces(client.api.get_image(name))):

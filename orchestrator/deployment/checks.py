@@ -1,4 +1,4 @@
-"""What must hold before anything is made on an engine: files, rights, ports."""
+"""Checks files, permissions and ports before anything is created in Docker."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _OTHER_PORT = "end what listens there (sudo ss -ltnp shows it), or write another
 
 
 def require_files(placed: Placed) -> None:
-    """Refuse a service whose files are not there, or may not be read by whom it runs as.
+    """Refuse a service whose files are missing, or unreadable for its user.
 
     Raises:
-        BundleIncompleteError: One is not there.
-        NoPermissionError: One may not be read.
+        BundleIncompleteError: A file is missing.
+        NoPermissionError: The user may not read a file.
     """
     for volume in placed.service.volumes:
         source = placed.folder / volume.source
@@ -41,14 +41,14 @@ def require_files(placed: Placed) -> None:
 
 
 def _require_readable(source: Path, user: str) -> None:
-    """Refuse files that the container's user may not read: a model that somebody's umask has closed to others.
+    """Refuse files that the container's user may not read, such as a model with a strict umask.
 
     Args:
-        source: What is mounted.
-        user: `UID:GID`; anything else is left to the engine.
+        source: The mounted path.
+        user: `UID:GID`. Other forms are left to Docker.
 
     Raises:
-        NoPermissionError: It may not.
+        NoPermissionError: The user may not read it.
     """
     if re.fullmatch(r"\d+:\d+", user) is None or user.startswith("0:"):
         return
@@ -63,10 +63,10 @@ def _require_readable(source: Path, user: str) -> None:
 
 
 def require_port(client: DockerClient, port: Published) -> None:
-    """Refuse a port on which somebody listens.
+    """Refuse a port that is in use.
 
     Raises:
-        PortInUseError: Somebody does.
+        PortInUseError: Another program listens on it.
     """
     family = socket.AF_INET6 if port.address.startswith("[") else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
@@ -74,7 +74,7 @@ def require_port(client: DockerClient, port: Published) -> None:
         try:
             probe.bind((port.host_ip, port.host))
         except OSError as error:
-            if error.errno == errno.EACCES:  # a low port: the engine may take it even where we may not
+            if error.errno == errno.EACCES:  # a low port: Docker may be allowed to use it even if we are not
                 return
             who = _publisher(client, port.host)
             message = f"port {port.host} of {port.address} cannot be used: {error.strerror}{who}"
@@ -90,14 +90,14 @@ def _publisher(client: DockerClient, port: int) -> str:
 
 
 def holds(container: Container, port: Published) -> bool:
-    """Tell whether a container is up and has a port already."""
+    """Tell whether a container runs and has the port already."""
     bound = (container.attrs["HostConfig"]["PortBindings"] or {}).get(f"{port.container}/tcp") or ()
     ours = {"HostIp": port.host_ip, "HostPort": str(port.host)}
     return container.status in {"running", "restarting"} and ours in bound
 
 
 def port_error(service: Service, said: str) -> PortInUseError | None:
-    """Recognise what an engine says of a port that somebody took in between."""
+    """Recognise Docker's error for a port that was taken meanwhile."""
     if not service.ports or not any(words in said for words in ("port is already allocated", "address already in use")):
         return None
     return PortInUseError(said, hint=_OTHER_PORT)

@@ -1,7 +1,7 @@
-"""A bundle's compose.yaml as typed values: that part of Compose which bundles are written in, and no more.
+"""Reads a bundle's compose.yaml into typed values. Only the part of Compose that bundles use is supported.
 
-A person may change compose.yaml and `.env` beside it. Whatever is understood is done; a key that is not is an error
-that names the line, so that nothing which was asked for is silently left out.
+The user may change compose.yaml and `.env` beside it. Supported keys take effect. An unsupported key is an error
+that names the line, so that no setting is ignored silently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orchestrator.errors import BundleIncompleteError, ComposeUnsupportedError, 
 COMPOSE = "compose.yaml"
 ENVIRONMENT = ".env"
 SERVER = "server"
-"""The service that serves the model; the others are extras of some profile."""
+"""The service of the model. The others belong to a profile."""
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<escaped>\$)|(?P<plain>[A-Za-z_]\w*)|"
@@ -53,7 +53,7 @@ def _checked(duration: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_checked)]
-"""A text that `seconds` reads."""
+"""A string that `seconds` reads."""
 
 
 class _Part(BaseModel):
@@ -80,7 +80,7 @@ class Volume(_Part):
 
 
 class Healthcheck(_Part):
-    """How the engine asks whether a container is well."""
+    """How Docker checks whether a container is healthy."""
 
     test: tuple[str, ...]
     interval: Duration = "30s"
@@ -99,13 +99,13 @@ class Devices(_Part):
 
 
 class Reservations(_Part):
-    """What must be there."""
+    """The required state."""
 
     devices: tuple[Devices, ...] = ()
 
 
 class Resources(_Part):
-    """What a service needs."""
+    """A dependency of a service."""
 
     reservations: Reservations = Reservations()
 
@@ -117,7 +117,7 @@ class Deploy(_Part):
 
 
 class Logging(_Part):
-    """Where a container's log goes."""
+    """The log driver of a container."""
 
     driver: str
     options: dict[str, str] = {}
@@ -163,7 +163,7 @@ class Service(_Part):
 
 
 class ComposeFile(_Part):
-    """A whole compose.yaml, its variables filled in."""
+    """A complete compose.yaml with its variables replaced."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     services: dict[str, Service]
@@ -178,7 +178,7 @@ class ComposeFile(_Part):
         return value
 
     def chosen(self, profiles: tuple[str, ...]) -> dict[str, Service]:
-        """Give the services without a profile, and those of some."""
+        """Return the services without a profile, and those of some profiles."""
         return {
             name: service
             for name, service in self.services.items()
@@ -187,12 +187,12 @@ class ComposeFile(_Part):
 
     @property
     def profiles(self) -> tuple[str, ...]:
-        """The profiles that there are."""
+        """All profiles."""
         return tuple(dict.fromkeys(profile for service in self.services.values() for profile in service.profiles))
 
 
 class Published(_Part):
-    """A port of a container that this machine hands on."""
+    """A published port of a container."""
 
     address: str
     host: int = Field(ge=1, le=65535)
@@ -200,18 +200,18 @@ class Published(_Part):
 
     @property
     def host_ip(self) -> str:
-        """The address as engines write it: that of IPv6 without the brackets, which they do not understand."""
+        """The address as Docker writes it: IPv6 without brackets."""
         return self.address.strip("[]")
 
     @property
     def reached_at(self) -> str:
-        """The address where this machine itself reaches it."""
+        """The address at which this machine reaches it."""
         anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
         return f"{anywhere.get(self.address, self.address)}:{self.host}"
 
 
 def published(port: str) -> Published:
-    """Read `ADDRESS:PORT:PORT`; without an address Compose means every one that the machine has.
+    """Read `ADDRESS:PORT:PORT`. Without an address, Compose uses all addresses of the machine.
 
     Raises:
         ValueError: It is something else.
@@ -220,20 +220,20 @@ def published(port: str) -> Published:
     if found is None:
         message = "expected ADDRESS:PORT:PORT, e.g. 127.0.0.1:8000:8000"
         raise ValueError(message)
-    address = found["address"] or "0.0.0.0"  # noqa: S104 - what Compose means by it
+    address = found["address"] or "0.0.0.0"  # noqa: S104 - Compose's default
     return Published(address=address, host=int(found["host"]), container=int(found["container"]))
 
 
 def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
-    """Read a bundle's compose.yaml; variables come from the shell, then from `.env`, then from their defaults.
+    """Read a bundle's compose.yaml. Variables come from the shell, then from `.env`, then from their defaults.
 
     Args:
         folder: The bundle.
         shell: Variables that were set for this run.
 
     Raises:
-        BundleIncompleteError: There is none.
-        ComposeUnsupportedError: It says something that is not understood here.
+        BundleIncompleteError: It is missing.
+        ComposeUnsupportedError: It has an unsupported setting.
         DocumentSyntaxError: It is not YAML.
     """
     file = folder / COMPOSE
@@ -289,7 +289,7 @@ def _unquoted(value: str) -> str:
 
 
 def _filled(data: Data, variables: Mapping[str, str], file: Path) -> Data:
-    """Put variables into every text but keys."""
+    """Replace variables in every string except keys."""
     match data:
         case str():
             return _VARIABLE.sub(lambda found: _value(found, variables, file), data)

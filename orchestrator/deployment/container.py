@@ -1,4 +1,4 @@
-"""What the engine is told of one service: the container that Compose would make of the same lines. Pure."""
+"""Describes a service's container for Docker, equal to Compose's container. No I/O."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from orchestrator.deployment.compose_file import ComposeFile, Devices, Service, 
 from orchestrator.executors.docker_arguments import LABEL
 
 RECIPE = LABEL + "deployment"
-"""The label with the recipe's name, on everything that a deployment makes."""
+"""The label with the recipe's name, on everything that a deployment creates."""
 FOLDER = LABEL + "folder"
-"""The bundle that it was made from."""
+"""The label with the bundle's path."""
 SERVICE = LABEL + "service"
 SPECIFICATION = LABEL + "specification"
-"""A digest of all that decides how a container behaves."""
+"""A digest of everything that defines a container."""
 
 _NANOSECONDS = 1_000_000_000
 
@@ -44,40 +44,40 @@ class Placed:
 
     @property
     def service(self) -> Service:
-        """What compose.yaml says of it."""
+        """Its entry in compose.yaml."""
         return self.compose.services[self.name]
 
     @property
     def container(self) -> str:
-        """The container's name, the same that Compose gives: the two cannot both be up."""
+        """The container's name. It is Compose's name, so that both cannot run together."""
         return f"{self.compose.name}-{self.name}-1"
 
     @property
     def network(self) -> str:
-        """The network's name, likewise."""
+        """The network's name, also as in Compose."""
         return f"{self.compose.name}_default"
 
     def volume(self, name: str) -> str:
-        """The engine's name of a volume."""
+        """Docker's name of a volume."""
         return f"{self.compose.name}_{name}"
 
 
 def labels(folder: Path) -> dict[str, str]:
-    """Mark what a deployment makes, so that it and nothing else is removed later."""
+    """Label what a deployment creates, so that only this is removed later."""
     return {RECIPE: folder.name, FOLDER: str(folder)}
 
 
 def create_arguments(
     placed: Placed, *, image: str, content: str, ulimits: Mapping[str, int], version: str
 ) -> dict[str, Any]:
-    """Spell a service for `APIClient.create_container`.
+    """Convert a service to arguments of `APIClient.create_container`.
 
     Args:
         placed: The service.
         image: The id of its image.
-        content: A digest of the files that it is given.
-        ulimits: What the engine can grant of the service's.
-        version: The version of the engine's interface.
+        content: A digest of the files that it gets.
+        ulimits: Those of the service's limits that Docker can grant.
+        version: The version of Docker's API.
     """
     service = placed.service
     marks = {**labels(placed.folder), SERVICE: placed.name, SPECIFICATION: specification(placed, image, content)}
@@ -115,7 +115,7 @@ def create_arguments(
 
 
 def specification(placed: Placed, image: str, content: str) -> str:
-    """Name all that decides how a container behaves: where it changes, the container is made anew."""
+    """List everything that defines a container. If one value changes, the container is created again."""
     fields = {
         "format": 1,
         "service": placed.service.model_dump(mode="json", exclude={"build", "profiles"}),

@@ -1,4 +1,4 @@
-"""Names what a container or an image is made of, so that it is made anew when that has changed, and only then."""
+"""Calculates digests of a container's or image's content, so that only changed ones are created again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from docker.utils import exclude_paths
 
 _READ = 16 << 20
-"""Bytes of a file up to which it is read; the digest of a larger one is taken from SHA256SUMS."""
+"""Largest file in bytes that is read. A larger file's digest is taken from SHA256SUMS."""
 _PIECE = 1 << 20
 _SUMS = "SHA256SUMS"
 
 
 def of_mount(source: Path) -> str:
-    """Name what is mounted: this very folder and the files in it, none of which is read.
+    """Calculate the digest of a mount: this folder and its list of files, whose content is not read.
 
-    A bundle that was written anew is another folder, even where its files are the same ones: a container that runs
+    A bundle that was written again is another folder, even if its files are the same: a running container
     would see the old, emptied one.
     """
     digest = hashlib.sha256()
@@ -32,7 +32,7 @@ def of_mount(source: Path) -> str:
 
 
 def of_context(folder: Path, dockerfile: str) -> str:
-    """Name what an image is built from: the content of all that `.dockerignore` lets through."""
+    """Calculate the digest of an image's build context: the content of all that `.dockerignore` includes."""
     sums = dict(_listed(folder / _SUMS))
     digest = hashlib.sha256()
     for file in _context(folder, dockerfile):
@@ -43,10 +43,12 @@ def of_context(folder: Path, dockerfile: str) -> str:
 
 
 def stream_context(folder: Path, dockerfile: str) -> Iterator[bytes]:
-    """Give the same files as a tar archive, piece by piece: with a model among them there is no room for a copy."""
+    """Yield the same files as a tar archive, piece by piece, because a model is too large for a copy."""
     for file in _context(folder, dockerfile):
         status = file.stat()
-        entry = tarfile.TarInfo(file.relative_to(folder).as_posix())  # of nobody and no time: the layers repeat
+        entry = tarfile.TarInfo(
+            file.relative_to(folder).as_posix()
+        )  # without owner and time, so that layers are reproducible
         entry.size, entry.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
         yield entry.tobuf(tarfile.PAX_FORMAT)
         with file.open("rb") as stream:

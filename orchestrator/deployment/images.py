@@ -1,4 +1,4 @@
-"""Sees to it that the images of a deployment are there: built from the bundle, or pulled."""
+"""Provides the images of a deployment: built from the bundle, or pulled."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 CONTEXT = LABEL + "context"
-"""The label with the digest of what an image was built from."""
+"""The label with the digest of an image's build context."""
 ENGINE = LABEL + "engine"
-"""The label with the id of the engine that built an image: one that was loaded from an archive is not its own."""
+"""The label with the id of the Docker that built an image, to recognize loaded ones."""
 
 
 def ensure(client: DockerClient, service: Service, folder: Path, observer: Observer) -> str:
-    """Make sure that a service's image is there, built from what the bundle holds now.
+    """Make sure that a service's image exists, built from the bundle's present files.
 
     Returns:
         The image's id.
 
     Raises:
         ImageUnavailableError: It cannot be pulled or built.
-        WrongArchitectureError: It is for another processor than this engine's.
+        WrongArchitectureError: It is for another processor than Docker's.
     """
     architecture = _architecture(client, service.platform)
     if service.build is None:
@@ -55,20 +55,20 @@ def ensure(client: DockerClient, service: Service, folder: Path, observer: Obser
 
 
 def find(client: DockerClient, reference: str) -> Image | None:
-    """Find an image that the engine has."""
+    """Find an image in Docker."""
     with explained(f"looking for image {reference}"), suppress(ImageNotFound):
         return client.images.get(reference)
     return None
 
 
 def is_current(client: DockerClient, reference: str, folder: Path, build: Build) -> bool:
-    """Tell whether the engine has an image that was built from just these files."""
+    """Tell whether Docker has an image that was built from exactly these files."""
     found = find(client, reference)
     return found is not None and found.labels.get(CONTEXT) == _digest(folder, build)
 
 
 def built_here(client: DockerClient, labels: Mapping[str, str]) -> list[Image]:
-    """Find the images that deployments with these labels built on this engine."""
+    """Find the images that deployments with these labels built in this Docker."""
     filters = [f"{name}={value}" for name, value in {**labels, ENGINE: _engine(client)}.items()]
     with explained("listing images"):
         return client.images.list(filters={"label": filters})

@@ -1,4 +1,4 @@
-"""What deployments have made on an engine: found by its labels, told, and removed again."""
+"""Finds, describes and removes what deployments created in Docker, by its labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 GRACE = 60
-"""Seconds that a container gets to answer what it was asked before it is killed."""
+"""Seconds for a container to finish its requests before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Made:
     state: str
     """`starting`, `loading`, `ready`, `running`, or how it ended."""
     detail: str
-    """Why it is not ready, in its own words."""
+    """Why it is not ready, in the server's own message."""
     restarts: int
-    """How often the engine had to start it again."""
+    """How often Docker restarted it."""
     started: str
-    """When, as the engine writes it."""
+    """The time in Docker's format."""
     address: str
-    """Where it is reached from this machine; empty: nowhere."""
+    """Its URL on this machine; empty: none."""
     image: str
 
 
 def containers(client: DockerClient, recipe: str | None = None, folder: Path | None = None) -> list[Container]:
-    """Find the containers of deployments, whatever became of them."""
+    """Find the containers of deployments in any state."""
     wanted = [RECIPE if recipe is None else f"{RECIPE}={recipe}", *([f"{FOLDER}={folder}"] if folder else [])]
     with explained("listing containers"):
         found = client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
@@ -55,7 +55,7 @@ def containers(client: DockerClient, recipe: str | None = None, folder: Path | N
 
 
 def look_at(container: Container) -> Made:
-    """Tell how a container is; a server that runs is asked."""
+    """Describe a container. A running server is queried."""
     state = container.attrs["State"]
     address = _address(container)
     told, detail = state["Status"], state.get("Error", "")
@@ -87,7 +87,7 @@ def _speaks_tls(container: Container) -> bool:
 
 
 def engine_health(container: Container) -> Health:
-    """Give what the engine's own checks have found."""
+    """Return the result of Docker's own health checks."""
     status = (container.attrs["State"].get("Health") or {}).get("Status")
     return Health(live=container.status == "running", ready=status == "healthy", message="")
 
@@ -103,16 +103,16 @@ def _address(container: Container) -> str:
 
 
 def take_down(client: DockerClient, recipe: str, folder: Path, *, volumes: bool) -> Iterator[str]:
-    """Remove what a deployment of this bundle made; whatever else there is stays.
+    """Remove what a deployment of this bundle created, and nothing else.
 
     Args:
-        client: The engine.
+        client: Docker.
         recipe: The recipe.
-        folder: The bundle, which need not be there any more.
-        volumes: Also what the servers keep between two starts.
+        folder: The bundle, which may be gone.
+        volumes: Remove also the volumes that servers keep between two starts.
 
     Yields:
-        What was removed.
+        The removed objects.
     """
     mine = {RECIPE: recipe, FOLDER: str(folder)}
     filters = {"label": [f"{name}={value}" for name, value in mine.items()]}
@@ -134,11 +134,11 @@ def take_down(client: DockerClient, recipe: str, folder: Path, *, volumes: bool)
 
 
 def remove(container: Container, grace: int = GRACE) -> None:
-    """Ask a container to end, and remove it.
+    """Stop a container and remove it.
 
     Args:
         container: It may be gone already.
-        grace: Seconds that it gets to finish what it was asked.
+        grace: Seconds to finish its requests.
     """
     with explained(f"removing container {container.name}"), suppress(NotFound):
         container.stop(timeout=grace)

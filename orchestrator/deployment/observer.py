@@ -1,4 +1,4 @@
-"""What happens while a server comes up, as values; the command line decides how it looks."""
+"""Defines the events of a starting server as values. The command line decides how they look."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from orchestrator.events import Event
 
 @dataclass(frozen=True)
 class Phase:
-    """What is being done, or waited for."""
+    """The current action or wait."""
 
     what: str
     """`image`, `container` or `server`."""
     text: str
     """`building`, `loading`, …"""
     seconds: float = 0.0
-    """For how long so far."""
+    """Seconds so far."""
     limit: float = 0.0
-    """How long it may take; 0: nobody knows."""
+    """Most seconds it may take; 0: unknown."""
     detail: str = ""
-    """What it said last."""
+    """The last message."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What was reached."""
+    """The result."""
 
     what: str
     text: str
 
 
 class Observer(Protocol):
-    """Whoever wants to know; must not raise."""
+    """Receives events. It must not raise."""
 
     def __call__(self, event: Event | Phase | Done) -> None:
         """Take one event."""

@@ -1,4 +1,4 @@
-"""One question to a deployed server, through its gateway, with the time it took."""
+"""Sends a question to a deployed server through its gateway, and measures the time."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import httpx2
 from orchestrator.errors import KeyMissingError, ServerNotReadyError
 
 API_KEY = "ORCHESTRATOR_API_KEY"
-"""The variable with the key to ask with, where the gateway wants one."""
+"""The variable with the API key, if the gateway requires one."""
 QUESTION = "What is the capital of France? Answer in one word."
 _TOKENS = 64
 _SECONDS_TO_CONNECT = 5.0
 _SECONDS_TO_ANSWER = 300.0
-"""The first question after a start may compile kernels."""
+"""Seconds. The first question after a start may compile kernels."""
 _LONGEST = 300
-"""Characters of a refusal that are shown."""
+"""Characters of an error that are shown."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the gateway says of itself and of the server behind it."""
+    """The health of the gateway and of the server behind it."""
 
     live: bool
     ready: bool
     message: str
-    """Why it is not ready, in its own words."""
+    """Why it is not ready, in the server's own message."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, and how fast."""
+    """The answer and its speed."""
 
     model: str
     question: str
     text: str
     tokens: int
-    """As the server counts them, else the pieces that came."""
+    """Tokens as the server counts them, else the number of pieces."""
     first: float
     """Seconds until the first piece."""
     total: float
@@ -52,25 +52,25 @@ class Answer:
 
     @property
     def rate(self) -> float | None:
-        """Tokens per second after the first; None where there was only one."""
+        """Tokens per second after the first; None if there was only one."""
         return (self.tokens - 1) / (self.total - self.first) if self.tokens > 1 and self.total > self.first else None
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """Where a deployed server is reached."""
+    """The address of a deployed server."""
 
     url: str
     """`http://127.0.0.1:8000`"""
     key: str | None = None
-    """An API key, where the gateway wants one."""
+    """An API key, if the gateway requires one."""
     certificate: Path | None = None
-    """Its own certificate, where it speaks TLS: no other is accepted, whatever name stands in it."""
+    """Its own certificate, if it uses TLS. No other is accepted; the name in it is not checked."""
     mutual: bool = False
-    """It wants a certificate of ours, and we have none."""
+    """It requires a client certificate, which we do not have."""
 
     def health(self) -> Health:
-        """Ask how it is; silence and refusals are answers too."""
+        """Ask for its health. No answer and errors are results, too."""
         try:
             with self._client(_SECONDS_TO_CONNECT) as client:
                 live = client.get("/v1/health/live")
@@ -82,11 +82,11 @@ class Gateway:
         return Health(live=live.status_code == HTTPStatus.OK, ready=False, message=_message(ready.text))
 
     def ask(self) -> Answer:
-        """Ask one question: as a chat, or where the model has no chat template, by beginning a text.
+        """Ask one question: as a chat, or as a completion if the model has no chat template.
 
         Raises:
-            KeyMissingError: It wants an API key, or another one.
-            ServerNotReadyError: There is no answer, or none that can be understood.
+            KeyMissingError: It requires an API key, or another one.
+            ServerNotReadyError: There is no valid answer.
         """
         try:
             with self._client(_SECONDS_TO_ANSWER) as client:
@@ -109,22 +109,22 @@ class Gateway:
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=httpx2.Timeout(patience, connect=_SECONDS_TO_CONNECT),
             verify=_trust(self.certificate) if self.certificate else True,
-            trust_env=False,  # a proxy of this machine's must not come between us and loopback
+            trust_env=False,  # a proxy of this machine must not intercept loopback
         )
 
 
 class _RefusedError(Exception):
-    """The gateway answered with an error; the message says which."""
+    """The gateway answered with an error, which is in the message."""
 
 
 class _NoChatError(_RefusedError):
-    """This model cannot chat."""
+    """The model has no chat template."""
 
 
 def _trust(certificate: Path) -> ssl.SSLContext:
-    """Trust one certificate and nothing else."""
+    """Trust only one certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it is made for the name that others use, we come over loopback
+    context.check_hostname = False  # it has the public name, but we use loopback
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(certificate)
     return context
@@ -162,7 +162,7 @@ def _chunks(response: httpx2.Response) -> Iterator[dict[str, Any]]:
 
 
 def _piece(chunk: dict[str, Any]) -> str:
-    """Take the text out of a piece; a model that reasons begins with its reasoning."""
+    """Return the text of a piece. A reasoning model begins with its reasoning."""
     choice = (chunk.get("choices") or [{}])[0]
     delta = choice.get("delta") or {}
     return str(choice.get("text") or delta.get("content") or delta.get("reasoning_content") or "")
@@ -187,7 +187,7 @@ def _refusal(path: str, status: int, body: str) -> Exception:
 
 
 def _message(body: str) -> str:
-    """Take the message out of an error's body, or the body itself where it has none."""
+    """Return the message of an error's body, or the body itself if it has none."""
     try:
         found = json.loads(body)
         error = found.get("error", found)

@@ -1,6 +1,6 @@
-"""Remembers which recipes were deployed, so that nobody else needs an engine to be told that nothing is.
+"""Records which recipes were deployed, so that other commands need Docker only if there is a deployment.
 
-What is up only the engine knows: a mark says that it is worth asking.
+Only Docker knows what runs. A record means that it must be asked.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ _FOLDER = "deployed"
 
 
 def lock_of(recipe: str) -> str:
-    """Name the store's lock under which a recipe is brought up or taken down: two at once would each make all of it."""
+    """Return the store's lock for starting or removing a recipe's server, so that two commands do not run together."""
     return f"deployed-{recipe}"
 
 
 def remember(store: Path, recipe: str) -> None:
-    """Note that a recipe is being deployed.
+    """Record that a recipe is being deployed.
 
     Args:
         store: The root of the store.
         recipe: The recipe.
 
     Raises:
-        MachineError: The note cannot be written.
+        MachineError: The record cannot be written.
     """
     with machine_faults("noting a deployment"):
         (store / _FOLDER).mkdir(parents=True, exist_ok=True)
@@ -33,11 +33,11 @@ def remember(store: Path, recipe: str) -> None:
 
 
 def forget(store: Path, recipe: str) -> None:
-    """Note that it is no more."""
+    """Remove the record."""
     with machine_faults("noting the end of a deployment"):
         (store / _FOLDER / recipe).unlink(missing_ok=True)
 
 
 def remembered(store: Path) -> frozenset[str]:
-    """Name the recipes that were deployed and not taken down again."""
+    """List the recipes that were deployed and not removed."""
     return frozenset(mark.name for mark in (store / _FOLDER).glob("*"))

@@ -1,4 +1,4 @@
-"""The server of a deployment: where it is reached, and the wait until it answers."""
+"""Finds a deployment's server and waits until it answers."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def wait_until_ready(container: Container, gateway: Gateway, limit: float, obser
 
     Args:
         container: The server's.
-        gateway: Where it is reached.
-        limit: Seconds that it may take from its start.
-        observer: Hears what is waited for.
+        gateway: Its address.
+        limit: Seconds from its start.
+        observer: Gets the progress.
 
     Returns:
-        Seconds that were waited.
+        The waited seconds.
 
     Raises:
-        ServerEndedError: It ended; it is stopped, so that it is not started over and over, and stays for its log.
-        ServerNotReadyError: It took too long; it goes on.
+        ServerEndedError: It ended. It is stopped, so that it does not restart forever, and kept for its log.
+        ServerNotReadyError: It took too long. It continues to start.
     """
     began = time.monotonic()
     with explained(f"watching container {container.name}"):
@@ -90,12 +90,12 @@ def _tail(container: Container, count: int) -> str:
 
 
 def gateway_of(folder: Path, compose: ComposeFile, key: str | None) -> Gateway:
-    """Say where the server is reached from this machine.
+    """Return the server's address on this machine.
 
     Args:
         folder: The bundle.
-        compose: What its compose.yaml says.
-        key: An API key to ask with.
+        compose: Its compose.yaml.
+        key: An API key.
     """
     server = compose.services[SERVER]
     mode = server.environment.get("NIM_SSL_MODE") or "disabled"
@@ -107,7 +107,7 @@ def gateway_of(folder: Path, compose: ComposeFile, key: str | None) -> Gateway:
 
 
 def _outside(folder: Path, service: Service, place: str) -> Path | None:
-    """Find what a container sees at a place."""
+    """Find the source of a path in a container."""
     for volume in service.volumes:
         if volume.type == "bind" and PurePosixPath(place).is_relative_to(volume.target):
             return folder / volume.source / PurePosixPath(place).relative_to(volume.target)
@@ -115,6 +115,6 @@ def _outside(folder: Path, service: Service, place: str) -> Path | None:
 
 
 def limit_of(compose: ComposeFile) -> int:
-    """Seconds that the server may take to be ready: what its health check grants it."""
+    """Return the seconds in which the server must be ready, from its health check."""
     check = compose.services[SERVER].healthcheck
     return seconds(check.start_period) if check else 0

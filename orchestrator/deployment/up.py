@@ -1,4 +1,4 @@
-"""Brings a bundle up: images, network, volumes, containers. Twice is the same as once."""
+"""Creates a bundle's images, network, volumes and containers. Running it twice changes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A bundle on an engine."""
+    """A bundle in Docker."""
 
     client: DockerClient
     folder: Path
@@ -40,14 +40,14 @@ class Deployment:
     observer: Observer
 
     def bring_up(self) -> Container:
-        """Have every chosen service's container run, made from what the bundle holds now.
+        """Run every chosen service's container, created from the bundle's present files.
 
         Returns:
             The server's container.
 
         Raises:
-            MachineError: The engine, its GPUs, a port or an image is not there.
-            BundleIncompleteError: The bundle lacks what a container shall see.
+            MachineError: Docker, its GPUs, a port or an image is missing.
+            BundleIncompleteError: The bundle lacks a container's file.
         """
         chosen = {name: Placed(self.folder, self.compose, name) for name in self.compose.chosen(self.profiles)}
         for placed in chosen.values():
@@ -63,7 +63,7 @@ class Deployment:
         return containers[SERVER]
 
     def _check(self, placed: Placed) -> None:
-        """Refuse what cannot work before anything is made."""
+        """Refuse what cannot work before anything is created."""
         service = placed.service
         require_files(placed)
         if service.platform:
@@ -106,7 +106,7 @@ class Deployment:
         """Find a service's container.
 
         Raises:
-            NameTakenError: Somebody else made it.
+            NameTakenError: Another program created it.
         """
         with explained(f"looking for container {placed.container}"):
             try:
@@ -128,7 +128,7 @@ class Deployment:
         return NameTakenError(f"a container {placed.container} is there already, made {by}", hint=hint)
 
     def _container(self, placed: Placed, image: str) -> Container:
-        """Have a service's container run; one of another making is replaced."""
+        """Run a service's container. A changed one is replaced."""
         content = ",".join(
             of_mount(self.folder / volume.source) for volume in placed.service.volumes if volume.type == "bind"
         )

@@ -1,1 +1,1 @@
-"""Strict YAML with positions, and its validation against typed models: the door for everything people write."""
+"""Parses strict YAML with positions, and validates it against typed models, for all files that people write."""

@@ -1,4 +1,4 @@
-"""Reading the small files that people write, with the operating system's refusals in our words."""
+"""Reads small files that people write, and turns the operating system's errors into ours."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def read_document(file: Path, missing: type[BadInputError]) -> Document:
 
     Args:
         file: The file.
-        missing: The class to raise where there is none.
+        missing: The class to raise if the file is missing.
     """
     try:
         with file.open("rb") as stream:
-            text = stream.read(MAX_BYTES + 1)  # one more than allowed: a huge file is never read whole
+            text = stream.read(MAX_BYTES + 1)  # one more than allowed, so that a huge file is never read whole
     except PermissionError as error:
         message = f"{file}: no permission to read it"
         raise NoPermissionError(message, hint=f"give yourself access: chmod u+r {file}") from error

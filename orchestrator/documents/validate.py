@@ -1,4 +1,4 @@
-"""Plain data to typed values, with errors that name file, line, key path and the likely right key."""
+"""Turns plain data into typed values, with errors that name file, line, key path and the likely right key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Node = Mapping[str, Any]
 """A part of a JSON Schema."""
 
 _WANTED = re.compile("Input should be an? (?:valid )?")
-"""How pydantic begins to say which type it wants."""
+"""Pydantic's messages about the expected type begin like this."""
 _WRITTEN = re.compile(
     r"(?P<count>\d{1,3}(?:[,_ ]\d{3})+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE
 )
@@ -41,12 +41,12 @@ def validate(
 ) -> ModelType:
     """Make a typed value of plain data.
 
-    Strict: no text becomes a number and no number becomes text. All faults are reported at once, one a line.
+    Strict: strings and numbers are not converted. All faults are reported together, one a line.
 
     Args:
         kind: The pydantic model to make.
         data: What was parsed.
-        positions: Where each key stands; a value from elsewhere may be absent.
+        positions: The position of each key. A value from elsewhere may be missing.
         error: The class to raise.
     """
     try:
@@ -59,10 +59,10 @@ def validate(
 
 @dataclass(frozen=True)
 class _Fault:
-    """One fault, where the file has it."""
+    """One fault, with its position in the file."""
 
     path: KeyPath
-    """As keys stand in the file, without the names that pydantic gives to members of unions."""
+    """The keys in the file, without pydantic's names of union members."""
     kind: str
     message: str
     found: object
@@ -75,7 +75,7 @@ class _Fault:
 
 
 def _lines(faults: Sequence[_Fault], schema: _Schema, positions: Mapping[KeyPath, Position]) -> Iterator[str]:
-    """Write one line for each place; what is wrong deeper inside explains why a value is of no type that is allowed."""
+    """Write one line for each place. A deeper fault explains why no allowed type fits."""
     by_path: dict[KeyPath, list[_Fault]] = {}
     for fault in faults:
         by_path.setdefault(fault.path, []).append(fault)
@@ -117,7 +117,7 @@ def _expectation(fault: _Fault) -> str:
 
 
 def _as_number(text: str, *, whole: bool) -> str:
-    """Suggest how to write a number that people write in another way; nothing where the text is no such number."""
+    """Suggest the right form of a number; nothing if the text is not a number."""
     written = _WRITTEN.fullmatch(text.strip())
     power = _UNITS.get(written["unit"].lower()) if written else None
     if written is None or power is None:
@@ -145,12 +145,12 @@ def _suggestion(found: str, known: list[str]) -> str:
 
 @dataclass(frozen=True)
 class _Schema:
-    """The JSON Schema of what is validated: it knows which parts of pydantic's locations are keys of the file."""
+    """The JSON Schema of the model. It tells keys of the file from other parts of pydantic's locations."""
 
     root: _Node
 
     def path_in_file(self, location: Sequence[str | int]) -> KeyPath:
-        """Leave out what pydantic puts into a location at each union: the name of the member that it tried."""
+        """Leave out the names of union members from pydantic's locations."""
         path: list[str | int] = []
         nodes = [self.root]
         for part in location:
@@ -163,7 +163,7 @@ class _Schema:
         return tuple(path)
 
     def keys_at(self, path: KeyPath) -> list[str]:
-        """Name the keys that are known at a place of the file."""
+        """List the known keys at a place of the file."""
         nodes = [self.root]
         for part in path:
             nodes = self._children(nodes, part)
@@ -174,7 +174,7 @@ class _Schema:
         return [child for child in found if child is not None]
 
     def _plain(self, nodes: Sequence[_Node]) -> list[_Node]:
-        """Follow unions to what they are made of."""
+        """Resolve unions to their members."""
         plain: list[_Node] = []
         for node in nodes:
             members = self._members(node)
@@ -182,7 +182,7 @@ class _Schema:
         return plain
 
     def _members(self, node: _Node) -> list[_Node]:
-        """Give the members of a union; a value that may only be left out is none."""
+        """Return the members of a union, without null."""
         if "$ref" in node:
             return self._members(self.root["$defs"][node["$ref"].rsplit("/", 1)[1]])
         for union in ("anyOf", "oneOf"):

@@ -1,8 +1,8 @@
-"""Strict YAML 1.2: plain data and where each value stands, without aliases, tags, duplicate keys or excess.
+"""Parses strict YAML 1.2 into plain data with positions, without aliases, tags, duplicate keys or excess.
 
-libyaml splits the text into events; what the events mean is decided here, so that YAML 1.1's `no` for false and its
-silent duplicate keys have no way in, and a document of a hundred thousand brackets is refused by its depth before
-anybody recurses into it. How deep is too deep is decided here as well, whatever limit the parser has of its own.
+libyaml splits the text into events. Their meaning is decided here, so that YAML 1.1's `no` for false and
+silent duplicate keys cannot occur, and a document of a hundred thousand brackets is refused by its depth
+without recursion. The depth limit is checked here as well, in addition to any limit of the parser.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
 KeyPath = tuple[str | int, ...]
 
 _LARGEST = 1 << 63
-"""Larger whole numbers mean nothing here, and printing a huge one takes long."""
+"""Larger whole numbers are useless here, and printing a huge one takes long."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What YAML lets through only as an escape: NUL would end a path early, half a surrogate pair cannot be written."""

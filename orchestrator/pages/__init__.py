@@ -1,1 +1,1 @@
-"""Pages to look at: what the planner calculated, as tables, and as one HTML file with its pictures inside."""
+"""Renders the planner's results as tables, and as one HTML file with its charts."""

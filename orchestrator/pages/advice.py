@@ -1,4 +1,4 @@
-"""When to use which format."""
+"""Recommends when to use which format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator.planner.kernels import GPT_OSS, has_four_bits
 
 
 def advice(comparison: Comparison, row: Row) -> str:
-    """Say when to use a format, in one sentence."""
+    """Recommend a format's use in one sentence."""
     shape, terms, name, found = comparison.subject.shape, comparison.terms, row.format, row.outlook
     if not found.fits:
         lacking = max(found.peak_memory_bytes[phase] for phase in ("load", "serve")) - found.room_bytes

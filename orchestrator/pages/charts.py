@@ -1,4 +1,4 @@
-"""Charts as SVG: stacked bars against a limit, ranges below a ceiling, lines over powers of two, a heat map, a curve.
+"""Draws charts as SVG: stacked bars with a limit, ranges, lines over powers of two, a heat map, a curve.
 
 Colours are variables of the page's style sheet, so that one chart serves light and dark screens and paper.
 Lengths are in units of the chart, which is `_WIDTH` wide and as wide as its card on the page. Legends are the page's.

@@ -1,4 +1,4 @@
-"""What the page of a build's checks says and shows, from `quality.json` and the quantizer's `quantization.json`."""
+"""Makes the page of a build's checks from `quality.json` and the quantizer's `quantization.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What drafts must do for a wanted speed, in sentences."""
+"""Describes the required drafts for a target speed in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, for an issue or a README."""
+"""Formats a comparison as Markdown, for an issue or a README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a comparison, one for a plan: no script, no network, for light, dark and paper."""
+"""Renders one self-contained HTML page for a comparison or a plan: no script, no network, dark mode and print."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PlanFacts:
     stages: tuple[Stage, ...]
     speeds: Speeds | None
     drafts: str | None
-    """What the recipe's own drafts make of one request."""
+    """One request with the recipe's own drafts."""
     room: float
     """Bytes of one GPU's memory that are available to a model."""
     has: str

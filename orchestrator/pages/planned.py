@@ -1,4 +1,4 @@
-"""What a plan's page says, taken from a recipe and what the planner calculated for it."""
+"""Gathers the content of a plan's page from a recipe and its estimate."""
 
 from __future__ import annotations
 

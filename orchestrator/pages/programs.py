@@ -1,4 +1,4 @@
-"""A comparison for programs: names and units are those of `orchestrator estimate`."""
+"""Converts a comparison to JSON. Names and units are those of `orchestrator estimate`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.planner.outlook import to_document
 
 
 def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
-    """Spell a comparison."""
+    """Convert a comparison."""
     terms, shape = comparison.terms, comparison.subject.shape
     return {
         "model": comparison.subject.name,

@@ -1,4 +1,4 @@
-"""Cells of the tables that the screen, Markdown and a page have in common."""
+"""Formats the table cells that the screen, Markdown and pages share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.planner.phases import Phase
 from orchestrator.planner.speed import Band
 
 NOTHING = "-"
-"""In a cell where there is nothing to say."""
+"""The text of an empty cell."""
 
 FORMAT_HEADS = ("format", "fits", "weights", "max context", "max batch", "decode tok/s", "limit")
 PHASE_HEADS = ("phase", "memory", "share used", "disk", "time", "memory rests on")
@@ -64,7 +64,7 @@ def format_cells(row: Row) -> tuple[str, ...]:
 
 
 def conditions(terms: Terms) -> str:
-    """Say what all formats were asked alike."""
+    """Describe the common question of all formats."""
     asked = f"{requests(terms.batch)} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}"
     return f"{terms.engine}, {asked}"
 

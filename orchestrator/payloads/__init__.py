@@ -1,4 +1,4 @@
-"""What runs as a step: small programs of the standard library, NumPy and `orchestrator.quantization`.
+"""Runs as steps: small programs with the standard library, NumPy and `orchestrator.quantization`.
 
 Inside a container this package is mounted read-only; nothing is installed there.
 """

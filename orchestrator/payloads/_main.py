@@ -1,4 +1,4 @@
-"""The shared entry of all payloads: every ending becomes an exit status, and a reason that a program can read."""
+"""Runs every payload: each ending becomes an exit status, and a reason for the orchestrator."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _status(payload: Callable[[], None]) -> int:
         return _report(known)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except Exception:  # noqa: BLE001 - the last stop: a defect of ours, shown in full
+    except Exception:  # noqa: BLE001 - the last handler: a defect, shown in full
         traceback.print_exc(file=sys.stderr)
         return 1
     return 0

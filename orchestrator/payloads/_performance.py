@@ -1,4 +1,4 @@
-"""What trtllm-bench reports, in one form for all its versions; what a version or machine does not tell is null.
+"""Converts trtllm-bench's reports of all versions to one form. A figure that is not reported is null.
 
 On GB10 the block about the machine can be absent and the clocks null; streaming figures come only with `--streaming`.
 """

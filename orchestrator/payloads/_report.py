@@ -1,4 +1,4 @@
-"""How a payload tells its executor how far it is."""
+"""Reports a payload's progress to its executor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start a server, ask it one question, stop it."""
+"""Starts a server, asks it one question, and stops it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Server:
         return reply
 
     def _request(self, method: str, path: str, body: object = None, *, timeout: float) -> tuple[int, bytes]:
-        # http.client rather than urllib.request: a proxy in the environment must not come between us and loopback.
+        # http.client rather than urllib.request, so that a proxy in the environment does not intercept loopback.
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = None if body is None else json.dumps(body).encode()

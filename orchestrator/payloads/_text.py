@@ -1,4 +1,4 @@
-"""What runs through a model: text, or tokens from a seed, cut into batches; options that several payloads have."""
+"""Makes a model's batches from text or from a seed, and defines options that several payloads share."""
 
 from __future__ import annotations
 

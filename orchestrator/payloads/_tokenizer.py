@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer, trained here on a few sentences by the `tokenizers` library."""
+"""Trains a small byte-level BPE tokenizer on a few sentences with the `tokenizers` library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure throughput and latency: write the requests, run trtllm-bench once for each level, put its reports together.
+"""Measures throughput and latency: writes the requests, runs trtllm-bench for each level, merges its reports.
 
 `python3 -m orchestrator.payloads.benchmark --checkpoint DIR --output DIR … -- trtllm-bench … [-- trtllm-bench …]`
 writes `dataset.jsonl` and `performance.json`; each command names the dataset, its concurrency and its report.

@@ -1,4 +1,4 @@
-"""Make a small model from a seed: `python -m orchestrator.payloads.generate --output DIR --seed 1`.
+"""Generates a small model from a seed: `python -m orchestrator.payloads.generate --output DIR --seed 1`.
 
 The files are the same bytes on every machine and with every version of the libraries, so nothing here depends on
 floating-point libraries, on a library's choice of random distribution or on the order of a hash table:
@@ -8,7 +8,7 @@ floating-point libraries, on a library's choice of random distribution or on the
   The only rounding is the one to BF16, to nearest, ties to even.
 - The tokenizer is byte-level BPE, trained here on a few sentences with a fixed rule for ties.
 
-The model speaks no language: it has the shape of a real one, and that is what a pipeline needs.
+The model speaks no language. It has the shape of a real one, which is enough for a pipeline.
 """
 
 from __future__ import annotations

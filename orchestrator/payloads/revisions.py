@@ -1,10 +1,10 @@
 """The revision of what each payload writes.
 
-A step's key holds these numbers, not the code: whoever renames, moves or comments code leaves every result in every
-store as it is. A payload gets a new number, one that it never had, with every change that makes it write other bytes
+A step's key contains these numbers, not the code. So renaming, moving or commenting code keeps every stored
+result. A payload gets a new number, one that it never had, with every change that makes it write other bytes
 for the same inputs, whichever file the change is in: here, in `orchestrator.quantization`, in C or in CUDA.
 
-`tests/contract/test_payload_bytes.py` fails where bytes change and the number does not.
+`tests/contract/test_payload_bytes.py` fails if bytes change and the number does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check a checkpoint and, with a server's command, that it can be served.
+"""Checks a checkpoint and, with a server's command, that it can be served.
 
 `python -m orchestrator.payloads.verify --checkpoint DIR --output DIR [-- trtllm-serve serve DIR …]` writes
 `quality.json`, also when a check fails, and the server's output to `server.log`.
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _compare(report: quality.Report, options: argparse.Namespace) -> tuple[quality.Report, dict[str, Any]]:
-    """Judge what the comparison with the original found: the report with more checks, and the numbers."""
+    """Judge the comparison with the original: the report with more checks, and the numbers."""
     found = evaluation.Evaluation.read(options.evaluation)
     gates = evaluation.Gates(options.max_kl_divergence, options.max_perplexity_increase)
     verdicts = evaluation.judge(found, gates)

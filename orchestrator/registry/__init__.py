@@ -1,1 +1,1 @@
-"""Registries of images: the digest of each, read over their own HTTP API."""
+"""Reads image digests from registries over their own HTTP API."""

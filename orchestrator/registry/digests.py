@@ -1,4 +1,4 @@
-"""Which bytes a tag stands for today: asked of the registry over its HTTP API, a few kilobytes, nothing is pulled."""
+"""Resolves a tag to its digest over the registry's HTTP API, with a few kilobytes and no pull."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class Reference:
 
 
 def docker_credentials(host: str) -> Credentials | None:
-    """Look where `docker login` leaves them: its configuration file and the helpers that this names.
+    """Read the credentials of `docker login`: its configuration file and the helpers named there.
 
     Raises:
-        RegistryAccessError: Where they are there and cannot be used.
+        RegistryAccessError: They exist and cannot be used.
     """
     try:
         with warnings.catch_warnings():  # of a helper that is not installed; that is an error of its own right after
@@ -146,7 +146,7 @@ def _resolve(registry: DXF, parts: Reference) -> ImageDigests:
 
 
 def _size_of(registry: DXF, digest: str) -> int:
-    """Ask for the size of one image of an index; 0 where it is not told: a lock is whole without it."""
+    """Return the size of one image of an index; 0 if it is not reported. A lock is complete without it."""
     with suppress(requests.RequestException, DXFError, ValueError):
         return _size(json.loads(registry.get_manifest_and_response(digest)[0]))
     return 0
@@ -165,7 +165,7 @@ def _platforms(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _registry_words(parts: Reference) -> Iterator[None]:
-    """Say what went wrong in our words; neither addresses nor answers are quoted, either may carry a token."""
+    """Describe the failure. Addresses and answers are not quoted, because either may contain a token."""
     log_in = f"log in: docker login {parts.host}"
     if parts.host == "nvcr.io":
         log_in += " (user name $oauthtoken, password: your NGC key)"
