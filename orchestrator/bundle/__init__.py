@@ -1,1 +1,1 @@
-"""The deployment files, rendered from recipe and artifacts."""
+"""Renders the deployment files from recipe and artifacts."""

@@ -1,4 +1,4 @@
-"""All that a bundle's files are rendered from, gathered once; a target reads this and nothing else."""
+"""Gathers all facts for a bundle's files once. Targets read only these facts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CONFIG = "trtllm_config.yaml"
 """The configuration file of trtllm-serve, in the bundle."""
 
 _LABEL = 40
-"""Characters of a name that leave room for `-model-loader` and the like within the 63 of a DNS label."""
+"""Characters of a name that leave space for `-model-loader` and the like within the 63 of a DNS label."""
 MODEL_FOLDER = "model"
-"""What is served, in the bundle: one folder, so that one mount or volume brings it all."""
+"""The folder of the model in the bundle: a single one, so that one mount or volume is enough."""
 ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
-"""What is in it besides a checkpoint, or beside the files of a tokenizer."""
+"""Its folders besides a checkpoint, or beside the files of a tokenizer."""
 DRAFT_PLACE = str(MODEL / DRAFT_FOLDER)
-"""Where trtllm-serve's configuration file says that the draft model is."""
+"""The path of the draft model in trtllm-serve's configuration file."""
 _LONG = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
-"""With it TensorRT-LLM serves texts that are longer than what the model was trained for."""
+"""It lets TensorRT-LLM serve sequences that are longer than the model's trained length."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Part:
     """Its folder in the bundle."""
     artifact: Artifact
     files: tuple[StoredFile, ...]
-    """Those of the artifact that the server reads."""
+    """The files that the server reads."""
 
     @property
     def size(self) -> int:
@@ -55,14 +55,14 @@ class BaseImage:
     reference: str
     """Repository and tag."""
     digest: str | None
-    """What the lock pulls it by; None: no lock names it."""
+    """The locked digest; None: no lock has it."""
     digests: Mapping[Architecture, str]
-    """Of the image for each architecture, as far as the lock knows."""
+    """Digest of the image for each architecture, if the lock has it."""
     tensorrt_llm: str
 
     @property
     def pinned(self) -> str:
-        """What to pull: by digest where there is one."""
+        """The reference to pull, with a digest if there is one."""
         return f"{self.reference}@{self.digest}" if self.digest else self.reference
 
 
@@ -73,11 +73,11 @@ class License:
     name: str
     """As its model card gives it; `unknown` for a model from a folder."""
     url: str
-    """Where its owner says so; empty where nobody does."""
+    """Its URL, if the owner names one; else empty."""
     path: str
-    """The file that came with the weights and holds the text; empty where none did."""
+    """The file with the text, copied with the weights; empty if there is none."""
     text: str
-    """What that file says, or a sentence about where the terms are."""
+    """The text of that file, or a sentence that names the source of the terms."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Facts:
     shape: Shape
     image: BaseImage
     parts: tuple[Part, ...]
-    """What lies beside the texts, in folders of the bundle."""
+    """The artifacts' files, in folders of the bundle."""
     arguments: tuple[str, ...]
     """trtllm-serve's options, as the recipe gives them."""
     config: str
@@ -104,22 +104,22 @@ class Facts:
     model_config: Mapping[str, Any]
     """config.json of the checkpoint."""
     engine_config: Mapping[str, Any] | None
-    """config.json of the engine; None: the checkpoint is served."""
+    """config.json of the TensorRT engine; None: the checkpoint is served."""
     targets: tuple[str, ...] = ()
-    """The names of what is rendered besides what every bundle has."""
+    """The names of the optional targets."""
     embed_model: bool = False
-    """The image that the bundle builds holds the model, which is mounted otherwise."""
+    """The bundle's image includes the model, which is otherwise mounted."""
     version: str = __version__
     """Of the orchestrator."""
 
     @property
     def name(self) -> str:
-        """The recipe's name as a DNS-1035 label, which everything in Kubernetes and Compose may be called."""
+        """The recipe's name as a DNS-1035 label, which Kubernetes and Compose accept everywhere."""
         return dns_label(self.recipe.name)
 
     @property
     def model_name(self) -> str:
-        """What clients call the model."""
+        """The model's name for clients."""
         return self.recipe.serve.served_model_name or self.recipe.name
 
     @property
@@ -134,7 +134,7 @@ class Facts:
 
     @property
     def gpus(self) -> int:
-        """GPUs of one node that serve; trtllm-serve never runs without one, whatever the model was made on."""
+        """GPUs of one node that serve; at least one, because trtllm-serve needs it."""
         return self.shape.gpus if self.shape.target.gpu else 1
 
     @property
@@ -149,7 +149,7 @@ class Facts:
 
     @property
     def model_files(self) -> Mapping[str, StoredFile]:
-        """What is served, by path within the folder of the model."""
+        """The served files, by path within the folder of the model."""
         return {
             PurePosixPath(part.name, file.path).relative_to(MODEL_FOLDER).as_posix(): file
             for part in self.parts
@@ -158,7 +158,7 @@ class Facts:
 
     @property
     def limits(self) -> Limits:
-        """What the server can be asked for: an engine is built for a size, a checkpoint was trained for a length."""
+        """The limits of requests: a TensorRT engine's build limits, or a checkpoint's trained length."""
         if self.engine_config is None:
             text = self.model_config.get("text_config", self.model_config)
             longer = self.recipe.serve.environment.get(_LONG) == "1"
@@ -174,7 +174,7 @@ class Facts:
 
     @property
     def digest(self) -> str:
-        """Names what is served, 64 hexadecimal digits: the parts, the base image and how it is started."""
+        """Digest of the deployment, 64 hexadecimal digits: the parts, the base image and the start command."""
         fields = {
             "format": 1,
             "parts": {part.name: part.artifact.digest for part in self.parts},
@@ -187,30 +187,30 @@ class Facts:
 
     @property
     def model_digest(self) -> str:
-        """Names the files of the model alone, 64 hexadecimal digits."""
+        """Digest of the model's files alone, 64 hexadecimal digits."""
         listing = [[path, file.sha256] for path, file in sorted(self.model_files.items())]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
     @property
     def volume(self) -> str:
-        """The volume of Kubernetes that holds this model: another one for another model."""
+        """The Kubernetes volume of this model. Another model has another volume."""
         return f"{self.name}-{self.model_digest[:8]}"
 
     @property
     def tag(self) -> str:
-        """The tag of the image that the bundle builds: another one for whatever is served otherwise."""
+        """The tag of the bundle's image. It changes with everything that is served."""
         return f"{self.digest[:12]}{'-with-model' if self.embed_model else ''}"
 
     @property
     def built_image(self) -> str:
-        """What the image that the bundle builds is called on this machine; no registry is meant."""
+        """The local name of the bundle's image, without a registry."""
         return f"{self.recipe.name}:{self.tag}"
 
 
 def dns_label(name: str) -> str:
-    """Make a name that a Service of Kubernetes may have: letters, digits and dashes, a letter first.
+    """Make a valid name for a Kubernetes Service: letters, digits and dashes, a letter first.
 
-    A name that is cut short ends in six digits of its hash, so that two long ones stay two.
+    A shortened name ends in six digits of its hash, so that two long names stay different.
     """
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not label[:1].isalpha():

@@ -1,4 +1,4 @@
-"""A bundle's files: linked from the store where the file system allows, and put in place at once."""
+"""Links a bundle's files from the store if the file system can, and replaces the bundle at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from orchestrator.store.artifact import StoredFile
 from orchestrator.store.store import remove_tree
 
 _FICLONE = 0x40049409
-"""linux/fs.h: share the blocks of another file, where the file system can."""
+"""linux/fs.h: share the blocks of another file, if the file system can."""
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 
 
 def link_files(source_folder: Path, files: Iterable[StoredFile], folder: Path, copying: Callable[[], None]) -> None:
-    """Make files appear in a folder: linked, else their blocks shared, else copied.
+    """Put files into a folder: by hard link, else with shared blocks, else by copy.
 
     Args:
-        source_folder: Where they are.
-        files: Which.
-        folder: Where they shall appear.
+        source_folder: Their folder.
+        files: The files.
+        folder: The destination.
         copying: Called once before anything is copied.
     """
     told = False
@@ -55,12 +55,12 @@ def _share_blocks(source: Path, target: Path) -> bool:
 
 
 def is_linked_or_copied(source_folder: Path, files: Iterable[StoredFile], folder: Path, not_after: int) -> bool:
-    """Tell whether files are still what was put into a folder.
+    """Tell whether files of a folder are unchanged.
 
     Args:
-        source_folder: Where they came from.
-        files: Which.
-        folder: Where they were made to appear.
+        source_folder: Their source.
+        files: The files.
+        folder: The destination.
         not_after: A copy whose status changed after this moment (nanoseconds) is not trusted.
     """
     for file in files:
@@ -76,19 +76,19 @@ def is_linked_or_copied(source_folder: Path, files: Iterable[StoredFile], folder
 
 
 def beside(place: Path) -> Path:
-    """Name a fresh folder beside a place, for what will replace it."""
+    """Name a new folder beside a path, for its replacement."""
     return place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
 
 
 def sweep_beside(place: Path) -> None:
-    """Remove what a killed orchestrator left beside a place; the caller holds its lock."""
+    """Remove what a killed orchestrator left beside a path. The caller holds its lock."""
     for folder in place.parent.glob(".*"):
         if re.fullmatch(re.escape(f".{place.name}.") + "[0-9a-f]{8}", folder.name):
             remove_tree(folder)
 
 
 def swap_in(fresh: Path, place: Path) -> None:
-    """Put a folder where another one may be; the old one goes once the new one is there."""
+    """Move a folder to a path. An existing folder is removed afterwards."""
     old = beside(place)
     if place.exists():
         place.rename(old)
@@ -98,11 +98,11 @@ def swap_in(fresh: Path, place: Path) -> None:
 
 
 def carry_over(old: Path, fresh: Path, names: Iterable[str]) -> None:
-    """Keep what a person put into a folder that is about to be replaced; what the fresh one has itself stays fresh.
+    """Keep the user's files of a folder that will be replaced. Files of the new folder have priority.
 
     Args:
-        old: The folder; it may not be there.
-        fresh: What will take its place.
+        old: The folder, which may be missing.
+        fresh: Its replacement.
         names: Files and folders within it.
     """
     for name in names:

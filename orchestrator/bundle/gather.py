@@ -1,4 +1,4 @@
-"""Looks up, once, what a bundle is rendered from: in the recipe, the catalogue, the lock and what the steps left."""
+"""Gathers a bundle's facts once, from the recipe, the catalogue, the lock and the artifacts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from orchestrator.store.artifact import Artifact
 
 _NAMES = {
     CHECKPOINT: MODEL_FOLDER,
-    ENGINE: f"{MODEL_FOLDER}/{ENGINE_FOLDER}",  # where a multi-LLM NIM 1.x looks for it
+    ENGINE: f"{MODEL_FOLDER}/{ENGINE_FOLDER}",  # the path in a multi-LLM NIM 1.x
     DRAFT: f"{MODEL_FOLDER}/{DRAFT_FOLDER}",
 }
 _LICENSES = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
@@ -42,13 +42,13 @@ def gather(
     *,
     images: Mapping[str, LockedImage],
 ) -> Facts:
-    """Look everything up that a bundle is rendered from.
+    """Gather all facts of a bundle.
 
     Args:
         recipe: The recipe, with its commits.
-        catalog: Where its image and target are described.
-        artifacts: What each step left, by the step's name.
-        images: What the lock says of images.
+        catalog: The source of its image and target.
+        artifacts: The artifact of each step, by the step's name.
+        images: The image digests of the lock.
     """
     shape = Shape(recipe, catalog)
     locked = images.get(recipe.image)
@@ -81,7 +81,7 @@ def _digests(locked: LockedImage | None) -> Mapping[Architecture, str]:
 
 
 def _part(recipe: Recipe, target: str, artifact: Artifact) -> Part:
-    """Leave the weights of a checkpoint out where an engine has them: its folder of the model is for the tokenizer."""
+    """Leave out the weights of a checkpoint if there is a TensorRT engine, which needs only the tokenizer."""
     files = artifact.files
     if target == CHECKPOINT and recipe.backend == "tensorrt":
         files = tuple(file for file in files if not file.path.endswith((".safetensors", ".safetensors.index.json")))
@@ -111,7 +111,7 @@ def _license(shape: Shape, artifacts: Mapping[str, Artifact]) -> License:
 
 
 def _terms(recipe: Recipe) -> tuple[str, str]:
-    """Name a model's licence, and what to say where no file does."""
+    """Return a model's licence, with a sentence for a missing file."""
     match recipe.model:
         case HubModel(license=name, repo=repo):
             return (

@@ -1,4 +1,4 @@
-"""The one profile that a bundle serves, and the manifest that names it."""
+"""Makes the one profile of a bundle, and the manifest that lists it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from orchestrator.bundle.gateway.documents import MODEL, Profile
 
 _SCHEMA_VERSION = "2.0.0"
 _FORMATS = {"w4a16_nvfp4": "nvfp4"}
-"""Formats whose weights are another one's; a profile's `precision` is about weights."""
+"""Formats with the weights of another one. A profile's `precision` is about weights."""
 
 
 def profile_of(facts: Facts) -> Profile:
-    """Name what is served as NIMs do, by the hash of what makes it up: its tags and every file's sha256."""
+    """Calculate the profile's id as NIMs do, from its tags and every file's sha256."""
     tags = _tags(facts)
     contents = {"tags": tags, "files": {path: file.sha256 for path, file in sorted(facts.model_files.items())}}
     identifier = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
@@ -23,7 +23,7 @@ def profile_of(facts: Facts) -> Profile:
 
 
 def manifest_of(facts: Facts) -> dict[str, object]:
-    """Write a manifest of one profile, as the second version of NVIDIA's operator's parser reads it."""
+    """Write a manifest of one profile in the form of the second version of NVIDIA's operator's parser."""
     profile = profile_of(facts)
     files = {path: {"uri": (MODEL / path).as_uri()} for path in sorted(facts.model_files)}
     return {
@@ -34,7 +34,7 @@ def manifest_of(facts: Facts) -> dict[str, object]:
 
 
 def _tags(facts: Facts) -> dict[str, str]:
-    """Give the tags that profiles of TensorRT-LLM have; each value is a text."""
+    """Return the tags of a TensorRT-LLM profile. Each value is a string."""
     recipe, gpu = facts.recipe, facts.shape.target.gpu
     limits = facts.limits
     tags = {
@@ -47,5 +47,5 @@ def _tags(facts: Facts) -> dict[str, str]:
         "feat_lora": "false",
         "trtllm_buildable": "false",
     }
-    # as the GPU operator labels a node with it: NVIDIA-H100-80GB-HBM3
+    # as in the GPU operator's node labels: NVIDIA-H100-80GB-HBM3
     return tags | ({"gpu": gpu.name.removeprefix("NVIDIA ").replace(" ", "-")} if gpu else {})

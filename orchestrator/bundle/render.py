@@ -1,7 +1,7 @@
-"""Write `dist/<recipe>/`: the checkpoint or engine, what serves it, and what was measured.
+"""Writes `dist/<recipe>/`: the checkpoint or TensorRT engine, the server's files, and the measurements.
 
-A bundle claims nothing that was not measured: its figures come from quality.json and performance.json, or are
-marked as predicted. It is written beside its place and then moved there, so that there is never half of one.
+A bundle has only measured claims: its figures come from quality.json and performance.json, or are
+marked as predicted. It is written beside its path and then moved there, so that it is never incomplete.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from orchestrator.store.store import Store, remove_tree
 
 _STAMP = "bundle.json"
 _EDITED = "edited"
-"""Where files lie that a person had changed, after another build has written them anew."""
+"""The folder of files that the user had changed before another build overwrote them."""
 _PERSONAL = (".env", "secrets", "two-sparks/.env", "two-sparks/keys", _EDITED)
-"""What a person adds to a bundle, and another build of it keeps."""
+"""Files that the user adds to a bundle, and that another build keeps."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Bundle:
 
     folder: Path
     size: int
-    """Bytes of all its files; linked ones take no room of their own."""
+    """Bytes of all its files. Linked ones take no extra disk space."""
     reused: bool
-    """It was there already, rendered from the same."""
+    """It existed already with the same content."""
     seconds: float
 
 
@@ -63,18 +63,18 @@ def render(
 
     Args:
         recipe: The recipe, with its commits.
-        catalog: Where its image is described.
-        artifacts: What each step left, by the step's name.
-        images: What the lock says of images.
-        store: Where the artifacts lie.
+        catalog: The source of its image.
+        artifacts: The artifact of each step, by the step's name.
+        images: The image digests of the lock.
+        store: The store of the artifacts.
         dist: The folder of all deployments.
-        targets: What to render for; none: all that the recipe can be deployed on.
-        embed_model: The image that the bundle builds shall hold the model.
-        observer: Hears of files that must be copied, because dist lies on another file system than the store.
+        targets: The targets to render; none: all that the recipe supports.
+        embed_model: The bundle's image includes the model.
+        observer: Is told if files must be copied because dist is on another file system than the store.
 
     Raises:
-        BundleTargetError: Where one of the targets is none, or none of this recipe's.
-        DiskFullError: Where there is no room for such a copy.
+        BundleTargetError: A target is unknown, or the recipe does not support it.
+        DiskFullError: The disk has no space for such a copy.
     """
     started = time.monotonic()
     gathered = replace(gather(recipe, catalog, artifacts, images=images), embed_model=embed_model)
@@ -87,14 +87,14 @@ def render(
         if not reused:
             with machine_faults(f"writing {folder}"):
                 _write(folder, parts, texts, stamp, observer)
-            for part in parts:  # a new link changes what the file system says of a file
+            for part in parts:  # a new link changes a file's status
                 store.remember(part.artifact)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Bundle(folder, size, reused, time.monotonic() - started)
 
 
 def _stamp(recipe: Recipe, parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
-    """Name everything that a bundle was rendered from."""
+    """Calculate the digest of everything that a bundle was rendered from."""
     fields = {
         "format": 2,
         "recipe": recipe.name,
@@ -112,7 +112,7 @@ def _stamp_of(folder: Path) -> str | None:
 
 
 def _is_whole(folder: Path, parts: tuple[Part, ...]) -> bool:
-    """Tell whether a bundle is all there, its artifacts unchanged; its texts are a person's to edit."""
+    """Tell whether a bundle is complete, with unchanged artifacts. The user may edit its text files."""
     try:
         listed = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         written = (folder / _STAMP).stat().st_ctime_ns
@@ -125,7 +125,7 @@ def _is_whole(folder: Path, parts: tuple[Part, ...]) -> bool:
 
 
 def _lock_of(folder: Path) -> str:
-    """Name the lock of a bundle's place."""
+    """Return the lock of a bundle's path."""
     return f"dist-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
 
 
@@ -165,7 +165,7 @@ def _make_place(dist: Path) -> None:
 
 
 def _set_aside_edited(folder: Path, fresh: Path, texts: Mapping[str, str], observer: Observer) -> None:
-    """Keep what a person changed in the texts of a bundle that is written anew, and say where it is."""
+    """Keep the user's changes to text files of a bundle that is overwritten, and report their folder."""
     edited = {name: text for name, text in _edited(folder) if texts.get(name) != text}
     for name, text in edited.items():
         _write_text(fresh / _EDITED / name, text)
@@ -175,19 +175,19 @@ def _set_aside_edited(folder: Path, fresh: Path, texts: Mapping[str, str], obser
 
 
 def _edited(folder: Path) -> Iterator[tuple[str, str]]:
-    """Give the texts of a bundle that are not as they were written."""
+    """Return the text files of a bundle that were changed."""
     try:
         written: dict[str, str] = json.loads((folder / _STAMP).read_bytes())["texts"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     for name, digest in written.items():
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            continue  # the file is a person's to spoil as well
+            continue  # the user may have damaged the file as well
         try:
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 yield name, content.decode()
-        except (OSError, ValueError):  # it is gone, or no text
+        except (OSError, ValueError):  # it is missing, or not text
             continue
 
 
@@ -199,7 +199,7 @@ def _write_text(file: Path, text: str) -> None:
 
 
 def _sums(parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
-    """List every file as `sha256sum --check` reads it; artifacts were hashed when they were published."""
+    """List every file for `sha256sum --check`. Artifacts were hashed when they were published."""
     sums = {f"{part.name}/{file.path}": file.sha256 for part in parts for file in part.files}
     sums |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

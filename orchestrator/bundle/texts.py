@@ -1,6 +1,6 @@
-"""How templates become files: in YAML every value is written as JSON, so that none can be taken for something else.
+"""Renders templates. In YAML every value is written as JSON, so that its type is never misread.
 
-`{{ value }}` in a YAML template is the whole value, quoted; a text is put together inside the braces:
+`{{ value }}` in a YAML template is the whole value, quoted. A string is concatenated inside the braces:
 `{{ "./" ~ part.name }}`. Only comments take `{{ value | comment }}` as it is.
 """
 
@@ -19,11 +19,11 @@ from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUn
 from jinja2.bccache import Bucket
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""What JSON leaves as it is and YAML does not allow, or takes for the end of a line."""
+"""Characters that JSON does not escape, but YAML forbids or treats as the end of a line."""
 
 
 class _Verbatim(str):
-    """A text that is not quoted."""
+    """A string that is not quoted."""
 
     __slots__ = ()
 
@@ -34,12 +34,12 @@ def yaml_text(template: str, **values: object) -> str:
 
 
 def compose_text(template: str, **values: object) -> str:
-    """Render a template of Compose, which would take `$NAME` in a value for a variable of the shell."""
+    """Render a template of Compose, in which `$NAME` in a value would be a variable of the shell."""
     return _yaml(dollars=True).get_template(template).render(values)
 
 
 def plain_text(template: str, **values: object) -> str:
-    """Render a template of text for people, or of a format that quotes in its own way."""
+    """Render a template of text for people, or of a format with quotes of its own."""
     return _plain().get_template(template).render(values)
 
 
@@ -73,9 +73,9 @@ def _plain() -> Environment:
 
 
 class _Compiled(FileSystemBytecodeCache):
-    """Templates that an earlier run compiled, in a folder of the user's own under the temporary one.
+    """Compiled templates of an earlier run, in a private folder below the temporary one.
 
-    Compiling takes a quarter of a build in which nothing is to do. Where they cannot be kept, they are compiled again.
+    Compiling takes a quarter of a build without work. If they cannot be kept, they are compiled again.
     """
 
     def dump_bytecode(self, bucket: Bucket) -> None:
@@ -84,7 +84,7 @@ class _Compiled(FileSystemBytecodeCache):
 
 
 def _compiled(kind: str) -> FileSystemBytecodeCache | None:
-    """Find the compiled templates of one kind, as this file compiles them: they hold how constants are quoted."""
+    """Find the compiled templates of one kind and of this file's version, because they contain quoted constants."""
     state = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     with suppress(OSError, RuntimeError):
         return _Compiled(pattern=f"orchestrator-{kind}-{state}-%s")
@@ -111,7 +111,7 @@ def _measured(value: float | None, unit: str = "") -> str:
 
 
 def _band(predicted: Mapping[str, float] | None) -> str:
-    """Write a prediction down: its low, its expected and its high value."""
+    """Format a prediction: its low, its expected and its high value."""
     if predicted is None:
         return "not predicted"
     return " / ".join(f"{predicted[name]:.3g}" for name in ("low", "expected", "high"))

@@ -1,4 +1,4 @@
-"""What a bundle can be rendered for: one module each, all with `files(facts)`."""
+"""Lists the targets of a bundle: one module each, all with `files(facts)`."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def _always(_: Facts) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """One way to deploy."""
+    """A deployment target."""
 
     files: Files
     applies: Callable[[Facts], bool] = _always
-    """Tells whether a recipe can be deployed like this."""
+    """Tells whether it supports a recipe."""
 
 
 TARGETS: Mapping[str, Target] = {
@@ -49,21 +49,21 @@ TARGETS: Mapping[str, Target] = {
     "nim-operator": Target(nim_operator.files, one_machine),
     "kserve": Target(kserve.files, one_machine),
 }
-"""What `--target` names, in the order in which README.md shows it."""
+"""The names for `--target`, in the order of README.md."""
 
 COMMON: tuple[Files, ...] = (documents.files, server.files, dockerfile.files, model_card.files, readme.files)
-"""What every bundle has."""
+"""The files of every bundle."""
 
 
 def choose(facts: Facts, names: Sequence[str]) -> Facts:
-    """Decide what to render for.
+    """Decide which targets to render.
 
     Args:
-        facts: What is known of the recipe.
-        names: What is asked for; none: all that applies.
+        facts: The facts of the bundle.
+        names: The requested targets; none: all supported ones.
 
     Raises:
-        BundleTargetError: For a name that is none, or a target on which the recipe cannot be deployed.
+        BundleTargetError: A target is unknown, or does not support the recipe.
     """
     possible = tuple(name for name, target in TARGETS.items() if target.applies(facts))
     for name in names:

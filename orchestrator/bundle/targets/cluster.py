@@ -1,4 +1,4 @@
-"""What every deployment in Kubernetes has in common: sizes, labels, and the volume with the model."""
+"""Renders the common parts of Kubernetes deployments: sizes, labels, and the volume with the model."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from orchestrator.bundle.texts import plain_text, yaml_text
 _PROBE_SECONDS = 10
 _GIB = 2**30
 _SHARED_GIB = 16
-"""Of /dev/shm, as NIMs are documented to need it; nothing is taken before it is used."""
+"""Size of /dev/shm, as NIM's documentation requires. It takes memory only when it is used."""
 _HOST_GIB = 16
-"""Of a server besides its weights: Python, compiled kernels, buffers."""
+"""Memory of a server besides its weights: Python, compiled kernels, buffers."""
 _READ_AHEAD = 1.25
-"""Files that are read count as the container's memory too, until the system wants it back."""
+"""The page cache of read files counts as the container's memory, too, until the system needs it."""
 _MOST_SCALE_DOWN = 3600
-"""Seconds; what an autoscaler takes at most."""
+"""Seconds; the most that an autoscaler accepts."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of a cluster a server needs, in Kubernetes' units."""
+    """The resources of a server in a cluster, in Kubernetes' units."""
 
     volume: str
     shared_memory: str
     resources: Mapping[str, Mapping[str, str | int]]
     startup_attempts: int
-    """How often it is asked whether it is ready before it counts as failed."""
+    """Number of failed readiness checks before the start counts as failed."""
     scale_down_seconds: int
 
 
 def one_machine(facts: Facts) -> bool:
-    """Tell whether one machine serves: several need a launcher besides a container on each."""
+    """Tell whether one machine serves. Several need a launcher besides a container on each."""
     return facts.nodes == 1
 
 
 def sizes_of(facts: Facts) -> Sizes:
-    """Work out what to ask the cluster for."""
+    """Calculate the resources to request."""
     weights = facts.size / _GIB
     memory = math.ceil(weights * _READ_AHEAD) + _SHARED_GIB + _HOST_GIB
     timeout = facts.recipe.checks.startup_timeout
@@ -58,7 +58,7 @@ def sizes_of(facts: Facts) -> Sizes:
 
 
 def values_of(facts: Facts) -> dict[str, object]:
-    """Give what the templates of all these deployments read."""
+    """Return the variables of the templates of all these deployments."""
     selector = {"app.kubernetes.io/name": facts.name}
     return {
         "facts": facts,
@@ -90,16 +90,16 @@ def render_all(facts: Facts, folder: str, templates: str, names: tuple[str, ...]
 
     Args:
         facts: What is known of the build.
-        folder: Where the files are in the bundle.
-        templates: Where their templates are.
-        names: Which, relative to both.
+        folder: Their folder in the bundle.
+        templates: The folder of their templates.
+        names: Their names, relative to both.
     """
     values = values_of(facts)
     return {f"{folder}/{name}": yaml_text(f"{templates}/{name}.j2", **values) for name in names}
 
 
 def model_volume(facts: Facts) -> dict[str, str]:
-    """Render the volume with the model and how it is filled; nothing where the image holds the model."""
+    """Render the volume with the model and its loader; nothing if the image includes the model."""
     if facts.embed_model:
         return {}
     sums = "".join(f"{file.sha256}  {path}\n" for path, file in sorted(facts.model_files.items()))

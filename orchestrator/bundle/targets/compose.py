@@ -1,4 +1,4 @@
-"""Docker Compose on this machine: the server, and what watches it."""
+"""Renders Docker Compose files for this machine: the server and its monitoring."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSED = {
     "NIM_JSONL_LOGGING": "0",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }
-"""The variables that `.env` hands on to the server, with what they are where it says nothing."""
+"""The variables that `.env` passes to the server, with their defaults."""
 _SECRETS = """\
 Keys and certificates go here; the server's container finds them at /run/secrets, and .env names them: .env.example
 shows how. They must be readable for uid 1000. Another build of the bundle keeps this folder.
@@ -40,7 +40,7 @@ shows how. They must be readable for uid 1000. Another build of the bundle keeps
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Render what Compose starts."""
+    """Render the Compose files."""
     target = facts.shape.target
     values = {
         "facts": facts,

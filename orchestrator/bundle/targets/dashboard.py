@@ -1,4 +1,4 @@
-"""A dashboard for Grafana over the metrics that NIMs have."""
+"""Renders a Grafana dashboard for NIM's metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _per_second(metric: str) -> str:
 
 
 def _share_below(metric: str) -> _Lines:
-    """Ask a histogram what half of the requests, and nearly all of them, stay below."""
+    """Calculate the median and a high percentile from a histogram."""
     return [
         (f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket{_RATE})))", f"p{share * 100:.0f}")
         for share in (_HALF, _NEARLY_ALL)
@@ -63,7 +63,7 @@ def dashboard(name: str) -> str:
     """Write the dashboard.
 
     Args:
-        name: What is served; the dashboard's title.
+        name: The model's name, as the dashboard's title.
     """
     document = {
         "uid": "server",

@@ -1,4 +1,4 @@
-"""The image that serves: what holds TensorRT-LLM, and over it the gateway with the bundle's documents."""
+"""Renders the server's image: the TensorRT-LLM image, with the gateway and the bundle's documents."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from orchestrator.bundle.gateway.documents import MODEL, SERVE
 from orchestrator.bundle.texts import plain_text
 
 CACHE = "/opt/nim/.cache"
-"""Where compiled kernels are kept between two starts."""
+"""The folder of compiled kernels, kept between two starts."""
 PORT = 8000
-"""Where the gateway listens in its container."""
+"""The gateway's port in its container."""
 HEALTH_PORT = 8002
-"""Where it tells of its health alone, never with TLS."""
+"""The port for health checks only, never with TLS."""
 DOCUMENTS = (SERVE, CONFIG, "model_manifest.yaml", "metadata.json", "license.json", "version.json")
 _PROBE = (
     "import os, urllib.request as r; url = 'http://127.0.0.1:' + os.environ['NIM_HEALTH_PORT'] + '/v1/health/ready'; "
     "r.build_opener(r.ProxyHandler({})).open(url, timeout=5)"
 )
 HEALTHCHECK = ("python3", "-c", _PROBE)
-"""Asks whether the server is ready; Python is there, curl may not be."""
+"""Checks readiness with Python, because curl may be missing."""
 _OCI = "org.opencontainers.image."
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Render the Dockerfile, and what of the bundle its build may see."""
+    """Render the Dockerfile and its ignore file."""
     values = {
         "facts": facts,
         "labels": _labels(facts),
@@ -59,7 +59,7 @@ def _model_licence(facts: Facts) -> str:
 
 
 def _ignored(facts: Facts) -> str:
-    """Let nothing through but what the Dockerfile copies: no secret, and no model that is not asked for."""
+    """Exclude everything that the Dockerfile does not copy: secrets, and a model that is not included."""
     model = ["model"] if facts.embed_model else []
     allowed = ["Dockerfile", "gateway/*.py", "start_server.sh", *DOCUMENTS, *model]
     return "*\n" + "".join(f"!{name}\n" for name in allowed)

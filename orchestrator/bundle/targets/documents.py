@@ -1,4 +1,4 @@
-"""What says what is served: its configuration, what was measured, and what the server tells of itself."""
+"""Bundle metadata files: the configuration, the measurements, and the server's own documents."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from orchestrator.bundle.texts import yaml_text
 from orchestrator.recipe.model import HubModel
 
 _API = "1.0.0"
-"""The version of the routes that the gateway has."""
+"""The version of the gateway's routes."""
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Write down what every deployment needs."""
+    """Render the files that every deployment needs."""
     documents: dict[str, object] = {
         "license.json": _license(facts),
         "metadata.json": _metadata(facts),
@@ -73,7 +73,7 @@ def _metadata(facts: Facts) -> dict[str, object]:
 
 
 def _license(facts: Facts) -> dict[str, object]:
-    """Answer `/v1/license`: about the base model, whatever made it smaller."""
+    """Answer `/v1/license`, about the base model."""
     found = facts.license
     return {
         "name": found.name,
@@ -87,7 +87,7 @@ def _license(facts: Facts) -> dict[str, object]:
 
 
 def _release(facts: Facts) -> str:
-    """Name what is served as a version: another one for whatever is served otherwise."""
+    """Return a version of the deployment. It changes with everything that is served."""
     return f"{facts.version}+{facts.tag}"
 
 

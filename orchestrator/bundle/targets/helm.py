@@ -1,4 +1,4 @@
-"""A chart of our own for Helm; all that differs between two builds is in Chart.yaml and values.yaml."""
+"""Renders a Helm chart. Only Chart.yaml and values.yaml differ between two builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KServe: a runtime for the cluster and a service that uses it."""
+"""Renders KServe files: a runtime for the cluster and a service that uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kubernetes with what every cluster has; keys, monitoring and autoscaling as components to switch on."""
+"""Renders plain Kubernetes files, with components for keys, monitoring and autoscaling."""
 
 from __future__ import annotations
 

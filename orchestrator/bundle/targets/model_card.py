@@ -1,4 +1,4 @@
-"""What the model is, how good and how fast it was found to be, and every digest that says which one is meant."""
+"""Renders the model card: the model, its measured quality and speed, and every digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.recipe.model import HubModel
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Render the card: what was measured beside what was predicted, each under its name."""
+    """Render the card, with measured and predicted figures side by side."""
     recipe = facts.recipe
     text = plain_text(
         "model_card/MODEL_CARD.md.j2",
@@ -29,7 +29,7 @@ def files(facts: Facts) -> dict[str, str]:
 
 
 def _levels(facts: Facts) -> Iterator[dict[str, Any]]:
-    """Put the two figures of each level of concurrency side by side; None for one that there is not."""
+    """Pair the two figures of each level of concurrency; None for a missing one."""
     levels = (facts.performance or {}).get("levels", [])
     measured = {level["concurrency"]: level for level in levels}
     levels = (facts.prediction or {}).get("levels", [])

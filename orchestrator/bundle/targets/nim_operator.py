@@ -1,4 +1,4 @@
-"""NVIDIA's NIM Operator: a NIMService on a volume that is filled beforehand."""
+"""Renders files for NVIDIA's NIM Operator: a NIMService and its volume."""
 
 from __future__ import annotations
 

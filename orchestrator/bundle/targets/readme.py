@@ -1,4 +1,4 @@
-"""What a person reads first."""
+"""Renders a bundle's README.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UPGRADES = {
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Say how to run, call, watch, upgrade and remove it, for each way to deploy that is here."""
+    """Explain how to run, call, monitor, upgrade and remove it, for each target of the bundle."""
     text = plain_text(
         "readme/README.md.j2",
         facts=facts,
@@ -39,7 +39,7 @@ def files(facts: Facts) -> dict[str, str]:
 
 
 def _question(facts: Facts) -> str:
-    """Write what a person pastes after `curl --data`."""
+    """Write the request body for `curl --data`."""
     request = {
         "model": facts.model_name,
         "messages": [{"role": "user", "content": "Hello"}],

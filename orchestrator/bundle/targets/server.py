@@ -1,4 +1,4 @@
-"""The server itself: the gateway's own code, which is the same in every bundle."""
+"""Copies the gateway's code, which is the same in every bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _START = "start_server.sh"
 
 
 def files(_: Facts) -> dict[str, str]:
-    """Copy the gateway and what starts it."""
+    """Copy the gateway and its start script."""
     package = resources("orchestrator.bundle")
     sources = (entry for entry in (package / "gateway").iterdir() if entry.name.endswith(".py"))
     texts = {f"gateway/{source.name}": source.read_text(encoding="utf-8") for source in sources}

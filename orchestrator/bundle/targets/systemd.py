@@ -1,4 +1,4 @@
-"""A unit for Podman's generator (quadlet): a service of systemd without Compose."""
+"""Renders a unit for Podman's generator (quadlet), for systemd without Compose."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from orchestrator.bundle.texts import plain_text
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Render the unit; every value in it is a number, or a name that systemd takes as it is."""
+    """Render the unit. Every value in it is a number, or a name that systemd accepts unquoted."""
     return {f"systemd/{facts.name}.container": plain_text("systemd/server.container.j2", **values_of(facts))}

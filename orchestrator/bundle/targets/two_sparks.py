@@ -1,4 +1,4 @@
-"""Two DGX Sparks that serve one model with tensor parallelism over their ConnectX-7 link."""
+"""Renders files for two DGX Sparks that serve one model with tensor parallelism over their ConnectX-7 link."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from orchestrator.bundle.texts import compose_text, plain_text
 
 FOLDER = "two-sparks"
 _SSH_PORT = 2233
-"""Where the containers let mpirun in; 22 is the machines' own."""
+"""The containers' port for mpirun, because 22 is the machines' own."""
 _VERBATIM = ("up.sh", "down.sh", "node.sh", "launch.sh")
 
 
 def two_machines(facts: Facts) -> bool:
-    """Tell whether just two machines serve."""
-    return facts.nodes == 2  # noqa: PLR2004 - it is the name of the place
+    """Tell whether exactly two machines serve."""
+    return facts.nodes == 2  # noqa: PLR2004 - it is the name of the path
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """Render what starts the two, checks them before, and stops them."""
+    """Render the scripts that check, start and stop the two."""
     values = {
         "facts": facts,
         "image": f"{facts.recipe.name}-{FOLDER}:{facts.tag}",
