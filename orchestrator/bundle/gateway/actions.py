@@ -1,4 +1,4 @@
-"""What `start_server.sh ACTION` can do besides serving: it tells, checks, and makes keys."""
+"""Actions of `start_server.sh` besides serving: reports, checks, and new API keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROBE_SECONDS = 5.0
 
 
 def tell_launch(settings: Settings, documents: Documents, launch: Launch, warnings: Sequence[str]) -> str:
-    """Write what `nim-serve` would do; no secret is in it."""
+    """Print what `nim-serve` would do, without secrets."""
     serve, bounds = documents.serve, settings.bounds
     tls = "no TLS" if settings.tls is None else "mutual TLS" if settings.tls.clients else "TLS"
     keys = f"API keys of {settings.keys}" if settings.keys else "no API keys"
@@ -58,7 +58,7 @@ def tell_download(serve: Serve, arguments: Sequence[str]) -> str:
     """Say that there is nothing to download.
 
     Raises:
-        UsageError: Another profile is asked for.
+        UsageError: Another profile is requested.
     """
     parser = _Parser(prog="download-to-cache")
     parser.add_argument("-p", "--profile", "--profiles", nargs="*", default=[])
@@ -75,7 +75,7 @@ def tell_store(serve: Serve, arguments: Sequence[str]) -> str:
     """Say where the model is to be copied from; `create-model-store` of a NIM makes such a folder.
 
     Raises:
-        UsageError: Another profile is asked for, or no folder.
+        UsageError: Another profile is requested, or no folder is named.
     """
     parser = _Parser(prog="create-model-store")
     parser.add_argument("-p", "--profile", required=True)
@@ -90,7 +90,7 @@ def tell_store(serve: Serve, arguments: Sequence[str]) -> str:
 
 
 def make_key(arguments: Sequence[str]) -> str:
-    """Make an API key and write it once.
+    """Create an API key and print it once.
 
     Raises:
         UsageError: The name is none, or taken.

@@ -1,4 +1,4 @@
-"""The HTTP server's connections: how many, how slow, and what an unreadable request is told."""
+"""Limits the HTTP server's connections and answers unreadable requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE = 8190
 """Bytes of the request line, and of one header."""
 _KEEP_ALIVE = 75.0
 _LINGER = 1.0
-"""Seconds for which a refused body is read on, so that its sender sees the refusal."""
+"""Seconds for which a refused body is still read, so that its sender sees the refusal."""
 _SILENT = logging.getLogger("gateway.http")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False  # its words about unreadable requests quote them, keys and all

@@ -1,4 +1,4 @@
-"""The bundle's documents as the server reads them: `serve.json`, and the texts that four routes answer with.
+"""Reads the bundle's documents: `serve.json`, and the bodies of four routes.
 
 `serve.json` is written where the bundle is rendered and read where it runs, by these same classes.
 """
@@ -35,7 +35,7 @@ class ServeOption:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the model allows; None where nothing is known or nothing limits."""
+    """The model's limits; None if not known or not limited."""
 
     tensor_parallel_size: int | None = None
     """An engine was built for exactly this many; a checkpoint has no such limit."""

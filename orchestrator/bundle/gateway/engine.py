@@ -1,4 +1,4 @@
-"""The trtllm-serve process: started on loopback, watched, and stopped with everything that it started."""
+"""Starts, monitors and stops the trtllm-serve process with all its children."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TAIL = 40
 _LINE = 8192
 """A longer line is broken up."""
 _PATIENCE = 3
-"""So many questions unanswered, and a server that was ready is not."""
+"""Number of unanswered health checks after which a ready server counts as not ready."""
 _POLL_STARTING = 0.25
 _POLL_READY = 2.0
 _STOP_SECONDS = 10.0
 
 
 class State(StrEnum):
-    """What trtllm-serve does, as far as the gateway knows."""
+    """The state of trtllm-serve, as the gateway knows it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -42,9 +42,9 @@ class Engine:
     Args:
         command: Its command line.
         environment: Its variables.
-        url: Where it will listen: `http://127.0.0.1:8001`.
-        log: Where its lines go.
-        patience: Seconds within which it must say that it is well.
+        url: Its address: `http://127.0.0.1:8001`.
+        log: Gets its lines.
+        patience: Seconds within which it must be healthy.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Engine:
         self.url = url
         self.state = State.STARTING
         self.model: str | None = None
-        """The name that it gives the model; known once it is ready."""
+        """Its name of the model; known once it is ready."""
         self.status: int | None = None
         """Its exit status, once it ended."""
         self._command = tuple(command)
@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def reason(self) -> str:
-        """Say why it is not ready."""
+        """Return why it is not ready."""
         match self.state:
             case State.STARTING:
                 return "trtllm-serve is starting" + (f": {self._last_answer}" if self._last_answer else "")
@@ -85,10 +85,10 @@ class Engine:
         return tuple(self._tail)
 
     async def start(self, session: aiohttp.ClientSession) -> None:
-        """Start it and begin to watch.
+        """Start it and monitor it.
 
         Raises:
-            MachineError: The program is not there.
+            MachineError: The program is missing.
         """
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -117,7 +117,7 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._ended.wait()
-        self._signal(signal.SIGKILL)  # also what it left behind
+        self._signal(signal.SIGKILL)  # also its remaining children
         await self._ended.wait()
         for task in self._tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What ends the program before or instead of serving: one message, one exit status, no traceback.
+"""Errors that end the program: one message, one exit status, no traceback.
 
 | status | meaning |
 |---|---|
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """A failure that whoever runs the server can act on."""
+    """A failure that the operator can act on."""
 
     exit_status: ClassVar[int] = 1
 
@@ -28,13 +28,13 @@ class UsageError(GatewayError):
 
 
 class DocumentError(GatewayError):
-    """A file that cannot be read or does not say what it must."""
+    """A file that cannot be read or has invalid content."""
 
     exit_status = 3
 
 
 class ContradictionError(GatewayError):
-    """Settings that cannot hold together."""
+    """Contradictory settings."""
 
     exit_status = 4
 

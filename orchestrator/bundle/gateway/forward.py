@@ -1,4 +1,4 @@
-"""Passes a request for the model to trtllm-serve, and its answer back as it comes."""
+"""Forwards a request to trtllm-serve, and streams its answer back."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .renaming import Lines, Names
 from .replies import JSON, error_document, json_reply, refuse
 
 _PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
-"""Headers of trtllm-serve's answers that clients get; nothing else of its own is told."""
+"""Headers of trtllm-serve's answers that are forwarded. All others are dropped."""
 _ERROR_BYTES = 1 << 16
 _ERROR = 400
 _EVENTS = "text/event-stream"
 
 
 class BrokenAnswerError(Exception):
-    """The answer broke off after its head was sent; the client was told as far as it could be."""
+    """The answer broke off after its head was sent. The client was informed if possible."""
 
 
 class ClientLeftError(Exception):
-    """The client is no longer there to be answered."""
+    """The client has closed the connection."""
 
 
 async def forward(
@@ -41,7 +41,7 @@ async def forward(
     added: Mapping[str, str],
     first_byte: Callable[[], None],
 ) -> web.StreamResponse:
-    """Ask trtllm-serve and pass on what it says.
+    """Send a request to trtllm-serve and forward its answer.
 
     Nothing of the client's request line, headers or framing is passed on: the request is a new one with a constant
     path, these headers and a body of known length. Where the client goes away, this is cancelled, and with it the

@@ -1,4 +1,4 @@
-"""Answers every request: finds the route, asks for the key, keeps to the limits, and answers or passes on."""
+"""Answers every request: finds the route, checks key and limits, and answers or forwards."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _UNREAD = frozenset({408, 413})
 _METRICS_SECONDS = 5.0
 _CHUNK = 1 << 16
 _STARTED = 1700000000
-"""`created` of the model where trtllm-serve says none; a constant, so that answers do not change with a restart."""
+"""The model's `created` time if trtllm-serve reports none. It is a constant, so that a restart does not change it."""
 
 
 @dataclass
 class _Asked:
-    """A request, as far as it was understood."""
+    """A parsed request."""
 
     request: web.BaseRequest
     id: str
     started: float
     route: Route | None = None
     key: str | None = None
-    """Whose API key it carries."""
+    """The owner of its API key."""
     body: bytes = b""
     trace: Trace | None = None
     first_byte: float | None = None
@@ -58,17 +58,17 @@ class _Asked:
 
 
 class Gateway:
-    """What clients talk to.
+    """The HTTP application.
 
     Args:
         settings: The settings.
         documents: The bundle's documents.
         engine: The trtllm-serve behind it.
         session: Connections to that.
-        keys: Who may ask; None where everybody may.
-        traces: Where traces go.
-        log: Where lines go.
-        max_model_len: Tokens of prompt and answer together, as far as that is known.
+        keys: The API keys; None if none is required.
+        traces: Gets the traces.
+        log: Gets the lines.
+        max_model_len: Tokens of prompt and answer together, if known.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class Gateway:
         return self._names
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
-        """Read the whole body before trtllm-serve hears of it: a slow or endless one never reaches it."""
+        """Read the whole body before the request to trtllm-serve, so that slow or endless bodies never reach it."""
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -309,7 +309,7 @@ class Gateway:
         return cors is not None and origin is not None and ("*" in cors.origins or origin in cors.origins)
 
     def _added(self, asked: _Asked) -> dict[str, str]:
-        """Give what every answer carries."""
+        """Return the headers of every answer."""
         added = {REQUEST_ID: asked.id, "Server": SERVER, "X-Content-Type-Options": "nosniff"}
         cors = self._settings.cors
         if cors is not None:
@@ -357,9 +357,9 @@ class Gateway:
 
 
 def _check_content(request: web.BaseRequest, limit: int) -> None:
-    """Refuse what is known from the head: a body too large, packed, or not JSON.
+    """Refuse by the head: a body that is too large, compressed, or not JSON.
 
-    A page of another origin can send other kinds of content without asking first, so JSON is insisted on.
+    A page of another origin can send other content types without a preflight, so JSON is required.
     """
     if request.content_type != JSON:
         refuse(415, f"Content-Type must be {JSON}.", code="unsupported_media_type")

@@ -121,7 +121,7 @@ class KeyRing:
         self._looked = time.monotonic()
 
     def owner(self, key: str) -> str | None:
-        """Name whose key this is; None where it is nobody's. Takes as long for every key."""
+        """Return the owner of a key; None if it is unknown. The time is the same for every key."""
         self._reread()
         digest, owner = digest_of(key), None
         for known in self._keys:
@@ -130,7 +130,7 @@ class KeyRing:
         return owner
 
     def reload(self) -> None:
-        """Read the file now; where it cannot be read, the keys of before stay."""
+        """Read the file again. If it cannot be read, the old keys stay."""
         self._stamp = self._look()
         try:
             self._keys = self._read()

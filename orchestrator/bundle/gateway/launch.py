@@ -1,4 +1,4 @@
-"""How trtllm-serve is started here: the recipe's options, changed by variables and by the command line.
+"""Decides how trtllm-serve is started: the recipe's options, changed by variables and by the command line.
 
 Later ones win: the recipe, NIM_* variables, NIM_PASSTHROUGH_ARGS, the command line. Older versions let the
 configuration file win over the command line, so what stands in the file is changed there, in a copy.
@@ -102,7 +102,7 @@ class _Merge:
 
 
 def decide(serve: Serve, settings: Settings, environment: Environment, arguments: Sequence[str]) -> Launch:
-    """Decide how to start trtllm-serve.
+    """Decide the command line of trtllm-serve.
 
     Args:
         serve: What the recipe says.
@@ -112,8 +112,8 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
 
     Raises:
         UsageError: An option that this version does not have, or a value of another type.
-        ContradictionError: What is asked for cannot be served.
-        DocumentError: The model is not there.
+        ContradictionError: The requested settings cannot be served.
+        DocumentError: The model is missing.
     """
     table = _Table(serve)
     merged = _merge(table, serve, environment, arguments)

@@ -1,4 +1,4 @@
-"""How many requests at once, and how many a minute for each client."""
+"""Limits concurrent requests, and requests a minute for each client."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from .replies import refuse
 
 _CLIENTS = 10_000
-"""Clients whose rate is remembered; whoever was silent longest is forgotten first."""
+"""Most clients whose rate is remembered. The one without requests for longest is removed first."""
 _MINUTE = 60.0
 _ROUNDING = 1e-6
 
 
 class Concurrency:
-    """Counts requests for the model that are under way.
+    """Counts running requests for the model.
 
     Args:
         most: How many may be.
@@ -48,12 +48,12 @@ class Concurrency:
                 self._idle.set()
 
     async def wait_idle(self) -> None:
-        """Wait until none is under way."""
+        """Wait until none runs."""
         await self._idle.wait()
 
 
 class Rate:
-    """A bucket of tokens for each client, filled evenly, as large as what a minute brings.
+    """A token bucket for each client, filled evenly, as large as one minute's limit.
 
     Args:
         per_minute: Requests a minute; 0 is no limit.

@@ -1,4 +1,4 @@
-"""Lines of log: text for people, JSON for machines; never a prompt, a key or a header unless asked."""
+"""Writes log lines: text for people, JSON for programs. Prompts, keys and headers are logged only on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/v1/metrics`: what the gateway counts, what TensorRT-LLM counts, and NIM's names for both.
+"""Serves `/v1/metrics`: the gateway's metrics, TensorRT-LLM's metrics, and NIM's names for both.
 
 TensorRT-LLM's metrics are passed on as they are. Where one of them is what NIM calls by another name, it is written
 again under that name, with the label `model_name` that clients know; what TensorRT-LLM does not count (its Prometheus

@@ -1,4 +1,4 @@
-"""The interface as OpenAPI 3.1, written from the table of routes."""
+"""Describes the interface as OpenAPI 3.1, from the table of routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model's name: clients use the served one, trtllm-serve has its own."""
+"""Translates the model's name between clients and trtllm-serve."""
 
 from __future__ import annotations
 

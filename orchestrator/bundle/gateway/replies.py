@@ -1,4 +1,4 @@
-"""Answers that the gateway gives itself; errors have the shape that OpenAI's clients read."""
+"""Makes the gateway's own answers. Errors have the form of OpenAI's API."""
 
 from __future__ import annotations
 

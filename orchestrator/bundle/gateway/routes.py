@@ -1,4 +1,4 @@
-"""The routes that exist. What is not in this table does not, and no path of a client ever reaches trtllm-serve."""
+"""The table of all routes. Other paths do not exist, and no path of a client ever reaches trtllm-serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nim-serve`: listens, starts trtllm-serve, and stops both in order."""
+"""Runs `nim-serve`: listens, starts trtllm-serve, and stops both in order."""
 
 from __future__ import annotations
 

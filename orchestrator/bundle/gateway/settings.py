@@ -1,4 +1,4 @@
-"""The gateway's own settings, read from the environment once."""
+"""Reads the gateway's own settings from the environment once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Cors:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much anybody may ask of the server; seconds, bytes and counts."""
+    """Limits for requests; seconds, bytes and counts."""
 
     body: int
     requests: int
@@ -51,7 +51,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything about the gateway that the environment may change."""
+    """All settings of the gateway."""
 
     host: str
     port: int
@@ -130,7 +130,7 @@ def _tls(environment: Environment) -> Tls | None:
 
 
 def _check_unused(names: dict[str, str], given: dict[str, str | None]) -> None:
-    """Refuse certificates that would not be used: whoever set them expects TLS."""
+    """Refuse unused certificates, because their owner expects TLS."""
     for field, name in names.items():
         if given[field]:
             message = f"{name} is set, but NIM_SSL_MODE is disabled: set it to tls or mtls"

@@ -1,4 +1,4 @@
-"""TLS of the clients' port, whose certificates may be renewed while it runs."""
+"""Serves TLS on the clients' port. Certificates may be renewed while it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Certificates:
         self._load(self.context)
 
     def reload(self, log: Log) -> None:
-        """Read them again, for connections to come; where they cannot be read, those of before stay."""
+        """Read them again, for new connections. If they cannot be read, the old ones stay."""
         try:
             self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))  # looked at before they are used
             self._load(self.context)

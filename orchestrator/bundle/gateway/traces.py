@@ -1,4 +1,4 @@
-"""Traces of requests over OpenTelemetry, where its packages are there and a collector is named.
+"""Sends traces of requests over OpenTelemetry if its packages are installed and a collector is named.
 
 Without either, the headers of a trace that a client began still reach trtllm-serve.
 """

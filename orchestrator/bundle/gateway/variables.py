@@ -1,4 +1,4 @@
-"""Every variable that the server reads: the table that code, documentation and warnings share.
+"""Defines every variable that the server reads, in one table for code, documentation and warnings.
 
 Names of NIM 1.x and 2.x where NIM has one; ours begin with NIM_GATEWAY_.
 """
@@ -60,7 +60,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_GATEWAY_HOST",
         Topic.SERVER,
         "The address to listen on.",
-        default="0.0.0.0",  # noqa: S104 - in a container; whoever starts it decides what is published
+        default="0.0.0.0",  # noqa: S104 - in a container, where the operator decides what is published
     ),
     Variable(
         "NIM_GATEWAY_ENGINE_PORT",
@@ -315,7 +315,7 @@ NOT_SERVED: Mapping[str, str] = {
     "NIM_PEFT_SOURCE": "LoRA adapters are not served",
     "NIM_SAGEMAKER_MODE": "SageMaker's routes are not served",
 }
-"""Variables of NIM that ask for something that is not here, and what to do instead."""
+"""Variables of NIM that request a missing feature, and what to do instead."""
 
 WITHOUT_MEANING = frozenset({
     "NIM_CACHE_PATH", "NIM_CACHE_PROBE_TIMEOUT", "NIM_DISABLE_MODEL_DOWNLOAD", "NIM_LOW_MEMORY_MODE", "NIM_NGINX_DIR",
@@ -341,10 +341,10 @@ class Environment:
         self._table = {variable.name: variable for variable in VARIABLES}
 
     def text(self, name: str) -> str | None:
-        """Give a variable's value under any of its names; nothing and an empty text are the same.
+        """Return a variable's value under any of its names. An unset and an empty variable are the same.
 
         Raises:
-            ContradictionError: Two of its names have different values, or the value is none of its choices.
+            ContradictionError: Two of its names have different values, or the value is not one of its choices.
         """
         variable = self._table[name]
         given = [(each, self._values.get(each, "").strip()) for each in (name, *variable.aliases)]
@@ -401,7 +401,7 @@ class Environment:
         return self._table[name].default
 
     def warnings(self) -> Iterator[str]:
-        """Tell what is set and has no effect."""
+        """List the variables that are set and have no effect."""
         known = {each for variable in VARIABLES for each in (variable.name, *variable.aliases)}
         for name in sorted(name for name, value in self._values.items() if value.strip()):
             if name in NOT_SERVED:
