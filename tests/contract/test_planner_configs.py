@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
+from orchestrator.errors import ArchitectureUnknownError
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.making import resident_peak
 from orchestrator.planner.outlook import outlook
@@ -81,6 +82,28 @@ def scheme(name: str) -> Scheme:
     return scheme_of_quant_config(inside, name) if inside else scheme_of("bf16")
 
 
+def is_known(name: str) -> bool:
+    try:
+        shape_of(read(name), name)
+    except ArchitectureUnknownError:
+        return False
+    return True
+
+
+KNOWN = [name for name in CONFIGS if is_known(name)]
+
+
+def test_most_configurations_are_known() -> None:
+    assert len(KNOWN) > len(CONFIGS) / 2
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(KNOWN)))
+def test_an_unknown_class_is_refused_by_its_name(name: str) -> None:
+    (architecture,) = read(name)["architectures"]
+    with pytest.raises(ArchitectureUnknownError, match=architecture):
+        shape_of(read(name), name)
+
+
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_parameters_are_as_many_as_published(name: str) -> None:
     assert shape_of(read(f"{name}_config.json")).parameters == PUBLISHED[name]
@@ -105,7 +128,7 @@ def test_published_checkpoints_have_the_bytes_of_their_index(name: str) -> None:
     assert found == pytest.approx(published, rel=tolerance, abs=0)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_every_configuration_is_answered_in_every_format(name: str) -> None:
     shape = shape_of(read(name), name)
     spark = Catalog(Project(ROOT)).target("dgx-spark")
@@ -126,7 +149,7 @@ def test_every_configuration_is_answered_in_every_format(name: str) -> None:
         assert 0 < found.active_bytes_per_token <= found.weights_bytes <= 2 * shape.stored_parameters * 1.01
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if scheme(name).algorithm != "BF16"])
+@pytest.mark.parametrize("name", [name for name in KNOWN if scheme(name).algorithm != "BF16"])
 def test_a_real_list_of_what_is_not_quantized_leaves_a_size_between_the_formats(name: str) -> None:
     shape, declared = shape_of(read(name)), scheme(name)
     least = checkpoint_bytes(shape, scheme_of("w4a16_nvfp4" if declared.algorithm != "FP8" else "fp8"))
@@ -135,12 +158,14 @@ def test_a_real_list_of_what_is_not_quantized_leaves_a_size_between_the_formats(
 
 
 def test_the_lists_of_exclusions_name_modules_that_are_there() -> None:
-    for name in CONFIGS:
+    for name in KNOWN:
         declared = scheme(name)
         modules = {
             tensor.module.format(0) if tensor.count > 1 else tensor.module for tensor in shape_of(read(name)).tensors
         }
         inside = {module.rpartition(".")[0] for module in modules} | modules
+        last = {module.rpartition(".")[2] for module in modules}
         for pattern in declared.exclude or ():
             if "*" not in pattern and not pattern.endswith("gate_up_proj"):
-                assert pattern in inside, f"{name}: {pattern}"
+                # MiniMax names `gate` and `e_score_correction_bias` by their last parts alone.
+                assert pattern in inside or pattern in last, f"{name}: {pattern}"

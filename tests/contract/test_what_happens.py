@@ -1,4 +1,4 @@
-"""Each line of the page on faults names a test that is there; so does each of the README, which shows a part of it."""
+"""Each line of the page on faults names a test that exists."""
 
 from __future__ import annotations
 
@@ -30,18 +30,5 @@ def test_each_fault_has_a_test(row: str) -> None:
     assert named[2] in named_in(named[1])
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What happens when\n")[2].partition("\n## ")[0]
-SHOWN = [line for line in README.splitlines() if line.startswith("|") and not re.match(r"\| (when|---)", line)]
-
-
-@pytest.mark.parametrize("row", SHOWN, ids=lambda row: row.split("|")[1].strip()[:60])
-def test_each_fault_of_the_readme_is_on_the_page_with_its_test(row: str) -> None:
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert len(cells) == 3
-    assert all(cells)
-    assert re.fullmatch(r"`test_\w+`", cells[2])
-    assert f"::{cells[2].strip('`')}`" in PAGE
-
-
-def test_the_readme_shows_some() -> None:
-    assert len(SHOWN) > 10
+def test_the_page_has_many_faults() -> None:
+    assert len(ROWS) > 50
