@@ -24,12 +24,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from orchestrator.app.plan import make_plan  # noqa: E402
+from orchestrator.app.runner import Runner  # noqa: E402
 from orchestrator.catalog.load import Catalog  # noqa: E402 - the path comes first
 from orchestrator.catalog.project import Project  # noqa: E402
 from orchestrator.events import silence  # noqa: E402
-from orchestrator.plan import make_plan  # noqa: E402
 from orchestrator.recipe.load import RecipeBook  # noqa: E402
-from orchestrator.runner import Runner  # noqa: E402
 from orchestrator.store import store as stores  # noqa: E402
 from orchestrator.store.artifact import StoredFile, list_files  # noqa: E402
 from tests.support.fake import FakeRun  # noqa: E402

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs.generate.markdown import ROOT, block, code, codes, page, table
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.settings import Settings
+from orchestrator.app.named import Named
+from orchestrator.app.plan import Plan
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.settings import Settings
 from orchestrator.errors import Refusal
-from orchestrator.plan import Plan
 from orchestrator.recipe.schema import recipe_schema
 
 _REFERENCE = "#/$defs/"

@@ -9,10 +9,11 @@ from typing import Any
 
 from docs.generate.markdown import block, classes_of, code, fields_of, first_line, page, table
 from docs.generate.recipes import SETTINGS
-from orchestrator import events, journal
+from orchestrator import events
+from orchestrator.app import journal
+from orchestrator.app.named import Named
+from orchestrator.app.planning import plan_recipe
 from orchestrator.cli.dry_run import document
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import plan_recipe
 from orchestrator.store import artifact, cost, store
 
 _EXAMPLE = "llama3-70b-nvfp4"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.text import in_bytes, in_time
 from orchestrator.events import Spent
 from orchestrator.store.cost import Cost
+from orchestrator.units import in_bytes, in_time
 
 HEADS = ("step", "made (UTC)", "took", "read", "wrote", "peak memory", "computed by", "time by phase")
 NUMBERS = (2, 3, 4, 5)

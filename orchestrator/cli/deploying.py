@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.status import Status
 
 from orchestrator import events
-from orchestrator.cli.text import in_bytes, in_time
 from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.observer import Done, Phase
 from orchestrator.errors import ComposeUnsupportedError
+from orchestrator.units import in_bytes, in_time
 
 _EVERY = 30.0
 """Seconds between two lines of the same phase in a log."""

@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import building
+from orchestrator.app import building
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName
+from orchestrator.app.planning import Planned, plan_recipe
+from orchestrator.app.runner import Forecast, forecast
+from orchestrator.app.settings import Settings
 from orchestrator.cli.failure import show_error
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import Planned, plan_recipe
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
 from orchestrator.errors import OrchestratorError, PlanRefusedError
 from orchestrator.executors.job import OUTPUT, Inside
-from orchestrator.plan import ExecutorName
-from orchestrator.runner import Forecast, forecast
 
 _WORK = Path("/WORK")
 """Placeholder for the folder that the user chooses."""

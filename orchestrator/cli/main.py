@@ -13,7 +13,7 @@ from types import FrameType
 
 import click
 
-from orchestrator.cli.settings import Settings
+from orchestrator.app.settings import Settings
 from orchestrator.errors import OrchestratorError, from_os_error
 
 gc.set_threshold(100_000)  # Start-up creates tens of thousands of objects that stay. Skip 40 useless collections.
@@ -149,7 +149,7 @@ def cli(ctx: click.Context, project: Path | None, store: Path | None, dist: Path
 
 
 def _tell_of_leftovers(settings: Settings) -> None:
-    from orchestrator.cli.leftovers import leftovers  # noqa: PLC0415 - `--help` does not need it
+    from orchestrator.app.leftovers import leftovers  # noqa: PLC0415 - `--help` does not need it
 
     for left in leftovers(settings):
         click.echo(f"note: an earlier version left {left.what} in {left.folder}. To move them:", err=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.cli.named import Named
+from orchestrator.app.named import Named
 from orchestrator.errors import machine_faults
 
 if TYPE_CHECKING:
-    from orchestrator.cli.settings import Settings
+    from orchestrator.app.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,7 +28,7 @@ def complete_recipe(
         return [click.shell_completion.CompletionItem(incomplete, type="file")]
     settings: Settings | None = ctx.find_root().obj
     if settings is None:
-        from orchestrator.cli.settings import Settings as Fresh  # noqa: PLC0415 - completion only
+        from orchestrator.app.settings import Settings as Fresh  # noqa: PLC0415 - completion only
 
         settings = Fresh(None, None, None)
     return [click.shell_completion.CompletionItem(name) for name in settings.book.names if name.startswith(incomplete)]

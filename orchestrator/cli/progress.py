@@ -13,7 +13,7 @@ import click
 
 from orchestrator import events
 from orchestrator.cli.pace import Pace
-from orchestrator.cli.text import in_bytes, in_time
+from orchestrator.units import in_bytes, in_time
 
 if TYPE_CHECKING:
     from orchestrator.cli.screen import Screen

@@ -1,4 +1,4 @@
-"""Formats numbers and tables for people."""
+"""Formats lines, tables and commands for people."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from rich.table import Table
 
-_STEP = 1000.0
-_MINUTE, _HOUR = 60, 3600
 _NARROWEST, _UNLIMITED = 20, 10_000
 """Columns. The second is wider than any table."""
 
@@ -47,26 +45,6 @@ def _called() -> str:
     if found and Path(found).resolve() == called.resolve():
         return called.name
     return os.path.relpath(called) if called.exists() else called.name
-
-
-def in_bytes(count: float) -> str:
-    """Format a number of bytes in decimal units, as disks and model cards do."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < _STEP:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= _STEP
-    return f"{count:.1f} TB"
-
-
-def in_time(seconds: float) -> str:
-    """Format a duration as short as possible."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    if seconds < _HOUR:
-        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
-    return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
 
 
 def width(stream: TextIO) -> int | None:

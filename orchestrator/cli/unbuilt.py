@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.cli.named import Named
-from orchestrator.cli.settings import Settings
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings
 from orchestrator.cli.text import program
 from orchestrator.errors import RecipeUnknownError
 

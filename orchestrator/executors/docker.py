@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import requests
 from docker.errors import APIError, NotFound
 
-from orchestrator import owner
 from orchestrator.errors import DockerUnavailableError, MachineError, StepError
 from orchestrator.events import StepStarted, Warned
 from orchestrator.executors import docker_images
@@ -40,6 +39,7 @@ from orchestrator.executors.docker_logs import LogStream, Place
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, Outcome, carry_on
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
+from orchestrator.store import owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.executors.docker_engine import Connect
     from orchestrator.executors.job import Heed, Job
-    from orchestrator.room import Need
+    from orchestrator.store.space import Need
 
 PATIENCE = 300.0
 """Seconds to wait for Docker if it stops while a container runs. An upgrade of Docker takes that long."""

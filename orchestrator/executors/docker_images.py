@@ -15,7 +15,7 @@ from orchestrator.executors.docker_engine import (
     images_folder,
     require_architecture,
 )
-from orchestrator.room import Need
+from orchestrator.store.space import Need
 
 _UNPACKED = 2
 """Factor between an image's layers on disk and in the registry. Docker keeps both for a while."""

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import owner
 from orchestrator.executors.docker_arguments import SECRETS
+from orchestrator.store import owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

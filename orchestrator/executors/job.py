@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.events import Observer
-from orchestrator.room import Need
+from orchestrator.store.space import Need
 
 OUTPUT = "/out"
 """The only folder in which a command may write."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Observer
     from orchestrator.executors.job import Argument
-    from orchestrator.room import Need
+    from orchestrator.store.space import Need
 
 _SLICE = 0.2
 """Seconds between two checks for the command's end."""

@@ -23,9 +23,9 @@ from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import LONGEST_PAUSE, TRIES, TooLongError, transfer
 from orchestrator.hub.words import hub_words
 from orchestrator.hub.xet import XetFaultError, stream
-from orchestrator.room import existing
-from orchestrator.temporary import replacing, sweep_temporaries
-from orchestrator.witness import witness_of
+from orchestrator.store.fingerprint import fingerprint_of
+from orchestrator.store.space import existing
+from orchestrator.store.temporary import replacing, sweep_temporaries
 
 _READ = 1 << 20
 
@@ -91,7 +91,7 @@ class Fetcher:
         target = self.output / file.path
         link_or_copy(blob, target)
         if file.sha256 and target.samefile(blob):
-            self.tell(Checked(file.path, file.sha256, witness_of(target)))
+            self.tell(Checked(file.path, file.sha256, fingerprint_of(target)))
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)

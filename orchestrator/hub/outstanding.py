@@ -11,7 +11,7 @@ from orchestrator.hub.offline import is_there, listing_file
 from orchestrator.hub.partial import journaled
 from orchestrator.hub.snapshot import Snapshot, parse_listing, read_listing
 from orchestrator.hub.wanted import RepoType
-from orchestrator.room import Need, device_of, files_in
+from orchestrator.store.space import Need, device_of, files_in
 
 
 def known_snapshot(

@@ -35,7 +35,7 @@ from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_no_code
 from orchestrator.hub.wanted import MODEL_FILES, is_commit
 from orchestrator.payloads._main import run
 from orchestrator.payloads._report import Reporter
-from orchestrator.room import insist_on_room
+from orchestrator.store.space import insist_on_space
 
 _WORKERS = 4
 """Files under way at once; each may lose two chunks when the process is killed."""
@@ -66,7 +66,7 @@ def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: t
     fetcher = Fetcher(wanted, output, stop, count, report)
     if constants.HF_HUB_OFFLINE:
         fetcher.insist_on_everything(include)
-    insist_on_room(needs(wanted, output, "download"), "set HF_HUB_CACHE to a folder on a larger disk")
+    insist_on_space(needs(wanted, output, "download"), "set HF_HUB_CACHE to a folder on a larger disk")
     fetcher.prepare(listing_file(wanted.repo, wanted.commit, wanted.kind, include))
     first = [file for file in wanted.files if file.path.endswith(".json")]
     _each(first, fetcher.fetch, stop)

@@ -10,6 +10,7 @@ from orchestrator.planner.bytes import kv_bytes, loaded_bytes, state_bytes
 from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes.model import ModelShape
+from orchestrator.units import in_gib
 
 TOKENS_PER_STEP = 8192
 """Most tokens in one step: the default of trtllm-serve's --max_num_tokens, and of vLLM and SGLang."""
@@ -94,15 +95,11 @@ def room_per_gpu(target: Target) -> float:
 def room_words(target: Target, name: str) -> str:
     """Describe a target's memory for a model and the use of the rest."""
     each = " on each GPU" if gpus_of(target) > 1 else ""
-    seen = f"; CUDA sees {_gib(target.cuda_free)} free at most" if target.cuda_free else ""
+    seen = f"; CUDA sees {in_gib(target.cuda_free)} free at most" if target.cuda_free else ""
     return (
-        f"{gigabytes(room_per_gpu(target))}{each}: {_gib(target.memory)} of {name} less {_gib(target.reserve)}"
+        f"{gigabytes(room_per_gpu(target))}{each}: {in_gib(target.memory)} of {name} less {in_gib(target.reserve)}"
         f" for the system{seen}"
     )
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.4g} GiB"
 
 
 def gpus_of(target: Target) -> int:

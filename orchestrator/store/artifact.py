@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
 from orchestrator.events import Checked
-from orchestrator.witness import witness_of
+from orchestrator.store.fingerprint import fingerprint_of
 
 _FORMAT = 1
 _HASHERS = min(4, os.cpu_count() or 1)
@@ -91,7 +91,7 @@ def hash_files(folder: Path, known: Mapping[str, Checked] = MappingProxyType({})
 
     def digest(path: Path) -> str:
         checked = known.get(path.relative_to(folder).as_posix())
-        return checked.sha256 if checked and witness_of(path) == checked.witness else _sha256(path, ended)
+        return checked.sha256 if checked and fingerprint_of(path) == checked.witness else _sha256(path, ended)
 
     with ThreadPoolExecutor(_HASHERS) as pool:
         try:

@@ -24,13 +24,13 @@ from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 
-from orchestrator import owner
 from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
 from orchestrator.events import Checked
-from orchestrator.room import files_in
+from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.store.cost import Cost, read_cost
-from orchestrator.temporary import replacing, sweep_temporaries
+from orchestrator.store.space import files_in
+from orchestrator.store.temporary import replacing, sweep_temporaries
 
 _ENDED = "ended"
 _OWED = "owed"

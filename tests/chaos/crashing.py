@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchestrator import runner
+from orchestrator.app import runner
+from orchestrator.app.journal import Journal
 from orchestrator.bundle import render
 from orchestrator.cli import main as program
 from orchestrator.executors import docker, process
 from orchestrator.executors.job import Job, Outcome
 from orchestrator.executors.process import ProcessExecutor
-from orchestrator.journal import Journal
 from orchestrator.store import store
 from orchestrator.store.artifact import Artifact
 from tests.chaos import downloading

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from orchestrator.cli import garbage
+from orchestrator.app import garbage
 from orchestrator.executors.docker import LeftContainer
 from orchestrator.store.store import Store, remove_tree
 from tests.chaos.crashing import NOWHERE, ONLY_IN_CONTAINERS, POINTS, build

@@ -183,7 +183,7 @@ def test_no_secret_is_in_the_report_of_a_defect(world: Path) -> None:
     broken = world / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
-        "import orchestrator.runner as runner, os\n"
+        "import orchestrator.app.runner as runner, os\n"
         "def run(*_, **__): raise RuntimeError('sent ' + ' '.join(os.environ[name] for name in "
         f"{list(CANARIES)!r}))\n"
         "runner.Runner.run = run\n"

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import leftovers
+from orchestrator.app import leftovers
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings, data_home
 from orchestrator.cli import main as program
-from orchestrator.cli.named import Named
-from orchestrator.cli.settings import Settings, data_home
 from orchestrator.errors import HomeMissingError, RecipeUnknownError
 from tests.support.leavings import tiny_executor
 
@@ -74,7 +74,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("HOME", str(user.home))
     monkeypatch.chdir(user.folder)
     executor = tiny_executor()
-    monkeypatch.setattr("orchestrator.cli.building.executors", lambda: {"process": lambda: executor})
+    monkeypatch.setattr("orchestrator.app.building.executors", lambda: {"process": lambda: executor})
     before = signal.getsignal(signal.SIGTERM)
     yield user
     signal.signal(signal.SIGTERM, before)

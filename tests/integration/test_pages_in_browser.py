@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.settings import Settings
+from orchestrator.app.named import Named
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.settings import Settings
 from orchestrator.pages.checked import checked_page
 from orchestrator.pages.page import comparison_page, plan_page
 from orchestrator.pages.planned import comparison_for, plan_facts

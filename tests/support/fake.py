@@ -25,7 +25,7 @@ from orchestrator.executors.job import OUTPUT, Argument, Heed, Job, Outcome, car
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
-    from orchestrator.room import Need
+    from orchestrator.store.space import Need
 
 SIGKILL = 9
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.named import Named
+from orchestrator.app.named import Named
+from orchestrator.app.record import Begun, Ended, begun, follow
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.progress import BuildView
-from orchestrator.cli.record import Begun, Ended, begun, follow
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import program
 from orchestrator.cli.unbuilt import never_built
 from orchestrator.errors import OrchestratorError, PlanRefusedError, StepKilledError, by_code

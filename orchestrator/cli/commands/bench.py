@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.building import build_recipe
-from orchestrator.cli.named import Named
+from orchestrator.app.building import build_recipe
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName
+from orchestrator.app.runner import StepResult
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
-from orchestrator.cli.settings import Settings
+from orchestrator.cli.progress import BuildView
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import StepUnknownError
-from orchestrator.plan import ExecutorName
-from orchestrator.runner import StepResult
 
 
 @click.command("bench")
@@ -34,7 +35,8 @@ def command(
 ) -> None:
     """Build RECIPE up to its benchmark, and show the measurements."""
     try:
-        _, results = build_recipe(settings, recipe, overrides, executor=executor, last="benchmark", verbose=verbose)
+        with BuildView(verbose=verbose) as view:
+            _, results = build_recipe(settings, recipe, overrides, executor=executor, last="benchmark", observer=view)
     except StepUnknownError as error:
         message = f"{recipe} measures nothing: it has no benchmark, or its target has no GPU"
         raise StepUnknownError(message, hint=error.hint) from error

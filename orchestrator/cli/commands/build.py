@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.building import build_and_bundle, plan_build
-from orchestrator.cli.detach import start_detached
+from orchestrator.app.building import build_and_bundle, plan_build
+from orchestrator.app.detach import start_detached
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName, Plan
+from orchestrator.app.runner import StepResult
+from orchestrator.app.settings import Settings
 from orchestrator.cli.dry_run import dry_run
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import (
     executor_option,
     json_option,
@@ -20,10 +23,9 @@ from orchestrator.cli.options import (
     set_option,
     verbose_option,
 )
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, in_time, print_json, print_table, program
-from orchestrator.plan import ExecutorName, Plan
-from orchestrator.runner import StepResult
+from orchestrator.cli.progress import BuildView
+from orchestrator.cli.text import print_json, print_table, program
+from orchestrator.units import in_bytes, in_time
 
 if TYPE_CHECKING:
     from orchestrator.bundle.render import Bundle
@@ -78,7 +80,8 @@ def command(
     plan = plan_build(
         settings, recipe, overrides, executor=executor, first=first, last=last, locked=locked, offline=offline
     )
-    results, bundle = build_and_bundle(settings, plan, first=first, last=last, verbose=verbose)
+    with BuildView(verbose=verbose) as view:
+        results, bundle = build_and_bundle(settings, plan, first=first, last=last, observer=view)
     if as_json:
         print_json(_document(plan, results, bundle))
         return

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import click
 
+from orchestrator.app.building import bundle_of
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.resolving import resolve
+from orchestrator.app.runner import forecast
+from orchestrator.app.settings import Settings
 from orchestrator.bundle.render import Bundle
 from orchestrator.bundle.targets import TARGETS
-from orchestrator.cli.building import bundle_of
 from orchestrator.cli.deploying import DeployView, compose_of
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import executor_option, json_option, profile_option, recipe_argument, set_option
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.resolving import resolve
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
 from orchestrator.deployment.archive import INSTALL, Archived, archive
 from orchestrator.errors import BundleIncompleteError
 from orchestrator.events import Event, Warned
 from orchestrator.executors.docker_engine import connect
-from orchestrator.plan import ExecutorName
-from orchestrator.runner import forecast
 from orchestrator.store.artifact import Artifact
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from orchestrator.app.settings import Settings
 from orchestrator.catalog.target import Target
 from orchestrator.cli.options import json_option
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import (
     MeasurementsMissingError,
@@ -31,7 +31,7 @@ from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_quant_confi
 from orchestrator.planner.shapes import shape_of
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
-from orchestrator.temporary import replacing
+from orchestrator.store.temporary import replacing
 
 _PERFORMANCE = "performance.json"
 _LEAST = 3

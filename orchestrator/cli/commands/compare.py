@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.configs import LARGEST, read_object
-from orchestrator.cli.named import Named
+from orchestrator.app.configs import LARGEST, read_object
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import PageFile, complete_recipe, write_page
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
 from orchestrator.pages.advice import advice

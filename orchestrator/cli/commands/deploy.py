@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings
 from orchestrator.cli.deploying import DeployView, compose_of
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import json_option, profile_option, recipe_argument, verbose_option
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_time, print_json, program
+from orchestrator.cli.text import print_json, program
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.observer import Done, Phase
 from orchestrator.deployment.question import API_KEY, Answer, Gateway
@@ -20,6 +20,7 @@ from orchestrator.deployment.record import lock_of, remember
 from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
 from orchestrator.deployment.up import Deployment
 from orchestrator.executors.docker_engine import connect
+from orchestrator.units import in_time
 
 
 @click.command("deploy")

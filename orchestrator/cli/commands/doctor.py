@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import click
 
-from orchestrator.cli.machine import Finding, look
-from orchestrator.cli.named import Named
+from orchestrator.app.machine import Finding, look
+from orchestrator.app.named import Named
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import json_option, optional_recipe_argument
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json, print_table
 
 _MARKS = {"ok": "✓", "missing": "✗", "unknown": "?"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from orchestrator.app.configs import an_object, declared_beside, declared_inside, read_object
+from orchestrator.app.settings import Settings
 from orchestrator.catalog.models import find_model
-from orchestrator.cli.configs import an_object, declared_beside, declared_inside, read_object
 from orchestrator.cli.options import json_option
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, print_json, print_table, print_text
+from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.constants import ENGINES
 from orchestrator.planner.figures import Figure, requests
@@ -34,6 +34,7 @@ from orchestrator.planner.speed import Band
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.quantization.offered import SINGLE_FORMATS
 from orchestrator.recipe.model import Calibration
+from orchestrator.units import in_bytes
 
 
 @click.command("estimate")

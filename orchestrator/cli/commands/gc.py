@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli import garbage
+from orchestrator.app import garbage
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import json_option
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, print_json, print_table
+from orchestrator.cli.text import print_json, print_table
+from orchestrator.units import in_bytes
 
 
 @click.command("gc")

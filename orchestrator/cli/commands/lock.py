@@ -11,15 +11,14 @@ from pathlib import Path
 import click
 
 from orchestrator import __version__
-from orchestrator.cli.named import Named
+from orchestrator.app.named import Named
+from orchestrator.app.plan import make_plan
+from orchestrator.app.planning import files_of, images_of, local_places, lock_file_of
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import recipe_argument
-from orchestrator.cli.planning import files_of, images_of, local_places, lock_file_of
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes
 from orchestrator.errors import LockDriftError, LockInvalidError, machine_faults
 from orchestrator.hub.snapshot import resolve_commit, snapshot
 from orchestrator.hub.trust import insist_on_commit
-from orchestrator.plan import make_plan
 from orchestrator.recipe.lock import (
     Lock,
     LockedContent,
@@ -35,7 +34,8 @@ from orchestrator.recipe.lock import (
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import Source, sources
-from orchestrator.temporary import replacing, sweep_temporaries
+from orchestrator.store.temporary import replacing, sweep_temporaries
+from orchestrator.units import in_bytes
 
 _TOOLS = ("huggingface_hub", "python-dxf")
 

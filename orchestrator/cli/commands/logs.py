@@ -9,17 +9,17 @@ from pathlib import Path
 
 import click
 
+from orchestrator.app.journal import Entry, Journal
+from orchestrator.app.named import Named
+from orchestrator.app.runner import failed_log
+from orchestrator.app.settings import Settings
 from orchestrator.cli.costs import sentence
 from orchestrator.cli.deployed import container_of, copy_log
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import recipe_argument
 from orchestrator.cli.progress import amount_of
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.unbuilt import never_built
 from orchestrator.errors import StepUnknownError
 from orchestrator.events import Checked, Failure, LogLine, Progress, Spent, Warned, from_line
-from orchestrator.journal import Entry, Journal
-from orchestrator.runner import failed_log
 
 _POLL = 0.3
 _NEWEST = 4096

@@ -8,14 +8,15 @@ from typing import get_args
 
 import click
 
+from orchestrator.app.drafting import Draft, name_for, source_of
+from orchestrator.app.finding import find
+from orchestrator.app.named import Named
+from orchestrator.app.planning import plan_with
+from orchestrator.app.runner import forecast
+from orchestrator.app.settings import Settings
 from orchestrator.cli.commands.plan import plan_document, show_plan
-from orchestrator.cli.drafting import Draft, name_for, source_of
-from orchestrator.cli.finding import find
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import PageFile, json_option
-from orchestrator.cli.planning import plan_with
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes, print_json
+from orchestrator.cli.text import print_json
 from orchestrator.errors import RecipeThereError, machine_faults
 from orchestrator.pages.advice import advice
 from orchestrator.pages.rows import span_of
@@ -24,8 +25,8 @@ from orchestrator.planner.figures import requests
 from orchestrator.planner.proposal import Candidate, Proposal, Question, propose
 from orchestrator.recipe.model import Format, Recipe
 from orchestrator.recipe.names import NAME_PATTERN
-from orchestrator.runner import forecast
-from orchestrator.temporary import replacing
+from orchestrator.store.temporary import replacing
+from orchestrator.units import in_bytes
 
 _METHODS = {
     "none": "nothing is quantized: the weights are served as they are",

@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName, Plan
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.runner import Forecast, forecast
+from orchestrator.app.settings import Settings
+from orchestrator.app.shadows import Shadow, shadows_of
 from orchestrator.cli.failure import show_error
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.shadows import Shadow, shadows_of
 from orchestrator.cli.text import print_json, print_table, print_text, program
 from orchestrator.errors import PlanRefusedError
 from orchestrator.pages.rows import (
@@ -27,10 +29,8 @@ from orchestrator.pages.rows import (
     speed_heads,
     speed_rows,
 )
-from orchestrator.plan import ExecutorName, Plan
 from orchestrator.planner.estimate import Estimate, Speeds, Stage
 from orchestrator.planner.serving import room_words
-from orchestrator.runner import Forecast, forecast
 
 
 @click.command("plan")

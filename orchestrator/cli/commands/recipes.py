@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import click
 
+from orchestrator.app.settings import Settings
+from orchestrator.app.shadows import Shadow
 from orchestrator.cli.options import json_option
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.shadows import Shadow
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import OrchestratorError
 from orchestrator.pages.rows import NOTHING, short

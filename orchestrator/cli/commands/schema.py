@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.settings import Settings
+from orchestrator.app.settings import Settings
 from orchestrator.errors import CheckFailedError
 from orchestrator.recipe.schema import is_current, schema_text
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.named import Named
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings
+from orchestrator.app.shadows import shadows_of
 from orchestrator.cli.options import json_option, recipe_argument, set_option
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.shadows import shadows_of
 from orchestrator.cli.text import print_json
 from orchestrator.documents.yaml_text import KeyPath
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.app.journal import Entry, Journal
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings
 from orchestrator.cli import costs
 from orchestrator.cli.deployed import deployed
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import json_option, optional_recipe_argument
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_time, print_json, print_table, program
+from orchestrator.cli.text import print_json, print_table, program
 from orchestrator.cli.unbuilt import never_built
 from orchestrator.deployment.made import Made
-from orchestrator.journal import Entry, Journal
 from orchestrator.store.cost import Cost
 from orchestrator.store.store import Store
+from orchestrator.units import in_time
 
 
 @click.command("status")

@@ -6,9 +6,9 @@ from contextlib import closing
 
 import click
 
-from orchestrator.cli.named import Named
+from orchestrator.app.named import Named
+from orchestrator.app.settings import Settings
 from orchestrator.cli.options import recipe_argument
-from orchestrator.cli.settings import Settings
 from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.made import containers, take_down
 from orchestrator.deployment.record import forget, lock_of

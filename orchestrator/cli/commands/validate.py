@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.app.named import Named
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.settings import Settings
 from orchestrator.cli.failure import show_error
-from orchestrator.cli.named import Named
 from orchestrator.cli.options import RecipeParameter, complete_recipe, json_option, set_option
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.settings import Settings
 from orchestrator.cli.text import print_json
 from orchestrator.errors import OrchestratorError, Refusal
 

@@ -8,9 +8,13 @@ from typing import Any
 
 import click
 
-from orchestrator.cli import building, costs
-from orchestrator.cli.building import build_recipe, plan_build
-from orchestrator.cli.named import Named
+from orchestrator.app import building
+from orchestrator.app.building import build_recipe, plan_build
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName, Plan
+from orchestrator.app.runner import Runner, StepResult
+from orchestrator.app.settings import Settings
+from orchestrator.cli import costs
 from orchestrator.cli.options import (
     PageFile,
     executor_option,
@@ -20,12 +24,10 @@ from orchestrator.cli.options import (
     verbose_option,
     write_page,
 )
-from orchestrator.cli.settings import Settings
+from orchestrator.cli.progress import BuildView
 from orchestrator.cli.text import print_json, print_table
 from orchestrator.errors import ArtifactCorruptError, CheckFailedError
 from orchestrator.events import silence
-from orchestrator.plan import ExecutorName, Plan
-from orchestrator.runner import Runner, StepResult
 
 
 @click.command("verify")
@@ -55,7 +57,8 @@ def command(
 ) -> None:
     """Build RECIPE up to its checks, and show the results."""
     try:
-        plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", verbose=verbose)
+        with BuildView(verbose=verbose) as view:
+            plan, results = build_recipe(settings, recipe, overrides, executor=executor, last="verify", observer=view)
     except CheckFailedError as error:
         if page is not None:
             _write_page_of_failure(settings, plan_build(settings, recipe, overrides, executor=executor), error, page)

@@ -78,8 +78,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     for folder in ("recipes", "docker"):
         shutil.copytree(ROOT / folder, shell.project / folder, ignore=shutil.ignore_patterns("*.lock"))
     makers: dict[str, Callable[[], Executor]] = {"process": lambda: shell.executor, "docker": DockerExecutor}
-    monkeypatch.setattr("orchestrator.cli.building.executors", lambda: makers)
-    monkeypatch.setattr("orchestrator.cli.garbage.left_containers", lambda: shell.containers)
+    monkeypatch.setattr("orchestrator.app.building.executors", lambda: makers)
+    monkeypatch.setattr("orchestrator.app.garbage.left_containers", lambda: shell.containers)
     before = signal.getsignal(signal.SIGTERM)
     yield shell
     signal.signal(signal.SIGTERM, before)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.machine import Finding, Host, look
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.settings import Settings
+from orchestrator.app.machine import Finding, Host, look
+from orchestrator.app.named import Named
+from orchestrator.app.plan import Plan
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.settings import Settings
 from orchestrator.errors import DockerUnavailableError, HubAccessError, RegistryAccessError
-from orchestrator.plan import Plan
 
 GIB = 2**30
 SPARK = "NVIDIA GB10, 12.1, 580.95.05\n"

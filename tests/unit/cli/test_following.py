@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import owner
+from orchestrator.app.journal import Journal
 from orchestrator.cli.commands.logs import lines_of
 from orchestrator.executors.docker import LeftContainer
 from orchestrator.executors.log_file import LogFile
 from orchestrator.hub.cache import RepoCache
-from orchestrator.journal import Journal
+from orchestrator.store import owner
 from orchestrator.store.store import Store
 from tests.support.leavings import RECIPE, STEPS
 from tests.unit.cli.conftest import Shell

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import owner
 from orchestrator.executors.docker_secrets import sweep_secrets, write_secrets
+from orchestrator.store import owner
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_secrets_of_an_orchestrator_that_was_killed_are_removed_and_ours_are_not
     boot, process, _ = owner.ourselves().split(":")
     gone = f"another-boot-id:{process}:1" if another == "boot" else f"{boot}:{process}:0"
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.owner.ourselves", lambda: gone)
+        patch.setattr("orchestrator.store.owner.ourselves", lambda: gone)
         left = write_secrets({"HF_TOKEN": "hf_canary"})["HF_TOKEN"]
     ours = write_secrets({"HF_TOKEN": "hf_canary"})["HF_TOKEN"]
     sweep_secrets()

@@ -19,8 +19,8 @@ import pytest
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
 from orchestrator.events import Checked
 from orchestrator.store.artifact import Artifact, hash_files
+from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.store import Attempt, Store, remove_tree
-from orchestrator.witness import witness_of
 
 KEY, OTHER = "a" * 64, "ab" * 32
 WEIGHTS = b"weights of a model" * 100
@@ -484,7 +484,7 @@ def test_a_file_that_was_hashed_when_it_arrived_is_not_read_again(
 ) -> None:
     attempt = store.attempt(KEY)
     (attempt.out / "weights").write_bytes(b"weights")
-    checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), witness_of(attempt.out / "weights"))
+    checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), fingerprint_of(attempt.out / "weights"))
     monkeypatch.setattr("orchestrator.store.artifact._sha256", pytest.fail)
     artifact = store.publish(attempt, KEY, "download", {"weights": checked})
     monkeypatch.undo()
@@ -498,7 +498,7 @@ def test_a_file_that_something_happened_to_since_is(store: Store, harm: str) -> 
     file = attempt.out / "weights"
     file.write_bytes(b"weights")
     before = file.stat()
-    checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), witness_of(file))
+    checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), fingerprint_of(file))
     if harm == "another file":
         file.unlink()
     file.write_bytes(b"WEIGHTS")

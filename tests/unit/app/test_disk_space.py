@@ -10,23 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import needs, room
+from orchestrator.app import needs
+from orchestrator.app.needs import needs_of
+from orchestrator.app.plan import Plan, make_plan
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import DiskFullError
 from orchestrator.hub import outstanding
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
-from orchestrator.needs import needs_of
-from orchestrator.plan import Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.lock import pin_commits
 from orchestrator.recipe.model import LocalModel
-from orchestrator.room import Need, files_in, insist_on_room
 from orchestrator.steps.sources import with_listing
+from orchestrator.store import space
+from orchestrator.store.space import Need, files_in, insist_on_space
 from orchestrator.store.store import Store
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CATALOG = Catalog(Project(ROOT))
 REPO, COMMIT = "meta-llama/Llama-3.3-70B-Instruct", "1" * 40
 BIG = "llama3-70b-w4a16-nvfp4"
@@ -47,7 +48,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         def device(place: Path) -> int:
             return 2 if place.is_relative_to(folder) else 1
 
-        for module in (room, needs, outstanding):
+        for module in (space, needs, outstanding):
             monkeypatch.setattr(module, "device_of", device)
 
     return other
@@ -187,11 +188,11 @@ def test_a_step_that_notes_how_far_it_is_needs_room_for_its_notes(tmp_path: Path
 def test_what_is_needed_is_added_up_per_disk_and_said_row_by_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda _place: 150 * 10**9)
+    monkeypatch.setattr(space, "free_bytes", lambda _place: 150 * 10**9)
     first = Need(tmp_path / "a", 100 * 10**9, "download: 30 of 30 files to fetch")
-    insist_on_room([first, Need(tmp_path / "b" / "c", 40 * 10**9, "quantize: quantized checkpoint")], "x")
+    insist_on_space([first, Need(tmp_path / "b" / "c", 40 * 10**9, "quantize: quantized checkpoint")], "x")
     with pytest.raises(DiskFullError) as caught:
-        insist_on_room([first, Need(tmp_path / "b", 60 * 10**9, "quantize: quantized checkpoint")], "use --store")
+        insist_on_space([first, Need(tmp_path / "b", 60 * 10**9, "quantize: quantized checkpoint")], "use --store")
     head, *rows = caught.value.message.splitlines()
     assert re.search(r"160\.07 GB are needed .*, 150\.00 GB are free:$", head)
     assert rows == [
@@ -202,8 +203,8 @@ def test_what_is_needed_is_added_up_per_disk_and_said_row_by_row(
 
 
 def test_nothing_to_write_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda _place: 0)
-    insist_on_room([Need(tmp_path, 0, "download")], "x")
+    monkeypatch.setattr(space, "free_bytes", lambda _place: 0)
+    insist_on_space([Need(tmp_path, 0, "download")], "x")
 
 
 def test_counting_files_puts_up_with_others_that_remove_them(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from orchestrator import owner
-from orchestrator.temporary import replacing
+from orchestrator.store import owner
+from orchestrator.store.temporary import replacing
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 _OVER = ("failed", "interrupted")

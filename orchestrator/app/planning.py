@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.named import Named
-from orchestrator.cli.settings import Settings
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName, Plan, make_plan
+from orchestrator.app.settings import Settings
 from orchestrator.errors import FolderMissingError, LockDriftError
-from orchestrator.plan import ExecutorName, Plan, make_plan
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
     Lock,

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli.text import in_bytes
+from orchestrator.app.plan import Plan
 from orchestrator.errors import OrchestratorError
-from orchestrator.plan import Plan
 from orchestrator.planner.figures import gigabytes
+from orchestrator.units import in_bytes
 
 if TYPE_CHECKING:
     from docker import DockerClient

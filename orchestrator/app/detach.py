@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cli.record import begun
-from orchestrator.cli.settings import Settings
+from orchestrator.app.record import begun
+from orchestrator.app.settings import Settings
 from orchestrator.errors import machine_faults
 
 _BEGINS = 60.0

@@ -1,15 +1,15 @@
-"""A step that can go on finds what it noted, whatever ended it, until its result is published."""
+"""A resumable step finds its saved state, however it ended, until its result is published."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from tests.unit.app.test_runner import World
 
 from orchestrator.errors import StepFailedError
 from orchestrator.steps.step import SCRATCH
 from tests.support.fake import FakeRun
-from tests.unit.test_runner import World
 
 _RECIPE = "tiny-llama-nvfp4"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from orchestrator import owner
+from orchestrator.store import owner
 
 
 def test_this_process_lives() -> None:

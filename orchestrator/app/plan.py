@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.binding import Binder
+from orchestrator.app.binding import Binder
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError

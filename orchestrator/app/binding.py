@@ -11,15 +11,15 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from orchestrator.app.key import Surroundings, key_fields, key_of
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import FolderMissingError
 from orchestrator.executors.job import ContainerImage, ImageBuild, Inside, Job, Mount
-from orchestrator.key import Surroundings, key_fields, key_of
 from orchestrator.recipe.load import resolve_inside
 from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Step
 from orchestrator.store.artifact import Artifact
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 _LIBRARIES = ("numpy", "ml_dtypes", "tokenizers")
 """Libraries that count for every step on this machine's Python."""
 _SMALL = 1 << 20

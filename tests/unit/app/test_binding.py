@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.binding import Binder, installed
+from orchestrator.app.binding import Binder, installed
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import FolderMissingError, PathEscapesError
 from orchestrator.executors.job import ImageBuild
 from orchestrator.steps.step import PROVENANCE, Folder, Step
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def step(path: str) -> Step:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.app.journal import Journal
+from orchestrator.app.memory_guard import Kernel
+from orchestrator.app.plan import PlacedStep, Plan, make_plan
+from orchestrator.app.runner import Runner, StepResult, forecast
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import (
@@ -40,19 +44,15 @@ from orchestrator.events import (
     Warned,
     to_line,
 )
-from orchestrator.journal import Journal
-from orchestrator.plan import PlacedStep, Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
-from orchestrator.room import Need
-from orchestrator.runner import Runner, StepResult, forecast
 from orchestrator.steps.step import Input, Output, Step
+from orchestrator.store.fingerprint import fingerprint_of
+from orchestrator.store.space import Need
 from orchestrator.store.store import Store, remove_tree
-from orchestrator.watch import Kernel
-from orchestrator.witness import witness_of
 from tests.support.fake import FakeExecutor, FakeRun
 from tests.support.leavings import RECIPE, STEPS, checked, checkpoint, quantized, safetensors, tiny_executor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CATALOG = Catalog(Project(ROOT))
 """Read once: nothing changes it."""
 
@@ -308,7 +308,7 @@ def test_a_truncated_or_misnamed_safetensors_file_is_a_failure(world: World, con
 def test_only_a_download_is_believed_what_it_hashed(world: World) -> None:
     def lying(run: FakeRun) -> None:
         checkpoint(run)
-        checked = Checked("model.safetensors", "0" * 64, witness_of(run.output / "model.safetensors"))
+        checked = Checked("model.safetensors", "0" * 64, fingerprint_of(run.output / "model.safetensors"))
         run.write(to_line(checked).encode() + b"\n")
 
     world.executor.commands = {**world.executor.commands, "generate": lying}

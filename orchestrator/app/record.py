@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import owner
 from orchestrator.errors import OrchestratorError, machine_faults
 from orchestrator.events import Event, Observer, Progress, from_record, to_record
-from orchestrator.temporary import replacing
+from orchestrator.store import owner
+from orchestrator.store.temporary import replacing
 
 _EVERY = 1.0
 """Seconds between two recorded progress events of one step."""

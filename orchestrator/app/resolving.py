@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.cli.commits import known_commits, name_of, remember_commit
-from orchestrator.cli.planning import Planned, plan_with, snapshot_of
-from orchestrator.cli.settings import Settings
+from orchestrator.app.commits import known_commits, name_of, remember_commit
+from orchestrator.app.plan import ExecutorName, Plan
+from orchestrator.app.planning import Planned, plan_with, snapshot_of
+from orchestrator.app.settings import Settings
 from orchestrator.errors import ArtifactCorruptError, HubOfflineError
 from orchestrator.hub.trust import insist_on_commit, insist_on_leave
 from orchestrator.hub.wanted import is_commit
-from orchestrator.plan import ExecutorName, Plan
 from orchestrator.recipe.lock import Lock, hub_models, pin_commits
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import HostMemoryError
+from orchestrator.units import in_gib
 
-_GIB = 1 << 30
 _BARS = "▁▂▃▄▅▆▇█"
 _MINUTE = 60
 """Number of samples that are kept, one a second."""
@@ -65,7 +65,7 @@ class _Sample:
 
 
 @dataclass
-class MemoryWatch:
+class MemoryGuard:
     """Checks memory during one step. It may be called often, and checks once a second."""
 
     step: str
@@ -94,7 +94,7 @@ class MemoryWatch:
         self._curve.append(_Sample(now, available, stalled))
         floor = min(self.floor, self.floor * total // self.target_memory)
         if available < floor:
-            self._stop(f"{_gib(available)} of memory are available, the machine needs {_gib(floor)}")
+            self._stop(f"{in_gib(available)} of memory are available, the machine needs {in_gib(floor)}")
         if stalled < _PRESSURE:
             self._pressed_since = None
         elif self._pressed_since is None:
@@ -117,16 +117,12 @@ class MemoryWatch:
         last = self._curve[-1].moment
         bars = "".join(_BARS[round(sample.available / top * (len(_BARS) - 1))] for sample in self._curve)
         named = [sample for index, sample in enumerate(reversed(self._curve)) if index % 10 == 0]
-        values = ", ".join(f"{sample.moment - last:.0f} s {_gib(sample.available)}" for sample in reversed(named))
+        values = ", ".join(f"{sample.moment - last:.0f} s {in_gib(sample.available)}" for sample in reversed(named))
         return f"available over the last {last - self._curve[0].moment:.0f} s: {bars}\n{values}"
 
 
-def watch_for(target: Target, step: str, kernel: Kernel) -> MemoryWatch | None:
+def guard_for(target: Target, step: str, kernel: Kernel) -> MemoryGuard | None:
     """Return a memory guard for a target whose GPU shares the system's memory."""
     if not target.unified_memory or not target.reserve:
         return None
-    return MemoryWatch(step, target.reserve // 2, target.memory, kernel)
-
-
-def _gib(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB"
+    return MemoryGuard(step, target.reserve // 2, target.memory, kernel)

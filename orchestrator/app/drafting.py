@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.app.finding import Found
 from orchestrator.catalog.target import Target
-from orchestrator.cli.finding import Found
 from orchestrator.planner.proposal import Candidate
 from orchestrator.planner.serving import gpus_of
 from orchestrator.recipe.model import Format, LocalModel

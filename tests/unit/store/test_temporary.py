@@ -3,7 +3,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.temporary import replacing, sweep_temporaries, temporary_of
+from orchestrator.store.temporary import replacing, sweep_temporaries, temporary_of
 
 GONE = 2**22 + 1
 """No process has this number: the kernel's greatest is 2**22."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import HomeMissingError, RecipeUnknownError
 
 if TYPE_CHECKING:  # `orchestrator --help` must load nothing heavy
+    from orchestrator.app.named import Named
     from orchestrator.catalog.load import Catalog
     from orchestrator.catalog.project import Project
-    from orchestrator.cli.named import Named
     from orchestrator.recipe.load import LoadedRecipe, RecipeBook
     from orchestrator.store.store import Store
 

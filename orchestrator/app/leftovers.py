@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from orchestrator.cli.settings import Settings, data_home
+from orchestrator.app.settings import Settings, data_home
 from orchestrator.errors import HomeMissingError
 
 _PACKAGE = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cli.settings import Settings
+from orchestrator.app.settings import Settings
 from orchestrator.recipe.load import LoadedRecipe
 
 

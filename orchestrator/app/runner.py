@@ -12,7 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.binding import Binder
+from orchestrator.app.binding import Binder
+from orchestrator.app.journal import Journal
+from orchestrator.app.memory_guard import Kernel, guard_for
+from orchestrator.app.needs import HINT, needs_of
+from orchestrator.app.plan import ExecutorName, PlacedStep, Plan
 from orchestrator.errors import (
     ArtifactCorruptError,
     CheckpointError,
@@ -40,15 +44,11 @@ from orchestrator.events import (
     Warned,
 )
 from orchestrator.executors.job import Executor, Job, Outcome, carry_on
-from orchestrator.journal import Journal
-from orchestrator.needs import HINT, needs_of
-from orchestrator.plan import ExecutorName, PlacedStep, Plan
-from orchestrator.room import insist_on_room
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.cost import Cost, write_cost
+from orchestrator.store.space import insist_on_space
 from orchestrator.store.store import Attempt, Store
-from orchestrator.watch import Kernel, watch_for
 
 Decision = Literal["run", "reuse", "later"]
 _TAIL = 12
@@ -133,7 +133,7 @@ class Runner:
         images = {
             need for each in pending for need in self._executor(each.placed.executor).needs(each.job)
         }  # steps share them
-        insist_on_room((*sorted(images, key=lambda need: need.what), *needs_of(plan, self.store, keys, dist)), HINT)
+        insist_on_space((*sorted(images, key=lambda need: need.what), *needs_of(plan, self.store, keys, dist)), HINT)
 
     def _step(
         self, placed: PlacedStep, plan: Plan, key: str, inputs: Mapping[str, Artifact], *, again: bool
@@ -199,7 +199,7 @@ class Runner:
             raise
         listener, started = _Listener(self.observer), time.monotonic()
         try:
-            heed = watch_for(plan.target, step.name, self.kernel) or carry_on
+            heed = guard_for(plan.target, step.name, self.kernel) or carry_on
             outcome = executor.run(job, listener, heed)
         except MachineError:  # Docker stopped answering: its container may still run, and the next build adopts it
             self._keep_log(step, binder.recipe, attempt)

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from orchestrator.errors import machine_faults
-from orchestrator.temporary import replacing
+from orchestrator.store.temporary import replacing
 
 
 def known_commits(store: Path) -> dict[str, str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.configs import an_object, declared_beside, declared_inside, read_object
-from orchestrator.cli.settings import Settings
+from orchestrator.app.configs import an_object, declared_beside, declared_inside, read_object
+from orchestrator.app.settings import Settings
 from orchestrator.errors import ConfigInvalidError, HubAccessError
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.known import known_repo

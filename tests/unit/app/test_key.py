@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import key as keys
+from orchestrator.app import key as keys
+from orchestrator.app.key import NOT_IN_KEY, key_of
+from orchestrator.app.plan import ExecutorName, PlacedStep, Plan, make_plan
+from orchestrator.app.runner import Runner, StepResult
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.executors.job import Inside
-from orchestrator.key import NOT_IN_KEY, key_of
 from orchestrator.payloads.revisions import REVISIONS
-from orchestrator.plan import ExecutorName, PlacedStep, Plan, make_plan
 from orchestrator.recipe.load import RecipeBook
-from orchestrator.runner import Runner, StepResult
 from orchestrator.steps.step import Folder, Input, Output, Step
 from orchestrator.store.store import Store
 from tests.support.fake import FakeExecutor, FakeRun
 from tests.support.leavings import RECIPE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CATALOG = Catalog(Project(ROOT))
 PLAN = make_plan(RecipeBook(ROOT / "recipes").load(RECIPE, ()).recipe, CATALOG, None)
 IMAGE, OTHER_IMAGE = "tensorrt-llm-1.2.1", "quantizer-0.46.0"

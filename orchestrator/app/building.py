@@ -1,4 +1,4 @@
-"""Starts a build: plan, resolve and run it, show its progress on standard error and record its events in the store."""
+"""Builds a recipe: plan, resolve and run it, record its events in the store, and write the deployment."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import plan_recipe
-from orchestrator.cli.progress import BuildView
-from orchestrator.cli.record import recorded
-from orchestrator.cli.resolving import insist_on_offline, resolve
-from orchestrator.cli.settings import Settings
+from orchestrator.app.named import Named
+from orchestrator.app.plan import ExecutorName, Plan
+from orchestrator.app.planning import plan_recipe
+from orchestrator.app.record import recorded
+from orchestrator.app.resolving import insist_on_offline, resolve
+from orchestrator.app.runner import Runner, StepResult
+from orchestrator.app.settings import Settings
 from orchestrator.events import Observer, silence
 from orchestrator.executors.job import Executor
 from orchestrator.executors.process import ProcessExecutor
-from orchestrator.plan import ExecutorName, Plan
-from orchestrator.runner import Runner, StepResult
 from orchestrator.store.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -31,31 +30,43 @@ def build_recipe(
     *,
     executor: ExecutorName | None = None,
     last: str | None = None,
-    verbose: bool = False,
+    observer: Observer = silence,
 ) -> tuple[Plan, tuple[StepResult, ...]]:
-    """Build a recipe up to a step and show the progress."""
+    """Build a recipe up to a step.
+
+    Args:
+        settings: Where everything is.
+        recipe: The recipe.
+        overrides: `KEY=VALUE` each.
+        executor: Where to run the steps that can run in more than one place.
+        last: Stop after this step.
+        observer: Gets the events of the build.
+
+    Raises:
+        OrchestratorError: Of its kind. Finished steps stay published.
+    """
     plan = plan_build(settings, recipe, overrides, executor=executor, last=last)
-    with _watched(settings, recipe.name, verbose=verbose) as observer:
-        return plan, Runner(settings.store, executors(), observer).run(plan, last=last)
+    with _recorded(settings, recipe.name, observer) as recorder:
+        return plan, Runner(settings.store, executors(), recorder).run(plan, last=last)
 
 
 def build_and_bundle(
-    settings: Settings, plan: Plan, *, first: str | None = None, last: str | None = None, verbose: bool = False
+    settings: Settings, plan: Plan, *, first: str | None = None, last: str | None = None, observer: Observer = silence
 ) -> tuple[tuple[StepResult, ...], Bundle | None]:
-    """Run a plan, show its progress, and write the deployment if every step was built.
+    """Run a plan, and write the deployment if every step was built.
 
     Args:
         settings: The folders and options of the command.
         plan: The plan.
         first: Run this step and all later ones even if their results are cached.
         last: Stop after this step.
-        verbose: Show every line that the steps write.
+        observer: Gets the events of the build.
     """
-    with _watched(settings, plan.recipe.name, verbose=verbose) as observer:
-        runner = Runner(settings.store, executors(), observer, dist=settings.dist)
+    with _recorded(settings, plan.recipe.name, observer) as recorder:
+        runner = Runner(settings.store, executors(), recorder, dist=settings.dist)
         results = runner.run(plan, first=first, last=last)
         artifacts = {result.name: result.artifact for result in results}
-        return results, None if last else bundle_of(settings, plan, artifacts, observer)
+        return results, None if last else bundle_of(settings, plan, artifacts, recorder)
 
 
 def plan_build(
@@ -122,11 +133,11 @@ def executors() -> Mapping[ExecutorName, Callable[[], Executor]]:
 
 
 @contextmanager
-def _watched(settings: Settings, name: str, *, verbose: bool) -> Iterator[Observer]:
-    """Show a build while it runs, and record it for `attach`."""
+def _recorded(settings: Settings, name: str, observer: Observer) -> Iterator[Observer]:
+    """Record a build while it runs, for `attach`."""
     settings.store.make()
-    with BuildView(verbose=verbose) as view, recorded(settings.store.root, name, view) as observer:
-        yield observer
+    with recorded(settings.store.root, name, observer) as recorder:
+        yield recorder
 
 
 def _docker() -> Executor:

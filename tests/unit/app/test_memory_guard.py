@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.app.memory_guard import Kernel, MemoryGuard, guard_for
 from orchestrator.catalog.target import Target
 from orchestrator.errors import HostMemoryError
-from orchestrator.watch import Kernel, MemoryWatch, watch_for
 
 GIB = 1 << 30
 SPARK = Target(description="a Spark", architecture="arm64", memory=122 * GIB, reserve=12 * GIB, unified_memory=True)
@@ -34,8 +34,8 @@ class Machine:
             f"some avg10=99.00 avg60=0.00 avg300=0.00 total=0\nfull avg10={stalled} avg60=0.00 avg300=0.00 total=0\n"
         )
 
-    def watch(self) -> MemoryWatch:
-        watch = watch_for(SPARK, "quantize", self.kernel)
+    def watch(self) -> MemoryGuard:
+        watch = guard_for(SPARK, "quantize", self.kernel)
         assert watch is not None
         return watch
 
@@ -60,7 +60,7 @@ def test_a_step_that_leaves_less_than_half_the_reserve_is_stopped(machine: Machi
     watch()
     machine.say(5.9)
     machine.moment += 1
-    with pytest.raises(HostMemoryError, match=r"5\.9 GiB of memory are available, the machine needs 6\.0 GiB"):
+    with pytest.raises(HostMemoryError, match=r"5\.9 GiB of memory are available, the machine needs 6 GiB"):
         watch()
 
 
@@ -77,7 +77,7 @@ def test_the_error_shows_the_curve_of_the_last_minute(machine: Machine) -> None:
     bars = curve.partition("available over the last 59 s: ")[2]
     assert len(bars) == 60
     assert (bars[0], bars[-1]) == ("█", "▁")
-    assert values == "-50 s 55.0 GiB, -40 s 45.0 GiB, -30 s 35.0 GiB, -20 s 25.0 GiB, -10 s 15.0 GiB, 0 s 1.0 GiB"
+    assert values == "-50 s 55 GiB, -40 s 45 GiB, -30 s 35 GiB, -20 s 25 GiB, -10 s 15 GiB, 0 s 1 GiB"
     assert caught.value.exit_status == 5
     assert caught.value.hint
 
@@ -116,7 +116,7 @@ def test_a_smaller_machine_has_a_smaller_floor(machine: Machine) -> None:
 
 
 def test_a_target_with_memory_of_its_own_is_not_watched(machine: Machine) -> None:
-    assert watch_for(SPARK.model_copy(update={"unified_memory": False}), "quantize", machine.kernel) is None
+    assert guard_for(SPARK.model_copy(update={"unified_memory": False}), "quantize", machine.kernel) is None
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: 5 kB\n", "MemAvailable:\nMemTotal: x kB\n", "no colon\n"])

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.cli.named import Named
-from orchestrator.cli.planning import lock_file_of, plan_recipe
-from orchestrator.cli.settings import Settings
-from orchestrator.cli.text import in_bytes
+from orchestrator.app.journal import Journal
+from orchestrator.app.named import Named
+from orchestrator.app.plan import Plan
+from orchestrator.app.planning import lock_file_of, plan_recipe
+from orchestrator.app.settings import Settings
 from orchestrator.errors import MachineError
 from orchestrator.executors.docker import DockerExecutor, LeftContainer
-from orchestrator.journal import Journal
-from orchestrator.plan import Plan
-from orchestrator.room import files_in
 from orchestrator.store.artifact import Artifact
+from orchestrator.store.space import files_in
 from orchestrator.store.store import Attempt, Store, remove_tree
+from orchestrator.units import in_bytes
 
 Kind = Literal["artifact", "changed", "attempt", "scratch", "wrong download", "container"]
 _KEY = 64

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from orchestrator.plan import PlacedStep, Plan
+from orchestrator.app.plan import PlacedStep, Plan
 from orchestrator.planner.disk import StepDisk, disk_of_steps, notes_of_steps
-from orchestrator.room import Need, device_of
 from orchestrator.steps.shape import Shape
 from orchestrator.steps.sources import listing_of, sources
+from orchestrator.store.space import Need, device_of
 from orchestrator.store.store import Store
 
 HINT = "put some of it on another disk: --store, --dist, HF_HUB_CACHE for what is downloaded"
