@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
 """The generated parts of pages that people write: what is between `<!-- NAME: … -->` and `<!-- end of NAME -->`."""
 
 
-def texts() -> dict[Path, str]:
+def contents() -> dict[Path, str]:
     """Give every generated file as it should be."""
     pages = {ROOT / "docs" / "reference" / name: write() for name, write in PAGES.items()}
     return {**pages, **{ROOT / name: _with_sections(ROOT / name, parts) for name, parts in SECTIONS.items()}}
@@ -44,7 +44,7 @@ def texts() -> dict[Path, str]:
 
 def stale() -> tuple[Path, ...]:
     """Name the files that do not say what the code says now."""
-    return tuple(file for file, text in texts().items() if not file.is_file() or file.read_text("utf-8") != text)
+    return tuple(file for file, text in contents().items() if not file.is_file() or file.read_text("utf-8") != text)
 
 
 def _with_sections(file: Path, sections: Mapping[str, Callable[[], str]]) -> str:
@@ -69,7 +69,7 @@ def main() -> None:
             names = ", ".join(str(file.relative_to(ROOT)) for file in found)
             sys.exit(f"{names}: not what the code says now; run: .venv/bin/python -m docs.generate")
         return
-    fresh = texts()
+    fresh = contents()
     for file in found:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(fresh[file], encoding="utf-8")

@@ -42,9 +42,9 @@ def code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def codes(texts: Iterable[str]) -> str:
+def codes(values: Iterable[str]) -> str:
     """Mark several values as literal."""
-    return ", ".join(code(text) for text in texts)
+    return ", ".join(code(value) for value in values)
 
 
 def block(text: str, language: str = "text") -> str:

@@ -1,6 +1,6 @@
 """A hook of MkDocs: pages may link to files beside docs/, and the site loads nothing from other servers.
 
-A link that leaves docs/ (`../../recipes/NAME.yaml`, `../CHANGELOG.md`) is true for whoever reads the page in the
+A link that leaves docs/ (`../../recipes/NAME.yaml`, `../CHANGELOG.md`) works for a reader of the page in the
 repository. For the site the file is taken along, under `project/`, and the link is rewritten.
 """
 

@@ -128,7 +128,7 @@ def test_a_very_long_line_is_cut_for_the_reader_and_whole_in_the_log(bench: Benc
     assert bench.log == b"x" * length + b"\nafter\n"
 
 
-def test_a_log_without_measure_fills_neither_memory_nor_disk_and_its_end_arrives(real_bench: Bench) -> None:
+def test_a_log_without_end_fills_neither_memory_nor_disk_and_its_end_arrives(real_bench: Bench) -> None:
     megabytes = 300  # more than a log may have, and more than an engine keeps
     others: list[Event] = []
     texts: deque[str] = deque(maxlen=1)

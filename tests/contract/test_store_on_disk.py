@@ -97,7 +97,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
-def test_a_disk_without_room_for_the_plan_is_refused_with_the_numbers_before_anything_runs(small_disk: Path) -> None:
+def test_a_disk_without_space_for_the_plan_is_refused_with_the_numbers_before_anything_runs(small_disk: Path) -> None:
     full = orchestrator(small_disk / "store", "build", RECIPE, "--json")
     assert full.returncode == 6, full.stderr
     error = json.loads(full.stderr.splitlines()[-1])["error"]
@@ -177,7 +177,7 @@ def test_what_was_built_can_be_used_on_another_file_system(small_disk: Path, tmp
     assert sums.returncode == 0
 
 
-def test_a_copy_that_has_no_room_is_refused_with_the_numbers(small_disk: Path, tmp_path: Path) -> None:
+def test_a_copy_that_does_not_fit_is_refused_with_the_numbers(small_disk: Path, tmp_path: Path) -> None:
     places = ["--dist", str(small_disk / "dist")]
     remount(small_disk, "size=1m")
     full = orchestrator(tmp_path / "store", *places, "build", RECIPE)

@@ -436,7 +436,7 @@ def failing(world: World, failure: Failure, status: int = 7) -> None:
     world.executor.commands = {**world.executor.commands, "verify": command}
 
 
-def test_an_image_that_has_no_room_is_refused_with_the_plans_other_needs_before_anything_runs(world: World) -> None:
+def test_an_image_that_does_not_fit_is_refused_with_the_plans_other_needs_before_anything_runs(world: World) -> None:
     much = 1 << 60
     world.executor.images = (Need(world.root, much, "image some/image:1: to pull and unpack, as predicted"),)
     with pytest.raises(DiskFullError, match="needed for what is still to be written") as caught:

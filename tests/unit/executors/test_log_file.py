@@ -17,7 +17,7 @@ def lines(count: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_a_log_without_measure_keeps_its_beginning_and_its_end(tmp_path: Path, at_once: int) -> None:
+def test_a_log_without_end_keeps_its_beginning_and_its_end(tmp_path: Path, at_once: int) -> None:
     file = tmp_path / "log.txt"
     written = lines(5000)
     with LogFile(file, LARGEST) as log:
