@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.app.test_runner import World
 
 from orchestrator.errors import StepFailedError
 from orchestrator.steps.step import SCRATCH
 from tests.support.fake import FakeRun
+from tests.unit.app.test_runner import World
 
 _RECIPE = "tiny-llama-nvfp4"
 
