@@ -34,7 +34,7 @@ _HOME = os.path.realpath(os.path.expanduser("~"))  # noqa: PTH111 - text, as the
 _ROOT = Path(__file__).resolve().parents[2]
 _ALLOWED = tuple(
     os.path.realpath(place) + os.sep
-    for place in (_ROOT, sys.prefix, sys.base_prefix, sys.exec_prefix, tempfile.gettempdir())
+    for place in (_ROOT, _ROOT.parent / "shared", sys.prefix, sys.base_prefix, sys.exec_prefix, tempfile.gettempdir())
 )
 
 
