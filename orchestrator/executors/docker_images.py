@@ -125,17 +125,17 @@ class PullProgress:
 
 
 def _pull(client: DockerClient, image: ContainerImage, observer: Observer) -> None:
-    progress = PullProgress(image.reference)
+    progress, failure = PullProgress(image.reference), ""
     try:
         for message in client.api.pull(
             image.reference, stream=True, decode=True, platform=f"linux/{image.architecture}"
         ):
-            _refuse_pull(image, message.get("error", ""))
+            failure = failure or message.get("error", "")  # an answer that is read to its end closes its connection
             if (event := progress.take(message)) is not None:
                 observer(event)
     except ENGINE_ERRORS as error:
-        said = str(getattr(error, "explanation", None) or error)
-        _refuse_pull(image, said)
+        failure = str(getattr(error, "explanation", None) or error)
+    _refuse_pull(image, failure)
 
 
 def _refuse_pull(image: ContainerImage, said: str) -> None:
@@ -188,9 +188,11 @@ def follow_build(messages: Iterable[Message], failed: str, hint: str, observer: 
     Raises:
         ImageUnavailableError: Docker reports an error.
     """
-    for message in messages:
-        if "error" in message:
-            reason = f"{failed}: {message['error']}"
-            raise ImageUnavailableError(reason, hint=hint)
+    failure = ""
+    for message in messages:  # read to its end, which closes the connection
+        failure = failure or message.get("error", "")
         for line in message.get("stream", "").splitlines():
             observer(LogLine(line))
+    if failure:
+        reason = f"{failed}: {failure}"
+        raise ImageUnavailableError(reason, hint=hint)

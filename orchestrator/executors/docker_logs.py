@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 from orchestrator.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from docker.types.daemon import CancellableStream
@@ -159,14 +159,21 @@ class LogStream:
             return
         try:
             self._stream = client.api.logs(self._container, **self._wanted())
-            for message in self._place.beyond(map(_message, self._stream)):
-                if not self._put(message):
-                    break
+            if not self._closing:
+                self._copy(self._stream)
         except (DockerException, RequestException, HTTPError, OSError, ValueError, AttributeError):
             pass  # the reader asks Docker what happened to the container
         finally:
             self._end()
+            if self._stream is not None:
+                # Neither the SDK's `close` nor that of its client closes a response that is not read to its end.
+                self._stream._response.close()  # type: ignore[attr-defined] # noqa: SLF001
             client.close()
+
+    def _copy(self, stream: Iterable[bytes]) -> None:
+        for message in self._place.beyond(map(_message, stream)):
+            if not self._put(message):
+                break
 
     def _wanted(self) -> dict[str, Any]:
         wanted: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -36,6 +37,7 @@ from orchestrator.events import LogLine, Progress, StepStarted, Warned
 from orchestrator.executors import docker
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED, User, create_arguments, describe
 from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_logs import LogStream
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, ImageBuild, Mount
 from tests.support.bench import KEY, Bench, await_line, in_background, other_orchestrator, wait_for
@@ -72,6 +74,44 @@ def leave_running(bench: Bench, engine: Engine, job: Job) -> None:
     job.output.mkdir(parents=True)
     with other_orchestrator("docker", job, bench.folder, engine.environment) as process:
         await_line(process, "waiting")
+
+
+# Logs
+
+
+def open_connections() -> int:
+    """Count this process's sockets. An unread response holds one until the garbage collector finds it."""
+    return sum(place.is_socket() for place in Path("/proc/self/fd").iterdir())
+
+
+def test_a_pull_that_fails_leaves_no_connection(bench: Bench) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = open_connections()
+        with pytest.raises(ImageUnavailableError) as caught:
+            bench.run(replace(bench.job("wait"), image=ContainerImage("localhost:9/no/image:1", "amd64")))
+        assert open_connections() == before, caught.value
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize("script", ["sleep 60", "echo one; sleep 60", "echo one; echo two"])
+def test_a_log_that_is_no_longer_followed_leaves_no_connection(
+    engine: Engine, client: DockerClient, script: str, patience: float
+) -> None:
+    container = client.containers.run(engine.base_image, ["sh", "-c", script], detach=True)
+    gc.collect()
+    gc.disable()
+    try:
+        before = open_connections()
+        with LogStream(engine.connect, str(container.id)) as stream:
+            stream.take(patience)
+        assert open_connections() == before
+    finally:
+        gc.enable()
+        container.remove(force=True)
 
 
 # Adoption
