@@ -49,7 +49,7 @@ def _without_secrets() -> dict[str, str]:
 
 
 def _connect() -> DockerClient:
-    from orchestrator.executors.docker_engine import connect  # noqa: PLC0415 - the SDK loads slowly
+    from orchestrator.executors.docker_client import connect  # noqa: PLC0415 - the SDK loads slowly
 
     return connect()
 
@@ -254,7 +254,7 @@ def _disk(store: Path, plan: Plan | None, host: Host) -> Finding:
 
 
 def _docker(host: Host, *, needed: bool, gpus: bool) -> Iterator[Finding]:
-    from orchestrator.executors.docker_engine import require_gpus  # noqa: PLC0415 - the SDK loads slowly
+    from orchestrator.executors.docker_client import require_gpus  # noqa: PLC0415 - the SDK loads slowly
 
     try:
         client = host.connect()

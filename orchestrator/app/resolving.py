@@ -13,8 +13,8 @@ from orchestrator.app.plan import ExecutorName, Plan
 from orchestrator.app.planning import Planned, plan_with, snapshot_of
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ArtifactCorruptError, HubOfflineError
+from orchestrator.hub.patterns import is_commit
 from orchestrator.hub.trust import insist_on_commit, insist_on_leave
-from orchestrator.hub.wanted import is_commit
 from orchestrator.recipe.lock import Lock, hub_models, pin_commits
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources

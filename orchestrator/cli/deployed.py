@@ -13,7 +13,7 @@ from orchestrator.deployment.container import SERVICE
 from orchestrator.deployment.made import Made, containers, look_at
 from orchestrator.deployment.record import remembered
 from orchestrator.errors import DockerUnavailableError, NotDeployedError
-from orchestrator.executors.docker_engine import connect, explained
+from orchestrator.executors.docker_client import connect, explained
 from orchestrator.executors.docker_logs import LogStream
 
 _SLICE = 0.5

@@ -24,7 +24,7 @@ from orchestrator.deployment.compose_file import ComposeFile
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import ArtifactCorruptError, DiskFullError, ImageUnavailableError, machine_faults
 from orchestrator.events import Progress
-from orchestrator.executors.docker_engine import explained, patiently
+from orchestrator.executors.docker_client import explained, patiently
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -209,13 +209,13 @@ def _in_pieces(stream: Iterable[bytes]) -> Iterator[bytes]:
 def _size(client: DockerClient, name: str) -> int:
     found = images.find(client, name)
     if found is None:
-        message = f"{name}: the engine has lost the image"
+        message = f"{name}: Docker no longer has the image"
         raise ImageUnavailableError(message)
     return int(found.attrs["Size"])
 
 
 def _architecture(client: DockerClient) -> str:
-    with explained("asking the engine for its architecture"):
+    with explained("reading Docker's architecture"):
         return str(client.version()["Arch"])
 
 

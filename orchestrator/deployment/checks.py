@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestrator.deployment.compose_file import Published, Service
 from orchestrator.deployment.container import Placed
 from orchestrator.errors import BundleIncompleteError, NoPermissionError, PortInUseError
-from orchestrator.executors.docker_engine import explained
+from orchestrator.executors.docker_client import explained
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -16,7 +16,7 @@ from orchestrator.errors import ImageUnavailableError
 from orchestrator.events import Observer
 from orchestrator.executors import docker_images
 from orchestrator.executors.docker_arguments import LABEL
-from orchestrator.executors.docker_engine import explained
+from orchestrator.executors.docker_client import explained
 from orchestrator.executors.job import ContainerImage
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def ensure(client: DockerClient, service: Service, folder: Path, observer: Obser
         _build(client, service.image, folder, service.build, observer)
     found = find(client, service.image)
     if found is None:
-        message = f"{service.image}: the engine reported success, but does not have the image"
+        message = f"{service.image}: Docker reported success, but does not have the image"
         raise ImageUnavailableError(message)
     return found.id or ""
 
@@ -102,10 +102,10 @@ def _digest(folder: Path, build: Build) -> str:
 def _architecture(client: DockerClient, platform: str | None) -> str:
     if platform:
         return platform.rpartition("/")[2]
-    with explained("asking the engine for its architecture"):
+    with explained("reading Docker's architecture"):
         return str(client.version()["Arch"])
 
 
 def _engine(client: DockerClient) -> str:
-    with explained("asking the engine for its id"):
+    with explained("reading Docker's id"):
         return str(client.info()["ID"])

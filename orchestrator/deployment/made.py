@@ -14,7 +14,7 @@ from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.container import FOLDER, RECIPE, SERVICE
 from orchestrator.deployment.question import Gateway, Health
-from orchestrator.executors.docker_engine import explained
+from orchestrator.executors.docker_client import explained
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -15,7 +15,7 @@ from orchestrator.deployment.made import engine_health
 from orchestrator.deployment.observer import Observer, Phase
 from orchestrator.deployment.question import Gateway
 from orchestrator.errors import ServerEndedError, ServerNotReadyError
-from orchestrator.executors.docker_engine import explained
+from orchestrator.executors.docker_client import explained
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -21,7 +21,7 @@ from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import NameTakenError
 from orchestrator.events import Warned
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED
-from orchestrator.executors.docker_engine import ENGINE_ERRORS, explain, explained, require_architecture, require_gpus
+from orchestrator.executors.docker_client import DOCKER_ERRORS, explain, explained, require_architecture, require_gpus
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -159,15 +159,13 @@ class Deployment:
         doing = f"starting container {placed.container}"
         try:
             container.start()
-        except ENGINE_ERRORS as error:
+        except DOCKER_ERRORS as error:
             said = str(getattr(error, "explanation", None) or error)
             if "rlimit" not in said or not set(placed.service.ulimits) - set(LIMITS_UNRAISED):
-                with suppress(*ENGINE_ERRORS):
+                with suppress(*DOCKER_ERRORS):
                     container.remove(force=True)
                 raise port_error(placed.service, said) or explain(error, doing) from error
-            self.observer(
-                Warned("the engine may not raise the limit of locked memory; the container gets the engine's")
-            )
+            self.observer(Warned("Docker may not raise the limit of locked memory; the container gets Docker's own"))
             remove(container, 0)
             limits = {name: limit for name, limit in placed.service.ulimits.items() if name in LIMITS_UNRAISED}
             container = self._create(placed, image, content, limits)

@@ -34,7 +34,7 @@ from orchestrator.executors.docker_arguments import (
     describe,
     run_line,
 )
-from orchestrator.executors.docker_engine import ENGINE_ERRORS, connect, explain, explained, require_gpus, user_of
+from orchestrator.executors.docker_client import DOCKER_ERRORS, connect, explain, explained, require_gpus, user_of
 from orchestrator.executors.docker_logs import LogStream, Place
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, Outcome, carry_on
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
     from orchestrator.events import Observer
-    from orchestrator.executors.docker_engine import Connect
+    from orchestrator.executors.docker_client import Connect
     from orchestrator.executors.job import Heed, Job
     from orchestrator.store.space import Need
 
@@ -211,9 +211,7 @@ class DockerExecutor:
                 if self._limits == LIMITS_UNRAISED and not adopted:
                     raise
                 if self._limits != LIMITS_UNRAISED:
-                    observer(
-                        Warned("the engine may not raise the limit of locked memory; the container gets the engine's")
-                    )
+                    observer(Warned("Docker may not raise the limit of locked memory; the container gets Docker's own"))
                 self._limits = LIMITS_UNRAISED
             except _GoneError:
                 continue  # another orchestrator found that it cannot be started, and removed it
@@ -299,7 +297,7 @@ def _create(client: DockerClient, job: Job, limits: Mapping[str, int]) -> Contai
         remove_secrets(files.values())
         if isinstance(error, APIError) and error.status_code == HTTPStatus.CONFLICT:
             return None
-        if isinstance(error, ENGINE_ERRORS):
+        if isinstance(error, DOCKER_ERRORS):
             raise explain(error, f"step {job.step}: creating its container") from error
         raise
 
@@ -349,7 +347,7 @@ def _alone_at(output: Path) -> Iterator[None]:
 def _start_created(container: Container) -> Mapping[str, Any]:
     try:
         container.start()
-    except ENGINE_ERRORS as error:
+    except DOCKER_ERRORS as error:
         said = str(getattr(error, "explanation", None) or error)
         status = _exit_status(said)
         if status is not None:
@@ -507,13 +505,13 @@ class _Watch:
                     return ask(client)
             except NotFound:
                 raise
-            except (DockerUnavailableError, *ENGINE_ERRORS) as error:
+            except (DockerUnavailableError, *DOCKER_ERRORS) as error:
                 if time.monotonic() > deadline:
-                    message = f"the engine has not answered for {self._patience:.0f} s while {self._name} ran"
-                    hint = "bring it back and build again: the container is found and adopted, nothing is lost"
+                    message = f"Docker has not answered for {self._patience:.0f} s while {self._name} ran"
+                    hint = "start it and build again: the running container is adopted"
                     raise DockerUnavailableError(message, hint=hint) from error
             self._heed()
             if not warned:
-                self._observer(Warned(f"the engine is gone; waiting up to {self._patience:.0f} s for its return"))
+                self._observer(Warned(f"Docker does not answer; waiting up to {self._patience:.0f} s for it"))
                 warned = True
             time.sleep(1)

@@ -8,8 +8,8 @@ from docker.errors import ImageNotFound
 
 from orchestrator.errors import ImageUnavailableError, WrongArchitectureError
 from orchestrator.events import LogLine, Progress
-from orchestrator.executors.docker_engine import (
-    ENGINE_ERRORS,
+from orchestrator.executors.docker_client import (
+    DOCKER_ERRORS,
     explain,
     explained,
     images_folder,
@@ -46,7 +46,7 @@ def ensure(client: DockerClient, image: ContainerImage, observer: Observer) -> N
     else:
         _build(client, image.reference, image.build, observer)
     if not _is_local(client, image):
-        message = f"{image.reference}: the engine reported success, but does not have the image"
+        message = f"{image.reference}: Docker reported success, but does not have the image"
         raise ImageUnavailableError(message)
 
 
@@ -86,7 +86,7 @@ def _is_local(client: DockerClient, image: ContainerImage) -> bool:
         found = client.images.get(image.reference).attrs["Architecture"]
     except ImageNotFound:
         return False
-    except ENGINE_ERRORS as error:
+    except DOCKER_ERRORS as error:
         raise explain(error, f"looking for image {image.reference}") from error
     if found != image.architecture:
         message = f"{image.reference}: the image is built for {found}, the target is {image.architecture}"
@@ -133,7 +133,7 @@ def _pull(client: DockerClient, image: ContainerImage, observer: Observer) -> No
             failure = failure or message.get("error", "")  # an answer that is read to its end closes its connection
             if (event := progress.take(message)) is not None:
                 observer(event)
-    except ENGINE_ERRORS as error:
+    except DOCKER_ERRORS as error:
         failure = str(getattr(error, "explanation", None) or error)
     _refuse_pull(image, failure)
 

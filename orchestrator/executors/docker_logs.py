@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from docker.types.daemon import CancellableStream
 
-    from orchestrator.executors.docker_engine import Connect
+    from orchestrator.executors.docker_client import Connect
 
 _AHEAD = 1 << 20
 """Bytes that are read ahead."""
@@ -87,7 +87,7 @@ class Place:
             yield message
 
 
-GAP = b"\n[lines are missing here: they came faster than they could be read, and the engine keeps the newest alone]\n"
+GAP = b"\n[lines are missing here: they came faster than they could be read, and Docker keeps only the newest]\n"
 """The line that reports a missing part."""
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from huggingface_hub import HfApi, ModelInfo
 
 from orchestrator.errors import HubAccessError, HubError, HubNotFoundError
-from orchestrator.hub.asking import asked_again
+from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.headers import CONFIG, QUANT_CONFIG, read_json
-from orchestrator.hub.wanted import is_commit
-from orchestrator.hub.words import hub_words
+from orchestrator.hub.patterns import is_commit
+from orchestrator.hub.retry import asked_again
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def about(repo: str, revision: str = "main") -> About:
     Raises:
         HubError: One of its kinds; `HubNotFoundError` also if there are no weights in safetensors.
     """
-    with hub_words(repo, revision):
+    with hub_errors(repo, revision):
         info = asked_again(lambda: HfApi().model_info(repo, revision=revision))
     commit = info.sha
     if not commit or not is_commit(commit):
@@ -75,7 +75,7 @@ def about(repo: str, revision: str = "main") -> About:
 
 def _configurations(repo: str, commit: str, names: set[str], *, gated: bool) -> tuple[object | None, object | None]:
     try:
-        with hub_words(repo, commit):
+        with hub_errors(repo, commit):
             config = read_json(repo, commit, CONFIG)
             return config, read_json(repo, commit, QUANT_CONFIG) if QUANT_CONFIG in names else None
     except HubAccessError:

@@ -22,9 +22,9 @@ from filelock import Timeout
 from huggingface_hub import constants
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported lazily
 
+from orchestrator.hub.patterns import RepoType
 from orchestrator.hub.snapshot import Snapshot
 from orchestrator.hub.stop import Stop
-from orchestrator.hub.wanted import RepoType
 
 _OURS = ".orchestrator"
 _ASIDE = "orchestrator/aside"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from orchestrator.hub.fetch import link_or_copy
+from orchestrator.hub.patterns import MODEL_FILES, RepoType, is_commit
 from orchestrator.hub.snapshot import (
     RemoteFile,
     Snapshot,
     resolve_commit,
     snapshot,
 )
-from orchestrator.hub.wanted import MODEL_FILES, RepoType, is_commit
 
 __all__ = [
     "MODEL_FILES",

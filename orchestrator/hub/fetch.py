@@ -14,14 +14,14 @@ from huggingface_hub.utils import XetFileData  # type: ignore[attr-defined] # ex
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
 from orchestrator.events import Checked, Warned
-from orchestrator.hub.asking import asked_again
 from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.offline import missing_files
 from orchestrator.hub.partial import Partial, digest_of, sweep_journal
+from orchestrator.hub.retry import asked_again
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import LONGEST_PAUSE, TRIES, TooLongError, transfer
-from orchestrator.hub.words import hub_words
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import existing
@@ -82,7 +82,7 @@ class Fetcher:
         if pointer.exists() and not self._is_right(pointer, file):
             pointer.unlink(missing_ok=True)
         if not pointer.exists():
-            with hub_words(self.snapshot.repo, self.snapshot.commit, file.path):
+            with hub_errors(self.snapshot.repo, self.snapshot.commit, file.path):
                 pointer = self._from_hub(file)
         self._place(pointer.resolve(), file)
 

@@ -14,8 +14,8 @@ from huggingface_hub.errors import SafetensorsParsingError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import CheckpointError, HubNotFoundError
+from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.snapshot import resolve_commit, snapshot
-from orchestrator.hub.words import hub_words
 
 _AT_ONCE = 8
 _SECONDS = 30
@@ -53,7 +53,7 @@ def look_at(repo: str, revision: str = "main") -> RemoteModel:
         message = f"{repo}@{revision} has no {CONFIG}"
         raise HubNotFoundError(message, hint="give the repository of the model itself")
     weights = [name for name in names if name.endswith(".safetensors")]
-    with hub_words(repo, revision), ThreadPoolExecutor(_AT_ONCE) as pool:
+    with hub_errors(repo, revision), ThreadPoolExecutor(_AT_ONCE) as pool:
         header: Callable[[str], int] = partial(_header_bytes, repo, commit)
         sizes = list(pool.map(header, weights))
         return RemoteModel(

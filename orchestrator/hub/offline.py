@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.patterns import RepoType
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, read_listing
-from orchestrator.hub.wanted import RepoType
 
 _SHOWN = 5
 

@@ -9,8 +9,8 @@ from huggingface_hub import constants
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.offline import is_there, listing_file
 from orchestrator.hub.partial import journaled
+from orchestrator.hub.patterns import RepoType
 from orchestrator.hub.snapshot import Snapshot, parse_listing, read_listing
-from orchestrator.hub.wanted import RepoType
 from orchestrator.store.space import Need, device_of, files_in
 
 

@@ -12,9 +12,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.hf_api import RepoFile
 
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
-from orchestrator.hub.asking import asked_again, no_long_waits
-from orchestrator.hub.wanted import DUPLICATES, MODEL_FILES, RepoType, is_commit
-from orchestrator.hub.words import hub_words
+from orchestrator.hub.errors import hub_errors
+from orchestrator.hub.patterns import DUPLICATES, MODEL_FILES, RepoType, is_commit
+from orchestrator.hub.retry import asked_again, no_long_waits
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offlin
         return revision
     if offline or constants.HF_HUB_OFFLINE:
         return _remembered(repo, revision, kind)
-    with hub_words(repo, revision):
+    with hub_errors(repo, revision):
         commit = asked_again(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind).sha)
     if not commit or not is_commit(commit):
         message = f"{repo}@{revision}: the Hub names no commit"
@@ -75,7 +75,7 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
         HubError: One of its kinds.
         PathEscapesError: The Hub names a file outside the repository.
     """
-    with hub_words(repo, commit), no_long_waits():
+    with hub_errors(repo, commit), no_long_waits():
         tree = [
             entry
             for entry in HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)

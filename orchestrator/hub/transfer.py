@@ -15,9 +15,9 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import HubError
+from orchestrator.hub.errors import TOO_MANY, reason, refusal, retry_after
 from orchestrator.hub.partial import Partial
 from orchestrator.hub.stop import Stop
-from orchestrator.hub.words import TOO_MANY, asked_to_wait, reason, refusal
 
 _PIECE = 1 << 20
 TRIES = 6
@@ -129,7 +129,7 @@ def _begin(response: httpx2.Response, partial: Partial) -> int:
         return partial.received
     if status in (TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR:
         message = f"HTTP {status}"
-        raise _InterruptedError(message, asked_to_wait(response.headers), status)
+        raise _InterruptedError(message, retry_after(response.headers), status)
     hf_raise_for_status(response)
     message = f"HTTP {status}"
     raise _InterruptedError(message, status=status)

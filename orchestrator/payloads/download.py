@@ -22,6 +22,7 @@ from orchestrator.events import Progress
 from orchestrator.hub.fetch import Fetcher
 from orchestrator.hub.offline import listing_file
 from orchestrator.hub.outstanding import needs
+from orchestrator.hub.patterns import MODEL_FILES, is_commit
 from orchestrator.hub.snapshot import (
     RemoteFile,
     Snapshot,
@@ -32,7 +33,6 @@ from orchestrator.hub.snapshot import (
 )
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_no_code
-from orchestrator.hub.wanted import MODEL_FILES, is_commit
 from orchestrator.payloads._main import run
 from orchestrator.payloads._report import Reporter
 from orchestrator.store.space import insist_on_space

@@ -115,7 +115,7 @@ def image_digests(
 
     host = _DOCKER_HUB_API if parts.host == _DOCKER_HUB else parts.host
     with (
-        _registry_words(parts),
+        _registry_errors(parts),
         DXF(
             host,
             parts.repository,
@@ -164,7 +164,7 @@ def _platforms(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _registry_words(parts: Reference) -> Iterator[None]:
+def _registry_errors(parts: Reference) -> Iterator[None]:
     """Describe the failure. Addresses and answers are not quoted, because either may contain a token."""
     log_in = f"log in: docker login {parts.host}"
     if parts.host == "nvcr.io":

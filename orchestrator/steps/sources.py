@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.executors.job import Inside
+from orchestrator.hub.patterns import MODEL_FILES, RepoType
 from orchestrator.hub.trust import Trusted
-from orchestrator.hub.wanted import MODEL_FILES, RepoType
 from orchestrator.recipe.model import HubModel, Recipe
 from orchestrator.steps.calibration import calibration_dataset
 from orchestrator.steps.held_out import held_out_dataset

@@ -1,4 +1,4 @@
-"""The long run: `python -m tests.chaos --kills 500 --seed 7`; without an engine, processes alone."""
+"""The long run: `python -m tests.chaos --kills 500 --seed 7`; without Docker, only processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.errors import MachineError
 from orchestrator.store.store import remove_tree
 from tests.chaos.harness import Chaos, ViolationError, tell
 from tests.chaos.worlds import container_world, download_world, process_world
-from tests.support.engine import Engine, NoEngineError, own_engine_in
+from tests.support.docker_daemon import Daemon, NoDaemonError, own_daemon_in
 from tests.support.hub import Hub, serve
 from tests.support.rehearsal import build_images
 
@@ -49,17 +49,17 @@ def _in_containers(folder: Path, seed: int, kills: int) -> int:
     if not kills:
         return 0
     with ExitStack() as stack:
-        engine = Engine("")
+        daemon = Daemon("")
         try:
-            engine.connect().close()
+            daemon.connect().close()
         except MachineError:
             try:
-                engine = stack.enter_context(own_engine_in()).engine
-            except NoEngineError as error:
+                daemon = stack.enter_context(own_daemon_in()).daemon
+            except NoDaemonError as error:
                 sys.stdout.write(f"chaos: no containers: {error}\n")
                 return 0
-        build_images(engine)
-        return _rounds(Chaos(container_world(engine, folder / "project"), folder, seed), kills)
+        build_images(daemon)
+        return _rounds(Chaos(container_world(daemon, folder / "project"), folder, seed), kills)
 
 
 def _in_downloads(folder: Path, seed: int, kills: int) -> int:

@@ -37,7 +37,7 @@ class ViolationError(AssertionError):
 
 @dataclass(frozen=True)
 class World:
-    """What is built, and where; what the engine knows of it, where there is one."""
+    """What is built, and where; what Docker knows of it, if there is Docker."""
 
     project: Path
     recipe: str

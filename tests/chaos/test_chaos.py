@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.harness import Chaos, tell
 from tests.chaos.worlds import container_world, download_world, process_world
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 from tests.support.hub import Hub, serve
 from tests.support.rehearsal import build_images
 
@@ -34,11 +34,11 @@ def test_downloads_survive_being_killed_and_fetch_no_more_than_a_chunk_again(
     tell(chaos.tally, chaos.seed, f"downloads, {orchestrators} at once")
 
 
-@pytest.mark.engine
+@pytest.mark.docker
 @pytest.mark.parametrize("orchestrators", [1, 2])
-def test_builds_in_containers_survive_being_killed(tmp_path: Path, engine: Engine, orchestrators: int) -> None:
-    build_images(engine)
-    chaos = Chaos(container_world(engine, tmp_path / "project"), tmp_path, seed=orchestrators)
+def test_builds_in_containers_survive_being_killed(tmp_path: Path, daemon: Daemon, orchestrators: int) -> None:
+    build_images(daemon)
+    chaos = Chaos(container_world(daemon, tmp_path / "project"), tmp_path, seed=orchestrators)
     while chaos.tally.kills < 5 * orchestrators:
         chaos.round(orchestrators, kills=5 * orchestrators)
     tell(chaos.tally, chaos.seed, f"containers, {orchestrators} at once")

@@ -17,7 +17,7 @@ from orchestrator.executors.docker import LeftContainer
 from orchestrator.executors.docker_arguments import LABEL, MANAGED
 from orchestrator.hub.partial import CHUNK
 from tests.chaos.harness import World
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 from tests.support.hub import Hub
 from tests.support.leavings import RECIPE
 from tests.support.rehearsal import ONEPASS, Rehearsal
@@ -91,15 +91,15 @@ def _left_by_us(path: Path) -> bool:
     return path.name.endswith((".incomplete", ".journal", ".new", ".orchestrator")) or "aside" in path.parts
 
 
-def container_world(engine: Engine, folder: Path) -> World:
+def container_world(daemon: Daemon, folder: Path) -> World:
     """A rehearsed recipe; its steps are containers, which outlive their orchestrator. Needs the stand-ins' images."""
-    rehearsal = Rehearsal.make(folder, engine)
+    rehearsal = Rehearsal.make(folder, daemon)
 
     def left(below: Path) -> list[LeftContainer]:
-        return [found for found in engine.executor().containers() if found.output.is_relative_to(below)]
+        return [found for found in daemon.executor().containers() if found.output.is_relative_to(below)]
 
     def starts(below: Path, since: float) -> Counter[str]:
-        with closing(engine.connect()) as client:
+        with closing(daemon.connect()) as client:
             events = client.events(
                 since=int(since) - 1,
                 until=int(time.time()) + 1,  # a moment with fractions finds nothing

@@ -27,9 +27,9 @@ from tests.support.bench import KEY, Bench, in_background, wait_for
 from tests.support.fake import FakeExecutor, FakeRun
 
 if TYPE_CHECKING:
-    from tests.support.engine import Engine
+    from tests.support.docker_daemon import Daemon
 
-pytest_plugins = ("tests.support.engine",)
+pytest_plugins = ("tests.support.docker_daemon",)
 
 SECRET = "hf_canary_0123456789"
 
@@ -40,19 +40,19 @@ def _play(run: FakeRun) -> int:
     return command.BEHAVIOURS[behaviour](command.World(arguments, run.environment, run.output, run.write))
 
 
-@pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.engine)])
+@pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.docker)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     """Each executor in turn."""
     if request.param == "docker":
-        return Bench.of_engine(request.getfixturevalue("engine"), tmp_path)
+        return Bench.of_daemon(request.getfixturevalue("daemon"), tmp_path)
     return Bench(FakeExecutor({"quantize": _play}) if request.param == "fake" else ProcessExecutor(grace=3), tmp_path)
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.engine)])
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
 def real_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     """Each executor whose commands are programs: only those can be killed, missing or kept from a folder."""
     if request.param == "docker":
-        return Bench.of_engine(request.getfixturevalue("engine"), tmp_path)
+        return Bench.of_daemon(request.getfixturevalue("daemon"), tmp_path)
     return Bench(ProcessExecutor(grace=3), tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_bytes_that_are_no_text_are_survived(bench: Bench) -> None:
     outcome = bench.run(bench.job("write_binary"))
     assert outcome.exit_status == 0
     assert bench.lines[-1] == "after"
-    assert bench.log.startswith(bytes(range(128))), "what is text stays as it is; an engine's log keeps no other bytes"
+    assert bench.log.startswith(bytes(range(128))), "what is text stays as it is; Docker's log keeps no other bytes"
 
 
 def test_a_very_long_line_is_cut_for_the_reader_and_whole_in_the_log(bench: Bench) -> None:
@@ -129,7 +129,7 @@ def test_a_very_long_line_is_cut_for_the_reader_and_whole_in_the_log(bench: Benc
 
 
 def test_a_log_without_end_fills_neither_memory_nor_disk_and_its_end_arrives(real_bench: Bench) -> None:
-    megabytes = 300  # more than a log may have, and more than an engine keeps
+    megabytes = 300  # more than a log may have, and more than Docker keeps
     others: list[Event] = []
     texts: deque[str] = deque(maxlen=1)
 
@@ -308,12 +308,12 @@ def test_our_own_code_is_found(real_bench: Bench) -> None:
 
 
 @pytest.fixture
-def docker_bench(engine: Engine, tmp_path: Path) -> Bench:
+def docker_bench(daemon: Daemon, tmp_path: Path) -> Bench:
     """The executor that keeps a command from what it must not touch."""
-    return Bench.of_engine(engine, tmp_path)
+    return Bench.of_daemon(daemon, tmp_path)
 
 
-@pytest.mark.engine
+@pytest.mark.docker
 def test_what_is_mounted_read_only_cannot_be_written(docker_bench: Bench) -> None:
     outcome = docker_bench.run(docker_bench.job("write_to", Inside("/input", "weights")))
     assert outcome.exit_status == 30
@@ -321,23 +321,23 @@ def test_what_is_mounted_read_only_cannot_be_written(docker_bench: Bench) -> Non
     assert (docker_bench.input / "weights").read_text() == "weights"
 
 
-@pytest.mark.engine
+@pytest.mark.docker
 def test_a_home_can_be_written_and_is_nobody_s(docker_bench: Bench) -> None:
     script = "from pathlib import Path; Path('~/.cache').expanduser().mkdir(); print(Path.home())"
     docker_bench.run(replace(docker_bench.job(), argv=("python3", "-c", script)))
     assert docker_bench.lines == ["/tmp/home"]
 
 
-@pytest.mark.engine
+@pytest.mark.docker
 def test_a_command_has_no_network(docker_bench: Bench) -> None:
     docker_bench.run(docker_bench.job("call_out"))
     assert docker_bench.lines == ["Network is unreachable", "interfaces: lo"]
 
 
-@pytest.mark.engine
-def test_a_secret_is_a_file_and_the_engine_does_not_know_it(docker_bench: Bench, engine: Engine) -> None:
+@pytest.mark.docker
+def test_a_secret_is_a_file_and_docker_does_not_know_it(docker_bench: Bench, daemon: Daemon) -> None:
     job = replace(docker_bench.job("wait"), secrets={"HF_TOKEN": SECRET})
-    with in_background(docker_bench, job) as outcomes, closing(engine.connect()) as client:
+    with in_background(docker_bench, job) as outcomes, closing(daemon.connect()) as client:
         wait_for(lambda: "waiting" in docker_bench.lines)
         (container,) = client.containers.list(filters={"label": f"dev.orchestrator.app.key={KEY}"})
         inspected = json.dumps(container.attrs)

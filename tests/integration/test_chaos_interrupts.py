@@ -1,4 +1,4 @@
-"""Builds in containers that are interrupted, and what an engine is told of this shell's secrets."""
+"""Builds in containers that are interrupted, and which secrets of this shell Docker gets to know."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pathlib import Path
 import pytest
 from docker.errors import NotFound
 
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 from tests.support.rehearsal import ONEPASS, Rehearsal, build_images
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.docker
 
 CANARIES = {"HF_TOKEN": "hf_canary_0123456789", "NGC_API_KEY": "nvapi-canary-0123456789"}
 
 
 @pytest.fixture
-def rehearsal(tmp_path: Path, engine: Engine) -> Iterator[Rehearsal]:
-    build_images(engine)
-    made = Rehearsal.make(tmp_path / "project", engine)
+def rehearsal(tmp_path: Path, daemon: Daemon) -> Iterator[Rehearsal]:
+    build_images(daemon)
+    made = Rehearsal.make(tmp_path / "project", daemon)
     yield replace(made, environment={**made.environment, **CANARIES})
-    for left in engine.executor().containers():
+    for left in daemon.executor().containers():
         if left.output.is_relative_to(made.folder):
-            engine.executor().discard(left.name)
+            daemon.executor().discard(left.name)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_build_in_a_container_within_two_seconds(
-    rehearsal: Rehearsal, engine: Engine, number: signal.Signals, status: int
+    rehearsal: Rehearsal, daemon: Daemon, number: signal.Signals, status: int
 ) -> None:
     with rehearsal.start("build", ONEPASS) as build:
         assert build.stderr is not None
@@ -45,16 +45,16 @@ def test_a_signal_ends_a_build_in_a_container_within_two_seconds(
         build.wait()
         assert time.monotonic() - moment < 2, rest
     assert build.returncode == status, rest
-    assert [left for left in engine.executor().containers() if left.output.is_relative_to(rehearsal.folder)] == []
+    assert [left for left in daemon.executor().containers() if left.output.is_relative_to(rehearsal.folder)] == []
     steps = json.loads(rehearsal.run("build", ONEPASS, "--json").stdout)["steps"]
     assert {step["name"]: step["reused"] for step in steps}["quantize"] is True
 
 
-def test_no_secret_of_the_shell_is_told_to_the_engine(rehearsal: Rehearsal, engine: Engine) -> None:
+def test_no_secret_of_the_shell_is_passed_to_docker(rehearsal: Rehearsal, daemon: Daemon) -> None:
     inspected: dict[str, str] = {}
-    with closing(engine.connect()) as client, rehearsal.start("build", ONEPASS) as build:
+    with closing(daemon.connect()) as client, rehearsal.start("build", ONEPASS) as build:
         while build.poll() is None:
-            for left in engine.executor().containers():
+            for left in daemon.executor().containers():
                 try:
                     inspected[left.name] = json.dumps(client.api.inspect_container(left.name))
                 except NotFound:

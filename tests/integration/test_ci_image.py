@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.base_image import write_root
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 from tests.support.environments import LOCK, locked_wheels
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.docker
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE, IMAGE = "orchestrator-test-pip:1", "orchestrator-test-ci:1"
@@ -39,10 +39,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def image(engine: Engine, context: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def image(daemon: Daemon, context: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("base") / "root.tar"
     write_root(root, packages=("pip",), to_come=("numpy", "pydantic_core", "tokenizers"))
-    with closing(engine.connect()) as client:
+    with closing(daemon.connect()) as client:
         client.api.import_image(str(root), repository=BASE, changes=["ENV PATH=/usr/local/bin:/bin"])
         with closing(_packed(context)) as packed:
             client.images.build(
@@ -65,17 +65,17 @@ def _packed(folder: Path) -> io.BytesIO:
     return packed
 
 
-def _run(engine: Engine, image: str, *arguments: str) -> str:
-    with closing(engine.connect()) as client:
+def _run(daemon: Daemon, image: str, *arguments: str) -> str:
+    with closing(daemon.connect()) as client:
         return str(client.containers.run(image, list(arguments), network_mode="none", remove=True).decode())
 
 
-def test_the_image_dry_runs_every_recipe_of_the_catalogue(engine: Engine, image: str) -> None:
-    said = _run(engine, image)
+def test_the_image_dry_runs_every_recipe_of_the_catalogue(daemon: Daemon, image: str) -> None:
+    said = _run(daemon, image)
     for file in (ROOT / "recipes").glob("*.yaml"):
         assert f"✓ {file.stem}:" in said
 
 
-def test_the_image_plans_one_recipe_for_a_program(engine: Engine, image: str) -> None:
-    document = json.loads(_run(engine, image, "build", "llama3-70b-nvfp4", "--dry-run", "--json"))
+def test_the_image_plans_one_recipe_for_a_program(daemon: Daemon, image: str) -> None:
+    document = json.loads(_run(daemon, image, "build", "llama3-70b-nvfp4", "--dry-run", "--json"))
     assert [step["name"] for step in document["steps"]] == ["download", "convert", "engine", "verify", "benchmark"]

@@ -1,4 +1,4 @@
-"""A bundle brought up, asked, watched, hurt and taken down in a real engine, with stand-ins for NVIDIA's programs."""
+"""A bundle brought up, asked, watched, hurt and taken down in real Docker, with stand-ins for NVIDIA's programs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ruamel.yaml import YAML
 from orchestrator.deployment.question import Gateway
 from tests.support.bench import wait_for
 from tests.support.deployed import RECIPE, Bundle, require, things
-from tests.support.engine import Engine, OwnEngine
+from tests.support.docker_daemon import Daemon, OwnDaemon
 from tests.support.ports import free_port
 from tests.support.rehearsal import Rehearsal, build_images
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.docker
 
 KEY = "nimg-a-key-for-this-test-alone"
 CANARIES = {
@@ -37,25 +37,25 @@ CANARIES = {
 
 
 @pytest.fixture(scope="module")
-def built(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
+def built(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
     """A project whose recipe is built."""
-    build_images(engine)
-    rehearsal = Rehearsal.make(tmp_path_factory.mktemp("deploy") / "project", engine)
+    build_images(daemon)
+    rehearsal = Rehearsal.make(tmp_path_factory.mktemp("deploy") / "project", daemon)
     rehearsal.run("build", RECIPE)
-    Bundle.keep_image(rehearsal, engine)
+    Bundle.keep_image(rehearsal, daemon)
     return rehearsal
 
 
 @pytest.fixture
-def bundle(built: Rehearsal, engine: Engine, tmp_path: Path) -> Iterator[Bundle]:
+def bundle(built: Rehearsal, daemon: Daemon, tmp_path: Path) -> Iterator[Bundle]:
     """A copy of the bundle that is not up, and will not be."""
-    copy = Bundle.copy(built, engine, tmp_path / "dist")
+    copy = Bundle.copy(built, daemon, tmp_path / "dist")
     with copy.taken_down():
         yield copy
 
 
-def test_deploy_brings_up_asks_and_stays_as_it_is_until_undeploy_removes_it_all(bundle: Bundle, engine: Engine) -> None:
-    before = things(engine)
+def test_deploy_brings_up_asks_and_stays_as_it_is_until_undeploy_removes_it_all(bundle: Bundle, daemon: Daemon) -> None:
+    before = things(daemon)
     first = bundle.deploy(**CANARIES)
     assert first["answer"] == "Paris is what a stand-in answers."
     assert first["tokens_per_second"] > 0
@@ -76,19 +76,19 @@ def test_deploy_brings_up_asks_and_stays_as_it_is_until_undeploy_removes_it_all(
     assert "Uvicorn running" in bundle.run("logs", RECIPE, "server").stdout
 
     said = bundle.run("undeploy", RECIPE, "--volumes").stdout
-    assert things(engine) == before
+    assert things(daemon) == before
     assert "removed volume" in said
     assert "is not deployed" in bundle.run("undeploy", RECIPE).stdout
 
 
-def test_two_who_deploy_the_same_at_once_make_it_once_and_both_are_answered(bundle: Bundle, engine: Engine) -> None:
-    before = things(engine)
+def test_two_who_deploy_the_same_at_once_make_it_once_and_both_are_answered(bundle: Bundle, daemon: Daemon) -> None:
+    before = things(daemon)
     both = [bundle.start("deploy", RECIPE) for _ in range(2)]
     for process in both:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
         assert "ready after" in said
-    after = things(engine)
+    after = things(daemon)
     assert len(after["containers"] - before["containers"]) == 1
     assert len(after["networks"] - before["networks"]) == 1
 
@@ -106,7 +106,7 @@ def assert_hardened(found: dict[str, Any]) -> None:
     assert writable == {"/opt/nim/.cache"}
 
 
-def test_an_engine_that_dies_is_seen_and_started_again(bundle: Bundle, engine: Engine) -> None:
+def test_an_engine_that_dies_is_seen_and_started_again(bundle: Bundle, daemon: Daemon) -> None:
     bundle.deploy()
     assert bundle.status()["restarts"] == 0
     kill = (
@@ -114,7 +114,7 @@ def test_an_engine_that_dies_is_seen_and_started_again(bundle: Bundle, engine: E
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
         "    if b'/trtllm-serve' in open(f'/proc/{pid}/cmdline', 'rb').read(): os.kill(int(pid), 9)\n"
     )
-    with closing(engine.connect()) as client:
+    with closing(daemon.connect()) as client:
         client.containers.get(bundle.container).exec_run(["python3", "-c", kill])
     wait_for(lambda: bundle.status()["state"] != "ready")
     assert bundle.status()["detail"]
@@ -174,8 +174,8 @@ def test_an_image_can_hold_the_model_and_settings_survive_another_bundle(bundle:
     assert "/opt/nim/model" not in {mount["Destination"] for mount in bundle.inspect()["Mounts"]}
 
 
-def test_what_cannot_work_is_said_before_anything_is_made(bundle: Bundle, engine: Engine) -> None:
-    before = things(engine)
+def test_what_cannot_work_is_said_before_anything_is_made(bundle: Bundle, daemon: Daemon) -> None:
+    before = things(daemon)
     with closing(socket.create_server(("127.0.0.1", bundle.port))):
         assert bundle.fails(6)["code"] == "PORT_IN_USE"
 
@@ -196,7 +196,7 @@ def test_what_cannot_work_is_said_before_anything_is_made(bundle: Bundle, engine
     shutil.rmtree(bundle.folder / "model")
     assert bundle.fails(3)["code"] == "NOT_BUILT"
     assert bundle.fails(6, DOCKER_HOST=f"unix://{bundle.dist}/no.sock")["code"] == "DOCKER_UNAVAILABLE"
-    assert things(engine) == before
+    assert things(daemon) == before
 
 
 def test_an_image_that_nobody_has_is_an_error_with_a_way_out(bundle: Bundle) -> None:
@@ -206,12 +206,12 @@ def test_an_image_that_nobody_has_is_an_error_with_a_way_out(bundle: Bundle) -> 
     assert "docker pull" in error["hint"]
 
 
-def test_compose_makes_the_same_container_of_the_same_file(bundle: Bundle, engine: Engine) -> None:
+def test_compose_makes_the_same_container_of_the_same_file(bundle: Bundle, daemon: Daemon) -> None:
     require("docker-compose", "docker-compose")
     text = (bundle.folder / "compose.yaml").read_text()
     (bundle.folder / "compose.yaml").write_text(
         text.replace("      memlock: -1\n", "")
-    )  # not every engine may raise it
+    )  # not every Docker may raise it
     bundle.deploy()
     ours = bundle.inspect()
     bundle.run("undeploy", RECIPE)
@@ -221,25 +221,25 @@ def test_compose_makes_the_same_container_of_the_same_file(bundle: Bundle, engin
     file.write_text(json.dumps(document))  # JSON: it reads YAML 1.1, where 472:0 without quotes is a number
     command = ("docker-compose", "--file", str(file), "--project-name", RECIPE)
     try:
-        compose(command, engine, "up", "--detach")
+        compose(command, daemon, "up", "--detach")
         wait_for(lambda: Gateway(bundle.url).health().ready, 60)
-        theirs = bundle.inspect(made_by_compose(engine))
+        theirs = bundle.inspect(made_by_compose(daemon))
         refused = bundle.fails(6)
     finally:
-        compose(command, engine, "down", "--volumes", "--rmi", "local")
+        compose(command, daemon, "down", "--volumes", "--rmi", "local")
     assert refused["code"] in {"PORT_IN_USE", "NAME_TAKEN"}  # older ones give another name
     assert theirs["Name"].removeprefix("/") in refused["message"]
     assert comparable(ours) == comparable(theirs)
 
 
-def made_by_compose(engine: Engine) -> str:
-    with closing(engine.connect()) as client:
+def made_by_compose(daemon: Daemon) -> str:
+    with closing(daemon.connect()) as client:
         (container,) = client.containers.list(filters={"label": "com.docker.compose.service=server"})
         return str(container.id)
 
 
-def compose(command: tuple[str, ...], engine: Engine, *arguments: str) -> None:
-    ended = subprocess.run((*command, *arguments), env=engine.environment, capture_output=True, text=True, check=False)
+def compose(command: tuple[str, ...], daemon: Daemon, *arguments: str) -> None:
+    ended = subprocess.run((*command, *arguments), env=daemon.environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
 
 
@@ -248,7 +248,7 @@ _SPELLED_OTHERWISE = {"Mounts", "Binds", "VolumesFrom", "ConsoleSize", "Links"}
 
 
 def comparable(found: dict[str, Any]) -> dict[str, Any]:
-    """Flatten what an engine knows of a container, without what differs between any two."""
+    """Flatten what Docker knows of a container, without what differs between any two."""
     config = {f"Config.{key}": value for key, value in found["Config"].items() if key not in _OF_THE_CLIENT}
     host = {f"Host.{key}": value for key, value in found["HostConfig"].items() if key not in _SPELLED_OTHERWISE}
     config["Config.Env"].sort()
@@ -261,9 +261,9 @@ def comparable(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_archive_installs_where_there_is_no_network_and_no_bundle(
-    bundle: Bundle, own_engine: OwnEngine, tmp_path: Path
+    bundle: Bundle, own_daemon: OwnDaemon, tmp_path: Path
 ) -> None:
-    other = own_engine.engine
+    other = own_daemon.daemon
     with closing(other.connect()) as client:
         client.images.remove("orchestrator-test-base:1")
     (bundle.folder / "secrets" / "api_keys").write_text("a secret of this machine")
@@ -276,7 +276,7 @@ def test_an_archive_installs_where_there_is_no_network_and_no_bundle(
 
     install = target / RECIPE / "install.sh"
     subprocess.run((install,), env=other.environment, check=True, capture_output=True)
-    moved = replace(bundle, dist=target, engine=other, port=free_port())
+    moved = replace(bundle, dist=target, daemon=other, port=free_port())
     moved.set()
     with moved.taken_down():
         assert moved.deploy()["answer"]
@@ -294,9 +294,9 @@ def archive(bundle: Bundle, file: Path) -> Path:
     code = (
         "import sys; from pathlib import Path; from orchestrator.deployment.archive import archive; "
         "from orchestrator.deployment.compose_file import read; "
-        "from orchestrator.executors.docker_engine import connect; folder = Path(sys.argv[1]); "
+        "from orchestrator.executors.docker_client import connect; folder = Path(sys.argv[1]); "
         "archive(connect(), folder, read(folder), Path(sys.argv[2]), profiles=(), observer=lambda event: None)"
     )
     command = (sys.executable, "-W", "ignore", "-c", code, str(bundle.folder), str(file))
-    subprocess.run(command, env=bundle.engine.environment, cwd=Path(__file__).resolve().parents[2], check=True)
+    subprocess.run(command, env=bundle.daemon.environment, cwd=Path(__file__).resolve().parents[2], check=True)
     return file

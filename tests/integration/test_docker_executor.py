@@ -1,4 +1,4 @@
-"""The Docker executor against a real engine: what becomes of a container when everything around it fails."""
+"""The Docker executor against real Docker: what becomes of a container when everything around it fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from orchestrator.errors import (
 from orchestrator.events import LogLine, Progress, StepStarted, Warned
 from orchestrator.executors import docker
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED, User, create_arguments, describe
-from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_client import connect
 from orchestrator.executors.docker_logs import LogStream
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, ImageBuild, Mount
@@ -46,33 +46,33 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from orchestrator.events import Event
     from orchestrator.executors.job import Job
-    from tests.support.engine import Engine, OwnEngine
+    from tests.support.docker_daemon import Daemon, OwnDaemon
 
-pytestmark = pytest.mark.engine
-pytest_plugins = ("tests.support.engine",)
+pytestmark = pytest.mark.docker
+pytest_plugins = ("tests.support.docker_daemon",)
 
 ADOPTED = StepStarted("quantize", "docker", adopted=True)
 
 
 @pytest.fixture
-def bench(engine: Engine, tmp_path: Path) -> Iterator[Bench]:
+def bench(daemon: Daemon, tmp_path: Path) -> Iterator[Bench]:
     """The executor on a bench, and no container left behind."""
-    made = Bench.of_engine(engine, tmp_path)
+    made = Bench.of_daemon(daemon, tmp_path)
     yield made
-    engine.executor().discard(made.container)
+    daemon.executor().discard(made.container)
 
 
 @pytest.fixture
-def client(engine: Engine) -> Iterator[DockerClient]:
-    """The engine as others see it."""
-    with closing(engine.connect()) as client:
+def client(daemon: Daemon) -> Iterator[DockerClient]:
+    """Docker as others see it."""
+    with closing(daemon.connect()) as client:
         yield client
 
 
-def leave_running(bench: Bench, engine: Engine, job: Job) -> None:
+def leave_running(bench: Bench, daemon: Daemon, job: Job) -> None:
     """Have an orchestrator start a job and be killed."""
     job.output.mkdir(parents=True)
-    with other_orchestrator("docker", job, bench.folder, engine.environment) as process:
+    with other_orchestrator("docker", job, bench.folder, daemon.environment) as process:
         await_line(process, "waiting")
 
 
@@ -99,7 +99,7 @@ def test_a_pull_that_fails_leaves_no_connection(bench: Bench) -> None:
 @pytest.mark.parametrize("patience", [0, 1])
 @pytest.mark.parametrize("script", ["sleep 60", "echo one; sleep 60", "echo one; echo two"])
 def test_a_log_that_is_no_longer_followed_leaves_no_connection(
-    engine: Engine, client: DockerClient, script: str, patience: float
+    docker: Docker, client: DockerClient, script: str, patience: float
 ) -> None:
     container = client.containers.run(engine.base_image, ["sh", "-c", script], detach=True)
     gc.collect()
@@ -117,9 +117,9 @@ def test_a_log_that_is_no_longer_followed_leaves_no_connection(
 # Adoption
 
 
-def test_a_container_of_a_killed_orchestrator_is_adopted(bench: Bench, engine: Engine) -> None:
+def test_a_container_of_a_killed_orchestrator_is_adopted(bench: Bench, daemon: Daemon) -> None:
     first = bench.job("wait", "5", attempt="first")
-    leave_running(bench, engine, first)
+    leave_running(bench, daemon, first)
     (first.output / "go").touch()
     outcome = bench.run(bench.job("wait", "5", attempt="second"))
     assert (outcome.exit_status, outcome.output, outcome.adopted) == (5, first.output, True)
@@ -130,10 +130,10 @@ def test_a_container_of_a_killed_orchestrator_is_adopted(bench: Bench, engine: E
 
 
 def test_a_container_that_ended_while_nobody_looked_is_adopted(
-    bench: Bench, engine: Engine, client: DockerClient
+    bench: Bench, daemon: Daemon, client: DockerClient
 ) -> None:
     first = bench.job("wait", attempt="first")
-    leave_running(bench, engine, first)
+    leave_running(bench, daemon, first)
     (first.output / "go").touch()
     client.containers.get(bench.container).wait()
     outcome = bench.run(bench.job("wait", attempt="second"))
@@ -176,9 +176,9 @@ def test_any_user_has_a_home_and_may_write_the_output(bench: Bench, client: Dock
     assert (job.output / "y").stat().st_uid == 65534
 
 
-def test_a_container_whose_output_folder_is_gone_is_not_adopted(bench: Bench, engine: Engine) -> None:
+def test_a_container_whose_output_folder_is_gone_is_not_adopted(bench: Bench, daemon: Daemon) -> None:
     first = bench.job("wait", attempt="first")
-    leave_running(bench, engine, first)
+    leave_running(bench, daemon, first)
     shutil.rmtree(first.output.parent)
     second = bench.job("write_files", "model=weights", attempt="second")
     outcome = bench.run(second)
@@ -193,9 +193,9 @@ def test_a_container_of_another_key_is_not_touched(bench: Bench, client: DockerC
     client.containers.get(bench.container).remove()
 
 
-def test_two_builds_at_once_run_the_command_once(bench: Bench, engine: Engine, tmp_path: Path) -> None:
+def test_two_builds_at_once_run_the_command_once(bench: Bench, daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
-    other = Bench.of_engine(engine, tmp_path / "two")
+    other = Bench.of_daemon(daemon, tmp_path / "two")
     job, same = bench.job("tick", "10", "0"), bench.job("tick", "10", "0", attempt="second")
     outcomes = []
     workers = [
@@ -231,8 +231,8 @@ def test_of_several_that_find_a_container_one_starts_it(bench: Bench, client: Do
     assert (job.output / "starts").read_text() == "start\n"
 
 
-def test_a_limit_that_the_engine_refuses_to_one_build_does_not_end_another(
-    bench: Bench, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_limit_that_docker_refuses_to_one_build_does_not_end_another(
+    bench: Bench, daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, begin = Container.start, threading.Barrier(2, timeout=60)
 
@@ -250,7 +250,7 @@ def test_a_limit_that_the_engine_refuses_to_one_build_does_not_end_another(
         outcomes.append(at.executor.run(bench.job("count_start", attempt=attempt), at.see))
 
     (tmp_path / "two").mkdir()
-    other = Bench.of_engine(engine, tmp_path / "two")
+    other = Bench.of_daemon(daemon, tmp_path / "two")
     workers = [threading.Thread(target=build, args=arguments) for arguments in ((bench, "first"), (other, "second"))]
     for worker in workers:
         worker.start()
@@ -261,9 +261,9 @@ def test_a_limit_that_the_engine_refuses_to_one_build_does_not_end_another(
     assert outcomes[0].output == outcomes[1].output
 
 
-def test_a_secret_left_by_a_killed_orchestrator_is_removed(bench: Bench, engine: Engine, client: DockerClient) -> None:
+def test_a_secret_left_by_a_killed_orchestrator_is_removed(bench: Bench, daemon: Daemon, client: DockerClient) -> None:
     first = replace(bench.job("wait", attempt="first"), secrets={"HF_TOKEN": "hf_canary"})
-    leave_running(bench, engine, first)
+    leave_running(bench, daemon, first)
     mounts = client.containers.get(bench.container).attrs["Mounts"]
     (file,) = (Path(mount["Source"]) for mount in mounts if mount["Destination"] == "/run/secrets/HF_TOKEN")
     assert file.read_text() == "hf_canary"
@@ -272,10 +272,10 @@ def test_a_secret_left_by_a_killed_orchestrator_is_removed(bench: Bench, engine:
     assert not file.parent.exists()
 
 
-def test_what_orchestrators_left_can_be_listed_and_discarded(bench: Bench, engine: Engine) -> None:
+def test_what_orchestrators_left_can_be_listed_and_discarded(bench: Bench, daemon: Daemon) -> None:
     job = bench.job("wait", attempt="first")
-    leave_running(bench, engine, job)
-    executor = engine.executor()
+    leave_running(bench, daemon, job)
+    executor = daemon.executor()
     (left,) = (container for container in executor.containers() if container.key == KEY)
     assert (left.name, left.recipe, left.step, left.output) == (bench.container, "tiny", "quantize", job.output)
     assert (left.running, left.owned) == (True, False)
@@ -283,20 +283,20 @@ def test_what_orchestrators_left_can_be_listed_and_discarded(bench: Bench, engin
     assert KEY not in [container.key for container in executor.containers()]
 
 
-def test_forgetting_a_job_leaves_a_running_container_alone(bench: Bench, engine: Engine) -> None:
+def test_forgetting_a_job_leaves_a_running_container_alone(bench: Bench, daemon: Daemon) -> None:
     job = bench.job("wait", attempt="first")
-    leave_running(bench, engine, job)
+    leave_running(bench, daemon, job)
     bench.executor.forget(job)
-    assert [container.running for container in engine.executor().containers() if container.key == KEY] == [True]
+    assert [container.running for container in daemon.executor().containers() if container.key == KEY] == [True]
 
 
-def test_however_often_orchestrators_are_killed_the_command_runs_once(bench: Bench, engine: Engine) -> None:
+def test_however_often_orchestrators_are_killed_the_command_runs_once(bench: Bench, daemon: Daemon) -> None:
     dice = random.Random(20261123)  # noqa: S311 - the seed is the point
-    begun = time.monotonic()  # an orchestrator needs about 0.4 s to come to the engine and 0.3 s more to start the job
+    begun = time.monotonic()  # an orchestrator needs about 0.4 s to reach Docker and 0.3 s more to start the job
     kills = 0
     while time.monotonic() - begun < 8:
         job = bench.job("count_start", attempt=f"attempt-{kills}")
-        with other_orchestrator("docker", job, bench.folder, engine.environment):
+        with other_orchestrator("docker", job, bench.folder, daemon.environment):
             time.sleep(dice.uniform(0.3, 1.1))
         kills += 1
     outcome = bench.run(bench.job("count_start", attempt="last"))
@@ -344,9 +344,9 @@ def test_a_missing_mount_is_named_and_not_created(bench: Bench) -> None:
     assert not missing.exists()
 
 
-def test_an_engine_without_gpus_is_refused_before_and_while_running(bench: Bench, client: DockerClient) -> None:
+def test_docker_without_gpus_is_refused_before_and_while_running(bench: Bench, client: DockerClient) -> None:
     if "nvidia" in client.info()["Runtimes"]:
-        pytest.skip("this engine can hand out GPUs")
+        pytest.skip("this Docker can provide GPUs")
     job = replace(bench.job("end_with", "0"), gpus=1)
     with pytest.raises(GpuRuntimeMissingError) as refused:
         bench.executor.check(job)
@@ -357,7 +357,7 @@ def test_an_engine_without_gpus_is_refused_before_and_while_running(bench: Bench
         client.containers.get(bench.container)
 
 
-def test_no_engine_is_refused_with_the_command_that_starts_one(tmp_path: Path) -> None:
+def test_a_missing_docker_is_refused_with_the_command_that_starts_it(tmp_path: Path) -> None:
     with pytest.raises(DockerUnavailableError, match="No such file") as refused:
         connect({"DOCKER_HOST": f"unix://{tmp_path}/docker.sock"})
     assert "systemctl start docker" in refused.value.hint
@@ -400,7 +400,7 @@ def import_image(client: DockerClient, reference: str, content: bytes) -> None:
 
 @pytest.fixture
 def pushed(client: DockerClient, registry: str) -> Iterator[str]:
-    """An image of 20 MB that is in the registry and no longer in the engine."""
+    """An image of 20 MB that is in the registry and no longer in Docker."""
     reference = f"{registry}/big:1"
     import_image(client, reference, os.urandom(20_000_000))
     for message in client.api.push(reference, stream=True, decode=True):
@@ -428,7 +428,7 @@ def test_an_image_pinned_by_digest_is_pulled(bench: Bench, client: DockerClient,
     assert bench.run(replace(bench.job(), argv=("nothing",), image=image)).exit_status == 127, "it is local now"
 
 
-def test_the_room_for_a_pull_is_counted_where_the_engine_keeps_images_and_only_until_it_has_it(
+def test_the_disk_space_of_a_pull_is_counted_where_docker_keeps_images_and_only_until_it_has_it(
     bench: Bench, client: DockerClient, pushed: str
 ) -> None:
     image = ContainerImage(pushed, client.version()["Arch"], pulled=10**9)
@@ -441,15 +441,15 @@ def test_the_room_for_a_pull_is_counted_where_the_engine_keeps_images_and_only_u
     assert bench.executor.needs(replace(bench.job(), image=image)) == ()
 
 
-def test_an_image_that_nobody_has_is_refused(bench: Bench, engine: Engine, registry: str) -> None:
-    image = ContainerImage(f"{registry}/no/such:1", engine.architecture)
+def test_an_image_that_nobody_has_is_refused(bench: Bench, daemon: Daemon, registry: str) -> None:
+    image = ContainerImage(f"{registry}/no/such:1", daemon.architecture)
     with pytest.raises(ImageUnavailableError, match="no/such:1") as refused:
         bench.run(replace(bench.job(), image=image))
     assert "docker manifest inspect" in refused.value.hint
 
 
-def test_a_registry_that_does_not_answer_is_refused(bench: Bench, engine: Engine) -> None:
-    image = ContainerImage("127.0.0.1:1/no/such:1", engine.architecture)
+def test_a_registry_that_does_not_answer_is_refused(bench: Bench, daemon: Daemon) -> None:
+    image = ContainerImage("127.0.0.1:1/no/such:1", daemon.architecture)
     with pytest.raises(ImageUnavailableError) as refused:
         bench.run(replace(bench.job(), image=image))
     assert "check the network" in refused.value.hint
@@ -489,20 +489,20 @@ def test_an_image_for_another_processor_is_refused(bench: Bench, client: DockerC
         client.images.remove("orchestrator-test-foreign:1")
 
 
-def test_an_engine_for_another_processor_is_refused(bench: Bench, engine: Engine) -> None:
-    other = "arm64" if engine.architecture == "amd64" else "amd64"
-    job = replace(bench.job(), image=ContainerImage(engine.base_image, other))
-    with pytest.raises(WrongArchitectureError, match=f"this engine runs {engine.architecture}"):
+def test_docker_for_another_processor_is_refused(bench: Bench, daemon: Daemon) -> None:
+    other = "arm64" if daemon.architecture == "amd64" else "amd64"
+    job = replace(bench.job(), image=ContainerImage(daemon.base_image, other))
+    with pytest.raises(WrongArchitectureError, match=f"Docker runs on {daemon.architecture}"):
         bench.executor.check(job)
 
 
-def test_an_image_is_built_from_its_base_when_it_is_missing(bench: Bench, engine: Engine, tmp_path: Path) -> None:
+def test_an_image_is_built_from_its_base_when_it_is_missing(bench: Bench, daemon: Daemon, tmp_path: Path) -> None:
     dockerfile = tmp_path / "quantizer.Dockerfile"
     dockerfile.write_text("ARG BASE\nFROM $BASE\nARG VERSION\nRUN echo building $VERSION > /built\n")
     context = tmp_path / "context"
     context.mkdir()
-    build = ImageBuild(dockerfile, context, engine.base_image, {"VERSION": "0.47"})
-    image = ContainerImage("orchestrator-test-built:1", engine.architecture, build)
+    build = ImageBuild(dockerfile, context, daemon.base_image, {"VERSION": "0.47"})
+    image = ContainerImage("orchestrator-test-built:1", daemon.architecture, build)
     job = replace(bench.job(), argv=("cat", "/built"), image=image)
     try:
         bench.run(job)
@@ -512,15 +512,15 @@ def test_an_image_is_built_from_its_base_when_it_is_missing(bench: Bench, engine
         bench.run(job)
         assert bench.lines == ["building 0.47"], "what is there is not built again"
     finally:
-        with closing(engine.connect()) as client:
+        with closing(daemon.connect()) as client:
             client.images.remove("orchestrator-test-built:1", force=True)
 
 
-def test_a_build_that_fails_names_its_dockerfile(bench: Bench, engine: Engine, tmp_path: Path) -> None:
+def test_a_build_that_fails_names_its_dockerfile(bench: Bench, daemon: Daemon, tmp_path: Path) -> None:
     dockerfile = tmp_path / "quantizer.Dockerfile"
     dockerfile.write_text("ARG BASE\nFROM $BASE\nRUN false\n")
-    build = ImageBuild(dockerfile, tmp_path / "in put", engine.base_image)
-    image = ContainerImage("orchestrator-test-broken:1", engine.architecture, build)
+    build = ImageBuild(dockerfile, tmp_path / "in put", daemon.base_image)
+    image = ContainerImage("orchestrator-test-broken:1", daemon.architecture, build)
     with pytest.raises(ImageUnavailableError, match=r"quantizer\.Dockerfile"):
         bench.run(replace(bench.job(), image=image))
 
@@ -528,7 +528,7 @@ def test_a_build_that_fails_names_its_dockerfile(bench: Bench, engine: Engine, t
 # The line to paste
 
 
-def test_the_line_to_paste_makes_the_same_container(bench: Bench, engine: Engine, client: DockerClient) -> None:
+def test_the_line_to_paste_makes_the_same_container(bench: Bench, daemon: Daemon, client: DockerClient) -> None:
     if shutil.which("docker") is None:
         pytest.skip("there is no docker command here")
     job = replace(bench.job("show_arguments", "two words", "ü"), environment={"A": "b c"})
@@ -538,7 +538,7 @@ def test_the_line_to_paste_makes_the_same_container(bench: Bench, engine: Engine
     docker, _run, once, *arguments = bench.executor.command_line(job)
     assert once == "--rm"
     command = (docker, "create", *arguments)
-    created = subprocess.run(command, env=engine.environment, check=True, capture_output=True, text=True)
+    created = subprocess.run(command, env=daemon.environment, check=True, capture_output=True, text=True)
     container = client.containers.get(created.stdout.strip())
     pasted = container.attrs
     container.remove()
@@ -560,16 +560,16 @@ def _meaning(inspected: dict[str, Any]) -> dict[str, Any]:
     return {"host": of_host, "config": of_config | {"Env": sorted(config["Env"])}, "path": inspected["Path"]}
 
 
-# Losing the engine
+# Losing Docker
 
 
-def test_a_crashed_engine_costs_no_line_and_no_result(own_engine: OwnEngine, tmp_path: Path) -> None:
-    bench = Bench.of_engine(own_engine.engine, tmp_path)
+def test_a_crashed_docker_costs_no_line_and_no_result(own_daemon: OwnDaemon, tmp_path: Path) -> None:
+    bench = Bench.of_daemon(own_daemon.daemon, tmp_path)
     with in_background(bench, bench.job("tick", "40", "9")) as outcomes:
         wait_for(lambda: len(bench.lines) > 3)
-        own_engine.kill()
+        own_daemon.kill()
         time.sleep(0.5)
-        own_engine.start()
+        own_daemon.start()
     (outcome,) = outcomes
     assert (outcome.exit_status, outcome.killed) == (9, False)
     assert len(bench.lines) == len(set(bench.lines)), "no line comes twice"
@@ -577,22 +577,22 @@ def test_a_crashed_engine_costs_no_line_and_no_result(own_engine: OwnEngine, tmp
     assert any(isinstance(event, Warned) for event in bench.events)
 
 
-def test_an_engine_that_stays_away_is_given_up_and_its_container_found_later(
-    own_engine: OwnEngine, tmp_path: Path
+def test_a_docker_that_stays_away_is_given_up_and_its_container_found_later(
+    own_daemon: OwnDaemon, tmp_path: Path
 ) -> None:
-    bench = Bench.of_engine(own_engine.engine, tmp_path)
-    bench.executor = own_engine.engine.executor(patience=1)
+    bench = Bench.of_daemon(own_daemon.daemon, tmp_path)
+    bench.executor = own_daemon.daemon.executor(patience=1)
     job = bench.job("wait", attempt="first")
     job.output.mkdir(parents=True)
 
     def lose_engine(event: Event) -> None:
         if event == LogLine("waiting"):
-            own_engine.kill()
+            own_daemon.kill()
 
     with pytest.raises(DockerUnavailableError) as given_up:
         bench.executor.run(job, lose_engine)
     assert "adopted" in given_up.value.hint
     (job.output / "go").touch()
-    own_engine.start()
+    own_daemon.start()
     outcome = bench.run(bench.job("wait", attempt="second"))
     assert (outcome.exit_status, outcome.output, outcome.adopted) == (0, job.output, True)

@@ -25,17 +25,17 @@ from tests.contract.gateway.test_clients import (  # noqa: F401 - pytest runs th
     test_the_interface_is_as_described,
 )
 from tests.support.contained import ContainedDeployment
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 from tests.support.gateway import Deployment, deployed
 from tests.support.rehearsal import build_images
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
-def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, str]]:
+def deployment(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, str]]:
     """The deployment that the clients' tests know, in a container."""
-    build_images(engine)
+    build_images(daemon)
     folder = tmp_path_factory.mktemp("contained")
     bundle = folder / "bundle"
     bundle.mkdir()
@@ -47,7 +47,7 @@ def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "NIM_PER_REQ_METRICS_ENABLE": "1",
     }
     with (
-        closing(engine.connect()) as connection,
+        closing(daemon.connect()) as connection,
         deployed(bundle, kind=ContainedDeployment, variables=variables, client=connection) as server,
     ):
         yield server, key

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.bundle.targets import texts_of
 from tests.support.bundles import facts_of
-from tests.support.engine import do_without
+from tests.support.docker_daemon import do_without
 from tests.support.sparks import LINK, Sparks, why_not
 
 RECIPE = "qwen3-235b-a22b-nvfp4"

@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator.executors.docker import LeftContainer
 from tests.support.bench import wait_for
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 from tests.support.rehearsal import ENGINE, ONEPASS, Rehearsal, build_images, kill_when, pause_when
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.docker
 
 STEPS = {
     ONEPASS: ["generate", "quantize", "verify", "benchmark"],
@@ -24,13 +24,13 @@ STEPS = {
 
 
 @pytest.fixture(scope="module")
-def standins(engine: Engine) -> Engine:
-    build_images(engine)
-    return engine
+def standins(daemon: Daemon) -> Daemon:
+    build_images(daemon)
+    return daemon
 
 
 @pytest.fixture
-def rehearsal(tmp_path: Path, standins: Engine) -> Iterator[Rehearsal]:
+def rehearsal(tmp_path: Path, standins: Daemon) -> Iterator[Rehearsal]:
     made = Rehearsal.make(tmp_path / "project", standins)
     yield made
     for name in _left_containers(standins, made):  # so that the test after a failed one starts clean
@@ -38,22 +38,22 @@ def rehearsal(tmp_path: Path, standins: Engine) -> Iterator[Rehearsal]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, standins: Engine) -> dict[str, dict[str, str]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, standins: Daemon) -> dict[str, dict[str, str]]:
     """The digests of every step of every recipe, built without disturbance."""
     rehearsal = Rehearsal.make(tmp_path_factory.mktemp("undisturbed") / "project", standins)
     return {recipe: rehearsal.digests(recipe) for recipe in STEPS}
 
 
-def _left(engine: Engine, rehearsal: Rehearsal) -> list[LeftContainer]:
-    return [left for left in engine.executor().containers() if left.output.is_relative_to(rehearsal.folder)]
+def _left(daemon: Daemon, rehearsal: Rehearsal) -> list[LeftContainer]:
+    return [left for left in daemon.executor().containers() if left.output.is_relative_to(rehearsal.folder)]
 
 
-def _left_containers(engine: Engine, rehearsal: Rehearsal) -> list[str]:
-    return [left.name for left in _left(engine, rehearsal)]
+def _left_containers(daemon: Daemon, rehearsal: Rehearsal) -> list[str]:
+    return [left.name for left in _left(daemon, rehearsal)]
 
 
 @pytest.mark.parametrize("recipe", STEPS)
-def test_a_recipe_runs_from_its_first_step_to_its_bundle(rehearsal: Rehearsal, standins: Engine, recipe: str) -> None:
+def test_a_recipe_runs_from_its_first_step_to_its_bundle(rehearsal: Rehearsal, standins: Daemon, recipe: str) -> None:
     document = json.loads(rehearsal.run("build", recipe, "--json").stdout)
     assert [step["name"] for step in document["steps"]] == STEPS[recipe]
     bundle = Path(document["bundle"])
@@ -75,7 +75,7 @@ def test_a_second_build_reuses_every_step(rehearsal: Rehearsal, recipe: str) -> 
 @pytest.mark.parametrize("moment", [0.0, 0.3])
 @pytest.mark.parametrize("recipe", STEPS)
 def test_a_build_that_is_killed_in_every_step_ends_with_the_same_bytes(
-    rehearsal: Rehearsal, standins: Engine, undisturbed: dict[str, dict[str, str]], recipe: str, moment: float
+    rehearsal: Rehearsal, standins: Daemon, undisturbed: dict[str, dict[str, str]], recipe: str, moment: float
 ) -> None:
     for step in STEPS[recipe]:
         kill_when(rehearsal.start("build", recipe), f"▸ {step} ", after=moment)
@@ -86,7 +86,7 @@ def test_a_build_that_is_killed_in_every_step_ends_with_the_same_bytes(
 
 
 def test_a_build_that_is_killed_after_its_container_ended_publishes_what_it_left(
-    rehearsal: Rehearsal, standins: Engine, undisturbed: dict[str, dict[str, str]]
+    rehearsal: Rehearsal, standins: Daemon, undisturbed: dict[str, dict[str, str]]
 ) -> None:
     process = rehearsal.start("build", ENGINE)
     pause_when(process, "▸ engine ", after=0.3)
@@ -114,7 +114,7 @@ def test_the_same_recipe_built_twice_at_once_runs_each_step_once(rehearsal: Rehe
 
 
 def test_a_build_that_is_interrupted_stops_its_container_and_goes_on_later(
-    rehearsal: Rehearsal, standins: Engine
+    rehearsal: Rehearsal, standins: Daemon
 ) -> None:
     process = rehearsal.start("build", ENGINE)
     assert process.stderr is not None

@@ -20,7 +20,7 @@ from tests.support import command, orchestrate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.support.engine import Engine
+    from tests.support.docker_daemon import Daemon
 
 KEY = "c0ffee" * 10 + "0001"
 _ROOT = Path(command.__file__).resolve().parents[2]
@@ -39,8 +39,8 @@ class Bench:
         (self.input / "weights").write_text("weights")
 
     @classmethod
-    def of_engine(cls, engine: Engine, folder: Path) -> Bench:
-        return cls(engine.executor(), folder, ContainerImage(engine.base_image, engine.architecture))
+    def of_daemon(cls, daemon: Daemon, folder: Path) -> Bench:
+        return cls(daemon.executor(), folder, ContainerImage(daemon.base_image, daemon.architecture))
 
     def job(self, *argv: Argument, attempt: str = "attempt") -> Job:
         return Job(

@@ -1,4 +1,4 @@
-"""A recipe built with stand-ins, and its server brought up and taken down as a user would, on a real engine."""
+"""A recipe built with stand-ins, and its server brought up and taken down as a user would, with real Docker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx2
 from orchestrator.deployment.compose_file import SERVER, read
 from orchestrator.deployment.images import ensure
 from orchestrator.events import silence
-from tests.support.engine import Engine, do_without
+from tests.support.docker_daemon import Daemon, do_without
 from tests.support.ports import free_port
 from tests.support.rehearsal import ONEPASS, Rehearsal
 
@@ -31,22 +31,22 @@ class Bundle:
 
     dist: Path
     rehearsal: Rehearsal
-    engine: Engine
+    daemon: Daemon
     port: int
 
     @classmethod
-    def keep_image(cls, rehearsal: Rehearsal, engine: Engine) -> None:
+    def keep_image(cls, rehearsal: Rehearsal, daemon: Daemon) -> None:
         """Build the bundle's image once under a name of its own: later builds find every layer there."""
         folder = rehearsal.folder / "dist" / RECIPE
-        with closing(engine.connect()) as client:
+        with closing(daemon.connect()) as client:
             ensure(client, read(folder, {}).services[SERVER], folder, silence)
             client.images.get(read(folder, {}).services[SERVER].image).tag("orchestrator-test-kept", "1")
 
     @classmethod
-    def copy(cls, rehearsal: Rehearsal, engine: Engine, dist: Path) -> Bundle:
+    def copy(cls, rehearsal: Rehearsal, daemon: Daemon, dist: Path) -> Bundle:
         """Copy what was built; the port is another one than every other test's."""
         shutil.copytree(rehearsal.folder / "dist" / RECIPE, dist / RECIPE)
-        made = cls(dist, rehearsal, engine, free_port())
+        made = cls(dist, rehearsal, daemon, free_port())
         made.set()
         return made
 
@@ -98,7 +98,7 @@ class Bundle:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {**self.rehearsal.environment, **self.engine.environment}
+        return {**self.rehearsal.environment, **self.daemon.environment}
 
     def deploy(self, *arguments: str, **variables: str) -> dict[str, Any]:
         """Bring it up; returns what the command says of it."""
@@ -120,8 +120,8 @@ class Bundle:
         return dict(server)
 
     def inspect(self, container: str = "") -> dict[str, Any]:
-        """Tell everything that the engine knows of a container: the server's, if none is named."""
-        with closing(self.engine.connect()) as client:
+        """Tell everything that Docker knows of a container: the server's, if none is named."""
+        with closing(self.daemon.connect()) as client:
             found: dict[str, Any] = client.api.inspect_container(container or self.container)
             return found
 
@@ -138,9 +138,9 @@ class Bundle:
             self.run("undeploy", RECIPE, "--volumes")
 
 
-def things(engine: Engine) -> dict[str, set[str]]:
-    """Name all that an engine has."""
-    with closing(engine.connect()) as client:
+def things(daemon: Daemon) -> dict[str, set[str]]:
+    """Name everything that Docker has."""
+    with closing(daemon.connect()) as client:
         return {
             "containers": {container.id or "" for container in client.containers.list(all=True)},
             "images": {tag for image in client.images.list() for tag in image.tags},

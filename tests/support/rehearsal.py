@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.documents.yaml_text import parse
-from tests.support.engine import Engine
+from tests.support.docker_daemon import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = {
@@ -69,9 +69,9 @@ _RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def build_images(engine: Engine) -> None:
-    """Build the images of stand-ins from the engine's base image."""
-    with closing(engine.connect()) as client:
+def build_images(daemon: Daemon) -> None:
+    """Build the images of stand-ins from Docker's base image."""
+    with closing(daemon.connect()) as client:
         for tag, tables in IMAGES.items():
             client.images.build(
                 fileobj=_context(),
@@ -107,13 +107,13 @@ class Rehearsal:
     environment: Mapping[str, str]
 
     @classmethod
-    def make(cls, folder: Path, engine: Engine) -> Rehearsal:
-        """Lay a project out whose images are the stand-ins' and whose target is the engine's machine without a GPU."""
+    def make(cls, folder: Path, daemon: Daemon) -> Rehearsal:
+        """Lay a project out whose images are the stand-ins' and whose target is this machine without a GPU."""
         (folder / "recipes").mkdir(parents=True)
         (folder / "targets").mkdir()
         shutil.copytree(ROOT / "docker" / "tools", folder / "docker" / "tools")
-        (folder / "docker" / "images.yaml").write_text(json.dumps(_images(engine.architecture)), encoding="utf-8")
-        (folder / "targets" / "rehearsal.yaml").write_text(json.dumps(_target(engine.architecture)), encoding="utf-8")
+        (folder / "docker" / "images.yaml").write_text(json.dumps(_images(daemon.architecture)), encoding="utf-8")
+        (folder / "targets" / "rehearsal.yaml").write_text(json.dumps(_target(daemon.architecture)), encoding="utf-8")
         (folder / "calibration.txt").write_text(
             "The quick brown fox jumps over the lazy dog.\n\n" * 20, encoding="utf-8"
         )
@@ -127,7 +127,7 @@ class Rehearsal:
                 **recipe,
             }
             (folder / "recipes" / f"{name}.yaml").write_text(json.dumps(complete), encoding="utf-8")
-        environment = {**engine.environment, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
+        environment = {**daemon.environment, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
         return cls(folder, environment)
 
     @property

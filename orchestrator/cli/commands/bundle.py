@@ -22,7 +22,7 @@ from orchestrator.cli.text import print_json
 from orchestrator.deployment.archive import INSTALL, Archived, archive
 from orchestrator.errors import BundleIncompleteError
 from orchestrator.events import Event, Warned
-from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_client import connect
 from orchestrator.store.artifact import Artifact
 
 

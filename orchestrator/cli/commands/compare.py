@@ -197,14 +197,14 @@ def _fetch(repo: str) -> Mapping[str, Any]:
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - the Hub's client loads slowly
 
     from orchestrator.hub.client import resolve_commit, snapshot  # noqa: PLC0415 - as above
-    from orchestrator.hub.words import hub_words  # noqa: PLC0415 - as above
+    from orchestrator.hub.errors import hub_errors  # noqa: PLC0415 - as above
 
     commit = resolve_commit(repo, "main")
     files = snapshot(repo, commit, ("config.json",)).files
     if not files or files[0].size > LARGEST:
         message = f"{repo} has no config.json of a usual size"
         raise ConfigInvalidError(message, hint="name the repository of the model's weights in safetensors")
-    with tempfile.TemporaryDirectory() as folder, hub_words(repo, commit):
+    with tempfile.TemporaryDirectory() as folder, hub_errors(repo, commit):
         return read_object(Path(hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)))
 
 

@@ -19,7 +19,7 @@ from orchestrator.deployment.question import API_KEY, Answer, Gateway
 from orchestrator.deployment.record import lock_of, remember
 from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
 from orchestrator.deployment.up import Deployment
-from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_client import connect
 from orchestrator.units import in_time
 
 

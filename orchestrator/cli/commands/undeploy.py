@@ -12,7 +12,7 @@ from orchestrator.cli.options import recipe_argument
 from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.made import containers, take_down
 from orchestrator.deployment.record import forget, lock_of
-from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_client import connect
 
 
 @click.command("undeploy")

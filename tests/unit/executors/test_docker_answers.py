@@ -1,4 +1,4 @@
-"""How the engine's answers are read: pulls, ends and complaints."""
+"""How Docker's answers are read: pulls, ends and complaints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from docker.errors import APIError, DockerException
 from orchestrator.errors import DiskFullError, DockerUnavailableError, GpuRuntimeMissingError, MachineError
 from orchestrator.events import Progress
 from orchestrator.executors.docker import outcome
-from orchestrator.executors.docker_engine import explain
+from orchestrator.executors.docker_client import explain
 from orchestrator.executors.docker_images import PullProgress
 
 OUT = Path("/attempt/out")

@@ -1,4 +1,4 @@
-"""Where reading a log goes on after the stream broke: after what was read, or what the engine still has."""
+"""Where reading a log goes on after the stream broke: after what was read, or what Docker still has."""
 
 from __future__ import annotations
 

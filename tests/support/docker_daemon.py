@@ -1,6 +1,6 @@
-"""A Docker engine for tests: the one that answers here, else one of our own that leaves nothing behind.
+"""Docker for tests: the running one, else a daemon of our own that leaves nothing behind.
 
-`pytest_plugins = ("tests.support.engine",)` at the top of a test module brings the fixtures `engine`, `own_engine`
+`pytest_plugins = ("tests.support.docker_daemon",)` in a test module brings the fixtures `daemon`, `own_daemon`
 and `registry`.
 """
 
@@ -26,7 +26,7 @@ from docker.errors import DockerException, ImageNotFound
 
 from orchestrator.errors import MachineError
 from orchestrator.executors.docker import DockerExecutor
-from orchestrator.executors.docker_engine import connect
+from orchestrator.executors.docker_client import connect
 from tests.support.base_image import APPLETS, PACKAGES, write_root
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 BASE_IMAGE = "orchestrator-test-base:1"
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin"
 _WAIT = 30.0
-"""Seconds for an engine or a registry to begin or to end."""
+"""Seconds for a daemon or registry to start or stop."""
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A Docker engine with a base image that has Python, NumPy, ml_dtypes and a shell."""
+class Daemon:
+    """A Docker daemon with a base image that has Python, NumPy, ml_dtypes and a shell."""
 
     host: str
     """What DOCKER_HOST must be to reach it; empty: the default."""
@@ -48,7 +48,7 @@ class Engine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables for a program that is to use this engine."""
+        """Variables for a program that uses this daemon."""
         return {**os.environ, **({"DOCKER_HOST": self.host} if self.host else {})}
 
     def connect(self) -> DockerClient:
@@ -63,17 +63,17 @@ class Engine:
             return str(client.version()["Arch"])
 
 
-class NoEngineError(Exception):
-    """An engine cannot be started here; says why."""
+class NoDaemonError(Exception):
+    """No daemon can be started here; the message gives the reason."""
 
 
-class OwnEngine:
+class OwnDaemon:
     """A `dockerd` with its own socket, data folder and containerd, which may be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self.engine = Engine(f"unix://{folder}/d.sock")
+        self.daemon = Daemon(f"unix://{folder}/d.sock")
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -83,17 +83,17 @@ class OwnEngine:
         """
         program = shutil.which("dockerd", path=_PATH)
         if program is None:
-            reason = "no Docker engine answers, and dockerd is not installed (apt-get install docker.io)"
-            raise NoEngineError(reason)
+            reason = "Docker does not answer, and dockerd is not installed (apt-get install docker.io)"
+            raise NoDaemonError(reason)
         if os.getuid() != 0:
-            reason = "no Docker engine answers, and only root can start one"
-            raise NoEngineError(reason)
+            reason = "Docker does not answer, and only root can start one"
+            raise NoDaemonError(reason)
         log = self._folder / "log.txt"
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
                 (
                     program,
-                    *("-H", self.engine.host),
+                    *("-H", self.daemon.host),
                     *("--data-root", self._folder / "data"),
                     *("--exec-root", self._folder / "exec"),
                     *("--pidfile", self._folder / "d.pid"),
@@ -108,25 +108,25 @@ class OwnEngine:
             )
         deadline = time.monotonic() + _WAIT
         while time.monotonic() < deadline and self._process.poll() is None:
-            with suppress(MachineError), closing(self.engine.connect()):
+            with suppress(MachineError), closing(self.daemon.connect()):
                 return
             time.sleep(0.1)
         self.end()
         reason = "dockerd does not start here: " + log.read_text(errors="replace")[-500:]
-        raise NoEngineError(reason)
+        raise NoDaemonError(reason)
 
     def kill(self) -> None:
-        """End the engine as a crash would; containers go on.
+        """End the daemon as a crash would; containers continue.
 
-        Its containerd dies with it, and may stay in the process table where nobody buries it: without its pid file
-        the next start does not take it for alive.
+        Its containerd ends with it, but may stay as a zombie. Without its pid file
+        the next start does not assume that it runs.
         """
         self._end(signal.SIGKILL)
         _wait_for(lambda: not any(b"containerd.toml" in arguments for _, arguments in _processes_of(self._folder)))
         (self._folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def end(self) -> None:
-        """End the engine as a restart of its service would; containers go on."""
+        """End the daemon as a restart of its service would; containers continue."""
         self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
@@ -136,11 +136,11 @@ class OwnEngine:
             self._process = None
 
     def close(self) -> None:
-        """End everything that belongs to the engine: containers, helpers, mounts."""
-        with suppress(MachineError, NoEngineError, DockerException):
+        """End everything that belongs to the daemon: containers, helpers, mounts."""
+        with suppress(MachineError, NoDaemonError, DockerException):
             if self._process is None:
                 self.start()
-            with closing(self.engine.connect()) as client:
+            with closing(self.daemon.connect()) as client:
                 for container in client.containers.list(all=True, ignore_removed=True):
                     container.remove(force=True)
         self.end()
@@ -159,7 +159,7 @@ def _wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def _processes_of(folder: Path) -> Iterator[tuple[int, bytes]]:
-    """Find the helpers of an engine: the folder, whose name is unique, stands in their arguments."""
+    """Find the helpers of a daemon by its folder in their arguments."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             with suppress(OSError):
@@ -173,10 +173,10 @@ def _mounts_below(folder: Path) -> list[str]:
     return [place for place in places if place.startswith(f"{folder}/")]
 
 
-def _import_base(engine: Engine, folder: Path) -> None:
-    """Give an engine the base image, unless it has that of this very Python with all that belongs into it."""
+def _import_base(daemon: Daemon, folder: Path) -> None:
+    """Import the base image, unless the daemon has the one of this Python and these packages."""
     label = f"{sys.version} {sys.executable} {' '.join(PACKAGES + APPLETS)}".replace("\n", " ")
-    with closing(engine.connect()) as client:
+    with closing(daemon.connect()) as client:
         with suppress(ImageNotFound):
             if client.images.get(BASE_IMAGE).labels.get("python") == label:
                 return
@@ -193,18 +193,18 @@ def _import_base(engine: Engine, folder: Path) -> None:
 
 
 @contextmanager
-def own_engine_in(parent: Path | None = None) -> Iterator[OwnEngine]:
-    """Run an engine of our own, with the base image, until the block ends.
+def own_daemon_in(parent: Path | None = None) -> Iterator[OwnDaemon]:
+    """Run a daemon of our own, with the base image, until the block ends.
 
     Raises:
         NoEngineError: None can be started.
     """
     # Not pytest's folder: the path of a socket may have 107 bytes, and data must not lie in a repository
-    folder = Path(tempfile.mkdtemp(prefix="orch-engine-", dir=parent))
-    own = OwnEngine(folder)
+    folder = Path(tempfile.mkdtemp(prefix="orch-docker-", dir=parent))
+    own = OwnDaemon(folder)
     try:
         own.start()
-        _import_base(own.engine, folder)
+        _import_base(own.daemon, folder)
         yield own
     finally:
         own.close()
@@ -219,16 +219,16 @@ def do_without(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """The engine that answers here, else one of our own."""
+def daemon() -> Iterator[Daemon]:
+    """The running Docker, else a daemon of our own."""
     with ExitStack() as stack:
-        found = Engine("")
+        found = Daemon("")
         try:
             found.connect().close()
         except MachineError:
             try:
-                found = stack.enter_context(own_engine_in()).engine
-            except NoEngineError as error:
+                found = stack.enter_context(own_daemon_in()).daemon
+            except NoDaemonError as error:
                 do_without(str(error))
         else:
             with tempfile.TemporaryDirectory() as folder:
@@ -237,12 +237,12 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def own_engine() -> Iterator[OwnEngine]:
-    """An engine that a test may kill."""
+def own_daemon() -> Iterator[OwnDaemon]:
+    """A daemon that a test may kill."""
     try:
-        with own_engine_in() as own:
+        with own_daemon_in() as own:
             yield own
-    except NoEngineError as error:
+    except NoDaemonError as error:
         do_without(str(error))
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[[], DockerClient]
 
-ENGINE_ERRORS = (DockerException, requests.RequestException)
+DOCKER_ERRORS = (DockerException, requests.RequestException)
 """Exceptions of the SDK if Docker refuses or stops."""
 
 _TIMEOUT = 120
@@ -39,7 +39,7 @@ _TIMEOUT = 120
 _LONG_TIMEOUT = 3600
 """Seconds. Older versions of Docker write a whole image of 30 GB to disk first."""
 
-_START_ENGINE = (
+_START_DOCKER = (
     "start it: sudo systemctl start docker (to install it: sudo apt-get install -y docker.io; "
     "for Podman: systemctl --user start podman.socket and "
     "export DOCKER_HOST=unix://$XDG_RUNTIME_DIR/podman/podman.sock)"
@@ -66,14 +66,14 @@ def connect(environment: Mapping[str, str] = os.environ) -> DockerClient:
         _knock(host)
         return _client(environment)
     except PermissionError as error:
-        message = f"{host}: no permission to use the Docker engine"
+        message = f"{host}: no permission to use Docker"
         raise NoPermissionError(message, hint="sudo usermod -aG docker $USER, then log in again") from error
     except OSError as error:  # requests' errors as well
-        message = f"no Docker engine answers on {host}: {error.strerror or error}"
-        raise DockerUnavailableError(message, hint=_START_ENGINE) from error
+        message = f"Docker does not answer on {host}: {error.strerror or error}"
+        raise DockerUnavailableError(message, hint=_START_DOCKER) from error
     except DockerException as error:
-        message = f"no Docker engine answers on {host}: {error}"
-        raise DockerUnavailableError(message, hint=_START_ENGINE) from error
+        message = f"Docker does not answer on {host}: {error}"
+        raise DockerUnavailableError(message, hint=_START_DOCKER) from error
 
 
 def _host(environment: Mapping[str, str]) -> str:
@@ -109,7 +109,7 @@ def explained(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except ENGINE_ERRORS as error:
+    except DOCKER_ERRORS as error:
         raise explain(error, doing) from error
 
 
@@ -131,14 +131,12 @@ def explain(error: Exception, doing: str) -> MachineError:
     if any(complaint in lower for complaint in _GPU_COMPLAINTS):
         return GpuRuntimeMissingError(message, hint=_ADD_GPU_RUNTIME)
     if "no space left on device" in lower:
-        return DiskFullError(
-            message, hint="docker system df shows what the engine keeps, docker system prune clears it"
-        )
+        return DiskFullError(message, hint="docker system df shows what Docker keeps, docker system prune removes it")
     if "docker-init" in lower:
-        return DockerUnavailableError(message, hint="the engine misses its init program: sudo apt-get install -y tini")
+        return DockerUnavailableError(message, hint="Docker lacks its init program: sudo apt-get install -y tini")
     if isinstance(error, APIError):
         return MachineError(message)
-    return DockerUnavailableError(message, hint=_START_ENGINE)
+    return DockerUnavailableError(message, hint=_START_DOCKER)
 
 
 def require_architecture(client: DockerClient, architecture: str) -> None:
@@ -147,10 +145,10 @@ def require_architecture(client: DockerClient, architecture: str) -> None:
     Raises:
         WrongArchitectureError: It has another processor.
     """
-    with explained("asking the engine for its architecture"):
+    with explained("reading Docker's architecture"):
         found = client.version()["Arch"]
     if found != architecture:
-        message = f"the target's images are for {architecture}, this engine runs {found}"
+        message = f"the target's images are for {architecture}, Docker runs on {found}"
         raise WrongArchitectureError(
             message, hint="run the build on the target itself, or choose a target like this one"
         )
@@ -162,11 +160,11 @@ def require_gpus(client: DockerClient) -> None:
     Raises:
         GpuRuntimeMissingError: It has no NVIDIA runtime and no CDI device, and the toolkit is not installed.
     """
-    with explained("asking the engine for its runtimes"):
+    with explained("reading Docker's runtimes"):
         info = client.info()
     known = "nvidia" in info.get("Runtimes", {}) or info.get("DiscoveredDevices")
     if not known and not any(shutil.which(tool) for tool in _GPU_TOOLS):
-        message = "a GPU is needed, and this engine has no NVIDIA runtime"
+        message = "a GPU is needed, and Docker has no NVIDIA runtime"
         raise GpuRuntimeMissingError(message, hint=_ADD_GPU_RUNTIME)
 
 
@@ -174,7 +172,7 @@ def images_folder(client: DockerClient) -> Path | None:
     """Find Docker's image folder; None if it is not on this machine or not known."""
     if not client.api.base_url.startswith("http+docker://"):  # the SDK's scheme for a socket of this machine
         return None
-    with explained("asking the engine where it keeps images"):
+    with explained("reading Docker's image folder"):
         info = client.info()
     if "Docker Desktop" in info.get("OperatingSystem", ""):  # a machine of its own
         return None
@@ -188,6 +186,6 @@ def user_of(client: DockerClient) -> User:
 
     In the user namespace of a rootless Docker the caller is root.
     """
-    with explained("asking the engine for its security options"):
+    with explained("reading Docker's security options"):
         options = client.info().get("SecurityOptions") or ()
     return User(0, 0) if any("rootless" in option for option in options) else User.caller()

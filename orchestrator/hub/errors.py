@@ -26,7 +26,7 @@ UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
 
 
 @contextmanager
-def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
+def hub_errors(repo: str, revision: str, path: str = "") -> Iterator[None]:
     """Translate the client's errors. No URL is quoted, because a signed one gives access to the file.
 
     Args:
@@ -62,7 +62,7 @@ def hub_words(repo: str, revision: str, path: str = "") -> Iterator[None]:
         message = f"{at} has no {path or 'such file'}"
         raise HubNotFoundError(message, hint="it may have been renamed; run `orchestrator lock` again") from error
     except HfHubHTTPError as error:
-        raise refusal(at, error.response.status_code, asked_to_wait(error.response.headers)) from error
+        raise refusal(at, error.response.status_code, retry_after(error.response.headers)) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         message = f"{at}: the Hub cannot be reached: {reason(error)}"
         hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, what is here is used"
@@ -91,7 +91,7 @@ def refusal(at: str, status: int, wait: float | None = None) -> HubError:
     return HubError(message, hint="try again later; what arrived is kept")
 
 
-def asked_to_wait(headers: httpx2.Headers) -> float | None:
+def retry_after(headers: httpx2.Headers) -> float | None:
     """Read Retry-After, in seconds or as a date, and the Hub's own `ratelimit: "…";r=0;t=SECONDS`."""
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():

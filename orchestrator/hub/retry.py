@@ -12,7 +12,7 @@ from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
-from orchestrator.hub.words import TOO_MANY, asked_to_wait
+from orchestrator.hub.errors import TOO_MANY, retry_after
 
 _PAUSE = 0.5
 """Seconds before the first retry if the Hub names none. They double for each further one."""
@@ -51,7 +51,7 @@ def asked_again(
             pause = _PAUSE * 2 ** (asked - 1)
         except HfHubHTTPError as error:
             status = error.response.status_code
-            told = asked_to_wait(error.response.headers)
+            told = retry_after(error.response.headers)
             pause = told if told is not None else _PAUSE * 2 ** (asked - 1)
             passes = status == TOO_MANY or status >= _SERVER_ERROR
             if not passes or asked >= tries or pause > patience:
@@ -77,6 +77,6 @@ def no_long_waits() -> Iterator[None]:
 
 def _refuse_a_long_wait(response: httpx2.Response) -> None:
     passes = response.status_code == TOO_MANY or response.status_code >= _SERVER_ERROR
-    if passes and (asked_to_wait(response.headers) or 0) > _LONGEST_PAUSE:
+    if passes and (retry_after(response.headers) or 0) > _LONGEST_PAUSE:
         response.read()
         hf_raise_for_status(response)
