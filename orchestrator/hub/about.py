@@ -12,7 +12,7 @@ from orchestrator.errors import HubAccessError, HubError, HubNotFoundError
 from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.headers import CONFIG, QUANT_CONFIG, read_json
 from orchestrator.hub.patterns import is_commit
-from orchestrator.hub.retry import asked_again
+from orchestrator.hub.retry import retried
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def about(repo: str, revision: str = "main") -> About:
         HubError: One of its kinds; `HubNotFoundError` also if there are no weights in safetensors.
     """
     with hub_errors(repo, revision):
-        info = asked_again(lambda: HfApi().model_info(repo, revision=revision))
+        info = retried(lambda: HfApi().model_info(repo, revision=revision))
     commit = info.sha
     if not commit or not is_commit(commit):
         message = f"{repo}@{revision}: the Hub names no commit"

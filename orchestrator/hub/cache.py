@@ -2,7 +2,7 @@
 
 models--OWNER--NAME/blobs/ETAG                            a file's bytes, under its sha256 or git sha1
 models--OWNER--NAME/blobs/ETAG.orchestrator.incomplete    a partial download (ours)
-models--OWNER--NAME/blobs/ETAG.orchestrator.app.journal       how many bytes of it are flushed to disk (ours)
+models--OWNER--NAME/blobs/ETAG.orchestrator.journal       how many bytes of it are flushed to disk (ours)
 models--OWNER--NAME/snapshots/COMMIT/PATH                 a link to a blob
 models--OWNER--NAME/refs/REVISION                         the commit of a revision
 models--OWNER--NAME/orchestrator/COMMIT-PATTERNS.json     the list of a commit's files (ours)

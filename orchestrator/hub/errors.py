@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 
 from orchestrator.errors import HubAccessError, HubError, HubNotFoundError, HubOfflineError
 
-UNAUTHORIZED, FORBIDDEN, TOO_MANY = 401, 403, 429
+_UNAUTHORIZED, _FORBIDDEN, _REQUEST_TIMEOUT, _TOO_MANY, _SERVER_ERROR = 401, 403, 408, 429, 500
 
 
 @contextmanager
@@ -78,17 +78,22 @@ def refusal(at: str, status: int, wait: float | None = None) -> HubError:
         wait: Seconds that the Hub asks to wait, if any.
     """
     waiting = f"; it asks to wait {wait:.0f} seconds" if wait else ""
-    if status in (UNAUTHORIZED, FORBIDDEN):
+    if status in (_UNAUTHORIZED, _FORBIDDEN):
         if get_token() is None:
             message = f"{at}: the Hub wants a token, and there is none (HTTP {status})"
             return HubAccessError(message, hint="log in (`hf auth login`) or set HF_TOKEN")
         message = f"{at}: the Hub refuses the token (HTTP {status})"
         return HubAccessError(message, hint="log in again (`hf auth login`) or set another HF_TOKEN")
-    if status == TOO_MANY:
+    if status == _TOO_MANY:
         message = f"{at}: the Hub limits how often it is asked (HTTP {status}){waiting}"
         return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")
     message = f"{at}: the Hub answered HTTP {status}{waiting}"
     return HubError(message, hint="try again later; what arrived is kept")
+
+
+def is_temporary(status: int) -> bool:
+    """Return whether a request with this HTTP status may succeed later."""
+    return status in (_REQUEST_TIMEOUT, _TOO_MANY) or status >= _SERVER_ERROR
 
 
 def retry_after(headers: httpx2.Headers) -> float | None:

@@ -18,10 +18,10 @@ from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.offline import missing_files
 from orchestrator.hub.partial import Partial, digest_of, sweep_journal
-from orchestrator.hub.retry import asked_again
+from orchestrator.hub.retry import retried
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
-from orchestrator.hub.transfer import LONGEST_PAUSE, TRIES, TooLongError, transfer
+from orchestrator.hub.transfer import ATTEMPTS, LONGEST_PAUSE, TooLongError, transfer
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import existing
@@ -95,7 +95,7 @@ class Fetcher:
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
-        about = asked_again(lambda: get_hf_file_metadata(url), TRIES, LONGEST_PAUSE, self.stop.sleep)
+        about = retried(lambda: get_hf_file_metadata(url), ATTEMPTS, LONGEST_PAUSE, self.stop.sleep)
         etag = _plain(about, file)
         blob = self.cache.blob(etag)
         xet = None if constants.HF_HUB_DISABLE_XET else about.xet_file_data

@@ -11,53 +11,57 @@ import httpx2
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from orchestrator.hub.errors import TOO_MANY, retry_after
+from orchestrator.hub.errors import is_temporary, retry_after
 
-_PAUSE = 0.5
-"""Seconds before the first retry if the Hub names none. They double for each further one."""
 _LONGEST_PAUSE = 60.0
 """Most seconds to wait for a small answer. A longer wait is an error."""
-_SERVER_ERROR = 500
 
 _Answer = TypeVar("_Answer")
 
 
-def asked_again(
-    ask: Callable[[], _Answer],
-    tries: int = 3,
-    patience: float = _LONGEST_PAUSE,
+def retried(
+    request: Callable[[], _Answer],
+    attempts: int = 3,
+    longest_pause: float = _LONGEST_PAUSE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> _Answer:
     """Send a request, and retry it after a pause or the time that the Hub names.
 
     Args:
-        ask: Sends the request.
-        tries: Most attempts. The pauses are 0.5, 1, 2, 4 … seconds if the Hub names none.
-        patience: Most seconds that the Hub may ask to wait.
+        request: Sends the request.
+        attempts: Most attempts.
+        longest_pause: Most seconds that the Hub may ask to wait.
         sleep: Waits. A thread's own version ends if the thread must stop.
 
     Raises:
         HfHubHTTPError: Retries do not help, or would take too long.
         TransportError: The Hub cannot be reached.
     """
-    asked = 1
-    while True:
-        try:
-            return ask()
-        except httpx2.TransportError:
-            if asked >= tries:
-                raise
-            pause = _PAUSE * 2 ** (asked - 1)
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            told = retry_after(error.response.headers)
-            pause = told if told is not None else _PAUSE * 2 ** (asked - 1)
-            passes = status == TOO_MANY or status >= _SERVER_ERROR
-            if not passes or asked >= tries or pause > patience:
-                raise
-        sleep(pause)
-        asked += 1
+
+    def helps(error: BaseException) -> bool:
+        if isinstance(error, HfHubHTTPError):
+            return is_temporary(error.response.status_code) and (_named_pause(error) or 0) <= longest_pause
+        return isinstance(error, httpx2.TransportError)
+
+    return Retrying(
+        retry=retry_if_exception(helps), wait=_pause, stop=stop_after_attempt(attempts), sleep=sleep, reraise=True
+    )(request)
+
+
+def backoff(attempt: int) -> float:
+    """Return the seconds to wait after an attempt, counted from 1, if the Hub names none: 0.5, 1, 2, 4 and so on."""
+    return 0.5 * 2.0 ** (attempt - 1)
+
+
+def _pause(state: RetryCallState) -> float:
+    named = _named_pause(state.outcome.exception() if state.outcome else None)
+    return backoff(state.attempt_number) if named is None else named
+
+
+def _named_pause(error: BaseException | None) -> float | None:
+    return retry_after(error.response.headers) if isinstance(error, HfHubHTTPError) else None
 
 
 @contextmanager
@@ -76,7 +80,6 @@ def no_long_waits() -> Iterator[None]:
 
 
 def _refuse_a_long_wait(response: httpx2.Response) -> None:
-    passes = response.status_code == TOO_MANY or response.status_code >= _SERVER_ERROR
-    if passes and (retry_after(response.headers) or 0) > _LONGEST_PAUSE:
+    if is_temporary(response.status_code) and (retry_after(response.headers) or 0) > _LONGEST_PAUSE:
         response.read()
         hf_raise_for_status(response)

@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
 from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.patterns import DUPLICATES, MODEL_FILES, RepoType, is_commit
-from orchestrator.hub.retry import asked_again, no_long_waits
+from orchestrator.hub.retry import no_long_waits, retried
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offlin
     if offline or constants.HF_HUB_OFFLINE:
         return _remembered(repo, revision, kind)
     with hub_errors(repo, revision):
-        commit = asked_again(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind).sha)
+        commit = retried(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind).sha)
     if not commit or not is_commit(commit):
         message = f"{repo}@{revision}: the Hub names no commit"
         raise HubError(message, hint="try again later")

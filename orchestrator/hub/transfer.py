@@ -15,18 +15,17 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import HubError
-from orchestrator.hub.errors import TOO_MANY, reason, refusal, retry_after
+from orchestrator.hub.errors import is_temporary, reason, refusal, retry_after
 from orchestrator.hub.partial import Partial
+from orchestrator.hub.retry import backoff
 from orchestrator.hub.stop import Stop
 
 _PIECE = 1 << 20
-TRIES = 6
+ATTEMPTS = 6
 """Attempts in a row without a new byte."""
-_PAUSE = 0.5
-"""Seconds before the first retry. They double for each further one."""
 LONGEST_PAUSE = 600.0
 """Most seconds that the Hub may ask us to wait. A longer wait is an error."""
-_OK, _PARTIAL, _REQUEST_TIMEOUT, _SERVER_ERROR = 200, 206, 408, 500
+_OK, _PARTIAL = 200, 206
 
 
 class TooLongError(Exception):
@@ -58,15 +57,15 @@ def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[
         TooLongError: More bytes arrive than the file has.
         HfHubHTTPError: A retry cannot help.
     """
-    tries = 0
+    attempts = 0
     while partial.received < partial.size:
         before = partial.received
         try:
             _stream(url, partial, stop, report)
         except _InterruptedError as fault:
-            tries = 1 if partial.received > before else tries + 1
-            pause = fault.pause if fault.pause is not None else _PAUSE * 2 ** (tries - 1)
-            if tries >= TRIES or pause > LONGEST_PAUSE:
+            attempts = 1 if partial.received > before else attempts + 1
+            pause = fault.pause if fault.pause is not None else backoff(attempts)
+            if attempts >= ATTEMPTS or pause > LONGEST_PAUSE:
                 raise _given_up(at, fault, partial) from fault
             stop.sleep(pause)
 
@@ -120,14 +119,14 @@ def _begin(response: httpx2.Response, partial: Partial) -> int:
     """
     status = response.status_code
     if status == _PARTIAL:
-        said = response.headers.get("Content-Range", "")
-        if said.split("/")[0] != f"bytes {partial.received}-{partial.size - 1}":
-            message = f"asked for the bytes from {partial.received} on, it sent another part: {said or 'which, unsaid'}"
+        sent = response.headers.get("Content-Range", "an unnamed part")
+        if sent.split("/")[0] != f"bytes {partial.received}-{partial.size - 1}":
+            message = f"the bytes from {partial.received} on were requested, and the Hub sent {sent}"
             raise _InterruptedError(message)
         return 0
     if status == _OK:
         return partial.received
-    if status in (TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR:
+    if is_temporary(status):
         message = f"HTTP {status}"
         raise _InterruptedError(message, retry_after(response.headers), status)
     hf_raise_for_status(response)
@@ -138,5 +137,5 @@ def _begin(response: httpx2.Response, partial: Partial) -> int:
 def _given_up(at: str, fault: _InterruptedError, partial: Partial) -> HubError:
     if fault.status:
         return refusal(at, fault.status, fault.pause)
-    message = f"{at}: {partial.received} of {partial.size} bytes arrived, then no more: {fault.message}"
-    return HubError(message, hint="check the network and run it again; it goes on from there")
+    message = f"{at}: {partial.received} of {partial.size} bytes arrived, then none: {fault.message}"
+    return HubError(message, hint="check the network and run it again; the download continues from there")

@@ -145,7 +145,7 @@ def test_a_hub_that_stays_busy_or_for_long_is_given_up(downloads: Downloads) -> 
 def test_a_journal_that_a_kill_left_beside_a_whole_file_is_swept(downloads: Downloads) -> None:
     assert downloads.run() == 0, downloads.log
     (pointer,) = (downloads.root / "hf" / "hub").rglob(f"snapshots/*/{WEIGHTS}")
-    left = pointer.resolve().with_name(f"{pointer.resolve().name}.orchestrator.app.journal")
+    left = pointer.resolve().with_name(f"{pointer.resolve().name}.orchestrator.journal")
     left.write_text("0\n", encoding="ascii")
     pointer.unlink()
     assert downloads.run() == 0, downloads.log
