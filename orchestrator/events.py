@@ -47,7 +47,7 @@ class Checked:
     path: str
     """Below the output folder."""
     sha256: str
-    witness: str
+    fingerprint: str
     """The file's fingerprint afterwards. The digest counts only while the fingerprint is the same."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from orchestrator.recipe.lock import (
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources, with_listing
+from orchestrator.store.fingerprint import sha256_of
 
 if TYPE_CHECKING:
     from orchestrator.hub.snapshot import Snapshot
@@ -169,7 +169,7 @@ def _insist_on_local(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> N
         there = {name: file.stat().st_size for name, file in files_of(place)}
         for content in known.files:
             size = there.pop(content.path, None)
-            if size != content.size or (size <= _SMALL and _sha256(place, content.path) != content.sha256):
+            if size != content.size or (size <= _SMALL and sha256_of(place / content.path) != content.sha256):
                 message = f"{path}: {content.path or 'it'} is not what {lock_file} says"
                 raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {named}")
         if there:
@@ -197,8 +197,3 @@ def files_of(place: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted(place.rglob("*")):
         if file.is_file():
             yield file.relative_to(place).as_posix(), file
-
-
-def _sha256(place: Path, name: str) -> str:
-    with (place / name if name else place).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

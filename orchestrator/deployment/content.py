@@ -10,6 +10,8 @@ from pathlib import Path
 
 from docker.utils import exclude_paths
 
+from orchestrator.store.fingerprint import sha256_of
+
 _READ = 16 << 20
 """Largest file in bytes that is read. A larger file's digest is taken from SHA256SUMS."""
 _PIECE = 1 << 20
@@ -38,7 +40,7 @@ def of_context(folder: Path, dockerfile: str) -> str:
     for file in _context(folder, dockerfile):
         name = file.relative_to(folder).as_posix()
         known = sums.get(name) if file.stat().st_size > _READ else None
-        digest.update(f"{name}\0{known or _sha256(file)}\0".encode(errors="surrogateescape"))
+        digest.update(f"{name}\0{known or sha256_of(file)}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -71,8 +73,3 @@ def _listed(sums: Path) -> Iterator[tuple[str, str]]:
         for line in sums.read_text("utf-8").splitlines():
             digest, _, name = line.partition("  ")
             yield name, digest
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

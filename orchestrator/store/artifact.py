@@ -15,13 +15,11 @@ from typing import Any
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
 from orchestrator.events import Checked
-from orchestrator.store.fingerprint import fingerprint_of
+from orchestrator.store.fingerprint import fingerprint_of, sha256_of
 
 _FORMAT = 1
 _HASHERS = min(4, os.cpu_count() or 1)
 """hashlib releases the interpreter's lock, so threads hash files in parallel."""
-_PIECE = 1 << 20
-"""Bytes per read. An interrupt stops the hash after one read."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def hash_files(folder: Path, known: Mapping[str, Checked] = MappingProxyType({})
 
     def digest(path: Path) -> str:
         checked = known.get(path.relative_to(folder).as_posix())
-        return checked.sha256 if checked and fingerprint_of(path) == checked.witness else _sha256(path, ended)
+        return checked.sha256 if checked and fingerprint_of(path) == checked.fingerprint else sha256_of(path, ended)
 
     with ThreadPoolExecutor(_HASHERS) as pool:
         try:
@@ -102,14 +100,6 @@ def hash_files(folder: Path, known: Mapping[str, Checked] = MappingProxyType({})
         StoredFile(path.relative_to(folder).as_posix(), path.stat().st_size, digest)
         for path, digest in zip(paths, digests, strict=True)
     )
-
-
-def _sha256(path: Path, ended: threading.Event) -> str:
-    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
-    with path.open("rb", buffering=0) as stream:
-        while (count := stream.readinto(piece)) and not ended.is_set():
-            digest.update(piece[:count])
-    return digest.hexdigest()
 
 
 def manifest_text(key: str, step: str, files: tuple[StoredFile, ...]) -> str:

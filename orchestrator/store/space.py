@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import DiskFullError
+from orchestrator.units import in_bytes
 
 _RESERVE = 64 << 20
 """Most bytes that stay free, for journals, logs and other users of the disk."""
@@ -52,9 +53,9 @@ def _insist(needs: Sequence[Need], hint: str) -> None:
     if wanted <= free:
         return
     width = max(len(need.what) for need in needs)
-    rows = [f"  {need.what:{width}}  {_spelled(need.size):>9}" for need in needs]
-    head = f"{place}: {_spelled(wanted)} are needed for what is still to be written, {_spelled(free)} are free:"
-    raise DiskFullError("\n".join((head, *rows)), hint=f"free {_spelled(wanted - free)} or more, or {hint}")
+    rows = [f"  {need.what:{width}}  {in_bytes(need.size):>9}" for need in needs]
+    head = f"{place}: the files still to be written need {in_bytes(wanted)}, and {in_bytes(free)} are free:"
+    raise DiskFullError("\n".join((head, *rows)), hint=f"free {in_bytes(wanted - free)} or more, or {hint}")
 
 
 def existing(folder: Path) -> Path:
@@ -71,10 +72,6 @@ def free_bytes(place: Path) -> int:
     """Return how many bytes an ordinary user may still write."""
     status = os.statvfs(place)
     return status.f_bavail * status.f_frsize
-
-
-def _spelled(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"
 
 
 def files_in(folder: Path) -> Iterator[os.stat_result]:

@@ -3,7 +3,7 @@
 artifacts/<key>/     manifest.json, log.txt, cost.json, and read-only out/…
 attempts/<key>-<n>/  the same, while a step runs; with `ended`, the command is done and its result not yet published
 scratch/<key>/       saved state of a resumable step; removed once its result is published
-stats/<key>.json     the files' status when they were last hashed
+stats/<key>.json     the files' fingerprints when they were last hashed
 locks/<key>.lock     held by the process that works on the key; the kernel frees it when that process ends
 aside/<key>-<n>/     artifacts that were found changed on disk
 uses/<n>             a running build and the keys of what it reads
@@ -29,6 +29,7 @@ from orchestrator.events import Checked
 from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.store.cost import Cost, read_cost
+from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import files_in
 from orchestrator.store.temporary import replacing, sweep_temporaries
 
@@ -127,7 +128,7 @@ class Store:
     def find(self, key: str) -> Artifact | None:
         """Find the artifact of a key.
 
-        Trusts the file status (inode, size, times) if it is unchanged. Otherwise the files are hashed again.
+        Trusts files with unchanged fingerprints. Otherwise all files are hashed again.
 
         Raises:
             ArtifactCorruptError: A file is missing or has changed.
@@ -136,7 +137,7 @@ class Store:
         if not folder.is_dir():
             return None
         artifact = read_manifest(folder)
-        if self._recorded_stats(key) != _stats(artifact):
+        if self._known_fingerprints(key) != _fingerprints(artifact):
             self.check(artifact)
         return artifact
 
@@ -158,9 +159,9 @@ class Store:
         self.remember(artifact)
 
     def remember(self, artifact: Artifact) -> None:
-        """Save the file status of a verified artifact, because a new link changes a file's ctime."""
+        """Save the fingerprints of a verified artifact. A new link to a file changes its fingerprint."""
         folder = self._folder("stats")
-        _write(folder / f"{artifact.key}.json", json.dumps(_stats(artifact)))
+        _write(folder / f"{artifact.key}.json", json.dumps(_fingerprints(artifact)))
 
     def attempt(self, key: str, executor: str = "process") -> Attempt:
         """Create a new folder for one attempt.
@@ -315,7 +316,7 @@ class Store:
             raise NoPermissionError(message, hint="choose another place: --store FOLDER") from error
         return folder
 
-    def _recorded_stats(self, key: str) -> object:
+    def _known_fingerprints(self, key: str) -> object:
         try:
             return json.loads((self.root / "stats" / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -332,21 +333,11 @@ def _as_corruption() -> Iterator[None]:
         raise ArtifactCorruptError(message, hint=_MADE_AGAIN) from error
 
 
-def _stats(artifact: Artifact) -> dict[str, list[int]]:
-    """Return the status of each file. ctime cannot be set back, so a restored mtime does not hide a change."""
+def _fingerprints(artifact: Artifact) -> dict[str, str]:
+    """Return the fingerprint of each file, by its path below the artifact's folder."""
     with _as_corruption():
         files = (artifact.manifest, *list_files(artifact.folder))
-    found = {}
-    for path in files:
-        status = path.stat()
-        found[path.relative_to(artifact.manifest.parent).as_posix()] = [
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        ]
-    return found
+        return {file.relative_to(artifact.manifest.parent).as_posix(): fingerprint_of(file) for file in files}
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_NAME = re.compile(r"\..*\.(?P<process>\d+)-[0-9a-f]{8}")
+from orchestrator.store import owner
+
+_NAME = re.compile(r"\..*\.(?P<owner>[^.]*:\d+:\d*)-[0-9a-f]{8}")
 
 
 def temporary_of(path: Path) -> Path:
     """Name a new file beside another, with this process in its name."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f".{path.name}.{owner.ourselves()}-{uuid.uuid4().hex[:8]}")
 
 
 @contextmanager
@@ -32,15 +33,5 @@ def sweep_temporaries(folder: Path) -> None:
     """Remove files of processes that have ended. Only this machine may write to the folder."""
     for file in folder.glob(".*"):
         found = _NAME.fullmatch(file.name)
-        if found and not _lives(int(found["process"])):
+        if found and not owner.lives(found["owner"]):
             file.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -62,7 +62,7 @@ def test_files_that_were_hashed_on_arrival_are_named_with_the_file_systems_word(
     assert {checked.path for checked in downloads.checked} == large, "small ones have no sha256 on the Hub"
     for checked in downloads.checked:
         assert checked.sha256 == hashlib.sha256(FILES[checked.path]).hexdigest()
-        assert checked.witness == fingerprint_of(downloads.out / checked.path)
+        assert checked.fingerprint == fingerprint_of(downloads.out / checked.path)
 
 
 def test_nothing_that_can_carry_code_is_even_asked_for(downloads: Downloads) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -34,6 +33,7 @@ from orchestrator.recipe.lock import (
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import Source, sources
+from orchestrator.store.fingerprint import sha256_of
 from orchestrator.store.temporary import replacing, sweep_temporaries
 from orchestrator.units import in_bytes
 
@@ -113,17 +113,12 @@ def _place(path: str, place: Path) -> LockedPlace:
     """Hash a recipe's files of the project or the machine, several at once."""
     found = dict(files_of(place))
     with ThreadPoolExecutor(4) as pool:
-        digests = pool.map(_sha256, found.values())
+        digests = pool.map(sha256_of, found.values())
     files = tuple(
         LockedContent(path=name, size=file.stat().st_size, sha256=digest)
         for (name, file), digest in zip(found.items(), digests, strict=True)
     )
     return LockedPlace(path=path, files=files)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _image(settings: Settings, name: str) -> LockedImage:

@@ -18,12 +18,15 @@ import pytest
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
 from orchestrator.events import Checked
+from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.store import Attempt, Store, remove_tree
 
 KEY, OTHER = "a" * 64, "ab" * 32
 WEIGHTS = b"weights of a model" * 100
+GONE = f"{owner.ourselves().split(':')[0]}:{2**22 + 1}:1"
+"""No process has this number: the largest one is 2**22."""
 
 
 @pytest.fixture
@@ -462,7 +465,7 @@ def test_an_interrupt_ends_the_hashing_of_large_files(store: Store) -> None:
 
 def test_what_killed_writers_left_is_removed_by_the_next_build(store: Store) -> None:
     store.remember(publish(store))
-    left = store.root / "stats" / f".{KEY}.json.{2**22 + 1}-0123abcd"
+    left = store.root / "stats" / f".{KEY}.json.{GONE}-0123abcd"
     left.touch()
     store.make()
     assert not left.exists()
@@ -471,7 +474,7 @@ def test_what_killed_writers_left_is_removed_by_the_next_build(store: Store) -> 
 def test_what_a_killed_publisher_left_in_a_try_is_not_published(store: Store) -> None:
     attempt = begin(store)
     attempt.seal()
-    left = f".manifest.json.{2**22 + 1}-0123abcd"
+    left = f".manifest.json.{GONE}-0123abcd"
     (attempt.folder / left).write_text("half of a mani", encoding="utf-8")
     sealed = store.sealed(KEY)
     assert sealed is not None
@@ -485,7 +488,7 @@ def test_a_file_that_was_hashed_when_it_arrived_is_not_read_again(
     attempt = store.attempt(KEY)
     (attempt.out / "weights").write_bytes(b"weights")
     checked = Checked("weights", hashlib.sha256(b"weights").hexdigest(), fingerprint_of(attempt.out / "weights"))
-    monkeypatch.setattr("orchestrator.store.artifact._sha256", pytest.fail)
+    monkeypatch.setattr("orchestrator.store.artifact.sha256_of", pytest.fail)
     artifact = store.publish(attempt, KEY, "download", {"weights": checked})
     monkeypatch.undo()
     assert artifact.files[0].sha256 == checked.sha256

@@ -3,10 +3,11 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from orchestrator.store import owner
 from orchestrator.store.temporary import replacing, sweep_temporaries, temporary_of
 
-GONE = 2**22 + 1
-"""No process has this number: the kernel's greatest is 2**22."""
+GONE = f"{owner.ourselves().split(':')[0]}:{2**22 + 1}:1"
+"""No process has this number: the largest one is 2**22."""
 
 
 def test_what_a_gone_process_left_is_removed_and_the_rest_stays(tmp_path: Path) -> None:
