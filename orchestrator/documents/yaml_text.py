@@ -1,33 +1,27 @@
 """Parses strict YAML 1.2 into plain data with positions, without aliases, tags, duplicate keys or excess.
 
-libyaml splits the text into events. Their meaning is decided here, so that YAML 1.1's `no` for false and
-silent duplicate keys cannot occur, and a document of a hundred thousand brackets is refused by its depth
-without recursion. The depth limit is checked here as well, in addition to any limit of the parser.
+The loader is PyYAML's, on libyaml if it is there. Its resolvers are replaced, so that `no` is not false and `022` not
+octal. Its composer is extended by checks, so that anything that recipes do not use is refused before it is built. A
+document of a hundred thousand brackets is refused by its depth without deep recursion.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar
 
 import yaml
-from yaml.error import MarkedYAMLError, YAMLError
-from yaml.events import (
-    AliasEvent,
-    CollectionStartEvent,
-    DocumentStartEvent,
-    Event,
-    MappingEndEvent,
-    MappingStartEvent,
-    NodeEvent,
-    ScalarEvent,
-    SequenceEndEvent,
-    SequenceStartEvent,
-)
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.error import Mark, MarkedYAMLError, YAMLError
+from yaml.events import AliasEvent, CollectionStartEvent, Event, ScalarEvent, StreamEndEvent
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.resolver import BaseResolver
 
 from orchestrator.errors import DocumentSyntaxError
 
@@ -41,19 +35,17 @@ _LARGEST = 1 << 63
 """Larger whole numbers are useless here, and printing a huge one takes long."""
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What YAML lets through only as an escape: NUL would end a path early, half a surrogate pair cannot be written."""
+"""YAML allows these only as an escape. NUL would end a path early, and half a surrogate pair cannot be written."""
 
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_NUMBERS = "+-.0123456789"
-_DECIMAL = re.compile(r"[-+]?[0-9]+")
-_BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-"""What a plain scalar is: the core schema of YAML 1.2.2, section 10.3.2."""
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml, which takes a thirtieth of the time; the same events from Python where PyYAML was built without it."""
+_STRING = "tag:yaml.org,2002:str"
+_CORE_SCHEMA = (
+    ("null", "~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "+-0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "+-.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "+-."),
+)
+"""Tag, pattern and first characters of plain scalars: the core schema of YAML 1.2.2, section 10.3.2."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class Position:
     column: int
 
     def __str__(self) -> str:
-        """Write it as compilers do; a value that stands in no file has no line."""
+        """Format it as compilers do. A value from outside a file has no line."""
         return f"{self.file}:{self.line}:{self.column}" if self.line else str(self.file)
 
 
@@ -75,7 +67,7 @@ class Document:
 
     data: dict[str, Data]
     positions: Mapping[KeyPath, Position] = field(repr=False)
-    """Where the key of each path stands (for list items, the item)."""
+    """The position of the key of each path; for a list item, of the item."""
 
 
 def parse(text: bytes, file: Path) -> Document:
@@ -96,9 +88,8 @@ def parse(text: bytes, file: Path) -> Document:
     except UnicodeDecodeError as error:
         message = f"{file}: not UTF-8 at byte {error.start}"
         raise DocumentSyntaxError(message) from error
-    reader = _Reader.of(source, file)
     try:
-        return Document(reader.document(), reader.positions)
+        return _read(source, file)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if mark:
@@ -111,28 +102,34 @@ def parse(text: bytes, file: Path) -> Document:
         raise DocumentSyntaxError(message) from error
 
 
+def _read(source: str, file: Path) -> Document:
+    loader = _LOADER(source, file)
+    top = loader.single_node()
+    if isinstance(top, MappingNode):
+        return Document(loader.construct_document(top), loader.positions)
+    found = {SequenceNode: "a list", ScalarNode: "a single value", type(None): "nothing"}[type(top)]
+    message = f"{file}: expected a mapping of keys at the top, found {found}"
+    raise DocumentSyntaxError(message)
+
+
 def _check_before(source: str, file: Path) -> None:
-    """Refuse what recipes do not use in the part of a text that stands before a parser's error.
+    """Refuse what recipes do not use in the part of a text before a parser's error.
 
     A parser looks ahead for the end of a key, 1024 characters at most. So it may refuse the depth of brackets, by a
     limit of its own, before it has reported the first of them.
 
     Raises:
-        DocumentSyntaxError: With the place of what is refused.
+        DocumentSyntaxError: With the position of what is refused.
     """
-    reader = _Reader.of(source, file)
-    try:
-        reader.document()
-    except (DocumentSyntaxError, YAMLError):
-        if reader.refused:  # else the text only ends too early
-            raise
+    with suppress(YAMLError):  # the text ends too early
+        _LOADER(source, file).single_node()
 
 
 def scalar(text: str) -> Data:
     """Read one value as it would be read in a file: `8` is a number, `true` a boolean, `[a, b]` a list.
 
     Raises:
-        DocumentSyntaxError: Where it is not one value.
+        DocumentSyntaxError: It is not one value.
     """
     data = parse(b"value: " + text.encode("utf-8", "surrogateescape"), Path("--set")).data
     if len(data) > 1:
@@ -141,148 +138,112 @@ def scalar(text: str) -> Data:
     return data["value"]
 
 
-@dataclass
-class _Reader:
-    """Makes data of a document's events; recurses no deeper than a document may be nested."""
+class _StrictLoader(Composer, SafeConstructor, BaseResolver):
+    """Composes one document of YAML 1.2 and refuses everything that recipes do not use."""
 
-    file: Path
-    positions: dict[KeyPath, Position]
-    events: Iterator[Event]
-    depth: int = field(default=0, init=False)
-    refused: bool = field(default=False, init=False)
-    """Whether something stands in the text that recipes do not use."""
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    base: ClassVar[Any]
+    """The loader of PyYAML that splits the text into events."""
 
-    @classmethod
-    def of(cls, source: str, file: Path) -> Self:
-        """Start to read a text."""
-        return cls(file, {}, yaml.parse(source, Loader=_LOADER))
+    def __init__(self, source: str, file: Path) -> None:
+        self.base.__init__(self, source)
+        self.file = file
+        self.path: list[str | int] = []
+        self.positions: dict[KeyPath, Position] = {}
 
-    def document(self) -> dict[str, Data]:
-        """Read the one document, to the end of the text."""
-        top: dict[str, Data] | None = None
-        for event in self.events:
-            match event:
-                case DocumentStartEvent() if top is not None:
-                    raise self._error(event, "a second document; one file holds one")
-                case DocumentStartEvent() if event.version:
-                    raise self._error(event, "no %YAML line is needed: these files are YAML 1.2")
-                case MappingStartEvent():
-                    top = self._mapping(self._checked(event), ())
-                case NodeEvent():
-                    kind = "a list" if isinstance(self._checked(event), SequenceStartEvent) else "a single value"
-                    message = f"{self.file}: expected a mapping of keys at the top, found {kind}"
-                    raise DocumentSyntaxError(message)
-                case _:  # the start or end of the stream or the document
-                    pass
-        if top is None:
-            message = f"{self.file}: expected a mapping of keys at the top, found nothing"
-            raise DocumentSyntaxError(message)
+    def single_node(self) -> Node | None:
+        """Compose the one document, to the end of the text; None if there is none."""
+        self.get_event()
+        top = None
+        while not self.check_event(StreamEndEvent):
+            start = self.peek_event()
+            if top is not None:
+                raise self._error(start, "a second document; one file holds one")
+            if start.version:
+                raise self._error(start, "no %YAML line is needed: these files are YAML 1.2")
+            top = self.compose_document()
         return top
 
-    def _mapping(self, start: Event, path: KeyPath) -> dict[str, Data]:
-        self._enter(start)
-        result: dict[str, Data] = {}
-        while not isinstance(event := self._next(), MappingEndEvent):
-            key = self._key(event)
-            if key in result:
-                raise self._error(event, f"the key `{key}` stands here a second time")
-            result[key] = self._value((*path, key), event)
-        self.depth -= 1
-        return result
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:  # noqa: ANN401 - a key's node, or a number
+        """Compose a key if a mapping has no index yet, else a value."""
+        event = self.peek_event()
+        if isinstance(event, AliasEvent) or event.anchor:
+            raise self._error(event, "anchors and aliases are not allowed; write the value out, or use `extends`")
+        if event.tag:
+            raise self._error(event, f"the tag {event.tag} is not allowed")
+        if isinstance(parent, MappingNode) and index is None:
+            return self._key(event)
+        if parent is not None:
+            self.path.append(index.value if isinstance(index, ScalarNode) else index)
+            self.positions.setdefault(tuple(self.path), _position(self.file, event.start_mark))
+        if isinstance(event, CollectionStartEvent) and len(self.path) == MAX_DEPTH:
+            raise self._error(event, f"nested more than {MAX_DEPTH} levels deep")
+        node = super().compose_node(parent, index)
+        del self.path[-1:]
+        return node
 
-    def _sequence(self, start: Event, path: KeyPath) -> list[Data]:
-        self._enter(start)
-        result: list[Data] = []
-        while not isinstance(event := self._next(), SequenceEndEvent):
-            result.append(self._of(event, self._mark((*path, len(result)), event)))
-        self.depth -= 1
-        return result
-
-    def _value(self, path: KeyPath, key: Event) -> Data:
-        return self._of(self._next(), self._mark(path, key))
-
-    def _of(self, event: Event, path: KeyPath) -> Data:
-        match event:
-            case MappingStartEvent():
-                return self._mapping(event, path)
-            case SequenceStartEvent():
-                return self._sequence(event, path)
-            case ScalarEvent():
-                return self._scalar(event)
-            case _:
-                raise self._error(event, "not a value")
-
-    def _key(self, event: Event) -> str:
-        key = self._scalar(event) if isinstance(event, ScalarEvent) else None
-        if not isinstance(key, str):
+    def _key(self, event: Event) -> Node:
+        if not isinstance(event, ScalarEvent) or self.resolve(ScalarNode, event.value, event.implicit) != _STRING:
             raise self._error(event, "a key must be plain text")
-        if key == "<<":
+        if event.value == "<<":
             raise self._error(event, "merge keys are not allowed; use `extends`")
-        return key
+        path = (*self.path, event.value)
+        if path in self.positions:
+            raise self._error(event, f"the key `{event.value}` occurs a second time")
+        self.positions[path] = _position(self.file, event.start_mark)
+        return self.compose_scalar_node(None)
 
-    def _scalar(self, event: ScalarEvent) -> Data:
-        text = event.value
-        if not event.implicit[0]:  # quoted, or a block
-            return self._text(event, text)
-        if text in _NULL:
-            return None
-        if text in _BOOLEANS:
-            return _BOOLEANS[text]
-        return self._number(event, text) if text[0] in _NUMBERS else self._text(event, text)
+    def compose_scalar_node(self, anchor: Any) -> ScalarNode:  # noqa: ANN401 - as in the library, and always None
+        """Compose a scalar. Its value is constructed at once, so that the first fault of a text is reported."""
+        node = super().compose_scalar_node(anchor)
+        self.construct_object(node)
+        return node
 
-    def _number(self, event: ScalarEvent, text: str) -> Data:
-        value: int | float
+    def construct_text(self, node: ScalarNode) -> str:
+        """Return a scalar's text without unprintable characters."""
+        found = _UNPRINTABLE.search(node.value)
+        if found:
+            raise self._error(node, f"the character U+{ord(found.group()):04X} is not allowed in a text")
+        return node.value
+
+    def construct_whole_number(self, node: ScalarNode) -> int:
+        """Return a whole number that is not too large."""
+        text = node.value
         try:
-            if _DECIMAL.fullmatch(text):
-                value = int(text)
-            elif _BASED.fullmatch(text):
-                value = int(text, 0)
-            elif _FLOAT.fullmatch(text):
-                value = float(text)
-            elif _NOT_FINITE.fullmatch(text):
-                value = math.inf
-            else:
-                return self._text(event, text)  # a version, a date: recipes have no dates
+            value = int(text, 0 if text[:2] in ("0o", "0x") else 10)
         except ValueError as error:  # more digits than Python reads
-            raise self._error(event, f"cannot read {text[:40]!r} as a number") from error
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._error(event, f"{text} is not a finite number")
-        if isinstance(value, int) and abs(value) >= _LARGEST:
-            raise self._error(event, f"{text[:40]} is too large a number")
+            raise self._error(node, f"cannot read {text[:40]!r} as a number") from error
+        if abs(value) >= _LARGEST:
+            raise self._error(node, f"{text[:40]} is too large a number")
         return value
 
-    def _text(self, event: Event, text: str) -> str:
-        found = _UNPRINTABLE.search(text)
-        if found:
-            raise self._error(event, f"the character U+{ord(found.group()):04X} is not allowed in a text")
-        return text
+    def construct_fraction(self, node: ScalarNode) -> float:
+        """Return a finite number."""
+        value = math.inf if node.value[-1].isalpha() else float(node.value)
+        if not math.isfinite(value):
+            raise self._error(node, f"{node.value} is not a finite number")
+        return value
 
-    def _next(self) -> Event:
-        return self._checked(next(self.events))
-
-    def _checked(self, event: Event) -> Event:
-        """Refuse what recipes do not use, before anything is made of it."""
-        if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
-            raise self._error(event, "anchors and aliases are not allowed; write the value out, or use `extends`")
-        if isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag:
-            raise self._error(event, f"the tag {event.tag} is not allowed")
-        return event
-
-    def _enter(self, start: Event) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self._error(start, f"nested more than {MAX_DEPTH} levels deep")
-
-    def _mark(self, path: KeyPath, event: Event) -> KeyPath:
-        self.positions[path] = _position(self.file, event)
-        return path
-
-    def _error(self, event: Event, problem: str) -> DocumentSyntaxError:
-        self.refused = True
-        return DocumentSyntaxError(f"{_position(self.file, event)}: {problem}")
+    def _error(self, found: Event | Node, problem: str) -> DocumentSyntaxError:
+        return DocumentSyntaxError(f"{_position(self.file, found.start_mark)}: {problem}")
 
 
-def _position(file: Path, event: Event) -> Position:
-    mark = event.start_mark
-    assert mark is not None  # noqa: S101 - every event of a parser has one
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+_StrictLoader.add_constructor(_STRING, _StrictLoader.construct_text)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_whole_number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_fraction)
+
+
+def loader_on(base: type) -> Any:  # noqa: ANN401 - a class of two bases, of which one depends on how PyYAML was built
+    """Make the strict loader on one of PyYAML's loaders."""
+    return type("Loader", (_StrictLoader, base), {"base": base})
+
+
+_LOADER = loader_on(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+"""On libyaml, which is much faster; on Python's own parser if PyYAML was built without it."""
+
+
+def _position(file: Path, mark: Mark | None) -> Position:
+    assert mark is not None  # noqa: S101 - every event and node of a parser has one
     return Position(file, mark.line + 1, mark.column + 1)

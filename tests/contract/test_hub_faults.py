@@ -86,7 +86,7 @@ def test_another_part_than_was_asked_for_is_not_believed(downloads: Downloads) -
 def test_a_server_that_sends_another_part_for_ever_is_given_up(downloads: Downloads) -> None:
     downloads.hub.cut[WEIGHTS] = [CHUNK]
     downloads.hub.wrong_range[WEIGHTS] = 99
-    assert "another part" in downloads.fails("HUB_UNREACHABLE")
+    assert "and the Hub sent bytes" in downloads.fails("HUB_UNREACHABLE")
 
 
 def test_more_bytes_than_the_file_has_are_corruption(downloads: Downloads) -> None:
@@ -396,7 +396,7 @@ def test_too_little_room_is_said_with_numbers_before_the_first_byte(downloads: D
         pytest.skip("only root can mount a small file system")
     try:
         message = downloads.fails("DISK_FULL", HF_HOME=str(small))
-        assert "MB are needed" in message
+        assert "are free:" in message
         assert "are free" in message
         assert downloads.hub.served[WEIGHTS] == 0
     finally:

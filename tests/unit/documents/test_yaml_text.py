@@ -127,8 +127,8 @@ def test_positions_count_from_one() -> None:
         ("a: &x 1\nb: *x\n", "a.yaml:1:4", "anchors and aliases"),
         ("a: *x\n", "a.yaml:1:4", "anchors and aliases"),
         ("a: &x [*x]\n", "a.yaml:1:4", "anchors and aliases"),
-        ("a: 1\nb: 2\na: 3\n", "a.yaml:3:1", "`a` stands here a second time"),
-        ("a: {b: 1, b: 2}\n", "a.yaml:1:11", "`b` stands here a second time"),
+        ("a: 1\nb: 2\na: 3\n", "a.yaml:3:1", "`a` occurs a second time"),
+        ("a: {b: 1, b: 2}\n", "a.yaml:1:11", "`b` occurs a second time"),
         ("a: !!python/object/apply:os.system [id]\n", "a.yaml:1:4", "tag"),
         ("a: !secret x\n", "a.yaml:1:4", "tag"),
         ("!!map\na: 1\n", "a.yaml:1:1", "tag"),
@@ -223,7 +223,7 @@ _PARSERS = ("SafeLoader", "CSafeLoader")
 @pytest.mark.parametrize("parser", _PARSERS)
 @pytest.mark.parametrize("kind", NESTINGS)
 def test_the_deepest_allowed_document_is_read(kind: str, parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_text, "_LOADER", getattr(yaml, parser))
+    monkeypatch.setattr(yaml_text, "_LOADER", yaml_text.loader_on(getattr(yaml, parser)))
     assert parse(NESTINGS[kind].document(MAX_DEPTH).encode(), FILE).data
 
 
@@ -234,7 +234,7 @@ def test_the_deepest_allowed_document_is_read(kind: str, parser: str, monkeypatc
 def test_deeper_documents_are_refused_where_they_get_too_deep(
     kind: str, levels: int | None, parser: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(yaml_text, "_LOADER", getattr(yaml, parser))
+    monkeypatch.setattr(yaml_text, "_LOADER", yaml_text.loader_on(getattr(yaml, parser)))
     nesting = NESTINGS[kind]
     text = nesting.document(levels or nesting.deepest)
     assert refusal(text) == f"a.yaml:{nesting.too_deep}: nested more than {MAX_DEPTH} levels deep"
@@ -306,7 +306,7 @@ def test_what_is_not_one_value_is_refused(text: str) -> None:
 def test_a_parser_without_libyaml_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path(__file__).parents[3].joinpath("docker", "images.yaml").read_bytes()
     compiled = parse(text, FILE)
-    monkeypatch.setattr(yaml_text, "_LOADER", yaml.SafeLoader)
+    monkeypatch.setattr(yaml_text, "_LOADER", yaml_text.loader_on(yaml.SafeLoader))
     assert parse(text, FILE) == compiled
 
 
