@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import yaml
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
-from yaml.error import Mark, MarkedYAMLError, YAMLError
+from yaml.error import MarkedYAMLError, YAMLError
 from yaml.events import AliasEvent, CollectionStartEvent, Event, ScalarEvent, StreamEndEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.resolver import BaseResolver
@@ -141,9 +141,11 @@ def scalar(text: str) -> Data:
 class _StrictLoader(Composer, SafeConstructor, BaseResolver):
     """Composes one document of YAML 1.2 and refuses everything that recipes do not use."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
     base: ClassVar[Any]
-    """The loader of PyYAML that splits the text into events."""
+    """The loader of PyYAML that splits the text into events, with the three methods below."""
+    get_event: Callable[[], Any]
+    peek_event: Callable[[], Any]
+    check_event: Callable[[type[Event]], bool]
 
     def __init__(self, source: str, file: Path) -> None:
         self.base.__init__(self, source)
@@ -175,7 +177,7 @@ class _StrictLoader(Composer, SafeConstructor, BaseResolver):
             return self._key(event)
         if parent is not None:
             self.path.append(index.value if isinstance(index, ScalarNode) else index)
-            self.positions.setdefault(tuple(self.path), _position(self.file, event.start_mark))
+            self.positions.setdefault(tuple(self.path), _position(self.file, event))
         if isinstance(event, CollectionStartEvent) and len(self.path) == MAX_DEPTH:
             raise self._error(event, f"nested more than {MAX_DEPTH} levels deep")
         node = super().compose_node(parent, index)
@@ -183,14 +185,14 @@ class _StrictLoader(Composer, SafeConstructor, BaseResolver):
         return node
 
     def _key(self, event: Event) -> Node:
-        if not isinstance(event, ScalarEvent) or self.resolve(ScalarNode, event.value, event.implicit) != _STRING:
+        if not isinstance(event, ScalarEvent) or self._tag(event) != _STRING:
             raise self._error(event, "a key must be plain text")
         if event.value == "<<":
             raise self._error(event, "merge keys are not allowed; use `extends`")
         path = (*self.path, event.value)
         if path in self.positions:
             raise self._error(event, f"the key `{event.value}` occurs a second time")
-        self.positions[path] = _position(self.file, event.start_mark)
+        self.positions[path] = _position(self.file, event)
         return self.compose_scalar_node(None)
 
     def compose_scalar_node(self, anchor: Any) -> ScalarNode:  # noqa: ANN401 - as in the library, and always None
@@ -204,7 +206,7 @@ class _StrictLoader(Composer, SafeConstructor, BaseResolver):
         found = _UNPRINTABLE.search(node.value)
         if found:
             raise self._error(node, f"the character U+{ord(found.group()):04X} is not allowed in a text")
-        return node.value
+        return str(node.value)
 
     def construct_whole_number(self, node: ScalarNode) -> int:
         """Return a whole number that is not too large."""
@@ -224,15 +226,21 @@ class _StrictLoader(Composer, SafeConstructor, BaseResolver):
             raise self._error(node, f"{node.value} is not a finite number")
         return value
 
+    def _tag(self, event: ScalarEvent) -> str:
+        return str(self.resolve(ScalarNode, event.value, event.implicit))  # type: ignore[no-untyped-call]
+
     def _error(self, found: Event | Node, problem: str) -> DocumentSyntaxError:
-        return DocumentSyntaxError(f"{_position(self.file, found.start_mark)}: {problem}")
+        return DocumentSyntaxError(f"{_position(self.file, found)}: {problem}")
 
 
+_StrictLoader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in _CORE_SCHEMA:
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
-_StrictLoader.add_constructor(_STRING, _StrictLoader.construct_text)
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_whole_number)
-_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_fraction)
+_StrictLoader.yaml_constructors = SafeConstructor.yaml_constructors | {
+    _STRING: _StrictLoader.construct_text,
+    "tag:yaml.org,2002:int": _StrictLoader.construct_whole_number,
+    "tag:yaml.org,2002:float": _StrictLoader.construct_fraction,
+}
 
 
 def loader_on(base: type) -> Any:  # noqa: ANN401 - a class of two bases, of which one depends on how PyYAML was built
@@ -244,6 +252,7 @@ _LOADER = loader_on(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 """On libyaml, which is much faster; on Python's own parser if PyYAML was built without it."""
 
 
-def _position(file: Path, mark: Mark | None) -> Position:
+def _position(file: Path, found: Event | Node) -> Position:
+    mark = found.start_mark
     assert mark is not None  # noqa: S101 - every event and node of a parser has one
     return Position(file, mark.line + 1, mark.column + 1)
