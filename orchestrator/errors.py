@@ -11,7 +11,7 @@ Codes and exit statuses are part of the interface: they never change their meani
 | 3 | bad input: a recipe, a lock, a catalogue file, a checkpoint |
 | 4 | refused: the plan cannot work on this target or image |
 | 5 | a step failed |
-| 6 | this machine: no Docker, no room, no permission, no network |
+| 6 | this machine: no Docker, no disk space, no permission, no network |
 | 7 | a check failed: quality, integrity, drift |
 | 130, 143 | interrupted, terminated |
 """
@@ -445,7 +445,7 @@ def from_os_error(error: OSError, doing: str) -> MachineError | None:
     """Return our error for the operating system's, or None if there is none."""
     where = error.filename or "the file system"
     if error.errno in _FULL:
-        return DiskFullError(f"no room is left on {where} while {doing}", hint="free some space, then run it again")
+        return DiskFullError(f"no space is left on {where} while {doing}", hint="free some space, then run it again")
     if error.errno in _FORBIDDEN:
         return _no_permission(str(where), doing, read_only_disk=error.errno == errno.EROFS)
     return None
@@ -453,17 +453,17 @@ def from_os_error(error: OSError, doing: str) -> MachineError | None:
 
 def _no_permission(where: str, doing: str, *, read_only_disk: bool) -> NoPermissionError:
     """Tell whether a folder is at least readable. Then the hint is to write elsewhere."""
-    there = _there(where)
+    nearest = _nearest_existing(where)
     if read_only_disk:
         message = f"{where} is on a read-only file system; found while {doing}"
         return NoPermissionError(message, hint="use another place (--store, --dist), or mount it for writing")
-    if os.access(there, os.R_OK) and not os.access(there, os.W_OK):
-        message = f"{there} is read-only for you; found while {doing}"
-        return NoPermissionError(message, hint=f"use another place, or look at its owner: ls -ld {there}")
-    return NoPermissionError(f"no permission for {where} while {doing}", hint=f"look at its owner: ls -ld {there}")
+    if os.access(nearest, os.R_OK) and not os.access(nearest, os.W_OK):
+        message = f"{nearest} is read-only for you; found while {doing}"
+        return NoPermissionError(message, hint=f"use another place, or look at its owner: ls -ld {nearest}")
+    return NoPermissionError(f"no permission for {where} while {doing}", hint=f"look at its owner: ls -ld {nearest}")
 
 
-def _there(place: str) -> str:
+def _nearest_existing(place: str) -> str:
     """Find the nearest existing parent of a path, whose permissions decide."""
     while place and not os.path.lexists(place):
         place = os.path.dirname(place)  # noqa: PTH120 - a string; no Path is needed here

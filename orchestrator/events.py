@@ -147,10 +147,10 @@ def silence(event: Event) -> None:
     """Ignore every event: the default observer."""
 
 
-Told = Progress | Failure | Checked | Spent | Warned
+PayloadEvent = Progress | Failure | Checked | Spent | Warned
 """The events of payloads."""
 
-_CHANNEL: dict[str, type[Told]] = {
+_CHANNEL: dict[str, type[PayloadEvent]] = {
     "progress": Progress,
     "failure": Failure,
     "checked": Checked,
@@ -159,13 +159,13 @@ _CHANNEL: dict[str, type[Told]] = {
 }
 
 
-def to_line(event: Told) -> str:
+def to_line(event: PayloadEvent) -> str:
     """Encode an event for a payload's standard output, without the line end."""
     name = next(name for name, kind in _CHANNEL.items() if isinstance(event, kind))
     return _MARKER + json.dumps({"event": name, **asdict(event)}, ensure_ascii=False)
 
 
-def from_line(line: str) -> Told | LogLine:
+def from_line(line: str) -> PayloadEvent | LogLine:
     """Decode a line of a payload's standard output. Any other line is log."""
     text = line.rstrip("\r\n")
     if not text.startswith(_MARKER):

@@ -64,7 +64,7 @@ class Journal:
         before = cls.read(root, recipe)
         known = {**before.beyond, **{entry.name: entry.key for entry in before.steps if entry.key}} if before else {}
         beyond = {name: key for name, key in known.items() if name not in steps}
-        journal = cls(file, recipe, os.getpid(), time.time(), entries, owner=owner.ourselves(), beyond=beyond)
+        journal = cls(file, recipe, os.getpid(), time.time(), entries, owner=owner.this_process(), beyond=beyond)
         journal._save()
         return journal
 
@@ -113,7 +113,7 @@ class Journal:
     @property
     def alive(self) -> bool:
         """Whether the process that wrote it still runs."""
-        return bool(self.owner) and owner.lives(self.owner)
+        return bool(self.owner) and owner.is_running(self.owner)
 
     @property
     def is_running(self) -> bool:

@@ -31,7 +31,7 @@ def needs_of(plan: Plan, store: Store, pending: Mapping[str, str], dist: Path | 
         if name in reckoned and store.sealed(key) is None:
             yield from _needs_of_step(plan, store, placed[name], reckoned[name], key)
         elif name in noted and store.sealed(key) is None:  # what it still writes is small
-            left = int(noted[name].value) - store.size_of_tries(key)
+            left = int(noted[name].value) - store.size_of_attempts(key)
             yield Need(store.root, max(0, left), f"{name}: notes, until it ends")
     if dist and pending and device_of(dist) != device_of(store.root):
         for mount in Shape(plan.recipe, plan.binder.catalog).served_inputs:
@@ -49,7 +49,7 @@ def _needs_of_step(plan: Plan, store: Store, placed: PlacedStep, disk: StepDisk,
     else:
         notes = notes_of_steps(plan.recipe).get(step.name)
         noted = int(notes.value) if notes and step.resumable else 0
-        there = store.size_of_tries(key)
+        there = store.size_of_attempts(key)
         yield Need(store.root, max(0, size + noted - there), f"{step.name}: {disk.what}")
 
 

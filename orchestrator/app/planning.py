@@ -15,7 +15,7 @@ from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
     Lock,
     LockedRepository,
-    insist_on,
+    check_lock,
     pin,
     pin_calibration,
     pin_held_out,
@@ -69,7 +69,7 @@ def plan_recipe(
     lock_file = lock_file_of(settings, recipe)
     lock = read_lock(lock_file)
     if locked:
-        lock = insist_on(lock, settings.load(recipe).recipe, lock_file)
+        lock = check_lock(lock, settings.load(recipe).recipe, lock_file)
     pinned = _pinned(loaded.recipe, lock, lock_file) if lock else loaded.recipe
     plan = plan_with(settings, pinned, lock, executor)
     if locked and lock:

@@ -51,7 +51,7 @@ def recorded(root: Path, recipe: str, observer: Observer) -> Iterator[Observer]:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as fresh:
             writer = _Writer(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644), observer)
-            writer.put({"event": "begun", "owner": owner.ourselves(), "process": os.getpid()})
+            writer.put({"event": "begun", "owner": owner.this_process(), "process": os.getpid()})
     try:
         yield writer
     except OrchestratorError as error:
@@ -123,7 +123,7 @@ def follow(root: Path, recipe: str, whose: Begun) -> Iterator[Event | Ended]:
     with record_file(root, recipe).open(encoding="utf-8") as stream:
         line = ""
         while True:
-            alive = owner.lives(whose.owner)  # checked before the file, so that its last lines are read
+            alive = owner.is_running(whose.owner)  # checked before the file, so that its last lines are read
             while piece := stream.readline():
                 line += piece
                 if not line.endswith("\n"):

@@ -14,7 +14,7 @@ from orchestrator.app.planning import Planned, plan_with, snapshot_of
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ArtifactCorruptError, HubOfflineError
 from orchestrator.hub.patterns import is_commit
-from orchestrator.hub.trust import insist_on_commit, insist_on_leave
+from orchestrator.hub.trust import require_trusted_code, require_trusted_commit
 from orchestrator.recipe.lock import Lock, hub_models, pin_commits
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources
@@ -79,7 +79,7 @@ def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None
 def _insist_on_trust(recipe: Recipe) -> None:
     wanted = sources(recipe)
     for source in wanted.values():
-        insist_on_commit(source.repo, source.revision, source.trusted)
+        require_trusted_commit(source.repo, source.revision, source.trusted)
     model = wanted.get("download")
     places: Mapping[str, Mapping[str, object]] = {
         "quantization.options": recipe.quantization.options,
@@ -89,7 +89,7 @@ def _insist_on_trust(recipe: Recipe) -> None:
     }
     for place, options in places.items():
         if model and options.get(_CODE_OPTION):
-            insist_on_leave(model.repo, model.revision, f"{place}.{_CODE_OPTION}", model.trusted)
+            require_trusted_code(model.repo, model.revision, f"{place}.{_CODE_OPTION}", model.trusted)
 
 
 def _in_store(settings: Settings, key: str) -> bool:

@@ -43,11 +43,11 @@ from orchestrator.events import (
     Waiting,
     Warned,
 )
-from orchestrator.executors.job import Executor, Job, Outcome, carry_on
+from orchestrator.executors.job import Executor, Job, Outcome, never_abort
 from orchestrator.steps.step import Output, Step
 from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.cost import Cost, write_cost
-from orchestrator.store.space import insist_on_space
+from orchestrator.store.space import require_space
 from orchestrator.store.store import Attempt, Store
 
 Decision = Literal["run", "reuse", "later"]
@@ -133,7 +133,7 @@ class Runner:
         images = {
             need for each in pending for need in self._executor(each.placed.executor).needs(each.job)
         }  # steps share them
-        insist_on_space((*sorted(images, key=lambda need: need.what), *needs_of(plan, self.store, keys, dist)), HINT)
+        require_space((*sorted(images, key=lambda need: need.what), *needs_of(plan, self.store, keys, dist)), HINT)
 
     def _step(
         self, placed: PlacedStep, plan: Plan, key: str, inputs: Mapping[str, Artifact], *, again: bool
@@ -146,7 +146,7 @@ class Runner:
             reused = artifact is not None
             if artifact is None:
                 artifact = self._make(placed, plan, key, inputs, again=again)
-            elif self.store.is_owed(key):
+            elif self.store.has_leftovers(key):
                 self._settle(placed, plan.binder, key, inputs)
         seconds = time.monotonic() - started
         kind = StepReused if reused else StepDone
@@ -199,8 +199,8 @@ class Runner:
             raise
         listener, started = _Listener(self.observer), time.monotonic()
         try:
-            heed = guard_for(plan.target, step.name, self.kernel) or carry_on
-            outcome = executor.run(job, listener, heed)
+            abort_check = guard_for(plan.target, step.name, self.kernel) or never_abort
+            outcome = executor.run(job, listener, abort_check)
         except MachineError:  # Docker stopped answering: its container may still run, and the next build adopts it
             self._keep_log(step, binder.recipe, attempt)
             if placed.executor == "process":  # the process has ended, and may have left the disk full
@@ -240,7 +240,7 @@ class Runner:
         Without `checked`, an unpublished result was found.
         """
         self.observer(Publishing(step.name, checked is None))
-        self.store.owe(job.key)
+        self.store.mark_leftovers(job.key)
         artifact = self.store.publish(attempt, job.key, step.name, checked or {})
         self.store.drop_scratch(job.key)
         self._let_go(executor, job)

@@ -41,10 +41,10 @@ _MARKS = (
 
 def is_marked(folder: Path) -> bool:
     """Tell whether a folder has a recipe, a lock, a catalogue of images or a target of a user."""
-    return any(mark.is_on(text) for mark in _MARKS for text in _texts(folder, mark.pattern))
+    return any(mark.is_on(text) for mark in _MARKS for text in _beginnings(folder, mark.pattern))
 
 
-def _texts(folder: Path, pattern: str) -> Iterator[bytes]:
+def _beginnings(folder: Path, pattern: str) -> Iterator[bytes]:
     """Read the beginnings of files. Unreadable files are skipped."""
     place, _, name = pattern.rpartition("/")
     if not (folder / place).is_dir():

@@ -53,7 +53,7 @@ Exit statuses:
   3    bad input: a recipe, a lock, a catalogue file, a checkpoint
   4    refused: the plan cannot work on this target or image
   5    a step failed
-  6    this machine: no Docker, no room, no permission, no network
+  6    this machine: no Docker, no disk space, no permission, no network
   7    a check failed: quality, integrity, drift
   130  interrupted (143: terminated)"""
 

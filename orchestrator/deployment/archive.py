@@ -24,7 +24,7 @@ from orchestrator.deployment.compose_file import ComposeFile
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import ArtifactCorruptError, DiskFullError, ImageUnavailableError, machine_faults
 from orchestrator.events import Progress
-from orchestrator.executors.docker_client import explained, patiently
+from orchestrator.executors.docker_client import explained, long_timeout
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -191,7 +191,7 @@ def _listed(sums: Path) -> dict[str, str]:
 def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Yield each image as `docker save` writes it, in pieces with their names in the archive."""
     for index, name in enumerate(names):
-        with explained(f"reading image {name}"), patiently(client):
+        with explained(f"reading image {name}"), long_timeout(client):
             for number, piece in enumerate(_in_pieces(client.api.get_image(name))):
                 yield f"images/{index}/{number:05}.part", piece
 

@@ -20,7 +20,7 @@ ModelType = TypeVar("ModelType", bound=BaseModel)
 _Node = Mapping[str, Any]
 """A part of a JSON Schema."""
 
-_WANTED = re.compile("Input should be an? (?:valid )?")
+_EXPECTED_TYPE = re.compile("Input should be an? (?:valid )?")
 """Pydantic's messages about the expected type begin like this."""
 _WRITTEN = re.compile(
     r"(?P<count>\d{1,3}(?:[,_ ]\d{3})+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE
@@ -79,14 +79,14 @@ def _lines(faults: Sequence[_Fault], schema: _Schema, positions: Mapping[KeyPath
     by_path: dict[KeyPath, list[_Fault]] = {}
     for fault in faults:
         by_path.setdefault(fault.path, []).append(fault)
-    for path, there in by_path.items():
-        wanted = [_WANTED.sub("", fault.message) for fault in there if _WANTED.match(fault.message)]
-        if len(wanted) == len(there) > 1:  # the value is of none of a union's types
+    for path, at_path in by_path.items():
+        expected = [_EXPECTED_TYPE.sub("", fault.message) for fault in at_path if _EXPECTED_TYPE.match(fault.message)]
+        if len(expected) == len(at_path) > 1:  # the value is of none of a union's types
             if not any(other[: len(path)] == path for other in by_path if other != path):
-                message = f"input should be a valid {', '.join(wanted[:-1])} or {wanted[-1]}"
-                yield _line(replace(there[0], kind="union", message=message), schema, positions)
+                message = f"input should be a valid {', '.join(expected[:-1])} or {expected[-1]}"
+                yield _line(replace(at_path[0], kind="union", message=message), schema, positions)
             continue
-        yield from dict.fromkeys(_line(fault, schema, positions) for fault in there)
+        yield from dict.fromkeys(_line(fault, schema, positions) for fault in at_path)
 
 
 def _line(fault: _Fault, schema: _Schema, positions: Mapping[KeyPath, Position]) -> str:
@@ -110,10 +110,10 @@ def _expectation(fault: _Fault) -> str:
         values = [value.strip(" '") for value in fault.expected.replace(" or ", ", ").split(",")]
         return f"expected one of {', '.join(values)}; found {shown}{_suggestion(fault.found, values)}"
     message = fault.message.removeprefix("Value error, ")
-    said = f"{message[0].lower()}{message[1:]}; found {shown}"
+    problem = f"{message[0].lower()}{message[1:]}; found {shown}"
     if fault.kind in ("int_type", "float_type") and isinstance(fault.found, str):
-        return f"{said}{_as_number(fault.found, whole=fault.kind == 'int_type')}"
-    return said
+        return f"{problem}{_as_number(fault.found, whole=fault.kind == 'int_type')}"
+    return problem
 
 
 def _as_number(text: str, *, whole: bool) -> str:

@@ -23,7 +23,7 @@ LONGEST_LINE = 64 * 1024
 """Bytes of one line that are shown. The log file has all bytes."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_BLOT = b"[secret]"
+_REDACTED = b"[secret]"
 
 
 def log_path(output: Path) -> Path:
@@ -56,9 +56,9 @@ class Lines:
             yield self._line()
 
     def _append(self, part: bytes) -> None:
-        room = LONGEST_LINE - len(self._kept)
-        self._kept += part[:room]
-        self._dropped += max(0, len(part) - room)
+        space = LONGEST_LINE - len(self._kept)
+        self._kept += part[:space]
+        self._dropped += max(0, len(part) - space)
 
     def _line(self) -> str:
         text = self._kept.decode("utf-8", errors="replace")
@@ -69,7 +69,7 @@ class Lines:
         return text
 
 
-class Blot:
+class Redactor:
     """Redacts secrets in a stream of bytes, even if a secret spans two chunks."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -83,7 +83,7 @@ class Blot:
         """Return all bytes that cannot be part of a secret any more."""
         if self._pattern is None:
             return chunk
-        clean = self._pattern.sub(_BLOT, self._held + chunk)
+        clean = self._pattern.sub(_REDACTED, self._held + chunk)
         held = next(
             (length for length in range(min(self._longest, len(clean)), 0, -1) if clean[-length:] in self._beginnings),
             0,
@@ -104,17 +104,17 @@ class Channel:
         self._file = log_path(output)
         self._log = LogFile(self._file)
         self._observer = observer
-        self._blot = Blot(secrets)
+        self._redactor = Redactor(secrets)
         self._lines = Lines()
 
     def take(self, chunk: bytes) -> None:
         """Pass on what was written."""
-        self._pass(self._blot.take(chunk))
+        self._pass(self._redactor.take(chunk))
 
     def close(self) -> None:
         """Pass on the last, unended line and close the log file."""
         try:
-            self._pass(self._blot.end())
+            self._pass(self._redactor.end())
             for line in self._lines.end():
                 self._observer(from_line(line))
         finally:

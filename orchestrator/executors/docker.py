@@ -37,7 +37,7 @@ from orchestrator.executors.docker_arguments import (
 from orchestrator.executors.docker_client import DOCKER_ERRORS, connect, explain, explained, require_gpus, user_of
 from orchestrator.executors.docker_logs import LogStream, Place
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
-from orchestrator.executors.job import ContainerImage, Outcome, carry_on
+from orchestrator.executors.job import ContainerImage, Outcome, never_abort
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
 from orchestrator.store import owner
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from orchestrator.events import Observer
     from orchestrator.executors.docker_client import Connect
-    from orchestrator.executors.job import Heed, Job
+    from orchestrator.executors.job import AbortCheck, Job
     from orchestrator.store.space import Need
 
 PATIENCE = 300.0
@@ -136,7 +136,7 @@ class DockerExecutor:
         with closing(self._connect()) as client:
             return docker_images.needs(client, _image(job))
 
-    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
+    def run(self, job: Job, observer: Observer, abort_check: AbortCheck = never_abort) -> Outcome:
         """Run a job to its end, in the existing container of its key or in a new one.
 
         Lines go to the observer and to `log.txt` beside the output folder of the container. An adoption is reported
@@ -146,18 +146,20 @@ class DockerExecutor:
             MachineError: Docker, not the command, is at fault. A running container continues and can be adopted.
             KeyboardInterrupt: The user interrupts. The container was asked to stop (after a second interrupt: killed),
                 and is removed.
-            StepError: Raised by `heed`. The container is stopped and removed in the same way.
+            StepError: Raised by `abort_check`. The container is stopped and removed in the same way.
         """
         with closing(self._connect()) as client:
             container, adopted, state = self._begin(client, job, observer)
             output = Path(container.labels[LABEL + "output"])
             channel = Channel(output, observer, job.secrets.values())
-            watch = _Watch(self._connect, container, channel, observer, patience=self._patience, heed=heed)
+            follower = _Follower(
+                self._connect, container, channel, observer, patience=self._patience, abort_check=abort_check
+            )
             try:
                 channel.take(state.get("Error", "").encode())
-                state = state or watch.to_the_end()
+                state = state or follower.to_the_end()
             except (KeyboardInterrupt, StepError):
-                watch.stop(self._grace)
+                follower.stop(self._grace)
                 raise
             finally:
                 channel.close()
@@ -240,7 +242,7 @@ class DockerExecutor:
                 break
             time.sleep(pause)  # the name is taken, but Docker may not list the container yet
             pause = min(1.0, pause + 0.2)
-        message = f"step {job.step}: the container {container_name(job)} comes and goes"
+        message = f"step {job.step}: the container {container_name(job)} appears and disappears"
         raise MachineError(message, hint="look for another build of the same recipe: docker ps -a")
 
 
@@ -267,7 +269,7 @@ def _find(client: DockerClient, job: Job) -> Container | None:
     """
     container = _get(client, container_name(job))
     if container is not None and container.labels.get(LABEL + "key") != job.key:
-        message = f"step {job.step}: the container name {container.name} is taken by something else"
+        message = f"step {job.step}: the container name {container.name} belongs to another program"
         raise MachineError(message, hint=f"docker rm -f {container.name}")
     return container
 
@@ -291,7 +293,7 @@ def _create(client: DockerClient, job: Job, limits: Mapping[str, int]) -> Contai
     user = user_of(client)
     files = write_secrets(job.secrets)
     try:
-        described = describe(job, user=user, secrets=files, owner=owner.ourselves(), limits=limits)
+        described = describe(job, user=user, secrets=files, owner=owner.this_process(), limits=limits)
         return client.containers.create(**create_arguments(described))
     except BaseException as error:
         remove_secrets(files.values())
@@ -348,25 +350,25 @@ def _start_created(container: Container) -> Mapping[str, Any]:
     try:
         container.start()
     except DOCKER_ERRORS as error:
-        said = str(getattr(error, "explanation", None) or error)
-        status = _exit_status(said)
+        reason = str(getattr(error, "explanation", None) or error)
+        status = _exit_status(reason)
         if status is not None:
-            return {"Status": "exited", "ExitCode": status, "Error": said}
+            return {"Status": "exited", "ExitCode": status, "Error": reason}
         _remove(container)
-        if "rlimit" in said:
-            message = f"starting container {container.name}: {said}"
+        if "rlimit" in reason:
+            message = f"starting container {container.name}: {reason}"
             raise _LimitRefusedError(message) from error
         raise explain(error, f"starting container {container.name}") from error
     return {}
 
 
-def _exit_status(said: str) -> int | None:
+def _exit_status(reason: str) -> int | None:
     """Tell a missing command from a Docker that cannot start any."""
-    if "docker-init" in said:
+    if "docker-init" in reason:
         return None
-    if "executable file not found" in said:
+    if "executable file not found" in reason:
         return NOT_FOUND
-    return NOT_EXECUTABLE if "exec" in said and "permission denied" in said else None
+    return NOT_EXECUTABLE if "exec" in reason and "permission denied" in reason else None
 
 
 def _remove(container: Container) -> None:
@@ -389,7 +391,7 @@ def _left(container: Container) -> LeftContainer:
         recipe=labels.get(LABEL + "recipe", ""),
         step=labels.get(LABEL + "step", ""),
         output=Path(labels.get(LABEL + "output", "")),
-        owned=owner.lives(labels.get(LABEL + "owner", "")),
+        owned=owner.is_running(labels.get(LABEL + "owner", "")),
     )
 
 
@@ -404,7 +406,7 @@ def outcome(state: Mapping[str, Any], output: Path, *, adopted: bool) -> Outcome
     return Outcome(status, output, out_of_memory=out_of_memory, killed=killed, adopted=adopted)
 
 
-class _Watch:
+class _Follower:
     """Reads a running container's log to the container's end, and reconnects to Docker."""
 
     def __init__(
@@ -415,7 +417,7 @@ class _Watch:
         observer: Observer,
         *,
         patience: float,
-        heed: Heed,
+        abort_check: AbortCheck,
     ) -> None:
         self._connect = connect
         self._id = container.id or ""
@@ -423,7 +425,7 @@ class _Watch:
         self._channel = channel
         self._observer = observer
         self._patience = patience
-        self._heed = heed
+        self._abort_check = abort_check
         self._place = Place()
         """The position in the log."""
 
@@ -448,11 +450,11 @@ class _Watch:
                 if container is not None:
                     self._stop(container, grace)
         except MachineError as error:
-            self._observer(Warned(f"container {self._name} was not stopped and may go on: {error}"))
+            self._observer(Warned(f"container {self._name} was not stopped and may continue: {error}"))
 
     def _stop(self, container: Container, grace: int) -> None:
         try:
-            self._heed = carry_on  # the command that it objected to is being stopped
+            self._abort_check = never_abort  # the command is already being stopped
             with explained(f"stopping container {self._name}"):
                 container.stop(timeout=grace)
             self._follow()
@@ -462,18 +464,18 @@ class _Watch:
     def _follow(self, newest: int | None = None) -> None:
         """Forward the log until it ends, or until the container has ended and nothing or too much comes."""
         with LogStream(self._connect, self._id, self._place, newest) as stream:
-            asked = time.monotonic()
+            checked = time.monotonic()
             ended = False
             while (piece := stream.take(_SLICE)) is not None:
-                self._heed()
+                self._abort_check()
                 if piece:
                     self._channel.take(piece)
-                if time.monotonic() - asked < (_CATCH_UP if ended else _SILENCE):
+                if time.monotonic() - checked < (_CATCH_UP if ended else _SILENCE):
                     continue
                 if ended:
                     return
                 ended = self._state(settle=0)["Status"] in _ENDED
-                asked = time.monotonic()
+                checked = time.monotonic()
                 if ended and not piece:
                     return
 
@@ -484,7 +486,7 @@ class _Watch:
             settle: Seconds to wait for the container's end before it counts as running.
         """
 
-        def ask(client: DockerClient) -> Mapping[str, Any]:
+        def request(client: DockerClient) -> Mapping[str, Any]:
             if settle:
                 with suppress(requests.RequestException):  # a timeout, under several names (docker-py issue 1966)
                     client.api.wait(self._id, timeout=settle)
@@ -492,17 +494,17 @@ class _Watch:
             return state
 
         try:
-            return self._patiently(ask)
+            return self._patiently(request)
         except NotFound:
             return {"Status": _REMOVED, "ExitCode": 137}  # docker rm -f
 
-    def _patiently(self, ask: Callable[[DockerClient], _Answer]) -> _Answer:
+    def _patiently(self, request: Callable[[DockerClient], _Answer]) -> _Answer:
         deadline = time.monotonic() + self._patience
         warned = False
         while True:
             try:
                 with closing(self._connect()) as client:
-                    return ask(client)
+                    return request(client)
             except NotFound:
                 raise
             except (DockerUnavailableError, *DOCKER_ERRORS) as error:
@@ -510,7 +512,7 @@ class _Watch:
                     message = f"Docker has not answered for {self._patience:.0f} s while {self._name} ran"
                     hint = "start it and build again: the running container is adopted"
                     raise DockerUnavailableError(message, hint=hint) from error
-            self._heed()
+            self._abort_check()
             if not warned:
                 self._observer(Warned(f"Docker does not answer; waiting up to {self._patience:.0f} s for it"))
                 warned = True

@@ -63,7 +63,7 @@ def connect(environment: Mapping[str, str] = os.environ) -> DockerClient:
     """
     host = _host(environment)
     try:
-        _knock(host)
+        _check_socket(host)
         return _client(environment)
     except PermissionError as error:
         message = f"{host}: no permission to use Docker"
@@ -81,13 +81,13 @@ def _host(environment: Mapping[str, str]) -> str:
     return environment.get("DOCKER_HOST") or of_context.get("base_url") or DEFAULT_UNIX_SOCKET
 
 
-def _knock(host: str) -> None:
+def _check_socket(host: str) -> None:
     """Check the socket. The SDK's own message is less clear, and it leaks a socket."""
     scheme, _, path = host.partition("://")
     if scheme in ("unix", "http+unix"):
-        with closing(socket.socket(socket.AF_UNIX)) as door:
-            door.settimeout(_TIMEOUT)
-            door.connect("/" + path.lstrip("/"))
+        with closing(socket.socket(socket.AF_UNIX)) as connection:
+            connection.settimeout(_TIMEOUT)
+            connection.connect("/" + path.lstrip("/"))
 
 
 def _client(environment: Mapping[str, str]) -> DockerClient:
@@ -114,7 +114,7 @@ def explained(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def patiently(client: DockerClient) -> Iterator[None]:
+def long_timeout(client: DockerClient) -> Iterator[None]:
     """Wait longer for the next byte of an answer, because Docker prepares a large image before it sends it."""
     before, client.api.timeout = client.api.timeout, _LONG_TIMEOUT
     try:
@@ -125,9 +125,9 @@ def patiently(client: DockerClient) -> Iterator[None]:
 
 def explain(error: Exception, doing: str) -> MachineError:
     """Describe what Docker could not do."""
-    said = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
-    message = f"{doing}: {said}"
-    lower = said.lower()
+    reason = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
+    message = f"{doing}: {reason}"
+    lower = reason.lower()
     if any(complaint in lower for complaint in _GPU_COMPLAINTS):
         return GpuRuntimeMissingError(message, hint=_ADD_GPU_RUNTIME)
     if "no space left on device" in lower:

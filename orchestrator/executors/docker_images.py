@@ -90,15 +90,15 @@ def _is_local(client: DockerClient, image: ContainerImage) -> bool:
         raise explain(error, f"looking for image {image.reference}") from error
     if found != image.architecture:
         message = f"{image.reference}: the image is built for {found}, the target is {image.architecture}"
-        raise WrongArchitectureError(message, hint=_mend_architecture(image))
+        raise WrongArchitectureError(message, hint=_architecture_hint(image))
     return True
 
 
-def _mend_architecture(image: ContainerImage) -> str:
-    again = (
+def _architecture_hint(image: ContainerImage) -> str:
+    replace = (
         "run the build again" if image.build else f"docker pull --platform linux/{image.architecture} {image.reference}"
     )
-    return f"docker image rm {image.reference} && {again}"
+    return f"docker image rm {image.reference} && {replace}"
 
 
 class PullProgress:
@@ -138,24 +138,24 @@ def _pull(client: DockerClient, image: ContainerImage, observer: Observer) -> No
     _refuse_pull(image, failure)
 
 
-def _refuse_pull(image: ContainerImage, said: str) -> None:
-    if not said:
+def _refuse_pull(image: ContainerImage, reason: str) -> None:
+    if not reason:
         return
-    message = f"{image.reference}: cannot be pulled: {said}"
-    if "no matching manifest" in said or "does not match the specified platform" in said:
+    message = f"{image.reference}: cannot be pulled: {reason}"
+    if "no matching manifest" in reason or "does not match the specified platform" in reason:
         raise WrongArchitectureError(message, hint=f"choose an image that is published for {image.architecture}")
-    if "no space left on device" in said:
-        raise explain(ImageUnavailableError(said), f"pulling {image.reference}")
-    raise ImageUnavailableError(message, hint=_mend_pull(image.reference, said.lower()))
+    if "no space left on device" in reason:
+        raise explain(ImageUnavailableError(reason), f"pulling {image.reference}")
+    raise ImageUnavailableError(message, hint=_pull_hint(image.reference, reason.lower()))
 
 
-def _mend_pull(reference: str, said: str) -> str:
+def _pull_hint(reference: str, reason: str) -> str:
     registry = reference.partition("/")[0]
-    if any(word in said for word in ("denied", "unauthorized", "authentication")):
+    if any(word in reason for word in ("denied", "unauthorized", "authentication")):
         if registry == "nvcr.io":
             return "docker login nvcr.io   (user: $oauthtoken, password: an API key of https://ngc.nvidia.com)"
         return f"docker login {registry}" if "." in registry else "docker login"
-    if any(word in said for word in ("not found", "unknown", "does not exist")):
+    if any(word in reason for word in ("not found", "unknown", "does not exist")):
         return f"check the name and the digest: docker manifest inspect {reference}"
     return f"check the network, then: docker pull {reference}"
 

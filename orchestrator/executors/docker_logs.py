@@ -158,7 +158,7 @@ class LogStream:
             self._end()
             return
         try:
-            self._stream = client.api.logs(self._container, **self._wanted())
+            self._stream = client.api.logs(self._container, **self._log_options())
             if not self._closing:
                 self._copy(self._stream)
         except (DockerException, RequestException, HTTPError, OSError, ValueError, AttributeError):
@@ -175,13 +175,13 @@ class LogStream:
             if not self._put(message):
                 break
 
-    def _wanted(self) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
+    def _log_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
         if self._newest is not None:
-            wanted["tail"] = self._newest
+            options["tail"] = self._newest
         if self._place.second:
-            wanted["since"] = self._place.second
-        return wanted
+            options["since"] = self._place.second
+        return options
 
     def _put(self, message: Message) -> bool:
         """Queue a message; False if no reader is left."""
@@ -198,6 +198,6 @@ class LogStream:
             self._changed.notify_all()
 
 
-def _message(said: bytes) -> Message:
-    found = _MESSAGE.fullmatch(said)
-    return Message(found[1], found[2]) if found else Message(b"", said)
+def _message(line: bytes) -> Message:
+    found = _MESSAGE.fullmatch(line)
+    return Message(found[1], found[2]) if found else Message(b"", line)

@@ -27,7 +27,7 @@ def write_secrets(secrets: Mapping[str, str]) -> dict[str, Path]:
     """Write each secret to its own file in a new private folder. Return the files by the secrets' names."""
     if not secrets:
         return {}
-    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{_spelled(owner.ourselves())}-"))  # mode 0700
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{_spelled(owner.this_process())}-"))  # mode 0700
     files = {name: folder / name for name in secrets}
     for name, file in files.items():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
@@ -51,7 +51,7 @@ def sweep_secrets() -> None:
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         found = _NAME.fullmatch(folder.name)
-        if found and _is_ours(folder) and not owner.lives(_read(found["owner"])):
+        if found and _is_ours(folder) and not owner.is_running(_read(found["owner"])):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -95,11 +95,11 @@ class Outcome:
     adopted: bool = False
 
 
-Heed = Callable[[], None]
+AbortCheck = Callable[[], None]
 """An abort check, called about every second while a command runs. If it raises, the command is stopped."""
 
 
-def carry_on() -> None:
+def never_abort() -> None:
     """No-op abort check."""
 
 
@@ -118,12 +118,12 @@ class Executor(Protocol):
     def needs(self, job: Job) -> tuple[Need, ...]:
         """Return what a job writes besides its output, as far as known: its image, if it is missing."""
 
-    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
+    def run(self, job: Job, observer: Observer, abort_check: AbortCheck = never_abort) -> Outcome:
         """Run a job to its end and report its lines as events. All lines also go to `log.txt` beside the output.
 
         It adopts a running container of the job's key, left by a killed orchestrator, and reports a `StepStarted`.
         KeyboardInterrupt stops the command and is raised again when it has stopped. A second one kills it.
-        An error from `heed` stops it as well.
+        An error from `abort_check` stops it as well.
 
         Raises:
             MachineError: The machine, not the command, is at fault.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import MachineError
 from orchestrator.executors import launcher
 from orchestrator.executors.channel import Channel
-from orchestrator.executors.job import OUTPUT, Heed, Job, Outcome, carry_on
+from orchestrator.executors.job import OUTPUT, AbortCheck, Job, Outcome, never_abort
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,18 +78,18 @@ class ProcessExecutor:
         """Need no space besides that of the output, because this machine's Python exists."""
         return ()
 
-    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
+    def run(self, job: Job, observer: Observer, abort_check: AbortCheck = never_abort) -> Outcome:
         """Run a job to its end. Its lines go to the observer and to `log.txt` beside the output folder.
 
         KeyboardInterrupt asks the command to end and is raised again when it has ended. A second one kills it at once.
-        An error from `heed` works like the first one.
+        An error from `abort_check` works like the first one.
         """
         job.output.mkdir(parents=True, exist_ok=True)
         channel = Channel(job.output, observer, job.secrets.values())
         try:
             with _start(job, _variables(job, self._environment)) as process:
                 try:
-                    _follow(process, channel, heed)
+                    _follow(process, channel, abort_check)
                 except BaseException:
                     _stop(process, channel, self._grace)
                     raise
@@ -161,12 +161,15 @@ def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], channel: Channel, heed: Heed = carry_on, until: float = float("inf")
+    process: subprocess.Popen[bytes],
+    channel: Channel,
+    abort_check: AbortCheck = never_abort,
+    until: float = float("inf"),
 ) -> None:
     """Forward the process's output until it has ended, or until a moment of the monotonic clock."""
     assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
     while time.monotonic() < until:
-        heed()
+        abort_check()
         ended = process.poll() is not None  # checked before the pipe, so that the last lines are read
         if not select.select((process.stdout,), (), (), 0 if ended else _SLICE)[0]:
             if ended:

@@ -80,15 +80,15 @@ def refusal(at: str, status: int, wait: float | None = None) -> HubError:
     waiting = f"; it asks to wait {wait:.0f} seconds" if wait else ""
     if status in (_UNAUTHORIZED, _FORBIDDEN):
         if get_token() is None:
-            message = f"{at}: the Hub wants a token, and there is none (HTTP {status})"
+            message = f"{at}: the Hub requires a token, and none is set (HTTP {status})"
             return HubAccessError(message, hint="log in (`hf auth login`) or set HF_TOKEN")
         message = f"{at}: the Hub refuses the token (HTTP {status})"
         return HubAccessError(message, hint="log in again (`hf auth login`) or set another HF_TOKEN")
     if status == _TOO_MANY:
-        message = f"{at}: the Hub limits how often it is asked (HTTP {status}){waiting}"
+        message = f"{at}: the Hub limits the rate of requests (HTTP {status}){waiting}"
         return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")
     message = f"{at}: the Hub answered HTTP {status}{waiting}"
-    return HubError(message, hint="try again later; what arrived is kept")
+    return HubError(message, hint="try again later; the received bytes are kept")
 
 
 def is_temporary(status: int) -> bool:

@@ -41,7 +41,7 @@ class Fetcher:
     output: Path
     stop: Stop
     report: Report
-    tell: Callable[[Warned | Checked], None]
+    notify: Callable[[Warned | Checked], None]
     """Called with messages for the user, from several threads."""
 
     @property
@@ -58,14 +58,14 @@ class Fetcher:
                 fresh.write_text(listing_text(self.snapshot), encoding="utf-8")
             self.cache.keep(self.snapshot.commit)
 
-    def insist_on_everything(self, include: tuple[str, ...]) -> None:
+    def require_all_cached(self, include: tuple[str, ...]) -> None:
         """Check that everything is in the cache if the network must not be used.
 
         Raises:
             HubOfflineError: Names the missing files.
         """
-        wanted = self.snapshot
-        missing = missing_files(wanted.repo, wanted.commit, wanted.kind, include, wanted)
+        snapshot = self.snapshot
+        missing = missing_files(snapshot.repo, snapshot.commit, snapshot.kind, include, snapshot)
         if missing:
             message = f"{self._at}: {missing}"
             raise HubOfflineError(message, hint="run it once without --offline")
@@ -91,7 +91,7 @@ class Fetcher:
         target = self.output / file.path
         link_or_copy(blob, target)
         if file.sha256 and target.samefile(blob):
-            self.tell(Checked(file.path, file.sha256, fingerprint_of(target)))
+            self.notify(Checked(file.path, file.sha256, fingerprint_of(target)))
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
@@ -116,12 +116,12 @@ class Fetcher:
         first = self._transfer(url, xet, file, etag)
         if first is None:
             return
-        self._warn(f"{first}; fetching it once more")
+        self._warn(f"{first}; fetching it again")
         second = self._transfer(url, None, file, etag)
         if second is not None:
-            again = "and the same once more" if second == first else second
-            message = f"{self._at}: twice in a row, what arrived is not what it must be\n  {first}\n  {again}"
-            hint = "a proxy or a disk may be at fault: compare the file that was set aside; nothing wrong is used"
+            repeated = "and the same bytes again" if second == first else second
+            message = f"{self._at}: the received bytes are wrong, twice in a row\n  {first}\n  {repeated}"
+            hint = "a proxy or a disk may be at fault: compare the file that was set aside. Wrong bytes are never used"
             raise DownloadCorruptError(message, hint=hint)
 
     def _transfer(self, url: str, xet: XetFileData | None, file: RemoteFile, etag: str) -> str | None:
@@ -146,8 +146,8 @@ class Fetcher:
             return self._wrong(file, found, place)
 
     def _receive(self, url: str, xet: XetFileData | None, file: RemoteFile, partial: Partial) -> None:
-        def report(there: int) -> None:
-            self.report(file, there)
+        def report(received: int) -> None:
+            self.report(file, received)
 
         if xet is not None:
             try:
@@ -159,18 +159,18 @@ class Fetcher:
     def _is_right(self, path: Path, file: RemoteFile) -> bool:
         """Check the cache's bytes. Wrong bytes are set aside."""
         digest = digest_of(file.size, large=bool(file.sha256))
-        there = 0
+        received = 0
         with path.open("rb") as opened:
             while path.stat().st_size == file.size and (piece := opened.read(_READ)):
                 self.stop.check()
                 digest.update(piece)
-                there += len(piece)
-                self.report(file, there)
-        if there == file.size and digest.hexdigest() == _etag(file):
+                received += len(piece)
+                self.report(file, received)
+        if received == file.size and digest.hexdigest() == _etag(file):
             return True
         place = self.cache.aside(file.path)
         path.resolve().replace(place)
-        found = digest.hexdigest() if there == file.size else f"{place.stat().st_size} bytes instead of {file.size}"
+        found = digest.hexdigest() if received == file.size else f"{place.stat().st_size} bytes instead of {file.size}"
         self._warn(f"the cache's copy of {self._wrong(file, found, place)}; fetching it again")
         return False
 
@@ -180,7 +180,7 @@ class Fetcher:
         return f"{file.path} is {found}, not {kind} {_etag(file)}; set aside as {place}"
 
     def _warn(self, message: str) -> None:
-        self.tell(Warned(message))
+        self.notify(Warned(message))
 
     @property
     def _at(self) -> str:

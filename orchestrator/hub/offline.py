@@ -36,7 +36,7 @@ def missing_files(
     remembered = listing_file(repo, commit, kind, include)
     if known is None:
         if not remembered.is_file():
-            return "nobody knows which files it has"
+            return "the list of its files is not known"
         known = read_listing(remembered)
     missing = [file.path for file in known.files if not is_there(RepoCache.of(known), commit, file)]
     if not missing:

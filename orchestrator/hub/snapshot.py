@@ -79,7 +79,7 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
         tree = [
             entry
             for entry in HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)
-            if isinstance(entry, RepoFile) and _wanted(entry.path, include)
+            if isinstance(entry, RepoFile) and _is_included(entry.path, include)
         ]
     files = tuple(RemoteFile(e.path, e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in tree)
     return _inside(Snapshot(repo, kind, commit, files))
@@ -92,7 +92,7 @@ def _remembered(repo: str, revision: str, kind: RepoType) -> str:
     except (OSError, ValueError):
         commit = ""
     if not is_commit(commit):
-        message = f"{repo}@{revision}: without network nobody knows which commit that is"
+        message = f"{repo}@{revision}: its commit is not known without network"
         raise HubOfflineError(message, hint="pin it with `orchestrator lock`, or run it once without --offline")
     return commit
 
@@ -149,7 +149,7 @@ def _inside(found: Snapshot) -> Snapshot:
     return found
 
 
-def _wanted(path: str, include: tuple[str, ...]) -> bool:
+def _is_included(path: str, include: tuple[str, ...]) -> bool:
     return _matches(path, include) and not _matches(path, DUPLICATES)
 
 

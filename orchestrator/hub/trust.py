@@ -30,18 +30,18 @@ class Trusted:
         return (*self.files, *(("*.py",) if self.remote_code else ()))
 
 
-def insist_on_commit(repo: str, commit: str, trusted: Trusted | None) -> None:
+def require_trusted_commit(repo: str, commit: str, trusted: Trusted | None) -> None:
     """Compare the recipe's trust with the commit to be used.
 
     Raises:
         UntrustedCodeError: The recipe trusts another commit.
     """
     if trusted and trusted.commit != commit:
-        message = f"{repo}: the recipe trusts the code of commit {trusted.commit}, and this would be {commit}"
-        raise UntrustedCodeError(message, hint="read what changed, then put the new commit into model.trust.commit")
+        message = f"{repo}: the recipe trusts the code of commit {trusted.commit}, but the build would use {commit}"
+        raise UntrustedCodeError(message, hint="read the changes, then set model.trust.commit to the new commit")
 
 
-def insist_on_no_code(repo: str, commit: str, folder: Path, trusted: Trusted | None) -> None:
+def refuse_untrusted_code(repo: str, commit: str, folder: Path, trusted: Trusted | None) -> None:
     """Find configurations that make a program load code.
 
     Raises:
@@ -56,7 +56,7 @@ def insist_on_no_code(repo: str, commit: str, folder: Path, trusted: Trusted | N
             raise UntrustedCodeError(message, hint=trust_hint(commit))
 
 
-def insist_on_leave(repo: str, commit: str, option: str, trusted: Trusted | None) -> None:
+def require_trusted_code(repo: str, commit: str, option: str, trusted: Trusted | None) -> None:
     """Require the recipe's trust if an option makes a tool load the model's code.
 
     Args:

@@ -59,7 +59,7 @@ def _known(error: OSError) -> OrchestratorError | None:
     """Translate the operating system's refusals that a person can do something about."""
     where = error.filename or "the output folder"
     if error.errno in _NO_ROOM:
-        return DiskFullError(f"{where}: no room is left on the disk", hint="Make room, or put the output elsewhere.")
+        return DiskFullError(f"{where}: no space is left on the disk", hint="Make room, or put the output elsewhere.")
     if error.errno in _NOT_ALLOWED:
         return NoPermissionError(f"{where}: {error.strerror}", hint="Check who owns it and who may write there.")
     return None

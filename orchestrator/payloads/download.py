@@ -32,10 +32,10 @@ from orchestrator.hub.snapshot import (
     snapshot,
 )
 from orchestrator.hub.stop import Stop, StoppedError
-from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_no_code
+from orchestrator.hub.trust import Trusted, refuse_untrusted_code, require_trusted_commit
 from orchestrator.payloads._main import run
 from orchestrator.payloads._report import Reporter
-from orchestrator.store.space import insist_on_space
+from orchestrator.store.space import require_space
 
 _WORKERS = 4
 """Files under way at once; each may lose two chunks when the process is killed."""
@@ -52,7 +52,7 @@ def main() -> None:
         trusted = Trusted(options.trust_commit, tuple(options.trust_files), options.trust_remote_code)
     include = (*options.include, *(trusted.patterns if trusted else ()))
     wanted = _wanted(options, include)
-    insist_on_commit(wanted.repo, wanted.commit, trusted)
+    require_trusted_commit(wanted.repo, wanted.commit, trusted)
     if not wanted.files:
         message = f"{wanted.repo}@{wanted.commit} has no file that matches {' '.join(include)}"
         raise HubNotFoundError(message, hint="look at its files on the Hub")
@@ -65,12 +65,12 @@ def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: t
     count = _Count(wanted, report)
     fetcher = Fetcher(wanted, output, stop, count, report)
     if constants.HF_HUB_OFFLINE:
-        fetcher.insist_on_everything(include)
-    insist_on_space(needs(wanted, output, "download"), "set HF_HUB_CACHE to a folder on a larger disk")
+        fetcher.require_all_cached(include)
+    require_space(needs(wanted, output, "download"), "set HF_HUB_CACHE to a folder on a larger disk")
     fetcher.prepare(listing_file(wanted.repo, wanted.commit, wanted.kind, include))
     first = [file for file in wanted.files if file.path.endswith(".json")]
     _each(first, fetcher.fetch, stop)
-    insist_on_no_code(wanted.repo, wanted.commit, output, trusted)
+    refuse_untrusted_code(wanted.repo, wanted.commit, output, trusted)
     _each([file for file in wanted.files if file not in first], fetcher.fetch, stop)
     _write_listing(wanted, output)
 

@@ -181,7 +181,7 @@ def _room(shard: _Shard, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = f"{shard.path}: no room is left on the disk for {what}"
+        message = f"{shard.path}: no space is left on the disk for {what}"
         hint = "Make room, or put the output elsewhere; what was written is not used."
         raise DiskFullError(message, hint=hint) from error
 

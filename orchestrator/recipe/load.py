@@ -102,7 +102,7 @@ class RecipeBook:
         recipe = validate(Recipe, dict(merged.data), merged.positions, RecipeInvalidError)
         if recipe.name != file.stem:
             where = merged.positions[("name",)]
-            message = f"{where}: the recipe calls itself `{recipe.name}`, but its file is {file.name}"
+            message = f"{where}: the recipe is called `{recipe.name}`, but its file is {file.name}"
             raise RecipeInvalidError(message, hint="give the file and the recipe the same name")
         shadows = {used: other for used in documents if (other := self.shadowed(used))}
         return LoadedRecipe(recipe, file, merged.origins(), shadows)
@@ -193,15 +193,15 @@ class _Merged:
 
     def origins(self) -> dict[KeyPath, str]:
         files = {position.file for position in self.positions.values()}
-        names = Counter(file.name for file in files)
-        words = {file: file.name if names[file.name] == 1 else str(file) for file in files}
+        counts = Counter(file.name for file in files)
+        names = {file: file.name if counts[file.name] == 1 else str(file) for file in files}
         found = {path: self.positions[path] for path in _leaves(self.data, ()) if path in self.positions}
-        return {path: _origin(position, words) for path, position in found.items()}
+        return {path: _origin(position, names) for path, position in found.items()}
 
 
-def _origin(position: Position, words: Mapping[Path, str]) -> str:
+def _origin(position: Position, names: Mapping[Path, str]) -> str:
     """Format a position with its file's name, or its whole path if two files have that name."""
-    return str(position.file) if position is _OVERRIDE else f"{words[position.file]}:{position.line}"
+    return str(position.file) if position is _OVERRIDE else f"{names[position.file]}:{position.line}"
 
 
 def _leaves(data: Data, path: KeyPath) -> Iterable[KeyPath]:
@@ -254,9 +254,7 @@ def _apply_override(merged: _Merged, override: str) -> None:
         message = f"--set {override}: expected key=value, e.g. quantization.format=fp8"
         raise OverrideError(message)
     if parts[0] in _OWN_KEYS:
-        message = (
-            f"--set {override}: `{parts[0]}` is what the recipe is called or says of itself; it cannot be overridden"
-        )
+        message = f"--set {override}: `{parts[0]}` describes the recipe itself and cannot be overridden"
         raise OverrideError(message)
     try:
         value = scalar(text)

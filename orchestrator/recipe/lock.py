@@ -163,7 +163,7 @@ def read_lock(file: Path) -> Lock | None:
         raise LockInvalidError(message, hint=_make_again(file)) from error
 
 
-def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
+def check_lock(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
     """Check a lock against its recipe, for a build that may use nothing else.
 
     Args:
@@ -175,27 +175,27 @@ def insist_on(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
         LockDriftError: There is no lock, or it belongs to another state of the recipe.
         LockInvalidError: It belongs to another recipe.
     """
-    lock = insist_on_any(lock, recipe, file)
-    insist_on_owner(lock, recipe, file)
+    lock = require_lock(lock, recipe, file)
+    check_lock_owner(lock, recipe, file)
     if lock.recipe_digest != recipe_digest(recipe):
-        message = f"{file} was made for another state of the recipe: something was changed since"
+        message = f"{file} belongs to another state of the recipe, which has changed since"
         raise LockDriftError(message, hint=f"look at the recipe's history, then {_make_again(file)}")
     return lock
 
 
-def insist_on_any(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
+def require_lock(lock: Lock | None, recipe: Recipe, file: Path) -> Lock:
     """Refuse to continue without a lock.
 
     Raises:
         LockDriftError: There is none.
     """
     if lock is None:
-        message = f"{recipe.name} has no lock: {file} is not there"
+        message = f"{recipe.name} has no lock: {file} does not exist"
         raise LockDriftError(message, hint=f"make it: orchestrator lock {_named(file)}")
     return lock
 
 
-def insist_on_owner(lock: Lock, recipe: Recipe, file: Path) -> None:
+def check_lock_owner(lock: Lock, recipe: Recipe, file: Path) -> None:
     """Refuse the lock of another recipe.
 
     Raises:
@@ -212,7 +212,7 @@ def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
     Raises:
         LockInvalidError: The lock belongs to another recipe or to an older state of this one.
     """
-    insist_on_owner(lock, recipe, file)
+    check_lock_owner(lock, recipe, file)
     commits: dict[tuple[str, str], str] = {}
     for model in hub_models(recipe):
         commit = lock.commit_of(model.repo, model.revision)

@@ -26,11 +26,11 @@ class _Described(GenerateJsonSchema):
     """
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        made = super().model_schema(schema)
-        for name, text in _texts(schema["cls"]).items():
-            if name in made.get("properties", {}):
-                made["properties"][name].setdefault("description", text)
-        return made
+        result = super().model_schema(schema)
+        for name, text in _descriptions(schema["cls"]).items():
+            if name in result.get("properties", {}):
+                result["properties"][name].setdefault("description", text)
+        return result
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -55,7 +55,7 @@ def is_current(file: Path) -> bool:
     return file.is_file() and file.read_text(encoding="utf-8") == schema_text()
 
 
-def _texts(kind: type) -> dict[str, str]:
+def _descriptions(kind: type) -> dict[str, str]:
     """Find the docstring under each key of a class and its bases."""
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):

@@ -31,16 +31,16 @@ class ImageDigests:
     """A tag, resolved."""
 
     index: str
-    """What to pull by, `sha256:…`: of the index, or of the one image where there is no index."""
+    """The digest to pull by, `sha256:…`: of the index, or of the one image if there is no index."""
     platforms: Mapping[str, str]
-    """The image's digest per processor architecture, for Linux."""
+    """The image's digest by processor architecture, for Linux."""
     sizes: Mapping[str, int]
-    """Bytes of its layers as the registry sends them, by architecture, where it tells them."""
+    """Bytes of its layers as the registry sends them, by architecture, if it reports them."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An image's name, in its parts."""
+    """The parts of an image's name."""
 
     host: str
     repository: str
@@ -49,7 +49,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Take a name apart as Docker does: without a host it is Docker Hub's."""
+        """Parse a name as Docker does. Without a host, it is on Docker Hub."""
         name, _, digest = text.partition("@")
         head, slash, rest = name.partition("/")
         if not slash or not (set(head) & set(".:") or head == "localhost"):
@@ -59,11 +59,11 @@ class Reference:
 
     @property
     def is_loopback(self) -> bool:
-        """Docker speaks plain HTTP with registries of this machine, and with no others."""
+        """Whether it is a registry of this machine. Docker uses plain HTTP only for those."""
         return self.host.partition(":")[0] in ("localhost", "127.0.0.1")
 
     def __str__(self) -> str:
-        """Spell it for a message."""
+        """Format it for a message."""
         return f"{self.host}/{self.repository}{'@' if ':' in self.tag else ':'}{self.tag}"
 
 
@@ -74,7 +74,7 @@ def docker_credentials(host: str) -> Credentials | None:
         RegistryAccessError: They exist and cannot be used.
     """
     try:
-        with warnings.catch_warnings():  # of a helper that is not installed; that is an error of its own right after
+        with warnings.catch_warnings():  # a missing helper is an error right after
             warnings.simplefilter("ignore")
             found: dict[str, Any] | None = auth.load_config().resolve_authconfig(host)
     except DockerException as error:
@@ -100,12 +100,12 @@ def image_digests(
 
     Args:
         reference: The image's name.
-        credentials: What to log in with, by host; None: as nobody.
+        credentials: Returns the credentials of a host; None: without a login.
         verify: A file of certificate authorities besides the system's own.
 
     Raises:
-        RegistryError: Or what it is a kind of.
-        ImageUnavailableError: Where the registry has no such image.
+        RegistryError: One of its kinds.
+        ImageUnavailableError: The registry has no such image.
     """
     parts = Reference.parse(reference)
 
@@ -131,16 +131,16 @@ def image_digests(
 def _resolve(registry: DXF, parts: Reference) -> ImageDigests:
     text, response = registry.get_manifest_and_response(parts.tag)
     index = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
-    said = response.headers.get("Docker-Content-Digest", index)
-    if said != index:
-        message = f"{parts}: the registry says {said} and sends {index}"
+    announced = response.headers.get("Docker-Content-Digest", index)
+    if announced != index:
+        message = f"{parts}: the registry announces {announced} and sends {index}"
         raise RegistryError(message, hint="a proxy may be at fault; try again")
     manifest: dict[str, Any] = json.loads(text)
     if "manifests" in manifest:
         platforms = dict(_platforms(manifest))
         sizes = {name: _size_of(registry, digest) for name, digest in platforms.items()}
         return ImageDigests(index, platforms, {name: size for name, size in sizes.items() if size})
-    pieces: Any = registry.pull_blob(manifest["config"]["digest"])  # typed as a pair as well, which it gives on request
+    pieces: Any = registry.pull_blob(manifest["config"]["digest"])  # a pair only on request
     architecture = json.loads(b"".join(pieces))["architecture"]
     return ImageDigests(index, {architecture: index}, {architecture: _size(manifest)})
 
@@ -159,7 +159,7 @@ def _size(manifest: dict[str, Any]) -> int:
 def _platforms(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for entry in manifest["manifests"]:
         platform = entry.get("platform", {})
-        if platform.get("os") == "linux":  # what is made along with an image, such as its provenance, has another one
+        if platform.get("os") == "linux":  # an image's provenance has another one
             yield platform["architecture"], entry["digest"]
 
 
@@ -172,7 +172,7 @@ def _registry_errors(parts: Reference) -> Iterator[None]:
     try:
         yield
     except DXFAuthInsecureError as error:
-        message = f"{parts.host} wants a password, which is not sent over a connection without encryption"
+        message = f"{parts.host} requires a password, which is never sent over a connection without encryption"
         raise RegistryAccessError(message, hint="give the registry a certificate") from error
     except DXFUnauthorizedError as error:
         message = f"{parts.host} refuses access to {parts}"
@@ -188,11 +188,11 @@ def _registry_errors(parts: Reference) -> Iterator[None]:
                 message, hint=f"check `reference` in docker/images.yaml, or {log_in}"
             ) from error
         hint = "wait some minutes, or " + log_in if status == _TOO_MANY else "try again later"
-        message = f"{parts.host} answered HTTP {status} when asked for {parts}"
+        message = f"{parts.host} answered HTTP {status} for {parts}"
         raise RegistryError(message, hint=hint) from error
     except (requests.RequestException, OSError) as error:
         message = f"the registry {parts.host} cannot be reached: {type(error).__name__}"
         raise RegistryError(message, hint="check the network") from error
     except (DXFError, ValueError, KeyError, TypeError) as error:
-        message = f"{parts.host} gave an answer that is none of a registry when asked for {parts}"
+        message = f"{parts.host} gave an invalid answer for {parts}"
         raise RegistryError(message, hint="a proxy may have answered in its place") from error

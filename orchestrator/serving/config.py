@@ -94,7 +94,7 @@ def _scalar(value: Value) -> str:
 def _check_key(key: str, recipe: Recipe, image: Image) -> None:
     where = f"{recipe.name}: serve.options.{key}"
     if key in KEYS_WITH_A_FIELD:
-        message = f"{where} would be said twice"
+        message = f"{where} has its own field in the recipe"
         raise RecipeInvalidError(message, hint=f"set it by `{KEYS_WITH_A_FIELD[key]}`")
     if image.llm_api and key not in image.llm_api:
         message = f"{where} is no key of the LLM API of TensorRT-LLM {image.tensorrt_llm}"
@@ -118,7 +118,7 @@ def _kv_cache(recipe: Recipe, extra: Value) -> dict[str, Value]:
         raise RecipeInvalidError(message)
     for key in extra:
         if key in KvCache.model_fields:
-            message = f"{recipe.name}: serve.options.kv_cache_config.{key} would be said twice"
+            message = f"{recipe.name}: serve.options.kv_cache_config.{key} has its own field in the recipe"
             raise RecipeInvalidError(message, hint=f"set it by `serve.kv_cache.{key}`")
     return config | dict(extra)
 

@@ -10,12 +10,12 @@ _START_TIME = 19
 """Index of `starttime` in /proc/PID/stat, counted after the parenthesised name (proc(5))."""
 
 
-def ourselves() -> str:
+def this_process() -> str:
     """Name this process as `boot:pid:start`. A process number alone is used again, and again after a reboot."""
     return f"{_boot()}:{os.getpid()}:{_start(os.getpid())}"
 
 
-def lives(owner: str) -> bool:
+def is_running(owner: str) -> bool:
     """Return whether the process still runs; true if this machine cannot tell."""
     boot, _, rest = owner.partition(":")
     pid, _, start = rest.partition(":")

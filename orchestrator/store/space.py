@@ -28,7 +28,7 @@ class Need:
     """The owner of the bytes, for messages."""
 
 
-def insist_on_space(needs: Iterable[Need], hint: str) -> None:
+def require_space(needs: Iterable[Need], hint: str) -> None:
     """Compare what will be written with the free space, per file system.
 
     Args:

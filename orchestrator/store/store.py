@@ -170,14 +170,14 @@ class Store:
             key: The key.
             executor: The executor that writes there. A container may continue without an orchestrator.
         """
-        with machine_faults("making room for a step"):
+        with machine_faults("creating the folders of a step"):
             attempt = Attempt(self._folder("attempts") / f"{key}-{executor}-{uuid.uuid4().hex[:8]}")
             attempt.out.mkdir(parents=True)
         return attempt
 
     def scratch(self, key: str) -> Path:
         """Create the folder for a step's saved state. Unlike an attempt's folder, the next attempt uses it again."""
-        with machine_faults("making room for a step"):
+        with machine_faults("creating the folders of a step"):
             return self._folder(f"scratch/{key}")
 
     def drop_scratch(self, key: str) -> None:
@@ -221,17 +221,17 @@ class Store:
         tries = (Attempt(folder) for folder in sorted((self.root / "attempts").glob(f"{key}-*")))
         return next((attempt for attempt in tries if attempt.is_sealed), None)
 
-    def size_of_tries(self, key: str) -> int:
+    def size_of_attempts(self, key: str) -> int:
         """Return the bytes of unfinished attempts at a key. They are reused or freed, so they are not needed twice."""
         places = (*(self.root / "attempts").glob(f"{key}-*"), self.root / "scratch" / key)
         return sum(status.st_size for place in places for status in files_in(place))
 
-    def owe(self, key: str) -> None:
+    def mark_leftovers(self, key: str) -> None:
         """Mark an attempt for removal until `sweep`. The next process that finds the artifact removes it."""
-        with machine_faults("making room for a step"):
+        with machine_faults("creating the folders of a step"):
             self._folder(f"attempts/{key}-{_OWED}")
 
-    def is_owed(self, key: str) -> bool:
+    def has_leftovers(self, key: str) -> bool:
         """Whether something of earlier attempts at a key must still be removed."""
         return any((self.root / "attempts").glob(f"{key}-*"))
 
@@ -267,7 +267,7 @@ class Store:
         """Record the keys that a running build reads, so that no other process removes them."""
         with machine_faults("making the store"):
             file = self._folder("uses") / uuid.uuid4().hex
-            file.write_text(f"{owner.ourselves()}\n", encoding="utf-8")
+            file.write_text(f"{owner.this_process()}\n", encoding="utf-8")
 
         def note(key: str) -> None:
             with machine_faults("writing to the store"), file.open("a", encoding="utf-8") as stream:
@@ -283,12 +283,12 @@ class Store:
         keys: set[str] = set()
         for file in (self.root / "uses").glob("*"):
             try:
-                whose, *noted = file.read_text(encoding="utf-8").splitlines() or [""]
+                process, *read_keys = file.read_text(encoding="utf-8").splitlines() or [""]
             except FileNotFoundError:
                 continue
-            if whose and not owner.lives(whose):
+            if process and not owner.is_running(process):
                 file.unlink(missing_ok=True)
-            keys.update(noted)
+            keys.update(read_keys)
         return frozenset(keys)
 
     def look(self, key: str) -> Artifact | None:
@@ -312,7 +312,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
-            message = f"the store cannot be made: {folder} is no place for folders ({error.strerror})"
+            message = f"cannot create the store in {folder}: {error.strerror}"
             raise NoPermissionError(message, hint="choose another place: --store FOLDER") from error
         return folder
 

@@ -15,7 +15,7 @@ _NAME = re.compile(r"\..*\.(?P<owner>[^.]*:\d+:\d*)-[0-9a-f]{8}")
 
 def temporary_of(path: Path) -> Path:
     """Name a new file beside another, with this process in its name."""
-    return path.with_name(f".{path.name}.{owner.ourselves()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f".{path.name}.{owner.this_process()}-{uuid.uuid4().hex[:8]}")
 
 
 @contextmanager
@@ -33,5 +33,5 @@ def sweep_temporaries(folder: Path) -> None:
     """Remove files of processes that have ended. Only this machine may write to the folder."""
     for file in folder.glob(".*"):
         found = _NAME.fullmatch(file.name)
-        if found and not owner.lives(found["owner"]):
+        if found and not owner.is_running(found["owner"]):
             file.unlink(missing_ok=True)

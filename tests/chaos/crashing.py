@@ -34,7 +34,7 @@ BEFORE: dict[str, tuple[Place, ...]] = {
     "before-the-container-starts": ((docker, "start_once"),),
     "before-the-seal": ((store.Attempt, "seal"),),
     "before-publishing": ((store.Store, "publish"),),
-    "before-owing": ((store.Store, "owe"),),
+    "before-owing": ((store.Store, "mark_leftovers"),),
     "before-the-stats": ((store.Store, "remember"),),
     "before-forgetting": ((ProcessExecutor, "forget"), (docker.DockerExecutor, "forget")),
     "before-sweeping": ((store.Store, "sweep"),),

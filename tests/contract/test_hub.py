@@ -114,7 +114,7 @@ def test_a_file_that_is_wrong_twice_is_refused_with_what_was_found(downloads: Do
     assert f"{bad} is {wrong}, not " in first
     assert right in first
     assert first.endswith(f"set aside as {aside(downloads, bad)}")
-    assert second.strip() == "and the same once more"
+    assert second.strip() == "and the same bytes again"
     assert bad not in downloads.arrived()
     assert spoiled(bad) not in downloads.cached()
     assert downloads.run() == 0  # and the next try is not poisoned

@@ -404,7 +404,7 @@ def test_a_disk_that_fills_up_is_named_and_nothing_looks_complete(
         printed, _ = process.communicate()
         assert process.returncode == 6
         assert '"code": "DISK_FULL"' in printed
-        assert re.search(r"small/out/model.safetensors: no room is left on the disk for model\.[a-z_.0-9]+", printed)
+        assert re.search(r"small/out/model.safetensors: no space is left on the disk for model\.[a-z_.0-9]+", printed)
         assert [path.name for path in (disk.outside / "out").iterdir()] == ["model.safetensors.part"]
     again = _start(environment, model, tmp_path / "small" / "out")
     again.communicate()

@@ -99,14 +99,14 @@ def test_a_pull_that_fails_leaves_no_connection(bench: Bench) -> None:
 @pytest.mark.parametrize("patience", [0, 1])
 @pytest.mark.parametrize("script", ["sleep 60", "echo one; sleep 60", "echo one; echo two"])
 def test_a_log_that_is_no_longer_followed_leaves_no_connection(
-    docker: Docker, client: DockerClient, script: str, patience: float
+    daemon: Daemon, client: DockerClient, script: str, patience: float
 ) -> None:
-    container = client.containers.run(engine.base_image, ["sh", "-c", script], detach=True)
+    container = client.containers.run(daemon.base_image, ["sh", "-c", script], detach=True)
     gc.collect()
     gc.disable()
     try:
         before = open_connections()
-        with LogStream(engine.connect, str(container.id)) as stream:
+        with LogStream(daemon.connect, str(container.id)) as stream:
             stream.take(patience)
         assert open_connections() == before
     finally:
@@ -188,7 +188,7 @@ def test_a_container_whose_output_folder_is_gone_is_not_adopted(bench: Bench, da
 def test_a_container_of_another_key_is_not_touched(bench: Bench, client: DockerClient) -> None:
     job = bench.job("wait", attempt="first")
     create_only(client, replace(job, key=KEY[:16] + "0" * 48))
-    with pytest.raises(MachineError, match="taken by something else"):
+    with pytest.raises(MachineError, match="belongs to another program"):
         bench.executor.run(job, bench.see)
     client.containers.get(bench.container).remove()
 

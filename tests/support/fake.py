@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import MachineError
 from orchestrator.events import StepStarted
 from orchestrator.executors.channel import Channel
-from orchestrator.executors.job import OUTPUT, Argument, Heed, Job, Outcome, carry_on
+from orchestrator.executors.job import OUTPUT, AbortCheck, Argument, Job, Outcome, never_abort
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
@@ -144,8 +144,8 @@ class FakeExecutor:
         """Need what a test says."""
         return self.images
 
-    def run(self, job: Job, observer: Observer, heed: Heed = carry_on) -> Outcome:
-        heed()
+    def run(self, job: Job, observer: Observer, abort_check: AbortCheck = never_abort) -> Outcome:
+        abort_check()
         with self._lock:
             self.jobs.append(job)
         adopted = job.step in self._adopted

@@ -17,7 +17,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.cli.options import recipe_argument
 from orchestrator.errors import LockDriftError, LockInvalidError, machine_faults
 from orchestrator.hub.snapshot import resolve_commit, snapshot
-from orchestrator.hub.trust import insist_on_commit
+from orchestrator.hub.trust import require_trusted_commit
 from orchestrator.recipe.lock import (
     Lock,
     LockedContent,
@@ -25,11 +25,11 @@ from orchestrator.recipe.lock import (
     LockedImage,
     LockedPlace,
     LockedRepository,
-    insist_on_any,
     lock_text,
     moved,
     read_lock,
     recipe_digest,
+    require_lock,
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import Source, sources
@@ -55,7 +55,7 @@ def command(settings: Settings, recipe: Named, check: bool) -> None:
     """
     loaded = settings.load(recipe).recipe
     file = lock_file_of(settings, recipe)
-    old = insist_on_any(read_lock(file), loaded, file) if check else _readable(file)
+    old = require_lock(read_lock(file), loaded, file) if check else _readable(file)
     new = _resolve(settings, loaded)
     changes = moved(old, new)
     for line in changes:
@@ -103,7 +103,7 @@ def _resolve(settings: Settings, recipe: Recipe) -> Lock:
 
 def _repository(source: Source) -> LockedRepository:
     commit = resolve_commit(source.repo, source.revision, source.kind)
-    insist_on_commit(source.repo, commit, source.trusted)
+    require_trusted_commit(source.repo, commit, source.trusted)
     files = snapshot(source.repo, commit, source.include, source.kind).files
     locked = tuple(LockedFile(path=f.path, size=f.size, sha256=f.sha256, git_sha1=f.git_sha1) for f in files)
     return LockedRepository(repo=source.repo, kind=source.kind, revision=source.revision, commit=commit, files=locked)

@@ -24,7 +24,7 @@ from orchestrator.recipe.lock import pin_commits
 from orchestrator.recipe.model import LocalModel
 from orchestrator.steps.sources import with_listing
 from orchestrator.store import space
-from orchestrator.store.space import Need, files_in, insist_on_space
+from orchestrator.store.space import Need, files_in, require_space
 from orchestrator.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -190,9 +190,9 @@ def test_what_is_needed_is_added_up_per_disk_and_said_row_by_row(
 ) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda _place: 150 * 10**9)
     first = Need(tmp_path / "a", 100 * 10**9, "download: 30 of 30 files to fetch")
-    insist_on_space([first, Need(tmp_path / "b" / "c", 40 * 10**9, "quantize: quantized checkpoint")], "x")
+    require_space([first, Need(tmp_path / "b" / "c", 40 * 10**9, "quantize: quantized checkpoint")], "x")
     with pytest.raises(DiskFullError) as caught:
-        insist_on_space([first, Need(tmp_path / "b", 60 * 10**9, "quantize: quantized checkpoint")], "use --store")
+        require_space([first, Need(tmp_path / "b", 60 * 10**9, "quantize: quantized checkpoint")], "use --store")
     head, *rows = caught.value.message.splitlines()
     assert re.search(r"need 160\.1 GB, and 150\.0 GB are free:$", head)
     assert rows == [
@@ -204,7 +204,7 @@ def test_what_is_needed_is_added_up_per_disk_and_said_row_by_row(
 
 def test_nothing_to_write_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda _place: 0)
-    insist_on_space([Need(tmp_path, 0, "download")], "x")
+    require_space([Need(tmp_path, 0, "download")], "x")
 
 
 def test_counting_files_puts_up_with_others_that_remove_them(tmp_path: Path) -> None:

@@ -700,7 +700,7 @@ def test_a_step_that_is_asked_for_again_runs_although_a_result_only_waits(
 
 def test_what_a_build_killed_after_publishing_left_is_removed_by_the_next(world: World) -> None:
     key = world.build()[0].artifact.key
-    world.store.owe(key)
+    world.store.mark_leftovers(key)
     world.executor.forgotten.clear()
     assert world.ran() == []
     assert [job.key for job in world.executor.forgotten] == [key]
@@ -711,7 +711,7 @@ def test_an_engine_that_is_away_does_not_hinder_what_needs_it_not(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = world.build()[0].artifact.key
-    world.store.owe(key)
+    world.store.mark_leftovers(key)
 
     def away(*_: object) -> None:
         message = "no engine"
@@ -721,9 +721,9 @@ def test_an_engine_that_is_away_does_not_hinder_what_needs_it_not(
         patch.setattr(world.executor, "forget", away)
         assert world.ran() == []
     assert any(isinstance(event, Warned) and "stays for now" in event.message for event in world.events)
-    assert world.store.is_owed(key)
+    assert world.store.has_leftovers(key)
     world.build()
-    assert not world.store.is_owed(key)
+    assert not world.store.has_leftovers(key)
 
 
 def test_a_machine_short_of_memory_stops_the_step(world: World, tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_gc_forgets_the_use_of_a_build_that_is_gone(shell: Shell) -> None:
     place = shell.store / "uses"
     place.mkdir(parents=True)
     (place / "x").write_text(f"{GONE}\n{KEY}\n")
-    (place / "y").write_text(f"{owner.ourselves()}\n{'c' * 64}\n")
+    (place / "y").write_text(f"{owner.this_process()}\n{'c' * 64}\n")
     assert Store(shell.store).used() == {KEY, "c" * 64}
     assert Store(shell.store).used() == {"c" * 64}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import DiskFullError
 from orchestrator.events import Event, LogLine, silence
-from orchestrator.executors.channel import LONGEST_LINE, Blot, Channel, Lines, log_path
+from orchestrator.executors.channel import LONGEST_LINE, Channel, Lines, Redactor, log_path
 
 
 def cut(*chunks: bytes) -> list[str]:
@@ -18,7 +18,7 @@ def cut(*chunks: bytes) -> list[str]:
 
 
 def blot(secrets: list[str], *chunks: bytes) -> bytes:
-    blot = Blot(secrets)
+    blot = Redactor(secrets)
     return b"".join(blot.take(chunk) for chunk in chunks) + blot.end()
 
 

@@ -19,10 +19,10 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_of_an_orchestrator_that_was_killed_are_removed_and_ours_are_not(
     monkeypatch: pytest.MonkeyPatch, another: str
 ) -> None:
-    boot, process, _ = owner.ourselves().split(":")
+    boot, process, _ = owner.this_process().split(":")
     gone = f"another-boot-id:{process}:1" if another == "boot" else f"{boot}:{process}:0"
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.store.owner.ourselves", lambda: gone)
+        patch.setattr("orchestrator.store.owner.this_process", lambda: gone)
         left = write_secrets({"HF_TOKEN": "hf_canary"})["HF_TOKEN"]
     ours = write_secrets({"HF_TOKEN": "hf_canary"})["HF_TOKEN"]
     sweep_secrets()

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import LockInvalidError, PathEscapesError, UntrustedCodeError
 from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text, read_listing
-from orchestrator.hub.trust import Trusted, insist_on_commit, insist_on_leave, insist_on_no_code
+from orchestrator.hub.trust import Trusted, refuse_untrusted_code, require_trusted_code, require_trusted_commit
 
 COMMIT, OTHER = "1" * 40, "2" * 40
 
@@ -19,29 +19,29 @@ COMMIT, OTHER = "1" * 40, "2" * 40
 def test_a_configuration_that_brings_code_needs_the_recipes_trust(tmp_path: Path, key: str, name: str) -> None:
     (tmp_path / name).write_text(json.dumps({key: {"AutoModel": "m.M"}}))
     with pytest.raises(UntrustedCodeError, match=f"{name} has `{key}`"):
-        insist_on_no_code("o/m", COMMIT, tmp_path, None)
+        refuse_untrusted_code("o/m", COMMIT, tmp_path, None)
     with pytest.raises(UntrustedCodeError):
-        insist_on_no_code("o/m", COMMIT, tmp_path, Trusted(COMMIT, ("*.bin",)))
-    insist_on_no_code("o/m", COMMIT, tmp_path, Trusted(COMMIT, remote_code=True))
+        refuse_untrusted_code("o/m", COMMIT, tmp_path, Trusted(COMMIT, ("*.bin",)))
+    refuse_untrusted_code("o/m", COMMIT, tmp_path, Trusted(COMMIT, remote_code=True))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"auto_map": null}', '{"trust_remote_code": false}', "not JSON"])
 def test_a_configuration_without_code_needs_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    insist_on_no_code("o/m", COMMIT, tmp_path, None)
+    refuse_untrusted_code("o/m", COMMIT, tmp_path, None)
 
 
 def test_trust_is_in_one_commit() -> None:
-    insist_on_commit("o/m", COMMIT, None)
-    insist_on_commit("o/m", COMMIT, Trusted(COMMIT))
+    require_trusted_commit("o/m", COMMIT, None)
+    require_trusted_commit("o/m", COMMIT, Trusted(COMMIT))
     with pytest.raises(UntrustedCodeError, match=OTHER):
-        insist_on_commit("o/m", OTHER, Trusted(COMMIT))
+        require_trusted_commit("o/m", OTHER, Trusted(COMMIT))
 
 
 def test_a_tool_runs_the_models_code_only_with_trust() -> None:
-    insist_on_leave("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT, remote_code=True))
+    require_trusted_code("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT, remote_code=True))
     with pytest.raises(UntrustedCodeError, match=r"serve\.options"):
-        insist_on_leave("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT))
+        require_trusted_code("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT))
 
 
 def test_a_list_of_files_reads_as_it_was_written(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_full_disk_is_named_with_file_and_tensor_and_a_retry_works(
 
     with pytest.raises(DiskFullError) as caught:
         write()
-    assert str(caught.value).startswith(f"{tmp_path / SINGLE}: no room is left on the disk for model.a")
+    assert str(caught.value).startswith(f"{tmp_path / SINGLE}: no space is left on the disk for model.a")
     assert [path.name for path in tmp_path.iterdir()] == [f"{SINGLE}.part"]
     with CheckpointWriter(tmp_path, shards) as writer:
         writer.write("model.a", data)

@@ -173,7 +173,7 @@ def test_a_chain_that_is_too_long_is_refused(book: Book) -> None:
 
 def test_a_recipe_must_be_called_like_its_file(book: Book) -> None:
     book.write("other", HEIR)
-    with pytest.raises(RecipeInvalidError, match=r"other\.yaml:2:1: the recipe calls itself `heir`"):
+    with pytest.raises(RecipeInvalidError, match=r"other\.yaml:2:1: the recipe is called `heir`"):
         book.load("other")
 
 

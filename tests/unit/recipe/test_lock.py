@@ -13,8 +13,8 @@ from orchestrator.recipe.lock import (
     LockedFile,
     LockedImage,
     LockedRepository,
+    check_lock,
     hub_models,
-    insist_on,
     lock_text,
     moved,
     pin,
@@ -102,7 +102,7 @@ def test_a_garbled_lock_of_a_recipe_without_a_folder_of_recipes_is_made_again_by
 
 def test_the_first_lock_is_not_made_again(tmp_path: Path) -> None:
     with pytest.raises(LockDriftError, match="has no lock") as caught:
-        insist_on(None, recipe(), tmp_path / "recipes" / "one.lock")
+        check_lock(None, recipe(), tmp_path / "recipes" / "one.lock")
     assert caught.value.hint == "make it: orchestrator lock one"
 
 
@@ -155,13 +155,13 @@ def test_every_value_that_counts_changes_the_digest() -> None:
 def test_where_only_the_lock_counts_it_must_be_there_and_current() -> None:
     file = Path("one.lock")
     current = LOCK.model_copy(update={"recipe_digest": recipe_digest(recipe())})
-    assert insist_on(current, recipe(), file) is current
-    with pytest.raises(LockDriftError, match="is not there"):
-        insist_on(None, recipe(), file)
+    assert check_lock(current, recipe(), file) is current
+    with pytest.raises(LockDriftError, match="does not exist"):
+        check_lock(None, recipe(), file)
     with pytest.raises(LockDriftError, match="another state"):
-        insist_on(LOCK, recipe(), file)
+        check_lock(LOCK, recipe(), file)
     with pytest.raises(LockInvalidError, match="belongs to"):
-        insist_on(current, recipe("two"), file)
+        check_lock(current, recipe("two"), file)
 
 
 def test_an_image_is_pulled_by_the_digest_of_its_index() -> None:

@@ -87,13 +87,13 @@ def test_further_settings_of_the_cache_join_it() -> None:
 
 
 def test_a_setting_of_the_cache_is_not_said_twice() -> None:
-    with pytest.raises(RecipeInvalidError, match=r"kv_cache_config\.dtype would be said twice"):
+    with pytest.raises(RecipeInvalidError, match=r"kv_cache_config\.dtype has its own field in the recipe"):
         config(options={"kv_cache_config": {"dtype": "fp8"}})
 
 
 @pytest.mark.parametrize("key", ["max_batch_size", "tensor_parallel_size", "speculative_config", "backend"])
 def test_what_has_a_field_is_no_option(key: str) -> None:
-    with pytest.raises(RecipeInvalidError, match="would be said twice"):
+    with pytest.raises(RecipeInvalidError, match="has its own field in the recipe"):
         config(options={key: 1})
 
 

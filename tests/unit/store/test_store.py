@@ -25,7 +25,7 @@ from orchestrator.store.store import Attempt, Store, remove_tree
 
 KEY, OTHER = "a" * 64, "ab" * 32
 WEIGHTS = b"weights of a model" * 100
-GONE = f"{owner.ourselves().split(':')[0]}:{2**22 + 1}:1"
+GONE = f"{owner.this_process().split(':')[0]}:{2**22 + 1}:1"
 """No process has this number: the largest one is 2**22."""
 
 
@@ -433,11 +433,11 @@ def test_publishing_goes_on_where_it_was_interrupted(store: Store, monkeypatch: 
 
 
 def test_what_is_owed_is_known_until_it_is_swept(store: Store) -> None:
-    assert not store.is_owed(KEY)
-    store.owe(KEY)
-    assert store.is_owed(KEY)
+    assert not store.has_leftovers(KEY)
+    store.mark_leftovers(KEY)
+    assert store.has_leftovers(KEY)
     store.sweep(KEY)
-    assert not store.is_owed(KEY)
+    assert not store.has_leftovers(KEY)
 
 
 def test_a_lock_that_somebody_holds_is_not_waited_for(store: Store) -> None:

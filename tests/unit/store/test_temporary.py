@@ -6,7 +6,7 @@ from pathlib import Path
 from orchestrator.store import owner
 from orchestrator.store.temporary import replacing, sweep_temporaries, temporary_of
 
-GONE = f"{owner.ourselves().split(':')[0]}:{2**22 + 1}:1"
+GONE = f"{owner.this_process().split(':')[0]}:{2**22 + 1}:1"
 """No process has this number: the largest one is 2**22."""
 
 
