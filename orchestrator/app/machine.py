@@ -55,7 +55,7 @@ def _connect() -> DockerClient:
 
 
 def _resolve(repo: str, revision: str) -> str:
-    from orchestrator.hub.client import resolve_commit  # noqa: PLC0415 - the Hub's client loads slowly
+    from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415 - the Hub's client loads slowly
 
     return resolve_commit(repo, revision)
 

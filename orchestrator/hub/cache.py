@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import Timeout
 from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.hub.patterns import RepoType
@@ -52,7 +53,7 @@ class RepoCache:
 
     @property
     def _name(self) -> str:
-        return "--".join((f"{self.kind}s", *self.repo.split("/")))
+        return repo_folder_name(repo_id=self.repo, repo_type=self.kind)
 
     def blob(self, etag: str) -> Path:
         """The path of a file's complete bytes."""

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import HfApi, constants
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 
 from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
@@ -86,7 +87,7 @@ def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kin
 
 
 def _remembered(repo: str, revision: str, kind: RepoType) -> str:
-    folder = Path(constants.HF_HUB_CACHE) / "--".join((f"{kind}s", *repo.split("/")))
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
     try:
         commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, to_line
-from orchestrator.hub.client import MODEL_FILES, link_or_copy
+from orchestrator.hub.fetch import link_or_copy
+from orchestrator.hub.patterns import MODEL_FILES
 from orchestrator.payloads._main import run
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +19,8 @@ from orchestrator.recipe.names import ENDING
 
 _DIGEST = "^sha256:[0-9a-f]{64}$"
 _DIGEST_FORMAT = 1
-_WORDS_ONLY = frozenset({"description", "expected_refusals"})
+_ModelType = TypeVar("_ModelType", bound=BaseModel)
+_DESCRIPTIVE = frozenset({"description", "expected_refusals"})
 """Fields about the recipe itself that do not affect its results."""
 
 
@@ -132,7 +133,7 @@ def recipe_digest(recipe: Recipe) -> str:
     Default values are left out, so a new key of the schema changes nothing, and neither does
     writing a default. Fields about the recipe itself are left out, too.
     """
-    fields = recipe.model_dump(mode="json", exclude_defaults=True, exclude=set(_WORDS_ONLY))
+    fields = recipe.model_dump(mode="json", exclude_defaults=True, exclude=set(_DESCRIPTIVE))
     text = json.dumps({"format": _DIGEST_FORMAT, "recipe": fields}, sort_keys=True, ensure_ascii=False)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
@@ -225,33 +226,27 @@ def pin(recipe: Recipe, lock: Lock, file: Path) -> Recipe:
 
 def pin_commits(recipe: Recipe, commits: dict[tuple[str, str], str]) -> Recipe:
     """Replace known revisions by commits; keep the others."""
-
-    def pinned(model: HubModel) -> HubModel:
-        return model.model_copy(update={"revision": commits.get((model.repo, model.revision), model.revision)})
-
-    if isinstance(recipe.model, HubModel):
-        recipe = recipe.model_copy(update={"model": pinned(recipe.model)})
-    draft = getattr(recipe.serve.speculative, "draft", None)
-    if isinstance(draft, HubModel) and recipe.serve.speculative:
-        speculative = recipe.serve.speculative.model_copy(update={"draft": pinned(draft)})
-        serve = recipe.serve.model_copy(update={"speculative": speculative})
-        recipe = recipe.model_copy(update={"serve": serve})
+    paths = ("model", "serve.speculative.draft")
+    for path, model in zip(paths, (recipe.model, getattr(recipe.serve.speculative, "draft", None)), strict=True):
+        if isinstance(model, HubModel):
+            recipe = _changed(recipe, f"{path}.revision", commits.get((model.repo, model.revision), model.revision))
     return recipe
 
 
 def pin_calibration(recipe: Recipe, commit: str) -> Recipe:
     """Replace the revision of the calibration text by a commit."""
-    calibration = recipe.quantization.calibration.model_copy(update={"revision": commit})
-    quantization = recipe.quantization.model_copy(update={"calibration": calibration})
-    return recipe.model_copy(update={"quantization": quantization})
+    return _changed(recipe, "quantization.calibration.revision", commit)
 
 
 def pin_held_out(recipe: Recipe, commit: str) -> Recipe:
     """Replace the revision of the held-out text by a commit."""
-    if recipe.checks.held_out is None:
-        return recipe
-    held_out = recipe.checks.held_out.model_copy(update={"revision": commit})
-    return recipe.model_copy(update={"checks": recipe.checks.model_copy(update={"held_out": held_out})})
+    return _changed(recipe, "checks.held_out.revision", commit) if recipe.checks.held_out else recipe
+
+
+def _changed(part: _ModelType, path: str, value: str) -> _ModelType:
+    """Copy a part of a recipe with another value at a path of field names."""
+    name, _, rest = path.partition(".")
+    return part.model_copy(update={name: _changed(getattr(part, name), rest, value) if rest else value})
 
 
 def moved(old: Lock | None, new: Lock) -> tuple[str, ...]:

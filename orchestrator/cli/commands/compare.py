@@ -196,8 +196,8 @@ def _fetch(repo: str) -> Mapping[str, Any]:
     """Fetch only a repository's config.json."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - the Hub's client loads slowly
 
-    from orchestrator.hub.client import resolve_commit, snapshot  # noqa: PLC0415 - as above
     from orchestrator.hub.errors import hub_errors  # noqa: PLC0415 - as above
+    from orchestrator.hub.snapshot import resolve_commit, snapshot  # noqa: PLC0415 - as above
 
     commit = resolve_commit(repo, "main")
     files = snapshot(repo, commit, ("config.json",)).files

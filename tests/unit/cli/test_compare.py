@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.catalog.models import find_model
-from orchestrator.hub.client import RemoteFile, Snapshot
+from orchestrator.hub.snapshot import RemoteFile, Snapshot
 from tests.unit.cli.conftest import Shell
 
 FORMATS = ["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4"]
@@ -88,8 +88,8 @@ def test_a_repository_that_it_does_not_know_is_asked_for_its_config_alone(
         asked.append(include)
         return Snapshot(repo, "model", commit, (RemoteFile("config.json", file.stat().st_size, None, "0" * 40),))
 
-    monkeypatch.setattr("orchestrator.hub.client.resolve_commit", lambda *_: "0" * 40)
-    monkeypatch.setattr("orchestrator.hub.client.snapshot", listed)
+    monkeypatch.setattr("orchestrator.hub.snapshot.resolve_commit", lambda *_: "0" * 40)
+    monkeypatch.setattr("orchestrator.hub.snapshot.snapshot", listed)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(file))
     assert shell.json("compare", "Somebody/Qwen3-8B-Tuned")["parameters"] == 8190735360
     assert asked == [("config.json",)]
