@@ -41,7 +41,7 @@ class OrchestratorError(Exception):
 
     Args:
         message: Where, what was found, what was expected.
-        hint: What to do next; empty where the message says it all.
+        hint: What to do next; empty if the message is enough.
     """
 
     code: ClassVar[str] = "ERROR"

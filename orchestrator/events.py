@@ -15,19 +15,19 @@ _MARKER = "@orchestrator "
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the running step is."""
+    """The progress of the running step."""
 
     done: int
     total: int
-    """0 where it is not known."""
+    """0 if it is not known."""
     unit: str
     """`bytes`, `tensors`, `layers`, `requests`, …"""
     note: str = ""
-    """What is being worked on, for a person."""
+    """A description of the current work."""
     part: str = ""
-    """One of several that are worked on at once: a file."""
+    """One of several files that are processed at once."""
     part_done: int = 0
-    """How far that one is, in the same unit."""
+    """The progress of that part, in the same unit."""
     part_total: int = 0
 
 

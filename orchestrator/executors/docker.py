@@ -35,7 +35,7 @@ from orchestrator.executors.docker_arguments import (
     run_line,
 )
 from orchestrator.executors.docker_client import DOCKER_ERRORS, connect, explain, explained, require_gpus, user_of
-from orchestrator.executors.docker_logs import LogStream, Place
+from orchestrator.executors.docker_logs import LogPosition, LogStream
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, Outcome, never_abort
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
@@ -426,7 +426,7 @@ class _Follower:
         self._observer = observer
         self._patience = patience
         self._abort_check = abort_check
-        self._place = Place()
+        self._position = LogPosition()
         """The position in the log."""
 
     def to_the_end(self) -> Mapping[str, Any]:
@@ -463,7 +463,7 @@ class _Follower:
 
     def _follow(self, newest: int | None = None) -> None:
         """Forward the log until it ends, or until the container has ended and nothing or too much comes."""
-        with LogStream(self._connect, self._id, self._place, newest) as stream:
+        with LogStream(self._connect, self._id, self._position, newest) as stream:
             checked = time.monotonic()
             ended = False
             while (piece := stream.take(_SLICE)) is not None:

@@ -49,13 +49,13 @@ class Message(NamedTuple):
     text: bytes
 
 
-class Place:
+class LogPosition:
     """A position in a log."""
 
     def __init__(self) -> None:
         self._times: OrderedDict[bytes, int] = OrderedDict()
 
-    def pass_by(self, message: Message) -> None:
+    def record(self, message: Message) -> None:
         """Record a message as read."""
         if message.time:
             self._times[message.time] = self._times.get(message.time, 0) + 1
@@ -69,7 +69,7 @@ class Place:
             return None
         return int(datetime.fromisoformat(min(self._times).decode("ascii")).timestamp())
 
-    def beyond(self, messages: Iterator[Message]) -> Iterator[Message]:
+    def unread(self, messages: Iterator[Message]) -> Iterator[Message]:
         """Skip messages that were read. If none of them is found, report that some are missing."""
         seen = dict(self._times)
         oldest = min(seen, default=b"")
@@ -97,14 +97,16 @@ class LogStream:
     Args:
         connect: Makes the connection, which the stream keeps.
         container: The container's id.
-        place: The position. It moves with the messages that are taken.
+        position: The position. It moves with the messages that are taken.
         newest: Yield at most this many older messages.
     """
 
-    def __init__(self, connect: Connect, container: str, place: Place | None = None, newest: int | None = None) -> None:
+    def __init__(
+        self, connect: Connect, container: str, position: LogPosition | None = None, newest: int | None = None
+    ) -> None:
         self._connect = connect
         self._container = container
-        self._place = place or Place()
+        self._position = position or LogPosition()
         self._newest = newest
         self._changed = threading.Condition()
         self._messages: list[Message] = []
@@ -148,7 +150,7 @@ class LogStream:
             if not messages:
                 return None if self._ended else b""
         for message in messages:
-            self._place.pass_by(message)
+            self._position.record(message)
         return b"".join(message.text for message in messages)
 
     def _read(self) -> None:
@@ -171,7 +173,7 @@ class LogStream:
             client.close()
 
     def _copy(self, stream: Iterable[bytes]) -> None:
-        for message in self._place.beyond(map(_message, stream)):
+        for message in self._position.unread(map(_message, stream)):
             if not self._put(message):
                 break
 
@@ -179,8 +181,8 @@ class LogStream:
         options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": True}
         if self._newest is not None:
             options["tail"] = self._newest
-        if self._place.second:
-            options["since"] = self._place.second
+        if self._position.second:
+            options["since"] = self._position.second
         return options
 
     def _put(self, message: Message) -> bool:

@@ -65,7 +65,7 @@ def hub_errors(repo: str, revision: str, path: str = "") -> Iterator[None]:
         raise refusal(at, error.response.status_code, retry_after(error.response.headers)) from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         message = f"{at}: the Hub cannot be reached: {reason(error)}"
-        hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, what is here is used"
+        hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, local files are used"
         raise HubError(message, hint=hint) from error
 
 
@@ -111,7 +111,7 @@ def retry_after(headers: httpx2.Headers) -> float | None:
 
 
 def reason(error: BaseException) -> str:
-    """Describe a network failure in a few words."""
+    """Describe a network failure in one line."""
     return _first_line(error) or type(error).__name__
 
 

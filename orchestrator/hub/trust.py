@@ -52,7 +52,7 @@ def refuse_untrusted_code(repo: str, commit: str, folder: Path, trusted: Trusted
     for file in sorted(file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)):
         key = _code_key(file)
         if key:
-            message = f"{repo}@{commit}: {file.name} has `{key}`: the model brings Python code of its own"
+            message = f"{repo}@{commit}: {file.name} has `{key}`: the model has its own Python code"
             raise UntrustedCodeError(message, hint=trust_hint(commit))
 
 

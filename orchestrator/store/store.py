@@ -151,7 +151,8 @@ class Store:
             found = {file.path: file for file in hash_files(artifact.folder)}
         for file in artifact.files:
             if found.pop(file.path, None) != file:
-                message = f"{artifact.folder / file.path} is not what was published: {file.size} bytes, {file.sha256}"
+                published = f"{file.size} bytes with sha256 {file.sha256}"
+                message = f"{artifact.folder / file.path} has changed: {published} were published"
                 raise ArtifactCorruptError(message, hint=_MADE_AGAIN)
         if found:
             message = f"{artifact.folder / min(found)} was never published"
@@ -313,7 +314,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
             message = f"cannot create the store in {folder}: {error.strerror}"
-            raise NoPermissionError(message, hint="choose another place: --store FOLDER") from error
+            raise NoPermissionError(message, hint="choose another folder: --store FOLDER") from error
         return folder
 
     def _known_fingerprints(self, key: str) -> object:

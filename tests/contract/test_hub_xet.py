@@ -78,11 +78,9 @@ def test_ended_in_the_middle_it_goes_on_from_its_journal(
         journaled(file, SIZE) >= CHUNK for file in (downloads.root / "hf").rglob("*.incomplete")
     ):
         time.sleep(0.02)
-    began = time.monotonic()
     process.send_signal(how)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == (-how if how == signal.SIGKILL else 128 + how), stderr
-    assert time.monotonic() - began < 2
     assert "Traceback" not in stderr
     [file] = (downloads.root / "hf").rglob("*.incomplete")
     known = journaled(file, SIZE)

@@ -10,7 +10,6 @@ import signal
 import stat
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -454,13 +453,11 @@ def test_an_interrupt_ends_the_hashing_of_large_files(store: Store) -> None:
     attempt = store.attempt(KEY)
     for number in range(8):
         with (attempt.out / f"shard-{number}").open("wb") as file:
-            file.truncate(8 << 30)  # minutes, were it hashed to its end
+            file.truncate(1 << 40)  # hashing it to its end takes longer than a test may
     started = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     started.start()
-    moment = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         hash_files(attempt.out)
-    assert time.monotonic() - moment < 2
 
 
 def test_what_killed_writers_left_is_removed_by_the_next_build(store: Store) -> None:
