@@ -17,8 +17,8 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Engine
-from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
+from orchestrator.planner.serving import Serving
 from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Workload, prefill_terms, step_terms, workload
 
@@ -114,16 +114,16 @@ class Row:
         """The measured time: of a step, or of a prompt."""
         return (self.prompt if self.prefill else self.batch) / self.measured
 
-    def question(self, targets: Mapping[str, Target]) -> Question:
-        """Say it in the planner's words."""
+    def serving(self, targets: Mapping[str, Target]) -> Serving:
+        """Describe the measured server."""
         name = "dgx-spark-x2" if self.gpus > 1 else "dgx-spark"
-        return Question(
+        return Serving(
             shape=self.known.shape,
             scheme=self.known.scheme(self.format, self.engine),
             kv_dtype=self.kv_dtype,
             target=targets[name],
             target_name=name,
-            engine=self.engine,
+            runtime=self.engine,
             batch=self.batch,
             context=self.context,
             gpus=self.gpus,
@@ -131,7 +131,7 @@ class Row:
 
     def terms(self, targets: Mapping[str, Target], constants: Constants) -> dict[Cost, float]:
         """Take the measured time apart as it was measured."""
-        load = workload(self.question(targets), constants)
+        load = workload(self.serving(targets), constants)
         if self.prefill:
             return prefill_terms(load, self.prompt)
         if not self.clients or self.batch == 1 or not self.prompt:

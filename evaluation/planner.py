@@ -129,10 +129,10 @@ def scores(
 
 
 def _score(row: Row, targets: Mapping[str, Target], constants: Constants) -> Score:
-    question = row.question(targets)
+    serving = row.serving(targets)
     tokens = row.prompt if row.prefill else row.batch
     expected = tokens / total(row.terms(targets, constants), constants.engine(row.engine))
-    said = speed(question, constants)
+    said = speed(serving, constants)
     band = said.prefill if row.prefill else said.decode
     return Score(row, expected * band.low / band.expected, expected, expected * band.high / band.expected)
 
@@ -191,7 +191,7 @@ def _by_method(decode: Sequence[Score], targets: Mapping[str, Target]) -> Iterab
     for (method, lengths), some in sorted(groups.items()):
         alone = []
         for score in some:
-            load = workload(score.row.question(targets), known)
+            load = workload(score.row.serving(targets), known)
             alone.append(abs(score.row.batch / total(step_terms(load), load.engine) / score.row.measured - 1))
         yield f"{method:10} {lengths:24} {'':11} {_figures(some)} {float(np.median(alone)):7.1%}"
 

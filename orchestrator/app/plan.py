@@ -10,12 +10,16 @@ from orchestrator.app.binding import Binder
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
+from orchestrator.planner.disk import StepDisk
 from orchestrator.planner.estimate import Estimate, estimate
+from orchestrator.planner.model_on_target import ModelOnTarget
+from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.planner.verdict import Verdict, verdict_of
 from orchestrator.recipe.lock import Lock, LockedImage
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.registry import build_steps
+from orchestrator.steps.shape import Shape
 from orchestrator.steps.step import Step
 
 ExecutorName = Literal["process", "docker"]
@@ -23,18 +27,22 @@ ExecutorName = Literal["process", "docker"]
 
 @dataclass(frozen=True)
 class PlacedStep:
-    """A step and where it runs."""
+    """A step, where it runs, and what becomes of its result."""
 
     step: Step
     executor: ExecutorName
+    disk: StepDisk | None = None
+    """The disk space that it takes; None for kilobytes."""
+    deployed: bool = False
+    """Whether the deployment contains its result."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The result of planning, before anything runs."""
 
-    recipe: Recipe
-    target: Target
+    model: ModelOnTarget
+    """The recipe's model on its target. All figures come from it."""
     steps: tuple[PlacedStep, ...]
     refusals: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
@@ -42,6 +50,16 @@ class Plan:
     binder: Binder
     images: Mapping[str, LockedImage]
     """The image digests of the lock."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, pinned if there is a lock."""
+        return self.model.recipe
+
+    @property
+    def target(self) -> Target:
+        """Its machine."""
+        return self.model.target
 
     @property
     def verdict(self) -> Verdict:
@@ -91,23 +109,28 @@ def make_plan(
         executor: Where to run the steps that can run in more than one place.
         secrets: This machine's secrets, by name.
     """
-    target = catalog.target(recipe.target)
-    refused = refusals(recipe, catalog)
+    given = rule_input(recipe, catalog)
+    model, refused = given.model, refusals(given)
     binder = Binder(
         catalog,
         recipe.name,
-        target.architecture,
+        model.target.architecture,
         lock.image_digests if lock else {},
         secrets or {},
-        image_sizes=lock.image_sizes(target.architecture) if lock else {},
+        image_sizes=lock.image_sizes(model.target.architecture) if lock else {},
     )
+    costs = estimate(model)
+    disk = {part.step: part for part in costs.disk_of_steps}
+    deployed = {mount.step for mount in Shape(recipe, catalog).served_inputs}
     return Plan(
-        recipe=recipe,
-        target=target,
-        steps=tuple(_place(step, executor) for step in _steps(recipe, catalog, refused)),
+        model=model,
+        steps=tuple(
+            PlacedStep(step, _executor(step, executor), disk.get(step.name), step.name in deployed)
+            for step in _steps(recipe, catalog, refused)
+        ),
         refusals=refused,
-        warnings=warnings(recipe, catalog),
-        estimate=estimate(recipe, target),
+        warnings=warnings(given),
+        estimate=costs,
         binder=binder,
         images=lock.images if lock else {},
     )
@@ -122,8 +145,6 @@ def _steps(recipe: Recipe, catalog: Catalog, refused: tuple[Refusal, ...]) -> tu
         raise
 
 
-def _place(step: Step, wanted: ExecutorName | None) -> PlacedStep:
+def _executor(step: Step, wanted: ExecutorName | None) -> ExecutorName:
     """Use containers for steps with an image. Our own code runs on the requested executor."""
-    if step.image is None or (wanted == "process" and step.portable):
-        return PlacedStep(step, "process")
-    return PlacedStep(step, "docker")
+    return "process" if step.image is None or (wanted == "process" and step.portable) else "docker"

@@ -19,6 +19,7 @@ from orchestrator.bundle.facts import (
 )
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
+from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
@@ -66,7 +67,7 @@ def gather(
         config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PLACE)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
-        prediction=predict(recipe, catalog),
+        prediction=predict(model_on_target(recipe, shape.target)),
         license=_license(shape, artifacts),
         model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
         engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,

@@ -11,9 +11,9 @@ from orchestrator.planner.kernels import GPT_OSS, has_four_bits
 
 def advice(comparison: Comparison, row: Row) -> str:
     """Recommend a format's use in one sentence."""
-    shape, terms, name, found = comparison.subject.shape, comparison.terms, row.format, row.outlook
+    shape, terms, name, found = comparison.subject.shape, comparison.terms, row.format, row.figures
     if not found.fits:
-        lacking = max(found.peak_memory_bytes[phase] for phase in ("load", "serve")) - found.room_bytes
+        lacking = max(found.peak_memory_bytes[phase] for phase in ("load", "serve")) - found.available_bytes
         if lacking > 0:
             return f"Does not fit: {gigabytes(lacking)} more than {terms.target_name} has for it."
         return "Does not fit as asked: the context is longer than what the model was made for."
@@ -39,7 +39,7 @@ def _for_gpt_oss(name: str) -> str:
 
 
 def _mxfp4(terms: Terms) -> str:
-    if terms.engine == "trtllm":
+    if terms.runtime == "trtllm":
         return "Not here: TensorRT-LLM loads MXFP4 only as gpt-oss is published in it; use NVFP4."
     return "For models published in it; others lose more than in NVFP4, whose scales are finer and closer together."
 

@@ -11,7 +11,7 @@ _LARGE = 1000
 
 def words(found: Drafts) -> tuple[str, ...]:
     """Say it in sentences."""
-    plain, read, question = found.plain, found.row.outlook.active_bytes_per_token, found.row.question
+    plain, read, serving = found.plain, found.row.figures.active_bytes_per_token, found.row.serving
     often = (
         "The often quoted 18 to 20 tokens/s of a 70B model in NVFP4 need speculative decoding. " if found.quoted else ""
     )
@@ -19,7 +19,7 @@ def words(found: Drafts) -> tuple[str, ...]:
         (
             f"{often}"
             f"One step reads {gigabytes(read)} of weights in {found.row.label}: without speculative decoding,"
-            f" {requests(question.batch)} at {question.context:,} tokens cannot pass {found.ceiling:,.1f} tokens/s on"
+            f" {requests(serving.batch)} at {serving.context:,} tokens cannot pass {found.ceiling:,.1f} tokens/s on"
             f" this machine, and {plain.expected:,.1f} are expected. Only drafted tokens that the model accepts make it"
             f" faster: several tokens then share one reading of the weights."
         )

@@ -78,7 +78,7 @@ class PlanFacts:
     speeds: Speeds | None
     drafts: str | None
     """One request with the recipe's own drafts."""
-    room: float
+    available: float
     """Bytes of one GPU's memory that are available to a model."""
     has: str
     """What the target has, in a sentence."""
@@ -133,17 +133,17 @@ def _reasons(stage: Stage) -> Iterator[str]:
 def _memory_of_formats(comparison: Comparison) -> Chart:
     terms = comparison.terms
     title = f"Memory when serving {requests(terms.batch)} of {terms.context:,} tokens"
-    held = {row.label: row.outlook.peaks["serve"].parts for row in comparison.rows}
-    return _stacked(title, held, comparison.room, terms.target_name, gpus_of(terms.target))
+    held = {row.label: row.figures.peaks["serve"].parts for row in comparison.rows}
+    return _stacked(title, held, comparison.available_bytes, terms.target_name, gpus_of(terms.target))
 
 
 def _memory_of_phases(facts: PlanFacts) -> Chart:
     held = {PHASE_NAMES[stage.phase]: stage.peak.parts for stage in facts.stages}
-    return _stacked("Memory at the peak of each phase", held, facts.room, facts.target, facts.gpus)
+    return _stacked("Memory at the peak of each phase", held, facts.available, facts.target, facts.gpus)
 
 
-def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], room: float, target: str, gpus: int) -> Chart:
-    limit = room / _GB
+def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], available: float, target: str, gpus: int) -> Chart:
+    limit = available / _GB
     bars = [
         Stack(name, tuple(parts.get(label, 0.0) / _GB for label in PARTS), f"{sum(parts.values()) / _GB:.1f}")
         for name, parts in held.items()
@@ -175,7 +175,7 @@ def _speeds(comparison: Comparison) -> Chart:
         Key("band", "series-0", "pale"),
         Key("limit of the bandwidth: weights and cache read once per step, nothing else", "limit", "mark"),
     )
-    dimmed = [row.label for row in comparison.rows if not row.outlook.fits]
+    dimmed = [row.label for row in comparison.rows if not row.figures.fits]
     note = "The numbers: expected, of the limit." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
     svg = ranges(picture, bars, "tokens per second, decoding")
     return Chart(picture.title, svg, keys, note)
@@ -183,9 +183,9 @@ def _speeds(comparison: Comparison) -> Chart:
 
 def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
     for row in rows:
-        band, ceiling = row.outlook.decode, row.outlook.ceiling
+        band, ceiling = row.figures.decode, row.figures.ceiling
         if band is not None and ceiling is not None:
-            yield Range(row.label, band.low, band.expected, band.high, ceiling, dimmed=not row.outlook.fits)
+            yield Range(row.label, band.low, band.expected, band.high, ceiling, dimmed=not row.figures.fits)
 
 
 def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
@@ -219,7 +219,7 @@ def _said(points: Sequence[tuple[int, int]]) -> str:
 
 def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
     label, _, weights, context, batch, decode, ceiling = format_cells(row)
-    found = row.outlook
+    found = row.figures
     return {
         "label": label,
         "fits": found.fits,

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
 from orchestrator.pages.page import Notice, PlanFacts
 from orchestrator.pages.rows import FIGURE_NAMES, draft_words
-from orchestrator.planner.asking import ENGINE, usual_context
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.estimate import Estimate
-from orchestrator.planner.known import known_model
-from orchestrator.planner.serving import gpus_of, room_per_gpu, room_words
+from orchestrator.planner.model_on_target import ModelOnTarget
+from orchestrator.planner.serving import gpus_of, memory_per_gpu, memory_words
 from orchestrator.planner.verdict import verdict_of
-from orchestrator.recipe.model import Recipe
 
 
 def plan_facts(
-    recipe: Recipe,
-    target: Target,
-    estimate: Estimate,
-    refusals: Sequence[Refusal],
-    warnings: Sequence[Refusal],
+    model: ModelOnTarget, estimate: Estimate, refusals: Sequence[Refusal], warnings: Sequence[Refusal]
 ) -> PlanFacts:
     """Gather what the page of a plan says."""
+    recipe, target = model.recipe, model.target
     return PlanFacts(
         name=recipe.name,
         description=recipe.description,
@@ -38,20 +32,21 @@ def plan_facts(
         ),
         stages=estimate.stages,
         speeds=estimate.speeds,
-        drafts=draft_words(estimate.drafted) if estimate.drafted else None,
-        room=room_per_gpu(target),
-        has=room_words(target, recipe.target),
+        drafts=draft_words(estimate.draft_speed) if estimate.draft_speed else None,
+        available=memory_per_gpu(target),
+        has=memory_words(target, recipe.target),
         gpus=gpus_of(target),
         format=recipe.quantization.format,
     )
 
 
-def comparison_for(recipe: Recipe, target: Target) -> Comparison | None:
+def comparison_for(model: ModelOnTarget) -> Comparison | None:
     """Put a recipe's format beside the others, as its server would run them; None where its sizes are not known."""
-    known = known_model(recipe)
-    if known is None:
+    known, serving, recipe = model.known, model.serving, model.recipe
+    if known is None or serving is None:
         return None
     subject = Subject(recipe.name, known.shape, known.basis, {recipe.quantization.format: known.served})
-    gpus = min(recipe.serve.tensor_parallel_size, gpus_of(target))
-    context = usual_context(recipe, known)
-    return compare(subject, Terms(target, recipe.target, ENGINE, 1, context, known.kv_dtype, gpus))
+    terms = Terms(
+        model.target, recipe.target, serving.runtime, serving.batch, serving.context, serving.kv_dtype, serving.gpus
+    )
+    return compare(subject, terms)

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.pages.advice import advice
 from orchestrator.planner.comparison import Comparison, Row
 from orchestrator.planner.drafts import Drafts
-from orchestrator.planner.outlook import to_document
+from orchestrator.planner.serving_figures import to_document
 
 
 def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
@@ -19,11 +19,11 @@ def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
         "parameters": shape.parameters,
         "active_parameters": shape.active_parameters,
         "target": terms.target_name,
-        "engine": terms.engine,
+        "engine": terms.runtime,
         "batch": terms.batch,
         "context": terms.context,
         "kv_dtype": terms.kv_dtype,
-        "room_bytes": round(comparison.room),
+        "available_bytes": comparison.available_bytes,
         "formats": [_row(comparison, row) for row in comparison.rows],
         "drafts": _drafts(drafts) if drafts else None,
     }
@@ -32,8 +32,8 @@ def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
     return {
         "format": row.format,
-        **to_document(row.outlook),
-        "decode_ceiling_tokens_per_s": row.outlook.ceiling,
+        **to_document(row.figures),
+        "decode_ceiling_tokens_per_s": row.figures.ceiling,
         "context_by_batch": {reach.batch: reach.context for reach in row.reaches},
         "recipes": list(row.recipes),
         "advice": advice(comparison, row),

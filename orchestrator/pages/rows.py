@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator.planner.comparison import Row, Terms
-from orchestrator.planner.drafted import Drafted
+from orchestrator.planner.draft_speed import DraftSpeed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
 from orchestrator.planner.figures import Figure, gigabytes, requests
@@ -32,8 +32,8 @@ FIGURE_NAMES: Mapping[str, str] = {
     "weights": "weights",
     "disk": "disk",
     "serve_memory": "memory to serve",
-    "longest_text": "longest context",
-    "most_texts": "concurrent requests",
+    "max_context": "longest context",
+    "max_requests": "concurrent requests",
     "decode": "decode",
     "prefill": "prefill",
     "decode_ceiling": "limit of decode",
@@ -51,7 +51,7 @@ _MINUTE, _HOUR = 60, 3600
 
 def format_cells(row: Row) -> tuple[str, ...]:
     """Write one format, as `FORMAT_HEADS` names it."""
-    found = row.outlook
+    found = row.figures
     return (
         row.label,
         "yes" if found.fits else "no",
@@ -66,7 +66,7 @@ def format_cells(row: Row) -> tuple[str, ...]:
 def conditions(terms: Terms) -> str:
     """Describe the common question of all formats."""
     asked = f"{requests(terms.batch)} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}"
-    return f"{terms.engine}, {asked}"
+    return f"{terms.runtime}, {asked}"
 
 
 def phase_cells(stage: Stage) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def phase_cells(stage: Stage) -> tuple[str, ...]:
     return (
         PHASE_NAMES[stage.phase],
         gigabytes(peak.total),
-        f"{'' if peak.fits else 'over: '}{peak.total / peak.room:.0%}",
+        f"{'' if peak.fits else 'over: '}{peak.total / peak.available:.0%}",
         f"+{gigabytes(stage.kept)}" if stage.kept else "",
         span_words(stage.time) if stage.time else "",
         _RESTS_ON[peak.kind],
@@ -102,7 +102,7 @@ def figure_words(figure: Figure) -> str:
     return ", ".join(filter(None, (str(figure), figure.conditions)))
 
 
-def draft_words(found: Drafted) -> str:
+def draft_words(found: DraftSpeed) -> str:
     """Say what drafts make of one request: `5 per step, 11.0 tok/s (8.8-13.2) if 80% of them are accepted; …`."""
     speeds = ", ".join(f"{span_of(band)} tok/s if each is accepted with {share:.0%}" for share, band in found.speeds)
     pays = f"faster than none from {found.pays_from:.0%}" if found.pays_from is not None else "never faster than none"

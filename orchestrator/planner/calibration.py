@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from orchestrator.catalog.target import Target
 from orchestrator.errors import MeasurementUnusableError
 from orchestrator.planner.constants import COSTS, Constants, Cost, EngineConstants
-from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import Scheme
+from orchestrator.planner.serving import Serving
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speed import served_terms, step_terms, workload
 
@@ -105,7 +105,7 @@ def observations_of(
     if prompt < 1 or answer < 1 or not levels:
         message = f"found prompts of {prompt} and answers of {answer} tokens at {len(levels)} levels, expected some"
         raise MeasurementUnusableError(message)
-    question = Question(
+    serving = Serving(
         shape, scheme, scheme.kv_cache, target, target.description, "trtllm", context=prompt + answer // 2, gpus=gpus
     )
     group = str(document.get("provenance", {}).get("key", id(document)))
@@ -114,7 +114,7 @@ def observations_of(
         if not (math.isfinite(measured) and measured > 0 and concurrency > 0):
             message = f"concurrency {concurrency}: found {measured} tokens/s, expected a number above 0"
             raise MeasurementUnusableError(message)
-        load = workload(replace(question, batch=concurrency), constants)
+        load = workload(replace(serving, batch=concurrency), constants)
         least = step_terms(replace(load, batch=1))["weights"]
         if concurrency / measured < least:
             message = (

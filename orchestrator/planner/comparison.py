@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
-from orchestrator.planner.outlook import Outlook, outlook
-from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
-from orchestrator.planner.serving import gpus_of, max_context
+from orchestrator.planner.serving import Serving
+from orchestrator.planner.serving_figures import ServingFigures, serving_figures
 from orchestrator.planner.shapes.model import ModelShape
 
 _CHECKPOINTS = {
@@ -47,7 +46,7 @@ class Terms:
 
     target: Target
     target_name: str
-    engine: str
+    runtime: str
     batch: int
     context: int
     kv_dtype: KvDtype
@@ -71,8 +70,8 @@ class Row:
     format: str
     label: str
     """Its name for people."""
-    question: Question
-    outlook: Outlook
+    serving: Serving
+    figures: ServingFigures
     reaches: tuple[Reach, ...]
     recipes: tuple[str, ...]
     """The recipes that make it."""
@@ -87,18 +86,18 @@ class Comparison:
     rows: tuple[Row, ...]
 
     @property
-    def room(self) -> float:
+    def available_bytes(self) -> int:
         """Bytes of one GPU that are available to a model."""
-        return self.rows[0].outlook.room_bytes
+        return self.rows[0].figures.available_bytes
 
     def row(self, name: str) -> Row | None:
         """Find a format."""
         return next((row for row in self.rows if row.format == name), None)
 
 
-def formats_of(engine: str, shape: ModelShape) -> Mapping[str, str]:
+def formats_of(runtime: str, shape: ModelShape) -> Mapping[str, str]:
     """Return the formats to compare for a runtime, with their names for people."""
-    if engine != "llama.cpp":
+    if runtime != "llama.cpp":
         return _CHECKPOINTS
     return {name: label for name, label in _GGUF.items() if name != "gguf_mxfp4" or shape.architecture == GPT_OSS}
 
@@ -113,42 +112,37 @@ def compare(subject: Subject, terms: Terms) -> Comparison:
     return Comparison(
         subject,
         terms,
-        tuple(compare_one(subject, terms, name) for name in formats_of(terms.engine, subject.shape)),
+        tuple(compare_one(subject, terms, name) for name in formats_of(terms.runtime, subject.shape)),
     )
 
 
 def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
     """Calculate one format; raises as `compare`."""
-    question = Question(
+    serving = Serving(
         shape=subject.shape,
         scheme=subject.schemes.get(name) or scheme_of(name),
         kv_dtype=terms.kv_dtype,
         target=terms.target,
         target_name=terms.target_name,
-        engine=terms.engine,
+        runtime=terms.runtime,
         batch=terms.batch,
         context=terms.context,
-        gpus=terms.gpus or gpus_of(terms.target),
+        gpus=terms.gpus,
     )  # as published, because only a recipe says how it was made
     return Row(
         format=name,
         label=_CHECKPOINTS.get(name) or _GGUF.get(name) or name,
-        question=question,
-        outlook=outlook(question),
-        reaches=tuple(_reaches(question)),
+        serving=serving,
+        figures=serving_figures(serving),
+        reaches=tuple(Reach(batch, replace(serving, batch=batch).max_context) for batch in BATCHES),
         recipes=subject.recipes.get(name, ()),
     )
 
 
 def usual_format(architecture: str, terms: Terms) -> str:
     """Name the recommended format, if it fits."""
-    if terms.engine == "llama.cpp":
+    if terms.runtime == "llama.cpp":
         return "gguf_mxfp4" if architecture == GPT_OSS else "q4_k_m"
     if architecture == GPT_OSS:
         return "mxfp4"
     return "nvfp4" if terms.target.gpu is None or has_four_bits(terms.target.gpu) else "fp8"
-
-
-def _reaches(question: Question) -> Iterator[Reach]:
-    for batch in BATCHES:
-        yield Reach(batch, max_context(replace(question.serving, batch=batch), question.cache_room))

@@ -1,16 +1,16 @@
-"""Calculates the disk space that each step keeps, and the space that it needs only while it runs."""
+"""Calculates the disk space that each step's result keeps, and the space that it needs only while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.planner.figures import Figure
-from orchestrator.planner.known import Known, known_model
-from orchestrator.planner.weights import draft_bytes, served_weights, source_weights
-from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel, Recipe
+from orchestrator.planner.known import Known
+from orchestrator.planner.model_on_target import ModelOnTarget
+from orchestrator.planner.preparation import calibrates
+from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel
 
-_NOTES = 2
+_COPIES = 2
 """New hidden states are written before the old ones are removed."""
 _STATE_BYTES = 2
 """Bytes of one hidden value: a model computes in BF16."""
@@ -22,47 +22,49 @@ class StepDisk:
 
     step: str
     what: str
-    """Name of the result."""
-    left: Figure
-    """Bytes of its result."""
+    """What it writes."""
+    result: Figure | None
+    """Bytes of its result; None for kilobytes."""
+    state: Figure | None = None
+    """Bytes of its saved state, which is removed when the result exists; None if it saves none."""
+
+    @property
+    def most(self) -> int:
+        """Bytes while it runs."""
+        return sum(int(part.value) for part in (self.result, self.state) if part)
 
 
-def disk_of_steps(recipe: Recipe) -> tuple[StepDisk, ...]:
-    """Calculate the result of each step in the order of the run. Steps that write kilobytes are left out."""
-    weights = served_weights(recipe)
-    found = [StepDisk(_model_step(recipe), "download", source_weights(recipe))]
-    draft = draft_bytes(recipe)
-    if draft is not None:
-        found.append(StepDisk("download-draft", "draft", draft))
-    if recipe.quantization.method != "none":
-        found.append(StepDisk("quantize", "quantized checkpoint", weights))
+def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
+    """Calculate what each step writes, in the order of the run. Steps that write only kilobytes are left out."""
+    recipe, known, weights = model.recipe, model.known, model.weights
+    quantization, held_out = recipe.quantization, recipe.checks.held_out
+    found = [StepDisk(_model_step(model), "download", model.source)]
+    if model.draft is not None:
+        found.append(StepDisk("download-draft", "draft", model.draft))
+    if quantization.method != "none":
+        runs_model = known is not None and quantization.method == "onepass" and calibrates(known.served)
+        state = _state(known, quantization.calibration, models=1) if known and runs_model else None
+        found.append(StepDisk("quantize", "quantized checkpoint", weights, state))
+    if held_out is not None and known is not None:
+        found.append(StepDisk("evaluate", "saved state, until it ends", None, _state(known, held_out, models=2)))
     if recipe.backend == "tensorrt":
-        if recipe.quantization.method != "trtllm":
+        if quantization.method != "trtllm":
             found.append(StepDisk("convert", "converted checkpoint", weights))
         found.append(StepDisk("engine", "engine", weights))
     return tuple(found)
 
 
-def notes_of_steps(recipe: Recipe) -> Mapping[str, Figure]:
-    """Calculate the saved state of resumable steps. It is removed when the result exists."""
-    known, quantization, held_out = known_model(recipe), recipe.quantization, recipe.checks.held_out
-    if known is None:
-        return {}
-    found = {}
-    if quantization.method == "onepass":
-        found["quantize"] = _notes(known, quantization.calibration, models=1)
-    if held_out is not None:
-        found["evaluate"] = _notes(known, held_out, models=2)
-    return found
-
-
-def _notes(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
+def _state(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
     values = models * text.samples * text.sequence_length * known.shape.hidden_size
     basis = f"hidden states of {text.samples} samples of {text.sequence_length} tokens, twice while they are replaced"
-    return Figure(_NOTES * _STATE_BYTES * values, "B", f"{basis}, of both models" if models > 1 else basis)
+    return Figure(_COPIES * _STATE_BYTES * values, "B", f"{basis}, of both models" if models > 1 else basis)
 
 
-def _model_step(recipe: Recipe) -> str:
-    if isinstance(recipe.model, HubModel):
-        return "download"
-    return "generate" if isinstance(recipe.model, GeneratedModel) else "import"
+def _model_step(model: ModelOnTarget) -> str:
+    match model.recipe.model:
+        case HubModel():
+            return "download"
+        case GeneratedModel():
+            return "generate"
+        case _:
+            return "import"

@@ -70,10 +70,10 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
         wanted: Tokens per second. Default: the often quoted speeds, or twice and three times the plain speed.
     """
     row = _usual(comparison)
-    if row is None or row.outlook.decode is None or row.outlook.ceiling is None:
+    if row is None or row.figures.decode is None or row.figures.ceiling is None:
         return None
-    plain, load = row.outlook.decode, workload(row.question)
-    cost = one_layer_bytes(comparison.subject.shape) / row.outlook.active_bytes_per_token
+    plain, load = row.figures.decode, workload(row.serving)
+    cost = one_layer_bytes(comparison.subject.shape) / row.figures.active_bytes_per_token
     check = max(check_cost_ratio(load, DRAFT_LENGTH), 1.0)
     paid = check + DRAFT_LENGTH * cost
     quoted = not wanted and _is_quoted(comparison)
@@ -81,7 +81,7 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
     return Drafts(
         row=row,
         plain=plain,
-        ceiling=row.outlook.ceiling,
+        ceiling=row.figures.ceiling,
         draft_length=DRAFT_LENGTH,
         draft_cost=cost,
         check_cost=check,
@@ -101,7 +101,7 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
 
 def _usual(comparison: Comparison) -> Row | None:
     """Choose the recommended format, else the smallest that fits."""
-    fitting = [row for row in comparison.rows if row.outlook.fits and row.outlook.decode]
+    fitting = [row for row in comparison.rows if row.figures.fits and row.figures.decode]
     name = usual_format(comparison.subject.shape.architecture, comparison.terms)
     usual = [row for row in fitting if row.format == name]
     return next(iter((*usual, *reversed(fitting))), None)

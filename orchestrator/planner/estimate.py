@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.catalog.target import Target
 from orchestrator.planner import duration
-from orchestrator.planner.asking import question_of
-from orchestrator.planner.disk import disk_of_steps
-from orchestrator.planner.drafted import Drafted, drafted
+from orchestrator.planner.disk import StepDisk, disk_of_steps
+from orchestrator.planner.draft_speed import DraftSpeed, draft_speed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.figures import Figure, Kind
-from orchestrator.planner.known import Known, known_model
-from orchestrator.planner.making import calibrates, compare_memory, quantize_memory
-from orchestrator.planner.memory import longest_text, most_texts, serve_memory
-from orchestrator.planner.phases import Peak, Phase, building, downloading, peaks, pool
-from orchestrator.planner.question import Question
-from orchestrator.planner.serving import gpus_of, room_per_gpu
+from orchestrator.planner.model_on_target import ModelOnTarget, context_limit
+from orchestrator.planner.phases import Part, Peak, Phase, loading, preparing, serving_full
+from orchestrator.planner.preparation import calibrates
+from orchestrator.planner.serving import Serving, memory_per_gpu
 from orchestrator.planner.speed import Band, speed
-from orchestrator.planner.weights import decode_ceiling, served_weights, source_weights
-from orchestrator.recipe.model import Recipe
+from orchestrator.planner.weights import weights_per_token
 
 _BATCHES = (1, 8)
 """Numbers of concurrent requests, besides the server's maximum."""
@@ -85,13 +80,15 @@ class Estimate:
     """The served weights."""
     disk: Figure
     """Disk space of all results."""
+    disk_of_steps: tuple[StepDisk, ...]
+    """What each step writes."""
     stages: tuple[Stage, ...]
     """Every phase in order, with its memory, disk and time."""
     serve_memory: Figure
     """The least memory of serving, over all nodes."""
-    longest_text: Figure | None
+    max_context: Figure | None
     """The longest context of one request that fits; None if the model's sizes are not known."""
-    most_texts: Figure | None
+    max_requests: Figure | None
     """Concurrent requests at the usual context; None if the model's sizes are not known."""
     decode: Figure | None
     """Tokens per second of one request at the usual context; None if sizes are not known, or without a GPU."""
@@ -101,7 +98,7 @@ class Estimate:
     """Upper limit of one request in tokens per second; None without a GPU."""
     speeds: Speeds | None
     """None as for `decode`."""
-    drafted: Drafted | None
+    draft_speed: DraftSpeed | None
     """One request with the recipe's drafts; None without drafts, or as for `decode`."""
 
     @property
@@ -112,8 +109,8 @@ class Estimate:
             "weights": self.weights,
             "disk": self.disk,
             "serve_memory": self.serve_memory,
-            "longest_text": self.longest_text,
-            "most_texts": self.most_texts,
+            "max_context": self.max_context,
+            "max_requests": self.max_requests,
             "decode": self.decode,
             "prefill": self.prefill,
             "decode_ceiling": self.decode_ceiling,
@@ -125,107 +122,124 @@ class Estimate:
         return next((stage for stage in self.stages if stage.phase == phase), None)
 
 
-def estimate(recipe: Recipe, target: Target) -> Estimate:
-    """Calculate the cost of a recipe on a target."""
-    download, weights = source_weights(recipe), served_weights(recipe)
-    known, longest = known_model(recipe), longest_text(recipe, target)
-    question = _question(recipe, target, known)
-    decode, prefill, ceiling = _one_request(question) if question else (None, None, decode_ceiling(recipe, target))
+def estimate(model: ModelOnTarget) -> Estimate:
+    """Calculate the cost of a recipe's model on its target."""
+    known, server, disk = model.known, _server(model), disk_of_steps(model)
+    source = replace(model.source, basis=f"{model.source.basis}; sizes from {known.basis}") if known else model.source
+    max_context = _max_context(model)
+    decode, prefill, ceiling = _one_request(server) if server else (None, None, _ceiling(model))
     return Estimate(
-        download=replace(download, basis=f"{download.basis}; sizes from {known.basis}") if known else download,
-        weights=weights,
-        disk=_disk(recipe),
-        stages=tuple(_stages(recipe, target, known, download.value, weights.value)),
-        serve_memory=serve_memory(recipe, target),
-        longest_text=longest,
-        most_texts=most_texts(recipe, target),
+        download=source,
+        weights=model.weights,
+        disk=_disk(disk),
+        disk_of_steps=disk,
+        stages=tuple(_stages(model, disk)),
+        serve_memory=model.serving_memory,
+        max_context=max_context,
+        max_requests=_max_requests(model),
         decode=decode,
         prefill=prefill,
         decode_ceiling=ceiling,
-        speeds=_speeds(recipe, question, longest) if question and longest else None,
-        drafted=drafted(recipe, question) if question else None,
+        speeds=_speeds(model, server, max_context) if server and max_context else None,
+        draft_speed=draft_speed(model.recipe, server) if server else None,
     )
 
 
-def decode_of(recipe: Recipe, target: Target) -> Figure | None:
+def decode_of(model: ModelOnTarget) -> Figure | None:
     """Predict only the decode figure of `estimate`; None if the sizes are not known."""
-    question = _question(recipe, target, known_model(recipe))
-    return _one_request(question)[0] if question else None
+    server = _server(model)
+    return _one_request(server)[0] if server else None
 
 
-def _question(recipe: Recipe, target: Target, known: Known | None) -> Question | None:
-    """Make the question for its server; None if sizes are not known, or if no server runs there."""
-    if known is None or target.gpu is None or recipe.serve.tensor_parallel_size > gpus_of(target):
+def _server(model: ModelOnTarget) -> Serving | None:
+    """Return the server; None if sizes are not known, or if no server runs there."""
+    return model.serving if model.has_server else None
+
+
+def _max_context(model: ModelOnTarget) -> Figure | None:
+    """Calculate the longest context of one request; None if sizes are not known, or without a GPU."""
+    known, serving = model.known, model.serving
+    if known is None or serving is None or model.target.gpu is None:
         return None
-    return question_of(recipe, known, target)
+    limit = context_limit(model.recipe, known)
+    value = min(serving.max_context, limit)
+    own = "your max_seq_len" if model.recipe.serve.max_seq_len else "the model's own limit"
+    reason = own if value == limit else "what memory allows"
+    return Figure(value, "tokens", reason, conditions="prompt and answer of 1 request")
 
 
-def _stages(recipe: Recipe, target: Target, known: Known | None, download: float, weights: float) -> Iterator[Stage]:
+def _max_requests(model: ModelOnTarget) -> Figure | None:
+    """Calculate how many requests of the usual context fit; None as for `_max_context`."""
+    serving = model.serving
+    if serving is None or model.target.gpu is None:
+        return None
+    found, limit = serving.max_batch, model.recipe.serve.max_batch_size
+    reason = f"your max_batch_size; memory allows {found:,}" if found >= limit else "what memory allows"
+    return Figure(min(found, limit), "requests", reason, conditions=f"of {serving.context:,} tokens")
+
+
+def _stages(model: ModelOnTarget, disk: Iterable[StepDisk]) -> Iterator[Stage]:
     kept: dict[Phase, float] = defaultdict(float)
-    for part in disk_of_steps(recipe):
-        kept[_PHASES.get(part.step, "download")] += part.left.value
+    for part in disk:
+        if part.result:
+            kept[_PHASES.get(part.step, "download")] += part.result.value
+    weights = model.weights.value
     times: Mapping[Phase, Span | None] = {
         "download": duration.downloading(kept["download"]),
-        "quantize": _quantizing(recipe, target, known, download, weights),
-        "evaluate": _comparing(recipe, target, known, download + weights),
+        "quantize": _quantizing(model),
+        "evaluate": _comparing(model),
         "convert": duration.converting(weights),
         "engine_build": duration.building(weights),
-        "load": duration.loading(weights / target.nodes),
+        "load": duration.loading(weights / model.target.nodes),
     }
-    for phase, peak in _peaks(recipe, target, known, weights).items():
+    for phase, peak in _peaks(model).items():
         if phase != "convert" or kept["convert"]:  # quantize.py writes what trtllm-build reads
             yield Stage(phase, peak, kept[phase], times.get(phase))
 
 
-def _peaks(recipe: Recipe, target: Target, known: Known | None, weights: float) -> dict[Phase, Peak]:
+def _peaks(model: ModelOnTarget) -> dict[Phase, Peak]:
     """Return every phase's memory; only the weights for a model of unknown sizes."""
-    if known is not None:
-        question = question_of(recipe, known, target)
-        found = peaks(question) | {"serve": pool(question)}
-        return found if target.gpu else {phase: peak for phase, peak in found.items() if phase not in ("load", "serve")}
-    made, node = quantize_memory(recipe), float(target.memory - target.reserve)
-    found = {"download": downloading(target)}
-    if made is not None:
-        found["quantize"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
-    compared = compare_memory(recipe)
-    if compared is not None:
-        found["evaluate"] = Peak({"the tool's whole need": compared.value}, node, compared.kind, compared.basis)
-    if recipe.backend == "tensorrt":
-        found["convert"] = found["engine_build"] = building(weights, target)
-    if target.gpu is not None:
-        least = serve_memory(recipe, target)
-        share = least.value / min(recipe.serve.tensor_parallel_size, gpus_of(target))
-        found["serve"] = Peak({"weights": share}, room_per_gpu(target), least.kind, f"at least: {least.basis}")
-    return found
+    serving, target = model.serving, model.target
+    weights = serving.checkpoint_bytes if serving else model.weights.value
+    found = preparing(model.preparation, weights, target)
+    if target.gpu is None:
+        return found
+    if serving is not None:
+        return found | {"load": loading(serving), "serve": serving_full(serving)}
+    least = model.serving_memory
+    share: Mapping[Part, float] = {"weights": least.value / model.gpus}
+    return found | {"serve": Peak(share, memory_per_gpu(target), least.kind, f"at least: {least.basis}")}
 
 
-def _quantizing(recipe: Recipe, target: Target, known: Known | None, read: float, written: float) -> Span | None:
-    match recipe.quantization.method:
+def _quantizing(model: ModelOnTarget) -> Span | None:
+    read, written, known = model.source.value, model.weights.value, model.known
+    match model.recipe.quantization.method:
         case "onepass":
             if known is None or not calibrates(known.served):
                 return duration.one_pass(read, written)
-            return duration.calibrating(read, written, known.shape, recipe.quantization.calibration, target)
+            calibration = model.recipe.quantization.calibration
+            return duration.calibrating(read, written, known.shape, calibration, model.target)
         case "modelopt" | "trtllm":
             return duration.modelopt(read)
         case _:
             return None
 
 
-def _comparing(recipe: Recipe, target: Target, known: Known | None, read: float) -> Span | None:
-    held_out = recipe.checks.held_out
-    return duration.comparing(read, known.shape, held_out, target) if known and held_out else None
+def _comparing(model: ModelOnTarget) -> Span | None:
+    held_out, read = model.recipe.checks.held_out, model.source.value + model.weights.value
+    return duration.comparing(read, model.known.shape, held_out, model.target) if model.known and held_out else None
 
 
-def _disk(recipe: Recipe) -> Figure:
-    parts = disk_of_steps(recipe)
-    kind: Kind = "exact" if all(part.left.kind == "exact" for part in parts) else "formula"
-    return Figure(sum(part.left.value for part in parts), "B", " + ".join(part.what for part in parts), kind)
+def _disk(steps: Iterable[StepDisk]) -> Figure:
+    results = [(step.what, step.result) for step in steps if step.result]
+    kind: Kind = "exact" if all(result.kind == "exact" for _, result in results) else "formula"
+    return Figure(sum(result.value for _, result in results), "B", " + ".join(what for what, _ in results), kind)
 
 
-def _one_request(question: Question) -> tuple[Figure, Figure, Figure]:
+def _one_request(serving: Serving) -> tuple[Figure, Figure, Figure]:
     """Return decode, prefill and the limit of decode, each with its conditions."""
-    found, tokens = speed(question), f"{question.context:,} tokens"
-    decoding = f"1 request at {tokens}, KV cache in {question.kv_dtype.upper()}, no speculative decoding"
+    found, tokens = speed(serving), f"{serving.context:,} tokens"
+    decoding = f"1 request at {tokens}, KV cache in {serving.kv_dtype.upper()}, no speculative decoding"
     limit = "weights and cache read once per step at the peak bandwidth, nothing else counted"
     return (
         _figure(found.decode, found.basis[0], decoding),
@@ -234,21 +248,35 @@ def _one_request(question: Question) -> tuple[Figure, Figure, Figure]:
     )
 
 
+def _ceiling(model: ModelOnTarget) -> Figure | None:
+    """Return the upper limit of decode without a server: each token reads every active weight once.
+
+    KV cache, activations and launch gaps take more time, so no run reaches it. Speculative decoding can exceed it.
+    None on a machine without a GPU.
+    """
+    if model.target.gpu is None:
+        return None
+    read = weights_per_token(model.recipe, model.known)
+    bandwidth = model.target.gpu.memory_bandwidth * model.recipe.serve.tensor_parallel_size
+    basis = f"{bandwidth / 1e9:.4g} GB/s over {read} of weights read per token ({read.basis}); nothing else counted"
+    return Figure(bandwidth / read.value, "tok/s", basis)
+
+
 def _figure(band: Band, basis: str, conditions: str) -> Figure:
     return Figure(band.expected, "tok/s", basis, "measured", (band.low, band.high), conditions)
 
 
-def _speeds(recipe: Recipe, question: Question, longest: Figure) -> Speeds | None:
+def _speeds(model: ModelOnTarget, serving: Serving, max_context: Figure) -> Speeds | None:
     """Calculate the table: usual batches up to the server's maximum, contexts up to what fits."""
-    most = int(longest.value)
+    most = int(max_context.value)
     if most < 1:
         return None
-    contexts = (*[context for context in sorted({question.context, _LONGER}) if context < most], most)
-    allowed = recipe.serve.max_batch_size
-    alone = [speed(replace(question, context=context)) for context in contexts]
+    contexts = (*[context for context in sorted({serving.context, _LONGER}) if context < most], most)
+    allowed = model.recipe.serve.max_batch_size
+    alone = [speed(replace(serving, context=context)) for context in contexts]
     return Speeds(
         decode=tuple(
-            _cell(replace(question, batch=batch, context=context))
+            _cell(replace(serving, batch=batch, context=context))
             for batch in (*[batch for batch in _BATCHES if batch < allowed], allowed)
             for context in contexts
         ),
@@ -259,6 +287,6 @@ def _speeds(recipe: Recipe, question: Question, longest: Figure) -> Speeds | Non
     )
 
 
-def _cell(question: Question) -> Cell:
-    fits = question.serving.peak <= question.cache_room
-    return Cell(question.batch, question.context, speed(question).decode if fits else None)
+def _cell(serving: Serving) -> Cell:
+    fits = serving.peak <= serving.limit
+    return Cell(serving.batch, serving.context, speed(serving).decode if fits else None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from orchestrator.catalog.models import find_model
-from orchestrator.planner.case import has_block_scales
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.shapes import FAMILIES, ModelShape, shape_of
 from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, Recipe
@@ -100,6 +99,17 @@ def _made(recipe: Recipe) -> Scheme:
         kv_scales=cache_format != "none",
         exclude=quantization.exclude,
     )
+
+
+def has_block_scales(recipe: Recipe) -> bool:
+    """Tell whether FP8 weights have one scale per 128 by 128 block instead of one per tensor.
+
+    This is the case in the FP8 checkpoints that Qwen and DeepSeek publish.
+    """
+    if (recipe.quantization.format, recipe.quantization.method) != ("fp8", "none"):
+        return False
+    repo: str = getattr(recipe.model, "repo", "")
+    return (repo.startswith("Qwen/") and repo.endswith("-FP8")) or repo.startswith("deepseek-ai/")
 
 
 @cache  # many recipes share a model

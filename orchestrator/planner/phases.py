@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from orchestrator.catalog.target import Target
-from orchestrator.planner.bytes import checkpoint_bytes
-from orchestrator.planner.figures import Kind, gigabytes, requests
-from orchestrator.planner.making import BUILD_BASIS, BUILD_FACTOR, build_capacity
-from orchestrator.planner.question import Question
-from orchestrator.planner.serving import Serving, room_per_gpu
+from orchestrator.planner.figures import Figure, Kind, gigabytes, requests
+from orchestrator.planner.preparation import BUILD_BASIS, BUILD_FACTOR, Preparation
+from orchestrator.planner.serving import Serving, memory_per_node
 
 Phase = Literal["download", "quantize", "evaluate", "convert", "engine_build", "load", "serve"]
 Part = Literal["weights", "KV cache", "activations", "the file being read", "draft", "the tool's whole need"]
@@ -27,7 +25,7 @@ class Peak:
 
     parts: Mapping[Part, float]
     """Bytes."""
-    room: float
+    available: float
     """Bytes that the target has for it."""
     kind: Kind
     basis: str
@@ -40,63 +38,70 @@ class Peak:
     @property
     def fits(self) -> bool:
         """Whether it fits."""
-        return self.total <= self.room
+        return self.total <= self.available
 
 
-def peaks(question: Question) -> dict[Phase, Peak]:
-    """Calculate every phase. Serving has the cache of the question's batch and context."""
-    target, node = question.target, build_capacity(question.target)
-    found: dict[Phase, Peak] = {"download": downloading(target)}
-    if question.quantizing:
-        made = question.quantizing
-        found["quantize"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
-    if question.comparing:
-        made = question.comparing
-        found["evaluate"] = Peak({"the tool's whole need": made.value}, node, made.kind, made.basis)
-    if question.builds_engine:
-        weights = question.stored_bytes or checkpoint_bytes(question.shape, question.scheme)
+def peaks(serving: Serving, preparation: Preparation) -> dict[Phase, Peak]:
+    """Calculate every phase. Serving has the cache of its batch and context."""
+    found = preparing(preparation, serving.checkpoint_bytes, serving.target)
+    return found | {"load": loading(serving), "serve": _serving(serving)}
+
+
+def preparing(preparation: Preparation, weights: float, target: Target) -> dict[Phase, Peak]:
+    """Calculate the phases before loading.
+
+    Args:
+        preparation: The steps.
+        weights: Bytes of the served weights.
+        target: The machine.
+    """
+    found: dict[Phase, Peak] = {"download": _downloading(target)}
+    if preparation.quantizing:
+        found["quantize"] = _whole(preparation.quantizing, target)
+    if preparation.comparing:
+        found["evaluate"] = _whole(preparation.comparing, target)
+    if preparation.builds_engine:
         found["convert"] = found["engine_build"] = building(weights, target)
-    serving = question.serving
-    found["load"] = _loading(serving, target)
-    found["serve"] = _serving(serving, target)
     return found
 
 
-def pool(question: Question) -> Peak:
+def loading(serving: Serving) -> Peak:
+    """Calculate loading. On unified memory one file of the weights is in memory twice."""
+    twice = serving.file_in_page_cache
+    parts: dict[Part, float] = {**_weights(serving), **({"the file being read": twice} if twice else {})}
+    also = ", and one file of them in the page cache besides" if twice else ""
+    each = f", on each of {serving.gpu_count} GPUs" if serving.gpu_count > 1 else ""
+    return Peak(parts, serving.available, "exact", f"weights{also}{each}")
+
+
+def serving_full(serving: Serving) -> Peak:
     """Calculate serving for a server that reserves its whole share for the cache at start."""
-    serving, room = question.serving, room_per_gpu(question.target)
-    fixed = serving.weights + serving.workspace
-    cache = max(question.cache_room - fixed, 0.0)
-    share = 1.0 if question.cache_share is None else question.cache_share
-    seen = min(room, question.target.cuda_free or room)
+    cache = max(serving.limit - (serving.weights + serving.workspace), 0.0)
+    share = 1.0 if serving.cache_share is None else serving.cache_share
     basis = (
-        f"{_words(serving)}; the KV cache reserves {share:.0%} of what they leave of {gigabytes(seen)}"
+        f"{_words(serving)}; the KV cache reserves {share:.0%} of what they leave of {gigabytes(serving.visible)}"
         f" (serve.kv_cache.free_gpu_memory_fraction)"
     )
-    return Peak(_weights(serving) | {"activations": serving.workspace, "KV cache": cache}, room, "formula", basis)
-
-
-def downloading(target: Target) -> Peak:
-    """Calculate a download."""
-    basis = "measured: benchmarks/download.py holds it below 150 MiB, whatever is downloaded"
-    return Peak({"the tool's whole need": float(_DOWNLOAD)}, build_capacity(target), "measured", basis)
+    parts: dict[Part, float] = {"activations": serving.workspace, "KV cache": cache}
+    return Peak(_weights(serving) | parts, serving.available, "formula", basis)
 
 
 def building(weights: float, target: Target) -> Peak:
     """Calculate the conversion to a TensorRT engine, or its build."""
-    need: Mapping[Part, float] = {"the tool's whole need": weights * BUILD_FACTOR}
-    return Peak(need, build_capacity(target), "measured", BUILD_BASIS)
+    return _whole(Figure(weights * BUILD_FACTOR, "B", BUILD_BASIS, "measured"), target)
 
 
-def _loading(serving: Serving, target: Target) -> Peak:
-    twice = serving.load_peak(target) - serving.weights
-    parts: dict[Part, float] = {**_weights(serving), **({"the file being read": twice} if twice else {})}
-    also = ", and one file of them in the page cache besides" if twice else ""
-    each = f", on each of {serving.gpus} GPUs" if serving.gpus > 1 else ""
-    return Peak(parts, room_per_gpu(target), "exact", f"weights{also}{each}")
+def _downloading(target: Target) -> Peak:
+    basis = "measured: benchmarks/download.py holds it below 150 MiB, whatever is downloaded"
+    return _whole(Figure(float(_DOWNLOAD), "B", basis, "measured"), target)
 
 
-def _serving(serving: Serving, target: Target) -> Peak:
+def _whole(need: Figure, target: Target) -> Peak:
+    """Return the memory of a step on one node, whose parts are not known."""
+    return Peak({"the tool's whole need": need.value}, memory_per_node(target), need.kind, need.basis)
+
+
+def _serving(serving: Serving) -> Peak:
     parts: dict[Part, float] = {
         **_weights(serving),
         "activations": serving.workspace,
@@ -104,16 +109,16 @@ def _serving(serving: Serving, target: Target) -> Peak:
     }
     cached = f"{requests(serving.batch)} of {serving.context:,} tokens"
     basis = f"{_words(serving)}; cache {gigabytes(serving.cache)} for {cached}"
-    return Peak(parts, room_per_gpu(target), "formula", basis)
+    return Peak(parts, serving.available, "formula", basis)
 
 
 def _weights(serving: Serving) -> dict[Part, float]:
-    draft = serving.draft / serving.gpus
+    draft = serving.draft_bytes / serving.gpu_count
     return {"weights": serving.weights - draft, **({"draft": draft} if draft else {})}
 
 
 def _words(serving: Serving) -> str:
     return (
         f"weights {gigabytes(serving.weights)}; activations and scratch {gigabytes(serving.workspace)} by formula for"
-        f" steps of {serving.tokens_per_step} tokens"
+        f" steps of {serving.step_tokens} tokens"
     )

@@ -10,8 +10,9 @@ from typing import get_args
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, Refusal
-from orchestrator.planner.case import Lookup, has_block_scales
 from orchestrator.planner.comparison import Row, Subject, Terms, compare_one, usual_format
+from orchestrator.planner.known import has_block_scales
+from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
 from orchestrator.planner.scheme import Algorithm, Scheme
@@ -71,7 +72,7 @@ def published_format(shape: ModelShape | None, declared: Scheme) -> Format:
 
 
 @dataclass(frozen=True)
-class Question:
+class NewRecipe:
     """The model of a new recipe, and its target."""
 
     name: str
@@ -88,31 +89,31 @@ class Question:
 
     @property
     def terms(self) -> Terms:
-        """The question of `compare`: one request at the usual context."""
+        """The terms of `compare`: one request at the usual context."""
         context = min(_USUAL_CONTEXT, self.shape.max_position) if self.shape else _USUAL_CONTEXT
         return Terms(self.target, self.target_name, "trtllm", 1, context, "bf16")
 
 
-def propose(question: Question, catalog: Lookup, written: Callable[[Candidate], Recipe]) -> Proposal:
+def propose(new: NewRecipe, catalog: Lookup, written: Callable[[Candidate], Recipe]) -> Proposal:
     """Find the first candidate that works.
 
     Args:
-        question: The model, target and wishes.
+        new: The model, target and wishes.
         catalog: Images and targets.
         written: Makes the complete recipe of a candidate.
 
     Raises:
         PlanRefusedError: None works. Has the refusals of the first one, or the refusal to quantize again.
     """
-    _insist_on_published(question)
+    _insist_on_published(new)
     passed_over: dict[Format, Refusal] = {}
     first: tuple[Refusal, ...] = ()
-    for name in _formats(question):
-        row = _row(question, name)
-        for candidate in _candidates(question, name, catalog):
+    for name in _formats(new):
+        row = _row(new, name)
+        for candidate in _candidates(new, name, catalog):
             recipe = written(candidate)
-            refused = _refused(question, recipe, catalog)
-            if not refused and (row is None or row.outlook.fits):
+            refused = _refused(new, recipe, catalog)
+            if not refused and (row is None or row.figures.fits):
                 return Proposal(candidate, recipe, row, passed_over)
             refused = refused or _does_not_fit(row)
             first = first or refused
@@ -120,52 +121,50 @@ def propose(question: Question, catalog: Lookup, written: Callable[[Candidate], 
     raise PlanRefusedError(first)
 
 
-def _insist_on_published(question: Question) -> None:
+def _insist_on_published(new: NewRecipe) -> None:
     """Refuse to quantize a quantized model again."""
-    if question.declared is None or question.wanted is None:
+    if new.declared is None or new.wanted is None:
         return
-    published = published_format(question.shape, question.declared)
-    if question.wanted != published:
-        message = f"{question.name} is published in {published}; making {question.wanted} of it only loses precision"
+    published = published_format(new.shape, new.declared)
+    if new.wanted != published:
+        message = f"{new.name} is published in {published}; making {new.wanted} of it only loses precision"
         hint = "leave --format out, or name the repository of the unquantized model"
         raise PlanRefusedError((Refusal("REQUANTIZE", message, hint),))
 
 
-def _formats(question: Question) -> tuple[Format, ...]:
-    if question.wanted is not None:
-        return (question.wanted,)
-    if question.declared is not None:
-        return (published_format(question.shape, question.declared),)
-    usual: Format = next(
-        name for name in get_args(Format) if name == usual_format(question.architecture, question.terms)
-    )
+def _formats(new: NewRecipe) -> tuple[Format, ...]:
+    if new.wanted is not None:
+        return (new.wanted,)
+    if new.declared is not None:
+        return (published_format(new.shape, new.declared),)
+    usual: Format = next(name for name in get_args(Format) if name == usual_format(new.architecture, new.terms))
     return (usual, *NEAREST[usual])
 
 
-def _row(question: Question, name: Format) -> Row | None:
+def _row(new: NewRecipe, name: Format) -> Row | None:
     """Ask `compare` about a format."""
-    if question.shape is None:
+    if new.shape is None:
         return None
-    schemes: dict[str, Scheme] = {name: question.declared} if question.declared else {}
-    return compare_one(Subject(question.name, question.shape, "", schemes), question.terms, name)
+    schemes: dict[str, Scheme] = {name: new.declared} if new.declared else {}
+    return compare_one(Subject(new.name, new.shape, "", schemes), new.terms, name)
 
 
-def _candidates(question: Question, name: Format, catalog: Lookup) -> Iterator[Candidate]:
+def _candidates(new: NewRecipe, name: Format, catalog: Lookup) -> Iterator[Candidate]:
     """Yield methods, our own first, and images: that of the base, then those of the catalogue in order."""
-    architecture = question.target.architecture
+    architecture = new.target.architecture
     serving = [key for key, image in catalog.images.items() if image.has("trtllm-serve")]
     fitting = [key for key in serving if architecture in catalog.images[key].architectures]
-    images = (*((None,) if question.has_base else ()), *(fitting or serving))
-    for method in _methods(question, name):
+    images = (*((None,) if new.has_base else ()), *(fitting or serving))
+    for method in _methods(new, name):
         for image in images:
             quantizer = _quantizer(catalog, architecture) if method == "modelopt" else None
             yield Candidate(name, method, image, quantizer)
 
 
-def _methods(question: Question, name: Format) -> tuple[Method, ...]:
-    if question.declared is not None or name == "bf16":
+def _methods(new: NewRecipe, name: Format) -> tuple[Method, ...]:
+    if new.declared is not None or name == "bf16":
         return ("none",)
-    ours = name in SINGLE_FORMATS and question.architecture in ARCHITECTURES
+    ours = name in SINGLE_FORMATS and new.architecture in ARCHITECTURES
     return ("onepass", "modelopt") if ours else ("modelopt",)
 
 
@@ -179,11 +178,11 @@ def _quantizer(catalog: Lookup, architecture: str) -> str | None:
     return next(able, None)
 
 
-def _refused(question: Question, recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
+def _refused(new: NewRecipe, recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
     """Apply the rules of a plan, and one that needs more than the recipe: the layout of FP8 scales."""
-    found = refusals(recipe, catalog)
+    found = refusals(rule_input(recipe, catalog))
     gpu = catalog.target(recipe.target).gpu
-    blocks = question.declared is not None and question.declared.algorithm == "FP8_BLOCK"
+    blocks = new.declared is not None and new.declared.algorithm == "FP8_BLOCK"
     if gpu is None or not blocks or has_block_scales(recipe):
         return found
     runs = "fp8_block_scale" in catalog.image(recipe.image).formats.get(f"sm_{gpu.sm}", ())
@@ -191,5 +190,5 @@ def _refused(question: Question, recipe: Recipe, catalog: Lookup) -> tuple[Refus
 
 
 def _does_not_fit(row: Row | None) -> tuple[Refusal, ...]:
-    limit = row.outlook.limits[0] if row and row.outlook.limits else "it does not fit"
+    limit = row.figures.limits[0] if row and row.figures.limits else "it does not fit"
     return (Refusal("DOES_NOT_FIT", limit, "use --target with a larger machine, or a smaller model"),)

@@ -1,4 +1,4 @@
-"""Calculates the memory of a model while it loads and serves, and the requests and context that fit."""
+"""Describes a model on a server: its memory while it loads and serves, and the requests and context that fit."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
-from orchestrator.planner.bytes import kv_bytes, loaded_bytes, state_bytes
+from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, loaded_bytes, state_bytes
 from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.units import in_gib
 
-TOKENS_PER_STEP = 8192
+RUNTIME = "trtllm"
+"""The runtime of every recipe."""
+
+_TOKENS_PER_STEP = 8192
 """Most tokens in one step: the default of trtllm-serve's --max_num_tokens, and of vLLM and SGLang."""
 
-SMALL_STEP = 512
+_SMALL_STEP = 512
 """The same for llama.cpp: its --ubatch-size."""
 
-FIXED_WORKSPACE = 2**30
+_FIXED_WORKSPACE = 2**30
 """Assumed, not measured: captured graphs, and scratch space of the libraries."""
 
-SHARD = 5_000_000_000
+_SHARD = 5_000_000_000
 """Bytes of a weight file as ModelOpt and the Hub split them. One is in the page cache while it loads."""
+
+_MOST_REQUESTS = 4096
+"""The search for the largest batch ends here."""
 
 EAGER_LOAD = 1.8
 """Factor of the weights that a loader took on a Spark because it pinned all of them at once."""
-
 
 ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 """TensorRT-LLM's variable that makes it load weights one after the other."""
@@ -34,29 +39,62 @@ ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 
 @dataclass(frozen=True)
 class Serving:
-    """The served model, its requests and its GPUs."""
+    """A model in a format, with its machine, its runtime and its requests."""
 
     shape: ModelShape
     scheme: Scheme
+    """The format of the weights."""
     kv_dtype: KvDtype
-    batch: int
-    context: int
-    """Tokens of each request, prompt and answer."""
-    gpus: int = 1
-    """GPUs that share the weights (tensor parallelism)."""
-    tokens_per_step: int = TOKENS_PER_STEP
-    draft: float = 0.0
-    """Bytes of the draft's weights."""
+    """The format of keys and values."""
+    target: Target
+    target_name: str
+    """Its name in sentences."""
+    runtime: str
+    """`trtllm`, `vllm`, `sglang` or `llama.cpp`."""
+    batch: int = 1
+    """Concurrent requests."""
+    context: int = 1024
+    """Tokens of each request, prompt and answer; the length of a prompt."""
+    gpus: int | None = None
+    """GPUs that share the weights (tensor parallelism); None: all of the target's."""
+    tokens_per_step: int | None = None
+    """Most tokens in one step; None: the runtime's default."""
+    cache_share: float | None = None
+    """Share of the memory left by weights and activations that a server gives its KV cache, as CUDA sees it;
+    None: all of the machine's memory is counted.
+    """
+    draft_bytes: float = 0.0
+    """Weights of the draft model. They take memory; speeds are those of plain decoding."""
+    stored_bytes: int | None = None
+    """Bytes of the checkpoint's tensors, if its headers were read; else they are calculated from the shape."""
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs that share the weights."""
+        return self.gpus or gpus_of(self.target)
+
+    @property
+    def step_tokens(self) -> int:
+        """Most tokens in one step."""
+        return self.tokens_per_step or (_SMALL_STEP if self.runtime == "llama.cpp" else _TOKENS_PER_STEP)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the checkpoint's tensors with scales."""
+        return self.stored_bytes or checkpoint_bytes(self.shape, self.scheme)
 
     @property
     def weights(self) -> float:
-        """Bytes on each GPU."""
-        return (loaded_bytes(self.shape, self.scheme) + self.draft) / self.gpus
+        """Bytes on each GPU, with those of a draft."""
+        return (loaded_bytes(self.shape, self.scheme) + self.draft_bytes) / self.gpu_count
 
     @property
     def cache(self) -> float:
         """Bytes on each GPU of keys, values and recurrent states of all requests."""
-        return self.batch * self._per_text(self.context)
+        # A GPU holds at least one key-value head. Latent attention has a single one for all.
+        share = min(max(1 / self.gpu_count, 1 / self.shape.key_value_heads), 1.0)
+        keys_and_values = kv_bytes(self.shape, self.context, self.kv_dtype) * share
+        return self.batch * (keys_and_values + state_bytes(self.shape) / self.gpu_count)
 
     @property
     def workspace(self) -> float:
@@ -68,36 +106,67 @@ class Serving:
         chosen = max(
             (round(tensor.count * tensor.used) for tensor in self.shape.tensors if tensor.count > 1), default=1
         )
-        width = chosen * (2 * self.shape.hidden_size + 3 * self.shape.largest_intermediate / self.gpus)
-        return FIXED_WORKSPACE + 2 * self.tokens_per_step * width + 8 * self.batch * self.shape.vocab_size
+        width = chosen * (2 * self.shape.hidden_size + 3 * self.shape.largest_intermediate / self.gpu_count)
+        return _FIXED_WORKSPACE + 2 * self.step_tokens * width + 8 * self.batch * self.shape.vocab_size
 
     @property
     def peak(self) -> float:
         """Bytes on each GPU if all requests have their whole length. The CUDA context is in the target's reserve."""
         return self.weights + self.cache + self.workspace
 
-    def load_peak(self, target: Target) -> float:
-        """Bytes on each GPU while the weights load. On unified memory one file of them is there twice."""
-        transient = min(self.weights, SHARD) if target.unified_memory else 0.0
-        return self.weights + transient
+    @property
+    def file_in_page_cache(self) -> float:
+        """Bytes on each GPU that loading takes besides the weights. On unified memory one file is there twice."""
+        return min(self.weights, float(_SHARD)) if self.target.unified_memory else 0.0
 
-    def _per_text(self, context: int) -> float:
-        # A GPU holds at least one key-value head. Latent attention has a single one for all.
-        share = max(1 / self.gpus, 1 / self.shape.key_value_heads)
-        return kv_bytes(self.shape, context, self.kv_dtype) * min(share, 1.0) + state_bytes(self.shape) / self.gpus
+    @property
+    def available(self) -> float:
+        """Bytes of one GPU for weights, cache and activations."""
+        return memory_per_gpu(self.target)
+
+    @property
+    def visible(self) -> float:
+        """Bytes of one GPU that CUDA sees."""
+        return min(self.available, self.target.cuda_free or self.available)
+
+    @property
+    def limit(self) -> float:
+        """Bytes of one GPU that are in use if the cache is full."""
+        if self.cache_share is None:
+            return self.available
+        one = replace(self, batch=1)
+        fixed = one.weights + one.workspace
+        return fixed + max(self.visible - fixed, 0.0) * self.cache_share
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens that each request of the batch can have, at most the model's maximum; 0 if none fit."""
+        limit = self.limit
+        return _largest(self.shape.max_position, lambda context: replace(self, context=context).peak <= limit)
+
+    @property
+    def max_batch(self) -> int:
+        """How many requests of this length fit; 0 if none fits."""
+        limit = self.limit
+        return _largest(_MOST_REQUESTS, lambda batch: replace(self, batch=batch).peak <= limit)
 
 
-def room_per_gpu(target: Target) -> float:
+def memory_per_gpu(target: Target) -> float:
     """Return the bytes of one GPU for weights, caches and activations, without the system's reserve."""
-    return (target.memory - target.reserve) / (max(target.gpu.count, 1) if target.gpu else 1)
+    return memory_per_node(target) / (max(target.gpu.count, 1) if target.gpu else 1)
 
 
-def room_words(target: Target, name: str) -> str:
+def memory_per_node(target: Target) -> float:
+    """Return the bytes of one node for quantizing and building, which do not use several."""
+    return float(target.memory - target.reserve)
+
+
+def memory_words(target: Target, name: str) -> str:
     """Describe a target's memory for a model and the use of the rest."""
     each = " on each GPU" if gpus_of(target) > 1 else ""
     seen = f"; CUDA sees {in_gib(target.cuda_free)} free at most" if target.cuda_free else ""
     return (
-        f"{gigabytes(room_per_gpu(target))}{each}: {in_gib(target.memory)} of {name} less {in_gib(target.reserve)}"
+        f"{gigabytes(memory_per_gpu(target))}{each}: {in_gib(target.memory)} of {name} less {in_gib(target.reserve)}"
         f" for the system{seen}"
     )
 
@@ -107,17 +176,7 @@ def gpus_of(target: Target) -> int:
     return (max(target.gpu.count, 1) if target.gpu else 1) * target.nodes
 
 
-def max_context(serving: Serving, room: float) -> int:
-    """Return the most tokens that each request of the batch can have, at most the model's maximum; 0 if none fit."""
-    return _most(serving.shape.max_position, lambda context: replace(serving, context=context).peak <= room)
-
-
-def max_batch(serving: Serving, room: float, limit: int = 4096) -> int:
-    """Return how many requests of the given length fit; 0 if none fits."""
-    return _most(limit, lambda batch: replace(serving, batch=batch).peak <= room)
-
-
-def _most(limit: int, fits: Callable[[int], bool]) -> int:
+def _largest(limit: int, fits: Callable[[int], bool]) -> int:
     """Find the largest number up to a limit that fits, if all smaller ones do."""
     low, high = 0, limit
     while low < high:

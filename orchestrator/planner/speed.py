@@ -15,9 +15,8 @@ from orchestrator.errors import SpeedInputError
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, EngineConstants, constants_in_use
 from orchestrator.planner.figures import requests
-from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
-from orchestrator.planner.serving import gpus_of
+from orchestrator.planner.serving import Serving, gpus_of
 from orchestrator.planner.shapes.model import ModelShape
 
 Terms = Mapping[Cost, float]
@@ -89,11 +88,11 @@ class Workload:
         return -(-self.gpus // max(_gpu(self.target).count, 1))
 
 
-def speed(question: Question, constants: Constants | None = None) -> Speed:
+def speed(serving: Serving, constants: Constants | None = None) -> Speed:
     """Estimate decode and prefill.
 
     Args:
-        question: The served model, its machine and its batch. Drafts are not counted.
+        serving: The served model, its machine and its batch. Drafts are not counted.
         constants: The runtime's constants. Default: those of a calibration, else of the tool.
 
     Raises:
@@ -101,7 +100,7 @@ def speed(question: Question, constants: Constants | None = None) -> Speed:
         CatalogError: No such runtime.
     """
     known = constants or constants_in_use()
-    load = workload(question, known)
+    load = workload(serving, known)
     terms = step_terms(load)
     seconds = total(terms, load.engine)
     prompt = total(prefill_terms(load, load.context), load.engine)
@@ -115,7 +114,7 @@ def speed(question: Question, constants: Constants | None = None) -> Speed:
         basis=(
             *_decode_basis(load, terms, seconds),
             _prefill_basis(load),
-            f"constants of {question.engine}: {load.engine.basis}",
+            f"constants of {serving.runtime}: {load.engine.basis}",
             f"band: decode ±{margin:.0%}, prefill ±{wide:.0%}: {reason}",
         ),
     )
@@ -140,27 +139,27 @@ def served(load: Workload, prompt: int, answer: int, constants: Constants | None
     return _band(load.batch / seconds, margin)
 
 
-def workload(question: Question, constants: Constants | None = None) -> Workload:
-    """Check a question and look up what its speed needs; raises as `speed`."""
+def workload(serving: Serving, constants: Constants | None = None) -> Workload:
+    """Check a server's numbers and look up what its speed needs; raises as `speed`."""
     known = constants or constants_in_use()
-    target = question.target
+    target = serving.target
     gpu = _gpu(target)
     every = gpus_of(target)
-    count = every if question.gpus is None else question.gpus
-    _check("batch", question.batch, 1, 2**20)
-    _check("context", question.context, 1, 2**31)
+    count = every if serving.gpus is None else serving.gpus
+    _check("batch", serving.batch, 1, 2**20)
+    _check("context", serving.context, 1, 2**31)
     _check("gpus", count, 1, every, f" (all that {target.description} has)")
     _check("memory_bandwidth", gpu.memory_bandwidth, 1e6, 1e18)
     return Workload(
-        shape=question.shape,
-        scheme=_as_read(question.scheme, question.shape, question.engine),
-        kv_dtype=question.kv_dtype,
+        shape=serving.shape,
+        scheme=_as_read(serving.scheme, serving.shape, serving.runtime),
+        kv_dtype=serving.kv_dtype,
         target=target,
-        engine=known.engine(question.engine),
+        engine=known.engine(serving.runtime),
         tensor_flops=known.tensor_flops.get(gpu.sm, gpu.memory_bandwidth * _FLOPS_PER_BYTE),
         gpus=count,
-        batch=question.batch,
-        context=question.context,
+        batch=serving.batch,
+        context=serving.context,
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.planner.case import Lookup
 from orchestrator.planner.estimate import decode_of
 from orchestrator.planner.figures import Figure
+from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.planner.verdict import Verdict, verdict_of
-from orchestrator.planner.weights import served_weights
 from orchestrator.recipe.model import Recipe
 
 
@@ -32,10 +31,11 @@ def summary_of(recipe: Recipe, catalog: Lookup) -> Summary:
     Raises:
         BadInputError: The recipe names a target or an image that the catalogue does not have.
     """
-    refused = refusals(recipe, catalog)
+    given = rule_input(recipe, catalog)
+    refused = refusals(given)
     return Summary(
-        verdict=verdict_of(refused, warnings(recipe, catalog)),
+        verdict=verdict_of(refused, warnings(given)),
         refused=tuple(dict.fromkeys(refusal.code for refusal in refused)),
-        weights=served_weights(recipe),
-        decode=None if refused else decode_of(recipe, catalog.target(recipe.target)),
+        weights=given.model.weights,
+        decode=None if refused else decode_of(given.model),
     )

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.figures import Figure, in_words
 from orchestrator.planner.files import file_bytes
-from orchestrator.planner.known import at_most, known_draft, known_model, missing_sizes
-from orchestrator.planner.scheme import scheme_of
+from orchestrator.planner.known import Known, at_most, known_draft, missing_sizes
+from orchestrator.planner.scheme import Scheme, scheme_of
+from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.recipe.model import Format, HubModel, Recipe
 
 
@@ -34,7 +34,6 @@ BITS: Mapping[Format, BitsPerWeight] = MappingProxyType(
     }
 )
 
-
 _MANY = 10_000
 """Number of tensors above which headers are not calculated: they are a thousandth of the bytes."""
 
@@ -50,48 +49,36 @@ def weight_bytes(parameters: float, weight_format: Format) -> Figure:
     return Figure(parameters * bits.value / 8, "B", basis)
 
 
-def source_weights(recipe: Recipe) -> Figure:
+def source_weights(recipe: Recipe, known: Known | None) -> Figure:
     """Return the bytes of the source weights: quantized already, or not yet."""
-    known = known_model(recipe)
     if known is None:
         quantization = recipe.quantization
-        return _reckoned(recipe, quantization.format if quantization.method == "none" else "bf16")
-    basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.source.name}"
-    return Figure(checkpoint_bytes(known.shape, known.source), "B", basis, "exact")
+        return _calculated(recipe, quantization.format if quantization.method == "none" else "bf16")
+    return _exact(known.shape, known.source)
 
 
-def served_weights(recipe: Recipe) -> Figure:
+def served_weights(recipe: Recipe, known: Known | None) -> Figure:
     """Return the bytes of the served checkpoint with scales; for our own quantizer also the headers."""
-    known = known_model(recipe)
     if known is None:
-        return _reckoned(recipe, at_most(recipe))
-    basis = f"exact bytes of {in_words(known.shape.parameters)} parameters in {known.served.name}"
-    if recipe.quantization.budget is not None:
-        basis = (
-            f"no more than {in_words(known.shape.parameters)} parameters take in {known.served.name}; see the budget"
-        )
-        whole = checkpoint_bytes(known.shape, known.served)
-        return Figure(min(whole, recipe.quantization.budget.bytes or whole), "B", basis)
-    if recipe.quantization.method == "onepass" and sum(t.count for t in known.shape.tensors) < _MANY:
-        return Figure(file_bytes(known.shape, known.served), "B", f"{basis}, headers included", "exact")
-    return Figure(checkpoint_bytes(known.shape, known.served), "B", basis, "exact")
+        return _calculated(recipe, at_most(recipe))
+    shape, budget, exact = known.shape, recipe.quantization.budget, _exact(known.shape, known.served)
+    if budget is not None:
+        basis = f"no more than {in_words(shape.parameters)} parameters take in {known.served.name}; see the budget"
+        return Figure(min(exact.value, budget.bytes or exact.value), "B", basis)
+    if recipe.quantization.method == "onepass" and sum(tensor.count for tensor in shape.tensors) < _MANY:
+        return Figure(file_bytes(shape, known.served), "B", f"{exact.basis}, headers included", "exact")
+    return exact
 
 
-def _reckoned(recipe: Recipe, weight_format: Format) -> Figure:
-    figure = weight_bytes(recipe.model.parameters, weight_format)
-    return Figure(figure.value, figure.unit, f"{figure.basis}: {missing_sizes(recipe)}")
-
-
-def weights_in(recipe: Recipe, weight_format: Format) -> Figure:
+def weights_in(recipe: Recipe, known: Known | None, weight_format: Format) -> Figure:
     """Return the bytes that the recipe's model would have in another format."""
-    known = known_model(recipe)
     if known is None:
         return weight_bytes(recipe.model.parameters, weight_format)
     basis = f"exact bytes of {in_words(known.shape.parameters)} parameters"
     return Figure(checkpoint_bytes(known.shape, scheme_of(weight_format)), "B", basis, "exact")
 
 
-def draft_bytes(recipe: Recipe) -> Figure | None:
+def draft_weights(recipe: Recipe) -> Figure | None:
     """Calculate the bytes of the draft model; None without one.
 
     A draft's format is not part of a recipe: it counts as BF16 unless its name says otherwise.
@@ -104,32 +91,27 @@ def draft_bytes(recipe: Recipe) -> Figure | None:
     if known is None:
         return weight_bytes(speculative.draft.parameters, name)
     shape, declared = known
-    basis = f"exact bytes of {in_words(shape.parameters)} parameters in {name}"
-    return Figure(checkpoint_bytes(shape, declared or scheme_of(name)), "B", basis, "exact")
+    return _exact(shape, declared or scheme_of(name), name)
 
 
-def decode_ceiling(recipe: Recipe, target: Target) -> Figure | None:
-    """Return the upper limit in tokens per second of one request: each token reads every active weight once.
-
-    KV cache, activations and launch gaps take more time, so no run reaches it. Speculative decoding can exceed it.
-    None on a machine without a GPU.
-    """
-    if target.gpu is None:
-        return None
-    read = _read_per_token(recipe)
-    bandwidth = target.gpu.memory_bandwidth * recipe.serve.tensor_parallel_size
-    basis = f"{bandwidth / 1e9:.4g} GB/s over {read} of weights read per token ({read.basis}); nothing else counted"
-    return Figure(bandwidth / read.value, "tok/s", basis)
-
-
-def _read_per_token(recipe: Recipe) -> Figure:
-    known = known_model(recipe)
+def weights_per_token(recipe: Recipe, known: Known | None) -> Figure:
+    """Return the bytes of weights that one token of one request reads."""
     if known is None:
         active = recipe.model.active_parameters or recipe.model.parameters
         return weight_bytes(active, at_most(recipe))
     parameters = known.shape.active_parameters
     basis = f"exact bytes of {in_words(parameters)} parameters in {known.served.name}: no embedding"
     return Figure(weights_read_per_step(known.shape, known.served), "B", basis, "exact")
+
+
+def _exact(shape: ModelShape, scheme: Scheme, name: str | None = None) -> Figure:
+    basis = f"exact bytes of {in_words(shape.parameters)} parameters in {name or scheme.name}"
+    return Figure(checkpoint_bytes(shape, scheme), "B", basis, "exact")
+
+
+def _calculated(recipe: Recipe, weight_format: Format) -> Figure:
+    figure = weight_bytes(recipe.model.parameters, weight_format)
+    return Figure(figure.value, figure.unit, f"{figure.basis}: {missing_sizes(recipe)}")
 
 
 def _format_in_name(model: HubModel) -> Format:

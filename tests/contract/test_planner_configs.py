@@ -12,10 +12,10 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import ArchitectureUnknownError
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
-from orchestrator.planner.making import resident_peak
-from orchestrator.planner.outlook import outlook
-from orchestrator.planner.question import Question
+from orchestrator.planner.preparation import Preparation, resident_peak
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, Scheme, scheme_of, scheme_of_quant_config
+from orchestrator.planner.serving import Serving
+from orchestrator.planner.serving_figures import serving_figures
 from orchestrator.planner.shapes import shape_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,18 +133,17 @@ def test_every_configuration_is_answered_in_every_format(name: str) -> None:
     shape = shape_of(read(name), name)
     spark = Catalog(Project(ROOT)).target("dgx-spark")
     for format_name in (*FORMATS, *GGUF_FORMATS):
-        question = Question(
+        serving = Serving(
             shape=shape,
             scheme=scheme_of(format_name),
-            quantizing=resident_peak(shape),
             kv_dtype="fp8",
             target=spark,
             target_name="dgx-spark",
-            engine="llama.cpp" if format_name in GGUF_FORMATS else "vllm",
+            runtime="llama.cpp" if format_name in GGUF_FORMATS else "vllm",
             batch=4,
             context=8192,
         )
-        found = outlook(question)
+        found = serving_figures(serving, Preparation(resident_peak(shape)))
         assert found.decode is not None
         assert 0 < found.active_bytes_per_token <= found.weights_bytes <= 2 * shape.stored_parameters * 1.01
 

@@ -26,6 +26,7 @@ from orchestrator.pages.page import comparison_page, plan_page
 from orchestrator.pages.planned import comparison_for, plan_facts
 from orchestrator.planner.comparison import Terms, compare
 from orchestrator.planner.drafts import drafts
+from orchestrator.planner.model_on_target import model_on_target
 from tests.support.checked import MIXED, quality, quantization
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -175,7 +176,7 @@ def _compared(
     target: str = "dgx-spark",
 ) -> str:
     recipe = settings.book.load(name).recipe
-    found = comparison_for(recipe, settings.catalog.target(recipe.target))
+    found = comparison_for(model_on_target(recipe, settings.catalog.target(recipe.target)))
     assert found is not None
     terms = Terms(settings.catalog.target(target), target, engine, batch, context, "bf16")
     asked = compare(found.subject, terms)
@@ -184,8 +185,8 @@ def _compared(
 
 def _planned(settings: Settings, name: str) -> str:
     plan = plan_recipe(settings, Named(name)).plan
-    facts = plan_facts(plan.recipe, plan.target, plan.estimate, plan.refusals, plan.warnings)
-    return plan_page(facts, comparison_for(plan.recipe, plan.target))
+    facts = plan_facts(plan.model, plan.estimate, plan.refusals, plan.warnings)
+    return plan_page(facts, comparison_for(plan.model))
 
 
 def test_nothing_sticks_out_and_no_text_lies_on_another(browser: Browser, pages: dict[str, str]) -> None:

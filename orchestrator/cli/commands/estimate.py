@@ -17,9 +17,7 @@ from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.constants import ENGINES
 from orchestrator.planner.figures import Figure, requests
-from orchestrator.planner.making import one_pass_peak, resident_peak
-from orchestrator.planner.outlook import Outlook, outlook, to_document
-from orchestrator.planner.question import Question
+from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.scheme import (
     FORMATS,
     GGUF_FORMATS,
@@ -29,6 +27,8 @@ from orchestrator.planner.scheme import (
     scheme_of,
     scheme_of_quant_config,
 )
+from orchestrator.planner.serving import Serving
+from orchestrator.planner.serving_figures import ServingFigures, serving_figures, to_document
 from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Band
 from orchestrator.quantization.architectures import ARCHITECTURES
@@ -109,25 +109,24 @@ def command(
     shape = shape_of(subject.config, subject.where)
     if method is not None:
         published = method == "none"
-    question = Question(
+    serving = Serving(
         shape=shape,
         scheme=scheme,
         kv_dtype=kv_cache or scheme.kv_cache,
         target=settings.catalog.target(target),
         target_name=target,
-        engine=engine,
+        runtime=engine,
         batch=batch,
         context=context,
         gpus=gpus,
-        quantizing=None if published else _quantizing(method, scheme, shape),
-        builds_engine=build_engine,
         stored_bytes=subject.stored_bytes if published else None,
     )
-    found = outlook(question)
+    quantizing = None if published else _quantizing(method, scheme, shape)
+    found = serving_figures(serving, Preparation(quantizing, builds_engine=build_engine))
     if as_json:
         print_json(to_document(found))
     else:
-        _show(question, found)
+        _show(serving, found)
 
 
 @dataclass(frozen=True)
@@ -231,9 +230,9 @@ def _headers(folder: Path) -> int | None:
     return sum(tensor.size for tensor in Checkpoint.open(folder).tensors.values())
 
 
-def _show(question: Question, found: Outlook) -> None:
+def _show(serving: Serving, found: ServingFigures) -> None:
     verdict = ("fits, with limits" if found.limits else "fits") if found.fits else "does not fit"
-    click.echo(f"{question.shape.architecture} as {question.scheme.label} on {question.target_name}: {verdict}")
+    click.echo(f"{serving.shape.architecture} as {serving.scheme.label} on {serving.target_name}: {verdict}")
     for limit in found.limits:
         print_text(f"  · {limit}", hanging=4)
     rows = [
@@ -241,11 +240,11 @@ def _show(question: Question, found: Outlook) -> None:
         ("read per token", in_bytes(found.active_bytes_per_token)),
         ("cache per token", in_bytes(found.kv_bytes_per_token)),
         *((f"peak: {phase.replace('_', ' ')}", in_bytes(peak)) for phase, peak in found.peak_memory_bytes.items()),
-        ("available memory", in_bytes(found.room_bytes)),
+        ("available memory", in_bytes(found.available_bytes)),
         ("longest context", f"{found.max_context:,} tokens"),
-        (f"requests of {question.context:,} tokens", f"{found.max_batch:,}"),
-        (f"decode, {requests(question.batch)} at {question.context:,} tokens", _band(found.decode)),
-        (f"prefill, 1 prompt of {question.context:,} tokens", _band(found.prefill)),
+        (f"requests of {serving.context:,} tokens", f"{found.max_batch:,}"),
+        (f"decode, {requests(serving.batch)} at {serving.context:,} tokens", _band(found.decode)),
+        (f"prefill, 1 prompt of {serving.context:,} tokens", _band(found.prefill)),
     ]
     click.echo()
     print_table(("what", "predicted"), rows, right=(1,))

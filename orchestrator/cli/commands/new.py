@@ -22,7 +22,7 @@ from orchestrator.pages.advice import advice
 from orchestrator.pages.rows import span_of
 from orchestrator.planner.comparison import Comparison, Row, Subject
 from orchestrator.planner.figures import requests
-from orchestrator.planner.proposal import Candidate, Proposal, Question, propose
+from orchestrator.planner.proposal import Candidate, NewRecipe, Proposal, propose
 from orchestrator.recipe.model import Format, Recipe
 from orchestrator.recipe.names import NAME_PATTERN
 from orchestrator.store.temporary import replacing
@@ -81,7 +81,7 @@ def command(
         made, file = draft(candidate)
         return settings.book.load_text(made.text(), file).recipe
 
-    question = Question(
+    new = NewRecipe(
         name=source_of(found),
         architecture=found.model.architecture,
         shape=found.shape,
@@ -91,10 +91,10 @@ def command(
         wanted=wanted,
         has_base=base is not None,
     )
-    proposal = propose(question, settings.catalog, written)
+    proposal = propose(new, settings.catalog, written)
     made, file = draft(proposal.candidate)
     _insist_on_free(file, force=force)
-    text = made.text(_reasons(question, proposal))
+    text = made.text(_reasons(new, proposal))
     recipe = settings.book.load_text(text, file).recipe
     with machine_faults(f"writing {file}"), replacing(file) as fresh:
         fresh.write_text(text, encoding="utf-8")
@@ -124,33 +124,33 @@ def _usual_place() -> Path:
     return Path("recipes") if Path("recipes").is_dir() else Path()
 
 
-def _reasons(question: Question, proposal: Proposal) -> dict[str, str]:
-    gpu = question.target.gpu
+def _reasons(new: NewRecipe, proposal: Proposal) -> dict[str, str]:
+    gpu = new.target.gpu
     kernels = f" and has kernels for it on SM {gpu.sm}" if gpu else ""
     return {
-        "format": " ".join(_why_format(question, proposal)),
+        "format": " ".join(_why_format(new, proposal)),
         "method": _METHODS[proposal.candidate.method],
-        "image": f"the first image of the catalogue that serves {question.architecture}{kernels}",
+        "image": f"the first image of the catalogue that serves {new.architecture}{kernels}",
     }
 
 
-def _why_format(question: Question, proposal: Proposal) -> list[str]:
+def _why_format(new: NewRecipe, proposal: Proposal) -> list[str]:
     row = proposal.row
     reasons = [f"Not {name}: {refusal.message}." for name, refusal in proposal.passed_over.items()]
-    if question.declared is not None:
+    if new.declared is not None:
         reasons.append("It is published so; quantizing it again would only lose precision.")
-    elif question.wanted is not None:
+    elif new.wanted is not None:
         reasons.append("As asked for.")
     elif row is not None:
-        subject = Subject(question.name, row.question.shape, "")
-        reasons.append(advice(Comparison(subject, question.terms, (row,)), row))
+        subject = Subject(new.name, row.serving.shape, "")
+        reasons.append(advice(Comparison(subject, new.terms, (row,)), row))
     if row is not None:
-        reasons.append(f"Weights: {in_bytes(row.outlook.weights_bytes)}{_speed(question, row)}.")
+        reasons.append(f"Weights: {in_bytes(row.figures.weights_bytes)}{_speed(new, row)}.")
     return reasons
 
 
-def _speed(question: Question, row: Row) -> str:
-    band, asked = row.outlook.decode, question.terms
+def _speed(new: NewRecipe, row: Row) -> str:
+    band, asked = row.figures.decode, new.terms
     if band is None:
         return ""
     return f", {span_of(band)} tokens/s predicted for {requests(asked.batch)} at {asked.context:,} tokens"

@@ -30,7 +30,7 @@ from orchestrator.pages.rows import (
     speed_rows,
 )
 from orchestrator.planner.estimate import Estimate, Speeds, Stage
-from orchestrator.planner.serving import room_words
+from orchestrator.planner.serving import memory_words
 
 
 @click.command("plan")
@@ -75,8 +75,8 @@ def _write_page(plan: Plan, file: Path) -> None:
     from orchestrator.pages.page import plan_page  # noqa: PLC0415 - only for a page
     from orchestrator.pages.planned import comparison_for, plan_facts  # noqa: PLC0415 - as above
 
-    facts = plan_facts(plan.recipe, plan.target, plan.estimate, plan.refusals, plan.warnings)
-    write_page(file, plan_page(facts, comparison_for(plan.recipe, plan.target)))
+    facts = plan_facts(plan.model, plan.estimate, plan.refusals, plan.warnings)
+    write_page(file, plan_page(facts, comparison_for(plan.model)))
 
 
 def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow, ...] = ()) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
         "estimate": {name: asdict(figure) for name, figure in plan.estimate.figures.items()},
         "phases": [_phase(stage) for stage in plan.estimate.stages],
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
-        "drafts": asdict(plan.estimate.drafted) if plan.estimate.drafted else None,
+        "drafts": asdict(plan.estimate.draft_speed) if plan.estimate.draft_speed else None,
         "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
     }
 
@@ -103,7 +103,7 @@ def _phase(stage: Stage) -> dict[str, Any]:
         "phase": stage.phase,
         "memory_bytes": round(peak.total),
         "parts_bytes": {part: round(size) for part, size in peak.parts.items()},
-        "room_bytes": round(peak.room),
+        "available_bytes": round(peak.available),
         "fits": peak.fits,
         "kind": peak.kind,
         "basis": peak.basis,
@@ -150,7 +150,7 @@ def show_plan(
 def _show_phases(plan: Plan) -> None:
     print_table(PHASE_HEADS, map(phase_cells, plan.estimate.stages), right=(1, 2, 3, 4), least=(5,))
     click.echo()
-    print_text(f"available memory: {room_words(plan.target, plan.recipe.target)}")
+    print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
     click.echo()
 
@@ -162,11 +162,11 @@ def _show_speeds(estimate: Estimate, speeds: Speeds) -> None:
     click.echo()
     if estimate.decode:
         print_text(f"decode: {figure_words(estimate.decode)}")
-    for name, figure in (("longest_text", estimate.longest_text), ("most_texts", estimate.most_texts)):
+    for name, figure in (("max_context", estimate.max_context), ("max_requests", estimate.max_requests)):
         if figure:
             print_text(f"{FIGURE_NAMES[name]}: {figure_words(figure)} ({figure.basis})")
-    if estimate.drafted:
-        print_text(f"speculative decoding: {draft_words(estimate.drafted)}")
+    if estimate.draft_speed:
+        print_text(f"speculative decoding: {draft_words(estimate.draft_speed)}")
     print_text(speeds.basis[-2])
     click.echo()
 

@@ -25,11 +25,10 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from orchestrator.errors import Refusal
-from orchestrator.planner.case import Case, Lookup, case_of
+from orchestrator.planner.rule_input import RuleInput
 from orchestrator.planner.rules import cautions, faults, formats, machine, model, options
-from orchestrator.recipe.model import Recipe
 
-Rule: TypeAlias = Callable[[Case], Iterable[Refusal]]
+Rule: TypeAlias = Callable[[RuleInput], Iterable[Refusal]]
 
 RULES: tuple[Rule, ...] = (
     machine.built_for_the_processor,
@@ -64,7 +63,7 @@ CAUTIONS: tuple[Rule, ...] = (
     cautions.engine_memory_is_tight,
     cautions.serving_memory_is_tight,
     cautions.loading_is_tight,
-    cautions.cache_leaves_room_for_the_system,
+    cautions.cache_leaves_memory_for_the_system,
     cautions.hybrid_reuses_no_blocks,
     cautions.engine_options_are_used,
     cautions.every_gpu_serves,
@@ -72,23 +71,15 @@ CAUTIONS: tuple[Rule, ...] = (
 )
 
 
-def refusals(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
-    """Apply every rule. No refusal means that no reason is known why the recipe should not work.
-
-    Raises:
-        BadInputError: The recipe names a target or an image that the catalogue does not have.
-    """
-    return _applied(RULES, case_of(recipe, catalog))
+def refusals(given: RuleInput) -> tuple[Refusal, ...]:
+    """Apply every rule. No refusal means that no reason is known why the recipe should not work."""
+    return _applied(RULES, given)
 
 
-def warnings(recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
-    """Return what may go wrong without a known refusal.
-
-    Raises:
-        BadInputError: As for `refusals`.
-    """
-    return _applied(CAUTIONS, case_of(recipe, catalog))
+def warnings(given: RuleInput) -> tuple[Refusal, ...]:
+    """Return what may go wrong without a known refusal."""
+    return _applied(CAUTIONS, given)
 
 
-def _applied(rules: tuple[Rule, ...], case: Case) -> tuple[Refusal, ...]:
-    return tuple(dict.fromkeys(found for rule in rules for found in rule(case)))
+def _applied(rules: tuple[Rule, ...], given: RuleInput) -> tuple[Refusal, ...]:
+    return tuple(dict.fromkeys(found for rule in rules for found in rule(given)))

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
-from orchestrator.planner.case import Case
+from orchestrator.planner.rule_input import RuleInput
 from orchestrator.quantization import offered
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.recipe.model import Format
@@ -25,24 +25,24 @@ NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
 """Replacements for a format, those of similar size first."""
 
 
-def has_kernels(case: Case) -> Iterator[Refusal]:
+def has_kernels(given: RuleInput) -> Iterator[Refusal]:
     """The image holds kernels for the format on the target's GPU."""
-    wanted = case.weight_format
-    if case.sm is None or wanted == "fp8_block_scale" or wanted in _kernels(case, case.image):
+    wanted = given.weight_format
+    if given.sm is None or wanted == "fp8_block_scale" or wanted in _kernels(given, given.image):
         return
-    message = f"image {case.recipe.image} has no kernels for {wanted} on SM {case.sm}"
-    able = case.images_where(lambda image: wanted in _kernels(case, image))
-    nearest = [name for name in NEAREST[wanted] if name in _kernels(case, case.image)]
+    message = f"image {given.recipe.image} has no kernels for {wanted} on SM {given.sm}"
+    able = given.images_where(lambda image: wanted in _kernels(given, image))
+    nearest = [name for name in NEAREST[wanted] if name in _kernels(given, given.image)]
     ways = ([f"image {able[-1]}"] if able else []) + ([f"format {nearest[0]}"] if nearest else [])
     yield Refusal("FORMAT_UNSUPPORTED", message, f"use {' or '.join(ways)}" if ways else "use another target")
 
 
-def has_block_scale_kernels(case: Case) -> Iterator[Refusal]:
+def has_block_scale_kernels(given: RuleInput) -> Iterator[Refusal]:
     """FP8 with a scale per block needs kernels of its own, and GB10 has none."""
-    wanted = case.weight_format
-    if case.sm is None or wanted != "fp8_block_scale" or wanted in _kernels(case, case.image):
+    wanted = given.weight_format
+    if given.sm is None or wanted != "fp8_block_scale" or wanted in _kernels(given, given.image):
         return
-    yield block_scales_refused(case.recipe.image, case.sm)
+    yield block_scales_refused(given.recipe.image, given.sm)
 
 
 def block_scales_refused(image: str, sm: int) -> Refusal:
@@ -55,14 +55,14 @@ def block_scales_refused(image: str, sm: int) -> Refusal:
     return Refusal("FP8_BLOCK_SCALE", message, hint)
 
 
-def engines_have_one_format(case: Case) -> Iterator[Refusal]:
+def engines_have_one_format(given: RuleInput) -> Iterator[Refusal]:
     """The conversion to a TensorRT engine supports one format for the whole model.
 
     `convert_checkpoint.py` takes it from its own options, `--use_nvfp4` or `--use_fp8`, and ignores ModelOpt's
     `quantized_layers`. And `trtllm-build` reads the formats of single layers from a `quant_cfg.json` that the
     conversion does not write.
     """
-    if case.recipe.backend == "tensorrt" and case.quantization.format == "auto":
+    if given.recipe.backend == "tensorrt" and given.quantization.format == "auto":
         message = (
             "format auto mixes formats (ModelOpt's MIXED_PRECISION), and the conversion to an engine knows one for the"
             " whole model"
@@ -70,104 +70,104 @@ def engines_have_one_format(case: Case) -> Iterator[Refusal]:
         yield Refusal("FORMAT_UNSUPPORTED", message, "use backend pytorch, which loads it, or format nvfp4 or fp8")
 
 
-def mxfp4_is_gpt_oss(case: Case) -> Iterator[Refusal]:
+def mxfp4_is_gpt_oss(given: RuleInput) -> Iterator[Refusal]:
     """TensorRT-LLM loads MXFP4 only as OpenAI publishes it. It cannot read what ModelOpt writes under that name."""
-    if case.quantization.format != "mxfp4":
+    if given.quantization.format != "mxfp4":
         return
-    if case.recipe.model.architecture != "GptOssForCausalLM":
+    if given.recipe.model.architecture != "GptOssForCausalLM":
         message = "TensorRT-LLM loads MXFP4 only from OpenAI's own gpt-oss checkpoints"
         yield Refusal("FORMAT_UNSUPPORTED", message, "use format nvfp4")
 
 
-def gpt_oss_stays_as_it_is(case: Case) -> Iterator[Refusal]:
+def gpt_oss_stays_as_it_is(given: RuleInput) -> Iterator[Refusal]:
     """The weights of gpt-oss are published in MXFP4. Quantizing them again only loses precision."""
-    if case.recipe.model.architecture == "GptOssForCausalLM" and case.quantization.method != "none":
+    if given.recipe.model.architecture == "GptOssForCausalLM" and given.quantization.method != "none":
         message = "gpt-oss is published in MXFP4; quantizing it again loses precision and gains nothing"
         yield Refusal("REQUANTIZE", message, "use format mxfp4 with method none")
 
 
-def awq_is_dense(case: Case) -> Iterator[Refusal]:
+def awq_is_dense(given: RuleInput) -> Iterator[Refusal]:
     """There is no INT4-AWQ kernel for mixtures of experts."""
-    if case.quantization.format == "int4_awq" and case.recipe.model.active_parameters:
+    if given.quantization.format == "int4_awq" and given.recipe.model.active_parameters:
         message = "TensorRT-LLM has no INT4-AWQ kernels for mixtures of experts"
         yield Refusal("FORMAT_UNSUPPORTED", message, "use format nvfp4")
 
 
-def has_kv_cache_kernels(case: Case) -> Iterator[Refusal]:
+def has_kv_cache_kernels(given: RuleInput) -> Iterator[Refusal]:
     """The image holds kernels for the KV cache's format on the target's GPU."""
-    if case.sm is None:
+    if given.sm is None:
         return
-    kernels = case.image.kv_cache_formats.get(f"sm_{case.sm}", ())
+    kernels = given.image.kv_cache_formats.get(f"sm_{given.sm}", ())
     settings = {
-        "quantization.kv_cache": case.quantization.kv_cache,
-        "serve.kv_cache.dtype": case.recipe.serve.kv_cache.dtype,
+        "quantization.kv_cache": given.quantization.kv_cache,
+        "serve.kv_cache.dtype": given.recipe.serve.kv_cache.dtype,
     }
     for setting, wanted in settings.items():
         if wanted not in ("none", "auto", *kernels):
-            message = f"{setting} is {wanted}, but image {case.recipe.image} has no kernels for it on SM {case.sm}"
+            message = f"{setting} is {wanted}, but image {given.recipe.image} has no kernels for it on SM {given.sm}"
             yield Refusal("KV_CACHE_UNSUPPORTED", message, f"use {' or '.join(kernels) or 'auto'}")
 
 
-def method_makes_the_scales(case: Case) -> Iterator[Refusal]:
+def method_makes_the_scales(given: RuleInput) -> Iterator[Refusal]:
     """Our own quantizer writes scales only for FP8 caches."""
-    wanted = case.quantization.kv_cache
-    if case.quantization.method == "onepass" and wanted not in offered.KV_CACHE_FORMATS:
+    wanted = given.quantization.kv_cache
+    if given.quantization.method == "onepass" and wanted not in offered.KV_CACHE_FORMATS:
         message = f"method onepass writes no {wanted} scales for the KV cache"
         hint = "set quantization.kv_cache to fp8 or none, or use method modelopt"
         yield Refusal("KV_CACHE_UNSUPPORTED", message, hint)
 
 
-def method_can(case: Case) -> Iterator[Refusal]:
+def method_can(given: RuleInput) -> Iterator[Refusal]:
     """The method's tool exists and makes the format."""
-    match case.quantization.method:
+    match given.quantization.method:
         case "onepass":
-            yield from _onepass_can(case)
+            yield from _onepass_can(given)
         case "modelopt":
-            yield from _modelopt_can(case)
+            yield from _modelopt_can(given)
         case "trtllm":
-            yield from _trtllm_can(case)
+            yield from _trtllm_can(given)
         case "none":
             return
 
 
-def _onepass_can(case: Case) -> Iterator[Refusal]:
+def _onepass_can(given: RuleInput) -> Iterator[Refusal]:
     hint = "use method modelopt with quantization.image quantizer-0.46.0"
-    if case.quantization.format not in offered.FORMATS:
-        message = f"method onepass makes {', '.join(offered.FORMATS)}, not {case.quantization.format}"
+    if given.quantization.format not in offered.FORMATS:
+        message = f"method onepass makes {', '.join(offered.FORMATS)}, not {given.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
-    architecture = case.recipe.model.architecture
+    architecture = given.recipe.model.architecture
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         message = f"method onepass does not know the tensors of {architecture}; known: {known}"
         yield Refusal("MODEL_UNSUPPORTED", message, hint)
 
 
-def _modelopt_can(case: Case) -> Iterator[Refusal]:
-    if case.target.gpu is None:
+def _modelopt_can(given: RuleInput) -> Iterator[Refusal]:
+    if given.target.gpu is None:
         message = "hf_ptq.py refuses to run without a GPU"
         yield Refusal("METHOD_UNSUPPORTED", message, "use method onepass with format w4a16_nvfp4")
-    if not case.quantizer.has("hf_ptq.py"):
-        able = [name for name, image in case.images.items() if _quantizes_on(case, image)]
-        message = f"image {case.quantizer_name} has no hf_ptq.py for method modelopt"
+    if not given.quantizer.has("hf_ptq.py"):
+        able = [name for name, image in given.images.items() if _quantizes_on(given, image)]
+        message = f"image {given.quantizer_name} has no hf_ptq.py for method modelopt"
         yield Refusal("METHOD_UNSUPPORTED", message, f"set quantization.image to {' or '.join(able)}")
 
 
-def _trtllm_can(case: Case) -> Iterator[Refusal]:
+def _trtllm_can(given: RuleInput) -> Iterator[Refusal]:
     hint = "use method modelopt with quantization.image quantizer-0.46.0"
-    if case.recipe.backend != "tensorrt":
+    if given.recipe.backend != "tensorrt":
         message = "quantize.py writes a checkpoint for engines, which backend pytorch does not load"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
-    if not case.quantizer.has("quantize.py"):
-        message = f"image {case.quantizer_name} has no quantize.py for method trtllm"
+    if not given.quantizer.has("quantize.py"):
+        message = f"image {given.quantizer_name} has no quantize.py for method trtllm"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
-    elif case.quantization.format not in case.options(case.quantizer, "quantize.py")["--qformat"].choices:
-        message = f"quantize.py of image {case.quantizer_name} does not make {case.quantization.format}"
+    elif given.quantization.format not in given.options(given.quantizer, "quantize.py")["--qformat"].choices:
+        message = f"quantize.py of image {given.quantizer_name} does not make {given.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
 
 
-def _quantizes_on(case: Case, image: Image) -> bool:
-    return image.has("hf_ptq.py") and case.target.architecture in image.architectures
+def _quantizes_on(given: RuleInput, image: Image) -> bool:
+    return image.has("hf_ptq.py") and given.target.architecture in image.architectures
 
 
-def _kernels(case: Case, image: Image) -> tuple[str, ...]:
-    return image.formats.get(f"sm_{case.sm}", ())
+def _kernels(given: RuleInput, image: Image) -> tuple[str, ...]:
+    return image.formats.get(f"sm_{given.sm}", ())

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
-from orchestrator.planner.case import Case
+from orchestrator.planner.rule_input import RuleInput
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
@@ -35,50 +35,52 @@ _TAKES_EAGLE3 = frozenset(
 """Models that support an EAGLE-3 head: the same table, and the heads that NVIDIA publishes."""
 
 
-def builds_engines(case: Case) -> Iterator[Refusal]:
+def builds_engines(given: RuleInput) -> Iterator[Refusal]:
     """The TensorRT engine path ended in July 2026. Newer images have no trtllm-build."""
-    if case.recipe.backend == "tensorrt" and not case.image.has("trtllm-build"):
+    if given.recipe.backend == "tensorrt" and not given.image.has("trtllm-build"):
         message = (
-            f"image {case.recipe.image} has no trtllm-build: TensorRT-LLM removed the engine backend after 1.3.0rc20"
+            f"image {given.recipe.image} has no trtllm-build: TensorRT-LLM removed the engine backend after 1.3.0rc20"
         )
-        able = case.images_where(lambda image: image.has("trtllm-build"))
+        able = given.images_where(lambda image: image.has("trtllm-build"))
         hint = f"use image {able[0]} or backend pytorch" if able else "use backend pytorch"
         yield Refusal("ENGINE_UNSUPPORTED", message, hint)
 
 
-def knows_the_model(case: Case) -> Iterator[Refusal]:
+def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
     """The image's backend supports the model's architecture."""
-    architecture = case.recipe.model.architecture
-    if case.recipe.backend == "pytorch":
-        if architecture not in case.image.pytorch_architectures:
-            message = f"TensorRT-LLM in image {case.recipe.image} does not serve {architecture}"
-            yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(case, architecture))
-    elif case.image.has("trtllm-build") and architecture not in case.image.engine_families:
-        known = ", ".join(case.image.engine_families)
-        message = f"no conversion of {architecture} to an engine is known for image {case.recipe.image}; known: {known}"
-        yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(case, architecture))
+    architecture = given.recipe.model.architecture
+    if given.recipe.backend == "pytorch":
+        if architecture not in given.image.pytorch_architectures:
+            message = f"TensorRT-LLM in image {given.recipe.image} does not serve {architecture}"
+            yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(given, architecture))
+    elif given.image.has("trtllm-build") and architecture not in given.image.engine_families:
+        known = ", ".join(given.image.engine_families)
+        message = (
+            f"no conversion of {architecture} to an engine is known for image {given.recipe.image}; known: {known}"
+        )
+        yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(given, architecture))
 
 
-def _who_serves(case: Case, architecture: str) -> str:
-    if case.recipe.backend == "tensorrt" and architecture in case.image.pytorch_architectures:
+def _who_serves(given: RuleInput, architecture: str) -> str:
+    if given.recipe.backend == "tensorrt" and architecture in given.image.pytorch_architectures:
         return "use backend pytorch"
 
     def serves(image: Image) -> bool:
         return architecture in image.pytorch_architectures
 
-    able = case.images_where(serves)
+    able = given.images_where(serves)
     if able:
         return f"use image {able[-1]} with backend pytorch"
     return _ELSEWHERE.get(architecture, "no image of the catalogue serves it; vLLM may")
 
 
-def speculates_as_the_model_can(case: Case) -> Iterator[Refusal]:
+def speculates_as_the_model_can(given: RuleInput) -> Iterator[Refusal]:
     """Only the PyTorch backend supports drafts here, and two of the kinds need support by the model."""
-    speculative = case.recipe.serve.speculative
+    speculative = given.recipe.serve.speculative
     if speculative is None:
         return
-    architecture = case.recipe.model.architecture
-    if case.recipe.backend == "tensorrt":
+    architecture = given.recipe.model.architecture
+    if given.recipe.backend == "tensorrt":
         message = "serve.speculative is for backend pytorch; an engine would have to be built for it"
         yield Refusal("SPECULATIVE_UNSUPPORTED", message, "use backend pytorch")
     if speculative.type == "mtp" and architecture not in _PREDICTS_TOKENS:

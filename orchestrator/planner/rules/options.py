@@ -9,7 +9,7 @@ from types import MappingProxyType
 from orchestrator.catalog.image import Tool
 from orchestrator.catalog.load import Option
 from orchestrator.errors import Refusal
-from orchestrator.planner.case import Case, Options
+from orchestrator.planner.rule_input import Options, RuleInput
 from orchestrator.recipe.model import OptionValue
 
 _CONVERT_OWN = MappingProxyType({"model_dir": "the plan", "output_dir": "the plan", "quant_ckpt_path": "the plan"})
@@ -75,76 +75,76 @@ _PYTORCH_ONLY = frozenset(
 _SM12X_MOE_BACKENDS = ("AUTO", "CUTLASS", "CUTEDSL")
 
 
-def engine_options(case: Case) -> Iterator[Refusal]:
+def engine_options(given: RuleInput) -> Iterator[Refusal]:
     """Options of convert_checkpoint.py and trtllm-build."""
-    if case.recipe.backend != "tensorrt":
+    if given.recipe.backend != "tensorrt":
         return
-    yield from _checked(case, "convert_checkpoint.py", "engine.convert", case.recipe.engine.convert, _CONVERT_OWN)
-    yield from _checked(case, "trtllm-build", "engine.build", case.recipe.engine.build, _BUILD_OWN)
+    yield from _checked(given, "convert_checkpoint.py", "engine.convert", given.recipe.engine.convert, _CONVERT_OWN)
+    yield from _checked(given, "trtllm-build", "engine.build", given.recipe.engine.build, _BUILD_OWN)
 
 
-def quantization_options(case: Case) -> Iterator[Refusal]:
+def quantization_options(given: RuleInput) -> Iterator[Refusal]:
     """Options of hf_ptq.py or quantize.py. The other methods take none."""
-    options = case.quantization.options
-    match case.quantization.method:
+    options = given.quantization.options
+    match given.quantization.method:
         case "modelopt":
-            yield from _checked(case, "hf_ptq.py", "quantization.options", options, _QUANTIZE_OWN)
-            yield from _modelopt_formats(case)
+            yield from _checked(given, "hf_ptq.py", "quantization.options", options, _QUANTIZE_OWN)
+            yield from _modelopt_formats(given)
         case "trtllm":
-            yield from _checked(case, "quantize.py", "quantization.options", options, _QUANTIZE_OWN)
+            yield from _checked(given, "quantize.py", "quantization.options", options, _QUANTIZE_OWN)
             yield from _value_of(
-                case, "quantize.py", "quantization.kv_cache", "kv_cache_dtype", case.quantization.kv_cache
+                given, "quantize.py", "quantization.kv_cache", "kv_cache_dtype", given.quantization.kv_cache
             )
         case "onepass" | "none":
             for name in options:
-                message = f"quantization.options.{name}: method {case.quantization.method} takes no options"
+                message = f"quantization.options.{name}: method {given.quantization.method} takes no options"
                 yield Refusal("OPTION_UNKNOWN", message, "remove it, or use method modelopt")
 
 
-def serve_options(case: Case) -> Iterator[Refusal]:
+def serve_options(given: RuleInput) -> Iterator[Refusal]:
     """Options of trtllm-serve that only some images have, and keys of its configuration file."""
-    serve = case.recipe.serve
+    serve = given.recipe.serve
     for name in ("served_model_name", "reasoning_parser", "tool_parser"):
         value = getattr(serve, name)
         if value is not None:
-            yield from _serve_option(case, name, value)
+            yield from _serve_option(given, name, value)
     for key in serve.options:
-        yield from _serve_key(case, key)
+        yield from _serve_key(given, key)
 
 
-def moe_backend(case: Case) -> Iterator[Refusal]:
+def moe_backend(given: RuleInput) -> Iterator[Refusal]:
     """SM 120 and 121 have no kernels that need the tensor memory of SM 100, and none of those of SM 90."""
-    setting = case.recipe.serve.options.get("moe_config")
+    setting = given.recipe.serve.options.get("moe_config")
     wanted = setting.get("backend") if isinstance(setting, dict) else None
-    if case.sm in (120, 121) and isinstance(wanted, str) and wanted not in _SM12X_MOE_BACKENDS:
-        message = f"serve.options.moe_config.backend is {wanted}, which has no kernels on SM {case.sm}"
+    if given.sm in (120, 121) and isinstance(wanted, str) and wanted not in _SM12X_MOE_BACKENDS:
+        message = f"serve.options.moe_config.backend is {wanted}, which has no kernels on SM {given.sm}"
         yield Refusal("OPTION_VALUE", message, "use CUTLASS or AUTO")
 
 
-def kv_cache_once(case: Case) -> Iterator[Refusal]:
+def kv_cache_once(given: RuleInput) -> Iterator[Refusal]:
     """serve.options must not set again what serve.kv_cache sets."""
-    setting = case.recipe.serve.options.get("kv_cache_config")
+    setting = given.recipe.serve.options.get("kv_cache_config")
     for key in setting if isinstance(setting, dict) else ():
         if key in _KV_CACHE_OWN:
             message = f"serve.options.kv_cache_config.{key} has its own field"
             yield Refusal("OPTION_VALUE", message, f"set serve.kv_cache.{key}")
 
 
-def _modelopt_formats(case: Case) -> Iterator[Refusal]:
-    quantization = case.quantization
+def _modelopt_formats(given: RuleInput) -> Iterator[Refusal]:
+    quantization = given.quantization
     if "recipe" in quantization.options:
         return  # ModelOpt's own recipe sets both
-    yield from _value_of(case, "hf_ptq.py", "quantization.format", "qformat", quantization.format)
-    yield from _value_of(case, "hf_ptq.py", "quantization.kv_cache", "kv_cache_qformat", quantization.kv_cache)
+    yield from _value_of(given, "hf_ptq.py", "quantization.format", "qformat", quantization.format)
+    yield from _value_of(given, "hf_ptq.py", "quantization.kv_cache", "kv_cache_qformat", quantization.kv_cache)
 
 
 def _checked(
-    case: Case, tool: Tool, where: str, given: Mapping[str, OptionValue], own: Mapping[str, str]
+    given: RuleInput, tool: Tool, where: str, values: Mapping[str, OptionValue], own: Mapping[str, str]
 ) -> Iterator[Refusal]:
-    table = _table(case, tool)
+    table = _table(given, tool)
     if table is None:
         return  # another rule reports the missing tool
-    for name, value in given.items():
+    for name, value in values.items():
         option = table.get(f"--{name}")
         if option is None:
             message = f"{where}.{name}: {tool} of this image has no option --{name}"
@@ -155,13 +155,13 @@ def _checked(
             yield from _legal(f"{where}.{name}", option, value)
 
 
-def _table(case: Case, tool: Tool) -> Options | None:
-    image = case.quantizer if tool in ("hf_ptq.py", "quantize.py") else case.image
-    return case.options(image, tool) if image.has(tool) else None
+def _table(given: RuleInput, tool: Tool) -> Options | None:
+    image = given.quantizer if tool in ("hf_ptq.py", "quantize.py") else given.image
+    return given.options(image, tool) if image.has(tool) else None
 
 
-def _value_of(case: Case, tool: Tool, where: str, name: str, value: str) -> Iterator[Refusal]:
-    table = _table(case, tool)
+def _value_of(given: RuleInput, tool: Tool, where: str, name: str, value: str) -> Iterator[Refusal]:
+    table = _table(given, tool)
     if table is not None and value != "none":
         yield from _legal(where, table[f"--{name}"], value)
 
@@ -188,26 +188,26 @@ def _has_type(option: Option, value: OptionValue) -> bool:
             return not isinstance(value, bool)
 
 
-def _serve_option(case: Case, name: str, value: str) -> Iterator[Refusal]:
-    table = _table(case, "trtllm-serve")
+def _serve_option(given: RuleInput, name: str, value: str) -> Iterator[Refusal]:
+    table = _table(given, "trtllm-serve")
     if table is None:
         return
     option = table.get(f"--{name}")
     if option is None:
-        able = case.images_where(lambda image: f"--{name}" in case.options(image, "trtllm-serve"))
-        message = f"serve.{name}: trtllm-serve of image {case.recipe.image} has no option --{name}"
+        able = given.images_where(lambda image: f"--{name}" in given.options(image, "trtllm-serve"))
+        message = f"serve.{name}: trtllm-serve of image {given.recipe.image} has no option --{name}"
         yield Refusal("OPTION_UNKNOWN", message, f"remove it, or use image {able[0]}" if able else "remove it")
     else:
         yield from _legal(f"serve.{name}", option, value)
 
 
-def _serve_key(case: Case, key: str) -> Iterator[Refusal]:
+def _serve_key(given: RuleInput, key: str) -> Iterator[Refusal]:
     if key in _SERVE_OWN:
         yield Refusal("OPTION_VALUE", f"serve.options.{key} is set elsewhere", f"it belongs to {_SERVE_OWN[key]}")
-    elif case.image.has("trtllm-serve") and key not in case.image.llm_api:
-        message = f"serve.options.{key}: trtllm-serve of image {case.recipe.image} knows no such key"
-        yield Refusal("OPTION_UNKNOWN", message, _near(key, case.image.llm_api))
-    elif case.recipe.backend == "tensorrt" and key in _PYTORCH_ONLY:
+    elif given.image.has("trtllm-serve") and key not in given.image.llm_api:
+        message = f"serve.options.{key}: trtllm-serve of image {given.recipe.image} knows no such key"
+        yield Refusal("OPTION_UNKNOWN", message, _near(key, given.image.llm_api))
+    elif given.recipe.backend == "tensorrt" and key in _PYTORCH_ONLY:
         message = f"serve.options.{key} is for backend pytorch; serving an engine stops at it"
         yield Refusal("OPTION_UNKNOWN", message, "remove it, or use backend pytorch")
 

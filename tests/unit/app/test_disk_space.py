@@ -80,7 +80,7 @@ def wanted(tmp_path: Path, made: Plan, dist: Path | None = None, **to_run: str) 
 
 def test_a_plan_needs_room_for_its_download_and_for_what_its_steps_leave(tmp_path: Path) -> None:
     found = wanted(tmp_path, plan())
-    notes = "evaluate: notes, until it ends"
+    notes = "evaluate: saved state, until it ends"
     assert list(found) == ["download: to fetch, as predicted", "quantize: quantized checkpoint", notes]
     assert found.pop(notes) == 2 * 2 * 2 * 64 * 512 * 8192  # twice, two models, BF16
     assert list(found.values()) == pytest.approx([DOWNLOAD, CHECKPOINT], rel=0.02)

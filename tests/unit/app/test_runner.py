@@ -733,7 +733,7 @@ def test_a_machine_short_of_memory_stops_the_step(world: World, tmp_path: Path) 
     kernel = Kernel(tmp_path / "meminfo", tmp_path / "pressure")
     runner = Runner(world.store, {"process": lambda: world.executor}, world.see, kernel)
     with pytest.raises(HostMemoryError, match="generate was stopped before this machine froze"):
-        runner.run(replace(plan, target=spark))
+        runner.run(replace(plan, model=replace(plan.model, target=spark)))
     assert world.store.attempts() == ()
     assert world.journal()["generate"] == "failed"
     runner.run(plan)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from orchestrator.events import Failure, Progress, Warned, to_line
+from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import Lock, lock_text
 from tests.support.bundles import BOOK, CATALOG
@@ -333,7 +334,7 @@ def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: 
     assert isinstance(plan, dict)
     assert isinstance(compared, dict)
     loaded = BOOK.load(recipe).recipe
-    predicted = predict(loaded, CATALOG)
+    predicted = predict(model_on_target(loaded, CATALOG.target(loaded.target)))
     assert predicted is not None
     own = next(row for row in compared["formats"] if row["format"] == loaded.quantization.format)
     usual = plan["speeds"]["decode"][0]

@@ -102,7 +102,7 @@ def test_a_name_is_only_a_name() -> None:
         stages=(Stage("serve", Peak({"weights": 1e9}, 2e9, "exact", HOSTILE)),),
         speeds=None,
         drafts=HOSTILE,
-        room=1e9,
+        available=1e9,
         has=HOSTILE,
     )
     assert "<script>alert" not in plan_page(facts, None)
@@ -130,11 +130,11 @@ def test_a_table_in_markdown_survives_a_bar_in_a_cell() -> None:
 def test_the_expected_speed_lies_in_its_band_and_below_the_limit() -> None:
     for repo in ("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-30B-A3B", "openai/gpt-oss-120b"):
         for row in compared(repo).rows:
-            band = row.outlook.decode
+            band = row.figures.decode
             assert band is not None
-            assert row.outlook.ceiling is not None
+            assert row.figures.ceiling is not None
             assert band.low <= band.expected <= band.high
-            assert band.expected <= row.outlook.ceiling
+            assert band.expected <= row.figures.ceiling
 
 
 @pytest.mark.parametrize(("repo", "format_name"), [

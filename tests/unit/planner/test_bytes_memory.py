@@ -12,11 +12,10 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, kv_bytes_read, weights_read_per_step
-from orchestrator.planner.making import one_pass_peak, resident_peak
-from orchestrator.planner.outlook import outlook
-from orchestrator.planner.question import Question
+from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.scheme import scheme_of
-from orchestrator.planner.serving import Serving, max_batch, max_context, room_per_gpu
+from orchestrator.planner.serving import Serving, memory_per_gpu
+from orchestrator.planner.serving_figures import serving_figures
 from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.recipe.model import Calibration
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, GLM, LLAMA, MIXTRAL, NEMOTRON, Config
@@ -50,21 +49,21 @@ caches = st.sampled_from(["bf16", "fp8", "nvfp4"])
 def serving(
     shape: ModelShape, format_name: str = "nvfp4", batch: int = 1, context: int = 4096, gpus: int = 1
 ) -> Serving:
-    return Serving(shape, scheme_of(format_name), "bf16", batch=batch, context=context, gpus=gpus)
+    return replace(asked(shape, format_name), batch=batch, context=context, gpus=gpus)
 
 
-def asked(shape: ModelShape, format_name: str = "nvfp4", target: Target = SPARK, **more: object) -> Question:
-    question = Question(
+def asked(shape: ModelShape, format_name: str = "nvfp4", target: Target = SPARK, **more: object) -> Serving:
+    found = Serving(
         shape=shape,
         scheme=scheme_of(format_name),
         kv_dtype="bf16",
         target=target,
         target_name="here",
-        engine="trtllm",
+        runtime="trtllm",
         batch=1,
         context=4096,
     )
-    return replace(question, **more)  # type: ignore[arg-type] # fields by name
+    return replace(found, **more)  # type: ignore[arg-type] # fields by name
 
 
 @given(shapes, formats, st.integers(1, 64), st.integers(1, 8000), st.integers(0, 100_000))
@@ -102,32 +101,32 @@ def test_a_step_never_reads_more_than_there_is(shape: ModelShape, format_name: s
 
 @given(shapes, formats, st.integers(1, 64))
 def test_the_longest_context_fits_and_one_more_token_does_not(shape: ModelShape, format_name: str, batch: int) -> None:
-    room = room_per_gpu(SPARK)
+    available = memory_per_gpu(SPARK)
     asked_for = serving(shape, format_name, batch)
-    found = max_context(asked_for, room)
+    found = asked_for.max_context
     assert 0 <= found <= shape.max_position
     if found:
-        assert replace(asked_for, context=found).peak <= room
+        assert replace(asked_for, context=found).peak <= available
     if found < shape.max_position:
-        assert replace(asked_for, context=found + 1).peak > room
+        assert replace(asked_for, context=found + 1).peak > available
 
 
 @given(shapes, formats, st.integers(1, 8192))
 def test_the_largest_batch_fits_and_one_more_text_does_not(shape: ModelShape, format_name: str, context: int) -> None:
-    room = room_per_gpu(SPARK)
+    available = memory_per_gpu(SPARK)
     asked_for = serving(shape, format_name, context=context)
-    found = max_batch(asked_for, room)
+    found = asked_for.max_batch
     if found:
-        assert replace(asked_for, batch=found).peak <= room
+        assert replace(asked_for, batch=found).peak <= available
     if found < 4096:
-        assert replace(asked_for, batch=found + 1).peak > room
+        assert replace(asked_for, batch=found + 1).peak > available
 
 
 @given(shapes, caches, st.integers(1, 8), st.integers(1, 4096), formats)
 def test_the_band_contains_what_is_expected(
     shape: ModelShape, kv_dtype: str, batch: int, context: int, format_name: str
 ) -> None:
-    found = outlook(asked(shape, format_name, kv_dtype=kv_dtype, batch=batch, context=context))
+    found = serving_figures(asked(shape, format_name, kv_dtype=kv_dtype, batch=batch, context=context))
     for band in (found.decode, found.prefill):
         assert band is not None
         assert 0 < band.low <= band.expected <= band.high
@@ -146,20 +145,20 @@ def test_latent_keys_are_on_every_gpu() -> None:
 
 
 def test_a_70b_model_in_bf16_does_not_fit_a_spark_and_in_nvfp4_it_does() -> None:
-    whole, packed = (outlook(asked(SHAPES["large"], name)) for name in ("bf16", "nvfp4"))
+    whole, packed = (serving_figures(asked(SHAPES["large"], name)) for name in ("bf16", "nvfp4"))
     assert not whole.fits
     assert any(limit.startswith("serve needs") for limit in whole.limits)
     assert whole.max_context == whole.max_batch == 0
     assert packed.fits
     assert packed.max_batch > 1
-    assert outlook(asked(SHAPES["large"], "bf16", TARGETS["dgx-spark-x2"])).fits
+    assert serving_figures(asked(SHAPES["large"], "bf16", TARGETS["dgx-spark-x2"])).fits
 
 
 def test_quantizing_is_a_phase_only_where_the_weights_do_not_come_so() -> None:
-    published = outlook(asked(SHAPES["large"]))
-    made = outlook(asked(SHAPES["large"], quantizing=resident_peak(SHAPES["large"])))
+    published = serving_figures(asked(SHAPES["large"]))
+    made = serving_figures(asked(SHAPES["large"]), Preparation(resident_peak(SHAPES["large"])))
     piecewise = one_pass_peak(SHAPES["large"], scheme_of("w4a16_nvfp4"), Calibration())
-    streamed = outlook(asked(SHAPES["large"], "w4a16_nvfp4", quantizing=piecewise))
+    streamed = serving_figures(asked(SHAPES["large"], "w4a16_nvfp4"), Preparation(piecewise))
     assert "quantize" not in published.peak_memory_bytes
     assert made.peak_memory_bytes["quantize"] == checkpoint_bytes(SHAPES["large"], scheme_of("bf16"))
     assert made.fits
@@ -168,14 +167,14 @@ def test_quantizing_is_a_phase_only_where_the_weights_do_not_come_so() -> None:
 
 
 def test_an_engine_adds_two_phases_and_what_they_may_lack_is_a_limit() -> None:
-    found = outlook(asked(SHAPES["large"], builds_engine=True))
+    found = serving_figures(asked(SHAPES["large"]), Preparation(builds_engine=True))
     assert list(found.peak_memory_bytes) == ["download", "convert", "engine_build", "load", "serve"]
     assert found.fits
     assert any(limit.startswith("engine_build needs") for limit in found.limits)
 
 
 def test_a_context_beyond_what_the_model_was_made_for_does_not_fit() -> None:
-    found = outlook(asked(SHAPES["dense"], context=131073))
+    found = serving_figures(asked(SHAPES["dense"], context=131073))
     assert not found.fits
     assert found.max_context == 131072
     assert any("made for 131072 tokens" in limit for limit in found.limits)
@@ -183,8 +182,8 @@ def test_a_context_beyond_what_the_model_was_made_for_does_not_fit() -> None:
 
 def test_what_a_spark_hardly_holds_says_so() -> None:
     shape = SHAPES["large"]
-    spare = (room_per_gpu(SPARK) - serving(shape, "fp8", context=1).peak) / kv_bytes(shape, 1)
-    found = outlook(asked(shape, "fp8", context=int(spare * 0.95)))
+    spare = (memory_per_gpu(SPARK) - serving(shape, "fp8", context=1).peak) / kv_bytes(shape, 1)
+    found = serving_figures(asked(shape, "fp8", context=int(spare * 0.95)))
     assert found.fits
     assert any("fresh boot" in limit for limit in found.limits)
     assert any("LOAD_WEIGHTS_IN_PARALLEL" in limit for limit in found.limits)
@@ -201,19 +200,19 @@ def test_what_a_spark_hardly_holds_says_so() -> None:
     ],
 )
 def test_kernels_that_are_not_there_are_limits(format_name: str, target: str, engine: str, words: str) -> None:
-    found = outlook(asked(SHAPES["dense"], format_name, TARGETS[target], engine=engine))
+    found = serving_figures(asked(SHAPES["dense"], format_name, TARGETS[target], runtime=engine))
     assert any(words in limit for limit in found.limits)
 
 
 def test_a_machine_without_a_gpu_has_memory_and_no_speed() -> None:
-    found = outlook(asked(SHAPES["windowed"], target=TARGETS["cpu"]))
+    found = serving_figures(asked(SHAPES["windowed"], target=TARGETS["cpu"]))
     assert found.decode is None
     assert found.prefill is None
     assert found.fits
 
 
 def test_every_part_of_the_answer_names_its_basis() -> None:
-    found = outlook(asked(SHAPES["hybrid"], quantizing=resident_peak(SHAPES["hybrid"]), builds_engine=True))
+    found = serving_figures(asked(SHAPES["hybrid"]), Preparation(resident_peak(SHAPES["hybrid"]), builds_engine=True))
     subjects = {line.split(":")[0] for line in found.basis}
     assert {
         "weights",

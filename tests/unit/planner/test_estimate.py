@@ -9,14 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.target import Target
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.figures import Figure
+from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.phases import Phase
 from orchestrator.planner.weights import BITS, weight_bytes
 from orchestrator.recipe.model import Format, Recipe
 
 Change = Callable[[Mapping[str, object]], Recipe]
 LLAMA = {"model.repo": "nvidia/Llama-3.3-70B-Instruct-NVFP4", "model.parameters": 70.6e9}
+
+
+def estimated(recipe: Recipe, target: Target) -> Estimate:
+    return estimate(model_on_target(recipe, target))
 
 
 def peak(costs: Estimate, phase: Phase) -> float:
@@ -40,39 +46,39 @@ def test_no_format_takes_more_than_bf16(parameters: float, weight_format: Format
 
 def test_decoding_is_bounded_by_reading_the_active_weights(catalog: Catalog, changed: Change) -> None:
     recipe = changed({"model.parameters": 30e9, "model.active_parameters": 3e9})
-    ceiling = estimate(recipe, catalog.target("dgx-spark")).decode_ceiling
+    ceiling = estimated(recipe, catalog.target("dgx-spark")).decode_ceiling
     assert ceiling is not None
     assert ceiling.value == pytest.approx(273e9 / (3e9 * 4.5 / 8))
 
 
 def test_two_machines_read_twice_as_fast(catalog: Catalog, changed: Change) -> None:
     recipe = changed({"serve.tensor_parallel_size": 2})
-    ceiling = estimate(recipe, catalog.target("dgx-spark-x2")).decode_ceiling
+    ceiling = estimated(recipe, catalog.target("dgx-spark-x2")).decode_ceiling
     assert ceiling is not None
     assert ceiling.value == pytest.approx(2 * 273e9 / 4.5e9)
 
 
 def test_a_machine_without_a_gpu_has_no_decode_ceiling(catalog: Catalog, changed: Change) -> None:
-    assert estimate(changed({}), catalog.target("cpu")).decode_ceiling is None
+    assert estimated(changed({}), catalog.target("cpu")).decode_ceiling is None
 
 
 def test_a_quantized_model_is_downloaded_and_kept_once(catalog: Catalog, changed: Change) -> None:
-    costs = estimate(changed({}), catalog.target("dgx-spark"))
+    costs = estimated(changed({}), catalog.target("dgx-spark"))
     assert costs.download == costs.weights
     assert costs.disk.value == costs.weights.value
     assert [stage.phase for stage in costs.stages] == ["download", "serve"]
 
 
 def test_an_engine_takes_room_beside_its_converted_checkpoint(catalog: Catalog, changed: Change) -> None:
-    costs = estimate(changed({"backend": "tensorrt"}), catalog.target("dgx-spark"))
+    costs = estimated(changed({"backend": "tensorrt"}), catalog.target("dgx-spark"))
     assert costs.disk.value == 3 * costs.weights.value
     assert costs.disk.basis == "download + converted checkpoint + engine"
 
 
 def test_calibration_holds_the_whole_model_and_one_pass_does_not(catalog: Catalog, changed: Change) -> None:
     target = catalog.target("dgx-spark")
-    modelopt = estimate(changed({"quantization.method": "modelopt"}), target)
-    onepass = estimate(changed({"quantization.method": "onepass"}), target)
+    modelopt = estimated(changed({"quantization.method": "modelopt"}), target)
+    onepass = estimated(changed({"quantization.method": "onepass"}), target)
     assert peak(modelopt, "quantize") == 16e9
     assert peak(onepass, "quantize") < 3e9
     assert modelopt.download.value == 16e9
@@ -81,7 +87,7 @@ def test_calibration_holds_the_whole_model_and_one_pass_does_not(catalog: Catalo
 def test_an_offload_budget_that_is_larger_than_the_model_changes_nothing(catalog: Catalog, changed: Change) -> None:
     options = {"offload_folder": "/tmp/x", "max_gpu_memory_gb": 80, "max_cpu_memory_gb": 30}
     recipe = changed({"quantization.method": "modelopt", "quantization.options": options})
-    assert peak(estimate(recipe, catalog.target("dgx-spark")), "quantize") == 16e9
+    assert peak(estimated(recipe, catalog.target("dgx-spark")), "quantize") == 16e9
 
 
 @pytest.mark.parametrize(
@@ -90,13 +96,13 @@ def test_an_offload_budget_that_is_larger_than_the_model_changes_nothing(catalog
 def test_a_draft_counts_with_the_format_in_its_name(catalog: Catalog, changed: Change, repo: str, size: float) -> None:
     draft = {"repo": repo, "license": "mit", "architecture": "LlamaForCausalLM", "parameters": 1e9}
     recipe = changed({"serve.speculative": {"type": "draft_target", "draft": draft}})
-    costs = estimate(recipe, catalog.target("dgx-spark"))
+    costs = estimated(recipe, catalog.target("dgx-spark"))
     assert costs.serve_memory.value == costs.weights.value + size
     assert costs.disk.value == costs.weights.value + size
 
 
 def test_every_figure_says_what_it_rests_on(catalog: Catalog, changed: Change) -> None:
-    costs = estimate(changed({"backend": "tensorrt", "quantization.method": "modelopt"}), catalog.target("dgx-spark"))
+    costs = estimated(changed({"backend": "tensorrt", "quantization.method": "modelopt"}), catalog.target("dgx-spark"))
     assert set(costs.figures) == {"download", "weights", "disk", "serve_memory", "decode_ceiling"}
     assert all(figure.basis for figure in costs.figures.values())
     assert all(stage.peak.basis for stage in costs.stages)
@@ -117,7 +123,7 @@ def test_figures_are_written_for_people(figure: Figure, text: str) -> None:
 
 def test_every_phase_has_its_memory_disk_and_time(catalog: Catalog, changed: Change) -> None:
     recipe = changed(LLAMA | {"backend": "tensorrt", "quantization.method": "modelopt"})
-    costs = estimate(recipe, catalog.target("dgx-spark"))
+    costs = estimated(recipe, catalog.target("dgx-spark"))
     phases = ["download", "quantize", "convert", "engine_build", "load", "serve"]
     assert [stage.phase for stage in costs.stages] == phases
     assert sum(stage.kept for stage in costs.stages) == costs.disk.value
@@ -130,8 +136,8 @@ HELD_OUT = {"quantization.method": "modelopt", "checks.held_out": {"samples": 64
 
 def test_comparing_with_the_original_is_a_phase_with_its_memory_and_time(catalog: Catalog, changed: Change) -> None:
     target = catalog.target("dgx-spark")
-    stage = estimate(changed(LLAMA | HELD_OUT), target).stage("evaluate")
-    longer = estimate(changed(LLAMA | HELD_OUT | {"checks.held_out.samples": 128}), target).stage("evaluate")
+    stage = estimated(changed(LLAMA | HELD_OUT), target).stage("evaluate")
+    longer = estimated(changed(LLAMA | HELD_OUT | {"checks.held_out.samples": 128}), target).stage("evaluate")
     assert stage is not None
     assert stage.time is not None
     assert longer is not None
@@ -148,9 +154,9 @@ def test_comparing_with_the_original_is_a_phase_with_its_memory_and_time(catalog
 
 def test_comparing_comes_after_quantizing_and_only_where_text_is_held_out(catalog: Catalog, changed: Change) -> None:
     for target in ("dgx-spark", "cpu"):
-        there = estimate(changed(HELD_OUT), catalog.target(target))
+        there = estimated(changed(HELD_OUT), catalog.target(target))
         assert [stage.phase for stage in there.stages][:3] == ["download", "quantize", "evaluate"]
-        without = estimate(changed({"quantization.method": "modelopt"}), catalog.target(target))
+        without = estimated(changed({"quantization.method": "modelopt"}), catalog.target(target))
         assert without.stage("evaluate") is None
 
 
@@ -158,7 +164,7 @@ def test_a_server_s_cache_takes_its_share_of_what_cuda_sees_free(catalog: Catalo
     target = catalog.target("dgx-spark")
     assert target.cuda_free is not None
     half, most = (
-        estimate(changed(LLAMA | {"serve.kv_cache.free_gpu_memory_fraction": share}), target).stage("serve")
+        estimated(changed(LLAMA | {"serve.kv_cache.free_gpu_memory_fraction": share}), target).stage("serve")
         for share in (0.45, 0.9)
     )
     assert half is not None
@@ -169,7 +175,7 @@ def test_a_server_s_cache_takes_its_share_of_what_cuda_sees_free(catalog: Catalo
 
 def test_speeds_are_said_for_requests_and_contexts_that_the_server_takes(catalog: Catalog, changed: Change) -> None:
     recipe = changed(LLAMA | {"serve.max_batch_size": 16, "serve.max_seq_len": 65536})
-    speeds = estimate(recipe, catalog.target("dgx-spark")).speeds
+    speeds = estimated(recipe, catalog.target("dgx-spark")).speeds
     assert speeds is not None
     assert [prefill.context for prefill in speeds.prefill] == [4096, 32768, 65536]
     assert sorted({cell.batch for cell in speeds.decode}) == [1, 8, 16]
@@ -187,7 +193,7 @@ def test_speeds_are_said_for_requests_and_contexts_that_the_server_takes(catalog
 
 
 def test_a_model_whose_sizes_are_not_known_has_phases_and_no_speeds(catalog: Catalog, changed: Change) -> None:
-    costs = estimate(changed({}), catalog.target("dgx-spark"))
+    costs = estimated(changed({}), catalog.target("dgx-spark"))
     assert costs.speeds is None
     assert costs.decode is None
     assert peak(costs, "serve") == costs.weights.value
@@ -197,8 +203,8 @@ def test_a_recipe_s_drafts_say_from_which_acceptance_they_pay(catalog: Catalog, 
     target = catalog.target("dgx-spark")
     small = {"repo": "meta-llama/Llama-3.1-8B-Instruct", "license": "mit", "architecture": "LlamaForCausalLM"}
     draft = {"type": "draft_target", "draft": small | {"parameters": 8e9}, "max_draft_len": 4}
-    costs = estimate(changed(LLAMA | {"serve.speculative": draft}), target)
-    found = costs.drafted
+    costs = estimated(changed(LLAMA | {"serve.speculative": draft}), target)
+    found = costs.draft_speed
     assert found is not None
     assert found.draft_length == 4
     assert found.draft_cost == pytest.approx(16.1 / 40.6, rel=0.01)  # BF16 for want of a word in its name
@@ -207,4 +213,4 @@ def test_a_recipe_s_drafts_say_from_which_acceptance_they_pay(catalog: Catalog, 
     (less, slow), (more, fast) = found.speeds
     assert less < more
     assert slow.expected < fast.expected
-    assert estimate(changed(LLAMA), target).drafted is None
+    assert estimated(changed(LLAMA), target).draft_speed is None

@@ -12,7 +12,9 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import OrchestratorError
 from orchestrator.planner.constants import calibrations_of
+from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.prediction import predict
+from orchestrator.planner.rule_input import rule_input
 from orchestrator.recipe.model import Recipe
 from tests.unit.planner.test_bytes_command import KEYS
 
@@ -21,7 +23,7 @@ LLAMA = {"model.repo": "nvidia/Llama-3.3-70B-Instruct-NVFP4", "model.parameters"
 
 
 def predicted(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
-    found = predict(recipe, catalog)
+    found = predict(model_on_target(recipe, catalog.target(recipe.target)))
     assert found is not None
     return found
 
@@ -54,7 +56,7 @@ def test_more_clients_than_the_server_takes_at_once_wait(catalog: Catalog, chang
 
 
 def test_nothing_is_predicted_of_a_model_whose_tensors_are_not_known(catalog: Catalog, changed: Change) -> None:
-    assert predict(changed({}), catalog) is None
+    assert predict(model_on_target(changed({}), catalog.target("dgx-spark"))) is None
 
 
 def test_a_machine_without_a_gpu_has_sizes_and_no_speeds(catalog: Catalog, changed: Change) -> None:
@@ -84,4 +86,4 @@ def test_the_recipe_s_limits_bound_what_is_predicted(catalog: Catalog, changed: 
 
 def test_a_target_that_nobody_has_is_an_error(catalog: Catalog, changed: Change) -> None:
     with pytest.raises(OrchestratorError, match="nowhere"):
-        predict(changed(LLAMA | {"target": "nowhere"}), catalog)
+        rule_input(changed(LLAMA | {"target": "nowhere"}), catalog)

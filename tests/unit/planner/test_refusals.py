@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import ImageUnknownError
+from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.recipe.model import Recipe
 
@@ -304,7 +305,7 @@ CURED = [(code, refused | cure) for code, refused, cure, _ in CASES]
 def test_what_cannot_work_is_refused_with_its_code_and_the_nearest_thing_that_works(
     catalog: Catalog, changed: Change, code: str, edits: Edits, named: str
 ) -> None:
-    found = [refusal for refusal in refusals(changed(edits), catalog) if refusal.code == code]
+    found = [refusal for refusal in refusals(rule_input(changed(edits), catalog)) if refusal.code == code]
     assert any(named in refusal.hint for refusal in found), found
 
 
@@ -312,25 +313,25 @@ def test_what_cannot_work_is_refused_with_its_code_and_the_nearest_thing_that_wo
 def test_the_change_that_makes_it_work_is_not_refused(
     catalog: Catalog, changed: Change, code: str, edits: Edits
 ) -> None:
-    assert [refusal for refusal in refusals(changed(edits), catalog) if refusal.code == code] == []
+    assert [refusal for refusal in refusals(rule_input(changed(edits), catalog)) if refusal.code == code] == []
 
 
 def test_a_healthy_recipe_is_not_refused(catalog: Catalog, changed: Change) -> None:
-    assert refusals(changed({}), catalog) == ()
+    assert refusals(rule_input(changed({}), catalog)) == ()
 
 
 @pytest.mark.parametrize("edits", [ONEPASS | CPU, AWQ, TRTLLM_ON_H100, GPT_OSS, MODELOPT, MTP | NEMOTRON, EAGLE3])
 def test_what_works_is_not_refused_at_all(catalog: Catalog, changed: Change, edits: Edits) -> None:
-    assert refusals(changed(edits), catalog) == ()
+    assert refusals(rule_input(changed(edits), catalog)) == ()
 
 
 def test_kernels_are_not_asked_for_where_there_is_no_gpu(catalog: Catalog, changed: Change) -> None:
-    assert refusals(changed(CPU | {"image": "tensorrt-llm-spark-single-gpu-dev"}), catalog) == ()
+    assert refusals(rule_input(changed(CPU | {"image": "tensorrt-llm-spark-single-gpu-dev"}), catalog)) == ()
 
 
 def test_every_reason_is_listed(catalog: Catalog, changed: Change) -> None:
     recipe = changed(ENGINE | {"image": "tensorrt-llm-1.3.0rc24", "target": "h100", "serve.tensor_parallel_size": 4})
-    assert [refusal.code for refusal in refusals(recipe, catalog)] == [
+    assert [refusal.code for refusal in refusals(rule_input(recipe, catalog))] == [
         "ENGINE_UNSUPPORTED",
         "FORMAT_UNSUPPORTED",
         "TENSOR_PARALLEL",
@@ -339,9 +340,9 @@ def test_every_reason_is_listed(catalog: Catalog, changed: Change) -> None:
 
 def test_the_fault_that_refuses_is_quoted_with_its_source(catalog: Catalog, changed: Change) -> None:
     recipe = changed(TRTLLM_ON_H100 | {"target": "dgx-spark"})
-    assert any("/issues/15021" in refusal.message for refusal in refusals(recipe, catalog))
+    assert any("/issues/15021" in refusal.message for refusal in refusals(rule_input(recipe, catalog)))
 
 
 def test_an_image_that_is_not_in_the_catalogue_is_an_error(catalog: Catalog, changed: Change) -> None:
     with pytest.raises(ImageUnknownError):
-        refusals(changed({"image": "tensorrt-llm-9"}), catalog)
+        refusals(rule_input(changed({"image": "tensorrt-llm-9"}), catalog))

@@ -14,8 +14,8 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError, SpeedInputError
 from orchestrator.planner.constants import ENGINES, default_constants
-from orchestrator.planner.question import Question
 from orchestrator.planner.scheme import scheme_of
+from orchestrator.planner.serving import Serving
 from orchestrator.planner.shapes import shape_of
 from orchestrator.planner.speed import Speed, served, speed, workload
 from tests.unit.planner.conftest import ROOT
@@ -69,10 +69,10 @@ def of(shape: str = "8b", **changes: Any) -> Speed:  # noqa: ANN401 - what diffe
     return speed(asked(shape, **changes), constants)
 
 
-def asked(shape: str = "8b", format_name: str = "nvfp4", **changes: Any) -> Question:  # noqa: ANN401 - its fields
+def asked(shape: str = "8b", format_name: str = "nvfp4", **changes: Any) -> Serving:  # noqa: ANN401 - its fields
     """Ask of a model in the tests' usual way."""
-    question = Question(SHAPES[shape], scheme_of(format_name), "bf16", SPARK, "dgx-spark", "trtllm")
-    return dataclasses.replace(question, **changes)
+    serving = Serving(SHAPES[shape], scheme_of(format_name), "bf16", SPARK, "dgx-spark", "trtllm")
+    return dataclasses.replace(serving, **changes)
 
 
 def with_bandwidth(bandwidth: float) -> Target:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from orchestrator.catalog.load import Catalog
+from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.recipe.model import Recipe
 
@@ -47,16 +48,16 @@ def test_what_may_go_wrong_is_a_warning_and_no_refusal(
     catalog: Catalog, changed: Change, code: str, doubtful: Edits, cure: Edits
 ) -> None:
     del cure
-    assert code in [warning.code for warning in warnings(changed(doubtful), catalog)]
-    assert refusals(changed(doubtful), catalog) == ()
+    assert code in [warning.code for warning in warnings(rule_input(changed(doubtful), catalog))]
+    assert refusals(rule_input(changed(doubtful), catalog)) == ()
 
 
 @pytest.mark.parametrize(("code", "doubtful", "cure"), CASES)
 def test_the_change_that_avoids_it_is_not_warned_of(
     catalog: Catalog, changed: Change, code: str, doubtful: Edits, cure: Edits
 ) -> None:
-    assert code not in [warning.code for warning in warnings(changed(doubtful | cure), catalog)]
+    assert code not in [warning.code for warning in warnings(rule_input(changed(doubtful | cure), catalog))]
 
 
 def test_a_healthy_recipe_has_no_warning(catalog: Catalog, changed: Change) -> None:
-    assert warnings(changed({}), catalog) == ()
+    assert warnings(rule_input(changed({}), catalog)) == ()

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
+from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import HubModel
@@ -52,12 +53,12 @@ def test_every_promised_recipe_is_there() -> None:
 @pytest.mark.parametrize("name", BOOK.names)
 def test_a_recipe_is_refused_just_where_it_says_so(name: str) -> None:
     recipe = BOOK.load(name).recipe
-    assert {refusal.code for refusal in refusals(recipe, CATALOG)} == set(recipe.expected_refusals)
+    assert {refusal.code for refusal in refusals(rule_input(recipe, CATALOG))} == set(recipe.expected_refusals)
 
 
 @pytest.mark.parametrize("name", BOOK.names)
 def test_a_refusal_says_what_works_instead(name: str) -> None:
-    assert all(refusal.hint for refusal in refusals(BOOK.load(name).recipe, CATALOG))
+    assert all(refusal.hint for refusal in refusals(rule_input(BOOK.load(name).recipe, CATALOG)))
 
 
 @pytest.mark.parametrize("name", BOOK.names)
@@ -86,4 +87,4 @@ def test_every_base_is_extended() -> None:
 def test_the_large_engine_is_built_with_a_warning_about_memory() -> None:
     recipe = BOOK.load("llama3-70b-nvfp4").recipe
     assert recipe.backend == "tensorrt"
-    assert [warning.code for warning in warnings(recipe, CATALOG)] == ["ENGINE_MEMORY"]
+    assert [warning.code for warning in warnings(rule_input(recipe, CATALOG))] == ["ENGINE_MEMORY"]

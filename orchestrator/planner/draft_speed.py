@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.planner.bytes import weights_read_per_step
-from orchestrator.planner.question import Question
+from orchestrator.planner.serving import Serving
 from orchestrator.planner.speculative import (
     acceptance_for,
     check_cost_ratio,
@@ -20,7 +20,7 @@ _ACCEPTED = (0.6, 0.8)
 
 
 @dataclass(frozen=True)
-class Drafted:
+class DraftSpeed:
     """One request with drafts."""
 
     draft_length: int
@@ -34,21 +34,21 @@ class Drafted:
     """The acceptance from which drafts are faster than none; None if they never are."""
 
 
-def drafted(recipe: Recipe, question: Question) -> Drafted | None:
-    """Calculate a recipe's drafts for one request at the question's context; None without drafts.
+def draft_speed(recipe: Recipe, serving: Serving) -> DraftSpeed | None:
+    """Calculate a recipe's drafts for one request at the server's context; None without drafts.
 
     Raises:
         SpeedInputError: A target without a GPU.
     """
-    asked = recipe.serve.speculative
-    if asked is None:
+    drafts = recipe.serve.speculative
+    if drafts is None:
         return None
-    length = asked.num_nextn_predict_layers if asked.type == "mtp" else asked.max_draft_len
-    plain, load = speed(question).decode, workload(question)
-    read = question.draft_bytes or one_layer_bytes(question.shape)
-    cost = read / weights_read_per_step(question.shape, question.scheme)
+    length = drafts.num_nextn_predict_layers if drafts.type == "mtp" else drafts.max_draft_len
+    plain, load = speed(serving).decode, workload(serving)
+    read = serving.draft_bytes or one_layer_bytes(serving.shape)
+    cost = read / weights_read_per_step(serving.shape, serving.scheme)
     check = max(check_cost_ratio(load, length), 1.0)
-    return Drafted(
+    return DraftSpeed(
         draft_length=length,
         draft_cost=cost,
         check_cost=check,

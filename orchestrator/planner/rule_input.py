@@ -1,4 +1,4 @@
-"""Defines the input of the rules: one recipe and the catalogue's entries for everything it names."""
+"""Defines the input of the rules: a recipe's model on its target, and the catalogue's entries for all that it names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Protocol
 from orchestrator.catalog.image import Image, Tool
 from orchestrator.catalog.load import Option
 from orchestrator.catalog.target import Target
+from orchestrator.planner.known import has_block_scales
+from orchestrator.planner.model_on_target import ModelOnTarget, model_on_target
 from orchestrator.recipe.model import Quantization, Recipe
 
 Options = Mapping[str, Option]
@@ -37,11 +39,10 @@ class Lookup(Protocol):
 
 
 @dataclass(frozen=True)
-class Case:
-    """A recipe with its machine and images."""
+class RuleInput:
+    """A recipe's model on its target, and its images."""
 
-    recipe: Recipe
-    target: Target
+    model: ModelOnTarget
     image: Image
     """The image that converts, builds, checks and serves."""
     quantizer: Image
@@ -51,6 +52,16 @@ class Case:
     """All images, to suggest another one."""
     targets: Mapping[str, Target]
     options: Callable[[Image, Tool], Options]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self.model.recipe
+
+    @property
+    def target(self) -> Target:
+        """Its machine."""
+        return self.model.target
 
     @property
     def quantization(self) -> Quantization:
@@ -81,7 +92,7 @@ class Case:
         )
 
 
-def case_of(recipe: Recipe, catalog: Lookup) -> Case:
+def rule_input(recipe: Recipe, catalog: Lookup) -> RuleInput:
     """Look up what a recipe names.
 
     Raises:
@@ -90,9 +101,8 @@ def case_of(recipe: Recipe, catalog: Lookup) -> Case:
     """
     target = catalog.target(recipe.target)
     quantizer_name = _quantizer_name(recipe, target, catalog)
-    return Case(
-        recipe=recipe,
-        target=target,
+    return RuleInput(
+        model=model_on_target(recipe, target),
         image=catalog.image(recipe.image),
         quantizer=catalog.image(quantizer_name),
         quantizer_name=quantizer_name,
@@ -100,17 +110,6 @@ def case_of(recipe: Recipe, catalog: Lookup) -> Case:
         targets=catalog.targets,
         options=catalog.options,
     )
-
-
-def has_block_scales(recipe: Recipe) -> bool:
-    """Tell whether FP8 weights have one scale per 128 by 128 block instead of one per tensor.
-
-    This is the case in the FP8 checkpoints that Qwen and DeepSeek publish.
-    """
-    if (recipe.quantization.format, recipe.quantization.method) != ("fp8", "none"):
-        return False
-    repo: str = getattr(recipe.model, "repo", "")
-    return (repo.startswith("Qwen/") and repo.endswith("-FP8")) or repo.startswith("deepseek-ai/")
 
 
 def _quantizer_name(recipe: Recipe, target: Target, catalog: Lookup) -> str:

@@ -1,14 +1,14 @@
-"""Calculates the memory of the steps that make the served weights, and how much the target has for them."""
+"""Calculates the memory of the steps before serving: quantize, compare with the original, build a TensorRT engine."""
 
 from __future__ import annotations
 
-from orchestrator.catalog.target import Target
+from dataclasses import dataclass
+
 from orchestrator.planner.bytes import checkpoint_bytes, largest_layer
 from orchestrator.planner.figures import Figure, gigabytes
-from orchestrator.planner.known import known_model
+from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.planner.shapes.model import ModelShape
-from orchestrator.planner.weights import served_weights, source_weights
 from orchestrator.recipe.model import Calibration, Recipe
 
 ONEPASS_BYTES = 2 * 2**30
@@ -18,30 +18,49 @@ BUILD_FACTOR = 17.8 / 5.7
 BUILD_BASIS = "3.1 times the weights, as once measured for Llama 3.1 8B in NVFP4 on a Spark (17.8 GB for 5.7 GB)"
 
 
-def build_capacity(target: Target) -> float:
-    """Bytes of one node, because quantizing and building do not use several."""
-    return float(target.memory - target.reserve)
+@dataclass(frozen=True)
+class Preparation:
+    """The steps that a served checkpoint needs first, with their peak memory."""
+
+    quantizing: Figure | None = None
+    """None if the weights are published in their format."""
+    comparing: Figure | None = None
+    """None if nothing is compared with the original."""
+    builds_engine: bool = False
 
 
-def quantize_memory(recipe: Recipe) -> Figure | None:
-    """Calculate the peak of the quantize step; None if the checkpoint is published quantized."""
+def preparation_of(recipe: Recipe, known: Known | None, source: Figure, weights: Figure) -> Preparation:
+    """Return a recipe's steps before serving.
+
+    Args:
+        recipe: The recipe.
+        known: Its model's sizes.
+        source: The source weights.
+        weights: The served weights.
+    """
+    return Preparation(
+        _quantizing(recipe, known, source, weights), _comparing(recipe, known), recipe.backend == "tensorrt"
+    )
+
+
+def _quantizing(recipe: Recipe, known: Known | None, source: Figure, weights: Figure) -> Figure | None:
     match recipe.quantization.method:
         case "none":
             return None
         case "onepass":
-            return _one_pass(recipe)
+            return _one_pass(recipe, known)
         case "modelopt" | "trtllm":
-            return _resident(recipe)
+            return _resident(recipe, source, weights)
 
 
-def compare_memory(recipe: Recipe) -> Figure | None:
+def _comparing(recipe: Recipe, known: Known | None) -> Figure | None:
     """Calculate the peak of comparing with the original; None without held-out text.
 
     One layer of each model is in memory at a time: the original's as it is read and as it runs, the quantized one's
     as it is stored and as it is multiplied. The hidden states of both models are kept. If they are too large for
     memory, they are kept in a file.
     """
-    held_out, known = recipe.checks.held_out, known_model(recipe)
+    held_out = recipe.checks.held_out
     if held_out is None:
         return None
     if known is None:
@@ -53,14 +72,6 @@ def compare_memory(recipe: Recipe) -> Figure | None:
         f" {held_out.samples} samples of {held_out.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
     return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
-
-
-def engine_memory(recipe: Recipe) -> Figure | None:
-    """Calculate the peak of convert and build; None without a TensorRT engine."""
-    if recipe.backend != "tensorrt":
-        return None
-    weights = served_weights(recipe)
-    return Figure(weights.value * BUILD_FACTOR, "B", BUILD_BASIS, "measured")
 
 
 def calibrates(scheme: Scheme) -> bool:
@@ -98,25 +109,22 @@ def resident_peak(shape: ModelShape) -> Figure:
     )
 
 
-def _one_pass(recipe: Recipe) -> Figure:
-    known = known_model(recipe)
+def _one_pass(recipe: Recipe, known: Known | None) -> Figure:
     if known is None:
         basis = "method onepass: assumed for one piece of a tensor at a time; calibration adds a few layers"
         return Figure(ONEPASS_BYTES, "B", basis, "assumed")
     return one_pass_peak(known.shape, known.served, recipe.quantization.calibration)
 
 
-def _resident(recipe: Recipe) -> Figure:
+def _resident(recipe: Recipe, source: Figure, weights: Figure) -> Figure:
     """The calibrating tools hold the whole model, unless hf_ptq.py has other options."""
     options = recipe.quantization.options
     if options.get("low_memory_mode"):
-        packed = served_weights(recipe)
-        return Figure(packed.value, "B", f"the whole model, packed as it loads: {packed.basis}", packed.kind)
-    whole = source_weights(recipe)
+        return Figure(weights.value, "B", f"the whole model, packed as it loads: {weights.basis}", weights.kind)
     budget = _offload_budget(recipe)
-    if budget is not None and budget < whole.value:
+    if budget is not None and budget < source.value:
         return Figure(budget, "B", "max_gpu_memory_gb and max_cpu_memory_gb; the rest stays on disk")
-    return Figure(whole.value, "B", f"the whole model at once: {whole.basis}", whole.kind)
+    return Figure(source.value, "B", f"the whole model at once: {source.basis}", source.kind)
 
 
 def _offload_budget(recipe: Recipe) -> float | None:

@@ -1,4 +1,4 @@
-"""Answers one question: the memory, speed and limits of a model in a format on a target."""
+"""Calculates the figures of a server: memory by phase, speed, and limits."""
 
 from __future__ import annotations
 
@@ -11,32 +11,24 @@ from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes_per_token, sta
 from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.kernels import limits_of_kernels
 from orchestrator.planner.phases import Peak, Phase, peaks
-from orchestrator.planner.question import Question
+from orchestrator.planner.preparation import Preparation
 from orchestrator.planner.scheme import scheme_of
-from orchestrator.planner.serving import (
-    EAGER_LOAD,
-    ONE_BY_ONE,
-    Serving,
-    max_batch,
-    max_context,
-    room_per_gpu,
-    room_words,
-)
+from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, Serving, memory_words
 from orchestrator.planner.speed import Band, speed
 
 _NO_GPU = "speed: this target has no GPU, and nothing serves on it"
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """The answer. Memory is that of one GPU, or of one node for phases that run on one."""
+class ServingFigures:
+    """The figures of a server. Memory is that of one GPU, or of one node for phases that run on one."""
 
     weights_bytes: int
     active_bytes_per_token: int
     kv_bytes_per_token: float
     fits: bool
-    """It loads and serves as asked. Missing memory for making it is in `limits`."""
-    room_bytes: int
+    """It loads and serves the requests. Missing memory for the steps before is in `limits`."""
+    available_bytes: int
     """The target's memory for it on one GPU."""
     max_context: int
     """Tokens of each request of the batch, at most the model's maximum."""
@@ -58,36 +50,43 @@ class Outlook:
         return {phase: math.ceil(peak.total) for phase, peak in self.peaks.items()}
 
 
-def outlook(question: Question) -> Outlook:
-    """Answer a question.
+def serving_figures(serving: Serving, preparation: Preparation | None = None) -> ServingFigures:
+    """Calculate a server's figures.
+
+    Args:
+        serving: The server and its requests.
+        preparation: The steps before serving. Default: none.
 
     Raises:
         SpeedInputError: A number that no run can have.
         CatalogError: No such runtime.
     """
-    serving, room = question.serving, room_per_gpu(question.target)
-    phases = peaks(question)
-    found = speed(question) if question.target.gpu else None
+    before = preparation or Preparation()
+    phases = peaks(serving, before)
+    found = speed(serving) if serving.target.gpu else None
     fits = phases["load"].fits and phases["serve"].fits
-    return Outlook(
-        weights_bytes=question.stored_bytes or checkpoint_bytes(question.shape, question.scheme),
-        active_bytes_per_token=round(weights_read_per_step(question.shape, question.scheme)),
-        kv_bytes_per_token=kv_bytes_per_token(question.shape, question.kv_dtype),
-        fits=fits and question.context <= question.shape.max_position,
-        room_bytes=math.floor(room),
-        max_context=max_context(serving, question.cache_room),
-        max_batch=max_batch(serving, question.cache_room),
+    return ServingFigures(
+        weights_bytes=serving.checkpoint_bytes,
+        active_bytes_per_token=round(weights_read_per_step(serving.shape, serving.scheme)),
+        kv_bytes_per_token=kv_bytes_per_token(serving.shape, serving.kv_dtype),
+        fits=fits and serving.context <= serving.shape.max_position,
+        available_bytes=math.floor(serving.available),
+        max_context=serving.max_context,
+        max_batch=serving.max_batch,
         decode=found.decode if found else None,
         prefill=found.prefill if found else None,
         ceiling=found.ceiling if found else None,
         peaks=phases,
-        basis=(*_basis(question, phases), *(found.basis if found else (_NO_GPU,))),
-        limits=tuple(_limits(question, serving, phases, room)),
+        basis=(
+            *_basis(serving, phases, before),
+            *(found.basis if found else (_NO_GPU,)),
+        ),
+        limits=tuple(_limits(serving, phases)),
     )
 
 
-def to_document(found: Outlook) -> dict[str, Any]:
-    """Convert an answer to JSON: bytes and tokens per second, `null` for speeds without a GPU."""
+def to_document(found: ServingFigures) -> dict[str, Any]:
+    """Convert figures to JSON: bytes and tokens per second, `null` for speeds without a GPU."""
     return {
         "weights_bytes": found.weights_bytes,
         "active_bytes_per_token": found.active_bytes_per_token,
@@ -103,39 +102,39 @@ def to_document(found: Outlook) -> dict[str, Any]:
     }
 
 
-def _basis(question: Question, phases: Mapping[Phase, Peak]) -> Iterator[str]:
-    shape, scheme, target = question.shape, question.scheme, question.target
-    counted = "the headers of its files" if question.stored_bytes else "exact bytes of its tensors, scales included"
+def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) -> Iterator[str]:
+    shape, scheme, quantizes = serving.shape, serving.scheme, before.quantizing is not None
+    counted = "the headers of its files" if serving.stored_bytes else "exact bytes of its tensors, scales included"
     yield (
         f"weights: {counted}: {shape.parameters:,} parameters, {shape.active_parameters:,} read per token,"
         f" as {scheme.name} says"
     )
-    if not question.quantizing and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
+    if not quantizes and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
         yield "weights: no list of what is not quantized was given: what ModelOpt leaves alone by default"
     states = state_bytes(shape)
     more = f", and {gigabytes(states)} of recurrent states per request" if states else ""
-    yield f"cache: {shape.attention_layers} layers keep keys and values in {question.kv_dtype}{more}"
-    come = checkpoint_bytes(shape, scheme_of("bf16") if question.quantizing else scheme)
+    yield f"cache: {shape.attention_layers} layers keep keys and values in {serving.kv_dtype}{more}"
+    source = checkpoint_bytes(shape, scheme_of("bf16") if quantizes else scheme)
     for phase, peak in phases.items():
-        more = f"; {gigabytes(come)} go to disk as they come" if phase == "download" else ""
+        more = f"; {gigabytes(source)} go to disk as they come" if phase == "download" else ""
         yield f"{phase}: {peak.basis}{more}"
-    yield f"available memory: {room_words(target, question.target_name)}"
+    yield f"available memory: {memory_words(serving.target, serving.target_name)}"
     yield from (f"left out: {note}" for note in shape.notes)
 
 
-def _limits(question: Question, serving: Serving, phases: Mapping[Phase, Peak], room: float) -> Iterator[str]:
-    shape, target = question.shape, question.target
+def _limits(serving: Serving, phases: Mapping[Phase, Peak]) -> Iterator[str]:
+    shape, target = serving.shape, serving.target
     for phase, peak in phases.items():
         if not peak.fits:
-            has = gigabytes(peak.room)
-            yield f"{phase} needs {gigabytes(peak.total)}, and {question.target_name} has {has} for it"
-    if question.context > shape.max_position:
-        yield f"the model was made for {shape.max_position} tokens, and {question.context} are asked for"
-    if target.cuda_free and target.cuda_free < phases["serve"].total <= room:
+            has = gigabytes(peak.available)
+            yield f"{phase} needs {gigabytes(peak.total)}, and {serving.target_name} has {has} for it"
+    if serving.context > shape.max_position:
+        yield f"the model was made for {shape.max_position} tokens, and {serving.context} are asked for"
+    if target.cuda_free and target.cuda_free < phases["serve"].total <= serving.available:
         yield (
             f"CUDA sees at most {gigabytes(target.cuda_free)} free on a fresh boot: drop the page cache before"
             " the server starts, and give it less"
         )
-    if target.unified_memory and phases["load"].total <= room < EAGER_LOAD * serving.weights:
+    if target.unified_memory and phases["load"].total <= serving.available < EAGER_LOAD * serving.weights:
         yield (f"a loader that takes {EAGER_LOAD} times the weights at once would not fit: set {ONE_BY_ONE}=1")
-    yield from limits_of_kernels(question)
+    yield from limits_of_kernels(serving)
