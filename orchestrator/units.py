@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-_STEP = 1000.0
+_LARGEST = 999.95
+"""Numbers below this do not round to 1000.0."""
 _MINUTE, _HOUR = 60, 3600
 
 
 def in_bytes(count: float) -> str:
     """Format a number of bytes in decimal units, as disks and model cards do."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < _STEP:
+        if count < _LARGEST:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= _STEP
+        count /= 1000
     return f"{count:.1f} TB"
 
 

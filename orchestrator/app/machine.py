@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.app.plan import Plan
 from orchestrator.errors import OrchestratorError
-from orchestrator.planner.figures import gigabytes
 from orchestrator.units import in_bytes
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding
     found = f"{in_bytes(available)} available of {in_bytes(total)}"
     if needed > available:
         mend = (
-            f"{gigabytes(needed)} are needed at the peak: stop what else runs (docker ps; ps aux --sort=-rss | head),"
+            f"{in_bytes(needed)} are needed at the peak: stop what else runs (docker ps; ps aux --sort=-rss | head),"
             f" then {_DROP_CACHES}"
         )
         yield Finding("memory", "missing", found, mend, needed=True)

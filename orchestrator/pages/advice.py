@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from orchestrator.planner.comparison import Comparison, Row, Terms
-from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
+from orchestrator.units import in_bytes
 
 
 def advice(comparison: Comparison, row: Row) -> str:
@@ -15,7 +15,7 @@ def advice(comparison: Comparison, row: Row) -> str:
     if not found.fits:
         lacking = max(found.peak_memory_bytes[phase] for phase in ("load", "serve")) - found.available_bytes
         if lacking > 0:
-            return f"Does not fit: {gigabytes(lacking)} more than {terms.target_name} has for it."
+            return f"Does not fit: {in_bytes(lacking)} more than {terms.target_name} has for it."
         return "Does not fit as asked: the context is longer than what the model was made for."
     if shape.architecture == GPT_OSS:
         return _for_gpt_oss(name)

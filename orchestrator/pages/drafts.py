@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.planner.drafts import Drafts, Wanted
-from orchestrator.planner.figures import gigabytes, requests
+from orchestrator.planner.figures import requests
+from orchestrator.units import in_bytes
 
 _LARGE = 1000
 """Speeds from here on are written whole."""
@@ -18,7 +19,7 @@ def words(found: Drafts) -> tuple[str, ...]:
     lines = [
         (
             f"{often}"
-            f"One step reads {gigabytes(read)} of weights in {found.row.label}: without speculative decoding,"
+            f"One step reads {in_bytes(read)} of weights in {found.row.label}: without speculative decoding,"
             f" {requests(serving.batch)} at {serving.context:,} tokens cannot pass {found.ceiling:,.1f} tokens/s on"
             f" this machine, and {plain.expected:,.1f} are expected. Only drafted tokens that the model accepts make it"
             f" faster: several tokens then share one reading of the weights."

@@ -8,9 +8,10 @@ from orchestrator.planner.comparison import Row, Terms
 from orchestrator.planner.draft_speed import DraftSpeed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
-from orchestrator.planner.figures import Figure, gigabytes, requests
+from orchestrator.planner.figures import Figure, requests
 from orchestrator.planner.phases import Phase
 from orchestrator.planner.speed import Band
+from orchestrator.units import in_bytes
 
 NOTHING = "-"
 """The text of an empty cell."""
@@ -55,7 +56,7 @@ def format_cells(row: Row) -> tuple[str, ...]:
     return (
         row.label,
         "yes" if found.fits else "no",
-        gigabytes(found.weights_bytes),
+        in_bytes(found.weights_bytes),
         f"{found.max_context:,}" if found.max_context else "none",
         f"{found.max_batch:,}" if found.max_batch else "none",
         span_of(found.decode) if found.decode else NOTHING,
@@ -74,9 +75,9 @@ def phase_cells(stage: Stage) -> tuple[str, ...]:
     peak = stage.peak
     return (
         PHASE_NAMES[stage.phase],
-        gigabytes(peak.total),
+        in_bytes(peak.total),
         f"{'' if peak.fits else 'over: '}{peak.total / peak.available:.0%}",
-        f"+{gigabytes(stage.kept)}" if stage.kept else "",
+        f"+{in_bytes(stage.kept)}" if stage.kept else "",
         span_words(stage.time) if stage.time else "",
         _RESTS_ON[peak.kind],
     )

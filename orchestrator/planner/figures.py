@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.units import in_bytes
+
 Unit = Literal["B", "tok/s", "tokens", "requests"]
 
 Kind = Literal["exact", "formula", "measured", "assumed"]
@@ -31,7 +33,7 @@ class Figure:
     def __str__(self) -> str:
         """Format it for people: `39.7 GB`, `6.9 tok/s`, `6.1 tok/s (5.5 to 6.7)`."""
         if self.unit == "B":
-            return gigabytes(self.value)
+            return in_bytes(self.value)
         if self.unit == "requests":
             return f"{self.value:,.0f}"
         if self.unit == "tokens":
@@ -52,8 +54,3 @@ def requests(count: float) -> str:
 def in_words(count: float) -> str:
     """Format a number of parameters: `70.55 billion`, `2.886 million`."""
     return f"{count / 1e9:.4g} billion" if count >= 1e9 else f"{count / 1e6:.4g} million"  # noqa: PLR2004 - a billion
-
-
-def gigabytes(value: float) -> str:
-    """Format bytes as decimal gigabytes, or as megabytes if there are few."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"  # noqa: PLR2004 - 0.1 GB

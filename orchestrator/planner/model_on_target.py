@@ -11,6 +11,7 @@ from orchestrator.planner.preparation import Preparation, preparation_of
 from orchestrator.planner.serving import RUNTIME, Serving, gpus_of
 from orchestrator.planner.weights import draft_weights, served_weights, source_weights
 from orchestrator.recipe.model import Recipe
+from orchestrator.units import in_bytes
 
 _TYPICAL_CONTEXT = 4096
 
@@ -46,7 +47,7 @@ class ModelOnTarget:
             extra = (self.serving.cache + self.serving.workspace) * self.serving.gpu_count
             total += extra
             request = f"1 request of {self.serving.context:,} tokens"
-            parts.append(f"{extra / 1e9:.1f} GB for activations and {request}, by formula")
+            parts.append(f"{in_bytes(extra)} for activations and {request}, by formula")
         return Figure(total, "B", "; ".join(parts))
 
     @property

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from orchestrator.catalog.target import Target
-from orchestrator.planner.figures import Figure, Kind, gigabytes, requests
+from orchestrator.planner.figures import Figure, Kind, requests
 from orchestrator.planner.preparation import BUILD_BASIS, BUILD_FACTOR, Preparation
 from orchestrator.planner.serving import Serving, memory_per_node
+from orchestrator.units import in_bytes
 
 Phase = Literal["download", "quantize", "evaluate", "convert", "engine_build", "load", "serve"]
 Part = Literal["weights", "KV cache", "activations", "the file being read", "draft", "the tool's whole need"]
@@ -79,7 +80,7 @@ def serving_full(serving: Serving) -> Peak:
     cache = max(serving.limit - (serving.weights + serving.workspace), 0.0)
     share = 1.0 if serving.cache_share is None else serving.cache_share
     basis = (
-        f"{_words(serving)}; the KV cache reserves {share:.0%} of what they leave of {gigabytes(serving.visible)}"
+        f"{_words(serving)}; the KV cache reserves {share:.0%} of what they leave of {in_bytes(serving.visible)}"
         f" (serve.kv_cache.free_gpu_memory_fraction)"
     )
     parts: dict[Part, float] = {"activations": serving.workspace, "KV cache": cache}
@@ -108,7 +109,7 @@ def _serving(serving: Serving) -> Peak:
         "KV cache": serving.cache,
     }
     cached = f"{requests(serving.batch)} of {serving.context:,} tokens"
-    basis = f"{_words(serving)}; cache {gigabytes(serving.cache)} for {cached}"
+    basis = f"{_words(serving)}; cache {in_bytes(serving.cache)} for {cached}"
     return Peak(parts, serving.available, "formula", basis)
 
 
@@ -119,6 +120,6 @@ def _weights(serving: Serving) -> dict[Part, float]:
 
 def _words(serving: Serving) -> str:
     return (
-        f"weights {gigabytes(serving.weights)}; activations and scratch {gigabytes(serving.workspace)} by formula for"
+        f"weights {in_bytes(serving.weights)}; activations and scratch {in_bytes(serving.workspace)} by formula for"
         f" steps of {serving.step_tokens} tokens"
     )

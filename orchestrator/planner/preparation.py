@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.planner.bytes import checkpoint_bytes, largest_layer
-from orchestrator.planner.figures import Figure, gigabytes
+from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.recipe.model import Calibration, Recipe
+from orchestrator.units import in_bytes
 
 ONEPASS_BYTES = 2 * 2**30
 """Most memory that our own quantizer takes besides layers of the model."""
@@ -68,7 +69,7 @@ def _comparing(recipe: Recipe, known: Known | None) -> Figure | None:
     layer = largest_layer(known.shape)
     flowing = 2 * 2 * known.shape.hidden_size * held_out.samples * held_out.sequence_length
     basis = (
-        f"four layers of {gigabytes(layer)}, {gigabytes(flowing)} that flow between them through both models for"
+        f"four layers of {in_bytes(layer)}, {in_bytes(flowing)} that flow between them through both models for"
         f" {held_out.samples} samples of {held_out.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
     return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
@@ -95,7 +96,7 @@ def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -
     layer = largest_layer(shape)
     flowing = 2 * shape.hidden_size * calibration.samples * calibration.sequence_length
     basis = (
-        f"method onepass: three layers of {gigabytes(layer)}, {gigabytes(flowing)} that flow between them for"
+        f"method onepass: three layers of {in_bytes(layer)}, {in_bytes(flowing)} that flow between them for"
         f" {calibration.samples} samples of {calibration.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
     return Figure(ONEPASS_BYTES + 3 * layer + flowing, "B", basis)

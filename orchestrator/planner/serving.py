@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, loaded_bytes, state_bytes
-from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.planner.shapes.model import ModelShape
-from orchestrator.units import in_gib
+from orchestrator.units import in_bytes, in_gib
 
 RUNTIME = "trtllm"
 """The runtime of every recipe."""
@@ -166,7 +165,7 @@ def memory_words(target: Target, name: str) -> str:
     each = " on each GPU" if gpus_of(target) > 1 else ""
     seen = f"; CUDA sees {in_gib(target.cuda_free)} free at most" if target.cuda_free else ""
     return (
-        f"{gigabytes(memory_per_gpu(target))}{each}: {in_gib(target.memory)} of {name} less {in_gib(target.reserve)}"
+        f"{in_bytes(memory_per_gpu(target))}{each}: {in_gib(target.memory)} of {name} less {in_gib(target.reserve)}"
         f" for the system{seen}"
     )
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes_per_token, state_bytes, weights_read_per_step
-from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.kernels import limits_of_kernels
 from orchestrator.planner.phases import Peak, Phase, peaks
 from orchestrator.planner.preparation import Preparation
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, Serving, memory_words
 from orchestrator.planner.speed import Band, speed
+from orchestrator.units import in_bytes
 
 _NO_GPU = "speed: this target has no GPU, and nothing serves on it"
 
@@ -112,11 +112,11 @@ def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) 
     if not quantizes and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
         yield "weights: no list of what is not quantized was given: what ModelOpt leaves alone by default"
     states = state_bytes(shape)
-    more = f", and {gigabytes(states)} of recurrent states per request" if states else ""
+    more = f", and {in_bytes(states)} of recurrent states per request" if states else ""
     yield f"cache: {shape.attention_layers} layers keep keys and values in {serving.kv_dtype}{more}"
     source = checkpoint_bytes(shape, scheme_of("bf16") if quantizes else scheme)
     for phase, peak in phases.items():
-        more = f"; {gigabytes(source)} go to disk as they come" if phase == "download" else ""
+        more = f"; {in_bytes(source)} go to disk as they come" if phase == "download" else ""
         yield f"{phase}: {peak.basis}{more}"
     yield f"available memory: {memory_words(serving.target, serving.target_name)}"
     yield from (f"left out: {note}" for note in shape.notes)
@@ -126,13 +126,13 @@ def _limits(serving: Serving, phases: Mapping[Phase, Peak]) -> Iterator[str]:
     shape, target = serving.shape, serving.target
     for phase, peak in phases.items():
         if not peak.fits:
-            has = gigabytes(peak.available)
-            yield f"{phase} needs {gigabytes(peak.total)}, and {serving.target_name} has {has} for it"
+            has = in_bytes(peak.available)
+            yield f"{phase} needs {in_bytes(peak.total)}, and {serving.target_name} has {has} for it"
     if serving.context > shape.max_position:
         yield f"the model was made for {shape.max_position} tokens, and {serving.context} are asked for"
     if target.cuda_free and target.cuda_free < phases["serve"].total <= serving.available:
         yield (
-            f"CUDA sees at most {gigabytes(target.cuda_free)} free on a fresh boot: drop the page cache before"
+            f"CUDA sees at most {in_bytes(target.cuda_free)} free on a fresh boot: drop the page cache before"
             " the server starts, and give it less"
         )
     if target.unified_memory and phases["load"].total <= serving.available < EAGER_LOAD * serving.weights:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Refusal
-from orchestrator.planner.figures import gigabytes
 from orchestrator.planner.phases import building
 from orchestrator.planner.preparation import BUILD_FACTOR
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.planner.rules.faults import matching
 from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE
 from orchestrator.recipe.model import HubModel
+from orchestrator.units import in_bytes
 
 _TIGHT = 0.9
 _MAX_UNIFIED_FRACTION = 0.9
@@ -28,8 +28,8 @@ def engine_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     """Building a TensorRT engine takes several times the memory of its weights."""
     needed = building(given.model.weights.value, given.target)
     if given.recipe.backend == "tensorrt" and not needed.fits:
-        has = f"{given.recipe.target} has {gigabytes(needed.available)}"
-        message = f"building the engine may need {gigabytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights; {has}"
+        has = f"{given.recipe.target} has {in_bytes(needed.available)}"
+        message = f"building the engine may need {in_bytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights; {has}"
         yield Refusal("ENGINE_MEMORY", message, "if it runs out of memory, serve the checkpoint: backend pytorch")
 
 
@@ -37,7 +37,7 @@ def serving_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     """Little memory is left for the KV cache."""
     needed, available = given.model.serving_memory, given.model.available_memory
     if available * _TIGHT < needed.value <= available:
-        message = f"weights take {needed} of {gigabytes(available)}; little is left for the KV cache"
+        message = f"weights take {needed} of {in_bytes(available)}; little is left for the KV cache"
         yield Refusal("MEMORY_TIGHT", message, "serve short requests and few at a time, or use a smaller format")
 
 
@@ -48,10 +48,10 @@ def loading_is_tight(given: RuleInput) -> Iterator[Refusal]:
     if serving is None or one_by_one or not given.target.unified_memory:
         return
     if serving.weights <= serving.available < EAGER_LOAD * serving.weights:
-        pinned = gigabytes(EAGER_LOAD * serving.weights)
+        pinned = in_bytes(EAGER_LOAD * serving.weights)
         message = (
             f"loading may take up to {pinned}, {EAGER_LOAD} times the weights, where all are pinned at once;"
-            f" {given.recipe.target} has {gigabytes(serving.available)}"
+            f" {given.recipe.target} has {in_bytes(serving.available)}"
         )
         yield Refusal("LOAD_MEMORY", message, f'if it runs out of memory, set serve.environment.{ONE_BY_ONE} to "1"')
 

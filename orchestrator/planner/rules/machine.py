@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
-from orchestrator.planner.figures import Figure, gigabytes
+from orchestrator.planner.figures import Figure
 from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.phases import peaks
 from orchestrator.planner.preparation import Preparation
@@ -16,6 +16,7 @@ from orchestrator.planner.weights import BITS, weights_in
 from orchestrator.quantization import offered
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.recipe.model import Recipe
+from orchestrator.units import in_bytes
 
 
 def built_for_the_processor(given: RuleInput) -> Iterator[Refusal]:
@@ -96,7 +97,7 @@ def _gpus(target: Target) -> int:
 
 
 def _too_large(what: str, needed: Figure, available: float, target: str) -> str:
-    return f"{what} needs at least {needed} ({needed.basis}), and {target} has {gigabytes(available)} for it"
+    return f"{what} needs at least {needed} ({needed.basis}), and {target} has {in_bytes(available)} for it"
 
 
 def _what_fits(given: RuleInput, available: float) -> str:
