@@ -16,7 +16,7 @@ import yaml
 from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
-from orchestrator.planner.constants import Constants, Cost, Engine
+from orchestrator.planner.constants import Constants, Cost, Runtime
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.shapes import ModelShape, shape_of
@@ -36,7 +36,7 @@ _FORMATS = {
     "Q4_0": "q4_0",
     "Q4_K_M": "q4_k_m",
 }
-_ENGINES: tuple[tuple[str, Engine], ...] = (
+_RUNTIMES: tuple[tuple[str, Runtime], ...] = (
     ("llama.cpp", "llama.cpp"),
     ("TensorRT-LLM", "trtllm"),
     ("SGLang", "sglang"),
@@ -62,9 +62,9 @@ class Model:
     schemes: Mapping[str, Scheme]
     """By format of the file, where the checkpoint says more than the format's default rules."""
 
-    def scheme(self, format_name: str, engine: Engine) -> Scheme:
+    def scheme(self, format_name: str, runtime: Runtime) -> Scheme:
         """Say how the weights of a row are stored."""
-        if engine == "llama.cpp":
+        if runtime == "llama.cpp":
             name = _FORMATS[format_name]
             return scheme_of("gguf_mxfp4" if name == "mxfp4" else name)
         return self.schemes.get(format_name) or scheme_of(_FORMATS[format_name])
@@ -78,8 +78,8 @@ class Row:
     """Of the file, the head being 1."""
     model: str
     format: str
-    engine: Engine
-    runtime: str
+    runtime: Runtime
+    server_name: str
     source: str
     known: Model
     batch: int
@@ -119,11 +119,11 @@ class Row:
         name = "dgx-spark-x2" if self.gpus > 1 else "dgx-spark"
         return Serving(
             shape=self.known.shape,
-            scheme=self.known.scheme(self.format, self.engine),
+            scheme=self.known.scheme(self.format, self.runtime),
             kv_dtype=self.kv_dtype,
             target=targets[name],
             target_name=name,
-            runtime=self.engine,
+            runtime=self.runtime,
             batch=self.batch,
             context=self.context,
             gpus=self.gpus,
@@ -143,7 +143,7 @@ class Row:
 
         Per chunk of a prompt each text that decodes already gets one token, so the batch is not full at the end.
         """
-        chunks = -(-self.prompt // load.engine.chunk)
+        chunks = -(-self.prompt // load.runtime.chunk)
         left = [max(0, self.answer - number * chunks) for number in range(self.batch)]
         terms = step_terms(replace(load, batch=max(1.0, sum(left) / self.answer)))
         for name, seconds in prefill_terms(load, self.prompt).items():
@@ -260,15 +260,15 @@ class Measurements:
         depth = _DEPTH.search(source)
         if prefill and (prompt < _LEAST_PROMPT or (depth and depth[1] != "0")):
             return None  # says nothing new of a row whose decode is used
-        engine, known = _engine(record["engine"]), self.model(record["model"])
-        assert engine is not None  # noqa: S101 - `_unusable` looked
+        runtime, known = _runtime(record["engine"]), self.model(record["model"])
+        assert runtime is not None  # noqa: S101 - `_unusable` looked
         assert known is not None  # noqa: S101 - as above
         return Row(
             line=line,
             model=record["model"],
             format=record["format"],
-            engine=engine,
-            runtime=record["engine"],
+            runtime=runtime,
+            server_name=record["engine"],
             source=source,
             known=known,
             batch=int(record["batch"]),
@@ -277,7 +277,7 @@ class Measurements:
             context=_context(source, prompt, answer),
             gpus=2 if "2x" in record["engine"] else 1,
             kv_dtype="fp8" if "KV fp8" in source else "bf16",
-            clients=engine != "llama.cpp",
+            clients=runtime != "llama.cpp",
             prefill=prefill,
             measured=float(value),
         )
@@ -289,8 +289,8 @@ class Measurements:
             return "no format is given"
         if record["format"] not in _FORMATS:
             return f"what {record['format']} stores is not known here"
-        if _engine(record["engine"]) is None:
-            return f"no such engine here: {record['engine']}" if record["engine"] else "no engine is given"
+        if _runtime(record["engine"]) is None:
+            return f"no such runtime here: {record['engine']}" if record["engine"] else "no runtime is given"
         if _SPECULATIVE.search(f"{record['engine']} {record['source']}") and not prefill:
             return "with accepted draft tokens, of which no count is given"
         return None
@@ -302,7 +302,7 @@ class Measurements:
         """Tokens per second that neither bandwidth nor tensor cores let pass."""
         gpu = self.target.gpu
         assert gpu is not None  # noqa: S101 - a Spark has one
-        shape, scheme = row.known.shape, row.known.scheme(row.format, row.engine)
+        shape, scheme = row.known.shape, row.known.scheme(row.format, row.runtime)
         if row.prefill:
             active = 2.0 * shape.active_parameters
             return _NVFP4_PEAK * 125e12 * row.gpus / active
@@ -340,9 +340,9 @@ def _context(source: str, prompt: int, answer: int) -> int:
     return prompt + answer // 2 or _SHORT
 
 
-def _engine(name: str) -> Engine | None:
-    return next((engine for part, engine in _ENGINES if part in name), None)
+def _runtime(name: str) -> Runtime | None:
+    return next((runtime for part, runtime in _RUNTIMES if part in name), None)
 
 
 def _what(row: Row) -> str:
-    return f"{row.model} {row.format} {row.runtime} batch {row.batch}{' prefill' if row.prefill else ''}"
+    return f"{row.model} {row.format} {row.server_name} batch {row.batch}{' prefill' if row.prefill else ''}"

@@ -22,7 +22,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.planner.calibration import Observation, fit_costs
-from orchestrator.planner.constants import COSTS, Constants, Cost, Engine, default_constants, to_document
+from orchestrator.planner.constants import COSTS, Constants, Cost, Runtime, default_constants, to_document
 from orchestrator.planner.speed import speed, step_terms, total, workload
 
 _HERE = Path(__file__).parent
@@ -97,20 +97,20 @@ def write(rows: Sequence[Row], targets: Mapping[str, Target]) -> None:
 
 
 def fitted(rows: Iterable[Row], targets: Mapping[str, Target], constants: Constants) -> Constants:
-    """Fit every engine's costs to rows: first what engines share, then each near it."""
-    seen: dict[Engine, list[Observation]] = defaultdict(list)
-    names: dict[Engine, list[str]] = defaultdict(list)
+    """Fit every runtime's costs to rows: first what runtimes share, then each near it."""
+    seen: dict[Runtime, list[Observation]] = defaultdict(list)
+    names: dict[Runtime, list[str]] = defaultdict(list)
     for row in rows:
-        group = (row.known.backbone, row.engine, row.format, row.prefill)
-        seen[row.engine].append(Observation(row.terms(targets, constants), row.seconds, group))
-        names[row.engine].append(row.known.backbone)
+        group = (row.known.backbone, row.runtime, row.format, row.prefill)
+        seen[row.runtime].append(Observation(row.terms(targets, constants), row.seconds, group))
+        names[row.runtime].append(row.known.backbone)
     shared = fit_costs([one for some in seen.values() for one in some], PRIOR, trust=0.15)
     known = constants
-    for engine, before in constants.engines.items():
-        costs = fit_costs(seen[engine], {cost: max(shared[cost], 0.05 * PRIOR[cost]) for cost in COSTS})
-        models = len(set(names[engine]))
-        basis = f"{len(seen[engine])} published measurements of {models} models on a DGX Spark, and what engines share"
-        known = known.with_engine(engine, replace(before, costs=costs, basis=basis))
+    for runtime, before in constants.runtimes.items():
+        costs = fit_costs(seen[runtime], {cost: max(shared[cost], 0.05 * PRIOR[cost]) for cost in COSTS})
+        models = len(set(names[runtime]))
+        basis = f"{len(seen[runtime])} published measurements of {models} models on a DGX Spark, and what engines share"
+        known = known.with_runtime(runtime, replace(before, costs=costs, basis=basis))
     return known
 
 
@@ -120,7 +120,7 @@ def scores(
     constants: Constants,
     kin: Callable[[Row], str] = lambda row: row.known.backbone,
 ) -> list[Score]:
-    """Predict each row from constants that none of its kin had a part in: no row of its model, or of its engine."""
+    """Predict each row from constants that none of its kin had a part in: no row of its model, or of its runtime."""
     found = []
     for name in sorted({kin(row) for row in rows}):
         known = fitted([row for row in rows if kin(row) != name], targets, constants)
@@ -131,7 +131,7 @@ def scores(
 def _score(row: Row, targets: Mapping[str, Target], constants: Constants) -> Score:
     serving = row.serving(targets)
     tokens = row.prompt if row.prefill else row.batch
-    expected = tokens / total(row.terms(targets, constants), constants.engine(row.engine))
+    expected = tokens / total(row.terms(targets, constants), constants.runtime(row.runtime))
     said = speed(serving, constants)
     band = said.prefill if row.prefill else said.decode
     return Score(row, expected * band.low / band.expected, expected, expected * band.high / band.expected)
@@ -152,23 +152,23 @@ def _report(
         sorted({one.what.split()[0] for one in excluded if "dimensions" in one.reason})
     )
     yield "\nerrors with the row's model left out of the fit"
-    yield f"{'engine':10} {'format':24} {'kind':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8}"
+    yield f"{'runtime':10} {'format':24} {'kind':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8}"
     groups = defaultdict(list)
     for score in scored:
-        groups[score.row.engine, score.row.format, score.row.kind].append(score)
-    for (engine, format_name, kind), some in sorted(groups.items()):
-        yield f"{engine:10} {format_name:24} {kind:11} {_figures(some)}"
+        groups[score.row.runtime, score.row.format, score.row.kind].append(score)
+    for (runtime, format_name, kind), some in sorted(groups.items()):
+        yield f"{runtime:10} {format_name:24} {kind:11} {_figures(some)}"
     yield "\nall"
     for kind in ("dense one", "dense many", "moe one", "moe many", "prefill"):
         some = [score for score in scored if score.row.kind == kind]
         yield f"{'':10} {'':24} {kind:11} {_figures(some)}" if some else f"{kind}: none"
-    yield "\nerrors with all rows of the row's engine left out: what the constants of the other engines say of it"
-    strangers = scores(rows, targets, default_constants(), lambda row: row.engine)
-    by_engine = defaultdict(list)
+    yield "\nerrors with all rows of the row's runtime left out: what the constants of the other runtimes say of it"
+    strangers = scores(rows, targets, default_constants(), lambda row: row.runtime)
+    by_runtime = defaultdict(list)
     for score in strangers:
-        by_engine[score.row.engine, score.row.kind].append(score)
-    for (engine, kind), some in sorted(by_engine.items()):
-        yield f"{engine:10} {'':24} {kind:11} {_figures(some)}"
+        by_runtime[score.row.runtime, score.row.kind].append(score)
+    for (runtime, kind), some in sorted(by_runtime.items()):
+        yield f"{runtime:10} {'':24} {kind:11} {_figures(some)}"
     yield "\nbatches, by how they were measured; `alone`: what an estimate says, no prompts in between"
     yield f"{'measured':10} {'prompt/answer':24} {'':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8} {'alone':>7}"
     yield from _by_method(decode, targets)
@@ -180,19 +180,19 @@ def _report(
 
 
 def _by_method(decode: Sequence[Score], targets: Mapping[str, Target]) -> Iterable[str]:
-    """Score batches by who measured them: the engine itself, or clients whose prompts it read in between."""
+    """Score batches by who measured them: the runtime itself, or clients whose prompts it read in between."""
     groups = defaultdict(list)
     for score in decode:
         row = score.row
         if row.batch > 1:
             lengths = f"{row.prompt}/{row.answer}" if row.prompt else "not given"
-            groups["clients" if row.clients else "engine", lengths].append(score)
+            groups["clients" if row.clients else "runtime", lengths].append(score)
     known = default_constants()
     for (method, lengths), some in sorted(groups.items()):
         alone = []
         for score in some:
             load = workload(score.row.serving(targets), known)
-            alone.append(abs(score.row.batch / total(step_terms(load), load.engine) / score.row.measured - 1))
+            alone.append(abs(score.row.batch / total(step_terms(load), load.runtime) / score.row.measured - 1))
         yield f"{method:10} {lengths:24} {'':11} {_figures(some)} {float(np.median(alone)):7.1%}"
 
 
@@ -251,7 +251,7 @@ def _general(reason: str) -> str:
 def _line(score: Score) -> str:
     row = score.row
     return (
-        f"  line {row.line:3d}: {row.model} {row.format} {row.runtime} batch {row.batch} {row.prompt}/{row.answer}"
+        f"  line {row.line:3d}: {row.model} {row.format} {row.server_name} batch {row.batch} {row.prompt}/{row.answer}"
         f"{' prefill' if row.prefill else ''}: measured {row.measured:g}, expected {score.expected:.4g}"
         f" ({score.error:+.0%})"
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import MeasurementUnusableError
-from orchestrator.planner.constants import COSTS, Constants, Cost, EngineConstants
+from orchestrator.planner.constants import COSTS, Constants, Cost, RuntimeConstants
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.shapes.model import ModelShape
@@ -66,15 +66,15 @@ def fit_costs(
 
 
 def calibrated(
-    engine: EngineConstants, observations: Sequence[Observation], basis: str, *, trust: float = 0.3
-) -> EngineConstants:
+    runtime: RuntimeConstants, observations: Sequence[Observation], basis: str, *, trust: float = 0.3
+) -> RuntimeConstants:
     """Fit a runtime's costs to this machine's measurements, starting from the known costs."""
     experts = any(one.terms.get("prefill_experts") for one in observations)
     return replace(
-        engine,
-        costs=fit_costs(observations, engine.costs, trust=trust),
+        runtime,
+        costs=fit_costs(observations, runtime.costs, trust=trust),
         basis=basis,
-        experts_measured=engine.experts_measured or experts,
+        experts_measured=runtime.experts_measured or experts,
     )
 
 
@@ -127,10 +127,10 @@ def observations_of(
     return found
 
 
-def mean_error(observations: Sequence[Observation], engine: EngineConstants) -> float:
+def mean_error(observations: Sequence[Observation], runtime: RuntimeConstants) -> float:
     """Return the mean relative error of the times that constants predict."""
     errors = [
-        abs(sum(seconds * engine.costs[cost] for cost, seconds in one.terms.items()) / one.seconds - 1)
+        abs(sum(seconds * runtime.costs[cost] for cost, seconds in one.terms.items()) / one.seconds - 1)
         for one in observations
     ]
     return sum(errors) / len(errors)

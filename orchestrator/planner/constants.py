@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 
 from orchestrator.errors import CatalogError
 
-Engine = Literal["trtllm", "vllm", "sglang", "llama.cpp"]
-ENGINES: tuple[Engine, ...] = get_args(Engine)
+Runtime = Literal["trtllm", "vllm", "sglang", "llama.cpp"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 Cost = Literal[
     "weights",
@@ -58,7 +58,7 @@ _BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsew
 
 
 @dataclass(frozen=True)
-class EngineConstants:
+class RuntimeConstants:
     """The costs of one runtime."""
 
     costs: Mapping[Cost, float]
@@ -80,7 +80,7 @@ class EngineConstants:
 class Constants:
     """All measured constants of the speed model."""
 
-    engines: Mapping[Engine, EngineConstants]
+    runtimes: Mapping[Runtime, RuntimeConstants]
     tensor_flops: Mapping[int, float]
     """Operations per second of dense 16-bit products by compute capability, as the vendor states them."""
     bands: Mapping[str, float]
@@ -88,21 +88,21 @@ class Constants:
     measured_sm: int = 121
     """The compute capability of the machine that the figures were measured on."""
 
-    def engine(self, name: str) -> EngineConstants:
+    def runtime(self, name: str) -> RuntimeConstants:
         """Find a runtime's constants.
 
         Raises:
             CatalogError: No such runtime.
         """
-        for engine, constants in self.engines.items():
-            if engine == name:
+        for runtime, constants in self.runtimes.items():
+            if runtime == name:
                 return constants
-        message = f"no engine is called {name!r:.60}"
-        raise CatalogError(message, hint=f"there are: {', '.join(self.engines)}")
+        message = f"no runtime is called {name!r:.60}"
+        raise CatalogError(message, hint=f"there are: {', '.join(self.runtimes)}")
 
-    def with_engine(self, name: Engine, constants: EngineConstants, sm: int | None = None) -> Constants:
+    def with_runtime(self, name: Runtime, constants: RuntimeConstants, sm: int | None = None) -> Constants:
         """Replace one runtime's constants with those measured on a machine of compute capability `sm`."""
-        return replace(self, engines={**self.engines, name: constants}, measured_sm=sm or self.measured_sm)
+        return replace(self, runtimes={**self.runtimes, name: constants}, measured_sm=sm or self.measured_sm)
 
 
 @cache
@@ -127,12 +127,12 @@ def constants_with(file: Path) -> Constants:
     if not isinstance(document, dict) or not isinstance(document.get("engines"), dict):
         message = f"{file}: engines: expected an object"
         raise CatalogError(message, hint="run `orchestrator calibrate` again, or remove the file")
-    engines = {**shipped.engines, **_engines(document["engines"], str(file))}
+    runtimes = {**shipped.runtimes, **_runtimes(document["engines"], str(file))}
     sm = document.get("sm", shipped.measured_sm)
     if not isinstance(sm, int):
         message = f"{file}: sm: expected a whole number; found {sm!r:.60}"
         raise CatalogError(message)
-    return replace(shipped, engines=engines, measured_sm=sm)
+    return replace(shipped, runtimes=runtimes, measured_sm=sm)
 
 
 @contextmanager
@@ -168,41 +168,41 @@ def constants_of(store: Path) -> tuple[Constants, Path | None]:
     return (constants_with(file), file) if file.is_file() else (default_constants(), None)
 
 
-def to_document(constants: Constants, *engines: Engine) -> dict[str, Any]:
+def to_document(constants: Constants, *runtimes: Runtime) -> dict[str, Any]:
     """Convert constants to the file's form; only the named runtimes, if any are named."""
     return {
         "engines": {
             name: {
-                "costs": {cost: round(value, 4) for cost, value in constants.engines[name].costs.items()},
-                "likeness": constants.engines[name].likeness,
-                "chunk": constants.engines[name].chunk,
-                "experts_measured": constants.engines[name].experts_measured,
-                "four_bit_products": constants.engines[name].four_bit_products,
-                "pads_windows": constants.engines[name].pads_windows,
-                "basis": constants.engines[name].basis,
+                "costs": {cost: round(value, 4) for cost, value in constants.runtimes[name].costs.items()},
+                "likeness": constants.runtimes[name].likeness,
+                "chunk": constants.runtimes[name].chunk,
+                "experts_measured": constants.runtimes[name].experts_measured,
+                "four_bit_products": constants.runtimes[name].four_bit_products,
+                "pads_windows": constants.runtimes[name].pads_windows,
+                "basis": constants.runtimes[name].basis,
             }
-            for name in engines or tuple(constants.engines)
+            for name in runtimes or tuple(constants.runtimes)
         },
     }
 
 
 def _constants(document: Mapping[str, Any], where: str) -> Constants:
     return Constants(
-        engines=_engines(document["engines"], where),
+        runtimes=_runtimes(document["engines"], where),
         tensor_flops={int(sm): _positive(value, where, sm) for sm, value in document["tensor_flops"].items()},
         bands={name: _positive(document["bands"][name], where, name) for name in _BANDS},
         measured_sm=document["sm"],
     )
 
 
-def _engines(part: Mapping[str, Any], where: str) -> dict[Engine, EngineConstants]:
-    found: dict[Engine, EngineConstants] = {}
-    for engine in ENGINES:
-        if engine not in part:
+def _runtimes(part: Mapping[str, Any], where: str) -> dict[Runtime, RuntimeConstants]:
+    found: dict[Runtime, RuntimeConstants] = {}
+    for runtime in RUNTIMES:
+        if runtime not in part:
             continue
-        entry, place = part[engine], f"{where}: engines.{engine}"
+        entry, place = part[runtime], f"{where}: engines.{runtime}"
         try:
-            found[engine] = EngineConstants(
+            found[runtime] = RuntimeConstants(
                 costs={cost: _positive(entry["costs"][cost], place, cost, zero=True) for cost in COSTS},
                 likeness=_positive(entry["likeness"], place, "likeness"),
                 chunk=round(_positive(entry["chunk"], place, "chunk")),

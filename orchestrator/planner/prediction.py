@@ -33,7 +33,7 @@ def predict(model: ModelOnTarget) -> dict[str, Any] | None:
           `output_tokens_per_second` (`low`, `expected`, `high`), calculated as performance.json's figure of that name
           is measured: prompts are read in between. Empty without a benchmark or a GPU. Drafts are not counted in;
         - `constants`: `version` (changes with every figure that is measured and not counted), `basis` (where the
-          engine's come from), `sm` (the compute capability that they were measured on), `orchestrator` (its version).
+          runtime's come from), `sm` (the compute capability that they were measured on), `orchestrator` (its version).
     """
     recipe, known, serving = model.recipe, model.known, model.serving
     if known is None or serving is None:
@@ -73,11 +73,11 @@ def _levels(recipe: Recipe, serving: Serving) -> Iterator[dict[str, Any]]:
 
 
 def _version(constants: Constants) -> dict[str, Any]:
-    engine = constants.engine(RUNTIME)
+    runtime = constants.runtime(RUNTIME)
     text = json.dumps([to_document(constants), dict(constants.bands), constants.measured_sm], sort_keys=True)
     return {
         "version": hashlib.sha256(text.encode()).hexdigest()[:12],
-        "basis": engine.basis,
+        "basis": runtime.basis,
         "sm": constants.measured_sm,
         "orchestrator": __version__,
     }

@@ -106,8 +106,8 @@ def tokens_needed(wanted: float, plain: float) -> float:
 
 def check_cost_ratio(load: Workload, draft_len: int) -> float:
     """Calculate the cost of a step that checks drafts: more products, more experts, the same cache and launches."""
-    plain = total(step_terms(load), load.engine)
-    return total(step_terms(load, draft_len + 1), load.engine) / plain
+    plain = total(step_terms(load), load.runtime)
+    return total(step_terms(load, draft_len + 1), load.runtime) / plain
 
 
 def one_layer_bytes(shape: ModelShape) -> float:

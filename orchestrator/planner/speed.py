@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.errors import SpeedInputError
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
-from orchestrator.planner.constants import Constants, Cost, EngineConstants, constants_in_use
+from orchestrator.planner.constants import Constants, Cost, RuntimeConstants, constants_in_use
 from orchestrator.planner.figures import requests
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving, gpus_of
@@ -70,7 +70,7 @@ class Workload:
     scheme: Scheme
     kv_dtype: KvDtype
     target: Target
-    engine: EngineConstants
+    runtime: RuntimeConstants
     tensor_flops: float
     """Of one GPU, dense, 16 bits."""
     gpus: int
@@ -102,8 +102,8 @@ def speed(serving: Serving, constants: Constants | None = None) -> Speed:
     known = constants or constants_in_use()
     load = workload(serving, known)
     terms = step_terms(load)
-    seconds = total(terms, load.engine)
-    prompt = total(prefill_terms(load, load.context), load.engine)
+    seconds = total(terms, load.runtime)
+    prompt = total(prefill_terms(load, load.context), load.runtime)
     margin, reason = _margin(load, known)
     wide = max(margin, known.bands["prefill"])
     ceiling = load.batch / (terms["weights"] + terms["cache"])
@@ -114,7 +114,7 @@ def speed(serving: Serving, constants: Constants | None = None) -> Speed:
         basis=(
             *_decode_basis(load, terms, seconds),
             _prefill_basis(load),
-            f"constants of {serving.runtime}: {load.engine.basis}",
+            f"constants of {serving.runtime}: {load.runtime.basis}",
             f"band: decode ±{margin:.0%}, prefill ±{wide:.0%}: {reason}",
         ),
     )
@@ -134,7 +134,7 @@ def served(load: Workload, prompt: int, answer: int, constants: Constants | None
     """
     _check("prompt", prompt, 1, 2**31)
     _check("answer", answer, 1, 2**31)
-    seconds = total(served_terms(load, prompt, answer, waiting=load.batch), load.engine)
+    seconds = total(served_terms(load, prompt, answer, waiting=load.batch), load.runtime)
     margin, _ = _margin(load, constants or constants_in_use())
     return _band(load.batch / seconds, margin)
 
@@ -155,7 +155,7 @@ def workload(serving: Serving, constants: Constants | None = None) -> Workload:
         scheme=_as_read(serving.scheme, serving.shape, serving.runtime),
         kv_dtype=serving.kv_dtype,
         target=target,
-        engine=known.engine(serving.runtime),
+        runtime=known.runtime(serving.runtime),
         tensor_flops=known.tensor_flops.get(gpu.sm, gpu.memory_bandwidth * _FLOPS_PER_BYTE),
         gpus=count,
         batch=serving.batch,
@@ -163,9 +163,9 @@ def workload(serving: Serving, constants: Constants | None = None) -> Workload:
     )
 
 
-def _as_read(scheme: Scheme, shape: ModelShape, engine: str) -> Scheme:
+def _as_read(scheme: Scheme, shape: ModelShape, runtime: str) -> Scheme:
     """Return the scheme of the file that a runtime reads. llama.cpp's gpt-oss has Q8_0 besides MXFP4."""
-    if engine == "llama.cpp" and scheme.algorithm == "MXFP4" and shape.architecture == "GptOssForCausalLM":
+    if runtime == "llama.cpp" and scheme.algorithm == "MXFP4" and shape.architecture == "GptOssForCausalLM":
         return scheme_of("gguf_mxfp4", kv_cache=scheme.kv_cache)
     return scheme
 
@@ -178,7 +178,7 @@ def step_terms(load: Workload, tokens: int = 1) -> dict[Cost, float]:
         tokens: New tokens per request in one step; more than one if drafts are checked.
     """
     shape, bandwidth = load.shape, load.bandwidth
-    choosing = (load.batch * tokens) ** load.engine.likeness
+    choosing = (load.batch * tokens) ** load.runtime.likeness
     weights = weights_read_per_step(shape, load.scheme, choosing) / bandwidth
     cached = _cache_read(load) + 2 * state_bytes(shape)
     blocks, recurrent = _blocks(shape)
@@ -196,8 +196,8 @@ def step_terms(load: Workload, tokens: int = 1) -> dict[Cost, float]:
 def prefill_terms(load: Workload, prompt: int) -> dict[Cost, float]:
     """Calculate the terms of one prompt's prefill: products of all its tokens, and a step per chunk."""
     shape = load.shape
-    chunks = prompt / load.engine.chunk if prompt > load.engine.chunk else 1.0
-    within = min(prompt, load.engine.chunk)
+    chunks = prompt / load.runtime.chunk if prompt > load.runtime.chunk else 1.0
+    within = min(prompt, load.runtime.chunk)
     weights = weights_read_per_step(shape, load.scheme, within) / load.bandwidth * chunks
     blocks, recurrent = _blocks(shape)
     work = prompt * flops_per_token(shape, prompt // 2) / (load.tensor_flops * load.gpus)
@@ -227,17 +227,17 @@ def served_terms(load: Workload, prompt: int, answer: int, waiting: float) -> di
     return terms
 
 
-def total(terms: Terms, engine: EngineConstants) -> float:
+def total(terms: Terms, runtime: RuntimeConstants) -> float:
     """Add up the cost of the terms on a runtime, in seconds."""
-    return sum(seconds * engine.costs[name] for name, seconds in terms.items())
+    return sum(seconds * runtime.costs[name] for name, seconds in terms.items())
 
 
 def _cache_read(load: Workload) -> float:
     """Return the bytes of the KV cache that a step reads for one request."""
     shape = load.shape
-    if load.engine.pads_windows:
-        room = load.engine.chunk
-        layers = (replace(layer, window=layer.window + room) if layer.window else layer for layer in shape.layers)
+    if load.runtime.pads_windows:
+        chunk = load.runtime.chunk
+        layers = (replace(layer, window=layer.window + chunk) if layer.window else layer for layer in shape.layers)
         shape = replace(shape, layers=tuple(layers))
     return kv_bytes_read(shape, load.context, load.kv_dtype)
 
@@ -249,7 +249,7 @@ def _prefill_cost(load: Workload) -> Cost:
         return "prefill_block"
     if scheme.algorithm in _EIGHT_BITS:
         return "prefill_8"
-    native = load.engine.four_bit_products and scheme.algorithm in _FOUR_BIT_PRODUCTS
+    native = load.runtime.four_bit_products and scheme.algorithm in _FOUR_BIT_PRODUCTS
     return "prefill_4" if native else "prefill_16"
 
 
@@ -276,9 +276,9 @@ def _margin(load: Workload, constants: Constants) -> tuple[float, str]:
         constants.bands[name],
         "what 9 of 10 measurements of models that the constants do not know lie within",
     )
-    if load.shape.is_moe and not load.engine.experts_measured:
+    if load.shape.is_moe and not load.runtime.experts_measured:
         margin = max(margin, constants.bands["elsewhere"])
-        reason = "no measurement of a model with experts in this engine on one such machine is behind it"
+        reason = "no measurement of a model with experts in this runtime on one such machine is behind it"
     if load.nodes > 1:
         margin, reason = max(margin, constants.bands["nodes"]), "few measurements of several nodes are published"
     gpu = _gpu(load.target)
@@ -292,7 +292,7 @@ def _band(expected: float, margin: float) -> Band:
 
 
 def _decode_basis(load: Workload, terms: Terms, seconds: float) -> tuple[str, ...]:
-    costs = load.engine.costs
+    costs = load.runtime.costs
     read = terms["weights"] * load.bandwidth / 1e9
     cached = terms["cache"] * load.bandwidth / 1e9
     share = 1 / (costs["weights"] + (costs["four_bit"] if terms["four_bit"] else 0.0))
@@ -315,10 +315,10 @@ def _prefill_basis(load: Workload) -> str:
     each = flops_per_token(load.shape, load.context // 2) / 1e9
     cost = _prefill_cost(load)
     bits, factor = _PEAKS.get(cost, (16, 1))
-    share = 1 / load.engine.costs[cost] / factor
+    share = 1 / load.runtime.costs[cost] / factor
     peak = load.tensor_flops * load.gpus * factor / 1e12
     return (
-        f"prefill: {load.context:,} tokens in steps of at most {load.engine.chunk:,}, "
+        f"prefill: {load.context:,} tokens in steps of at most {load.runtime.chunk:,}, "
         f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, {bits} bits)"
     )
 

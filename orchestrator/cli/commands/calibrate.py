@@ -26,7 +26,7 @@ from orchestrator.planner.calibration import (
     mean_error,
     observations_of,
 )
-from orchestrator.planner.constants import CALIBRATED, COSTS, EngineConstants, default_constants, to_document
+from orchestrator.planner.constants import CALIBRATED, COSTS, RuntimeConstants, default_constants, to_document
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.shapes import shape_of
 from orchestrator.store.artifact import Artifact
@@ -62,7 +62,7 @@ def command(settings: Settings, target_name: str, as_json: bool) -> None:
     observations, skipped = _observe(runs, target)
     if len(observations) < _LEAST:
         raise _too_few(len(runs), len(observations), skipped, settings)
-    before = default_constants().engine("trtllm")
+    before = default_constants().runtime("trtllm")
     used = len(runs) - len(skipped)
     basis = (
         f"{len(observations)} levels of {used} benchmarks of this machine ({target_name}), and published measurements"
@@ -170,9 +170,9 @@ def _too_few(runs: int, levels: int, skipped: Mapping[Path, str], settings: Sett
     return MeasurementsMissingError(message + reasons, hint="measure first: orchestrator bench RECIPE")
 
 
-def _write(file: Path, engine: EngineConstants, target: Target) -> None:
+def _write(file: Path, runtime: RuntimeConstants, target: Target) -> None:
     assert target.gpu is not None  # noqa: S101 - runs of other machines were skipped
-    document = to_document(default_constants().with_engine("trtllm", engine), "trtllm")
+    document = to_document(default_constants().with_runtime("trtllm", runtime), "trtllm")
     text = json.dumps({"sm": target.gpu.sm, **document}, indent=2) + "\n"
     with machine_faults("writing the result of the calibration"):
         file.parent.mkdir(parents=True, exist_ok=True)

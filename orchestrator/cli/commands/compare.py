@@ -23,7 +23,7 @@ from orchestrator.pages.page import comparison_page
 from orchestrator.pages.programs import document
 from orchestrator.pages.rows import FORMAT_HEADS, conditions, format_cells
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
-from orchestrator.planner.constants import ENGINES
+from orchestrator.planner.constants import RUNTIMES
 from orchestrator.planner.drafts import Drafts, drafts
 from orchestrator.planner.known import Known, known_model, missing_sizes
 from orchestrator.planner.scheme import KvDtype, Scheme
@@ -39,7 +39,7 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 @click.command("compare")
 @click.argument("model", shell_complete=complete_recipe)
 @click.option("--target", "target_name", default="dgx-spark", show_default=True, help="The machine.")
-@click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
+@click.option("--engine", type=click.Choice(RUNTIMES), default="trtllm", show_default=True, help="What serves.")
 @click.option(
     "--context", type=click.IntRange(1, 2**31),
     help=f"Tokens of each request; {_USUAL_CONTEXT}, or the model's own limit where that is less.",

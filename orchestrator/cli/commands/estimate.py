@@ -15,7 +15,7 @@ from orchestrator.catalog.models import find_model
 from orchestrator.cli.options import json_option
 from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.constants import ENGINES
+from orchestrator.planner.constants import RUNTIMES
 from orchestrator.planner.figures import Figure, requests
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.scheme import (
@@ -61,7 +61,7 @@ from orchestrator.units import in_bytes
     help="What the weights are stored as; else what the configuration declares, else bf16.",
 )
 @click.option("--target", default="dgx-spark", show_default=True, help="The machine.")
-@click.option("--engine", type=click.Choice(ENGINES), default="trtllm", show_default=True, help="What serves.")
+@click.option("--engine", type=click.Choice(RUNTIMES), default="trtllm", show_default=True, help="What serves.")
 @click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Concurrent requests.")
 @click.option(
     "--context", type=click.IntRange(1, 2**31), default=4096, show_default=True, help="Tokens of each request."

@@ -190,7 +190,7 @@ def test_what_a_spark_hardly_holds_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("format_name", "target", "engine", "words"),
+    ("format_name", "target", "runtime", "words"),
     [
         ("nvfp4", "h200", "vllm", "no four-bit floating-point products"),
         ("fp8_block_scale", "dgx-spark", "trtllm", "block scales"),
@@ -199,8 +199,8 @@ def test_what_a_spark_hardly_holds_says_so() -> None:
         ("nvfp4", "dgx-spark", "llama.cpp", "only GGUF files"),
     ],
 )
-def test_kernels_that_are_not_there_are_limits(format_name: str, target: str, engine: str, words: str) -> None:
-    found = serving_figures(asked(SHAPES["dense"], format_name, TARGETS[target], runtime=engine))
+def test_kernels_that_are_not_there_are_limits(format_name: str, target: str, runtime: str, words: str) -> None:
+    found = serving_figures(asked(SHAPES["dense"], format_name, TARGETS[target], runtime=runtime))
     assert any(words in limit for limit in found.limits)
 
 

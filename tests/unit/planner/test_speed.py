@@ -13,7 +13,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError, SpeedInputError
-from orchestrator.planner.constants import ENGINES, default_constants
+from orchestrator.planner.constants import RUNTIMES, default_constants
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.shapes import shape_of
@@ -58,7 +58,7 @@ TARGETS = Catalog(Project(ROOT)).targets
 SPARK = TARGETS["dgx-spark"]
 
 unhurried = settings(deadline=None)
-engines = st.sampled_from(ENGINES)
+runtimes = st.sampled_from(RUNTIMES)
 shapes = st.sampled_from(list(SHAPES))
 batches = st.integers(1, 256)
 contexts = st.integers(1, 131072)
@@ -94,65 +94,67 @@ def test_a_70b_in_nvfp4_decodes_below_the_bandwidth_limit_of_7_tokens_per_second
 
 
 @unhurried
-@given(shapes, engines, batches, contexts)
-def test_the_band_contains_the_expected_value(shape: str, engine: str, batch: int, context: int) -> None:
-    found = of(shape, engine=engine, batch=batch, context=context)
+@given(shapes, runtimes, batches, contexts)
+def test_the_band_contains_the_expected_value(shape: str, runtime: str, batch: int, context: int) -> None:
+    found = of(shape, runtime=runtime, batch=batch, context=context)
     for band in (found.decode, found.prefill):
         assert 0 < band.low < band.expected < band.high < math.inf
 
 
 @unhurried
-@given(shapes, engines, batches, contexts)
-def test_decode_never_passes_the_ceiling(shape: str, engine: str, batch: int, context: int) -> None:
-    found = of(shape, engine=engine, batch=batch, context=context)
+@given(shapes, runtimes, batches, contexts)
+def test_decode_never_passes_the_ceiling(shape: str, runtime: str, batch: int, context: int) -> None:
+    found = of(shape, runtime=runtime, batch=batch, context=context)
     assert found.decode.expected <= found.ceiling
 
 
 @unhurried
-@given(shapes, engines, st.integers(1, 16), st.integers(1, 32768))
+@given(shapes, runtimes, st.integers(1, 16), st.integers(1, 32768))
 def test_a_smaller_format_is_never_slower_where_memory_is_the_limit(
-    shape: str, engine: str, batch: int, context: int
+    shape: str, runtime: str, batch: int, context: int
 ) -> None:
     speeds = [
-        of(shape, format_name=name, engine=engine, batch=batch, context=context).decode.expected
+        of(shape, format_name=name, runtime=runtime, batch=batch, context=context).decode.expected
         for name in ("bf16", "fp8", "nvfp4", "mxfp4")
     ]
     assert speeds == sorted(speeds)
 
 
 @unhurried
-@given(shapes, engines, st.integers(1, 64), contexts)
-def test_a_smaller_cache_is_never_slower(shape: str, engine: str, batch: int, context: int) -> None:
+@given(shapes, runtimes, st.integers(1, 64), contexts)
+def test_a_smaller_cache_is_never_slower(shape: str, runtime: str, batch: int, context: int) -> None:
     kept, packed = (
-        of(shape, engine=engine, batch=batch, context=context, kv_dtype=dtype).decode.expected
+        of(shape, runtime=runtime, batch=batch, context=context, kv_dtype=dtype).decode.expected
         for dtype in ("bf16", "fp8")
     )
     assert packed >= kept
 
 
 @unhurried
-@given(shapes, engines, batches, contexts)
-def test_a_larger_batch_never_lowers_the_sum(shape: str, engine: str, batch: int, context: int) -> None:
-    some, more = (of(shape, engine=engine, batch=size, context=context).decode.expected for size in (batch, batch + 1))
+@given(shapes, runtimes, batches, contexts)
+def test_a_larger_batch_never_lowers_the_sum(shape: str, runtime: str, batch: int, context: int) -> None:
+    some, more = (
+        of(shape, runtime=runtime, batch=size, context=context).decode.expected for size in (batch, batch + 1)
+    )
     assert more >= some * (1 - 1e-12)
 
 
 @unhurried
-@given(shapes, engines, batches, contexts, st.integers(1, 10000))
-def test_a_larger_context_is_never_faster(shape: str, engine: str, batch: int, context: int, further: int) -> None:
+@given(shapes, runtimes, batches, contexts, st.integers(1, 10000))
+def test_a_larger_context_is_never_faster(shape: str, runtime: str, batch: int, context: int, further: int) -> None:
     near, far = (
-        of(shape, engine=engine, batch=batch, context=size).decode.expected for size in (context, context + further)
+        of(shape, runtime=runtime, batch=batch, context=size).decode.expected for size in (context, context + further)
     )
     assert far <= near
 
 
 @unhurried
-@given(shapes, engines, batches, st.floats(1.0, 50.0))
+@given(shapes, runtimes, batches, st.floats(1.0, 50.0))
 def test_more_bandwidth_helps_but_never_more_than_in_proportion(
-    shape: str, engine: str, batch: int, factor: float
+    shape: str, runtime: str, batch: int, factor: float
 ) -> None:
-    before = of(shape, engine=engine, batch=batch, target=with_bandwidth(273e9)).decode.expected
-    after = of(shape, engine=engine, batch=batch, target=with_bandwidth(273e9 * factor)).decode.expected
+    before = of(shape, runtime=runtime, batch=batch, target=with_bandwidth(273e9)).decode.expected
+    after = of(shape, runtime=runtime, batch=batch, target=with_bandwidth(273e9 * factor)).decode.expected
     assert before * (1 - 1e-12) <= after <= before * factor * (1 + 1e-12)
 
 
@@ -171,8 +173,8 @@ def test_the_band_is_wider_where_nothing_was_measured() -> None:
     assert there.high / there.expected > here.high / here.expected
 
 
-def test_the_band_of_experts_is_wider_in_an_engine_that_was_not_measured_with_any() -> None:
-    known, guessed = (of("moe", engine=engine).decode for engine in ("vllm", "trtllm"))
+def test_the_band_of_experts_is_wider_in_a_runtime_that_was_not_measured_with_any() -> None:
+    known, guessed = (of("moe", runtime=runtime).decode for runtime in ("vllm", "trtllm"))
     assert guessed.high / guessed.expected > known.high / known.expected
 
 
@@ -210,9 +212,9 @@ def test_a_target_without_a_gpu_has_no_speed() -> None:
         of(target=TARGETS["cpu"])
 
 
-def test_an_unknown_engine_names_the_known_ones() -> None:
+def test_an_unknown_runtime_names_the_known_ones() -> None:
     with pytest.raises(CatalogError) as failure:
-        of(engine="tgi")
+        of(runtime="tgi")
     assert "llama.cpp" in failure.value.hint
 
 
@@ -227,7 +229,7 @@ def test_a_gpu_that_no_table_knows_still_has_a_prefill() -> None:
     assert of(target=other).prefill.expected > 0
 
 
-def test_clients_see_less_than_the_engine_does_the_longer_their_prompts_are() -> None:
+def test_clients_see_less_than_the_runtime_does_the_longer_their_prompts_are() -> None:
     load = workload(asked(batch=8, context=2048))
     short, long = (served(load, prompt, 256).expected for prompt in (128, 8192))
     assert long < short < of(batch=8, context=2048).decode.expected
@@ -239,8 +241,8 @@ def test_clients_without_answers_are_refused() -> None:
         served(load, 128, 0)
 
 
-def test_the_constants_of_an_engine_change_its_speed() -> None:
+def test_the_constants_of_a_runtime_change_its_speed() -> None:
     known = default_constants()
-    before = known.engines["trtllm"]
-    slow = known.with_engine("trtllm", dataclasses.replace(before, costs={**before.costs, "weights": 3.0}))
+    before = known.runtimes["trtllm"]
+    slow = known.with_runtime("trtllm", dataclasses.replace(before, costs={**before.costs, "weights": 3.0}))
     assert of(constants=slow).decode.expected < of().decode.expected

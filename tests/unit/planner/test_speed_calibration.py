@@ -18,7 +18,7 @@ from orchestrator.planner.calibration import (
 )
 from orchestrator.planner.constants import (
     COSTS,
-    EngineConstants,
+    RuntimeConstants,
     constants_of,
     constants_with,
     default_constants,
@@ -29,17 +29,17 @@ from orchestrator.planner.speed import served_terms, total, workload
 from tests.unit.planner.test_speed import SHAPES, SPARK, asked, of
 
 KNOWN = default_constants()
-TRTLLM = KNOWN.engines["trtllm"]
+TRTLLM = KNOWN.runtimes["trtllm"]
 SCHEME = scheme_of("nvfp4")
 CONCURRENCY = (1, 4, 16)
 
 
-def performance(engine: EngineConstants, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def performance(runtime: RuntimeConstants, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
     """What trtllm-bench would report on a machine with these constants."""
     levels = []
     for concurrency in CONCURRENCY:
         load = workload(asked(batch=concurrency, context=1024 + 64))
-        seconds = total(served_terms(load, 1024, 128, waiting=concurrency), engine)
+        seconds = total(served_terms(load, 1024, 128, waiting=concurrency), runtime)
         levels.append(
             {
                 "concurrency": concurrency,
@@ -54,7 +54,7 @@ def observe(document: dict[str, Any]) -> list[Observation]:
     return observations_of(document, SHAPES["8b"], SCHEME, SPARK, KNOWN)
 
 
-def slower(cost: str, factor: float) -> EngineConstants:
+def slower(cost: str, factor: float) -> RuntimeConstants:
     return dataclasses.replace(
         TRTLLM, costs={name: TRTLLM.costs[name] * (factor if name == cost else 1) for name in COSTS}
     )
@@ -118,14 +118,14 @@ def test_a_report_that_lacks_a_figure_is_refused(change: dict[str, Any]) -> None
 
 
 def test_a_calibration_is_read_back_and_named_in_the_basis(tmp_path: Path) -> None:
-    engine = dataclasses.replace(slower("weights", 1.5), basis="3 levels of 1 benchmark of this machine")
-    document = {"sm": 121, **to_document(KNOWN.with_engine("trtllm", engine), "trtllm")}
+    runtime = dataclasses.replace(slower("weights", 1.5), basis="3 levels of 1 benchmark of this machine")
+    document = {"sm": 121, **to_document(KNOWN.with_runtime("trtllm", runtime), "trtllm")}
     (tmp_path / "constants.json").write_text(json.dumps(document), encoding="utf-8")
     found, file = constants_of(tmp_path)
     assert file == tmp_path / "constants.json"
     assert of(constants=found).decode.expected < of().decode.expected
     assert "of this machine" in "".join(of(constants=found).basis)
-    assert found.engines["vllm"] == KNOWN.engines["vllm"]
+    assert found.runtimes["vllm"] == KNOWN.runtimes["vllm"]
 
 
 def test_without_a_calibration_the_projects_constants_are_used(tmp_path: Path) -> None:

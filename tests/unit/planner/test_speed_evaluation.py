@@ -85,7 +85,7 @@ def test_an_impossible_prefill_does_not_spoil_its_decode(tmp_path: Path) -> None
         ("other,8,8,FP8,vLLM,1,,,20,,https://a", "dimensions"),
         ("llama,8,8,,vLLM,1,,,20,,https://a", "no format"),
         ("llama,8,8,EXL3,vLLM,1,,,20,,https://a", "EXL3"),
-        ("llama,8,8,FP8,,1,,,20,,https://a", "no engine"),
+        ("llama,8,8,FP8,,1,,,20,,https://a", "no runtime"),
         ("llama,8,8,FP8,Ollama,1,,,20,,https://a", "Ollama"),
         ("llama,8,8,FP8,vLLM,1,,,20,,https://a spec decode", "draft"),
     ],
@@ -106,15 +106,15 @@ def test_no_model_helps_to_predict_itself_nor_another_of_its_dimensions(tmp_path
     assert len(set(expected)) == 1
 
 
-def test_an_engine_that_is_left_out_does_not_help_to_predict_itself(tmp_path: Path) -> None:
+def test_a_runtime_that_is_left_out_does_not_help_to_predict_itself(tmp_path: Path) -> None:
     other = "llama,8,8,FP8,SGLang,1,1024,256,{},,https://b"
     expected = []
     for speed in (20.0, 28.0):
         rows, _ = sort_out(tmp_path, "llama,8,8,FP8,vLLM,1,1024,256,24,,https://a", other.format(speed))
-        expected.append([s.expected for s in scores(rows, TARGETS, default_constants(), lambda row: row.engine)])
+        expected.append([s.expected for s in scores(rows, TARGETS, default_constants(), lambda row: row.runtime)])
     (of_vllm, of_sglang), (again, same) = expected
     assert of_sglang == same
-    assert of_vllm < again  # what the other engine reaches is all that is known
+    assert of_vllm < again  # what the other runtime reaches is all that is known
 
 
 def test_without_measurements_it_says_so_and_ends_well(
