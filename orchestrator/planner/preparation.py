@@ -69,7 +69,7 @@ def _comparing(recipe: Recipe, known: Known | None) -> Figure | None:
     layer = largest_layer(known.shape)
     flowing = 2 * 2 * known.shape.hidden_size * held_out.samples * held_out.sequence_length
     basis = (
-        f"four layers of {in_bytes(layer)}, {in_bytes(flowing)} that flow between them through both models for"
+        f"four layers of {in_bytes(layer)}, {in_bytes(flowing)} of hidden states of both models for"
         f" {held_out.samples} samples of {held_out.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
     return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
@@ -96,7 +96,7 @@ def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -
     layer = largest_layer(shape)
     flowing = 2 * shape.hidden_size * calibration.samples * calibration.sequence_length
     basis = (
-        f"method onepass: three layers of {in_bytes(layer)}, {in_bytes(flowing)} that flow between them for"
+        f"method onepass: three layers of {in_bytes(layer)}, {in_bytes(flowing)} of hidden states for"
         f" {calibration.samples} samples of {calibration.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
     return Figure(ONEPASS_BYTES + 3 * layer + flowing, "B", basis)

@@ -16,7 +16,7 @@ from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, Serving, memory
 from orchestrator.planner.speed import Band, speed
 from orchestrator.units import in_bytes
 
-_NO_GPU = "speed: this target has no GPU, and nothing serves on it"
+_NO_GPU = "speed: none, because this target has no GPU and cannot serve"
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) 
     counted = "the headers of its files" if serving.stored_bytes else "exact bytes of its tensors, scales included"
     yield (
         f"weights: {counted}: {shape.parameters:,} parameters, {shape.active_parameters:,} read per token,"
-        f" as {scheme.name} says"
+        f" in the format of {scheme.name}"
     )
     if not quantizes and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
-        yield "weights: no list of what is not quantized was given: what ModelOpt leaves alone by default"
+        yield "weights: no list of unquantized modules was given; ModelOpt's default list counts"
     states = state_bytes(shape)
     more = f", and {in_bytes(states)} of recurrent states per request" if states else ""
     yield f"cache: {shape.attention_layers} layers keep keys and values in {serving.kv_dtype}{more}"
     source = checkpoint_bytes(shape, scheme_of("bf16") if quantizes else scheme)
     for phase, peak in phases.items():
-        more = f"; {in_bytes(source)} go to disk as they come" if phase == "download" else ""
+        more = f"; {in_bytes(source)} are written to disk" if phase == "download" else ""
         yield f"{phase}: {peak.basis}{more}"
     yield f"available memory: {memory_words(serving.target, serving.target_name)}"
     yield from (f"left out: {note}" for note in shape.notes)
@@ -129,7 +129,7 @@ def _limits(serving: Serving, phases: Mapping[Phase, Peak]) -> Iterator[str]:
             has = in_bytes(peak.available)
             yield f"{phase} needs {in_bytes(peak.total)}, and {serving.target_name} has {has} for it"
     if serving.context > shape.max_position:
-        yield f"the model was made for {shape.max_position} tokens, and {serving.context} are asked for"
+        yield f"the model was made for {shape.max_position} tokens, and the context is {serving.context}"
     if target.cuda_free and target.cuda_free < phases["serve"].total <= serving.available:
         yield (
             f"CUDA sees at most {in_bytes(target.cuda_free)} free on a fresh boot: drop the page cache before"

@@ -274,11 +274,11 @@ def _margin(load: Workload, constants: Constants) -> tuple[float, str]:
     name = kind if load.batch == 1 else f"{kind}_batch"
     margin, reason = (
         constants.bands[name],
-        "what 9 of 10 measurements of models that the constants do not know lie within",
+        "9 of 10 measurements of models that were left out of the fit lie within it",
     )
     if load.shape.is_moe and not load.runtime.experts_measured:
         margin = max(margin, constants.bands["elsewhere"])
-        reason = "no measurement of a model with experts in this runtime on one such machine is behind it"
+        reason = "no model with experts was measured in this runtime on one such machine"
     if load.nodes > 1:
         margin, reason = max(margin, constants.bands["nodes"]), "few measurements of several nodes are published"
     gpu = _gpu(load.target)
@@ -325,7 +325,7 @@ def _prefill_basis(load: Workload) -> str:
 
 def _gpu(target: Target) -> Gpu:
     if target.gpu is None:
-        message = f"{target.description}: it has no GPU, so no speed follows"
+        message = f"{target.description}: it has no GPU, so there is no speed"
         raise SpeedInputError(message, hint="name a target with a GPU")
     return target.gpu
 

@@ -45,7 +45,7 @@ def weight_bytes(parameters: float, weight_format: Format) -> Figure:
     checkpoint is somewhat larger. How much depends on the model's shape, which is not known before the download.
     """
     bits = BITS[weight_format]
-    basis = f"{in_words(parameters)} parameters at {bits.basis} each; embeddings and head not counted apart"
+    basis = f"{in_words(parameters)} parameters at {bits.basis} each; embeddings and head count like the rest"
     return Figure(parameters * bits.value / 8, "B", basis)
 
 
@@ -63,7 +63,7 @@ def served_weights(recipe: Recipe, known: Known | None) -> Figure:
         return _calculated(recipe, at_most(recipe))
     shape, budget, exact = known.shape, recipe.quantization.budget, _exact(known.shape, known.served)
     if budget is not None:
-        basis = f"no more than {in_words(shape.parameters)} parameters take in {known.served.name}; see the budget"
+        basis = f"at most the bytes of {in_words(shape.parameters)} parameters in {known.served.name}; see the budget"
         return Figure(min(exact.value, budget.bytes or exact.value), "B", basis)
     if recipe.quantization.method == "onepass" and sum(tensor.count for tensor in shape.tensors) < _MANY:
         return Figure(file_bytes(shape, known.served), "B", f"{exact.basis}, headers included", "exact")

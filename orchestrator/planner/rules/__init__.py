@@ -3,17 +3,17 @@
 | code | meaning |
 |---|---|
 | ARCHITECTURE_MISMATCH | the image is built for another processor |
-| ENGINE_UNSUPPORTED | an engine is asked for, and the image has no trtllm-build |
+| ENGINE_UNSUPPORTED | the recipe builds a TensorRT engine, and the image has no trtllm-build |
 | MODEL_UNSUPPORTED | the image's backend, or our own quantizer, does not have the model's architecture |
-| REQUANTIZE | the model is published quantized and must stay so |
+| REQUANTIZE | the model is published quantized and must not be quantized again |
 | METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |
-| QUANTIZER_UNSUPPORTED | the method's tool is there and broken on this GPU |
+| QUANTIZER_UNSUPPORTED | the method's tool is broken on this GPU |
 | FORMAT_UNSUPPORTED | no kernels for the format on this GPU, or the format cannot be loaded |
 | FP8_BLOCK_SCALE | FP8 weights with block scales where only one scale per tensor runs |
 | KV_CACHE_UNSUPPORTED | no kernels for the KV cache's format, or no scales from this method |
 | SPECULATIVE_UNSUPPORTED | the backend or the model cannot decode speculatively that way |
 | MULTI_NODE_UNSUPPORTED | the image or the backend does not work over several machines |
-| TENSOR_PARALLEL | more parts than GPUs, or an engine cut into another number of parts |
+| TENSOR_PARALLEL | more parts than GPUs, or a TensorRT engine with another number of parts |
 | DOES_NOT_FIT | the weights do not fit into memory when quantizing or when serving |
 | OPTION_UNKNOWN | a tool of the image does not have the option |
 | OPTION_VALUE | the option does not take the value, or is set elsewhere |

@@ -29,7 +29,7 @@ def engine_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     needed = building(given.model.weights.value, given.target)
     if given.recipe.backend == "tensorrt" and not needed.fits:
         has = f"{given.recipe.target} has {in_bytes(needed.available)}"
-        message = f"building the engine may need {in_bytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights; {has}"
+        message = f"building the TensorRT engine may need {in_bytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights; {has}"
         yield Refusal("ENGINE_MEMORY", message, "if it runs out of memory, serve the checkpoint: backend pytorch")
 
 
@@ -50,7 +50,7 @@ def loading_is_tight(given: RuleInput) -> Iterator[Refusal]:
     if serving.weights <= serving.available < EAGER_LOAD * serving.weights:
         pinned = in_bytes(EAGER_LOAD * serving.weights)
         message = (
-            f"loading may take up to {pinned}, {EAGER_LOAD} times the weights, where all are pinned at once;"
+            f"loading may take up to {pinned}, {EAGER_LOAD} times the weights, if the loader pins all at once;"
             f" {given.recipe.target} has {in_bytes(serving.available)}"
         )
         yield Refusal("LOAD_MEMORY", message, f'if it runs out of memory, set serve.environment.{ONE_BY_ONE} to "1"')
@@ -60,7 +60,9 @@ def cache_leaves_memory_for_the_system(given: RuleInput) -> Iterator[Refusal]:
     """On unified memory the system needs what the KV cache leaves. Without it the machine freezes."""
     fraction = given.recipe.serve.kv_cache.free_gpu_memory_fraction
     if given.target.unified_memory and fraction > _MAX_UNIFIED_FRACTION:
-        message = f"serve.kv_cache.free_gpu_memory_fraction {fraction} can starve the system, which then freezes"
+        message = (
+            f"serve.kv_cache.free_gpu_memory_fraction {fraction} may leave the system without memory, and it freezes"
+        )
         yield Refusal("UNIFIED_MEMORY", message, "use 0.9 at most; NVIDIA's playbooks use 0.8 to 0.9")
 
 
@@ -74,7 +76,7 @@ def hybrid_reuses_no_blocks(given: RuleInput) -> Iterator[Refusal]:
 def engine_options_are_used(given: RuleInput) -> Iterator[Refusal]:
     """Options of a TensorRT engine that is not built have no effect."""
     if given.recipe.backend == "pytorch" and (given.recipe.engine.convert or given.recipe.engine.build):
-        message = "engine.convert and engine.build are for backend tensorrt; nothing reads them here"
+        message = "engine.convert and engine.build are for backend tensorrt; backend pytorch does not read them"
         yield Refusal("ENGINE_OPTIONS_UNUSED", message, "remove them, or use backend tensorrt")
 
 

@@ -48,7 +48,7 @@ def has_block_scale_kernels(given: RuleInput) -> Iterator[Refusal]:
 def block_scales_refused(image: str, sm: int) -> Refusal:
     """Report that an image has no kernels for FP8 with a scale per block on a GPU."""
     message = (
-        f"the FP8 weights carry block scales, which image {image} does not run on SM {sm} "
+        f"the FP8 weights have block scales, which image {image} does not run on SM {sm} "
         "(https://github.com/NVIDIA/TensorRT-LLM/issues/17126)"
     )
     hint = "use a checkpoint with one scale per tensor, such as those named nvidia/*-FP8, or format nvfp4"
@@ -64,8 +64,8 @@ def engines_have_one_format(given: RuleInput) -> Iterator[Refusal]:
     """
     if given.recipe.backend == "tensorrt" and given.quantization.format == "auto":
         message = (
-            "format auto mixes formats (ModelOpt's MIXED_PRECISION), and the conversion to an engine knows one for the"
-            " whole model"
+            "format auto mixes formats (ModelOpt's MIXED_PRECISION), and the conversion to a TensorRT engine"
+            " supports one for the whole model"
         )
         yield Refusal("FORMAT_UNSUPPORTED", message, "use backend pytorch, which loads it, or format nvfp4 or fp8")
 
@@ -155,7 +155,7 @@ def _modelopt_can(given: RuleInput) -> Iterator[Refusal]:
 def _trtllm_can(given: RuleInput) -> Iterator[Refusal]:
     hint = "use method modelopt with quantization.image quantizer-0.46.0"
     if given.recipe.backend != "tensorrt":
-        message = "quantize.py writes a checkpoint for engines, which backend pytorch does not load"
+        message = "quantize.py writes a checkpoint for TensorRT engines, which backend pytorch does not load"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     if not given.quantizer.has("quantize.py"):
         message = f"image {given.quantizer_name} has no quantize.py for method trtllm"

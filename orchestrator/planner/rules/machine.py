@@ -41,7 +41,7 @@ def fits_when_quantized(given: RuleInput) -> Iterator[Refusal]:
     """The calibrating tools hold the whole model in the memory of one node."""
     needed, available = given.model.preparation.quantizing, memory_per_node(given.target)
     if needed is not None and needed.value > available:
-        hint = "use NVIDIA's quantized checkpoint with method none, where there is one"
+        hint = "use NVIDIA's quantized checkpoint with method none, if there is one"
         if given.quantization.format in offered.FORMATS and given.recipe.model.architecture in ARCHITECTURES:
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"
         yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
@@ -74,7 +74,7 @@ def parallel_as_the_machine(given: RuleInput) -> Iterator[Refusal]:
 def one_node_per_engine(given: RuleInput) -> Iterator[Refusal]:
     """No TensorRT engine that serves from two machines is known."""
     if given.target.nodes > 1 and given.recipe.backend == "tensorrt":
-        message = f"an engine over the {given.target.nodes} machines of {given.recipe.target} is not known to work"
+        message = f"no TensorRT engine is known to work over the {given.target.nodes} machines of {given.recipe.target}"
         yield Refusal(
             "MULTI_NODE_UNSUPPORTED", message, "use backend pytorch, as NVIDIA's playbook for two Sparks does"
         )

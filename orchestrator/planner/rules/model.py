@@ -56,7 +56,7 @@ def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
     elif given.image.has("trtllm-build") and architecture not in given.image.engine_families:
         known = ", ".join(given.image.engine_families)
         message = (
-            f"no conversion of {architecture} to an engine is known for image {given.recipe.image}; known: {known}"
+            f"image {given.recipe.image} has no conversion of {architecture} to a TensorRT engine; it has: {known}"
         )
         yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(given, architecture))
 
@@ -81,7 +81,7 @@ def speculates_as_the_model_can(given: RuleInput) -> Iterator[Refusal]:
         return
     architecture = given.recipe.model.architecture
     if given.recipe.backend == "tensorrt":
-        message = "serve.speculative is for backend pytorch; an engine would have to be built for it"
+        message = "serve.speculative is for backend pytorch; a TensorRT engine must be built for it"
         yield Refusal("SPECULATIVE_UNSUPPORTED", message, "use backend pytorch")
     if speculative.type == "mtp" and architecture not in _PREDICTS_TOKENS:
         message = f"{architecture} has no layers that predict tokens (mtp)"

@@ -205,10 +205,10 @@ def _serve_key(given: RuleInput, key: str) -> Iterator[Refusal]:
     if key in _SERVE_OWN:
         yield Refusal("OPTION_VALUE", f"serve.options.{key} is set elsewhere", f"it belongs to {_SERVE_OWN[key]}")
     elif given.image.has("trtllm-serve") and key not in given.image.llm_api:
-        message = f"serve.options.{key}: trtllm-serve of image {given.recipe.image} knows no such key"
+        message = f"serve.options.{key}: trtllm-serve of image {given.recipe.image} has no such key"
         yield Refusal("OPTION_UNKNOWN", message, _near(key, given.image.llm_api))
     elif given.recipe.backend == "tensorrt" and key in _PYTORCH_ONLY:
-        message = f"serve.options.{key} is for backend pytorch; serving an engine stops at it"
+        message = f"serve.options.{key} is for backend pytorch; serving a TensorRT engine fails with it"
         yield Refusal("OPTION_UNKNOWN", message, "remove it, or use backend pytorch")
 
 
