@@ -29,7 +29,8 @@ def engine_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     needed = building(given.model.weights.value, given.target)
     if given.recipe.backend == "tensorrt" and not needed.fits:
         has = f"{given.recipe.target} has {in_bytes(needed.available)}"
-        message = f"building the TensorRT engine may need {in_bytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights; {has}"
+        need = f"{in_bytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights"
+        message = f"building the TensorRT engine may need {need}; {has}"
         yield Refusal("ENGINE_MEMORY", message, "if it runs out of memory, serve the checkpoint: backend pytorch")
 
 
