@@ -439,7 +439,7 @@ def failing(world: World, failure: Failure, status: int = 7) -> None:
 def test_an_image_that_does_not_fit_is_refused_with_the_plans_other_needs_before_anything_runs(world: World) -> None:
     much = 1 << 60
     world.executor.images = (Need(world.root, much, "image some/image:1: to pull and unpack, as predicted"),)
-    with pytest.raises(DiskFullError, match="needed for what is still to be written") as caught:
+    with pytest.raises(DiskFullError, match="the files still to be written need") as caught:
         world.build()
     rows = caught.value.message.splitlines()[1:]
     assert [row.split(":")[0].strip() for row in rows] == ["image some/image", "generate", "quantize"], "counted once"

@@ -141,7 +141,7 @@ def test_the_expected_speed_lies_in_its_band_and_below_the_limit() -> None:
     ("openai/gpt-oss-20b", "mxfp4"),
     ("Qwen/Qwen3-8B", "nvfp4"),
 ])  # fmt: skip
-def test_drafts_are_reckoned_for_the_format_that_one_would_serve(repo: str, format_name: str) -> None:
+def test_drafts_are_calculated_for_the_format_that_one_would_serve(repo: str, format_name: str) -> None:
     found = drafts(compared(repo))
     assert found is not None
     assert found.row.format == format_name
