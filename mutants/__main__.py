@@ -1,0 +1,189 @@
+"""Change the code in some hundred places, one at a time, and see whether the tests notice.
+
+`make mutants` prints a table by room and every mutant that survives, and fails if too many do. docs/adr/0032 says how
+mutants are chosen and tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mutants import reach
+from mutants.mutant import Mutant, sample
+from mutants.rooms import ROOMS, TESTS, Room
+from mutants.trial import Ending, load_libraries, tried
+
+_ROOT = Path(__file__).resolve().parent.parent
+_BUILD = _ROOT / "build" / "mutants"
+_EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
+_KILLED = (Ending.KILLED, Ending.TIMED_OUT)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mutant."""
+
+    mutant: Mutant
+    ending: Ending
+    seconds: float
+
+
+def main() -> int:
+    """Run the command line; 1 if too few mutants were killed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=300, help="mutants in all, as many in each room (default: 300)")
+    parser.add_argument("--seed", type=int, default=13, help="decides which (default: 13)")
+    parser.add_argument("--room", action="append", choices=[room.name for room in ROOMS], help="only this room")
+    parser.add_argument("--least", type=float, default=90, help="percent that must be killed (default: 90)")
+    parser.add_argument("--most-equivalent", type=float, default=5, help="percent that may be listed (default: 5)")
+    parser.add_argument("--seconds", type=float, default=45, help="of tests for one mutant at most (default: 45)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="mutants at a time")
+    parser.add_argument("--same-map", action="store_true", help="keep what the last run knows of tests and lines")
+    given = parser.parse_args()
+    started = time.monotonic()
+    rooms = [room for room in ROOMS if not given.room or room.name in given.room]
+    trees = _copies(given.processes)
+    reached = _reach(trees[0], again=not given.same_map)
+    mutants = sample(rooms, trees[0], given.count, given.seed)
+    sys.stdout.write(f"{len(mutants)} mutants, seed {given.seed}\n")
+    results = list(_try_all(mutants, trees, reached, given.seconds))
+    ok = report(results, rooms, _equivalents(), least=given.least, most_equivalent=given.most_equivalent)
+    sys.stdout.write(f"{(time.monotonic() - started) / 60:.0f} minutes\n")
+    return 0 if ok else 1
+
+
+def report(
+    results: Sequence[Result],
+    rooms: Iterable[Room],
+    equivalent: frozenset[tuple[str, ...]],
+    *,
+    least: float,
+    most_equivalent: float,
+) -> bool:
+    """Print a table and the survivors; return whether enough were killed."""
+    counts: Counter[tuple[str, str]] = Counter()
+    survivors = []
+    for result in results:
+        listed = result.ending not in _KILLED and _entry(result.mutant) in equivalent
+        ending = "killed" if result.ending in _KILLED else "equivalent" if listed else "survived"
+        counts.update([(result.mutant.room, ending), ("all", ending)])
+        if ending == "survived":
+            survivors.append(result)
+    for result in survivors:
+        sys.stdout.write(f"\n{result.ending}: {result.mutant}\n")
+    sys.stdout.write(f"\n{'room':<14}{'mutants':>9}{'killed':>9}{'equivalent':>12}{'survived':>10}{'killed':>9}\n")
+    for name in (*(room.name for room in rooms), "all"):
+        killed, same, left = (counts[name, ending] for ending in ("killed", "equivalent", "survived"))
+        share = _percent(killed, killed + left)
+        sys.stdout.write(f"{name:<14}{killed + same + left:>9}{killed:>9}{same:>12}{left:>10}{share:>8.1f}%\n")
+    killed, same, left = (counts["all", ending] for ending in ("killed", "equivalent", "survived"))
+    enough = _percent(killed, killed + left) >= least
+    few = _percent(same, len(results)) <= most_equivalent
+    if not enough:
+        sys.stdout.write(f"fewer than {least:g}% were killed: write tests that notice the survivors above\n")
+    if not few:
+        sys.stdout.write(f"more than {most_equivalent:g}% are listed as equivalent in {_EQUIVALENT.name}\n")
+    return enough and few
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 100.0
+
+
+def _copies(number: int) -> list[Path]:
+    """Copy the files that git knows or would add, once for each process."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=_ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    files = [name for name in listed.stdout.split("\0") if name and (_ROOT / name).is_file()]
+    trees = [_BUILD / f"tree-{place}" for place in range(number)]
+    for tree in trees:
+        shutil.rmtree(tree, ignore_errors=True)
+        for name in files:
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(_ROOT / name, tree / name)
+        # By content: a changed file has often the size and the second of the file that it replaces.
+        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "orchestrator"]
+        subprocess.run(command, cwd=tree, check=True)
+    return trees
+
+
+def _reach(tree: Path, *, again: bool) -> reach.Reach:
+    if again or not (_BUILD / "tests.json").is_file():
+        sys.stdout.write("running every test once, to learn what it reaches …\n")
+        sys.stdout.flush()
+        reach.measure(tree, _BUILD, TESTS)
+    found = reach.read(tree, _BUILD)
+    for test in found.failed:
+        sys.stdout.write(f"left out, because it fails without a change: {test}\n")
+    return found
+
+
+def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach, seconds: float) -> Iterator[Result]:
+    """Try each mutant, several at a time, and print how it ends."""
+    load_libraries()
+    context = multiprocessing.get_context("fork")
+    free = context.SimpleQueue()
+    for tree in trees:
+        free.put(tree)
+    rooms = {room.name: room for room in ROOMS}
+    work = []
+    for mutant in mutants:
+        site = mutant.site
+        tests = reached.tests(site.module, site.line, rooms[mutant.room].elsewhere, seconds)
+        work.append((mutant, tests, sum(reached.seconds[test] for test in tests)))
+    with context.Pool(len(trees), _take_tree, [free]) as pool, (_BUILD / "results.jsonl").open("w") as log:
+        for number, result in enumerate(pool.imap(_try, work), start=1):
+            mutant, site = result.mutant, result.mutant.site
+            sys.stdout.write(f"{number:>4} {result.ending:<10}{result.seconds:6.1f} s  {mutant.room}: {mutant}\n")
+            sys.stdout.flush()
+            line = {"room": mutant.room, "module": site.module, "function": site.function, "line": site.line}
+            line |= {"before": mutant.before, "after": mutant.after, "ending": result.ending, "tests": work[number - 1][1]}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            yield result
+
+
+_TREE: list[Path] = []
+"""In a process of the pool: its copy of the project."""
+
+
+def _take_tree(free: multiprocessing.SimpleQueue[Path]) -> None:
+    _TREE.append(free.get())
+
+
+def _try(work: tuple[Mutant, list[str], float]) -> Result:
+    mutant, tests, seconds = work
+    started = time.monotonic()
+    ending = tried(_TREE[0], mutant.site.module, mutant.text, tests, seconds)
+    return Result(mutant, ending, time.monotonic() - started)
+
+
+def _entry(mutant: Mutant) -> tuple[str, ...]:
+    return mutant.site.module, mutant.site.function, mutant.before, mutant.after
+
+
+def _equivalents() -> frozenset[tuple[str, ...]]:
+    """Read the mutants that do what the code does."""
+    listed = yaml.safe_load(_EQUIVALENT.read_text("utf-8")) or []
+    return frozenset((each["module"], each["function"], each["before"], each["after"]) for each in listed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

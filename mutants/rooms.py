@@ -1,0 +1,40 @@
+"""The packages whose tests are measured, and where their tests are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Room:
+    """A part of the code."""
+
+    name: str
+    code: tuple[str, ...]
+    """Its folders and files."""
+    elsewhere: tuple[str, ...] = ()
+    """Tests that run its code in other processes, where no coverage is measured; relative to the project."""
+
+    def modules(self, root: Path) -> Iterator[Path]:
+        """Return its Python files, in order."""
+        for part in self.code:
+            place = root / part
+            yield from sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+ROOMS = (
+    Room("planner", ("orchestrator/planner",)),
+    Room("quantization", ("orchestrator/quantization",), ("tests/contract/test_costs.py",)),
+    Room("store", ("orchestrator/store",), ("tests/contract/test_store_on_disk.py", "tests/contract/test_costs.py")),
+    Room(
+        "runner",
+        ("orchestrator/app/runner.py", "orchestrator/app/key.py", "orchestrator/app/binding.py"),
+        ("tests/contract/test_detach.py", "tests/contract/test_costs.py"),
+    ),
+    Room("hub", ("orchestrator/hub",), ("tests/contract/test_hub.py", "tests/contract/test_hub_faults.py")),
+    Room("gateway", ("orchestrator/bundle/gateway",), ("tests/contract/gateway",)),
+)
+TESTS = ("tests/unit", "tests/contract")
+"""The tests that must notice a change."""

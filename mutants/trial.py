@@ -1,0 +1,114 @@
+"""Runs the tests that reach a mutant, until the first one fails.
+
+A mutant is a changed file in a copy of the project, so it also reaches code that other processes run. The tests run in
+a fork of this process, which has the libraries loaded already and no module of the project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+_LOADED = (
+    "_pytest.assertion.rewrite", "hypothesis", "numpy", "ml_dtypes", "pydantic", "docker", "huggingface_hub", "httpx2",
+    "jinja2", "rich.console", "click", "yaml", "tokenizers", "filelock", "aiohttp", "safetensors.numpy",
+    "ruamel.yaml", "opentelemetry.sdk.trace", "openai",
+)  # fmt: skip
+"""Libraries that take long to load."""
+
+
+class Ending(StrEnum):
+    """How a mutant ends."""
+
+    KILLED = "killed"
+    TIMED_OUT = "timed out"
+    SURVIVED = "survived"
+    UNREACHED = "unreached"
+    """No test reaches it, which is as bad as to survive."""
+
+
+def load_libraries() -> None:
+    """Load the libraries once for all forks."""
+    for name in _LOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def tried(tree: Path, module: str, text: str, tests: Sequence[str], seconds: float) -> Ending:
+    """Change a module, run tests, and change it back.
+
+    Args:
+        tree: The copy of the project.
+        module: The module, relative to it.
+        text: The module's text with the change.
+        tests: The tests, in this order.
+        seconds: How long they take without the change.
+    """
+    if not tests:
+        return Ending.UNREACHED
+    with _changed(tree / module, text):
+        status = _run(tree, tests, limit=30 + 5 * seconds)
+    if status is None:
+        return Ending.TIMED_OUT
+    return Ending.SURVIVED if status == pytest.ExitCode.OK else Ending.KILLED
+
+
+@contextlib.contextmanager
+def _changed(file: Path, text: str) -> Iterator[None]:
+    original = file.read_text("utf-8")
+    file.write_text(text, "utf-8")
+    try:
+        yield
+    finally:
+        file.write_text(original, "utf-8")
+
+
+def _run(tree: Path, tests: Sequence[str], limit: float) -> int | None:
+    """Run tests in a fork; its exit status, or None if it takes longer than the limit."""
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    child = os.fork()
+    if child == 0:
+        os._exit(_in_child(tree, tests, folder))
+    end = time.monotonic() + limit
+    try:
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what the tests left running
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_child(tree: Path, tests: Sequence[str], folder: Path) -> int:
+    try:
+        os.setsid()
+        os.chdir(tree)
+        sys.path[:0] = [str(tree)]
+        os.environ.update(
+            PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1", HYPOTHESIS_STORAGE_DIRECTORY=str(folder / "hypothesis")
+        )
+        sys.dont_write_bytecode = True
+        with (folder / "log").open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--basetemp={folder / 'tests'}"]
+        return int(pytest.main([*options, *tests]))
+    except BaseException:  # noqa: BLE001 - whatever a mutant does, this process must end here
+        return 1
