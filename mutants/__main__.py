@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -24,12 +24,11 @@ import yaml
 from mutants import reach
 from mutants.mutant import Mutant, sample
 from mutants.rooms import ROOMS, TESTS, Room
-from mutants.trial import Ending, load_libraries, tried
+from mutants.trial import Ending, Outcome, load_libraries, tried
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build" / "mutants"
 _EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
-_KILLED = (Ending.KILLED, Ending.TIMED_OUT)
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,12 @@ class Result:
     """What became of a mutant."""
 
     mutant: Mutant
-    ending: Ending
-    seconds: float
+    outcome: Outcome
+
+    @property
+    def killed(self) -> bool:
+        """Whether a test noticed it."""
+        return self.outcome.ending in (Ending.KILLED, Ending.TIMED_OUT)
 
 
 def main() -> int:
@@ -79,13 +82,13 @@ def report(
     counts: Counter[tuple[str, str]] = Counter()
     survivors = []
     for result in results:
-        listed = result.ending not in _KILLED and _entry(result.mutant) in equivalent
-        ending = "killed" if result.ending in _KILLED else "equivalent" if listed else "survived"
+        listed = _entry(result.mutant) in equivalent
+        ending = "killed" if result.killed else "equivalent" if listed else "survived"
         counts.update([(result.mutant.room, ending), ("all", ending)])
         if ending == "survived":
             survivors.append(result)
     for result in survivors:
-        sys.stdout.write(f"\n{result.ending}: {result.mutant}\n")
+        sys.stdout.write(f"\n{result.outcome.ending}: {result.mutant}\n")
     sys.stdout.write(f"\n{'room':<14}{'mutants':>9}{'killed':>9}{'equivalent':>12}{'survived':>10}{'killed':>9}\n")
     for name in (*(room.name for room in rooms), "all"):
         killed, same, left = (counts[name, ending] for ending in ("killed", "equivalent", "survived"))
@@ -148,16 +151,24 @@ def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach,
         site = mutant.site
         tests = reached.tests(site.module, site.line, rooms[mutant.room].elsewhere, seconds)
         work.append((mutant, tests, sum(reached.seconds[test] for test in tests)))
+    _require_soundness(trees[0], work)
     with context.Pool(len(trees), _take_tree, [free]) as pool, (_BUILD / "results.jsonl").open("w") as log:
         for number, result in enumerate(pool.imap(_try, work), start=1):
-            mutant, site = result.mutant, result.mutant.site
-            sys.stdout.write(f"{number:>4} {result.ending:<10}{result.seconds:6.1f} s  {mutant.room}: {mutant}\n")
+            outcome = result.outcome
+            sys.stdout.write(f"{number:>4} {outcome.ending:<10}{outcome.seconds:6.1f} s  {result.mutant}\n")
             sys.stdout.flush()
-            line = {"room": mutant.room, "module": site.module, "function": site.function, "line": site.line}
-            line |= {"before": mutant.before, "after": mutant.after, "ending": result.ending, "tests": work[number - 1][1]}
-            log.write(json.dumps(line) + "\n")
+            log.write(json.dumps({"mutant": str(result.mutant), "room": result.mutant.room, **asdict(outcome)}) + "\n")
             log.flush()
             yield result
+
+
+def _require_soundness(tree: Path, work: Sequence[tuple[Mutant, list[str], float]]) -> None:
+    """Exit if tests fail without any change: then a failure says nothing about a mutant."""
+    first = {mutant.room: (mutant.site.module, tests, seconds) for mutant, tests, seconds in reversed(work) if tests}
+    for module, tests, seconds in first.values():
+        outcome = tried(tree, module, (tree / module).read_text("utf-8"), tests, seconds)
+        if outcome.ending is not Ending.SURVIVED:
+            sys.exit(f"tests fail without a change, so that no mutant can be tried: {outcome.noticed_by}")
 
 
 _TREE: list[Path] = []
@@ -170,9 +181,7 @@ def _take_tree(free: multiprocessing.SimpleQueue[Path]) -> None:
 
 def _try(work: tuple[Mutant, list[str], float]) -> Result:
     mutant, tests, seconds = work
-    started = time.monotonic()
-    ending = tried(_TREE[0], mutant.site.module, mutant.text, tests, seconds)
-    return Result(mutant, ending, time.monotonic() - started)
+    return Result(mutant, tried(_TREE[0], mutant.site.module, mutant.text, tests, seconds))
 
 
 def _entry(mutant: Mutant) -> tuple[str, ...]:

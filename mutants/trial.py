@@ -14,7 +14,9 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -38,6 +40,16 @@ class Ending(StrEnum):
     """No test reaches it, which is as bad as to survive."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant."""
+
+    ending: Ending
+    noticed_by: str = ""
+    """The test that failed, as pytest's summary has it."""
+    seconds: float = 0.0
+
+
 def load_libraries() -> None:
     """Load the libraries once for all forks."""
     for name in _LOADED:
@@ -45,7 +57,7 @@ def load_libraries() -> None:
             importlib.import_module(name)
 
 
-def tried(tree: Path, module: str, text: str, tests: Sequence[str], seconds: float) -> Ending:
+def tried(tree: Path, module: str, text: str, tests: Sequence[str], seconds: float) -> Outcome:
     """Change a module, run tests, and change it back.
 
     Args:
@@ -56,12 +68,12 @@ def tried(tree: Path, module: str, text: str, tests: Sequence[str], seconds: flo
         seconds: How long they take without the change.
     """
     if not tests:
-        return Ending.UNREACHED
+        return Outcome(Ending.UNREACHED)
+    started = time.monotonic()
     with _changed(tree / module, text):
-        status = _run(tree, tests, limit=30 + 5 * seconds)
-    if status is None:
-        return Ending.TIMED_OUT
-    return Ending.SURVIVED if status == pytest.ExitCode.OK else Ending.KILLED
+        ending, log = _run(tree, tests, limit=30 + 5 * seconds)
+    summary = [line for line in log.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return Outcome(ending, summary[-1] if summary else log[-300:], time.monotonic() - started)
 
 
 @contextlib.contextmanager
@@ -74,26 +86,35 @@ def _changed(file: Path, text: str) -> Iterator[None]:
         file.write_text(original, "utf-8")
 
 
-def _run(tree: Path, tests: Sequence[str], limit: float) -> int | None:
-    """Run tests in a fork; its exit status, or None if it takes longer than the limit."""
+def _run(tree: Path, tests: Sequence[str], limit: float) -> tuple[Ending, str]:
+    """Run tests in a fork; how it ends, and what it prints."""
     folder = Path(tempfile.mkdtemp(prefix="mutant-"))
     child = os.fork()
     if child == 0:
         os._exit(_in_child(tree, tests, folder))
-    end = time.monotonic() + limit
     try:
-        while time.monotonic() < end:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.05)
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return None
+        status = _wait(child, limit)
+        log = (folder / "log").read_text("utf-8", errors="replace")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # what the tests left running
         shutil.rmtree(folder, ignore_errors=True)
+    if status is None:
+        return Ending.TIMED_OUT, log
+    return (Ending.SURVIVED if status == pytest.ExitCode.OK else Ending.KILLED), log
+
+
+def _wait(child: int, limit: float) -> int | None:
+    """Wait for the end of a process; its exit status, or None if it takes longer than the limit."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 def _in_child(tree: Path, tests: Sequence[str], folder: Path) -> int:
@@ -109,6 +130,9 @@ def _in_child(tree: Path, tests: Sequence[str], folder: Path) -> int:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--basetemp={folder / 'tests'}"]
+        # Libraries that are loaded already bring plugins; their assertions are not ours.
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         return int(pytest.main([*options, *tests]))
     except BaseException:  # noqa: BLE001 - whatever a mutant does, this process must end here
+        traceback.print_exc()
         return 1
