@@ -100,12 +100,12 @@ def _sample_of(room: Room, root: Path, count: int, seed: int) -> Iterator[Mutant
 def _mutant(room: Room, site: Site, root: Path) -> Mutant | None:
     """Make the change; None if the result is no Python."""
     original = (root / site.module).read_text("utf-8")
-    changed = mutate_code(original, OPERATORS[site.operator], site.occurrence)
-    if changed is None or changed == original:
-        return None
     try:
+        changed = mutate_code(original, OPERATORS[site.operator], site.occurrence)
+        if changed is None or changed == original:
+            return None
         compile(changed, site.module, "exec")
-    except SyntaxError:
+    except (SyntaxError, AttributeError):  # cosmic-ray's operators do not know dotted names of exceptions
         return None
     lines = list(difflib.ndiff(original.splitlines(), changed.splitlines()))
     before, after = (" ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
@@ -138,7 +138,7 @@ def _means_nothing(node: NodeOrLeaf) -> bool:
     while node.parent is not None:
         child, node = node, node.parent
         kind = node.type
-        if kind in ("annassign", "tfpdef") and node.children.index(child) == 1:
+        if kind in ("annassign", "tfpdef") and child is node.children[1 if kind == "annassign" else 2]:
             return True
         if kind == "funcdef" and child is node.annotation:
             return True
