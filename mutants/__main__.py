@@ -57,11 +57,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=45, help="of tests for one mutant at most (default: 45)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     parser.add_argument("--same-map", action="store_true", help="keep what the last run knows of tests and lines")
+    parser.add_argument(
+        "--tests", nargs="+", default=TESTS, metavar="PATH", help="only these (default: unit, contract)"
+    )
     given = parser.parse_args()
     started = time.monotonic()
     rooms = [room for room in ROOMS if not given.room or room.name in given.room]
     trees = _copies(given.processes)
-    reached = _reach(trees[0], again=not given.same_map)
+    reached = _reach(trees[0], given.tests, again=not given.same_map)
     mutants = sample(rooms, trees[0], given.count, given.seed)
     sys.stdout.write(f"{len(mutants)} mutants, seed {given.seed}\n")
     results = list(_try_all(mutants, trees, reached, given.seconds))
@@ -127,11 +130,11 @@ def _copies(number: int) -> list[Path]:
     return trees
 
 
-def _reach(tree: Path, *, again: bool) -> reach.Reach:
+def _reach(tree: Path, tests: Sequence[str], *, again: bool) -> reach.Reach:
     if again or not (_BUILD / "tests.json").is_file():
         sys.stdout.write("running every test once, to learn what it reaches …\n")
         sys.stdout.flush()
-        reach.measure(tree, _BUILD, TESTS)
+        reach.measure(tree, _BUILD, tests)
     found = reach.read(tree, _BUILD)
     for test in found.failed:
         sys.stdout.write(f"left out, because it fails without a change: {test}\n")

@@ -61,6 +61,7 @@ class Mutant:
     """The changed lines."""
 
     def __str__(self) -> str:
+        """Show where it is and what it changes."""
         return f"{self.site.module}:{self.site.line} {self.site.function}: `{self.before}` -> `{self.after}`"
 
 

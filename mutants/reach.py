@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Reach:
         return round(self.seconds[test], 1), test
 
 
-def measure(tree: Path, folder: Path, tests: tuple[str, ...]) -> None:
+def measure(tree: Path, folder: Path, tests: Sequence[str]) -> None:
     """Run the tests with coverage and write what they reach into a folder.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -15,7 +16,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import FolderMissingError, PathEscapesError
 from orchestrator.executors.job import ImageBuild
-from orchestrator.steps.step import PROVENANCE, Folder, Step
+from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Folder, Input, Step
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -123,3 +124,114 @@ def test_an_image_is_built_from_the_nearest_dockerfile_of_its_path(
     assert job.image.build is not None
     folder = (tmp_path if own else ROOT) / "docker"
     assert (job.image.build.dockerfile, job.image.build.context) == (folder / "quantizer.Dockerfile", folder)
+
+
+def test_a_step_in_a_container_depends_on_the_digest_that_the_lock_has_for_its_image(pinned: Binder) -> None:
+    step = Step("engine", ("trtllm-build",), (), image="tensorrt-llm-1.2.1")
+    fields = pinned.key_fields(step, "docker", {})
+    assert (fields["image"], fields["python"], fields["libraries"]) == (f"{BASE}@{DIGEST}", {}, {})
+    without = replace(pinned, image_digests={})
+    assert without.key_fields(step, "docker", {})["image"] == BASE
+    other = replace(pinned, image_digests={"tensorrt-llm-1.2.1": f"sha256:{'8' * 64}"})
+    assert len({binder.key(step, "docker", {}) for binder in (pinned, without, other)}) == 3
+
+
+def test_a_step_on_this_machine_depends_on_its_python_and_on_no_image(pinned: Binder) -> None:
+    step = Step("verify", ("python3",), (), image="tensorrt-llm-1.2.1", portable=True, libraries=("torch",))
+    fields = replace(pinned, versions=lambda name: f"{name} 9").key_fields(step, "process", {})
+    assert fields["image"] is None
+    assert fields["python"] == {name: f"{name} 9" for name in ("python", "numpy", "ml_dtypes", "tokenizers")}
+    assert fields["libraries"] == {"torch": "torch 9"}
+
+
+def test_a_container_says_how_much_is_pulled_for_it(pinned: Binder, tmp_path: Path) -> None:
+    binder = replace(pinned, image_sizes={"tensorrt-llm-1.2.1": 7})
+    for image in ("tensorrt-llm-1.2.1", "quantizer-0.46.0"):  # the second one is built from the first
+        job = binder.job(Step("engine", ("x",), (), image=image), "docker", "", {}, tmp_path)
+        assert job.image is not None
+        assert job.image.pulled == 7
+
+
+def test_a_job_mounts_what_its_step_declares(binder: Binder, tmp_path: Path) -> None:
+    step = Step(
+        "quantize", ("python3",), (), inputs=(Input("download", "/in"),), folders=(Folder("texts", "/texts"),),
+        files={"a.json": "{}"}, needs_code=True, resumable=True,
+    )  # fmt: skip
+    inputs, attempt = {"download": tmp_path / "downloaded"}, tmp_path / "attempt"
+    mounts = {
+        str(mount.target): (mount.source, mount.read_only)
+        for mount in binder.job(step, "process", "k", inputs, attempt).mounts
+    }
+    code = ROOT / "orchestrator"
+    assert mounts == {
+        "/in": (tmp_path / "downloaded", True),
+        "/texts": (tmp_path / "texts", True),
+        f"{CODE}/orchestrator": (code, True),
+        FILES: (attempt / "files", True),
+        SCRATCH: (attempt / "scratch", False),
+    }
+    kept = binder.job(step, "process", "k", inputs, attempt, scratch=tmp_path / "kept").mounts
+    assert [mount.source for mount in kept if str(mount.target) == SCRATCH] == [tmp_path / "kept"]
+    assert binder.job(Step("x", ("y",), ()), "process", "k", {}, attempt).mounts == ()
+
+
+def test_our_code_is_found_in_a_container_by_its_path(pinned: Binder, tmp_path: Path) -> None:
+    step = Step("verify", ("python3",), (), image="tensorrt-llm-1.2.1", needs_code=True, environment={"A": "1"})
+    assert pinned.job(step, "docker", "", {}, tmp_path).environment == {"A": "1", "PYTHONPATH": CODE}
+    assert pinned.job(step, "process", "", {}, tmp_path).environment == {"A": "1"}
+    other = replace(step, needs_code=False)
+    assert pinned.job(other, "docker", "", {}, tmp_path).environment == {"A": "1"}
+
+
+def test_a_job_gets_the_secrets_that_its_step_names_and_this_machine_has(binder: Binder, tmp_path: Path) -> None:
+    step = Step("download", ("python3",), (), secrets=("HF_TOKEN", "NGC_API_KEY"), network=True, gpus=2)
+    known = replace(binder, secrets={"HF_TOKEN": "hf_x", "OTHER": "y"})
+    job = known.job(step, "process", "a key", {}, tmp_path)
+    assert job.secrets == {"HF_TOKEN": "hf_x"}
+    assert (job.step, job.key, job.recipe, job.argv) == ("download", "a key", "mine", ("python3",))
+    assert (job.network, job.gpus, job.output) == (True, 2, tmp_path / "out")
+
+
+def test_provenance_is_written_only_for_a_step_that_wants_it_and_knows_its_inputs(
+    pinned: Binder, tmp_path: Path
+) -> None:
+    step = Step("benchmark", ("python3",), (), image="tensorrt-llm-1.2.1", provenance=True)
+    assert PROVENANCE not in pinned.job(step, "docker", "k", {}, tmp_path).environment
+    plain = replace(step, provenance=False)
+    assert PROVENANCE not in pinned.job(plain, "docker", "k", {}, tmp_path, digests={}).environment
+    assert PROVENANCE in pinned.job(step, "docker", "k", {}, tmp_path, digests={}).environment
+
+
+def test_a_large_file_is_known_by_its_status_and_a_small_one_by_its_bytes(binder: Binder, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    keys = {}
+    for size in (1 << 20, (1 << 20) + 1):
+        file = folder / "weights"
+        file.write_bytes(b"a" * size)
+        os.utime(file, ns=(1, 1))
+        before = key(binder, "model")
+        os.utime(file, ns=(2, 2))
+        keys[size] = key(binder, "model") == before
+    assert keys == {1 << 20: True, (1 << 20) + 1: False}
+
+
+def test_a_file_that_moves_or_grows_in_a_folder_changes_the_key(binder: Binder, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "a").mkdir(parents=True)
+    keys = [key(binder, "model")]
+    (folder / "x").write_text("1")
+    keys.append(key(binder, "model"))
+    (folder / "x").rename(folder / "y")
+    keys.append(key(binder, "model"))
+    (folder / "y").rename(folder / "a" / "y")
+    keys.append(key(binder, "model"))
+    assert len(set(keys)) == 4
+
+
+def test_a_single_file_may_stand_for_a_folder(binder: Binder, tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text("1")
+    before = key(binder, "text.jsonl")
+    file.write_text("2")
+    assert key(binder, "text.jsonl") != before

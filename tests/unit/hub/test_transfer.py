@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from orchestrator.errors import HubAccessError, HubError
+from orchestrator.hub import words
 from orchestrator.hub.partial import Partial, digest_of
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import TooLongError, transfer
@@ -72,7 +73,12 @@ def fails(error: Exception) -> Step:
 def answers(hub: FakeHub, *steps: Step) -> None:
     """Answer so, one step for each request, and after the last one with what is missing."""
     left = list(steps)
-    hub.answer = lambda request: (left.pop(0) if left else part)(request)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        step = left.pop(0) if left else part
+        return step(request)
+
+    hub.answer = answer
 
 
 def fetch(partial: Partial, clock: Clock) -> list[int]:
@@ -190,8 +196,6 @@ def test_more_bytes_than_the_file_has_are_never_written(fake_hub: FakeHub, parti
 
 @pytest.mark.parametrize("number", [401, 403])
 def test_a_hub_that_wants_a_token_says_which_one_is_missing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.hub import words  # noqa: PLC0415 - its view of the token is replaced
-
     monkeypatch.setattr(words, "get_token", lambda: None)
     missing = words.refusal("o/m", number)
     monkeypatch.setattr(words, "get_token", lambda: "hf_x")

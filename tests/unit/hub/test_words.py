@@ -52,16 +52,16 @@ def test_an_error_of_the_client_is_translated(
 
 
 def test_a_file_without_a_name_is_called_a_file() -> None:
+    error = EntryNotFoundError("x")
     with pytest.raises(HubNotFoundError, match="o/m@main has no such file"), hub_words("o/m", "main"):
-        raise EntryNotFoundError("x")
+        raise error
 
 
 def test_the_first_cause_of_a_missing_file_is_shown() -> None:
+    error = LocalEntryNotFoundError("x")
+    error.__cause__ = OSError("no address")
     with pytest.raises(HubError, match=r"\(no address\)"), hub_words("o/m", "main"):
-        try:
-            raise OSError("no address")
-        except OSError as cause:
-            raise LocalEntryNotFoundError("x") from cause
+        raise error
 
 
 def test_without_a_failure_nothing_is_raised() -> None:

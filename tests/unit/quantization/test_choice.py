@@ -76,3 +76,49 @@ def test_too_small_a_budget_is_refused_with_both_numbers() -> None:
         _choose(groups, 299)
     assert "at least 1 bytes more, which is 4.0 bits per weight" in raised.value.hint
     assert isinstance(_choose(groups, 300), Choice)
+
+
+def test_a_larger_format_with_the_same_error_is_never_chosen() -> None:
+    group = Group(("m",), (Option("nvfp4", 100, 0.5), Option("fp8", 200, 0.5), Option("bf16", 400, 0.0)))
+    found = _choose([group], 399)
+    assert found.formats == {"m": "nvfp4"}
+    assert found.curve == ((100, 0.5), (400, 0.0))
+
+
+def test_a_format_that_is_as_good_as_a_mixture_of_its_neighbours_is_no_step_of_its_own() -> None:
+    group = Group(("m",), (Option("nvfp4", 100, 3.0), Option("fp8", 200, 2.0), Option("bf16", 400, 0.0)))
+    assert _choose([group], 1000).curve == ((100, 3.0), (400, 0.0))
+
+
+def test_of_formats_of_one_size_the_one_with_less_error_is_chosen() -> None:
+    group = Group(("m",), (Option("nvfp4", 100, 0.5), Option("mxfp4", 100, 0.4)))
+    assert _choose([group], 100).formats == {"m": "mxfp4"}
+
+
+def test_after_a_step_that_does_not_fit_no_further_one_is_made() -> None:
+    large = Group(("large",), (Option("nvfp4", 100, 1000.0), Option("bf16", 400, 0.0)))
+    small = Group(("small",), (Option("nvfp4", 10, 0.1), Option("bf16", 40, 0.0)))
+    assert _choose([large, small], 150).formats == {"large": "nvfp4", "small": "nvfp4"}
+
+
+def test_the_document_has_every_figure_of_the_choice() -> None:
+    group = Group(("m", "n"), (Option("nvfp4", 100, 1.23456789), Option("bf16", 400, 0.0)))
+    assert choose([group], 399, 200).document() == {
+        "bytes": 100,
+        "bits_per_weight": 4.0,
+        "error": 1.23457,
+        "groups": [
+            {"modules": ["m", "n"], "format": "nvfp4", "bytes": 100, "errors": {"nvfp4": 1.23457, "bf16": 0.0}},
+        ],
+        "curve": [
+            {"bytes": 100, "bits_per_weight": 4.0, "error": 1.23457},
+            {"bytes": 400, "bits_per_weight": 16.0, "error": 0.0},
+        ],
+    }
+
+
+def test_the_bits_that_a_refusal_names_are_enough() -> None:
+    group = Group(("m",), (Option("nvfp4", 1001, 1.0), Option("bf16", 4000, 0.0)))
+    with pytest.raises(RecipeInvalidError) as raised:
+        choose([group], 1000, 2000)
+    assert raised.value.hint == ("allow at least 1 bytes more, which is 4.004 bits per weight, or use a smaller model")
