@@ -18,16 +18,17 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 _LOADED = (
-    "_pytest.assertion.rewrite", "hypothesis", "numpy", "ml_dtypes", "pydantic", "docker", "huggingface_hub", "httpx2",
-    "jinja2", "rich.console", "click", "yaml", "tokenizers", "filelock", "aiohttp", "safetensors.numpy",
-    "ruamel.yaml", "opentelemetry.sdk.trace", "openai",
+    "hypothesis", "numpy.testing", "ml_dtypes", "pydantic", "docker", "huggingface_hub.hf_api", "httpx2", "jinja2", "rich",
+    "rich.progress", "click.testing", "yaml", "tokenizers", "filelock", "aiohttp.web", "safetensors.numpy", "dxf", "openai",
+    "opentelemetry.sdk.trace",
 )  # fmt: skip
-"""Libraries that take long to load."""
+"""Libraries that take long to load, besides the plugins of pytest."""
 
 
 class Ending(StrEnum):
@@ -51,7 +52,9 @@ class Outcome:
 
 
 def load_libraries() -> None:
-    """Load the libraries once for all forks."""
+    """Load the libraries once for all forks: they take most of the time of a quick test."""
+    for plugin in metadata.entry_points(group="pytest11"):
+        plugin.load()
     for name in _LOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -122,14 +125,19 @@ def _in_child(tree: Path, tests: Sequence[str], folder: Path) -> int:
         os.setsid()
         os.chdir(tree)
         sys.path[:0] = [str(tree)]
-        os.environ.update(
-            PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1", HYPOTHESIS_STORAGE_DIRECTORY=str(folder / "hypothesis")
-        )
-        sys.dont_write_bytecode = True
+        os.environ.update(PYTHONPATH=str(tree), HYPOTHESIS_STORAGE_DIRECTORY=str(folder / "hypothesis"))
         with (folder / "log").open("w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--basetemp={folder / 'tests'}"]
+        options = [
+            "-q",
+            "-x",
+            "--assert=plain",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-seed=0",
+            f"--basetemp={folder / 'tests'}",
+        ]
         # Libraries that are loaded already bring plugins; their assertions are not ours.
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         return int(pytest.main([*options, *tests]))
