@@ -32,7 +32,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest lint relock schema evaluate-planner chaos docs docs-site clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants lint relock schema evaluate-planner chaos docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -63,6 +63,11 @@ $(VENV)/.tested: $(VENV)/.locked $(LOCK)/test.txt | $(VENV)/.installed
 $(VENV)/.torch: $(VENV)/.locked $(LOCK)/torch.txt | $(VENV)/.installed
 	@echo "installing torch and transformers, which calibration runs the model with; this takes minutes …" >&2
 	@$(call install,$(VENV),torch)
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.locked $(LOCK)/mutants.txt | $(VENV)/.tested
+	@echo "installing what changes the code for mutation tests …" >&2
+	@$(call install,$(VENV),mutants)
 	@touch $@
 
 $(CHECKOV)/.installed: $(LOCK)/checkov.txt
@@ -146,6 +151,9 @@ test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that
 	@$(call install,.venv-lowest,build)
 	@$(call install,.venv-lowest,test,build/lowest)
 	@.venv-lowest/bin/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
+
+mutants: $(VENV)/.mutants $(ORACLE)/.installed ## Change the code in 300 places, one at a time, and count what the tests notice
+	@$(BIN)/python -m mutants $(ARGS)
 
 relock: $(VENV)/.tested ## Write the lock of the environments again from pyproject.toml (ARGS=--upgrade: with newer versions)
 	@$(BIN)/python requirements/lock.py $(ARGS)

@@ -49,6 +49,7 @@ ENVIRONMENTS = (
     Environment("runtime", ("build",), project=True, base="build"),
     Environment("test", ("build", "test", "bundle"), project=True, base="runtime"),
     Environment("torch", ("build", "torch"), project=True, base="test"),
+    Environment("mutants", ("build", "mutants"), base="test"),
     Environment("oracle", ("oracle",)),
     Environment("image", ("image",)),
     Environment("checkov", ("checkov",)),
