@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--room", action="append", choices=[room.name for room in ROOMS], help="only this room")
     parser.add_argument("--least", type=float, default=90, help="percent that must be killed (default: 90)")
     parser.add_argument("--most-equivalent", type=float, default=5, help="percent that may be listed (default: 5)")
-    parser.add_argument("--seconds", type=float, default=45, help="of tests for one mutant at most (default: 45)")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests for one mutant at most (default: 60)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     parser.add_argument("--same-map", action="store_true", help="keep what the last run knows of tests and lines")
     parser.add_argument(
