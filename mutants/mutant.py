@@ -108,8 +108,8 @@ def _mutant(room: Room, site: Site, root: Path) -> Mutant | None:
         compile(changed, site.module, "exec")
     except (SyntaxError, AttributeError):  # cosmic-ray's operators do not know dotted names of exceptions
         return None
-    lines = list(difflib.ndiff(original.splitlines(), changed.splitlines()))
-    before, after = (" ".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
+    lines = list(difflib.unified_diff(original.splitlines(), changed.splitlines(), lineterm="", n=0))[2:]
+    before, after = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
     return Mutant(room.name, site, changed, before, after)
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import pytest
 
 _LOADED = (
-    "hypothesis", "numpy.testing", "ml_dtypes", "pydantic", "docker", "huggingface_hub.hf_api", "httpx2", "jinja2", "rich",
-    "rich.progress", "click.testing", "yaml", "tokenizers", "filelock", "aiohttp.web", "safetensors.numpy", "dxf", "openai",
-    "opentelemetry.sdk.trace",
+    "aiohttp.web", "click.testing", "docker", "dxf", "filelock", "httpx2", "huggingface_hub.hf_api", "hypothesis", "jinja2",
+    "ml_dtypes", "numpy.testing", "openai", "opentelemetry.sdk.trace", "pydantic", "rich.progress", "safetensors.numpy",
+    "tokenizers", "yaml",
 )  # fmt: skip
 """Libraries that take long to load, besides the plugins of pytest."""
 

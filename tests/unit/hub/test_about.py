@@ -159,3 +159,14 @@ def test_the_files_of_a_commit_are_those_that_cannot_carry_code_and_come_once() 
         RemoteFile("config.json", 10, None, "1" * 40),
     )
     assert [file.path for file in snapshot("o/m", COMMIT, ("*.bin",)).files] == ["weights.bin"]
+
+
+def test_a_dataset_is_resolved_and_listed_as_one(fake_hub: FakeHub) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.path.startswith("/api/datasets/o/texts")
+        found: object = Repository.tree() if "/tree/" in request.url.path else {"id": "o/texts", "sha": COMMIT}
+        return httpx2.Response(200, json=found, request=request)
+
+    fake_hub.answer = answer
+    assert resolve_commit("o/texts", "main", "dataset") == COMMIT
+    assert len(snapshot("o/texts", COMMIT, ("*.json",), "dataset").files) == 1

@@ -38,6 +38,12 @@ def test_trust_is_in_one_commit() -> None:
         require_trusted_commit("o/m", OTHER, Trusted(COMMIT))
 
 
+def test_trust_adds_the_files_that_it_names_and_code_if_it_may_run() -> None:
+    assert Trusted(COMMIT).patterns == ()
+    assert Trusted(COMMIT, ("*.bin",)).patterns == ("*.bin",)
+    assert Trusted(COMMIT, ("*.bin",), remote_code=True).patterns == ("*.bin", "*.py")
+
+
 def test_a_tool_runs_the_models_code_only_with_trust() -> None:
     require_trusted_code("o/m", COMMIT, "serve.options.trust_remote_code", Trusted(COMMIT, remote_code=True))
     with pytest.raises(UntrustedCodeError, match=r"serve\.options"):
