@@ -24,9 +24,9 @@ from pathlib import Path
 import pytest
 
 _LOADED = (
-    "aiohttp.web", "click.testing", "docker", "dxf", "filelock", "httpx2", "huggingface_hub.hf_api", "hypothesis", "jinja2",
-    "ml_dtypes", "numpy.testing", "openai", "opentelemetry.sdk.trace", "pydantic", "rich.progress", "safetensors.numpy",
-    "tokenizers", "yaml",
+    "aiohttp.web", "click.testing", "docker", "dxf", "filelock", "httpx2", "huggingface_hub.hf_api", "hypothesis",
+    "jinja2", "ml_dtypes", "numpy.testing", "openai", "opentelemetry.sdk.trace", "pydantic", "rich.progress",
+    "safetensors.numpy", "tokenizers", "yaml",
 )  # fmt: skip
 """Libraries that take long to load, besides the plugins of pytest."""
 
