@@ -79,3 +79,69 @@ def test_what_the_machine_has_counts_the_page_cache_in(monkeypatch: pytest.Monke
     file.write_text("MemTotal: 100 kB\n")
     with pytest.raises(MemoryBudgetError, match="found no MemAvailable"):
         resources.available()
+
+
+class Gpu:
+    """What torch tells of a GPU."""
+
+    def __init__(self, free: int, *, integrated: bool) -> None:
+        self.cuda = self
+        self.is_integrated = integrated
+        self.free = free
+
+    def get_device_properties(self, _: str) -> Gpu:
+        return self
+
+    def mem_get_info(self, _: str) -> tuple[int, int]:
+        return self.free, 10 * self.free
+
+
+def test_a_processor_and_a_gpu_on_its_memory_share_it() -> None:
+    assert resources.is_shared(Gpu(0, integrated=False), "cpu")
+    assert resources.is_shared(Gpu(0, integrated=True), "cuda:0")
+    assert not resources.is_shared(Gpu(0, integrated=False), "cuda:0")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_budget_is_for_the_memory_that_is_shared(tiny: Path, device: str) -> None:
+    plan, batches = Plan.make(tiny, scheme_named("fp8")), random_batches(261, 2, 8)
+    needed = resources.needs(plan, batches, device)
+    whole, gpu = needed.total(layers=2, spill=False), Gpu(0, integrated=True)
+
+    def decide(memory: int) -> Way:
+        return resources.decide(plan, batches, device=device, memory=memory, spill=False, torch=gpu)
+
+    assert decide(whole) == Way(ahead=True, spill=False)
+    assert decide(whole - 1) == Way(ahead=False, spill=False)
+
+
+def test_a_gpu_with_memory_of_its_own_must_hold_the_layers_and_the_host_the_buffers(tiny: Path) -> None:
+    plan, batches = Plan.make(tiny, scheme_named("fp8")), random_batches(261, 2, 8)
+    needed = resources.needs(plan, batches, "cuda")
+    own = resources.LIBRARIES_OF_GPU + needed.layer + needed.batch
+    host = needed.libraries + 2 * resources.BUFFERS * resources.BUFFER
+
+    def decide(memory: int, free: int) -> Way:
+        gpu = Gpu(free, integrated=False)
+        return resources.decide(plan, batches, device="cuda", memory=memory, spill=False, torch=gpu)
+
+    assert decide(host, own + needed.layer + needed.between) == Way(ahead=True, spill=False)
+    assert decide(host, own + needed.between) == Way(ahead=False, spill=False)
+    assert decide(host, own) == Way(ahead=False, spill=True)
+    with pytest.raises(MemoryBudgetError, match="of the GPU's memory at least"):
+        decide(host, own - 1)
+    with pytest.raises(MemoryBudgetError, match="of memory at least"):
+        decide(host - 1, own)
+
+
+def test_the_libraries_of_a_gpu_and_its_copies_are_counted(tiny: Path) -> None:
+    plan, batches = Plan.make(tiny, scheme_named("fp8")), random_batches(261, 2, 8)
+    cpu, gpu = (resources.needs(plan, batches, device) for device in ("cpu", "cuda"))
+    assert gpu.libraries - cpu.libraries == resources.LIBRARIES_OF_GPU
+    assert (gpu.layer, gpu.batch, gpu.between) == (cpu.layer, cpu.batch, cpu.between)
+
+
+def test_scores_of_attention_grow_with_the_square_of_a_sequence(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"))
+    short, long = (resources.needs(plan, random_batches(261, 1, length), "cpu").batch for length in (8, 16))
+    assert long - 2 * short == 2 * (16 * 16 - 2 * 8 * 8)
