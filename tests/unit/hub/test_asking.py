@@ -95,3 +95,15 @@ def test_the_client_may_not_sleep_longer_than_a_minute(
         else:
             assert get_session().get("https://huggingface.co/api").status_code == status
     assert get_session().get("https://huggingface.co/api").status_code == status  # afterwards it may
+
+
+def test_a_long_wait_of_a_streamed_answer_is_refused_with_the_hubs_words(fake_hub: FakeHub) -> None:
+    fake_hub.answer = lambda _: httpx2.Response(
+        503, headers={"Retry-After": "3600"}, content=iter([b'{"error": "come back later"}'])
+    )
+    with (
+        no_long_waits(),
+        pytest.raises(HfHubHTTPError, match="come back later"),
+        get_session().stream("GET", "https://huggingface.co/api"),
+    ):
+        pass
