@@ -81,5 +81,4 @@ def no_long_waits() -> Iterator[None]:
 
 def _refuse_a_long_wait(response: httpx2.Response) -> None:
     if is_temporary(response.status_code) and (retry_after(response.headers) or 0) > _LONGEST_PAUSE:
-        response.read()
         hf_raise_for_status(response)

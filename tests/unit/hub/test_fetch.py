@@ -150,13 +150,17 @@ def test_wrong_bytes_are_set_aside_and_fetched_once_more(download: Download) -> 
     assert download.cache.aside(LARGE.path).read_bytes() == wrong
     [warning] = download.warnings
     assert warning.startswith(f"{LARGE.path} is {hashlib.sha256(wrong).hexdigest()}, not sha256 {SHA256}; set aside")
-    assert warning.endswith("; fetching it once more")
+    assert warning.endswith("; fetching it again")
 
 
-@pytest.mark.parametrize(("second", "words"), [(b"y" + BYTES[1:], "and the same once more"), (b"z" + BYTES[1:], "is ")])
+@pytest.mark.parametrize(
+    ("second", "words"), [(b"y" + BYTES[1:], "and the same bytes again"), (b"z" + BYTES[1:], "is ")]
+)
 def test_wrong_bytes_twice_are_an_error_with_both_digests(download: Download, second: bytes, words: str) -> None:
     download.sent = [b"y" + BYTES[1:], second]
-    with pytest.raises(DownloadCorruptError, match=f"o/m@{COMMIT}: twice in a row") as raised:
+    with pytest.raises(
+        DownloadCorruptError, match=f"o/m@{COMMIT}: the received bytes are wrong, twice in a row"
+    ) as raised:
         download.fetcher.fetch(LARGE)
     assert words in raised.value.message.splitlines()[-1]
     assert raised.value.hint.startswith("a proxy or a disk may be at fault")
@@ -202,13 +206,13 @@ def test_the_list_of_files_is_kept_once_for_offline_use(download: Download) -> N
 
 def test_without_network_everything_must_be_there(download: Download) -> None:
     with pytest.raises(HubOfflineError, match=f"o/m@{COMMIT}: 2 of 2 files are not in") as raised:
-        download.fetcher.insist_on_everything(("*",))
+        download.fetcher.require_all_cached(("*",))
     assert raised.value.hint == "run it once without --offline"
     for file, content in ((SMALL, TEXT), (LARGE, BYTES)):
         pointer = download.cache.pointer(COMMIT, file.path)
         pointer.parent.mkdir(parents=True, exist_ok=True)
         pointer.write_bytes(content)
-    download.fetcher.insist_on_everything(("*",))
+    download.fetcher.require_all_cached(("*",))
 
 
 def test_where_links_are_impossible_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_the_cache_has_the_layout_of_the_hubs_client(cache: RepoCache) -> None:
 
 
 def test_without_a_list_the_files_of_a_commit_are_unknown(cache: RepoCache) -> None:
-    assert missing() == "nobody knows which files it has"
+    assert missing() == "the list of its files is not known"
     assert known_snapshot("o/m", COMMIT, "model", PATTERNS, None) is None
     assert not cache.folder.exists()
 
@@ -99,7 +99,7 @@ def test_of_many_missing_files_five_are_named(number: int, end: str) -> None:
 
 def test_a_branch_is_the_commit_that_the_cache_has_for_it(cache: RepoCache) -> None:
     put(cache.folder / "refs" / "main", 0)
-    with pytest.raises(HubOfflineError, match="without network"):
+    with pytest.raises(HubOfflineError, match="its commit is not known without network"):
         resolve_commit("o/m", "main", offline=True)
     (cache.folder / "refs" / "main").write_text(f"{COMMIT}\n")
     assert resolve_commit("o/m", "main", offline=True) == COMMIT

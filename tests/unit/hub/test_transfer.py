@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from orchestrator.errors import HubAccessError, HubError
-from orchestrator.hub import words
+from orchestrator.hub import errors
 from orchestrator.hub.partial import Partial, digest_of
 from orchestrator.hub.stop import Stop
 from orchestrator.hub.transfer import TooLongError, transfer
@@ -147,7 +147,7 @@ def test_a_sixth_fault_without_a_new_byte_ends_it_with_what_arrived(
     fake_hub: FakeHub, partial: Partial, clock: Clock
 ) -> None:
     answers(fake_hub, lambda request: part(request, 300), *[fails(httpx2.ConnectError("gone"))] * 6)
-    with pytest.raises(HubError, match="o/m: weights: 300 of 1000 bytes arrived, then no more: gone") as raised:
+    with pytest.raises(HubError, match="o/m: weights: 300 of 1000 bytes arrived, then none: gone") as raised:
         fetch(partial, clock)
     assert raised.value.hint.startswith("check the network")
     assert clock.pauses == [0.5, 1, 2, 4, 8]
@@ -174,7 +174,7 @@ def test_the_hub_names_the_pause_up_to_ten_minutes(
 
 def test_a_longer_pause_is_an_error_that_names_it(fake_hub: FakeHub, partial: Partial, clock: Clock) -> None:
     answers(fake_hub, status(429, retry_after="601"))
-    with pytest.raises(HubError, match=r"limits how often it is asked \(HTTP 429\); it asks to wait 601 seconds"):
+    with pytest.raises(HubError, match=r"limits the rate of requests \(HTTP 429\); it asks to wait 601 seconds"):
         fetch(partial, clock)
     assert clock.pauses == []
 
@@ -196,11 +196,11 @@ def test_more_bytes_than_the_file_has_are_never_written(fake_hub: FakeHub, parti
 
 @pytest.mark.parametrize("number", [401, 403])
 def test_a_hub_that_wants_a_token_says_which_one_is_missing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "get_token", lambda: None)
-    missing = words.refusal("o/m", number)
-    monkeypatch.setattr(words, "get_token", lambda: "hf_x")
-    wrong = words.refusal("o/m", number)
+    monkeypatch.setattr(errors, "get_token", lambda: None)
+    missing = errors.refusal("o/m", number)
+    monkeypatch.setattr(errors, "get_token", lambda: "hf_x")
+    wrong = errors.refusal("o/m", number)
     assert isinstance(missing, HubAccessError)
     assert isinstance(wrong, HubAccessError)
-    assert "wants a token, and there is none" in missing.message
+    assert "requires a token, and none is set" in missing.message
     assert "refuses the token" in wrong.message

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import DiskFullError
 from orchestrator.store import space
-from orchestrator.store.space import Need, device_of, existing, insist_on_space
+from orchestrator.store.space import Need, device_of, existing, require_space
 
 MB, GB = 10**6, 10**9
 MIB = 1 << 20
@@ -30,22 +30,22 @@ def test_a_tenth_and_at_most_64_mib_stay_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, wanted: int
 ) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda _: wanted)
-    insist_on_space([Need(tmp_path, size, "download")], "x")
+    require_space([Need(tmp_path, size, "download")], "x")
     monkeypatch.setattr(space, "free_bytes", lambda _: wanted - 1)
     with pytest.raises(DiskFullError):
-        insist_on_space([Need(tmp_path, size, "download")], "x")
+        require_space([Need(tmp_path, size, "download")], "x")
 
 
 @pytest.mark.parametrize(
     ("size", "spelled"),
-    [(50 * MB, "50.0 MB"), (10**8 - 1, "100.0 MB"), (10**8, "0.10 GB"), (2_345 * MB, "2.35 GB")],
+    [(50 * MB, "50.0 MB"), (10**8 - 1, "100.0 MB"), (10**9, "1.0 GB"), (2_345 * MB, "2.3 GB")],
 )
 def test_small_sizes_are_in_megabytes_and_others_in_gigabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, spelled: str
 ) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda _: 0)
     with pytest.raises(DiskFullError) as caught:
-        insist_on_space([Need(tmp_path, size, "download")], "use --store")
+        require_space([Need(tmp_path, size, "download")], "use --store")
     assert caught.value.message.splitlines()[1] == f"  download  {spelled:>9}"
 
 
@@ -55,9 +55,9 @@ def test_each_disk_is_looked_at_for_its_own_needs(tmp_path: Path, monkeypatch: p
     two.mkdir()
     monkeypatch.setattr(space, "device_of", lambda folder: folder.name)
     monkeypatch.setattr(space, "free_bytes", lambda place: {one: 20 * MB, two: 200 * MB}[place])
-    insist_on_space([Need(one, 10 * MB, "a"), Need(two, 100 * MB, "b")], "x")
+    require_space([Need(one, 10 * MB, "a"), Need(two, 100 * MB, "b")], "x")
     with pytest.raises(DiskFullError, match=str(one)):
-        insist_on_space([Need(one, 100 * MB, "a"), Need(two, 100 * MB, "b")], "x")
+        require_space([Need(one, 100 * MB, "a"), Need(two, 100 * MB, "b")], "x")
 
 
 def test_a_folder_that_will_be_created_is_on_the_disk_of_its_nearest_parent(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from orchestrator.errors import HubAccessError, HubError, HubNotFoundError, HubOfflineError, OrchestratorError
-from orchestrator.hub.words import asked_to_wait, hub_words, refusal
+from orchestrator.hub.errors import hub_errors, is_temporary, refusal, retry_after
 
 
 def _response(status: int, headers: Mapping[str, str] | None = None) -> httpx2.Response:
@@ -44,7 +44,7 @@ def _response(status: int, headers: Mapping[str, str] | None = None) -> httpx2.R
 def test_an_error_of_the_client_is_translated(
     error: Exception, kind: type[OrchestratorError], message: str, hint: str
 ) -> None:
-    with pytest.raises(kind, match=message) as raised, hub_words("o/m", "main", "config.json"):
+    with pytest.raises(kind, match=message) as raised, hub_errors("o/m", "main", "config.json"):
         raise error
     assert type(raised.value) is kind
     assert hint in raised.value.hint
@@ -53,27 +53,27 @@ def test_an_error_of_the_client_is_translated(
 
 def test_a_file_without_a_name_is_called_a_file() -> None:
     error = EntryNotFoundError("x")
-    with pytest.raises(HubNotFoundError, match="o/m@main has no such file"), hub_words("o/m", "main"):
+    with pytest.raises(HubNotFoundError, match="o/m@main has no such file"), hub_errors("o/m", "main"):
         raise error
 
 
 def test_the_first_cause_of_a_missing_file_is_shown() -> None:
     error = LocalEntryNotFoundError("x")
     error.__cause__ = OSError("no address")
-    with pytest.raises(HubError, match=r"\(no address\)"), hub_words("o/m", "main"):
+    with pytest.raises(HubError, match=r"\(no address\)"), hub_errors("o/m", "main"):
         raise error
 
 
 def test_without_a_failure_nothing_is_raised() -> None:
-    with hub_words("o/m", "main"):
+    with hub_errors("o/m", "main"):
         pass
 
 
 @pytest.mark.parametrize(
     ("status", "wait", "message", "hint"),
     [
-        (429, None, "o/m: the Hub limits how often it is asked (HTTP 429)", "wait some minutes"),
-        (429, 90.4, "o/m: the Hub limits how often it is asked (HTTP 429); it asks to wait 90 seconds", "wait some"),
+        (429, None, "o/m: the Hub limits the rate of requests (HTTP 429)", "wait some minutes"),
+        (429, 90.4, "o/m: the Hub limits the rate of requests (HTTP 429); it asks to wait 90 seconds", "wait some"),
         (503, 0.0, "o/m: the Hub answered HTTP 503", "try again later"),
         (503, 5.0, "o/m: the Hub answered HTTP 503; it asks to wait 5 seconds", "try again later"),
     ],
@@ -98,11 +98,29 @@ def test_a_refusal_names_the_status_and_the_wait(status: int, wait: float | None
     ],
 )
 def test_the_wait_is_read_from_the_headers(headers: Mapping[str, str], seconds: float | None) -> None:
-    assert asked_to_wait(httpx2.Headers(dict(headers))) == seconds
+    assert retry_after(httpx2.Headers(dict(headers))) == seconds
 
 
 def test_a_date_to_wait_for_is_turned_into_seconds() -> None:
     later = email.utils.format_datetime(email.utils.localtime().fromtimestamp(time.time() + 3600).astimezone())
-    found = asked_to_wait(httpx2.Headers({"Retry-After": later}))
+    found = retry_after(httpx2.Headers({"Retry-After": later}))
     assert found is not None
     assert 3000 < found <= 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "temporary"),
+    [
+        (407, False),
+        (408, True),
+        (409, False),
+        (428, False),
+        (429, True),
+        (430, False),
+        (499, False),
+        (500, True),
+        (503, True),
+    ],
+)
+def test_only_a_fault_that_may_pass_is_temporary(status: int, *, temporary: bool) -> None:
+    assert is_temporary(status) == temporary

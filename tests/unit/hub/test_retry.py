@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError
 
-from orchestrator.hub.asking import asked_again, no_long_waits
+from orchestrator.hub.retry import no_long_waits, retried
 from tests.unit.hub.conftest import FakeHub
 
 REQUEST = httpx2.Request("GET", "https://huggingface.co/api")
@@ -34,14 +34,16 @@ def asking(*faults: Exception) -> Callable[[], str]:
 
 def test_an_answer_needs_no_pause() -> None:
     pauses: list[float] = []
-    assert asked_again(asking(), sleep=pauses.append) == "the answer"
+    assert retried(asking(), sleep=pauses.append) == "the answer"
     assert pauses == []
 
 
-@pytest.mark.parametrize("fault", [answered(429), answered(500), answered(503), httpx2.ConnectError("gone")])
+@pytest.mark.parametrize(
+    "fault", [answered(408), answered(429), answered(500), answered(503), httpx2.ConnectError("gone")]
+)
 def test_a_passing_fault_is_retried_after_pauses_that_double(fault: Exception) -> None:
     pauses: list[float] = []
-    assert asked_again(asking(*[fault] * 4), tries=5, sleep=pauses.append) == "the answer"
+    assert retried(asking(*[fault] * 4), attempts=5, sleep=pauses.append) == "the answer"
     assert pauses == [0.5, 1, 2, 4]
 
 
@@ -49,22 +51,22 @@ def test_a_passing_fault_is_retried_after_pauses_that_double(fault: Exception) -
 def test_the_third_fault_in_a_row_is_passed_on(fault: Exception) -> None:
     pauses: list[float] = []
     with pytest.raises(type(fault)):
-        asked_again(asking(*[fault] * 3), sleep=pauses.append)
+        retried(asking(*[fault] * 3), sleep=pauses.append)
     assert pauses == [0.5, 1]
-    assert asked_again(asking(*[fault] * 2), sleep=pauses.append) == "the answer"
+    assert retried(asking(*[fault] * 2), sleep=pauses.append) == "the answer"
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 428, 430, 499])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 407, 409, 428, 430, 499])
 def test_a_refusal_is_not_retried(status: int) -> None:
     pauses: list[float] = []
     with pytest.raises(HfHubHTTPError):
-        asked_again(asking(answered(status)), sleep=pauses.append)
+        retried(asking(answered(status)), sleep=pauses.append)
     assert pauses == []
 
 
 def test_the_hub_names_the_pause() -> None:
     pauses: list[float] = []
-    asked_again(asking(answered(429, retry_after="7"), answered(429, retry_after="0")), sleep=pauses.append)
+    retried(asking(answered(429, retry_after="7"), answered(429, retry_after="0")), sleep=pauses.append)
     assert pauses == [7, 0]
 
 
@@ -73,10 +75,10 @@ def test_a_minute_is_the_longest_pause_that_the_hub_may_name(seconds: str, *, wa
     pauses: list[float] = []
     ask = asking(answered(503, retry_after=seconds))
     if waits:
-        assert asked_again(ask, sleep=pauses.append) == "the answer"
+        assert retried(ask, sleep=pauses.append) == "the answer"
     else:
         with pytest.raises(HfHubHTTPError):
-            asked_again(ask, sleep=pauses.append)
+            retried(ask, sleep=pauses.append)
     assert pauses == ([60] if waits else [])
 
 
