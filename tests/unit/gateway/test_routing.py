@@ -233,7 +233,7 @@ def test_metrics_have_the_state_and_those_of_trtllm_serve_only_if_it_answers(
 ) -> None:
     world.state, world.draining = state, draining
     text = world.ask("/v1/metrics")[2]
-    assert re.search(r"^nim_gateway_engine_ready\S* (\d)$", text, re.MULTILINE)[1] == str(ready)
+    assert re.findall(r"^nim_gateway_engine_ready\S* (\d)$", text, re.MULTILINE) == [str(ready)]
     assert ("trtllm_kv_cache_utilization" in text) == (state is State.READY)
 
 
@@ -252,7 +252,7 @@ def test_metrics_that_trtllm_serve_does_not_have_are_left_out(world: World) -> N
         ({"Content_Type": "application/json", "Content_Length": str((16 << 20) + 1)}, 413, "body_too_large"),
     ],
 )
-def test_a_body_is_refused_by_its_head(world: World, headers: dict[str, str], status: int, code: str) -> None:
+def test_a_body_is_refused_by_its_head(world: World, headers: dict[str, Any], status: int, code: str) -> None:
     found, _, answer = world.ask("/v1/chat/completions", "POST", **headers)
     assert (found, answer["error"]["code"]) == (status, code)
 

@@ -199,9 +199,10 @@ def test_the_list_of_files_is_kept_once_for_offline_use(download: Download) -> N
         download.fetcher.prepare(listing)
         assert read_listing(listing) == download.fetcher.snapshot
     assert (download.cache.folder / "refs" / f"orchestrator-{COMMIT[:12]}").read_text() == COMMIT
-    listing.write_text("kept")
-    download.fetcher.prepare(listing)
-    assert listing.read_text() == "kept"
+    kept = download.cache.listing("one")
+    kept.write_text("kept")
+    download.fetcher.prepare(kept)
+    assert kept.read_text() == "kept"
 
 
 def test_without_network_everything_must_be_there(download: Download) -> None:

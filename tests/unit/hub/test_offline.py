@@ -150,8 +150,9 @@ def test_where_files_cannot_be_linked_a_copy_needs_its_bytes_too(
 
 def test_a_file_gets_its_name_as_a_link_and_may_get_it_again(cache: RepoCache) -> None:
     put(cache.blob("a"), 3)
+    pointer = cache.pointer(COMMIT, "sub/file")
     for _ in range(2):
-        pointer = cache.point(COMMIT, "sub/file", cache.blob("a"))
+        assert cache.point(COMMIT, "sub/file", cache.blob("a")) == pointer
         assert pointer.is_symlink()
         assert pointer.resolve() == cache.blob("a").resolve()
     assert [each.name for each in pointer.parent.iterdir()] == ["file"]

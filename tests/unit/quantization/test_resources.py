@@ -11,6 +11,7 @@ from orchestrator.errors import MemoryBudgetError
 from orchestrator.quantization import resources
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.plan import Plan, scheme_named
+from orchestrator.quantization.residence import BUFFER, BUFFERS
 from orchestrator.quantization.resources import Needs, Way, choose
 from orchestrator.quantization.samples import random_batches
 
@@ -119,7 +120,7 @@ def test_a_gpu_with_memory_of_its_own_must_hold_the_layers_and_the_host_the_buff
     plan, batches = Plan.make(tiny, scheme_named("fp8")), random_batches(261, 2, 8)
     needed = resources.needs(plan, batches, "cuda")
     own = resources.LIBRARIES_OF_GPU + needed.layer + needed.batch
-    host = needed.libraries + 2 * resources.BUFFERS * resources.BUFFER
+    host = needed.libraries + 2 * BUFFERS * BUFFER
 
     def decide(memory: int, free: int) -> Way:
         gpu = Gpu(free, integrated=False)
