@@ -60,23 +60,30 @@ class Reach:
 
 
 def measure(tree: Path, folder: Path, tests: Sequence[str]) -> None:
-    """Run the tests with coverage and write what they reach into a folder.
+    """Run the tests with coverage and write what they reach into a folder. Tests may fail; `read` names them.
 
     Args:
         tree: The copy of the project.
         folder: Where the results go.
         tests: Files and folders of tests, relative to the tree.
+
+    Raises:
+        subprocess.CalledProcessError: The tests could not be run.
     """
+    for old in (folder / "coverage", folder / "tests.json"):
+        old.unlink(missing_ok=True)
     settings = folder / "coverage.ini"
     settings.write_text(_SETTINGS.format(folder=folder), "utf-8")
     command = [sys.executable, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-p", "mutants.reach"]
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0", "-m", "not engine"]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0", "-m", "not docker"]
     variables = {
         **os.environ,
         "PYTHONPATH": f"{tree}{os.pathsep}{Path(__file__).resolve().parent.parent}",
         "ORCHESTRATOR_MUTANTS_TESTS": str(folder / "tests.json"),
     }
-    subprocess.run([*command, *options, *tests], cwd=tree, env=variables, check=False)
+    done = subprocess.run([*command, *options, *tests], cwd=tree, env=variables, check=False)
+    if done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        done.check_returncode()
 
 
 def read(tree: Path, folder: Path) -> Reach:
