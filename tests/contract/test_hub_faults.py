@@ -506,7 +506,8 @@ def test_bytes_that_the_lock_does_not_know_are_refused_even_if_the_hub_vouches_f
 def test_no_core_is_left_where_the_token_is_in_memory(downloads: Downloads) -> None:
     downloads.hub.rate = 5e6
     process = downloads.start()
-    time.sleep(1.5)
+    while not downloads.hub.ranges:  # it downloads, so it has begun
+        time.sleep(0.02)
     limit = resource.prlimit(process.pid, resource.RLIMIT_CORE)
     process.kill()
     process.communicate()
