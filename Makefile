@@ -163,6 +163,7 @@ lint: $(VENV)/.tested ## Check style, types, the direction of imports and what i
 	@$(BIN)/python requirements/lock.py --check
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/codespell orchestrator recipes docker docs evaluation benchmarks mutants README.md CONTRIBUTING.md SECURITY.md Makefile
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports --no-logo
 	@$(RUN) schema --check

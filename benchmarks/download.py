@@ -233,7 +233,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(size - start))
         self.end_headers()
         if self.command == "GET":
-            with suppress(OSError):  # whoever asked was killed
+            with suppress(OSError):  # the client was killed
                 self._send(file, start, size)
                 return
             self.close_connection = True

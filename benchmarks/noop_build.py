@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/noop_build.py [--runs 5]
 
-It makes a store of sparse files (150 GB that take no room), whose hash is computed once, then times the command as a
+It makes a store of sparse files (150 GB that take no space), whose hash is computed once, then times the command as a
 user starts it: the whole build with its bundle, and for comparison the steps without it (`--until verify`). Exit
 status 1 where the whole takes longer than 0.3 s, or where a thousandth of the artifact is read.
 """

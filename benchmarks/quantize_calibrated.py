@@ -11,7 +11,7 @@ its own, 8 times as fast as ModelOpt with layers on disk, all tensors equal (on 
 follow from products that depend on their order). It ends with status 7 where one is missed.
 
 `make bench` does it with 2 layers. The whole of it, a model of 30 GB that was larger than the machine's memory:
-`python -m benchmarks.quantize_calibrated --layers 17`, with room for 50 GB on the disk; that takes half an hour.
+`python -m benchmarks.quantize_calibrated --layers 17`, with 50 GB free on the disk; that takes half an hour.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Change the code in some hundred places, one at a time, and see whether the tests notice.
 
-`make mutants` prints a table by room and every mutant that survives, and fails if too many do. docs/adr/0032 says how
+`make mutants` prints a table by area and every mutant that survives, and fails if too many do. docs/adr/0032 says how
 mutants are chosen and tried.
 """
 
@@ -22,8 +22,8 @@ from pathlib import Path
 import yaml
 
 from mutants import reach
+from mutants.areas import AREAS, TESTS, Area
 from mutants.mutant import Mutant, sample
-from mutants.rooms import ROOMS, TESTS, Room
 from mutants.trial import Ending, Outcome, load_libraries, tried
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -49,9 +49,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=300, help="mutants in all, as many in each room (default: 300)")
+    parser.add_argument("--count", type=int, default=300, help="mutants in all, as many in each area (default: 300)")
     parser.add_argument("--seed", type=int, default=13, help="decides which (default: 13)")
-    parser.add_argument("--room", action="append", choices=[room.name for room in ROOMS], help="only this room")
+    parser.add_argument("--area", action="append", choices=[area.name for area in AREAS], help="only this area")
     parser.add_argument("--least", type=float, default=90, help="percent that must be killed (default: 90)")
     parser.add_argument("--most-equivalent", type=float, default=5, help="percent that may be listed (default: 5)")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for one mutant at most (default: 60)")
@@ -62,20 +62,20 @@ def main() -> int:
     )
     given = parser.parse_args()
     started = time.monotonic()
-    rooms = [room for room in ROOMS if not given.room or room.name in given.room]
+    areas = [area for area in AREAS if not given.area or area.name in given.area]
     trees = _copies(given.processes)
     reached = _reach(trees[0], given.tests, again=not given.same_map)
-    mutants = sample(rooms, trees[0], given.count, given.seed)
+    mutants = sample(areas, trees[0], given.count, given.seed)
     sys.stdout.write(f"{len(mutants)} mutants, seed {given.seed}\n")
     results = list(_try_all(mutants, trees, reached, given.seconds))
-    ok = report(results, rooms, _equivalents(), least=given.least, most_equivalent=given.most_equivalent)
+    ok = report(results, areas, _equivalents(), least=given.least, most_equivalent=given.most_equivalent)
     sys.stdout.write(f"{(time.monotonic() - started) / 60:.0f} minutes\n")
     return 0 if ok else 1
 
 
 def report(
     results: Sequence[Result],
-    rooms: Iterable[Room],
+    areas: Iterable[Area],
     equivalent: frozenset[tuple[str, ...]],
     *,
     least: float,
@@ -87,13 +87,13 @@ def report(
     for result in results:
         listed = _entry(result.mutant) in equivalent
         ending = "killed" if result.killed else "equivalent" if listed else "survived"
-        counts.update([(result.mutant.room, ending), ("all", ending)])
+        counts.update([(result.mutant.area, ending), ("all", ending)])
         if ending == "survived":
             survivors.append(result)
     for result in survivors:
         sys.stdout.write(f"\n{result.outcome.ending}: {result.mutant}\n")
-    sys.stdout.write(f"\n{'room':<14}{'mutants':>9}{'killed':>9}{'equivalent':>12}{'survived':>10}{'killed':>9}\n")
-    for name in (*(room.name for room in rooms), "all"):
+    sys.stdout.write(f"\n{'area':<14}{'mutants':>9}{'killed':>9}{'equivalent':>12}{'survived':>10}{'killed':>9}\n")
+    for name in (*(area.name for area in areas), "all"):
         killed, same, left = (counts[name, ending] for ending in ("killed", "equivalent", "survived"))
         share = _percent(killed, killed + left)
         sys.stdout.write(f"{name:<14}{killed + same + left:>9}{killed:>9}{same:>12}{left:>10}{share:>8.1f}%\n")
@@ -148,11 +148,11 @@ def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach,
     free = context.SimpleQueue()
     for tree in trees:
         free.put(tree)
-    rooms = {room.name: room for room in ROOMS}
+    areas = {area.name: area for area in AREAS}
     work = []
     for mutant in mutants:
         site = mutant.site
-        tests = reached.tests(site.module, site.line, rooms[mutant.room].elsewhere, seconds)
+        tests = reached.tests(site.module, site.line, areas[mutant.area].elsewhere, seconds)
         work.append((mutant, tests, sum(reached.seconds[test] for test in tests)))
     _require_soundness(trees[0], work)
     with context.Pool(len(trees), _take_tree, [free]) as pool, (_BUILD / "results.jsonl").open("w") as log:
@@ -160,14 +160,14 @@ def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach,
             outcome = result.outcome
             sys.stdout.write(f"{number:>4} {outcome.ending:<10}{outcome.seconds:6.1f} s  {result.mutant}\n")
             sys.stdout.flush()
-            log.write(json.dumps({"mutant": str(result.mutant), "room": result.mutant.room, **asdict(outcome)}) + "\n")
+            log.write(json.dumps({"mutant": str(result.mutant), "area": result.mutant.area, **asdict(outcome)}) + "\n")
             log.flush()
             yield result
 
 
 def _require_soundness(tree: Path, work: Sequence[tuple[Mutant, list[str], float]]) -> None:
     """Exit if tests fail without any change: then a failure says nothing about a mutant."""
-    first = {mutant.room: (mutant.site.module, tests, seconds) for mutant, tests, seconds in reversed(work) if tests}
+    first = {mutant.area: (mutant.site.module, tests, seconds) for mutant, tests, seconds in reversed(work) if tests}
     for module, tests, seconds in first.values():
         outcome = tried(tree, module, (tree / module).read_text("utf-8"), tests, seconds)
         if outcome.ending is not Ending.SURVIVED:

@@ -18,8 +18,8 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from parso.tree import NodeOrLeaf
 
+from mutants.areas import Area
 from mutants.operators import OPERATORS, family
-from mutants.rooms import Room
 
 _NO_BEHAVIOUR = ("@cache", "@functools.cache", "@lru_cache", "@functools.lru_cache", "@overload", "@dataclass")
 """Decorators that change no result, or without which no test starts."""
@@ -52,7 +52,7 @@ class Site:
 class Mutant:
     """A change of one place."""
 
-    room: str
+    area: str
     site: Site
     text: str
     """The whole file with the change."""
@@ -65,32 +65,32 @@ class Mutant:
         return f"{self.site.module}:{self.site.line} {self.site.function}: `{self.before}` -> `{self.after}`"
 
 
-def sample(rooms: Iterable[Room], root: Path, count: int, seed: int) -> list[Mutant]:
-    """Take as many mutants from each room.
+def sample(areas: Iterable[Area], root: Path, count: int, seed: int) -> list[Mutant]:
+    """Take as many mutants from each area.
 
     Args:
-        rooms: The rooms.
+        areas: The areas.
         root: The project's folder.
-        count: How many in all, or a few more so that each room has as many.
+        count: How many in all, or a few more so that each area has as many.
         seed: What decides which.
     """
-    rooms = tuple(rooms)
-    each = math.ceil(count / len(rooms))
-    return [mutant for room in rooms for mutant in _sample_of(room, root, each, seed)]
+    areas = tuple(areas)
+    each = math.ceil(count / len(areas))
+    return [mutant for area in areas for mutant in _sample_of(area, root, each, seed)]
 
 
-def _sample_of(room: Room, root: Path, count: int, seed: int) -> Iterator[Mutant]:
+def _sample_of(area: Area, root: Path, count: int, seed: int) -> Iterator[Mutant]:
     def rank(text: str) -> str:
         return hashlib.sha256(f"{seed}|{text}".encode()).hexdigest()
 
     variants: dict[str, list[Site]] = {}
-    for module in room.modules(root):
+    for module in area.modules(root):
         for site in _sites(module, module.relative_to(root).as_posix()):
             variants.setdefault(site.place, []).append(site)
     made = 0
     for place in sorted(variants, key=rank):
         site = min(variants[place], key=lambda site: rank(site.identity))
-        mutant = _mutant(room, site, root)
+        mutant = _mutant(area, site, root)
         if mutant:
             yield mutant
             made += 1
@@ -98,7 +98,7 @@ def _sample_of(room: Room, root: Path, count: int, seed: int) -> Iterator[Mutant
             return
 
 
-def _mutant(room: Room, site: Site, root: Path) -> Mutant | None:
+def _mutant(area: Area, site: Site, root: Path) -> Mutant | None:
     """Make the change; None if the result is no Python."""
     original = (root / site.module).read_text("utf-8")
     try:
@@ -110,7 +110,7 @@ def _mutant(room: Room, site: Site, root: Path) -> Mutant | None:
         return None
     lines = list(difflib.unified_diff(original.splitlines(), changed.splitlines(), lineterm="", n=0))[2:]
     before, after = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+")
-    return Mutant(room.name, site, changed, before, after)
+    return Mutant(area.name, site, changed, before, after)
 
 
 def _sites(file: Path, module: str) -> Iterator[Site]:

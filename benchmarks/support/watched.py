@@ -31,7 +31,7 @@ class Run:
     """The most memory of its own at any look, fifty times a second: without files that it has mapped."""
     resident_bytes: int = 0
     """The most memory at all, as the kernel counts it: with files that it has mapped. (What it says when a process has
-    ended counts the memory of whoever started it.)"""
+    ended counts the memory of its parent.)"""
     read_bytes: int = 0
     """What was read from the disk for it."""
     printed: str = ""

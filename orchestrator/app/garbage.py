@@ -109,7 +109,7 @@ def look(store: Store, needed: frozenset[str], containers: Sequence[LeftContaine
     for folder in sorted((store.root / "scratch").glob("*")):
         reason = _why_scratch_kept(store, folder, needed, ours)
         if reason:
-            kept.append(f"scratch {folder.name[:16]}… ({in_bytes(_room(folder)[0])}) {reason}")
+            kept.append(f"scratch {folder.name[:16]}… ({in_bytes(_sizes(folder)[0])}) {reason}")
         else:
             garbage.append(_scratch(store, folder))
     return Findings(tuple(garbage), tuple(kept))
@@ -121,7 +121,7 @@ def _artifacts(store: Store, needed: frozenset[str]) -> Iterator[Garbage]:
         key = folder.name
         if key not in needed and key not in used:
             artifact = store.look(key)
-            yield Garbage("artifact", key, key, artifact.step if artifact else "", *_room(folder), _forget(store, key))
+            yield Garbage("artifact", key, key, artifact.step if artifact else "", *_sizes(folder), _forget(store, key))
 
 
 def _forget(store: Store, key: str) -> Callable[[], bool]:
@@ -137,7 +137,7 @@ def _forget(store: Store, key: str) -> Callable[[], bool]:
 
 def _set_aside(store: Store) -> Iterator[Garbage]:
     for folder in sorted((store.root / "aside").glob("*")):
-        yield Garbage("changed", folder.name, folder.name[:_KEY], "", *_room(folder), _removing(folder))
+        yield Garbage("changed", folder.name, folder.name[:_KEY], "", *_sizes(folder), _removing(folder))
 
 
 def _removing(folder: Path) -> Callable[[], bool]:
@@ -157,7 +157,7 @@ def _attempt(store: Store, folder: Path) -> Garbage:
                 remove_tree(folder)
             return held
 
-    return Garbage("attempt", folder.name, key, "", *_room(folder), remove)
+    return Garbage("attempt", folder.name, key, "", *_sizes(folder), remove)
 
 
 def _scratch(store: Store, folder: Path) -> Garbage:
@@ -167,7 +167,7 @@ def _scratch(store: Store, folder: Path) -> Garbage:
                 store.drop_scratch(folder.name)
             return held
 
-    return Garbage("scratch", folder.name, folder.name, "", *_room(folder), remove)
+    return Garbage("scratch", folder.name, folder.name, "", *_sizes(folder), remove)
 
 
 def _why_scratch_kept(store: Store, folder: Path, needed: frozenset[str], containers: Sequence[LeftContainer]) -> str:
@@ -235,7 +235,7 @@ def _container(store: Store, container: LeftContainer) -> Garbage:
     return Garbage("container", container.name, container.key, container.step, 0, 0, remove)
 
 
-def _room(folder: Path) -> tuple[int, int]:
+def _sizes(folder: Path) -> tuple[int, int]:
     """Return the bytes of a folder's files, and the bytes of those without other hard links."""
     found = tuple(files_in(folder))
     return sum(status.st_size for status in found), sum(status.st_size for status in found if status.st_nlink == 1)

@@ -98,16 +98,16 @@ class Settings:
     @property
     def dist(self) -> Path:
         """The folder of deployments: in the project or the working folder."""
-        return (self.dist_option or (self.project.root if self._has_room else Path.cwd()) / "dist").resolve()
+        return (self.dist_option or (self.project.root if self._is_writable else Path.cwd()) / "dist").resolve()
 
     @property
     def _own_store(self) -> Path | None:
         """The project's own store: an existing one, or that of a checkout."""
         own = self.project.root / ".orchestrator"
-        return own if own.is_dir() or (self.project.is_checkout and self._has_room) else None
+        return own if own.is_dir() or (self.project.is_checkout and self._is_writable) else None
 
     @property
-    def _has_room(self) -> bool:
+    def _is_writable(self) -> bool:
         """Whether there is a project in which results may be written."""
         return self.project.is_found and os.access(self.project.root, os.W_OK)
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from orchestrator.bundle.facts import Part
 from orchestrator.bundle.files import beside, carry_over, is_linked_or_copied, link_files, swap_in, sweep_beside
 from orchestrator.bundle.gather import gather
-from orchestrator.bundle.targets import choose, texts_of
+from orchestrator.bundle.targets import choose, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
 from orchestrator.events import Observer, Warned, silence
@@ -29,6 +29,8 @@ from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store, remove_tree
 
 _STAMP = "bundle.json"
+_DIGESTS = "texts"  # codespell:ignore texts
+"""The field of the stamp with the digest of each rendered file."""
 _EDITED = "edited"
 """The folder of files that the user had changed before another build overwrote them."""
 _PERSONAL = (".env", "secrets", "two-sparks/.env", "two-sparks/keys", _EDITED)
@@ -79,27 +81,27 @@ def render(
     started = time.monotonic()
     gathered = replace(gather(recipe, catalog, artifacts, images=images), embed_model=embed_model)
     facts = choose(gathered, targets)
-    texts, parts = texts_of(facts), facts.parts
-    stamp = _stamp(recipe, parts, texts)
+    rendered, parts = render_files(facts), facts.parts
+    stamp = _stamp(recipe, parts, rendered)
     folder = dist / recipe.name
     with store.lock(_lock_of(folder), lambda: None):
         reused = _stamp_of(folder) == stamp and _is_whole(folder, parts)
         if not reused:
             with machine_faults(f"writing {folder}"):
-                _write(folder, parts, texts, stamp, observer)
+                _write(folder, parts, rendered, stamp, observer)
             for part in parts:  # a new link changes a file's status
                 store.remember(part.artifact)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Bundle(folder, size, reused, time.monotonic() - started)
 
 
-def _stamp(recipe: Recipe, parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
+def _stamp(recipe: Recipe, parts: tuple[Part, ...], rendered: Mapping[str, str]) -> str:
     """Calculate the digest of everything that a bundle was rendered from."""
     fields = {
         "format": 2,
         "recipe": recipe.name,
         "parts": {part.name: part.artifact.digest for part in parts},
-        "texts": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())},
+        _DIGESTS: {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(rendered.items())},
     }
     return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
@@ -129,7 +131,7 @@ def _lock_of(folder: Path) -> str:
     return f"dist-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
 
 
-def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stamp: str, observer: Observer) -> None:
+def _write(folder: Path, parts: tuple[Part, ...], rendered: Mapping[str, str], stamp: str, observer: Observer) -> None:
     def copying(part: Part) -> None:
         free = shutil.disk_usage(folder.parent).free
         told = f"{folder} lies on another file system than the store: {part.size / 1e9:.1f} GB cannot be linked"
@@ -145,11 +147,11 @@ def _write(folder: Path, parts: tuple[Part, ...], texts: Mapping[str, str], stam
         fresh.mkdir()
         for part in parts:
             link_files(part.artifact.folder, part.files, fresh / part.name, partial(copying, part))
-        for name, text in {**texts, _STAMP: stamp}.items():
+        for name, text in {**rendered, _STAMP: stamp}.items():
             _write_text(fresh / name, text)
-        (fresh / "SHA256SUMS").write_text(_sums(parts, {**texts, _STAMP: stamp}), encoding="utf-8")
+        (fresh / "SHA256SUMS").write_text(_sums(parts, {**rendered, _STAMP: stamp}), encoding="utf-8")
         carry_over(folder, fresh, _PERSONAL)
-        _set_aside_edited(folder, fresh, texts, observer)
+        _set_aside_edited(folder, fresh, rendered, observer)
         swap_in(fresh, folder)
     finally:
         if fresh.exists():
@@ -164,20 +166,20 @@ def _make_place(dist: Path) -> None:
         raise NoPermissionError(message, hint="choose another place: --dist FOLDER") from error
 
 
-def _set_aside_edited(folder: Path, fresh: Path, texts: Mapping[str, str], observer: Observer) -> None:
+def _set_aside_edited(folder: Path, fresh: Path, rendered: Mapping[str, str], observer: Observer) -> None:
     """Keep the user's changes to text files of a bundle that is overwritten, and report their folder."""
-    edited = {name: text for name, text in _edited(folder) if texts.get(name) != text}
+    edited = {name: text for name, text in _edited(folder) if rendered.get(name) != text}
     for name, text in edited.items():
         _write_text(fresh / _EDITED / name, text)
     if edited:
         names = ", ".join(edited)
-        observer(Warned(f"{folder}: {names}: changed by hand, written anew; what was there is in {_EDITED}/"))
+        observer(Warned(f"{folder}: {names}: changed by hand, overwritten; your version is in {_EDITED}/"))
 
 
 def _edited(folder: Path) -> Iterator[tuple[str, str]]:
     """Return the text files of a bundle that were changed."""
     try:
-        written: dict[str, str] = json.loads((folder / _STAMP).read_bytes())["texts"]
+        written: dict[str, str] = json.loads((folder / _STAMP).read_bytes())[_DIGESTS]
     except (OSError, ValueError, KeyError, TypeError):
         return
     for name, digest in written.items():
@@ -198,8 +200,8 @@ def _write_text(file: Path, text: str) -> None:
         file.chmod(0o755)
 
 
-def _sums(parts: tuple[Part, ...], texts: Mapping[str, str]) -> str:
+def _sums(parts: tuple[Part, ...], rendered: Mapping[str, str]) -> str:
     """List every file for `sha256sum --check`. Artifacts were hashed when they were published."""
     sums = {f"{part.name}/{file.path}": file.sha256 for part in parts for file in part.files}
-    sums |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    sums |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in rendered.items()}
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

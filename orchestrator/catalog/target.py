@@ -45,7 +45,7 @@ class Target(_Part):
     """The source of each constant."""
 
     @model_validator(mode="after")
-    def _leaves_room(self) -> Self:
+    def _check_memory(self) -> Self:
         if self.reserve >= self.memory:
             message = f"reserve {self.reserve} leaves nothing of memory {self.memory}"
             raise ValueError(message)

@@ -19,7 +19,7 @@ from orchestrator.units import in_bytes, in_time
 
 _EVERY = 30.0
 """Seconds between two lines of the same phase in a log."""
-_ROOM = 60
+_LONGEST_DETAIL = 60
 """Characters of the server's last line."""
 
 
@@ -74,7 +74,7 @@ class DeployView:
     def _phase(self, phase: Phase) -> None:
         since = f" for {in_time(phase.seconds)}" if phase.seconds >= 1 else ""
         limit = f" of at most {in_time(phase.limit)}" if phase.limit and since else ""
-        detail = f" · {phase.detail[:_ROOM]}" if phase.detail else ""
+        detail = f" · {phase.detail[:_LONGEST_DETAIL]}" if phase.detail else ""
         self._move((phase.what, phase.text), f"{phase.what}: {phase.text}{since}{limit}{detail}")
 
     def _move(self, key: tuple[str, str], line: str) -> None:

@@ -174,11 +174,11 @@ class _Running:
 
 def _with_bar(step: str, amount: str, share: float | None, width: int) -> str:
     """Put a bar between a step and its amount if the line is wide enough."""
-    room = min(_LONGEST_BAR, width - len(step) - len(amount) - 2)
-    if share is None or room < _SHORTEST_BAR:
+    columns = min(_LONGEST_BAR, width - len(step) - len(amount) - 2)
+    if share is None or columns < _SHORTEST_BAR:
         return f"{step} {amount}"
-    filled = round(room * min(share, 1.0))
-    return f"{step} {'━' * filled}{'─' * (room - filled)} {amount}"
+    filled = round(columns * min(share, 1.0))
+    return f"{step} {'━' * filled}{'─' * (columns - filled)} {amount}"
 
 
 def _joined(facts: Iterable[str], width: int) -> str:

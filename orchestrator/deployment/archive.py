@@ -83,7 +83,7 @@ def archive(
     contents = list(_contents(folder))
     image_bytes = sum(_size(client, name) for name in names)
     total = sum(size for _, size in contents) + image_bytes
-    _require_room(file, total)
+    _require_space(file, total)
     observer(Phase("archive", f"{total / 1e9:.1f} GB to {file}, and as much again where it is unpacked"))
     script = _install_script(folder.name, names, _architecture(client), image_bytes)
     partial = file.with_name(f".{file.name}.part")
@@ -219,7 +219,7 @@ def _architecture(client: DockerClient) -> str:
         return str(client.version()["Arch"])
 
 
-def _require_room(file: Path, total: int) -> None:
+def _require_space(file: Path, total: int) -> None:
     with machine_faults(f"writing {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(file.parent).free

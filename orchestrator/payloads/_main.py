@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -58,8 +58,10 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 def _known(error: OSError) -> OrchestratorError | None:
     """Translate the operating system's refusals that a person can do something about."""
     where = error.filename or "the output folder"
-    if error.errno in _NO_ROOM:
-        return DiskFullError(f"{where}: no space is left on the disk", hint="Make room, or put the output elsewhere.")
+    if error.errno in _NO_SPACE:
+        return DiskFullError(
+            f"{where}: no space is left on the disk", hint="Free disk space, or put the output elsewhere."
+        )
     if error.errno in _NOT_ALLOWED:
         return NoPermissionError(f"{where}: {error.strerror}", hint="Check who owns it and who may write there.")
     return None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PERFORMANCE = "performance.json"
 DATASET = "dataset.jsonl"
 PROVENANCE = "ORCHESTRATOR_PROVENANCE"
-"""The variable in which whoever starts us may give digests, as a JSON object: they are not known to the step."""
+"""The variable in which the caller may give digests, as a JSON object: they are not known to the step."""
 
 _SECONDS_TO_STOP = 30.0
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples = list(islice((sample for sample in found if _said(sample) not in taken), options.samples))
     if len(samples) < options.samples:
         besides = " besides those that calibration takes" if taken else ""
-        message = f"{options.source}: {options.samples} samples are wanted, it has {len(samples)}{besides}"
+        message = f"{options.source}: {options.samples} samples are needed, it has {len(samples)}{besides}"
         raise CalibrationTextError(message, hint="lower the number of samples in the recipe, or add text")
     rows = ({"text": sample} if isinstance(sample, str) else {"messages": sample} for sample in samples)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -22,7 +22,7 @@ def messages_of(value: object, where: str) -> Messages:
     """
     turns = value if isinstance(value, list) else []
     if not turns or not all(_is_turn(turn) for turn in turns):
-        message = f"{where}: `messages`: expected a list of objects with the texts `role` and `content`"
+        message = f"{where}: `messages`: expected a list of objects with the strings `role` and `content`"
         raise CalibrationTextError(message)
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 

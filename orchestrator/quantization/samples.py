@@ -72,14 +72,14 @@ def text_batches(file: Path, tokenizer: Any, samples: int, length: int, batch_si
     Raises:
         CalibrationTextError: The file is not JSON Lines of `text` or `messages`, has too few, or there is no template.
     """
-    texts = _texts(file, tokenizer)[:samples]
-    if len(texts) < samples:
-        message = f"{file}: {samples} samples are wanted, it has {len(texts)}"
+    lines = _read_samples(file, tokenizer)[:samples]
+    if len(lines) < samples:
+        message = f"{file}: {samples} samples are needed, it has {len(lines)}"
         raise CalibrationTextError(message, hint="lower quantization.calibration.samples, or add text")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"  # generation would continue after the last token of each sample
-    encoded = tokenizer(texts, padding=True, truncation=True, max_length=length)
+    encoded = tokenizer(lines, padding=True, truncation=True, max_length=length)
     tokens = np.array(encoded["input_ids"], np.int64)
     mask = np.array(encoded["attention_mask"], np.int64)
     return [Batch(*rows) for rows in zip(_cut(tokens, batch_size), _cut(mask, batch_size), strict=True)]
@@ -89,7 +89,7 @@ def _cut(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
 
 
-def _texts(file: Path, tokenizer: Any) -> list[str]:  # noqa: ANN401 - a class of transformers
+def _read_samples(file: Path, tokenizer: Any) -> list[str]:  # noqa: ANN401 - a class of transformers
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         rows = [json.loads(line) for line in lines]

@@ -134,7 +134,7 @@ class CheckpointWriter:
             message = f"{spec}: {len(data)} rows from row {first} on are more than it has"
             raise ValueError(message)
         started = time.monotonic()
-        with _room(shard, name):
+        with _full_disk_named(shard, name):
             _write_all(shard.descriptor, np.ascontiguousarray(data).reshape(-1).view(np.uint8), begin)
         shard.missing -= data.nbytes
         shard.kept += data.nbytes
@@ -157,7 +157,7 @@ class CheckpointWriter:
             self._complete(shard)
 
     def _complete(self, shard: _Shard) -> None:
-        with _room(shard, "the end of the file"):
+        with _full_disk_named(shard, "the end of the file"):
             os.fsync(shard.descriptor)
         give_back(shard.descriptor, 0, 0)  # 0 bytes: to the end
         os.close(shard.descriptor)
@@ -174,7 +174,7 @@ class CheckpointWriter:
 
 
 @contextmanager
-def _room(shard: _Shard, what: str) -> Iterator[None]:
+def _full_disk_named(shard: _Shard, what: str) -> Iterator[None]:
     """Name what was being written when the disk became full."""
     try:
         yield
@@ -182,7 +182,7 @@ def _room(shard: _Shard, what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         message = f"{shard.path}: no space is left on the disk for {what}"
-        hint = "Make room, or put the output elsewhere; what was written is not used."
+        hint = "Free disk space, or put the output elsewhere; what was written is not used."
         raise DiskFullError(message, hint=hint) from error
 
 

@@ -22,7 +22,7 @@ from yamllint import linter
 from yamllint.config import YamlLintConfig
 
 from orchestrator.bundle.facts import Facts
-from orchestrator.bundle.targets import texts_of
+from orchestrator.bundle.targets import render_files
 from tests.support.bundles import BOOK, CATALOG, facts_of, served_recipes
 from tests.support.environments import checkov
 from tests.support.manifests import (
@@ -70,7 +70,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 
 def write(folder: Path, facts: Facts) -> None:
-    for path, text in texts_of(facts).items():
+    for path, text in render_files(facts).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
 

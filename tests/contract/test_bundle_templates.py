@@ -18,7 +18,7 @@ def template() -> str:
 def render(folder: Path) -> str:
     found = next((ROOT / "orchestrator/bundle/templates").rglob(template()))
     name = found.relative_to(ROOT / "orchestrator/bundle/templates").as_posix()
-    code = f"from orchestrator.bundle.texts import plain_text; print(plain_text({name!r}), end='')"
+    code = f"from orchestrator.bundle.templating import plain_text; print(plain_text({name!r}), end='')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},

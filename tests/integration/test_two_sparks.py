@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bundle.targets import texts_of
+from orchestrator.bundle.targets import render_files
 from tests.support.bundles import facts_of
 from tests.support.docker_daemon import do_without
 from tests.support.sparks import LINK, Sparks, why_not
@@ -20,7 +20,7 @@ RECIPE = "qwen3-235b-a22b-nvfp4"
 def render(folder: Path, artifacts: Path) -> Path:
     """Write a bundle for two, with a model of a few bytes."""
     facts = facts_of(RECIPE, artifacts)
-    contents = {name: text.encode() for name, text in texts_of(facts).items()}
+    contents = {name: text.encode() for name, text in render_files(facts).items()}
     for part in facts.parts:
         contents |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}
     for name, content in contents.items():

@@ -2,7 +2,7 @@
 
 - Other bytes at the same revision are a fault: every store would go on reusing what the old code wrote.
 - A new revision without new golden bytes is a fault, and a revision never goes back.
-- The file is only written anew where its rules allow it; new cases may always be added.
+- The file is only written again where its rules allow it; new cases may always be added.
 """
 
 from __future__ import annotations

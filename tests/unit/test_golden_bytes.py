@@ -1,4 +1,4 @@
-"""The rules of the golden bytes: what is a fault, and when the file may be written anew."""
+"""The rules of the golden bytes: what is a fault, and when the file may be written again."""
 
 from __future__ import annotations
 

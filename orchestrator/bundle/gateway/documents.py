@@ -140,7 +140,7 @@ class Documents:
     license: str
     version: str
     manifest: str
-    """The bodies of `/v1/metadata`, `/v1/license`, `/v1/version` and `/v1/manifest`, as JSON texts."""
+    """The bodies of `/v1/metadata`, `/v1/license`, `/v1/version` and `/v1/manifest`, as JSON."""
 
 
 def read_documents(folder: Path) -> Documents:

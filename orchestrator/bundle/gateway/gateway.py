@@ -95,7 +95,7 @@ class Gateway:
         self._metrics = Metrics()
         self._names: Names | None = None
         self._max_model_len = max_model_len
-        self._texts = {
+        self._bodies = {
             routes.METADATA: documents.metadata,
             routes.LICENSE: documents.license,
             routes.VERSION: documents.version,
@@ -173,7 +173,7 @@ class Gateway:
             case routes.MODELS:
                 return self._tell_models()
             case document:
-                return web.Response(text=self._texts[document], content_type=JSON)
+                return web.Response(text=self._bodies[document], content_type=JSON)
 
     def _live(self) -> web.Response:
         if self._engine.state is State.ENDED and not self.draining:

@@ -70,7 +70,7 @@ def _now() -> str:
 
 
 def _word(value: Field) -> str:
-    """Write a value so that it stays one word of one line, whoever chose it."""
+    """Write a value so that it stays one word of one line, even if a client chose it."""
     text = str(value)
     return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
 

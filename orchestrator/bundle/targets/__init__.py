@@ -24,7 +24,7 @@ from orchestrator.bundle.targets.cluster import one_machine
 from orchestrator.errors import BundleTargetError
 
 Files = Callable[[Facts], dict[str, str]]
-"""Gives texts by their path in the bundle; one that begins with `#!` becomes a program."""
+"""Gives the content of files by their path in the bundle; one that begins with `#!` becomes a program."""
 
 
 def _always(_: Facts) -> bool:
@@ -75,9 +75,9 @@ def choose(facts: Facts, names: Sequence[str]) -> Facts:
     return replace(facts, targets=chosen)
 
 
-def texts_of(facts: Facts) -> dict[str, str]:
+def render_files(facts: Facts) -> dict[str, str]:
     """Render every file of a bundle that is not an artifact's, by its path."""
-    texts: dict[str, str] = {}
+    rendered: dict[str, str] = {}
     for files in (*COMMON, *(TARGETS[name].files for name in facts.targets)):
-        texts |= files(facts)
-    return dict(sorted(texts.items()))
+        rendered |= files(facts)
+    return dict(sorted(rendered.items()))

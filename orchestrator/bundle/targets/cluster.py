@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.bundle.facts import MODEL_FOLDER, Facts
 from orchestrator.bundle.gateway.documents import MODEL
 from orchestrator.bundle.targets.dockerfile import CACHE, HEALTH_PORT, PORT
-from orchestrator.bundle.texts import plain_text, yaml_text
+from orchestrator.bundle.templating import plain_text, yaml_text
 
 _PROBE_SECONDS = 10
 _GIB = 2**30

@@ -8,7 +8,7 @@ from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.gateway.documents import MODEL
 from orchestrator.bundle.targets.dashboard import dashboard
 from orchestrator.bundle.targets.dockerfile import CACHE, HEALTHCHECK, PORT
-from orchestrator.bundle.texts import compose_text, plain_text, yaml_text
+from orchestrator.bundle.templating import compose_text, plain_text, yaml_text
 
 _IMAGES = {
     "prometheus": "docker.io/prom/prometheus:v3.5.0",

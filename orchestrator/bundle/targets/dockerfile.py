@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from orchestrator.bundle.facts import CONFIG, Facts
 from orchestrator.bundle.gateway.documents import MODEL, SERVE
-from orchestrator.bundle.texts import plain_text
+from orchestrator.bundle.templating import plain_text
 
 CACHE = "/opt/nim/.cache"
 """The folder of compiled kernels, kept between two starts."""

@@ -8,7 +8,7 @@ import json
 from orchestrator.bundle.facts import CONFIG, DRAFT_FOLDER, ENGINE_FOLDER, Facts
 from orchestrator.bundle.gateway.documents import ETC, MODEL, SERVE, Serve, ServeOption
 from orchestrator.bundle.profile import manifest_of, profile_of
-from orchestrator.bundle.texts import yaml_text
+from orchestrator.bundle.templating import yaml_text
 from orchestrator.recipe.model import HubModel
 
 _API = "1.0.0"

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.profile import profile_of
-from orchestrator.bundle.texts import plain_text
+from orchestrator.bundle.templating import plain_text
 from orchestrator.recipe.model import HubModel
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.gateway.variables import VARIABLES, Variable
-from orchestrator.bundle.texts import plain_text
+from orchestrator.bundle.templating import plain_text
 
 _CLUSTER = frozenset({"kubernetes", "helm", "nim-operator", "kserve"})
 _UPGRADES = {

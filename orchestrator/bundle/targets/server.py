@@ -13,5 +13,5 @@ def files(_: Facts) -> dict[str, str]:
     """Copy the gateway and its start script."""
     package = resources("orchestrator.bundle")
     sources = (entry for entry in (package / "gateway").iterdir() if entry.name.endswith(".py"))
-    texts = {f"gateway/{source.name}": source.read_text(encoding="utf-8") for source in sources}
-    return {_START: (package / _START).read_text(encoding="utf-8"), **texts}
+    rendered = {f"gateway/{source.name}": source.read_text(encoding="utf-8") for source in sources}
+    return {_START: (package / _START).read_text(encoding="utf-8"), **rendered}

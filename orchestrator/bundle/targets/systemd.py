@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.targets.cluster import values_of
-from orchestrator.bundle.texts import plain_text
+from orchestrator.bundle.templating import plain_text
 
 
 def files(facts: Facts) -> dict[str, str]:

@@ -8,7 +8,7 @@ from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.gateway.documents import MODEL
 from orchestrator.bundle.targets.compose import PASSED
 from orchestrator.bundle.targets.dockerfile import CACHE, HEALTH_PORT
-from orchestrator.bundle.texts import compose_text, plain_text
+from orchestrator.bundle.templating import compose_text, plain_text
 
 FOLDER = "two-sparks"
 _SSH_PORT = 2233
@@ -33,7 +33,7 @@ def files(facts: Facts) -> dict[str, str]:
         "model": str(MODEL),
         "passed": PASSED,
     }
-    texts = {
+    rendered = {
         "start.sh": plain_text("two_sparks/start.sh.j2", **values),
         "compose.yaml": compose_text("two_sparks/compose.yaml.j2", **values),
         "Dockerfile": plain_text("two_sparks/Dockerfile.j2", **values),
@@ -41,5 +41,5 @@ def files(facts: Facts) -> dict[str, str]:
         ".dockerignore": "*\n!Dockerfile\n!node.sh\n!launch.sh\n",
     }
     folder = resources("orchestrator.bundle") / "templates" / "two_sparks"
-    texts |= {name: (folder / name).read_text("utf-8") for name in _VERBATIM}
-    return {f"{FOLDER}/{name}": text for name, text in texts.items()}
+    rendered |= {name: (folder / name).read_text("utf-8") for name in _VERBATIM}
+    return {f"{FOLDER}/{name}": text for name, text in rendered.items()}

@@ -80,7 +80,7 @@ def _readable(file: Path) -> Lock | None:
     try:
         return read_lock(file)
     except LockInvalidError as error:
-        click.echo(f"{error.message}; it is made anew", err=True)
+        click.echo(f"{error.message}; it is created again", err=True)
         return None
 
 

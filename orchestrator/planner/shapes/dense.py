@@ -207,10 +207,10 @@ def decilm(fields: Fields, architecture: str) -> ModelShape:
             fields.wrong("block_configs", "a list of objects")
         part = Fields(block, f"{fields.where}: block_configs[{number}]")
         parts, heads = _block_attention(part.part("attention"), hidden, query)
-        perceptron, inner = _block_perceptron(part.part("ffn"), hidden)
+        dense_mlp, inner = _block_mlp(part.part("ffn"), hidden)
         widest = max(widest, inner)
         most = max(most, heads.key if heads else 1)
-        layers.append(((*parts, *perceptron), heads.memory() if heads else Memory()))
+        layers.append(((*parts, *dense_mlp), heads.memory() if heads else Memory()))
     largest = Heads(query, most, hidden // query, hidden)
     return Stack(fields, tied(fields)).shape(architecture, layers, largest, widest)
 
@@ -229,7 +229,7 @@ def _block_attention(part: Fields, hidden: int, query: int) -> tuple[Tensors, He
     return (*renamed(attention(heads), "self_attn"), norm), heads
 
 
-def _block_perceptron(part: Fields, hidden: int) -> tuple[Tensors, int]:
+def _block_mlp(part: Fields, hidden: int) -> tuple[Tensors, int]:
     norm = vector("post_attention_layernorm", hidden)
     if part.flag("no_op", default=False):
         return (), 0

@@ -118,7 +118,7 @@ def jamba(fields: Fields, architecture: str) -> ModelShape:
     """Jamba 1 and 1.5: Mamba-1 layers with an occasional attention. Every second MLP is a mixture of experts."""
     heads, inner = heads_of(fields), fields.size("intermediate_size")
     hidden, experts = heads.hidden, experts_of(fields, "num_experts")
-    perceptron = renamed(gated(hidden, inner), "feed_forward")
+    dense_mlp = renamed(gated(hidden, inner), "feed_forward")
     mixture = renamed(
         (*kept("router", experts.total, hidden, "router"), *experts.of(gated(hidden, inner, "expert"))), "feed_forward"
     )
@@ -129,7 +129,7 @@ def jamba(fields: Fields, architecture: str) -> ModelShape:
         attends = number % fields.size("attn_layer_period") == fields.count("attn_layer_offset")
         sparse = number % fields.size("expert_layer_period") == fields.count("expert_layer_offset")
         parts, memory = (renamed(attention(heads), "self_attn"), heads.memory()) if attends else mamba
-        layers.append(((*parts, *(mixture if sparse and experts.total > 1 else perceptron), *around), memory))
+        layers.append(((*parts, *(mixture if sparse and experts.total > 1 else dense_mlp), *around), memory))
     return Stack(fields, tied(fields), norm="final_layernorm").shape(architecture, layers, heads, inner)
 
 
@@ -189,7 +189,7 @@ def _shared_mixture(fields: Fields, experts: Tensors) -> tuple[Tensors, int]:
     hidden, inner = fields.size("hidden_size"), fields.size("moe_intermediate_size")
     wide = fields.size("shared_expert_intermediate_size")
     if fields.data.get("mlp_only_layers") or fields.size_or("decoder_sparse_step", 1) != 1:
-        fields.wrong("mlp_only_layers", "none: which perceptrons have no experts is not known here")
+        fields.wrong("mlp_only_layers", "none: which MLPs have no experts is not known here")
     parts = (
         *kept("gate", fields.size("num_experts"), hidden, "router"),
         *experts,
@@ -199,12 +199,12 @@ def _shared_mixture(fields: Fields, experts: Tensors) -> tuple[Tensors, int]:
     return parts, max(inner, wide)
 
 
-def _delta_stack(fields: Fields, architecture: str, perceptron: Tensors, widest: int, *, fused: bool) -> ModelShape:
+def _delta_stack(fields: Fields, architecture: str, dense_mlp: Tensors, widest: int, *, fused: bool) -> ModelShape:
     """Stack layers of a gated delta rule and of gated attention, each with the same MLP."""
     heads = heads_of(fields)
     attending = (renamed(_gated_attention(heads), "self_attn"), heads.memory())
     recurrent = _delta_rule(fields, heads.hidden, fused=fused)
-    around = (*renamed(perceptron, "mlp"), *norms(heads.hidden))
+    around = (*renamed(dense_mlp, "mlp"), *norms(heads.hidden))
     layers = []
     for attends in _attending(fields):
         parts, memory = attending if attends else recurrent

@@ -73,10 +73,10 @@ def qwen_moe_layers(
     windows = qwen_windows(fields)
     some_dense = not all(sparse(number) for number in range(len(windows)))
     inner = fields.size("intermediate_size") if some_dense else 0
-    perceptron = gated(hidden, inner) if some_dense else ()
+    dense_mlp = gated(hidden, inner) if some_dense else ()
     layers = []
     for number, window in enumerate(windows):
-        mlp = moe if sparse(number) else perceptron
+        mlp = moe if sparse(number) else dense_mlp
         layers.append(((*renamed(parts, "self_attn"), *renamed(mlp, "mlp"), *norms(hidden)), heads.memory(window)))
     return layers, max(inner, fields.size("moe_intermediate_size"))
 
@@ -222,8 +222,8 @@ def _deepseek(
     moe = _deepseek_moe(fields, hidden, corrected=corrected)
     around = (*renamed(parts, "self_attn"), *norms(hidden))
     sparse = (*around, *renamed(moe, "mlp"))
-    perceptron = (*around, *renamed(gated(hidden, inner), "mlp"))
-    layers = [(sparse if has_experts else perceptron, memory) for has_experts in chosen]
+    dense_mlp = (*around, *renamed(gated(hidden, inner), "mlp"))
+    layers = [(sparse if has_experts else dense_mlp, memory) for has_experts in chosen]
     proposers = fields.count_or("num_nextn_predict_layers", 0)
     beside = tuple(
         tensor for number in range(count, count + proposers) for tensor in _proposer(fields, sparse, hidden, number)

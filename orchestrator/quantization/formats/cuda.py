@@ -130,8 +130,8 @@ def _binary(nvrtc: ctypes.CDLL, architecture: str) -> bytes:
     """Compile for one architecture. NVRTC takes no folder for headers here, so the one header is passed as text."""
     program = ctypes.c_void_p()
     header = SOURCE.with_name("arithmetic.h")
-    texts, names = (ctypes.c_char_p * 1)(header.read_bytes()), (ctypes.c_char_p * 1)(header.name.encode())
-    made = nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"kernels.cu", 1, texts, names)
+    headers, names = (ctypes.c_char_p * 1)(header.read_bytes()), (ctypes.c_char_p * 1)(header.name.encode())
+    made = nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"kernels.cu", 1, headers, names)
     _checked(made, "nvrtcCreateProgram")
     try:
         options = (f"--gpu-architecture={architecture}".encode(), *EXACT)

@@ -18,7 +18,7 @@ from orchestrator.bundle.gateway.launch import decide, write_config
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
 from orchestrator.bundle.gather import gather
-from orchestrator.bundle.targets import documents, texts_of
+from orchestrator.bundle.targets import documents, render_files
 from orchestrator.serving.command import serve_command
 from tests.support.bundles import CATALOG, LICENSE, facts_of, pinned_recipe, served_recipes, stand_in_artifacts
 
@@ -140,7 +140,7 @@ def test_a_licence_without_a_file_is_where_the_model_is_published(tmp_path: Path
 
 
 def test_two_renders_of_one_build_are_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (texts_of(facts_of(ENGINE, tmp_path / run)) for run in ("a", "b"))
+    first, second = (render_files(facts_of(ENGINE, tmp_path / run)) for run in ("a", "b"))
     assert first == second
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.bundle.facts import Facts
 from orchestrator.bundle.gateway.variables import VARIABLES
-from orchestrator.bundle.targets import TARGETS, choose, model_card, readme, texts_of
+from orchestrator.bundle.targets import TARGETS, choose, model_card, readme, render_files
 from tests.support.bundles import facts_of, served_recipes
 
 ENGINE = "llama3-70b-nvfp4"
@@ -27,7 +27,7 @@ def card(facts: Facts) -> str:
 @pytest.mark.parametrize("name", served_recipes())
 def test_every_file_that_a_page_names_is_in_the_bundle(name: str, tmp_path: Path) -> None:
     facts = facts_of(name, tmp_path)
-    texts = texts_of(facts)
+    texts = render_files(facts)
     there = {f"{part.name}/{file.path}" for part in facts.parts for file in part.files} | set(texts) | {"SHA256SUMS"}
     folders = {parent.as_posix() + "/" for path in there for parent in Path(path).parents}
     for page in ("README.md", "MODEL_CARD.md"):

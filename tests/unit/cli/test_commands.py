@@ -313,7 +313,7 @@ def test_a_lock_that_cannot_be_read_is_made_again(shell: Shell) -> None:
     file.write_text("<<<<<<< HEAD\n")
     assert shell("build", RECIPE, "--dry-run") == 3
     assert shell("lock", RECIPE) == 0
-    assert "it is made anew" in shell.err
+    assert "it is created again" in shell.err
     assert shell("build", RECIPE, "--dry-run") == 0
 
 

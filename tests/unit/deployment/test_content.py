@@ -1,4 +1,4 @@
-"""Containers and images are made anew when what they are made of has changed, and only then."""
+"""Containers and images are created again when what they are made of has changed, and only then."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bundle.targets import texts_of
+from orchestrator.bundle.targets import render_files
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, read
 from orchestrator.deployment.container import Placed, create_arguments, specification
 from orchestrator.deployment.content import of_context, of_mount, stream_context
@@ -22,7 +22,7 @@ RECIPE = "llama3-8b-nvfp4"
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / RECIPE
-    contents = texts_of(facts_of(RECIPE, tmp_path / "artifacts")) | {"model/config.json": "{}", ".env": ""}
+    contents = render_files(facts_of(RECIPE, tmp_path / "artifacts")) | {"model/config.json": "{}", ".env": ""}
     for name, text in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

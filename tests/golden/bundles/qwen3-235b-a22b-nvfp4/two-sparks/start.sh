@@ -189,7 +189,7 @@ copy() {
   fine "${PEER} has the bundle and the image"
 }
 
-make_keys() { # for the two containers alone, and anew for each start
+make_keys() { # for the two containers alone, and new for each start
   local key
   for key in host user; do
     ssh-keygen -q -t ed25519 -N '' -C "${name}" -f "${work}/${key}"

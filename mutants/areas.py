@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Room:
+class Area:
     """A part of the code."""
 
     name: str
@@ -24,21 +24,21 @@ class Room:
             yield from sorted(place.rglob("*.py")) if place.is_dir() else [place]
 
 
-ROOMS = (
-    Room("planner", ("orchestrator/planner",)),
-    Room(
+AREAS = (
+    Area("planner", ("orchestrator/planner",)),
+    Area(
         "quantization",
         ("orchestrator/quantization",),
         ("tests/contract/test_payload_bytes.py", "tests/contract/test_costs.py"),
     ),
-    Room("store", ("orchestrator/store",), ("tests/contract/test_store_on_disk.py", "tests/contract/test_costs.py")),
-    Room(
+    Area("store", ("orchestrator/store",), ("tests/contract/test_store_on_disk.py", "tests/contract/test_costs.py")),
+    Area(
         "runner",
         ("orchestrator/app/runner.py", "orchestrator/app/key.py", "orchestrator/app/binding.py"),
         ("tests/contract/test_detach.py", "tests/contract/test_costs.py"),
     ),
-    Room("hub", ("orchestrator/hub",), ("tests/contract/test_hub",)),
-    Room("gateway", ("orchestrator/bundle/gateway",), ("tests/contract/gateway",)),
+    Area("hub", ("orchestrator/hub",), ("tests/contract/test_hub",)),
+    Area("gateway", ("orchestrator/bundle/gateway",), ("tests/contract/gateway",)),
 )
 TESTS = ("tests/unit", "tests/contract")
 """The tests that must notice a change."""
