@@ -339,7 +339,7 @@ def test_a_secret_is_a_file_and_docker_does_not_know_it(docker_bench: Bench, dae
     job = replace(docker_bench.job("wait"), secrets={"HF_TOKEN": SECRET})
     with in_background(docker_bench, job) as outcomes, closing(daemon.connect()) as client:
         wait_for(lambda: "waiting" in docker_bench.lines)
-        (container,) = client.containers.list(filters={"label": f"dev.orchestrator.app.key={KEY}"})
+        (container,) = client.containers.list(filters={"label": f"dev.orchestrator.key={KEY}"})
         inspected = json.dumps(container.attrs)
         (file,) = (Path(mount["Source"]) for mount in container.attrs["Mounts"] if "secret" in mount["Destination"])
         assert (file.read_text(), file.stat().st_mode & 0o777) == (SECRET, 0o600)
