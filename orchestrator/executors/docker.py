@@ -37,6 +37,7 @@ from orchestrator.executors.docker_arguments import (
 from orchestrator.executors.docker_client import DOCKER_ERRORS, connect, explain, explained, require_gpus, user_of
 from orchestrator.executors.docker_logs import LogPosition, LogStream
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
+from orchestrator.executors.interrupts import interrupts_held
 from orchestrator.executors.job import ContainerImage, Outcome, never_abort
 from orchestrator.executors.launcher import NOT_EXECUTABLE, NOT_FOUND
 from orchestrator.store import owner
@@ -149,23 +150,11 @@ class DockerExecutor:
             StepError: Raised by `abort_check`. The container is stopped and removed in the same way.
         """
         with closing(self._connect()) as client:
-            container, adopted, state = self._begin(client, job, observer)
-            output = Path(container.labels[LABEL + "output"])
-            channel = Channel(output, observer, job.secrets.values())
-            follower = _Follower(
-                self._connect, container, channel, observer, patience=self._patience, abort_check=abort_check
-            )
             try:
-                channel.take(state.get("Error", "").encode())
-                state = state or follower.to_the_end()
-            except (KeyboardInterrupt, StepError):
-                follower.stop(self._grace)
+                return self._run(client, job, observer, abort_check)
+            except KeyboardInterrupt:
+                _remove_own(client, job)
                 raise
-            finally:
-                channel.close()
-            if state.get("Status") in _ENDED:
-                remove_secrets(secrets_of(container.attrs))
-            return outcome(state, output, adopted=adopted)
 
     def forget(self, job: Job) -> None:
         """Remove the job's ended container and its secret files. A running container stays.
@@ -200,15 +189,31 @@ class DockerExecutor:
             if container is not None:
                 _remove(container)
 
+    def _run(self, client: DockerClient, job: Job, observer: Observer, abort_check: AbortCheck) -> Outcome:
+        container, adopted, state = self._begin(client, job, observer)
+        output = Path(container.labels[LABEL + "output"])
+        channel = Channel(output, observer, job.secrets.values())
+        follower = _Follower(
+            self._connect, container, channel, observer, patience=self._patience, abort_check=abort_check
+        )
+        try:
+            channel.take(state.get("Error", "").encode())
+            state = state or follower.to_the_end()
+        except (KeyboardInterrupt, StepError):
+            follower.stop(self._grace)
+            raise
+        finally:
+            channel.close()
+        if state.get("Status") in _ENDED:
+            remove_secrets(secrets_of(container.attrs))
+        return outcome(state, output, adopted=adopted)
+
     def _begin(self, client: DockerClient, job: Job, observer: Observer) -> tuple[Container, bool, Mapping[str, Any]]:
         """Return the job's running container, whether it was found, and a state if it ended at once."""
         while True:
             container, adopted = self._container(client, job, observer)
             try:
                 return container, adopted, start_once(container)
-            except KeyboardInterrupt:
-                _remove(container)
-                raise
             except _LimitRefusedError:
                 if self._limits == LIMITS_UNRAISED and not adopted:
                     raise
@@ -294,7 +299,8 @@ def _create(client: DockerClient, job: Job, limits: Mapping[str, int]) -> Contai
     files = write_secrets(job.secrets)
     try:
         described = describe(job, user=user, secrets=files, owner=owner.this_process(), limits=limits)
-        return client.containers.create(**create_arguments(described))
+        with interrupts_held():
+            return client.containers.create(**create_arguments(described))
     except BaseException as error:
         remove_secrets(files.values())
         if isinstance(error, APIError) and error.status_code == HTTPStatus.CONFLICT:
@@ -348,7 +354,8 @@ def _alone_at(output: Path) -> Iterator[None]:
 
 def _start_created(container: Container) -> Mapping[str, Any]:
     try:
-        container.start()
+        with interrupts_held():
+            container.start()
     except DOCKER_ERRORS as error:
         reason = str(getattr(error, "explanation", None) or error)
         status = _exit_status(reason)
@@ -380,6 +387,14 @@ def _remove(container: Container) -> None:
                 raise
             container.wait(condition="removed")
     remove_secrets(secrets_of(container.attrs))
+
+
+def _remove_own(client: DockerClient, job: Job) -> None:
+    """Remove the job's container after an interruption if this process created it and has not removed it yet."""
+    with suppress(MachineError):  # without Docker the container stays, and the next build adopts it
+        container = _find(client, job)
+        if container is not None and container.labels.get(LABEL + "owner") == owner.this_process():
+            _remove(container)
 
 
 def _left(container: Container) -> LeftContainer:

@@ -9,19 +9,22 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from docker.api import APIClient
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
@@ -112,6 +115,61 @@ def test_a_log_that_is_no_longer_followed_leaves_no_connection(
     finally:
         gc.enable()
         container.remove(force=True)
+
+
+# Interruptions
+
+
+@contextmanager
+def interrupted_before() -> Iterator[None]:
+    """Interrupt this process, as Ctrl-C does, just before a request is sent."""
+    signal.raise_signal(signal.SIGINT)
+    yield
+
+
+@contextmanager
+def interrupted_during() -> Iterator[None]:
+    """Interrupt it while Docker works on a request."""
+    timer = threading.Timer(0.005, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+@contextmanager
+def interrupted_after() -> Iterator[None]:
+    """Interrupt it after Docker has answered."""
+    try:
+        yield
+    finally:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the socket of a request that was cut
+@pytest.mark.parametrize("interrupted", [interrupted_before, interrupted_during, interrupted_after])
+@pytest.mark.parametrize("name", ["create_container_from_config", "start", "inspect_container", "logs"])
+def test_no_container_is_left_whenever_the_user_interrupts(
+    bench: Bench,
+    client: DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    interrupted: Callable[[], AbstractContextManager[None]],
+) -> None:
+    send = getattr(APIClient, name)
+    interruptions = iter([interrupted()])
+
+    def request(*arguments: object, **options: object) -> object:
+        with next(interruptions, nullcontext()):
+            return send(*arguments, **options)
+
+    monkeypatch.setattr(APIClient, name, request)
+    with pytest.raises(KeyboardInterrupt):
+        bench.executor.run(replace(bench.job("wait"), secrets={"TOKEN": "hf_canary"}), bench.see)
+    with pytest.raises(NotFound):
+        client.containers.get(bench.container)
+    assert list(Path(tempfile.gettempdir()).glob(f"orchestrator-secrets-*{os.getpid()}*")) == []
 
 
 # Adoption
