@@ -21,7 +21,8 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.support.goals import Goal, missed
-from orchestrator.quantization.formats import cuda, devices, fp8, nvfp4
+from orchestrator.quantization.formats import cuda, fp8, kernels, nvfp4
+from orchestrator.quantization.formats.e2m1 import Encoded
 from tests.support.encoders import OnTensors, differences
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def main() -> None:
     wrong = [f"{device}: {case}" for device in ("cpu", "cuda")[: 1 + gpu] for case in differences(OnTensors(device))]
     if gpu:
         wrong += _large(torch, options.megabytes * 1_000_000 // 8)
-        compiled = cuda.loops(torch, 0) is not None
+        compiled = isinstance(cuda.functions(0), cuda.Functions)
         with_loops = _measured(torch, options.megabytes * 1_000_000)
-        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, loops compiled: {compiled}")
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, functions compiled: {compiled}")
         print(json.dumps(with_loops, indent=2))
     for case in wrong[:20]:
         print(f"DIFFERS {case}")
@@ -63,28 +64,28 @@ def main() -> None:
 
 
 def _large(torch: Any, elements: int) -> list[str]:  # noqa: ANN401 - the library
-    """Compare one large random weight, with compiled loops and with torch's operations."""
+    """Compare one large random weight, contiguous and transposed."""
     rows = elements // 8192
     weight = np.random.default_rng(3).standard_normal((rows, 8192), np.float32).astype(ml_dtypes.bfloat16)
     amax = float(np.abs(weight.astype(np.float32)).max())
     four, eight = nvfp4.tensor_scale(amax), fp8.tensor_scale(amax)
     expected, expected_8 = nvfp4.encode(weight, four), fp8.encode(weight, eight)
     tensor = torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16).cuda()
-    wrong = [] if float(devices.largest_magnitude(tensor)) == amax else ["large: largest magnitude"]
-    for name, given in (("loops", tensor), ("operations", tensor.t().contiguous().t())):
-        encoded: Any = devices.encode_nvfp4(given, four)
+    wrong = [] if float(kernels.largest_magnitude(tensor)) == amax else ["large: largest magnitude"]
+    for name, given in (("contiguous", tensor), ("transposed", tensor.t().contiguous().t())):
+        encoded: Any = kernels.encode_nvfp4(given, four)
         found = (_bytes(torch, encoded.codes), _bytes(torch, encoded.scales))
         if found != (expected.codes.tobytes(), expected.scales.tobytes()):
             wrong.append(f"large: NVFP4, {name}")
-        if _bytes(torch, devices.encode_fp8(given, eight)) != expected_8.tobytes():
+        if _bytes(torch, kernels.encode_fp8(given, eight)) != expected_8.tobytes():
             wrong.append(f"large: FP8, {name}")
-    errors = (devices.nvfp4_error(tensor, devices.encode_nvfp4(tensor, four), four), _noise(weight, expected, four))
+    errors = (kernels.nvfp4_error(tensor, kernels.encode_nvfp4(tensor, four), four), _noise(weight, expected, four))
     if not np.allclose(errors[0], errors[1], rtol=1e-4):
         wrong.append(f"large: errors {errors}")
     return wrong
 
 
-def _noise(weight: Any, encoded: nvfp4.Encoded, scale: np.float32) -> tuple[float, float]:  # noqa: ANN401 - an array
+def _noise(weight: Any, encoded: Encoded[Any], scale: np.float32) -> tuple[float, float]:  # noqa: ANN401 - an array
     exact = weight.astype(np.float64)
     off = exact - nvfp4.decode(encoded, scale)
     return float(np.square(exact).sum()), float(np.square(off).sum())
@@ -99,16 +100,16 @@ def _measured(torch: Any, size: int) -> dict[str, dict[str, float]]:  # noqa: AN
     weight = (torch.randn(size // 2 // 8192, 8192, device="cuda") * 0.02).to(torch.bfloat16)
     size, scale = weight.numel() * 2, np.float32(0.1 / 2688)
     target = torch.empty_like(weight)
-    encoded = devices.encode_nvfp4(weight, scale)
-    numbers = devices.encode_fp8(weight, np.float32(0.001))
+    encoded = kernels.encode_nvfp4(weight, scale)
+    numbers = kernels.encode_fp8(weight, np.float32(0.001))
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "copy": (lambda: target.copy_(weight), 2 * size),
-        "nvfp4": (lambda: devices.encode_nvfp4(weight, scale), size + size * 9 // 32),
-        "fp8": (lambda: devices.encode_fp8(weight, np.float32(0.001)), size + size // 2),
-        "mxfp4": (lambda: devices.encode_mxfp4(weight), size + size * 17 // 64),
-        "largest magnitude": (lambda: devices.largest_magnitude(weight), size),
-        "nvfp4 error": (lambda: devices.nvfp4_error(weight, encoded, scale), size + size * 9 // 32),
-        "fp8 error": (lambda: devices.fp8_error(weight, numbers, np.float32(0.001)), size + size // 2),
+        "nvfp4": (lambda: kernels.encode_nvfp4(weight, scale), size + size * 9 // 32),
+        "fp8": (lambda: kernels.encode_fp8(weight, np.float32(0.001)), size + size // 2),
+        "mxfp4": (lambda: kernels.encode_mxfp4(weight), size + size * 17 // 64),
+        "largest magnitude": (lambda: kernels.largest_magnitude(weight), size),
+        "nvfp4 error": (lambda: kernels.nvfp4_error(weight, encoded, scale), size + size * 9 // 32),
+        "fp8 error": (lambda: kernels.fp8_error(weight, numbers, np.float32(0.001)), size + size // 2),
     }
     found = {name: _rate(torch, work, moved) for name, (work, moved) in ways.items()}
     for name in ("nvfp4", "fp8", "mxfp4"):

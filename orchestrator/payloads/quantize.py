@@ -19,7 +19,7 @@ from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import auto, calibrated, cost, dequantize, heap, offered, onepass, report
 from orchestrator.quantization.files import write_json
-from orchestrator.quantization.formats import kernels
+from orchestrator.quantization.formats import gpu, kernels
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.writer import SHARD_BYTES
@@ -63,6 +63,8 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:
     device = _text.device(options.device)
+    if device != "cpu":
+        gpu.warn_if_unavailable(Reporter())
     if options.threads is not None:
         library("torch").set_num_threads(options.threads)
     settings = calibrated.Settings(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activations import flowing
+from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
 from orchestrator.quantization.libraries import library
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from orchestrator.events import Observer
+    from orchestrator.events import Event, Observer
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.schemes import Scheme
 
@@ -96,7 +96,7 @@ def quantize_auto(
     choose(
         _groups(surveyed, {}), _limit(surveyed, budget), _weights(surveyed)
     )  # refuse too small a budget before any layer runs
-    halfway = partial(_told, observer, len(surveyed.layers))
+    halfway = partial(_half, observer, len(surveyed.layers))
     _Survey(surveyed, how, report, partial(halfway, 0)).run(batches, scratch)
     chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget), _weights(surveyed))
     plan = Plan.make(source, SCHEMES["nvfp4"], exclude, kv_cache, chosen.formats)
@@ -110,8 +110,9 @@ def quantize_auto(
     return report
 
 
-def _told(observer: Observer, layers: int, before: int, event: Any) -> None:  # noqa: ANN401 - any event
-    observer(replace(event, done=event.done + before, total=2 * layers))
+def _half(observer: Observer, layers: int, before: int, event: Event) -> None:
+    """Report the progress of one of the two passes over the layers."""
+    observer(replace(event, done=event.done + before, total=2 * layers) if isinstance(event, Progress) else event)
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ class _Survey:
         way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
         with self.report.cost.phase("load"):
             model = LayeredModel.load(self.plan, how.device)
-            model.hidden = flowing(torch, how.device, spill=way.spill, folder=how.scratch)
+            model.hidden = hidden_states(how.device, spill=way.spill, folder=how.scratch)
             model.begin(self._embedding(used := used_tokens(batches)), batches, used)
             if scratch.done:
                 model.restore(scratch.hidden())

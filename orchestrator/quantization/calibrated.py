@@ -17,7 +17,8 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activations import flowing
+from orchestrator.quantization.activations import hidden_states
+from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude
@@ -45,8 +46,6 @@ _WRITES_BEHIND = 4
 _COPIED_AT_ONCE = 1_000_000
 """Bytes. The write queue is then as long as that of an encoded matrix, of which a piece becomes 1.1 MB in NVFP4.
 Its length depends on the disk."""
-KV_SCALE = np.float32(448)
-"""Keys and values are FP8 numbers in the cache. The largest magnitude becomes the largest number."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class _Walk:
 
     plan: Plan
     writer: CheckpointWriter
-    memory: Residence
+    memory: Residence[Any]
     how: Settings
     way: resources.Way
     report: Report
@@ -167,7 +166,7 @@ class _Walk:
         with self.report.cost.phase("load"):
             model = LayeredModel.load(self.plan, how.device)
             folder = how.scratch or self.writer.folder
-            model.hidden = flowing(model.torch, how.device, spill=self.way.spill, folder=folder)
+            model.hidden = hidden_states(how.device, spill=self.way.spill, folder=folder)
             used = used_tokens(batches)
             model.begin(picked(self._copied(embedding), used, self.plan.spec(embedding)), batches, used)
             if scratch.done:
@@ -221,7 +220,7 @@ class _Walk:
                 for name, magnitude in zip(
                     self.plan.cache_scales(unit), (measured.keys, measured.values), strict=False
                 ):
-                    self.memory.put_out(name, np.array(_cache_scale(magnitude)))
+                    self.memory.put_out(name, np.array(fp8.tensor_scale(magnitude)))
             self.report.layer(f"{self.plan.stack}.{number}", measured)
 
     def _quantize(
@@ -266,11 +265,6 @@ def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
         group = layout.input_group(f"{layer}.{module}")
         found[group] = max(found.get(group, 0.0), amax)
     return found
-
-
-def _cache_scale(amax: float) -> np.float32:
-    scale = np.float32(amax) / KV_SCALE
-    return scale if scale > 0 else np.float32(1)
 
 
 @dataclass

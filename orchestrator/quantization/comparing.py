@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.quantization import resources
 from orchestrator.quantization.resources import Needs
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.quantized import Quantized
     from orchestrator.quantization.samples import Batch
+    from orchestrator.quantization.torch_types import Torch
     from orchestrator.quantization.walk import WalkSettings
 
 LOGITS_BYTES = 64_000_000
@@ -45,7 +46,7 @@ class ComparisonNeeds(Needs):
         return {**super().parts, "or the head in place of a layer": self.head}
 
 
-def spills(plan: Plan, quantized: Quantized, batches: Sequence[Batch], how: WalkSettings, torch: Any) -> bool:  # noqa: ANN401 - the library
+def spills(plan: Plan, quantized: Quantized, batches: Sequence[Batch], how: WalkSettings, torch: Torch) -> bool:
     """Decide whether hidden states must be kept in a file.
 
     Args:

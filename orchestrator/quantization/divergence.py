@@ -15,7 +15,7 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
-from orchestrator.quantization.activations import flowing
+from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.comparing import LOGITS_BYTES, spills
 from orchestrator.quantization.evaluation import Evaluation, GroupError, LayerError
@@ -31,7 +31,7 @@ from orchestrator.quantization.served import Arithmetic, operands
 from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableSequence, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.served import Operand
+    from orchestrator.quantization.torch_types import HiddenStates, Tensor, Torch
 
 _CHUNK_BYTES = 4_000_000
 """Rows of the embedding at a time."""
@@ -74,8 +75,8 @@ def evaluate(
     torch = library("torch")
     spill = spills(plan, quantized, batches, how, torch)
     model = LayeredModel.load(plan, how.device)
-    model.hidden = flowing(torch, how.device, spill=spill, folder=how.scratch)
-    hidden = flowing(torch, how.device, spill=spill, folder=how.scratch)
+    model.hidden = hidden_states(how.device, spill=spill, folder=how.scratch)
+    hidden = hidden_states(how.device, spill=spill, folder=how.scratch)
     return _Walk(plan, quantized, batches, model, hidden, how, observer).run(scratch)
 
 
@@ -87,11 +88,11 @@ class _Walk:
     quantized: Quantized
     batches: Sequence[Batch]
     model: LayeredModel
-    hidden: MutableSequence[Any]
+    hidden: HiddenStates
     """Hidden states of the quantized model. The model has the original's."""
     how: WalkSettings
     observer: Observer
-    masks: list[Any] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
 
     def run(self, scratch: Scratch[LayerError]) -> Evaluation:
         self._begin(scratch)
@@ -124,7 +125,7 @@ class _Walk:
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
         instead = Arithmetic(model.torch, served, cache).instead
-        drift = Drift(model.torch)
+        drift = Drift()
         with model.resident(number, _mixed(tensors, served)) as layer, layer.running(instead=instead) as forward:
             for position, hidden in enumerate(self.hidden):
                 after = forward(position, hidden)
@@ -185,12 +186,12 @@ class _Totals:
     surprise: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """Sums of -ln p(next token), of the original and of the quantized model."""
 
-    def add(self, torch: Any, original: Any, quantized: Any, following: Any) -> None:  # noqa: ANN401 - of torch
+    def add(self, torch: Torch, original: Tensor, quantized: Tensor, following: Tensor) -> None:
         """Add tokens: log probabilities of both models of shape [tokens, vocabulary], and the next tokens."""
         terms = original.exp() * (original - quantized)
         divergence = torch.where(original > -torch.inf, terms, 0.0).double().sum(-1)  # p ln p is 0 where p is
         self.divergences.append(divergence.clamp(min=0).cpu().numpy())
-        self.agreed += int((original.argmax(-1) == quantized.argmax(-1)).sum())
+        self.agreed += int(original.argmax(-1).eq(quantized.argmax(-1)).sum())
         for number, logarithms in enumerate((original, quantized)):
             self.surprise[number] -= float(logarithms.gather(-1, following[:, None]).double().sum())
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from orchestrator.errors import DependencyMissingError
 
+if TYPE_CHECKING:
+    from types import ModuleType
 
-def library(name: str) -> Any:  # noqa: ANN401 - a library without types here
+    from orchestrator.quantization.torch_types import Torch
+
+
+@overload
+def library(name: Literal["torch"]) -> Torch: ...
+@overload
+def library(name: str) -> ModuleType: ...
+def library(name: str) -> Any:
     """Import a library for calibration.
 
     Raises:

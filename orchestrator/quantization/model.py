@@ -9,7 +9,7 @@ Then one layer at a time is filled with weights, runs over all batches, and is e
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.skeleton import Call
+    from orchestrator.quantization.torch_types import HiddenStates
 
 
 @dataclass
@@ -41,7 +42,7 @@ class LayeredModel:
     torch: Any
     model: Any
     device: str
-    hidden: MutableSequence[Any] = field(default_factory=list)
+    hidden: HiddenStates = field(default_factory=list)
     """Hidden states for the next layer, a tensor for each batch."""
     _calls: list[list[Call]] = field(default_factory=list)
     """For each layer and batch, the layer's other inputs."""

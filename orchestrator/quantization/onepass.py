@@ -21,6 +21,7 @@ from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.pipeline import Buffers, ReadAhead, WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.torch_arrays import numbers
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from orchestrator.events import Observer
     from orchestrator.quantization.tensors import StoredTensor
+    from orchestrator.quantization.torch_types import Tensor
 
 CHUNK_BYTES = 4_000_000
 _CHUNKS_AHEAD = 6
@@ -237,7 +239,7 @@ def _taken(kept: deque[_Rows]) -> Iterator[_Rows]:
         yield kept.popleft()
 
 
-def largest_magnitude(rows: Any, tensor: StoredTensor, first: int = 0) -> float:  # noqa: ANN401 - an array or a tensor of torch
+def largest_magnitude(rows: NDArray[Any] | Tensor, tensor: StoredTensor, first: int = 0) -> float:
     """Return the largest magnitude of a weight or some of its rows, from row `first` on.
 
     Raises:
@@ -245,11 +247,7 @@ def largest_magnitude(rows: Any, tensor: StoredTensor, first: int = 0) -> float:
     """
     largest = float(kernels.largest_magnitude(rows))
     if not np.isfinite(largest):
-        message = f"{tensor.file}: {tensor.name}: found {largest} in row {_bad_row(rows) + first}"
+        row = int(np.argmin(np.isfinite(numbers(rows)).all(axis=1)))
+        message = f"{tensor.file}: {tensor.name}: found {largest} in row {row + first}"
         raise CheckpointError(message, hint="A model with such weights cannot be quantized; download it again.")
     return largest
-
-
-def _bad_row(rows: Any) -> int:  # noqa: ANN401 - an array or a tensor of torch
-    numbers = rows.astype(np.float32) if isinstance(rows, np.ndarray) else rows.float().cpu().numpy()
-    return int(np.argmin(np.isfinite(numbers).all(axis=1)))

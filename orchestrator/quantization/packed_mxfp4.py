@@ -15,6 +15,7 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.formats import mxfp4
+from orchestrator.quantization.formats.e2m1 import Encoded
 from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Experts:
             writer.write(self.spec.name, self._decoded(codes[0], scales[0], expert)[np.newaxis], expert)
 
     def _decoded(self, codes: NDArray[np.uint8], scales: NDArray[np.uint8], expert: int) -> NDArray[Any]:
-        weight = mxfp4.decode(mxfp4.Encoded(codes.reshape(len(codes), -1), scales))
+        weight = mxfp4.decode(Encoded(codes.reshape(len(codes), -1), scales))
         with np.errstate(over="ignore"):
             rounded = weight.astype(ml_dtypes.bfloat16)
         if not np.isfinite(rounded).all():

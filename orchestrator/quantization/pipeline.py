@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ class Lent:
     give_back: Callable[[], None]
     _taken: int = 0
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever NumPy takes
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Return an array in unused memory of this piece, like `numpy.empty`."""
         kind = np.dtype(dtype)
         begin = -(-self._taken // kind.itemsize) * kind.itemsize

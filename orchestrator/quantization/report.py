@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.quantization.cost import Cost
+from orchestrator.quantization.torch_arrays import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
+    from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.schemes import Scheme
     from orchestrator.quantization.watch import Measured
 
@@ -35,13 +35,13 @@ class TensorReport:
     saturated: int = 0
     input_scale: np.float32 | None = None
 
-    def add(self, rows: Any, encoded: Mapping[str, Any]) -> None:  # noqa: ANN401 - arrays or tensors of torch
+    def add(self, rows: Numbers, encoded: Mapping[str, Numbers]) -> None:
         """Add some rows and their encoding."""
         signal, noise = self.scheme.error(rows, encoded, self.scale)
         self.signal += signal
         self.noise += noise
         if "_scale" in encoded:
-            scales = _numbers(encoded["_scale"])
+            scales = numbers(encoded["_scale"])
             self.smallest = min(self.smallest, float(scales.min(initial=np.inf)))
             self.largest = max(self.largest, float(scales.max(initial=0)))
             self.saturated += int(np.count_nonzero(scales == 2.0**-9))
@@ -58,13 +58,6 @@ class TensorReport:
         if self.largest:
             entry["block_scales"] = {"min": self.smallest, "max": self.largest, "at_smallest": self.saturated}
         return entry
-
-
-def _numbers(scales: Any) -> NDArray[np.float32]:  # noqa: ANN401 - an array or a tensor of torch
-    found: NDArray[np.float32] = (
-        scales.astype(np.float32) if isinstance(scales, np.ndarray) else scales.float().cpu().numpy()
-    )
-    return found
 
 
 @dataclass

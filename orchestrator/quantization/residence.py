@@ -7,7 +7,6 @@ it is released after use. On a GPU they and the results are copied through a few
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import queue
 from dataclasses import dataclass, field
@@ -17,7 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from orchestrator.quantization.files import give_back, opened
+from orchestrator.quantization.formats.e2m1 import Numbers
+from orchestrator.quantization.libraries import library
 from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.torch_arrays import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.pipeline import WriteBehind
     from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.torch_types import CudaEvent, Dtype, Stream, Tensor, Torch
     from orchestrator.quantization.writer import CheckpointWriter
 
 _PIECE = 4_000_000
@@ -36,30 +39,14 @@ BUFFER = 32 << 20
 BUFFERS = 4
 """Buffers for each direction."""
 
-TORCH_TYPES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-}
+TORCH_TYPES = {name: kind.name for name, kind in DTYPES.items()}
+"""By the name in a header."""
 
 
-class Residence(Protocol):
+class Residence(Protocol[Numbers]):
     """The memory of a processor or GPU."""
 
-    def take_in(self, names: Sequence[str]) -> dict[str, Any]:
+    def take_in(self, names: Sequence[str]) -> dict[str, Numbers]:
         """Return tensors by name, in the plan's types: arrays, or tensors of torch.
 
         Raises:
@@ -69,10 +56,10 @@ class Residence(Protocol):
     def let_go(self, names: Sequence[str]) -> None:
         """Release the inputs. Nothing refers to them any more."""
 
-    def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array or a tensor of torch
+    def pieces(self, tensor: Numbers) -> Iterator[tuple[int, Numbers]]:
         """Split a tensor into runs of rows: the first row, and the rows."""
 
-    def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - an array or a tensor of torch
+    def put_out(self, name: str, rows: Numbers | NDArray[Any], first: int = 0) -> None:
         """Write a tensor, or its rows from `first` on, a little later. The caller may release them at once."""
 
 
@@ -85,7 +72,7 @@ class OnProcessor:
     behind: WriteBehind
     _maps: dict[Path, mmap.mmap] = field(default_factory=dict)
 
-    def take_in(self, names: Sequence[str]) -> dict[str, Any]:
+    def take_in(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """See `Residence`."""
         passing = np.empty(_PIECE, np.uint8)
         for name in names:
@@ -105,11 +92,11 @@ class OnProcessor:
             with opened(tensor.file) as descriptor:
                 give_back(descriptor, tensor.begin, tensor.size)
 
-    def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array
+    def pieces(self, tensor: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         """See `Residence`."""
         return _runs(tensor, _PIECE)
 
-    def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - an array
+    def put_out(self, name: str, rows: NDArray[Any], first: int = 0) -> None:
         """See `Residence`."""
         kept = np.array(rows) if rows.base is not None else rows  # mapped pages are released before the write
         self.behind.do(partial(self.writer.write, name, kept, first))
@@ -133,11 +120,11 @@ class OnGpu:
     plan: Plan
     writer: CheckpointWriter
     behind: WriteBehind
-    torch: Any
+    torch: Torch
     device: str
-    _way_in: queue.SimpleQueue[tuple[Any, Any]] = field(default_factory=queue.SimpleQueue)
-    _way_out: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
-    _stream: Any = None
+    _way_in: queue.SimpleQueue[tuple[Tensor, CudaEvent]] = field(default_factory=queue.SimpleQueue)
+    _way_out: queue.SimpleQueue[Tensor] = field(default_factory=queue.SimpleQueue)
+    _stream: Stream = field(init=False)
 
     def __post_init__(self) -> None:
         """Pin the buffers."""
@@ -146,10 +133,10 @@ class OnGpu:
             self._way_in.put((self._buffer(), self.torch.cuda.Event()))
             self._way_out.put(self._buffer())
 
-    def _buffer(self) -> Any:  # noqa: ANN401 - a tensor of torch
+    def _buffer(self) -> Tensor:
         return self.torch.empty(BUFFER, dtype=self.torch.uint8, pin_memory=True)
 
-    def take_in(self, names: Sequence[str]) -> dict[str, Any]:
+    def take_in(self, names: Sequence[str]) -> dict[str, Tensor]:
         """See `Residence`. Everything has been copied when this returns."""
         found = {name: self._empty(name) for name in names}
         # Earlier work on the GPU may still use this memory.
@@ -160,12 +147,12 @@ class OnGpu:
         wanted = {name: _torch_type(self.torch, self.plan.types[name]) for name in names}
         return {name: tensor.to(wanted[name]) for name, tensor in found.items()}
 
-    def _empty(self, name: str) -> Any:  # noqa: ANN401 - a tensor of torch
+    def _empty(self, name: str) -> Tensor:
         tensor = self.plan.checkpoint.tensors[name]
         kind = _torch_type(self.torch, tensor.dtype)
         return self.torch.empty(tensor.shape, dtype=kind, device=self.device)
 
-    def _read(self, name: str, target: Any) -> None:  # noqa: ANN401 - a tensor of torch
+    def _read(self, name: str, target: Tensor) -> None:
         for begin in range(0, target.numel(), BUFFER):
             count = min(BUFFER, target.numel() - begin)
             buffer, free = self._way_in.get()
@@ -181,11 +168,11 @@ class OnGpu:
     def let_go(self, names: Sequence[str]) -> None:
         """See `Residence`: torch releases a tensor without references."""
 
-    def pieces(self, tensor: Any) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - a tensor of torch
+    def pieces(self, tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
         """See `Residence`: an encoded piece fits a buffer."""
         return _runs(tensor, BUFFER)
 
-    def put_out(self, name: str, rows: Any, first: int = 0) -> None:  # noqa: ANN401 - a tensor of torch, or an array
+    def put_out(self, name: str, rows: Tensor | NDArray[Any], first: int = 0) -> None:
         """See `Residence`."""
         if isinstance(rows, np.ndarray):
             self.behind.do(partial(self.writer.write, name, rows, first))
@@ -193,8 +180,7 @@ class OnGpu:
         flat = rows.contiguous().reshape(-1).view(self.torch.uint8)
         kind = DTYPES[self.writer.spec(name).dtype]
         if flat.numel() > BUFFER:  # one row is
-            array = flat.cpu().numpy().view(kind).reshape(tuple(rows.shape))
-            self.behind.do(partial(self.writer.write, name, array, first))
+            self.behind.do(partial(self.writer.write, name, as_array(rows), first))
             return
         buffer = self._way_out.get()
         buffer[: flat.numel()].copy_(flat)
@@ -202,14 +188,14 @@ class OnGpu:
         self.behind.do(partial(self.writer.write, name, array, first), finally_=partial(self._way_out.put, buffer))
 
 
-def residence(plan: Plan, writer: CheckpointWriter, behind: WriteBehind, device: str) -> Residence:
+def residence(plan: Plan, writer: CheckpointWriter, behind: WriteBehind, device: str) -> Residence[Any]:
     """Create the residence for a device, as torch names it."""
     if device == "cpu":
         return OnProcessor(plan, writer, behind)
-    return OnGpu(plan, writer, behind, importlib.import_module("torch"), device)
+    return OnGpu(plan, writer, behind, library("torch"), device)
 
 
-def _runs(tensor: Any, size: int) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 - an array or a tensor of torch
+def _runs(tensor: Numbers, size: int) -> Iterator[tuple[int, Numbers]]:
     if not tensor.shape:
         yield 0, tensor
         return
@@ -218,5 +204,6 @@ def _runs(tensor: Any, size: int) -> Iterator[tuple[int, Any]]:  # noqa: ANN401 
         yield first, tensor[first : first + step]
 
 
-def _torch_type(torch: Any, name: str) -> Any:  # noqa: ANN401 - the library, and a type of it
-    return getattr(torch, TORCH_TYPES[name])
+def _torch_type(torch: Torch, name: str) -> Dtype:
+    kind: Dtype = getattr(torch, TORCH_TYPES[name])
+    return kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.errors import MemoryBudgetError
 from orchestrator.quantization.residence import BUFFER, BUFFERS
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
+    from orchestrator.quantization.torch_types import Torch
 
 _LIBRARIES = 700_000_000
 """Bytes of a process that has loaded torch and transformers and runs its threads (0.38 to 0.6 GB observed)."""
@@ -129,7 +130,7 @@ def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "mem
     raise MemoryBudgetError(message, hint=needed.hint)
 
 
-def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | None, spill: bool, torch: Any) -> Way:  # noqa: ANN401 - the library
+def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | None, spill: bool, torch: Torch) -> Way:
     """Choose the way for a plan on this machine.
 
     Args:
@@ -152,7 +153,7 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
     return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory")
 
 
-def is_shared(torch: Any, device: str) -> bool:  # noqa: ANN401 - the library
+def is_shared(torch: Torch, device: str) -> bool:
     """Tell whether a device, as torch names it, shares the processor's memory."""
     return device == "cpu" or bool(getattr(torch.cuda.get_device_properties(device), "is_integrated", False))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.tensors import TensorSpec
+    from orchestrator.quantization.torch_types import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def random_batches(vocabulary: int, samples: int, length: int, batch_size: int =
     return [Batch(rows, np.ones_like(rows)) for rows in _cut(drawn, batch_size)]
 
 
-def text_batches(file: Path, tokenizer: Any, samples: int, length: int, batch_size: int = 1) -> list[Batch]:  # noqa: ANN401 - a class of transformers
+def text_batches(file: Path, tokenizer: Tokenizer, samples: int, length: int, batch_size: int = 1) -> list[Batch]:
     """Tokenize text as ModelOpt does: each sample has at most `length` tokens, and all are padded to the longest.
 
     Args:
@@ -89,7 +90,7 @@ def _cut(rows: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
     return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
 
 
-def _read_samples(file: Path, tokenizer: Any) -> list[str]:  # noqa: ANN401 - a class of transformers
+def _read_samples(file: Path, tokenizer: Tokenizer) -> list[str]:
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         rows = [json.loads(line) for line in lines]
@@ -99,7 +100,7 @@ def _read_samples(file: Path, tokenizer: Any) -> list[str]:  # noqa: ANN401 - a 
     return [_text(row, f"{file}:{number}", tokenizer) for number, row in enumerate(rows, start=1)]
 
 
-def _text(row: object, where: str, tokenizer: Any) -> str:  # noqa: ANN401 - a class of transformers
+def _text(row: object, where: str, tokenizer: Tokenizer) -> str:
     if isinstance(row, dict) and "messages" in row:
         try:
             return str(tokenizer.apply_chat_template(messages_of(row["messages"], where), tokenize=False))

@@ -10,6 +10,7 @@ import numpy as np
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
+from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class Scheme(Protocol):
     def input_scale(self, amax: float) -> np.float32:
         """Return the scale of a module's input with this largest magnitude."""
 
-    def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
         """Encode rows of a weight; return the rows of each tensor by the suffix of its name.
 
         Args:
@@ -57,7 +58,7 @@ class Scheme(Protocol):
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """Decode encoded rows."""
 
-    def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
+    def error(self, rows: Numbers, encoded: Mapping[str, Numbers], scale: np.float32) -> tuple[float, float]:
         """Return the sums of squares of rows and of their encoding error."""
 
     def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
@@ -92,18 +93,18 @@ class Nvfp4:
         """See `Scheme`: an input's blocks are scaled as a weight's are."""
         return nvfp4.tensor_scale(amax)
 
-    def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
         """See `Scheme`."""
         encoded = kernels.encode_nvfp4(rows, scale, empty)
         return {"": encoded.codes, "_scale": encoded.scales}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """See `Scheme`."""
-        return nvfp4.decode(nvfp4.Encoded(encoded[""], encoded["_scale"]), scale)
+        return nvfp4.decode(Encoded(encoded[""], encoded["_scale"]), scale)
 
-    def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
+    def error(self, rows: Numbers, encoded: Mapping[str, Numbers], scale: np.float32) -> tuple[float, float]:
         """See `Scheme`."""
-        return kernels.nvfp4_error(rows, nvfp4.Encoded(encoded[""], encoded["_scale"]), scale)
+        return kernels.nvfp4_error(rows, Encoded(encoded[""], encoded["_scale"]), scale)
 
     def scalars(self, scale: np.float32) -> dict[str, NDArray[Any]]:
         """See `Scheme`."""
@@ -136,7 +137,7 @@ class Fp8:
         """See `Scheme`."""
         return fp8.tensor_scale(amax)
 
-    def encode(self, rows: NDArray[Any], scale: np.float32, empty: Empty = np.empty) -> dict[str, NDArray[Any]]:
+    def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
         """See `Scheme`."""
         return {"": kernels.encode_fp8(rows, scale, empty)}
 
@@ -144,7 +145,7 @@ class Fp8:
         """See `Scheme`."""
         return fp8.decode(encoded[""], scale)
 
-    def error(self, rows: NDArray[Any], encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> tuple[float, float]:
+    def error(self, rows: Numbers, encoded: Mapping[str, Numbers], scale: np.float32) -> tuple[float, float]:
         """See `Scheme`."""
         return kernels.fp8_error(rows, encoded[""], scale)
 

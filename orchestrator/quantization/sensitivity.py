@@ -9,7 +9,7 @@ up over modules and layers. The choice of formats and the search for causes rely
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.offered import PROBE_TOKENS
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.model import LayeredModel
     from orchestrator.quantization.samples import Batch
-
-Tensor = Any
-"""A tensor of torch, which is not installed for type checks."""
+    from orchestrator.quantization.torch_types import Tensor
 
 
 def groups_of(modules: Iterable[str]) -> list[tuple[str, ...]]:
@@ -43,7 +41,6 @@ def patterns_of(group: Sequence[str]) -> tuple[str, ...]:
 class Probe:
     """The unquantized inputs and outputs of a layer for some batches."""
 
-    torch: Any
     before: Sequence[Tensor]
     after: Sequence[Tensor]
     masks: Sequence[Tensor]
@@ -61,11 +58,11 @@ class Probe:
         before = [model.hidden[position] for position in kept]
         for position, hidden in enumerate(model.hidden):
             model.hidden[position] = forward(position, hidden)
-        return cls(model.torch, before, [model.hidden[position] for position in kept], masks)
+        return cls(before, [model.hidden[position] for position in kept], masks)
 
     def error(self, forward: Callable[[int, Tensor], Tensor]) -> float:
         """Run the layer with changes and return the mean relative error over tokens."""
-        drift = Drift(self.torch)
+        drift = Drift()
         for position, (before, after, mask) in enumerate(zip(self.before, self.after, self.masks, strict=True)):
             drift.add(after, forward(position, before), mask)
         return drift.mean
@@ -75,7 +72,6 @@ class Probe:
 class Drift:
     """The mean over tokens of a relative error."""
 
-    torch: Any
     total: float = 0.0
     tokens: int = 0
 

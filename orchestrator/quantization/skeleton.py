@@ -11,7 +11,7 @@ alternate.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from orchestrator.quantization.libraries import library
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from orchestrator.quantization.torch_types import HiddenStates
 
 
 def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of transformers
@@ -108,7 +110,7 @@ def listen(
     model: Any,  # noqa: ANN401 - a model of transformers
     layers: Sequence[Any],
     inputs: Iterable[Mapping[str, Any]],
-    hidden: MutableSequence[Any],
+    hidden: HiddenStates,
 ) -> list[list[Call]]:
     """Run a model's own forward with layers that only record their inputs.
 
@@ -135,7 +137,7 @@ class _Notes:
     """Replaces all layers."""
 
     shared: _Shared
-    hidden: MutableSequence[Any]
+    hidden: HiddenStates
     calls: list[list[Call]]
 
     def layer(self, number: int, hidden: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get

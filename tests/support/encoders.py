@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.formats import cuda, devices, e2m1, fp8, kernels, mxfp4, nvfp4
+from orchestrator.quantization.formats import cuda, e2m1, fp8, kernels, mxfp4, nvfp4
+from orchestrator.quantization.torch_arrays import as_array, as_tensor
+from orchestrator.quantization.torch_types import Tensor
 
 _EVERY = np.arange(1 << 16, dtype=np.uint16)
 FINITE = _EVERY[(_EVERY & 0x7F80) != 0x7F80]
@@ -125,30 +126,28 @@ class OnTensors:
 
     def __init__(self, device: str) -> None:
         """Encode on a device, as torch names it."""
-        self._torch: Any = importlib.import_module("torch")
         self._device = device
 
     def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        encoded: Any = devices.encode_nvfp4(self._tensor(weight), scale_2)
+        encoded = kernels.encode_nvfp4(self._tensor(weight), scale_2)
         return self._bytes(encoded.codes), self._bytes(encoded.scales)
 
     def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
         """See `Encoder`."""
-        return self._bytes(devices.encode_fp8(self._tensor(weight), scale))
+        return self._bytes(kernels.encode_fp8(self._tensor(weight), scale))
 
     def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        encoded: Any = devices.encode_mxfp4(self._tensor(weight))
+        encoded = kernels.encode_mxfp4(self._tensor(weight))
         return self._bytes(encoded.codes), self._bytes(encoded.scales)
 
-    def _tensor(self, weight: NDArray[Any]) -> Any:  # noqa: ANN401 - a tensor
-        bits = self._torch.from_numpy(np.ascontiguousarray(weight).view(np.int16).copy())
-        return bits.view(self._torch.bfloat16).to(self._device)
+    def _tensor(self, weight: NDArray[Any]) -> Tensor:
+        return as_tensor(weight, self._device)
 
-    def _bytes(self, tensor: Any) -> bytes:  # noqa: ANN401 - a tensor
-        found: bytes = tensor.contiguous().view(self._torch.uint8).cpu().numpy().tobytes()
-        return found
+    @staticmethod
+    def _bytes(tensor: Tensor) -> bytes:
+        return as_array(tensor).tobytes()
 
 
 def digests(encoder: Encoder) -> dict[str, str]:

@@ -1,7 +1,6 @@
-"""Compiles `kernels.cu` for the present GPU with torch's NVRTC, and calls it through the driver.
+"""Compiles `kernels.cu` for the present GPU with NVRTC, which comes with torch, and runs it through the driver.
 
-As with `kernels.c`, nothing is installed or kept. Without NVRTC or the driver there are no compiled loops, and
-`devices` encodes with the operations of torch.
+As with `kernels.c`, nothing is installed or kept.
 """
 
 from __future__ import annotations
@@ -11,10 +10,16 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from orchestrator.quantization.libraries import library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from orchestrator.quantization.torch_types import Tensor, Torch
+
+    Argument = Tensor | ctypes.c_float | ctypes.c_longlong
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 
@@ -26,97 +31,91 @@ _BLOCKS_PER_PROCESSOR = 128
 """Measured on an H100: fewer leave the end to a few processors, many more cost start-up time."""
 
 _LOCK = threading.Lock()
-_LOADED: dict[int, Loops | None] = {}
+_LOADED: dict[int, Functions | CudaError] = {}
+
+
+class CudaError(Exception):
+    """The functions cannot be compiled or loaded; the message says why."""
 
 
 @dataclass(frozen=True)
-class Loops:
-    """The compiled loops on one device."""
+class Functions:
+    """The compiled functions on one device."""
 
-    torch: Any
+    torch: Torch
     device: int
     driver: ctypes.CDLL
     context: ctypes.c_void_p
-    functions: Mapping[str, ctypes.c_void_p]
+    handles: Mapping[str, ctypes.c_void_p]
     most_blocks: int
 
-    def blocks(self, eights: int) -> int:
+    def blocks(self, groups: int) -> int:
         """Return the number of thread blocks for a number of groups of eight values."""
-        return max(1, min(-(-eights // _THREADS), self.most_blocks))
+        return max(1, min(-(-groups // _THREADS), self.most_blocks))
 
-    def run(self, name: str, eights: int, *arguments: Any) -> None:  # noqa: ANN401 - tensors and numbers of C
-        """Call a loop on torch's current stream. It may still run when this returns.
+    def run(self, name: str, groups: int, *arguments: Argument) -> None:
+        """Run a function on torch's current stream. It may still run when this returns.
 
         Args:
             name: One of `_FUNCTIONS`.
-            eights: Number of groups of eight values.
+            groups: Number of groups of eight values.
             arguments: Tensors, which are passed as addresses, and numbers of C.
         """
-        values = [ctypes.c_void_p(given.data_ptr()) if hasattr(given, "data_ptr") else given for given in arguments]
-        places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        numbers = ctypes.c_float | ctypes.c_longlong
+        values = [one if isinstance(one, numbers) else ctypes.c_void_p(one.data_ptr()) for one in arguments]
+        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         stream = ctypes.c_void_p(self.torch.cuda.current_stream(self.device).cuda_stream)
-        _checked(self.driver.cuCtxSetCurrent(self.context), "cuCtxSetCurrent")
-        grid, threads = (self.blocks(eights), 1, 1), (_THREADS, 1, 1)
-        launched = self.driver.cuLaunchKernel(self.functions[name], *grid, *threads, 0, stream, places, None)
-        _checked(launched, f"the launch of {name}")
+        _check(self.driver.cuCtxSetCurrent(self.context), "cuCtxSetCurrent")
+        grid, threads = (self.blocks(groups), 1, 1), (_THREADS, 1, 1)
+        status = self.driver.cuLaunchKernel(self.handles[name], *grid, *threads, 0, stream, addresses, None)
+        _check(status, f"the launch of {name}")
 
 
-def loops(torch: Any, device: int) -> Loops | None:  # noqa: ANN401 - the library
-    """Return the loops on a device, compiled at the first call; None if that fails."""
+def functions(device: int) -> Functions | CudaError:
+    """Return the functions on a device, compiled at the first call, or why they are not available."""
     with _LOCK:
         if device not in _LOADED:
-            _LOADED[device] = _compiled(torch, device)
+            try:
+                _LOADED[device] = _load(library("torch"), device)
+            except (OSError, AttributeError, CudaError) as error:  # no library, an older one, or a refusal
+                _LOADED[device] = error if isinstance(error, CudaError) else CudaError(str(error))
         return _LOADED[device]
 
 
-def forget() -> None:
-    """Compile again at the next call."""
-    with _LOCK:
-        _LOADED.clear()
-
-
-def _compiled(torch: Any, device: int) -> Loops | None:  # noqa: ANN401 - the library
+def _load(torch: Torch, device: int) -> Functions:
     properties = torch.cuda.get_device_properties(device)
-    try:
-        image = _binary(_nvrtc(torch), f"sm_{properties.major}{properties.minor}")
-        driver = ctypes.CDLL("libcuda.so.1")
-        torch.zeros(1, device=f"cuda:{device}")  # torch makes the context
-        context, module, ordinal = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
-        _checked(driver.cuDeviceGet(ctypes.byref(ordinal), device), "cuDeviceGet")
-        _checked(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal), "cuDevicePrimaryCtxRetain")
-        _checked(driver.cuCtxSetCurrent(context), "cuCtxSetCurrent")
-        _checked(driver.cuModuleLoadData(ctypes.byref(module), image), "cuModuleLoadData")
-        functions = {}
-        for name in _FUNCTIONS:
-            functions[name] = ctypes.c_void_p()
-            _checked(driver.cuModuleGetFunction(ctypes.byref(functions[name]), module, name.encode()), name)
-    except (OSError, AttributeError, _CudaError):
-        return None
+    image = _binary(_nvrtc(torch), f"sm_{properties.major}{properties.minor}")
+    driver = ctypes.CDLL("libcuda.so.1")
+    torch.zeros((1,), dtype=torch.uint8, device=f"cuda:{device}")  # torch creates the context
+    context, module, ordinal = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
+    _check(driver.cuDeviceGet(ctypes.byref(ordinal), device), "cuDeviceGet")
+    _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal), "cuDevicePrimaryCtxRetain")
+    _check(driver.cuCtxSetCurrent(context), "cuCtxSetCurrent")
+    _check(driver.cuModuleLoadData(ctypes.byref(module), image), "cuModuleLoadData")
+    handles = {name: ctypes.c_void_p() for name in _FUNCTIONS}
+    for name, handle in handles.items():
+        _check(driver.cuModuleGetFunction(ctypes.byref(handle), module, name.encode()), name)
     most_blocks = properties.multi_processor_count * _BLOCKS_PER_PROCESSOR
-    return Loops(torch, device, driver, context, functions, most_blocks)
+    return Functions(torch, device, driver, context, handles, most_blocks)
 
 
-class _CudaError(Exception):
-    """The driver or NVRTC reports an error."""
-
-
-def _checked(status: int, what: str) -> None:
+def _check(status: int, what: str) -> None:
     if status:
         message = f"{what}: status {status}"
-        raise _CudaError(message)
+        raise CudaError(message)
 
 
-def _nvrtc(torch: Any) -> ctypes.CDLL:  # noqa: ANN401 - the library
-    for place in _places(torch):
+def _nvrtc(torch: Torch) -> ctypes.CDLL:
+    for path in _paths(torch):
         with suppress(OSError):
-            for part in Path(place).parent.glob("libnvrtc-builtins.so*") if "/" in place else ():
-                ctypes.CDLL(str(part))  # it finds this by name when it compiles
-            return ctypes.CDLL(place)
-    message = "no libnvrtc"
-    raise _CudaError(message)
+            for part in Path(path).parent.glob("libnvrtc-builtins.so*") if "/" in path else ():
+                ctypes.CDLL(str(part))  # NVRTC finds it by name when it compiles
+            return ctypes.CDLL(path)
+    message = "found no libnvrtc"
+    raise CudaError(message)
 
 
-def _places(torch: Any) -> Iterator[str]:  # noqa: ANN401 - the library
+def _paths(torch: Torch) -> Iterator[str]:
     """Yield possible paths of NVRTC: the loader's, those of torch's wheels, torch's own, the toolkit's."""
     name = f"libnvrtc.so.{str(torch.version.cuda).partition('.')[0]}"
     yield name
@@ -131,16 +130,16 @@ def _binary(nvrtc: ctypes.CDLL, architecture: str) -> bytes:
     program = ctypes.c_void_p()
     header = SOURCE.with_name("arithmetic.h")
     headers, names = (ctypes.c_char_p * 1)(header.read_bytes()), (ctypes.c_char_p * 1)(header.name.encode())
-    made = nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"kernels.cu", 1, headers, names)
-    _checked(made, "nvrtcCreateProgram")
+    status = nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE.read_bytes(), b"kernels.cu", 1, headers, names)
+    _check(status, "nvrtcCreateProgram")
     try:
         options = (f"--gpu-architecture={architecture}".encode(), *EXACT)
         given = (ctypes.c_char_p * len(options))(*options)
-        _checked(nvrtc.nvrtcCompileProgram(program, len(options), given), "nvrtcCompileProgram")
+        _check(nvrtc.nvrtcCompileProgram(program, len(options), given), "nvrtcCompileProgram")
         size = ctypes.c_size_t()
-        _checked(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)), "nvrtcGetCUBINSize")
+        _check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)), "nvrtcGetCUBINSize")
         image = ctypes.create_string_buffer(size.value)
-        _checked(nvrtc.nvrtcGetCUBIN(program, image), "nvrtcGetCUBIN")
+        _check(nvrtc.nvrtcGetCUBIN(program, image), "nvrtcGetCUBIN")
         return image.raw
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))

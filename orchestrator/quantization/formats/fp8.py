@@ -38,16 +38,17 @@ LARGEST = 448.0
 _ELEMENTS_AT_ONCE = 1 << 18
 
 
-def tensor_scale(amax: float) -> np.float32:
+def tensor_scale(amax: float, largest: float = LARGEST) -> np.float32:
     """Return `weight_scale` for a tensor, or a group of tensors, with the given largest magnitude.
 
     Args:
         amax: Finite and not negative; 0 for a tensor of zeros.
+        largest: What `amax` becomes.
     """
     if not (np.isfinite(amax) and amax >= 0):
         message = f"the largest magnitude of a tensor is finite and not negative, not {amax}"
         raise ValueError(message)
-    scale = np.float32(amax) / np.float32(LARGEST)
+    scale = np.float32(amax) / np.float32(largest)
     return scale if scale > 0 else np.float32(1)
 
 

@@ -5,7 +5,8 @@ its processor in less than a second, again for each process. Nothing is installe
 run.
 The compiled loops support BF16, the type of nearly every checkpoint, and run on several threads.
 
-Tensors of torch are encoded on their device, see `devices`.
+A tensor on a GPU is encoded there, see `gpu`. Where that is not possible, it is copied to the processor, which encodes
+it, and the result is copied back.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.formats import devices, fp8, nvfp4
+from orchestrator.quantization.formats import e2m1, fp8, mxfp4, nvfp4
+from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
+from orchestrator.quantization.formats.gpu import GpuWeight
+from orchestrator.quantization.torch_arrays import as_array, as_tensor
 from orchestrator.quantization.torch_types import Tensor
 
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 """Returns an uninitialized array of a shape and type."""
-
-Weight = TypeVar("Weight", NDArray[Any], Tensor)
 
 SOURCE = Path(__file__).with_name("kernels.c")
 
@@ -119,12 +121,14 @@ def forget() -> None:
             library.pool.shutdown()
 
 
-def encode_nvfp4(weight: Weight, scale_2: np.float32, empty: Empty = np.empty) -> nvfp4.Encoded:
-    """Encode as `nvfp4.encode` does; the compiled loops write to what `empty` gives."""
+def encode_nvfp4(weight: Numbers, scale_2: np.float32, empty: Empty = np.empty) -> Encoded[Numbers]:
+    """Encode as `nvfp4.encode` does, where the weight is; the compiled loops write to what `empty` gives."""
+    e2m1.check_shape("NVFP4", nvfp4.BLOCK, tuple(weight.shape))
     if not isinstance(weight, np.ndarray):
-        return devices.encode_nvfp4(weight, scale_2)
+        on_gpu = GpuWeight.of(weight)
+        return on_gpu.encode_nvfp4(scale_2) if on_gpu else _returned(encode_nvfp4(as_array(weight), scale_2), weight)
     library = _library_for(weight)
-    if library is None or weight.ndim != 2 or weight.shape[1] % nvfp4.BLOCK:  # noqa: PLR2004 - it refuses such shapes
+    if library is None:
         return nvfp4.encode(weight, scale_2)
     rows, columns = weight.shape
     codes = empty((rows, columns // 2), np.uint8)
@@ -141,13 +145,23 @@ def encode_nvfp4(weight: Weight, scale_2: np.float32, empty: Empty = np.empty) -
         )
 
     library.each(weight.size, nvfp4.BLOCK, work)
-    return nvfp4.Encoded(codes, scales)
+    return Encoded(codes, scales)
 
 
-def encode_fp8(weight: Weight, scale: np.float32, empty: Empty = np.empty) -> Weight:
-    """Encode as `fp8.encode` does; the compiled loops write to what `empty` gives."""
+def encode_mxfp4(weight: Numbers) -> Encoded[Numbers]:
+    """Encode as `mxfp4.encode` does, where the weight is; there are no compiled loops for processors."""
+    e2m1.check_shape("MXFP4", mxfp4.BLOCK, tuple(weight.shape))
+    if isinstance(weight, np.ndarray):
+        return mxfp4.encode(weight)
+    on_gpu = GpuWeight.of(weight)
+    return on_gpu.encode_mxfp4() if on_gpu else _returned(mxfp4.encode(as_array(weight)), weight)
+
+
+def encode_fp8(weight: Numbers, scale: np.float32, empty: Empty = np.empty) -> Numbers:
+    """Encode as `fp8.encode` does, where the weight is; the compiled loops write to what `empty` gives."""
     if not isinstance(weight, np.ndarray):
-        return devices.encode_fp8(weight, scale)
+        on_gpu = GpuWeight.of(weight)
+        return on_gpu.encode_fp8(scale) if on_gpu else as_tensor(encode_fp8(as_array(weight), scale), weight.device)
     library = _library_for(weight)
     if library is None:
         return fp8.encode(weight, scale)
@@ -161,10 +175,11 @@ def encode_fp8(weight: Weight, scale: np.float32, empty: Empty = np.empty) -> We
     return codes
 
 
-def largest_magnitude(weight: Weight) -> np.float32:
+def largest_magnitude(weight: Numbers) -> np.float32:
     """Return the largest magnitude, which is not finite if a number is not finite; 0 for an empty array."""
     if not isinstance(weight, np.ndarray):
-        return np.float32(devices.largest_magnitude(weight))
+        on_gpu = GpuWeight.of(weight)
+        return np.float32(on_gpu.largest_magnitude()) if on_gpu else largest_magnitude(as_array(weight))
     library = _library_for(weight)
     if library is None:
         largest: np.float32 = np.abs(weight.astype(np.float32)).max(initial=0)  # NaN wins over every number
@@ -178,10 +193,14 @@ def largest_magnitude(weight: Weight) -> np.float32:
     return np.float32(np.array(bits, np.uint16).view(ml_dtypes.bfloat16))
 
 
-def nvfp4_error(weight: Weight, encoded: nvfp4.Encoded, scale_2: np.float32) -> tuple[float, float]:
+def nvfp4_error(weight: Numbers, encoded: Encoded[Numbers], scale_2: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its encoding error."""
     if not isinstance(weight, np.ndarray):
-        return devices.nvfp4_error(weight, encoded, scale_2)
+        on_gpu = GpuWeight.of(weight)
+        if on_gpu:
+            return on_gpu.nvfp4_error(encoded, scale_2)
+        here = Encoded(as_array(encoded.codes), as_array(encoded.scales))
+        return nvfp4_error(as_array(weight), here, scale_2)
     library = _library_for(weight)
     if library is None:
         return _error(weight, nvfp4.decode(encoded, scale_2))
@@ -195,10 +214,13 @@ def nvfp4_error(weight: Weight, encoded: nvfp4.Encoded, scale_2: np.float32) -> 
     return _total(library.each(weight.size, nvfp4.BLOCK, work))
 
 
-def fp8_error(weight: Weight, encoded: Weight, scale: np.float32) -> tuple[float, float]:
+def fp8_error(weight: Numbers, encoded: Numbers, scale: np.float32) -> tuple[float, float]:
     """Return the sums of squares of a weight and of its encoding error."""
     if not isinstance(weight, np.ndarray):
-        return devices.fp8_error(weight, encoded, scale)
+        on_gpu = GpuWeight.of(weight)
+        if on_gpu:
+            return on_gpu.fp8_error(encoded, scale)
+        return fp8_error(as_array(weight), as_array(encoded), scale)
     library = _library_for(weight)
     if library is None:
         return _error(weight, fp8.decode(encoded, scale))
@@ -209,6 +231,11 @@ def fp8_error(weight: Weight, encoded: Weight, scale: np.float32) -> tuple[float
         return _sums(partial(library.functions.fp8_error, _at(weight, first * 2), count, scalar, _at(encoded, first)))
 
     return _total(library.each(weight.size, 1, work))
+
+
+def _returned(encoded: Encoded[NDArray[Any]], weight: Tensor) -> Encoded[Tensor]:
+    """Copy what the processor encoded to the weight's device."""
+    return Encoded(as_tensor(encoded.codes, weight.device), as_tensor(encoded.scales, weight.device))
 
 
 def _library_for(weight: NDArray[Any]) -> _Library | None:

@@ -24,12 +24,12 @@ OpenAI publishes gpt-oss in this format, cut into `blocks` [..., in/32, 16] of p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orchestrator.quantization.formats import e2m1
+from orchestrator.quantization.formats.e2m1 import Encoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,28 +42,7 @@ _NAN = 255
 _ELEMENTS_AT_ONCE = 1 << 18
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A weight, or some of its rows, in MXFP4."""
-
-    codes: NDArray[np.uint8]
-    """Shape [out, in/2]."""
-    scales: NDArray[np.uint8]
-    """Shape [out, in/32]: exponents plus 127."""
-
-
-def check_shape(shape: tuple[int, ...]) -> None:
-    """Refuse a weight that is not two-dimensional with whole blocks in each row.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if len(shape) != 2 or shape[1] % BLOCK:  # noqa: PLR2004 - rows and columns
-        message = f"MXFP4 needs shape [out, in] with in a multiple of {BLOCK}, not {list(shape)}"
-        raise ValueError(message)
-
-
-def encode(weight: NDArray[Any]) -> Encoded:
+def encode(weight: NDArray[Any]) -> Encoded[NDArray[Any]]:
     """Encode a weight, or any run of its rows; temporary memory is bounded.
 
     Args:
@@ -72,7 +51,7 @@ def encode(weight: NDArray[Any]) -> Encoded:
     Raises:
         ValueError: The shape is not two-dimensional with whole blocks in each row.
     """
-    check_shape(weight.shape)
+    e2m1.check_shape("MXFP4", BLOCK, weight.shape)
     rows, columns = weight.shape
     codes = np.empty((rows, columns // 2), np.uint8)
     scales = np.empty((rows, columns // BLOCK), np.uint8)
@@ -86,7 +65,7 @@ def encode(weight: NDArray[Any]) -> Encoded:
     return Encoded(codes, scales)
 
 
-def decode(encoded: Encoded) -> NDArray[np.float32]:
+def decode(encoded: Encoded[NDArray[Any]]) -> NDArray[np.float32]:
     """Decode a weight, or some of its rows, to FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
     blocks = e2m1.VALUES[e2m1.unpack(encoded.codes)].reshape(rows, -1, BLOCK)

@@ -32,13 +32,13 @@ than for a tensor of zeros the bytes are the same, which a test against the real
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
-from orchestrator.quantization.formats import e2m1
+from orchestrator.quantization.formats import e2m1, fp8
+from orchestrator.quantization.formats.e2m1 import Encoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 BLOCK = 16
 """Consecutive inputs that share one E4M3 scale."""
 
-_E4M3_MAX = 448.0
 _E4M3_MIN = 2.0**-9
 
 # At a tie the even code wins: the lower one at every other halfway point, the upper one between.
@@ -57,41 +56,16 @@ _TIES_TO_UPPER = e2m1.HALFWAY[1::2]
 _ELEMENTS_AT_ONCE = 1 << 18
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A weight, or some of its rows, in NVFP4, without the scale of the whole tensor."""
-
-    codes: NDArray[np.uint8]
-    """Shape [out, in/2]."""
-    scales: NDArray[Any]
-    """Shape [out, in/16], of type `ml_dtypes.float8_e4m3fn`."""
-
-
 def tensor_scale(amax: float) -> np.float32:
     """Return `weight_scale_2` for a tensor, or a group of fused tensors, with the given largest magnitude.
 
     Args:
         amax: Finite and not negative; 0 for a tensor of zeros.
     """
-    if not (np.isfinite(amax) and amax >= 0):
-        message = f"the largest magnitude of a tensor is finite and not negative, not {amax}"
-        raise ValueError(message)
-    scale = np.float32(amax) / np.float32(e2m1.LARGEST * _E4M3_MAX)
-    return scale if scale > 0 else np.float32(1)
+    return fp8.tensor_scale(amax, e2m1.LARGEST * fp8.LARGEST)
 
 
-def check_shape(shape: tuple[int, ...]) -> None:
-    """Refuse a weight that is not two-dimensional with whole blocks in each row.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if len(shape) != 2 or shape[1] % BLOCK:  # noqa: PLR2004 - rows and columns
-        message = f"NVFP4 needs shape [out, in] with in a multiple of {BLOCK}, not {list(shape)}"
-        raise ValueError(message)
-
-
-def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
+def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded[NDArray[Any]]:
     """Encode a weight, or any run of its rows.
 
     Rows do not depend on each other, so a large weight can be encoded in pieces. Temporary memory is bounded.
@@ -103,7 +77,7 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
     Raises:
         ValueError: The shape is not two-dimensional with whole blocks in each row.
     """
-    check_shape(weight.shape)
+    e2m1.check_shape("NVFP4", BLOCK, weight.shape)
     rows, columns = weight.shape
     codes = np.empty((rows, columns // 2), np.uint8)
     scales = np.empty((rows, columns // BLOCK), ml_dtypes.float8_e4m3fn)
@@ -116,7 +90,7 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded:
     return Encoded(codes, scales)
 
 
-def decode(encoded: Encoded, scale_2: np.float32) -> NDArray[np.float32]:
+def decode(encoded: Encoded[NDArray[Any]], scale_2: np.float32) -> NDArray[np.float32]:
     """Decode a weight, or some of its rows, to FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
     blocks = e2m1.VALUES[e2m1.unpack(encoded.codes)].reshape(rows, -1, BLOCK)
@@ -127,7 +101,7 @@ def decode(encoded: Encoded, scale_2: np.float32) -> NDArray[np.float32]:
 def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32) -> NDArray[Any]:
     scales = np.abs(blocks).max(axis=-1) / (np.float32(e2m1.LARGEST) * scale_2)
     scales[scales == 0] = 1
-    np.clip(scales, _E4M3_MIN, _E4M3_MAX, out=scales)
+    np.clip(scales, _E4M3_MIN, fp8.LARGEST, out=scales)
     rounded: NDArray[Any] = scales.astype(ml_dtypes.float8_e4m3fn)
     return rounded
 

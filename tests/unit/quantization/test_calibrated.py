@@ -69,6 +69,10 @@ class _Tokenizer:
             "attention_mask": [[0] * (3 - len(row)) + [1] * len(row) for row in rows],
         }
 
+    def apply_chat_template(self, messages: list[dict[str, str]], *, tokenize: bool) -> str:
+        message = f"no template for {len(messages)} messages, {tokenize}"
+        raise ValueError(message)
+
 
 def test_text_is_padded_on_the_left_to_the_longest_sample(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
@@ -240,12 +244,6 @@ class _Chatting(_Tokenizer):
         return "".join(f"{turn['role'][0]}{turn['content']}" for turn in messages)
 
 
-class _Mute(_Tokenizer):
-    def apply_chat_template(self, messages: list[dict[str, str]], *, tokenize: bool) -> str:
-        message = f"no template for {len(messages)} messages, {tokenize}"
-        raise ValueError(message)
-
-
 def test_the_chat_template_makes_text_of_conversations(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     turns = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
@@ -258,5 +256,5 @@ def test_a_tokenizer_without_a_template_is_named(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "A"}]}) + "\n")
     with pytest.raises(CalibrationTextError, match=r"train.jsonl:1: the model's tokenizer cannot write") as caught:
-        text_batches(file, _Mute(), 1, 3)
+        text_batches(file, _Tokenizer(), 1, 3)
     assert "chat_template: false" in caught.value.hint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.quantized import Quantized
 from orchestrator.quantization.samples import Batch, random_batches
 from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.torch_types import Torch
 from orchestrator.quantization.walk import WalkSettings
 
 _HIDDEN, _TOKENS = 64, 2000 * 128
@@ -36,7 +38,7 @@ def batches() -> list[Batch]:
 
 
 def _spills(pair: tuple[Plan, Quantized], batches: list[Batch], how: WalkSettings, gpu: object = None) -> bool:
-    return spills(*pair, batches, how, gpu)
+    return spills(*pair, batches, how, cast("Torch", gpu))
 
 
 def _least(pair: tuple[Plan, Quantized], batches: list[Batch]) -> int:

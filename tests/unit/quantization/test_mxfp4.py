@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from orchestrator.quantization.formats import mxfp4
+from orchestrator.quantization.formats.e2m1 import Encoded
 
 _EVERY = np.arange(1 << 16, dtype=np.uint16)
 _FINITE = _EVERY[(_EVERY & 0x7F80) != 0x7F80].view(ml_dtypes.bfloat16)
@@ -30,7 +31,7 @@ def _code(value: float) -> int:
     return _MAGNITUDES.index(nearest) | (0 if value > 0 else 8)
 
 
-def _unpacked(encoded: mxfp4.Encoded) -> list[int]:
+def _unpacked(encoded: Encoded[NDArray[Any]]) -> list[int]:
     return [code for byte in encoded.codes.reshape(-1).tolist() for code in (byte & 15, byte >> 4)]
 
 
@@ -107,13 +108,13 @@ def test_the_layout_that_gpt_oss_is_published_in_decodes() -> None:
     blocks[1, 2, 0] = 0x72
     scales = np.full((2, 3), 127, np.uint8)
     scales[1, 2] = 130
-    decoded = mxfp4.decode(mxfp4.Encoded(blocks.reshape(2, 48), scales))
+    decoded = mxfp4.decode(Encoded(blocks.reshape(2, 48), scales))
     assert decoded[1, 64:66].tolist() == [8, 48]
     assert np.count_nonzero(decoded) == 2
 
 
 def test_a_scale_of_255_is_not_a_number() -> None:
-    encoded = mxfp4.Encoded(np.zeros((1, 16), np.uint8), np.full((1, 1), 255, np.uint8))
+    encoded = Encoded(np.zeros((1, 16), np.uint8), np.full((1, 1), 255, np.uint8))
     assert np.isnan(mxfp4.decode(encoded)).all()
 
 

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from orchestrator.quantization.formats import nvfp4
+from orchestrator.quantization.formats.e2m1 import Encoded
 
 
 def _bf16(bits: NDArray[np.uint16]) -> NDArray[Any]:
@@ -70,7 +71,7 @@ def test_encoding_what_was_decoded_gives_the_same_bytes(
 ) -> None:
     # A block whose largest code is 6 determines its own scale; negative zero would come back as zero.
     codes = np.array([[7, *block] for block in blocks], np.uint8)
-    encoded = nvfp4.Encoded(
+    encoded = Encoded(
         codes[:, 0::2] | codes[:, 1::2] << np.uint8(4),
         np.array(scales[: len(blocks)], np.uint8).reshape(-1, 1).view(ml_dtypes.float8_e4m3fn),
     )

@@ -1,0 +1,124 @@
+"""Weights on a GPU whose functions cannot be compiled are encoded by the processor; a GPU is not needed here."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from orchestrator.events import Event, Warned
+from orchestrator.quantization.formats import cuda, fp8, gpu, kernels, mxfp4, nvfp4
+from orchestrator.quantization.torch_types import Tensor
+
+GPU = SimpleNamespace(type="cuda", index=0)
+SCALE = np.float32(0.001)
+
+
+@dataclass
+class _OnGpu:
+    """An array that looks like a tensor on a GPU."""
+
+    array: NDArray[Any]
+    device: object
+
+    @property
+    def dtype(self) -> str:
+        return f"torch.{self.array.dtype.name}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def numel(self) -> int:
+        return self.array.size
+
+    def cpu(self) -> _OnGpu:
+        return _OnGpu(self.array, "cpu")
+
+    contiguous = cpu
+
+    def to(self, device: object) -> _OnGpu:
+        return _OnGpu(self.array, device)
+
+    def reshape(self, *shape: int | tuple[int, ...]) -> _OnGpu:
+        return _OnGpu(np.reshape(self.array, shape[0]), self.device)
+
+    def view(self, dtype: str) -> _OnGpu:
+        return _OnGpu(self.array.view(np.dtype(dtype.removeprefix("torch."))), self.device)
+
+    def numpy(self) -> NDArray[Any]:
+        return self.array
+
+
+@pytest.fixture(autouse=True)
+def torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A torch whose GPU is there and whose compiler is not."""
+    types = {name: f"torch.{name}" for name in ("uint8", "bfloat16", "float16", "float8_e4m3fn")}
+    properties = SimpleNamespace(major=12, minor=1, multi_processor_count=48)
+    of_gpu = SimpleNamespace(get_device_properties=lambda _device: properties, is_available=lambda: True)
+    version = SimpleNamespace(cuda="9999.0")
+    file = str(tmp_path / "torch" / "__init__.py")
+    found = SimpleNamespace(
+        **types, cuda=of_gpu, version=version, __file__=file, from_numpy=lambda array: _OnGpu(array, "cpu")
+    )
+    monkeypatch.setitem(sys.modules, "torch", cast("Any", found))
+    monkeypatch.setattr(cuda, "_LOADED", {})
+    return found
+
+
+@pytest.fixture(params=[ml_dtypes.bfloat16, np.float16, np.float32])
+def weight(request: pytest.FixtureRequest) -> NDArray[Any]:
+    numbers = np.random.default_rng(3).standard_normal((8, 64)).astype(np.float32)
+    return numbers.astype(request.param)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return cast("Tensor", _OnGpu(array, GPU))
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    stands_for = cast("_OnGpu", tensor)
+    assert stands_for.device == GPU
+    return stands_for.array
+
+
+def test_the_reason_is_known() -> None:
+    assert str(cuda.functions(0)) == "found no libnvrtc"
+
+
+def test_the_result_is_on_the_gpu_and_has_the_bytes_of_the_definitions(weight: NDArray[Any]) -> None:
+    four, block = kernels.encode_nvfp4(_tensor(weight), SCALE), kernels.encode_mxfp4(_tensor(weight))
+    defined = nvfp4.encode(weight, SCALE)
+    assert _array(four.codes).tobytes() == defined.codes.tobytes()
+    assert _array(four.scales).tobytes() == defined.scales.tobytes()
+    assert _array(block.codes).tobytes() == mxfp4.encode(weight).codes.tobytes()
+    assert _array(block.scales).tobytes() == mxfp4.encode(weight).scales.tobytes()
+    assert _array(kernels.encode_fp8(_tensor(weight), SCALE)).tobytes() == fp8.encode(weight, SCALE).tobytes()
+
+
+def test_magnitudes_and_errors_are_those_of_the_processor(weight: NDArray[Any]) -> None:
+    tensor = _tensor(weight)
+    assert kernels.largest_magnitude(tensor) == kernels.largest_magnitude(weight)
+    four, eight = kernels.encode_nvfp4(tensor, SCALE), kernels.encode_fp8(tensor, SCALE)
+    assert kernels.nvfp4_error(tensor, four, SCALE) == kernels.nvfp4_error(weight, nvfp4.encode(weight, SCALE), SCALE)
+    assert kernels.fp8_error(tensor, eight, SCALE) == kernels.fp8_error(weight, fp8.encode(weight, SCALE), SCALE)
+
+
+def test_the_shape_is_checked_first() -> None:
+    with pytest.raises(ValueError, match=r"NVFP4 needs shape .* multiple of 16, not \[2, 40\]"):
+        kernels.encode_nvfp4(_tensor(np.zeros((2, 40), np.float16)), SCALE)
+
+
+def test_a_user_is_warned() -> None:
+    events: list[Event] = []
+    gpu.warn_if_unavailable(events.append)
+    (event,) = events
+    assert isinstance(event, Warned)
+    assert event.message.startswith("the GPU cannot encode weights (found no libnvrtc)")
