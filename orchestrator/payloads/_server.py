@@ -5,25 +5,22 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import signal
 import socket
-import subprocess
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from orchestrator.errors import CheckFailedError
+from orchestrator.payloads._process import running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import subprocess
+    from collections.abc import Sequence
     from pathlib import Path
 
 QUESTION = "What is the capital of France? Answer in one word."
 _TOKENS = 32
 _SECONDS_BETWEEN_POLLS = 0.2
-_SECONDS_TO_STOP = 30.0
 _LOG_LINES = 20
 _OK = 200
 
@@ -70,7 +67,7 @@ class Server:
     def _serve(self, log: BinaryIO, *, chat: bool) -> Served:
         self._require_silence()
         begin = time.monotonic()
-        with _running(self.command, log) as process:
+        with running(self.command, log) as process:
             self._wait_until_healthy(process, begin + self.startup_timeout)
             ready = time.monotonic()
             endpoint, answer = self._ask(chat=chat)
@@ -164,29 +161,3 @@ def _answer(reply: dict[str, Any]) -> str:
         message = f"the reply has no text: {json.dumps(reply)[:500]}"
         raise _UnusableError(message)
     return text
-
-
-@contextmanager
-def _running(command: Sequence[str], log: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a session of its own, so that workers it starts are stopped with it."""
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        yield process
-    finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server and all it started to end; end whatever is left after a while."""
-    try:
-        _signal_group(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_SECONDS_TO_STOP)
-    finally:  # also when we are told to hurry, and for workers that outlive their parent
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -10,7 +10,8 @@ from typing import Any
 from orchestrator.errors import CheckpointError, GpuRuntimeMissingError
 from orchestrator.quantization import configs, samples
 from orchestrator.quantization.files import read_json
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import library, load_torch
+from orchestrator.quantization.walk import WalkSettings
 
 
 def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) -> None:
@@ -54,13 +55,28 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def walk_settings(options: argparse.Namespace) -> WalkSettings:
+    """Choose the device, set the number of threads, and return the settings of a pass over layers.
+
+    Args:
+        options: Those of `add_options`, `add_resources` and `add_threads`.
+
+    Raises:
+        GpuRuntimeMissingError: See `device`.
+    """
+    chosen = device(options.device)
+    if options.threads is not None:
+        load_torch().set_num_threads(options.threads)
+    return WalkSettings(chosen, options.memory, options.spill, options.scratch, options.note_seconds)
+
+
 def device(wanted: str) -> str:
     """Choose where the model runs, as torch names it.
 
     Raises:
         GpuRuntimeMissingError: A GPU is wanted and torch finds none.
     """
-    there = library("torch").cuda.is_available()
+    there = load_torch().cuda.is_available()
     if wanted == "cuda" and not there:
         message = "the model is to run on a GPU, and torch finds none here"
         raise GpuRuntimeMissingError(message, hint="use device auto, or run the step where there is one")

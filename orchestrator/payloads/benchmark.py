@@ -7,21 +7,20 @@ writes `dataset.jsonl` and `performance.json`; each command names the dataset, i
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, StepFailedError
-from orchestrator.events import Progress, to_line
+from orchestrator.events import Progress
 from orchestrator.payloads import _main
 from orchestrator.payloads._performance import Level, read_report
+from orchestrator.payloads._process import running, split
+from orchestrator.payloads._report import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,22 +30,20 @@ DATASET = "dataset.jsonl"
 PROVENANCE = "ORCHESTRATOR_PROVENANCE"
 """The variable in which the caller may give digests, as a JSON object: they are not known to the step."""
 
-_SECONDS_TO_STOP = 30.0
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options, measure and write the figures."""
     given = sys.argv[1:] if arguments is None else arguments
-    ours, *commands = _split(given)
+    ours, commands = split(given)
     options = _parser().parse_args(ours)
     options.output.mkdir(parents=True, exist_ok=True)
     dataset = options.output / DATASET
     dataset.write_text("".join(request_lines(options)), encoding="utf-8")
-    levels = []
+    levels, report = [], Reporter()
     for number, command in enumerate(commands):
-        print(to_line(Progress(number, len(commands), "runs", f"concurrency {_value(command, '--concurrency')}")))
+        report(Progress(number, len(commands), "runs", f"concurrency {_value(command, '--concurrency')}"))
         levels.append(_measure(command))
-    print(to_line(Progress(len(commands), len(commands), "runs")), flush=True)
+    report(Progress(len(commands), len(commands), "runs"))
     document = _document(options, dataset, levels)
     (options.output / PERFORMANCE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
@@ -79,37 +76,17 @@ def _vocabulary(config: Path) -> int:
 
 
 def _measure(command: Sequence[str]) -> Level:
-    with _running(command) as process:
-        status = process.wait()
+    try:
+        with running(command) as process:
+            status = process.wait()
+    except FileNotFoundError as error:
+        message = f"{command[0]}: there is no such program here"
+        raise StepFailedError(message) from error
     if status != 0:
         message = f"{Path(command[0]).name} ended with status {status}: {' '.join(command)}"
         raise StepFailedError(message, hint="see the step's log for its last lines")
     report = Path(_value(command, "--report_json"))
     return read_report(report, int(_value(command, "--concurrency")), command)
-
-
-@contextlib.contextmanager
-def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a session of its own, so that workers it starts are stopped with it."""
-    sys.stdout.flush()
-    try:
-        process = subprocess.Popen(command, start_new_session=True)
-    except FileNotFoundError as error:
-        message = f"{command[0]}: there is no such program here"
-        raise StepFailedError(message) from error
-    try:
-        yield process
-    finally:
-        _signal(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_SECONDS_TO_STOP)
-        _signal(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def _document(options: argparse.Namespace, dataset: Path, levels: Sequence[Level]) -> dict[str, Any]:
@@ -132,17 +109,6 @@ def _document(options: argparse.Namespace, dataset: Path, levels: Sequence[Level
             for level in levels
         ],
     }
-
-
-def _split(arguments: Sequence[str]) -> list[list[str]]:
-    """Cut at each bare `--`: our options, then the commands."""
-    parts: list[list[str]] = [[]]
-    for argument in arguments:
-        if argument == "--":
-            parts.append([])
-        else:
-            parts[-1].append(argument)
-    return parts
 
 
 def _value(command: Sequence[str], option: str) -> str:

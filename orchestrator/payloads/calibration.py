@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CalibrationTextError
-from orchestrator.events import Progress, to_line
+from orchestrator.events import Progress
 from orchestrator.payloads import _main
+from orchestrator.payloads._report import Reporter
 from orchestrator.quantization.conversations import Messages, messages_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("".join(lines), encoding="utf-8")
-    print(to_line(Progress(len(samples), len(samples), "samples")), flush=True)
+    Reporter()(Progress(len(samples), len(samples), "samples"))
 
 
 def _samples(source: Path, column: str = "text", *, conversations: bool | None = None) -> Iterator[str | Messages]:

@@ -18,8 +18,6 @@ from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import divergence, evaluation, heap
 from orchestrator.quantization.files import write_json
-from orchestrator.quantization.libraries import library
-from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,19 +31,11 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     options = _parser().parse_args(arguments)
     if alone:
         heap.give_back_what_is_large()
-    if options.threads is not None:
-        library("torch").set_num_threads(options.threads)
     found = divergence.evaluate(
         options.reference,
         options.checkpoint,
         _text.batches(options.reference, options.text, options),
-        settings=WalkSettings(
-            device=_text.device(options.device),
-            memory=options.memory,
-            spill=options.spill,
-            scratch=options.scratch,
-            seconds_between_notes=options.note_seconds,
-        ),
+        settings=_text.walk_settings(options),
         observer=Reporter(),
     )
     options.output.mkdir(parents=True, exist_ok=True)

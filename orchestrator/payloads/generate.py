@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from orchestrator.payloads import _main, _tokenizer
+from orchestrator.payloads import _main, _text, _tokenizer
 from orchestrator.quantization import layout
 from orchestrator.quantization.configs import CONFIG
 from orchestrator.quantization.files import write_json
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--architecture", choices=_ARCHITECTURES, default=_ARCHITECTURES[0])
     parser.add_argument("--tie-word-embeddings", action="store_true", help="the head is the embedding")
     for option, default in _SIZES.items():
-        parser.add_argument(option, type=_positive, default=default, metavar="N", help="default: %(default)s")
+        parser.add_argument(option, type=_text.positive, default=default, metavar="N", help="default: %(default)s")
     return parser
 
 
@@ -165,14 +165,6 @@ def _natural(text: str) -> int:
     value = int(text)
     if value < 0:
         message = f"{value} is negative"
-        raise argparse.ArgumentTypeError(message)
-    return value
-
-
-def _positive(text: str) -> int:
-    value = _natural(text)
-    if value == 0:
-        message = "0 is too few"
         raise argparse.ArgumentTypeError(message)
     return value
 

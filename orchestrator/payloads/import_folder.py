@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from orchestrator.errors import CheckpointError
-from orchestrator.events import Progress, to_line
+from orchestrator.events import Progress
 from orchestrator.hub.fetch import link_or_copy
 from orchestrator.hub.patterns import MODEL_FILES
 from orchestrator.payloads._main import run
+from orchestrator.payloads._report import Reporter
 
 
 def main() -> None:
@@ -23,9 +24,10 @@ def main() -> None:
     if not any(file.suffix == ".safetensors" for file in files):
         message = f"{options.source} holds no safetensors file"
         raise CheckpointError(message, hint="model.path must be a folder in the Hub's layout")
+    report = Reporter()
     for number, file in enumerate(files, start=1):
         link_or_copy(file.resolve(), options.output / file.name)
-        print(to_line(Progress(number, len(files), "files", file.name)), flush=True)
+        report(Progress(number, len(files), "files", file.name))
 
 
 if __name__ == "__main__":

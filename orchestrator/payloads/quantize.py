@@ -20,7 +20,6 @@ from orchestrator.payloads._report import Reporter
 from orchestrator.quantization import auto, calibrated, cost, dequantize, heap, offered, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import gpu, kernels
-from orchestrator.quantization.libraries import library
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.writer import SHARD_BYTES
 
@@ -62,19 +61,10 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
 
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:
-    device = _text.device(options.device)
-    if device != "cpu":
+    walk = _text.walk_settings(options)
+    if walk.device != "cpu":
         gpu.warn_if_unavailable(Reporter())
-    if options.threads is not None:
-        library("torch").set_num_threads(options.threads)
-    settings = calibrated.Settings(
-        device=device,
-        memory=options.memory,
-        spill=options.spill,
-        scratch=options.scratch,
-        seconds_between_notes=options.note_seconds,
-        shard_bytes=options.shard_bytes,
-    )
+    settings = calibrated.Settings(**vars(walk), shard_bytes=options.shard_bytes)
     quantize = (
         partial(auto.quantize_auto, budget=auto.Budget(options.bits_per_weight, options.budget_bytes))
         if options.format == offered.AUTO

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckFailedError
 from orchestrator.payloads import _main
+from orchestrator.payloads._process import split
 from orchestrator.payloads._report import Reporter
 from orchestrator.payloads._server import Served, Server
 from orchestrator.quantization import evaluation, quality
@@ -29,7 +30,8 @@ _NO_TEXT = "not measured: the recipe names no text to compare both models on (ch
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options, check, serve where a command is given, and write what was found."""
-    options, command = _options(sys.argv[1:] if arguments is None else arguments)
+    ours, commands = split(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(ours)
     options.output.mkdir(parents=True, exist_ok=True)
     report = quality.examine(
         options.checkpoint,
@@ -44,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         report = replace(report, skipped=(*report.skipped, quality.Skipped("kl_divergence", _NO_TEXT)))
     served = None
-    if command and report.passed:
-        report, served = _serve(report, options, command)
+    if commands and report.passed:
+        report, served = _serve(report, options, commands[0])
     document = {**report.document(), **document}
     document["min_snr_db"] = options.min_snr_db
     document["served"] = None if served is None else asdict(served)
@@ -75,16 +77,6 @@ def _serve(
     except CheckFailedError as error:
         check = quality.Check("served", passed=False, detail=error.message)
     return replace(report, checks=(*report.checks, check)), served
-
-
-def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Separate our options from the server's command, which follows a bare `--`."""
-    ours = list(arguments)
-    command: list[str] = []
-    if "--" in ours:
-        cut = ours.index("--")
-        ours, command = ours[:cut], ours[cut + 1 :]
-    return _parser().parse_args(ours), command
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.quantization.files import give_back
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.torch_arrays import as_array
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Spilled:
                 raise OSError(message)
             filled += count
         give_back(self._descriptor, place.begin, place.size)
-        return library("torch").from_numpy(data).view(place.kind).reshape(place.shape).to(self.device)
+        return load_torch().from_numpy(data).view(place.kind).reshape(place.shape).to(self.device)
 
     def __setitem__(self, batch: int, value: Tensor) -> None:
         """Replace a tensor."""

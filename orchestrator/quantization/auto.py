@@ -19,7 +19,7 @@ from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.offered import AUTO
 from orchestrator.quantization.onepass import largest_magnitude
@@ -141,7 +141,7 @@ class _Survey:
             self.observer(Progress(len(scratch.measured), len(numbers), "layers", f"{self.plan.stack}.{number}"))
 
     def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
-        how, torch = self.how, library("torch")
+        how, torch = self.how, load_torch()
         way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
         with self.report.cost.phase("load"):
             model = LayeredModel.load(self.plan, how.device)

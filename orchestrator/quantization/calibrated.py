@@ -19,7 +19,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.formats import fp8
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.pipeline import WriteBehind
@@ -110,7 +110,7 @@ def write_quantized(
     observer: Observer = silence,
 ) -> None:
     """Write a planned checkpoint. The model runs through the layers that are not measured yet."""
-    way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=library("torch"))
+    way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=load_torch())
     with (
         CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
         WriteBehind(_WRITES_BEHIND) as behind,
@@ -121,7 +121,7 @@ def write_quantized(
     report.cost.bytes_written += writer.size
     report.cost.add("write", writer.seconds)
     if how.device != "cpu":
-        gpu = library("torch").cuda
+        gpu = load_torch().cuda
         report.cost.device, report.cost.device_bytes = (
             gpu.get_device_name(how.device),
             gpu.max_memory_allocated(how.device),

@@ -19,7 +19,7 @@ from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.comparing import LOGITS_BYTES, spills
 from orchestrator.quantization.evaluation import Evaluation, GroupError, LayerError
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.quantized import Quantized
@@ -72,7 +72,7 @@ def evaluate(
     quantized = Quantized.open(checkpoint, plan)
     work = fingerprint(plan, batches, how.device, quantized.checkpoint)
     scratch = Scratch.open(how.scratch, work, LayerError.restored)
-    torch = library("torch")
+    torch = load_torch()
     spill = spills(plan, quantized, batches, how, torch)
     model = LayeredModel.load(plan, how.device)
     model.hidden = hidden_states(how.device, spill=spill, folder=how.scratch)

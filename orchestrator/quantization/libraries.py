@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DependencyMissingError
 
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from orchestrator.quantization.torch_types import Torch
 
 
-@overload
-def library(name: Literal["torch"]) -> Torch: ...
-@overload
-def library(name: str) -> ModuleType: ...
-def library(name: str) -> Any:
+def load_torch() -> Torch:
+    """Import torch; see `library`."""
+    torch: Any = library("torch")
+    found: Torch = torch
+    return found
+
+
+def library(name: str) -> ModuleType:
     """Import a library for calibration.
 
     Raises:

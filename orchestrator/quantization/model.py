@@ -42,7 +42,7 @@ class LayeredModel:
     torch: Any
     model: Any
     device: str
-    hidden: HiddenStates = field(default_factory=list)
+    hidden: HiddenStates = field(default_factory=list[Any])
     """Hidden states for the next layer, a tensor for each batch."""
     _calls: list[list[Call]] = field(default_factory=list)
     """For each layer and batch, the layer's other inputs."""

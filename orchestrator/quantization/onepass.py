@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.events import Observer
+    from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.tensors import StoredTensor
-    from orchestrator.quantization.torch_types import Tensor
 
 CHUNK_BYTES = 4_000_000
 _CHUNKS_AHEAD = 6
@@ -239,7 +239,7 @@ def _taken(kept: deque[_Rows]) -> Iterator[_Rows]:
         yield kept.popleft()
 
 
-def largest_magnitude(rows: NDArray[Any] | Tensor, tensor: StoredTensor, first: int = 0) -> float:
+def largest_magnitude(rows: Numbers, tensor: StoredTensor, first: int = 0) -> float:
     """Return the largest magnitude of a weight or some of its rows, from row `first` on.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 
 from orchestrator.quantization.files import give_back, opened
 from orchestrator.quantization.formats.e2m1 import Numbers
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.tensors import DTYPES
 from orchestrator.quantization.torch_arrays import as_array
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.pipeline import WriteBehind
     from orchestrator.quantization.plan import Plan
-    from orchestrator.quantization.torch_types import CudaEvent, Dtype, Stream, Tensor, Torch
+    from orchestrator.quantization.torch_types import CudaEvent, CudaStream, Dtype, Tensor, Torch
     from orchestrator.quantization.writer import CheckpointWriter
 
 _PIECE = 4_000_000
@@ -124,7 +124,7 @@ class OnGpu:
     device: str
     _way_in: queue.SimpleQueue[tuple[Tensor, CudaEvent]] = field(default_factory=queue.SimpleQueue)
     _way_out: queue.SimpleQueue[Tensor] = field(default_factory=queue.SimpleQueue)
-    _stream: Stream = field(init=False)
+    _stream: CudaStream = field(init=False)
 
     def __post_init__(self) -> None:
         """Pin the buffers."""
@@ -192,7 +192,7 @@ def residence(plan: Plan, writer: CheckpointWriter, behind: WriteBehind, device:
     """Create the residence for a device, as torch names it."""
     if device == "cpu":
         return OnProcessor(plan, writer, behind)
-    return OnGpu(plan, writer, behind, library("torch"), device)
+    return OnGpu(plan, writer, behind, load_torch(), device)
 
 
 def _runs(tensor: Numbers, size: int) -> Iterator[tuple[int, Numbers]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
     """Return a tensor as an array. On the CPU they share memory if the tensor is contiguous."""
-    raw = tensor.cpu().contiguous().reshape(-1).view(library("torch").uint8).numpy()
+    raw = tensor.cpu().contiguous().reshape(-1).view(load_torch().uint8).numpy()
     kind: np.dtype[Any] = np.dtype(str(tensor.dtype).removeprefix("torch."))
     return raw.view(kind).reshape(tuple(tensor.shape))
 
 
 def as_tensor(array: NDArray[Any], device: Device | str) -> Tensor:
     """Return an array as a tensor on a device. On the CPU they share memory if the array is contiguous."""
-    torch = library("torch")
+    torch = load_torch()
     raw = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return raw.view(getattr(torch, array.dtype.name)).reshape(array.shape).to(device)
 

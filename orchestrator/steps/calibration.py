@@ -11,8 +11,7 @@ from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.download import TOKEN
-from orchestrator.steps.quantizer import quantizer_image
-from orchestrator.steps.shape import OUT, SOURCE, payload
+from orchestrator.steps.shape import OUT, SOURCE, Shape, payload
 from orchestrator.steps.step import Folder, Input, Output, Step
 
 TEXT = "train.jsonl"
@@ -74,7 +73,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         return None
     calibration = recipe.quantization.calibration
     wanted = Wanted(calibration.dataset, calibration_dataset(recipe), "download-calibration", calibration.samples)
-    image = quantizer_image(recipe, catalog)  # it has a Parquet reader, which this machine's Python may lack
+    image = Shape(recipe, catalog).quantizer_image  # it has a Parquet reader, which this machine's Python may lack
     return written("calibration", wanted, image, conversations=calibration.chat_template)
 
 

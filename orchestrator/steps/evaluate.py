@@ -6,9 +6,8 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import RANDOM, TEXT
-from orchestrator.steps.resources import limits
-from orchestrator.steps.shape import CHECKPOINT, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload
-from orchestrator.steps.step import SCRATCH, Input, Output, Step
+from orchestrator.steps.shape import CHECKPOINT, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload, walk_options
+from orchestrator.steps.step import Input, Output, Step
 
 RESULT = "evaluation.json"
 
@@ -23,10 +22,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         "checkpoint": Inside(CHECKPOINT),
         "reference": Inside(MODEL),
         "output": OUT,
-        "samples": str(held_out.samples),
-        "sequence-length": str(held_out.sequence_length),
-        "batch-size": str(held_out.batch_size),
-        "scratch": Inside(SCRATCH),
+        **walk_options(held_out),
     }
     resources = recipe.quantization.resources
     if resources.device != "auto":
@@ -43,7 +39,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         inputs=tuple(inputs),
         needs_code=True,
         environment=OFFLINE,
-        limits=limits(resources),
+        limits=shape.resources,
         gpus=shape.gpus,
         resumable=True,
         libraries=("torch", "transformers"),

@@ -15,8 +15,7 @@ from orchestrator.steps.calibration import (
     needs_text,
     written,
 )
-from orchestrator.steps.quantizer import quantizer_image
-from orchestrator.steps.shape import CALIBRATION
+from orchestrator.steps.shape import CALIBRATION, Shape
 from orchestrator.steps.step import Input, Step
 
 DOWNLOAD = "download-held-out"
@@ -37,7 +36,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
         return None
     wanted = Wanted(held_out.dataset, held_out_dataset(recipe), _download(recipe), held_out.samples)
     without = Input("calibration", CALIBRATION) if needs_text(recipe) else None
-    return written("held-out", wanted, quantizer_image(recipe, catalog), without)
+    return written("held-out", wanted, Shape(recipe, catalog).quantizer_image, without)
 
 
 def held_out_dataset(recipe: Recipe) -> Dataset | None:

@@ -8,8 +8,6 @@ from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import OptionValue, Recipe
 from orchestrator.steps.calibration import TEXT, needs_text, runs_the_model
 from orchestrator.steps.options import OptionTable
-from orchestrator.steps.quantizer import quantizer_image
-from orchestrator.steps.resources import limits
 from orchestrator.steps.shape import (
     CALIBRATION,
     HF_CHECKPOINT,
@@ -19,8 +17,9 @@ from orchestrator.steps.shape import (
     TRTLLM_CHECKPOINT_FILES,
     Shape,
     payload,
+    walk_options,
 )
-from orchestrator.steps.step import SCRATCH, Input, Output, Step
+from orchestrator.steps.step import Input, Output, Step
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
@@ -59,7 +58,7 @@ def _onepass(shape: Shape) -> Step:
         portable=True,
         inputs=(Input(shape.model_step, MODEL),),
         needs_code=True,
-        limits=limits(quantization.resources),
+        limits=shape.resources,
     )
 
 
@@ -68,10 +67,7 @@ def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]
     quantization, calibration = shape.recipe.quantization, shape.recipe.quantization.calibration
     options |= {
         "kv-cache": quantization.kv_cache,
-        "samples": str(calibration.samples),
-        "sequence-length": str(calibration.sequence_length),
-        "batch-size": str(calibration.batch_size),
-        "scratch": Inside(SCRATCH),
+        **walk_options(calibration),
     }
     budget = quantization.budget
     if budget is not None and budget.bits_per_weight is not None:
@@ -96,7 +92,7 @@ def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]
         inputs=tuple(inputs),
         needs_code=True,
         environment=OFFLINE,
-        limits=limits(quantization.resources),
+        limits=shape.resources,
         gpus=shape.gpus,
         resumable=True,
         libraries=("torch", "transformers"),
@@ -106,7 +102,7 @@ def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]
 
 def _modelopt(shape: Shape) -> Step | None:
     recipe = shape.recipe
-    name = quantizer_image(recipe, shape.catalog)
+    name = shape.quantizer_image
     image = shape.catalog.image(name)
     if not image.has("hf_ptq.py"):
         return None  # the plan refuses

@@ -8,9 +8,19 @@ from dataclasses import dataclass
 from orchestrator.catalog.image import Image, Tool
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
+from orchestrator.errors import CatalogError
 from orchestrator.executors.job import OUTPUT, Argument, Inside
-from orchestrator.recipe.model import DraftTarget, Eagle3, GeneratedModel, HubModel, LocalModel, Recipe
-from orchestrator.steps.step import Input, Output
+from orchestrator.recipe.model import (
+    Calibration,
+    DraftTarget,
+    Eagle3,
+    GeneratedModel,
+    HeldOut,
+    HubModel,
+    LocalModel,
+    Recipe,
+)
+from orchestrator.steps.step import SCRATCH, Input, Output
 
 MODEL = "/model"
 """The published weights."""
@@ -62,6 +72,32 @@ class Shape:
     def container(self) -> str | None:
         """The image of our own code: the recipe's, or this machine's Python if the target has no GPU."""
         return self.recipe.image if self.target.gpu else None
+
+    @property
+    def quantizer_image(self) -> str:
+        """The image with the recipe's quantizer: the recipe's choice, else the catalogue's first that fits.
+
+        Raises:
+            CatalogError: No image of the catalogue has hf_ptq.py for the target's processor.
+        """
+        quantization, architecture = self.recipe.quantization, self.target.architecture
+        if quantization.method != "modelopt":
+            return self.recipe.image
+        if quantization.image is not None:
+            return quantization.image
+        for name, image in self.catalog.images.items():
+            if image.has("hf_ptq.py") and architecture in image.architectures:
+                return name
+        message = f"{self.catalog.project.image_files[-1]}: no image has hf_ptq.py for {architecture}"
+        raise CatalogError(message)
+
+    @property
+    def resources(self) -> Mapping[str, str]:
+        """The variables that tell a payload its resources. None of them changes a byte."""
+        resources = self.recipe.quantization.resources
+        limits = {"THREADS": resources.threads, "MEMORY": resources.memory and int(resources.memory)}
+        found = {f"ORCHESTRATOR_{name}": str(value) for name, value in limits.items() if value is not None}
+        return found | ({"ORCHESTRATOR_SPILL": "1"} if resources.spill else {})
 
     @property
     def measurable(self) -> bool:
@@ -132,3 +168,13 @@ def payload(name: str, options: Mapping[str, Argument], *more: Argument) -> tupl
     """
     flags = (argument for option, value in options.items() for argument in (f"--{option}", value))
     return ("python3", "-m", f"orchestrator.payloads.{name}", *flags, *more)
+
+
+def walk_options(samples: Calibration | HeldOut) -> dict[str, Argument]:
+    """Return the options of a payload that runs samples through the model's layers."""
+    return {
+        "samples": str(samples.samples),
+        "sequence-length": str(samples.sequence_length),
+        "batch-size": str(samples.batch_size),
+        "scratch": Inside(SCRATCH),
+    }

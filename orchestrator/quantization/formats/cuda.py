@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,7 +76,7 @@ def functions(device: int) -> Functions | CudaError:
     with _LOCK:
         if device not in _LOADED:
             try:
-                _LOADED[device] = _load(library("torch"), device)
+                _LOADED[device] = _load(load_torch(), device)
             except (OSError, AttributeError, CudaError) as error:  # no library, an older one, or a refusal
                 _LOADED[device] = error if isinstance(error, CudaError) else CudaError(str(error))
         return _LOADED[device]

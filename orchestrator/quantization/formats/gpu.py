@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.events import Warned
 from orchestrator.quantization.formats import cuda, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import load_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class GpuWeight:
     @classmethod
     def of(cls, weight: Tensor) -> GpuWeight | None:
         """Prepare a weight; None if the GPU's functions do not support it or cannot be compiled here."""
-        torch = library("torch")
+        torch = load_torch()
         if weight.device.type != "cuda" or weight.dtype != torch.bfloat16:
             return None
         if not weight.numel() or weight.numel() % _EIGHT:
@@ -86,7 +86,7 @@ class GpuWeight:
 
     @property
     def _torch(self) -> Torch:
-        return library("torch")
+        return load_torch()
 
     @property
     def _groups(self) -> int:

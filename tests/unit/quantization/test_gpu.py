@@ -118,7 +118,11 @@ def test_the_shape_is_checked_first() -> None:
 
 def test_a_user_is_warned() -> None:
     events: list[Event] = []
-    gpu.warn_if_unavailable(events.append)
+
+    def observe(event: Event) -> None:
+        events.append(event)
+
+    gpu.warn_if_unavailable(observe)
     (event,) = events
     assert isinstance(event, Warned)
     assert event.message.startswith("the GPU cannot encode weights (found no libnvrtc)")
