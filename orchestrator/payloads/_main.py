@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -56,11 +56,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 
 
 def _known(error: OSError) -> OrchestratorError | None:
-    """Translate the operating system's refusals that a person can do something about."""
+    """Translate the errors of the operating system that a user can correct."""
     where = error.filename or "the output folder"
-    if error.errno in _NO_SPACE:
+    if error.errno in _DISK_FULL:
         return DiskFullError(
-            f"{where}: no space is left on the disk", hint="Free disk space, or put the output elsewhere."
+            f"{where}: no space is left on the disk", hint="Free disk space, or write the output elsewhere."
         )
     if error.errno in _NOT_ALLOWED:
         return NoPermissionError(f"{where}: {error.strerror}", hint="Check who owns it and who may write there.")

@@ -37,11 +37,11 @@ def read_report(file: Path, concurrency: int, command: Sequence[str]) -> Level:
 
     Args:
         file: The report.
-        concurrency: The level that was asked for.
-        command: What was run.
+        concurrency: The requested level.
+        command: The command that wrote it.
 
     Raises:
-        OutputMissingError: There is none, it is not JSON, or it tells no output throughput.
+        OutputMissingError: There is none, it is not JSON, or it has no output throughput.
     """
     report = _parse(file)
     performance = _block(report, "performance")
@@ -90,7 +90,7 @@ def _number(block: Mapping[str, Any], name: str) -> float | None:
 
 
 def _spread(block: Mapping[str, Any], average: str, percentiles: str) -> dict[str, float | None] | None:
-    """An average with its percentiles; None where neither is told."""
+    """An average with its percentiles; None if neither is reported."""
     found = {name: _number(_block(block, percentiles), name) for name in _PERCENTILES}
     if found["average"] is None:
         found["average"] = _number(block, average)

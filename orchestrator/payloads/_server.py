@@ -38,7 +38,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that somebody else knows how to start."""
+    """A server and the command that starts it."""
 
     command: Sequence[str]
     port: int
@@ -50,10 +50,10 @@ class Server:
     """Seconds until it must have answered."""
 
     def ask_once(self, *, chat: bool) -> Served:
-        """Start the server, wait until it is healthy, ask, and stop it whatever happens.
+        """Start the server, wait until it is healthy, ask, and always stop it.
 
         Args:
-            chat: Ask through the chat endpoint; otherwise have a text completed.
+            chat: Ask through the chat endpoint; otherwise through the completions endpoint.
 
         Raises:
             CheckFailedError: It did not start, was not healthy in time or gave no answer; with its last log lines.
@@ -65,7 +65,7 @@ class Server:
                 raise self._failed(str(error)) from error
 
     def _serve(self, log: BinaryIO, *, chat: bool) -> Served:
-        self._require_silence()
+        self._require_free_port()
         begin = time.monotonic()
         with running(self.command, log) as process:
             self._wait_until_healthy(process, begin + self.startup_timeout)
@@ -74,8 +74,8 @@ class Server:
             answered = time.monotonic()
         return Served(endpoint, QUESTION, answer, round(ready - begin, 3), round(answered - ready, 3))
 
-    def _require_silence(self) -> None:
-        """Make sure that the answers will be from our server."""
+    def _require_free_port(self) -> None:
+        """Refuse a port on which another process would answer."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
             message = f"something else listens on port {self.port} already"
             raise _UnusableError(message)

@@ -15,43 +15,43 @@ from orchestrator.quantization.walk import WalkSettings
 
 
 def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) -> None:
-    """Add how much of a text runs, and where."""
+    """Add the size of the samples, and the device."""
     group.add_argument("--samples", type=positive, default=samples, metavar="N", help="default: %(default)s")
     group.add_argument("--sequence-length", type=positive, default=512, metavar="N", help="tokens a sample at most")
     group.add_argument("--batch-size", type=positive, default=1, metavar="N", help="samples that run together")
-    group.add_argument("--seed", type=int, default=seed, metavar="N", help="of tokens where there is no text")
+    group.add_argument("--seed", type=int, default=seed, metavar="N", help="of the tokens if there is no text")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
 
 
 def add_resources(group: argparse._ArgumentGroup) -> None:
-    """Add what a walk over layers may use, none of which changes a byte, and where it notes how far it is."""
+    """Add the resources of a pass over layers and the folder of its saved state. None of them changes a byte."""
     group.add_argument(
         "--memory",
         type=positive,
         default=os.environ.get("ORCHESTRATOR_MEMORY"),
         metavar="BYTES",
-        help="that may be used; what the machine has available when left out",
+        help="of memory to use; by default the available memory",
     )
     group.add_argument(
         "--spill",
         action="store_true",
         default="ORCHESTRATOR_SPILL" in os.environ,
-        help="keep what flows between layers in a file, always",
+        help="always keep the hidden states in a file",
     )
-    group.add_argument("--scratch", type=Path, metavar="DIR", help="where to note how far it is, to go on from there")
+    group.add_argument("--scratch", type=Path, metavar="DIR", help="folder of the saved state, to continue from there")
     group.add_argument(
-        "--note-seconds", type=float, default=60, metavar="S", help="time between two notes (%(default)s)"
+        "--note-seconds", type=float, default=60, metavar="S", help="time between two saved states (%(default)s)"
     )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """Add how many threads compute."""
+    """Add the number of threads."""
     parser.add_argument(
         "--threads",
         type=positive,
         default=os.environ.get("ORCHESTRATOR_THREADS"),
         metavar="N",
-        help="that compute; as many as the processor may run when left out",
+        help="that compute; by default as many as this process may use",
     )
 
 
@@ -71,23 +71,23 @@ def walk_settings(options: argparse.Namespace) -> WalkSettings:
 
 
 def device(wanted: str) -> str:
-    """Choose where the model runs, as torch names it.
+    """Choose the device that runs the model, as torch names it.
 
     Raises:
         GpuRuntimeMissingError: A GPU is wanted and torch finds none.
     """
     there = load_torch().cuda.is_available()
     if wanted == "cuda" and not there:
-        message = "the model is to run on a GPU, and torch finds none here"
-        raise GpuRuntimeMissingError(message, hint="use device auto, or run the step where there is one")
+        message = "the options name a GPU, and torch finds none here"
+        raise GpuRuntimeMissingError(message, hint="use device auto, or run the step on a machine with a GPU")
     return ("cuda" if there else "cpu") if wanted == "auto" else wanted
 
 
 def batches(checkpoint: Path, text: Path | None, options: argparse.Namespace) -> list[samples.Batch]:
-    """Cut a text into tokens, or draw them from the seed where there is none.
+    """Cut a text into tokens, or draw them from the seed if there is none.
 
     Args:
-        checkpoint: Whose tokenizer and vocabulary count.
+        checkpoint: The model, for its tokenizer and vocabulary.
         text: JSON Lines of `text`.
         options: Those of `add_options`.
 
@@ -113,7 +113,7 @@ def batches(checkpoint: Path, text: Path | None, options: argparse.Namespace) ->
 
 
 def positive(text: str) -> int:
-    """Read an option that counts something."""
+    """Parse a count of at least 1."""
     value = int(text)
     if value < 1:
         message = f"{value} is too few"

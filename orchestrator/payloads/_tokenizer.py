@@ -48,7 +48,7 @@ def files(vocabulary: int, longest: int) -> dict[str, dict[str, Any]]:
 
     Args:
         vocabulary: The most tokens it may have; at least `SMALLEST`.
-        longest: The most tokens that the model takes at once.
+        longest: The largest number of tokens that the model supports at once.
     """
     if vocabulary < SMALLEST:
         message = f"a byte-level vocabulary has at least {SMALLEST} tokens, not {vocabulary}"

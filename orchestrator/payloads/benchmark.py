@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PERFORMANCE = "performance.json"
 DATASET = "dataset.jsonl"
 PROVENANCE = "ORCHESTRATOR_PROVENANCE"
-"""The variable in which the caller may give digests, as a JSON object: they are not known to the step."""
+"""The variable with digests that the step does not know, as a JSON object."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def request_lines(options: argparse.Namespace) -> Iterator[str]:
-    """Make the requests: the same for the same seed, and of exactly the lengths that are asked for.
+    """Generate the requests: the same for the same seed, with exactly the given lengths.
 
     Token numbers come from the middle of the vocabulary: its ends hold bytes, control and placeholder tokens.
     """
     vocabulary = _vocabulary(options.checkpoint / "config.json")
     lowest, highest = vocabulary // 8, vocabulary * 3 // 4
-    source = random.Random(options.seed)  # noqa: S311 - to be repeated, not to be secret
+    source = random.Random(options.seed)  # noqa: S311 - repeatable, not secret
     for number in range(options.requests):
         tokens = [source.randrange(lowest, highest) for _ in range(options.input_tokens)]
         request = {"task_id": number, "input_ids": tokens, "output_tokens": options.output_tokens}

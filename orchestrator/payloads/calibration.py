@@ -3,7 +3,7 @@
 `python3 -m orchestrator.payloads.calibration --source FILE --samples N --output FILE` reads Parquet (with the
 image's pyarrow), JSON Lines, or plain text whose samples are separated by empty lines.
 
-With `--conversations` each line has `messages`: those of JSON Lines that have them, else the text as what a user says.
+With `--conversations` each line has `messages`: those of JSON Lines that have them, else the text as a user's message.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _ROWS_AT_A_TIME = 256
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and write the text."""
     options = _parser().parse_args(arguments)
-    taken = {_said(sample) for sample in _samples(options.without)} if options.without else set()
+    taken = {_content(sample) for sample in _samples(options.without)} if options.without else set()
     found = _samples(options.source, options.column, conversations=options.conversations)
-    samples = list(islice((sample for sample in found if _said(sample) not in taken), options.samples))
+    samples = list(islice((sample for sample in found if _content(sample) not in taken), options.samples))
     if len(samples) < options.samples:
-        besides = " besides those that calibration takes" if taken else ""
-        message = f"{options.source}: {options.samples} samples are needed, it has {len(samples)}{besides}"
+        besides = " besides those of the calibration" if taken else ""
+        message = f"{options.source}: {options.samples} samples are needed, found {len(samples)}{besides}"
         raise CalibrationTextError(message, hint="lower the number of samples in the recipe, or add text")
     rows = ({"text": sample} if isinstance(sample, str) else {"messages": sample} for sample in samples)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -51,7 +51,7 @@ def _samples(source: Path, column: str = "text", *, conversations: bool | None =
     Args:
         source: The file.
         column: Where the text is in Parquet and JSON Lines.
-        conversations: True: text is what a user says. False: there must be text. None: whatever a line has.
+        conversations: True: text becomes a user's message. False: there must be text. None: either.
     """
     readers = {".parquet": _parquet, ".jsonl": _json_lines, ".txt": _paragraphs}
     if source.suffix not in readers:
@@ -62,12 +62,12 @@ def _samples(source: Path, column: str = "text", *, conversations: bool | None =
             message = f"{where}: expected a JSON object with `{column}`; found a conversation"
             hint = "set quantization.calibration.chat_template: true, or write the text out"
             raise CalibrationTextError(message, hint=hint)
-        if _said(sample):
+        if _content(sample):
             yield [{"role": "user", "content": sample}] if conversations and isinstance(sample, str) else sample
 
 
-def _said(sample: str | Messages) -> str:
-    """Return what two samples have in common that are the same."""
+def _content(sample: str | Messages) -> str:
+    """Return the text by which two samples are compared."""
     return (sample if isinstance(sample, str) else "\n".join(turn["content"] for turn in sample)).strip()
 
 
@@ -75,7 +75,7 @@ def _parquet(source: Path, column: str) -> Iterator[tuple[str, str | Messages]]:
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        message = f"{source}: reading Parquet needs pyarrow, which is not here"
+        message = f"{source}: reading Parquet needs pyarrow, which is not installed"
         raise CalibrationTextError(message, hint="run the step in the quantizer's image") from error
     for batch in parquet.ParquetFile(source).iter_batches(_ROWS_AT_A_TIME, columns=[column]):
         yield from ((str(source), text) for text in batch.column(0).to_pylist() if isinstance(text, str))

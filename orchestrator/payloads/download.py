@@ -1,6 +1,6 @@
 """Download one commit of a Hub repository into a folder, every byte checked; runs on this machine, with network.
 
-It may be killed at any moment: what arrived stays in the Hub's cache, and the next run goes on from there.
+It may be killed at any moment: what arrived stays in the Hub's cache, and the next run continues from there.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from orchestrator.payloads._report import Reporter
 from orchestrator.store.space import require_space
 
 _WORKERS = 4
-"""Files under way at once; each may lose two chunks when the process is killed."""
+"""Files that are downloaded at once; each may lose two chunks when the process is killed."""
 _GRACE = 0.7
-"""Seconds that the threads have to write down how far they came."""
+"""Seconds in which the threads save their progress."""
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: tuple[str, ...]) -> None:
-    """Fetch every file, a few at once, and say how far it is; what may forbid the rest comes first."""
+    """Fetch every file, a few at once, and report the progress. First come the files that may forbid the others."""
     stop, report = Stop(), Reporter()
     count = _Count(wanted, report)
     fetcher = Fetcher(wanted, output, stop, count, report)
@@ -100,7 +100,7 @@ def _write_listing(wanted: Snapshot, output: Path) -> None:
 
 
 class _Count:
-    """Adds up what the threads report."""
+    """Adds up the bytes that the threads report."""
 
     def __init__(self, wanted: Snapshot, report: Reporter) -> None:
         self._total = wanted.size
@@ -110,7 +110,7 @@ class _Count:
         self._lock = threading.Lock()
 
     def __call__(self, file: RemoteFile, there: int) -> None:
-        """Take how many bytes of a file are there."""
+        """Record the number of bytes of a file that are there."""
         with self._lock:
             self._done += there - self._there.get(file.path, 0)
             self._there[file.path] = there
@@ -119,7 +119,7 @@ class _Count:
 
 
 def _each(files: Sequence[RemoteFile], fetch: Callable[[RemoteFile], None], stop: Stop) -> None:
-    """Let a few threads work files off; the first failure ends all of them.
+    """Process files in a few threads; the first failure ends all of them.
 
     They are daemons: one that waits for a silent server must not hold up an interrupt. What it had is in its journal.
     """

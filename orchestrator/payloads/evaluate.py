@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SEED = 1
-"""Of tokens where there is no text: calibration draws its own from 0."""
+"""For tokens if there is no text. Calibration draws its own from 0."""
 
 
 def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None:
-    """Read the options, compare, and write what was found; a process that does nothing else has its heap kept small."""
+    """Read the options, compare, and write the result; in a process of its own, keep the heap small."""
     options = _parser().parse_args(arguments)
     if alone:
         heap.give_back_what_is_large()
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.payloads.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="the quantized checkpoint")
-    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="what it was made from")
+    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="the original")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {evaluation.FILE}")
-    group = parser.add_argument_group("held-out text", "which calibration has not seen")
+    group = parser.add_argument_group("held-out text", "which was not used for calibration")
     group.add_argument("--text", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
     _text.add_options(group, samples=64, seed=_SEED)
     _text.add_threads(parser)
-    _text.add_resources(parser.add_argument_group("resources", "none of which changes what is found"))
+    _text.add_resources(parser.add_argument_group("resources", "none of which changes the result"))
     return parser
 
 

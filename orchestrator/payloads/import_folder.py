@@ -1,4 +1,4 @@
-"""Take a local model folder into the store: by hard link where the file system allows, by copy where not."""
+"""Take a local model folder into the store: by hard link if the file system allows, else by copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     files = sorted({file for pattern in MODEL_FILES for file in options.source.glob(pattern) if file.is_file()})
     if not any(file.suffix == ".safetensors" for file in files):
-        message = f"{options.source} holds no safetensors file"
+        message = f"{options.source} has no safetensors file"
         raise CheckpointError(message, hint="model.path must be a folder in the Hub's layout")
     report = Reporter()
     for number, file in enumerate(files, start=1):

@@ -1,7 +1,7 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
 `w4a16_nvfp4` looks at the weights only. The other formats run the model, layer by layer, over calibration text, or over
-tokens from a seed where no text is given, which need torch and transformers. `bf16` writes what is published in MXFP4
+tokens from a seed if there is no text, which needs torch and transformers. `bf16` writes what is published in MXFP4
 (gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None:
-    """Read the options and quantize; a process that does nothing else has loops compiled and its heap kept small."""
+    """Read the options and quantize; in a process of its own, compile the loops and keep the heap small."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.format == offered.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
@@ -94,14 +94,16 @@ def _parser() -> argparse.ArgumentParser:
         help="default: %(default)s; bf16 undoes MXFP4 and FP8 with block scales",
     )
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--bits-per-weight", type=float, metavar="X", help="auto: of what can be quantized, on average")
+    budget.add_argument(
+        "--bits-per-weight", type=float, metavar="X", help="auto: average over everything that can be quantized"
+    )
     budget.add_argument("--budget-bytes", type=int, metavar="N", help="auto: of the whole checkpoint")
     parser.add_argument(
         "--exclude",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="modules to leave as they are, such as 'model.layers.0.*'; can be given several times",
+        help="modules that are not quantized, such as 'model.layers.0.*'; can be given several times",
     )
     parser.add_argument(
         "--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest weights file (%(default)s)"
@@ -110,10 +112,10 @@ def _parser() -> argparse.ArgumentParser:
         "--kv-cache", choices=offered.KV_CACHE_FORMATS, default="none", help="write scales for keys and values"
     )
     parser.add_argument(
-        "--shared-scales", action="store_true", help="fp8: one weight scale for what engines fuse, unlike ModelOpt"
+        "--shared-scales", action="store_true", help="fp8: one weight scale for what runtimes fuse, unlike ModelOpt"
     )
     _text.add_threads(parser)
-    _add_calibration(parser.add_argument_group("calibration", "of formats that scale what flows through the model"))
+    _add_calibration(parser.add_argument_group("calibration", "of formats with input scales"))
     return parser
 
 

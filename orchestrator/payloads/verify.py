@@ -29,7 +29,7 @@ _NO_TEXT = "not measured: the recipe names no text to compare both models on (ch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the options, check, serve where a command is given, and write what was found."""
+    """Read the options, check, serve if there is a command, and write the report."""
     ours, commands = split(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(ours)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _compare(report: quality.Report, options: argparse.Namespace) -> tuple[quali
 def _serve(
     report: quality.Report, options: argparse.Namespace, command: Sequence[str]
 ) -> tuple[quality.Report, Served | None]:
-    """Have the server answer a question: the report with one more check, and the answer if there was one."""
+    """Ask the server a question: the report with one more check, and the answer if there was one."""
     server = Server(command, options.port, options.output / SERVER_LOG, options.startup_timeout, options.answer_timeout)
     served = None
     try:
@@ -87,17 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what to check")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {QUALITY}")
-    parser.add_argument("--reference", type=Path, metavar="DIR", help="the unquantized checkpoint it was made from")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="the unquantized original")
     parser.add_argument("--min-snr-db", type=float, metavar="X", help="signal-to-noise that each module must reach")
-    parser.add_argument("--evaluation", type=Path, metavar="FILE", help="what the comparison with the original found")
     parser.add_argument(
-        "--max-kl-divergence", type=float, metavar="X", help="nats a token that it may differ from the original"
+        "--evaluation", type=Path, metavar="FILE", help="the result of the comparison with the original"
     )
     parser.add_argument(
-        "--max-perplexity-increase", type=float, metavar="X", help="part of itself that perplexity may grow by"
+        "--max-kl-divergence", type=float, metavar="X", help="largest divergence from the original, in nats a token"
     )
     parser.add_argument(
-        "--no-chat-template", dest="chat_template", action="store_false", help="there need not be a chat template"
+        "--max-perplexity-increase", type=float, metavar="X", help="largest relative increase of perplexity"
+    )
+    parser.add_argument(
+        "--no-chat-template", dest="chat_template", action="store_false", help="allow a model without a chat template"
     )
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="where the server listens (%(default)s)")
     parser.add_argument(

@@ -63,7 +63,7 @@ class Needs:
             "one layer": self.layer,
             "its experts once more": self.gathered,
             "one batch": self.batch,
-            "what flows between layers": self.between,
+            "hidden states": self.between,
         }
 
     def __str__(self) -> str:

@@ -75,7 +75,7 @@ def text_batches(file: Path, tokenizer: Tokenizer, samples: int, length: int, ba
     """
     lines = _read_samples(file, tokenizer)[:samples]
     if len(lines) < samples:
-        message = f"{file}: {samples} samples are needed, it has {len(lines)}"
+        message = f"{file}: {samples} samples are needed, found {len(lines)}"
         raise CalibrationTextError(message, hint="lower quantization.calibration.samples, or add text")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

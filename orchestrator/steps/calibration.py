@@ -43,10 +43,10 @@ DATASETS: Mapping[str, Dataset] = {
 def build_download(recipe: Recipe, _catalog: Catalog) -> Step | None:
     """Declare the download of a known data set."""
     dataset = calibration_dataset(recipe)
-    return fetched("download-calibration", dataset, recipe.quantization.calibration.revision) if dataset else None
+    return download_step("download-calibration", dataset, recipe.quantization.calibration.revision) if dataset else None
 
 
-def fetched(name: str, dataset: Dataset, revision: str) -> Step:
+def download_step(name: str, dataset: Dataset, revision: str) -> Step:
     """Declare the download of a data set's text."""
     return Step(
         name=name,
@@ -72,14 +72,14 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     if not needs_text(recipe):
         return None
     calibration = recipe.quantization.calibration
-    wanted = Wanted(calibration.dataset, calibration_dataset(recipe), "download-calibration", calibration.samples)
+    text = SourceText(calibration.dataset, calibration_dataset(recipe), "download-calibration", calibration.samples)
     image = Shape(recipe, catalog).quantizer_image  # it has a Parquet reader, which this machine's Python may lack
-    return written("calibration", wanted, image, conversations=calibration.chat_template)
+    return conversion_step("calibration", text, image, conversations=calibration.chat_template)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Text to be written as JSON Lines."""
+class SourceText:
+    """A text to convert to JSON Lines."""
 
     name: str
     """The local file, or the data set's name."""
@@ -90,29 +90,29 @@ class Wanted:
     samples: int
 
 
-def written(
-    name: str, wanted: Wanted, image: str | None, without: Input | None = None, *, conversations: bool = False
+def conversion_step(
+    name: str, text: SourceText, image: str | None, without: Input | None = None, *, conversations: bool = False
 ) -> Step:
     """Declare the conversion of a text.
 
     Args:
         name: The step's.
-        wanted: The text.
+        text: The text.
         image: The image that can read it in any form.
         without: The output of an earlier step, whose samples are left out.
         conversations: Write conversations for the model's chat template, not text.
     """
-    dataset = wanted.dataset
-    file = dataset.file if dataset else PurePosixPath(wanted.name).name
+    dataset = text.dataset
+    file = dataset.file if dataset else PurePosixPath(text.name).name
     options: dict[str, Argument] = {
         "source": Inside(SOURCE, file) if dataset else Inside(f"{SOURCE}/{file}"),
         "column": dataset.column if dataset else "text",
-        "samples": str(wanted.samples),
+        "samples": str(text.samples),
         "output": Inside(OUT.target, TEXT),
     }
     if without is not None:
         options["without"] = Inside(without.target, TEXT)
-    read = (Input(wanted.download, SOURCE),) if dataset else ()
+    read = (Input(text.download, SOURCE),) if dataset else ()
     return Step(
         name=name,
         argv=payload("calibration", options, *(["--conversations"] if conversations else [])),
@@ -120,7 +120,7 @@ def written(
         image=image,
         portable=dataset is None,
         inputs=(*read, *((without,) if without else ())),
-        folders=() if dataset else (Folder(wanted.name, f"{SOURCE}/{file}"),),
+        folders=() if dataset else (Folder(text.name, f"{SOURCE}/{file}"),),
         needs_code=True,
     )
 
@@ -156,7 +156,7 @@ def dataset_named(recipe: Recipe, name: str, where: str) -> Dataset:
         RecipeInvalidError: It is not known.
     """
     if name not in DATASETS:
-        message = f"{recipe.name}: {where}.dataset: nothing is known of the data set `{name}`"
+        message = f"{recipe.name}: {where}.dataset: unknown data set `{name}`"
         known = ", ".join(sorted(DATASETS))
         raise RecipeInvalidError(message, hint=f"use one of {known}, or a local file that ends in .jsonl or .txt")
     return DATASETS[name]

@@ -7,13 +7,13 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import (
     RANDOM,
     Dataset,
-    Wanted,
+    SourceText,
     calibration_dataset,
+    conversion_step,
     dataset_named,
-    fetched,
+    download_step,
     is_local,
     needs_text,
-    written,
 )
 from orchestrator.steps.shape import CALIBRATION, Shape
 from orchestrator.steps.step import Input, Step
@@ -26,7 +26,7 @@ def build_download(recipe: Recipe, _catalog: Catalog) -> Step | None:
     dataset = held_out_dataset(recipe)
     if dataset is None or recipe.checks.held_out is None or _download(recipe) != DOWNLOAD:
         return None
-    return fetched(DOWNLOAD, dataset, recipe.checks.held_out.revision)
+    return download_step(DOWNLOAD, dataset, recipe.checks.held_out.revision)
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
@@ -34,9 +34,9 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     held_out = recipe.checks.held_out
     if held_out is None or held_out.dataset == RANDOM:
         return None
-    wanted = Wanted(held_out.dataset, held_out_dataset(recipe), _download(recipe), held_out.samples)
+    text = SourceText(held_out.dataset, held_out_dataset(recipe), _download(recipe), held_out.samples)
     without = Input("calibration", CALIBRATION) if needs_text(recipe) else None
-    return written("held-out", wanted, Shape(recipe, catalog).quantizer_image, without)
+    return conversion_step("held-out", text, Shape(recipe, catalog).quantizer_image, without)
 
 
 def held_out_dataset(recipe: Recipe) -> Dataset | None:

@@ -92,5 +92,5 @@ def mismatch(option: Option, value: OptionValue) -> str | None:
         "float": isinstance(value, int | float) and not isinstance(value, bool),
         "str": not isinstance(value, bool),
     }
-    expected = {"flag": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+    expected = {"flag": "true or false", "int": "a whole number", "float": "a number", "str": "a string"}
     return None if fits[option.type] else f"expected {expected[option.type]}"

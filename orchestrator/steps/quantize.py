@@ -30,7 +30,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     """
     shape = Shape(recipe, catalog)
     if recipe.quantization.exclude and recipe.quantization.method in ("modelopt", "trtllm"):
-        message = f"{recipe.name}: quantization.exclude: the quantizers of NVIDIA take no patterns on the command line"
+        message = f"{recipe.name}: quantization.exclude: the quantizers of NVIDIA have no option for patterns"
         hint = "use method onepass, or name a recipe of ModelOpt in quantization.options.recipe"
         raise RecipeInvalidError(message, hint=hint)
     match recipe.quantization.method:

@@ -208,8 +208,8 @@ def nvfp4_error(weight: Numbers, encoded: Encoded[Numbers], scale_2: np.float32)
 
     def work(first: int, last: int) -> tuple[float, float]:
         blocks = ctypes.c_int64((last - first) // nvfp4.BLOCK)
-        places = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
-        return _sums(partial(library.functions.nvfp4_error, _at(weight, first * 2), blocks, scalar, *places))
+        addresses = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
+        return _sums(partial(library.functions.nvfp4_error, _at(weight, first * 2), blocks, scalar, *addresses))
 
     return _total(library.each(weight.size, nvfp4.BLOCK, work))
 

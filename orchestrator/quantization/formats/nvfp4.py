@@ -10,8 +10,8 @@ A weight `w` of shape [out, in] becomes three tensors (names as in a ModelOpt ch
 
 and stands for `E2M1(code) * (weight_scale * weight_scale_2)`. All arithmetic is IEEE FP32, one rounding per operation:
 
-1. `weight_scale_2 = amax / 2688`, where `amax` is the largest magnitude of the tensor, or of all tensors that an
-   engine fuses into one. 2688 = 6 * 448: the largest E2M1 number times the largest E4M3 number, so the block that
+1. `weight_scale_2 = amax / 2688`, where `amax` is the largest magnitude of the tensor, or of all tensors that a
+   runtime fuses into one. 2688 = 6 * 448: the largest E2M1 number times the largest E4M3 number, so the block that
    holds `amax` gets the largest block scale.
 2. `s = block_amax / (6 * weight_scale_2)`; 0 becomes 1; clamped to [2^-9, 448], the positive numbers of E4M3;
    rounded to E4M3, ties to even.

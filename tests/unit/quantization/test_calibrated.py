@@ -91,7 +91,7 @@ def test_lines_without_text_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_too_few_samples_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(CalibrationTextError, match="2 samples are needed, it has 1"):
+    with pytest.raises(CalibrationTextError, match="2 samples are needed, found 1"):
         text_batches(tmp_path / "train.jsonl", _Tokenizer(), 2, 3)
 
 

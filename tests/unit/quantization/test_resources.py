@@ -46,7 +46,7 @@ def test_too_little_is_an_error_that_says_what_is_needed() -> None:
         choose(needs, 2_000_000_000)
     assert str(caught.value).startswith(
         "quantization.resources.memory: calibration needs 2.47 GB of memory at least, found 2.00 GB; it takes"
-        " libraries 0.70 GB, one layer 1.72 GB, one batch 0.05 GB, what flows between layers 4.30 GB"
+        " libraries 0.70 GB, one layer 1.72 GB, one batch 0.05 GB, hidden states 4.30 GB"
     )
     assert "batch_size" in caught.value.hint
 

@@ -36,12 +36,12 @@ def test_text_that_calibration_took_is_left_out(tmp_path: Path) -> None:
     calibration.main([*options, "--output", str(taken)])
     calibration.main([*options, "--without", str(taken), "--output", str(kept)])
     assert [json.loads(line)["text"] for line in kept.read_text().splitlines()] == ["three", "four"]
-    with pytest.raises(CalibrationTextError, match="3 samples are needed, it has 2 besides those"):
+    with pytest.raises(CalibrationTextError, match="3 samples are needed, found 2 besides those"):
         calibration.main([*options[:-1], "3", "--without", str(taken), "--output", str(kept)])
 
 
 def test_too_few_samples_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationTextError, match="3 samples are needed, it has 1"):
+    with pytest.raises(CalibrationTextError, match="3 samples are needed, found 1"):
         written(tmp_path, "mine.txt", "one", 3)
 
 
