@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.residence import BUFFER, BUFFERS
 from orchestrator.quantization.resources import Needs, Way, choose
 from orchestrator.quantization.samples import random_batches
+from orchestrator.quantization.torch_types import Torch
 
 Save = Callable[..., Path]
 
@@ -97,10 +99,15 @@ class Gpu:
         return self.free, 10 * self.free
 
 
+def torch_on(gpu: Gpu) -> Torch:
+    """Return a torch that knows only this GPU."""
+    return cast("Torch", gpu)
+
+
 def test_a_processor_and_a_gpu_on_its_memory_share_it() -> None:
-    assert resources.is_shared(Gpu(0, integrated=False), "cpu")
-    assert resources.is_shared(Gpu(0, integrated=True), "cuda:0")
-    assert not resources.is_shared(Gpu(0, integrated=False), "cuda:0")
+    assert resources.is_shared(torch_on(Gpu(0, integrated=False)), "cpu")
+    assert resources.is_shared(torch_on(Gpu(0, integrated=True)), "cuda:0")
+    assert not resources.is_shared(torch_on(Gpu(0, integrated=False)), "cuda:0")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -110,7 +117,7 @@ def test_a_budget_is_for_the_memory_that_is_shared(tiny: Path, device: str) -> N
     whole, gpu = needed.total(layers=2, spill=False), Gpu(0, integrated=True)
 
     def decide(memory: int) -> Way:
-        return resources.decide(plan, batches, device=device, memory=memory, spill=False, torch=gpu)
+        return resources.decide(plan, batches, device=device, memory=memory, spill=False, torch=torch_on(gpu))
 
     assert decide(whole) == Way(ahead=True, spill=False)
     assert decide(whole - 1) == Way(ahead=False, spill=False)
@@ -124,7 +131,7 @@ def test_a_gpu_with_memory_of_its_own_must_hold_the_layers_and_the_host_the_buff
 
     def decide(memory: int, free: int) -> Way:
         gpu = Gpu(free, integrated=False)
-        return resources.decide(plan, batches, device="cuda", memory=memory, spill=False, torch=gpu)
+        return resources.decide(plan, batches, device="cuda", memory=memory, spill=False, torch=torch_on(gpu))
 
     assert decide(host, own + needed.layer + needed.between) == Way(ahead=True, spill=False)
     assert decide(host, own + needed.between) == Way(ahead=False, spill=False)
