@@ -15,11 +15,11 @@ import yaml
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Runtime
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.serving import Serving
-from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Workload, prefill_terms, step_terms, workload
 
 Kind = Literal["dense one", "dense many", "moe one", "moe many", "prefill"]

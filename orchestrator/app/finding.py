@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.app.configs import an_object, declared_beside, declared_inside, read_object
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ConfigInvalidError, HubAccessError
+from orchestrator.models import ModelShape, insist_on_known, shape_of
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.known import known_repo
 from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
-from orchestrator.planner.shapes import ModelShape, insist_on_known, shape_of
 from orchestrator.recipe.model import HubModel, LocalModel
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from orchestrator.models.shape import Memory, ModelShape, Tensor
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
-from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
 
 KV_BYTES: dict[KvDtype, float] = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 """Bytes of one number in the KV cache; NVFP4 has an 8-bit scale for 16."""

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import MeasurementUnusableError
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.constants import COSTS, Constants, Cost, RuntimeConstants
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.serving import Serving
-from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.planner.speed import served_terms, step_terms, workload
 
 Floats = NDArray[np.float64]

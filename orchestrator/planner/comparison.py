@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from orchestrator.catalog.target import Target
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
-from orchestrator.planner.shapes.model import ModelShape
 
 _CHECKPOINTS = {
     "bf16": "BF16",

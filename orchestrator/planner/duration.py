@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.catalog.target import Target
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token
 from orchestrator.planner.constants import constants_in_use
 from orchestrator.planner.figures import Kind
-from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.quantization.offered import PROBE_TOKENS
 from orchestrator.recipe.model import Calibration, HeldOut
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import Kept, Stored, kept_tensors
 from orchestrator.planner.scheme import Scheme
-from orchestrator.planner.shapes.model import ModelShape
 
 SHARD_BYTES = 5_000_000_000
 """The largest file that our quantizer writes."""

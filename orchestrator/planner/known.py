@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from orchestrator.catalog.models import find_model
+from orchestrator.models import FAMILIES, ModelShape, shape_of
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.planner.shapes import FAMILIES, ModelShape, shape_of
 from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, Recipe
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import checkpoint_bytes, largest_layer
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
-from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.recipe.model import Calibration, Recipe
 from orchestrator.units import in_bytes
 

@@ -10,13 +10,13 @@ from typing import get_args
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, Refusal
+from orchestrator.models import ModelShape
 from orchestrator.planner.comparison import Row, Subject, Terms, compare_one, usual_format
 from orchestrator.planner.known import has_block_scales
 from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
 from orchestrator.planner.scheme import Algorithm, Scheme
-from orchestrator.planner.shapes import ModelShape
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.quantization.offered import SINGLE_FORMATS
 from orchestrator.recipe.model import Format, Method, Recipe

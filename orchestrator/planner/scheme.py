@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.model import Tensor
+from orchestrator.models.shape import Tensor
 
 Algorithm = Literal[
     "BF16",

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, loaded_bytes, state_bytes
 from orchestrator.planner.scheme import KvDtype, Scheme
-from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.units import in_bytes, in_gib
 
 RUNTIME = "trtllm"

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from orchestrator.errors import SpeedInputError
-from orchestrator.planner.shapes.model import ModelShape
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.speed import Band, Workload, step_terms, total
 
 _MOST_DRAFTS = 256

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.errors import SpeedInputError
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, RuntimeConstants, constants_in_use
 from orchestrator.planner.figures import requests
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving, gpus_of
-from orchestrator.planner.shapes.model import ModelShape
 
 Terms = Mapping[Cost, float]
 """Seconds of a step if every constant is 1."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.figures import Figure, in_words
 from orchestrator.planner.files import file_bytes
 from orchestrator.planner.known import Known, at_most, known_draft, missing_sizes
 from orchestrator.planner.scheme import Scheme, scheme_of
-from orchestrator.planner.shapes.model import ModelShape
 from orchestrator.recipe.model import Format, HubModel, Recipe
 
 

@@ -11,12 +11,12 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import ArchitectureUnknownError
+from orchestrator.models import shape_of
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.preparation import Preparation, resident_peak
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import serving_figures
-from orchestrator.planner.shapes import shape_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT.parent / "shared" / "data" / "model_configs"

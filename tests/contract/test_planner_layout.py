@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.models import FAMILIES as PLANNED
+from orchestrator.models import shape_of
 from orchestrator.planner.bytes import stored_tensors
 from orchestrator.planner.files import file_bytes
 from orchestrator.planner.scheme import scheme_of
-from orchestrator.planner.shapes import FAMILIES as PLANNED
-from orchestrator.planner.shapes import shape_of
 from orchestrator.quantization import header, layout
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import TensorSpec

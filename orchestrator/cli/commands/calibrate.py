@@ -20,6 +20,7 @@ from orchestrator.errors import (
     OrchestratorError,
     machine_faults,
 )
+from orchestrator.models import shape_of
 from orchestrator.planner.calibration import (
     Observation,
     calibrated,
@@ -28,7 +29,6 @@ from orchestrator.planner.calibration import (
 )
 from orchestrator.planner.constants import CALIBRATED, COSTS, RuntimeConstants, default_constants, to_document
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.planner.shapes import shape_of
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
 from orchestrator.store.temporary import replacing

@@ -16,6 +16,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.cli.options import PageFile, complete_recipe, write_page
 from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
+from orchestrator.models import shape_of
 from orchestrator.pages.advice import advice
 from orchestrator.pages.drafts import words
 from orchestrator.pages.markdown import comparison_text
@@ -27,7 +28,6 @@ from orchestrator.planner.constants import RUNTIMES
 from orchestrator.planner.drafts import Drafts, drafts
 from orchestrator.planner.known import Known, known_model, missing_sizes
 from orchestrator.planner.scheme import KvDtype, Scheme
-from orchestrator.planner.shapes import shape_of
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Recipe
 from orchestrator.recipe.names import ENDING

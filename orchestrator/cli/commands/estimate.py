@@ -15,6 +15,7 @@ from orchestrator.catalog.models import find_model
 from orchestrator.cli.options import json_option
 from orchestrator.cli.text import print_json, print_table, print_text
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.constants import RUNTIMES
 from orchestrator.planner.figures import Figure, requests
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
@@ -29,7 +30,6 @@ from orchestrator.planner.scheme import (
 )
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures, to_document
-from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.planner.speed import Band
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.quantization.offered import SINGLE_FORMATS

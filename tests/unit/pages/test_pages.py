@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.catalog.models import find_model
 from orchestrator.catalog.target import Gpu, Target
+from orchestrator.models import ModelShape, shape_of
 from orchestrator.pages.advice import advice
 from orchestrator.pages.drafts import words
 from orchestrator.pages.markdown import comparison_text
@@ -18,7 +19,6 @@ from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.drafts import drafts
 from orchestrator.planner.estimate import Stage
 from orchestrator.planner.phases import Peak
-from orchestrator.planner.shapes import ModelShape, shape_of
 
 HOSTILE = '<script>alert("1")</script> & {{ 7 * 7 }} | $x$'
 SPARK = Target(

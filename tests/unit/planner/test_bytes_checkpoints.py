@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.models import find_model
+from orchestrator.models import shape_of
 from orchestrator.payloads import generate, quantize
 from orchestrator.planner.bytes import checkpoint_bytes, loaded_bytes, stored_tensors, weights_read_per_step
 from orchestrator.planner.files import file_bytes
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.planner.shapes import shape_of
 from orchestrator.quantization.checkpoint import Checkpoint
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, LLAMA, MIXTRAL, Config
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
+from orchestrator.models import FAMILIES, shape_of
 from orchestrator.planner.scheme import scheme_of, scheme_of_quant_config
-from orchestrator.planner.shapes import FAMILIES, shape_of
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, LLAMA, MIXTRAL, NEMOTRON, Config
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
+from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, kv_bytes_read, weights_read_per_step
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving, memory_per_gpu
 from orchestrator.planner.serving_figures import serving_figures
-from orchestrator.planner.shapes import ModelShape, shape_of
 from orchestrator.recipe.model import Calibration
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, GLM, LLAMA, MIXTRAL, NEMOTRON, Config
 from tests.unit.planner.conftest import ROOT

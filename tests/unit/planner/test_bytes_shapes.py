@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.catalog.models import find_model, known_repos
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.models import shape_of
 from orchestrator.planner.bytes import (
     flops_per_token,
     kv_bytes,
@@ -15,7 +16,6 @@ from orchestrator.planner.bytes import (
     kv_bytes_read,
     state_bytes,
 )
-from orchestrator.planner.shapes import shape_of
 from tests.unit.planner.byte_configs import (
     BY_CODE,
     DEEPSEEK_V2,

@@ -13,10 +13,10 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError, SpeedInputError
+from orchestrator.models import shape_of
 from orchestrator.planner.constants import RUNTIMES, default_constants
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving
-from orchestrator.planner.shapes import shape_of
 from orchestrator.planner.speed import Speed, served, speed, workload
 from tests.unit.planner.conftest import ROOT
 

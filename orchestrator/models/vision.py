@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from orchestrator.planner.shapes.dense import Stack, gemma3, mistral, qwen3, tied
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.hybrid import qwen3_5, qwen3_5_moe
-from orchestrator.planner.shapes.mixture import llama4, qwen_moe_layers
-from orchestrator.planner.shapes.model import ModelShape
-from orchestrator.planner.shapes.parts import Tensors, attention, experts_of, heads_of, kept
-from orchestrator.planner.shapes.towers import gemma3_tower, llama4_tower, pixtral_tower, qwen3_tower
+from orchestrator.models.dense import Stack, gemma3, mistral, qwen3, tied
+from orchestrator.models.fields import Fields
+from orchestrator.models.hybrid import qwen3_5, qwen3_5_moe
+from orchestrator.models.mixture import llama4, qwen_moe_layers
+from orchestrator.models.parts import Tensors, attention, experts_of, heads_of, kept
+from orchestrator.models.shape import ModelShape
+from orchestrator.models.towers import gemma3_tower, llama4_tower, pixtral_tower, qwen3_tower
 
 _GEMMA3: Mapping[str, object] = MappingProxyType(
     {

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.dense import Stack, norms, tied
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
-from orchestrator.planner.shapes.parts import (
+from orchestrator.models.dense import Stack, norms, tied
+from orchestrator.models.fields import Fields
+from orchestrator.models.parts import (
     Heads,
     Mamba2,
     Tensors,
@@ -22,6 +21,7 @@ from orchestrator.planner.shapes.parts import (
     renamed,
     vector,
 )
+from orchestrator.models.shape import Memory, ModelShape, Tensor
 
 _KINDS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
 _STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

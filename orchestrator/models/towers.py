@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import Tensor
-from orchestrator.planner.shapes.parts import Tensors, renamed
+from orchestrator.models.fields import Fields
+from orchestrator.models.parts import Tensors, renamed
+from orchestrator.models.shape import Tensor
 
 
 def beside(prefix: str, tensors: Iterable[Tensor]) -> Tensors:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import Memory, ModelShape
-from orchestrator.planner.shapes.parts import (
+from orchestrator.models.fields import Fields
+from orchestrator.models.parts import (
     Heads,
     Tensors,
     attention,
@@ -21,6 +20,7 @@ from orchestrator.planner.shapes.parts import (
     renamed,
     vector,
 )
+from orchestrator.models.shape import Memory, ModelShape
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.dense import Stack, norms, qwen_windows, tied, window_of
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import Memory, ModelShape, Tensor
-from orchestrator.planner.shapes.parts import (
+from orchestrator.models.dense import Stack, norms, qwen_windows, tied, window_of
+from orchestrator.models.fields import Fields
+from orchestrator.models.parts import (
     Heads,
     Tensors,
     attention,
@@ -22,6 +21,7 @@ from orchestrator.planner.shapes.parts import (
     renamed,
     vector,
 )
+from orchestrator.models.shape import Memory, ModelShape, Tensor
 
 
 def mixtral(fields: Fields, architecture: str) -> ModelShape:

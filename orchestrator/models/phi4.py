@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.dense import phi3
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import ModelShape, Tensor
-from orchestrator.planner.shapes.parts import Tensors
-from orchestrator.planner.shapes.towers import Siglip, affine, beside, full, numbered, plain
+from orchestrator.models.dense import phi3
+from orchestrator.models.fields import Fields
+from orchestrator.models.parts import Tensors
+from orchestrator.models.shape import ModelShape, Tensor
+from orchestrator.models.towers import Siglip, affine, beside, full, numbered, plain
 
 _TOWER = Siglip(hidden=1152, inner=4304, layers=27, positions=1024, patch=14, pooled=True)
 """SigLIP So400M for 448 pixels. Its sizes are not in config.json but in the model's own code."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import Memory, Role, Tensor
+from orchestrator.models.fields import Fields
+from orchestrator.models.shape import Memory, Role, Tensor
 
 Tensors = tuple[Tensor, ...]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
-from orchestrator.planner.shapes import dense, hybrid, mixture, phi4, vision
-from orchestrator.planner.shapes.fields import Fields
-from orchestrator.planner.shapes.model import Memory, ModelShape, Role, Tensor
+from orchestrator.models import dense, hybrid, mixture, phi4, vision
+from orchestrator.models.fields import Fields
+from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 
 FAMILIES: Mapping[str, Callable[[Fields, str], ModelShape]] = MappingProxyType(
     {
