@@ -1,50 +1,44 @@
-"""Derives a model's tensors from its config.json: names, shapes, quantization, and what one token reads."""
+"""Reads a model: its tensors, what each layer caches, and what one token reads, from config.json and from headers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
-from orchestrator.models import dense, hybrid, mixture, phi4, vision
+from orchestrator.models import decoder
 from orchestrator.models.fields import Fields
+from orchestrator.models.habits import HABITS, UNKNOWN
+from orchestrator.models.phi4 import with_adapters
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
+from orchestrator.models.vision import with_towers
 
-FAMILIES: Mapping[str, Callable[[Fields, str], ModelShape]] = MappingProxyType(
+_CLASS = re.compile(r"(?P<stem>\w+?)(For(CausalLM|ConditionalGeneration|ImageTextToText)|LMHeadModel)")
+_TEXT = ("text_config", "llm_config", "language_config")
+_ALIASES: Mapping[str, str] = MappingProxyType(
     {
-        "LlamaForCausalLM": dense.llama,
-        "MistralForCausalLM": dense.mistral,
-        "Mistral3ForConditionalGeneration": vision.mistral3,
-        "MixtralForCausalLM": mixture.mixtral,
-        "Qwen2ForCausalLM": dense.qwen2,
-        "Qwen2MoeForCausalLM": mixture.qwen2_moe,
-        "Qwen3ForCausalLM": dense.qwen3,
-        "Qwen3MoeForCausalLM": mixture.qwen3_moe,
-        "Qwen3NextForCausalLM": hybrid.qwen3_next,
-        "Qwen3_5ForConditionalGeneration": vision.qwen3_5_vl,
-        "Qwen3_5MoeForConditionalGeneration": vision.qwen3_5_moe_vl,
-        "Qwen3VLForConditionalGeneration": vision.qwen3_vl,
-        "Qwen3VLMoeForConditionalGeneration": vision.qwen3_vl_moe,
-        "Phi3ForCausalLM": dense.phi3,
-        "Phi4MMForCausalLM": phi4.phi4_multimodal,
-        "Gemma2ForCausalLM": dense.gemma2,
-        "Gemma3ForCausalLM": dense.gemma3,
-        "Gemma3ForConditionalGeneration": vision.gemma3_vl,
-        "GptOssForCausalLM": mixture.gpt_oss,
-        "DeepseekV2ForCausalLM": mixture.deepseek,
-        "DeepseekV3ForCausalLM": mixture.deepseek,
-        "DeepseekV32ForCausalLM": mixture.deepseek_v32,
-        "Glm4MoeForCausalLM": mixture.glm4_moe,
-        "Glm4MoeLiteForCausalLM": mixture.deepseek,
-        "MiniMaxM2ForCausalLM": mixture.minimax_m2,
-        "Llama4ForConditionalGeneration": vision.llama4_vl,
-        "Llama4ForCausalLM": mixture.llama4,
-        "NemotronHForCausalLM": hybrid.nemotron_h,
-        "DeciLMForCausalLM": dense.decilm,
-        "JambaForCausalLM": hybrid.jamba,
+        "n_embd": "hidden_size",
+        "d_model": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_layers": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_heads": "num_attention_heads",
+        "n_positions": "max_position_embeddings",
+        "max_seq_len": "max_position_embeddings",
     }
 )
-"""Architectures whose tensors are known, by `architectures[0]` of config.json."""
+"""Other names of a few fields, and the usual one."""
+_GEMMA3: Mapping[str, object] = MappingProxyType(
+    {
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+    }
+)
+"""Gemma3TextConfig's own values (transformers, configuration_gemma3.py), which its multimodal files leave out."""
 
 
 def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelShape:
@@ -55,23 +49,52 @@ def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelS
         where: Its name in messages.
 
     Raises:
-        ArchitectureUnknownError: Its architecture is not one of `FAMILIES`.
-        ConfigInvalidError: A field is missing, impossible or contradicts another.
+        ArchitectureUnknownError: Its class is not that of a language model.
+        ConfigInvalidError: A field is missing, impossible, contradicts another, or changes sizes and is not understood.
     """
     architecture = _architecture(config, where)
-    insist_on_known(architecture, where)
-    return FAMILIES[architecture](Fields(config, where), architecture)
+    whole = Fields(config, where)
+    kind = kind_of(architecture, where)
+    inner = next((name for name in _TEXT if whole.has(name)), None)
+    text = _text(whole, inner) if inner else whole
+    text_kind = _kind(text.text("model_type")) if inner and text.has("model_type") else kind
+    habits = HABITS.get(text_kind, UNKNOWN)
+    more = _GEMMA3 if inner and kind == "gemma3" else {}
+    fields = Fields({**habits.defaults, **more, **_named_usually(text.data)}, text.where)
+    shape = decoder.read(fields, habits, architecture)
+    if kind == "phi4mm":
+        return with_adapters(shape, whole)
+    return with_towers(shape, whole, kind) if inner else shape
 
 
-def insist_on_known(architecture: str, where: str) -> None:
-    """Refuse an architecture with unknown tensors.
+def kind_of(architecture: str, where: str) -> str:
+    """Return the model type of a class.
 
     Raises:
-        ArchitectureUnknownError: It is not one of `FAMILIES`.
+        ArchitectureUnknownError: It is no class of a language model.
     """
-    if architecture not in FAMILIES:
-        message = f"{where}: architectures: {architecture}: its tensors do not follow from anything known here"
-        raise ArchitectureUnknownError(message, hint=f"known are: {', '.join(FAMILIES)}")
+    found = _CLASS.fullmatch(architecture)
+    if found is None:
+        message = f"{where}: architectures: {architecture:.100}: this is not the class of a language model"
+        hint = "expected a class like LlamaForCausalLM or Gemma3ForConditionalGeneration"
+        raise ArchitectureUnknownError(message, hint=hint)
+    return _kind(found["stem"])
+
+
+def _kind(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").removesuffix("text")
+
+
+def _text(whole: Fields, name: str) -> Fields:
+    """Take the language model's fields. The tied head may be declared inside or outside."""
+    text = whole.part(name)
+    outside = {"tie_word_embeddings": whole.data["tie_word_embeddings"]} if whole.has("tie_word_embeddings") else {}
+    return Fields({**text.data, **outside}, text.where)
+
+
+def _named_usually(data: Mapping[str, object]) -> dict[str, object]:
+    others = {usual: data[name] for name, usual in _ALIASES.items() if name in data and usual not in data}
+    return {**{name: value for name, value in data.items() if name not in _ALIASES}, **others}
 
 
 def _architecture(config: Mapping[str, object], where: str) -> str:
@@ -87,4 +110,4 @@ def _architecture(config: Mapping[str, object], where: str) -> str:
     return declared[0]
 
 
-__all__ = ["FAMILIES", "Memory", "ModelShape", "Role", "Tensor", "insist_on_known", "shape_of"]
+__all__ = ["Memory", "ModelShape", "Role", "Tensor", "kind_of", "shape_of"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from orchestrator.errors import ConfigInvalidError
@@ -19,6 +20,22 @@ _LIMITS: Mapping[str, int] = {
 _LIMIT = 2**22
 """More than ten times the largest dimension of any published model. A larger number is an error."""
 
+_CHANGES_SIZES = re.compile(
+    r"_size$|_dims?$|_rank$|_heads$|_layers?$|_experts|expert_|_width$|_bias$|^moe_|^mamba_|^linear_|^conv_|^n_|^num_"
+    r"|_types?$|_pattern$|_freq$|_interval$|_period$|_config$|^use_.*norm|qk_norm|_blocks?$|_ratio$|^share_|_mlp$"
+)
+"""Names of fields that may decide how many weights or how large a cache there is."""
+_CHANGES_NOTHING = re.compile(
+    r"token_id|token_index|dropout|^rope|rotary|^num_beam|^num_return|^no_repeat|^encoder_no|^num_logits|^n_group$"
+    r"|^time_step|chunk_size|^initializer|^model_type$|^torch_dtype$|^max_window_layers$|^position_embedding_type$"
+    r"|^topk_|^ep_size$|_act$|^mamba_ssm_|^mamba_hidden_act|^use_.*kernels|_loss|aux_|^moe_jitter|^moe_router_topk_scaling"
+    r"|^moe_layer_start|^linear_scaling|^quantization_config$|_token_type$|_cache_|^norm_topk|^router_"
+    r"|^moe_shared_expert_overlap|^original_max|^scale_|^attn_type_list$|^hidden_act|^qk_norm_type$|^expand$"
+    r"|_temperature_|^use_bfloat16$|^moe_router_|^moe_routed_scaling|^seq_aux|^vocab_size_per_layer_input$|^mtp_|^num_mtp"
+    r"|^type_vocab|^problem_type$|^tokenizer|^is_|^num_labels|^pad_vocab|^finetuning|^base_model_tp_plan|^scoring_func$"
+)
+"""Of these, the ones that change no size of what is served for text."""
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -27,10 +44,28 @@ class Fields:
     data: Mapping[str, object]
     where: str = "config.json"
     """For messages: the file and the path of this part."""
+    _asked: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Names of all fields that were read."""
 
     def has(self, name: str) -> bool:
         """Tell whether a field is there and not null."""
+        self._asked.add(name)
         return self.data.get(name) is not None
+
+    def named(self, *names: str) -> str | None:
+        """Return the first name that is there with a value that is not zero, false or empty."""
+        return next((name for name in names if self.has(name) and self.data[name]), None)
+
+    def ignore(self, *names: str) -> None:
+        """Mark fields that change nothing for this model."""
+        self._asked.update(names)
+
+    def unread(self) -> Iterator[str]:
+        """Name the fields that may change sizes, have a value, and were not read."""
+        for name, value in self.data.items():
+            counts = bool(value) and not isinstance(value, float | str)
+            if counts and name not in self._asked and _CHANGES_SIZES.search(name) and not _CHANGES_NOTHING.search(name):
+                yield name
 
     def size(self, *names: str) -> int:
         """Read a whole number from 1, under the first of its names that is present.
@@ -47,15 +82,11 @@ class Fields:
         """Read a whole number from 1, or the default of the architecture's own code."""
         return self._number(name, 1) if self.has(name) else default
 
-    def count(self, name: str) -> int:
-        """Read a whole number from 0."""
-        if not self.has(name):
-            self.missing(name)
-        return self._number(name, 0)
-
-    def count_or(self, name: str, default: int) -> int:
+    def count(self, name: str, default: int | None = None) -> int:
         """Read a whole number from 0, or take the default."""
-        return self._number(name, 0) if self.has(name) else default
+        if not self.has(name):
+            return self.missing(name) if default is None else default
+        return self._number(name, 0)
 
     def flag(self, name: str, *, default: bool) -> bool:
         """Read true or false, or take the default."""

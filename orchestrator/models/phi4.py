@@ -1,11 +1,10 @@
-"""Phi-4 multimodal: Phi-3's layers, each with adapters for images and speech, and two towers."""
+"""Reads Phi-4 multimodal: Phi-3's layers, each with adapters for images and speech, and two towers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.models.dense import phi3
 from orchestrator.models.fields import Fields
 from orchestrator.models.parts import Tensors
 from orchestrator.models.shape import ModelShape, Tensor
@@ -17,9 +16,8 @@ _ROOT = "model.embed_tokens_extend"
 _BUCKETS_PER_DISTANCE = 2
 
 
-def phi4_multimodal(fields: Fields, architecture: str) -> ModelShape:
-    """Phi-4 multimodal, as its own code stores it."""
-    shape = phi3(fields, architecture)
+def with_adapters(shape: ModelShape, fields: Fields) -> ModelShape:
+    """Add adapters and towers to Phi-4, as its own code stores them."""
     ranks = {kind: fields.part(f"{kind}_lora").size("r") for kind in ("speech", "vision")}
     tensors = tuple(part for tensor in shape.tensors for part in _adapted(tensor, ranks))
     hidden = shape.hidden_size

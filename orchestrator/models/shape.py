@@ -91,6 +91,8 @@ class Memory:
     """Numbers of the recurrent state, independent of the length (Mamba)."""
     convolution_values: int = 0
     """Numbers that the layer's convolution keeps, in BF16."""
+    shared: bool = False
+    """It reads the cache of an earlier layer and keeps none of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,8 @@ class ModelShape:
     """Of a recurrent state."""
     notes: tuple[str, ...] = ()
     """What the figures leave out, in words."""
+    exact: bool = True
+    """False: tensors are an upper limit, because nothing here says what this model type fixes in its own code."""
 
     @cached_property
     def parameters(self) -> int:
@@ -144,4 +148,4 @@ class ModelShape:
     @property
     def attention_layers(self) -> int:
         """Count layers with a KV cache."""
-        return sum(bool(layer.values_per_token) for layer in self.layers)
+        return sum(bool(layer.values_per_token) and not layer.shared for layer in self.layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,11 @@ from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
 from orchestrator.models.parts import Tensors, renamed
 from orchestrator.models.shape import Tensor
+
+_POSITIONS = 16384
+"""The most positions that a usual tower has an embedding for."""
+_CLIPPED = ("input_min", "input_max", "output_min", "output_max")
+"""Gemma 4: limits that go with each linear layer."""
 
 
 def beside(prefix: str, tensors: Iterable[Tensor]) -> Tensors:
@@ -159,7 +165,7 @@ def llama4_tower(fields: Fields, hidden: int) -> Tensors:
     return (*beside("vision_model", tower), *(replace(tensor, used=0.0) for tensor in join))
 
 
-def qwen3_tower(fields: Fields, hidden: int, *, tapped: bool = True) -> Tensors:
+def qwen3_tower(fields: Fields, hidden: int) -> Tensors:
     """Return the tower of Qwen 3 VL, with outputs at several layers, or of Qwen 3.5, without them."""
     width, inner, out = fields.size("hidden_size"), fields.size("intermediate_size"), fields.size("out_hidden_size")
     if out != hidden:
@@ -175,7 +181,7 @@ def qwen3_tower(fields: Fields, hidden: int, *, tapped: bool = True) -> Tensors:
         *full("mlp.linear_fc1", inner, width),
         *full("mlp.linear_fc2", width, inner),
     )
-    taps = len(fields.items("deepstack_visual_indexes")) if tapped else 0
+    taps = len(fields.items("deepstack_visual_indexes")) if fields.has("deepstack_visual_indexes") else 0
     tower = (
         *full("patch_embed.proj", width, *patch),
         *plain("pos_embed.weight", fields.size("num_position_embeddings"), width),
@@ -192,3 +198,93 @@ def _merger(name: str, normed: int, merged: int, out: int) -> Tensors:
         *full(f"{name}.linear_fc1", merged, merged),
         *full(f"{name}.linear_fc2", out, merged),
     )
+
+
+def gemma4_tower(fields: Fields, hidden: int) -> Tensors:
+    """Return the tower of Gemma 4 and its projector to the language model."""
+    width, inner, patch = fields.size("hidden_size"), fields.size("intermediate_size"), fields.size("patch_size")
+    size, heads = fields.size("head_dim"), fields.size("num_attention_heads")
+    keys = fields.size_or("num_key_value_heads", heads) * size
+    bounds = _CLIPPED if fields.flag("use_clipped_linears", default=False) else ()
+
+    def clipped(name: str, out: int, columns: int) -> Tensors:
+        limits = (tensor for bound in bounds for tensor in plain(f"{name}.{bound}"))
+        return (*plain(f"{name}.linear.weight", out, columns), *limits)
+
+    norms = ("input", "post_attention", "pre_feedforward", "post_feedforward")
+    block = (
+        *clipped("self_attn.q_proj", heads * size, width),
+        *clipped("self_attn.k_proj", keys, width),
+        *clipped("self_attn.v_proj", keys, width),
+        *clipped("self_attn.o_proj", width, heads * size),
+        *plain("self_attn.q_norm.weight", size),
+        *plain("self_attn.k_norm.weight", size),
+        *clipped("mlp.gate_proj", inner, width),
+        *clipped("mlp.up_proj", inner, width),
+        *clipped("mlp.down_proj", width, inner),
+        *(tensor for norm in norms for tensor in plain(f"{norm}_layernorm.weight", width)),
+    )
+    standard = ("std_bias", "std_scale") if fields.flag("standardize", default=False) else ()
+    tower = (
+        *plain("patch_embedder.input_proj.weight", width, 3 * patch**2),
+        *plain("patch_embedder.position_embedding_table", 2, fields.size("position_embedding_size"), width),
+        *numbered("encoder.layers", fields.size("num_hidden_layers"), block),
+        *(tensor for name in standard for tensor in plain(name, width)),
+    )
+    return (
+        *beside("model.vision_tower", tower),
+        *beside("model.embed_vision", plain("embedding_projection.weight", hidden, width)),
+    )
+
+
+def kimi_tower(fields: Fields, hidden: int) -> Tensors:
+    """Return the tower of Kimi K2.5 (MoonViT) and its projector to the language model."""
+    width = fields.size("vt_hidden_size", "hidden_size")
+    inner = fields.size("vt_intermediate_size", "intermediate_size")
+    patch, out = fields.size("patch_size"), fields.size("mm_hidden_size", "projection_hidden_size", "vt_hidden_size")
+    merge = math.prod(side for side in fields.items("merge_kernel_size", 2) if type(side) is int and 0 < side < patch)
+    positions = (fields.size("init_pos_emb_height"), fields.size("init_pos_emb_width"))
+    block = (
+        *affine("norm0", width),
+        *affine("norm1", width),
+        *full("wqkv", 3 * width, width),
+        *full("wo", width, width),
+        *full("mlp.fc0", inner, width),
+        *full("mlp.fc1", width, inner),
+    )
+    tower = (
+        *full("patch_embed.proj", width, 3, patch, patch),
+        *plain("patch_embed.pos_emb.weight", *positions, width),
+        *numbered("encoder.blocks", fields.size("vt_num_hidden_layers", "num_hidden_layers"), block),
+        *affine("encoder.final_layernorm", width),
+    )
+    projector = (
+        *affine("pre_norm", out),
+        *full("proj.0", merge * out, merge * out),
+        *full("proj.2", hidden, merge * out),
+    )
+    return (*beside("vision_tower", tower), *beside("mm_projector", projector))
+
+
+def any_tower(fields: Fields, hidden: int) -> Tensors:
+    """Return an upper limit of a vision transformer: gated MLPs, biases, and a projector of merged patches."""
+    width = fields.size("hidden_size", "vt_hidden_size", "embed_dim", "width")
+    wide = fields.named("intermediate_size", "vt_intermediate_size")
+    inner = fields.size(wide) if wide else 4 * width
+    patch = fields.size_or("patch_size", 16)
+    block = (
+        *(tensor for name in ("norm1", "norm2", "norm3", "norm4") for tensor in affine(name, width)),
+        *(tensor for name in ("q", "k", "v", "o") for tensor in full(f"self_attn.{name}_proj", width, width)),
+        *(tensor for name in ("gate", "up") for tensor in full(f"mlp.{name}_proj", inner, width)),
+        *full("mlp.down_proj", width, inner),
+    )
+    merged = 4 * width
+    tower = (
+        *full("patch_embed", width, 3, patch, patch),
+        *plain("position_embedding.weight", _POSITIONS, width),
+        *numbered("layers", fields.size("num_hidden_layers", "depth", "vt_num_hidden_layers", "num_layers"), block),
+        *affine("norm", width),
+        *full("projector.0", merged, merged),
+        *full("projector.2", hidden, merged),
+    )
+    return beside("vision_tower", tower)

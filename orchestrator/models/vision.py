@@ -1,117 +1,111 @@
-"""Vision-language models: the language model, and the tower beside it."""
+"""Reads what lies beside a language model: towers for images and sound, and projections between both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from orchestrator.models.dense import Stack, gemma3, mistral, qwen3, tied
 from orchestrator.models.fields import Fields
-from orchestrator.models.hybrid import qwen3_5, qwen3_5_moe
-from orchestrator.models.mixture import llama4, qwen_moe_layers
-from orchestrator.models.parts import Tensors, attention, experts_of, heads_of, kept
+from orchestrator.models.parts import Tensors
 from orchestrator.models.shape import ModelShape
-from orchestrator.models.towers import gemma3_tower, llama4_tower, pixtral_tower, qwen3_tower
-
-_GEMMA3: Mapping[str, object] = MappingProxyType(
-    {
-        "vocab_size": 262208,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 131072,
-    }
+from orchestrator.models.towers import (
+    any_tower,
+    gemma3_tower,
+    gemma4_tower,
+    kimi_tower,
+    llama4_tower,
+    pixtral_tower,
+    qwen3_tower,
 )
-"""Gemma3TextConfig's own values (transformers, configuration_gemma3.py)."""
 
 
-def _text(fields: Fields) -> Fields:
-    """Take the language model's fields. The tied head may be declared inside or outside."""
-    text = fields.part("text_config")
-    outside = {"tie_word_embeddings": fields.data["tie_word_embeddings"]} if fields.has("tie_word_embeddings") else {}
-    return Fields({**text.data, **outside}, text.where)
+@dataclass(frozen=True)
+class Around:
+    """How a checkpoint holds a language model and its tower."""
+
+    root: str
+    """The name of the language model."""
+    tower: Callable[[Fields, int], Tensors]
+    """From the whole configuration and the language model's hidden size."""
+    head: str = "lm_head"
+    optional: bool = False
+    """Its files may leave the tower's sizes out."""
 
 
-def _inside(shape: ModelShape, root: str) -> ModelShape:
-    """Rename a language model's tensors as the whole checkpoint names them."""
-    tensors = tuple(
-        replace(tensor, name=f"{root}.{tensor.name.removeprefix('model.')}")
-        if tensor.name.startswith("model.")
-        else tensor
-        for tensor in shape.tensors
-    )
-    return replace(shape, tensors=tensors)
+def _vision(tower: Callable[[Fields, int], Tensors]) -> Callable[[Fields, int], Tensors]:
+    return lambda fields, hidden: tower(fields.part("vision_config"), hidden)
 
 
-def _with(shape: ModelShape, tower: Tensors) -> ModelShape:
-    return replace(shape, tensors=(*shape.tensors, *tower))
-
-
-def qwen3_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Qwen 3 VL."""
-    shape = _inside(qwen3(_text(fields), architecture), "model.language_model")
-    return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size))
-
-
-def qwen3_vl_moe(fields: Fields, architecture: str) -> ModelShape:
-    """Qwen 3 VL with experts, which it stores stacked."""
-    text = _text(fields)
-    heads, experts = heads_of(text), experts_of(text, "num_experts")
-    inner = text.size("moe_intermediate_size")
-    moe = (
-        *kept("gate", experts.total, heads.hidden, "router"),
-        *experts.stacked("experts.gate_up_proj", (2 * inner, heads.hidden)),
-        *experts.stacked("experts.down_proj", (heads.hidden, inner)),
-    )
-    layers, widest = qwen_moe_layers(text, heads, attention(heads, normed=True), moe)
-    shape = _inside(Stack(text, tied(text)).shape(architecture, layers, heads, widest), "model.language_model")
-    return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size))
-
-
-def qwen3_5_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Qwen 3.5."""
-    return _qwen3_5(fields, qwen3_5(_text(fields), architecture))
-
-
-def qwen3_5_moe_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Qwen 3.5 with experts."""
-    return _qwen3_5(fields, qwen3_5_moe(_text(fields), architecture))
-
-
-def _qwen3_5(fields: Fields, text: ModelShape) -> ModelShape:
-    shape = _inside(text, "model.language_model")
-    return _with(shape, qwen3_tower(fields.part("vision_config"), shape.hidden_size, tapped=False))
-
-
-def llama4_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Llama 4."""
-    shape = llama4(_text(fields), architecture)
-    if not fields.has("vision_config"):
-        return replace(shape, notes=("the vision tower is left out: its sizes are not in this config.json",))
-    return _with(shape, llama4_tower(fields.part("vision_config"), shape.hidden_size))
-
-
-def gemma3_vl(fields: Fields, architecture: str) -> ModelShape:
-    """Gemma 3 from 4B on. Its files leave out the defaults of its code."""
-    text = _text(fields)
-    shape = _inside(gemma3(Fields({**_GEMMA3, **text.data}, text.where), architecture), "language_model.model")
-    if not fields.has("vision_config"):
-        return replace(shape, notes=("the vision tower is left out: its sizes are not in this config.json",))
-    return _with(shape, gemma3_tower(fields.part("vision_config"), shape.hidden_size))
-
-
-def mistral3(fields: Fields, architecture: str) -> ModelShape:
-    """Mistral Small 3.1 and later, Ministral 3: Mistral with Pixtral's tower."""
-    shape = _inside(mistral(_text(fields), architecture), "language_model.model")
-    head = tuple(
-        replace(tensor, name=f"language_model.{tensor.name}") if tensor.role == "head" else tensor
-        for tensor in shape.tensors
-    )
-    tower = pixtral_tower(
+def _pixtral(fields: Fields, hidden: int) -> Tensors:
+    return pixtral_tower(
         fields.part("vision_config"),
-        shape.hidden_size,
+        hidden,
         fields.size_or("spatial_merge_size", 2),
         bias=fields.flag("multimodal_projector_bias", default=False),
     )
-    return _with(replace(shape, tensors=head), tower)
+
+
+_QWEN = Around("model.language_model", _vision(qwen3_tower))
+_AROUND: Mapping[str, Around] = MappingProxyType(
+    {
+        "qwen3vl": _QWEN,
+        "qwen3vlmoe": _QWEN,
+        "qwen35": _QWEN,
+        "qwen35moe": _QWEN,
+        "gemma3": Around("language_model.model", _vision(gemma3_tower), optional=True),
+        "gemma4": Around("model.language_model", _vision(gemma4_tower), optional=True),
+        "llama4": Around("language_model.model", _vision(llama4_tower), "language_model.lm_head", optional=True),
+        "mistral3": Around("language_model.model", _pixtral, "language_model.lm_head"),
+        "kimik25": Around("language_model.model", _vision(kimi_tower), "language_model.lm_head"),
+    }
+)
+"""By model type. For any other, towers are counted by the sizes that every tower has."""
+_LEFT_OUT = "the {} tower is left out: its sizes are not in this config.json"
+
+
+def with_towers(shape: ModelShape, fields: Fields, kind: str) -> ModelShape:
+    """Add what lies beside a language model.
+
+    Args:
+        shape: The language model.
+        fields: The whole configuration.
+        kind: Its model type.
+    """
+    around = _AROUND.get(kind)
+    if around is None:
+        return _with_any_tower(shape, fields)
+    shape = _inside(shape, around)
+    if around.optional and not fields.has("vision_config"):
+        return replace(shape, notes=(*shape.notes, _LEFT_OUT.format("vision")))
+    shape = replace(shape, tensors=(*shape.tensors, *around.tower(fields, shape.hidden_size)))
+    return _with_sound(shape, fields)
+
+
+def _with_any_tower(shape: ModelShape, fields: Fields) -> ModelShape:
+    """Add an upper limit of a tower of unknown kind."""
+    if not fields.has("vision_config"):
+        return _with_sound(shape, fields)
+    tower = any_tower(fields.part("vision_config"), shape.hidden_size)
+    return _with_sound(replace(shape, tensors=(*shape.tensors, *tower), exact=False), fields)
+
+
+def _with_sound(shape: ModelShape, fields: Fields) -> ModelShape:
+    """Name an audio tower: its sizes follow from no field that all have."""
+    if not fields.named("audio_config", "sound_config", "speech_config"):
+        return shape
+    return replace(shape, notes=(*shape.notes, "the audio tower is left out: only the weights say how large it is"))
+
+
+def _inside(shape: ModelShape, around: Around) -> ModelShape:
+    """Rename a language model's tensors as the whole checkpoint names them."""
+    names = {"lm_head.weight": f"{around.head}.weight"}
+    return replace(
+        shape,
+        tensors=tuple(
+            replace(tensor, name=f"{around.root}.{tensor.name.removeprefix('model.')}")
+            if tensor.name.startswith("model.")
+            else replace(tensor, name=names.get(tensor.name, tensor.name))
+            for tensor in shape.tensors
+        ),
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from orchestrator.catalog.models import find_model
-from orchestrator.models import FAMILIES, ModelShape, shape_of
+from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, Recipe
 
@@ -58,8 +58,6 @@ def missing_sizes(recipe: Recipe) -> str:
     model = recipe.model
     if not isinstance(model, HubModel):
         return f"the sizes of a local model are not looked up; `orchestrator estimate --config {_place(recipe)}` does"
-    if model.architecture not in FAMILIES:
-        return f"the tensors of {model.architecture} are not known here"
     return f"the sizes of {model.repo} are not in the catalogue; `orchestrator estimate` takes its config.json"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.models import FAMILIES as PLANNED
+
 from orchestrator.models import shape_of
 from orchestrator.planner.bytes import stored_tensors
 from orchestrator.planner.files import file_bytes
@@ -45,7 +45,7 @@ LATENT: Mapping[str, Any] = {
 }
 MORE: Mapping[str, Mapping[str, Any]] = {
     "Qwen3MoeForCausalLM": {**EXPERTS, "num_experts": 12},
-    "MixtralForCausalLM": {**EXPERTS, "num_local_experts": 12},
+    "MixtralForCausalLM": {"num_experts_per_tok": 2, "num_local_experts": 12},
     "Gemma2ForCausalLM": {"sliding_window": 64, "tie_word_embeddings": True},
     "Gemma3ForCausalLM": {"sliding_window": 64, "tie_word_embeddings": True},
     "Qwen2MoeForCausalLM": {**EXPERTS, "num_experts": 12, "shared_expert_intermediate_size": 64},
