@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.app.configs import an_object, declared_beside, declared_inside, read_object
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ConfigInvalidError, HubAccessError
-from orchestrator.models import ModelShape, insist_on_known, shape_of
+from orchestrator.models import ModelShape, kind_of, shape_of
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.known import known_repo
 from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
@@ -153,7 +153,7 @@ def _architecture(public: Mapping[str, Any], where: str) -> str:
     if not isinstance(shown, list) or len(shown) != 1:
         message = f"{where} is gated, and the Hub does not show its architecture"
         raise HubAccessError(message, hint="ask for access on its page, then log in (`hf auth login`) or set HF_TOKEN")
-    insist_on_known(str(shown[0]), where)
+    kind_of(str(shown[0]), where)
     return str(shown[0])
 
 

@@ -14,7 +14,7 @@ from orchestrator.models.phi4 import with_adapters
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.models.vision import with_towers
 
-_CLASS = re.compile(r"(?P<stem>\w+?)(For(CausalLM|ConditionalGeneration|ImageTextToText)|LMHeadModel)")
+_CLASS = re.compile(r"(?P<stem>\w+?)(For(CausalLM|ConditionalGeneration|ImageTextToText)|LMHeadModel)", re.ASCII)
 _TEXT = ("text_config", "llm_config", "language_config")
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -75,7 +75,7 @@ def kind_of(architecture: str, where: str) -> str:
     """
     found = _CLASS.fullmatch(architecture)
     if found is None:
-        message = f"{where}: architectures: {architecture:.100}: this is not the class of a language model"
+        message = f"{where}: architectures: {architecture!r:.100}: this is not the class of a language model"
         hint = "expected a class like LlamaForCausalLM or Gemma3ForConditionalGeneration"
         raise ArchitectureUnknownError(message, hint=hint)
     return _kind(found["stem"])

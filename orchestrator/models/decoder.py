@@ -75,7 +75,7 @@ def _insist_on_understood(fields: Fields) -> None:
     unread = list(fields.unread())
     if unread:
         name = unread[0]
-        message = f"{fields.where}: {name}: {fields.data[name]!r:.60} may change sizes and is not understood"
+        message = f"{fields.where}: {name:.60}: {fields.data[name]!r:.60} may change sizes and is not understood"
         raise ConfigInvalidError(
             message, hint="the sizes of such a model are read from its weights: give its folder or its repository"
         )

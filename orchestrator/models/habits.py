@@ -59,6 +59,8 @@ class Habits:
     """More normalizations in a layer with experts."""
     beside_mlp: bool = False
     """A layer with experts also has an MLP."""
+    dense_first: bool = False
+    """The first layers have no experts; `first_k_dense_replace` or `mlp_layer_types` must say which."""
     plain: bool = False
     """MLPs have no gate."""
     experts_as_mlp: bool = False
@@ -140,7 +142,8 @@ _GEMMA3 = replace(
     defaults=MappingProxyType({"tie_word_embeddings": True, "sliding_window_pattern": 6}),
 )
 _DEEPSEEK_V2 = Habits(
-    "deepseek_v2/modeling_deepseek_v2.py", parts=frozenset(("experts", "latent", "proposers")), qkv_bias=False,
+    "deepseek_v2/modeling_deepseek_v2.py",
+    dense_first=True, parts=frozenset(("experts", "latent", "proposers")), qkv_bias=False,
     out_bias=False,
 )  # fmt: skip
 _DEEPSEEK = replace(
@@ -224,6 +227,7 @@ HABITS: Mapping[str, Habits] = MappingProxyType(
         "glmmoedsa": replace(_SPARSE, source="glm_moe_dsa/modeling_glm_moe_dsa.py"),
         "glm4moe": Habits(
             "glm4_moe/modeling_glm4_moe.py",
+            dense_first=True,
             parts=frozenset(("experts", "proposers")),
             out_bias=False,
             qk_norm="field",

@@ -65,7 +65,7 @@ def layers_of(fields: Fields, habits: Habits, *, mixture: bool) -> list[Layer]:
     if fields.has("layers_block_type") or fields.has("hybrid_override_pattern"):
         return _blocks(fields, count)
     mixers = _mixers(fields, habits, count)
-    sparse = _sparse(fields, count) if mixture else [False] * count
+    sparse = _sparse(fields, habits, count) if mixture else [False] * count
     shared = fields.count("num_kv_shared_layers", 0) if "shared_cache" in habits.parts else 0
     indexed = _indexed(fields, habits, count)
     return [
@@ -126,7 +126,7 @@ def _words(fields: Fields, habits: Habits, count: int) -> list[MixerKind]:
     known = {word: kind for word, kind in _WORDS.items() if kind != "delta_rule" or "delta_rule" in habits.parts}
     words = fields.items("layer_types", count)
     if not all(isinstance(word, str) and word in known for word in words):
-        others = sorted({str(word) for word in words if word not in known})
+        others = sorted({repr(word) for word in words if word not in known})
         fields.wrong("layer_types", f"only {', '.join(known)}, not {', '.join(others)[:80]}")
     fields.ignore("full_attention_interval", "sliding_window_pattern")
     return [known[str(word)] for word in words]
@@ -165,7 +165,7 @@ def _indexed(fields: Fields, habits: Habits, count: int) -> list[bool]:
     return [kind == "full" for kind in kinds]
 
 
-def _sparse(fields: Fields, count: int) -> list[bool]:
+def _sparse(fields: Fields, habits: Habits, count: int) -> list[bool]:
     """Return the layers with experts: those listed, all but the first few, or every second or so."""
     if fields.has("mlp_layer_types"):
         kinds = fields.items("mlp_layer_types", count)
@@ -180,7 +180,7 @@ def _sparse(fields: Fields, count: int) -> list[bool]:
     if fields.has("expert_layer_period"):
         every, offset = fields.size("expert_layer_period"), fields.count("expert_layer_offset")
         return [number % every == offset for number in range(count)]
-    if fields.has("first_k_dense_replace"):
+    if habits.dense_first or fields.has("first_k_dense_replace"):
         return _after_dense(fields, count)
     every = fields.size_or("decoder_sparse_step", 1)
     dense = fields.items("mlp_only_layers") if fields.has("mlp_only_layers") else []

@@ -25,7 +25,7 @@ class Mixer:
 
 def attention(fields: Fields, habits: Habits, layer: Layer) -> Mixer:
     """Read the attention of one layer."""
-    if "latent" in habits.parts and fields.has("kv_lora_rank"):
+    if "latent" in habits.parts and (habits.exact or fields.has("kv_lora_rank")):
         return _latent(fields, habits, layer)
     return _grouped(fields, habits, layer)
 

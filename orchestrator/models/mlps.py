@@ -50,7 +50,8 @@ def experts_of(fields: Fields, habits: Habits) -> Experts | None:
 
 def dense(fields: Fields, habits: Habits, *, widened: int = 1) -> tuple[Tensors, int]:
     """Return an MLP, and its width."""
-    inner = widened * fields.size("intermediate_size_mlp", "intermediate_size")  # the first: Llama 4
+    name = "intermediate_size_mlp" if fields.has("intermediate_size_mlp") else "intermediate_size"  # the first: Llama 4
+    inner = widened * fields.size(name)
     bias, hidden = fields.flag("mlp_bias", default=False), fields.size("hidden_size")
     if habits.fused:
         tensors: Tensors = (

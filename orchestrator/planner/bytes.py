@@ -147,7 +147,7 @@ def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -
 
 def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:
     """Return the bytes that one more token adds to the cache while no window is full."""
-    return sum(_per_token(layer, dtype) for layer in shape.layers)
+    return sum(_per_token(layer, dtype) for layer in shape.layers if not layer.shared)
 
 
 def _per_token(layer: Memory, dtype: KvDtype) -> float:
@@ -156,7 +156,8 @@ def _per_token(layer: Memory, dtype: KvDtype) -> float:
 
 def kv_bytes(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
     """Return the bytes of the cache for one sequence of `context` tokens. Layers with a window keep only the window."""
-    return sum(_per_token(layer, dtype) * _least(context, layer.window) for layer in shape.layers)
+    kept = (layer for layer in shape.layers if not layer.shared)
+    return sum(_per_token(layer, dtype) * _least(context, layer.window) for layer in kept)
 
 
 def kv_bytes_read(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:

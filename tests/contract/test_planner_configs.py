@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
-from orchestrator.errors import ArchitectureUnknownError
+from orchestrator.errors import ConfigInvalidError
 from orchestrator.models import shape_of
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.preparation import Preparation, resident_peak
@@ -82,26 +82,24 @@ def scheme(name: str) -> Scheme:
     return scheme_of_quant_config(inside, name) if inside else scheme_of("bf16")
 
 
-def is_known(name: str) -> bool:
+def refusal(name: str) -> str | None:
+    """Why a configuration is not counted; None if it is."""
     try:
         shape_of(read(name), name)
-    except ArchitectureUnknownError:
-        return False
-    return True
+    except ConfigInvalidError as error:
+        return error.message
+    return None
 
 
-KNOWN = [name for name in CONFIGS if is_known(name)]
+REFUSED = {name: why for name in CONFIGS if (why := refusal(name))}
+KNOWN = [name for name in CONFIGS if name not in REFUSED]
 
 
-def test_most_configurations_are_known() -> None:
-    assert len(KNOWN) > len(CONFIGS) / 2
-
-
-@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(KNOWN)))
-def test_an_unknown_class_is_refused_by_its_name(name: str) -> None:
-    (architecture,) = read(name)["architectures"]
-    with pytest.raises(ArchitectureUnknownError, match=architecture):
-        shape_of(read(name), name)
+def test_at_most_three_configurations_are_refused_each_by_a_field_of_it() -> None:
+    assert len(REFUSED) <= 3
+    for name, why in REFUSED.items():
+        inside = json.loads((FOLDER / name).read_bytes())
+        assert any(field in why for field in (*inside, *inside.get("text_config", {}))), why
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -163,8 +161,11 @@ def test_the_lists_of_exclusions_name_modules_that_are_there() -> None:
             tensor.module.format(0) if tensor.count > 1 else tensor.module for tensor in shape_of(read(name)).tensors
         }
         inside = {module.rpartition(".")[0] for module in modules} | modules
+        inside |= {tensor.name for tensor in shape_of(read(name)).tensors if tensor.role == "bias"}
         last = {module.rpartition(".")[2] for module in modules}
         for pattern in declared.exclude or ():
-            if "*" not in pattern and not pattern.endswith("gate_up_proj"):
+            if pattern == "lm_head" and shape_of(read(name)).tied:
+                continue  # listed by every publisher, also where it is the embedding
+            if "*" not in pattern and not pattern.endswith(("gate_up_proj", "indexers_proj"))  # names of fused ones:
                 # MiniMax names `gate` and `e_score_correction_bias` by their last parts alone.
                 assert pattern in inside or pattern in last, f"{name}: {pattern}"

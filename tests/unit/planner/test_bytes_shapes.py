@@ -122,8 +122,9 @@ def test_three_of_four_layers_of_qwen3_next_keep_a_matrix_per_head_and_no_cache(
     [
         (GEMMA3_27B, {"vision_config": {"hidden_size": 1152}}, "vision_config: patch_size is missing"),
         (MISTRAL_SMALL, {"vision_config": None}, "vision_config is missing"),
-        (QWEN3_NEXT, {"layer_types": ["sliding_attention"] * 48}, "only linear_attention and full_attention"),
-        (QWEN3_NEXT, {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        (QWEN3_NEXT, {"layer_types": ["sliding_attention"] * 48}, "sliding_window is missing"),
+        (QWEN3_NEXT, {"layer_types": ["other"] * 48}, "full_attention, attention, sliding_attention"),
+        (QWEN3_NEXT, {"mlp_only_layers": [0]}, "intermediate_size is missing"),
         (QWEN3_NEXT, {"num_experts_per_tok": 513}, "num_experts is only 512"),
     ],
 )
