@@ -166,6 +166,6 @@ def test_the_lists_of_exclusions_name_modules_that_are_there() -> None:
         for pattern in declared.exclude or ():
             if pattern == "lm_head" and shape_of(read(name)).tied:
                 continue  # listed by every publisher, also where it is the embedding
-            if "*" not in pattern and not pattern.endswith(("gate_up_proj", "indexers_proj"))  # names of fused ones:
+            if "*" not in pattern and not pattern.endswith(("gate_up_proj", "indexers_proj")):
                 # MiniMax names `gate` and `e_score_correction_bias` by their last parts alone.
                 assert pattern in inside or pattern in last, f"{name}: {pattern}"
