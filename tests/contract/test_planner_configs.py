@@ -161,7 +161,7 @@ def test_the_lists_of_exclusions_name_modules_that_are_there() -> None:
             tensor.module.format(0) if tensor.count > 1 else tensor.module for tensor in shape_of(read(name)).tensors
         }
         inside = {module.rpartition(".")[0] for module in modules} | modules
-        inside |= {tensor.name for tensor in shape_of(read(name)).tensors if tensor.role == "bias"}
+        inside |= {tensor.name for tensor in shape_of(read(name)).tensors}
         last = {module.rpartition(".")[2] for module in modules}
         for pattern in declared.exclude or ():
             if pattern == "lm_head" and shape_of(read(name)).tied:
