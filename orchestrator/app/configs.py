@@ -46,6 +46,11 @@ def an_object(found: object, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         message = f"{where}: found a {type(found).__name__}, expected an object"
         raise ConfigInvalidError(message)
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        message = f"{where}: found {error.object[error.start]!a} in a name or text, which is half of a character"
+        raise ConfigInvalidError(message) from None
     return found
 
 

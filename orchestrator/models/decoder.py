@@ -77,7 +77,7 @@ def _insist_on_understood(fields: Fields) -> None:
         name = unread[0]
         message = f"{fields.where}: {name:.60}: {fields.data[name]!r:.60} may change sizes and is not understood"
         raise ConfigInvalidError(
-            message, hint="the sizes of such a model are read from its weights: give its folder or its repository"
+            message, hint="no size is guessed: docs/explanation/reading-a-model.md tells how a field becomes understood"
         )
 
 

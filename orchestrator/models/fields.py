@@ -21,8 +21,8 @@ _LIMIT = 2**22
 """More than ten times the largest dimension of any published model. A larger number is an error."""
 
 _CHANGES_SIZES = re.compile(
-    r"_size$|_dims?$|_rank$|_heads$|_layers?$|_experts|expert_|_width$|_bias$|^moe_|^mamba_|^linear_|^conv_|^n_|^num_"
-    r"|_types?$|_pattern$|_freq$|_interval$|_period$|_config$|^use_.*norm|qk_norm|_blocks?$|_ratio$|^share_|_mlp$"
+    r"size|_dims?(_|$)|rank$|heads|layer|expert|width|bias$|^moe_|^mamba|^linear_|^conv_|^n_|num_|_types?$|pattern"
+    r"|_freq$|_interval$|_period$|_config$|^use_.*norm|qk_norm|_blocks?$|_ratio$|^share_|_mlp$"
 )
 """Names of fields that may decide how many weights or how large a cache there is."""
 _CHANGES_NOTHING = re.compile(

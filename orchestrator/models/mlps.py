@@ -11,7 +11,15 @@ from orchestrator.models.parts import Tensors, kept, linear, renamed
 from orchestrator.models.shape import Role, Tensor
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts")
-_CHOSEN = ("num_experts_per_tok", "top_k_experts", "num_experts_per_token", "moe_top_k", "moe_topk", "moe_k")
+_CHOSEN = (
+    "num_experts_per_tok",
+    "top_k_experts",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+)
 _EXPERT_SIZES = (
     "moe_intermediate_size",
     "expert_intermediate_size",
@@ -42,6 +50,7 @@ def experts_of(fields: Fields, habits: Habits) -> Experts | None:
     if name is None:
         return None
     total, chosen = fields.size(name), fields.size(*_CHOSEN)
+    fields.ignore(*_CHOSEN)  # gpt-oss has two of them
     if chosen > total:
         message = f"{fields.where}: {fields.named(*_CHOSEN)} is {chosen}, but {name} is only {total}"
         raise ConfigInvalidError(message)

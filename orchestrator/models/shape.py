@@ -118,7 +118,7 @@ class ModelShape:
     notes: tuple[str, ...] = ()
     """What the figures leave out, in words."""
     exact: bool = True
-    """False: tensors are an upper limit, because nothing here says what this model type fixes in its own code."""
+    """False: its tensors are an upper limit, because no entry says what this model type fixes in its own code."""
 
     @cached_property
     def parameters(self) -> int:

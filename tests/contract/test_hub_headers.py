@@ -19,9 +19,10 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64}
 QUANTIZATION = {"quantization": {"quant_algo": "FP8"}}
 
 
-def weights(size: int, tensors: int = 1) -> bytes:
+def weights(size: int, tensors: int = 1, first: str = "w") -> bytes:
     entries = {
-        f"w{n}": {"dtype": "U8", "shape": [size], "data_offsets": [n * size, n * size + size]} for n in range(tensors)
+        f"{first}{n}": {"dtype": "U8", "shape": [size], "data_offsets": [n * size, n * size + size]}
+        for n in range(tensors)
     }
     header = json.dumps(entries).encode()
     return struct.pack("<Q", len(header)) + header + b"\0" * (size * tensors)
@@ -31,7 +32,7 @@ FILES = {
     "config.json": json.dumps(CONFIG).encode(),
     "hf_quant_config.json": json.dumps(QUANTIZATION).encode(),
     "model-00001-of-00002.safetensors": weights(1000, 3000),
-    "model-00002-of-00002.safetensors": weights(500),
+    "model-00002-of-00002.safetensors": weights(500, first="v"),
     "original/model.safetensors": weights(7),
 }
 
