@@ -164,8 +164,8 @@ def _parameters(shape: ModelShape | None, counted: int | None, by: str) -> tuple
     if shape is None:
         message = "the model is gated, and the Hub does not show how many parameters it has"
         raise HubAccessError(message, hint="ask for access on its page, then log in (`hf auth login`) or set HF_TOKEN")
-    limit = "" if shape.exact else "at most "
-    return float(shape.parameters), f"{limit}{in_words(shape.parameters)}, as its config.json makes them"
+    certainty = "" if shape.exact else "; not exact, only its weights decide"
+    return float(shape.parameters), f"{in_words(shape.parameters)}, as its config.json makes them{certainty}"
 
 
 def _active(shape: ModelShape | None) -> float | None:

@@ -22,7 +22,7 @@ _LIMIT = 2**22
 
 _CHANGES_SIZES = re.compile(
     r"size|_dims?(_|$)|rank$|heads|layer|expert|width|bias$|^moe_|^mamba|^linear_|^conv_|^n_|num_|_types?$|pattern"
-    r"|_freq$|_interval$|_period$|_config$|^use_.*norm|qk_norm|_blocks?$|_ratio$|^share_|_mlp$"
+    r"|_freq$|_interval$|_period$|_config$|^use_.*norm|qk_norm|_blocks?$|_ratio$|^share_|_mlp$|channels"
 )
 """Names of fields that may decide how many weights or how large a cache there is."""
 _CHANGES_NOTHING = re.compile(

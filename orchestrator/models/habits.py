@@ -95,6 +95,7 @@ UNKNOWN = Habits(
     defaults=MappingProxyType({"attention_bias": True, "mlp_bias": True}),
     exact=False,
     qk_norm="all",
+    gated_queries=True,
     norms=FOUR_NORMS,
     router_bias=True,
     correction="gate.e_score_correction_bias",

@@ -83,18 +83,20 @@ def with_towers(shape: ModelShape, fields: Fields, kind: str) -> ModelShape:
 
 
 def _with_any_tower(shape: ModelShape, fields: Fields) -> ModelShape:
-    """Add an upper limit of a tower of unknown kind."""
+    """Add an upper limit of a tower of unknown kind. What else such a model holds is not known."""
+    shape = replace(shape, exact=False)
     if not fields.has("vision_config"):
         return _with_sound(shape, fields)
     tower = any_tower(fields.part("vision_config"), shape.hidden_size)
-    return _with_sound(replace(shape, tensors=(*shape.tensors, *tower), exact=False), fields)
+    return _with_sound(replace(shape, tensors=(*shape.tensors, *tower)), fields)
 
 
 def _with_sound(shape: ModelShape, fields: Fields) -> ModelShape:
     """Name an audio tower: its sizes follow from no field that all have."""
     if not fields.named("audio_config", "sound_config", "speech_config"):
         return shape
-    return replace(shape, notes=(*shape.notes, "the audio tower is left out: only the weights say how large it is"))
+    note = "the audio tower is left out: only the weights say how large it is"
+    return replace(shape, notes=(*shape.notes, note), exact=False)
 
 
 def _inside(shape: ModelShape, around: Around) -> ModelShape:

@@ -72,7 +72,8 @@ def loading(serving: Serving) -> Peak:
     parts: dict[Part, float] = {**_weights(serving), **({"the file being read": twice} if twice else {})}
     also = ", and one file of them in the page cache besides" if twice else ""
     each = f", on each of {serving.gpu_count} GPUs" if serving.gpu_count > 1 else ""
-    return Peak(parts, serving.available, "exact", f"weights{also}{each}")
+    kind: Kind = "exact" if serving.shape.exact else "formula"
+    return Peak(parts, serving.available, kind, f"weights{also}{each}")
 
 
 def serving_full(serving: Serving) -> Peak:

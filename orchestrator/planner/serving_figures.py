@@ -104,7 +104,8 @@ def to_document(found: ServingFigures) -> dict[str, Any]:
 
 def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) -> Iterator[str]:
     shape, scheme, quantizes = serving.shape, serving.scheme, before.quantizing is not None
-    counted = "the headers of its files" if serving.stored_bytes else "exact bytes of its tensors, scales included"
+    by_fields = "exact bytes of its tensors" if shape.exact else "a limit by its fields"
+    counted = "the headers of its files" if serving.stored_bytes else f"{by_fields}, scales included"
     yield (
         f"weights: {counted}: {shape.parameters:,} parameters, {shape.active_parameters:,} read per token,"
         f" in the format of {scheme.name}"
@@ -120,6 +121,8 @@ def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) 
         yield f"{phase}: {peak.basis}{more}"
     yield f"available memory: {memory_words(serving.target, serving.target_name)}"
     yield from (f"left out: {note}" for note in shape.notes)
+    if not shape.exact:
+        yield f"not exact: no entry says what {shape.architecture} fixes in its own code; its weights decide"
 
 
 def _limits(serving: Serving, phases: Mapping[Phase, Peak]) -> Iterator[str]:
