@@ -156,7 +156,7 @@ def test_sizes_of_a_gated_model_come_from_the_catalogue_where_it_has_them(projec
         (files({**CONFIG, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}), "HUB_ACCESS"),
         (files(CONFIG, hf_quant_config=QUANTIZED), "HUB_ACCESS"),
         (files({"model_type": "llama"}), "HUB_ACCESS"),
-        (files({"architectures": ["FalconForCausalLM"]}), "ARCHITECTURE_UNKNOWN"),
+        (files({"architectures": ["BertForMaskedLM"]}), "ARCHITECTURE_UNKNOWN"),
     ],
 )
 def test_a_gated_model_of_which_too_little_is_shown_is_one_clear_error(
@@ -172,7 +172,7 @@ def test_a_gated_model_of_which_too_little_is_shown_is_one_clear_error(
 @pytest.mark.parametrize(
     ("content", "code"),
     [
-        (files({**CONFIG, "architectures": ["FalconForCausalLM"]}), "ARCHITECTURE_UNKNOWN"),
+        (files({**CONFIG, "architectures": ["BertForMaskedLM"]}), "ARCHITECTURE_UNKNOWN"),
         (files({"model_type": "bert"}), "CONFIG_INVALID"),
         ({"config.json": b"{}", "model.gguf": b"GGUF"}, "HUB_NOT_FOUND"),
         ({**files(CONFIG), "config.json": b"<html>"}, "CHECKPOINT_INVALID"),
