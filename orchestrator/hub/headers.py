@@ -86,6 +86,9 @@ def _weights(repo: str, commit: str, files: list[RemoteFile], *, indexed: bool) 
         message = f"{where} has {len(files)} files of weights, expected at most {_MOST_FILES}"
         raise CheckpointError(message)
     index = read_json(repo, commit, INDEX) if indexed else None
+    if indexed and not isinstance(index, dict):
+        message = f"{where}: {INDEX}: found a {type(index).__name__}, expected an object"
+        raise CheckpointError(message)
     cached = RepoCache(Path(constants.HF_HUB_CACHE), repo, "model").listing(f"{commit}-headers")
     found = _remembered(cached, files, where)
     if found is None:

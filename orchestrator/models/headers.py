@@ -161,7 +161,7 @@ def joined(
 
 
 def _weight_map(index: Mapping[str, object], where: str) -> dict[str, str]:
-    placed = index.get("weight_map") if isinstance(index, Mapping) else None
+    placed = index.get("weight_map")
     if not isinstance(placed, Mapping) or not placed or not all(isinstance(file, str) for file in placed.values()):
         message = f"{where}: the index has no weight_map that gives the file of each tensor"
         raise CheckpointError(message)

@@ -150,9 +150,15 @@ def _sliding(fields: Fields, habits: Habits, count: int) -> list[bool]:
         period = fields.size("sliding_window_pattern")
         return [(number + 1) % period != 0 for number in range(count)]
     first = fields.count("max_window_layers", 0) if habits.windows == "option" else 0
-    slides = {"all": lambda _: True, "even": lambda number: number % 2 == 0, "option": lambda number: number >= first}
-    chosen = slides.get(habits.windows, lambda _: False)
-    return [chosen(number) for number in range(count)]
+    match habits.windows:
+        case "all":
+            return [True] * count
+        case "even":
+            return [number % 2 == 0 for number in range(count)]
+        case "option":
+            return [number >= first for number in range(count)]
+        case _:
+            return [False] * count
 
 
 def _indexed(fields: Fields, habits: Habits, count: int) -> list[bool]:
