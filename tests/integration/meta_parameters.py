@@ -4,6 +4,9 @@ Reads a JSON list of [name, config] from its input, and prints an object of coun
 class or cannot build it.
 """
 
+# mypy: disable-error-code="import-not-found,no-any-return"
+# torch and transformers are not in the environment of the tests.
+
 from __future__ import annotations
 
 import json

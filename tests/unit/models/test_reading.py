@@ -65,7 +65,7 @@ def test_a_text_model_is_read_by_its_own_type_and_not_by_what_is_around_it() -> 
 
 
 def test_a_zero_or_null_field_changes_nothing() -> None:
-    unused = {"num_local_experts": 0, "kv_lora_rank": None, "hidden_size_per_layer_input": 0, "moe_layers": []}
+    unused: Config = {"num_local_experts": 0, "kv_lora_rank": None, "hidden_size_per_layer_input": 0, "moe_layers": []}
     assert shape_of({**LLAMA, **unused}).parameters == shape_of(LLAMA).parameters
 
 
