@@ -93,38 +93,38 @@ def _weights(repo: str, commit: str, files: list[RemoteFile], *, indexed: bool) 
     found = _remembered(cached, files, where)
     if found is None:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            texts = dict(
+            headers = dict(
                 zip(
                     (file.path for file in files), pool.map(lambda file: _fetch(repo, commit, file), files), strict=True
                 )
             )
-        found = _parsed(texts, files, where)
-        _remember(cached, texts)
+        found = _parsed(headers, files, where)
+        _remember(cached, headers)
     return joined(found.items(), index, where)
 
 
-def _parsed(texts: dict[str, str], files: list[RemoteFile], where: str) -> dict[str, dict[str, Stored]]:
+def _parsed(headers: dict[str, str], files: list[RemoteFile], where: str) -> dict[str, dict[str, Stored]]:
     return {
         file.path: parse(text, f"{where}: {file.path}", file.size - 8 - len(text.encode("utf-8", "surrogatepass")))
         for file in files
-        for text in (texts[file.path],)
+        for text in (headers[file.path],)
     }
 
 
 def _remembered(cached: Path, files: list[RemoteFile], where: str) -> dict[str, dict[str, Stored]] | None:
     """Return the headers in the cache; None if they are not there, or damaged."""
     try:
-        texts = json.loads(cached.read_text(encoding="utf-8"))
-        return _parsed(texts, files, where)
+        headers = json.loads(cached.read_text(encoding="utf-8"))
+        return _parsed(headers, files, where)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CheckpointError):
         return None
 
 
-def _remember(cached: Path, texts: dict[str, str]) -> None:
+def _remember(cached: Path, headers: dict[str, str]) -> None:
     with suppress(OSError):  # a read-only cache cannot be changed
         cached.parent.mkdir(parents=True, exist_ok=True)
         temporary = cached.with_name(f".{cached.name}.orchestrator")
-        temporary.write_text(json.dumps(texts), encoding="utf-8")
+        temporary.write_text(json.dumps(headers), encoding="utf-8")
         temporary.replace(cached)
 
 

@@ -25,8 +25,8 @@ def layers(fields: Fields, habits: Habits) -> Iterator[tuple[Tensors, Memory, He
             fields.wrong("block_configs", "a list of objects")
         part = Fields(block, f"{fields.where}: block_configs[{number}]")
         attending, heads = _attention(part.part("attention"), hidden, query)
-        perceptron, inner = _mlp(part.part("ffn"), habits, hidden)
-        yield (*attending, *perceptron), heads.memory() if heads else Memory(), heads, max(inner, 1)
+        dense_mlp, inner = _mlp(part.part("ffn"), habits, hidden)
+        yield (*attending, *dense_mlp), heads.memory() if heads else Memory(), heads, max(inner, 1)
 
 
 def _attention(part: Fields, hidden: int, query: int) -> tuple[Tensors, Heads | None]:

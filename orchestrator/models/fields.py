@@ -103,7 +103,7 @@ class Fields:
             self.missing(name)
         value = self.data[name]
         if not isinstance(value, str):
-            self.wrong(name, "a text")
+            self.wrong(name, "a string")
         return value
 
     def part(self, name: str) -> Fields:
