@@ -87,10 +87,11 @@ def test_a_recipe_of_a_known_class_is_made_valid_and_planned(shell: Shell, tmp_p
 @pytest.mark.parametrize(
     ("architecture", "code"),
     [
-        ("FalconForCausalLM", "ARCHITECTURE_UNKNOWN"),
-        ("Gemma4ForConditionalGeneration", "ARCHITECTURE_UNKNOWN"),
-        ("Rwkv7ForCausalLM", "ARCHITECTURE_UNKNOWN"),
-        ("Gemma2ForCausalLM", "MODEL_UNSUPPORTED"),  # known, and no image of the catalogue serves it
+        ("BertForMaskedLM", "ARCHITECTURE_UNKNOWN"),  # not a language model
+        ("FalconForCausalLM", "MODEL_UNSUPPORTED"),  # its sizes are read, and no image of the catalogue serves it
+        ("Gemma4ForConditionalGeneration", "MODEL_UNSUPPORTED"),
+        ("Rwkv7ForCausalLM", "MODEL_UNSUPPORTED"),
+        ("Gemma2ForCausalLM", "MODEL_UNSUPPORTED"),
     ],
 )
 def test_nothing_is_written_for_a_class_that_is_not_known_or_not_served(
