@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.payloads import _main, _text
 from orchestrator.payloads._report import Reporter
-from orchestrator.quantization import auto, calibrated, cost, dequantize, heap, offered, onepass, report
+from orchestrator.quantization import auto, calibrated, cost, dequantize, format_names, heap, onepass, report
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.formats import gpu, kernels
 from orchestrator.quantization.schemes import SCHEMES
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     """Read the options and quantize; in a process of its own, compile the loops and keep the heap small."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if (options.format == offered.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
+    if (options.format == format_names.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if alone:
         kernels.compile_meanwhile(options.threads)
@@ -46,7 +46,7 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
         return dequantize.dequantize_checkpoint(
             options.checkpoint, options.output, observer=Reporter(), shard_bytes=options.shard_bytes
         )
-    if options.format == offered.AUTO or SCHEMES[options.format].calibrated or options.kv_cache != "none":
+    if options.format == format_names.AUTO or SCHEMES[options.format].calibrated or options.kv_cache != "none":
         if alone:
             heap.give_back_what_is_large()
         return _calibrate(options)
@@ -67,7 +67,7 @@ def _calibrate(options: argparse.Namespace) -> cost.Cost:
     settings = calibrated.Settings(**vars(walk), shard_bytes=options.shard_bytes)
     quantize = (
         partial(auto.quantize_auto, budget=auto.Budget(options.bits_per_weight, options.budget_bytes))
-        if options.format == offered.AUTO
+        if options.format == format_names.AUTO
         else partial(calibrated.quantize_calibrated, number_format=options.format, shared_scales=options.shared_scales)
     )
     found = quantize(
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write the quantized one")
     parser.add_argument(
         "--format",
-        choices=(*SCHEMES, offered.AUTO, dequantize.NUMBER_FORMAT),
+        choices=(*SCHEMES, format_names.AUTO, dequantize.NUMBER_FORMAT),
         default=next(iter(SCHEMES)),
         help="default: %(default)s; bf16 undoes MXFP4 and FP8 with block scales",
     )
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="largest weights file (%(default)s)"
     )
     parser.add_argument(
-        "--kv-cache", choices=offered.KV_CACHE_FORMATS, default="none", help="write scales for keys and values"
+        "--kv-cache", choices=format_names.KV_CACHE_FORMATS, default="none", help="write scales for keys and values"
     )
     parser.add_argument(
         "--shared-scales", action="store_true", help="fp8: one weight scale for what runtimes fuse, unlike ModelOpt"

@@ -13,7 +13,7 @@ from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token
 from orchestrator.planner.constants import constants_in_use
 from orchestrator.planner.figures import Kind
-from orchestrator.quantization.offered import PROBE_TOKENS
+from orchestrator.quantization.format_names import PROBE_TOKENS
 from orchestrator.recipe.model import Calibration, HeldOut
 
 _LINE = (12.5e6, 125e6)

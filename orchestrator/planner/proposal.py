@@ -18,7 +18,7 @@ from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
 from orchestrator.planner.scheme import Algorithm, Scheme
 from orchestrator.quantization.architectures import ARCHITECTURES
-from orchestrator.quantization.offered import SINGLE_FORMATS
+from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.recipe.model import Format, Method, Recipe
 
 _FORMATS: Mapping[Algorithm, Format] = MappingProxyType(

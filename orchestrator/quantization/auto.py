@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
+from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.activations import hidden_states
-from orchestrator.quantization.calibrated import Settings, input_amax, insist_on_numbers, write_quantized
+from orchestrator.quantization.calibrated import Settings, check_finite, input_amax, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
+from orchestrator.quantization.format_names import AUTO
 from orchestrator.quantization.libraries import load_torch
+from orchestrator.quantization.linear_override import Arithmetic, Stored, operands
 from orchestrator.quantization.model import LayeredModel
-from orchestrator.quantization.offered import AUTO
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.report import Report
@@ -29,8 +31,6 @@ from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Probe, groups_of, probes
-from orchestrator.quantization.served import Arithmetic, Stored, operands
-from orchestrator.quantization.watch import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +178,7 @@ class _Survey:
             layer.running(measured=measured) as forward,
         ):
             probe = Probe.running(model, forward, masks)
-        insist_on_numbers(prefix, measured)
+        check_finite(prefix, measured)
         with self.report.cost.phase("try"):
             self._try(model, number, tensors, measured, probe)
         model.forget(number)
@@ -204,8 +204,8 @@ class _Survey:
                 alone = {module.removeprefix(prefix): part for module, part in encoded.items()}
                 served = operands(model.torch, alone, model.device)
                 mixed = {**inside, **{f"{module}.weight": operand.weight for module, operand in served.items()}}
-                instead = Arithmetic(model.torch, served).instead
-                with model.resident(number, mixed) as layer, layer.running(instead=instead) as forward:
+                overrides = Arithmetic(model.torch, served).overrides
+                with model.resident(number, mixed) as layer, layer.running(overrides=overrides) as forward:
                     errors[name] = probe.error(forward)
 
     def _encode(

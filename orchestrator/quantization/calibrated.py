@@ -17,6 +17,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
+from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.libraries import load_torch
@@ -29,7 +30,6 @@ from orchestrator.quantization.residence import residence
 from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.walk import WalkSettings
-from orchestrator.quantization.watch import Measured
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class _Walk:
         with self.report.cost.phase("calibrate"):
             measured = model.run(number, within)
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
-        insist_on_numbers(prefix, measured)
+        check_finite(prefix, measured)
         return measured
 
     # --- tensors ---
@@ -245,7 +245,7 @@ class _Walk:
                 self.memory.put_out(f"{module}.input_scale", np.array(entry.input_scale))
 
 
-def insist_on_numbers(prefix: str, measured: Measured) -> None:
+def check_finite(prefix: str, measured: Measured) -> None:
     """Refuse a layer with NaN or infinite activations.
 
     Raises:

@@ -35,7 +35,7 @@ def hf_quant_config(algorithm: str, exclude_modules: Sequence[str], kv_cache: st
     Args:
         algorithm: One of `layout.ALGORITHMS`.
         exclude_modules: Patterns of modules that are not quantized.
-        kv_cache: One of `offered.KV_CACHE_FORMATS`.
+        kv_cache: One of `format_names.KV_CACHE_FORMATS`.
     """
     grouped = {"group_size": _GROUP_SIZE[algorithm]} if algorithm in _GROUP_SIZE else {}
     return {
@@ -77,7 +77,7 @@ def mixed(algorithms: Mapping[str, str], kv_cache: str = "none") -> dict[str, An
 
     Args:
         algorithms: By module, in the order of the model.
-        kv_cache: One of `offered.KV_CACHE_FORMATS`.
+        kv_cache: One of `format_names.KV_CACHE_FORMATS`.
     """
     return {
         "producer": dict(PRODUCER),

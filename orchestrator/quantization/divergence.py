@@ -2,7 +2,7 @@
 
 One layer of each is in memory at a time. The hidden states of both models are in memory or in a
 file. The head works on some tokens at a time. So it works for a model of any size. After a kill, the pass continues
-at the last saved layer. The quantized model computes like a runtime, see `served`.
+at the last saved layer. The quantized model computes like a runtime, see `linear_override`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.comparing import LOGITS_BYTES, spills
 from orchestrator.quantization.evaluation import Evaluation, GroupError, LayerError
 from orchestrator.quantization.libraries import load_torch
+from orchestrator.quantization.linear_override import Arithmetic, operands
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.quantized import Quantized
@@ -27,7 +28,6 @@ from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Drift, Probe, groups_of, probes
-from orchestrator.quantization.served import Arithmetic, operands
 from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.events import Observer
+    from orchestrator.quantization.linear_override import Operand
     from orchestrator.quantization.samples import Batch
-    from orchestrator.quantization.served import Operand
     from orchestrator.quantization.torch_types import HiddenStates, Tensor, Torch
 
 _CHUNK_BYTES = 4_000_000
@@ -124,9 +124,9 @@ class _Walk:
             probe = Probe.running(model, forward, self.masks[: probes(self.batches)])
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
-        instead = Arithmetic(model.torch, served, cache).instead
+        overrides = Arithmetic(model.torch, served, cache).overrides
         drift = Drift()
-        with model.resident(number, _mixed(tensors, served)) as layer, layer.running(instead=instead) as forward:
+        with model.resident(number, _mixed(tensors, served)) as layer, layer.running(overrides=overrides) as forward:
             for position, hidden in enumerate(self.hidden):
                 after = forward(position, hidden)
                 drift.add(model.hidden[position], after, self.masks[position])
@@ -145,10 +145,10 @@ class _Walk:
     ) -> GroupError:
         """Measure the error of a layer's output from one group of modules alone."""
         alone = {module: served[module] for module in group}
-        instead = Arithmetic(self.model.torch, alone).instead
+        overrides = Arithmetic(self.model.torch, alone).overrides
         with (
             self.model.resident(number, _mixed(tensors, alone)) as layer,
-            layer.running(instead=instead) as forward,
+            layer.running(overrides=overrides) as forward,
         ):
             return GroupError(tuple(f"{self.plan.stack}.{number}.{module}" for module in group), probe.error(forward))
 

@@ -19,16 +19,16 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization import skeleton
+from orchestrator.quantization.activation_probe import Measured, ModuleProbe, Overrides, probe_attention, probed
 from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.libraries import library
-from orchestrator.quantization.places import arrange
+from orchestrator.quantization.parameter_mapping import arrange
 from orchestrator.quantization.residence import TORCH_TYPES
-from orchestrator.quantization.watch import Eyes, Instead, Measured, watch_attention, watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.places import Arranged
+    from orchestrator.quantization.parameter_mapping import Arranged
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.skeleton import Call
@@ -58,7 +58,7 @@ class LayeredModel:
         """
         model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
         made = cls(library("torch"), model, device)
-        watch_attention(made.model, made._attended)
+        probe_attention(made.model, made._attended)
         for module in made.model.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no other way to replace one
                 if buffer is not None:
@@ -223,13 +223,13 @@ class Resident:
 
     @contextmanager
     def running(
-        self, *, measured: Measured | None = None, instead: Instead | None = None
+        self, *, measured: Measured | None = None, overrides: Overrides | None = None
     ) -> Iterator[Callable[[int, Any], Any]]:
         """Run the layer in a block.
 
         Args:
             measured: Gets the largest magnitudes.
-            instead: Replaces the calculation of linear modules, keys and values.
+            overrides: Replaces the calculation of linear modules, keys and values.
 
         Yields:
             The number of a batch and the layer's input -> the layer's output.
@@ -241,9 +241,9 @@ class Resident:
             result = self.layer(hidden, *call.positional, **call.named)
             return result[0] if isinstance(result, tuple) else result
 
-        owner._cache = instead.cache if instead else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
+        owner._cache = overrides.cache if overrides else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
-            with watched(self.layer, self.arranged, Eyes(torch, measured, instead)), torch.inference_mode():
+            with probed(self.layer, self.arranged, ModuleProbe(torch, measured, overrides)), torch.inference_mode():
                 yield forward
         finally:
             owner._cache = None  # noqa: SLF001

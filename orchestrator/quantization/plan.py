@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
-from orchestrator.quantization import architectures, configs, layout, offered
+from orchestrator.quantization import architectures, configs, format_names, layout
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
@@ -85,16 +85,16 @@ class Plan:
             source: The folder of an unquantized checkpoint.
             scheme: The scheme of the weights.
             exclude: Shell patterns of modules that are not quantized.
-            kv_cache: One of `offered.KV_CACHE_FORMATS`.
+            kv_cache: One of `format_names.KV_CACHE_FORMATS`.
             formats: By module, its format if that is not the scheme's; `bf16` excludes it, too.
 
         Raises:
             RecipeInvalidError: A pattern that matches nothing or splits what runtimes fuse, or an unknown name.
             CheckpointError: The source cannot be read, is quantized already or contradicts its configuration.
         """
-        if kv_cache not in offered.KV_CACHE_FORMATS:
+        if kv_cache not in format_names.KV_CACHE_FORMATS:
             message = f"quantization.kv_cache: found {kv_cache!r}, whose scales the one-pass quantizer cannot make"
-            raise RecipeInvalidError(message, hint=f"It can make {', '.join(offered.KV_CACHE_FORMATS)}.")
+            raise RecipeInvalidError(message, hint=f"It can make {', '.join(format_names.KV_CACHE_FORMATS)}.")
         config = read_json(source / configs.CONFIG)
         checkpoint = Checkpoint.open(source)
         if "quantization_config" in config:

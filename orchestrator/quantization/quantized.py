@@ -9,14 +9,14 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.checkpoint import Checkpoint
-from orchestrator.quantization.served import stored
+from orchestrator.quantization.linear_override import stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from orchestrator.quantization.linear_override import Stored
     from orchestrator.quantization.plan import Plan
-    from orchestrator.quantization.served import Stored
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from orchestrator.quantization.torch_arrays import numbers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator.quantization.activation_probe import Measured
     from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.schemes import Scheme
-    from orchestrator.quantization.watch import Measured
 
 FILE = "quantization.json"
 

@@ -159,4 +159,4 @@ SCHEMES: Mapping[str, Scheme] = {
     "nvfp4": Nvfp4("NVFP4"),
     "fp8": Fp8(),
 }
-"""By the name of the format in a recipe; `offered.SINGLE_FORMATS` names them, too."""
+"""By the name of the format in a recipe; `format_names.SINGLE_FORMATS` names them, too."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.quantization import layout
-from orchestrator.quantization.offered import PROBE_TOKENS
+from orchestrator.quantization.format_names import PROBE_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -32,7 +32,7 @@ from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures, to_document
 from orchestrator.planner.speed import Band
 from orchestrator.quantization.architectures import ARCHITECTURES
-from orchestrator.quantization.offered import SINGLE_FORMATS
+from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.recipe.model import Calibration
 from orchestrator.units import in_bytes
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
 from orchestrator.planner.rule_input import RuleInput
-from orchestrator.quantization import offered
+from orchestrator.quantization import format_names
 from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.recipe.model import Format
 
@@ -111,7 +111,7 @@ def has_kv_cache_kernels(given: RuleInput) -> Iterator[Refusal]:
 def method_makes_the_scales(given: RuleInput) -> Iterator[Refusal]:
     """Our own quantizer writes scales only for FP8 caches."""
     wanted = given.quantization.kv_cache
-    if given.quantization.method == "onepass" and wanted not in offered.KV_CACHE_FORMATS:
+    if given.quantization.method == "onepass" and wanted not in format_names.KV_CACHE_FORMATS:
         message = f"method onepass writes no {wanted} scales for the KV cache"
         hint = "set quantization.kv_cache to fp8 or none, or use method modelopt"
         yield Refusal("KV_CACHE_UNSUPPORTED", message, hint)
@@ -132,8 +132,8 @@ def method_can(given: RuleInput) -> Iterator[Refusal]:
 
 def _onepass_can(given: RuleInput) -> Iterator[Refusal]:
     hint = "use method modelopt with quantization.image quantizer-0.46.0"
-    if given.quantization.format not in offered.FORMATS:
-        message = f"method onepass makes {', '.join(offered.FORMATS)}, not {given.quantization.format}"
+    if given.quantization.format not in format_names.FORMATS:
+        message = f"method onepass makes {', '.join(format_names.FORMATS)}, not {given.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     architecture = given.recipe.model.architecture
     if architecture not in ARCHITECTURES:

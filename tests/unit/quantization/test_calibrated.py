@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.errors import CalibrationTextError, CheckpointError, DependencyMissingError, RecipeInvalidError
 from orchestrator.quantization import layout
+from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.formats import fp8, nvfp4
 from orchestrator.quantization.model import LayeredModel
@@ -20,7 +21,6 @@ from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.samples import random_batches, text_batches
 from orchestrator.quantization.schemes import SCHEMES
-from orchestrator.quantization.watch import Measured
 
 _BF16 = ml_dtypes.bfloat16
 

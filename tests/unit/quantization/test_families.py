@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.quantization import layout
-from orchestrator.quantization.offered import KV_CACHE_FORMATS, SINGLE_FORMATS
+from orchestrator.quantization.format_names import KV_CACHE_FORMATS, SINGLE_FORMATS
 from orchestrator.quantization.schemes import SCHEMES
 from tests.support.families import FAMILIES, FORMATS, SIZES, table
 

@@ -11,11 +11,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.evaluation import GroupError, LayerError
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.samples import random_batches
 from orchestrator.quantization.scratch import Scratch, fingerprint
-from orchestrator.quantization.watch import Measured
 
 _BF16 = ml_dtypes.bfloat16
 

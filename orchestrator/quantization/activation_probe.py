@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.quantization.libraries import library
-from orchestrator.quantization.places import Arranged
+from orchestrator.quantization.parameter_mapping import Arranged
 
 _ATTENTION = "orchestrator"
 """Our attention's name in transformers: its own, with a probe of keys and values."""
@@ -46,7 +46,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Instead:
+class Overrides:
     """Replacements for parts of a layer."""
 
     linear: Callable[[str, Any, Any, Any], Any]
@@ -57,36 +57,36 @@ class Instead:
 
 
 @dataclass(frozen=True)
-class Eyes:
+class ModuleProbe:
     """The action at a linear module: record its input, replace its calculation, or both."""
 
     torch: Any
     measured: Measured | None
-    instead: Instead | None
+    overrides: Overrides | None
 
-    def look(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
+    def record(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
         """Record a module's input, by its name in the checkpoint within the layer."""
         if self.measured is not None and given.numel():
             self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
 
 
 @contextmanager
-def watched(layer: Any, arranged: Arranged, eyes: Eyes) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]:  # noqa: ANN401 - a module of torch
     """Record, or replace, every linear module of a layer in a block.
 
     Args:
         layer: The module; it has its weights.
         arranged: The source of its weights.
-        eyes: The action.
+        probe: The action.
     """
     linears = [
         (module, arranged.modules[name])
         for name, module in layer.named_modules()
-        if isinstance(module, eyes.torch.nn.Linear) and name in arranged.modules
+        if isinstance(module, probe.torch.nn.Linear) and name in arranged.modules
     ]
-    hooks = [module.register_forward_pre_hook(_linear_hook(name, eyes)) for module, name in linears]
-    replaced = [_replace_linear(module, name, eyes.instead) for module, name in linears if eyes.instead]
-    replaced += [_watch_experts(layer.get_submodule(name), prefix, eyes) for name, prefix in arranged.experts.items()]
+    hooks = [module.register_forward_pre_hook(_linear_hook(name, probe)) for module, name in linears]
+    replaced = [_replace_linear(module, name, probe.overrides) for module, name in linears if probe.overrides]
+    replaced += [_probe_experts(layer.get_submodule(name), prefix, probe) for name, prefix in arranged.experts.items()]
     try:
         yield
     finally:
@@ -96,17 +96,17 @@ def watched(layer: Any, arranged: Arranged, eyes: Eyes) -> Iterator[None]:  # no
             del module.forward
 
 
-def _linear_hook(name: str, eyes: Eyes) -> Callable[[Any, Any], None]:
-    return lambda _, positional: eyes.look(name, positional[0])
+def _linear_hook(name: str, probe: ModuleProbe) -> Callable[[Any, Any], None]:
+    return lambda _, positional: probe.record(name, positional[0])
 
 
-def _replace_linear(module: Any, name: str, instead: Instead) -> Any:  # noqa: ANN401 - a module of torch
+def _replace_linear(module: Any, name: str, overrides: Overrides) -> Any:  # noqa: ANN401 - a module of torch
     """Replace the calculation. Deleting our forward restores the module's own."""
-    module.forward = lambda given: instead.linear(name, given, module.weight, module.bias)
+    module.forward = lambda given: overrides.linear(name, given, module.weight, module.bias)
     return module
 
 
-def _watch_experts(experts: Any, prefix: str, eyes: Eyes) -> Any:  # noqa: ANN401 - a module of torch
+def _probe_experts(experts: Any, prefix: str, probe: ModuleProbe) -> Any:  # noqa: ANN401 - a module of torch
     """Record, or replace, each expert of a module that gathers them. Deleting our forward restores its own."""
     forward = experts.forward
     leaves = ("w1", "w3", "w2") if prefix.startswith("block_sparse_moe") else ("gate_proj", "up_proj", "down_proj")
@@ -121,21 +121,21 @@ def _watch_experts(experts: Any, prefix: str, eyes: Eyes) -> Any:  # noqa: ANN40
                 return [f"{prefix}.{number}.{name}" for name in names]
         return []
 
-    linear = eyes.torch.nn.functional.linear
+    linear = probe.torch.nn.functional.linear
 
     def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
         names = names_of(positional[1]) if function is linear else []
         for name in names:
-            eyes.look(name, positional[0])
-        if names and eyes.instead:
-            return eyes.instead.linear(names[0], positional[0], positional[1], None)
+            probe.record(name, positional[0])
+        if names and probe.overrides:
+            return probe.overrides.linear(names[0], positional[0], positional[1], None)
         return function(*positional, **(named or {}))
 
     mode: Any = importlib.import_module("torch.overrides").TorchFunctionMode
-    watching = type("Watching", (mode,), {"__torch_function__": intercept})
+    probing = type("Probing", (mode,), {"__torch_function__": intercept})
 
     def seen(*positional: Any, **named: Any) -> Any:  # noqa: ANN401 - as the layer calls it
-        with watching():
+        with probing():
             return forward(*positional, **named)
 
     experts.forward = seen
@@ -149,7 +149,7 @@ def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
 # --- attention -----------------------------------------------------------------------------------------------------
 
 
-def watch_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:  # noqa: ANN401 - of transformers
+def probe_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:  # noqa: ANN401 - of transformers
     """Make a model's attention, the one that transformers chose for it, pass keys and values to `attended`.
 
     Args:
@@ -167,7 +167,7 @@ def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, A
     Args:
         chosen: The underlying attention: one that transformers shares, or `eager`, of which each model has
         its own, because the others do not support what it needs (capped scores, sinks).
-        attended: See `watch_attention`.
+        attended: See `probe_attention`.
     """
     models: Any = library("transformers.modeling_utils")
     masks: Any = library("transformers.masking_utils")

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import CheckpointError
-from orchestrator.quantization.places import arrange, gather
+from orchestrator.quantization.parameter_mapping import arrange, gather
 
 
 def test_experts_are_gathered_where_transformers_wants_them() -> None:

@@ -3,7 +3,6 @@
 A runtime multiplies short numbers exactly, adds the products in FP32, multiplies the sum with the scales and rounds it
 to the model's type. So here a weight is kept without its scale: E2M1 codes times E4M3 block scales have six
 significant bits and are exact in BF16. The module's input is rounded as the runtime's kernels do:
-kernels would make of it:
 
 - NVFP4, in blocks of 16: `s = E4M3(min(448, amax / (6 * input_scale)))`, then each number is the nearest E2M1 number
   to `x / (s * input_scale)`, ties to even, 6 for anything larger. A block whose scale rounds to 0 becomes zeros: a
@@ -28,8 +27,8 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization import layout
+from orchestrator.quantization.activation_probe import Overrides
 from orchestrator.quantization.formats import e2m1, fp8, nvfp4
-from orchestrator.quantization.watch import Instead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,9 +71,9 @@ class Arithmetic:
     """Scales of keys and values, if the cache is FP8."""
 
     @property
-    def instead(self) -> Instead:
-        """Linear override of a layer."""
-        return Instead(self.linear, self.cache)
+    def overrides(self) -> Overrides:
+        """The overrides of a layer."""
+        return Overrides(self.linear, self.cache)
 
     def linear(self, name: str, given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Multiply as a runtime does.
