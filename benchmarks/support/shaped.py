@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from orchestrator.quantization import layout
+from orchestrator.payloads import generate
 from orchestrator.quantization.configs import CONFIG
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
@@ -50,7 +50,7 @@ def llama(
         "torch_dtype": "bfloat16",
         "vocab_size": vocabulary,
     }
-    specs = list(layout.expected_tensors(config).values())
+    specs = generate.llama_tensors(config)
     drawn = (np.random.default_rng(0).standard_normal(_DRAWN, np.float32) * np.float32(0.02)).astype(ml_dtypes.bfloat16)
     with CheckpointWriter(folder, plan_shards([[spec] for spec in specs], SHARD_BYTES)) as writer:
         for spec in specs:

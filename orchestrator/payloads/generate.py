@@ -23,17 +23,15 @@ import ml_dtypes
 import numpy as np
 
 from orchestrator.payloads import _main, _text, _tokenizer
-from orchestrator.quantization import layout
 from orchestrator.quantization.configs import CONFIG
 from orchestrator.quantization.files import write_json
+from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter, plan_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from orchestrator.quantization.tensors import TensorSpec
 
 _SIZES = {
     "--hidden-size": 256,
@@ -99,11 +97,33 @@ def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_weights(output: Path, config: Mapping[str, Any], seed: int, shards: int) -> None:
-    specs = list(layout.expected_tensors(config).values())
+    specs = llama_tensors(config)
     with CheckpointWriter(output, _spread(specs, shards)) as writer:
         for spec in specs:
             for first, rows in _rows(spec, seed):
                 writer.write(spec.name, rows, first)
+
+
+def llama_tensors(config: Mapping[str, Any]) -> list[TensorSpec]:
+    """List the tensors of a Llama in BF16."""
+    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    keys, table = hidden // heads * config["num_key_value_heads"], (config["vocab_size"], hidden)
+    layer = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    modules: dict[str, tuple[int, ...]] = {"model.embed_tokens": table}
+    for number in range(config["num_hidden_layers"]):
+        modules |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    modules |= {"model.norm": (hidden,)} | ({} if config["tie_word_embeddings"] else {"lm_head": table})
+    return [TensorSpec(f"{name}.weight", "BF16", shape) for name, shape in modules.items()]
 
 
 def _spread(specs: Sequence[TensorSpec], count: int) -> list[list[TensorSpec]]:

@@ -17,8 +17,8 @@ from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
 from orchestrator.planner.scheme import Algorithm, Scheme
-from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.quantization.format_names import SINGLE_FORMATS
+from orchestrator.quantization.refused import REASONS
 from orchestrator.recipe.model import Format, Method, Recipe
 
 _FORMATS: Mapping[Algorithm, Format] = MappingProxyType(
@@ -164,7 +164,7 @@ def _candidates(new: NewRecipe, name: Format, catalog: Lookup) -> Iterator[Candi
 def _methods(new: NewRecipe, name: Format) -> tuple[Method, ...]:
     if new.declared is not None or name == "bf16":
         return ("none",)
-    ours = name in SINGLE_FORMATS and new.architecture in ARCHITECTURES
+    ours = name in SINGLE_FORMATS and new.architecture not in REASONS
     return ("onepass", "modelopt") if ours else ("modelopt",)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.quantization.libraries import library
-from orchestrator.quantization.parameter_mapping import Arranged
+from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
 
 _ATTENTION = "orchestrator"
 """Our attention's name in transformers: its own, with a probe of keys and values."""
@@ -25,6 +26,8 @@ class Measured:
     """How many tokens reached each module of an expert."""
     keys: float = 0.0
     values: float = 0.0
+    fed_alike: dict[str, str] = field(default_factory=dict)
+    """By module that gets the same tensor as an earlier one, the first that got it."""
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     """Errors of the layer's output: by the first module of a group and the format, see `sensitivity`."""
 
@@ -63,11 +66,23 @@ class ModuleProbe:
     torch: Any
     measured: Measured | None
     overrides: Overrides | None
+    _inputs: dict[int, tuple[Any, str]] = field(default_factory=dict)
+    """The inputs so far: a weak reference to each, and the first module that got it."""
 
     def record(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
         """Record a module's input, by its name in the checkpoint within the layer."""
         if self.measured is not None and given.numel():
             self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
+
+    def compare(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        """Record whether a module gets the same tensor as an earlier one."""
+        if self.measured is None:
+            return
+        earlier, first = self._inputs.get(id(given), (None, ""))
+        if earlier is None or earlier() is not given:
+            self._inputs[id(given)] = (weakref.ref(given), name)
+        elif first != name:
+            self.measured.fed_alike.setdefault(name, first)
 
 
 @contextmanager
@@ -86,7 +101,7 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
     ]
     hooks = [module.register_forward_pre_hook(_linear_hook(name, probe)) for module, name in linears]
     replaced = [_replace_linear(module, name, probe.overrides) for module, name in linears if probe.overrides]
-    replaced += [_probe_experts(layer.get_submodule(name), prefix, probe) for name, prefix in arranged.experts.items()]
+    replaced += [_probe_experts(layer.get_submodule(name), found, probe) for name, found in arranged.experts.items()]
     try:
         yield
     finally:
@@ -97,7 +112,11 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
 
 
 def _linear_hook(name: str, probe: ModuleProbe) -> Callable[[Any, Any], None]:
-    return lambda _, positional: probe.record(name, positional[0])
+    def hook(_: Any, positional: Any) -> None:  # noqa: ANN401 - as torch calls it
+        probe.record(name, positional[0])
+        probe.compare(name, positional[0])
+
+    return hook
 
 
 def _replace_linear(module: Any, name: str, overrides: Overrides) -> Any:  # noqa: ANN401 - a module of torch
@@ -106,19 +125,17 @@ def _replace_linear(module: Any, name: str, overrides: Overrides) -> Any:  # noq
     return module
 
 
-def _probe_experts(experts: Any, prefix: str, probe: ModuleProbe) -> Any:  # noqa: ANN401 - a module of torch
+def _probe_experts(experts: Any, gathered: GatheredExperts, probe: ModuleProbe) -> Any:  # noqa: ANN401 - a module of torch
     """Record, or replace, each expert of a module that gathers them. Deleting our forward restores its own."""
     forward = experts.forward
-    leaves = ("w1", "w3", "w2") if prefix.startswith("block_sparse_moe") else ("gate_proj", "up_proj", "down_proj")
-    gated = hasattr(experts, "gate_up_proj")
-    first, second = experts.gate_up_proj if gated else experts.up_proj, experts.down_proj
+    weights = [(getattr(experts, leaf), sorted(names.items())) for leaf, names in gathered.leaves.items()]
 
     def names_of(weight: Any) -> list[str]:  # noqa: ANN401 - a tensor of torch
         storage = weight.untyped_storage().data_ptr()
-        for whole, names in ((first, leaves[:2] if gated else leaves[1:2]), (second, leaves[2:])):
+        for whole, names in weights:
             if storage == whole.untyped_storage().data_ptr():
                 number = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
-                return [f"{prefix}.{number}.{name}" for name in names]
+                return [f"{gathered.prefix}.{number}.{name}" for _, name in names]
         return []
 
     linear = probe.torch.nn.functional.linear

@@ -211,10 +211,10 @@ class _Walk:
     def _write(self, number: int, tensors: Mapping[str, Any], measured: Measured) -> None:
         with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
+            for group in self._groups(number, measured):
+                self._quantize(group, tensors, amax)
             for unit in self.plan.layers[number]:
-                if self.plan.quantizes(unit[0]):
-                    self._quantize(unit, tensors, amax)
-                else:
+                if not self.plan.quantizes(unit[0]):
                     for first, rows in self.memory.pieces(tensors[unit[0]]):
                         self.memory.put_out(unit[0], rows, first)
                 for name, magnitude in zip(
@@ -222,6 +222,13 @@ class _Walk:
                 ):
                     self.memory.put_out(name, np.array(fp8.tensor_scale(magnitude)))
             self.report.layer(f"{self.plan.stack}.{number}", measured)
+
+    def _groups(self, number: int, measured: Measured) -> list[tuple[str, ...]]:
+        """Return the quantized weights of a layer. Those that get the same tensor share their scales, too."""
+        prefix = f"{self.plan.stack}.{number}."
+        alike = {f"{prefix}{one}.weight": f"{prefix}{other}.weight" for one, other in measured.fed_alike.items()}
+        units = [unit for unit in self.plan.layers[number] if self.plan.quantizes(unit[0])]
+        return [part for group in layout.joined(units, alike) for part in self.plan.by_scheme(group)]
 
     def _quantize(
         self, group: Sequence[str], tensors: Mapping[str, Any], inputs: Mapping[tuple[str, Any], float]

@@ -16,7 +16,6 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization.activations import hidden_states
-from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.comparing import LOGITS_BYTES, spills
 from orchestrator.quantization.evaluation import Evaluation, GroupError, LayerError
 from orchestrator.quantization.libraries import load_torch
@@ -28,6 +27,7 @@ from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Drift, Probe, groups_of, probes
+from orchestrator.quantization.structure import is_head
 from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class _Walk:
         """Compare the next-token probabilities of both models, some tokens at a time."""
         torch = self.model.torch
         plan = self.plan
-        tied = f"{HEAD}.weight" not in plan.ends
+        tied = not any(is_head(name) for name in plan.ends)
         tensors = {name: plan.read(name) for name in plan.ends if tied or name != plan.embedding}
         step = max(1, LOGITS_BYTES // (4 * plan.checkpoint.tensors[plan.embedding].shape[0]))
         found = _Totals()

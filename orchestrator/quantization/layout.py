@@ -1,7 +1,7 @@
 """Determines which tensors of a model are quantized, how they are grouped, and what they become.
 
-The possible modules follow from the architecture, see `architectures`. Exclusions follow from
-ModelOpt's default rules and the recipe.
+Candidates are the matrices in the layers of the language model, see `structure`. Exclusions follow from names:
+ModelOpt's default rules, and the recipe.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
-from orchestrator.quantization import architectures
-from orchestrator.quantization.architectures import ARCHITECTURES, HEAD, architecture_of
 from orchestrator.quantization.formats import nvfp4
+from orchestrator.quantization.structure import HEAD, is_head, text_config
 from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-    from orchestrator.quantization.architectures import Config
-
-__all__ = ["ARCHITECTURES", "HEAD", "architecture_of"]
+    from orchestrator.quantization.structure import Config, Structure
 
 # Modules that share `weight_scale_2`, because runtimes load them as one matrix: TensorRT-LLM asserts that the scales of
 # the parts are equal. A latent attention's first projections are such a matrix, too.
@@ -34,21 +31,28 @@ _FUSED = (
     ("w1", "w3"),
 )
 
-# If one norm feeds attention and MLP, ModelOpt lets the first projections of both share `weight_scale_2`, because they
-# get the same tensor. Runtimes do not fuse these, so the module is separate where it is fused elsewhere.
-_SAME_INPUT = {("mlp", "fc1"): ("self_attn", _FUSED[0])}
+# The first projections of an MLP. In a layer with one norm, that norm feeds attention and MLP, and ModelOpt lets the
+# first projections of both share `weight_scale_2`, because they get the same tensor. Runtimes do not fuse these.
+_FIRST_OF_MLP = ("gate_proj", "up_proj", "fc1", "gate_up_proj", "c_fc", "dense_h_to_4h")
 
-# What ModelOpt's default recipes exclude in supported architectures: routers, which
-# choose experts; and small parts of recurrent layers, on which everything after them depends.
+# What ModelOpt's default recipes exclude (`default_disabled_quantizers.yaml`): routers, which choose experts, and small
+# parts of recurrent layers, on which everything after them depends. Its exclusions of towers are not repeated: nothing
+# outside of the language model's layers is quantized.
 _SENSITIVE = (
-    "*.mlp.gate",
-    "*.block_sparse_moe.gate",
-    "*.mixer.gate",
-    "*.mlp.shared_expert_gate",
+    "*.gate",
+    "*router*",
+    "*block_sparse_moe.gate*",
+    "*.shared_expert_gate",
     "*.conv1d",
+    "*linear_attn.conv1d*",
     "*.linear_attn.in_proj_a*",
     "*.linear_attn.in_proj_b*",
+    "*output_layer*",
+    "*proj_out.*",
 )
+
+# Modules whose weight has two dimensions and is no matrix product.
+_TABLES = ("*norm*", "*embed*", "*.wte", "*.wpe", "*.ln_*", "*conv*")
 
 ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
 """ModelOpt's supported algorithms."""
@@ -58,27 +62,14 @@ _MATRIX = 2
 """A linear module's weight has outputs and inputs."""
 
 
-def expected_tensors(config: Config) -> dict[str, TensorSpec]:
-    """Return every tensor that an unquantized checkpoint of this configuration has, by name.
-
-    All have the type that the configuration declares. A checkpoint may store some of them, such as routers and norms,
-    in another type.
-
-    Raises:
-        CheckpointError: The architecture is not known, or the configuration lacks a dimension.
-    """
-    architecture = architectures.known(config)
-    dtype = declared_type(config) or "F32"  # the default of transformers
-    return {name: TensorSpec(name, dtype, shape) for name, shape in architecture.tensors(config).items()}
-
-
 def declared_type(config: Config) -> str | None:
     """Return the type that a configuration declares for the whole model; None if it declares none.
 
     Raises:
         CheckpointError: A model cannot compute in that type.
     """
-    declared = config.get("dtype") or config.get("torch_dtype")  # the words of transformers 5 and 4
+    places = (config, text_config(config))
+    declared = next((part[key] for part in places for key in ("dtype", "torch_dtype") if part.get(key)), None)
     if declared is None:
         return None
     if declared not in _STORED_TYPES:
@@ -87,37 +78,29 @@ def declared_type(config: Config) -> str | None:
     return _STORED_TYPES[declared]
 
 
-def is_redundant(name: str, expected: Container[str]) -> bool:
-    """Tell whether a tensor of a checkpoint only repeats other tensors or the configuration.
-
-    Some checkpoints store the head although it is tied to the embedding, old ones also the rotation frequencies.
-    Runtimes ignore both, and ModelOpt does not export them.
-    """
-    return name not in expected and (name == f"{HEAD}.weight" or name.endswith(".rotary_emb.inv_freq"))
-
-
-def linears(tensors: Iterable[TensorSpec]) -> list[str]:
-    """Return the modules that can be quantized, in order: matrices other than embedding and head.
+def linears(structure: Structure, tensors: Iterable[TensorSpec]) -> list[str]:
+    """Return the modules that can be quantized, in order: matrices in the layers of the language model.
 
     The embedding is a table, not a matrix product, and a quantized head breaks several versions of the runtimes.
-    ModelOpt's default recipes exclude both as well, and sensitive modules, see above. (Its other default exclusions
-    are of vision towers, which no supported architecture has.)
+    ModelOpt's default recipes exclude both as well, sensitive modules, see above, and towers.
     """
-    specs = {spec.name.removesuffix(".weight"): spec for spec in tensors if _is_weight(spec)}
-    modules = [module for module, spec in specs.items() if len(spec.shape) == _MATRIX and not _is_table(module)]
-    return [module for module in modules if not matches(module, _SENSITIVE)]
+    weights = [spec for spec in tensors if _is_weight(spec) and structure.layer_of(spec.name) is not None]
+    modules = [spec.name.removesuffix(".weight") for spec in weights if len(spec.shape) == _MATRIX]
+    return [module for module in modules if not matches(module, (*_SENSITIVE, *_TABLES))]
+
+
+def gathered_experts(tensors: Iterable[TensorSpec]) -> list[str]:
+    """Return the tensors that hold a matrix for each expert of a layer."""
+    return [spec.name for spec in tensors if _is_gathered(spec)]
+
+
+def _is_gathered(tensor: TensorSpec) -> bool:
+    return len(tensor.shape) == _MATRIX + 1 and ".experts." in tensor.name and "bias" not in tensor.name
 
 
 def _is_weight(tensor: TensorSpec) -> bool:
     """Tell whether a tensor is the weight of a linear module, a convolution or an embedding."""
     return tensor.name.endswith(".weight") and len(tensor.shape) >= _MATRIX
-
-
-def _is_table(module: str) -> bool:
-    return module == HEAD or module in _EMBEDDINGS
-
-
-_EMBEDDINGS = frozenset(architecture.embedding for architecture in ARCHITECTURES.values())
 
 
 @dataclass(frozen=True)
@@ -141,20 +124,18 @@ class Selection:
         return Selection(left, (*self.excluded, *more))
 
 
-def select(
-    tensors: Sequence[TensorSpec], exclude: Sequence[str] = (), untouched: Container[str] = frozenset()
-) -> Selection:
+def select(structure: Structure, tensors: Sequence[TensorSpec], exclude: Sequence[str] = ()) -> Selection:
     """Choose what is quantized.
 
     Args:
-        tensors: The unquantized model's.
+        structure: The unquantized model's.
+        tensors: Its tensors.
         exclude: Shell patterns (`*`, `?`, `[…]`) of excluded module names, such as `model.layers.0.*`.
-        untouched: Names of tensors that are never quantized.
 
     Raises:
         RecipeInvalidError: A pattern matches nothing, or only a part of what runtimes fuse.
     """
-    modules = linears(tensor for tensor in tensors if tensor.name not in untouched)
+    modules = linears(structure, tensors)
     all_modules = [tensor.name.removesuffix(".weight") for tensor in tensors if _is_weight(tensor)]
     for pattern in exclude:
         if not any(matches(module, [pattern]) for module in (*all_modules, HEAD)):
@@ -171,9 +152,15 @@ def select(
             )
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
     return Selection(
-        groups=tuple(sharing_groups(quantized)),
-        excluded=tuple(dict.fromkeys([*(module for module in all_modules if module not in chosen), HEAD])),
+        groups=tuple(sharing_groups(quantized, _layers_with_one_norm(tensors))),
+        excluded=tuple(_excluded(all_modules, chosen)),
     )
+
+
+def _excluded(modules: Iterable[str], quantized: Container[str]) -> list[str]:
+    """Return the modules that stay as they are. A tied head counts although it is not stored."""
+    kept = [module for module in modules if module not in quantized]
+    return kept if any(is_head(f"{module}.weight") for module in kept) else [*kept, HEAD]
 
 
 def matches(module: str, patterns: Iterable[str]) -> bool:
@@ -186,9 +173,57 @@ def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
     return _gathered(modules, _fused)
 
 
-def sharing_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
-    """Group modules that share `weight_scale_2`: fused ones, and those that ModelOpt treats as fused."""
-    return _gathered(modules, _fed_alike)
+def sharing_groups(modules: Iterable[str], one_norm: Container[str] = ()) -> list[tuple[str, ...]]:
+    """Group modules that share `weight_scale_2`: fused ones, and those that ModelOpt treats as fused.
+
+    Args:
+        modules: The quantized modules.
+        one_norm: Layers in which one norm feeds attention and MLP.
+    """
+    modules = list(modules)
+    attention = {
+        module.rpartition(".")[0].rpartition(".")[0]: _fused(module)
+        for module in modules
+        if module.rpartition(".")[2] in _FUSED[0]
+    }
+
+    def key(module: str) -> tuple[str, tuple[str, ...]]:
+        parent, _, leaf = module.rpartition(".")
+        layer = parent.rpartition(".")[0]
+        if leaf in _FIRST_OF_MLP and layer in one_norm and layer in attention:
+            return attention[layer]
+        return _fused(module)
+
+    return _gathered(modules, key)
+
+
+def joined(units: Iterable[tuple[str, ...]], fed_alike: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Join groups of modules of which some get the same tensor, in the order of their first modules.
+
+    Args:
+        units: Groups.
+        fed_alike: By module, another one that gets the same tensor.
+    """
+    groups: list[list[str]] = []
+    group_of: dict[str, list[str]] = {}
+    for unit in units:
+        given = [fed_alike.get(module, module) for module in unit]
+        group = next((group_of[name] for name in given if name in group_of), None)
+        if group is None:
+            groups.append(group := [])
+        group.extend(unit)
+        group_of.update(dict.fromkeys(given, group))
+    return [tuple(group) for group in groups]
+
+
+def _layers_with_one_norm(tensors: Iterable[TensorSpec]) -> set[str]:
+    """Return the prefixes under which exactly one norm is found; of interest are those of layers."""
+    counted: dict[str, int] = {}
+    for spec in tensors:
+        parent, _, leaf = spec.name.removesuffix(".weight").rpartition(".")
+        if len(spec.shape) == 1 and spec.name.endswith(".weight") and ("norm" in leaf or leaf.startswith("ln_")):
+            counted[parent] = counted.get(parent, 0) + 1
+    return {parent for parent, count in counted.items() if count == 1}
 
 
 def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
@@ -204,26 +239,26 @@ def _fused(module: str) -> tuple[str, tuple[str, ...]]:
     return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
 
 
-def _fed_alike(module: str) -> tuple[str, tuple[str, ...]]:
-    layer, _, block = module.rpartition(".")[0].rpartition(".")
-    other = _SAME_INPUT.get((block, module.rpartition(".")[2]))
-    return _fused(module) if other is None else (f"{layer}.{other[0]}", other[1])
-
-
 def input_group(module: str) -> tuple[str, tuple[str, ...]]:
     """Return a common name for modules that share one `input_scale`. Runtimes use one for all experts of a layer.
 
     Returns:
         The parent module, without the number of an expert, and the kind of projection; equal for those that share.
     """
-    parent, kind = _fed_alike(module)
+    parent, kind = _fused(module)
     return re.sub(r"\.experts\.\d+$", ".experts", parent), kind
 
 
-def listed_exclusions(config: Config, excluded: Iterable[str]) -> list[str]:
+def listed_exclusions(structure: Structure, excluded: Iterable[str]) -> list[str]:
     """Return the excluded modules that ModelOpt lists."""
-    architecture = architectures.known(config)
-    return [module for module in excluded if not (architecture.scaled_embedding and module == architecture.embedding)]
+    return [module for module in excluded if not (structure.scaled_embedding and module == structure.embedding)]
+
+
+def declared_order(module: str) -> tuple[bool, int]:
+    """Sort the modules of a layer as models declare them: attention first, and fused projections before others."""
+    leaf = module.rpartition(".")[2]
+    ranks = [rank for rank, name in enumerate(name for kind in _FUSED for name in kind) if name == leaf]
+    return "attn" not in module, ranks[0] if ranks else len(_FUSED[0]) + len(_FUSED[1]) + len(_FUSED[2])
 
 
 def listed_as(module: str) -> str:

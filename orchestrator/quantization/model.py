@@ -11,24 +11,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization import skeleton
 from orchestrator.quantization.activation_probe import Measured, ModuleProbe, Overrides, probe_attention, probed
-from orchestrator.quantization.architectures import HEAD
 from orchestrator.quantization.libraries import library
-from orchestrator.quantization.parameter_mapping import arrange
+from orchestrator.quantization.parameter_mapping import Names, arrange, missing
 from orchestrator.quantization.residence import TORCH_TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.parameter_mapping import Arranged
+    from orchestrator.quantization.parameter_mapping import Arranged, Target
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.skeleton import Call
@@ -41,7 +40,12 @@ class LayeredModel:
 
     torch: Any
     model: Any
+    plan: Plan
     device: str
+    names: Names
+    """The model's parameters."""
+    path: str
+    """The module of the model that holds the layers."""
     hidden: HiddenStates = field(default_factory=list[Any])
     """Hidden states for the next layer, a tensor for each batch."""
     _calls: list[list[Call]] = field(default_factory=list)
@@ -57,7 +61,9 @@ class LayeredModel:
             CheckpointError: This version of transformers does not support the model.
         """
         model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
-        made = cls(library("torch"), model, device)
+        names = Names.of(model)
+        made = cls(library("torch"), model, plan, device, names, _path_of_layers(plan, names))
+        made._check()
         probe_attention(made.model, made._attended)
         for module in made.model.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no other way to replace one
@@ -68,8 +74,47 @@ class LayeredModel:
     @property
     def layers(self) -> Sequence[Any]:
         """The layers without weights."""
-        layers: Sequence[Any] = self.model.model.layers
+        layers: Sequence[Any] = self.model.get_submodule(self.path)
         return layers
+
+    def _check(self) -> None:
+        """Check that the model has the planned layers and parameters, and that planned modules are linear.
+
+        Raises:
+            CheckpointError: A tensor is missing, has another shape, or is not in this model.
+            ModelUnsupportedError: A module is not linear.
+        """
+        plan, shapes = self.plan, {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        layers = {name: number for number, units in plan.layers.items() for unit in units for name in unit}
+        targets = {name: self.names.target(name) for name in (*layers, *plan.ends)}
+        for name, target in targets.items():
+            self._check_tensor(name, target, shapes)
+            if name in layers and not target.parameter.startswith(f"{self.path}.{layers[name]}."):
+                message = (
+                    f"{name} belongs to {target.parameter} in this transformers, not to {self.path}.{layers[name]}"
+                )
+                raise ModelUnsupportedError(message)
+        decoder = f"{self.path.rpartition('.')[0]}."
+        for name in missing((name for name in shapes if name.startswith(decoder)), targets.values()):
+            message = f"{plan.checkpoint.folder}: {name} is missing; config.json asks for shape {list(shapes[name])}"
+            raise CheckpointError(message)
+
+    def _check_tensor(self, name: str, target: Target, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        found, asked = self.plan.checkpoint.tensors[name], shapes[target.parameter]
+        if target.expert is not None:
+            asked = (asked[1] // target.parts, *asked[2:])
+        elif self.plan.quantizes(name):
+            self._check_linear(name, target)
+        if found.shape != asked:
+            message = f"{found.file}: {name}: found shape {list(found.shape)}, expected {list(asked)} from config.json"
+            raise CheckpointError(message)
+
+    def _check_linear(self, name: str, target: Target) -> None:
+        module = self.model.get_submodule(target.parameter.rpartition(".")[0])
+        if not isinstance(module, self.torch.nn.Linear):
+            kind, known = type(module).__name__, name.removesuffix(".weight")
+            message = f"{known} is a {kind} of transformers, expected a linear module"
+            raise ModelUnsupportedError(message, hint=f"Exclude it: quantization.exclude: [{known!r}].")
 
     def begin(self, embedding: NDArray[Any], batches: Sequence[Batch], tokens: NDArray[np.int64] | None = None) -> None:
         """Embed tokens for the first layer, and record the other inputs of each layer.
@@ -89,9 +134,41 @@ class LayeredModel:
         )
         self.hidden.clear()
         inputs = ({"input_ids": self.tensor(b.tokens), "attention_mask": self.tensor(b.mask)} for b in batches)
-        self._calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
+        with self._filled_when_called(besides=module):
+            self._calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
         hook.remove()
         module.to("meta")
+
+    @contextmanager
+    def _filled_when_called(self, besides: Any) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+        """Give modules outside of the layers their weights when the model first calls them.
+
+        Most models call only their embedding before the first layer. Some have more: positions, norms, projections.
+        """
+        sources: dict[str, dict[str, str]] = {}
+        for name in self.plan.ends:
+            module, _, leaf = self.names.target(name).parameter.rpartition(".")
+            sources.setdefault(module, {})[leaf] = name
+        filled: list[Any] = []
+
+        def fill(module: Any, parts: Mapping[str, str]) -> None:  # noqa: ANN401 - a module of torch
+            for leaf, name in parts.items():
+                tensor = self.tensor(self.plan.read(name)).to(getattr(module, leaf).dtype)
+                setattr(module, leaf, self.torch.nn.Parameter(tensor, requires_grad=False))
+            filled.append(module)
+
+        def hook(parts: Mapping[str, str]) -> Callable[[Any, Any], None]:
+            return lambda module, _: None if module in filled else fill(module, parts)
+
+        modules = ((self.model.get_submodule(path), parts) for path, parts in sources.items())
+        hooks = [module.register_forward_pre_hook(hook(parts)) for module, parts in modules if module is not besides]
+        try:
+            yield
+        finally:
+            for one in hooks:
+                one.remove()
+            for module in filled:
+                module.to("meta")
 
     def run(self, number: int, tensors: dict[str, Any]) -> Measured:
         """Run all batches through a layer.
@@ -116,7 +193,13 @@ class LayeredModel:
             tensors: Its weights by checkpoint name, within the layer; arrays, or tensors of torch.
         """
         layer = self.layers[number]
-        arranged = arrange(layer, tensors)
+        outside, inside = f"{self.plan.stack}.{number}.", f"{self.path}.{number}."
+        targets = {}
+        for name in tensors:
+            target = self.names.target(f"{outside}{name}")
+            targets[name] = replace(target, parameter=target.parameter.removeprefix(inside))
+        shapes = {name: parameter.shape for name, parameter in layer.state_dict().items()}
+        arranged = arrange(targets, shapes, tensors)
         self._fill(layer, arranged.parameters)
         try:
             yield Resident(self, layer, arranged, self._calls[number])
@@ -138,22 +221,23 @@ class LayeredModel:
             Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], as the
             model calculates them.
         """
-        torch, base = self.torch, self.model.model
-        head = {name.removeprefix(f"{HEAD}."): array for name, array in tensors.items() if name.startswith(f"{HEAD}.")}
-        vectors = {name: array for name, array in tensors.items() if array.ndim == 1 and not name.startswith(HEAD)}
-        (table,) = [array for name, array in tensors.items() if array.ndim > 1 and not name.startswith(HEAD)] or [None]
-        (last,) = {name.rpartition(".")[0] for name in vectors}
-        norm = base.get_submodule(last.partition(".")[2])  # some checkpoints have another name for the base model
-        filled = [
-            (norm, {name.removeprefix(f"{last}."): array for name, array in vectors.items()}),
-            (self.model.get_submodule(HEAD), {"weight": table, **head}),
-        ]
-        for module, parts in filled:
-            self._fill(module, parts)
+        torch, base = self.torch, self.model.base_model
+        parts: dict[str, dict[str, Any]] = {}
+        for name, array in tensors.items():
+            module, _, leaf = self.names.target(name).parameter.rpartition(".")
+            parts.setdefault(module, {})[leaf] = array
+        embedding = self.names.target(self.plan.embedding).parameter.rpartition(".")[0]
+        head, norm = self._after_layers(parts.keys() - {embedding})
+        table = parts.pop(embedding, {})
+        parts[head] = table | parts.get(head, {})
+        filled = [(self.model.get_submodule(name), arrays) for name, arrays in parts.items()]
+        for module, arrays in filled:
+            self._fill(module, arrays)
         outputs: Any = library("transformers.modeling_outputs").MoeModelOutputWithPast
+        last = self.model.get_submodule(norm)
 
         def logits(hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
-            base.forward = lambda *_, **__: outputs(last_hidden_state=norm(hidden))
+            base.forward = lambda *_, **__: outputs(last_hidden_state=last(hidden))
             tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
             return self.model(input_ids=tokens, use_cache=False).logits
 
@@ -164,6 +248,19 @@ class LayeredModel:
             del base.forward
             for module, _ in filled:
                 module.to("meta")
+
+    def _after_layers(self, modules: Iterable[str]) -> tuple[str, str]:
+        """Return the head, and the norm between the last layer and the head.
+
+        Raises:
+            ModelUnsupportedError: There is more.
+        """
+        head = next(name for name, module in self.model.named_modules() if module is self.model.get_output_embeddings())
+        others = sorted(name for name in modules if name != head)
+        if len(others) != 1:
+            message = f"{type(self.model).__name__}: found {', '.join(others) or 'nothing'} between layers and head"
+            raise ModelUnsupportedError(message, hint="Comparing supports models with one norm there.")
+        return head, others[0]
 
     @property
     def state(self) -> Iterable[NDArray[Any]]:
@@ -247,3 +344,13 @@ class Resident:
                 yield forward
         finally:
             owner._cache = None  # noqa: SLF001
+
+
+def _path_of_layers(plan: Plan, names: Names) -> str:
+    """Return the module that holds the layers, by the parameter that a tensor of the first layer fills."""
+    first = next(name for name in plan.checkpoint.tensors if plan.layer_of(name) == 0)
+    path, numbered, _ = names.target(first).parameter.partition(".0.")
+    if not numbered:
+        message = f"{first}: this transformers does not keep it in a numbered layer"
+        raise ModelUnsupportedError(message)
+    return path

@@ -1,28 +1,119 @@
-"""Maps a checkpoint's tensors to the parameters of a transformers layer: names differ, and experts are gathered."""
+"""Maps a checkpoint's tensors to the parameters of a transformers model.
+
+Names differ between the two, and newer versions of transformers gather the weights of experts in one parameter. The
+library's own list of conversions says how.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
+from orchestrator.quantization.libraries import library
 
-# Names of modules in a checkpoint and in newer versions of transformers.
-_RENAMED = (("block_sparse_moe.", "mlp."),)
+_GATHERING = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
+"""Operations of transformers that gather experts: a matrix for each, of one or several weights below each other."""
 
-# Parameters in which newer versions of transformers gather the projections of experts: the
-# parameter and the half of its rows. Experts without a gate have the last.
-_GATHERED = {
-    "gate_proj": (("gate_up_proj", 0),),
-    "w1": (("gate_up_proj", 0),),
-    "up_proj": (("gate_up_proj", 1), ("up_proj", None)),
-    "w3": (("gate_up_proj", 1),),
-    "down_proj": (("down_proj", None),),
-    "w2": (("down_proj", None),),
-}
+
+@dataclass(frozen=True)
+class Target:
+    """The position of a tensor in a parameter."""
+
+    parameter: str
+    expert: int | None = None
+    """The number of a gathered expert; None: the tensor is the whole parameter."""
+    part: int = 0
+    """Which of the weights below each other."""
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one model's parameters."""
+
+    parameters: Container[str]
+    prefix: str
+    """Of the base model. Some checkpoints leave it out, or have it in addition."""
+    renamings: Sequence[Any] = ()
+    """Of transformers: `WeightRenaming`, or a pattern and its replacement for version 4."""
+    converters: Sequence[Any] = ()
+    """Of transformers: `WeightConverter`."""
+    _known: dict[str, Target] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Any) -> Names:  # noqa: ANN401 - a model of transformers
+        """Ask transformers for a model's conversions."""
+        parameters, prefix = frozenset(model.state_dict()), model.base_model_prefix
+        if library("transformers").__version__.startswith("4."):
+            old = getattr(model, "_checkpoint_conversion_mapping", None) or {}
+            return cls(parameters, prefix, [_Replacement(*pair) for pair in old.items()])
+        conversions = library("transformers.conversion_mapping").get_model_conversion_mapping(model)
+        gathering = [conversion for conversion in conversions if hasattr(conversion, "operations")]
+        return cls(parameters, prefix, [c for c in conversions if c not in gathering], gathering)
+
+    def target(self, name: str) -> Target:
+        """Return the position of a tensor of the checkpoint.
+
+        Raises:
+            CheckpointError: The model has no parameter for it.
+            ModelUnsupportedError: transformers calculates the parameter in a way that is not supported here.
+        """
+        if name not in self._known:
+            self._known[name] = self._find(name)
+        return self._known[name]
+
+    def _find(self, name: str) -> Target:
+        renamed = name
+        for renaming in self.renamings:
+            renamed, _ = renaming.rename_source_key(renamed)
+        if (found := self._present(renamed)) is not None:
+            return Target(found)
+        for converter in self.converters:
+            converted, pattern = converter.rename_source_key(renamed)
+            if pattern is not None and (found := self._present(converted)) is not None:
+                return _converted(name, renamed, found, converter, pattern)
+        message = f"{name}: this transformers has no parameter for it"
+        raise CheckpointError(message)
+
+    def _present(self, name: str) -> str | None:
+        candidates = (name, name.removeprefix(f"{self.prefix}."), f"{self.prefix}.{name}")
+        return next((candidate for candidate in candidates if candidate in self.parameters), None)
+
+
+@dataclass(frozen=True)
+class _Replacement:
+    """A renaming of transformers 4."""
+
+    pattern: str
+    replacement: str
+
+    def rename_source_key(self, name: str) -> tuple[str, str | None]:
+        return re.sub(self.pattern, self.replacement, name), None
+
+
+def _converted(name: str, renamed: str, parameter: str, converter: Any, pattern: str) -> Target:  # noqa: ANN401 - of transformers
+    operations = [type(operation).__name__ for operation in converter.operations]
+    number = re.search(r"(\d+)".join(map(re.escape, pattern.split("*"))), renamed) if "*" in pattern else None
+    if operations not in _GATHERING or number is None:
+        message = f"{name}: transformers makes {parameter} of it by {', '.join(operations)}, which onepass does not do"
+        raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
+    sources = list(converter.source_patterns)
+    return Target(parameter, int(number.group(1)), sources.index(pattern), len(sources))
+
+
+@dataclass(frozen=True)
+class GatheredExperts:
+    """A module that holds the weights of all experts of a layer."""
+
+    prefix: str
+    """The prefix of an expert's number in the checkpoint, within the layer."""
+    leaves: dict[str, dict[int, str]] = field(default_factory=dict)
+    """By parameter of the module, the checkpoint's names of the weights below each other, within an expert."""
 
 
 @dataclass(frozen=True)
@@ -33,79 +124,46 @@ class Arranged:
     """Arrays, or tensors of torch."""
     modules: dict[str, str]
     """Modules of the model -> modules of the checkpoint, for those that are one in both."""
-    experts: dict[str, str]
-    """Modules that gather experts -> the prefix of an expert's number in the checkpoint."""
+    experts: dict[str, GatheredExperts]
+    """By module of the model."""
 
 
-def gather(names: Mapping[str, tuple[int, ...]], parameters: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Map each tensor of the checkpoint to a layer's parameters.
+def arrange(targets: Mapping[str, Target], shapes: Mapping[str, Sequence[int]], tensors: dict[str, Any]) -> Arranged:
+    """Rename and arrange a checkpoint's tensors for a module.
 
     Args:
-        names: The tensors' shapes by name, within the layer.
-        parameters: The layer's parameters by name.
-
-    Returns:
-        The parameter, and the position in it (None: the whole parameter).
-
-    Raises:
-        CheckpointError: The layer has no parameter for a tensor.
+        targets: The position of each tensor, in the module.
+        shapes: The shapes of the module's parameters.
+        tensors: Arrays, or tensors of torch, by name. Those copied into a larger tensor of their type become views
+            of it.
     """
-    places: dict[str, tuple[str, Any]] = {}
-    for name, shape in names.items():
-        known = _renamed(name, parameters)
-        if known in parameters:
-            places[name] = (known, None)
+    arranged = Arranged({}, {}, {})
+    for name, target in targets.items():
+        module, _, leaf = target.parameter.rpartition(".")
+        if target.expert is None:
+            arranged.parameters[target.parameter] = tensors[name]
+            arranged.modules[module] = name.rpartition(".")[0]
             continue
-        before, _, rest = known.partition(".experts.")
-        number, _, leaf = rest.removesuffix(".weight").partition(".")
-        candidates = [(f"{before}.experts.{target}", half) for target, half in _GATHERED.get(leaf, ())]
-        parameter, half = next((found for found in candidates if found[0] in parameters), ("", None))
-        if not parameter:
-            message = f"{name}: this transformers has no place for it in the layer"
-            raise CheckpointError(message)
-        rows = slice(None) if half is None else slice(half * shape[0], (half + 1) * shape[0])
-        places[name] = (parameter, (int(number), rows))
-    return places
-
-
-def _renamed(name: str, parameters: Mapping[str, Any]) -> str:
-    for old, new in _RENAMED:
-        if name.startswith(old) and not any(parameter.startswith(old) for parameter in parameters):
-            return new + name.removeprefix(old)
-    return name
-
-
-def arrange(layer: Any, tensors: dict[str, Any]) -> Arranged:  # noqa: ANN401 - a module of torch
-    """Rename and arrange a checkpoint's tensors for a layer's module.
-
-    Args:
-        layer: The module. Its parameters need no memory.
-        tensors: Arrays, or tensors of torch, by name within the layer. Those copied into a larger tensor of their
-        type become views of it.
-
-    Raises:
-        CheckpointError: The layer has no parameter for a tensor.
-    """
-    parameters = dict(layer.named_parameters()) | dict(layer.named_buffers())
-    parameters = {name: value for name, value in parameters.items() if name in layer.state_dict()}
-    places = gather({name: array.shape for name, array in tensors.items()}, parameters)
-    filled: dict[str, Any] = {}
-    modules: dict[str, str] = {}
-    experts: dict[str, str] = {}
-    for name, (parameter, where) in places.items():
-        if where is None:
-            filled[parameter] = tensors[name]
-            modules[parameter.rpartition(".")[0]] = name.rpartition(".")[0]
-        else:
-            experts[parameter.rpartition(".")[0]] = name.partition(".experts.")[0] + ".experts"
-            whole = filled.get(parameter)
-            if whole is None:
-                whole = filled[parameter] = _empty_like(tensors[name], tuple(parameters[parameter].shape))
-            whole[where] = tensors[name]
-            if tensors[name].dtype == whole.dtype:
-                tensors[name] = whole[where]  # the same numbers need only one copy
-    return Arranged(filled, modules, experts)
+        block, _, rest = name.removesuffix(".weight").partition(f".{target.expert}.")
+        experts = arranged.experts.setdefault(module, GatheredExperts(block))
+        experts.leaves.setdefault(leaf, {})[target.part] = rest
+        whole = arranged.parameters.get(target.parameter)
+        if whole is None:
+            shape = tuple(shapes[target.parameter])
+            whole = arranged.parameters[target.parameter] = _empty_like(tensors[name], shape)
+        rows = tensors[name].shape[0]
+        where = (target.expert, slice(target.part * rows, (target.part + 1) * rows))
+        whole[where] = tensors[name]
+        if tensors[name].dtype == whole.dtype:
+            tensors[name] = whole[where]  # the same numbers need only one copy
+    return arranged
 
 
 def _empty_like(part: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array or a tensor of torch
     return np.empty(shape, part.dtype) if isinstance(part, np.ndarray) else part.new_empty(shape)
+
+
+def missing(parameters: Iterable[str], targets: Iterable[Target]) -> list[str]:
+    """Return the parameters that no tensor fills."""
+    filled = {target.parameter for target in targets}
+    return [name for name in parameters if name not in filled]

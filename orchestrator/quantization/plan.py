@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import CheckpointError, RecipeInvalidError
-from orchestrator.quantization import architectures, configs, format_names, layout
+from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeInvalidError
+from orchestrator.quantization import configs, format_names, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.schemes import Scheme
+    from orchestrator.quantization.structure import Structure
 
 # Files that are copied with the weights if they exist: the tokenizer, chat and sampling settings, the code that
 # config.json names (a folder has it only if the recipe trusts it), and the licence, whose text most licences
@@ -58,6 +59,7 @@ class Plan:
 
     checkpoint: Checkpoint
     config: Mapping[str, Any]
+    structure: Structure
     scheme: Scheme
     selection: layout.Selection
     units: tuple[tuple[str, ...], ...]
@@ -103,16 +105,16 @@ class Plan:
             if _has_blocks(config["quantization_config"]):
                 hint = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
             raise CheckpointError(message, hint=hint)
-        architecture, expected = architectures.known(config), layout.expected_tensors(config)
-        kept = [name for name in checkpoint.tensors if not layout.is_redundant(name, expected)]
-        further = frozenset(name for name in kept if architecture.is_further(config, name))
-        _check_tensors(checkpoint, [name for name in kept if name not in further], expected)
+        found = structure.read(config, checkpoint.tensors.values())
+        kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
+        _check_experts(checkpoint)
         own = formats or {}
-        selection = layout.select([checkpoint.tensors[name] for name in kept], exclude, further)
+        selection = layout.select(found, [checkpoint.tensors[name] for name in kept], exclude)
         selection = selection.without({module for module, name in own.items() if name not in SCHEMES})
         plan = cls(
             checkpoint,
             config,
+            found,
             scheme,
             selection,
             _units(kept, selection),
@@ -132,15 +134,19 @@ class Plan:
         """Return the scheme of a quantized weight."""
         return self.formats.get(weight.removesuffix(".weight"), self.scheme)
 
+    def by_scheme(self, weights: Sequence[str]) -> list[tuple[str, ...]]:
+        """Split quantized weights by their schemes, which may share a scale only among themselves."""
+        found: dict[str, list[str]] = {}
+        for weight in weights:
+            found.setdefault(self.scheme_of(weight).algorithm, []).append(weight)
+        return [tuple(part) for part in found.values()]
+
     @cached_property
     def algorithms(self) -> dict[str, str]:
         """ModelOpt's algorithm of each quantized module, in the order of the model. Experts are one module."""
-        place = {name: position for position, name in enumerate(layout.expected_tensors(self.config))}
-        weights = [f"{module}.weight" for group in self.selection.groups for module in group]
-        weights.sort(key=lambda weight: place.get(weight, len(place)))
-        return {
-            layout.listed_as(weight.removesuffix(".weight")): self.scheme_of(weight).algorithm for weight in weights
-        }
+        modules = [module for group in self.selection.groups for module in group]
+        modules.sort(key=lambda module: (self.layer_of(module) or 0, *layout.declared_order(module)))
+        return {layout.listed_as(module): self.scheme_of(f"{module}.weight").algorithm for module in modules}
 
     @cached_property
     def outputs(self) -> list[list[TensorSpec]]:
@@ -163,14 +169,14 @@ class Plan:
 
     @property
     def ends(self) -> list[str]:
-        """The model's own tensors outside of layers: its embedding, its last norm, its head."""
+        """The language model's own tensors outside of layers: its embedding, its last norm, its head."""
         names = [name for unit in self.units for name in unit if self.layer_of(name) is None]
-        return [name for name in names if not self.architecture.is_further(self.config, name)]
+        return [name for name in names if not (self.structure.is_further(name) or self.structure.is_tower(name))]
 
     def write_companions(self, output: Path) -> None:
         """Write all files of a quantized checkpoint except tensors."""
         copy_companions(self.checkpoint.folder, output)
-        listed = layout.listed_exclusions(self.config, self.selection.excluded)
+        listed = layout.listed_exclusions(self.structure, self.selection.excluded)
         excluded = layout.exclude_modules(listed, self.selection.quantized)
         algorithms = self.algorithms
         if len(set(algorithms.values())) > 1:
@@ -185,12 +191,7 @@ class Plan:
 
     def layer_of(self, name: str) -> int | None:
         """Return the number of the layer that a tensor belongs to."""
-        return self.architecture.layer_of(self.config, name)
-
-    @cached_property
-    def architecture(self) -> architectures.Architecture:
-        """The model's configuration."""
-        return architectures.known(self.config)
+        return self.structure.layer_of(name)
 
     @property
     def computed(self) -> str:
@@ -203,12 +204,12 @@ class Plan:
     @property
     def stack(self) -> str:
         """The prefix of a layer's number in a name."""
-        return self.architecture.stack
+        return self.structure.stack
 
     @property
     def embedding(self) -> str:
         """The embedding's name."""
-        return f"{self.architecture.embedding}.weight"
+        return f"{self.structure.embedding}.weight"
 
     def cache_scales(self, unit: Sequence[str]) -> tuple[str, ...]:
         """Return the scales of keys and values for the unit beside which they are written; none for all others.
@@ -296,19 +297,9 @@ def _types(
     return stored | ({f"{module}.weight": declared for module in selection.quantized} if declared else {})
 
 
-def _check_tensors(checkpoint: Checkpoint, kept: Sequence[str], expected: Mapping[str, TensorSpec]) -> None:
-    for name, spec in expected.items():
-        if name not in checkpoint.tensors:
-            message = f"{checkpoint.folder}: {name} is missing; config.json asks for shape {list(spec.shape)}"
-            raise CheckpointError(message)
-        found = checkpoint.tensors[name]
-        if found.shape != spec.shape:
-            message = (
-                f"{found.file}: {name}: found shape {list(found.shape)}, expected {list(spec.shape)} from config.json"
-            )
-            raise CheckpointError(message)
-    for name in kept:
-        if name not in expected:
-            found = checkpoint.tensors[name]
-            message = f"{found.file}: found {found}, which a model of this configuration does not have"
-            raise CheckpointError(message)
+def _check_experts(checkpoint: Checkpoint) -> None:
+    """Refuse experts that are stored as one tensor for a layer."""
+    for name in layout.gathered_experts(checkpoint.tensors.values()):
+        tensor = checkpoint.tensors[name]
+        message = f"{tensor.file}: found {tensor}, all experts of a layer in one tensor, which onepass cannot split"
+        raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")

@@ -15,17 +15,18 @@ import numpy as np
 
 from orchestrator.errors import CheckFailedError, CheckpointError, QualityTooLowError
 from orchestrator.events import Progress, silence
-from orchestrator.quantization import configs, layout
+from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from orchestrator.events import Observer
     from orchestrator.quantization.schemes import Scheme
-    from orchestrator.quantization.tensors import StoredTensor, TensorSpec
+    from orchestrator.quantization.tensors import StoredTensor
 
 UNQUANTIZED = "bf16"
 CHUNK_BYTES = 4_000_000  # comparing takes about 25 times as much, in FP64
@@ -227,7 +228,7 @@ class _Examination:
 
     def _read_configuration(self) -> str:
         self._config = read_json(self.folder / configs.CONFIG)
-        architecture = layout.architecture_of(self._config)
+        architecture = structure.architecture_of(self._config)
         self._quantization = _quantization(self.folder, self._config)
         return f"{architecture}, {self._quantization.name}"
 
@@ -259,8 +260,8 @@ class _Examination:
         return f"{len(self._checkpoint.tensors)} tensors, {size} bytes"
 
     def _check_tensors(self, checkpoint: Checkpoint) -> str:
-        source = {spec.name: spec for spec in self._source_tensors()}
-        expected = _expected(list(source.values()), self._quantization)
+        source = {spec.name: spec for spec in _unquantized(self.original or checkpoint)}
+        expected = _expected(self._config, list(source.values()), self._quantization)
         for name, spec in expected.items():
             if name not in checkpoint.tensors:
                 message = f"{name} is missing; expected {spec.dtype} {list(spec.shape)}"
@@ -275,17 +276,6 @@ class _Examination:
                 message = f"{found.file.name}: found {found}, which this model does not have"
                 raise CheckFailedError(message)
         return f"all {len(expected)} tensors have the expected type and shape"
-
-    def _source_tensors(self) -> list[TensorSpec]:
-        """Return the model's tensors before quantization."""
-        name = layout.architecture_of(self._config)
-        if name not in layout.ARCHITECTURES and self.original is None:
-            reason = f"the tensors of {name} are not known here, and there is no reference to compare with"
-            raise _SkippedError(reason)
-        if self.original is None:
-            return list(layout.expected_tensors(self._config).values())
-        known = layout.expected_tensors(self._config) if name in layout.ARCHITECTURES else self.original.tensors
-        return [tensor for key, tensor in self.original.tensors.items() if not layout.is_redundant(key, known)]
 
     def _check_numbers(self, checkpoint: Checkpoint) -> str:
         count = 0
@@ -391,17 +381,33 @@ def _compare(path: Path, key: str, found: object, inline: object, *, optional: b
 # --- structure -----------------------------------------------------------------------------------------------------
 
 
-def _expected(source: Sequence[TensorSpec], quantization: _Quantization) -> dict[str, TensorSpec]:
+def _unquantized(checkpoint: Checkpoint) -> Iterator[TensorSpec]:
+    """Yield a checkpoint's tensors as they were before quantization. Scales follow from weights."""
+    for name, tensor in checkpoint.tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf in _SCALES and f"{module}.weight" in checkpoint.tensors:
+            continue
+        packed = leaf == "weight" and tensor.dtype == "U8"
+        shape = (*tensor.shape[:-1], 2 * tensor.shape[-1]) if packed else tensor.shape
+        yield TensorSpec(name, tensor.dtype, shape)
+
+
+def _expected(
+    config: Mapping[str, Any], source: Sequence[TensorSpec], quantization: _Quantization
+) -> dict[str, TensorSpec]:
     """Return the tensors that a quantized model must have, by name."""
-    if quantization.algorithm is None and quantization.name == UNQUANTIZED:
-        return {spec.name: spec for spec in source}
-    if not quantization.algorithms <= set(layout.ALGORITHMS):
+    known = quantization.name == UNQUANTIZED or quantization.algorithms <= set(layout.ALGORITHMS)
+    if not known:
         reason = f"the tensors that {quantization.name} leaves are not known here"
         raise _SkippedError(reason)
-    if any(".experts." in spec.name and len(spec.shape) > 2 for spec in source):  # noqa: PLR2004 - more than a matrix
+    if layout.gathered_experts(source) and quantization.name != UNQUANTIZED:
         reason = "the reference keeps its experts in one tensor, which ModelOpt splits"
         raise _SkippedError(reason)
-    chosen = {f"{module}.weight": quantization.algorithm_of(module) for module in layout.linears(source)}
+    model = structure.read(config, source)
+    source = [spec for spec in source if not model.is_redundant(spec.name)]
+    if quantization.algorithm is None and quantization.name == UNQUANTIZED:
+        return {spec.name: spec for spec in source}
+    chosen = {f"{module}.weight": quantization.algorithm_of(module) for module in layout.linears(model, source)}
     return {
         spec.name: spec
         for tensor in source

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found", bound="DataclassInstance")
 """The findings in one layer: a dataclass of numbers, strings and nested ones."""
 
-_FORMAT = 3
+_FORMAT = 4
 """The version of the saved state. A key's state may be older than the code, so raise it if the meaning changes."""
 _NOTE = "progress.json"
 

@@ -42,12 +42,21 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
         _check_rotation(folder, config)
         config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
         with _parameters_without_memory(torch):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, computed))
+            model = _class_for(config).from_config(config, dtype=getattr(torch, computed))
     except (ValueError, KeyError, OSError, ImportError) as error:
         message = f"{folder}: transformers {transformers.__version__} cannot build this model: {error}"
         raise CheckpointError(message) from error
     _keep_in_fp32(torch, model, getattr(torch, computed))
     return model.eval()
+
+
+def _class_for(config: Any) -> Any:  # noqa: ANN401 - of transformers
+    """Return the family of classes that has a configuration's model: of text, or of images and text."""
+    transformers = library("transformers")
+    multimodal = getattr(transformers, "AutoModelForImageTextToText", None)
+    if multimodal is not None and type(config) in multimodal._model_mapping:  # noqa: SLF001 - only this lists them
+        return multimodal
+    return transformers.AutoModelForCausalLM
 
 
 def _check_rotation(folder: Path, config: Any) -> None:  # noqa: ANN401 - of transformers

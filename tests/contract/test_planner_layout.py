@@ -14,10 +14,11 @@ from orchestrator.models import shape_of
 from orchestrator.planner.bytes import stored_tensors
 from orchestrator.planner.files import file_bytes
 from orchestrator.planner.scheme import scheme_of
-from orchestrator.quantization import header, layout
+from orchestrator.quantization import header
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.writer import plan_shards
+from tests.support.architectures import ARCHITECTURES, expected_tensors
 
 SIZES: Mapping[str, Any] = {
     "head_dim": 16,
@@ -83,11 +84,11 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
 """One of several layers' attention, where its projections are separate."""
 UNPLANNED = {"PhiForCausalLM"}
 """Whose sizes the planner only knows a limit of."""
-FAMILIES = sorted(set(layout.ARCHITECTURES) - UNPLANNED)
+FAMILIES = sorted(set(ARCHITECTURES) - UNPLANNED)
 
 
 def test_the_sizes_of_every_family_are_exact_but_those_that_are_named() -> None:
-    assert {name for name in layout.ARCHITECTURES if not shape_of(config_of(name)).exact} == UNPLANNED
+    assert {name for name in ARCHITECTURES if not shape_of(config_of(name)).exact} == UNPLANNED
 
 
 def config_of(architecture: str, **changes: object) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def empty_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path:
     """
     folder.mkdir()
     types = {name: part.dtype for name, part in stored_tensors(shape_of(config), scheme_of("bf16"))}
-    specs = [replace(spec, dtype=types[name]) for name, spec in layout.expected_tensors(config).items()]
+    specs = [replace(spec, dtype=types[name]) for name, spec in expected_tensors(config).items()]
     start, _ = header.build(specs)
     file = folder / "model.safetensors"
     file.write_bytes(start)
@@ -120,7 +121,7 @@ def written_bytes(shards: list[list[TensorSpec]]) -> int:
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_same_tensors_before_quantization(architecture: str, tied: bool) -> None:
     config = config_of(architecture, tie_word_embeddings=tied or architecture == "Gemma3ForCausalLM")
-    expected = {name: spec.shape for name, spec in layout.expected_tensors(config).items()}
+    expected = {name: spec.shape for name, spec in expected_tensors(config).items()}
     counted = {name: part.shape for name, part in stored_tensors(shape_of(config), scheme_of("bf16"))}
     assert counted == expected
 

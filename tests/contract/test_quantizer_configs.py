@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ModelUnsupportedError
-from orchestrator.quantization import architectures, configs, layout
+from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.schemes import SCHEMES
+from tests.support.architectures import ARCHITECTURES, expected_tensors, selected
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "model_configs"
 _LISTS = "_hf_quant_config.json"
@@ -106,7 +106,7 @@ def _quantization(name: str) -> dict[str, Any]:
 
 @cache
 def _selected(name: str, exclude: tuple[str, ...] = ()) -> layout.Selection:
-    return layout.select(list(layout.expected_tensors(_config(name)).values()), exclude)
+    return selected(_config(name), exclude)
 
 
 def _expanded(patterns: Iterable[str], modules: set[str]) -> set[str]:
@@ -122,23 +122,17 @@ def _matched(modules: set[str], choice: Choice | None) -> set[str]:
 
 
 def _is_known(name: str) -> bool:
-    return architectures.architecture_of(_config(name)) in architectures.ARCHITECTURES
+    return structure.architecture_of(_config(name)) in ARCHITECTURES
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_real_model_is_planned_whole_or_refused_by_name(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in MODELS if _is_known(name)])
+def test_a_real_model_is_planned_whole(name: str) -> None:
     config = _config(name)
-    if not _is_known(name):
-        with pytest.raises(ModelUnsupportedError, match="whose tensors are not known here") as caught:
-            layout.expected_tensors(config)
-        assert architectures.architecture_of(config) in caught.value.message
-        assert "LlamaForCausalLM" in caught.value.hint
-        return
-    selection = _selected(name)
-    depth = architectures.known(config).depth(config)
-    assert len(selection.quantized) >= 2 * depth
+    selection, shapes = _selected(name), {spec.name: spec.shape for spec in expected_tensors(config).values()}
+    model = structure.read(config, expected_tensors(config).values())
+    assert {model.layer_of(module) for module in selection.quantized} == set(range(model.depth))
+    assert len(selection.quantized) >= 2 * model.depth
     assert selection.quantized.isdisjoint(selection.excluded)
-    shapes = {spec.name: spec.shape for spec in layout.expected_tensors(config).values()}
     assert all(shapes[f"{module}.weight"][1] % 16 == 0 for module in selection.quantized)  # none is refused as NVFP4
 
 
@@ -187,8 +181,8 @@ def test_a_published_pattern_that_fits_nothing_names_layers_that_predict_further
     modules = set(selection.quantized) | set(selection.excluded)
     nowhere = [pattern for pattern in _quantization(name)["exclude_modules"] if not _expanded([pattern], modules)]
     assert tuple(nowhere) == PUBLISHED[name].nowhere
-    architecture = architectures.known(config)
-    assert all(architecture.is_further(config, pattern.replace("*", ".norm.weight")) for pattern in nowhere)
+    model = structure.read(config, expected_tensors(config).values())
+    assert all(model.is_further(pattern.replace("*", ".norm.weight")) for pattern in nowhere)
 
 
 @pytest.mark.parametrize("name", [name for name, known in PUBLISHED.items() if known.no_list])

@@ -23,7 +23,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
-from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model
+from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model, write_tensors
 from tests.support.families import FAMILIES, FORMATS, SIZES, STORED_OTHERWISE, Family, Format
 from tests.support.killed import KILLS, kill_ten_times
 from tests.support.oracle import Environment, find_environment
@@ -431,6 +431,26 @@ def test_a_shard_that_becomes_shorter_while_it_is_read_is_named(
     name, _, message = printed.rpartition("RESULT ")[2].partition(" ")
     assert f"the file ends inside {name}; it changed while it was being read" in message
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+_MISFITS: Mapping[str, tuple[dict[str, Any], str]] = {
+    "missing": ({"model.norm.weight": None}, "model.norm.weight is missing; config.json asks for shape [64]"),
+    "shape": ({"model.norm.weight": np.ones(63, np.float32)}, "found shape [63], expected [64] from config.json"),
+    "extra": ({"model.extra": np.ones(3, np.float32)}, "model.extra: this transformers has no parameter for it"),
+}
+
+
+@pytest.mark.parametrize("misfit", _MISFITS)
+def test_a_checkpoint_that_does_not_fit_its_configuration_is_refused(
+    environment: Environment, model: Path, tmp_path: Path, misfit: str
+) -> None:
+    changes, expected = _MISFITS[misfit]
+    original = Checkpoint.open(model)
+    tensors = {name: original.read(name) for name in original.tensors} | changes
+    write_tensors(tmp_path / "source", tensors, read_json(model / "config.json"))
+    printed, _ = _start(environment, tmp_path / "source", tmp_path / "out").communicate()
+    assert expected in printed
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_is_refused_before_anything_is_written(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.quantization.files import write_json
-from orchestrator.quantization.layout import expected_tensors
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter
+from tests.support.architectures import expected_tensors
 
 
 def write_model(
@@ -74,7 +74,7 @@ def write_gpt_oss(folder: Path, changes: Mapping[str, NDArray[Any] | None] | Non
             tensors[name] = numbers.integers(100, 140, shape).astype(np.uint8)
         else:
             tensors[name] = (0.02 * numbers.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
-    return _write(folder, {**tensors, **(changes or {})}, GPT_OSS)
+    return write_tensors(folder, {**tensors, **(changes or {})}, GPT_OSS)
 
 
 FP8_BLOCKS: Mapping[str, Any] = {
@@ -107,10 +107,11 @@ def write_fp8_blocks(
         tensors[name] = codes.view(ml_dtypes.float8_e4m3fn)
         blocks = tuple(-(-size // 128) for size in spec.shape)
         tensors[f"{name}_scale_inv"] = np.exp(numbers.uniform(-9, -6, blocks)).astype(np.float32)
-    return _write(folder, {**tensors, **(changes or {})}, config)
+    return write_tensors(folder, {**tensors, **(changes or {})}, config)
 
 
-def _write(folder: Path, tensors: Mapping[str, NDArray[Any] | None], config: Mapping[str, Any]) -> Path:
+def write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any] | None], config: Mapping[str, Any]) -> Path:
+    """Write tensors and a configuration; None leaves a tensor out."""
     kept = {name: array for name, array in tensors.items() if array is not None}
     names = {dtype: key for key, dtype in DTYPES.items()}
     with CheckpointWriter(folder, [[TensorSpec(name, names[a.dtype], a.shape) for name, a in kept.items()]]) as writer:

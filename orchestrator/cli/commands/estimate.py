@@ -31,8 +31,8 @@ from orchestrator.planner.scheme import (
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures, to_document
 from orchestrator.planner.speed import Band
-from orchestrator.quantization.architectures import ARCHITECTURES
 from orchestrator.quantization.format_names import SINGLE_FORMATS
+from orchestrator.quantization.refused import REASONS
 from orchestrator.recipe.model import Calibration
 from orchestrator.units import in_bytes
 
@@ -192,7 +192,7 @@ def _of_hub(repo: str, revision: str) -> _Subject:
 def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
     """Calculate the peak memory of quantizing with our own quantizer, which needs the least, or the named one."""
     if method is None:
-        ours = scheme.name in SINGLE_FORMATS and shape.architecture in ARCHITECTURES
+        ours = scheme.name in SINGLE_FORMATS and shape.architecture not in REASONS
         method = "onepass" if ours else "modelopt"
     return one_pass_peak(shape, scheme, Calibration()) if method == "onepass" else resident_peak(shape)
 

@@ -9,7 +9,7 @@ from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.quantization import format_names
-from orchestrator.quantization.architectures import ARCHITECTURES
+from orchestrator.quantization.refused import REASONS
 from orchestrator.recipe.model import Format
 
 NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
@@ -136,9 +136,8 @@ def _onepass_can(given: RuleInput) -> Iterator[Refusal]:
         message = f"method onepass makes {', '.join(format_names.FORMATS)}, not {given.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
     architecture = given.recipe.model.architecture
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        message = f"method onepass does not know the tensors of {architecture}; known: {known}"
+    if architecture in REASONS:
+        message = f"method onepass does not quantize {architecture}: {REASONS[architecture]}"
         yield Refusal("MODEL_UNSUPPORTED", message, hint)
 
 

@@ -14,7 +14,7 @@ from orchestrator.planner.rule_input import RuleInput
 from orchestrator.planner.serving import memory_per_node
 from orchestrator.planner.weights import BITS, weights_in
 from orchestrator.quantization import format_names
-from orchestrator.quantization.architectures import ARCHITECTURES
+from orchestrator.quantization.refused import REASONS
 from orchestrator.recipe.model import Recipe
 from orchestrator.units import in_bytes
 
@@ -42,7 +42,7 @@ def fits_when_quantized(given: RuleInput) -> Iterator[Refusal]:
     needed, available = given.model.preparation.quantizing, memory_per_node(given.target)
     if needed is not None and needed.value > available:
         hint = "use NVIDIA's quantized checkpoint with method none, if there is one"
-        if given.quantization.format in format_names.FORMATS and given.recipe.model.architecture in ARCHITECTURES:
+        if given.quantization.format in format_names.FORMATS and given.recipe.model.architecture not in REASONS:
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"
         yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
 

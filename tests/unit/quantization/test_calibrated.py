@@ -21,6 +21,7 @@ from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.samples import random_batches, text_batches
 from orchestrator.quantization.schemes import SCHEMES
+from tests.support.architectures import expected_tensors, selected
 
 _BF16 = ml_dtypes.bfloat16
 
@@ -109,15 +110,15 @@ _BASE: dict[str, Any] = {
 
 
 def _names(**config: object) -> list[str]:
-    return list(layout.expected_tensors({**_BASE, **config}))
+    return list(expected_tensors({**_BASE, **config}))
 
 
 def test_experts_have_a_router_which_is_not_quantized() -> None:
     config = {**_BASE, "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 3, "moe_intermediate_size": 16}
-    tensors = layout.expected_tensors(config)
+    tensors = expected_tensors(config)
     assert tensors["model.layers.0.mlp.gate.weight"].shape == (3, 32)
     assert tensors["model.layers.1.mlp.experts.2.down_proj.weight"].shape == (32, 16)
-    selection = layout.select(list(tensors.values()))
+    selection = selected(config)
     assert "model.layers.0.mlp.gate" in selection.excluded
     gate, up = (f"model.layers.0.mlp.experts.1.{name}_proj" for name in ("gate", "up"))
     assert (gate, up) in selection.groups
@@ -144,7 +145,7 @@ def test_gemma_ties_its_head_unless_told_otherwise() -> None:
 
 
 def test_phi_keeps_fused_projections_as_one() -> None:
-    tensors = layout.expected_tensors({**_BASE, "architectures": ["Phi3ForCausalLM"]})
+    tensors = expected_tensors({**_BASE, "architectures": ["Phi3ForCausalLM"]})
     assert tensors["model.layers.0.self_attn.qkv_proj.weight"].shape == (64, 32)
     assert tensors["model.layers.0.mlp.gate_up_proj.weight"].shape == (96, 32)
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.quantization import layout
 from orchestrator.quantization.format_names import KV_CACHE_FORMATS, SINGLE_FORMATS
 from orchestrator.quantization.schemes import SCHEMES
+from tests.support.architectures import ARCHITECTURES, selected
 from tests.support.families import FAMILIES, FORMATS, SIZES, table
 
 _PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "quantization.md"
 
 
 def test_every_architecture_that_is_known_is_proved() -> None:
-    assert {family.architecture for family in FAMILIES.values()} == set(layout.ARCHITECTURES)
+    assert {family.architecture for family in FAMILIES.values()} == set(ARCHITECTURES)
 
 
 def test_every_format_is_proved() -> None:
@@ -35,6 +35,6 @@ def test_a_family_has_something_to_quantize(family: str) -> None:
         "architectures": [FAMILIES[family].architecture],
         "dtype": "bfloat16",
     }
-    selection = layout.select(list(layout.expected_tensors(config).values()))
+    selection = selected(config)
     assert len(selection.quantized) >= 3 * 2
     assert not selection.quantized & set(selection.excluded)

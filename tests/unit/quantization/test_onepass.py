@@ -18,9 +18,9 @@ from orchestrator.events import Event, Progress
 from orchestrator.quantization.checkpoint import INDEX, Checkpoint
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import nvfp4
-from orchestrator.quantization.layout import expected_tensors
 from orchestrator.quantization.onepass import quantize_checkpoint
 from orchestrator.quantization.plan import Plan, scheme_named
+from tests.support.architectures import expected_tensors
 
 Save = Callable[..., Path]
 
@@ -300,9 +300,12 @@ def test_a_head_that_is_stored_although_it_is_tied_is_left_out(altered: Callable
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        ({"model.norm.weight": None}, r"model.norm.weight is missing; config.json asks for shape \[64\]"),
-        ({"model.norm.weight": np.ones(63, np.float32)}, r"found shape \[63\], expected \[64\] from config.json"),
-        ({"model.extra": np.ones(3, np.float32)}, r"found model.extra F32 \[3\], which a model of this"),
+        ({"model.embed_tokens.weight": None}, "LlamaForCausalLM: found no embedding"),
+        ({"model.embed_tokens.weight": np.ones((261, 63), np.float32)}, r"shape \[261, 63\], expected 64 for hidden_"),
+        (
+            {"model.layers.0.mlp.experts.up_proj": np.ones((2, 96, 64), np.float32)},
+            r"all experts of a layer in one tensor, which onepass cannot split",
+        ),
         ({f"{_MLP}.up_proj.weight": np.ones((96, 64), np.uint8)}, "up_proj.weight: found U8, expected one of BF16"),
     ],
 )

@@ -1,69 +1,121 @@
-"""Where the tensors of a checkpoint go in the layers that transformers makes."""
+"""Which parameter of a transformers model a tensor of a checkpoint fills."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from orchestrator.errors import CheckpointError
-from orchestrator.quantization.parameter_mapping import arrange, gather
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
+from orchestrator.quantization.parameter_mapping import Names, Target, arrange, missing
 
 
-def test_experts_are_gathered_where_transformers_wants_them() -> None:
-    names = {
-        "block_sparse_moe.gate.weight": (4, 32),
-        "block_sparse_moe.experts.3.w1.weight": (16, 32),
-        "block_sparse_moe.experts.3.w3.weight": (16, 32),
-        "block_sparse_moe.experts.3.w2.weight": (32, 16),
-    }
-    parameters = dict.fromkeys(("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"))
-    assert gather(names, parameters) == {
-        "block_sparse_moe.gate.weight": ("mlp.gate.weight", None),
-        "block_sparse_moe.experts.3.w1.weight": ("mlp.experts.gate_up_proj", (3, slice(0, 16))),
-        "block_sparse_moe.experts.3.w3.weight": ("mlp.experts.gate_up_proj", (3, slice(16, 32))),
-        "block_sparse_moe.experts.3.w2.weight": ("mlp.experts.down_proj", (3, slice(None))),
-    }
+@dataclass
+class _Renaming:
+    """As much of transformers' `WeightRenaming` as is asked for."""
+
+    source_patterns: list[str]
+    replacement: str
+
+    def rename_source_key(self, name: str) -> tuple[str, str | None]:
+        for pattern in self.source_patterns:
+            found = re.search(re.escape(pattern).replace(r"\*", r"\d+"), name)
+            if found:
+                return name.replace(found.group(0), self.replacement, 1), pattern
+        return name, None
+
+
+class MergeModulelist:
+    """Of transformers; only its name counts."""
+
+
+class Concatenate:
+    """Of transformers; only its name counts."""
+
+
+class Transpose:
+    """Of transformers; only its name counts."""
+
+
+@dataclass
+class _Converter(_Renaming):
+    operations: list[Any] = field(default_factory=list)
+
+
+_MIXTRAL = [
+    _Converter(
+        [".experts.*.w1.weight", ".experts.*.w3.weight"], ".experts.gate_up_proj", [MergeModulelist(), Concatenate()]
+    ),
+    _Converter([".experts.*.w2.weight"], ".experts.down_proj", [MergeModulelist()]),
+]
+_PARAMETERS = (
+    "model.layers.0.mlp.gate.weight",
+    "model.layers.0.mlp.experts.gate_up_proj",
+    "model.layers.0.mlp.experts.down_proj",
+)
+
+
+def _mixtral() -> Names:
+    return Names(_PARAMETERS, "model", [_Renaming([".block_sparse_moe."], ".mlp.")], _MIXTRAL)
+
+
+def test_experts_are_gathered_as_transformers_says() -> None:
+    names, block = _mixtral(), "model.layers.0.block_sparse_moe"
+    assert names.target(f"{block}.gate.weight") == Target("model.layers.0.mlp.gate.weight")
+    gate_up = "model.layers.0.mlp.experts.gate_up_proj"
+    assert names.target(f"{block}.experts.3.w1.weight") == Target(gate_up, 3, 0, 2)
+    assert names.target(f"{block}.experts.12.w3.weight") == Target(gate_up, 12, 1, 2)
+    assert names.target(f"{block}.experts.3.w2.weight") == Target("model.layers.0.mlp.experts.down_proj", 3, 0, 1)
 
 
 def test_older_versions_of_transformers_keep_experts_apart() -> None:
-    names = {"block_sparse_moe.experts.0.w1.weight": (16, 32)}
-    assert gather(names, dict.fromkeys(names)) == {
-        "block_sparse_moe.experts.0.w1.weight": ("block_sparse_moe.experts.0.w1.weight", None)
-    }
+    name = "model.layers.0.block_sparse_moe.experts.0.w1.weight"
+    assert Names((name,), "model").target(name) == Target(name)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """As much of a module of torch as is asked for."""
+def test_the_prefix_of_the_base_model_may_be_missing_or_in_addition() -> None:
+    names = Names(("model.norm.weight", "other.weight"), "model")
+    assert names.target("norm.weight") == Target("model.norm.weight")
+    assert names.target("model.other.weight") == Target("other.weight")
 
-    shapes: Mapping[str, tuple[int, ...]]
 
-    def named_parameters(self) -> list[tuple[str, NDArray[Any]]]:
-        return list(self.state_dict().items())
+def test_a_tensor_without_a_parameter_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"extra.weight: this transformers has no parameter for it"):
+        Names(("other.weight",), "model").target("extra.weight")
 
-    def named_buffers(self) -> list[tuple[str, NDArray[Any]]]:
-        return []
 
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        return {name: np.empty(shape, np.float32) for name, shape in self.shapes.items()}
+def test_a_conversion_that_calculates_is_refused_by_name() -> None:
+    converter = _Converter(["w.weight"], "v.weight", [Transpose()])
+    with pytest.raises(ModelUnsupportedError, match=r"w.weight: transformers makes v.weight of it by Transpose"):
+        Names(("v.weight",), "model", (), [converter]).target("w.weight")
 
 
 def test_an_expert_that_is_stored_in_another_type_keeps_its_own_numbers() -> None:
     short, long = np.full((4, 8), 0.5, ml_dtypes.bfloat16), np.full((4, 8), 1.001, np.float32)
     tensors: dict[str, Any] = {"mlp.experts.0.down_proj.weight": short, "mlp.experts.1.down_proj.weight": long}
-    arranged = arrange(_Layer({"mlp.experts.down_proj": (2, 4, 8)}), tensors)
+    targets = {name: Target("mlp.experts.down_proj", number) for number, name in enumerate(tensors)}
+    arranged = arrange(targets, {"mlp.experts.down_proj": (2, 4, 8)}, tensors)
     whole = arranged.parameters["mlp.experts.down_proj"]
     assert np.array_equal(whole[1], long.astype(ml_dtypes.bfloat16))
     assert np.shares_memory(tensors["mlp.experts.0.down_proj.weight"], whole)
     assert tensors["mlp.experts.1.down_proj.weight"] is long
 
 
-def test_a_tensor_without_a_place_is_named() -> None:
-    with pytest.raises(CheckpointError, match=r"extra.weight: this transformers has no place for it"):
-        gather({"extra.weight": (1,)}, {"other.weight": None})
+def test_gate_and_up_lie_below_each_other_and_keep_their_names() -> None:
+    gate, up = np.full((2, 8), 1, np.float32), np.full((2, 8), 2, np.float32)
+    targets = {
+        f"moe.experts.1.{leaf}.weight": Target("mlp.experts.gate_up_proj", 1, part, 2)
+        for part, leaf in enumerate(("w1", "w3"))
+    }
+    arranged = arrange(targets, {"mlp.experts.gate_up_proj": (2, 4, 8)}, dict(zip(targets, (gate, up), strict=True)))
+    assert arranged.parameters["mlp.experts.gate_up_proj"][1, :, 0].tolist() == [1, 1, 2, 2]
+    assert arranged.experts["mlp.experts"].prefix == "moe.experts"
+    assert arranged.experts["mlp.experts"].leaves == {"gate_up_proj": {0: "w1", 1: "w3"}}
+
+
+def test_parameters_that_nothing_fills_are_found() -> None:
+    assert missing(["a", "b", "c"], [Target("b"), Target("c", 1)]) == ["a"]

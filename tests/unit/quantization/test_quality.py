@@ -151,13 +151,25 @@ def test_a_missing_tensor_is_named(altered: Altered) -> None:
     ("value", "found"),
     [(np.zeros((96, 31), np.uint8), "U8 [96, 31]"), (np.zeros((96, 32), np.int8), "I8 [96, 32]")],
 )
-def test_a_tensor_of_another_shape_or_type_is_named(altered: Altered, value: NDArray[Any], found: str) -> None:
-    failures = _failures(examine(altered({f"{_UP}.weight": value})))
+def test_a_tensor_of_another_shape_or_type_is_named(
+    altered: Altered, tiny: Path, value: NDArray[Any], found: str
+) -> None:
+    failures = _failures(examine(altered({f"{_UP}.weight": value}), reference=tiny))
     assert failures["tensors"] == f"{SINGLE}: found {_UP}.weight {found}, expected U8 [96, 32]"
 
 
-def test_a_tensor_too_many_is_named(altered: Altered) -> None:
-    failures = _failures(examine(altered({"model.extra": np.ones(1, np.float32)})))
+def test_without_a_reference_codes_and_scales_must_fit_each_other(altered: Altered) -> None:
+    failures = _failures(examine(altered({f"{_UP}.weight": np.zeros((96, 16), np.uint8)})))
+    assert failures["tensors"] == f"{SINGLE}: found {_UP}.weight_scale F8_E4M3 [96, 4], expected F8_E4M3 [96, 2]"
+
+
+def test_without_a_reference_a_weight_that_was_not_quantized_is_named(altered: Altered) -> None:
+    failures = _failures(examine(altered({f"{_UP}.weight": np.zeros((96, 64), ml_dtypes.bfloat16)})))
+    assert failures["tensors"] == f"{SINGLE}: found {_UP}.weight BF16 [96, 64], expected U8 [96, 32]"
+
+
+def test_a_tensor_too_many_is_named(altered: Altered, tiny: Path) -> None:
+    failures = _failures(examine(altered({"model.extra": np.ones(1, np.float32)}), reference=tiny))
     assert failures["tensors"] == f"{SINGLE}: found model.extra F32 [1], which this model does not have"
 
 

@@ -1,5 +1,6 @@
-"""Lists a model's tensors: names and shapes, from the architecture in its `config.json`.
+"""The tensors of models in tests: names and shapes, from the architecture in `config.json`.
 
+The program itself reads them from checkpoints.
 All supported architectures are stacks of layers between an embedding and a head. Their layers differ. Most
 have `self_attn.{q,k,v,o}_proj` and `mlp.{gate,up,down}_proj`, like Llama. Some store projections that runtimes
 fuse as one matrix, some have many experts in place of one MLP, some use low-rank projections in attention, and
@@ -8,20 +9,17 @@ some layers have a recurrent state instead of attention.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from orchestrator.errors import CheckpointError, ModelUnsupportedError
-
-Config = Mapping[str, Any]
-"""A `config.json`."""
+from orchestrator.errors import CheckpointError
+from orchestrator.quantization import layout, structure
+from orchestrator.quantization.layout import declared_type
+from orchestrator.quantization.structure import HEAD, Config, architecture_of
+from orchestrator.quantization.tensors import TensorSpec
 
 Shapes = dict[str, tuple[int, ...]]
 """Shapes by name, in the order of their declaration."""
-
-HEAD = "lm_head"
 
 
 def _counted(config: Config) -> int:
@@ -44,11 +42,6 @@ class Architecture:
     head_bias: bool = False
     tied: bool = False
     """The head is tied to the embedding by default."""
-    scaled_embedding: bool = False
-    """The embedding is a class of its own, which ModelOpt does not list among what is not quantized."""
-    predicts_further: bool = False
-    """Checkpoints may have layers that predict further tokens: `mtp.…`, or more layers than the configuration
-    counts. transformers does not load them and ModelOpt does not quantize them, but runtimes draft with them."""
 
     def tensors(self, config: Config) -> Shapes:
         """Return every tensor of a model by name."""
@@ -62,31 +55,6 @@ class Architecture:
         if self.head_bias:
             shapes[f"{HEAD}.bias"] = (vocabulary,)
         return shapes
-
-    def layer_of(self, config: Config, name: str) -> int | None:
-        """Return the number of the layer that a tensor or module belongs to."""
-        found = re.match(rf"{re.escape(self.stack)}\.(\d+)\.", name)
-        number = int(found.group(1)) if found else None
-        return None if number is None or number >= self.depth(config) else number
-
-    def is_further(self, config: Config, name: str) -> bool:
-        """Tell whether a tensor belongs to a layer that predicts further tokens."""
-        if not self.predicts_further:
-            return False
-        return name.startswith(("mtp.", f"{self.stack}.")) and self.layer_of(config, name) is None
-
-
-def architecture_of(config: Config) -> str:
-    """Return the architecture of a `config.json`, supported or not.
-
-    Raises:
-        CheckpointError: It does not declare exactly one.
-    """
-    declared = config.get("architectures")
-    if not isinstance(declared, list) or len(declared) != 1 or not isinstance(declared[0], str):
-        message = f"config.json: architectures: found {declared!r}, expected a list with one name"
-        raise CheckpointError(message)
-    return declared[0]
 
 
 def dimension(config: Config, key: str, default: int | None = None) -> int:
@@ -440,18 +408,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Qwen3ForCausalLM": Architecture(LlamaLayer(_biased_if_configured, query_key_norm=True)),
     "Qwen3MoeForCausalLM": Architecture(LlamaLayer(_biased_if_configured, query_key_norm=True, experts=_QWEN_EXPERTS)),
     "Qwen2MoeForCausalLM": Architecture(LlamaLayer(_biased_inputs, experts=_SHARED_QWEN_EXPERTS)),
-    "Qwen3NextForCausalLM": Architecture(_qwen_next_layer, predicts_further=True),
+    "Qwen3NextForCausalLM": Architecture(_qwen_next_layer),
     "MixtralForCausalLM": Architecture(
         LlamaLayer(
             _unbiased,
             experts=Experts("block_sparse_moe", "w1", "w3", "w2", ("num_local_experts",), "intermediate_size"),
         )
     ),
-    "Gemma2ForCausalLM": Architecture(
-        LlamaLayer(_biased_if_configured, norms=_GEMMA_NORMS), tied=True, scaled_embedding=True
-    ),
+    "Gemma2ForCausalLM": Architecture(LlamaLayer(_biased_if_configured, norms=_GEMMA_NORMS), tied=True),
     "Gemma3ForCausalLM": Architecture(
-        LlamaLayer(_biased_if_configured, query_key_norm=True, norms=_GEMMA_NORMS), tied=True, scaled_embedding=True
+        LlamaLayer(_biased_if_configured, query_key_norm=True, norms=_GEMMA_NORMS), tied=True
     ),
     "PhiForCausalLM": Architecture(
         _phi_layer, last=("model.final_layernorm.weight", "model.final_layernorm.bias"), head_bias=True
@@ -463,23 +429,24 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         depth=_hybrid_depth,
         embedding="backbone.embeddings",
         last=("backbone.norm_f.weight",),
-        predicts_further=True,
     ),
     "DeepseekV2ForCausalLM": Architecture(DeepseekLayer(corrected=False)),
-    "DeepseekV3ForCausalLM": Architecture(DeepseekLayer(corrected=True), predicts_further=True),
+    "DeepseekV3ForCausalLM": Architecture(DeepseekLayer(corrected=True)),
 }
 """By the name in `architectures` of a `config.json`."""
 
 
-def known(config: Config) -> Architecture:
-    """Find a configuration's architecture.
+def expected_tensors(config: Config) -> dict[str, TensorSpec]:
+    """Return every tensor that an unquantized checkpoint of this configuration has, by name.
 
-    Raises:
-        ModelUnsupportedError: It is not supported.
+    All have the type that the configuration declares. A checkpoint may store some of them in another type.
     """
-    name = architecture_of(config)
-    if name not in ARCHITECTURES:
-        message = f"config.json: architectures: found {name}, whose tensors are not known here"
-        hint = f"Known architectures: {', '.join(ARCHITECTURES)}. Method modelopt may know others."
-        raise ModelUnsupportedError(message, hint=hint)
-    return ARCHITECTURES[name]
+    dtype = declared_type(config) or "F32"  # the default of transformers
+    shapes = ARCHITECTURES[architecture_of(config)].tensors(config)
+    return {name: TensorSpec(name, dtype, shape) for name, shape in shapes.items()}
+
+
+def selected(config: Config, exclude: Sequence[str] = ()) -> layout.Selection:
+    """Choose what is quantized of a model of this configuration."""
+    tensors = list(expected_tensors(config).values())
+    return layout.select(structure.read(config, tensors), tensors, exclude)

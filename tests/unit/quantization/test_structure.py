@@ -1,0 +1,154 @@
+"""What is read of a model from its configuration and the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
+from orchestrator.quantization import layout, structure
+from orchestrator.quantization.structure import Structure
+from orchestrator.quantization.tensors import TensorSpec
+
+_CONFIG: dict[str, Any] = {
+    "architectures": ["NobodyKnowsForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "vocab_size": 320,
+}
+_LAYER = {
+    "mixer.first.weight": (96, 64),
+    "mixer.last.weight": (64, 96),
+    "mixer.last.bias": (64,),
+    "norm.weight": (64,),
+}
+
+
+def _tensors(
+    stack: str = "net.blocks", embedding: str = "net.wte", layers: int = 3, **more: tuple[int, ...]
+) -> list[TensorSpec]:
+    shapes: dict[str, tuple[int, ...]] = {f"{embedding}.weight": (320, 64), "lm_head.weight": (320, 64)}
+    for number in range(layers):
+        shapes |= {f"{stack}.{number}.{name}": shape for name, shape in _LAYER.items()}
+    shapes |= {name.replace("__", "."): shape for name, shape in more.items()}
+    return [TensorSpec(name, "BF16", shape) for name, shape in shapes.items()]
+
+
+def _read(tensors: list[TensorSpec], **changes: object) -> Structure:
+    return structure.read({**_CONFIG, **changes}, tensors)
+
+
+@pytest.mark.parametrize("stack", ["model.layers", "transformer.h", "backbone.layers", "model.language_model.layers"])
+@pytest.mark.parametrize("embedding", ["model.embed_tokens", "transformer.wte", "backbone.embeddings"])
+def test_names_of_stack_and_embedding_are_found(stack: str, embedding: str) -> None:
+    tensors = _tensors(stack, embedding)
+    found = _read(tensors)
+    assert (found.stack, found.embedding, found.depth) == (stack, embedding, 3)
+    expected = [f"{stack}.{number}.mixer.{name}" for number in range(3) for name in ("first", "last")]
+    assert layout.linears(found, tensors) == expected
+
+
+def test_a_tower_is_not_the_stack_however_large() -> None:
+    large = {f"vision_tower__layers__{number}__mlp__weight": (4096, 4096) for number in range(4)}
+    tensors = _tensors(**large)
+    found = _read(tensors)
+    assert found.stack == "net.blocks"
+    assert found.is_tower("vision_tower.layers.0.mlp.weight")
+    assert not any("vision" in module for module in layout.linears(found, tensors))
+
+
+def test_of_several_tables_the_one_with_a_row_for_each_token_is_the_embedding() -> None:
+    found = _read(_tensors(net__embed_positions=(1,), net__emb__weight=(128, 64)))
+    assert found.embedding == "net.wte"
+
+
+def test_the_language_model_of_a_multimodal_configuration_counts() -> None:
+    config = {"architectures": ["AnyForConditionalGeneration"], "num_hidden_layers": 99}
+    text = {key: value for key, value in _CONFIG.items() if key != "architectures"}
+    found = structure.read({**config, "text_config": {**text, "tie_word_embeddings": True}}, _tensors())
+    assert (found.depth, found.tied) == (3, True)
+
+
+def test_layers_beyond_the_declared_depth_predict_further() -> None:
+    found = _read(_tensors(layers=4))
+    assert found.layer_of("net.blocks.2.norm.weight") == 2
+    assert found.layer_of("net.blocks.3.norm.weight") is None
+    assert found.is_further("net.blocks.3.norm.weight")
+    assert found.is_further("mtp.0.proj.weight")
+    assert not found.is_further("lm_head.weight")
+
+
+@pytest.mark.parametrize("kinds", ["M*E-", ["mamba", "moe", "mamba", "moe"]])
+def test_a_list_of_kinds_counts_layers(kinds: object) -> None:
+    changes = {"num_hidden_layers": None, "hybrid_override_pattern": kinds}
+    assert _read(_tensors(layers=4), **changes).depth == 4
+    assert _read(_tensors(layers=4), num_hidden_layers=None).depth == 4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_stored_head_is_redundant_only_if_it_is_tied(tied: bool) -> None:
+    found = _read(_tensors(), tie_word_embeddings=tied)
+    assert found.is_redundant("lm_head.weight") is tied
+    assert found.is_redundant("net.blocks.0.mixer.rotary_emb.inv_freq")
+
+
+def test_layers_that_are_missing_are_named() -> None:
+    tensors = [spec for spec in _tensors() if not spec.name.startswith("net.blocks.1.")]
+    with pytest.raises(CheckpointError, match=r"net\.blocks\.1 is missing; config.json asks for 3 layers"):
+        _read(tensors)
+    with pytest.raises(CheckpointError, match=r"net\.blocks\.3 is missing; config.json asks for 80 layers"):
+        _read(_tensors(), num_hidden_layers=80)
+
+
+def test_a_model_without_numbered_layers_is_refused_by_name() -> None:
+    with pytest.raises(ModelUnsupportedError, match="NobodyKnowsForCausalLM: no tensor is in a numbered layer"):
+        _read([TensorSpec("model.weight", "BF16", (2, 2))])
+
+
+def test_a_model_without_embedding_is_refused_by_name() -> None:
+    tensors = [spec for spec in _tensors() if "wte" not in spec.name]
+    with pytest.raises(ModelUnsupportedError, match="NobodyKnowsForCausalLM: found no embedding"):
+        _read(tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architectures": []}, "architectures: found"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures: found"),
+        ({"architectures": [1]}, "architectures: found"),
+        ({"hidden_size": 0}, "hidden_size: found 0"),
+        ({"hidden_size": 32}, r"net.wte.weight: found shape \[320, 64\], expected 32 for hidden_size of config.json"),
+        ({"vocab_size": "300"}, "vocab_size: found '300'"),
+        ({"num_hidden_layers": True}, "num_hidden_layers: found True"),
+        ({"hybrid_override_pattern": 7}, "hybrid_override_pattern: found 7"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_tensors_is_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        _read(_tensors(), **changes)
+
+
+# --- what shares a scale ---
+
+
+def test_one_norm_lets_attention_and_mlp_share() -> None:
+    modules = ["net.0.self_attn.q_proj", "net.0.self_attn.k_proj", "net.0.mlp.gate_proj", "net.0.mlp.down_proj"]
+    together = layout.sharing_groups(modules, {"net.0"})
+    assert together == [tuple(modules[:3]), (modules[3],)]
+    assert layout.sharing_groups(modules) == [tuple(modules[:2]), (modules[2],), (modules[3],)]
+
+
+def test_modules_that_get_the_same_tensor_are_joined_in_order() -> None:
+    units = [("a", "b"), ("c",), ("d",), ("e",)]
+    assert layout.joined(units, {"d": "b"}) == [("a", "b", "d"), ("c",), ("e",)]
+    assert layout.joined(units, {"e": "c", "d": "x"}) == [("a", "b"), ("c", "e"), ("d",)]
+    assert layout.joined(units, {}) == units
+
+
+@pytest.mark.parametrize("name", ["mlp.gate", "mixer.gate", "block_sparse_moe.gate", "router", "mixer.conv1d"])
+def test_routers_and_convolutions_stay_whatever_the_family(name: str) -> None:
+    shape = (4, 64)
+    tensors = [*_tensors(), TensorSpec(f"net.blocks.0.{name}.weight", "BF16", shape)]
+    assert f"net.blocks.0.{name}" not in layout.linears(_read(tensors), tensors)
