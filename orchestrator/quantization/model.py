@@ -134,7 +134,7 @@ class LayeredModel:
         )
         self.hidden.clear()
         inputs = ({"input_ids": self.tensor(b.tokens), "attention_mask": self.tensor(b.mask)} for b in batches)
-        with self._filled_when_called(besides=module):
+        with self._filled_when_called(besides=module), skeleton.refusing(self.model):
             self._calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
         hook.remove()
         module.to("meta")
@@ -335,8 +335,13 @@ class Resident:
 
         def forward(position: int, hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
             call = self.calls[position]
-            result = self.layer(hidden, *call.positional, **call.named)
-            return result[0] if isinstance(result, tuple) else result
+            with skeleton.refusing(owner.model):
+                result = self.layer(hidden, *call.positional, **call.named)
+            first, *more = result if isinstance(result, tuple) else (result,)
+            if any(isinstance(one, torch.Tensor) for one in more):
+                message = f"{type(owner.model).__name__}: a layer returns more than hidden states"
+                raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
+            return first
 
         owner._cache = overrides.cache if overrides else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization.libraries import library
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ class _Notes:
     shared: _Shared
     hidden: HiddenStates
     calls: list[list[Call]]
+    returned: list[Any] = field(default_factory=list)
+    """What the layer before returned, as a tuple and alone. Models of version 4 pass on the one or the other."""
 
     def layer(self, number: int, hidden: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
         """Record a layer's inputs, and return the hidden states.
@@ -155,13 +157,17 @@ class _Notes:
         Some models of transformers 4 take the first element of a layer's result. The others pass on the tuple, which
         no layer reads.
         """
+        if number and all(hidden is not one for one in self.returned):
+            message = f"transformers changes hidden states between layers {number - 1} and {number}"
+            raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
         self.calls[number].append(Call(self.shared.of(positional), self.shared.of(named)))
         if number == 0:
             self.hidden.append(hidden)
         if number == len(self.calls) - 1:
             raise _EnoughError
         tupled = library("transformers").__version__.startswith("4.")
-        return (hidden,) if tupled else hidden
+        self.returned[:] = [(hidden,), hidden]
+        return self.returned[0 if tupled else 1]
 
 
 class _EnoughError(Exception):
@@ -191,6 +197,20 @@ class _Shared:
                 return other
         kept.append(tensor)
         return tensor
+
+
+@contextmanager
+def refusing(model: Any) -> Iterator[None]:  # noqa: ANN401 - a model of transformers
+    """Refuse a model whose code fails in a block because its layers run one by one.
+
+    Raises:
+        ModelUnsupportedError: Names the model and the failure.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+        message = f"{type(model).__name__}: its layers cannot run one by one: {type(error).__name__}: {f'{error}':.300}"
+        raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.") from error
 
 
 @contextmanager

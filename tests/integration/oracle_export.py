@@ -25,7 +25,13 @@ import numpy as np
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
+
+def class_for(config: Any) -> Any:  # noqa: ANN401 - of transformers
+    """Give the classes of models of text, or of images and text."""
+    multimodal = type(config) in AutoModelForImageTextToText._model_mapping  # noqa: SLF001
+    return AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
 
 
 def export(source: Path, output: Path, exclude: list[str]) -> None:
@@ -46,7 +52,7 @@ def make(folder: Path, config: dict[str, Any]) -> None:
     fields = dict(config)
     made = getattr(transformers, fields.pop("class"))(**fields)
     made.dtype = torch.bfloat16
-    AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16).save_pretrained(folder)
+    class_for(made).from_config(made, dtype=torch.bfloat16).save_pretrained(folder)
 
 
 def store_otherwise(folder: Path, types: dict[str, str]) -> None:
@@ -84,7 +90,8 @@ def calibrate(request: dict[str, Any]) -> None:
     for wanted in request["exports"]:
         if wanted["output"] is None:
             continue  # ModelOpt cannot
-        model = AutoModelForCausalLM.from_pretrained(request["source"], dtype="auto", device_map="cpu").eval()
+        classes = class_for(AutoConfig.from_pretrained(request["source"]))
+        model = classes.from_pretrained(request["source"], dtype="auto", device_map="cpu").eval()
         config = copy.deepcopy(formats[wanted["format"]])
         if wanted["kv_cache"] == "fp8":
             config["quant_cfg"] += copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])

@@ -24,7 +24,16 @@ from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model, write_tensors
-from tests.support.families import FAMILIES, FORMATS, SIZES, STORED_OTHERWISE, Family, Format
+from tests.support.families import (
+    FAMILIES,
+    FORMATS,
+    SIZES,
+    STORED_OTHERWISE,
+    UNLISTED,
+    UNLISTED_FORMATS,
+    Family,
+    Format,
+)
 from tests.support.killed import KILLS, kill_ten_times
 from tests.support.oracle import Environment, find_environment
 from tests.support.small_disk import small_disk
@@ -68,13 +77,23 @@ def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory
         _export(folder, "excluding", "weights and cache", _WEIGHTS_AND_CACHE),
         _export(folder, "excluding", "shared", Format("fp8")) | {"shared_scales": True},
     ]
-    every = [*requests, few, excluding, *_unusual(folder), *_stored_otherwise(folder)]
+    every = [*requests, *_unlisted(folder), few, excluding, *_unusual(folder), *_stored_otherwise(folder)]
     files = [folder / f"requests-{half}.json" for half in (0, 1)]
     for half, file in enumerate(files):
         file.write_text(json.dumps(every[half::2]))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(partial(_quantize_twice, environment), files))
     return folder
+
+
+def _unlisted(folder: Path) -> list[dict[str, Any]]:
+    """Ask for models of families that no file of the program names."""
+    requests = []
+    for name, family in UNLISTED.items():
+        request = _request(folder, name, family, 3)
+        request["exports"] = [_export(folder, name, label, wanted) for label, wanted in UNLISTED_FORMATS.items()]
+        requests.append(request)
+    return requests
 
 
 _STORED_FORMATS = {label: FORMATS[label] for label in ("W4A16 NVFP4", "NVFP4 + FP8 KV", "FP8")}
@@ -182,6 +201,19 @@ def _described(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...],
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_in_every_format_is_what_modelopt_writes(quantized: Path, family: str, label: str) -> None:
     _same(quantized / family / label, broken_list=FAMILIES[family].broken_list)
+
+
+@pytest.mark.parametrize("label", UNLISTED_FORMATS)
+@pytest.mark.parametrize("family", UNLISTED)
+def test_a_family_that_no_file_names_is_what_modelopt_writes(quantized: Path, family: str, label: str) -> None:
+    _same(quantized / family / label)
+
+
+def test_no_file_of_the_program_names_these_families() -> None:
+    program = "".join(
+        path.read_text(encoding="utf-8") for path in (_ROOT / "orchestrator" / "quantization").rglob("*.py")
+    )
+    assert not [family.architecture for family in UNLISTED.values() if family.architecture in program]
 
 
 _CALIBRATED = [label for label, wanted in FORMATS.items() if wanted.number_format != "w4a16_nvfp4"]

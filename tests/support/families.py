@@ -177,6 +177,52 @@ FAMILIES: Mapping[str, Family] = {
 """By the name that people use."""
 
 
+UNLISTED: Mapping[str, Family] = {
+    "Arcee": Family("ArceeForCausalLM", {"class": "ArceeConfig"}, "an MLP without a gate"),
+    "Cohere 2": Family(
+        "Cohere2ForCausalLM",
+        {"class": "Cohere2Config", "sliding_window": 8},
+        "one norm for attention and MLP; layers without positions",
+    ),
+    "dots.1": Family(
+        "Dots1ForCausalLM",
+        {
+            "class": "Dots1Config",
+            "head_dim": 16,
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            **_EXPERTS,
+        },
+        "routed and shared experts after plain layers",
+    ),
+    "GLM-4": Family("Glm4ForCausalLM", {"class": "Glm4Config", "head_dim": 16}, "norms around both parts"),
+    "Mistral 3": Family(
+        "Mistral3ForConditionalGeneration",
+        {
+            "class": "Mistral3Config",
+            "text_config": {**SIZES, "model_type": "mistral", "head_dim": 16},
+            "vision_config": {
+                "model_type": "pixtral",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "head_dim": 16,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+        },
+        "a vision tower, which stays as it is",
+    ),
+}
+"""Families that no file of the program names, and the formats that they are proved in: `UNLISTED_FORMATS`."""
+
+UNLISTED_FORMATS = {label: FORMATS[label] for label in ("W4A16 NVFP4", "NVFP4", "FP8")}
+
+
 @dataclass(frozen=True)
 class Stored:
     """A model of a family whose checkpoint stores some tensors in a type of their own."""
