@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from orchestrator.quantization import divergence, onepass, served
+from orchestrator.quantization import divergence, linear_override, onepass
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.samples import Batch, random_batches
 from tests.support.families import FAMILIES as EVERY
@@ -274,8 +274,8 @@ def inputs() -> dict[str, Any]:
     scale = np.float32(1 / 448)
     return {
         "given": rows.tolist(),
-        "nvfp4": served.nvfp4_numbers(torch, torch.tensor(rows), scale).tolist(),
-        "fp8": served.fp8_numbers(torch, torch.tensor(rows), scale).tolist(),
+        "nvfp4": linear_override.nvfp4_numbers(torch, torch.tensor(rows), scale).tolist(),
+        "fp8": linear_override.fp8_numbers(torch, torch.tensor(rows), scale).tolist(),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -26,12 +28,15 @@ _LAYER = {
 
 
 def _tensors(
-    stack: str = "net.blocks", embedding: str = "net.wte", layers: int = 3, **more: tuple[int, ...]
+    stack: str = "net.blocks",
+    embedding: str = "net.wte",
+    layers: int = 3,
+    more: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> list[TensorSpec]:
     shapes: dict[str, tuple[int, ...]] = {f"{embedding}.weight": (320, 64), "lm_head.weight": (320, 64)}
     for number in range(layers):
         shapes |= {f"{stack}.{number}.{name}": shape for name, shape in _LAYER.items()}
-    shapes |= {name.replace("__", "."): shape for name, shape in more.items()}
+    shapes |= more
     return [TensorSpec(name, "BF16", shape) for name, shape in shapes.items()]
 
 
@@ -50,8 +55,8 @@ def test_names_of_stack_and_embedding_are_found(stack: str, embedding: str) -> N
 
 
 def test_a_tower_is_not_the_stack_however_large() -> None:
-    large = {f"vision_tower__layers__{number}__mlp__weight": (4096, 4096) for number in range(4)}
-    tensors = _tensors(**large)
+    large = {f"vision_tower.layers.{number}.mlp.weight": (4096, 4096) for number in range(4)}
+    tensors = _tensors(more=large)
     found = _read(tensors)
     assert found.stack == "net.blocks"
     assert found.is_tower("vision_tower.layers.0.mlp.weight")
@@ -59,7 +64,7 @@ def test_a_tower_is_not_the_stack_however_large() -> None:
 
 
 def test_of_several_tables_the_one_with_a_row_for_each_token_is_the_embedding() -> None:
-    found = _read(_tensors(net__embed_positions=(1,), net__emb__weight=(128, 64)))
+    found = _read(_tensors(more={"net.emb.weight": (128, 64)}))
     assert found.embedding == "net.wte"
 
 
