@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.quantization.formats import nvfp4
-from orchestrator.quantization.structure import HEAD, is_head, text_config
+from orchestrator.quantization.structure import HEAD, in_tower, is_head, text_config
 from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def gathered_experts(tensors: Iterable[TensorSpec]) -> list[str]:
 
 
 def _is_gathered(tensor: TensorSpec) -> bool:
-    return len(tensor.shape) == _MATRIX + 1 and ".experts." in tensor.name and "bias" not in tensor.name
+    several = len(tensor.shape) == _MATRIX + 1 and min(tensor.shape) > 1
+    return several and not in_tower(tensor.name) and not re.search("conv|bias|norm|emb", tensor.name)
 
 
 def _is_weight(tensor: TensorSpec) -> bool:

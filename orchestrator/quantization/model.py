@@ -94,6 +94,10 @@ class LayeredModel:
                     f"{name} belongs to {target.parameter} in this transformers, not to {self.path}.{layers[name]}"
                 )
                 raise ModelUnsupportedError(message)
+        embedding, table = self.model.get_input_embeddings(), targets[plan.embedding].parameter.rpartition(".")[0]
+        if self.model.get_submodule(table) is not embedding:
+            message = f"{plan.embedding} is not the embedding of {type(self.model).__name__} in this transformers"
+            raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
         decoder = f"{self.path.rpartition('.')[0]}."
         for name in missing((name for name in shapes if name.startswith(decoder)), targets.values()):
             message = f"{plan.checkpoint.folder}: {name} is missing; config.json asks for shape {list(shapes[name])}"
@@ -221,7 +225,7 @@ class LayeredModel:
             Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], as the
             model calculates them.
         """
-        torch, base = self.torch, self.model.base_model
+        torch, base = self.torch, self.model.get_submodule(self.path.partition(".")[0])
         parts: dict[str, dict[str, Any]] = {}
         for name, array in tensors.items():
             module, _, leaf = self.names.target(name).parameter.rpartition(".")

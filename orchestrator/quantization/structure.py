@@ -68,7 +68,12 @@ class Structure:
 
     def is_tower(self, name: str) -> bool:
         """Tell whether a tensor belongs to a part beside the language model."""
-        return self.layer_of(name) is None and bool(_TOWER.search(name))
+        return self.layer_of(name) is None and in_tower(name)
+
+
+def in_tower(name: str) -> bool:
+    """Tell whether a name is of a tower, or of layers that predict further tokens."""
+    return bool(_TOWER.search(name))
 
 
 def is_head(tensor: str) -> bool:
@@ -138,7 +143,12 @@ def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], sta
     if not tables:
         message = f"{architecture}: found no embedding, such as model.embed_tokens.weight, beside {stack}"
         raise ModelUnsupportedError(message, hint="Download the checkpoint again if its files are incomplete.")
-    found = min(tables, key=lambda spec: (spec.shape[0] != text.get("vocab_size"), len(spec.name), spec.name))
+    base = f"{stack.rpartition('.')[0]}."  # a head may be called embed_out; it lies beside the base model
+
+    def unlikely(spec: TensorSpec) -> tuple[bool, bool, int, str]:
+        return spec.shape[0] != text.get("vocab_size"), not spec.name.startswith(base), len(spec.name), spec.name
+
+    found = min(tables, key=unlikely)
     for key, size in zip(("vocab_size", "hidden_size"), found.shape, strict=True):
         if text.get(key) is not None and dimension(text, key) != size:
             message = f"{found.name}: found shape {list(found.shape)}, expected {text[key]} for {key} of config.json"

@@ -68,6 +68,17 @@ def test_of_several_tables_the_one_with_a_row_for_each_token_is_the_embedding() 
     assert found.embedding == "net.wte"
 
 
+def test_a_head_that_is_called_an_embedding_is_none() -> None:
+    found = _read(_tensors("gpt_neox.layers", "gpt_neox.embed_in", more={"embed_out.weight": (320, 64)}))
+    assert found.embedding == "gpt_neox.embed_in"
+
+
+def test_experts_in_one_tensor_are_found_whatever_their_names() -> None:
+    experts = {f"net.blocks.0.moe.{name}.weight": (4, 96, 64) for name in ("input_linear", "output_linear")}
+    others = {"net.blocks.0.conv.weight": (64, 1, 4), "vision_tower.table": (4, 8, 8), "net.blocks.0.bias": (4, 8, 8)}
+    assert layout.gathered_experts(_tensors(more={**experts, **others})) == list(experts)
+
+
 def test_the_language_model_of_a_multimodal_configuration_counts() -> None:
     config = {"architectures": ["AnyForConditionalGeneration"], "num_hidden_layers": 99}
     text = {key: value for key, value in _CONFIG.items() if key != "architectures"}
