@@ -111,12 +111,16 @@ def write_quantized(
 ) -> None:
     """Write a planned checkpoint. The model runs through the layers that are not measured yet."""
     way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=load_torch())
+    model = None
+    if scratch.done < len(plan.layers):
+        with report.cost.phase("load"):
+            model = LayeredModel.load(plan, how.device)  # refuses a model before anything is written
     with (
         CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
         WriteBehind(_WRITES_BEHIND) as behind,
     ):
         memory = residence(plan, writer, behind, how.device)
-        _Walk(plan, writer, memory, how, way, report, observer).run(batches, scratch)
+        _Walk(plan, model, writer, memory, how, way, report, observer).run(batches, scratch)
     plan.write_companions(output)
     report.cost.bytes_written += writer.size
     report.cost.add("write", writer.seconds)
@@ -133,6 +137,8 @@ class _Walk:
     """One run over the layers."""
 
     plan: Plan
+    model: LayeredModel | None
+    """None if every layer was measured before."""
     writer: CheckpointWriter
     memory: Residence[Any]
     how: Settings
@@ -142,7 +148,9 @@ class _Walk:
 
     def run(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> None:
         numbers = list(self.plan.layers)
-        model = self._begin(batches, scratch) if scratch.done < len(numbers) else None
+        model = self.model
+        if model is not None:
+            self._begin(model, batches, scratch)
         for unit in self.plan.units:
             if self.plan.layer_of(unit[0]) is None and not (model is not None and unit[0] == self.plan.embedding):
                 for _ in self._copied(unit[0]):
@@ -161,17 +169,15 @@ class _Walk:
                 self.memory.let_go(self._names(number))
                 clock.done(number, resumed=position < scratch.done)
 
-    def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
+    def _begin(self, model: LayeredModel, batches: Sequence[Batch], scratch: Scratch[Measured]) -> None:
         how, embedding = self.how, self.plan.embedding
         with self.report.cost.phase("load"):
-            model = LayeredModel.load(self.plan, how.device)
             folder = how.scratch or self.writer.folder
             model.hidden = hidden_states(how.device, spill=self.way.spill, folder=folder)
             used = used_tokens(batches)
             model.begin(picked(self._copied(embedding), used, self.plan.spec(embedding)), batches, used)
             if scratch.done:
                 model.restore(scratch.hidden())
-        return model
 
     def _note(self, scratch: Scratch[Measured], model: LayeredModel, measured: Measured, *, last: bool) -> None:
         scratch.measured.append(measured)
