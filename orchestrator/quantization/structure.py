@@ -160,17 +160,23 @@ def _depth(text: Config, specs: Iterable[TensorSpec], stack: str) -> int:
     """Return the number of layers that `config.json` declares; without one, the number of stored layers."""
     prefix = re.compile(rf"{re.escape(stack)}\.(\d+)\.")
     stored = {int(found.group(1)) for spec in specs if (found := prefix.match(spec.name))}
-    kinds = next((text[key] for key in _KINDS_OF_LAYERS if text.get(key)), None)
-    key = next((key for key in _DEPTHS if text.get(key) is not None), None)
-    if kinds is not None and not isinstance(kinds, (list, str)):
-        message = f"config.json: hybrid_override_pattern: found {kinds!r}, expected an entry for each layer"
-        raise CheckpointError(message)
-    depth = len(kinds) if kinds else dimension(text, key) if key else len(stored)
+    kinds = next((_length(text, key) for key in _KINDS_OF_LAYERS if text.get(key)), None)
+    declared = next((dimension(text, key) for key in _DEPTHS if text.get(key) is not None), None)
+    depth = kinds or declared or len(stored)
     missing = set(range(min(depth, len(stored) + 1))) - stored
     if missing:
         message = f"{stack}.{min(missing)} is missing; config.json asks for {depth} layers"
         raise CheckpointError(message, hint="Download the checkpoint again.")
     return depth
+
+
+def _length(config: Config, key: str) -> int:
+    """Return the number of layers from a list, or text, with an entry for each of them."""
+    value = config[key]
+    if not isinstance(value, (list, str)):
+        message = f"config.json: {key}: found {value!r}, expected an entry for each layer"
+        raise CheckpointError(message)
+    return len(value)
 
 
 def dimension(config: Config, key: str) -> int:

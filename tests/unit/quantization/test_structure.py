@@ -139,6 +139,7 @@ def test_a_model_without_embedding_is_refused_by_name() -> None:
         ({"vocab_size": "300"}, "vocab_size: found '300'"),
         ({"num_hidden_layers": True}, "num_hidden_layers: found True"),
         ({"hybrid_override_pattern": 7}, "hybrid_override_pattern: found 7"),
+        ({"layers_block_type": 7}, "layers_block_type: found 7"),
     ],
 )
 def test_a_configuration_that_contradicts_the_tensors_is_refused(changes: dict[str, object], reason: str) -> None:
