@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from orchestrator.app.plan import make_plan  # noqa: E402
+from orchestrator.app.make_plan import make_plan  # noqa: E402
 from orchestrator.app.runner import Runner  # noqa: E402
 from orchestrator.catalog.load import Catalog  # noqa: E402 - the path comes first
 from orchestrator.catalog.project import Project  # noqa: E402

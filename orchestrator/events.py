@@ -139,7 +139,7 @@ Event = (
 class Observer(Protocol):
     """Receives events. It is called from one thread and must not raise."""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, /) -> None:
         """Take one event."""
 
 

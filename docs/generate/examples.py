@@ -58,7 +58,7 @@ def _shown(*arguments: str) -> str:
 
 
 def _printed(*arguments: str) -> list[str]:
-    places = ("--project", str(ROOT), "--store", str(SETTINGS.store_option))
+    places = ("--project", str(ROOT), "--store", str(SETTINGS.store_folder))
     output = CliRunner(env=_PLAIN).invoke(cli, [*places, *arguments]).output
     return [line.rstrip() for line in output.splitlines()]
 

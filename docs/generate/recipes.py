@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from docs.generate.markdown import ROOT, block, code, codes, page, table
-from orchestrator.app.named import Named
-from orchestrator.app.plan import Plan
-from orchestrator.app.planning import plan_recipe
+from orchestrator.app import planning
+from orchestrator.app.make_plan import Plan
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.errors import Refusal
 from orchestrator.recipe.schema import recipe_schema
@@ -27,7 +27,7 @@ _BOUNDS = {
 }
 Schema = Mapping[str, Any]
 
-SETTINGS = Settings(ROOT, ROOT / "build" / "no-store", ROOT / "build" / "no-dist")
+SETTINGS = Settings({}, ROOT, ROOT / "build" / "no-store", ROOT / "build" / "no-dist")
 """The project as a fresh clone sees it: nothing is built."""
 
 _INTRODUCTION = """\
@@ -143,7 +143,7 @@ These recipes come with the project. The last column is what `orchestrator plan`
 
 def shipped() -> str:
     """Write the page of the recipes: a table, and why some are refused."""
-    plans = {name: plan_recipe(SETTINGS, Named(name)).plan for name in SETTINGS.book.names}
+    plans = {name: planning.plan(SETTINGS, RecipeName(name)).plan for name in SETTINGS.book.names}
     heads = ("recipe", "format", "method", "backend", "target", "image", "what `plan` answers")
     rows = [_row(name, plan) for name, plan in plans.items()]
     refused = f"## Why some are refused, and what works instead\n\n{_reasons(plans)}"

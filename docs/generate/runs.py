@@ -10,9 +10,8 @@ from typing import Any
 from docs.generate.markdown import block, classes_of, code, fields_of, first_line, page, table
 from docs.generate.recipes import SETTINGS
 from orchestrator import events
-from orchestrator.app import journal
-from orchestrator.app.named import Named
-from orchestrator.app.planning import plan_recipe
+from orchestrator.app import journal, planning
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.cli.dry_run import document
 from orchestrator.store import artifact, cost, store
 
@@ -82,7 +81,7 @@ def dry_run() -> str:
     Raises:
         LookupError: The document has other keys than the page explains.
     """
-    found = document(SETTINGS, plan_recipe(SETTINGS, Named(_EXAMPLE)))
+    found = document(SETTINGS, planning.plan(SETTINGS, RecipeName(_EXAMPLE)))
     step = next(step for step in found["steps"] if step["name"] == _STEP)
     return page(
         "The dry-run's document",

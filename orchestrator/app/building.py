@@ -1,17 +1,16 @@
-"""Builds a recipe: plan, resolve and run it, record its events in the store, and write the deployment."""
+"""Builds a recipe: plans it, resolves its commits, runs its steps and writes the deployment."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.app.named import Named
-from orchestrator.app.plan import ExecutorName, Plan
-from orchestrator.app.planning import plan_recipe
+from orchestrator.app.make_plan import ExecutorName, Plan
+from orchestrator.app.planning import plan
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import recorded
-from orchestrator.app.resolving import insist_on_offline, resolve
+from orchestrator.app.resolving import resolve
 from orchestrator.app.runner import Runner, StepResult
 from orchestrator.app.settings import Settings
 from orchestrator.events import Observer, silence
@@ -22,56 +21,24 @@ from orchestrator.store.artifact import Artifact
 if TYPE_CHECKING:
     from orchestrator.bundle.render import Bundle
 
+Executors = Mapping[ExecutorName, Callable[[], Executor]]
+"""A function for each executor that creates it. An executor is created when a step needs it."""
 
-def build_recipe(
+
+@dataclass(frozen=True)
+class Build:
+    """The result of a build."""
+
+    plan: Plan
+    results: tuple[StepResult, ...]
+    """The result of each step, in the order of the plan."""
+    bundle: Bundle | None
+    """The deployment; None if the build stopped after a step."""
+
+
+def build(
     settings: Settings,
-    recipe: Named,
-    overrides: Sequence[str] = (),
-    *,
-    executor: ExecutorName | None = None,
-    last: str | None = None,
-    observer: Observer = silence,
-) -> tuple[Plan, tuple[StepResult, ...]]:
-    """Build a recipe up to a step.
-
-    Args:
-        settings: Where everything is.
-        recipe: The recipe.
-        overrides: `KEY=VALUE` each.
-        executor: Where to run the steps that can run in more than one place.
-        last: Stop after this step.
-        observer: Gets the events of the build.
-
-    Raises:
-        OrchestratorError: Of its kind. Finished steps stay published.
-    """
-    plan = plan_build(settings, recipe, overrides, executor=executor, last=last)
-    with _recorded(settings, recipe.name, observer) as recorder:
-        return plan, Runner(settings.store, executors(), recorder).run(plan, last=last)
-
-
-def build_and_bundle(
-    settings: Settings, plan: Plan, *, first: str | None = None, last: str | None = None, observer: Observer = silence
-) -> tuple[tuple[StepResult, ...], Bundle | None]:
-    """Run a plan, and write the deployment if every step was built.
-
-    Args:
-        settings: The folders and options of the command.
-        plan: The plan.
-        first: Run this step and all later ones even if their results are cached.
-        last: Stop after this step.
-        observer: Gets the events of the build.
-    """
-    with _recorded(settings, plan.recipe.name, observer) as recorder:
-        runner = Runner(settings.store, executors(), recorder, dist=settings.dist)
-        results = runner.run(plan, first=first, last=last)
-        artifacts = {result.name: result.artifact for result in results}
-        return results, None if last else bundle_of(settings, plan, artifacts, recorder)
-
-
-def plan_build(
-    settings: Settings,
-    recipe: Named,
+    recipe: RecipeName,
     overrides: Sequence[str] = (),
     *,
     executor: ExecutorName | None = None,
@@ -79,46 +46,66 @@ def plan_build(
     last: str | None = None,
     locked: bool = False,
     offline: bool = False,
-) -> Plan:
-    """Plan the build with every revision resolved. Refuse a plan that cannot work.
+    executors: Executors | None = None,
+    observer: Observer = silence,
+) -> Build:
+    """Build a recipe. Finished steps are reused.
 
     Args:
-        settings: Where everything is.
+        settings: The environment and the folders.
         recipe: The recipe.
         overrides: `KEY=VALUE` each.
         executor: Where to run the steps that can run in more than one place.
-        first: A step that must exist.
-        last: A step that must exist and must not come before `first`.
+        first: Run this step and all later ones even if their results are cached.
+        last: Stop after this step, and write no deployment.
         locked: Use only what the lock lists.
         offline: Use no network for models and data. Refuse if a file is missing locally.
+        executors: How to create each executor; None: processes and Docker of this machine.
+        observer: Gets the events of the build, in the thread of the caller.
+
+    Raises:
+        PlanRefusedError: The recipe cannot work on its target or image. Nothing was downloaded.
+        OrchestratorError: Another error, of its kind. Finished steps stay in the store.
     """
-    planned = plan_recipe(settings, recipe, overrides, executor, locked=locked)
-    planned.plan.insist()  # before any network request
-    planned.plan.between(first, last)
-    plan = resolve(settings, planned, executor, offline=offline)
-    if offline:
-        insist_on_offline(settings, plan, planned.lock)
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for the downloads, which may still find a corrupt file
-    return plan
+    planned = plan(settings, recipe, overrides, executor, locked=locked)
+    planned.plan.raise_refusals()
+    planned.plan.between(first, last)  # before any network request
+    resolved = resolve(settings, planned, offline=offline)
+    executors = executors or executors_of(settings, offline=offline)
+    settings.store.make()
+    with recorded(settings.store.root, resolved.recipe.name, observer) as recorder:
+        runner = Runner(settings.store, executors, recorder, dist=settings.dist)
+        results = runner.run(resolved, first=first, last=last)
+        artifacts = {result.name: result.artifact for result in results}
+        return Build(resolved, results, None if last else render_bundle(settings, resolved, artifacts, recorder))
 
 
-def bundle_of(
+def render_bundle(
     settings: Settings,
-    plan: Plan,
+    resolved: Plan,
     artifacts: Mapping[str, Artifact],
     observer: Observer = silence,
     *,
     targets: Sequence[str] = (),
     embed_model: bool = False,
 ) -> Bundle:
-    """Write a plan's deployment from the results of its steps, for all targets or the named ones."""
+    """Write a plan's deployment from the results of its steps.
+
+    Args:
+        settings: The environment and the folders.
+        resolved: The plan.
+        artifacts: The result of each step, by its name.
+        observer: Gets warnings.
+        targets: The ways to deploy; all that apply if none is named.
+        embed_model: Put the model into the image.
+    """
     from orchestrator.bundle.render import render  # noqa: PLC0415 - loads Jinja and every target
 
     return render(
-        plan.recipe,
+        resolved.recipe,
         settings.catalog,
         artifacts,
-        images=plan.images,
+        images=resolved.images,
         store=settings.store,
         dist=settings.dist,
         targets=targets,
@@ -127,17 +114,10 @@ def bundle_of(
     )
 
 
-def executors() -> Mapping[ExecutorName, Callable[[], Executor]]:
-    """Return a factory for each executor. An executor is created when a step needs it."""
-    return {"process": ProcessExecutor, "docker": _docker}
-
-
-@contextmanager
-def _recorded(settings: Settings, name: str, observer: Observer) -> Iterator[Observer]:
-    """Record a build while it runs, for `attach`."""
-    settings.store.make()
-    with recorded(settings.store.root, name, observer) as recorder:
-        yield recorder
+def executors_of(settings: Settings, *, offline: bool = False) -> Executors:
+    """Return the executors of this machine. Offline, downloads use only the Hub's cache."""
+    environment = {**settings.environment, "HF_HUB_OFFLINE": "1"} if offline else settings.environment
+    return {"process": lambda: ProcessExecutor(environment), "docker": _docker}
 
 
 def _docker() -> Executor:

@@ -12,7 +12,7 @@ from orchestrator.app.record import begun
 from orchestrator.app.settings import Settings
 from orchestrator.errors import machine_faults
 
-_BEGINS = 60.0
+_STARTS_WITHIN = 60.0
 """Seconds within which a build has resolved its commits and started its record."""
 _POLL = 0.05
 
@@ -50,7 +50,7 @@ def start_detached(settings: Settings, recipe: str, arguments: list[str]) -> Det
             stderr=stream,
             start_new_session=True,
         )
-    deadline = time.monotonic() + _BEGINS
+    deadline = time.monotonic() + _STARTS_WITHIN
     while time.monotonic() < deadline:
         status = process.poll()
         whose = begun(settings.store.root, recipe)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.app.journal import Journal
-from orchestrator.app.named import Named
-from orchestrator.app.plan import Plan
-from orchestrator.app.planning import lock_file_of, plan_recipe
+from orchestrator.app.make_plan import Plan
+from orchestrator.app.planning import lock_file_of, plan
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.errors import MachineError
 from orchestrator.executors.docker import DockerExecutor, LeftContainer
@@ -59,9 +59,9 @@ def needed_keys(settings: Settings) -> frozenset[str]:
     root = settings.store.root
     journals = (Journal.read(root, name) for name in Journal.recipes(root))
     keys = {key for journal in journals if journal for key in journal.keys}
-    for recipe in map(Named, settings.book.names):
+    for recipe in map(RecipeName, settings.book.names):
         if lock_file_of(settings, recipe).is_file():
-            keys.update(_keys_of(plan_recipe(settings, recipe).plan, settings.store))
+            keys.update(_keys_of(plan(settings, recipe).plan, settings.store))
     return frozenset(keys)
 
 
@@ -84,7 +84,7 @@ def left_containers() -> tuple[LeftContainer, ...] | None:
         return None
 
 
-def look(store: Store, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> Findings:
+def find_garbage(store: Store, needed: frozenset[str], containers: Sequence[LeftContainer] | None) -> Findings:
     """Find what can be removed.
 
     Args:
@@ -179,7 +179,7 @@ def _why_scratch_kept(store: Store, folder: Path, needed: frozenset[str], contai
     if any(found.key == key and not _is_over(store, found, needed) for found in containers):
         return "belongs to a container that the next build adopts"
     if key in needed and not store.look(key):
-        return "is how far a step is; the next build goes on from there"
+        return "is saved state; the next build continues from it"
     return ""
 
 
@@ -211,7 +211,7 @@ def _why_kept(store: Store, folder: Path, needed: frozenset[str], containers: Se
     if Attempt(folder).is_sealed and key in needed and not store.look(key):
         return "is finished; the next build publishes it"
     if containers is None and "-docker-" in folder.name:
-        return "may belong to a container, and no engine answers"
+        return "may belong to a container, and Docker does not answer"
     mine = [found for found in containers or () if found.output.is_relative_to(folder)]
     if any(not _is_over(store, found, needed) for found in mine):
         return "belongs to a container that the next build adopts"

@@ -21,14 +21,14 @@ FORMAT = 2
 """The version of this list of fields. With a new version, every user runs every step once more."""
 
 NOT_IN_KEY: Mapping[str, str] = {
-    "outputs": "they check what the command left; what it leaves follows from the command",
-    "portable": "where the step runs is in the key, as `image` or `python`; where else it could run is not",
-    "provenance": "what it is told follows from the key itself",
+    "outputs": "they check the result of the command, and do not change it",
+    "portable": "the place where the step runs is in the key, as `image` or `python`; other possible places are not",
+    "provenance": "it follows from the key itself",
     "needs_code": "the revision of the payload stands for our code",
-    "limits": "they change how the command works and no byte of what it leaves",
+    "limits": "they change how the command works, and no byte of its result",
     "secrets": "a token lets a command read, and does not decide what it reads",
     "network": "what a command fetches is named in its arguments",
-    "resumable": "a command that goes on leaves the bytes that it leaves without an interruption",
+    "resumable": "a command that continues writes the same bytes as one without an interruption",
 }
 """The fields of a step that do not decide its bytes, each with the reason."""
 
@@ -54,9 +54,9 @@ def key_fields(step: Step, surroundings: Surroundings) -> dict[str, object]:
     return {
         "format": FORMAT,
         "step": step.name,
-        "argv": [_spelled(argument) for argument in step.argv],
+        "argv": [_json_value(argument) for argument in step.argv],
         "payloads": _revisions(step),
-        "environment": {name: _spelled(value) for name, value in step.environment.items()},
+        "environment": {name: _json_value(value) for name, value in step.environment.items()},
         "inputs": {mount.target: surroundings.inputs[mount.step] for mount in step.inputs},
         "folders": {folder.target: surroundings.folders[folder.path] for folder in step.folders},
         "files": dict(step.files),
@@ -73,7 +73,7 @@ def key_of(fields: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _spelled(argument: Argument) -> str | list[str]:
+def _json_value(argument: Argument) -> str | list[str]:
     return [argument.target, argument.path] if isinstance(argument, Inside) else argument
 
 

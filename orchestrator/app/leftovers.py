@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -30,7 +29,7 @@ class Leftover:
 
 def leftovers(settings: Settings) -> tuple[Leftover, ...]:
     """Find results that earlier versions left, and say where to move them."""
-    return tuple(found for data in _packages() for found in _in_package(data, settings))
+    return tuple(found for data in _packages(settings.environment) for found in _in_package(data, settings))
 
 
 def _in_package(data: Path, settings: Settings) -> Iterator[Leftover]:
@@ -56,21 +55,21 @@ def _moving_all(old: Path, new: Path) -> tuple[str, ...]:
     return (f"mkdir -p {quote(str(new))}", f"mv -n {quote(str(old))}/* {quote(str(new))}/")
 
 
-def _packages() -> Iterator[Path]:
+def _packages(environment: Mapping[str, str]) -> Iterator[Path]:
     """List the data folders inside our packages: in this Python and in the environments of uv and pipx."""
     places = [_PACKAGE / _DATA.name, *(Path(entry) / _DATA for entry in sys.path if entry)]
-    for tools in _tool_folders():
+    for tools in _tool_folders(environment):
         for name in _DISTRIBUTIONS:
             places.extend(sorted((tools / name).glob(f"lib/python3*/site-packages/{_DATA}")))
     yield from dict.fromkeys(place.resolve() for place in places if place.is_dir())
 
 
-def _tool_folders() -> Iterator[Path]:
+def _tool_folders(environment: Mapping[str, str]) -> Iterator[Path]:
     """List the folders in which uv and pipx keep an environment for each tool."""
     try:
-        home = data_home()
+        home = data_home(environment)
     except HomeMissingError:
         return
-    uv, pipx = os.environ.get("UV_TOOL_DIR"), os.environ.get("PIPX_HOME")
+    uv, pipx = environment.get("UV_TOOL_DIR"), environment.get("PIPX_HOME")
     yield Path(uv) if uv else home / "uv" / "tools"
     yield from (Path(pipx) / "venvs",) if pipx else (home / "pipx" / "venvs", home.parent / "pipx" / "venvs")

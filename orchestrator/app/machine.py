@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
@@ -14,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.app.plan import Plan
+from orchestrator.app.make_plan import Plan
 from orchestrator.errors import OrchestratorError
+from orchestrator.recipe.lock import hub_models
 from orchestrator.units import in_bytes
 
 if TYPE_CHECKING:
@@ -27,24 +27,21 @@ _UNIFIED = ("GB10",)
 """Names of GPUs that share the processor's memory."""
 _PATIENCE = 20
 """Seconds. nvidia-smi is slow if the driver sleeps, and hangs if the driver is broken."""
-_NOTHING_SAID = ("", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
+_NOT_REPORTED = ("", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
+_INHERITED = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH")
+"""Environment variables that programs get."""
 _PUBLIC_REPO = "openai/gpt-oss-20b"
 _PUBLIC_IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
 
 
-def _run(command: Sequence[str]) -> str | None:
-    """Return a program's output; None if it is missing or fails."""
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Return a program's output; None if it is missing or fails. It gets no secrets."""
+    inherited = {name: environment[name] for name in _INHERITED if name in environment}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_PATIENCE, env=_without_secrets()
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE, env=inherited)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _without_secrets() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH")}
 
 
 def _connect() -> DockerClient:
@@ -69,12 +66,12 @@ def _digest(reference: str) -> str:
 class Host:
     """The machine to check; tests pass another one."""
 
+    environment: Mapping[str, str]
     architecture: str = field(default_factory=platform.machine)
     """The kernel's name of the processor architecture."""
     meminfo: Path = Path("/proc/meminfo")
-    run: Callable[[Sequence[str]], str | None] = _run
-    """Runs a program."""
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    run: Callable[[Sequence[str], Mapping[str, str]], str | None] = _run
+    """Runs a program with an environment."""
     home: Path = field(default_factory=Path.home)
     free: Callable[[Path], int] = lambda place: shutil.disk_usage(place).free
     """Bytes free on the disk of a folder."""
@@ -92,7 +89,7 @@ class Finding:
     name: str
     state: Literal["ok", "missing", "unknown"]
     found: str
-    mend: str = ""
+    fix: str = ""
     """What the user can do about it."""
     needed: bool = False
     """The recipe cannot be built without it."""
@@ -112,30 +109,30 @@ class _Gpu:
         return any(name in self.name for name in _UNIFIED)
 
 
-def look(store: Path, plan: Plan | None, *, online: bool = False, host: Host | None = None) -> tuple[Finding, ...]:
+def check_machine(store: Path, plan: Plan | None, host: Host, *, online: bool = False) -> tuple[Finding, ...]:
     """Check everything that a build may need.
 
     Args:
         store: Where results will be kept.
         plan: The plan of the recipe to build here, if any.
-        online: Check the Hub and NGC as well.
         host: The machine to check.
+        online: Check the Hub and NGC as well.
     """
-    return tuple(_findings(store, plan, host or Host(), online=online))
+    return tuple(_findings(store, plan, host, online=online))
 
 
 def _findings(store: Path, plan: Plan | None, host: Host, *, online: bool) -> Iterator[Finding]:
     containers = bool(plan and any(placed.executor == "docker" for placed in plan.steps))
     gpus = bool(plan and any(placed.step.gpus for placed in plan.steps))
-    asks_engine = plan is None or containers or not plan.steps  # a process needs neither a driver nor Docker
-    gpu = _ask_gpu(host) if asks_engine else None
+    uses_docker = plan is None or containers or not plan.steps  # a process needs neither a driver nor Docker
+    gpu = _ask_gpu(host) if uses_docker else None
     yield Finding("Python", "ok", platform.python_version())
     yield _architecture(plan if containers else None, host)
-    if asks_engine:
+    if uses_docker:
         yield from _gpu_findings(gpu, plan, needed=gpus)
     yield from _memory(plan, gpu, host)
     yield _disk(store, plan, host)
-    if asks_engine:
+    if uses_docker:
         yield from _docker(host, needed=containers, gpus=gpus)
     yield _token(plan, host)
     if online:
@@ -147,18 +144,20 @@ def _architecture(plan: Plan | None, host: Host) -> Finding:
     wanted = plan.target.architecture if plan else here
     if here == wanted:
         return Finding("processor", "ok", here)
-    mend = f"the target is {wanted}: build on a machine like it, or choose another target: --set target=NAME"
-    return Finding("processor", "missing", here, mend, needed=True)
+    fix = f"the target is {wanted}: build on a machine like it, or choose another target: --set target=NAME"
+    return Finding("processor", "missing", here, fix, needed=True)
 
 
 def _ask_gpu(host: Host) -> _Gpu | None:
     """Ask the driver about the first GPU, but not about memory, which it does not report on GB10."""
-    answer = host.run(("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"))
+    answer = host.run(
+        ("nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"), host.environment
+    )
     if answer is None or not answer.strip():
         return None
-    name, capability, driver = (*(_said(cell) for cell in answer.splitlines()[0].split(",")), None, None, None)[:3]
+    name, capability, driver = (*(_reported(cell) for cell in answer.splitlines()[0].split(",")), None, None, None)[:3]
     numbers = re.fullmatch(r"(\d+)\.(\d)", capability or "")
-    cuda = re.search(r"CUDA Version\s*:\s*(\d+\.\d+)", host.run(("nvidia-smi",)) or "")
+    cuda = re.search(r"CUDA Version\s*:\s*(\d+\.\d+)", host.run(("nvidia-smi",), host.environment) or "")
     return _Gpu(
         name=name or "a GPU without a name",
         sm=int("".join(numbers.groups())) if numbers else None,
@@ -167,36 +166,36 @@ def _ask_gpu(host: Host) -> _Gpu | None:
     )
 
 
-def _said(cell: str) -> str | None:
+def _reported(cell: str) -> str | None:
     text = cell.strip()
-    return None if text.lower() in _NOTHING_SAID else text
+    return None if text.lower() in _NOT_REPORTED else text
 
 
 def _gpu_findings(gpu: _Gpu | None, plan: Plan | None, *, needed: bool) -> Iterator[Finding]:
     if gpu is None:
-        mend = "install NVIDIA's driver (on Ubuntu: sudo ubuntu-drivers install), restart, then look at: nvidia-smi"
-        yield Finding("GPU", "missing", "nvidia-smi names none", mend, needed)
+        fix = "install NVIDIA's driver (on Ubuntu: sudo ubuntu-drivers install), restart, then check: nvidia-smi"
+        yield Finding("GPU", "missing", "nvidia-smi lists none", fix, needed)
         yield Finding(
-            "not looked at",
+            "not checked",
             "unknown",
-            "without a GPU: its compute capability, driver and CUDA, and what CUDA would see as free memory",
+            "without a GPU: its compute capability, driver and CUDA, and what CUDA counts as free memory",
         )
         return
     yield Finding("GPU", "ok", gpu.name)
     yield _capability(gpu, plan, needed=needed)
-    mend = "look at the head of: nvidia-smi"
-    yield Finding("driver", "ok", gpu.driver) if gpu.driver else Finding("driver", "unknown", "not told", mend)
-    yield Finding("CUDA", "ok", f"up to {gpu.cuda}") if gpu.cuda else Finding("CUDA", "unknown", "not told", mend)
+    fix = "check the first lines of: nvidia-smi"
+    yield Finding("driver", "ok", gpu.driver) if gpu.driver else Finding("driver", "unknown", "not reported", fix)
+    yield Finding("CUDA", "ok", f"up to {gpu.cuda}") if gpu.cuda else Finding("CUDA", "unknown", "not reported", fix)
 
 
 def _capability(gpu: _Gpu, plan: Plan | None, *, needed: bool) -> Finding:
     name = "compute capability"
     wanted = plan.target.gpu.sm if plan and plan.target.gpu else None
     if gpu.sm is None:
-        return Finding(name, "unknown", "not told", "look at: nvidia-smi --query-gpu=compute_cap --format=csv")
+        return Finding(name, "unknown", "not reported", "check: nvidia-smi --query-gpu=compute_cap --format=csv")
     if wanted not in (None, gpu.sm):
-        mend = f"the target has SM {wanted}: build there, or choose another target: --set target=NAME"
-        return Finding(name, "missing", f"SM {gpu.sm}", mend, needed)
+        fix = f"the target has SM {wanted}: build there, or choose another target: --set target=NAME"
+        return Finding(name, "missing", f"SM {gpu.sm}", fix, needed)
     return Finding(name, "ok", f"SM {gpu.sm}")
 
 
@@ -213,11 +212,11 @@ def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding
     needed = _peak(plan) if plan and (unified or plan.target.gpu is None) else 0.0
     found = f"{in_bytes(available)} available of {in_bytes(total)}"
     if needed > available:
-        mend = (
+        fix = (
             f"{in_bytes(needed)} are needed at the peak: stop what else runs (docker ps; ps aux --sort=-rss | head),"
             f" then {_DROP_CACHES}"
         )
-        yield Finding("memory", "missing", found, mend, needed=True)
+        yield Finding("memory", "missing", found, fix, needed=True)
     else:
         yield Finding("memory", "ok", found)
     if unified:
@@ -234,7 +233,7 @@ def _peak(plan: Plan) -> float:
 
 def _page_cache(fields: Mapping[str, int], free: int, needed: float) -> Finding:
     cached = sum(fields.get(name, 0) for name in ("Buffers", "Cached", "SReclaimable")) - fields.get("Shmem", 0)
-    found = f"{in_bytes(max(cached, 0))}, which CUDA counts as used: it sees {in_bytes(free)} free"
+    found = f"{in_bytes(max(cached, 0))}, which CUDA counts as used; it counts {in_bytes(free)} as free"
     if needed > free:
         return Finding("page cache", "missing", found, f"before the server starts: {_DROP_CACHES}")
     return Finding("page cache", "ok", found)
@@ -245,10 +244,10 @@ def _disk(store: Path, plan: Plan | None, host: Host) -> Finding:
     free = host.free(place)
     found = f"{in_bytes(free)} free at {place}"
     if plan and plan.estimate.disk.value > free:
-        mend = (
+        fix = (
             f"{plan.estimate.disk} are needed; put the store on a larger disk (--store), or free some (orchestrator gc)"
         )
-        return Finding("disk", "missing", found, mend, needed=True)
+        return Finding("disk", "missing", found, fix, needed=True)
     return Finding("disk", "ok", found)
 
 
@@ -259,17 +258,17 @@ def _docker(host: Host, *, needed: bool, gpus: bool) -> Iterator[Finding]:
         client = host.connect()
     except OrchestratorError as error:
         yield Finding("Docker", "missing", error.message, error.hint, needed)
-        yield Finding("NVIDIA runtime", "unknown", "only an engine that answers can tell")
+        yield Finding("NVIDIA runtime", "unknown", "unknown until Docker answers")
         return
     with closing(client):
-        engine = client.info()
-        yield Finding("Docker", "ok", f"{engine.get('ServerVersion')} on {engine.get('Architecture')}")
+        info = client.info()
+        yield Finding("Docker", "ok", f"{info.get('ServerVersion')} on {info.get('Architecture')}")
         try:
             require_gpus(client)
         except OrchestratorError as error:
             yield Finding("NVIDIA runtime", "missing", error.message, error.hint, gpus)
         else:
-            yield Finding("NVIDIA runtime", "ok", "the engine can hand GPUs to containers")
+            yield Finding("NVIDIA runtime", "ok", "Docker can give GPUs to containers")
 
 
 def _token(plan: Plan | None, host: Host) -> Finding:
@@ -287,14 +286,12 @@ def _token(plan: Plan | None, host: Host) -> Finding:
 
 def _access(plan: Plan | None, host: Host) -> Iterator[Finding]:
     """Check access to a recipe's models and images; without a recipe, to public ones."""
-    from orchestrator.recipe.lock import hub_models  # noqa: PLC0415 - only for the online checks
-
     models = {(model.repo, model.revision) for model in hub_models(plan.recipe)} if plan else {(_PUBLIC_REPO, "main")}
     for repo, revision in sorted(models):
-        yield _asked(f"Hub: {repo}", partial(host.resolve, repo, revision))
+        yield _check_access(f"Hub: {repo}", partial(host.resolve, repo, revision))
     for reference in _pulled(plan) if plan else (_PUBLIC_IMAGE,):
         registry = "NGC" if reference.startswith("nvcr.io/") else "registry"
-        yield _asked(f"{registry}: {reference}", partial(host.digest, reference))
+        yield _check_access(f"{registry}: {reference}", partial(host.digest, reference))
 
 
 def _pulled(plan: Plan) -> tuple[str, ...]:
@@ -304,7 +301,7 @@ def _pulled(plan: Plan) -> tuple[str, ...]:
     return tuple(image.reference for image in images if image.build is None)
 
 
-def _asked(name: str, ask: Callable[[], str]) -> Finding:
+def _check_access(name: str, ask: Callable[[], str]) -> Finding:
     try:
         return Finding(name, "ok", ask())
     except OrchestratorError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from orchestrator.app.plan import Plan
+from orchestrator.app.make_plan import Plan
 from orchestrator.planner.disk import StepDisk
 from orchestrator.steps.sources import Source, listing_of, sources
 from orchestrator.steps.step import Step

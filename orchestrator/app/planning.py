@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.app.named import Named
-from orchestrator.app.plan import ExecutorName, Plan, make_plan
+from orchestrator.app.make_plan import ExecutorName, Plan, make_plan
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.errors import FolderMissingError, LockDriftError
+from orchestrator.errors import FolderMissingError, LockDriftError, Refusal
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
     Lock,
@@ -28,7 +28,7 @@ from orchestrator.store.fingerprint import sha256_of
 if TYPE_CHECKING:
     from orchestrator.hub.snapshot import Snapshot
 
-_SMALL = 64 << 20
+_HASHED_ALWAYS = 64 << 20
 """Files up to this many bytes are hashed at each locked build. `lock --check` hashes all."""
 
 
@@ -36,71 +36,98 @@ _SMALL = 64 << 20
 class Planned:
     """A recipe, its lock and its plan."""
 
-    named: Named
+    recipe: RecipeName
     loaded: LoadedRecipe
     lock_file: Path
     lock: Lock | None
     plan: Plan
+    executor: ExecutorName | None
+    """Where to run the steps that can run in more than one place."""
 
 
-def lock_file_of(settings: Settings, recipe: Named) -> Path:
+def lock_file_of(settings: Settings, recipe: RecipeName) -> Path:
     """Return the path of a recipe's lock: beside its file, or in the project for a recipe of the tool."""
-    return recipe.lock or settings.project.recipes / f"{recipe.name}.lock"
+    return recipe.lock_file or settings.project.recipes / f"{recipe.name}.lock"
 
 
-def plan_recipe(
+def plan(
     settings: Settings,
-    recipe: Named,
+    recipe: RecipeName,
     overrides: Sequence[str] = (),
     executor: ExecutorName | None = None,
     *,
     locked: bool = False,
 ) -> Planned:
-    """Plan a recipe without network. What no lock has resolved stays a branch or tag.
+    """Plan a recipe by arithmetic, without network, Docker or GPU. A revision without a lock stays a branch or tag.
+
+    A plan that cannot work is returned as well: see `Plan.refusals`, or call `Plan.raise_refusals`.
 
     Args:
-        settings: The folders and options of the command.
+        settings: The environment and the folders.
         recipe: The recipe.
         overrides: `KEY=VALUE` each.
-        executor: Where to run what can run in more than one place.
+        executor: Where to run the steps that can run in more than one place.
         locked: Require a lock that belongs to the recipe and resolves everything.
+
+    Raises:
+        RecipeUnknownError: There is no such recipe.
+        RecipeInvalidError: Its text is not valid, or an override is not.
+        LockDriftError: With `locked`, the lock does not fit the recipe.
     """
     loaded = settings.load(recipe, overrides)
     lock_file = lock_file_of(settings, recipe)
     lock = read_lock(lock_file)
     if locked:
         lock = check_lock(lock, settings.load(recipe).recipe, lock_file)
-    pinned = _pinned(loaded.recipe, lock, lock_file) if lock else loaded.recipe
-    plan = plan_with(settings, pinned, lock, executor)
+    pinned = _pin_all(loaded.recipe, lock, lock_file) if lock else loaded.recipe
+    made = plan_with_lock(settings, pinned, lock, executor)
     if locked and lock:
-        _insist_on_all(plan, recipe, lock, lock_file)
-    return Planned(recipe, loaded, lock_file, lock, plan)
+        _check_lock_is_complete(made, recipe, lock, lock_file)
+    return Planned(recipe, loaded, lock_file, lock, made, executor)
 
 
-def images_of(settings: Settings, plan: Plan) -> tuple[str, ...]:
+def unexpected_refusals(made: Plan) -> tuple[Refusal, ...]:
+    """List the refusals that the recipe does not expect, and one for each expected refusal that does not occur."""
+    expected = made.recipe.expected_refusals
+    found = {refusal.code for refusal in made.refusals}
+    return (
+        *(refusal for refusal in made.refusals if refusal.code not in expected),
+        *(
+            Refusal(
+                "NOT_REFUSED",
+                f"{made.recipe.name} expects the refusal {code}, but it is not refused",
+                "remove it from the recipe",
+            )
+            for code in expected
+            if code not in found
+        ),
+    )
+
+
+def images_of(settings: Settings, made: Plan) -> tuple[str, ...]:
     """Name the catalogue's images that a plan pulls to build and to serve, or their base images."""
     found: dict[str, None] = {}
-    serves = plan.recipe.image if plan.target.gpu else None
-    for name in (*(placed.step.image for placed in plan.steps), serves):
+    server = made.recipe.image if made.target.gpu else None
+    for name in (*(placed.step.image for placed in made.steps), server):
         if name is not None:
             build = settings.catalog.image(name).build
             found[build.base if build else name] = None
     return tuple(found)
 
 
-def plan_with(settings: Settings, recipe: Recipe, lock: Lock | None, executor: ExecutorName | None) -> Plan:
+def plan_with_lock(settings: Settings, recipe: Recipe, lock: Lock | None, executor: ExecutorName | None) -> Plan:
     """Plan a recipe with the files and images of its lock."""
-    plan = make_plan(recipe, settings.catalog, lock, executor=executor, secrets=settings.secrets)
+    made = make_plan(recipe, settings.catalog, lock, executor=executor, secrets=settings.secrets)
     if lock is None:
-        return plan
+        return made
     listings = dict(_listings(recipe, lock))
     steps = tuple(
         replace(placed, step=with_listing(placed.step, listings[placed.step.name]))
         if placed.step.name in listings
         else placed
-        for placed in plan.steps
+        for placed in made.steps
     )
-    return replace(plan, steps=steps)
+    return replace(made, steps=steps)
 
 
 def snapshot_of(known: LockedRepository) -> Snapshot:
@@ -120,7 +147,7 @@ def _listings(recipe: Recipe, lock: Lock) -> Iterator[tuple[str, str]]:
             yield step, listing_text(snapshot_of(known))
 
 
-def _pinned(recipe: Recipe, lock: Lock, lock_file: Path) -> Recipe:
+def _pin_all(recipe: Recipe, lock: Lock, lock_file: Path) -> Recipe:
     recipe = pin(recipe, lock, lock_file)
     wanted = sources(recipe)
     for step, put in (("download-calibration", pin_calibration), ("download-held-out", pin_held_out)):
@@ -130,56 +157,56 @@ def _pinned(recipe: Recipe, lock: Lock, lock_file: Path) -> Recipe:
     return recipe
 
 
-def _insist_on_all(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> None:
+def _check_lock_is_complete(made: Plan, recipe: RecipeName, lock: Lock, lock_file: Path) -> None:
     """Refuse what the lock leaves open, or resolved for another name.
 
     Raises:
         LockDriftError: Names the first such entry.
     """
-    hint = f"make it again: orchestrator lock {named}"
-    for source in sources(plan.recipe).values():
+    hint = f"write it again: orchestrator lock {recipe}"
+    for source in sources(made.recipe).values():
         if lock.find(source.repo, source.revision, source.kind) is None:
-            message = f"{lock_file} does not know {source.repo}@{source.revision}"
+            message = f"{lock_file} does not list {source.repo}@{source.revision}"
             raise LockDriftError(message, hint=hint)
-    _insist_on_local(plan, named, lock, lock_file)
-    catalog = plan.binder.catalog
-    for placed in plan.steps:
+    _check_local_files(made, recipe, lock, lock_file)
+    catalog = made.binder.catalog
+    for placed in made.steps:
         if placed.step.image and placed.executor == "docker":
             build = catalog.image(placed.step.image).build
             name = build.base if build else placed.step.image
             known, reference = lock.images.get(name), catalog.image(name).reference
             if known is None or known.reference != reference:
-                was = f"has {known.reference}" if known else "does not know it"
+                was = f"has {known.reference}" if known else "does not list it"
                 message = f"the image {name} is {reference}; {lock_file} {was}"
                 raise LockDriftError(message, hint=hint)
 
 
-def _insist_on_local(plan: Plan, named: Named, lock: Lock, lock_file: Path) -> None:
+def _check_local_files(made: Plan, recipe: RecipeName, lock: Lock, lock_file: Path) -> None:
     """Refuse files of the project that changed since the lock. For large files only the size is compared.
 
     Raises:
         LockDriftError: Names the first such file.
     """
     locked = {place.path: place for place in lock.local}
-    for path, place in local_places(plan).items():
+    for path, place in local_places(made).items():
         known = locked.get(path)
         if known is None:
-            message = f"{lock_file} does not know {path}"
-            raise LockDriftError(message, hint=f"make it again: orchestrator lock {named}")
+            message = f"{lock_file} does not list {path}"
+            raise LockDriftError(message, hint=f"write it again: orchestrator lock {recipe}")
         there = {name: file.stat().st_size for name, file in files_of(place)}
         for content in known.files:
             size = there.pop(content.path, None)
-            if size != content.size or (size <= _SMALL and sha256_of(place / content.path) != content.sha256):
-                message = f"{path}: {content.path or 'it'} is not what {lock_file} says"
-                raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {named}")
+            if size != content.size or (size <= _HASHED_ALWAYS and sha256_of(place / content.path) != content.sha256):
+                message = f"{path}: {content.path or 'it'} differs from {lock_file}"
+                raise LockDriftError(message, hint=f"check it, then: orchestrator lock {recipe}")
         if there:
             message = f"{path}: {min(there)} is not in {lock_file}"
-            raise LockDriftError(message, hint=f"look at it, then: orchestrator lock {named}")
+            raise LockDriftError(message, hint=f"check it, then: orchestrator lock {recipe}")
 
 
-def local_places(plan: Plan) -> dict[str, Path]:
-    """List what a plan takes from the project or the machine, as the recipe writes it."""
-    return {folder.path: plan.binder.place(folder.path) for placed in plan.steps for folder in placed.step.folders}
+def local_places(made: Plan) -> dict[str, Path]:
+    """List the folders and files of this machine that a plan reads, by their path in the recipe."""
+    return {folder.path: made.binder.place(folder.path) for placed in made.steps for folder in placed.step.folders}
 
 
 def files_of(place: Path) -> Iterator[tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""Resolves what a plan leaves open until it runs: commits, trust, and local files for `--offline`.
+"""Resolves a plan: finds the commit of each branch, checks trust, and checks local files for `--offline`.
 
 This is separate from planning, which needs no network: loading the Hub's client alone would take half of a plan's
 time. For the same reason the client is loaded only if a commit is open or the network must not be used.
@@ -6,30 +6,50 @@ time. For the same reason the client is loaded only if a commit is open or the n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
-from orchestrator.app.commits import known_commits, name_of, remember_commit
-from orchestrator.app.plan import ExecutorName, Plan
-from orchestrator.app.planning import Planned, plan_with, snapshot_of
+from filelock import FileLock
+
+from orchestrator.app.make_plan import Plan
+from orchestrator.app.planning import Planned, plan_with_lock, snapshot_of
 from orchestrator.app.settings import Settings
-from orchestrator.errors import ArtifactCorruptError, HubOfflineError
+from orchestrator.errors import ArtifactCorruptError, HubOfflineError, machine_faults
 from orchestrator.hub.patterns import is_commit
 from orchestrator.hub.trust import require_trusted_code, require_trusted_commit
 from orchestrator.recipe.lock import Lock, hub_models, pin_commits
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources
+from orchestrator.store.temporary import replacing
 
 _CODE_OPTION = "trust_remote_code"
 
 
-def resolve(settings: Settings, planned: Planned, executor: ExecutorName | None, *, offline: bool = False) -> Plan:
-    """Ask the Hub for open commits, and plan again with them. Check trust if it is needed."""
+def resolve(settings: Settings, planned: Planned, *, offline: bool = False) -> Plan:
+    """Find the commit of each branch, and plan again with the commits.
+
+    Args:
+        settings: The environment and the folders.
+        planned: The plan.
+        offline: Use no network. Refuse if a commit or a file is missing on this machine.
+
+    Raises:
+        PlanRefusedError: The plan cannot work. The network was not used.
+        HubError: The Hub does not answer, or has no such revision.
+        HubOfflineError: With `offline`, a commit or a file is missing on this machine.
+        UntrustedCodeError: The recipe does not trust code that it would run.
+    """
+    planned.plan.raise_refusals()
     recipe = planned.plan.recipe
     pinned = pin_commits(recipe, _commits(settings, recipe, offline=offline))
-    _insist_on_trust(pinned)
-    if pinned == recipe:
-        return planned.plan
-    return plan_with(settings, pinned, planned.lock, executor)
+    _check_trust(pinned)
+    resolved = planned.plan
+    if pinned != recipe:
+        resolved = plan_with_lock(settings, pinned, planned.lock, planned.executor)
+    if offline:
+        _check_offline_files(settings, resolved, planned.lock)
+    return resolved
 
 
 def _commits(settings: Settings, recipe: Recipe, *, offline: bool) -> dict[tuple[str, str], str]:
@@ -39,17 +59,17 @@ def _commits(settings: Settings, recipe: Recipe, *, offline: bool) -> dict[tuple
     from orchestrator.hub.snapshot import resolve_commit  # noqa: PLC0415 - loads the Hub's client
 
     root = settings.store.root
-    told = known_commits(root) if offline else {}
+    known = known_commits(root) if offline else {}
     found = {}
     for repo, revision in wanted:
-        commit = told.get(name_of(repo, revision)) or resolve_commit(repo, revision, offline=offline)
+        commit = known.get(_branch(repo, revision)) or resolve_commit(repo, revision, offline=offline)
         found[(repo, revision)] = commit
         if not (offline or is_commit(revision)):
             remember_commit(root, repo, revision, commit)
     return found
 
 
-def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None:
+def _check_offline_files(settings: Settings, plan: Plan, lock: Lock | None) -> None:
     """Check, for `--offline`, that all downloads are in the store or in the Hub's cache.
 
     Raises:
@@ -72,11 +92,11 @@ def insist_on_offline(settings: Settings, plan: Plan, lock: Lock | None) -> None
             if missing:
                 lines.append(f"{placed.step.name}: {source.repo}@{commit}: {missing}")
     if lines:
-        message = "\n".join(("not everything is here:", *lines))
+        message = "\n".join(("files are missing locally:", *lines))
         raise HubOfflineError(message, hint="run it once without --offline")
 
 
-def _insist_on_trust(recipe: Recipe) -> None:
+def _check_trust(recipe: Recipe) -> None:
     wanted = sources(recipe)
     for source in wanted.values():
         require_trusted_commit(source.repo, source.revision, source.trusted)
@@ -97,3 +117,29 @@ def _in_store(settings: Settings, key: str) -> bool:
         return settings.store.find(key) is not None
     except ArtifactCorruptError:
         return False
+
+
+def known_commits(store: Path) -> dict[str, str]:
+    """Read the commits that earlier builds of a store resolved; none if the file is missing or unreadable."""
+    try:
+        found = json.loads((store / "commits.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(commit) for name, commit in found.items()} if isinstance(found, dict) else {}
+
+
+def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
+    """Save a commit. Other builds may save theirs at the same time."""
+    name = _branch(repo, revision)
+    if known_commits(store).get(name) == commit:
+        return
+    lock = store / "locks" / "commits.lock"
+    with machine_faults("writing to the store"):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock), replacing(store / "commits.json") as fresh:
+            fresh.write_text(json.dumps({**known_commits(store), name: commit}, indent=1) + "\n", encoding="utf-8")
+
+
+def _branch(repo: str, revision: str) -> str:
+    """Name a branch of a repository."""
+    return f"{repo}@{revision}"

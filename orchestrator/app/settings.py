@@ -1,68 +1,83 @@
-"""Finds the folders of a command: the project, the store and dist/."""
+"""Finds the folders of a program: the project, the store and dist/."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.project import Project
 from orchestrator.errors import HomeMissingError, RecipeUnknownError
-
-if TYPE_CHECKING:  # `orchestrator --help` must load nothing heavy
-    from orchestrator.app.named import Named
-    from orchestrator.catalog.load import Catalog
-    from orchestrator.catalog.project import Project
-    from orchestrator.recipe.load import LoadedRecipe, RecipeBook
-    from orchestrator.store.store import Store
+from orchestrator.recipe.load import LoadedRecipe, RecipeBook
+from orchestrator.store.store import Store
 
 _SECRETS = {"HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
 """Environment variables for each secret, by its name in a step. The Hub's client accepts the older name, too."""
 
 
-def data_home() -> Path:
+def data_home(environment: Mapping[str, str]) -> Path:
     """Return the folder of the user's program data, after the XDG base directory specification.
+
+    Args:
+        environment: The environment variables.
 
     Raises:
         HomeMissingError: The user has no home folder.
     """
-    given = Path(os.environ.get("XDG_DATA_HOME", ""))
+    given = Path(environment.get("XDG_DATA_HOME", ""))
     if given.is_absolute():
         return given
     try:
         return Path.home() / ".local" / "share"
     except RuntimeError as error:
         message = "this user has no home folder for the store"
-        raise HomeMissingError(
-            message, hint="say where results are kept: --store FOLDER or ORCHESTRATOR_STORE"
-        ) from error
+        raise HomeMissingError(message, hint="name a folder for it: --store FOLDER or ORCHESTRATOR_STORE") from error
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options before the command, and values derived from them."""
+    """The environment and the folders of a program, and what they contain.
 
-    project_option: Path | None
-    store_option: Path | None
-    dist_option: Path | None
+    Nothing is read until a property is used.
+    """
+
+    environment: Mapping[str, str]
+    """The environment variables, usually `os.environ`. Steps inherit a few of them, such as `PATH` and `HF_HOME`."""
+    project_folder: Path | None = None
+    """None: the nearest folder at or above `start` that has `recipes/`, `docker/images.yaml` or `targets/`."""
+    store_folder: Path | None = None
+    """None: the project's own store, or `orchestrator/` in the user's data folder."""
+    dist_folder: Path | None = None
+    """None: `dist/` in the project, or in the working folder."""
     start: Path | None = None
     """Where the search for the project starts, such as a recipe's folder; None: the working folder."""
 
-    def at(self, recipe: Named) -> Settings:
-        """Use the project of a recipe. A recipe that is named by its file has its own."""
+    def at(self, recipe: RecipeName) -> Settings:
+        """Return the settings for a recipe. A recipe that is named by its file belongs to the project of that file."""
         return replace(self, start=recipe.file.parent) if recipe.file else self
 
     @cached_property
     def project(self) -> Project:
         """The project folder."""
-        from orchestrator.catalog.project import Project  # noqa: PLC0415 - see above
+        if self.project_folder:
+            return Project(self.project_folder.resolve())
+        return Project.find(self.start or Path.cwd())
 
-        return Project(self.project_option.resolve()) if self.project_option else Project.find(self.start or Path.cwd())
+    def load(self, recipe: RecipeName, overrides: Sequence[str] = ()) -> LoadedRecipe:
+        """Load a recipe by its name or from its file.
 
-    def load(self, recipe: Named, overrides: Sequence[str] = ()) -> LoadedRecipe:
-        """Load a recipe by its name or from its file."""
+        Args:
+            recipe: The recipe.
+            overrides: `KEY=VALUE` each.
+
+        Raises:
+            RecipeUnknownError: There is no such recipe.
+            RecipeInvalidError: Its text is not valid, or an override is not.
+        """
         if recipe.file:
             return self.book.load_file(recipe.file, overrides)
         try:
@@ -76,29 +91,23 @@ class Settings:
     @cached_property
     def catalog(self) -> Catalog:
         """Images and targets."""
-        from orchestrator.catalog.load import Catalog  # noqa: PLC0415 - see above
-
         return Catalog(self.project)
 
     @cached_property
     def book(self) -> RecipeBook:
         """The recipes."""
-        from orchestrator.recipe.load import RecipeBook  # noqa: PLC0415 - see above
-
         nearest, *below = self.project.recipe_folders
         return RecipeBook(nearest, tuple(below))
 
     @cached_property
     def store(self) -> Store:
         """The store."""
-        from orchestrator.store.store import Store  # noqa: PLC0415 - see above
-
-        return Store((self.store_option or self._own_store or data_home() / "orchestrator").resolve())
+        return Store((self.store_folder or self._own_store or data_home(self.environment) / "orchestrator").resolve())
 
     @property
     def dist(self) -> Path:
         """The folder of deployments: in the project or the working folder."""
-        return (self.dist_option or (self.project.root if self._is_writable else Path.cwd()) / "dist").resolve()
+        return (self.dist_folder or (self.project.root if self._is_writable else Path.cwd()) / "dist").resolve()
 
     @property
     def _own_store(self) -> Path | None:
@@ -114,5 +123,5 @@ class Settings:
     @property
     def secrets(self) -> dict[str, str]:
         """The secrets of this environment, by name. Only steps that declare them get them."""
-        found = {name: next(filter(None, map(os.environ.get, names)), "") for name, names in _SECRETS.items()}
+        found = {name: next(filter(None, map(self.environment.get, names)), "") for name, names in _SECRETS.items()}
         return {name: value for name, value in found.items() if value}

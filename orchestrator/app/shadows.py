@@ -21,7 +21,7 @@ class Shadow:
 
     def __str__(self) -> str:
         """Format it as a line for people."""
-        return f"{self.kind} {self.name}: that of {self.file}, not the one that comes with the tool"
+        return f"{self.kind} {self.name} from {self.file}, instead of the tool's own"
 
     def document(self) -> dict[str, str]:
         """Convert it to JSON."""

@@ -17,26 +17,26 @@ def cells(step: str, cost: Cost) -> tuple[str, ...]:
     made = cost.finished[:16].replace("T", " ")
     if cost.spent is None:
         return (step, made, took, "", "", "", "", "")
-    told = cost.spent
-    moved = in_bytes(told.bytes_read), in_bytes(told.bytes_written)
-    return (step, made, took, *moved, _memory(told), _computer(told), _phases(told))
+    spent = cost.spent
+    moved = in_bytes(spent.bytes_read), in_bytes(spent.bytes_written)
+    return (step, made, took, *moved, _memory(spent), _computer(spent), _phases(spent))
 
 
-def sentence(told: Spent) -> str:
+def sentence(spent: Spent) -> str:
     """Format a cost in one line, for a log."""
-    moved = f"read {in_bytes(told.bytes_read)}, wrote {in_bytes(told.bytes_written)}"
-    return f"cost: {moved}; {_phases(told)}; peak memory {_memory(told)}; computed by {_computer(told)}"
+    moved = f"read {in_bytes(spent.bytes_read)}, wrote {in_bytes(spent.bytes_written)}"
+    return f"cost: {moved}; {_phases(spent)}; peak memory {_memory(spent)}; computed by {_computer(spent)}"
 
 
-def _memory(told: Spent) -> str:
-    device = f", {in_bytes(told.peak_device_memory)} of the GPU" if told.peak_device_memory else ""
-    return f"{in_bytes(told.peak_memory)}{device}"
+def _memory(spent: Spent) -> str:
+    device = f", {in_bytes(spent.peak_device_memory)} of the GPU" if spent.peak_device_memory else ""
+    return f"{in_bytes(spent.peak_memory)}{device}"
 
 
-def _computer(told: Spent) -> str:
-    threads = f"{told.threads} thread{'' if told.threads == 1 else 's'}"
-    return threads if told.device == "cpu" else f"{told.device}, {threads}"
+def _computer(spent: Spent) -> str:
+    threads = f"{spent.threads} thread{'' if spent.threads == 1 else 's'}"
+    return threads if spent.device == "cpu" else f"{spent.device}, {threads}"
 
 
-def _phases(told: Spent) -> str:
-    return ", ".join(f"{name} {in_time(seconds)}" for name, seconds in told.seconds.items())
+def _phases(spent: Spent) -> str:
+    return ", ".join(f"{name} {in_time(seconds)}" for name, seconds in spent.seconds.items())

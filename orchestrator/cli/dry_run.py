@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
-from orchestrator.app import building
-from orchestrator.app.named import Named
-from orchestrator.app.plan import ExecutorName
-from orchestrator.app.planning import Planned, plan_recipe
-from orchestrator.app.runner import Forecast, forecast
+from orchestrator.app import planning
+from orchestrator.app.building import executors_of
+from orchestrator.app.forecast import Forecast, forecast
+from orchestrator.app.make_plan import ExecutorName
+from orchestrator.app.planning import Planned, unexpected_refusals
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.cli.failure import show_error
+from orchestrator.cli.error_view import show_error
 from orchestrator.cli.text import print_json
 from orchestrator.errors import OrchestratorError, PlanRefusedError
 from orchestrator.executors.job import OUTPUT, Inside
@@ -27,7 +28,7 @@ _WORK = Path("/WORK")
 
 def dry_run(
     settings: Settings,
-    recipe: Named | None,
+    recipe: RecipeName | None,
     overrides: Sequence[str],
     executor: ExecutorName | None,
     *,
@@ -40,7 +41,7 @@ def dry_run(
         `expected_refusals`, or has them and is not refused.
     """
     if recipe is not None:
-        planned = plan_recipe(settings, recipe, overrides, executor)
+        planned = planning.plan(settings, recipe, overrides, executor)
         if as_json:
             print_json(document(settings, planned))
         else:
@@ -54,7 +55,7 @@ def _dry_run_all(settings: Settings, overrides: Sequence[str], executor: Executo
     documents = []
     for name in settings.book.names:
         try:
-            planned = plan_recipe(settings, Named(name), overrides, executor)
+            planned = planning.plan(settings, RecipeName(name), overrides, executor)
             documents.append(document(settings, planned))
         except OrchestratorError as error:
             worst = max(worst, error.exit_status)
@@ -62,20 +63,19 @@ def _dry_run_all(settings: Settings, overrides: Sequence[str], executor: Executo
                 click.echo(f"✗ {name}: {error.code}")
             show_error(error)
             continue
-        found = {refusal.code for refusal in planned.plan.refusals}
-        as_said = found == set(planned.plan.recipe.expected_refusals)
-        worst = max(worst, 0 if as_said else PlanRefusedError.exit_status)
+        as_expected = not unexpected_refusals(planned.plan)
+        worst = max(worst, 0 if as_expected else PlanRefusedError.exit_status)
         if not as_json:
-            click.echo(f"{'✓' if as_said else '✗'} {name}: {_summary(documents[-1], as_said=as_said)}")
+            click.echo(f"{'✓' if as_expected else '✗'} {name}: {_summary(documents[-1], as_expected=as_expected)}")
     if as_json:
         print_json(documents)
     return worst
 
 
-def _summary(found: Mapping[str, Any], *, as_said: bool) -> str:
+def _summary(found: Mapping[str, Any], *, as_expected: bool) -> str:
     if found["refusals"]:
         codes = ", ".join(refusal["code"] for refusal in found["refusals"])
-        return f"refused as its recipe says: {codes}" if as_said else f"refused: {codes}"
+        return f"refused, as the recipe expects: {codes}" if as_expected else f"refused: {codes}"
     return " → ".join(step["name"] for step in found["steps"])
 
 
@@ -125,7 +125,7 @@ def _print_lines(settings: Settings, planned: Planned) -> None:
     for warning in planned.plan.warnings:
         click.echo(f"# warning[{warning.code}]: {warning.message}")
     click.echo(': "${WORK:=$PWD/work}"')
-    makers = building.executors()
+    executors = executors_of(settings)
     for found in forecast(planned.plan, settings.store, _WORK):
         step = found.placed.step
         click.echo(f"\n# {step.name}: {found.decision}")
@@ -136,7 +136,7 @@ def _print_lines(settings: Settings, planned: Planned) -> None:
             click.echo(
                 f'mkdir -p "$WORK/{step.name}/files" && cat > "$WORK/{step.name}/files/{name}" <<\'END\'\n{text}END'
             )
-        line = makers[found.placed.executor]().command_line(found.job)
+        line = executors[found.placed.executor]().command_line(found.job)
         click.echo(_work(" ".join(_quote(part) for part in line)))
 
 

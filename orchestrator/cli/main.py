@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import gc
 import importlib
 import os
@@ -13,7 +14,7 @@ from types import FrameType
 
 import click
 
-from orchestrator.app.settings import Settings
+from orchestrator.cli.error_view import show_error
 from orchestrator.errors import OrchestratorError, from_os_error
 
 gc.set_threshold(100_000)  # Start-up creates tens of thousands of objects that stay. Skip 40 useless collections.
@@ -23,37 +24,37 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # Skip pydantic's 
 _COMMANDS = {
     "recipes": "List the recipes.",
     "new": "Write a recipe for a model of the Hub, a folder or a config.json.",
-    "show": "Show a recipe with where each value came from.",
+    "show": "Show a recipe with the source of each value.",
     "validate": "Check recipes without building them.",
-    "plan": "Say whether a recipe will fit, what it costs and what it does.",
-    "estimate": "Say what any model takes and how fast it will be, from its config.json.",
-    "compare": "Put the formats of a model side by side.",
+    "plan": "Show whether a recipe fits, what it costs and what it does.",
+    "estimate": "Estimate the memory and speed of any model from its config.json.",
+    "compare": "Compare the formats of a model.",
     "build": "Build a recipe: download, quantize, check, measure, bundle.",
-    "verify": "Build as far as the checks and show them.",
-    "bench": "Build as far as the benchmark and show it.",
-    "bundle": "Write dist/ again from what is built.",
-    "deploy": "Bring the server of a built recipe up, and ask it something.",
-    "undeploy": "Take the server of a recipe down.",
-    "attach": "Follow a build that runs elsewhere.",
-    "status": "Show what the newest builds did, and what is deployed.",
-    "logs": "Show the log of a step, or of a server.",
+    "verify": "Build a recipe up to its checks and show the results.",
+    "bench": "Build a recipe up to its benchmark and show the results.",
+    "bundle": "Write dist/ again from finished steps.",
+    "deploy": "Start the server of a built recipe and ask it one question.",
+    "undeploy": "Stop and remove the server of a recipe.",
+    "attach": "Follow a build that runs in another process.",
+    "status": "Show the newest builds and the deployments.",
+    "logs": "Show the log of a step or of a server.",
     "lock": "Resolve a recipe's revisions to commits and write its lock.",
-    "gc": "Remove what nobody needs any more.",
-    "calibrate": "Fit the planner to what this machine's benchmarks measured.",
-    "doctor": "Look at this machine.",
+    "gc": "Remove results that are no longer used.",
+    "calibrate": "Fit the planner to the benchmarks of this machine.",
+    "doctor": "Check this machine.",
     "schema": "Print or check the JSON Schema of recipes.",
-    "completion": "Print the script that completes commands in a shell.",
+    "completion": "Print a script for command completion in a shell.",
 }
 
 EXIT_STATUSES = """\b
 Exit statuses:
   0    done
-  1    a defect of ours; a log for its report is named
+  1    a defect of this program; it writes a report
   2    wrong usage of the command line
   3    bad input: a recipe, a lock, a catalogue file, a checkpoint
   4    refused: the plan cannot work on this target or image
   5    a step failed
-  6    this machine: no Docker, no disk space, no permission, no network
+  6    this machine: no Docker, disk space, permission or network
   7    a check failed: quality, integrity, drift
   130  interrupted (143: terminated)"""
 
@@ -95,8 +96,6 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-"):
-            import difflib  # noqa: PLC0415 - only for an unknown command
-
             close = difflib.get_close_matches(name, _COMMANDS, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else ""
             message = f"no such command: {name}.{hint}"
@@ -121,19 +120,19 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     "--project",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     envvar="ORCHESTRATOR_PROJECT",
-    help="The folder with recipes/, docker/images.yaml or targets/ of yours; the nearest at or above where you are.",
+    help="Your folder with recipes/, docker/images.yaml or targets/. Default: the nearest above the working folder.",
 )
 @click.option(
     "--store",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ORCHESTRATOR_STORE",
-    help="Where results are kept: orchestrator/ in XDG_DATA_HOME, in a checkout .orchestrator/.",
+    help="The folder of results. Default: orchestrator/ in XDG_DATA_HOME; in a checkout, .orchestrator/.",
 )
 @click.option(
     "--dist",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ORCHESTRATOR_DIST",
-    help="Where deployments are written: dist/ in the project folder, or where you are.",
+    help="The folder of deployments. Default: dist/ in the project folder or in the working folder.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions."
@@ -141,20 +140,9 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.pass_context
 def cli(ctx: click.Context, project: Path | None, store: Path | None, dist: Path | None) -> None:
     """From a recipe to a quantized, checked, measured TensorRT-LLM deployment."""
-    from orchestrator.planner.constants import calibrations_of  # noqa: PLC0415 - `--help` does not need it
+    from orchestrator.cli.session import open_session  # noqa: PLC0415 - loads what `--help` does not need
 
-    settings = ctx.obj = Settings(project, store, dist)
-    _tell_of_leftovers(settings)
-    ctx.with_resource(calibrations_of(lambda: click.get_current_context().obj.store.root))
-
-
-def _tell_of_leftovers(settings: Settings) -> None:
-    from orchestrator.app.leftovers import leftovers  # noqa: PLC0415 - `--help` does not need it
-
-    for left in leftovers(settings):
-        click.echo(f"note: an earlier version left {left.what} in {left.folder}. To move them:", err=True)
-        for command in left.commands:
-            click.echo(f"  {command}", err=True)
+    open_session(ctx, project, store, dist)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -174,7 +162,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except OrchestratorError as error:
-        _show(error)
+        show_error(error)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort) as error:
         _end_interrupted(terminated=isinstance(error.__cause__ or error, _Terminated))  # click raises Abort from it
@@ -187,26 +175,20 @@ def main() -> None:
 
 def _end_interrupted(*, terminated: bool) -> None:
     word = "terminated" if terminated else "interrupted"
-    click.echo(f"{word}; what finished is kept, the same command goes on from there", err=True)
+    click.echo(f"{word}; finished steps are kept, and the same command continues", err=True)
     sys.exit(143 if terminated else 130)
 
 
 def _end_unexpected(error: Exception) -> None:
     known = from_os_error(error, "working") if isinstance(error, OSError) else None
     if known:
-        _show(known)
+        show_error(known)
         sys.exit(known.exit_status)
-    from orchestrator.cli.crash import without_secrets, write_report  # noqa: PLC0415 - only for a defect
+    from orchestrator.cli.crash_report import without_secrets, write_report  # noqa: PLC0415 - only for a defect
 
     click.echo(without_secrets(f"error[DEFECT]: {type(error).__name__}: {error}"), err=True)
-    click.echo(f"  this is a defect of ours; {write_report(error)} has what a report needs", err=True)
+    click.echo(f"  this is a defect of this program; please report it with {write_report(error)}", err=True)
     sys.exit(1)
-
-
-def _show(error: OrchestratorError) -> None:
-    from orchestrator.cli.failure import show_error  # noqa: PLC0415 - only for an error
-
-    show_error(error)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""Defines arguments and options that several commands share."""
+"""Defines arguments, options and errors that several commands share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from orchestrator.app.named import Named
-from orchestrator.errors import machine_faults
-
-if TYPE_CHECKING:
-    from orchestrator.app.settings import Settings
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.settings import Settings
+from orchestrator.cli.text import program
+from orchestrator.errors import RecipeUnknownError, machine_faults
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,32 +27,30 @@ def complete_recipe(
         return [click.shell_completion.CompletionItem(incomplete, type="file")]
     settings: Settings | None = ctx.find_root().obj
     if settings is None:
-        from orchestrator.app.settings import Settings as Fresh  # noqa: PLC0415 - completion only
-
-        settings = Fresh(None, None, None)
+        settings = Settings(os.environ)
     return [click.shell_completion.CompletionItem(name) for name in settings.book.names if name.startswith(incomplete)]
 
 
-class RecipeParameter(click.ParamType[Named]):
+class RecipeParameter(click.ParamType[RecipeName]):
     """A recipe: its name, or the path of its file."""
 
     name = "recipe"
 
     def convert(
         self,
-        value: str | Named,
+        value: str | RecipeName,
         param: click.Parameter | None,  # noqa: ARG002 - click's signature
         ctx: click.Context | None,  # noqa: ARG002 - click's signature
-    ) -> Named:
+    ) -> RecipeName:
         """Tell a name from a path."""
-        return value if isinstance(value, Named) else Named.read(value)
+        return value if isinstance(value, RecipeName) else RecipeName.parse(value)
 
 
-def _of_its_project(
+def _use_project_of_recipe(
     ctx: click.Context,
     param: click.Parameter,  # noqa: ARG001 - click's signature
-    value: Named | None,
-) -> Named | None:
+    value: RecipeName | None,
+) -> RecipeName | None:
     """Let the command use the project of its recipe."""
     if value and ctx.obj:
         ctx.obj = ctx.obj.at(value)
@@ -78,7 +75,7 @@ class PageFile(click.Path):
         if not folder.is_dir():
             self.fail(f"there is no folder {folder}", param, ctx)
         if not Path(value).exists() and not os.access(folder, os.W_OK):
-            self.fail(f"the folder {folder} is read-only for you", param, ctx)
+            self.fail(f"you may not write to the folder {folder}", param, ctx)
         return file
 
 
@@ -93,15 +90,30 @@ def write_page(file: Path, page: str) -> None:
         file.write_text(page, encoding="utf-8")
 
 
+def not_built(settings: Settings, recipe: RecipeName) -> RecipeUnknownError:
+    """Explain how to build a recipe that was never built.
+
+    Raises:
+        RecipeUnknownError: There is no such recipe. Names the nearest one.
+    """
+    settings.load(recipe)
+    message = f"{recipe.name} has no build in {settings.store.root}"
+    return RecipeUnknownError(message, hint=f"{program()} build {recipe}")
+
+
 recipe_argument = click.argument(
-    "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_of_its_project
+    "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_use_project_of_recipe
 )
 optional_recipe_argument = click.argument(
-    "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_of_its_project, required=False
+    "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_use_project_of_recipe, required=False
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for a program.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value, e.g. quantization.format=fp8."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one value, for example quantization.format=fp8.",
 )
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show every line that the steps write.")
 executor_option = click.option(
@@ -114,5 +126,5 @@ profile_option = click.option(
     "profiles",
     multiple=True,
     metavar="NAME",
-    help="With these services too: `monitoring` (Prometheus and Grafana), `chat` (Open WebUI).",
+    help="Add these services: `monitoring` (Prometheus and Grafana), `chat` (Open WebUI).",
 )

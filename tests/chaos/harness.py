@@ -172,7 +172,8 @@ class Chaos:
         left += [str(path.relative_to(place)) for path in hidden if path.name != _LOCKS]
         left += [found.name for found in self.world.left(place)]
         left += [f"process {number}" for number in _processes_at(place)]
-        left += [item.name for item in garbage.look(store, frozenset(a.key for a in store.artifacts()), ()).garbage]
+        found = garbage.find_garbage(store, frozenset(a.key for a in store.artifacts()), ())
+        left += [item.name for item in found.garbage]
         if left:
             self._violated(place, f"left over: {left}")
 

@@ -93,7 +93,7 @@ def test_leaving_an_attached_build_does_not_end_it(place: Place) -> None:
         attached.send_signal(signal.SIGINT)
         _, said = attached.communicate(timeout=20)
     assert attached.returncode == 0, said
-    assert "the build goes on" in said
+    assert "the build continues" in said
     assert json.loads(place.run("status", RECIPE, "--json").stdout)[0]["running"] is True
     os.kill(process, signal.SIGTERM)
     ended = place.run("attach", RECIPE)

@@ -99,7 +99,7 @@ def test_a_recipe_says_what_the_hub_says(project: Project) -> None:
     assert "model-nvfp4 on dgx-spark: fits" in project.log
     assert "next:" in project.log
     text = (project.root / "recipes" / "model-nvfp4.yaml").read_text(encoding="utf-8")
-    assert f'revision: "{COMMIT}" # what `main` was when this was written' in text
+    assert f'revision: "{COMMIT}" # the commit of `main` when this recipe was written' in text
     assert project.hub.fetched == ["config.json"], "no weights are fetched"
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 40
 BUILD = """\
 import time
-from orchestrator.cli.progress import BuildView
+from orchestrator.cli.build_view import BuildView
 from orchestrator.events import Progress, StepDone, StepStarted, Warned
 with BuildView() as view:
     view(StepStarted("download", "process"))

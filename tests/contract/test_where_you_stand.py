@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.app import leftovers
-from orchestrator.app.named import Named
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings, data_home
 from orchestrator.cli import main as program
 from orchestrator.errors import HomeMissingError, RecipeUnknownError
@@ -74,7 +74,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("HOME", str(user.home))
     monkeypatch.chdir(user.folder)
     executor = tiny_executor()
-    monkeypatch.setattr("orchestrator.app.building.executors", lambda: {"process": lambda: executor})
+    monkeypatch.setattr("orchestrator.app.building.ProcessExecutor", lambda _: executor)
     before = signal.getsignal(signal.SIGTERM)
     yield user
     signal.signal(signal.SIGTERM, before)
@@ -120,7 +120,7 @@ def test_every_command_takes_a_path(user: User) -> None:
     for command in (["verify"], ["bundle"], ["status"], ["attach"], ["logs"], ["build", "--dry-run"], ["doctor"]):
         assert user(*command, "./mine.yaml") == 0, (command, user.err)
     assert user("bench", "./mine.yaml") == 3
-    assert "mine.yaml measures nothing" in user.err
+    assert "mine.yaml has no benchmark" in user.err
 
 
 def test_compare_takes_a_path(user: User) -> None:
@@ -161,7 +161,7 @@ def test_a_path_without_a_recipe_is_unknown(user: User, text: str) -> None:
 @pytest.mark.parametrize("text", ["./Mine.yaml", "a/..", "./.yaml", "./a b.yaml", "./"])
 def test_a_path_whose_name_cannot_be_a_recipes_is_refused(text: str) -> None:
     with pytest.raises(RecipeUnknownError, match="is no recipe"):
-        Named.read(text)
+        RecipeName.parse(text)
 
 
 def test_a_file_in_another_project_is_planned_in_that_project(user: User) -> None:
@@ -194,9 +194,9 @@ def test_what_shadows_the_tool_is_shown(user: User) -> None:
     assert listed[TINY]["file"] == str(recipe)
     for command in ("show", "plan"):
         assert user(command, TINY) == 0
-        assert f"image {image}: that of {images}, not the one that comes with the tool" in user.out
+        assert f"image {image} from {images}, instead of the tool's own" in user.out
     assert user("recipes") == 0
-    assert "not the one that comes with the tool" in " ".join(user.out.split())
+    assert "instead of the tool's own" in " ".join(user.out.split())
 
 
 def test_nothing_is_said_of_shadows_where_there_are_none(user: User) -> None:
@@ -207,12 +207,12 @@ def test_nothing_is_said_of_shadows_where_there_are_none(user: User) -> None:
 
 
 def test_the_store_follows_xdg_and_its_options(user: User, tmp_path: Path) -> None:
-    assert Settings(None, None, None).store.root == user.store
+    assert Settings(os.environ).store.root == user.store
     user.patch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert Settings(None, None, None).store.root == tmp_path / "data" / "orchestrator"
+    assert Settings(os.environ).store.root == tmp_path / "data" / "orchestrator"
     user.patch.setenv("XDG_DATA_HOME", "relative")  # the specification has it ignored
-    assert Settings(None, None, None).store.root == user.store
-    assert Settings(None, tmp_path / "x", None).store.root == tmp_path / "x"
+    assert Settings(os.environ).store.root == user.store
+    assert Settings(os.environ, store_folder=tmp_path / "x").store.root == tmp_path / "x"
     user.patch.setenv("ORCHESTRATOR_STORE", str(tmp_path / "y"))
     assert user.json("build", TINY, "--until", "generate")["steps"][0]["folder"].startswith(str(tmp_path / "y"))
 
@@ -221,7 +221,7 @@ def test_a_user_without_a_home_is_asked_for_a_store(user: User) -> None:
     user.patch.delenv("HOME")
     user.patch.setattr("pathlib.Path.home", _no_home)
     with pytest.raises(HomeMissingError) as caught:
-        data_home()
+        data_home({})
     assert "--store" in caught.value.hint
 
 
@@ -234,13 +234,13 @@ def test_a_project_with_a_store_of_its_own_keeps_it(user: User) -> None:
     user.write("recipes/mine.yaml", MINE)
     (user.folder / ".orchestrator").mkdir()
     user.patch.chdir(user.folder / "recipes")
-    assert Settings(None, None, None).store.root == user.folder / ".orchestrator"
-    assert Settings(None, None, None).dist == user.folder / "dist"
+    assert Settings(os.environ).store.root == user.folder / ".orchestrator"
+    assert Settings(os.environ).dist == user.folder / "dist"
 
 
 def test_a_checkout_keeps_results_in_itself(user: User) -> None:
     user.patch.chdir(ROOT / "docs")
-    settings = Settings(None, None, None)
+    settings = Settings(os.environ)
     assert (settings.store.root, settings.dist) == (ROOT / ".orchestrator", ROOT / "dist")
 
 
@@ -248,7 +248,7 @@ def test_a_project_that_is_read_only_gets_no_results(user: User, tmp_path: Path)
     user.write("recipes/mine.yaml", MINE)
     user.patch.setattr("os.access", lambda place, _mode: Path(place) != user.folder)  # root may write everywhere
     user.patch.chdir(tmp_path)
-    assert Settings(user.folder, None, None).dist == tmp_path / "dist"
+    assert Settings(os.environ, user.folder).dist == tmp_path / "dist"
 
 
 def test_completion_offers_names_and_files(user: User) -> None:

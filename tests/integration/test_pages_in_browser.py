@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.app.named import Named
-from orchestrator.app.planning import plan_recipe
+from orchestrator.app import planning
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.pages.checked import checked_page
 from orchestrator.pages.page import comparison_page, plan_page
@@ -142,7 +142,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("store")
-    settings = Settings(None, folder / "store", folder / "dist")
+    settings = Settings(os.environ, None, folder / "store", folder / "dist")
     return {
         "compare-llama3-70b": _compared(settings, "llama3-70b-nvfp4"),
         "compare-gpt-oss-120b-batch-32": _compared(settings, "gpt-oss-120b-mxfp4", batch=32),
@@ -184,7 +184,7 @@ def _compared(
 
 
 def _planned(settings: Settings, name: str) -> str:
-    plan = plan_recipe(settings, Named(name)).plan
+    plan = planning.plan(settings, RecipeName(name)).plan
     facts = plan_facts(plan.model, plan.estimate, plan.refusals, plan.warnings)
     return plan_page(facts, comparison_for(plan.model))
 

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.app.named import Named
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import Begun, Ended, begun, follow
 from orchestrator.app.settings import Settings
-from orchestrator.cli.options import recipe_argument
-from orchestrator.cli.progress import BuildView
+from orchestrator.cli.build_view import BuildView
+from orchestrator.cli.options import not_built, recipe_argument
 from orchestrator.cli.text import program
-from orchestrator.cli.unbuilt import never_built
 from orchestrator.errors import OrchestratorError, PlanRefusedError, StepKilledError, by_code
 
 
 @click.command("attach")
 @recipe_argument
 @click.pass_context
-def command(ctx: click.Context, recipe: Named) -> None:
-    """Follow the build of RECIPE that runs, or see how its newest went; ends as that ends. Ctrl-C leaves it alone."""
+def command(ctx: click.Context, recipe: RecipeName) -> None:
+    """Follow the running build of RECIPE, or show how its newest build ended. Ends with the exit status of the build.
+
+    Ctrl-C leaves the build running.
+    """
     settings: Settings = ctx.obj
     root = settings.store.root
     whose = begun(root, recipe.name)
     if whose is None:
-        raise never_built(settings, recipe)
+        raise not_built(settings, recipe)
     try:
         ended = _show(settings, recipe.name, whose)
     except KeyboardInterrupt as error:
         if type(error) is not KeyboardInterrupt:  # SIGTERM
             raise
-        click.echo(f"the build goes on; back to it: {program()} attach {recipe}", err=True)
+        click.echo(f"the build continues; follow it again: {program()} attach {recipe}", err=True)
         return
     if ended is None:
         message = f"the build of {recipe.name} (process {whose.process}) was killed"
-        raise StepKilledError(message, hint=f"{program()} build {recipe} goes on from there")
+        raise StepKilledError(message, hint=f"{program()} build {recipe} continues it")
     if ended.code:
         raise _error(ended)
     if ended.status:
-        click.echo("interrupted; what finished is kept", err=True)
+        click.echo("interrupted; finished steps are kept", err=True)
         ctx.exit(ended.status)
     click.echo(f"{recipe.name} is built")
 

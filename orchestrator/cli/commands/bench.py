@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from orchestrator.app.building import build_recipe
-from orchestrator.app.named import Named
-from orchestrator.app.plan import ExecutorName
-from orchestrator.app.runner import StepResult
+from orchestrator.app.building import Build, build
+from orchestrator.app.make_plan import ExecutorName
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.options import executor_option, json_option, recipe_argument, set_option, verbose_option
-from orchestrator.cli.progress import BuildView
-from orchestrator.cli.text import print_json, print_table
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_json
 from orchestrator.errors import StepUnknownError
 
 
@@ -27,7 +27,7 @@ from orchestrator.errors import StepUnknownError
 @click.pass_obj
 def command(
     settings: Settings,
-    recipe: Named,
+    recipe: RecipeName,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
@@ -36,11 +36,11 @@ def command(
     """Build RECIPE up to its benchmark, and show the measurements."""
     try:
         with BuildView(verbose=verbose) as view:
-            _, results = build_recipe(settings, recipe, overrides, executor=executor, last="benchmark", observer=view)
+            built = build(settings, recipe, overrides, executor=executor, last="benchmark", observer=view)
     except StepUnknownError as error:
-        message = f"{recipe} measures nothing: it has no benchmark, or its target has no GPU"
+        message = f"{recipe} has no benchmark, or its target has no GPU"
         raise StepUnknownError(message, hint=error.hint) from error
-    performance = _performance(results)
+    performance = _performance(built)
     if as_json:
         print_json(performance)
         return
@@ -48,8 +48,8 @@ def command(
     print_table(heads, [_row(level) for level in performance["levels"]], right=(0, 1, 2, 3))
 
 
-def _performance(results: tuple[StepResult, ...]) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((results[-1].artifact.folder / "performance.json").read_bytes())
+def _performance(built: Build) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((built.results[-1].artifact.folder / "performance.json").read_bytes())
     return document
 
 

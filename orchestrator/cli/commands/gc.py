@@ -7,12 +7,13 @@ import click
 from orchestrator.app import garbage
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import json_option
-from orchestrator.cli.text import print_json, print_table
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_json
 from orchestrator.units import in_bytes
 
 
 @click.command("gc")
-@click.option("--delete", is_flag=True, help="Really remove it.")
+@click.option("--delete", is_flag=True, help="Remove it.")
 @json_option
 @click.pass_obj
 def command(settings: Settings, delete: bool, as_json: bool) -> None:
@@ -22,7 +23,7 @@ def command(settings: Settings, delete: bool, as_json: bool) -> None:
     whose orchestrator ended. What is in use is never removed.
     dist/ stays complete, because its files are hard links of their own.
     """
-    found = garbage.look(settings.store, garbage.needed_keys(settings), garbage.left_containers())
+    found = garbage.find_garbage(settings.store, garbage.needed_keys(settings), garbage.left_containers())
     gone = {id(item): delete and item.remove() for item in found.garbage}
     if as_json:
         print_json([_fields(item, removed=gone[id(item)]) for item in found.garbage])
@@ -37,7 +38,7 @@ def command(settings: Settings, delete: bool, as_json: bool) -> None:
     if delete:
         for item in found.garbage:
             if not gone[id(item)]:
-                click.echo(f"kept: {item.kind} {_shown(item)} has come into use")
+                click.echo(f"kept: {item.kind} {_shown(item)} is in use now")
         click.echo(f"removed: {in_bytes(sum(item.frees for item in found.garbage if gone[id(item)]))}")
     else:
         click.echo(f"could be removed with --delete: {in_bytes(sum(item.frees for item in found.garbage))}")

@@ -9,15 +9,16 @@ from typing import Any
 
 import click
 
-from orchestrator.app.named import Named
-from orchestrator.app.plan import ExecutorName, Plan
-from orchestrator.app.planning import plan_recipe
-from orchestrator.app.runner import Forecast, forecast
+from orchestrator.app import planning
+from orchestrator.app.forecast import Forecast, forecast
+from orchestrator.app.make_plan import ExecutorName, Plan
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.shadows import Shadow, shadows_of
-from orchestrator.cli.failure import show_error
+from orchestrator.cli.error_view import show_error
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
-from orchestrator.cli.text import print_json, print_table, print_text, program
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_json, print_text, program
 from orchestrator.errors import PlanRefusedError
 from orchestrator.pages.rows import (
     FIGURE_NAMES,
@@ -38,18 +39,18 @@ from orchestrator.planner.serving import memory_words
 @set_option
 @executor_option
 @json_option
-@click.option("-v", "--verbose", is_flag=True, help="Say how every figure was calculated, and what each step runs.")
+@click.option("-v", "--verbose", is_flag=True, help="Show how each figure was calculated, and where each step runs.")
 @click.option(
     "--html",
     "page",
     type=PageFile(),
     metavar="FILE",
-    help="Write one self-contained page with pictures as well.",
+    help="Also write one self-contained page with charts.",
 )
 @click.pass_context
 def command(
     ctx: click.Context,
-    recipe: Named,
+    recipe: RecipeName,
     overrides: tuple[str, ...],
     executor: ExecutorName | None,
     as_json: bool,
@@ -58,7 +59,7 @@ def command(
 ) -> None:
     """Show whether RECIPE fits, what it costs and what it does. Exit status 4 if it cannot work."""
     settings: Settings = ctx.obj
-    planned = plan_recipe(settings, recipe, overrides, executor)
+    planned = planning.plan(settings, recipe, overrides, executor)
     steps = forecast(planned.plan, settings.store, Path("WORK"))
     if page is not None:
         _write_page(planned.plan, page)
@@ -113,7 +114,7 @@ def _phase(stage: Stage) -> dict[str, Any]:
 
 
 def show_plan(
-    plan: Plan, steps: tuple[Forecast, ...], recipe: Named, shadows: tuple[Shadow, ...] = (), *, verbose: bool
+    plan: Plan, steps: tuple[Forecast, ...], recipe: RecipeName, shadows: tuple[Shadow, ...] = (), *, verbose: bool
 ) -> None:
     """Print a plan for a person.
 
@@ -196,10 +197,10 @@ def _show_steps(steps: tuple[Forecast, ...]) -> None:
     click.echo()
 
 
-def _show_next(recipe: Named, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
+def _show_next(recipe: RecipeName, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
     if not verbose:
         print_text("steps: " + " → ".join(_step(f) for f in steps))
-        print_text("-v explains each figure, --html FILE draws them")
+        print_text("-v explains each figure, --html FILE draws charts")
     click.echo(f"next: {program()} build {recipe}")
 
 

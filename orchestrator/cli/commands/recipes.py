@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, get_args
 
 import click
 
+from orchestrator.app.recipe_list import BrokenRecipe, ListedRecipe, RecipeFilter, list_recipes, model_name
 from orchestrator.app.settings import Settings
 from orchestrator.app.shadows import Shadow
 from orchestrator.cli.options import json_option
-from orchestrator.cli.text import print_json, print_table
-from orchestrator.errors import OrchestratorError
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_json
 from orchestrator.pages.rows import NOTHING, short
-from orchestrator.planner.summary import Summary, summary_of
 from orchestrator.planner.verdict import Verdict
-from orchestrator.recipe.load import LoadedRecipe
-from orchestrator.recipe.model import Format, Recipe
+from orchestrator.recipe.model import Format
 
 _HEADS = ("recipe", "fits", "size", "tok/s", "format", "target", "method", "reason")
 _NUMBERS = (2, 3)
@@ -31,58 +29,14 @@ _FITS: dict[Verdict, str] = {
 }
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """A readable recipe."""
-
-    loaded: LoadedRecipe
-    summary: Summary
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.loaded.recipe
-
-    @property
-    def shadows(self) -> bool:
-        """Whether it replaces a recipe of the tool."""
-        return self.loaded.file in self.loaded.shadows
-
-
-@dataclass(frozen=True)
-class _Broken:
-    """A file that is not a valid recipe."""
-
-    name: str
-    error: OrchestratorError
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """The recipes to list."""
-
-    text: str
-    model: str
-    format: Format | None
-    target: str | None
-    fits: bool
-
-    def takes(self, recipe: Recipe) -> bool:
-        """Tell whether a recipe's text matches."""
-        said = f"{recipe.name} {recipe.description} {_model_of(recipe)}".lower()
-        return (
-            all(word in said for word in self.text.lower().split())
-            and self.model.lower() in f"{_model_of(recipe)} {recipe.model.architecture}".lower()
-            and self.format in (None, recipe.quantization.format)
-            and self.target in (None, recipe.target)
-        )
-
-
 @click.command("recipes")
 @click.argument("text", default="")
-@click.option("--model", default="", metavar="TEXT", help="Only of this model: a part of its repository or class.")
-@click.option("--format", "format_name", type=click.Choice(get_args(Format)), help="Only in this format.")
-@click.option("--target", metavar="NAME", help="Only for this target.")
-@click.option("--fits", is_flag=True, help="Only what works on its target.")
+@click.option(
+    "--model", default="", metavar="TEXT", help="Only recipes of this model: a part of its repository or architecture."
+)
+@click.option("--format", "format_name", type=click.Choice(get_args(Format)), help="Only recipes in this format.")
+@click.option("--target", metavar="NAME", help="Only recipes for this target.")
+@click.option("--fits", is_flag=True, help="Only recipes that fit their target.")
 @json_option
 @click.pass_context
 def command(
@@ -94,47 +48,32 @@ def command(
     recipe takes one line, and the exit status is that of its error.
     """
     settings: Settings = ctx.obj
-    if target is not None:
-        settings.catalog.target(target)  # raises with the nearest names
-    wanted = _Wanted(text, model, format_name, target, fits)
-    entries = list(_entries(settings, wanted))
+    entries = list_recipes(settings, RecipeFilter(text, model, format_name, target, fits))
     if as_json:
         print_json([_document(entry) for entry in entries])
     else:
         _show(entries, among=len(settings.book.names))
-    ctx.exit(max((entry.error.exit_status for entry in entries if isinstance(entry, _Broken)), default=0))
+    ctx.exit(max((entry.error.exit_status for entry in entries if isinstance(entry, BrokenRecipe)), default=0))
 
 
-def _entries(settings: Settings, wanted: _Wanted) -> Iterator[_Listed | _Broken]:
-    for name in settings.book.names:
-        try:
-            loaded = settings.book.load(name)
-            if wanted.takes(loaded.recipe):
-                summary = summary_of(loaded.recipe, settings.catalog)
-                if not (wanted.fits and summary.refused):
-                    yield _Listed(loaded, summary)
-        except OrchestratorError as error:
-            yield _Broken(name, error)
-
-
-def _show(entries: list[_Listed | _Broken], *, among: int) -> None:
-    listed = [entry for entry in entries if isinstance(entry, _Listed)]
+def _show(entries: list[ListedRecipe | BrokenRecipe], *, among: int) -> None:
+    listed = [entry for entry in entries if isinstance(entry, ListedRecipe)]
     if listed:
         left_out = print_table(_HEADS, map(_cells, listed), right=_NUMBERS, least=_LEAST)
         if left_out:
             click.echo(f"\nnot shown, the terminal is too narrow: {', '.join(left_out)}")
     else:
-        click.echo(f"none of {among} recipes is like that")
+        click.echo(f"none of {among} recipes matches")
     for found in listed:
         if found.shadows:
             click.echo(str(Shadow("recipe", found.recipe.name, found.loaded.file)))
     for entry in entries:
-        if isinstance(entry, _Broken):
+        if isinstance(entry, BrokenRecipe):
             first = (entry.error.message.splitlines() or [""])[0]
             click.echo(f"{entry.name}: error[{entry.error.code}]: {first}", err=True)
 
 
-def _cells(entry: _Listed) -> tuple[str, ...]:
+def _cells(entry: ListedRecipe) -> tuple[str, ...]:
     recipe, summary = entry.recipe, entry.summary
     return (
         recipe.name,
@@ -148,15 +87,15 @@ def _cells(entry: _Listed) -> tuple[str, ...]:
     )
 
 
-def _document(entry: _Listed | _Broken) -> dict[str, Any]:
-    if isinstance(entry, _Broken):
+def _document(entry: ListedRecipe | BrokenRecipe) -> dict[str, Any]:
+    if isinstance(entry, BrokenRecipe):
         error = entry.error
         return {"name": entry.name, "error": {"code": error.code, "message": error.message, "hint": error.hint}}
     recipe, summary = entry.recipe, entry.summary
     return {
         "name": recipe.name,
         "description": recipe.description,
-        "model": _model_of(recipe),
+        "model": model_name(recipe),
         "architecture": recipe.model.architecture,
         "format": recipe.quantization.format,
         "method": recipe.quantization.method,
@@ -171,8 +110,3 @@ def _document(entry: _Listed | _Broken) -> dict[str, Any]:
         "file": str(entry.loaded.file),
         "shadows": entry.shadows,
     }
-
-
-def _model_of(recipe: Recipe) -> str:
-    """Return a model's name as its recipe writes it."""
-    return getattr(recipe.model, "repo", None) or getattr(recipe.model, "path", None) or "made from a seed"

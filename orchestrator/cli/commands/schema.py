@@ -21,7 +21,7 @@ def command(settings: Settings, check: bool, write: bool) -> None:
         click.echo(f"wrote {file}")
     elif check:
         if not is_current(file):
-            message = f"{file} does not say what the types say now"
+            message = f"{file} differs from the types of recipes"
             raise CheckFailedError(message, hint="run: orchestrator schema --write")
         click.echo(f"{file} is current")
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.app.named import Named
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.shadows import shadows_of
 from orchestrator.cli.options import json_option, recipe_argument, set_option
@@ -21,7 +21,7 @@ from orchestrator.documents.yaml_text import KeyPath
 @set_option
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: Named, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(settings: Settings, recipe: RecipeName, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show the complete RECIPE with the source of each value."""
     loaded = settings.load(recipe, overrides)
     shadows = shadows_of(settings, loaded)

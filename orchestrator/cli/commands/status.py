@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.app.deployed import deployed_containers
 from orchestrator.app.journal import Entry, Journal
-from orchestrator.app.named import Named
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli import costs
-from orchestrator.cli.deployed import deployed
-from orchestrator.cli.options import json_option, optional_recipe_argument
-from orchestrator.cli.text import print_json, print_table, program
-from orchestrator.cli.unbuilt import never_built
+from orchestrator.cli.options import json_option, not_built, optional_recipe_argument
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_json, program
 from orchestrator.deployment.made import Made
 from orchestrator.store.cost import Cost
 from orchestrator.store.store import Store
@@ -22,7 +22,7 @@ from orchestrator.units import in_time
 @optional_recipe_argument
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: Named | None, as_json: bool) -> None:
+def command(settings: Settings, recipe: RecipeName | None, as_json: bool) -> None:
     """Show the newest build of RECIPE and the state of its server; all builds, if none is named."""
     root = settings.store.root
     journals = [
@@ -30,9 +30,12 @@ def command(settings: Settings, recipe: Named | None, as_json: bool) -> None:
         for name in ([recipe.name] if recipe else Journal.recipes(root))
         if (journal := Journal.read(root, name))
     ]
-    made = deployed(root, recipe.name if recipe else None)
+    deployed = deployed_containers(root, recipe.name if recipe else None)
+    if deployed.unknown:
+        click.echo(f"the state of servers is unknown: {deployed.unknown}", err=True)
+    made = deployed.containers
     if recipe and not journals and not made:
-        raise never_built(settings, recipe)
+        raise not_built(settings, recipe)
     if as_json:
         names = dict.fromkeys([journal.recipe for journal in journals] + [container.recipe for container in made])
         by_name = {journal.recipe: journal for journal in journals}
@@ -43,7 +46,7 @@ def command(settings: Settings, recipe: Named | None, as_json: bool) -> None:
         if recipe:
             _show_costs(settings.store, journals[0])
     elif not made:
-        click.echo("nothing was built yet")
+        click.echo("no recipe was built yet")
     if made:
         click.echo()
         _show_deployed(made)
@@ -68,7 +71,7 @@ def _show_costs(store: Store, journal: Journal) -> None:
     found = [(entry.name, _cost(store, entry)) for entry in journal.steps]
     rows = [costs.cells(name, cost) for name, cost in found if cost]
     if rows:
-        click.echo("\nwhat making it cost")
+        click.echo("\ncost of each step")
         print_table(costs.HEADS, rows, right=costs.NUMBERS)
 
 
@@ -76,7 +79,7 @@ def _cost(store: Store, entry: Entry) -> Cost | None:
     return store.cost(entry.key) if entry.state in ("done", "reused") else None
 
 
-def _show_deployed(made: list[Made]) -> None:
+def _show_deployed(made: tuple[Made, ...]) -> None:
     rows = [(one.recipe, one.service, one.state, str(one.restarts), one.address, _since(one)) for one in made]
     print_table(("recipe", "service", "state", "restarts", "address", ""), rows, right=(3,))
 
@@ -85,7 +88,7 @@ def _since(one: Made) -> str:
     return one.detail or f"since {one.started[:19].replace('T', ' ')} UTC"
 
 
-def _document(store: Store, name: str, journal: Journal | None, made: list[Made]) -> dict[str, object]:
+def _document(store: Store, name: str, journal: Journal | None, made: tuple[Made, ...]) -> dict[str, object]:
     return {
         "recipe": name,
         "running": journal.is_running if journal else False,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.app.named import Named
-from orchestrator.app.planning import plan_recipe
+from orchestrator.app.planning import plan, unexpected_refusals
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.cli.failure import show_error
+from orchestrator.cli.error_view import show_error
 from orchestrator.cli.options import RecipeParameter, complete_recipe, json_option, set_option
 from orchestrator.cli.text import print_json
 from orchestrator.errors import OrchestratorError, Refusal
@@ -18,7 +18,7 @@ from orchestrator.errors import OrchestratorError, Refusal
 @set_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, recipes: tuple[Named, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+def command(ctx: click.Context, recipes: tuple[RecipeName, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check RECIPES (all of them, if none is named): their text, and what their image and target can do.
 
     A recipe that demonstrates a refusal (`expected_refusals`) is valid while exactly that refusal occurs.
@@ -26,9 +26,9 @@ def command(ctx: click.Context, recipes: tuple[Named, ...], overrides: tuple[str
     settings: Settings = ctx.obj
     worst = 0
     results = []
-    for recipe in recipes or map(Named, settings.book.names):
+    for recipe in recipes or map(RecipeName, settings.book.names):
         try:
-            unexpected = _check(settings.at(recipe), recipe, overrides)
+            unexpected = unexpected_refusals(plan(settings.at(recipe), recipe, overrides).plan)
         except OrchestratorError as error:
             worst = max(worst, error.exit_status)
             results.append({"recipe": recipe.name, "valid": False, "code": error.code, "message": error.message})
@@ -41,30 +41,13 @@ def command(ctx: click.Context, recipes: tuple[Named, ...], overrides: tuple[str
             {"recipe": recipe.name, "valid": not unexpected, "refusals": [vars(refusal) for refusal in unexpected]}
         )
         if not as_json:
-            _say(recipe.name, unexpected)
+            _show(recipe.name, unexpected)
     if as_json:
         print_json(results)
     ctx.exit(worst)
 
 
-def _check(settings: Settings, recipe: Named, overrides: tuple[str, ...]) -> list[Refusal]:
-    plan = plan_recipe(settings, recipe, overrides).plan
-    expected = plan.recipe.expected_refusals
-    surprising = [refusal for refusal in plan.refusals if refusal.code not in expected]
-    found = {refusal.code for refusal in plan.refusals}
-    surprising += [
-        Refusal(
-            "NOT_REFUSED",
-            f"{recipe.name} expects the refusal {code}, but it is not refused",
-            "remove it from the recipe",
-        )
-        for code in expected
-        if code not in found
-    ]
-    return surprising
-
-
-def _say(name: str, unexpected: list[Refusal]) -> None:
+def _show(name: str, unexpected: tuple[Refusal, ...]) -> None:
     click.echo(f"{'✗' if unexpected else '✓'} {name}")
     for refusal in unexpected:
         click.echo(f"    {refusal.code}: {refusal.message}\n    → {refusal.hint}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.app import needs
+from orchestrator.app.make_plan import Plan, make_plan
 from orchestrator.app.needs import needs_of
-from orchestrator.app.plan import Plan, make_plan
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import DiskFullError

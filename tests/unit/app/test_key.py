@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.app import key as keys
 from orchestrator.app.key import NOT_IN_KEY, key_of
-from orchestrator.app.plan import ExecutorName, PlacedStep, Plan, make_plan
+from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan, make_plan
 from orchestrator.app.runner import Runner, StepResult
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project

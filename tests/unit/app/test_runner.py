@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.app.forecast import forecast
 from orchestrator.app.journal import Journal
+from orchestrator.app.make_plan import PlacedStep, Plan, make_plan
 from orchestrator.app.memory_guard import Kernel
-from orchestrator.app.plan import PlacedStep, Plan, make_plan
-from orchestrator.app.runner import Runner, StepResult, forecast
+from orchestrator.app.runner import Runner, StepResult
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import (
@@ -720,7 +721,7 @@ def test_an_engine_that_is_away_does_not_hinder_what_needs_it_not(
     with monkeypatch.context() as patch:
         patch.setattr(world.executor, "forget", away)
         assert world.ran() == []
-    assert any(isinstance(event, Warned) and "stays for now" in event.message for event in world.events)
+    assert any(isinstance(event, Warned) and "stay for now" in event.message for event in world.events)
     assert world.store.has_leftovers(key)
     world.build()
     assert not world.store.has_leftovers(key)

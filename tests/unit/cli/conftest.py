@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import main as program
-from orchestrator.executors.docker import DockerExecutor, LeftContainer
-from orchestrator.executors.job import Executor
+from orchestrator.executors.docker import LeftContainer
 from tests.support.fake import FakeExecutor
 from tests.support.leavings import tiny_executor
 
@@ -77,8 +76,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     shell = Shell(tmp_path, monkeypatch, capsys)
     for folder in ("recipes", "docker"):
         shutil.copytree(ROOT / folder, shell.project / folder, ignore=shutil.ignore_patterns("*.lock"))
-    makers: dict[str, Callable[[], Executor]] = {"process": lambda: shell.executor, "docker": DockerExecutor}
-    monkeypatch.setattr("orchestrator.app.building.executors", lambda: makers)
+    monkeypatch.setattr("orchestrator.app.building.ProcessExecutor", lambda _: shell.executor)
     monkeypatch.setattr("orchestrator.app.garbage.left_containers", lambda: shell.containers)
     before = signal.getsignal(signal.SIGTERM)
     yield shell

@@ -225,7 +225,7 @@ def test_bundle_writes_again_what_is_built(shell: Shell) -> None:
 
 def test_status_tells_what_the_newest_builds_did(shell: Shell) -> None:
     assert shell("status") == 0
-    assert shell.out == "nothing was built yet\n"
+    assert shell.out == "no recipe was built yet\n"
     shell("build", RECIPE)
     found = shell.json("status", RECIPE)
     assert isinstance(found, list)

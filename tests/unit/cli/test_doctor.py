@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.app.machine import Finding, Host, look
-from orchestrator.app.named import Named
-from orchestrator.app.plan import Plan
-from orchestrator.app.planning import plan_recipe
+from orchestrator.app import planning
+from orchestrator.app.machine import Finding, Host, check_machine
+from orchestrator.app.make_plan import Plan
+from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.errors import DockerUnavailableError, HubAccessError, RegistryAccessError
 
@@ -34,8 +34,8 @@ class Engine:
         pass
 
 
-def nvidia_smi(rows: str, head: str = HEAD) -> Callable[[Sequence[str]], str | None]:
-    return lambda command: (rows if len(command) > 1 else head) if command[0] == "nvidia-smi" else None
+def nvidia_smi(rows: str, head: str = HEAD) -> Callable[[Sequence[str], Mapping[str, str]], str | None]:
+    return lambda command, _: (rows if len(command) > 1 else head) if command[0] == "nvidia-smi" else None
 
 
 def refused(*_: object) -> Any:  # noqa: ANN401 - it never returns
@@ -68,11 +68,11 @@ def meminfo(folder: Path, *, available: int, free: int, cached: int) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Callable[[str], Plan]:
-    return lambda name: plan_recipe(Settings(None, tmp_path / "store", tmp_path / "dist"), Named(name)).plan
+    return lambda name: planning.plan(Settings({}, None, tmp_path / "store", tmp_path / "dist"), RecipeName(name)).plan
 
 
 def found(host: Host, plan: Plan | None = None, *, online: bool = False) -> dict[str, Finding]:
-    return {finding.name: finding for finding in look(Path("/tmp/store"), plan, online=online, host=host)}
+    return {finding.name: finding for finding in check_machine(Path("/tmp/store"), plan, host, online=online)}
 
 
 def test_a_spark_has_all_that_a_recipe_needs(spark: Host, plan: Callable[[str], Plan]) -> None:
@@ -91,13 +91,13 @@ def test_what_the_driver_does_not_tell_is_unknown_and_not_wrong(spark: Host, pla
     for name in ("compute capability", "driver", "CUDA"):
         assert findings[name].state == "unknown"
         assert not findings[name].needed
-        assert findings[name].mend
+        assert findings[name].fix
 
 
 def test_memory_is_never_asked_of_the_driver(spark: Host) -> None:
     asked: list[str] = []
 
-    def run(command: Sequence[str]) -> str | None:
+    def run(command: Sequence[str], _: Mapping[str, str]) -> str | None:
         asked.append(" ".join(command))
         return SPARK
 
@@ -113,7 +113,7 @@ def test_the_page_cache_counts_as_used_on_unified_memory(
     findings = found(full, plan("llama3-70b-nvfp4"))
     assert findings["memory"].state == "ok"
     assert findings["page cache"].state == "missing"
-    assert "drop_caches" in findings["page cache"].mend
+    assert "drop_caches" in findings["page cache"].fix
     assert not findings["page cache"].needed
     assert found(full)["page cache"].state == "ok"  # nothing is asked of it
 
@@ -122,7 +122,7 @@ def test_memory_that_others_hold_is_missing(spark: Host, plan: Callable[[str], P
     taken = replace(spark, meminfo=meminfo(tmp_path, available=30 * GIB, free=10 * GIB, cached=20 * GIB))
     memory = found(taken, plan("llama3-70b-nvfp4"))["memory"]
     assert (memory.state, memory.needed) == ("missing", True)
-    assert "47" in memory.mend or "46" in memory.mend  # GB
+    assert "47" in memory.fix or "46" in memory.fix  # GB
 
 
 def test_a_discrete_gpu_has_memory_of_its_own(spark: Host, plan: Callable[[str], Plan]) -> None:
@@ -141,17 +141,17 @@ def test_a_machine_with_nothing_says_what_it_cannot_see(
         spark,
         architecture="x86_64",
         meminfo=tmp_path / "none",
-        run=lambda _: None,
+        run=lambda *_: None,
         environment={},
         connect=refused,
         free=lambda _: 10**9,
     )
     findings = found(bare)
     assert findings["GPU"].state == "missing"
-    assert findings["not looked at"].state == "unknown"
-    assert "CUDA" in findings["not looked at"].found
+    assert findings["not checked"].state == "unknown"
+    assert "CUDA" in findings["not checked"].found
     assert findings["memory"].state == "unknown"
-    assert findings["Docker"].mend == "start it"
+    assert findings["Docker"].fix == "start it"
     assert not any(finding.needed and finding.state == "missing" for finding in findings.values())
     needed = found(bare, plan("llama3-8b-w4a16-nvfp4"))
     assert {name for name, finding in needed.items() if finding.needed} >= {"GPU", "disk", "Docker", "processor"}
@@ -161,7 +161,7 @@ def test_a_machine_with_nothing_says_what_it_cannot_see(
 def test_a_recipe_without_containers_asks_for_no_driver_and_no_engine(
     spark: Host, plan: Callable[[str], Plan], recipe: str
 ) -> None:
-    bare = replace(spark, run=lambda _: None, connect=refused)
+    bare = replace(spark, run=lambda *_: None, connect=refused)
     by_process = plan(recipe)
     assert {placed.executor for placed in by_process.steps} == {"process"}
     findings = found(bare, by_process)
@@ -176,7 +176,7 @@ def test_an_engine_without_the_runtime_is_told_how_to_get_it(spark: Host, monkey
     findings = found(replace(spark, connect=lambda: Engine({})))  # type: ignore[arg-type, return-value]
     assert findings["Docker"].state == "ok"
     assert findings["NVIDIA runtime"].state == "missing"
-    assert "nvidia-ctk" in findings["NVIDIA runtime"].mend
+    assert "nvidia-ctk" in findings["NVIDIA runtime"].fix
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: many kB", "MemTotal: 5 kB\nMemFree:", "\n\n"])
@@ -206,5 +206,5 @@ def test_a_refusal_of_the_hub_or_of_ngc_says_how_to_get_in(spark: Host, plan: Ca
 
     findings = found(replace(spark, resolve=gated, digest=closed), plan("llama3-8b-bf16"), online=True)
     asked = {name: finding for name, finding in findings.items() if name.startswith(("Hub:", "NGC:"))}
-    assert {finding.mend for finding in asked.values()} == {"hf auth login", "docker login nvcr.io"}
+    assert {finding.fix for finding in asked.values()} == {"hf auth login", "docker login nvcr.io"}
     assert all(finding.state == "missing" and finding.needed for finding in asked.values())

@@ -117,7 +117,7 @@ def test_a_corrupt_result_ends_a_deep_check_with_7_and_is_made_again(shell: Shel
 def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(shell: Shell) -> None:
     shell.executor.interrupt("quantize")
     assert shell("build", RECIPE) == 130
-    assert "what finished is kept" in shell.err
+    assert "finished steps are kept" in shell.err
     shell.executor.mend("quantize")
     assert shell("build", RECIPE) == 0
     assert "generate: reused" in shell.err

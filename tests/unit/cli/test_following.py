@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.app.journal import Journal
-from orchestrator.cli.commands.logs import lines_of
+from orchestrator.app.step_logs import lines_of
 from orchestrator.executors.docker import LeftContainer
 from orchestrator.executors.log_file import LogFile
 from orchestrator.hub.cache import RepoCache
@@ -81,7 +81,7 @@ def test_attach_needs_a_build(shell: Shell, name: str) -> None:
 @pytest.mark.parametrize("command", ["status", "logs", "attach"])
 def test_a_recipe_that_was_never_built_is_told_from_one_that_is_none(shell: Shell, command: str) -> None:
     assert shell(command, RECIPE) == 3
-    assert f"{RECIPE} was never built here" in shell.err
+    assert f"{RECIPE} has no build in" in shell.err
     assert f"build {RECIPE}" in shell.err
     assert shell(command, RECIPE[:-1]) == 3
     assert "never built" not in shell.err
@@ -216,7 +216,7 @@ def test_gc_keeps_what_the_next_build_goes_on_from_and_says_how_much_it_is(shell
     assert kinds(shell, "--delete") == []
     assert noted.exists()
     assert shell("gc") == 0
-    assert "(5.0 kB) is how far a step is; the next build goes on from there" in shell.out
+    assert "(5.0 kB) is saved state; the next build continues from it" in shell.out
 
 
 def test_gc_keeps_what_a_container_goes_on_noting(shell: Shell) -> None:

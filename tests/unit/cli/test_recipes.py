@@ -91,7 +91,7 @@ def test_a_list_can_be_filtered(shell: Shell, arguments: list[str], expected: li
 
 def test_an_empty_list_says_so(shell: Shell) -> None:
     assert shell("recipes", "no such words") == 0
-    assert shell.out == f"none of {len(names(shell))} recipes is like that\n"
+    assert shell.out == f"none of {len(names(shell))} recipes matches\n"
 
 
 def test_a_target_that_nobody_knows_is_an_error(shell: Shell) -> None:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from orchestrator.cli.text import print_table, print_text, width, wrapped
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_text, width, wrapped
 
 HEADS = ("phase", "memory", "rests on")
 ROWS = [("build engine", "133.4 GB", "measured constant"), ("load", "47.7 GB", "exact bytes")]

@@ -70,7 +70,7 @@ def test_a_format_against_the_quantization_s_own_file_is_an_error(tmp_path: Path
     config, quantization = written(tmp_path, LLAMA), written(tmp_path, NVFP4, "hf_quant_config.json")
     result = run("--config", config, "--quant-config", quantization, "--format", "fp8")
     assert isinstance(result.exception, ConfigInvalidError)
-    assert "says NVFP4, but --format is fp8" in str(result.exception)
+    assert "declares NVFP4, but --format is fp8" in str(result.exception)
 
 
 def test_a_folder_s_headers_are_read(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,9 +11,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from orchestrator import events
-from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.observer import Done, Phase
-from orchestrator.errors import ComposeUnsupportedError
 from orchestrator.units import in_bytes, in_time
 
 _EVERY = 30.0
@@ -87,13 +84,3 @@ class DeployView:
 
     def _say(self, line: str) -> None:
         self._console.print(escape(line))
-
-
-def compose_of(folder: Path, profiles: tuple[str, ...]) -> ComposeFile:
-    """Read a bundle's compose.yaml, and check that it has these profiles."""
-    compose = read(folder)
-    for profile in profiles:
-        if profile not in compose.profiles:
-            message = f"{folder} has no profile `{profile}`"
-            raise ComposeUnsupportedError(message, hint=f"its profiles are: {', '.join(compose.profiles) or 'none'}")
-    return compose

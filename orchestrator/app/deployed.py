@@ -1,12 +1,11 @@
-"""Finds what is deployed on this machine, for the commands that follow builds and servers."""
+"""Finds what is deployed on this machine, and reads the logs of servers."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-
-import click
 
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.container import SERVICE
@@ -20,8 +19,17 @@ _SLICE = 0.5
 """Seconds between two checks for an interrupt."""
 
 
-def deployed(store: Path, recipe: str | None = None) -> list[Made]:
-    """Return what is deployed; nothing, with a note, if Docker does not answer.
+@dataclass(frozen=True)
+class DeployedContainers:
+    """The containers of deployments on this machine."""
+
+    containers: tuple[Made, ...] = ()
+    unknown: str = ""
+    """Why Docker could not list them; empty if it did."""
+
+
+def deployed_containers(store: Path, recipe: str | None = None) -> DeployedContainers:
+    """Ask Docker for the containers of deployments.
 
     Args:
         store: The root of the store that remembers deployments.
@@ -29,13 +37,12 @@ def deployed(store: Path, recipe: str | None = None) -> list[Made]:
     """
     known = remembered(store)
     if not known or (recipe and recipe not in known):
-        return []
+        return DeployedContainers()
     try:
         with closing(connect()) as client:
-            return [look_at(container) for container in containers(client, recipe)]
+            return DeployedContainers(tuple(look_at(container) for container in containers(client, recipe)))
     except DockerUnavailableError as error:
-        click.echo(f"nothing is known of servers: {error}", err=True)
-        return []
+        return DeployedContainers(unknown=str(error))
 
 
 def container_of(store: Path, recipe: str, service: str | None) -> str | None:
@@ -60,17 +67,16 @@ def container_of(store: Path, recipe: str, service: str | None) -> str | None:
     return None
 
 
-def copy_log(container: str, *, follow: bool) -> None:
-    """Write a container's log to standard output, and follow it."""
+def server_log(container: str, *, follow: bool) -> Iterator[bytes]:
+    """Yield a container's log in pieces. With `follow`, continue until the container ends.
+
+    Raises:
+        DockerUnavailableError: Docker does not answer.
+    """
     if not follow:
         with closing(connect()) as client, explained("reading the log"):
-            _write(client.containers.get(container).logs())
+            yield client.containers.get(container).logs()
         return
     with LogStream(connect, container) as stream:
         while (piece := stream.take(_SLICE)) is not None:
-            _write(piece)
-
-
-def _write(piece: bytes) -> None:
-    sys.stdout.write(piece.decode("utf-8", errors="replace"))
-    sys.stdout.flush()
+            yield piece

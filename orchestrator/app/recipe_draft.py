@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.app.finding import Found
+from orchestrator.app.model_lookup import FoundModel
 from orchestrator.catalog.target import Target
 from orchestrator.planner.proposal import Candidate
 from orchestrator.planner.serving import gpus_of
@@ -29,11 +29,11 @@ _Entry = tuple[str, "_Value | Sequence[_Entry]", str]
 
 
 @dataclass(frozen=True)
-class Draft:
+class RecipeDraft:
     """A recipe that will be written."""
 
     name: str
-    found: Found
+    found: FoundModel
     candidate: Candidate
     target_name: str
     target: Target
@@ -47,9 +47,9 @@ class Draft:
             why: Reasons for `format`, `method` and `image`, if they are known already.
         """
         made = f"{self.found.title} in {self.candidate.format}, for {self.target_name}"
-        lines = [f"# {made}. Change what you know better."]
+        lines = [f"# {made}. Correct what you know better."]
         for entry in self._entries(why or {}):
-            lines += _written(entry, 0)
+            lines += _yaml_lines(entry, 0)
         return "\n".join(lines) + "\n"
 
     def _entries(self, why: Mapping[str, str]) -> Iterator[_Entry]:
@@ -82,7 +82,7 @@ class Draft:
         for key, value in fields.items():
             yield key, int(value) if isinstance(value, float) else value, reasons.get(key, "")
             if key == "repo" and self.found.brings_code:
-                yield "", "", f"It brings code, which nothing runs until you trust one commit: {_TRUST}"
+                yield "", "", f"It contains Python code, which is not run until you trust one commit: {_TRUST}"
 
     def _description(self) -> str:
         title, form = self.found.title[:100], self.candidate.format
@@ -92,17 +92,17 @@ class Draft:
 
     def _checks(self) -> Iterator[_Entry]:
         if self.candidate.method == "onepass":
-            text = "what it says is compared with what the original says, on text that calibration has not seen"
+            text = "its predictions are compared with those of the original, on text that calibration has not seen"
             yield "checks", [("held_out", [("dataset", "cnn_dailymail", "")], text)], ""
         if self.target.gpu is None:
-            yield "benchmark", "null", "nothing serves it on this target"
+            yield "benchmark", "null", "no server runs on this target"
 
     def _serve(self) -> Iterator[_Entry]:
         gpus, shape = gpus_of(self.target), self.found.shape
         if gpus > 1:
             yield "tensor_parallel_size", gpus, "all GPUs of the target"
         if shape and shape.is_hybrid:
-            reason = "the state of Mamba layers is not in the cache, so its blocks cannot be used again"
+            reason = "the state of Mamba layers is not in the cache, so its blocks cannot be reused"
             yield "kv_cache", [("enable_block_reuse", False, reason)], ""
 
 
@@ -114,12 +114,12 @@ def name_for(title: str, form: Format) -> str:
     return f"{slug or 'model'}{ending}"
 
 
-def source_of(found: Found) -> str:
+def source_of(found: FoundModel) -> str:
     """Return the `source` of a model: its repository or folder."""
     return found.model.path if isinstance(found.model, LocalModel) else found.model.repo
 
 
-def _written(entry: _Entry, depth: int) -> list[str]:
+def _yaml_lines(entry: _Entry, depth: int) -> list[str]:
     key, value, reason = entry
     indent = "  " * depth
     comments = [f"{indent}# {line}" for line in textwrap.wrap(reason, _WIDTH - len(indent) - 2)]
@@ -129,7 +129,7 @@ def _written(entry: _Entry, depth: int) -> list[str]:
         line = f"{indent}{key}: {_scalar(value)}"
         beside = f"{line} # {reason}"
         return [beside] if reason and len(beside) <= _WIDTH else [*comments, line]
-    return [*comments, f"{indent}{key}:", *(line for below in value for line in _written(below, depth + 1))]
+    return [*comments, f"{indent}{key}:", *(line for below in value for line in _yaml_lines(below, depth + 1))]
 
 
 def _scalar(value: _Value) -> str:

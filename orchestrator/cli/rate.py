@@ -10,7 +10,7 @@ _LEAST = 1.0
 """Seconds below which no rate is given."""
 
 
-class Pace:
+class Rate:
     """A rate over the last half minute."""
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class Pace:
         """Return the rate per second; None if it is too early, or if nothing has come for a while."""
         if not self._seen:
             return None
-        (begun, first), (_, last) = self._seen[0], self._seen[-1]
-        if now - begun < _LEAST or last == first:
+        (since, first), (_, last) = self._seen[0], self._seen[-1]
+        if now - since < _LEAST or last == first:
             return None
-        return (last - first) / (now - begun)
+        return (last - first) / (now - since)
 
     def left(self, now: float, total: int) -> float | None:
         """Return the remaining seconds at this rate; None as for `rate`, or if the end is not known."""

@@ -1,4 +1,4 @@
-"""Reads how a command line names a recipe: by its name, or by the path of its file."""
+"""Reads the name of a recipe as a user writes it: its name, or the path of its file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
 
 
 @dataclass(frozen=True)
-class Named:
-    """A recipe as the user named it. Its text names it on a command line again."""
+class RecipeName:
+    """A recipe as the user named it. `str()` writes it for a command line."""
 
     name: str
     """Its name, which its results, its deployment and its lock use."""
@@ -22,7 +22,7 @@ class Named:
     """The absolute path of its file, if it was named by a path."""
 
     @classmethod
-    def read(cls, text: str) -> Named:
+    def parse(cls, text: str) -> RecipeName:
         """Treat an argument with a slash or the ending `.yaml` as a path, all others as names.
 
         Raises:
@@ -33,12 +33,12 @@ class Named:
         place = Path(text)
         name = place.name.removesuffix(ENDING)
         if not re.fullmatch(NAME_PATTERN.strip("^$"), name):
-            message = f"{text!r} is no recipe: a file is called as its recipe, and `{name}` is no recipe name"
+            message = f"{text!r} is not a recipe file: `{name}` is not a valid recipe name"
             raise RecipeUnknownError(message, hint=NAME_HINT)
         return cls(name, place.parent.resolve() / place.name)
 
     @property
-    def lock(self) -> Path | None:
+    def lock_file(self) -> Path | None:
         """The path of its lock beside its file, if it was named by a path."""
         return self.file and self.file.with_name(f"{self.name}.lock")
 

@@ -66,7 +66,7 @@ class Plan:
         """The verdict in a few words."""
         return verdict_of(self.refusals, self.warnings)
 
-    def insist(self) -> None:
+    def raise_refusals(self) -> None:
         """Raise if there are refusals.
 
         Raises:
@@ -140,7 +140,7 @@ def _steps(recipe: Recipe, catalog: Catalog, refused: tuple[Refusal, ...]) -> tu
     try:
         return build_steps(recipe, catalog)
     except RecipeInvalidError:
-        if refused:  # the refusals say the same, and more
+        if refused:  # the refusals explain it better
             return ()
         raise
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.app.configs import an_object, declared_beside, declared_inside, read_object
+from orchestrator.app.model_config import an_object, declared_beside, declared_inside, read_object
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ConfigInvalidError, HubAccessError
 from orchestrator.models import ModelShape, kind_of, shape_of
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _REPO = re.compile(r"(?:https://huggingface\.co/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?")
 
 _CONFIG = "from its config.json"
-_ACTIVE = "what one token reads, as its config.json makes it"
+_ACTIVE = "what one token reads, calculated from its config.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundModel:
     """What is known of a model without its weights."""
 
     title: str
@@ -44,7 +44,7 @@ class Found:
     """Its config.json names Python files of the repository."""
 
 
-def find(settings: Settings, what: str, revision: str) -> Found:
+def look_up_model(settings: Settings, what: str, revision: str) -> FoundModel:
     """Find the model: local files first, then the Hub.
 
     Raises:
@@ -57,12 +57,12 @@ def find(settings: Settings, what: str, revision: str) -> Found:
         return _of_place(settings, place)
     repo = _REPO.fullmatch(what)
     if repo is None:
-        message = f"{what!r:.200} is neither a folder nor a config.json nor a model of the Hub"
+        message = f"{what!r:.200} is not a folder, a config.json or a model of the Hub"
         raise ConfigInvalidError(message, hint="name a model as OWNER/NAME")
     return _of_hub(repo["repo"], revision)
 
 
-def _of_place(settings: Settings, place: Path) -> Found:
+def _of_place(settings: Settings, place: Path) -> FoundModel:
     """Read a folder in the Hub's layout, or a config.json without weights."""
     file = place / "config.json" if place.is_dir() else place
     folder, config = file.parent.resolve(), read_object(file)
@@ -72,53 +72,55 @@ def _of_place(settings: Settings, place: Path) -> Found:
     counted = _counted(folder) if weights and declared is None else None
     parameters, basis = _parameters(shape, counted, "the headers of its files")
     model = LocalModel(
-        path=_spelled(settings, folder),
+        path=_recipe_path(settings, folder),
         architecture=shape.architecture,
         parameters=parameters,
         active_parameters=_active(shape),
     )
     reasons = {
-        "path": "" if weights else "only a config.json was read: the weights belong into this folder, in safetensors",
+        "path": "" if weights else "only a config.json was read; put the weights into this folder, in safetensors",
         "architecture": _CONFIG,
         "parameters": basis,
         "active_parameters": _ACTIVE,
     }
-    return Found(_title(file), model, reasons, shape, declared, "auto_map" in config)
+    return FoundModel(_title(file), model, reasons, shape, declared, "auto_map" in config)
 
 
-def _of_hub(repo: str, revision: str) -> Found:
+def _of_hub(repo: str, revision: str) -> FoundModel:
     from orchestrator.hub.about import about  # noqa: PLC0415 - loads the Hub's client
 
-    told = about(repo, revision)
-    where = f"{repo}@{told.commit[:12]}"
-    config = an_object(told.config, f"{where}: config.json") if told.config is not None else None
+    found = about(repo, revision)
+    where = f"{repo}@{found.commit[:12]}"
+    config = an_object(found.config, f"{where}: config.json") if found.config is not None else None
     shape: ModelShape | None
     if config is not None:
-        shape, declared = shape_of(config, where), _declared(told.quantization, config, where)
+        shape, declared = shape_of(config, where), _declared(found.quantization, config, where)
         source = _CONFIG
     else:
-        shape, declared = _public(told, where)
-        source = "as the Hub shows it to everybody; its config.json is gated"
-    architecture = shape.architecture if shape else _architecture(told.public, where)
-    parameters, basis = _parameters(shape, None if declared else told.counted, "the Hub, in its safetensors files")
+        shape, declared = _public(found, where)
+        source = "from the public part of its page; its config.json is gated"
+    architecture = shape.architecture if shape else _architecture(found.public, where)
+    parameters, basis = _parameters(shape, None if declared else found.counted, "the Hub, in its safetensors files")
     model = HubModel(
         repo=repo,
-        revision=told.commit,
-        license=told.license or "unknown",
-        gated=told.gated,
+        revision=found.commit,
+        license=found.license or "unknown",
+        gated=found.gated,
         architecture=architecture,
         parameters=parameters,
         active_parameters=_active(shape),
     )
     reasons = {
-        "revision": f"what `{revision}` was when this was written" if revision != told.commit else "",
-        "license": "from its model card" if told.license else "its model card names none: read it before you serve it",
+        "revision": f"the commit of `{revision}` when this recipe was written" if revision != found.commit else "",
+        "license": "from its model card"
+        if found.license
+        else "its model card names none; read the card before you serve the model",
         "gated": "its owner must grant you access: ask on its page of the Hub, then log in (`hf auth login`)",
         "architecture": source,
         "parameters": basis,
         "active_parameters": _ACTIVE,
     }
-    return Found(repo.partition("/")[2], model, reasons, shape, declared, "auto_map" in (config or told.public))
+    return FoundModel(repo.partition("/")[2], model, reasons, shape, declared, "auto_map" in (config or found.public))
 
 
 def _declared(quantization: object | None, config: Mapping[str, Any], where: str) -> Scheme | None:
@@ -128,16 +130,16 @@ def _declared(quantization: object | None, config: Mapping[str, Any], where: str
     return scheme_of_quant_config(an_object(quantization, beside), beside)
 
 
-def _public(told: About, where: str) -> tuple[ModelShape | None, Scheme | None]:
+def _public(found: About, where: str) -> tuple[ModelShape | None, Scheme | None]:
     """Take the sizes of a gated model from the catalogue, if it has them.
 
     Raises:
         HubAccessError: Its quantization is described only in its own files.
     """
-    shape, declared, _ = known_repo(told.repo) or (None, None, "")
-    if told.quantized and declared is None:
-        message = f"{where} is gated and quantized, and only its own files say how"
-        hint = f"ask for access on https://huggingface.co/{told.repo}, then log in (`hf auth login`) or set HF_TOKEN"
+    shape, declared, _ = known_repo(found.repo) or (None, None, "")
+    if found.quantized and declared is None:
+        message = f"{where} is gated and quantized, and only its own files describe the quantization"
+        hint = f"ask for access on https://huggingface.co/{found.repo}, then log in (`hf auth login`) or set HF_TOKEN"
         raise HubAccessError(message, hint=hint)
     return shape, declared
 
@@ -165,7 +167,7 @@ def _parameters(shape: ModelShape | None, counted: int | None, by: str) -> tuple
         message = "the model is gated, and the Hub does not show how many parameters it has"
         raise HubAccessError(message, hint="ask for access on its page, then log in (`hf auth login`) or set HF_TOKEN")
     certainty = "" if shape.exact else "; not exact, only its weights decide"
-    return float(shape.parameters), f"{in_words(shape.parameters)}, as its config.json makes them{certainty}"
+    return float(shape.parameters), f"{in_words(shape.parameters)}, calculated from its config.json{certainty}"
 
 
 def _active(shape: ModelShape | None) -> float | None:
@@ -179,7 +181,7 @@ def _counted(folder: Path) -> int:
     return sum(math.prod(tensor.shape) for tensor in Checkpoint.open(folder).tensors.values())
 
 
-def _spelled(settings: Settings, folder: Path) -> str:
+def _recipe_path(settings: Settings, folder: Path) -> str:
     """Write a folder's path as a recipe does: relative to the project if it lies inside."""
     root = settings.project.root.resolve()
     return folder.relative_to(root).as_posix() if folder.is_relative_to(root) and folder != root else str(folder)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.cli.pace import Pace
-from orchestrator.cli.progress import BuildView, _Running
+from orchestrator.cli.build_view import BuildView, _Running
+from orchestrator.cli.rate import Rate
 from orchestrator.events import Progress, Publishing, StepDone, StepStarted
 
 GB = 10**9
@@ -70,7 +70,7 @@ def test_a_file_that_is_whole_is_not_shown_any_more() -> None:
 
 
 def test_no_rate_is_claimed_before_there_is_one_or_when_nothing_comes() -> None:
-    pace = Pace()
+    pace = Rate()
     assert pace.rate(0.0) is None
     pace.see(0.0, 50)
     pace.see(0.1, 60)
@@ -84,7 +84,7 @@ def test_no_rate_is_claimed_before_there_is_one_or_when_nothing_comes() -> None:
 
 
 def test_a_rate_follows_the_last_half_minute_and_begins_anew_when_a_file_does() -> None:
-    pace = Pace()
+    pace = Rate()
     for second in range(100):
         pace.see(float(second), second * (10 if second < 50 else 30))
     assert pace.rate(99.0) == pytest.approx(30.0)

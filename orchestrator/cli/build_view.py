@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from orchestrator import events
-from orchestrator.cli.pace import Pace
+from orchestrator.cli.rate import Rate
 from orchestrator.units import in_bytes, in_time
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class BuildView:
 
     def _publishing(self, event: events.Publishing) -> None:
         if event.found:
-            self._say(f"… {event.step}: an earlier build had made it; publishing it")
+            self._say(f"… {event.step}: an earlier build had finished it; publishing it")
         elif self._running is not None:
-            self._show(_Running(event.step, self._running.begun, "hashing"))
+            self._show(_Running(event.step, self._running.started, "hashing"))
 
     def _show(self, running: _Running | None) -> None:
         """Update the display. The first step that runs on a terminal creates the screen."""
@@ -128,11 +128,11 @@ def _is_terminal() -> bool:
 class _Running:
     """The step that runs."""
 
-    def __init__(self, step: str, begun: float, doing: str = "") -> None:
-        self.begun = begun
+    def __init__(self, step: str, started: float, doing: str = "") -> None:
+        self.started = started
         self._step = step
         self._doing = doing
-        self._pace = Pace()
+        self._pace = Rate()
         self._whole: events.Progress | None = None
         self._parts: dict[str, events.Progress] = {}
 
@@ -149,7 +149,7 @@ class _Running:
         """Format how much is done, the rate and the remaining time, as far as they are known."""
         whole = self._whole
         if whole is None:
-            yield self._doing or "begun"
+            yield self._doing or "started"
             return
         yield amount_of(whole)
         if whole.total:
@@ -165,11 +165,11 @@ class _Running:
         amount, *rest = self.facts(now)
         share = self._whole.done / self._whole.total if self._whole and self._whole.total else None
         yield _with_bar(self._step, amount, share, width)
-        yield _joined((*rest, f"{_about(now - self.begun)} so far"), width)
+        yield _joined((*rest, f"{_about(now - self.started)} so far"), width)
         for name in sorted(self._parts)[:_PARTS]:
             part = self._parts[name]
-            said = f" {_percent(part.part_done, part.part_total):>5}"
-            yield f"  {_cropped(name, width - len(said) - 2)}{said}"
+            percent = f" {_percent(part.part_done, part.part_total):>5}"
+            yield f"  {_cropped(name, width - len(percent) - 2)}{percent}"
 
 
 def _with_bar(step: str, amount: str, share: float | None, width: int) -> str:

@@ -1,0 +1,165 @@
+"""Compares the formats of a model that is named by a recipe, a repository on the Hub or a config.json."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.app.model_config import LARGEST, read_object
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.settings import Settings
+from orchestrator.catalog.models import find_model
+from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
+from orchestrator.models import shape_of
+from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
+from orchestrator.planner.known import Known, known_model, missing_sizes
+from orchestrator.planner.scheme import KvDtype, Scheme
+from orchestrator.recipe.load import LoadedRecipe
+from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.names import ENDING
+
+USUAL_CONTEXT = 4096
+"""Tokens of each request if none are requested and the model allows as many."""
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def compare_formats(
+    settings: Settings,
+    model: str,
+    *,
+    target_name: str,
+    engine: str,
+    batch: int = 1,
+    context: int | None = None,
+    kv_dtype: KvDtype | None = None,
+) -> Comparison:
+    """Compare the formats of a model.
+
+    Args:
+        settings: The environment and the folders.
+        model: A recipe, the beginning of recipes' names, a repository on the Hub, or a config.json.
+        target_name: The machine.
+        engine: The runtime.
+        batch: The number of concurrent requests.
+        context: Tokens of each request; None: `USUAL_CONTEXT`, or the model's limit if that is less.
+        kv_dtype: The format of the KV cache; None: that of the recipe, else bf16.
+
+    Raises:
+        RecipeUnknownError: The model is not found, or recipes of several models match.
+        ConfigInvalidError: The model's sizes are not known.
+        HubError: The Hub does not answer, or has no such repository.
+    """
+    if model.endswith(ENDING):
+        file = RecipeName.parse(model)
+        settings = settings.at(file)
+        subject = _of_recipes(file.name, [settings.load(file)])
+    else:
+        subject = _find_subject(settings, model)
+    length = context or min(USUAL_CONTEXT, subject.shape.max_position)
+    kv_dtype = kv_dtype or _kv_dtype(settings, model)
+    target = settings.catalog.target(target_name)
+    return compare(subject, Terms(target, target_name, engine, batch, length, kv_dtype))
+
+
+def _find_subject(settings: Settings, model: str) -> Subject:
+    """Find the model: local files first, then recipes, then the Hub."""
+    place = Path(model)
+    if place.suffix == ".json" or (place / "config.json").is_file():
+        file = place / "config.json" if place.is_dir() else place
+        return Subject(model, shape_of(read_object(file), str(file)), str(file))
+    family = _family(settings, model)
+    if family:
+        loaded = [settings.book.load(name) for name in family]
+        if model not in settings.book.names:
+            _check_one_model(model, loaded)
+        return _of_recipes(model, loaded)
+    if _REPO.fullmatch(model):
+        return _of_repo(model)
+    settings.book.load(model)  # raises with the nearest names
+    message = f"{model} is neither a recipe, a repository on the Hub nor a config.json"
+    raise RecipeUnknownError(message)
+
+
+def _kv_dtype(settings: Settings, model: str) -> KvDtype:
+    """Return a recipe's KV cache format, so that its plan and its comparison agree."""
+    known = known_model(settings.book.load(model).recipe) if model in settings.book.names else None
+    return known.kv_dtype if known else "bf16"
+
+
+def _family(settings: Settings, model: str) -> list[str]:
+    """Name the recipes of one model: the family `llama3-70b` includes `llama3-70b-nvfp4`."""
+    names = settings.book.names
+    if model in names:
+        own = settings.book.load(model).recipe.quantization.format.replace("_", "-")
+        model = model.partition(f"-{own}")[0]
+    return [name for name in names if name == model or name.startswith(f"{model}-")]
+
+
+def _check_one_model(beginning: str, loaded: list[LoadedRecipe]) -> None:
+    """Refuse a prefix that recipes of several models share."""
+    models: dict[float, str] = {}
+    for one in loaded:
+        known = known_model(one.recipe)
+        if known is not None:
+            models.setdefault(known.shape.parameters, one.recipe.name)
+    if len(models) > 1:
+        message = f"recipes of {len(models)} models begin with `{beginning}`"
+        raise RecipeUnknownError(message, hint=f"name a recipe of one: {', '.join(models.values())}")
+
+
+def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:
+    """Return the model of a family: that of its first recipe with known sizes."""
+    recipes = [one.recipe for one in loaded]
+    first = next((known for recipe in recipes if (known := known_model(recipe))), None)
+    if first is None:
+        repo = getattr(recipes[0].model, "repo", None)
+        hint = f"`orchestrator compare {repo}` asks the Hub for its config.json" if repo else ""
+        raise ConfigInvalidError(missing_sizes(recipes[0]), hint=hint)
+    alike = [(recipe, known) for recipe in recipes if (known := known_model(recipe)) and _alike(known, first)]
+    by_format: dict[str, tuple[str, ...]] = {}
+    schemes: dict[str, Scheme] = {}
+    for recipe, known in alike:
+        by_format[recipe.quantization.format] = (*by_format.get(recipe.quantization.format, ()), recipe.name)
+        if recipe.name == name:
+            schemes[recipe.quantization.format] = known.served
+        elif _is_usable(recipe, known):
+            schemes.setdefault(recipe.quantization.format, known.served)
+    return Subject(name, first.shape, first.basis, schemes, by_format)
+
+
+def _alike(known: Known, first: Known) -> bool:
+    return known.shape.parameters == first.shape.parameters
+
+
+def _is_usable(recipe: Recipe, known: Known) -> bool:
+    """Tell whether a recipe's checkpoint stands for its format. FP8 with block scales has kernels of its own."""
+    return recipe.quantization.method == "none" and known.served.algorithm != "FP8_BLOCK"
+
+
+def _of_repo(repo: str) -> Subject:
+    entry = find_model(repo)
+    if entry is not None:
+        subject = Subject(repo, shape_of(entry.config, f"catalogue: {repo}"), entry.source)
+    else:
+        where = f"config.json of {repo}"
+        subject = Subject(repo, shape_of(_fetch(repo), where), f"its {where} on the Hub")
+    return subject
+
+
+def _fetch(repo: str) -> Mapping[str, Any]:
+    """Fetch only a repository's config.json."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - the Hub's client loads slowly
+
+    from orchestrator.hub.errors import hub_errors  # noqa: PLC0415 - as above
+    from orchestrator.hub.snapshot import resolve_commit, snapshot  # noqa: PLC0415 - as above
+
+    commit = resolve_commit(repo, "main")
+    files = snapshot(repo, commit, ("config.json",)).files
+    if not files or files[0].size > LARGEST:
+        message = f"{repo} has no config.json of a usual size"
+        raise ConfigInvalidError(message, hint="name the repository of the model's weights in safetensors")
+    with tempfile.TemporaryDirectory() as folder, hub_errors(repo, commit):
+        return read_object(Path(hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)))

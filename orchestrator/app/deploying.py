@@ -1,0 +1,104 @@
+"""Starts the server of a built recipe on this machine, and removes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.settings import Settings
+from orchestrator.deployment.compose_file import ComposeFile, read
+from orchestrator.deployment.container import FOLDER
+from orchestrator.deployment.made import containers, take_down
+from orchestrator.deployment.observer import Done, Observer, Phase
+from orchestrator.deployment.question import API_KEY, Answer, Gateway
+from orchestrator.deployment.record import forget, lock_of, remember
+from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
+from orchestrator.deployment.up import Deployment
+from orchestrator.errors import ComposeUnsupportedError
+from orchestrator.executors.docker_client import connect
+from orchestrator.units import in_time
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A server that is ready."""
+
+    folder: Path
+    """The bundle's folder."""
+    gateway: Gateway
+    seconds_to_ready: float
+    answer: Answer | None
+    """Its answer to one question; None if it requires a client certificate."""
+
+
+def deploy(settings: Settings, recipe: RecipeName, profiles: Sequence[str], observer: Observer) -> Deployed:
+    """Start the server of a recipe's bundle, wait until it is ready and ask it one question.
+
+    Args:
+        settings: The environment and the folders. The key of the server's API is taken from the environment.
+        recipe: The recipe.
+        profiles: The profiles of further services.
+        observer: Gets the phases of the deployment.
+
+    Raises:
+        BundleIncompleteError: The recipe has no bundle.
+        DockerUnavailableError: Docker does not answer.
+        ServerEndedError: The server ended before it was ready.
+        ServerNotReadyError: The server was not ready in time.
+    """
+    settings.load(recipe)  # an unknown name must not become a path
+    folder = settings.dist / recipe.name
+    compose = read_compose(folder, profiles)
+    with closing(connect()) as client:
+        remember(settings.store.root, recipe.name)
+        waits = Phase("server", "waiting: another command works on this deployment")
+        with settings.store.lock(lock_of(recipe.name), lambda: observer(waits)):
+            container = Deployment(client, folder, compose, tuple(profiles), observer).bring_up()
+        gateway = gateway_of(folder, compose, settings.environment.get(API_KEY))
+        waited = wait_until_ready(container, gateway, limit_of(compose), observer)
+        observer(Done("server", f"ready after {in_time(waited)}"))
+        observer(Phase("server", "asking it one question"))
+        return Deployed(folder, gateway, waited, None if gateway.mutual else gateway.ask())
+
+
+def undeploy(
+    settings: Settings, recipe: RecipeName, waiting: Callable[[], None], *, volumes: bool = False
+) -> Iterator[str]:
+    """Stop and remove what `deploy` created in Docker from this `dist/`, and yield the name of each removed thing.
+
+    Args:
+        settings: The environment and the folders.
+        recipe: The recipe.
+        waiting: Called if another command works on the deployment.
+        volumes: Remove the servers' volumes as well.
+
+    Raises:
+        DockerUnavailableError: Docker does not answer.
+    """
+    locked = settings.store.lock(lock_of(recipe.name), waiting)
+    with closing(connect()) as client, locked:
+        yield from take_down(client, recipe.name, settings.dist / recipe.name, volumes=volumes)
+        forget(settings.store.root, recipe.name)
+
+
+def other_deployments(recipe: RecipeName) -> list[tuple[str, str]]:
+    """List the containers of a recipe that run here, each with the bundle's folder that it is from."""
+    with closing(connect()) as client:
+        return [(container.name or "", container.labels[FOLDER]) for container in containers(client, recipe.name)]
+
+
+def read_compose(folder: Path, profiles: Sequence[str]) -> ComposeFile:
+    """Read a bundle's compose.yaml, and check that it has these profiles.
+
+    Raises:
+        ComposeUnsupportedError: It does not have a profile.
+    """
+    compose = read(folder)
+    for profile in profiles:
+        if profile not in compose.profiles:
+            message = f"{folder} has no profile `{profile}`"
+            raise ComposeUnsupportedError(message, hint=f"its profiles are: {', '.join(compose.profiles) or 'none'}")
+    return compose

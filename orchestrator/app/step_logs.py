@@ -1,0 +1,115 @@
+"""Finds and follows the logs of a build's steps."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.app.journal import Entry, Journal
+from orchestrator.app.runner import failed_log
+from orchestrator.errors import StepUnknownError
+from orchestrator.store.store import Store
+
+_POLL = 0.3
+_NEWEST = 4096
+"""Bytes at the end of a truncated log from which the reader continues."""
+
+
+@dataclass(frozen=True)
+class StepLogs:
+    """The logs of the newest build of a recipe."""
+
+    store: Store
+    recipe: str
+
+    @property
+    def journal(self) -> Journal | None:
+        """The newest build, read again at each use; None if there is none."""
+        return Journal.read(self.store.root, self.recipe)
+
+    def lines(self, entry: Entry, *, follow: bool) -> Iterator[bytes]:
+        """Yield the lines of a step's log; with `follow`, also new lines while the step runs."""
+        file = self._file(entry)
+        while file is None and follow and self._runs(entry.name):
+            time.sleep(_POLL)
+            entry = self._entry(entry.name) or entry
+            file = self._file(entry)
+        if file is not None:
+            yield from lines_of(file, lambda: follow and self._runs(entry.name))
+
+    def next_step(self, entry: Entry) -> Entry | None:
+        """Wait for the step after this one; None if the build ends first."""
+        while journal := self.journal:
+            names = [other.name for other in journal.steps]
+            later = journal.steps[names.index(entry.name) + 1 :] if entry.name in names else []
+            found = next((other for other in later if other.state != "waiting"), None)
+            if found or not later or not journal.is_running:
+                return found
+            time.sleep(_POLL)
+        return None
+
+    def _entry(self, step: str) -> Entry | None:
+        journal = self.journal
+        return next((entry for entry in journal.steps if entry.name == step), None) if journal else None
+
+    def _runs(self, step: str) -> bool:
+        journal, entry = self.journal, self._entry(step)
+        return bool(journal and journal.alive and entry and entry.state == "running")
+
+    def _file(self, entry: Entry) -> Path | None:
+        """Find a step's log: with its artifact, in its running attempt, or kept after a failure."""
+        if entry.state in ("done", "reused"):  # by its key, because the store may have been moved
+            places = [self.store.root / "artifacts" / entry.key / "log.txt"]
+        elif entry.state == "running":
+            attempts = [folder for folder in self.store.attempts() if folder.name.startswith(f"{entry.key}-")]
+            places = [folder / "log.txt" for folder in attempts]
+        else:
+            places = [failed_log(self.store.root, self.recipe, entry.name)]
+        return next((place for place in places if place.is_file()), None)
+
+
+def chosen_step(journal: Journal, step: str | None) -> Entry:
+    """Return a step of a build; the step that ran last, if none is named.
+
+    Raises:
+        StepUnknownError: The build has no such step.
+    """
+    if step is None:
+        touched = [entry for entry in journal.steps if entry.state != "waiting"]
+        return touched[-1] if touched else journal.steps[0]
+    for entry in journal.steps:
+        if entry.name == step:
+            return entry
+    message = f"{journal.recipe} has no step `{step}`"
+    raise StepUnknownError(message, hint=f"its steps are: {', '.join(entry.name for entry in journal.steps)}")
+
+
+def lines_of(file: Path, is_written: Callable[[], bool], poll: float = _POLL) -> Iterator[bytes]:
+    """Yield the lines of a log, and new lines while it is written.
+
+    Args:
+        file: The log.
+        is_written: Whether more lines may come.
+        poll: Seconds between two checks.
+    """
+    with file.open("rb") as stream:
+        line = b""
+        while True:
+            running = is_written()  # checked before the file, so that its last lines are read
+            size = os.fstat(stream.fileno()).st_size
+            if stream.tell() > size:  # it grew too large, and its middle was cut
+                stream.seek(max(0, size - _NEWEST))
+                line = b""
+            for piece in stream:
+                line += piece
+                if line.endswith(b"\n"):
+                    yield line
+                    line = b""
+            if not running:
+                if line:
+                    yield line
+                return
+            time.sleep(poll)
