@@ -197,4 +197,4 @@ def test_a_model_that_brings_code_says_what_to_read(project: Project) -> None:
     assert project.new("owner/model") == 0, project.log
     assert project.model("model-nvfp4").trust is None
     text = (project.root / "recipes" / "model-nvfp4.yaml").read_text(encoding="utf-8")
-    assert "nothing runs until you trust one commit" in text
+    assert "is not run until you trust one commit" in text

@@ -160,7 +160,7 @@ def test_a_path_without_a_recipe_is_unknown(user: User, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["./Mine.yaml", "a/..", "./.yaml", "./a b.yaml", "./"])
 def test_a_path_whose_name_cannot_be_a_recipes_is_refused(text: str) -> None:
-    with pytest.raises(RecipeUnknownError, match="is no recipe"):
+    with pytest.raises(RecipeUnknownError, match="is not a recipe file"):
         RecipeName.parse(text)
 
 
