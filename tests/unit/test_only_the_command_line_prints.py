@@ -51,9 +51,9 @@ def found_in(code: str) -> Iterator[str]:
                 pass
 
 
-@pytest.mark.parametrize("room", _QUIET)
-def test_a_package_neither_prints_nor_exits_nor_reads_the_environment(room: str) -> None:
-    files = sorted((_PACKAGE / room).rglob("*.py"))
+@pytest.mark.parametrize("package", _QUIET)
+def test_a_package_neither_prints_nor_exits_nor_reads_the_environment(package: str) -> None:
+    files = sorted((_PACKAGE / package).rglob("*.py"))
     assert files
     assert [f"{file}: {use}" for file in files for use in found_in(file.read_text(encoding="utf-8"))] == []
 
