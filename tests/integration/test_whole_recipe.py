@@ -13,7 +13,7 @@ import pytest
 from orchestrator.executors.docker import LeftContainer
 from tests.support.bench import wait_for
 from tests.support.docker_daemon import Daemon
-from tests.support.rehearsal import ENGINE, ONEPASS, Rehearsal, build_images, kill_when, pause_when
+from tests.support.rehearsal import ENGINE, ONEPASS, Rehearsal, await_step, build_images, kill_when, pause
 
 pytestmark = pytest.mark.docker
 
@@ -46,6 +46,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, standins: Daemon) -> d
 
 def _left(daemon: Daemon, rehearsal: Rehearsal) -> list[LeftContainer]:
     return [left for left in daemon.executor().containers() if left.output.is_relative_to(rehearsal.folder)]
+
+
+def _states(daemon: Daemon, rehearsal: Rehearsal) -> dict[str, str]:
+    """Map the step of each container to the container's state."""
+    return {left.step: left.status for left in _left(daemon, rehearsal)}
 
 
 def _left_containers(daemon: Daemon, rehearsal: Rehearsal) -> list[str]:
@@ -89,8 +94,10 @@ def test_a_build_that_is_killed_after_its_container_ended_publishes_what_it_left
     rehearsal: Rehearsal, standins: Daemon, undisturbed: dict[str, dict[str, str]]
 ) -> None:
     process = rehearsal.start("build", ENGINE)
-    pause_when(process, "▸ engine ", after=0.3)
-    wait_for(lambda: [left.step for left in _left(standins, rehearsal) if left.status == "exited"] == ["engine"])
+    await_step(process, "▸ engine ")
+    wait_for(lambda: _states(standins, rehearsal).get("engine") in ("running", "exited"))
+    pause(process)
+    wait_for(lambda: _states(standins, rehearsal) == {"engine": "exited"})
     process.kill()
     process.communicate()
     again = rehearsal.run("build", ENGINE, "--json")

@@ -166,17 +166,21 @@ class Rehearsal:
         return {step["name"]: step["digest"] for step in document["steps"]}
 
 
-def pause_when(process: subprocess.Popen[str], line: str, after: float = 0.0) -> None:
-    """Stop a process for good some seconds after it says a line that begins like this; it can only be killed then."""
+def await_step(process: subprocess.Popen[str], line: str) -> None:
+    """Read a process's messages up to a line that begins like this."""
     assert process.stderr is not None
     assert any(said.startswith(line) for said in process.stderr), f"it never said {line}"
-    time.sleep(after)
+
+
+def pause(process: subprocess.Popen[str]) -> None:
+    """Stop a process for good; it can only be killed then."""
     os.killpg(process.pid, signal.SIGSTOP)
 
 
 def kill_when(process: subprocess.Popen[str], line: str, after: float = 0.0) -> None:
     """Kill a process some seconds after it says a line that begins like this."""
-    pause_when(process, line, after)
+    await_step(process, line)
+    time.sleep(after)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
