@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.configs import declared_inside, read_object
+from orchestrator.app.model_config import declared_inside, read_object
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
 from orchestrator.models import shape_of
 from orchestrator.models.habits import HABITS
