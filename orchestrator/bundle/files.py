@@ -1,14 +1,15 @@
-"""Links a bundle's files from the store if the file system can, and replaces the bundle at once."""
+"""Writes a bundle's folder: links files from the store, lists digests, and replaces the old folder."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from orchestrator.store.artifact import StoredFile
@@ -16,6 +17,10 @@ from orchestrator.store.store import remove_tree
 
 _FICLONE = 0x40049409
 """linux/fs.h: share the blocks of another file, if the file system can."""
+SUMS = "SHA256SUMS"
+"""The list of digests in a bundle, for `sha256sum --check`."""
+USER_FILES = (".env", "secrets", "two-sparks/.env", "two-sparks/keys")
+"""Files that the user adds to a bundle. Another build keeps them, and an archive leaves them out."""
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 
 
@@ -28,7 +33,7 @@ def link_files(source_folder: Path, files: Iterable[StoredFile], folder: Path, c
         folder: The destination.
         copying: Called once before anything is copied.
     """
-    told = False
+    reported = False
     for file in files:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,22 +44,22 @@ def link_files(source_folder: Path, files: Iterable[StoredFile], folder: Path, c
             if error.errno not in _NO_LINK:
                 raise
             if not _share_blocks(source, target):
-                if not told:
+                if not reported:
                     copying()
-                    told = True
+                    reported = True
                 shutil.copyfile(source, target)
 
 
 def _share_blocks(source: Path, target: Path) -> bool:
-    with source.open("rb") as there, target.open("wb") as here:
+    with source.open("rb") as original, target.open("wb") as clone:
         try:
-            fcntl.ioctl(here, _FICLONE, there.fileno())
+            fcntl.ioctl(clone, _FICLONE, original.fileno())
         except OSError:
             return False
     return True
 
 
-def is_linked_or_copied(source_folder: Path, files: Iterable[StoredFile], folder: Path, not_after: int) -> bool:
+def are_unchanged(source_folder: Path, files: Iterable[StoredFile], folder: Path, not_after: int) -> bool:
     """Tell whether files of a folder are unchanged.
 
     Args:
@@ -65,40 +70,40 @@ def is_linked_or_copied(source_folder: Path, files: Iterable[StoredFile], folder
     """
     for file in files:
         try:
-            there = (folder / file.path).stat()
-            here = (source_folder / file.path).stat()
+            status = (folder / file.path).stat()
+            source = (source_folder / file.path).stat()
         except OSError:
             return False
-        linked = (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
-        if not linked and (there.st_size != file.size or there.st_ctime_ns > not_after):
+        linked = (status.st_dev, status.st_ino) == (source.st_dev, source.st_ino)
+        if not linked and (status.st_size != file.size or status.st_ctime_ns > not_after):
             return False
     return True
 
 
-def beside(place: Path) -> Path:
+def temporary_sibling(path: Path) -> Path:
     """Name a new folder beside a path, for its replacement."""
-    return place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
 
 
-def sweep_beside(place: Path) -> None:
+def remove_temporary_siblings(path: Path) -> None:
     """Remove what a killed orchestrator left beside a path. The caller holds its lock."""
-    for folder in place.parent.glob(".*"):
-        if re.fullmatch(re.escape(f".{place.name}.") + "[0-9a-f]{8}", folder.name):
+    for folder in path.parent.glob(".*"):
+        if re.fullmatch(re.escape(f".{path.name}.") + "[0-9a-f]{8}", folder.name):
             remove_tree(folder)
 
 
-def swap_in(fresh: Path, place: Path) -> None:
-    """Move a folder to a path. An existing folder is removed afterwards."""
-    old = beside(place)
-    if place.exists():
-        place.rename(old)
-    fresh.rename(place)
+def replace_folder(path: Path, fresh: Path) -> None:
+    """Move a new folder to a path. The old folder is removed afterwards."""
+    old = temporary_sibling(path)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
     if old.exists():
         remove_tree(old)
 
 
-def carry_over(old: Path, fresh: Path, names: Iterable[str]) -> None:
-    """Keep the user's files of a folder that will be replaced. Files of the new folder have priority.
+def keep_user_files(old: Path, fresh: Path, names: Iterable[str]) -> None:
+    """Copy the user's files to a folder that will replace theirs. Files of the new folder have priority.
 
     Args:
         old: The folder, which may be missing.
@@ -111,3 +116,22 @@ def carry_over(old: Path, fresh: Path, names: Iterable[str]) -> None:
             if file.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(file, target)
+
+
+def text_digest(text: str) -> str:
+    """Calculate the SHA-256 of a text file."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """Write a list of digests by path, as `sha256sum` does."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Read the digests by path; none if the list is missing."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -12,13 +12,24 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from orchestrator.bundle.facts import Part
-from orchestrator.bundle.files import beside, carry_over, is_linked_or_copied, link_files, swap_in, sweep_beside
-from orchestrator.bundle.gather import gather
+from orchestrator.bundle.contents import Part, read_contents
+from orchestrator.bundle.files import (
+    SUMS,
+    USER_FILES,
+    are_unchanged,
+    keep_user_files,
+    link_files,
+    read_sums,
+    remove_temporary_siblings,
+    replace_folder,
+    sums_text,
+    temporary_sibling,
+    text_digest,
+)
 from orchestrator.bundle.targets import choose, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
@@ -33,8 +44,6 @@ _DIGESTS = "texts"  # codespell:ignore texts
 """The field of the stamp with the digest of each rendered file."""
 _EDITED = "edited"
 """The folder of files that the user had changed before another build overwrote them."""
-_PERSONAL = (".env", "secrets", "two-sparks/.env", "two-sparks/keys", _EDITED)
-"""Files that the user adds to a bundle, and that another build keeps."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +81,15 @@ def render(
         dist: The folder of all deployments.
         targets: The targets to render; none: all that the recipe supports.
         embed_model: The bundle's image includes the model.
-        observer: Is told if files must be copied because dist is on another file system than the store.
+        observer: Gets a warning if files must be copied because dist is on another file system than the store.
 
     Raises:
         BundleTargetError: A target is unknown, or the recipe does not support it.
         DiskFullError: The disk has no space for such a copy.
     """
     started = time.monotonic()
-    gathered = replace(gather(recipe, catalog, artifacts, images=images), embed_model=embed_model)
-    facts = choose(gathered, targets)
-    rendered, parts = render_files(facts), facts.parts
+    contents = choose(read_contents(recipe, catalog, artifacts, images=images, embed_model=embed_model), targets)
+    rendered, parts = render_files(contents), contents.parts
     stamp = _stamp(recipe, parts, rendered)
     folder = dist / recipe.name
     with store.lock(_lock_of(folder), lambda: None):
@@ -101,7 +109,7 @@ def _stamp(recipe: Recipe, parts: tuple[Part, ...], rendered: Mapping[str, str])
         "format": 2,
         "recipe": recipe.name,
         "parts": {part.name: part.artifact.digest for part in parts},
-        _DIGESTS: {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(rendered.items())},
+        _DIGESTS: {name: text_digest(text) for name, text in sorted(rendered.items())},
     }
     return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
@@ -116,13 +124,13 @@ def _stamp_of(folder: Path) -> str | None:
 def _is_whole(folder: Path, parts: tuple[Part, ...]) -> bool:
     """Tell whether a bundle is complete, with unchanged artifacts. The user may edit its text files."""
     try:
-        listed = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        listed = read_sums(folder)
         written = (folder / _STAMP).stat().st_ctime_ns
     except (OSError, ValueError):
         return False
-    there = all((folder / line.partition("  ")[2]).is_file() for line in listed)
-    return there and all(
-        is_linked_or_copied(part.artifact.folder, part.files, folder / part.name, written) for part in parts
+    complete = bool(listed) and all((folder / name).is_file() for name in listed)
+    return complete and all(
+        are_unchanged(part.artifact.folder, part.files, folder / part.name, written) for part in parts
     )
 
 
@@ -134,46 +142,46 @@ def _lock_of(folder: Path) -> str:
 def _write(folder: Path, parts: tuple[Part, ...], rendered: Mapping[str, str], stamp: str, observer: Observer) -> None:
     def copying(part: Part) -> None:
         free = shutil.disk_usage(folder.parent).free
-        told = f"{folder} lies on another file system than the store: {part.size / 1e9:.1f} GB cannot be linked"
+        problem = f"{folder} is on another file system than the store: {part.size / 1e9:.1f} GB cannot be linked"
         if free < part.size:
-            message = f"{told}, and only {free / 1e9:.1f} GB are free for a copy"
+            message = f"{problem}, and only {free / 1e9:.1f} GB are free for a copy"
             raise DiskFullError(message, hint="free some space, or put both on one file system: --store, --dist")
-        observer(Warned(f"{told} and are copied"))
+        observer(Warned(f"{problem} and are copied"))
 
-    _make_place(folder.parent)
-    sweep_beside(folder)
-    fresh = beside(folder)
+    _make_folder(folder.parent)
+    remove_temporary_siblings(folder)
+    fresh = temporary_sibling(folder)
     try:
         fresh.mkdir()
         for part in parts:
             link_files(part.artifact.folder, part.files, fresh / part.name, partial(copying, part))
-        for name, text in {**rendered, _STAMP: stamp}.items():
+        written = {**rendered, _STAMP: stamp}
+        for name, text in {**written, SUMS: _sums(parts, written)}.items():
             _write_text(fresh / name, text)
-        (fresh / "SHA256SUMS").write_text(_sums(parts, {**rendered, _STAMP: stamp}), encoding="utf-8")
-        carry_over(folder, fresh, _PERSONAL)
-        _set_aside_edited(folder, fresh, rendered, observer)
-        swap_in(fresh, folder)
+        keep_user_files(folder, fresh, (*USER_FILES, _EDITED))
+        _keep_edited_files(folder, fresh, rendered, observer)
+        replace_folder(folder, fresh)
     finally:
         if fresh.exists():
             remove_tree(fresh)
 
 
-def _make_place(dist: Path) -> None:
+def _make_folder(dist: Path) -> None:
     try:
         dist.mkdir(parents=True, exist_ok=True)
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
-        message = f"{dist} cannot be made: this is no place for folders ({error.strerror})"
-        raise NoPermissionError(message, hint="choose another place: --dist FOLDER") from error
+        message = f"cannot create the folder {dist}: {error.strerror}"
+        raise NoPermissionError(message, hint="choose another folder: --dist FOLDER") from error
 
 
-def _set_aside_edited(folder: Path, fresh: Path, rendered: Mapping[str, str], observer: Observer) -> None:
+def _keep_edited_files(folder: Path, fresh: Path, rendered: Mapping[str, str], observer: Observer) -> None:
     """Keep the user's changes to text files of a bundle that is overwritten, and report their folder."""
     edited = {name: text for name, text in _edited(folder) if rendered.get(name) != text}
     for name, text in edited.items():
         _write_text(fresh / _EDITED / name, text)
     if edited:
         names = ", ".join(edited)
-        observer(Warned(f"{folder}: {names}: changed by hand, overwritten; your version is in {_EDITED}/"))
+        observer(Warned(f"{folder}: {names}: overwritten; your changed versions are in {_EDITED}/"))
 
 
 def _edited(folder: Path) -> Iterator[tuple[str, str]]:
@@ -202,6 +210,5 @@ def _write_text(file: Path, text: str) -> None:
 
 def _sums(parts: tuple[Part, ...], rendered: Mapping[str, str]) -> str:
     """List every file for `sha256sum --check`. Artifacts were hashed when they were published."""
-    sums = {f"{part.name}/{file.path}": file.sha256 for part in parts for file in part.files}
-    sums |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in rendered.items()}
-    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    digests = {f"{part.name}/{file.path}": file.sha256 for part in parts for file in part.files}
+    return sums_text(digests | {name: text_digest(text) for name, text in rendered.items()})

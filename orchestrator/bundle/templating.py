@@ -13,10 +13,14 @@ import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from importlib.resources import files as resources
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from jinja2.bccache import Bucket
+
+from orchestrator.bundle.contents import CACHE, HEALTH_PORT, PORT
+from orchestrator.bundle.gateway.documents import MODEL
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that JSON does not escape, but YAML forbids or treats as the end of a line."""
@@ -28,19 +32,29 @@ class _Verbatim(str):
     __slots__ = ()
 
 
-def yaml_text(template: str, **values: object) -> str:
-    """Render a template of YAML."""
-    return _yaml(dollars=False).get_template(template).render(values)
+def render_yaml(template: str, **values: object) -> str:
+    """Render a YAML template."""
+    return _yaml_environment(double_dollars=False).get_template(template).render(values)
 
 
-def compose_text(template: str, **values: object) -> str:
-    """Render a template of Compose, in which `$NAME` in a value would be a variable of the shell."""
-    return _yaml(dollars=True).get_template(template).render(values)
+def render_compose(template: str, **values: object) -> str:
+    """Render a Compose template. A `$` in a value is doubled, or Compose would replace `$NAME` by a shell variable."""
+    return _yaml_environment(double_dollars=True).get_template(template).render(values)
 
 
-def plain_text(template: str, **values: object) -> str:
-    """Render a template of text for people, or of a format with quotes of its own."""
-    return _plain().get_template(template).render(values)
+def render_text(template: str, **values: object) -> str:
+    """Render a template of prose, or of a format with its own quotes."""
+    return _text_environment().get_template(template).render(values)
+
+
+def verbatim(name: str) -> str:
+    """Read a file of this package that every bundle has unchanged."""
+    return (resources("orchestrator.bundle") / name).read_text(encoding="utf-8")
+
+
+def to_json(document: object) -> str:
+    """Write a JSON file."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def quoted(value: object) -> str:
@@ -50,20 +64,20 @@ def quoted(value: object) -> str:
 
 
 @cache
-def _yaml(*, dollars: bool) -> Environment:
+def _yaml_environment(*, double_dollars: bool) -> Environment:
     def finalize(value: object) -> str:
         if isinstance(value, _Verbatim):
             return value
-        return quoted(value).replace("$", "$$") if dollars else quoted(value)
+        return quoted(value).replace("$", "$$") if double_dollars else quoted(value)
 
-    environment = _environment("compose" if dollars else "yaml", finalize)
+    environment = _environment("compose" if double_dollars else "yaml", finalize)
     environment.filters["comment"] = lambda text: _Verbatim(" ".join(str(text).split()))
     return environment
 
 
 @cache
-def _plain() -> Environment:
-    environment = _environment("plain", None)
+def _text_environment() -> Environment:
+    environment = _environment("text", None)
     environment.filters["measured"] = _measured
     environment.filters["band"] = _band
     environment.filters["code"] = lambda text: f"`{text}`"
@@ -72,8 +86,8 @@ def _plain() -> Environment:
     return environment
 
 
-class _Compiled(FileSystemBytecodeCache):
-    """Compiled templates of an earlier run, in a private folder below the temporary one.
+class _BytecodeCache(FileSystemBytecodeCache):
+    """Keeps compiled templates for the next run, in a private folder below the temporary one.
 
     Compiling takes a quarter of a build without work. If they cannot be kept, they are compiled again.
     """
@@ -83,17 +97,17 @@ class _Compiled(FileSystemBytecodeCache):
             super().dump_bytecode(bucket)
 
 
-def _compiled(kind: str) -> FileSystemBytecodeCache | None:
-    """Find the compiled templates of one kind and of this file's version, because they contain quoted constants."""
+def _bytecode_cache(kind: str) -> FileSystemBytecodeCache | None:
+    """Return a cache for one kind and this version of the file, because compiled templates contain quoted constants."""
     state = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     with suppress(OSError, RuntimeError):
-        return _Compiled(pattern=f"orchestrator-{kind}-{state}-%s")
+        return _BytecodeCache(pattern=f"orchestrator-{kind}-{state}-%s")
     return None
 
 
 def _environment(kind: str, finalize: Callable[[object], str] | None) -> Environment:
-    return Environment(
-        bytecode_cache=_compiled(kind),
+    environment = Environment(
+        bytecode_cache=_bytecode_cache(kind),
         loader=PackageLoader("orchestrator.bundle"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
@@ -104,6 +118,8 @@ def _environment(kind: str, finalize: Callable[[object], str] | None) -> Environ
         autoescape=False,  # noqa: S701 - no HTML; YAML is quoted by `finalize`
         finalize=finalize,
     )
+    environment.globals |= {"model": str(MODEL), "cache": CACHE, "port": PORT, "health_port": HEALTH_PORT}
+    return environment
 
 
 def _measured(value: float | None, unit: str = "") -> str:

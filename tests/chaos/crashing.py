@@ -38,7 +38,7 @@ BEFORE: dict[str, tuple[Place, ...]] = {
     "before-the-stats": ((store.Store, "remember"),),
     "before-forgetting": ((ProcessExecutor, "forget"), (docker.DockerExecutor, "forget")),
     "before-sweeping": ((store.Store, "sweep"),),
-    "before-the-swap": ((render, "swap_in"),),
+    "before-the-swap": ((render, "replace_folder"),),
 }
 AFTER: dict[str, tuple[Place, ...]] = {
     "after-the-journal": ((Journal, "_save"),),
@@ -52,7 +52,7 @@ AFTER: dict[str, tuple[Place, ...]] = {
     "after-publishing": ((store.Store, "publish"),),
     "after-sweeping": ((store.Store, "sweep"),),
     "after-the-links": ((render, "link_files"),),
-    "after-the-swap": ((render, "swap_in"),),
+    "after-the-swap": ((render, "replace_folder"),),
     "after-the-files": ((runner, "write_files"),),
 }
 POINTS = (*BEFORE, *AFTER, *downloading.POINTS)

@@ -21,9 +21,9 @@ from ruamel.yaml import YAML
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets import render_files
-from tests.support.bundles import BOOK, CATALOG, facts_of, served_recipes
+from tests.support.bundles import BOOK, CATALOG, contents_of, served_recipes
 from tests.support.environments import checkov
 from tests.support.manifests import (
     VERSIONS,
@@ -62,22 +62,22 @@ def nodes(name: str) -> int:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """The texts of every recipe's bundle, written down."""
+    """The rendered files of every recipe's bundle, written down."""
     root = tmp_path_factory.mktemp("bundles")
     for name in NAMES:
         write(root / name, gathered(name, root / "artifacts"))
     return {name: root / name for name in NAMES}
 
 
-def write(folder: Path, facts: Facts) -> None:
-    for path, text in render_files(facts).items():
+def write(folder: Path, contents: BundleContents) -> None:
+    for path, text in render_files(contents).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
 
 
 @cache
-def gathered(name: str, root: Path) -> Facts:
-    return facts_of(name, root)
+def gathered(name: str, root: Path) -> BundleContents:
+    return contents_of(name, root)
 
 
 def deployable(bundles: Mapping[str, Path]) -> list[Path]:
@@ -305,9 +305,9 @@ def test_the_operator_takes_every_service_released_or_not(bundles: Mapping[str, 
 
 def test_a_model_in_the_image_needs_no_volume(tmp_path: Path) -> None:
     needs_shared()
-    facts = replace(facts_of(SAMPLES[1], tmp_path / "artifacts"), embed_model=True)
+    contents = replace(contents_of(SAMPLES[1], tmp_path / "artifacts"), embed_model=True)
     folder = tmp_path / "bundle"
-    write(folder, facts)
+    write(folder, contents)
     assert not (folder / "model-volume").exists()
     plain, chart = kustomized(folder / "kubernetes"), charted(folder, {})
     files = ("kserve/runtime.yaml", "kserve/inference-service.yaml", "nim-operator/nimservice.yaml")
@@ -319,7 +319,7 @@ def test_a_model_in_the_image_needs_no_volume(tmp_path: Path) -> None:
     assert list(operator_problems(custom[-1])) == []
     assert one(chart, "Deployment")["spec"]["template"]["spec"] == one(plain, "Deployment")["spec"]["template"]["spec"]
     texts = [json.dumps(plain + chart + custom), *(file.read_text() for file in (folder / "systemd").iterdir())]
-    assert not [text for text in texts if facts.volume in text]
+    assert not [text for text in texts if contents.volume in text]
 
 
 @pytest.mark.parametrize(

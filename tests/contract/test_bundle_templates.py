@@ -18,7 +18,7 @@ def template() -> str:
 def render(folder: Path) -> str:
     found = next((ROOT / "orchestrator/bundle/templates").rglob(template()))
     name = found.relative_to(ROOT / "orchestrator/bundle/templates").as_posix()
-    code = f"from orchestrator.bundle.templating import plain_text; print(plain_text({name!r}), end='')"
+    code = f"from orchestrator.bundle.templating import render_text; print(render_text({name!r}), end='')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
@@ -31,7 +31,7 @@ def render(folder: Path) -> str:
 
 
 def kept(folder: Path) -> list[Path]:
-    return [file for file in folder.rglob("orchestrator-plain-*") if file.is_file()]
+    return [file for file in folder.rglob("orchestrator-text-*") if file.is_file()]
 
 
 def test_a_second_run_compiles_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.targets import cluster
-from tests.support.bundles import facts_of
+from tests.support.bundles import contents_of
 
 KUBECTL = """\
 #!/usr/bin/env bash
@@ -59,13 +59,13 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    facts = facts_of("llama3-70b-nvfp4", tmp_path / "artifacts")
+    contents = contents_of("llama3-70b-nvfp4", tmp_path / "artifacts")
     bundle, state = tmp_path / "a bundle", tmp_path / "cluster"
-    for path, text in cluster.model_volume(facts).items():
+    for path, text in cluster.model_volume(contents).items():
         (bundle / path).parent.mkdir(parents=True, exist_ok=True)
         (bundle / path).write_text(text)
     (bundle / "model-volume" / "load-model.sh").chmod(0o755)
-    for part in facts.parts:
+    for part in contents.parts:
         for file in part.files:
             place = bundle / part.name / file.path
             place.parent.mkdir(parents=True, exist_ok=True)

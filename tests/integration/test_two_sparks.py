@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.targets import render_files
-from tests.support.bundles import facts_of
+from tests.support.bundles import contents_of
 from tests.support.docker_daemon import do_without
 from tests.support.sparks import LINK, Sparks, why_not
 
@@ -19,9 +19,9 @@ RECIPE = "qwen3-235b-a22b-nvfp4"
 
 def render(folder: Path, artifacts: Path) -> Path:
     """Write a bundle for two, with a model of a few bytes."""
-    facts = facts_of(RECIPE, artifacts)
-    contents = {name: text.encode() for name, text in render_files(facts).items()}
-    for part in facts.parts:
+    contents = contents_of(RECIPE, artifacts)
+    contents = {name: text.encode() for name, text in render_files(contents).items()}
+    for part in contents.parts:
         contents |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

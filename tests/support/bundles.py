@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bundle.facts import Facts
-from orchestrator.bundle.gather import gather
+from orchestrator.bundle.contents import BundleContents, read_contents
 from orchestrator.bundle.targets import choose
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.models import find_model
@@ -51,11 +50,11 @@ def stand_in_artifacts(recipe: Recipe, root: Path) -> dict[str, Artifact]:
     return {name: _artifact(root / recipe.name / name, name, files) for name, files in made.items() if files}
 
 
-def facts_of(name: str, root: Path, *overrides: str, targets: tuple[str, ...] = ()) -> Facts:
+def contents_of(name: str, root: Path, *overrides: str, targets: tuple[str, ...] = ()) -> BundleContents:
     """Gather what a bundle of a shipped recipe is rendered from."""
     recipe = pinned_recipe(name, *overrides)
     artifacts = stand_in_artifacts(recipe, root)
-    return choose(gather(recipe, CATALOG, artifacts, images=locked_images(recipe)), targets)
+    return choose(read_contents(recipe, CATALOG, artifacts, images=locked_images(recipe)), targets)
 
 
 def _outputs(recipe: Recipe, step: str) -> Iterator[tuple[str, bytes]]:

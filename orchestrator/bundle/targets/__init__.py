@@ -1,18 +1,18 @@
-"""Lists the targets of a bundle: one module each, all with `files(facts)`."""
+"""Lists the targets of a bundle: one module each, all with `files(contents)`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets import (
     compose,
     dockerfile,
-    documents,
     helm,
     kserve,
     kubernetes,
+    metadata,
     model_card,
     nim_operator,
     readme,
@@ -23,11 +23,11 @@ from orchestrator.bundle.targets import (
 from orchestrator.bundle.targets.cluster import one_machine
 from orchestrator.errors import BundleTargetError
 
-Files = Callable[[Facts], dict[str, str]]
+Files = Callable[[BundleContents], dict[str, str]]
 """Gives the content of files by their path in the bundle; one that begins with `#!` becomes a program."""
 
 
-def _always(_: Facts) -> bool:
+def _always(_: BundleContents) -> bool:
     return True
 
 
@@ -36,7 +36,7 @@ class Target:
     """A deployment target."""
 
     files: Files
-    applies: Callable[[Facts], bool] = _always
+    applies: Callable[[BundleContents], bool] = _always
     """Tells whether it supports a recipe."""
 
 
@@ -51,33 +51,33 @@ TARGETS: Mapping[str, Target] = {
 }
 """The names for `--target`, in the order of README.md."""
 
-COMMON: tuple[Files, ...] = (documents.files, server.files, dockerfile.files, model_card.files, readme.files)
+COMMON: tuple[Files, ...] = (metadata.files, server.files, dockerfile.files, model_card.files, readme.files)
 """The files of every bundle."""
 
 
-def choose(facts: Facts, names: Sequence[str]) -> Facts:
+def choose(contents: BundleContents, names: Sequence[str]) -> BundleContents:
     """Decide which targets to render.
 
     Args:
-        facts: The facts of the bundle.
+        contents: The contents of the bundle.
         names: The requested targets; none: all supported ones.
 
     Raises:
         BundleTargetError: A target is unknown, or does not support the recipe.
     """
-    possible = tuple(name for name, target in TARGETS.items() if target.applies(facts))
+    possible = tuple(name for name, target in TARGETS.items() if target.applies(contents))
     for name in names:
         if name not in possible:
-            known = name in TARGETS
-            message = f"{facts.recipe.name} cannot be deployed on {name}" if known else f"there is no target `{name}`"
+            unsupported = f"{contents.recipe.name} cannot be deployed on {name}"
+            message = unsupported if name in TARGETS else f"there is no target `{name}`"
             raise BundleTargetError(message, hint=f"there are: {', '.join(possible)}")
     chosen = tuple(name for name in possible if name in names) if names else possible
-    return replace(facts, targets=chosen)
+    return replace(contents, targets=chosen)
 
 
-def render_files(facts: Facts) -> dict[str, str]:
+def render_files(contents: BundleContents) -> dict[str, str]:
     """Render every file of a bundle that is not an artifact's, by its path."""
     rendered: dict[str, str] = {}
-    for files in (*COMMON, *(TARGETS[name].files for name in facts.targets)):
-        rendered |= files(facts)
+    for files in (*COMMON, *(TARGETS[name].files for name in contents.targets)):
+        rendered |= files(contents)
     return dict(sorted(rendered.items()))

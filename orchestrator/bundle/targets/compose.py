@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.resources import files as resources
-
-from orchestrator.bundle.facts import Facts
-from orchestrator.bundle.gateway.documents import MODEL
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets.dashboard import dashboard
-from orchestrator.bundle.targets.dockerfile import CACHE, HEALTHCHECK, PORT
-from orchestrator.bundle.templating import compose_text, plain_text, yaml_text
+from orchestrator.bundle.targets.dockerfile import HEALTHCHECK
+from orchestrator.bundle.templating import render_compose, render_text, render_yaml, verbatim
 
 _IMAGES = {
     "prometheus": "docker.io/prom/prometheus:v3.5.0",
     "grafana": "docker.io/grafana/grafana:12.1.1",
     "chat": "ghcr.io/open-webui/open-webui:v0.6.26",
 }
-PASSED = {
+PASSED_VARIABLES = {
     "NIM_SERVED_MODEL_NAME": "",
     "NIM_MAX_MODEL_LEN": "",
     "NIM_KVCACHE_PERCENT": "",
@@ -34,36 +31,29 @@ PASSED = {
 }
 """The variables that `.env` passes to the server, with their defaults."""
 _SECRETS = """\
-Keys and certificates go here; the server's container finds them at /run/secrets, and .env names them: .env.example
-shows how. They must be readable for uid 1000. Another build of the bundle keeps this folder.
+Put keys and certificates here. The server's container has them in /run/secrets, and .env names them: see .env.example.
+They must be readable for uid 1000. Another build of the bundle keeps this folder.
 """
 
 
-def files(facts: Facts) -> dict[str, str]:
+def files(contents: BundleContents) -> dict[str, str]:
     """Render the Compose files."""
-    target = facts.shape.target
+    target = contents.shape.target
     values = {
-        "facts": facts,
-        "recipe": facts.recipe,
-        "platform": f"linux/{target.architecture}" if target.gpu else None,  # without one, whatever machine this is
-        "port": PORT,
-        "cache": CACHE,
-        "model": str(MODEL),
+        "bundle": contents,
+        "recipe": contents.recipe,
+        "platform": f"linux/{target.architecture}" if target.gpu else None,  # without a GPU: any machine
         "healthcheck": ["CMD", *HEALTHCHECK],
-        "passed": PASSED,
+        "passed_variables": PASSED_VARIABLES,
         **_IMAGES,
     }
     grafana = "monitoring/grafana"
     return {
-        "compose.yaml": compose_text("compose/compose.yaml.j2", **values),
-        ".env.example": plain_text("compose/env.example.j2", **values),
+        "compose.yaml": render_compose("compose/compose.yaml.j2", **values),
+        ".env.example": render_text("compose/env.example.j2", **values),
         "secrets/README": _SECRETS,
-        "monitoring/prometheus.yml": yaml_text("compose/prometheus.yml.j2", **values),
-        f"{grafana}/provisioning/datasources/prometheus.yaml": _verbatim("datasource.yaml"),
-        f"{grafana}/provisioning/dashboards/server.yaml": _verbatim("dashboards.yaml"),
-        f"{grafana}/dashboards/server.json": dashboard(facts.recipe.name),
+        "monitoring/prometheus.yml": render_yaml("compose/prometheus.yml.j2", **values),
+        f"{grafana}/provisioning/datasources/prometheus.yaml": verbatim("templates/compose/datasource.yaml"),
+        f"{grafana}/provisioning/dashboards/server.yaml": verbatim("templates/compose/dashboards.yaml"),
+        f"{grafana}/dashboards/server.json": dashboard(contents.recipe.name),
     }
-
-
-def _verbatim(name: str) -> str:
-    return (resources("orchestrator.bundle") / "templates" / "compose" / name).read_text("utf-8")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.bundle.templating import to_json
+
 _WIDTH, _HEIGHT = 12, 8
-_HALF, _NEARLY_ALL = 0.5, 0.95
+_MEDIAN, _HIGH = 0.5, 0.95
 _RATE = "[$__rate_interval]"
 
 _Lines = Sequence[tuple[str, str]]
@@ -18,11 +19,11 @@ def _per_second(metric: str) -> str:
     return f"sum(rate({metric}{_RATE}))"
 
 
-def _share_below(metric: str) -> _Lines:
+def _percentiles(metric: str) -> _Lines:
     """Calculate the median and a high percentile from a histogram."""
     return [
         (f"histogram_quantile({share}, sum by (le) (rate({metric}_bucket{_RATE})))", f"p{share * 100:.0f}")
-        for share in (_HALF, _NEARLY_ALL)
+        for share in (_MEDIAN, _HIGH)
     ]
 
 
@@ -42,9 +43,9 @@ _PANELS: Sequence[tuple[str, str, _Lines]] = (
         "short",
         [(_per_second("generation_tokens_total"), "written"), (_per_second("prompt_tokens_total"), "read")],
     ),
-    ("Time to first token", "s", _share_below("time_to_first_token_seconds")),
-    ("Time per further token", "s", _share_below("time_per_output_token_seconds")),
-    ("Time of a whole request", "s", _share_below("e2e_request_latency_seconds")),
+    ("Time to first token", "s", _percentiles("time_to_first_token_seconds")),
+    ("Time per further token", "s", _percentiles("time_per_output_token_seconds")),
+    ("Time of a whole request", "s", _percentiles("e2e_request_latency_seconds")),
     (
         "Requests per second",
         "reqps",
@@ -75,7 +76,7 @@ def dashboard(name: str) -> str:
         "editable": False,
         "panels": [_panel(number, *panel) for number, panel in enumerate(_PANELS)],
     }
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    return to_json(document)
 
 
 def _panel(number: int, title: str, unit: str, lines: _Lines) -> dict[str, Any]:

@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from orchestrator.bundle.facts import CONFIG, Facts
-from orchestrator.bundle.gateway.documents import MODEL, SERVE
-from orchestrator.bundle.templating import plain_text
+from orchestrator.bundle.contents import CONFIG, BundleContents
+from orchestrator.bundle.gateway.documents import SERVE
+from orchestrator.bundle.templating import render_text
 
-CACHE = "/opt/nim/.cache"
-"""The folder of compiled kernels, kept between two starts."""
-PORT = 8000
-"""The gateway's port in its container."""
-HEALTH_PORT = 8002
-"""The port for health checks only, never with TLS."""
 DOCUMENTS = (SERVE, CONFIG, "model_manifest.yaml", "metadata.json", "license.json", "version.json")
 _PROBE = (
     "import os, urllib.request as r; url = 'http://127.0.0.1:' + os.environ['NIM_HEALTH_PORT'] + '/v1/health/ready'; "
@@ -25,41 +19,37 @@ HEALTHCHECK = ("python3", "-c", _PROBE)
 _OCI = "org.opencontainers.image."
 
 
-def files(facts: Facts) -> dict[str, str]:
+def files(contents: BundleContents) -> dict[str, str]:
     """Render the Dockerfile and its ignore file."""
     values = {
-        "facts": facts,
-        "labels": _labels(facts),
-        "model": str(MODEL),
-        "cache": CACHE,
-        "port": PORT,
-        "health_port": HEALTH_PORT,
+        "bundle": contents,
+        "labels": _labels(contents),
         "documents": DOCUMENTS,
         "healthcheck": json.dumps(HEALTHCHECK),
     }
-    return {"Dockerfile": plain_text("dockerfile/Dockerfile.j2", **values), ".dockerignore": _ignored(facts)}
+    return {"Dockerfile": render_text("dockerfile/Dockerfile.j2", **values), ".dockerignore": _ignored(contents)}
 
 
-def _labels(facts: Facts) -> Mapping[str, str]:
-    base = {f"{_OCI}base.name": facts.image.reference}
-    if facts.image.digest:
-        base[f"{_OCI}base.digest"] = facts.image.digest
+def _labels(contents: BundleContents) -> Mapping[str, str]:
+    base = {f"{_OCI}base.name": contents.image.reference}
+    if contents.image.digest:
+        base[f"{_OCI}base.digest"] = contents.image.digest
     return {
-        f"{_OCI}title": facts.recipe.name,
-        f"{_OCI}description": facts.recipe.description,
-        f"{_OCI}version": facts.version,
-        f"{_OCI}revision": facts.digest,
-        f"{_OCI}licenses": "Apache-2.0 AND LicenseRef-base-image" + _model_licence(facts),
+        f"{_OCI}title": contents.recipe.name,
+        f"{_OCI}description": contents.recipe.description,
+        f"{_OCI}version": contents.version,
+        f"{_OCI}revision": contents.digest,
+        f"{_OCI}licenses": "Apache-2.0 AND LicenseRef-base-image" + _model_licence(contents),
         **base,
     }
 
 
-def _model_licence(facts: Facts) -> str:
-    return f" AND LicenseRef-{facts.license.name}" if facts.embed_model else ""
+def _model_licence(contents: BundleContents) -> str:
+    return f" AND LicenseRef-{contents.license.name}" if contents.embed_model else ""
 
 
-def _ignored(facts: Facts) -> str:
+def _ignored(contents: BundleContents) -> str:
     """Exclude everything that the Dockerfile does not copy: secrets, and a model that is not included."""
-    model = ["model"] if facts.embed_model else []
+    model = ["model"] if contents.embed_model else []
     allowed = ["Dockerfile", "gateway/*.py", "start_server.sh", *DOCUMENTS, *model]
     return "*\n" + "".join(f"!{name}\n" for name in allowed)

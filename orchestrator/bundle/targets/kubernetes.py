@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets.cluster import model_volume, render_all
 
 _MANIFESTS = (
@@ -21,6 +21,6 @@ _MANIFESTS = (
 )
 
 
-def files(facts: Facts) -> dict[str, str]:
+def files(contents: BundleContents) -> dict[str, str]:
     """Render a kustomization of the server, and the volume it reads."""
-    return render_all(facts, "kubernetes", "kubernetes", _MANIFESTS) | model_volume(facts)
+    return render_all(contents, "kubernetes", "kubernetes", _MANIFESTS) | model_volume(contents)

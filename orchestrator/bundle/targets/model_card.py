@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.profile import profile_of
-from orchestrator.bundle.templating import plain_text
+from orchestrator.bundle.templating import render_text
 from orchestrator.recipe.model import HubModel
 
 
-def files(facts: Facts) -> dict[str, str]:
+def files(contents: BundleContents) -> dict[str, str]:
     """Render the card, with measured and predicted figures side by side."""
-    recipe = facts.recipe
-    text = plain_text(
+    recipe = contents.recipe
+    text = render_text(
         "model_card/MODEL_CARD.md.j2",
-        facts=facts,
+        bundle=contents,
         recipe=recipe,
         source=recipe.model if isinstance(recipe.model, HubModel) else None,
-        draft=facts.shape.draft,
+        draft=contents.shape.draft,
         tags=[recipe.quantization.format, "tensorrt-llm", recipe.target],
-        performance=facts.performance,
-        levels=list(_levels(facts)),
-        profile=profile_of(facts),
+        performance=contents.performance,
+        levels=list(_levels(contents)),
+        profile=profile_of(contents),
     )
     return {"MODEL_CARD.md": text}
 
 
-def _levels(facts: Facts) -> Iterator[dict[str, Any]]:
+def _levels(contents: BundleContents) -> Iterator[dict[str, Any]]:
     """Pair the two figures of each level of concurrency; None for a missing one."""
-    levels = (facts.performance or {}).get("levels", [])
+    levels = (contents.performance or {}).get("levels", [])
     measured = {level["concurrency"]: level for level in levels}
-    levels = (facts.prediction or {}).get("levels", [])
+    levels = (contents.prediction or {}).get("levels", [])
     predicted = {level["concurrency"]: level["output_tokens_per_second"] for level in levels}
     for concurrency in sorted(measured.keys() | predicted.keys()):
         level = measured.get(concurrency, {})

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator
 from itertools import groupby
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.gateway.variables import VARIABLES, Variable
-from orchestrator.bundle.templating import plain_text
+from orchestrator.bundle.templating import render_text
 
 _CLUSTER = frozenset({"kubernetes", "helm", "nim-operator", "kserve"})
 _UPGRADES = {
@@ -23,25 +23,25 @@ _UPGRADES = {
 }
 
 
-def files(facts: Facts) -> dict[str, str]:
+def files(contents: BundleContents) -> dict[str, str]:
     """Explain how to run, call, monitor, upgrade and remove it, for each target of the bundle."""
-    text = plain_text(
+    text = render_text(
         "readme/README.md.j2",
-        facts=facts,
-        recipe=facts.recipe,
-        url=f"http://127.0.0.1:{facts.recipe.serve.port}",
-        question=_question(facts),
-        in_cluster=bool(_CLUSTER & set(facts.targets)),
+        bundle=contents,
+        recipe=contents.recipe,
+        url=f"http://127.0.0.1:{contents.recipe.serve.port}",
+        request=_request(contents),
+        in_cluster=bool(_CLUSTER & set(contents.targets)),
         settings=list(_settings()),
         upgrades=_UPGRADES,
     )
     return {"README.md": text}
 
 
-def _question(facts: Facts) -> str:
+def _request(contents: BundleContents) -> str:
     """Write the request body for `curl --data`."""
     request = {
-        "model": facts.model_name,
+        "model": contents.model_name,
         "messages": [{"role": "user", "content": "Hello"}],
         "max_tokens": 64,
     }

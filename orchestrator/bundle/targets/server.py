@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from importlib.resources import files as resources
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
+from orchestrator.bundle.templating import verbatim
 
-_START = "start_server.sh"
 
-
-def files(_: Facts) -> dict[str, str]:
+def files(_: BundleContents) -> dict[str, str]:
     """Copy the gateway and its start script."""
-    package = resources("orchestrator.bundle")
-    sources = (entry for entry in (package / "gateway").iterdir() if entry.name.endswith(".py"))
-    rendered = {f"gateway/{source.name}": source.read_text(encoding="utf-8") for source in sources}
-    return {_START: (package / _START).read_text(encoding="utf-8"), **rendered}
+    gateway = resources("orchestrator.bundle") / "gateway"
+    names = ("start_server.sh", *(f"gateway/{file.name}" for file in gateway.iterdir() if file.name.endswith(".py")))
+    return {name: verbatim(name) for name in names}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.bundle.facts import Facts
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets.cluster import values_of
-from orchestrator.bundle.templating import plain_text
+from orchestrator.bundle.templating import render_text
 
 
-def files(facts: Facts) -> dict[str, str]:
+def files(contents: BundleContents) -> dict[str, str]:
     """Render the unit. Every value in it is a number, or a name that systemd accepts unquoted."""
-    return {f"systemd/{facts.name}.container": plain_text("systemd/server.container.j2", **values_of(facts))}
+    return {f"systemd/{contents.name}.container": render_text("systemd/server.container.j2", **values_of(contents))}

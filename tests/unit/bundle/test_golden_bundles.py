@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.targets import render_files
-from tests.support.bundles import ROOT, facts_of
+from tests.support.bundles import ROOT, contents_of
 
 GOLDEN = ROOT / "tests" / "golden" / "bundles"
 WHOLE = "llama3-70b-nvfp4"
@@ -56,8 +56,8 @@ def test_a_bundle_is_the_one_that_was_written_down(name: str, tmp_path: Path) ->
 
 def _bundle(name: str, root: Path) -> dict[str, str]:
     """Render a bundle without the gateway's code and without what changes with the calendar."""
-    facts = replace(facts_of(name, root), version="1.2.3", prediction=PREDICTION)
-    return {path: text for path, text in render_files(facts).items() if not path.startswith("gateway/")}
+    contents = replace(contents_of(name, root), version="1.2.3", prediction=PREDICTION)
+    return {path: text for path, text in render_files(contents).items() if not path.startswith("gateway/")}
 
 
 def _differing(name: str, texts: Mapping[str, str], whole: Mapping[str, str]) -> dict[str, str]:

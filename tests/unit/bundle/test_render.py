@@ -293,7 +293,7 @@ def test_what_a_person_changed_is_set_aside_where_something_else_changes_and_the
     assert aside.read_text() == "newName: registry.example/mine\n"
     assert [path.name for path in (folder / "edited").rglob("*") if path.is_file()] == ["kustomization.yaml"]
     (warned,) = world.warnings
-    assert "kubernetes/kustomization.yaml: changed by hand" in warned
+    assert "kubernetes/kustomization.yaml: overwritten; your changed versions are in edited/" in warned
     assert "registry.example" not in (folder / "kubernetes" / "kustomization.yaml").read_text()
     assert fails(again, besides=frozenset({"edited/kubernetes/kustomization.yaml"})) == []
     world.render("serve.port=9001")
@@ -327,7 +327,7 @@ def test_a_bundle_that_cannot_be_finished_leaves_the_old_one_whole(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "SHA256SUMS")
 
-    monkeypatch.setattr("orchestrator.bundle.render.swap_in", refuse)
+    monkeypatch.setattr("orchestrator.bundle.render.replace_folder", refuse)
     with pytest.raises(NoPermissionError, match="SHA256SUMS"):
         world.render("serve.port=9000")
     assert "9000" not in (before.folder / "compose.yaml").read_text()
@@ -341,7 +341,7 @@ def test_a_target_that_is_none_is_refused_with_those_that_there_are(world: World
     assert "compose" in refused.value.hint
 
 
-def test_a_program_among_the_texts_can_be_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_among_the_rendered_files_can_be_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(vars(targets)["TARGETS"], "compose", Target(lambda _: {"deep/run.sh": "#!/bin/sh\n"}))
     program = world.render().folder / "deep" / "run.sh"
     assert program.stat().st_mode & 0o111 == 0o111
@@ -352,5 +352,5 @@ def test_a_place_that_can_hold_no_folder_is_refused(world: World) -> None:
     world.dist = world.dist / "file" / "dist"
     world.dist.parents[1].mkdir(parents=True, exist_ok=True)
     world.dist.parent.write_text("no folder")
-    with pytest.raises(NoPermissionError, match="no place for folders"):
+    with pytest.raises(NoPermissionError, match="cannot create the folder"):
         world.render()

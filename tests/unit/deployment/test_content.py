@@ -14,7 +14,7 @@ from orchestrator.bundle.targets import render_files
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, read
 from orchestrator.deployment.container import Placed, create_arguments, specification
 from orchestrator.deployment.content import of_context, of_mount, stream_context
-from tests.support.bundles import facts_of
+from tests.support.bundles import contents_of
 
 RECIPE = "llama3-8b-nvfp4"
 
@@ -22,7 +22,7 @@ RECIPE = "llama3-8b-nvfp4"
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / RECIPE
-    contents = render_files(facts_of(RECIPE, tmp_path / "artifacts")) | {"model/config.json": "{}", ".env": ""}
+    contents = render_files(contents_of(RECIPE, tmp_path / "artifacts")) | {"model/config.json": "{}", ".env": ""}
     for name, text in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

@@ -12,34 +12,33 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.bundle.facts import dns_label
+from orchestrator.bundle.contents import dns_label, read_contents
 from orchestrator.bundle.gateway.documents import parse_serve, read_documents
 from orchestrator.bundle.gateway.launch import decide, write_config
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
-from orchestrator.bundle.gather import gather
-from orchestrator.bundle.targets import documents, render_files
+from orchestrator.bundle.targets import metadata, render_files
 from orchestrator.serving.command import serve_command
-from tests.support.bundles import CATALOG, LICENSE, facts_of, pinned_recipe, served_recipes, stand_in_artifacts
+from tests.support.bundles import CATALOG, LICENSE, contents_of, pinned_recipe, served_recipes, stand_in_artifacts
 
 ENGINE = "llama3-70b-nvfp4"
 TINY = "tiny-llama-w4a16-nvfp4"
 
 
 def document(name: str, file: str, root: Path, *overrides: str) -> Any:  # noqa: ANN401 - a JSON document
-    return json.loads(documents.files(facts_of(name, root, *overrides))[file])
+    return json.loads(metadata.files(contents_of(name, root, *overrides))[file])
 
 
 def manifest(name: str, root: Path, *overrides: str) -> dict[str, Any]:
-    text = documents.files(facts_of(name, root, *overrides))["model_manifest.yaml"]
+    text = metadata.files(contents_of(name, root, *overrides))["model_manifest.yaml"]
     found: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return found
 
 
 @pytest.mark.parametrize("name", served_recipes())
 def test_the_gateway_reads_what_every_recipe_writes(name: str, tmp_path: Path) -> None:
-    facts = facts_of(name, tmp_path)
-    for file, text in documents.files(facts).items():
+    contents = contents_of(name, tmp_path)
+    for file, text in metadata.files(contents).items():
         (tmp_path / file).write_text(text)
     found = read_documents(tmp_path)
     assert found.serve == parse_serve((tmp_path / "serve.json").read_text(), "serve.json")
@@ -73,44 +72,44 @@ def test_a_profile_is_another_one_for_other_weights_and_the_same_for_the_same(tm
 
 
 def test_an_engine_lies_in_the_folder_of_its_tokenizer_without_the_weights_it_was_built_from(tmp_path: Path) -> None:
-    facts = facts_of(ENGINE, tmp_path)
+    contents = contents_of(ENGINE, tmp_path)
     assert {"config.json", "tokenizer.json", "trtllm_engine/config.json", "trtllm_engine/rank0.engine"} <= set(
-        facts.model_files
+        contents.model_files
     )
-    assert not [path for path in facts.model_files if "safetensors" in path]
-    serve = parse_serve(documents.files(facts)["serve.json"], "serve.json")
+    assert not [path for path in contents.model_files if "safetensors" in path]
+    serve = parse_serve(metadata.files(contents)["serve.json"], "serve.json")
     assert serve.engine == "trtllm_engine"
     assert serve.limits.tensor_parallel_size == 1
     assert serve.limits.max_seq_len is not None
 
 
-def test_a_checkpoint_is_limited_by_the_length_it_was_trained_for_unless_longer_texts_are_allowed(
+def test_a_checkpoint_is_limited_by_the_length_it_was_trained_for_unless_longer_contexts_are_allowed(
     tmp_path: Path,
 ) -> None:
     serve = document(TINY, "serve.json", tmp_path)
     assert serve["limits"] == {
         "tensor_parallel_size": None, "pipeline_parallel_size": None, "max_seq_len": 2048, "max_batch_size": None,
     }  # fmt: skip
-    longer = facts_of(TINY, tmp_path, "serve.environment.TLLM_ALLOW_LONG_MAX_MODEL_LEN='1'")
+    longer = contents_of(TINY, tmp_path, "serve.environment.TLLM_ALLOW_LONG_MAX_MODEL_LEN='1'")
     assert longer.limits.max_seq_len is None
 
 
 @pytest.mark.parametrize("name", served_recipes())
 def test_no_option_is_said_twice_and_none_that_the_server_does_not_know(name: str, tmp_path: Path) -> None:
-    facts = facts_of(name, tmp_path)
-    serve = parse_serve(documents.files(facts)["serve.json"], "serve.json")
+    contents = contents_of(name, tmp_path)
+    serve = parse_serve(metadata.files(contents)["serve.json"], "serve.json")
     said = [word for word in serve.arguments if word.startswith("--")]
     assert len(said) == len(set(said))
     assert set(said) <= {flag for option in serve.options for flag in option.flags}
     assert not {"--tokenizer", "--host", "--port", "--config", "--served_model_name"} & set(said)
-    keys = YAML(typ="safe", pure=True).load(facts.config)
+    keys = YAML(typ="safe", pure=True).load(contents.config)
     assert not {flag.removeprefix("--") for flag in said} & set(keys)
 
 
 def test_a_draft_is_where_the_configuration_says(tmp_path: Path) -> None:
-    facts = facts_of("llama3-70b-nvfp4-eagle3", tmp_path)
-    assert "draft/config.json" in facts.model_files
-    assert 'speculative_model_dir: "/opt/nim/model/draft"' in facts.config
+    contents = contents_of("llama3-70b-nvfp4-eagle3", tmp_path)
+    assert "draft/config.json" in contents.model_files
+    assert 'speculative_model_dir: "/opt/nim/model/draft"' in contents.config
 
 
 def test_the_licence_is_that_of_the_model_with_its_own_text(tmp_path: Path) -> None:
@@ -133,14 +132,14 @@ def test_a_licence_without_a_file_is_where_the_model_is_published(tmp_path: Path
     artifacts = stand_in_artifacts(recipe, tmp_path)
     kept = tuple(file for file in artifacts["download"].files if file.path != "LICENSE")
     artifacts["download"] = replace(artifacts["download"], files=kept)
-    found = gather(recipe, CATALOG, artifacts, images={}).license
+    found = read_contents(recipe, CATALOG, artifacts, images={}).license
     assert re.fullmatch(r"https://huggingface\.co/nvidia/[^/]+/tree/[0-9a-f]{40}", found.url)
     assert (found.path, found.name) == ("", "llama3.3")
     assert "is published under the licence `llama3.3`" in found.text
 
 
 def test_two_renders_of_one_build_are_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (render_files(facts_of(ENGINE, tmp_path / run)) for run in ("a", "b"))
+    first, second = (render_files(contents_of(ENGINE, tmp_path / run)) for run in ("a", "b"))
     assert first == second
 
 
@@ -162,17 +161,17 @@ def test_names_are_such_that_a_service_may_have_them(name: str, label: str | Non
 
 @pytest.mark.parametrize("name", served_recipes())
 def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, tmp_path: Path) -> None:
-    facts = facts_of(name, tmp_path / "artifacts")
-    for path in facts.model_files:
+    contents = contents_of(name, tmp_path / "artifacts")
+    for path in contents.model_files:
         (tmp_path / "store" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "store" / path).touch()
-    written = parse_serve(documents.files(facts)["serve.json"], "serve.json")
-    (tmp_path / "trtllm_config.yaml").write_text(facts.config)
+    written = parse_serve(metadata.files(contents)["serve.json"], "serve.json")
+    (tmp_path / "trtllm_config.yaml").write_text(contents.config)
     serve = replace(written, config=str(tmp_path / "trtllm_config.yaml"))
     environment = Environment({"NIM_MODEL_PATH": str(tmp_path / "store")})
     launch = decide(serve, read_settings(environment, serve), environment, ())
     command = launch.command(write_config(launch, tmp_path))
-    recipe, shape = facts.recipe, facts.shape
+    recipe, shape = contents.recipe, contents.shape
     store = str(tmp_path / "store")
     expected = serve_command(
         recipe,

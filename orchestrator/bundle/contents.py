@@ -1,4 +1,4 @@
-"""Gathers all facts for a bundle's files once. Targets read only these facts."""
+"""Reads everything that a bundle's files are rendered from: recipe, catalogue, lock and artifacts."""
 
 from __future__ import annotations
 
@@ -12,24 +12,41 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
+from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
-from orchestrator.recipe.model import HubModel, Recipe
-from orchestrator.steps.shape import Shape
+from orchestrator.planner.model_on_target import model_on_target
+from orchestrator.planner.prediction import predict
+from orchestrator.recipe.lock import LockedImage
+from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
+from orchestrator.serving.command import serve_options
+from orchestrator.serving.config import config_text, llm_api_config
+from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
 from orchestrator.store.artifact import Artifact, StoredFile
 
 CONFIG = "trtllm_config.yaml"
 """The configuration file of trtllm-serve, in the bundle."""
-
-_LABEL = 40
-"""Characters of a name that leave space for `-model-loader` and the like within the 63 of a DNS label."""
+PORT = 8000
+"""The gateway's port in its container."""
+HEALTH_PORT = 8002
+"""The port for health checks only, never with TLS."""
+CACHE = "/opt/nim/.cache"
+"""The folder of compiled kernels, kept between two starts."""
 MODEL_FOLDER = "model"
 """The folder of the model in the bundle: a single one, so that one mount or volume is enough."""
 ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
 """Its folders besides a checkpoint, or beside the files of a tokenizer."""
-DRAFT_PLACE = str(MODEL / DRAFT_FOLDER)
+DRAFT_PATH = str(MODEL / DRAFT_FOLDER)
 """The path of the draft model in trtllm-serve's configuration file."""
-_LONG = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
+_ALLOW_LONGER = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
 """It lets TensorRT-LLM serve sequences that are longer than the model's trained length."""
+_MAX_LABEL = 40
+"""Characters of a name that leave space for `-model-loader` and the like within the 63 of a DNS label."""
+_FOLDERS = {
+    CHECKPOINT: MODEL_FOLDER,
+    ENGINE: f"{MODEL_FOLDER}/{ENGINE_FOLDER}",  # the path in a multi-LLM NIM 1.x
+    DRAFT: f"{MODEL_FOLDER}/{DRAFT_FOLDER}",
+}
+_LICENSE_FILE = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,11 +98,11 @@ class License:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One build of one recipe."""
+class BundleContents:
+    """Everything that the files of one bundle are rendered from."""
 
     recipe: Recipe
-    """With its commits."""
+    """The recipe, with its commits."""
     shape: Shape
     image: BaseImage
     parts: tuple[Part, ...]
@@ -160,9 +177,9 @@ class Facts:
     def limits(self) -> Limits:
         """The limits of requests: a TensorRT engine's build limits, or a checkpoint's trained length."""
         if self.engine_config is None:
-            text = self.model_config.get("text_config", self.model_config)
-            longer = self.recipe.serve.environment.get(_LONG) == "1"
-            return Limits(max_seq_len=None if longer else text.get("max_position_embeddings"))
+            config = self.model_config.get("text_config", self.model_config)
+            longer = self.recipe.serve.environment.get(_ALLOW_LONGER) == "1"
+            return Limits(max_seq_len=None if longer else config.get("max_position_embeddings"))
         build = self.engine_config.get("build_config", {})
         mapping = self.engine_config.get("pretrained_config", {}).get("mapping", {})
         return Limits(
@@ -215,6 +232,95 @@ def dns_label(name: str) -> str:
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not label[:1].isalpha():
         label = f"model-{label}"
-    if len(label) > _LABEL:
-        label = f"{label[: _LABEL - 7].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    if len(label) > _MAX_LABEL:
+        label = f"{label[: _MAX_LABEL - 7].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
     return label
+
+
+def read_contents(
+    recipe: Recipe,
+    catalog: Catalog,
+    artifacts: Mapping[str, Artifact],
+    *,
+    images: Mapping[str, LockedImage],
+    embed_model: bool = False,
+) -> BundleContents:
+    """Read the contents of a bundle.
+
+    Args:
+        recipe: The recipe, with its commits.
+        catalog: The source of its image and target.
+        artifacts: The artifact of each step, by the step's name.
+        images: The image digests of the lock.
+        embed_model: The bundle's image includes the model.
+    """
+    shape = Shape(recipe, catalog)
+    locked = images.get(recipe.image)
+    return BundleContents(
+        recipe=recipe,
+        shape=shape,
+        image=BaseImage(
+            shape.image.reference,
+            locked.index if locked else None,
+            _image_digests(locked),
+            shape.image.tensorrt_llm,
+        ),
+        parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
+        arguments=serve_options(recipe, shape.image, catalog),
+        config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PATH)),
+        quality=_report(artifacts, "verify", "quality.json"),
+        performance=_report(artifacts, "benchmark", "performance.json"),
+        prediction=predict(model_on_target(recipe, shape.target)),
+        license=_license(shape, artifacts),
+        model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
+        engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,
+        embed_model=embed_model,
+    )
+
+
+def _image_digests(locked: LockedImage | None) -> Mapping[Architecture, str]:
+    if locked is None:
+        return {}
+    digests: dict[Architecture, str | None] = {"amd64": locked.amd64, "arm64": locked.arm64}
+    return {architecture: digest for architecture, digest in digests.items() if digest}
+
+
+def _part(recipe: Recipe, target: str, artifact: Artifact) -> Part:
+    """Leave out the weights of a checkpoint if there is a TensorRT engine, which needs only the tokenizer."""
+    files = artifact.files
+    if target == CHECKPOINT and recipe.backend == "tensorrt":
+        files = tuple(file for file in files if not file.path.endswith((".safetensors", ".safetensors.index.json")))
+    return Part(_FOLDERS[target], artifact, files)
+
+
+def _report(artifacts: Mapping[str, Artifact], step: str, name: str) -> dict[str, Any] | None:
+    return _read_json(artifacts[step], name) if step in artifacts else None
+
+
+def _read_json(artifact: Artifact, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((artifact.folder / name).read_bytes())
+    return document
+
+
+def _license(shape: Shape, artifacts: Mapping[str, Artifact]) -> License:
+    name, text = _license_name_and_terms(shape.recipe)
+    model = shape.recipe.model
+    page = f"https://huggingface.co/{model.repo}/{{kind}}/{model.revision}" if isinstance(model, HubModel) else ""
+    for step in dict.fromkeys((shape.checkpoint_step, shape.model_step)):
+        for file in artifacts[step].files if step in artifacts else ():
+            if _LICENSE_FILE.fullmatch(file.path):
+                text = (artifacts[step].folder / file.path).read_text(encoding="utf-8", errors="replace")
+                url = f"{page.format(kind='blob')}/{file.path}" if page else ""
+                return License(name, url, file.path, text)
+    return License(name, page.format(kind="tree"), "", text)
+
+
+def _license_name_and_terms(recipe: Recipe) -> tuple[str, str]:
+    """Return the licence's name, and a sentence that stands in for a missing licence file."""
+    match recipe.model:
+        case HubModel(license=name, repo=repo):
+            return name, f"The model {repo} is published under the licence `{name}`. Its page has the terms."
+        case LocalModel():
+            return "unknown", "The model comes from a folder that has no licence file."
+        case GeneratedModel():
+            return "none", "The model is made from a seed by the recipe. It is not trained."
