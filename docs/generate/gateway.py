@@ -9,7 +9,7 @@ from orchestrator.bundle.gateway import __main__ as program
 from orchestrator.bundle.gateway import errors
 from orchestrator.bundle.gateway.metrics import NIM_NAMES
 from orchestrator.bundle.gateway.routes import ROUTES
-from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_MEANING, Topic, Variable
+from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_EFFECT, Topic, Variable
 
 _INTRODUCTION = """\
 `start_server.sh` of a bundle starts one program, which starts `trtllm-serve` on loopback and answers in front of it as
@@ -89,7 +89,7 @@ def _row(variable: Variable) -> tuple[str, str, str]:
 def _others() -> Iterator[tuple[str, str]]:
     for name, why in sorted(NOT_SERVED.items()):
         yield code(name), f"warned about: {why}"
-    yield ", ".join(map(code, sorted(WITHOUT_MEANING))), "nothing is cached, downloaded or chosen at the start"
+    yield ", ".join(map(code, sorted(WITHOUT_EFFECT))), "nothing is cached, downloaded or chosen at the start"
 
 
 def _metrics() -> Iterator[tuple[str, str]]:

@@ -74,7 +74,7 @@ class ContainedDeployment(Deployment):
         )))  # fmt: skip
 
     def _variables(self) -> dict[str, str]:
-        ports = {"NIM_SERVER_PORT": str(self.port), "NIM_GATEWAY_ENGINE_PORT": str(free_port())}
+        ports = {"NIM_SERVER_PORT": str(self.port), "NIM_GATEWAY_RUNTIME_PORT": str(free_port())}
         of_the_image = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": "python3", "TMPDIR": "/tmp"}
         return {**self.environment, **ports, **of_the_image}
 

@@ -146,7 +146,7 @@ class Deployment:
         """Start the server; it is not ready yet."""
         self.port = free_port()
         other = next(port for port in iter(free_port, None) if port != self.port)
-        ports = {"NIM_SERVER_PORT": str(self.port), "NIM_GATEWAY_ENGINE_PORT": str(other)}
+        ports = {"NIM_SERVER_PORT": str(self.port), "NIM_GATEWAY_RUNTIME_PORT": str(other)}
         with (self.folder / "log").open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [str(self.folder / "start_server.sh")], env={**self.environment, **ports},

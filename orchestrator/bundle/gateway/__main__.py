@@ -1,10 +1,10 @@
 """The command: `python3 -m gateway ACTION`.
 
 nim-serve [--dry-run] [OPTIONS of trtllm-serve]   serve; the default
-list-model-profiles                               the profile that this bundle has
+list-model-profiles                               the profile of this bundle
 download-to-cache [-p ID]                         nothing to do: the model is local
 create-model-store -p ID -m FOLDER                how to copy the model
-create-api-key NAME [--file FILE]                 make a key
+create-api-key NAME [--file FILE]                 create a key
 healthcheck                                       whether the server on this machine is ready
 openapi                                           the interface, as OpenAPI
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from . import actions
 from .documents import Documents, read_documents
 from .errors import GatewayError, MachineError, UsageError
-from .launch import decide
+from .launch import decide_launch
 from .logs import Log
 from .settings import Settings, read_settings
 from .variables import Environment
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def _run(arguments: list[str], values: Mapping[str, str]) -> int:
     action = arguments.pop(0) if arguments and not arguments[0].startswith("-") else _SERVE
     if {"-h", "--help"} & set(arguments) or action == "help":
-        _say(__doc__ or "")
+        _print(__doc__ or "")
         return 0
     if action == "create-api-key":  # needs no bundle
-        _say(actions.make_key(arguments))
+        _print(actions.create_api_key(arguments))
         return 0
     environment = Environment(values)
     folder = environment.text("NIM_GATEWAY_ETC") or environment.default("NIM_GATEWAY_ETC")
@@ -61,24 +61,24 @@ def _run(arguments: list[str], values: Mapping[str, str]) -> int:
     settings = read_settings(environment, documents.serve)
     if action == _SERVE:
         return _serve(arguments, environment, values, documents, settings)
-    _say(_tell(action, arguments, documents, settings))
+    _print(_report(action, arguments, documents, settings))
     return 0
 
 
-def _tell(action: str, arguments: list[str], documents: Documents, settings: Settings) -> str:
+def _report(action: str, arguments: list[str], documents: Documents, settings: Settings) -> str:
     match action:
         case "list-model-profiles":
-            return actions.tell_profiles(documents.serve)
+            return actions.profile_list(documents.serve)
         case "download-to-cache":
-            return actions.tell_download(documents.serve, arguments)
+            return actions.download_report(documents.serve, arguments)
         case "create-model-store":
-            return actions.tell_store(documents.serve, arguments)
+            return actions.refuse_model_store(documents.serve, arguments)
         case "healthcheck":
             return actions.check_health(settings)
         case "openapi":
-            return actions.tell_openapi(settings)
+            return actions.openapi_text(settings)
         case _:
-            message = f"there is no action {action!r}; `help` lists them"
+            message = f"there is no action {action!r}; `help` lists the actions"
             raise UsageError(message)
 
 
@@ -89,16 +89,16 @@ def _serve(
     documents: Documents,
     settings: Settings,
 ) -> int:
-    _check_library()
+    _check_aiohttp()
     dry = "--dry-run" in arguments
-    launch = decide(
+    launch = decide_launch(
         documents.serve, settings, environment, [word for word in arguments if word not in {"--dry-run", "--"}]
     )
     warnings = tuple(environment.warnings())
     if dry:
-        _say(actions.tell_launch(settings, documents, launch, warnings))
+        _print(actions.launch_report(settings, documents, launch, warnings))
         return 0
-    from .serving import serve  # noqa: PLC0415 - it imports aiohttp, which was looked for above
+    from .serving import serve  # noqa: PLC0415 - it imports aiohttp, which was checked above
 
     log = Log(settings.log_level, as_json=settings.json_logs)
     for warning in warnings:
@@ -107,17 +107,15 @@ def _serve(
     return 0
 
 
-def _check_library() -> None:
+def _check_aiohttp() -> None:
     try:
-        import aiohttp  # noqa: F401, PLC0415 - looked for
+        import aiohttp  # noqa: F401, PLC0415 - checked
     except ImportError as error:
-        message = (
-            "aiohttp is missing; TensorRT-LLM's images have it, since trtllm-serve needs it: use the bundle's image"
-        )
+        message = "aiohttp is missing: use the bundle's image; TensorRT-LLM's images have aiohttp"
         raise MachineError(message) from error
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text.rstrip("\n") + "\n")
 
 

@@ -23,9 +23,9 @@ from .settings import Settings
 _PROBE_SECONDS = 5.0
 
 
-def tell_launch(settings: Settings, documents: Documents, launch: Launch, warnings: Sequence[str]) -> str:
-    """Print what `nim-serve` would do, without secrets."""
-    serve, bounds = documents.serve, settings.bounds
+def launch_report(settings: Settings, documents: Documents, launch: Launch, warnings: Sequence[str]) -> str:
+    """Describe what `nim-serve` would do, without secrets."""
+    serve, limits = documents.serve, settings.limits
     tls = "no TLS" if settings.tls is None else "mutual TLS" if settings.tls.clients else "TLS"
     keys = f"API keys of {settings.keys}" if settings.keys else "no API keys"
     changes = [f"  {'.'.join(key)}: {json.dumps(value)}" for key, value in launch.changes.items()]
@@ -34,8 +34,8 @@ def tell_launch(settings: Settings, documents: Documents, launch: Launch, warnin
         f"listens on {settings.host}:{settings.port}: {tls}, {keys}",
         *([f"health alone on {settings.host}:{settings.health_port}"] if settings.health_port else []),
         f"model {launch.model}, called {', '.join(settings.names)}",
-        f"at most {bounds.requests} requests at once, {bounds.body} bytes each, "
-        + (f"{bounds.per_minute} a minute per client" if bounds.per_minute else "any number a minute"),
+        f"at most {limits.concurrent_requests} requests at once, {limits.body_bytes} bytes each, "
+        + (f"{limits.per_minute} a minute per client" if limits.per_minute else "any number a minute"),
         "starts: " + shlex.join(launch.command(launch.config)),
         *(["with these changes in a copy of the configuration:", *changes] if changes else []),
         "routes: " + ", ".join(f"{route.method} {route.path}" for route in ROUTES.values()),
@@ -44,18 +44,18 @@ def tell_launch(settings: Settings, documents: Documents, launch: Launch, warnin
     return "\n".join(lines)
 
 
-def tell_profiles(serve: Serve) -> str:
+def profile_list(serve: Serve) -> str:
     """Write the list of profiles: the bundle has one."""
     profile = serve.profile
     tags = ", ".join(f"{name}={value}" for name, value in sorted(profile.tags.items()))
     return (
         f"MODEL PROFILES\n- Compatible with this bundle:\n  - {profile.id} ({profile.name})\n    {tags}\n"
-        "- Other profiles: none; the bundle was made for this one"
+        "- Other profiles: none; the bundle has only this one"
     )
 
 
-def tell_download(serve: Serve, arguments: Sequence[str]) -> str:
-    """Say that there is nothing to download.
+def download_report(serve: Serve, arguments: Sequence[str]) -> str:
+    """Explain that there is nothing to download.
 
     Raises:
         UsageError: Another profile is requested.
@@ -66,16 +66,14 @@ def tell_download(serve: Serve, arguments: Sequence[str]) -> str:
     parser.add_argument("--lora", action="store_true")
     given = parser.parse_args(list(arguments))
     _check_profiles(serve, given.profile)
-    return (
-        f"The model of {serve.recipe} is local: it lies in {serve.model} or where NIM_MODEL_PATH says. Nothing to do."
-    )
+    return f"The model of {serve.recipe} is local, in {serve.model} or in the folder NIM_MODEL_PATH. Nothing to do."
 
 
-def tell_store(serve: Serve, arguments: Sequence[str]) -> str:
-    """Say where the model is to be copied from; `create-model-store` of a NIM makes such a folder.
+def refuse_model_store(serve: Serve, arguments: Sequence[str]) -> str:
+    """Explain how to copy the model; `create-model-store` of a NIM would write such a folder.
 
     Raises:
-        UsageError: Another profile is requested, or no folder is named.
+        UsageError: Always; the message says what to do.
     """
     parser = _Parser(prog="create-model-store")
     parser.add_argument("-p", "--profile", required=True)
@@ -89,16 +87,16 @@ def tell_store(serve: Serve, arguments: Sequence[str]) -> str:
     raise UsageError(message)
 
 
-def make_key(arguments: Sequence[str]) -> str:
+def create_api_key(arguments: Sequence[str]) -> str:
     """Create an API key and print it once.
 
     Raises:
-        UsageError: The name is none, or taken.
+        UsageError: The name is invalid, or has a key already.
         DocumentError: The file cannot be written.
     """
     parser = _Parser(prog="create-api-key")
-    parser.add_argument("name", help="whose key it is")
-    parser.add_argument("--file", type=Path, help="the file of keys, NIM_GATEWAY_API_KEYS_FILE, to add it to")
+    parser.add_argument("name", help="the owner of the key")
+    parser.add_argument("--file", type=Path, help="the file of keys to add it to; NIM_GATEWAY_API_KEYS_FILE names it")
     given = parser.parse_args(list(arguments))
     key, line = create_key(given.name, given.file)
     where = f"added to {given.file}" if given.file else f"add this line to the file of keys: {line}"
@@ -106,26 +104,26 @@ def make_key(arguments: Sequence[str]) -> str:
     return key
 
 
-def tell_openapi(settings: Settings) -> str:
+def openapi_text(settings: Settings) -> str:
     """Write the description of the interface."""
     return json.dumps(describe(settings.names), indent=1)
 
 
 def check_health(settings: Settings) -> str:
-    """Ask the server on this machine whether it is ready.
+    """Check whether the server on this machine is ready.
 
     Raises:
-        MachineError: It is not.
+        MachineError: It is not ready.
     """
     mutual = settings.tls is not None and settings.tls.clients is not None
     if mutual and settings.health_port is None:
-        message = "with NIM_SSL_MODE=mtls a probe needs NIM_HEALTH_PORT, which asks for no certificate"
+        message = "with NIM_SSL_MODE=mtls a probe needs NIM_HEALTH_PORT, which requires no certificate"
         raise MachineError(message)
     scheme = "https" if settings.tls and settings.health_port is None else "http"
     url = f"{scheme}://127.0.0.1:{settings.health_port or settings.port}/v1/health/ready"
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # this machine, over loopback
+    context.verify_mode = ssl.CERT_NONE  # only loopback
     handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with urllib.request.build_opener(*handlers).open(url, timeout=_PROBE_SECONDS) as answer:
@@ -146,17 +144,17 @@ def _reason(error: urllib.error.HTTPError) -> str:
         return f"status {error.code}"
 
 
-def _check_profiles(serve: Serve, asked: Sequence[str]) -> None:
-    for name in asked:
+def _check_profiles(serve: Serve, requested: Sequence[str]) -> None:
+    for name in requested:
         if name not in {serve.profile.id, serve.profile.name}:
             message = f"there is no profile {name}: this bundle has {serve.profile.id} only"
             raise UsageError(message)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises where argparse would exit."""
+    """A parser that raises instead of exiting."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Refuse."""
-        told = f"{self.prog}: {message}"
-        raise UsageError(told)
+        """Raise the message."""
+        text = f"{self.prog}: {message}"
+        raise UsageError(text)

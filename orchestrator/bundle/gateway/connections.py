@@ -11,46 +11,46 @@ from aiohttp import web
 
 from .replies import SERVER, error_reply
 
-_LINE = 8190
+_MAX_LINE = 8190
 """Bytes of the request line, and of one header."""
 _KEEP_ALIVE = 75.0
 _LINGER = 1.0
 """Seconds for which a refused body is still read, so that its sender sees the refusal."""
 _SILENT = logging.getLogger("gateway.http")
 _SILENT.addHandler(logging.NullHandler())
-_SILENT.propagate = False  # its words about unreadable requests quote them, keys and all
+_SILENT.propagate = False  # its messages quote unreadable requests, with keys
 
 
 class Connection(web.RequestHandler):
-    """A connection that must send the head of its first request in time, and is one of few enough."""
+    """A connection that is closed if its first request does not arrive in time, or if too many are open."""
 
-    __slots__ = ("_door", "_first")
+    __slots__ = ("_deadline", "_server")
 
-    def __init__(self, manager: web.Server, door: Door, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
+    def __init__(self, manager: web.Server, server: LimitedServer, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
         super().__init__(manager, **options)
-        self._door = door
-        self._first: asyncio.TimerHandle | None = None
+        self._server = server
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it, or close it."""
         super().connection_made(transport)
-        self._door.open += 1
-        if self._door.open > self._door.most:
+        self._server.open += 1
+        if self._server.open > self._server.max_connections:
             transport.close()
             return
-        self._first = asyncio.get_running_loop().call_later(self._door.header_seconds, transport.close)
+        self._deadline = asyncio.get_running_loop().call_later(self._server.header_seconds, transport.close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count it no more."""
-        self._door.open -= 1
-        self.has_asked()
+        """Stop counting it."""
+        self._server.open -= 1
+        self.head_received()
         super().connection_lost(exc)
 
-    def has_asked(self) -> None:
-        """Take note that the head of a request is there; from now on the limit of idle connections holds."""
-        if self._first is not None:
-            self._first.cancel()
-            self._first = None
+    def head_received(self) -> None:
+        """Cancel the deadline for the first request. The limit for idle connections applies from now on."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def handle_error(
         self,
@@ -59,37 +59,39 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what could not be read, in the shape of other errors and without its text."""
-        super().handle_error(request, status, exc, message)  # raises where an answer has begun
-        self._door.on_unreadable(status)
-        told = "The request is not HTTP as this server reads it." if status < 500 else "The gateway failed."  # noqa: PLR2004
-        reply = error_reply(status, told, "bad_request" if status < 500 else "gateway_error")  # noqa: PLR2004
+        """Answer an unreadable request in the form of other errors, without quoting it."""
+        super().handle_error(request, status, exc, message)  # raises if an answer has begun
+        self._server.on_unreadable(status)
+        if status < 500:  # noqa: PLR2004 - HTTP
+            reply = error_reply(status, "The request is not valid HTTP.", "bad_request")
+        else:
+            reply = error_reply(status, "The gateway failed.", "gateway_error")
         reply.headers["Server"] = SERVER
         reply.force_close()
         return reply
 
 
-class Door(web.Server):
-    """Makes connections.
+class LimitedServer(web.Server):
+    """Creates connections with limits.
 
     Args:
         handler: Answers a request.
-        most: How many connections may be open.
-        header_seconds: How long the first head may take.
-        on_unreadable: Called with the status that an unreadable request is answered with.
+        max_connections: The most open connections.
+        header_seconds: Seconds until the first request's head must have arrived.
+        on_unreadable: Called with the status of the answer to an unreadable request.
     """
 
     def __init__(
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
-        most: int,
+        max_connections: int,
         header_seconds: float,
         on_unreadable: Callable[[int], None],
     ) -> None:
         self.open = 0
         self.on_unreadable = on_unreadable
-        self.most = most
+        self.max_connections = max_connections
         self.header_seconds = header_seconds
         self._options: dict[str, Any] = {
             "access_log": None,
@@ -97,11 +99,11 @@ class Door(web.Server):
             "keepalive_timeout": _KEEP_ALIVE,
             "lingering_time": _LINGER,
             "logger": _SILENT,
-            "max_field_size": _LINE,
-            "max_line_size": _LINE,
+            "max_field_size": _MAX_LINE,
+            "max_line_size": _MAX_LINE,
         }
         super().__init__(handler, handler_cancellation=True, **self._options)
 
     def __call__(self) -> web.RequestHandler:
-        """Make one."""
+        """Create a connection."""
         return Connection(self, self, loop=asyncio.get_running_loop(), **self._options)

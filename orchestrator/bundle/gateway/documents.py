@@ -17,9 +17,9 @@ from .errors import DocumentError
 SERVE = "serve.json"
 FORMAT = 1
 ETC = Path("/opt/nim/etc")
-"""Where an image has the documents."""
+"""The folder of the documents in an image."""
 MODEL = Path("/opt/nim/model")
-"""Where an image expects the model."""
+"""The folder of the model in an image."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Limits:
     """The model's limits; None if not known or not limited."""
 
     tensor_parallel_size: int | None = None
-    """An engine was built for exactly this many; a checkpoint has no such limit."""
+    """A TensorRT engine was built for exactly this many; a checkpoint has no such limit."""
     pipeline_parallel_size: int | None = None
-    """Likewise."""
+    """As above."""
     max_seq_len: int | None = None
-    """Tokens of prompt and answer: what an engine was built for, or the context that the model was trained for."""
+    """Tokens of prompt and answer: a TensorRT engine's build limit, or the context that the model was trained for."""
     max_batch_size: int | None = None
-    """Of an engine."""
+    """Of a TensorRT engine."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Serve:
-    """What the recipe says about serving, resolved for one image."""
+    """The recipe's settings for serving, resolved for one image."""
 
     recipe: str
     backend: str
@@ -68,13 +68,13 @@ class Serve:
     tensorrt_llm: str
     """The version in the image."""
     command: tuple[str, ...]
-    """What starts the server, without model and options: `trtllm-serve serve`."""
+    """The command that starts the server, without model and options: `trtllm-serve serve`."""
     model: str
     """The folder with `config.json` and the tokenizer; NIM_MODEL_PATH replaces it."""
     engine: str | None
-    """The engine's folder within `model` where the backend is `tensorrt`: `trtllm_engine`."""
+    """The TensorRT engine's folder within `model`, if the backend is `tensorrt`: `trtllm_engine`."""
     served_model_name: str
-    """The name that clients use where NIM_SERVED_MODEL_NAME says nothing else."""
+    """The name that clients use if NIM_SERVED_MODEL_NAME is not set."""
     config: str
     """The file of the LLM API: `/opt/nim/etc/trtllm_config.yaml`."""
     arguments: tuple[str, ...]
@@ -84,37 +84,37 @@ class Serve:
     limits: Limits
     profile: Profile
     draft: str | None = None
-    """The folder within `model` of the model that proposes tokens, where the configuration names one: `draft`."""
+    """The folder within `model` of the model that proposes tokens, if the configuration names one: `draft`."""
     port: int = 8000
-    """Where the gateway listens if no variable says so."""
+    """The gateway's port if no variable sets it."""
 
     def to_json(self) -> str:
-        """Write the document, always the same way."""
+        """Write the document. The same values give the same bytes."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
 
-def parse_serve(text: str, where: str) -> Serve:
+def parse_serve(text: str, source: str) -> Serve:
     """Read `serve.json`.
 
     Args:
         text: Its content.
-        where: How an error calls it.
+        source: Its name in errors.
 
     Raises:
-        DocumentError: It is no JSON, of another format, or lacks a field.
+        DocumentError: It is not JSON, has another format, or lacks a field.
     """
     try:
         found = json.loads(text)
     except ValueError as error:
-        message = f"{where}: not JSON: {error}"
+        message = f"{source}: not JSON: {error}"
         raise DocumentError(message) from error
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        message = f"{where}: expected an object of format {FORMAT}; render the bundle again with this version"
+        message = f"{source}: expected an object of format {FORMAT}; render the bundle again with this version"
         raise DocumentError(message)
     try:
         return _serve(found)
     except (KeyError, TypeError) as error:
-        message = f"{where}: a field is missing, unknown or of another type: {error}"
+        message = f"{source}: a field is missing, unknown or of another type: {error}"
         raise DocumentError(message) from error
 
 
@@ -147,7 +147,7 @@ def read_documents(folder: Path) -> Documents:
     """Read the folder of documents.
 
     Raises:
-        DocumentError: One is missing or is not what it must be.
+        DocumentError: A document is missing or invalid.
     """
     serve = parse_serve(_read(folder / SERVE), str(folder / SERVE))
     manifest = {"manifest_file": _read(folder / "model_manifest.yaml")}

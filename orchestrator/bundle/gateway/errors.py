@@ -2,12 +2,12 @@
 
 | status | meaning |
 |---|---|
-| 0 | done, or stopped as asked |
+| 0 | done, or stopped by a signal |
 | 2 | wrong usage of the command line |
-| 3 | a document of the bundle, a key file or a certificate is not what it must be |
-| 4 | refused: variables that contradict each other or the model |
+| 3 | a document of the bundle, a key file or a certificate is missing or invalid |
+| 4 | refused: variables contradict each other or the model |
 | 5 | trtllm-serve ended |
-| 6 | this machine: a port that is taken, a library that is missing |
+| 6 | a port is in use, or a library is missing |
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ContradictionError(GatewayError):
     exit_status = 4
 
 
-class EngineEndedError(GatewayError):
+class RuntimeEndedError(GatewayError):
     """The trtllm-serve process ended by itself."""
 
     exit_status = 5

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from .renaming import Lines, Names
+from .model_names import LineBuffer, ModelNames
 from .replies import JSON, error_document, json_reply, refuse
 
 _PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
@@ -36,31 +36,31 @@ async def forward(
     url: str,
     body: bytes,
     *,
-    names: Names,
+    names: ModelNames,
     headers: Mapping[str, str],
     added: Mapping[str, str],
     first_byte: Callable[[], None],
 ) -> web.StreamResponse:
     """Send a request to trtllm-serve and forward its answer.
 
-    Nothing of the client's request line, headers or framing is passed on: the request is a new one with a constant
-    path, these headers and a body of known length. Where the client goes away, this is cancelled, and with it the
-    connection that tells trtllm-serve to stop.
+    The client's request line, headers and framing are not forwarded: the new request has a constant path, these headers
+    and a body of known length. If the client closes its connection, this is cancelled, and with it the connection to
+    trtllm-serve, which then stops.
 
     Args:
         request: The client's.
         session: Connections to trtllm-serve.
         url: The whole address.
-        body: What to send.
-        names: What the model is called.
+        body: The body to send.
+        names: The model's names.
         headers: Headers to send.
         added: Headers to add to the answer.
         first_byte: Called when the answer's body begins.
 
     Raises:
         RefusedError: trtllm-serve cannot be reached.
-        BrokenAnswerError: It broke off.
-        ClientLeftError: The client went away.
+        BrokenAnswerError: The answer broke off.
+        ClientLeftError: The client closed the connection.
     """
     try:
         async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
@@ -70,11 +70,11 @@ async def forward(
     except TimeoutError:
         refuse(504, "The model took too long to answer.", code="timeout")
     except aiohttp.ClientError as error:
-        refuse(502, f"trtllm-serve could not be asked ({type(error).__name__}).", code="engine_unreachable")
+        refuse(502, f"trtllm-serve cannot be reached ({type(error).__name__}).", code="runtime_unreachable")
 
 
-async def _error(answer: aiohttp.ClientResponse, added: Mapping[str, str], names: Names) -> web.Response:
-    """Give an error of trtllm-serve the shape of the gateway's own."""
+async def _error(answer: aiohttp.ClientResponse, added: Mapping[str, str], names: ModelNames) -> web.Response:
+    """Convert an error of trtllm-serve to the form of the gateway's own."""
     text = names.answer(await answer.content.read(_ERROR_BYTES))
     headers = {**_passed(answer), **added}
     headers.pop("Content-Type", None)
@@ -85,13 +85,14 @@ def _error_shape(text: bytes, status: int) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:
-        return error_document(status, f"trtllm-serve answered with status {status}.")
-    if isinstance(found, dict) and isinstance(found.get("error"), dict):
+        found = {}
+    found = found if isinstance(found, dict) else {}
+    if isinstance(found.get("error"), dict):
         return found
-    told = found.get("message", found.get("detail")) if isinstance(found, dict) else None
-    if told is None:
-        return error_document(status, f"trtllm-serve answered with status {status}.")
-    document = error_document(status, told if isinstance(told, str) else json.dumps(told))
+    message = found.get("message", found.get("detail"))
+    if message is None:
+        message = f"trtllm-serve answered with status {status}."
+    document = error_document(status, message if isinstance(message, str) else json.dumps(message))
     if isinstance(found.get("param"), str):
         document["error"]["param"] = found["param"]
     return document
@@ -104,14 +105,14 @@ def _passed(answer: aiohttp.ClientResponse) -> dict[str, str]:
 async def _stream(
     request: web.BaseRequest,
     answer: aiohttp.ClientResponse,
-    names: Names,
+    names: ModelNames,
     added: Mapping[str, str],
     first_byte: Callable[[], None],
 ) -> web.StreamResponse:
     reply = web.StreamResponse(status=answer.status, headers=CIMultiDict({**_passed(answer), **added}))
     is_events = answer.content_type == _EVENTS
     if is_events:
-        reply.headers["X-Accel-Buffering"] = "no"  # asks a proxy in front of us to pass events on at once
+        reply.headers["X-Accel-Buffering"] = "no"  # asks a proxy in front of us to forward events at once
     if not names.translates and answer.content_length is not None:
         reply.content_length = answer.content_length
     parts = _translated(answer, names) if names.translates else answer.content.iter_any().__aiter__()
@@ -135,15 +136,15 @@ async def _stream(
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Tell failures of the client's connection from those of trtllm-serve's: aiohttp calls both the same."""
+    """Turn failures of the client's connection into ClientLeftError: aiohttp raises the same for both sides."""
     try:
         yield
     except (ConnectionError, aiohttp.ClientError) as error:
         raise ClientLeftError from error
 
 
-async def _translated(answer: aiohttp.ClientResponse, names: Names) -> AsyncIterator[bytes]:
-    lines = Lines()
+async def _translated(answer: aiohttp.ClientResponse, names: ModelNames) -> AsyncIterator[bytes]:
+    lines = LineBuffer()
     async for chunk in answer.content.iter_any():
         whole = lines.cut(chunk)
         if whole:
@@ -153,11 +154,11 @@ async def _translated(answer: aiohttp.ClientResponse, names: Names) -> AsyncIter
 
 
 async def _break_off(request: web.BaseRequest, reply: web.StreamResponse, *, is_events: bool) -> None:
-    """Tell a client that this is not all: by an event where there are events, and by an end that is none."""
+    """Show the client that the answer is incomplete: by an error event, and by closing without the answer's end."""
     if is_events:
-        document = error_document(502, "trtllm-serve broke off in the middle of its answer.", "engine_broke_off")
+        document = error_document(502, "trtllm-serve broke off in the middle of its answer.", "runtime_broke_off")
         with _writing():
             await reply.write(b"\n\ndata: " + json.dumps(document).encode() + b"\n\n")
     await asyncio.sleep(0)
     if request.transport is not None:
-        request.transport.close()  # without the last chunk, so that no client takes it for whole
+        request.transport.close()  # without the last chunk, so that no client takes it for complete

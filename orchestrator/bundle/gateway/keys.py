@@ -1,6 +1,6 @@
-"""API keys: hashed in a file, compared in constant time, read again when the file changes.
+"""Creates and checks API keys: hashed in a file, compared in constant time, read again when the file changes.
 
-A key is 256 random bits, so that a fast hash is enough: there is nothing to guess. A line of the file:
+A key has 256 random bits, so that a fast hash is enough. A line of the file:
 
     alice sha256:4e0c…
 """
@@ -23,13 +23,13 @@ from .logs import Log
 PREFIX = "nimg-"
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<digest>[0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_LOOK_SECONDS = 1.0
-"""How often the file is looked at."""
+_CHECK_SECONDS = 1.0
+"""Seconds between two checks whether the file changed."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key as the file has it."""
+    """A line of the file."""
 
     name: str
     digest: bytes
@@ -40,11 +40,11 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def parse_keys(text: str, where: str) -> tuple[Key, ...]:
+def parse_keys(text: str, source: str) -> tuple[Key, ...]:
     """Read a file of keys.
 
     Raises:
-        DocumentError: A line is none; it is not repeated, since it may be a key that somebody wrote down as it is.
+        DocumentError: A line is invalid. The message does not repeat it, because it may be a key.
     """
     keys = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -54,7 +54,7 @@ def parse_keys(text: str, where: str) -> tuple[Key, ...]:
         found = _LINE.fullmatch(content)
         if not found:
             message = (
-                f"{where}:{number}: expected NAME sha256:DIGEST, as `start_server.sh create-api-key NAME` prints it"
+                f"{source}:{number}: expected NAME sha256:DIGEST, as `start_server.sh create-api-key NAME` prints it"
             )
             raise DocumentError(message)
         keys.append(Key(found["name"], bytes.fromhex(found["digest"])))
@@ -62,21 +62,21 @@ def parse_keys(text: str, where: str) -> tuple[Key, ...]:
 
 
 def create_key(name: str, file: Path | None) -> tuple[str, str]:
-    """Make a key, and add it to a file if one is named.
+    """Create a key, and add it to a file if one is named.
 
     Args:
-        name: Whose it is.
-        file: The file of keys; it is replaced as a whole, readable by its owner only where it is new.
+        name: Its owner.
+        file: The file of keys. It is replaced as a whole; a new file is readable by its owner only.
 
     Returns:
-        The key, which nobody can show again, and its line.
+        The key, which cannot be shown again, and its line.
 
     Raises:
-        UsageError: The name is none, or has a key already.
+        UsageError: The name is invalid, or has a key already.
         DocumentError: The file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
-        message = f"{name!r}: a name has letters, digits and . _ @ - and at most 64 of them"
+        message = f"{name!r}: a name has at most 64 letters, digits and . _ @ -"
         raise UsageError(message)
     key = PREFIX + secrets.token_urlsafe(32)
     line = f"{name} sha256:{digest_of(key).hex()}"
@@ -103,11 +103,11 @@ def _add(file: Path, name: str, line: str) -> None:
 
 
 class KeyRing:
-    """The keys that open the gateway at this moment.
+    """The valid keys.
 
     Args:
         file: The file of keys.
-        log: Hears of changes.
+        log: Gets the changes.
 
     Raises:
         DocumentError: The file cannot be read.
@@ -116,13 +116,13 @@ class KeyRing:
     def __init__(self, file: Path, log: Log) -> None:
         self._file = file
         self._log = log
-        self._stamp = self._look()
+        self._state = self._file_state()
         self._keys = self._read()
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def owner(self, key: str) -> str | None:
         """Return the owner of a key; None if it is unknown. The time is the same for every key."""
-        self._reread()
+        self._reload_if_changed()
         digest, owner = digest_of(key), None
         for known in self._keys:
             if hmac.compare_digest(known.digest, digest):
@@ -131,23 +131,23 @@ class KeyRing:
 
     def reload(self) -> None:
         """Read the file again. If it cannot be read, the old keys stay."""
-        self._stamp = self._look()
+        self._state = self._file_state()
         try:
             self._keys = self._read()
         except DocumentError as error:
-            self._log.error("the keys of before stay", reason=str(error))
+            self._log.error("cannot read the API keys; the old ones stay", reason=str(error))
         else:
-            self._log.info("keys were read", file=str(self._file), keys=len(self._keys))
+            self._log.info("keys read", file=str(self._file), keys=len(self._keys))
 
-    def _reread(self) -> None:
+    def _reload_if_changed(self) -> None:
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._checked < _CHECK_SECONDS:
             return
-        self._looked = now
-        if self._look() != self._stamp:
+        self._checked = now
+        if self._file_state() != self._state:
             self.reload()
 
-    def _look(self) -> tuple[int, ...]:
+    def _file_state(self) -> tuple[int, ...]:
         try:
             status = self._file.stat()
         except OSError:

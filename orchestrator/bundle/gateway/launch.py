@@ -1,7 +1,7 @@
 """Decides how trtllm-serve is started: the recipe's options, changed by variables and by the command line.
 
-Later ones win: the recipe, NIM_* variables, NIM_PASSTHROUGH_ARGS, the command line. Older versions let the
-configuration file win over the command line, so what stands in the file is changed there, in a copy.
+Later ones win: the recipe, NIM_* variables, NIM_PASSTHROUGH_ARGS, the command line. In older versions the configuration
+file wins over the command line. So an option that the file has too is changed there, in a copy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from .documents import Serve, ServeOption
 from .errors import ContradictionError, DocumentError, MachineError, UsageError
@@ -20,35 +20,33 @@ from .settings import Settings
 from .variables import Environment
 
 Key: TypeAlias = tuple[str, ...]
-"""A place in the configuration file: `("kv_cache_config", "dtype")`."""
+"""A path in the configuration file: `("kv_cache_config", "dtype")`."""
 Scalar: TypeAlias = bool | int | float | str | None
 
-_OURS = {
-    "--host": "trtllm-serve listens on 127.0.0.1, and the gateway in front of it",
-    "--port": "NIM_SERVER_PORT is the port of clients, NIM_GATEWAY_ENGINE_PORT that of trtllm-serve",
+_SET_BY_SERVER = {
+    "--host": "trtllm-serve listens on 127.0.0.1; NIM_GATEWAY_HOST is the address for clients",
+    "--port": "NIM_SERVER_PORT is the port for clients, NIM_GATEWAY_RUNTIME_PORT that of trtllm-serve",
     "--config": "change trtllm_config.yaml",
-    "--tokenizer": "the tokenizer lies in the model's folder",
+    "--tokenizer": "the tokenizer is in the model's folder",
     "--served_model_name": "set NIM_SERVED_MODEL_NAME",
     "--grpc": "the gateway speaks HTTP",
 }
-"""Options that the server sets itself, and what to do instead of giving them."""
+"""Options that the server sets itself, and what to do instead."""
 
-_IN_FILE: Mapping[str, Key] = {
+_FILE_KEYS: Mapping[str, Key] = {
     "--free_gpu_memory_fraction": ("kv_cache_config", "free_gpu_memory_fraction"),
     "--kv_cache_dtype": ("kv_cache_config", "dtype"),
     "--enable_chunked_prefill": ("enable_chunked_prefill",),
 }
-"""Options that the configuration file has a key for as well."""
+"""Options that also have a key in the configuration file."""
 
 _DRAFT: Key = ("speculative_config", "speculative_model_dir")
 _LEVELS = {"DEFAULT": "info", "CRITICAL": "error"}
-_WHOLE = 100
-"""Per cent."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A decided start of trtllm-serve."""
+    """The command and the configuration that start trtllm-serve."""
 
     argv: tuple[str, ...]
     """Without the configuration file."""
@@ -56,20 +54,20 @@ class Launch:
     config: Path
     """The bundle's configuration file."""
     config_flag: str
-    """The option by which this version takes it."""
+    """The option with which this version reads it."""
     changes: Mapping[Key, Scalar]
-    """What to change in a copy of it."""
+    """The changes for a copy of it."""
     max_model_len: int | None
-    """Tokens of prompt and answer together, as far as they are limited and known."""
+    """Tokens of prompt and answer together; None if not known or not limited."""
 
     def command(self, config: Path) -> tuple[str, ...]:
-        """Give the whole command line with a configuration file."""
+        """Return the whole command line with a configuration file."""
         return (*self.argv, self.config_flag, str(config))
 
 
 @dataclass(frozen=True)
-class _Given:
-    """An option with its value, and who gave it."""
+class _SetOption:
+    """An option with its value and origin."""
 
     option: ServeOption
     words: tuple[str, ...]
@@ -85,27 +83,27 @@ class _Given:
 
 
 @dataclass
-class _Merge:
-    """Options of several origins; a later origin replaces what an earlier one gave."""
+class _MergedOptions:
+    """Options of several origins. A later origin replaces an option of an earlier one."""
 
-    options: dict[str, tuple[_Given, ...]] = field(default_factory=dict)
+    options: dict[str, tuple[_SetOption, ...]] = field(default_factory=dict)
 
-    def add(self, given: Sequence[_Given]) -> None:
-        fresh: dict[str, tuple[_Given, ...]] = {}
+    def add(self, given: Sequence[_SetOption]) -> None:
+        fresh: dict[str, tuple[_SetOption, ...]] = {}
         for each in given:
             fresh[each.name] = (*fresh.get(each.name, ()), each)
         self.options |= fresh
 
-    def last(self, name: str) -> _Given | None:
+    def last(self, name: str) -> _SetOption | None:
         found = self.options.get(name)
         return found[-1] if found else None
 
 
-def decide(serve: Serve, settings: Settings, environment: Environment, arguments: Sequence[str]) -> Launch:
+def decide_launch(serve: Serve, settings: Settings, environment: Environment, arguments: Sequence[str]) -> Launch:
     """Decide the command line of trtllm-serve.
 
     Args:
-        serve: What the recipe says.
+        serve: The recipe's settings.
         settings: The gateway's settings.
         environment: The variables.
         arguments: Options of trtllm-serve on the command line.
@@ -115,7 +113,7 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
         ContradictionError: The requested settings cannot be served.
         DocumentError: The model is missing.
     """
-    table = _Table(serve)
+    table = _OptionTable(serve)
     merged = _merge(table, serve, environment, arguments)
     _check_profile(serve, environment)
     _check_limits(serve, merged)
@@ -126,7 +124,7 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
     argv += [str(model / serve.engine if serve.engine else model)]
     if serve.engine:
         argv += ["--tokenizer", str(model)]
-    argv += ["--host", "127.0.0.1", "--port", str(settings.engine_port)]
+    argv += ["--host", "127.0.0.1", "--port", str(settings.runtime_port)]
     argv += [word for given in merged.options.values() for each in given for word in each.words]
     if table.has("--served_model_name"):
         argv += ["--served_model_name", settings.names[0]]
@@ -136,14 +134,14 @@ def decide(serve: Serve, settings: Settings, environment: Environment, arguments
     return Launch(tuple(argv), model, config, config_flag, changes, longest)
 
 
-def _merge(table: _Table, serve: Serve, environment: Environment, arguments: Sequence[str]) -> _Merge:
-    merged = _Merge()
+def _merge(table: _OptionTable, serve: Serve, environment: Environment, arguments: Sequence[str]) -> _MergedOptions:
+    merged = _MergedOptions()
     merged.add(table.parse(serve.arguments, "serve.json"))
     for origin, words in _from_variables(environment):
         merged.add(table.parse(words, origin))
     passed = _words(environment, "NIM_PASSTHROUGH_ARGS")
-    merged.add(table.parse(passed, "NIM_PASSTHROUGH_ARGS", foreign=True))
-    merged.add(table.parse(arguments, "the command line", foreign=True))
+    merged.add(table.parse(passed, "NIM_PASSTHROUGH_ARGS", from_user=True))
+    merged.add(table.parse(arguments, "the command line", from_user=True))
     return merged
 
 
@@ -169,7 +167,7 @@ def write_config(launch: Launch, folder: Path) -> Path:
     for key, value in launch.changes.items():
         place = document
         for part in key[:-1]:
-            if place.get(part) is None:  # a section without a line is null
+            if place.get(part) is None:  # an empty section is null
                 place[part] = {}
             place = place[part]
             if not isinstance(place, dict):
@@ -198,7 +196,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     return found
 
 
-class _Table:
+class _OptionTable:
     """The options of this version's trtllm-serve."""
 
     def __init__(self, serve: Serve) -> None:
@@ -208,27 +206,27 @@ class _Table:
     def has(self, flag: str) -> bool:
         return flag in self._options
 
-    def parse(self, words: Sequence[str], origin: str, *, foreign: bool = False) -> tuple[_Given, ...]:
-        """Read options; foreign ones may not be those that the server sets itself."""
-        return tuple(self._parse(words, origin, foreign=foreign))
+    def parse(self, words: Sequence[str], origin: str, *, from_user: bool = False) -> tuple[_SetOption, ...]:
+        """Read options. A user may not give those that the server sets itself."""
+        return tuple(self._parse(words, origin, from_user=from_user))
 
-    def _parse(self, words: Sequence[str], origin: str, *, foreign: bool) -> Iterator[_Given]:
+    def _parse(self, words: Sequence[str], origin: str, *, from_user: bool) -> Iterator[_SetOption]:
         rest = list(words)
         while rest:
             flag, equals, value = rest.pop(0).partition("=")
             option = self._find(flag, origin)
-            self._check_ours(option, flag, origin, foreign=foreign)
+            self._check_settable(option, flag, origin, from_user=from_user)
             if option.type == "flag":
                 if equals:
                     self._refuse(f"{flag} takes no value", origin)
-                yield _Given(option, (flag,), origin)
+                yield _SetOption(option, (flag,), origin)
                 continue
             if not equals:
                 if not rest:
                     self._refuse(f"{flag} needs a value", origin)
                 value = rest.pop(0)
             self._check_value(option, flag, value, origin)
-            yield _Given(option, (flag, value), origin)
+            yield _SetOption(option, (flag, value), origin)
 
     def _find(self, flag: str, origin: str) -> ServeOption:
         if flag in self._options:
@@ -237,12 +235,11 @@ class _Table:
             self._refuse(f"expected an option of trtllm-serve, found {flag!r}", origin)
         near = difflib.get_close_matches(flag.replace("-", "_").replace("__", "--", 1), self._options, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        self._refuse(f"trtllm-serve {self._version} has no option {flag}{hint}", origin)
-        raise AssertionError  # refused above
+        return self._refuse(f"trtllm-serve {self._version} has no option {flag}{hint}", origin)
 
-    def _check_ours(self, option: ServeOption, flag: str, origin: str, *, foreign: bool) -> None:
-        for ours, instead in _OURS.items():
-            if foreign and ours in option.flags:
+    def _check_settable(self, option: ServeOption, flag: str, origin: str, *, from_user: bool) -> None:
+        for flag_of_server, instead in _SET_BY_SERVER.items():
+            if from_user and flag_of_server in option.flags:
                 self._refuse(f"{flag} is set by the server: {instead}", origin)
 
     def _check_value(self, option: ServeOption, flag: str, value: str, origin: str) -> None:
@@ -255,8 +252,8 @@ class _Table:
             self._refuse(f"{flag} {value}: expected one of {', '.join(option.choices)}", origin)
 
     @staticmethod
-    def _refuse(told: str, origin: str) -> None:
-        message = f"{origin}: {told}"
+    def _refuse(problem: str, origin: str) -> NoReturn:
+        message = f"{origin}: {problem}"
         raise UsageError(message)
 
 
@@ -267,7 +264,7 @@ def _from_variables(environment: Environment) -> Iterator[tuple[str, tuple[str, 
         "NIM_MAX_MODEL_LEN": "--max_seq_len",
     }
     for name, flag in counts.items():
-        number = environment.integer(name, least=1)
+        number = environment.integer(name, minimum=1)
         if number is not None:
             yield f"{name}={number}", (flag, str(number))
     if environment.switch("NIM_TRUST_CUSTOM_CODE"):
@@ -295,20 +292,20 @@ def _changes(environment: Environment) -> Iterator[tuple[Key, Scalar]]:
 
 
 def _share(value: float) -> float:
-    """Read a share that may be written as per cent: NIM 1.x took 0.8, its name says 80."""
-    share = value / _WHOLE if value > 1 else value
+    """Read a share that may be written in per cent: NIM 1.x accepted 0.8, but the name suggests 80."""
+    share = value / 100 if value > 1 else value
     if not 0 < share <= 1:
         message = f"NIM_KVCACHE_PERCENT={value:g}: expected a share such as 0.8, or per cent such as 80"
         raise ContradictionError(message)
     return share
 
 
-def _move_into_file(merged: _Merge, config: Path) -> dict[Key, Scalar]:
-    """Take options that the file decides off the command line, and into the file."""
+def _move_into_file(merged: _MergedOptions, config: Path) -> dict[Key, Scalar]:
+    """Move options that are set in the file from the command line into the file."""
     moved: dict[Key, Scalar] = {}
-    asked = [(name, key) for name, key in _IN_FILE.items() if name in merged.options]
-    document = _read_config(config) if asked else {}
-    for name, key in asked:
+    present = [(name, key) for name, key in _FILE_KEYS.items() if name in merged.options]
+    document = _read_config(config) if present else {}
+    for name, key in present:
         place: Any = document
         for part in key:
             place = place.get(part) if isinstance(place, dict) else None
@@ -319,13 +316,13 @@ def _move_into_file(merged: _Merge, config: Path) -> dict[Key, Scalar]:
 
 
 def _move_draft(serve: Serve, model: Path) -> dict[Key, Scalar]:
-    """Let the file name the draft model where the model is: it was written for the image's own folder."""
+    """Change the draft model's path in the file, which is written for the image's own model folder."""
     if serve.draft is None or model == Path(serve.model):
         return {}
     return {_DRAFT: str(model / serve.draft)}
 
 
-def _typed(given: _Given) -> Scalar:
+def _typed(given: _SetOption) -> Scalar:
     match given.option.type:
         case "flag":
             return True
@@ -338,13 +335,13 @@ def _typed(given: _Given) -> Scalar:
 
 
 def _check_profile(serve: Serve, environment: Environment) -> None:
-    profile, asked = serve.profile, environment.text("NIM_MODEL_PROFILE")
-    if asked and asked not in {profile.id, profile.name, "default", "tensorrt_llm"}:
-        message = f"NIM_MODEL_PROFILE={asked}: this server has the profile {profile.id} ({profile.name}) only"
+    profile, name = serve.profile, environment.text("NIM_MODEL_PROFILE")
+    if name and name not in {profile.id, profile.name, "default", "tensorrt_llm"}:
+        message = f"NIM_MODEL_PROFILE={name}: this server has the profile {profile.id} ({profile.name}) only"
         raise ContradictionError(message)
 
 
-def _check_limits(serve: Serve, merged: _Merge) -> None:
+def _check_limits(serve: Serve, merged: _MergedOptions) -> None:
     limits = serve.limits
     exact = {
         "--tensor_parallel_size": limits.tensor_parallel_size,
@@ -353,28 +350,27 @@ def _check_limits(serve: Serve, merged: _Merge) -> None:
     for name, built in exact.items():
         given = merged.last(name)
         if built is not None and given is not None and int(given.value) != built:
-            message = (
-                f"{given.origin} asks for {name} {given.value}, but the engine was built for {built}: build another one"
-            )
+            what = f"the TensorRT engine was built for {built}: build another one"
+            message = f"{given.origin} asks for {name} {given.value}, but {what}"
             raise ContradictionError(message)
-    for name, most in (("--max_seq_len", limits.max_seq_len), ("--max_batch_size", limits.max_batch_size)):
+    for name, limit in (("--max_seq_len", limits.max_seq_len), ("--max_batch_size", limits.max_batch_size)):
         given = merged.last(name)
-        if most is not None and given is not None and int(given.value) > most:
-            what = "the engine was built for" if serve.engine else "the model allows"
-            message = f"{given.origin} asks for {name} {given.value}, but {what} {most} at most"
+        if limit is not None and given is not None and int(given.value) > limit:
+            what = "the TensorRT engine was built for" if serve.engine else "the model allows"
+            message = f"{given.origin} asks for {name} {given.value}, but {what} {limit} at most"
             raise ContradictionError(message)
 
 
 def _model(serve: Serve, environment: Environment) -> Path:
-    asked = environment.text("NIM_MODEL_PATH")
-    if asked and "://" in asked:
-        message = f"NIM_MODEL_PATH={asked}: nothing is downloaded here; name a folder of this machine"
+    given = environment.text("NIM_MODEL_PATH")
+    if given and "://" in given:
+        message = f"NIM_MODEL_PATH={given}: nothing is downloaded; set it to a local folder"
         raise ContradictionError(message)
-    model = Path(asked or serve.model)
+    model = Path(given or serve.model)
     folders = [model, *(model / part for part in (serve.engine, serve.draft) if part)]
     for file in (folder / "config.json" for folder in folders):
         if not file.is_file():
-            origin = f"NIM_MODEL_PATH={asked}" if asked else "the bundle's model"
+            origin = f"NIM_MODEL_PATH={given}" if given else "the bundle's model"
             message = f"{origin}: {file} is missing: mount the model's folder, or name it with NIM_MODEL_PATH"
             raise DocumentError(message)
     return model

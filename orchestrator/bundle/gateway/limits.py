@@ -20,24 +20,24 @@ class Concurrency:
     """Counts running requests for the model.
 
     Args:
-        most: How many may be.
+        limit: The most that may run at once.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         self.running = 0
-        self._most = most
+        self._limit = limit
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def running_request(self) -> Iterator[None]:
         """Count one request while it runs.
 
         Raises:
-            RefusedError: 429: too many run.
+            RefusedError: 429, too many run.
         """
-        if self.running >= self._most:
-            refuse(429, f"{self._most} requests run already: try again", code="too_many_requests", retry_after=1)
+        if self.running >= self._limit:
+            refuse(429, f"{self._limit} requests run already: retry later", code="too_many_requests", retry_after=1)
         self.running += 1
         self._idle.clear()
         try:
@@ -48,7 +48,7 @@ class Concurrency:
                 self._idle.set()
 
     async def wait_idle(self) -> None:
-        """Wait until none runs."""
+        """Wait until no request runs."""
         await self._idle.wait()
 
 
@@ -68,10 +68,10 @@ class Rate:
 
         Args:
             client: A key's owner or an address.
-            now: Seconds on a clock that does not jump.
+            now: Seconds of a monotonic clock.
 
         Raises:
-            RefusedError: 429: the bucket is empty.
+            RefusedError: 429, the bucket is empty.
         """
         if not self._size:
             return
@@ -83,5 +83,5 @@ class Rate:
             self._buckets.popitem(last=False)
         if not enough:
             wait = math.ceil((1 - tokens) * _MINUTE / self._size - _ROUNDING)
-            told = f"more than {self._size:.0f} requests a minute: try again in {wait} s"
-            refuse(429, told, code="rate_limit_exceeded", retry_after=wait)
+            message = f"more than {self._size:.0f} requests a minute: retry in {wait} s"
+            refuse(429, message, code="rate_limit_exceeded", retry_after=wait)

@@ -18,49 +18,51 @@ class Log:
     Args:
         level: The least important level that is written, by NIM's names.
         as_json: One JSON object a line.
-        stream: Where to.
+        stream: The destination; standard output if none.
     """
 
     def __init__(self, level: str = "INFO", *, as_json: bool = False, stream: TextIO | None = None) -> None:
-        self._least = _LEVELS[level]
+        self._minimum = _LEVELS[level]
         self._as_json = as_json
         self._stream = stream or sys.stdout
 
     def debug(self, message: str, **fields: Field) -> None:
-        """Say what is of interest when something is looked for."""
+        """Write a detail for debugging."""
         self._write("DEBUG", message, fields)
 
     def info(self, message: str, **fields: Field) -> None:
-        """Say what happened as it should."""
+        """Write a normal event."""
         self._write("INFO", message, fields)
 
     def warning(self, message: str, **fields: Field) -> None:
-        """Say what somebody should look at."""
+        """Write something that an operator should look at."""
         self._write("WARNING", message, fields)
 
     def error(self, message: str, **fields: Field) -> None:
-        """Say what went wrong."""
+        """Write a failure."""
         self._write("ERROR", message, fields)
 
-    def engine(self, line: str) -> None:
-        """Pass on a line of trtllm-serve, whatever the level: it has a level of its own."""
+    def runtime(self, line: str) -> None:
+        """Forward a line of trtllm-serve at any level, because it has its own levels."""
         if self._as_json:
-            self._put(json.dumps({"time": _now(), "source": "trtllm-serve", "message": line}, ensure_ascii=False))
+            self._write_line(
+                json.dumps({"time": _now(), "source": "trtllm-serve", "message": line}, ensure_ascii=False)
+            )
         else:
-            self._put(line)
+            self._write_line(line)
 
     def _write(self, level: str, message: str, fields: dict[str, Field]) -> None:
-        if _LEVELS[level] < self._least:
+        if _LEVELS[level] < self._minimum:
             return
         fields = {name: value for name, value in fields.items() if value is not None}
         if self._as_json:
             document = {"time": _now(), "level": level, "source": "gateway", "message": message, **fields}
-            self._put(json.dumps(document, ensure_ascii=False))
+            self._write_line(json.dumps(document, ensure_ascii=False))
         else:
-            told = "".join(f" {name}={_word(value)}" for name, value in fields.items())
-            self._put(f"{_now()} {level} gateway: {_printable(message)}{told}")
+            words = "".join(f" {name}={_word(value)}" for name, value in fields.items())
+            self._write_line(f"{_now()} {level} gateway: {_printable(message)}{words}")
 
-    def _put(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
 
@@ -70,7 +72,7 @@ def _now() -> str:
 
 
 def _word(value: Field) -> str:
-    """Write a value so that it stays one word of one line, even if a client chose it."""
+    """Write a value as one word of one line, even if a client chose it."""
     text = str(value)
     return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
 

@@ -23,7 +23,7 @@ def describe(names: Sequence[str]) -> dict[str, Any]:
         "info": {
             "title": "NIM-style deployment",
             "version": "1.0.0",
-            "description": "A gateway in front of trtllm-serve with a NIM's routes; no NVIDIA NIM.",
+            "description": "A gateway in front of trtllm-serve with a NIM's routes. It is not an NVIDIA NIM.",
         },
         "paths": paths,
         "components": {
@@ -55,7 +55,7 @@ def _success(route: Route) -> dict[str, Any]:
         return {"description": route.summary, "content": {CONTENT_TYPE: {"schema": _TEXT}}}
     content: dict[str, Any] = {"application/json": {"schema": _ANSWERS.get(route.path, {"type": "object"})}}
     if route.for_model:
-        content["text/event-stream"] = {"schema": {"description": "Events as OpenAI sends them, while it is made."}}
+        content["text/event-stream"] = {"schema": {"description": "Events in OpenAI's format, while the model writes."}}
     return {"description": route.summary, "content": content}
 
 
@@ -91,7 +91,7 @@ _REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "/v1/completions": ({"prompt": _TEXT}, _SAMPLING),
     "/v1/responses": ({"input": _TEXT}, {"max_output_tokens": _COUNT, "stream": {"type": "boolean"}}),
 }
-"""What a request must have besides the model, and what it may have."""
+"""Required and optional fields of a request besides the model."""
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "/v1/completions": {"prompt": "Hello"},
@@ -122,4 +122,4 @@ _ANSWERS = {
     LICENSE: _LICENSE,
     VERSION: _object({"release": _TEXT, "api": _TEXT}),
 }  # fmt: skip
-"""The bodies that NIM documents; answers for the model are OpenAI's."""
+"""The bodies as NIM documents them. Answers of the model have OpenAI's format."""

@@ -14,9 +14,9 @@ class Route:
     method: str
     summary: str
     for_model: bool = False
-    """It is passed to trtllm-serve, under the same path."""
+    """It is forwarded to trtllm-serve, under the same path."""
     open: bool = False
-    """It asks for no API key: probes have none."""
+    """It requires no API key, because probes have none."""
 
 
 LIVE, READY, METRICS = "/v1/health/live", "/v1/health/ready", "/v1/metrics"
@@ -26,9 +26,9 @@ LICENSE, VERSION = "/v1/license", "/v1/version"
 ROUTES: Mapping[str, Route] = {
     route.path: route
     for route in (
-        Route(LIVE, "GET", "Whether the server runs; 503 once trtllm-serve has ended.", open=True),
-        Route(READY, "GET", "Whether the model answers; 503 until it does, and while the server stops.", open=True),
-        Route(MODELS, "GET", "The names under which the model is asked."),
+        Route(LIVE, "GET", "Whether the server runs; 503 after trtllm-serve has ended.", open=True),
+        Route(READY, "GET", "Whether the model answers; 503 before that, and while the server stops.", open=True),
+        Route(MODELS, "GET", "The names of the model."),
         Route(METADATA, "GET", "The model, its files and its licence."),
         Route(MANIFEST, "GET", "The profile of the bundle, as YAML in JSON."),
         Route(LICENSE, "GET", "The licence of the base model."),
@@ -40,4 +40,4 @@ ROUTES: Mapping[str, Route] = {
     )
 }
 HEALTH: Mapping[str, Route] = {path: ROUTES[path] for path in (LIVE, READY)}
-"""What a separate health port has."""
+"""The routes of a separate health port."""

@@ -15,11 +15,11 @@ import aiohttp
 from .errors import MachineError
 from .logs import Log
 
-_TAIL = 40
+_LAST_LINES = 40
 """Lines that are shown again when it ends."""
-_LINE = 8192
-"""A longer line is broken up."""
-_PATIENCE = 3
+_MAX_LINE = 8192
+"""Bytes. A longer line is broken up."""
+_MAX_UNANSWERED = 3
 """Number of unanswered health checks after which a ready server counts as not ready."""
 _POLL_STARTING = 0.25
 _POLL_READY = 2.0
@@ -31,12 +31,12 @@ class State(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
-    SILENT = "silent"
+    UNRESPONSIVE = "unresponsive"
     """It was ready and no longer answers."""
     ENDED = "ended"
 
 
-class Engine:
+class Runtime:
     """One run of trtllm-serve.
 
     Args:
@@ -44,11 +44,11 @@ class Engine:
         environment: Its variables.
         url: Its address: `http://127.0.0.1:8001`.
         log: Gets its lines.
-        patience: Seconds within which it must be healthy.
+        health_seconds: Seconds within which it must answer a health check.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], url: str, log: Log, *, patience: float
+        self, command: Sequence[str], environment: Mapping[str, str], url: str, log: Log, *, health_seconds: float
     ) -> None:
         self.url = url
         self.state = State.STARTING
@@ -59,8 +59,8 @@ class Engine:
         self._command = tuple(command)
         self._environment = dict(environment)
         self._log = log
-        self._limit = aiohttp.ClientTimeout(patience)
-        self._tail: deque[str] = deque(maxlen=_TAIL)
+        self._timeout = aiohttp.ClientTimeout(health_seconds)
+        self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,7 +72,7 @@ class Engine:
         match self.state:
             case State.STARTING:
                 return "trtllm-serve is starting" + (f": {self._last_answer}" if self._last_answer else "")
-            case State.SILENT:
+            case State.UNRESPONSIVE:
                 return f"trtllm-serve no longer answers: {self._last_answer}"
             case State.ENDED:
                 return f"trtllm-serve ended with status {self.status}"
@@ -102,8 +102,8 @@ class Engine:
         except OSError as error:
             message = f"cannot start {self._command[0]}: {error.strerror}"
             raise MachineError(message) from error
-        self._spawn(self._watch_process())
-        self._spawn(self._watch_health(session))
+        self._spawn(self._monitor_process())
+        self._spawn(self._monitor_health(session))
 
     async def wait_ended(self) -> None:
         """Wait until it ended, by itself or stopped."""
@@ -131,7 +131,7 @@ class Engine:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
-    async def _watch_process(self) -> None:
+    async def _monitor_process(self) -> None:
         assert self._process is not None  # noqa: S101 - started
         assert self._process.stdout is not None  # noqa: S101 - a pipe
         reading = asyncio.create_task(self._read_lines(self._process.stdout))
@@ -148,56 +148,56 @@ class Engine:
         rest = b""
         while chunk := await stream.read(1 << 16):
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-            while len(rest) > _LINE:
-                lines.append(rest[:_LINE])
-                rest = rest[_LINE:]
+            while len(rest) > _MAX_LINE:
+                lines.append(rest[:_MAX_LINE])
+                rest = rest[_MAX_LINE:]
             for line in lines:
-                self._heard(line)
-        self._heard(rest)
+                self._take_line(line)
+        self._take_line(rest)
 
-    def _heard(self, line: bytes) -> None:
+    def _take_line(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").rstrip()
         if text:
             self._tail.append(text)
-            self._log.engine(text)
+            self._log.runtime(text)
 
-    async def _watch_health(self, session: aiohttp.ClientSession) -> None:
+    async def _monitor_health(self, session: aiohttp.ClientSession) -> None:
         unanswered = 0
         while self.state is not State.ENDED:
-            healthy = await self._ask(session)
+            healthy = await self._is_healthy(session)
             if self._ended.is_set():
                 return
             if healthy:
                 unanswered = 0
-                await self._is_ready(session)
+                await self._set_ready(session)
             else:
                 unanswered += 1
-            if self.state is State.READY and unanswered >= _PATIENCE:
-                self.state = State.SILENT
+            if self.state is State.READY and unanswered >= _MAX_UNANSWERED:
+                self.state = State.UNRESPONSIVE
                 self._log.error("not ready", reason=self.reason)
             settled = self.state is State.READY and not unanswered
             await asyncio.sleep(_POLL_READY if settled else _POLL_STARTING)
 
-    async def _is_ready(self, session: aiohttp.ClientSession) -> None:
+    async def _set_ready(self, session: aiohttp.ClientSession) -> None:
         if self.model is None:
-            self.model = await self._ask_name(session)
+            self.model = await self._request_model_name(session)
         if self.model is not None and self.state is not State.READY:
             self.state = State.READY
             self._log.info("ready", model=self.model)
 
-    async def _ask(self, session: aiohttp.ClientSession) -> bool:
-        """Ask for its health; older versions refuse connections while they load, newer ones answer 503."""
+    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
+        """Check its health. Older versions refuse connections while they load, newer ones answer 503."""
         try:
-            async with session.get(f"{self.url}/health", timeout=self._limit) as answer:
-                self._last_answer = f"its health has status {answer.status}"
+            async with session.get(f"{self.url}/health", timeout=self._timeout) as answer:
+                self._last_answer = f"its health check has status {answer.status}"
                 return answer.status == 200  # noqa: PLR2004 - HTTP
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._last_answer = "it does not listen" if self.state is State.STARTING else type(error).__name__
             return False
 
-    async def _ask_name(self, session: aiohttp.ClientSession) -> str | None:
+    async def _request_model_name(self, session: aiohttp.ClientSession) -> str | None:
         try:
-            async with session.get(f"{self.url}/v1/models", timeout=self._limit) as answer:
+            async with session.get(f"{self.url}/v1/models", timeout=self._timeout) as answer:
                 document = await answer.json(content_type=None)
             return str(document["data"][0]["id"])
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError) as error:

@@ -15,14 +15,14 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from .connections import Door
+from .connections import LimitedServer
 from .documents import Documents
-from .engine import Engine
-from .errors import EngineEndedError, MachineError
+from .errors import MachineError, RuntimeEndedError
 from .gateway import Gateway
 from .keys import KeyRing
 from .launch import Launch, write_config
 from .logs import Log
+from .runtime import Runtime
 from .settings import Settings
 from .tls import Certificates
 from .traces import Traces, make_traces
@@ -35,10 +35,10 @@ _TRACES_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class _Running:
-    """What a running server is made of."""
+    """The parts of a running server."""
 
     gateway: Gateway
-    engine: Engine
+    runtime: Runtime
     keys: KeyRing | None
     certificates: Certificates | None
 
@@ -49,8 +49,8 @@ async def serve(
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        EngineEndedError: trtllm-serve ended by itself.
-        MachineError: A port is taken, or a program missing.
+        RuntimeEndedError: trtllm-serve ended by itself.
+        MachineError: A port is in use, or a program is missing.
         DocumentError: Keys or certificates cannot be read.
     """
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -59,11 +59,11 @@ async def serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with _running(settings, documents, launch, environment, log) as running:
         log.info("listening", port=settings.port, tls=settings.tls is not None, keys=running.keys is not None)
-        ended = asyncio.create_task(running.engine.wait_ended())
+        ended = asyncio.create_task(running.runtime.wait_ended())
         stopped = asyncio.create_task(_wait_stopped(signals, running, log))
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
-            await _linger(settings, running.engine, stopped, log)
+            await _linger(settings, running.runtime, stopped, log)
         await _drain(settings, running, signals, ended, log)
         for task in (ended, stopped):
             task.cancel()
@@ -78,8 +78,8 @@ async def _running(
         certificates = Certificates(settings.tls) if settings.tls else None
         session = await stack.enter_async_context(_session(settings))
         command = launch.command(_config(stack, launch))
-        url = f"http://127.0.0.1:{settings.engine_port}"
-        engine = Engine(command, environment_of_engine(environment), url, log, patience=settings.health_seconds)
+        url = f"http://127.0.0.1:{settings.runtime_port}"
+        runtime = Runtime(command, runtime_environment(environment), url, log, health_seconds=settings.health_seconds)
         traces = make_traces(
             environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
             environment.get("OTEL_SERVICE_NAME") or documents.serve.recipe,
@@ -87,38 +87,37 @@ async def _running(
         )
         stack.push_async_callback(_close_traces, traces)
         gateway = Gateway(
-            settings, documents, engine, session, keys=keys, traces=traces, log=log, max_model_len=launch.max_model_len
+            settings, documents, runtime, session, keys=keys, traces=traces, log=log, max_model_len=launch.max_model_len
         )
         await _listen(stack, settings, gateway, certificates)
-        stack.push_async_callback(engine.stop)
-        await engine.start(session)
-        yield _Running(gateway, engine, keys, certificates)
+        stack.push_async_callback(runtime.stop)
+        await runtime.start(session)
+        yield _Running(gateway, runtime, keys, certificates)
 
 
-def environment_of_engine(environment: Mapping[str, str]) -> dict[str, str]:
-    """Give trtllm-serve its variables: all but the path by which this package is found."""
+def runtime_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables for trtllm-serve: all except the path to this package."""
     ours = str(Path(__file__).resolve().parents[1])
-    places = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
-    others = os.pathsep.join(place for place in places if os.path.realpath(place) != ours)
-    return {**{name: value for name, value in environment.items() if name != "PYTHONPATH"}} | (
-        {"PYTHONPATH": others} if others else {}
-    )
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    others = os.pathsep.join(path for path in paths if path and os.path.realpath(path) != ours)
+    variables = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    return variables | ({"PYTHONPATH": others} if others else {})
 
 
 def _config(stack: AsyncExitStack, launch: Launch) -> Path:
-    """Give the configuration file, or where it must change a copy that goes with the program."""
+    """Return the configuration file, or a changed copy that is removed at the end."""
     if not launch.changes:
         return launch.config
     try:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nim-gateway-"))
     except OSError as error:
-        message = f"no folder for a changed {launch.config.name}: {error}; mount a tmpfs at /tmp"
+        message = f"cannot create a folder for the changed {launch.config.name}: {error}; mount a tmpfs at /tmp"
         raise MachineError(message) from error
     return write_config(launch, Path(folder))
 
 
 def _session(settings: Settings) -> aiohttp.ClientSession:
-    seconds = settings.bounds.request_seconds
+    seconds = settings.limits.request_seconds
     return aiohttp.ClientSession(
         auto_decompress=False,
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
@@ -137,13 +136,13 @@ async def _listen(
     if settings.health_port is not None:
         ports.append((settings.health_port, gateway.answer_health, None))
     for port, handler, tls in ports:
-        door = Door(
+        server = LimitedServer(
             handler,
-            most=settings.bounds.connections,
-            header_seconds=settings.bounds.header_seconds,
+            max_connections=settings.limits.connections,
+            header_seconds=settings.limits.header_seconds,
             on_unreadable=gateway.count_unreadable,
         )
-        runner = web.ServerRunner(door, handle_signals=False, shutdown_timeout=0.1)
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         try:
@@ -154,7 +153,7 @@ async def _listen(
 
 
 async def _wait_stopped(signals: asyncio.Queue[signal.Signals], running: _Running, log: Log) -> None:
-    """Wait for the signal to stop; SIGHUP reads keys and certificates again."""
+    """Wait for a signal to stop. SIGHUP reads keys and certificates again."""
     while True:
         number = await signals.get()
         if number is not signal.SIGHUP:
@@ -166,13 +165,13 @@ async def _wait_stopped(signals: asyncio.Queue[signal.Signals], running: _Runnin
             running.certificates.reload(log)
 
 
-async def _linger(settings: Settings, engine: Engine, stopped: asyncio.Task[None], log: Log) -> None:
+async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[None], log: Log) -> None:
     """Answer with the reason for a while after trtllm-serve has ended, then end as well."""
-    log.error(engine.reason)
+    log.error(runtime.reason)
     await asyncio.wait({stopped}, timeout=settings.linger_seconds)
-    lines = "".join(f"\n  {line}" for line in engine.last_lines)
-    message = f"{engine.reason}; its last lines:{lines or ' none'}"
-    raise EngineEndedError(message)
+    lines = "".join(f"\n  {line}" for line in runtime.last_lines)
+    message = f"{runtime.reason}; its last lines:{lines or ' none'}"
+    raise RuntimeEndedError(message)
 
 
 async def _drain(
@@ -192,7 +191,7 @@ async def _drain(
     for wait in waits:
         wait.cancel()
     if concurrency.running:
-        log.warning("requests are cut off", requests=concurrency.running)
+        log.warning("requests cut off", requests=concurrency.running)
 
 
 async def _next(signals: asyncio.Queue[signal.Signals]) -> None:

@@ -9,22 +9,22 @@ from .documents import Serve
 from .errors import ContradictionError
 from .variables import Environment
 
-_PORTS = 65535
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Where key and certificates lie."""
+    """The files of key and certificates."""
 
     key: Path
     certificates: Path
     clients: Path | None
-    """The authorities of clients' certificates; None where clients need none."""
+    """The authorities of clients' certificates; None if clients need none."""
 
 
 @dataclass(frozen=True)
 class Cors:
-    """What pages of other origins may do."""
+    """The rights of pages from other origins."""
 
     origins: tuple[str, ...]
     methods: tuple[str, ...]
@@ -35,11 +35,11 @@ class Cors:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class RequestLimits:
     """Limits for requests; seconds, bytes and counts."""
 
-    body: int
-    requests: int
+    body_bytes: int
+    concurrent_requests: int
     connections: int
     per_minute: int
     """0 is no limit."""
@@ -56,14 +56,14 @@ class Settings:
     host: str
     port: int
     health_port: int | None
-    engine_port: int
+    runtime_port: int
     names: tuple[str, ...]
-    """The names under which clients know the model; answers carry the first."""
+    """The clients' names of the model. Answers have the first one."""
     keys: Path | None
     metrics_need_key: bool
     tls: Tls | None
     cors: Cors | None
-    bounds: Bounds
+    limits: RequestLimits
     drain_seconds: float
     linger_seconds: float
     health_seconds: float
@@ -76,24 +76,24 @@ def read_settings(environment: Environment, serve: Serve) -> Settings:
     """Read the settings.
 
     Raises:
-        ContradictionError: A value is not allowed, or two cannot hold together.
+        ContradictionError: A value is not allowed, or two values contradict each other.
     """
-    port, health, engine = _ports(environment, serve)
+    port, health, runtime = _ports(environment, serve)
     keys = environment.text("NIM_GATEWAY_API_KEYS_FILE")
     return Settings(
         host=environment.text("NIM_GATEWAY_HOST") or environment.default("NIM_GATEWAY_HOST"),
         port=port,
         health_port=health,
-        engine_port=engine,
+        runtime_port=runtime,
         names=environment.words("NIM_SERVED_MODEL_NAME") or (serve.served_model_name,),
         keys=Path(keys) if keys else None,
         metrics_need_key=environment.switch("NIM_GATEWAY_METRICS_NEED_KEY") or False,
         tls=_tls(environment),
         cors=_cors(environment),
-        bounds=_bounds(environment),
+        limits=_request_limits(environment),
         drain_seconds=environment.number("NIM_GATEWAY_DRAIN_SECONDS") or 0.0,
         linger_seconds=environment.number("NIM_GATEWAY_LINGER_SECONDS") or 0.0,
-        health_seconds=environment.number("NIM_GATEWAY_HEALTH_SECONDS", least=0.1) or 0.1,
+        health_seconds=environment.number("NIM_GATEWAY_HEALTH_SECONDS", minimum=0.1) or 0.1,
         json_logs=environment.switch("NIM_JSONL_LOGGING") or False,
         log_level=environment.text("NIM_LOG_LEVEL") or environment.default("NIM_LOG_LEVEL"),
         log_prompts=environment.switch("NIM_GATEWAY_LOG_PROMPTS") or False,
@@ -102,14 +102,14 @@ def read_settings(environment: Environment, serve: Serve) -> Settings:
 
 def _ports(environment: Environment, serve: Serve) -> tuple[int, int | None, int]:
     given = environment.text("NIM_SERVER_PORT")
-    port = (environment.integer("NIM_SERVER_PORT", least=1, most=_PORTS) if given else None) or serve.port
-    health = environment.integer("NIM_HEALTH_PORT", least=1, most=_PORTS)
-    engine = environment.integer("NIM_GATEWAY_ENGINE_PORT", least=1, most=_PORTS)
-    assert engine is not None  # noqa: S101 - it has a default
-    if engine in {port, health}:
-        message = f"port {engine} is asked for twice: NIM_GATEWAY_ENGINE_PORT moves trtllm-serve to another"
+    port = (environment.integer("NIM_SERVER_PORT", minimum=1, maximum=_MAX_PORT) if given else None) or serve.port
+    health = environment.integer("NIM_HEALTH_PORT", minimum=1, maximum=_MAX_PORT)
+    runtime = environment.integer("NIM_GATEWAY_RUNTIME_PORT", minimum=1, maximum=_MAX_PORT)
+    assert runtime is not None  # noqa: S101 - it has a default
+    if runtime in {port, health}:
+        message = f"port {runtime} is used twice: NIM_GATEWAY_RUNTIME_PORT moves trtllm-serve to another"
         raise ContradictionError(message)
-    return port, None if health == port else health, engine
+    return port, None if health == port else health, runtime
 
 
 def _tls(environment: Environment) -> Tls | None:
@@ -150,13 +150,13 @@ def _cors(environment: Environment) -> Cors | None:
     )
 
 
-def _bounds(environment: Environment) -> Bounds:
-    return Bounds(
-        body=environment.integer("NIM_GATEWAY_MAX_BODY_BYTES", least=1) or 1,
-        requests=environment.integer("NIM_GATEWAY_MAX_CONCURRENT_REQUESTS", least=1) or 1,
-        connections=environment.integer("NIM_GATEWAY_MAX_CONNECTIONS", least=1) or 1,
+def _request_limits(environment: Environment) -> RequestLimits:
+    return RequestLimits(
+        body_bytes=environment.integer("NIM_GATEWAY_MAX_BODY_BYTES", minimum=1) or 1,
+        concurrent_requests=environment.integer("NIM_GATEWAY_MAX_CONCURRENT_REQUESTS", minimum=1) or 1,
+        connections=environment.integer("NIM_GATEWAY_MAX_CONNECTIONS", minimum=1) or 1,
         per_minute=environment.integer("NIM_GATEWAY_REQUESTS_PER_MINUTE") or 0,
-        header_seconds=environment.number("NIM_GATEWAY_HEADER_SECONDS", least=0.1) or 0.1,
-        body_seconds=environment.number("NIM_GATEWAY_BODY_SECONDS", least=0.1) or 0.1,
+        header_seconds=environment.number("NIM_GATEWAY_HEADER_SECONDS", minimum=0.1) or 0.1,
+        body_seconds=environment.number("NIM_GATEWAY_BODY_SECONDS", minimum=0.1) or 0.1,
         request_seconds=environment.number("NIM_GATEWAY_REQUEST_SECONDS") or 0.0,
     )

@@ -13,10 +13,10 @@ class Certificates:
     """Key and certificates of the server.
 
     Args:
-        files: Where they lie.
+        files: Their paths.
 
     Raises:
-        DocumentError: They cannot be read, or do not belong together.
+        DocumentError: They cannot be read, or do not match.
     """
 
     def __init__(self, files: Tls) -> None:
@@ -27,12 +27,12 @@ class Certificates:
     def reload(self, log: Log) -> None:
         """Read them again, for new connections. If they cannot be read, the old ones stay."""
         try:
-            self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))  # looked at before they are used
+            self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))  # checked before they are used
             self._load(self.context)
         except DocumentError as error:
-            log.error("the certificates of before stay", reason=str(error))  # noqa: TRY400 - not logging's
+            log.error("cannot read the certificates; the old ones stay", reason=str(error))  # noqa: TRY400 - not logging's
         else:
-            log.info("certificates were read", file=str(self._files.certificates))
+            log.info("certificates read", file=str(self._files.certificates))
 
     def _load(self, context: ssl.SSLContext) -> None:
         files = self._files

@@ -21,7 +21,7 @@ class Topic(StrEnum):
 
     SERVER = "server"
     MODEL = "model"
-    ENGINE = "engine"
+    RUNTIME = "runtime"
     KEYS = "API keys"
     TLS = "TLS"
     CORS = "CORS"
@@ -37,9 +37,9 @@ class Variable:
     topic: Topic
     meaning: str
     default: str = ""
-    """As it would be written; empty where nothing is the default."""
+    """As a user would write it; empty if there is no default."""
     aliases: tuple[str, ...] = ()
-    """Other names of the same, such as NIM 1.x had."""
+    """Other names of the same variable, such as those of NIM 1.x."""
     choices: tuple[str, ...] = ()
 
 
@@ -47,285 +47,222 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_SERVER_PORT",
         Topic.SERVER,
-        "The port that clients use. Without it the recipe's.",
+        "The clients' port. If it is not set, the recipe's port.",
         default="8000",
         aliases=("NIM_HTTP_API_PORT",),
     ),
     Variable(
         "NIM_HEALTH_PORT",
         Topic.SERVER,
-        "A second port with the two health routes only, never with TLS: for probes where clients need a certificate.",
+        "A second port with the two health routes only, never with TLS: for probes if clients need a certificate.",
     ),
+    Variable("NIM_GATEWAY_HOST", Topic.SERVER, "The address to listen on.", default="0.0.0.0"),  # noqa: S104 - in a container
     Variable(
-        "NIM_GATEWAY_HOST",
+        "NIM_GATEWAY_RUNTIME_PORT",
         Topic.SERVER,
-        "The address to listen on.",
-        default="0.0.0.0",  # noqa: S104 - in a container, where the operator decides what is published
-    ),
-    Variable(
-        "NIM_GATEWAY_ENGINE_PORT",
-        Topic.SERVER,
-        "The port of trtllm-serve, on 127.0.0.1 always.",
+        "The port of trtllm-serve, always on 127.0.0.1.",
         default="8001",
+        aliases=("NIM_GATEWAY_ENGINE_PORT",),
     ),
     Variable(
-        "NIM_GATEWAY_LAUNCHER",
-        Topic.SERVER,
-        "Words before `trtllm-serve`, such as `mpirun … trtllm-llmapi-launch`.",
+        "NIM_GATEWAY_LAUNCHER", Topic.SERVER, "Words before `trtllm-serve`, such as `mpirun … trtllm-llmapi-launch`."
     ),
+    Variable("NIM_GATEWAY_ETC", Topic.SERVER, "The folder of the bundle's documents.", default="/opt/nim/etc"),
     Variable(
-        "NIM_GATEWAY_ETC",
-        Topic.SERVER,
-        "The folder of the bundle's documents.",
-        default="/opt/nim/etc",
-    ),
-    Variable(
-        "NIM_GATEWAY_DRAIN_SECONDS",
-        Topic.SERVER,
-        "How long running requests may take to finish after SIGTERM.",
-        default="25",
+        "NIM_GATEWAY_DRAIN_SECONDS", Topic.SERVER, "Seconds for running requests to finish after SIGTERM.", default="25"
     ),
     Variable(
         "NIM_GATEWAY_LINGER_SECONDS",
         Topic.SERVER,
-        "How long it still answers, 503 with the reason, after trtllm-serve has ended.",
+        "Seconds for which it answers 503 with the reason after trtllm-serve has ended.",
         default="5",
     ),
     Variable(
         "NIM_GATEWAY_HEALTH_SECONDS",
         Topic.SERVER,
-        "How long trtllm-serve may take to say that it is well; after three failures it is not ready.",
+        "Seconds within which trtllm-serve must answer a health check. After three failures it is not ready.",
         default="5",
     ),
     Variable(
         "NIM_MODEL_PATH",
         Topic.MODEL,
-        "A local folder with the model, in place of the bundle's. `hf://` and `ngc://` are refused: nothing"
-        " is downloaded.",
+        "A local folder with the model, instead of the bundle's. `hf://` and `ngc://` are refused: nothing is "
+        "downloaded.",
         default="/opt/nim/model",
         aliases=("NIM_MODEL_NAME",),
     ),
     Variable(
         "NIM_SERVED_MODEL_NAME",
         Topic.MODEL,
-        "The name in requests and answers. Of several, separated by commas, all are accepted and the first "
-        "is answered.",
+        "The name in requests and answers. Several names are separated by commas: all are accepted, and answers have "
+        "the first.",
         aliases=("NIM_CUSTOM_MODEL_NAME",),
     ),
     Variable(
         "NIM_MODEL_PROFILE",
         Topic.MODEL,
-        "The bundle has one profile; its id, its name, `default` or `tensorrt_llm` name it.",
+        "The bundle has one profile. Its id, its name, `default` and `tensorrt_llm` all select it.",
     ),
     Variable(
         "NIM_TENSOR_PARALLEL_SIZE",
-        Topic.ENGINE,
-        "`--tensor_parallel_size`; an engine takes the number it was built for only.",
+        Topic.RUNTIME,
+        "`--tensor_parallel_size`; a TensorRT engine accepts only the number that it was built for.",
     ),
-    Variable(
-        "NIM_PIPELINE_PARALLEL_SIZE",
-        Topic.ENGINE,
-        "`--pipeline_parallel_size`; likewise.",
-    ),
+    Variable("NIM_PIPELINE_PARALLEL_SIZE", Topic.RUNTIME, "`--pipeline_parallel_size`; as above."),
     Variable(
         "NIM_MAX_MODEL_LEN",
-        Topic.ENGINE,
+        Topic.RUNTIME,
         "`--max_seq_len`: tokens of prompt and answer together, at most what the model allows.",
     ),
     Variable(
         "NIM_KVCACHE_PERCENT",
-        Topic.ENGINE,
-        "`kv_cache_config.free_gpu_memory_fraction`: the share of memory, left by the weights, that the KV "
-        "cache takes; 0.8 and 80 are the same.",
+        Topic.RUNTIME,
+        "`kv_cache_config.free_gpu_memory_fraction`: the share of the memory left by the weights that the KV cache "
+        "takes; 0.8 and 80 are the same.",
     ),
+    Variable("NIM_ENABLE_KV_CACHE_REUSE", Topic.RUNTIME, "`kv_cache_config.enable_block_reuse`."),
+    Variable("NIM_DISABLE_CUDA_GRAPH", Topic.RUNTIME, "`cuda_graph_config: null`."),
     Variable(
-        "NIM_ENABLE_KV_CACHE_REUSE",
-        Topic.ENGINE,
-        "`kv_cache_config.enable_block_reuse`.",
-    ),
-    Variable(
-        "NIM_DISABLE_CUDA_GRAPH",
-        Topic.ENGINE,
-        "`cuda_graph_config: null`.",
-    ),
-    Variable(
-        "NIM_GUIDED_DECODING_BACKEND",
-        Topic.ENGINE,
-        "`guided_decoding_backend`.",
-        choices=("xgrammar", "llguidance"),
+        "NIM_GUIDED_DECODING_BACKEND", Topic.RUNTIME, "`guided_decoding_backend`.", choices=("xgrammar", "llguidance")
     ),
     Variable(
         "NIM_PER_REQ_METRICS_ENABLE",
-        Topic.ENGINE,
+        Topic.RUNTIME,
         "`return_perf_metrics`: TensorRT-LLM's own metrics in `/v1/metrics`.",
     ),
     Variable(
         "NIM_TRUST_CUSTOM_CODE",
-        Topic.ENGINE,
-        "`--trust_remote_code`: runs Python that lies beside the model.",
+        Topic.RUNTIME,
+        "`--trust_remote_code`: runs Python code that is beside the model.",
         aliases=("NIM_FORCE_TRUST_REMOTE_CODE",),
     ),
-    Variable(
-        "NIM_PASSTHROUGH_ARGS",
-        Topic.ENGINE,
-        "Options of trtllm-serve, as on a command line.",
-    ),
+    Variable("NIM_PASSTHROUGH_ARGS", Topic.RUNTIME, "Options of trtllm-serve, as on a command line."),
     Variable(
         "NIM_GATEWAY_API_KEYS_FILE",
         Topic.KEYS,
-        "A file of hashed keys, read again when it changes. With it, all routes but health and metrics ask "
-        "for `Authorization: Bearer KEY`.",
+        "A file of hashed keys, read again when it changes. If it is set, all routes except health and metrics "
+        "require `Authorization: Bearer KEY`.",
     ),
-    Variable(
-        "NIM_GATEWAY_METRICS_NEED_KEY",
-        Topic.KEYS,
-        "Ask for a key on `/v1/metrics` too.",
-        default="false",
-    ),
+    Variable("NIM_GATEWAY_METRICS_NEED_KEY", Topic.KEYS, "Require a key for `/v1/metrics` too.", default="false"),
     Variable(
         "NIM_SSL_MODE",
         Topic.TLS,
-        "`mtls` asks clients for a certificate.",
+        "`mtls` requires a certificate from clients.",
         default="disabled",
         choices=("disabled", "tls", "mtls"),
     ),
-    Variable(
-        "NIM_SSL_KEY_PATH",
-        Topic.TLS,
-        "The private key, PEM.",
-    ),
-    Variable(
-        "NIM_SSL_CERTS_PATH",
-        Topic.TLS,
-        "The certificate and its chain, PEM.",
-        aliases=("NIM_SSL_CERT_PATH",),
-    ),
-    Variable(
-        "NIM_SSL_CA_CERTS_PATH",
-        Topic.TLS,
-        "Who may have signed the certificates of clients, PEM; for `mtls`.",
-    ),
+    Variable("NIM_SSL_KEY_PATH", Topic.TLS, "The private key, PEM."),
+    Variable("NIM_SSL_CERTS_PATH", Topic.TLS, "The certificate and its chain, PEM.", aliases=("NIM_SSL_CERT_PATH",)),
+    Variable("NIM_SSL_CA_CERTS_PATH", Topic.TLS, "The authorities that sign clients' certificates, PEM; for `mtls`."),
     Variable(
         "NIM_CORS_ALLOW_ORIGINS",
         Topic.CORS,
-        "Origins whose pages may call, separated by commas, or `*`. Without it none may.",
+        "Origins whose pages may send requests, separated by commas, or `*`. If it is not set, none may.",
     ),
-    Variable(
-        "NIM_CORS_ALLOW_METHODS",
-        Topic.CORS,
-        "Methods that they may use.",
-        default="GET, POST",
-    ),
+    Variable("NIM_CORS_ALLOW_METHODS", Topic.CORS, "Methods that these pages may use.", default="GET, POST"),
     Variable(
         "NIM_CORS_ALLOW_HEADERS",
         Topic.CORS,
-        "Headers that they may send.",
+        "Headers that these pages may send.",
         default="Authorization, Content-Type",
     ),
     Variable(
         "NIM_CORS_EXPOSE_HEADERS",
         Topic.CORS,
-        "Headers of answers that they may read.",
+        "Headers of answers that these pages may read.",
         default="X-Request-Id, Retry-After",
     ),
-    Variable(
-        "NIM_CORS_MAX_AGE",
-        Topic.CORS,
-        "Seconds for which a browser remembers these.",
-        default="600",
-    ),
+    Variable("NIM_CORS_MAX_AGE", Topic.CORS, "Seconds for which a browser remembers these rules.", default="600"),
     Variable(
         "NIM_GATEWAY_MAX_BODY_BYTES",
         Topic.LIMITS,
-        "The largest body of a request; 413 beyond it.",
+        "The largest body of a request; 413 above it.",
         default=str(16 * _MIB),
     ),
     Variable(
         "NIM_GATEWAY_MAX_CONCURRENT_REQUESTS",
         Topic.LIMITS,
-        "Requests for the model at once; 429 beyond them.",
+        "Concurrent requests for the model; 429 above it.",
         default="256",
     ),
     Variable(
         "NIM_GATEWAY_MAX_CONNECTIONS",
         Topic.LIMITS,
-        "Open connections at once; more are closed unanswered.",
+        "Open connections; more are closed without an answer.",
         default="1024",
     ),
     Variable(
         "NIM_GATEWAY_REQUESTS_PER_MINUTE",
         Topic.LIMITS,
-        "Requests for the model per key, or per address without keys; 429 with Retry-After beyond them. 0 is no limit.",
+        "Requests a minute for the model per key, or per address without keys; 429 with Retry-After above it. 0 is no "
+        "limit.",
         default="0",
     ),
     Variable(
         "NIM_GATEWAY_HEADER_SECONDS",
         Topic.LIMITS,
-        "How long a connection may take to send the head of its request.",
+        "Seconds for a connection to send the head of its request.",
         default="10",
     ),
     Variable(
-        "NIM_GATEWAY_BODY_SECONDS",
-        Topic.LIMITS,
-        "How long a request may take to send its body; 408 after it.",
-        default="60",
+        "NIM_GATEWAY_BODY_SECONDS", Topic.LIMITS, "Seconds for a request to send its body; 408 after it.", default="60"
     ),
     Variable(
         "NIM_GATEWAY_REQUEST_SECONDS",
         Topic.LIMITS,
-        "How long an answer may take; 504 after it. 0 is no limit.",
+        "Seconds for an answer; 504 after it. 0 is no limit.",
         default="3600",
     ),
     Variable(
         "NIM_LOG_LEVEL",
         Topic.LOGS,
-        "How much the gateway and trtllm-serve say.",
+        "The log level of the gateway and trtllm-serve.",
         default="INFO",
         choices=("TRACE", "DEBUG", "INFO", "DEFAULT", "WARNING", "ERROR", "CRITICAL"),
     ),
     Variable(
         "NIM_JSONL_LOGGING",
         Topic.LOGS,
-        "One JSON object a line, also around the lines of trtllm-serve.",
+        "Write one JSON object a line, also around the lines of trtllm-serve.",
         default="false",
     ),
     Variable(
         "NIM_GATEWAY_LOG_PROMPTS",
         Topic.LOGS,
-        "Write the bodies of requests for the model into the log. Without it nothing of them is written.",
+        "Write the bodies of requests for the model into the log. If it is not set, nothing of them is written.",
         default="false",
     ),
     Variable(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         Topic.LOGS,
-        "Where traces go, over OTLP and HTTP; needs the packages `opentelemetry-sdk` and `opentelemetry-"
-        "exporter-otlp-proto-http` in the image. The header `traceparent` reaches trtllm-serve with or "
-        "without it.",
+        "The destination of traces, over OTLP and HTTP. It needs the packages `opentelemetry-sdk` and "
+        "`opentelemetry-exporter-otlp-proto-http` in the image. The header `traceparent` reaches trtllm-serve in any "
+        "case.",
     ),
 )
 
 NOT_SERVED: Mapping[str, str] = {
-    "NIM_DRAFT_MODEL_PATH": "the draft model is the recipe's",
+    "NIM_DRAFT_MODEL_PATH": "the recipe decides the draft model",
     "NIM_ENABLE_KV_CACHE_HOST_OFFLOAD": "set kv_cache_config.host_cache_size in trtllm_config.yaml",
-    "NIM_FT_MODEL": "the bundle's model is your own already; NIM_MODEL_PATH names another folder",
+    "NIM_FT_MODEL": "set NIM_MODEL_PATH to serve another model",
     "NIM_KV_CACHE_HOST_MEM_FRACTION": "set kv_cache_config.host_cache_size in trtllm_config.yaml",
     "NIM_MIDDLEWARE_CONFIG_PATH": "there is no middleware",
-    "NIM_NUM_COMPUTE_NODES": "several machines are the recipe's matter",
+    "NIM_NUM_COMPUTE_NODES": "the recipe decides the number of machines",
     "NIM_PEFT_REFRESH_INTERVAL": "LoRA adapters are not served",
     "NIM_PEFT_SOURCE": "LoRA adapters are not served",
     "NIM_SAGEMAKER_MODE": "SageMaker's routes are not served",
 }
 """Variables of NIM that request a missing feature, and what to do instead."""
 
-WITHOUT_MEANING = frozenset({
+WITHOUT_EFFECT = frozenset({
     "NIM_CACHE_PATH", "NIM_CACHE_PROBE_TIMEOUT", "NIM_DISABLE_MODEL_DOWNLOAD", "NIM_LOW_MEMORY_MODE", "NIM_NGINX_DIR",
     "NIM_RELAX_MEM_CONSTRAINTS", "NIM_REPOSITORY_OVERRIDE", "NIM_DISABLE_TRTLLM_PYTORCH_RT",
     "NIM_USE_TRTLLM_LEGACY_BACKEND", "NIM_ENGINE_MODEL_PATH", "NIM_GRPC_API_PORT",
 })  # fmt: skip
-"""Variables of NIM that may be set and change nothing: no cache, no download, one backend."""
+"""Variables of NIM that have no effect here: there is no cache, no download and one backend."""
 
-_OF_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
-"""What Kubernetes sets in every pod for a Service whose name begins with `nim`."""
+_SET_BY_KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
+"""The variables of every pod for a Kubernetes Service whose name begins with `nim`."""
 _SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -352,33 +289,33 @@ class Environment:
         if not given:
             return None
         if len({value for _, value in given}) > 1:
-            told = " and ".join(f"{each}={value}" for each, value in given)
-            message = f"{told} contradict each other: set one of them"
+            assignments = " and ".join(f"{each}={value}" for each, value in given)
+            message = f"{assignments} contradict each other: set one of them"
             raise ContradictionError(message)
         return self._chosen(variable, *given[0])
 
-    def integer(self, name: str, *, least: int = 0, most: int | None = None) -> int | None:
-        """Give a whole number.
+    def integer(self, name: str, *, minimum: int = 0, maximum: int | None = None) -> int | None:
+        """Return a whole number.
 
         Raises:
-            ContradictionError: It is none, or out of range.
+            ContradictionError: It is not a whole number, or out of range.
         """
         number = self._number(name, int, "a whole number")
-        self._check_range(name, number, least, most)
+        self._check_range(name, number, minimum, maximum)
         return None if number is None else int(number)
 
-    def number(self, name: str, *, least: float = 0) -> float | None:
-        """Give a number.
+    def number(self, name: str, *, minimum: float = 0) -> float | None:
+        """Return a number.
 
         Raises:
-            ContradictionError: It is none, or out of range.
+            ContradictionError: It is not a number, or out of range.
         """
         number = self._number(name, float, "a number")
-        self._check_range(name, number, least, None)
+        self._check_range(name, number, minimum, None)
         return number
 
     def switch(self, name: str) -> bool | None:
-        """Give a switch.
+        """Return a switch.
 
         Raises:
             ContradictionError: It is neither on nor off.
@@ -392,12 +329,12 @@ class Environment:
         return _SWITCHES[text.lower()]
 
     def words(self, name: str) -> tuple[str, ...]:
-        """Give what is separated by commas."""
+        """Return the parts between commas."""
         text = self.text(name) or self._table[name].default
         return tuple(word.strip() for word in text.split(",") if word.strip())
 
     def default(self, name: str) -> str:
-        """Give what holds where nothing is set."""
+        """Return the value if nothing is set."""
         return self._table[name].default
 
     def warnings(self) -> Iterator[str]:
@@ -407,7 +344,7 @@ class Environment:
             if name in NOT_SERVED:
                 yield f"{name} has no effect: {NOT_SERVED[name]}"
             elif name.startswith("NIM_") and not (
-                name in known or name in WITHOUT_MEANING or _OF_KUBERNETES.search(name)
+                name in known or name in WITHOUT_EFFECT or _SET_BY_KUBERNETES.search(name)
             ):
                 near = difflib.get_close_matches(name, known, 1, 0.8)
                 yield f"{name} is unknown and has no effect" + (f"; did you mean {near[0]}?" if near else "")
@@ -431,10 +368,10 @@ class Environment:
             raise ContradictionError(message) from None
 
     @staticmethod
-    def _check_range(name: str, number: float | None, least: float, most: float | None) -> None:
+    def _check_range(name: str, number: float | None, minimum: float, maximum: float | None) -> None:
         if number is None:
             return
-        if not number >= least or (most is not None and number > most) or number == float("inf"):
-            expected = f"at least {least}" if most is None else f"{least} to {most}"
+        if not number >= minimum or (maximum is not None and number > maximum) or number == float("inf"):
+            expected = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
             message = f"{name}={number:g}: expected {expected}"
             raise ContradictionError(message)

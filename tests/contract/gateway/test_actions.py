@@ -42,7 +42,7 @@ def test_a_dry_run_prints_what_would_be_started(bundle: Deployment, arguments: t
 
 def test_a_contradiction_has_its_exit_status_and_no_traceback(bundle: Deployment) -> None:
     ended = bundle.act("nim-serve", "--dry-run", NIM_TENSOR_PARALLEL_SIZE="2")
-    told = "NIM_TENSOR_PARALLEL_SIZE=2 asks for --tensor_parallel_size 2, but the engine was built for 1"
+    told = "NIM_TENSOR_PARALLEL_SIZE=2 asks for --tensor_parallel_size 2, but the TensorRT engine was built for 1"
     assert (ended.returncode, ended.stderr) == (4, f"error: {told}: build another one\n")
 
 
@@ -64,7 +64,7 @@ def test_a_local_model_is_not_downloaded(bundle: Deployment, arguments: tuple[st
     (("create-model-store",), "create-model-store: the following arguments are required"),
     (("create-model-store", "-p", ID, "-m", "/store"), "copy model/ of the bundle to /store"),
     (("nim-server",), "there is no action 'nim-server'"),
-    (("create-api-key", "a b"), "a name has letters"),
+    (("create-api-key", "a b"), "a name has at most 64 letters"),
 ])  # fmt: skip
 def test_wrong_usage_has_its_exit_status(bundle: Deployment, arguments: tuple[str, ...], reason: str) -> None:
     ended = bundle.act(*arguments)

@@ -79,7 +79,7 @@ def test_keys_come_and_go_without_a_restart(guarded: tuple[Deployment, str]) -> 
     file.write_text("# broken line\nalice plain\n")
     assert server.process is not None
     os.kill(server.process.pid, signal.SIGHUP)
-    server.wait_for(lambda: "the keys of before stay" in server.log, 10)
+    server.wait_for(lambda: "cannot read the API keys; the old ones stay" in server.log, 10)
     assert server.get("/v1/models", Authorization=f"Bearer {other}")[0] == 200
     file.write_text(before)
     server.wait_for(lambda: server.get("/v1/models", Authorization=f"Bearer {other}")[0] == 401, 10)
@@ -207,12 +207,12 @@ def test_certificates_are_renewed_without_a_restart(tmp_path: Path) -> None:
         place.write_text("broken")
         assert server.process is not None
         os.kill(server.process.pid, signal.SIGHUP)
-        server.wait_for(lambda: "the certificates of before stay" in server.log, 10)
+        server.wait_for(lambda: "cannot read the certificates; the old ones stay" in server.log, 10)
         assert _models(server, trusting_old) == 200
         certificate, key = new.issue("server")
         place.write_text(Path(certificate).read_text() + Path(key).read_text())
         os.kill(server.process.pid, signal.SIGHUP)
-        server.wait_for(lambda: "certificates were read" in server.log, 10)
+        server.wait_for(lambda: "certificates read" in server.log, 10)
         assert _models(server, trusting_new) == 200
         with pytest.raises(ssl.SSLError):
             _models(server, trusting_old)
@@ -225,7 +225,7 @@ def test_certificates_are_renewed_without_a_restart(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_ends_the_start(tmp_path: Path, variables: dict[str, str]) -> None:
     server = Deployment(tmp_path, variables=variables)
     server.lay_out()
-    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_ENGINE_PORT=str(free_port()))
+    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_RUNTIME_PORT=str(free_port()))
     assert ended.returncode == 3
     assert "/nowhere/" in ended.stderr
     assert "Traceback" not in ended.stderr

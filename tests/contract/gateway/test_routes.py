@@ -114,12 +114,12 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(server: Deployment) ->
     events = raised.value.partial
     assert b"[DONE]" not in events
     last = events.strip().splitlines()[-1].removeprefix(b"data: ")
-    assert json.loads(last)["error"]["code"] == "engine_broke_off"
+    assert json.loads(last)["error"]["code"] == "runtime_broke_off"
 
 
 def test_no_answer_at_all_is_a_bad_gateway(server: Deployment) -> None:
     status, answer = server.ask("[break]")
-    assert (status, answer["error"]["code"], answer["error"]["type"]) == (502, "engine_unreachable", "server_error")
+    assert (status, answer["error"]["code"], answer["error"]["type"]) == (502, "runtime_unreachable", "server_error")
 
 
 @pytest.mark.parametrize("path", [

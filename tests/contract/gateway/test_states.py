@@ -31,7 +31,7 @@ def test_while_the_model_loads_the_server_lives_and_is_not_ready(tmp_path: Path,
         assert int(headers["retry-after"]) > 0
         assert server.get("/v1/models")[0] == 503
         assert server.get("/v1/metadata")[0] == 200
-        assert 'nim_gateway_engine_ready{model_name="tiny"} 0' in server.get("/v1/metrics")[1]["text"]
+        assert 'nim_gateway_runtime_ready{model_name="tiny"} 0' in server.get("/v1/metrics")[1]["text"]
         server.wait_ready()
         assert server.ask("hello")[1]["model"] == "tiny"
 
@@ -106,7 +106,7 @@ def test_without_room_for_a_changed_configuration_it_says_so(tmp_path: Path) -> 
     server.lay_out()
     (tmp_path / "full").touch()
     hidden = {"TMPDIR": str(tmp_path / "full"), "PYTHONPATH": str(_without_temporary(tmp_path))}
-    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_ENGINE_PORT=str(free_port()), **hidden)
+    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_RUNTIME_PORT=str(free_port()), **hidden)
     assert ended.returncode == 6
     assert "mount a tmpfs at /tmp" in ended.stderr
 
@@ -151,7 +151,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     server = Deployment(tmp_path)
     server.lay_out()
     with deployed(tmp_path / "other") as other:
-        ended = server.act(NIM_SERVER_PORT=str(other.port), NIM_GATEWAY_ENGINE_PORT=str(free_port()))
+        ended = server.act(NIM_SERVER_PORT=str(other.port), NIM_GATEWAY_RUNTIME_PORT=str(free_port()))
     assert ended.returncode == 6
     assert ended.stderr == f"error: cannot listen on 127.0.0.1:{other.port}: Address already in use\n"
 
@@ -159,7 +159,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
     server = Deployment(tmp_path, serve=example_serve(command=("trtllm-nothing", "serve")))
     server.lay_out()
-    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_ENGINE_PORT=str(free_port()))
+    ended = server.act(NIM_SERVER_PORT=str(free_port()), NIM_GATEWAY_RUNTIME_PORT=str(free_port()))
     assert (ended.returncode, ended.stderr) == (6, "error: cannot start trtllm-nothing: No such file or directory\n")
 
 

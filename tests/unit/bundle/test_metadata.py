@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from orchestrator.bundle.contents import dns_label, read_contents
 from orchestrator.bundle.gateway.documents import parse_serve, read_documents
-from orchestrator.bundle.gateway.launch import decide, write_config
+from orchestrator.bundle.gateway.launch import decide_launch, write_config
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
 from orchestrator.bundle.targets import metadata, render_files
@@ -169,7 +169,7 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
     (tmp_path / "trtllm_config.yaml").write_text(contents.config)
     serve = replace(written, config=str(tmp_path / "trtllm_config.yaml"))
     environment = Environment({"NIM_MODEL_PATH": str(tmp_path / "store")})
-    launch = decide(serve, read_settings(environment, serve), environment, ())
+    launch = decide_launch(serve, read_settings(environment, serve), environment, ())
     command = launch.command(write_config(launch, tmp_path))
     recipe, shape = contents.recipe, contents.shape
     store = str(tmp_path / "store")

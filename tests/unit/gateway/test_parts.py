@@ -17,8 +17,8 @@ from orchestrator.bundle.gateway.keys import KeyRing, create_key, digest_of, par
 from orchestrator.bundle.gateway.limits import Concurrency, Rate
 from orchestrator.bundle.gateway.logs import Log
 from orchestrator.bundle.gateway.metrics import Histogram, Metrics
+from orchestrator.bundle.gateway.model_names import LineBuffer, ModelNames
 from orchestrator.bundle.gateway.openapi import describe
-from orchestrator.bundle.gateway.renaming import Lines, Names
 from orchestrator.bundle.gateway.replies import RefusedError
 from orchestrator.bundle.gateway.routes import ROUTES
 
@@ -45,33 +45,33 @@ trtllm_iteration_latency_seconds 0.01
 
 
 def test_a_request_names_what_trtllm_serve_knows() -> None:
-    names = Names(("meta/llama", "llama"), "model")
+    names = ModelNames(("meta/llama", "llama"), "model")
     for asked in names.served:
         assert json.loads(names.request(json.dumps({"model": asked, "n": 1}).encode())) == {"model": "model", "n": 1}
 
 
 def test_a_request_is_passed_as_it_came_where_the_names_agree() -> None:
     body = b'{ "model":"llama",  "x": 1e400 }'
-    assert Names(("llama",), "llama").request(body) is body
+    assert ModelNames(("llama",), "llama").request(body) is body
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"[" * 100_000, b"\xff\xfe", b"1" * 10_000])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(RefusedError) as raised:
-        Names(("llama",), "model").request(body)
+        ModelNames(("llama",), "model").request(body)
     assert (raised.value.status, raised.value.code) == (400, "invalid_json")
 
 
 @pytest.mark.parametrize("model", ["gpt-4", "model", "", 5, ["llama"], {"a": 1}, True])
 def test_another_model_does_not_exist(model: object) -> None:
     with pytest.raises(RefusedError) as raised:
-        Names(("llama",), "model").request(json.dumps({"model": model}).encode())
+        ModelNames(("llama",), "model").request(json.dumps({"model": model}).encode())
     assert (raised.value.status, raised.value.code) == (404, "model_not_found")
 
 
 @given(content=st.text(), rest=st.dictionaries(st.text(), st.text()), dense=st.booleans())
 def test_only_the_key_model_is_renamed_in_an_answer(content: str, rest: dict[str, str], dense: bool) -> None:
-    names = Names(('my "own"/name',), "model")
+    names = ModelNames(('my "own"/name',), "model")
     document = {**rest, "model": "model", "said": content, "quoted": f'"model":"model" {content} "model": "model"'}
     text = json.dumps(document, separators=(",", ":") if dense else None)
     assert json.loads(names.answer(text.encode())) == {**document, "model": 'my "own"/name'}
@@ -79,7 +79,7 @@ def test_only_the_key_model_is_renamed_in_an_answer(content: str, rest: dict[str
 
 @given(st.binary(), st.lists(st.integers(0, 50)))
 def test_lines_lose_no_byte_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
-    lines, out, rest = Lines(), b"", data
+    lines, out, rest = LineBuffer(), b"", data
     for cut in cuts:
         part = lines.cut(rest[:cut])
         assert not part or part.endswith(b"\n")
@@ -129,10 +129,10 @@ def test_many_clients_are_not_remembered_forever() -> None:
 
 def test_one_request_too_many_is_told_to_try_again() -> None:
     concurrency = Concurrency(1)
-    with concurrency.one(), pytest.raises(RefusedError) as raised, concurrency.one():
+    with concurrency.running_request(), pytest.raises(RefusedError) as raised, concurrency.running_request():
         pass
     assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, "1")
-    with concurrency.one():
+    with concurrency.running_request():
         assert concurrency.running == 1
 
 
@@ -157,7 +157,7 @@ def test_a_name_has_one_key(tmp_path: Path) -> None:
     create_key("alice", tmp_path / "keys")
     with pytest.raises(UsageError, match="alice has a key"):
         create_key("alice", tmp_path / "keys")
-    with pytest.raises(UsageError, match="a name has letters"):
+    with pytest.raises(UsageError, match="a name has at most 64 letters"):
         create_key("a b", None)
 
 
@@ -180,7 +180,7 @@ def test_a_broken_file_leaves_the_keys_of_before(tmp_path: Path) -> None:
     file.write_text("broken")
     ring.reload()
     assert ring.owner(key) == "alice"
-    assert "the keys of before stay" in log.getvalue()
+    assert "cannot read the API keys; the old ones stay" in log.getvalue()
     file.write_text("")
     ring.reload()
     assert ring.owner(key) is None
@@ -194,7 +194,7 @@ def test_metrics_are_what_prometheus_reads_with_and_without_those_of_tensorrt_ll
     metrics.requests["/v1/completions", 200] += 2
     metrics.seconds["/v1/completions"].observe(0.3)
     for engine in ("", ENGINE):
-        text = metrics.text('my "model"\\', running=1, ready=True, most=8, engine=engine)
+        text = metrics.text('my "model"\\', running=1, ready=True, limit=8, runtime=engine)
         families = list(text_string_to_metric_families(text))
         names = [family.name for family in families]
         assert len(names) == len(set(names))
@@ -206,7 +206,7 @@ def test_metrics_are_what_prometheus_reads_with_and_without_those_of_tensorrt_ll
 
 
 def test_names_of_nim_have_the_label_that_clients_know_and_keep_the_others() -> None:
-    text = Metrics().text("llama", running=0, ready=True, most=8, engine=ENGINE)
+    text = Metrics().text("llama", running=0, ready=True, limit=8, runtime=ENGINE)
     assert 'gpu_cache_usage_perc{model_name="llama",engine_type="trtllm"} 0.25\n' in text
     assert 'request_success_total{model_name="llama",finished_reason="stop"} 3.0\n' in text
     assert 'e2e_request_latency_seconds_bucket{model_name="llama",le="+Inf"} 3.0\n' in text
@@ -242,7 +242,7 @@ def test_quiet_logs_keep_what_matters() -> None:
     log.info("no")
     log.warning("no")
     log.error("yes")
-    log.engine("its own business")
+    log.runtime("its own business")
     assert re.findall("no|yes|business", stream.getvalue()) == ["yes", "business"]
 
 

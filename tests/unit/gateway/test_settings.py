@@ -18,10 +18,10 @@ def settings(**values: str) -> Settings:
 
 def test_without_variables_the_recipe_and_the_defaults_hold() -> None:
     found = settings()
-    assert (found.port, found.engine_port, found.health_port) == (9000, 8001, None)
+    assert (found.port, found.runtime_port, found.health_port) == (9000, 8001, None)
     assert found.names == ("tiny",)
     assert (found.keys, found.tls, found.cors) == (None, None, None)
-    assert (found.bounds.body, found.bounds.per_minute) == (16 << 20, 0)
+    assert (found.limits.body_bytes, found.limits.per_minute) == (16 << 20, 0)
     assert (found.log_level, found.json_logs, found.log_prompts) == ("INFO", False, False)
 
 
@@ -41,8 +41,8 @@ def test_an_empty_variable_is_none() -> None:
         ({"NIM_SERVER_PORT": "8000", "NIM_HTTP_API_PORT": "9000"}, "NIM_SERVER_PORT=8000 and NIM_HTTP_API_PORT=9000"),
         ({"NIM_SERVER_PORT": "http"}, "NIM_SERVER_PORT=http: expected a whole number"),
         ({"NIM_SERVER_PORT": "70000"}, "expected 1 to 65535"),
-        ({"NIM_SERVER_PORT": "8001"}, "port 8001 is asked for twice"),
-        ({"NIM_HEALTH_PORT": "8001"}, "port 8001 is asked for twice"),
+        ({"NIM_SERVER_PORT": "8001"}, "port 8001 is used twice"),
+        ({"NIM_HEALTH_PORT": "8001"}, "port 8001 is used twice"),
         ({"NIM_JSONL_LOGGING": "perhaps"}, "NIM_JSONL_LOGGING=perhaps: expected one of 1, true"),
         ({"NIM_LOG_LEVEL": "LOUD"}, "expected one of TRACE, DEBUG"),
         ({"NIM_SSL_MODE": "tls"}, "NIM_SSL_MODE=tls needs NIM_SSL_KEY_PATH and NIM_SSL_CERTS_PATH"),
@@ -62,6 +62,10 @@ def test_what_cannot_hold_is_refused(values: dict[str, str], reason: str) -> Non
 def test_certificates_have_names_of_both_versions() -> None:
     given = {"NIM_SSL_MODE": "TLS", "NIM_SSL_KEY_PATH": "/key", "NIM_SSL_CERT_PATH": "/chain"}
     assert settings(**given).tls == Tls(Path("/key"), Path("/chain"), None)
+
+
+def test_the_runtime_port_has_its_former_name_as_well() -> None:
+    assert settings(NIM_GATEWAY_ENGINE_PORT="9100").runtime_port == 9100
 
 
 def test_several_served_names_are_read_in_their_order() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from .replies import refuse
 
 
-class Names:
-    """Translates between what clients call the model and what trtllm-serve calls it.
+class ModelNames:
+    """Translates between the clients' name of the model and trtllm-serve's.
 
     Args:
-        served: The names of clients; answers carry the first.
-        model: The name that trtllm-serve has.
+        served: The clients' names. Answers have the first one.
+        model: The name in trtllm-serve.
     """
 
     def __init__(self, served: Sequence[str], model: str) -> None:
@@ -23,7 +23,7 @@ class Names:
         self._model = model
         written = json.dumps(model)
         self._answered = json.dumps(served[0]).encode()
-        # Within a string of JSON every quote has a backslash before it, so that this finds keys only.
+        # Every quote within a JSON string has a backslash, so that the pattern finds keys only.
         spellings = {written, json.dumps(model, ensure_ascii=False)}
         names = b"|".join(re.escape(each.encode()) for each in sorted(spellings))
         self._pattern = re.compile(rb'("model"\s*:\s*)(?:' + names + rb")")
@@ -31,26 +31,26 @@ class Names:
         """Whether answers must be changed."""
 
     def request(self, body: bytes) -> bytes:
-        """Check the body of a request for the model, and let it name what trtllm-serve knows.
+        """Check the body of a request for the model, and replace the name by trtllm-serve's.
 
         Raises:
-            RefusedError: It is no JSON object, or names another model.
+            RefusedError: It is not a JSON object, or names another model.
         """
         document = _parse(body)
-        asked = document.get("model")
-        if asked is None or asked == self._model == self.served[0]:
+        name = document.get("model")
+        if name is None or name == self._model == self.served[0]:
             return body
-        if asked not in self.served:
-            told = asked if isinstance(asked, str) else json.dumps(asked)
-            message = f"The model {told[:200]!r} does not exist; this server has {', '.join(self.served)}."
+        if name not in self.served:
+            shown = name if isinstance(name, str) else json.dumps(name)
+            message = f"The model {shown[:200]!r} does not exist; this server has {', '.join(self.served)}."
             refuse(404, message, code="model_not_found")
-        if asked == self._model:
+        if name == self._model:
             return body
         document["model"] = self._model
         return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     def answer(self, part: bytes) -> bytes:
-        """Let a part of an answer, made of whole lines, name what clients know."""
+        """Replace the name in a part of an answer, which must consist of whole lines."""
         return self._pattern.sub(lambda found: found[1] + self._answered, part)
 
 
@@ -64,14 +64,14 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-class Lines:
-    """Cuts a stream of bytes after its newlines, so that no name is cut in two."""
+class LineBuffer:
+    """Splits a stream of bytes after its newlines, so that no name is split."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def cut(self, chunk: bytes) -> bytes:
-        """Give all whole lines so far."""
+        """Return all whole lines so far."""
         whole, newline, rest = chunk.rpartition(b"\n")
         if not newline:
             self._rest += chunk
@@ -80,5 +80,5 @@ class Lines:
         return whole
 
     def rest(self) -> bytes:
-        """Give what is left at the end."""
+        """Return the bytes that are left at the end."""
         return self._rest
