@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.container import SERVICE
-from orchestrator.deployment.made import Made, containers, look_at
+from orchestrator.deployment.deployed_containers import DeployedContainer, containers, describe_container
 from orchestrator.deployment.record import remembered
 from orchestrator.errors import DockerUnavailableError, NotDeployedError
 from orchestrator.executors.docker_client import connect, explained
@@ -23,7 +23,7 @@ _SLICE = 0.5
 class DeployedContainers:
     """The containers of deployments on this machine."""
 
-    containers: tuple[Made, ...] = ()
+    containers: tuple[DeployedContainer, ...] = ()
     unknown: str = ""
     """Why Docker could not list them; empty if it did."""
 
@@ -40,7 +40,7 @@ def deployed_containers(store: Path, recipe: str | None = None) -> DeployedConta
         return DeployedContainers()
     try:
         with closing(connect()) as client:
-            return DeployedContainers(tuple(look_at(container) for container in containers(client, recipe)))
+            return DeployedContainers(tuple(describe_container(container) for container in containers(client, recipe)))
     except DockerUnavailableError as error:
         return DeployedContainers(unknown=str(error))
 

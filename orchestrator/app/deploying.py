@@ -11,12 +11,12 @@ from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.container import FOLDER
-from orchestrator.deployment.made import containers, take_down
+from orchestrator.deployment.deployed_containers import containers, remove_deployment
+from orchestrator.deployment.gateway_client import API_KEY, Answer, Gateway
 from orchestrator.deployment.observer import Done, Observer, Phase
-from orchestrator.deployment.question import API_KEY, Answer, Gateway
 from orchestrator.deployment.record import forget, lock_of, remember
 from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
-from orchestrator.deployment.up import Deployment
+from orchestrator.deployment.start import Deployment
 from orchestrator.errors import ComposeUnsupportedError
 from orchestrator.executors.docker_client import connect
 from orchestrator.units import in_time
@@ -56,7 +56,7 @@ def deploy(settings: Settings, recipe: RecipeName, profiles: Sequence[str], obse
         remember(settings.store.root, recipe.name)
         waits = Phase("server", "waiting: another command works on this deployment")
         with settings.store.lock(lock_of(recipe.name), lambda: observer(waits)):
-            container = Deployment(client, folder, compose, tuple(profiles), observer).bring_up()
+            container = Deployment(client, folder, compose, tuple(profiles), observer).start()
         gateway = gateway_of(folder, compose, settings.environment.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), observer)
         observer(Done("server", f"ready after {in_time(waited)}"))
@@ -80,7 +80,7 @@ def undeploy(
     """
     locked = settings.store.lock(lock_of(recipe.name), waiting)
     with closing(connect()) as client, locked:
-        yield from take_down(client, recipe.name, settings.dist / recipe.name, volumes=volumes)
+        yield from remove_deployment(client, recipe.name, settings.dist / recipe.name, volumes=volumes)
         forget(settings.store.root, recipe.name)
 
 

@@ -9,7 +9,7 @@ from orchestrator.app.recipe_draft import RecipeDraft, name_for, source_of
 from orchestrator.app.settings import Settings
 from orchestrator.errors import RecipeThereError, machine_faults
 from orchestrator.pages.advice import advice
-from orchestrator.pages.rows import span_of
+from orchestrator.pages.cells import span_of
 from orchestrator.planner.comparison import Comparison, Row, Subject
 from orchestrator.planner.figures import requests
 from orchestrator.planner.proposal import Candidate, NewRecipe, Proposal, propose

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from orchestrator.bundle.files import SUMS, read_sums, sums_text
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import ComposeFile
 from orchestrator.deployment.observer import Done, Observer, Phase
@@ -30,11 +31,10 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 INSTALL = "install.sh"
-_SUMS = "SHA256SUMS"
 _MODEL = "model/"
-_LEFT_OUT = (".env", "secrets/", "two-sparks/.env", "two-sparks/keys/", "images/", INSTALL, _SUMS)
+_EXCLUDED = (".env", "secrets/", "two-sparks/.env", "two-sparks/keys/", "images/", INSTALL, SUMS)
 """Files of this machine only, and the archive's own files."""
-_KEPT = frozenset({"secrets/README"})
+_INCLUDED = frozenset({"secrets/README"})
 _PART = 16 << 20
 _COPY = 1 << 20
 _EVERY = 256 << 20
@@ -84,8 +84,8 @@ def archive(
     image_bytes = sum(_size(client, name) for name in names)
     total = sum(size for _, size in contents) + image_bytes
     _require_space(file, total)
-    observer(Phase("archive", f"{total / 1e9:.1f} GB to {file}, and as much again where it is unpacked"))
-    script = _install_script(folder.name, names, _architecture(client), image_bytes)
+    observer(Phase("archive", f"{total / 1e9:.1f} GB to {file}; unpacking takes as much again"))
+    script = _install_script(folder.name, names, images.architecture_of(client), image_bytes)
     partial = file.with_name(f".{file.name}.part")
     with machine_faults(f"writing {file}"):
         try:
@@ -110,34 +110,33 @@ class _Writer:
         self._total = total
         self._observer = observer
         self._sums: dict[str, str] = {}
-        self._done = self._told = 0
+        self._done = self._reported = 0
 
     def write_all(self, script: str, contents: Iterable[tuple[str, int]], parts: Iterable[tuple[str, bytes]]) -> None:
         with tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPY) as archive:
             self._add_bytes(archive, INSTALL, script.encode(), 0o755)
-            known = _listed(self._folder / _SUMS)
+            known = read_sums(self._folder)
             for name, _ in contents:
                 self._add_file(archive, name, known.get(name))
             for name, part in parts:
                 self._add_bytes(archive, name, part)
-            sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(self._sums.items()))
-            self._add_bytes(archive, _SUMS, sums.encode())
+            self._add_bytes(archive, SUMS, sums_text(self._sums).encode())
 
     def _add_bytes(self, archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
         entry = self._entry(name, len(content), mode)
         self._sums[name] = hashlib.sha256(content).hexdigest()
         archive.addfile(entry, io.BytesIO(content))
-        self._tell(name, len(content))
+        self._report(name, len(content))
 
     def _add_file(self, archive: tarfile.TarFile, name: str, known: str | None) -> None:
         file = self._folder / name
         with file.open("rb") as source:
             status = os.fstat(source.fileno())
-            reader = _Hashing(source, lambda count: self._tell(name, count))
+            reader = _Hashing(source, lambda count: self._report(name, count))
             archive.addfile(self._entry(name, status.st_size, 0o755 if status.st_mode & 0o100 else 0o644), reader)
         self._sums[name] = reader.digest
         if name.startswith(_MODEL) and known not in {None, reader.digest}:
-            message = f"{file} is not what was built: its SHA-256 is {reader.digest}, and {_SUMS} has {known}"
+            message = f"{file} has changed since the build: its SHA-256 is {reader.digest}, and {SUMS} has {known}"
             raise ArtifactCorruptError(message, hint=f"write the bundle again: orchestrator build {self._folder.name}")
 
     def _entry(self, name: str, size: int, mode: int) -> tarfile.TarInfo:
@@ -145,20 +144,20 @@ class _Writer:
         entry.size, entry.mode = size, mode
         return entry
 
-    def _tell(self, name: str, count: int) -> None:
+    def _report(self, name: str, count: int) -> None:
         self._done += count
-        if self._done - self._told >= _EVERY:
-            self._told = self._done
+        if self._done - self._reported >= _EVERY:
+            self._reported = self._done
             self._observer(Progress(self._done, self._total, "bytes", f"archive: {name}"))
 
 
 class _Hashing(io.RawIOBase):
     """Forwards bytes and hashes them."""
 
-    def __init__(self, source: IO[bytes], tell: Callable[[int], None]) -> None:
+    def __init__(self, source: IO[bytes], report: Callable[[int], None]) -> None:
         super().__init__()
         self._source = source
-        self._tell = tell
+        self._report = report
         self._hash = hashlib.sha256()
 
     @property
@@ -167,10 +166,10 @@ class _Hashing(io.RawIOBase):
         return self._hash.hexdigest()
 
     def read(self, size: int = -1) -> bytes:
-        """Give what comes next."""
+        """Return the next bytes."""
         piece = self._source.read(size)
         self._hash.update(piece)
-        self._tell(len(piece))
+        self._report(len(piece))
         return piece
 
 
@@ -178,14 +177,9 @@ def _contents(folder: Path) -> Iterator[tuple[str, int]]:
     """List a bundle's files with their sizes, without the user's files for this machine."""
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        left_out = any(name == one or (one.endswith("/") and name.startswith(one)) for one in _LEFT_OUT)
-        if file.is_file() and (name in _KEPT or not left_out):
+        excluded = any(name == one or (one.endswith("/") and name.startswith(one)) for one in _EXCLUDED)
+        if file.is_file() and (name in _INCLUDED or not excluded):
             yield name, file.stat().st_size
-
-
-def _listed(sums: Path) -> dict[str, str]:
-    lines = sums.read_text("utf-8").splitlines() if sums.is_file() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
@@ -212,11 +206,6 @@ def _size(client: DockerClient, name: str) -> int:
         message = f"{name}: Docker no longer has the image"
         raise ImageUnavailableError(message)
     return int(found.attrs["Size"])
-
-
-def _architecture(client: DockerClient) -> str:
-    with explained("reading Docker's architecture"):
-        return str(client.version()["Arch"])
 
 
 def _require_space(file: Path, total: int) -> None:

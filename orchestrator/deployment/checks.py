@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.deployment.compose_file import Published, Service
-from orchestrator.deployment.container import Placed
+from orchestrator.deployment.container import BundleService
 from orchestrator.errors import BundleIncompleteError, NoPermissionError, PortInUseError
 from orchestrator.executors.docker_client import explained
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-_OTHER_PORT = "end what listens there (sudo ss -ltnp shows it), or write another PORT=… into .env in the bundle"
+_OTHER_PORT = "stop the program that listens there (sudo ss -ltnp shows it), or set another PORT=… in the bundle's .env"
 
 
-def require_files(placed: Placed) -> None:
+def require_files(placed: BundleService) -> None:
     """Refuse a service whose files are missing, or unreadable for its user.
 
     Raises:
@@ -33,7 +33,7 @@ def require_files(placed: Placed) -> None:
     for volume in placed.service.volumes:
         source = placed.folder / volume.source
         if volume.type == "bind" and not source.exists():
-            message = f"{placed.name}: {source} is not there"
+            message = f"{placed.name}: {source} is missing"
             hint = f"write the bundle again: orchestrator build {placed.folder.name}"
             raise BundleIncompleteError(message, hint=hint)
         if volume.type == "bind" and placed.service.user:
@@ -55,10 +55,10 @@ def _require_readable(source: Path, user: str) -> None:
     uid, gid = map(int, user.split(":"))
     for path in (source, *source.rglob("*")) if source.is_dir() else (source,):
         status = path.stat()
-        wanted = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
         shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
-        if status.st_mode & wanted << shift != wanted << shift:
-            message = f"{path} cannot be read by uid {uid} and gid {gid}, as whom the server runs"
+        if status.st_mode & needed << shift != needed << shift:
+            message = f"{path} cannot be read by uid {uid} and gid {gid}, which the server has"
             raise NoPermissionError(message, hint=f"chmod -R o+rX {source}, or RUN_AS={status.st_uid}:0 in .env")
 
 
@@ -96,8 +96,10 @@ def holds(container: Container, port: Published) -> bool:
     return container.status in {"running", "restarting"} and ours in bound
 
 
-def port_error(service: Service, said: str) -> PortInUseError | None:
+def port_error(service: Service, reason: str) -> PortInUseError | None:
     """Recognise Docker's error for a port that was taken meanwhile."""
-    if not service.ports or not any(words in said for words in ("port is already allocated", "address already in use")):
+    if not service.ports or not any(
+        words in reason for words in ("port is already allocated", "address already in use")
+    ):
         return None
-    return PortInUseError(said, hint=_OTHER_PORT)
+    return PortInUseError(reason, hint=_OTHER_PORT)

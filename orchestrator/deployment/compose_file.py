@@ -99,13 +99,13 @@ class Devices(_Part):
 
 
 class Reservations(_Part):
-    """The required state."""
+    """The reserved resources of a service."""
 
     devices: tuple[Devices, ...] = ()
 
 
 class Resources(_Part):
-    """A dependency of a service."""
+    """The resources of a service."""
 
     reservations: Reservations = Reservations()
 
@@ -158,7 +158,7 @@ class Service(_Part):
 
     @property
     def devices(self) -> tuple[Devices, ...]:
-        """The GPUs that it asks for."""
+        """The requested GPUs."""
         return self.deploy.resources.reservations.devices
 
 
@@ -247,14 +247,14 @@ def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
     try:
         return validate(ComposeFile, data, document.positions, ComposeUnsupportedError)
     except ComposeUnsupportedError as error:
-        hint = f"what Compose knows and this does not, Compose itself does: docker compose --file {file} up --detach"
+        hint = f"Compose itself may support it: docker compose --file {file} up --detach"
         raise ComposeUnsupportedError(error.message, hint=hint) from error
 
 
 def _no_file(folder: Path) -> BundleIncompleteError:
     start = folder / "two-sparks" / "start.sh"
     if start.is_file():
-        message = f"{folder.name} is served by two machines together, and this command knows one"
+        message = f"{folder.name} is served by two machines together, but this command starts only one"
         return BundleIncompleteError(message, hint=f"on the first of them: {start}")
     return BundleIncompleteError(f"there is no {folder / COMPOSE}", hint=f"orchestrator build {folder.name}")
 

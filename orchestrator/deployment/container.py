@@ -34,7 +34,7 @@ _NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Placed:
+class BundleService:
     """A service of a bundle."""
 
     folder: Path
@@ -68,7 +68,7 @@ def labels(folder: Path) -> dict[str, str]:
 
 
 def create_arguments(
-    placed: Placed, *, image: str, content: str, ulimits: Mapping[str, int], version: str
+    placed: BundleService, *, image: str, content: str, ulimits: Mapping[str, int], version: str
 ) -> dict[str, Any]:
     """Convert a service to arguments of `APIClient.create_container`.
 
@@ -114,7 +114,7 @@ def create_arguments(
     }
 
 
-def specification(placed: Placed, image: str, content: str) -> str:
+def specification(placed: BundleService, image: str, content: str) -> str:
     """List everything that defines a container. If one value changes, the container is created again."""
     fields = {
         "format": 1,
@@ -125,7 +125,7 @@ def specification(placed: Placed, image: str, content: str) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _mount(placed: Placed, volume: Volume) -> Mount:
+def _mount(placed: BundleService, volume: Volume) -> Mount:
     bind = volume.type == "bind"
     where = str((placed.folder / volume.source).resolve()) if bind else placed.volume(volume.source)
     return Mount(type=volume.type, source=where, target=volume.target, read_only=volume.read_only)

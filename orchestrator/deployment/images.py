@@ -11,7 +11,7 @@ from docker.errors import ImageNotFound
 
 from orchestrator.deployment.compose_file import Build, Service
 from orchestrator.deployment.container import labels
-from orchestrator.deployment.content import of_context, stream_context
+from orchestrator.deployment.digests import context_digest, stream_context
 from orchestrator.errors import ImageUnavailableError
 from orchestrator.events import Observer
 from orchestrator.executors import docker_images
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONTEXT = LABEL + "context"
 """The label with the digest of an image's build context."""
-ENGINE = LABEL + "engine"
+DOCKER_ID = LABEL + "engine"
 """The label with the id of the Docker that built an image, to recognize loaded ones."""
 
 
@@ -40,7 +40,7 @@ def ensure(client: DockerClient, service: Service, folder: Path, observer: Obser
         ImageUnavailableError: It cannot be pulled or built.
         WrongArchitectureError: It is for another processor than Docker's.
     """
-    architecture = _architecture(client, service.platform)
+    architecture = service.platform.rpartition("/")[2] if service.platform else architecture_of(client)
     if service.build is None:
         docker_images.ensure(client, ContainerImage(service.image, architecture), observer)
     elif not is_current(client, service.image, folder, service.build):
@@ -69,13 +69,13 @@ def is_current(client: DockerClient, reference: str, folder: Path, build: Build)
 
 def built_here(client: DockerClient, labels: Mapping[str, str]) -> list[Image]:
     """Find the images that deployments with these labels built in this Docker."""
-    filters = [f"{name}={value}" for name, value in {**labels, ENGINE: _engine(client)}.items()]
+    filters = [f"{name}={value}" for name, value in {**labels, DOCKER_ID: _docker_id(client)}.items()]
     with explained("listing images"):
         return client.images.list(filters={"label": filters})
 
 
 def _build(client: DockerClient, reference: str, folder: Path, build: Build, observer: Observer) -> None:
-    marks = {**labels(folder), CONTEXT: _digest(folder, build), ENGINE: _engine(client)}
+    marks = {**labels(folder), CONTEXT: _digest(folder, build), DOCKER_ID: _docker_id(client)}
     with explained(f"building {reference}"):
         messages = client.api.build(
             fileobj=cast("IO[bytes]", stream_context(folder, build.dockerfile)),  # requests sends any iterable
@@ -96,16 +96,15 @@ def _build(client: DockerClient, reference: str, folder: Path, build: Build, obs
 
 def _digest(folder: Path, build: Build) -> str:
     arguments = ",".join(f"{name}={value}" for name, value in sorted(build.args.items()))
-    return f"{of_context(folder, build.dockerfile)}:{arguments}"
+    return f"{context_digest(folder, build.dockerfile)}:{arguments}"
 
 
-def _architecture(client: DockerClient, platform: str | None) -> str:
-    if platform:
-        return platform.rpartition("/")[2]
+def architecture_of(client: DockerClient) -> str:
+    """Return the architecture of Docker's machine."""
     with explained("reading Docker's architecture"):
         return str(client.version()["Arch"])
 
 
-def _engine(client: DockerClient) -> str:
+def _docker_id(client: DockerClient) -> str:
     with explained("reading Docker's id"):
         return str(client.info()["ID"])

@@ -1,6 +1,6 @@
 """Records which recipes were deployed, so that other commands need Docker only if there is a deployment.
 
-Only Docker knows what runs. A record means that it must be asked.
+Only Docker knows what runs. A record means that Docker must be queried.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def remember(store: Path, recipe: str) -> None:
     Raises:
         MachineError: The record cannot be written.
     """
-    with machine_faults("noting a deployment"):
+    with machine_faults("recording a deployment"):
         (store / _FOLDER).mkdir(parents=True, exist_ok=True)
         (store / _FOLDER / recipe).touch()
 
 
 def forget(store: Path, recipe: str) -> None:
     """Remove the record."""
-    with machine_faults("noting the end of a deployment"):
+    with machine_faults("removing the record of a deployment"):
         (store / _FOLDER / recipe).unlink(missing_ok=True)
 
 

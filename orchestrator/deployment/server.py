@@ -11,9 +11,9 @@ from docker.errors import APIError
 
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, Service, published, seconds
 from orchestrator.deployment.container import RECIPE
-from orchestrator.deployment.made import engine_health
+from orchestrator.deployment.deployed_containers import engine_health
+from orchestrator.deployment.gateway_client import Gateway
 from orchestrator.deployment.observer import Observer, Phase
-from orchestrator.deployment.question import Gateway
 from orchestrator.errors import ServerEndedError, ServerNotReadyError
 from orchestrator.executors.docker_client import explained
 
@@ -56,7 +56,7 @@ def wait_until_ready(container: Container, gateway: Gateway, limit: float, obser
             if waited > limit:
                 raise _too_late(container, limit, health.message)
             text = "loading the model" if health.live else "starting"
-            observer(Phase("server", text, waited, limit, _said_last(container)))
+            observer(Phase("server", text, waited, limit, _last_line(container)))
             time.sleep(_POLL)
 
 
@@ -69,11 +69,11 @@ def _ended(container: Container) -> ServerEndedError:
     return ServerEndedError(message + _last_lines(container), hint=f"all of them: docker logs {container.name}")
 
 
-def _too_late(container: Container, limit: float, said: str) -> ServerNotReadyError:
-    reason = f" ({said})" if said else ""
-    message = f"the server is not ready after {limit:.0f} s{reason}; it goes on starting. Its last lines:\n"
+def _too_late(container: Container, limit: float, health: str) -> ServerNotReadyError:
+    reason = f" ({health})" if health else ""
+    message = f"the server is not ready after {limit:.0f} s{reason}; it is still starting. Its last lines:\n"
     return ServerNotReadyError(
-        message + _last_lines(container), hint=f"wait on: orchestrator deploy {container.labels[RECIPE]}"
+        message + _last_lines(container), hint=f"continue to wait: orchestrator deploy {container.labels[RECIPE]}"
     )
 
 
@@ -81,7 +81,7 @@ def _last_lines(container: Container) -> str:
     return _tail(container, _LAST_LINES) or "(it wrote nothing)"
 
 
-def _said_last(container: Container) -> str:
+def _last_line(container: Container) -> str:
     return "".join(_tail(container, 1).splitlines()[-1:])
 
 
@@ -99,18 +99,18 @@ def gateway_of(folder: Path, compose: ComposeFile, key: str | None) -> Gateway:
     """
     server = compose.services[SERVER]
     mode = server.environment.get("NIM_SSL_MODE") or "disabled"
-    at = published(server.ports[0]).reached_at
+    address = published(server.ports[0]).reached_at
     if mode == "disabled":
-        return Gateway(f"http://{at}", key)
+        return Gateway(f"http://{address}", key)
     certificate = server.environment.get("NIM_SSL_CERTS_PATH") or server.environment.get("NIM_SSL_CERT_PATH") or ""
-    return Gateway(f"https://{at}", key, _outside(folder, server, certificate), mutual=mode == "mtls")
+    return Gateway(f"https://{address}", key, _path_on_host(folder, server, certificate), mutual=mode == "mtls")
 
 
-def _outside(folder: Path, service: Service, place: str) -> Path | None:
+def _path_on_host(folder: Path, service: Service, path: str) -> Path | None:
     """Find the source of a path in a container."""
     for volume in service.volumes:
-        if volume.type == "bind" and PurePosixPath(place).is_relative_to(volume.target):
-            return folder / volume.source / PurePosixPath(place).relative_to(volume.target)
+        if volume.type == "bind" and PurePosixPath(path).is_relative_to(volume.target):
+            return folder / volume.source / PurePosixPath(path).relative_to(volume.target)
     return None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.pages.advice import advice
-from orchestrator.pages.drafts import words
-from orchestrator.pages.rows import FORMAT_HEADS, conditions, format_cells
+from orchestrator.pages.cells import FORMAT_HEADS, conditions, format_cells
+from orchestrator.pages.draft_sentences import draft_sentences
 from orchestrator.planner.comparison import Comparison
 from orchestrator.planner.drafts import Drafts
 
@@ -23,7 +23,7 @@ def comparison_text(comparison: Comparison, drafts: Drafts | None) -> str:
         *(_line((*format_cells(row), advice(comparison, row))) for row in comparison.rows),
     ]
     if drafts:
-        lines += ["", *(f"- {line}" for line in words(drafts))]
+        lines += ["", *(f"- {line}" for line in draft_sentences(drafts))]
     return "\n".join(lines) + "\n"
 
 

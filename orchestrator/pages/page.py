@@ -10,9 +10,7 @@ from markupsafe import Markup
 
 from orchestrator import __version__
 from orchestrator.pages.advice import advice
-from orchestrator.pages.charts import SERIES, SHADES, Picture, Range, Stack, ranges, stacks, steps
-from orchestrator.pages.drafts import words
-from orchestrator.pages.rows import (
+from orchestrator.pages.cells import (
     NOTHING,
     PHASE_HEADS,
     PHASE_NAMES,
@@ -22,6 +20,8 @@ from orchestrator.pages.rows import (
     speed_heads,
     speed_rows,
 )
+from orchestrator.pages.charts import SERIES, SHADES, Picture, Range, Stack, ranges, stacks, steps
+from orchestrator.pages.draft_sentences import draft_sentences
 from orchestrator.planner.comparison import Comparison, Row
 from orchestrator.planner.drafts import Drafts
 from orchestrator.planner.estimate import Speeds, Stage
@@ -63,7 +63,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class PlanFacts:
+class PlanContents:
     """What a plan's page says besides its pictures."""
 
     name: str
@@ -100,12 +100,12 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
         comparison=comparison,
         conditions=conditions(comparison.terms),
         rows=[_cells(comparison, row) for row in comparison.rows],
-        drafts=words(drafts) if drafts else (),
+        drafts=draft_sentences(drafts) if drafts else (),
         charts=charts,
     )
 
 
-def plan_page(facts: PlanFacts, comparison: Comparison | None) -> str:
+def plan_page(facts: PlanContents, comparison: Comparison | None) -> str:
     """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory."""
     charts = [_memory_of_phases(facts)] if facts.stages else []
     if comparison is not None and comparison.terms.target.gpu is not None:
@@ -137,7 +137,7 @@ def _memory_of_formats(comparison: Comparison) -> Chart:
     return _stacked(title, held, comparison.available_bytes, terms.target_name, gpus_of(terms.target))
 
 
-def _memory_of_phases(facts: PlanFacts) -> Chart:
+def _memory_of_phases(facts: PlanContents) -> Chart:
     held = {PHASE_NAMES[stage.phase]: stage.peak.parts for stage in facts.stages}
     return _stacked("Memory at the peak of each phase", held, facts.available, facts.target, facts.gpus)
 

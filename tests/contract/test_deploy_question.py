@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.deployment.question import Gateway
+from orchestrator.deployment.gateway_client import Gateway
 from orchestrator.errors import KeyMissingError, ServerNotReadyError
 
 Answers = Mapping[str, tuple[int, str]]
@@ -98,7 +98,7 @@ def test_a_gateway_that_wants_a_key_is_said_to_be_up(status: int) -> None:
     [
         ((500, json.dumps({"error": {"message": "out of memory"}})), "out of memory"),
         ((200, 'data: {"error": {"message": "stopped"}}\n\n'), "stopped"),
-        ((200, "data: [DONE]\n\n"), "without a word"),
+        ((200, "data: [DONE]\n\n"), "gave an empty answer"),
         ((200, "data: not JSON\n\n"), "gave no answer"),
         ((200, 'data: {"choices": 5}\n\n'), "gave no answer"),
         ((200, "data: [1]\n\n"), "gave no answer"),

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.deployment.question import Gateway
+from orchestrator.deployment.gateway_client import Gateway
 from tests.support.bench import wait_for
 from tests.support.deployed import RECIPE, Bundle, require, things
 from tests.support.docker_daemon import Daemon, OwnDaemon

@@ -21,9 +21,9 @@ import pytest
 from orchestrator.app import planning
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.pages.checked import checked_page
 from orchestrator.pages.page import comparison_page, plan_page
-from orchestrator.pages.planned import comparison_for, plan_facts
+from orchestrator.pages.plan_contents import comparison_for, plan_contents
+from orchestrator.pages.quality_page import quality_page
 from orchestrator.planner.comparison import Terms, compare
 from orchestrator.planner.drafts import drafts
 from orchestrator.planner.model_on_target import model_on_target
@@ -149,9 +149,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "compare-tiny-llama": _compared(settings, "tiny-llama-w4a16-nvfp4", context=2048),
         "compare-jamba": _compared(settings, "jamba-1.5-large-bf16", engine="llama.cpp"),
         "compare-qwen3-8b-h200": _compared(settings, "qwen3-8b-nvfp4", target="h200", context=131072),
-        "checked-70b": checked_page("llama3-70b-auto", "Llama 3.3 70B.", quality(80), quantization()),
-        "checked-experts": checked_page("qwen3-30b", "Qwen3 30B A3B.", quality(48, MIXED)),
-        "checked-tiny": checked_page("tiny", "A tiny one, compared with nothing.", quality(2, compared=False)),
+        "checked-70b": quality_page("llama3-70b-auto", "Llama 3.3 70B.", quality(80), quantization()),
+        "checked-experts": quality_page("qwen3-30b", "Qwen3 30B A3B.", quality(48, MIXED)),
+        "checked-tiny": quality_page("tiny", "A tiny one, compared with nothing.", quality(2, compared=False)),
         **{
             f"plan-{name}": _planned(settings, name)
             for name in (
@@ -185,7 +185,7 @@ def _compared(
 
 def _planned(settings: Settings, name: str) -> str:
     plan = planning.plan(settings, RecipeName(name)).plan
-    facts = plan_facts(plan.model, plan.estimate, plan.refusals, plan.warnings)
+    facts = plan_contents(plan.model, plan.estimate, plan.refusals, plan.warnings)
     return plan_page(facts, comparison_for(plan.model))
 
 

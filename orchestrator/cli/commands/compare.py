@@ -12,11 +12,11 @@ from orchestrator.cli.options import PageFile, complete_recipe, write_page
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text
 from orchestrator.pages.advice import advice
-from orchestrator.pages.drafts import words
+from orchestrator.pages.cells import FORMAT_HEADS, conditions, format_cells
+from orchestrator.pages.draft_sentences import draft_sentences
+from orchestrator.pages.json_document import document
 from orchestrator.pages.markdown import comparison_text
 from orchestrator.pages.page import comparison_page
-from orchestrator.pages.programs import document
-from orchestrator.pages.rows import FORMAT_HEADS, conditions, format_cells
 from orchestrator.planner.comparison import Comparison
 from orchestrator.planner.constants import RUNTIMES
 from orchestrator.planner.drafts import Drafts, drafts
@@ -95,5 +95,5 @@ def _show(comparison: Comparison, needed: Drafts | None) -> None:
         print_text(f"{row.label}: {advice(comparison, row)}")
     if needed:
         click.echo()
-        for line in words(needed):
+        for line in draft_sentences(needed):
             print_text(line)

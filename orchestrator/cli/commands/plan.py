@@ -20,7 +20,7 @@ from orchestrator.cli.options import PageFile, executor_option, json_option, rec
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text, program
 from orchestrator.errors import PlanRefusedError
-from orchestrator.pages.rows import (
+from orchestrator.pages.cells import (
     FIGURE_NAMES,
     PHASE_HEADS,
     PHASE_NAMES,
@@ -74,10 +74,10 @@ def command(
 
 def _write_page(plan: Plan, file: Path) -> None:
     from orchestrator.pages.page import plan_page  # noqa: PLC0415 - only for a page
-    from orchestrator.pages.planned import comparison_for, plan_facts  # noqa: PLC0415 - as above
+    from orchestrator.pages.plan_contents import comparison_for, plan_contents  # noqa: PLC0415 - as above
 
-    facts = plan_facts(plan.model, plan.estimate, plan.refusals, plan.warnings)
-    write_page(file, plan_page(facts, comparison_for(plan.model)))
+    contents = plan_contents(plan.model, plan.estimate, plan.refusals, plan.warnings)
+    write_page(file, plan_page(contents, comparison_for(plan.model)))
 
 
 def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow, ...] = ()) -> dict[str, Any]:

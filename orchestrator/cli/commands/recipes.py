@@ -13,7 +13,7 @@ from orchestrator.app.shadows import Shadow
 from orchestrator.cli.options import json_option
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json
-from orchestrator.pages.rows import NOTHING, short
+from orchestrator.pages.cells import NOTHING, short
 from orchestrator.planner.verdict import Verdict
 from orchestrator.recipe.model import Format
 

@@ -12,7 +12,7 @@ from orchestrator.cli import costs
 from orchestrator.cli.options import json_option, not_built, optional_recipe_argument
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, program
-from orchestrator.deployment.made import Made
+from orchestrator.deployment.deployed_containers import DeployedContainer
 from orchestrator.store.cost import Cost
 from orchestrator.store.store import Store
 from orchestrator.units import in_time
@@ -79,16 +79,18 @@ def _cost(store: Store, entry: Entry) -> Cost | None:
     return store.cost(entry.key) if entry.state in ("done", "reused") else None
 
 
-def _show_deployed(made: tuple[Made, ...]) -> None:
+def _show_deployed(made: tuple[DeployedContainer, ...]) -> None:
     rows = [(one.recipe, one.service, one.state, str(one.restarts), one.address, _since(one)) for one in made]
     print_table(("recipe", "service", "state", "restarts", "address", ""), rows, right=(3,))
 
 
-def _since(one: Made) -> str:
+def _since(one: DeployedContainer) -> str:
     return one.detail or f"since {one.started[:19].replace('T', ' ')} UTC"
 
 
-def _document(store: Store, name: str, journal: Journal | None, made: tuple[Made, ...]) -> dict[str, object]:
+def _document(
+    store: Store, name: str, journal: Journal | None, made: tuple[DeployedContainer, ...]
+) -> dict[str, object]:
     return {
         "recipe": name,
         "running": journal.is_running if journal else False,
@@ -98,7 +100,7 @@ def _document(store: Store, name: str, journal: Journal | None, made: tuple[Made
     }
 
 
-def _deployed_fields(one: Made) -> dict[str, object]:
+def _deployed_fields(one: DeployedContainer) -> dict[str, object]:
     return {
         "service": one.service,
         "state": one.state,

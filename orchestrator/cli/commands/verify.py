@@ -76,10 +76,10 @@ def command(
 
 
 def _write_page(settings: Settings, found: Verification, file: Path) -> None:
-    from orchestrator.pages.checked import Making, checked_page  # noqa: PLC0415 - only for a page
+    from orchestrator.pages.quality_page import Making, quality_page  # noqa: PLC0415 - only for a page
 
     known = [(result.name, settings.store.cost(result.artifact.key)) for result in found.results]
     making = Making(costs.HEADS, costs.NUMBERS, [costs.cells(name, cost) for name, cost in known if cost])
     recipe = found.plan.recipe
-    page = checked_page(recipe.name, recipe.description, found.quality, found.quantization or None, making)
+    page = quality_page(recipe.name, recipe.description, found.quality, found.quantization or None, making)
     write_page(file, page)

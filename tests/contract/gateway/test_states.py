@@ -20,7 +20,7 @@ NEWER = "trtllm-serve-2026-07"
 
 @pytest.mark.parametrize(("table", "reason"), [
     ("trtllm-serve-1.3.0rc3", "it does not listen"),
-    (NEWER, "its health has status 503"),
+    (NEWER, "its health check has status 503"),
 ])  # fmt: skip
 def test_while_the_model_loads_the_server_lives_and_is_not_ready(tmp_path: Path, table: str, reason: str) -> None:
     with deployed(tmp_path, ready=False, table=table, variables={"STANDIN_SECONDS": "5"}) as server:

@@ -1,4 +1,4 @@
-"""What the engine is told of a service, and how what it says of it is read."""
+"""The arguments of a service's container, and how its state is read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.deployment.checks import holds
 from orchestrator.deployment.compose_file import ComposeFile, Service, published
-from orchestrator.deployment.container import SERVICE, Placed, create_arguments, labels
-from orchestrator.deployment.made import look_at
+from orchestrator.deployment.container import SERVICE, BundleService, create_arguments, labels
+from orchestrator.deployment.deployed_containers import describe_container
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,9 @@ def test_a_port_is_bound_to_an_address_that_engines_understand_and_found_again(
     tmp_path: Path, port: str, bound: str, address: str
 ) -> None:
     compose = ComposeFile(name="a", services={"server": Service(image="i", ports=(port,))})
-    told = create_arguments(Placed(tmp_path, compose, "server"), image="i", content="", ulimits={}, version="1.44")
+    told = create_arguments(
+        BundleService(tmp_path, compose, "server"), image="i", content="", ulimits={}, version="1.44"
+    )
     bindings = told["host_config"]["PortBindings"]
     assert bindings == {"8000/tcp": [{"HostIp": bound, "HostPort": "8355"}]}
     container = SimpleNamespace(
@@ -40,4 +42,4 @@ def test_a_port_is_bound_to_an_address_that_engines_understand_and_found_again(
         },
     )
     assert holds(container, published(port))  # type: ignore[arg-type]
-    assert look_at(container).address == address  # type: ignore[arg-type]
+    assert describe_container(container).address == address  # type: ignore[arg-type]

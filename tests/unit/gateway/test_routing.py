@@ -18,11 +18,11 @@ from aiohttp import HttpVersion, web
 from aiohttp.test_utils import make_mocked_request
 
 from orchestrator.bundle.gateway.documents import Documents, read_documents
-from orchestrator.bundle.gateway.runtime import Engine, State
 from orchestrator.bundle.gateway.gateway import Gateway
 from orchestrator.bundle.gateway.keys import KeyRing, digest_of
 from orchestrator.bundle.gateway.logs import Log
 from orchestrator.bundle.gateway.routes import HEALTH, ROUTES
+from orchestrator.bundle.gateway.runtime import Engine, State
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.traces import Traces
 from orchestrator.bundle.gateway.variables import Environment

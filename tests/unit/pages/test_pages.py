@@ -12,9 +12,9 @@ from orchestrator.catalog.models import find_model
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.models import ModelShape, shape_of
 from orchestrator.pages.advice import advice
-from orchestrator.pages.drafts import words
+from orchestrator.pages.draft_sentences import draft_sentences
 from orchestrator.pages.markdown import comparison_text
-from orchestrator.pages.page import Notice, PlanFacts, comparison_page, plan_page
+from orchestrator.pages.page import Notice, PlanContents, comparison_page, plan_page
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.drafts import drafts
 from orchestrator.planner.estimate import Stage
@@ -91,7 +91,7 @@ def test_a_name_is_only_a_name() -> None:
     assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
     assert "{{ 7 * 7 }}" in text
-    facts = PlanFacts(
+    facts = PlanContents(
         HOSTILE,
         HOSTILE,
         HOSTILE,
@@ -152,7 +152,7 @@ def test_a_faster_wish_never_takes_fewer_accepted_drafts() -> None:
     assert found is not None
     taken = [wanted.acceptance if wanted.acceptance is not None else 2 for wanted in found.wanted]
     assert taken == sorted(taken)
-    assert len(words(found)) == 7
+    assert len(draft_sentences(found)) == 7
 
 
 def test_a_model_that_fits_in_no_format_has_no_drafts_and_still_a_page() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.pages.checked import checked_page
+from orchestrator.pages.quality_page import quality_page
 from tests.support.checked import MIXED, quality, quantization
 
 
 def test_the_weakest_modules_are_listed_from_the_worst_on() -> None:
     found = quality(12)
-    page = checked_page("a-recipe", "What it is.", found)
+    page = quality_page("a-recipe", "What it is.", found)
     ranked = sorted((layer["snr_db"], layer["name"]) for layer in found["layers"] if layer["snr_db"] is not None)
     listed = re.findall(r"<code>(model\.layers\.[^<]+)</code>", page)
     assert listed == [name for _, name in ranked[:10]]
@@ -24,7 +24,7 @@ def test_a_picture_says_in_words_where_it_is_worst() -> None:
         {"name": "model.layers.2.mlp.experts.7.up_proj", "snr_db": 15.0},
         {"name": "model.layers.2.mlp.experts.8.up_proj", "snr_db": 16.0},
     ]
-    page = checked_page("a-recipe", "What it is.", found)
+    page = quality_page("a-recipe", "What it is.", found)
     assert "2 kinds of modules in 3 layers, from 13.0 to 20.0 dB." in page
     assert "The lowest is up_proj in layer 2 with 13.0 dB." in page
     assert "experts.up_proj" in page
@@ -33,13 +33,13 @@ def test_a_picture_says_in_words_where_it_is_worst() -> None:
 def test_a_failed_check_is_seen_at_once() -> None:
     found = {**quality(2), "passed": False}
     found["checks"] = [{"name": "kl_divergence", "passed": False, "detail": "found 0.5 <nats>"}]
-    page = checked_page("a-recipe", "What it is.", found)
+    page = quality_page("a-recipe", "What it is.", found)
     assert "Checks failed" in page
     assert "found 0.5 &lt;nats&gt;" in page
 
 
 def test_what_quantizing_told_is_shown_too() -> None:
-    page = checked_page("a-recipe", "What it is.", quality(4, MIXED), quantization())
+    page = quality_page("a-recipe", "What it is.", quality(4, MIXED), quantization())
     assert "Calibration reached 2 of 4 experts" in page
     assert "chosen: 6.00 bits" in page
     assert "2 in NVFP4, 1 in FP8, 1 in BF16" in page
@@ -47,6 +47,6 @@ def test_what_quantizing_told_is_shown_too() -> None:
 
 def test_a_model_that_is_not_quantized_has_a_page_without_pictures() -> None:
     found = {**quality(1, compared=False), "layers": []}
-    page = checked_page("a-recipe", "What it is.", found)
+    page = quality_page("a-recipe", "What it is.", found)
     assert "<svg" not in page
     assert "://" not in page  # nothing is fetched

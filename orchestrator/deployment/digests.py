@@ -10,15 +10,15 @@ from pathlib import Path
 
 from docker.utils import exclude_paths
 
+from orchestrator.bundle.files import read_sums
 from orchestrator.store.fingerprint import sha256_of
 
 _READ = 16 << 20
 """Largest file in bytes that is read. A larger file's digest is taken from SHA256SUMS."""
 _PIECE = 1 << 20
-_SUMS = "SHA256SUMS"
 
 
-def of_mount(source: Path) -> str:
+def mount_digest(source: Path) -> str:
     """Calculate the digest of a mount: this folder and its list of files, whose content is not read.
 
     A bundle that was written again is another folder, even if its files are the same: a running container
@@ -33,9 +33,9 @@ def of_mount(source: Path) -> str:
     return digest.hexdigest()
 
 
-def of_context(folder: Path, dockerfile: str) -> str:
+def context_digest(folder: Path, dockerfile: str) -> str:
     """Calculate the digest of an image's build context: the content of all that `.dockerignore` includes."""
-    sums = dict(_listed(folder / _SUMS))
+    sums = read_sums(folder)
     digest = hashlib.sha256()
     for file in _context(folder, dockerfile):
         name = file.relative_to(folder).as_posix()
@@ -48,9 +48,8 @@ def stream_context(folder: Path, dockerfile: str) -> Iterator[bytes]:
     """Yield the same files as a tar archive, piece by piece, because a model is too large for a copy."""
     for file in _context(folder, dockerfile):
         status = file.stat()
-        entry = tarfile.TarInfo(
-            file.relative_to(folder).as_posix()
-        )  # without owner and time, so that layers are reproducible
+        # without owner and time, so that layers are reproducible
+        entry = tarfile.TarInfo(file.relative_to(folder).as_posix())
         entry.size, entry.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
         yield entry.tobuf(tarfile.PAX_FORMAT)
         with file.open("rb") as stream:
@@ -66,10 +65,3 @@ def _context(folder: Path, dockerfile: str) -> list[Path]:
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     names = exclude_paths(str(folder), patterns, dockerfile=dockerfile)
     return [folder / name for name in sorted(names) if (folder / name).is_file()]
-
-
-def _listed(sums: Path) -> Iterator[tuple[str, str]]:
-    if sums.is_file():
-        for line in sums.read_text("utf-8").splitlines():
-            digest, _, name = line.partition("  ")
-            yield name, digest

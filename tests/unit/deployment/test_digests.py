@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.bundle.targets import render_files
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, read
-from orchestrator.deployment.container import Placed, create_arguments, specification
-from orchestrator.deployment.content import of_context, of_mount, stream_context
+from orchestrator.deployment.container import BundleService, create_arguments, specification
+from orchestrator.deployment.digests import context_digest, mount_digest, stream_context
 from tests.support.bundles import contents_of
 
 RECIPE = "llama3-8b-nvfp4"
@@ -53,28 +53,28 @@ def edit_dockerfile(bundle: Path) -> None:
 
 @pytest.mark.parametrize("change", [replace_file, add_file, edit_dockerfile])
 def test_an_image_is_another_when_a_file_of_it_is(bundle: Path, change: Callable[[Path], None]) -> None:
-    before = of_context(bundle, "Dockerfile")
+    before = context_digest(bundle, "Dockerfile")
     (bundle / "model" / "config.json").write_text('{"not": "in it"}')
     os.utime(bundle / "serve.json", (1, 1))
-    assert of_context(bundle, "Dockerfile") == before
+    assert context_digest(bundle, "Dockerfile") == before
     change(bundle)
-    assert of_context(bundle, "Dockerfile") != before
+    assert context_digest(bundle, "Dockerfile") != before
 
 
 def test_a_bundle_that_was_written_anew_is_another_mount_even_with_the_same_files(bundle: Path) -> None:
     model = bundle / "model"
-    before = of_mount(model)
-    assert of_mount(model) == before
+    before = mount_digest(model)
+    assert mount_digest(model) == before
     fresh = bundle / "fresh"
     fresh.mkdir()
     os.link(model / "config.json", fresh / "config.json")
     model.rename(bundle / "old")
     fresh.rename(model)
-    assert of_mount(model) != before
+    assert mount_digest(model) != before
 
 
 def arguments(bundle: Path, compose: ComposeFile) -> dict[str, object]:
-    placed = Placed(bundle, compose, SERVER)
+    placed = BundleService(bundle, compose, SERVER)
     limits = placed.service.ulimits
     return create_arguments(placed, image="sha256:1", content="2", ulimits=limits, version="1.41")
 
@@ -98,7 +98,7 @@ def test_the_engine_is_told_everything_that_compose_would_tell_it(bundle: Path) 
 
 def test_a_container_is_another_when_its_settings_image_or_files_are(bundle: Path) -> None:
     def named(image: str = "1", content: str = "2", **shell: str) -> str:
-        return specification(Placed(bundle, read(bundle, shell), SERVER), image, content)
+        return specification(BundleService(bundle, read(bundle, shell), SERVER), image, content)
 
     assert named() == named()
     others = {named(image="3"), named(content="3"), named(PORT="1"), named(NIM_LOG_LEVEL="DEBUG")}

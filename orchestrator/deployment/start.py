@@ -1,4 +1,4 @@
-"""Creates a bundle's images, network, volumes and containers. Running it twice changes nothing."""
+"""Starts a bundle: images, network, volumes and containers. A second start changes nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from docker.errors import NotFound
 from orchestrator.deployment import images
 from orchestrator.deployment.checks import holds, port_error, require_files, require_port
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, published, seconds
-from orchestrator.deployment.container import FOLDER, SPECIFICATION, Placed, create_arguments, labels, specification
-from orchestrator.deployment.content import of_mount
-from orchestrator.deployment.made import remove
+from orchestrator.deployment.container import (
+    FOLDER,
+    SPECIFICATION,
+    BundleService,
+    create_arguments,
+    labels,
+    specification,
+)
+from orchestrator.deployment.deployed_containers import remove
+from orchestrator.deployment.digests import mount_digest
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import NameTakenError
 from orchestrator.events import Warned
@@ -39,7 +46,7 @@ class Deployment:
     profiles: tuple[str, ...]
     observer: Observer
 
-    def bring_up(self) -> Container:
+    def start(self) -> Container:
         """Run every chosen service's container, created from the bundle's present files.
 
         Returns:
@@ -49,7 +56,7 @@ class Deployment:
             MachineError: Docker, its GPUs, a port or an image is missing.
             BundleIncompleteError: The bundle lacks a container's file.
         """
-        chosen = {name: Placed(self.folder, self.compose, name) for name in self.compose.chosen(self.profiles)}
+        chosen = {name: BundleService(self.folder, self.compose, name) for name in self.compose.chosen(self.profiles)}
         for placed in chosen.values():
             self._check(placed)
         ids = {name: self._image(placed) for name, placed in chosen.items()}
@@ -62,7 +69,7 @@ class Deployment:
             containers[name] = self._container(placed, ids[name])
         return containers[SERVER]
 
-    def _check(self, placed: Placed) -> None:
+    def _check(self, placed: BundleService) -> None:
         """Refuse what cannot work before anything is created."""
         service = placed.service
         require_files(placed)
@@ -75,7 +82,7 @@ class Deployment:
             if found is None or not holds(found, port):
                 require_port(self.client, port)
 
-    def _image(self, placed: Placed) -> str:
+    def _image(self, placed: BundleService) -> str:
         began = time.monotonic()
         service = placed.service
         self.observer(Phase("image", f"looking for {service.image}"))
@@ -89,7 +96,7 @@ class Deployment:
         return found
 
     def _network(self) -> None:
-        name = Placed(self.folder, self.compose, SERVER).network
+        name = BundleService(self.folder, self.compose, SERVER).network
         with explained(f"creating network {name}"):
             found = [network for network in self.client.networks.list(names=[name]) if network.name == name]
             if not found:
@@ -102,7 +109,7 @@ class Deployment:
             except NotFound:
                 self.client.volumes.create(name, labels=labels(self.folder))
 
-    def _find(self, placed: Placed) -> Container | None:
+    def _find(self, placed: BundleService) -> Container | None:
         """Find a service's container.
 
         Raises:
@@ -117,24 +124,24 @@ class Deployment:
             raise self._taken(placed, found.labels.get(FOLDER))
         return found
 
-    def _taken(self, placed: Placed, owner: str | None) -> NameTakenError:
+    def _taken(self, placed: BundleService, owner: str | None) -> NameTakenError:
         if owner:
             by = f"from {owner}"
             hint = f"orchestrator --dist {Path(owner).parent} undeploy {self.folder.name}"
         else:
-            by = "by something else, perhaps by Compose"
+            by = "by another program, perhaps by Compose"
             file = self.folder / "compose.yaml"
             hint = f"docker compose --file {file} down, or: docker rm --force {placed.container}"
-        return NameTakenError(f"a container {placed.container} is there already, made {by}", hint=hint)
+        return NameTakenError(f"a container {placed.container} exists already, created {by}", hint=hint)
 
-    def _container(self, placed: Placed, image: str) -> Container:
+    def _container(self, placed: BundleService, image: str) -> Container:
         """Run a service's container. A changed one is replaced."""
         content = ",".join(
-            of_mount(self.folder / volume.source) for volume in placed.service.volumes if volume.type == "bind"
+            mount_digest(self.folder / volume.source) for volume in placed.service.volumes if volume.type == "bind"
         )
         found = self._find(placed)
         if found is not None and found.labels.get(SPECIFICATION) != specification(placed, image, content):
-            self.observer(Phase(placed.name, "stopping it: what it is made of has changed"))
+            self.observer(Phase(placed.name, "stopping it, because its image or settings have changed"))
             remove(found, seconds(placed.service.stop_grace_period))
             found = None
         if found is not None and found.status == "running":
@@ -143,7 +150,7 @@ class Deployment:
         container = found or self._create(placed, image, content, placed.service.ulimits)
         return self._start(placed, container, image, content)
 
-    def _create(self, placed: Placed, image: str, content: str, ulimits: Mapping[str, int]) -> Container:
+    def _create(self, placed: BundleService, image: str, content: str, ulimits: Mapping[str, int]) -> Container:
         arguments = create_arguments(
             placed,
             image=image,
@@ -152,20 +159,22 @@ class Deployment:
             version=self.client.api.api_version,
         )
         with explained(f"creating container {placed.container}"):
-            made = self.client.api.create_container(**arguments)
-            return self.client.containers.get(made["Id"])
+            created = self.client.api.create_container(**arguments)
+            return self.client.containers.get(created["Id"])
 
-    def _start(self, placed: Placed, container: Container, image: str, content: str) -> Container:
+    def _start(self, placed: BundleService, container: Container, image: str, content: str) -> Container:
         doing = f"starting container {placed.container}"
         try:
             container.start()
         except DOCKER_ERRORS as error:
-            said = str(getattr(error, "explanation", None) or error)
-            if "rlimit" not in said or not set(placed.service.ulimits) - set(LIMITS_UNRAISED):
+            reason = str(getattr(error, "explanation", None) or error)
+            if "rlimit" not in reason or not set(placed.service.ulimits) - set(LIMITS_UNRAISED):
                 with suppress(*DOCKER_ERRORS):
                     container.remove(force=True)
-                raise port_error(placed.service, said) or explain(error, doing) from error
-            self.observer(Warned("Docker may not raise the limit of locked memory; the container gets Docker's own"))
+                raise port_error(placed.service, reason) or explain(error, doing) from error
+            self.observer(
+                Warned("Docker may not raise the limit of locked memory; the container gets Docker's own limit")
+            )
             remove(container, 0)
             limits = {name: limit for name, limit in placed.service.ulimits.items() if name in LIMITS_UNRAISED}
             container = self._create(placed, image, content, limits)

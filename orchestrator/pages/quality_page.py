@@ -44,7 +44,7 @@ class Making:
     rows: Sequence[Sequence[str]] = ()
 
 
-def checked_page(
+def quality_page(
     name: str,
     description: str,
     quality: Mapping[str, Any],

@@ -1,4 +1,4 @@
-"""Finds, describes and removes what deployments created in Docker, by its labels."""
+"""Finds, describes and removes the containers of deployments, by their labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from docker.errors import NotFound
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.container import FOLDER, RECIPE, SERVICE
-from orchestrator.deployment.question import Gateway, Health
+from orchestrator.deployment.gateway_client import Gateway, Health
 from orchestrator.executors.docker_client import explained
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ GRACE = 60
 
 
 @dataclass(frozen=True)
-class Made:
+class DeployedContainer:
     """One container of a deployment."""
 
     recipe: str
@@ -48,31 +48,31 @@ class Made:
 
 def containers(client: DockerClient, recipe: str | None = None, folder: Path | None = None) -> list[Container]:
     """Find the containers of deployments in any state."""
-    wanted = [RECIPE if recipe is None else f"{RECIPE}={recipe}", *([f"{FOLDER}={folder}"] if folder else [])]
+    labels = [RECIPE if recipe is None else f"{RECIPE}={recipe}", *([f"{FOLDER}={folder}"] if folder else [])]
     with explained("listing containers"):
-        found = client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+        found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
     return sorted(found, key=lambda container: (container.labels[RECIPE], container.labels[SERVICE] != SERVER))
 
 
-def look_at(container: Container) -> Made:
+def describe_container(container: Container) -> DeployedContainer:
     """Describe a container. A running server is queried."""
     state = container.attrs["State"]
     address = _address(container)
-    told, detail = state["Status"], state.get("Error", "")
-    if told == "running" and container.labels[SERVICE] == SERVER:
-        plain = address and not _speaks_tls(container)
+    status, detail = state["Status"], state.get("Error", "")
+    if status == "running" and container.labels[SERVICE] == SERVER:
+        plain = address and not _uses_tls(container)
         health = Gateway(f"http://{address}").health() if plain else engine_health(container)
-        told = "ready" if health.ready else "loading" if health.live else "starting"
+        status = "ready" if health.ready else "loading" if health.live else "starting"
         detail = health.message
-    elif told in {"exited", "dead", "restarting"}:
-        told = f"{told} ({state['ExitCode']})"
+    elif status in {"exited", "dead", "restarting"}:
+        status = f"{status} ({state['ExitCode']})"
         detail = "killed for lack of memory" if state.get("OOMKilled") else detail
-    return Made(
+    return DeployedContainer(
         recipe=container.labels[RECIPE],
         folder=Path(container.labels[FOLDER]),
         service=container.labels[SERVICE],
         container=container.name or "",
-        state=told,
+        state=status,
         detail=detail,
         restarts=container.attrs["RestartCount"],
         started=state.get("StartedAt", ""),
@@ -81,7 +81,7 @@ def look_at(container: Container) -> Made:
     )
 
 
-def _speaks_tls(container: Container) -> bool:
+def _uses_tls(container: Container) -> bool:
     variables = dict(variable.partition("=")[::2] for variable in container.attrs["Config"]["Env"])
     return variables.get("NIM_SSL_MODE", "") not in {"", "disabled"}
 
@@ -102,7 +102,7 @@ def _address(container: Container) -> str:
     return ""
 
 
-def take_down(client: DockerClient, recipe: str, folder: Path, *, volumes: bool) -> Iterator[str]:
+def remove_deployment(client: DockerClient, recipe: str, folder: Path, *, volumes: bool) -> Iterator[str]:
     """Remove what a deployment of this bundle created, and nothing else.
 
     Args:
@@ -114,17 +114,17 @@ def take_down(client: DockerClient, recipe: str, folder: Path, *, volumes: bool)
     Yields:
         The removed objects.
     """
-    mine = {RECIPE: recipe, FOLDER: str(folder)}
-    filters = {"label": [f"{name}={value}" for name, value in mine.items()]}
+    labels = {RECIPE: recipe, FOLDER: str(folder)}
+    filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
     for container in containers(client, recipe, folder):
         remove(container)
         yield f"container {container.name}"
-    for image in images.built_here(client, mine):
+    for image in images.built_here(client, labels):
         with explained(f"removing image {image.tags}"):
             for tag in image.tags:
                 client.images.remove(tag)
                 yield f"image {tag}"
-    with explained("removing what was made"):
+    with explained("removing networks and volumes"):
         for network in client.networks.list(filters=filters):
             network.remove()
             yield f"network {network.name}"

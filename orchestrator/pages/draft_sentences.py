@@ -10,7 +10,7 @@ _LARGE = 1000
 """Speeds from here on are written whole."""
 
 
-def words(found: Drafts) -> tuple[str, ...]:
+def draft_sentences(found: Drafts) -> tuple[str, ...]:
     """Say it in sentences."""
     plain, read, serving = found.plain, found.row.figures.active_bytes_per_token, found.row.serving
     often = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.errors import Refusal
-from orchestrator.pages.page import Notice, PlanFacts
-from orchestrator.pages.rows import FIGURE_NAMES, draft_words
+from orchestrator.pages.cells import FIGURE_NAMES, draft_words
+from orchestrator.pages.page import Notice, PlanContents
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.estimate import Estimate
 from orchestrator.planner.model_on_target import ModelOnTarget
@@ -14,12 +14,12 @@ from orchestrator.planner.serving import gpus_of, memory_per_gpu, memory_words
 from orchestrator.planner.verdict import verdict_of
 
 
-def plan_facts(
+def plan_contents(
     model: ModelOnTarget, estimate: Estimate, refusals: Sequence[Refusal], warnings: Sequence[Refusal]
-) -> PlanFacts:
+) -> PlanContents:
     """Gather what the page of a plan says."""
     recipe, target = model.recipe, model.target
-    return PlanFacts(
+    return PlanContents(
         name=recipe.name,
         description=recipe.description,
         target=recipe.target,

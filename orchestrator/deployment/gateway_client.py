@@ -22,7 +22,7 @@ _TOKENS = 64
 _SECONDS_TO_CONNECT = 5.0
 _SECONDS_TO_ANSWER = 300.0
 """Seconds. The first question after a start may compile kernels."""
-_LONGEST = 300
+_MAX_SHOWN = 300
 """Characters of an error that are shown."""
 
 
@@ -99,9 +99,7 @@ class Gateway:
                     return _ask(client, "/v1/completions", {**common, "prompt": QUESTION})
         except (httpx2.HTTPError, _RefusedError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             message = f"{self.url} is ready, but gave no answer: {str(error) or type(error).__name__}"
-            raise ServerNotReadyError(
-                message, hint="its own words may say why: orchestrator logs RECIPE server"
-            ) from error
+            raise ServerNotReadyError(message, hint="its log may say why: orchestrator logs RECIPE server") from error
 
     def _client(self, patience: float) -> httpx2.Client:
         return httpx2.Client(
@@ -131,11 +129,11 @@ def _trust(certificate: Path) -> ssl.SSLContext:
 
 
 def _ask(client: httpx2.Client, path: str, body: dict[str, Any]) -> Answer:
-    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    request = {**body, "stream": True, "stream_options": {"include_usage": True}}
     pieces: list[str] = []
     first, tokens = 0.0, 0
     begin = last = time.monotonic()
-    with client.stream("POST", path, json=asked) as response:
+    with client.stream("POST", path, json=request) as response:
         if response.status_code != HTTPStatus.OK:
             refused = _refusal(path, response.status_code, response.read().decode(errors="replace"))
             raise _NoChatError(str(refused)) if response.status_code == HTTPStatus.BAD_REQUEST else refused
@@ -146,8 +144,8 @@ def _ask(client: httpx2.Client, path: str, body: dict[str, Any]) -> Answer:
                 first = first or last - begin
                 pieces.append(piece)
     if not pieces:
-        said = f"{path} answered without a word"
-        raise _RefusedError(said)
+        message = f"{path} gave an empty answer"
+        raise _RefusedError(message)
     return Answer(str(body["model"]), QUESTION, "".join(pieces).strip(), tokens or len(pieces), first, last - begin)
 
 
@@ -179,11 +177,11 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
 
 
 def _refusal(path: str, status: int, body: str) -> Exception:
-    said = f"{path} answered {status}: {_message(body)}"
+    answer = f"{path} answered {status}: {_message(body)}"
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        message = f"the server is up, but was not asked: {said}"
-        return KeyMissingError(message, hint=f"give a key to ask with: {API_KEY}=… orchestrator deploy RECIPE")
-    return _RefusedError(said)
+        message = f"the server is up, but got no question: {answer}"
+        return KeyMissingError(message, hint=f"set the API key: {API_KEY}=… orchestrator deploy RECIPE")
+    return _RefusedError(answer)
 
 
 def _message(body: str) -> str:
@@ -194,4 +192,4 @@ def _message(body: str) -> str:
         text = error.get("message") if isinstance(error, dict) else error
     except (ValueError, AttributeError):
         text = None
-    return str(text or body)[:_LONGEST]
+    return str(text or body)[:_MAX_SHOWN]
