@@ -29,7 +29,7 @@ _KEYS_COMMAND = """\
 
 _KEYS_AFTER = """\
 The file is looked at every second: a new line opens, a removed line shuts. SIGHUP reads keys and certificates at once;
-where they cannot be read, those of before stay."""
+if they cannot be read, the old ones stay."""
 
 _ACTIONS = """\
 What follows `nim-serve` goes to `trtllm-serve`. The command line wins over `NIM_PASSTHROUGH_ARGS`, that over `NIM_*`
