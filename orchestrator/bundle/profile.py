@@ -16,8 +16,8 @@ _WEIGHT_FORMATS = {"w4a16_nvfp4": "nvfp4"}
 def profile_of(contents: BundleContents) -> Profile:
     """Calculate the profile's id as NIMs do, from its tags and every file's sha256."""
     tags = _tags(contents)
-    contents = {"tags": tags, "files": {path: file.sha256 for path, file in sorted(contents.model_files.items())}}
-    identifier = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    fields = {"tags": tags, "files": {path: file.sha256 for path, file in sorted(contents.model_files.items())}}
+    identifier = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     name = f"{tags['llm_engine']}-{tags['precision']}-tp{tags['tp']}-pp{tags['pp']}"
     return Profile(identifier, name, tags)
 

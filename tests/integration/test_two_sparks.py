@@ -20,14 +20,14 @@ RECIPE = "qwen3-235b-a22b-nvfp4"
 def render(folder: Path, artifacts: Path) -> Path:
     """Write a bundle for two, with a model of a few bytes."""
     contents = contents_of(RECIPE, artifacts)
-    contents = {name: text.encode() for name, text in render_files(contents).items()}
+    files = {name: text.encode() for name, text in render_files(contents).items()}
     for part in contents.parts:
-        contents |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}
-    for name, content in contents.items():
+        files |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}
+    for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         (folder / name).chmod(0o755 if content.startswith(b"#!") else 0o644)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
     return folder
 
