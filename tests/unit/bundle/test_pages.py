@@ -57,7 +57,7 @@ def test_a_page_has_every_variable_that_the_server_reads(tmp_path: Path) -> None
 
 
 def test_pages_say_that_this_is_no_nim_of_nvidias(tmp_path: Path) -> None:
-    assert "It is no\nNVIDIA NIM" in readme.files(contents_of(TINY, tmp_path))["README.md"]
+    assert "It is not an\nNVIDIA NIM" in readme.files(contents_of(TINY, tmp_path))["README.md"]
 
 
 def test_a_card_puts_what_was_predicted_beside_what_was_measured(tmp_path: Path) -> None:

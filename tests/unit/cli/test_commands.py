@@ -211,7 +211,7 @@ def test_bundle_says_which_files_it_took_out_of_a_persons_hands(shell: Shell) ->
     assert shell("build", RECIPE) == 0
     (shell.dist / RECIPE / "compose.yaml").write_text("mine")
     assert shell("bundle", RECIPE, "--target", "helm") == 0
-    assert "compose.yaml: changed by hand" in shell.err
+    assert "compose.yaml: overwritten; your changed versions are in edited/" in shell.err
     assert (shell.dist / RECIPE / "edited" / "compose.yaml").read_text() == "mine"
 
 
