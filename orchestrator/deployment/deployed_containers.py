@@ -61,7 +61,7 @@ def describe_container(container: Container) -> DeployedContainer:
     status, detail = state["Status"], state.get("Error", "")
     if status == "running" and container.labels[SERVICE] == SERVER:
         plain = address and not _uses_tls(container)
-        health = Gateway(f"http://{address}").health() if plain else engine_health(container)
+        health = Gateway(f"http://{address}").health() if plain else docker_health(container)
         status = "ready" if health.ready else "loading" if health.live else "starting"
         detail = health.message
     elif status in {"exited", "dead", "restarting"}:
@@ -86,7 +86,7 @@ def _uses_tls(container: Container) -> bool:
     return variables.get("NIM_SSL_MODE", "") not in {"", "disabled"}
 
 
-def engine_health(container: Container) -> Health:
+def docker_health(container: Container) -> Health:
     """Return the result of Docker's own health checks."""
     status = (container.attrs["State"].get("Health") or {}).get("Status")
     return Health(live=container.status == "running", ready=status == "healthy", message="")

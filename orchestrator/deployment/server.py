@@ -11,7 +11,7 @@ from docker.errors import APIError
 
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, Service, published, seconds
 from orchestrator.deployment.container import RECIPE
-from orchestrator.deployment.deployed_containers import engine_health
+from orchestrator.deployment.deployed_containers import docker_health
 from orchestrator.deployment.gateway_client import Gateway
 from orchestrator.deployment.observer import Observer, Phase
 from orchestrator.errors import ServerEndedError, ServerNotReadyError
@@ -46,7 +46,7 @@ def wait_until_ready(container: Container, gateway: Gateway, limit: float, obser
         container.reload()
         restarts = container.attrs["RestartCount"]
         while True:
-            health = engine_health(container) if gateway.mutual else gateway.health()
+            health = docker_health(container) if gateway.mutual else gateway.health()
             waited = time.monotonic() - began
             if health.ready:
                 return waited

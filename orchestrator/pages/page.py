@@ -105,22 +105,22 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
     )
 
 
-def plan_page(facts: PlanContents, comparison: Comparison | None) -> str:
+def plan_page(contents: PlanContents, comparison: Comparison | None) -> str:
     """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory."""
-    charts = [_memory_of_phases(facts)] if facts.stages else []
+    charts = [_memory_of_phases(contents)] if contents.stages else []
     if comparison is not None and comparison.terms.target.gpu is not None:
-        own = [row for row in comparison.rows if row.format == facts.format]
+        own = [row for row in comparison.rows if row.format == contents.format]
         charts += [_speeds(comparison), *_reach(comparison, own or comparison.rows)]
     return render(
         "plan.html.j2",
-        title=f"{facts.name} on {facts.target}",
-        facts=facts,
+        title=f"{contents.name} on {contents.target}",
+        contents=contents,
         charts=charts,
         phase_heads=PHASE_HEADS,
-        phases=[phase_cells(stage) for stage in facts.stages],
-        reasons=[(PHASE_NAMES[stage.phase], reason) for stage in facts.stages for reason in _reasons(stage)],
-        speed_heads=speed_heads(facts.speeds) if facts.speeds else (),
-        speeds=list(speed_rows(facts.speeds)) if facts.speeds else (),
+        phases=[phase_cells(stage) for stage in contents.stages],
+        reasons=[(PHASE_NAMES[stage.phase], reason) for stage in contents.stages for reason in _reasons(stage)],
+        speed_heads=speed_heads(contents.speeds) if contents.speeds else (),
+        speeds=list(speed_rows(contents.speeds)) if contents.speeds else (),
     )
 
 
@@ -137,9 +137,9 @@ def _memory_of_formats(comparison: Comparison) -> Chart:
     return _stacked(title, held, comparison.available_bytes, terms.target_name, gpus_of(terms.target))
 
 
-def _memory_of_phases(facts: PlanContents) -> Chart:
-    held = {PHASE_NAMES[stage.phase]: stage.peak.parts for stage in facts.stages}
-    return _stacked("Memory at the peak of each phase", held, facts.available, facts.target, facts.gpus)
+def _memory_of_phases(contents: PlanContents) -> Chart:
+    held = {PHASE_NAMES[stage.phase]: stage.peak.parts for stage in contents.stages}
+    return _stacked("Memory at the peak of each phase", held, contents.available, contents.target, contents.gpus)
 
 
 def _stacked(title: str, held: Mapping[str, Mapping[Part, float]], available: float, target: str, gpus: int) -> Chart:
@@ -236,7 +236,7 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
     }
 
 
-def render(template: str, **facts: object) -> str:
+def render(template: str, **values: object) -> str:
     """Fill in one of the pages' templates."""
     environment = Environment(
         loader=PackageLoader("orchestrator.pages"),
@@ -246,4 +246,4 @@ def render(template: str, **facts: object) -> str:
         keep_trailing_newline=True,
         autoescape=True,
     )
-    return environment.get_template(template).render(version=__version__, shades=SHADES, series=SERIES, **facts)
+    return environment.get_template(template).render(version=__version__, shades=SHADES, series=SERIES, **values)

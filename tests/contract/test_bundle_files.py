@@ -65,7 +65,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The rendered files of every recipe's bundle, written down."""
     root = tmp_path_factory.mktemp("bundles")
     for name in NAMES:
-        write(root / name, gathered(name, root / "artifacts"))
+        write(root / name, cached_contents(name, root / "artifacts"))
     return {name: root / name for name in NAMES}
 
 
@@ -76,7 +76,7 @@ def write(folder: Path, contents: BundleContents) -> None:
 
 
 @cache
-def gathered(name: str, root: Path) -> BundleContents:
+def cached_contents(name: str, root: Path) -> BundleContents:
     return contents_of(name, root)
 
 
@@ -227,7 +227,7 @@ def test_no_container_may_more_than_it_needs(manifests: Mapping[str, list[Object
 @pytest.mark.parametrize("name", [name for name in NAMES if nodes(name) == 1])
 def test_a_server_has_the_time_to_start_that_its_recipe_gives_it(name: str, bundles: Mapping[str, Path]) -> None:
     folder = bundles[name]
-    timeout = gathered(name, folder.parent / "artifacts").recipe.checks.startup_timeout
+    timeout = cached_contents(name, folder.parent / "artifacts").recipe.checks.startup_timeout
     service = objects((folder / "nim-operator" / "nimservice.yaml").read_text())[0]["spec"]["startupProbe"]["probe"]
     runtime = objects((folder / "kserve" / "runtime.yaml").read_text())[0]["spec"]["containers"][0]["startupProbe"]
     deployment = objects((folder / "kubernetes" / "deployment.yaml").read_text())[0]
@@ -367,7 +367,7 @@ def test_checkov_has_nothing_to_say_that_is_not_argued(
         ):
             if (bundles[name] / file).is_file():
                 shutil.copy(bundles[name] / file, folder)
-        label = gathered(name, bundles[name].parent / "artifacts").name
+        label = cached_contents(name, bundles[name].parent / "artifacts").name
         found = manifests.get(label, []) + (charted(bundles[name], EVERYTHING_ON) if label in manifests else [])
         for number, document in enumerate(found):
             (folder / f"{number}.yaml").write_text(json.dumps(document))

@@ -33,7 +33,7 @@ def serve_options(table: str = "trtllm-serve-1.3.0rc3") -> tuple[ServeOption, ..
 
 
 def example_serve(**changes: Any) -> Serve:  # noqa: ANN401 - any field
-    """Make the facts of a small recipe."""
+    """Return the serving options of a small recipe."""
     serve = Serve(
         recipe="tiny",
         backend="pytorch",

@@ -22,7 +22,7 @@ from orchestrator.bundle.gateway.gateway import Gateway
 from orchestrator.bundle.gateway.keys import KeyRing, digest_of
 from orchestrator.bundle.gateway.logs import Log
 from orchestrator.bundle.gateway.routes import HEALTH, ROUTES
-from orchestrator.bundle.gateway.runtime import Engine, State
+from orchestrator.bundle.gateway.runtime import Runtime, State
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.traces import Traces
 from orchestrator.bundle.gateway.variables import Environment
@@ -34,13 +34,13 @@ FOR_MODEL = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """trtllm-serve, asked for its metrics."""
+class MetricsSession:
+    """An HTTP session in which trtllm-serve answers requests for its metrics."""
 
     status: int = 200
 
     @asynccontextmanager
-    async def get(self, url: str, **_: object) -> AsyncIterator[Runtime]:
+    async def get(self, url: str, **_: object) -> AsyncIterator[MetricsSession]:
         assert url == "http://127.0.0.1:1/prometheus/metrics"
         yield self
 
@@ -59,7 +59,7 @@ class World:
         self.keys: KeyRing | None = None
         self.state = State.READY
         self.draining = False
-        self.runtime = Runtime()
+        self.session = MetricsSession()
 
     def require_key(self, folder: Path) -> None:
         file = folder / "keys"
@@ -80,11 +80,11 @@ class World:
 
         async def answer() -> web.StreamResponse:
             log = Log("DEBUG", as_json=True, stream=self.log)
-            engine = Engine(("trtllm-serve",), {}, "http://127.0.0.1:1", log, patience=1)
-            engine.state, engine.status = self.state, 3
-            session = cast("aiohttp.ClientSession", self.runtime)
+            runtime = Runtime(("trtllm-serve",), {}, "http://127.0.0.1:1", log, health_seconds=1)
+            runtime.state, runtime.status = self.state, 3
+            session = cast("aiohttp.ClientSession", self.session)
             gateway = Gateway(
-                self.settings, self.documents, engine, session,
+                self.settings, self.documents, runtime, session,
                 keys=self.keys, traces=Traces(), log=log, max_model_len=4096,
             )  # fmt: skip
             gateway.draining = self.draining
@@ -205,8 +205,8 @@ def test_metrics_need_a_key_if_that_is_set(tmp_path: Path, variable: str, status
     [
         (State.READY, False, 200, 200, None, None),
         (State.STARTING, False, 200, 503, "not_ready", "5"),
-        (State.SILENT, False, 200, 503, "not_ready", "5"),
-        (State.ENDED, False, 503, 503, "engine_ended", None),
+        (State.UNRESPONSIVE, False, 200, 503, "not_ready", "5"),
+        (State.ENDED, False, 503, 503, "runtime_ended", None),
         (State.READY, True, 200, 503, "stopping", "10"),
         (State.ENDED, True, 200, 503, "stopping", "10"),
     ],
@@ -233,12 +233,12 @@ def test_metrics_have_the_state_and_those_of_trtllm_serve_only_if_it_answers(
 ) -> None:
     world.state, world.draining = state, draining
     text = world.ask("/v1/metrics")[2]
-    assert re.findall(r"^nim_gateway_engine_ready\S* (\d)$", text, re.MULTILINE) == [str(ready)]
+    assert re.findall(r"^nim_gateway_runtime_ready\S* (\d)$", text, re.MULTILINE) == [str(ready)]
     assert ("trtllm_kv_cache_utilization" in text) == (state is State.READY)
 
 
 def test_metrics_that_trtllm_serve_does_not_have_are_left_out(world: World) -> None:
-    world.runtime = Runtime(404)
+    world.session = MetricsSession(404)
     status, _, text = world.ask("/v1/metrics")
     assert (status, "trtllm_kv_cache_utilization" in text) == (200, False)
 

@@ -91,7 +91,7 @@ def test_a_name_is_only_a_name() -> None:
     assert "<script>alert" not in text
     assert "&lt;script&gt;" in text
     assert "{{ 7 * 7 }}" in text
-    facts = PlanContents(
+    contents = PlanContents(
         HOSTILE,
         HOSTILE,
         HOSTILE,
@@ -105,7 +105,7 @@ def test_a_name_is_only_a_name() -> None:
         available=1e9,
         has=HOSTILE,
     )
-    assert "<script>alert" not in plan_page(facts, None)
+    assert "<script>alert" not in plan_page(contents, None)
 
 
 def test_the_same_page_is_the_same_bytes() -> None:
