@@ -25,9 +25,12 @@ ADDRESSES = {"head": "192.168.177.11", "worker": "192.168.177.12"}
 _ENTER = """\
 set -e
 mount --make-rprivate /
-mount -t tmpfs tmpfs /opt
 mount -t tmpfs tmpfs /run
-mkdir -p /run/sshd /opt/nim/etc /opt/nim/two-sparks /opt/nim/.cache
+mkdir /run/sshd /run/opt
+mount --rbind /opt /run/opt
+mount -t tmpfs tmpfs /opt
+find /run/opt -mindepth 1 -maxdepth 1 ! -name nim -exec ln -s -t /opt {} +  # Python may be installed there
+mkdir -p /opt/nim/etc /opt/nim/two-sparks /opt/nim/.cache
 ln -s "$BUNDLE/gateway" "$BUNDLE/start_server.sh" "$BUNDLE/model" /opt/nim/
 ln -s "$BUNDLE"/*.json "$BUNDLE"/*.yaml /opt/nim/etc/
 ln -s "$BUNDLE"/two-sparks/*.sh /opt/nim/two-sparks/
