@@ -148,9 +148,9 @@ def _of_catalog(repo: str) -> _Subject:
 
 def _of_hub(repo: str, revision: str) -> _Subject:
     """Look at a repository on the Hub."""
-    from orchestrator.hub.headers import describe_container  # noqa: PLC0415 - loads the Hub's client
+    from orchestrator.hub.headers import look_at  # noqa: PLC0415 - loads the Hub's client
 
-    found = describe_container(repo, revision)
+    found = look_at(repo, revision)
     where = f"{repo}@{found.commit[:12]}"
     config = an_object(found.config, f"{where}: config.json")
     if isinstance(found.quantization, dict):
