@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
@@ -11,6 +12,7 @@ from orchestrator.models import decoder
 from orchestrator.models.fields import Fields
 from orchestrator.models.habits import HABITS, UNKNOWN
 from orchestrator.models.phi4 import with_adapters
+from orchestrator.models.roles import described
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.models.vision import with_towers
 
@@ -41,12 +43,15 @@ _GEMMA3: Mapping[str, object] = MappingProxyType(
 """Gemma3TextConfig's own values (transformers, configuration_gemma3.py), which its multimodal files leave out."""
 
 
-def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelShape:
-    """Derive a model's tensors and memory from its config.json.
+def shape_of(
+    config: Mapping[str, object], where: str = "config.json", weights: tuple[Tensor, ...] | None = None
+) -> ModelShape:
+    """Derive a model's tensors and memory from its config.json, and its tensors from headers if there are any.
 
     Args:
         config: The parsed file.
         where: Its name in messages.
+        weights: What its checkpoint holds, by its headers. They take precedence over arithmetic.
 
     Raises:
         ArchitectureUnknownError: Its class is not that of a language model.
@@ -62,9 +67,13 @@ def shape_of(config: Mapping[str, object], where: str = "config.json") -> ModelS
     more = _GEMMA3 if inner and kind == "gemma3" else {}
     fields = Fields({**habits.defaults, **more, **_named_usually(text.data)}, text.where)
     shape = decoder.read(fields, habits, architecture)
+    if weights is not None:
+        return described(replace(shape, tensors=weights, notes=(), exact=True))
     if kind == "phi4mm":
-        return with_adapters(shape, whole)
-    return with_towers(shape, whole, kind) if inner else shape
+        shape = with_adapters(shape, whole)
+    elif inner:
+        shape = with_towers(shape, whole, kind)
+    return described(shape)
 
 
 def kind_of(architecture: str, where: str) -> str:

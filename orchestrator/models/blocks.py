@@ -34,7 +34,7 @@ def _attention(part: Fields, hidden: int, query: int) -> tuple[Tensors, Heads | 
     if part.flag("no_op", default=False):
         return (), None
     if part.flag("replace_with_linear", default=False):
-        return (*linear("self_attn.linear_attn", hidden, hidden, "attention"), norm), None
+        return (*linear("self_attn.linear_attn", hidden, hidden), norm), None
     group = part.size("n_heads_in_group")
     if query % group or hidden % query:
         message = f"{part.where}: n_heads_in_group {group} and hidden_size {hidden} do not go with {query} heads"
@@ -48,10 +48,10 @@ def _mlp(part: Fields, habits: Habits, hidden: int) -> tuple[Tensors, int]:
     if part.flag("no_op", default=False):
         return (), 0
     if part.flag("replace_with_linear", default=False):
-        return (*linear("mlp.linear_mlp", hidden, hidden, "mlp"), norm), hidden
+        return (*linear("mlp.linear_mlp", hidden, hidden), norm), hidden
     factor = part.data.get("ffn_mult")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < _WIDEST:
         part.wrong("ffn_mult", "a number above 0")
     # The model's own code: two thirds of the multiple, rounded up.
     inner = -(-int(2 * factor * hidden / 3) // _ROUNDED) * _ROUNDED
-    return (*renamed(gated(habits, hidden, inner, "mlp"), "mlp"), norm), inner
+    return (*renamed(gated(habits, hidden, inner), "mlp"), norm), inner

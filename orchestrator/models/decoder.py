@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from orchestrator.errors import ConfigInvalidError
@@ -12,7 +12,7 @@ from orchestrator.models.fields import Fields
 from orchestrator.models.habits import Habits
 from orchestrator.models.layers import Layer, layers_of
 from orchestrator.models.mixers import Mixer
-from orchestrator.models.parts import Heads, Tensors, embedding, kept, linear, placed, renamed, vector
+from orchestrator.models.parts import Heads, Tensors, linear, renamed, vector, weights
 from orchestrator.models.shape import Memory, ModelShape, Tensor
 
 _STATE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
@@ -40,15 +40,16 @@ def read(fields: Fields, habits: Habits, architecture: str) -> ModelShape:
         ConfigInvalidError: A field is missing, impossible, contradicts another, or changes sizes and is not understood.
     """
     hidden, vocabulary = fields.size("hidden_size"), fields.size("vocab_size")
-    built = _layers(fields, habits)
+    experts = mlps.experts_of(fields, habits)
+    built = _layers(fields, habits, experts)
     heads = max((one.heads for one in built if one.heads), key=lambda heads: heads.key, default=None)
     tied = fields.flag("tie_word_embeddings", default=False)
-    tensors: list[Tensor] = [embedding(f"{habits.root}.{habits.embedding}", fields, tied=tied)]
+    tensors: list[Tensor] = list(linear(f"{habits.root}.{habits.embedding}", vocabulary, hidden))
     for number, layer in enumerate(built):
-        tensors.extend(placed(f"{habits.root}.layers", number, layer.tensors))
+        tensors.extend(renamed(layer.tensors, f"{habits.root}.layers.{number}"))
     tensors.append(vector(f"{habits.root}.{habits.norm}", hidden))
     if not tied:
-        tensors.extend(kept(habits.head, vocabulary, hidden, "head", bias=habits.head_bias))
+        tensors.extend(linear(habits.head, vocabulary, hidden, bias=habits.head_bias))
     tensors.extend(_layer_inputs(fields, habits, len(built)))
     proposers, notes = _proposers(fields, habits, built)
     shape = ModelShape(
@@ -63,6 +64,7 @@ def read(fields: Fields, habits: Habits, architecture: str) -> ModelShape:
         key_value_heads=heads.key if heads else 1,
         largest_intermediate=max(layer.inner for layer in built),
         state_bytes_per_value=_state_bytes(fields),
+        chosen=experts.chosen if experts else 1,
         notes=notes,
         exact=habits.exact,
     )
@@ -81,10 +83,9 @@ def _insist_on_understood(fields: Fields) -> None:
         )
 
 
-def _layers(fields: Fields, habits: Habits) -> list[Built]:
+def _layers(fields: Fields, habits: Habits, experts: mlps.Experts | None) -> list[Built]:
     if "blocks" in habits.parts and (fields.has("block_configs") or habits.exact):
         return [Built(*one) for one in blocks.layers(fields, habits)]
-    experts = mlps.experts_of(fields, habits)
     found: dict[Layer, Built] = {}
     layers = layers_of(fields, habits, mixture=experts is not None)
     for layer in layers:
@@ -111,7 +112,7 @@ def _layer(fields: Fields, habits: Habits, layer: Layer, experts: mlps.Experts |
     tensors.extend(vector(name, hidden) for name in habits.norms)
     tensors.extend(_layer_input(fields, habits))
     if habits.scalar:
-        tensors.append(Tensor("layer_scalar", (1,), "norm"))
+        tensors.append(Tensor("layer_scalar", (1,)))
     return Built(tuple(tensors), mixer.memory, mixer.heads, inner)
 
 
@@ -139,8 +140,8 @@ def _layer_input(fields: Fields, habits: Habits) -> Tensors:
         return ()
     hidden, size = fields.size("hidden_size"), fields.size("hidden_size_per_layer_input")
     return (
-        *linear("per_layer_input_gate", size, hidden, "mlp"),
-        *linear("per_layer_projection", hidden, size, "mlp"),
+        *linear("per_layer_input_gate", size, hidden),
+        *linear("per_layer_projection", hidden, size),
         vector("post_per_layer_input_norm", hidden),
     )
 
@@ -152,10 +153,8 @@ def _layer_inputs(fields: Fields, habits: Habits, count: int) -> Tensors:
     size = fields.size("hidden_size_per_layer_input")
     vocabulary = fields.size("vocab_size_per_layer_input", "vocab_size")
     return (
-        Tensor(
-            f"{habits.root}.embed_tokens_per_layer.weight", (vocabulary, count * size), "embedding", used=1 / vocabulary
-        ),
-        *linear(f"{habits.root}.per_layer_model_projection", count * size, fields.size("hidden_size"), "mlp"),
+        *linear(f"{habits.root}.embed_tokens_per_layer", vocabulary, count * size),
+        *linear(f"{habits.root}.per_layer_model_projection", count * size, fields.size("hidden_size")),
         vector(f"{habits.root}.per_layer_projection_norm", size),
     )
 
@@ -175,19 +174,9 @@ def _proposers(fields: Fields, habits: Habits, built: list[Built]) -> tuple[Tens
 def _proposer(fields: Fields, layer: Built, number: int) -> Tensors:
     """Return a layer of multi-token prediction: a normal layer, and the tensors that join it to the model."""
     hidden, vocabulary = fields.size("hidden_size"), fields.size("vocab_size")
-    tensors = (
-        *layer.tensors,
-        Tensor("embed_tokens.weight", (vocabulary, hidden), "embedding"),
-        vector("enorm", hidden),
-        vector("hnorm", hidden),
-        Tensor("eh_proj.weight", (hidden, 2 * hidden), "mtp"),
-        vector("shared_head.norm", hidden),
-        Tensor("shared_head.head.weight", (vocabulary, hidden), "head"),
-    )
-    # Publishers quantize it like the rest. ModelOpt does not quantize it.
-    return tuple(
-        replace(tensor, role="mtp", used=0.0, quantizable=False) for tensor in placed("model.layers", number, tensors)
-    )
+    joined = {"embed_tokens": (vocabulary, hidden), "enorm": (hidden,), "hnorm": (hidden,)}
+    joined |= {"eh_proj": (hidden, 2 * hidden), "shared_head.norm": (hidden,), "shared_head.head": (vocabulary, hidden)}
+    return renamed((*layer.tensors, *weights(joined)), f"model.layers.{number}")
 
 
 def _state_bytes(fields: Fields) -> int:

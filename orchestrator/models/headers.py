@@ -1,4 +1,4 @@
-"""Reads the headers of safetensors files: what a checkpoint holds, its bytes, and the parameters of its original.
+"""Reads the headers of safetensors files: what a checkpoint holds, and whether that is true.
 
 Headers are handed to this module; it opens no file and no connection. A header is a JSON object: name -> type, shape
 and place of the bytes (https://github.com/huggingface/safetensors#format).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -110,21 +109,9 @@ def _insist_on_order(found: Mapping[str, Stored], where: str, data_bytes: int | 
         raise CheckpointError(message, hint="The file is damaged or incomplete. Download it again.")
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """The tensors of a checkpoint by name, as its headers describe them."""
-
-    tensors: Mapping[str, Stored]
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.size for tensor in self.tensors.values())
-
-
 def joined(
     files: Iterable[tuple[str, Mapping[str, Stored]]], index: Mapping[str, object] | None, where: str
-) -> Weights:
+) -> dict[str, Stored]:
     """Join the headers of a checkpoint's files, and compare them with its index.
 
     Args:
@@ -157,7 +144,7 @@ def joined(
     if lost is not None:
         message = f"{where}: its index lists {lost!a:.120}, which no file has"
         raise CheckpointError(message)
-    return Weights(tensors)
+    return tensors
 
 
 def _weight_map(index: Mapping[str, object], where: str) -> dict[str, str]:
@@ -166,120 +153,3 @@ def _weight_map(index: Mapping[str, object], where: str) -> dict[str, str]:
         message = f"{where}: the index has no weight_map that gives the file of each tensor"
         raise CheckpointError(message)
     return {str(name): str(file) for name, file in placed.items()}
-
-
-_SCALES = re.compile(
-    r"[._](weight_scale(_2|_inv)?|input_scale|[kvq]_scale|weight_zero_point|weight_shape|weight_g_idx|g_idx|qzeros"
-    r"|scales|pre_quant_scale|(input|weight|output)_global_scale|(input|output)_zero_point|output_scale|absmax|quant_map"
-    r"|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format|scale_inv|activation_scale)$"
-)
-"""What a quantization adds to a model: scales, zero points and tables.
-
-Of ModelOpt, compressed-tensors, GPTQ, AWQ, MXFP4, bitsandbytes and FP8.
-"""
-_PER_BYTE = 2
-_INT32_BITS = 32
-
-
-def parameters_of(weights: Weights, quantization: Mapping[str, object] | None = None) -> int:
-    """Count the parameters of the unquantized original.
-
-    Args:
-        weights: The checkpoint.
-        quantization: `quantization_config` of its config.json. Only integers of compressed-tensors need it.
-
-    Raises:
-        CheckpointError: A packed tensor cannot be unpacked.
-    """
-    tensors = weights.tensors
-    return sum(_original(name, tensor, tensors, quantization) for name, tensor in tensors.items())
-
-
-def _original(
-    name: str, tensor: Stored, tensors: Mapping[str, Stored], quantization: Mapping[str, object] | None
-) -> int:
-    if _is_scale(name, tensors):
-        return 0
-    stem, _, leaf = name.rpartition(".")
-    if leaf == "qweight":
-        return _gptq(name, tensor, tensors)
-    if leaf == "weight_packed" and tensor.dtype == "I32":
-        return tensor.elements * _INT32_BITS // _packed_bits(stem, quantization)
-    if tensor.dtype == "U8" and _is_packed(name, tensors):
-        return tensor.elements * _PER_BYTE
-    return tensor.elements
-
-
-def _is_scale(name: str, tensors: Mapping[str, Stored]) -> bool:
-    if _SCALES.search(name):
-        return True
-    return name.endswith("_scales") and f"{name.removesuffix('_scales')}_blocks" in tensors  # MXFP4 of gpt-oss
-
-
-def _is_packed(name: str, tensors: Mapping[str, Stored]) -> bool:
-    """Tell whether bytes hold two values each: a scale of blocks is beside them."""
-    beside = (f"{name}_scale", f"{name}.absmax", f"{name.removesuffix('_packed')}_scale")
-    return name.endswith("_blocks") or any(other in tensors for other in beside)
-
-
-def _gptq(name: str, tensor: Stored, tensors: Mapping[str, Stored]) -> int:
-    """Unpack GPTQ, AWQ or auto-round: zero points are packed as the weights are, scales are not packed."""
-    stem = name.removesuffix("qweight")
-    scales, zeros = tensors.get(f"{stem}scales"), tensors.get(f"{stem}qzeros")
-    if scales is None or zeros is None or not zeros.elements or tensor.elements * scales.elements % zeros.elements:
-        message = f"{name}: its scales or qzeros are missing or do not fit, so its original size is unknown"
-        raise CheckpointError(message)
-    return tensor.elements * scales.elements // zeros.elements
-
-
-def _packed_bits(module: str, quantization: Mapping[str, object] | None) -> int:
-    """Return the bits of a weight of compressed-tensors: of the group whose targets name its module."""
-    groups = (quantization or {}).get("config_groups")
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        match group:
-            case {"targets": [*targets], "weights": {"num_bits": int(bits)}} if 1 <= bits <= _INT32_BITS:
-                if any(_targets(target, module) for target in targets):
-                    return bits
-    message = f"{module}: no group of quantization_config says how many bits its packed weights have"
-    raise CheckpointError(message)
-
-
-def _targets(target: object, module: str) -> bool:
-    if not isinstance(target, str):
-        return False
-    if target.startswith("re:"):
-        try:
-            return re.match(target[3:], module) is not None
-        except re.error:
-            return False
-    return target in ("Linear", module) or module.endswith(f".{target}")
-
-
-def parts_of(weights: Weights, layers: int) -> dict[str, int]:
-    """Return the bytes of what is beside the layers of text, by name: vision, audio, layers that propose tokens.
-
-    Args:
-        weights: The checkpoint.
-        layers: Layers of the language model. Later ones propose tokens.
-    """
-    found: dict[str, int] = {}
-    for name, tensor in weights.tensors.items():
-        part = _part(name, layers)
-        if part:
-            found[part] = found.get(part, 0) + tensor.size
-    return found
-
-
-_BESIDE = (
-    ("vision", re.compile(r"(^|\.)(vision|visual|image|img|multi_modal_projector|mm_projector|embed_vision)")),
-    ("audio", re.compile(r"(^|\.)(audio|speech|sound|embed_audio)")),
-    ("proposers", re.compile(r"(^|\.)(mtp|eagle|medusa|draft)")),
-)
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-
-
-def _part(name: str, layers: int) -> str | None:
-    part = next((part for part, pattern in _BESIDE if pattern.search(name)), None)
-    if part is None and (numbered := _LAYER.search(name)) and int(numbered[1]) >= layers:
-        return "proposers"
-    return part

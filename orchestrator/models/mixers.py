@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from orchestrator.models.fields import Fields
 from orchestrator.models.habits import Habits
 from orchestrator.models.layers import Layer
-from orchestrator.models.parts import Heads, Tensors, heads_of, kept, linear, vector
+from orchestrator.models.parts import Heads, Tensors, heads_of, linear, vector
 from orchestrator.models.parts import attention as projections
 from orchestrator.models.shape import Memory, Tensor
 
@@ -40,17 +39,17 @@ def _grouped(fields: Fields, habits: Habits, layer: Layer) -> Mixer:
     out_bias = bias if habits.out_bias is None else habits.out_bias
     if habits.fused:
         tensors: Tensors = (
-            *linear("qkv_proj", heads.query_width + 2 * heads.key_width, heads.hidden, "attention", bias=qkv_bias),
-            *linear("o_proj", heads.hidden, heads.query_width, "attention", bias=out_bias),
+            *linear("qkv_proj", heads.query_width + 2 * heads.key_width, heads.hidden, bias=qkv_bias),
+            *linear("o_proj", heads.hidden, heads.query_width, bias=out_bias),
         )
     else:
         tensors = projections(heads, bias=qkv_bias, out_bias=out_bias)
     if habits.gated_queries or fields.flag("attn_output_gate", default=False):
-        queries = linear("q_proj", 2 * heads.query_width, heads.hidden, "attention", bias=qkv_bias)
+        queries = linear("q_proj", 2 * heads.query_width, heads.hidden, bias=qkv_bias)
         tensors = (*queries, *tensors[len(queries) :])
     tensors = (*tensors, *_query_norms(fields, habits, heads))
     if habits.sinks:
-        tensors = (*tensors, Tensor("sinks", (heads.query,), "attention"))
+        tensors = (*tensors, Tensor("sinks", (heads.query,)))
     if full and fields.flag("attention_k_eq_v", default=False):
         tensors = tuple(tensor for tensor in tensors if not tensor.name.startswith("v_proj."))
     if layer.shared:
@@ -91,19 +90,19 @@ def _latent(fields: Fields, habits: Habits, layer: Layer) -> Mixer:
     bias = fields.flag("attention_bias", default=False)
     queries: Tensors = (
         (
-            *linear("q_a_proj", query_rank, hidden, "attention", bias=bias),
+            *linear("q_a_proj", query_rank, hidden, bias=bias),
             vector("q_a_layernorm", query_rank),
-            *linear("q_b_proj", count * key, query_rank, "attention"),
+            *linear("q_b_proj", count * key, query_rank),
         )
         if query_rank
-        else linear("q_proj", count * key, hidden, "attention")
+        else linear("q_proj", count * key, hidden)
     )
     tensors = (
         *queries,
-        *linear("kv_a_proj_with_mqa", rank + rotary, hidden, "attention", bias=bias),
+        *linear("kv_a_proj_with_mqa", rank + rotary, hidden, bias=bias),
         vector("kv_a_layernorm", rank),
-        *linear("kv_b_proj", count * (plain + value), rank, "attention"),
-        *linear("o_proj", hidden, count * value, "attention", bias=bias),
+        *linear("kv_b_proj", count * (plain + value), rank),
+        *linear("o_proj", hidden, count * value, bias=bias),
     )
     mixer = Mixer(tensors, Memory(rank + rotary, score_width=count * (key + value)), Heads(count, 1, key, hidden))
     return _sparse(mixer, fields, layer) if "indexer" in habits.parts and fields.has("index_topk") else mixer
@@ -113,11 +112,11 @@ def _sparse(mixer: Mixer, fields: Fields, layer: Layer) -> Mixer:
     """Add what chooses the tokens that the attention reads (DeepSeek V3.2)."""
     size, count, hidden = fields.size("index_head_dim"), fields.size("index_n_heads"), fields.size("hidden_size")
     indexer = (
-        *linear("indexer.wq_b", size * count, fields.size("q_lora_rank"), "attention"),
-        *linear("indexer.wk", size, hidden, "attention"),
+        *linear("indexer.wq_b", size * count, fields.size("q_lora_rank")),
+        *linear("indexer.wk", size, hidden),
         vector("indexer.k_norm", size),
-        Tensor("indexer.k_norm.bias", (size,), "bias"),
-        Tensor("indexer.weights_proj.weight", (count, hidden), "attention"),
+        Tensor("indexer.k_norm.bias", (size,)),
+        Tensor("indexer.weights_proj.weight", (count, hidden)),
     )
     memory = replace(mixer.memory, lookback=fields.size("index_topk"))
     if not layer.indexed:
@@ -139,21 +138,16 @@ def delta_rule(fields: Fields, habits: Habits) -> Mixer:
     widths = {"qkvz": convolved + values * value, "ba": 2 * values}
     if habits.split_delta:
         widths = {"qkv": convolved, "z": values * value, "b": values, "a": values}
-    inputs = (_delta_input(name)(f"in_proj_{name}", width, hidden, "mamba") for name, width in widths.items())
+    inputs = (linear(f"in_proj_{name}", width, hidden) for name, width in widths.items())
     tensors = (
         *(part for parts in inputs for part in parts),
-        Tensor("conv1d.weight", (convolved, 1, kernel), "mamba"),
-        Tensor("dt_bias", (values,), "mamba"),
-        Tensor("A_log", (values,), "mamba"),
+        Tensor("conv1d.weight", (convolved, 1, kernel)),
+        Tensor("dt_bias", (values,)),
+        Tensor("A_log", (values,)),
         vector("norm", value),
-        *linear("out_proj", hidden, values * value, "mamba"),
+        *linear("out_proj", hidden, values * value),
     )
     return Mixer(tensors, Memory(state_values=values * key * value, convolution_values=convolved * (kernel - 1)))
-
-
-def _delta_input(name: str) -> Callable[..., Tensors]:
-    """ModelOpt does not quantize the two small projections."""
-    return kept if name in ("ba", "b", "a") else linear
 
 
 def mamba(fields: Fields) -> Mixer:
@@ -171,13 +165,13 @@ def _mamba2(fields: Fields) -> Mixer:
     fields.ignore("mamba_expand")
     convolved = inner + 2 * groups * state
     tensors = (
-        *linear("in_proj", inner + convolved + heads, hidden, "mamba", bias=bias),
+        *linear("in_proj", inner + convolved + heads, hidden, bias=bias),
         *_convolution(convolved, kernel, bias=conv_bias),
-        Tensor("dt_bias", (heads,), "mamba"),
-        Tensor("A_log", (heads,), "mamba"),
-        Tensor("D", (heads,), "mamba"),
+        Tensor("dt_bias", (heads,)),
+        Tensor("A_log", (heads,)),
+        Tensor("D", (heads,)),
         vector("norm", inner),
-        *linear("out_proj", hidden, inner, "mamba", bias=bias),
+        *linear("out_proj", hidden, inner, bias=bias),
     )
     return Mixer(tensors, Memory(state_values=inner * state, convolution_values=convolved * (kernel - 1)))
 
@@ -188,13 +182,13 @@ def _mamba1(fields: Fields) -> Mixer:
     kernel, rank = fields.size("mamba_d_conv"), fields.size("mamba_dt_rank")
     bias = fields.flag("mamba_proj_bias", default=False)
     tensors = (
-        *linear("in_proj", 2 * inner, hidden, "mamba", bias=bias),
+        *linear("in_proj", 2 * inner, hidden, bias=bias),
         *_convolution(inner, kernel, bias=fields.flag("mamba_conv_bias", default=True)),
-        *linear("x_proj", rank + 2 * state, inner, "mamba"),
-        *linear("dt_proj", inner, rank, "mamba", bias=True),
-        Tensor("A_log", (inner, state), "mamba"),
-        Tensor("D", (inner,), "mamba"),
-        *linear("out_proj", hidden, inner, "mamba", bias=bias),
+        *linear("x_proj", rank + 2 * state, inner),
+        *linear("dt_proj", inner, rank, bias=True),
+        Tensor("A_log", (inner, state)),
+        Tensor("D", (inner,)),
+        *linear("out_proj", hidden, inner, bias=bias),
         vector("dt_layernorm", rank),
         vector("b_layernorm", state),
         vector("c_layernorm", state),
@@ -203,5 +197,5 @@ def _mamba1(fields: Fields) -> Mixer:
 
 
 def _convolution(channels: int, kernel: int, *, bias: bool) -> Tensors:
-    weight = Tensor("conv1d.weight", (channels, 1, kernel), "mamba")
-    return (weight, Tensor("conv1d.bias", (channels,), "bias")) if bias else (weight,)
+    weight = Tensor("conv1d.weight", (channels, 1, kernel))
+    return (weight, Tensor("conv1d.bias", (channels,))) if bias else (weight,)

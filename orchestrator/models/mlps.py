@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
 from orchestrator.models.habits import Habits
-from orchestrator.models.parts import Tensors, kept, linear, renamed
-from orchestrator.models.shape import Role, Tensor
+from orchestrator.models.parts import Tensors, linear, renamed
+from orchestrator.models.shape import Tensor
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts")
 _CHOSEN = (
@@ -64,11 +64,11 @@ def dense(fields: Fields, habits: Habits, *, widened: int = 1) -> tuple[Tensors,
     bias, hidden = fields.flag("mlp_bias", default=False), fields.size("hidden_size")
     if habits.fused:
         tensors: Tensors = (
-            *linear("gate_up_proj", 2 * inner, hidden, "mlp", bias=bias),
-            *linear("down_proj", hidden, inner, "mlp", bias=bias),
+            *linear("gate_up_proj", 2 * inner, hidden, bias=bias),
+            *linear("down_proj", hidden, inner, bias=bias),
         )
     else:
-        tensors = mlp(habits, hidden, inner, "mlp", bias=bias)
+        tensors = mlp(habits, hidden, inner, bias=bias)
     return tensors, inner
 
 
@@ -80,8 +80,8 @@ def mixture(fields: Fields, habits: Habits, experts: Experts) -> tuple[Tensors, 
     shared, wide = _shared(fields, habits, experts)
     tensors = (
         *_router(fields, habits, experts, hidden),
-        *(linear("fc1_latent_proj", latent, hidden, "mlp") if latent else ()),
-        *(linear("fc2_latent_proj", hidden, latent, "mlp") if latent else ()),
+        *(linear("fc1_latent_proj", latent, hidden) if latent else ()),
+        *(linear("fc2_latent_proj", hidden, latent) if latent else ()),
         *_routed(habits, experts, latent or hidden),
         *shared,
     )
@@ -93,25 +93,24 @@ def _router(fields: Fields, habits: Habits, experts: Experts, hidden: int) -> Te
     if habits.router_extras:
         parent = habits.router.rpartition(".")[0]
         extras = (
-            Tensor(f"{parent}.scale", (hidden,), "router"),
-            Tensor(f"{parent}.per_expert_scale", (experts.total,), "router"),
+            Tensor(f"{parent}.scale", (hidden,)),
+            Tensor(f"{parent}.per_expert_scale", (experts.total,)),
         )
     if habits.correction and fields.flag("use_routing_bias", default=True):
-        extras = (*extras, Tensor(habits.correction, (experts.total,), "bias", dtype="F32"))
-    return (*kept(habits.router, experts.total, hidden, "router", bias=habits.router_bias), *extras)
+        extras = (*extras, Tensor(habits.correction, (experts.total,), dtype="F32"))
+    return (*linear(habits.router, experts.total, hidden, bias=habits.router_bias), *extras)
 
 
 def _routed(habits: Habits, experts: Experts, hidden: int) -> Tensors:
-    share = experts.chosen / experts.total
     if not habits.stacked:
-        one = mlp(habits, hidden, experts.inner, "expert", names=habits.expert)
-        return tuple(replace(part, name=f"experts.{{}}.{part.name}", count=experts.total, used=share) for part in one)
+        one = mlp(habits, hidden, experts.inner, names=habits.expert)
+        return tuple(replace(part, name=f"experts.{{}}.{part.name}", count=experts.total) for part in one)
     found: list[Tensor] = []
     for name, shape in (("gate_up_proj", (2 * experts.inner, hidden)), ("down_proj", (hidden, experts.inner))):
-        weight = Tensor(f"experts.{name}", shape, "expert", count=experts.total, used=share, stacked=True)
-        found.append(replace(weight, quantizable=True, linear=True))
+        weight = Tensor(f"experts.{name}", shape, count=experts.total, stacked=True)
+        found.append(weight)
         if habits.expert_bias:
-            found.append(replace(weight, name=f"experts.{name}_bias", shape=shape[:1], role="bias"))
+            found.append(replace(weight, name=f"experts.{name}_bias", shape=shape[:1]))
     return tuple(found)
 
 
@@ -120,17 +119,17 @@ def _shared(fields: Fields, habits: Habits, experts: Experts) -> tuple[Tensors, 
     hidden = fields.size("hidden_size")
     if fields.named("shared_expert_intermediate_size"):  # Qwen: one, behind a gate
         wide = fields.size("shared_expert_intermediate_size")
-        gate = kept("shared_expert_gate", 1, hidden, "router")
-        return (*renamed(mlp(habits, hidden, wide, "shared_expert"), "shared_expert"), *gate), wide
+        gate = linear("shared_expert_gate", 1, hidden)
+        return (*renamed(mlp(habits, hidden, wide), "shared_expert"), *gate), wide
     count = fields.named("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
     if count:
         wide = fields.size(count) * fields.size("moe_shared_expert_intermediate_size", *_EXPERT_SIZES)
-        return renamed(mlp(habits, hidden, wide, "shared_expert"), "shared_experts"), wide
+        return renamed(mlp(habits, hidden, wide), "shared_experts"), wide
     if fields.named("shared_intermediate_size"):
         wide = fields.size("shared_intermediate_size")
-        return renamed(mlp(habits, hidden, wide, "shared_expert"), "shared_mlp"), wide
+        return renamed(mlp(habits, hidden, wide), "shared_mlp"), wide
     if habits.shared_always:
-        return renamed(mlp(habits, hidden, experts.inner, "shared_expert"), "shared_expert"), experts.inner
+        return renamed(mlp(habits, hidden, experts.inner), "shared_expert"), experts.inner
     return (), 0
 
 
@@ -138,7 +137,6 @@ def mlp(
     habits: Habits,
     hidden: int,
     inner: int,
-    role: Role,
     *,
     bias: bool = False,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
@@ -146,7 +144,7 @@ def mlp(
     """Return one MLP: gated, or plain as in Nemotron-H."""
     gate, up, down = names
     return (
-        *(() if habits.plain else linear(gate, inner, hidden, role, bias=bias)),
-        *linear(up, inner, hidden, role, bias=bias),
-        *linear(down, hidden, inner, role, bias=bias),
+        *(() if habits.plain else linear(gate, inner, hidden, bias=bias)),
+        *linear(up, inner, hidden, bias=bias),
+        *linear(down, hidden, inner, bias=bias),
     )

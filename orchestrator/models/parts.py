@@ -2,52 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
-from orchestrator.models.shape import Memory, Role, Tensor
+from orchestrator.models.shape import Memory, Tensor
 
 Tensors = tuple[Tensor, ...]
 
 
-def linear(name: str, out: int, columns: int, role: Role, *, bias: bool = False) -> Tensors:
+def linear(name: str, out: int, columns: int, *, bias: bool = False) -> Tensors:
     """Return a linear layer's weight, and its bias if it has one."""
-    weight = Tensor(f"{name}.weight", (out, columns), role, quantizable=True, linear=True)
-    return (weight, Tensor(f"{name}.bias", (out,), "bias")) if bias else (weight,)
+    return weights({name: (out, columns)}, bias=bias)
 
 
-def kept(name: str, out: int, columns: int, role: Role, *, bias: bool = False) -> Tensors:
-    """Return a linear layer that ModelOpt does not quantize by default: routers, the output head."""
-    tensors = linear(name, out, columns, role, bias=bias)
-    return tuple(replace(tensor, quantizable=False, linear=role == "head" and tensor.linear) for tensor in tensors)
-
-
-def vector(name: str, size: int, role: Role = "norm") -> Tensor:
+def vector(name: str, size: int) -> Tensor:
     """Return a vector, such as the scale of a normalization."""
-    return Tensor(f"{name}.weight", (size,), role)
+    return Tensor(f"{name}.weight", (size,))
 
 
-def placed(prefix: str, layer: int, tensors: Iterable[Tensor]) -> Tensors:
-    """Number a layer's tensors in the stack."""
-    return tuple(replace(tensor, name=f"{prefix}.{layer}.{tensor.name}", layer=layer) for tensor in tensors)
+def weights(shapes: Mapping[str, tuple[int, ...]], *, bias: bool = False) -> Tensors:
+    """Return weights of any shape by the name of their module, each with a bias for its rows if it has one."""
+    return tuple(
+        part
+        for name, shape in shapes.items()
+        for part in (Tensor(f"{name}.weight", shape), *((Tensor(f"{name}.bias", shape[:1]),) if bias else ()))
+    )
 
 
 def renamed(tensors: Iterable[Tensor], parent: str) -> Tensors:
     """Put tensors below a parent module."""
     return tuple(replace(tensor, name=f"{parent}.{tensor.name}") for tensor in tensors)
-
-
-def embedding(name: str, fields: Fields, *, tied: bool) -> Tensor:
-    """Return the embedding. A tied one is read whole, as the output head."""
-    vocabulary = fields.size("vocab_size")
-    return Tensor(
-        f"{name}.weight",
-        (vocabulary, fields.size("hidden_size")),
-        "embedding",
-        used=1.0 if tied else 1 / vocabulary,
-    )
 
 
 @dataclass(frozen=True)
@@ -94,13 +80,11 @@ def heads_of(fields: Fields, *, size_name: str = "head_dim") -> Heads:
     return Heads(query, key, fields.size_or(size_name, hidden // query), hidden)
 
 
-def attention(heads: Heads, *, bias: bool = False, out_bias: bool = False, normed: bool = False) -> Tensors:
+def attention(heads: Heads, *, bias: bool = False, out_bias: bool = False) -> Tensors:
     """Return grouped-query attention with separate projections."""
-    norms = (vector("q_norm", heads.size), vector("k_norm", heads.size)) if normed else ()
     return (
-        *linear("q_proj", heads.query_width, heads.hidden, "attention", bias=bias),
-        *linear("k_proj", heads.key_width, heads.hidden, "attention", bias=bias),
-        *linear("v_proj", heads.key_width, heads.hidden, "attention", bias=bias),
-        *linear("o_proj", heads.hidden, heads.query_width, "attention", bias=out_bias),
-        *norms,
+        *linear("q_proj", heads.query_width, heads.hidden, bias=bias),
+        *linear("k_proj", heads.key_width, heads.hidden, bias=bias),
+        *linear("v_proj", heads.key_width, heads.hidden, bias=bias),
+        *linear("o_proj", heads.hidden, heads.query_width, bias=out_bias),
     )

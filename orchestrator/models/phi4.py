@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
-from orchestrator.models.parts import Tensors
+from orchestrator.models.parts import Tensors, renamed, weights
 from orchestrator.models.shape import ModelShape, Tensor
-from orchestrator.models.towers import Siglip, affine, beside, full, numbered, plain
+from orchestrator.models.towers import Siglip, biased, each, numbered
 
 _TOWER = Siglip(hidden=1152, inner=4304, layers=27, positions=1024, patch=14, pooled=True)
 """SigLIP So400M for 448 pixels. Its sizes are not in config.json but in the model's own code."""
@@ -26,28 +26,26 @@ def with_adapters(shape: ModelShape, fields: Fields) -> ModelShape:
 
 def _adapted(tensor: Tensor, ranks: dict[str, int]) -> Tensors:
     """Return a linear layer with its adapters, which only images and speech use."""
-    if tensor.layer is None or not tensor.linear:
+    if ".layers." not in tensor.name or len(tensor.shape) == 1:
         return (tensor,)
     module, (out, columns) = tensor.module, tensor.shape
-    adapters = (
-        adapter
+    adapters = {
+        f"{module}.lora_{side}.{kind}": shape
         for kind, rank in ranks.items()
-        for adapter in (
-            Tensor(f"{module}.lora_A.{kind}.weight", (rank, columns), "adapter", tensor.layer, used=0.0),
-            Tensor(f"{module}.lora_B.{kind}.weight", (out, rank), "adapter", tensor.layer, used=0.0),
-        )
-    )
-    return (replace(tensor, name=f"{module}.base_layer.weight"), *adapters)
+        for side, shape in (("A", (rank, columns)), ("B", (out, rank)))
+    }
+    return (replace(tensor, name=f"{module}.base_layer.weight"), *weights(adapters))
 
 
 def _pictures(hidden: int) -> Tensors:
     width = _TOWER.hidden
-    return (
-        *beside(f"{_ROOT}.image_embed.img_processor", _TOWER.tensors()),
-        *beside(f"{_ROOT}.image_embed", plain("glb_GN", 1, 1, width)),
-        *beside(f"{_ROOT}.image_embed", plain("sub_GN", 1, 1, 1, width)),
-        *beside(f"{_ROOT}.image_embed.img_projection", (*full("0", hidden, width), *full("2", hidden, hidden))),
+    tensors = (
+        *renamed(_TOWER.tensors(), "img_processor"),
+        Tensor("glb_GN", (1, 1, width)),
+        Tensor("sub_GN", (1, 1, 1, width)),
+        *biased({"img_projection.0": (hidden, width), "img_projection.2": (hidden, hidden)}),
     )
+    return renamed(tensors, f"{_ROOT}.image_embed")
 
 
 def _speech(processor: Fields, hidden: int) -> Tensors:
@@ -58,62 +56,47 @@ def _speech(processor: Fields, hidden: int) -> Tensors:
     if reduction & (reduction - 1):
         message = f"{fields.where}: time_reduction: found {reduction}, expected a power of two"
         raise ConfigInvalidError(message)
-    halvings = reduction.bit_length() - 1
     distance = fields.part("relative_attention_bias_args").size("t5_bias_max_distance")
+    halvings = {"conv.0": (channels, 1, 3, 3)}
+    for step in range(1, reduction.bit_length() - 1):  # one convolution per channel, one across them
+        halvings |= {f"conv.{3 * step - 1}": (channels, 1, 3, 3), f"conv.{3 * step}": (channels, channels, 1, 1)}
     encoder = (
-        *plain("encoder_embedding.global_mean", inputs),
-        *plain("encoder_embedding.global_invstd", inputs),
-        *full("embed.conv.0", channels, 1, 3, 3),
-        *(tensor for step in range(1, halvings) for tensor in _halving(3 * step - 1, channels)),
-        *full("embed.out", width, channels * -(-inputs // reduction)),
-        *plain(
-            "relative_attention_bias_layer.bias_values.weight",
-            _BUCKETS_PER_DISTANCE * distance,
-            fields.size("attention_heads"),
+        Tensor("encoder_embedding.global_mean", (inputs,)),
+        Tensor("encoder_embedding.global_invstd", (inputs,)),
+        *renamed(biased({**halvings, "out": (width, channels * -(-inputs // reduction))}), "embed"),
+        *weights(
+            {
+                "relative_attention_bias_layer.bias_values": (
+                    _BUCKETS_PER_DISTANCE * distance,
+                    fields.size("attention_heads"),
+                )
+            }
         ),
         *numbered("encoders", fields.size("num_blocks"), _conformer(fields, width)),
     )
-    projections = (
-        tensor
-        for kind in ("speech", "vision")
-        for tensor in (*full(f"{kind}.0", hidden, width), *full(f"{kind}.2", hidden, hidden))
-    )
-    return (
-        *beside(f"{_ROOT}.audio_embed.encoder", encoder),
-        *beside(f"{_ROOT}.audio_embed.audio_projection", projections),
-    )
-
-
-def _halving(number: int, channels: int) -> Tensors:
-    """Return a step that halves the frames: one convolution per channel, one across them."""
-    return (
-        *full(f"embed.conv.{number}", channels, 1, 3, 3),
-        *full(f"embed.conv.{number + 1}", channels, channels, 1, 1),
-    )
+    projections = {
+        **each("audio_projection.{}.0: speech vision", hidden, width),
+        **each("audio_projection.{}.2: speech vision", hidden, hidden),
+    }
+    return renamed((*renamed(encoder, "encoder"), *biased(projections)), f"{_ROOT}.audio_embed")
 
 
 def _conformer(fields: Fields, width: int) -> Tensors:
     inner, kernel = fields.size("linear_units"), fields.size("kernel_size")
     across = fields.size("ext_pw_out_channel")
-
-    def feed(name: str) -> Tensors:
-        return (
-            *affine(f"{name}.layer_norm", width),
-            *full(f"{name}.net.0.linear", 2 * inner, width),
-            *full(f"{name}.net.2", width, inner),
-        )
-
+    feed = {"layer_norm": (width,), "net.0.linear": (2 * inner, width), "net.2": (width, inner)}
+    convolution = {
+        "layer_norm": (width,),
+        "glu.ext_pw_conv_1d": (2 * across, width, 1),
+        "dw_sep_conv_1d.dw_conv": (width, 1, kernel),
+        "dw_sep_conv_1d.pw_conv": (fields.size("depthwise_seperable_out_channel"), width, 1),
+        "ext_pw_conv_1d": (across, width, 1),
+    }
     return (
-        *feed("feed_forward_in"),
-        *(tensor for name in ("q", "k", "v", "out") for tensor in full(f"self_attn.linear_{name}", width, width)),
-        *affine("conv.layer_norm", width),
-        *plain("conv.glu.b1", 1, across, 1),
-        *plain("conv.glu.b2", 1, across, 1),
-        *full("conv.glu.ext_pw_conv_1d", 2 * across, width, 1),
-        *full("conv.dw_sep_conv_1d.dw_conv", width, 1, kernel),
-        *full("conv.dw_sep_conv_1d.pw_conv", fields.size("depthwise_seperable_out_channel"), width, 1),
-        *full("conv.ext_pw_conv_1d", across, width, 1),
-        *feed("feed_forward_out"),
-        *affine("layer_norm_att", width),
-        *affine("layer_norm", width),
+        *renamed(biased(feed), "feed_forward_in"),
+        *biased(each("self_attn.linear_{}: q k v out", width, width)),
+        *renamed(biased(convolution), "conv"),
+        *(Tensor(f"conv.glu.b{number}", (1, across, 1)) for number in (1, 2)),
+        *renamed(biased(feed), "feed_forward_out"),
+        *biased(each("{}: layer_norm_att layer_norm", width)),
     )

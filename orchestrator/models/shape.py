@@ -20,12 +20,13 @@ Role = Literal[
     "norm",
     "bias",
     "vision",
+    "audio",
     "adapter",
     "mtp",
 ]
 """What a tensor is for.
 
-- `vision`: part of a vision or audio tower.
+- `vision`, `audio`: part of a tower, or of what joins it to the language model.
 - `adapter`: used for input of such a tower, never for text.
 - `mtp`: of a layer that proposes tokens, stored beside the model and not part of its parameter count.
 """
@@ -39,7 +40,7 @@ class Tensor:
     """Its name in the checkpoint. `{}` stands for the expert's number if there are several."""
     shape: tuple[int, ...]
     """The shape of one; a matrix is [out, in]."""
-    role: Role
+    role: Role = "mlp"
     layer: int | None = None
     """None outside the stack of layers."""
     count: int = 1
@@ -54,6 +55,8 @@ class Tensor:
     """A matrix product that is quantized unless a quantization config excludes it; true for the output head."""
     stacked: bool = False
     """The experts' matrices are stored as one tensor with a dimension more."""
+    stored: int | None = None
+    """Bytes of all of them in the checkpoint whose headers were read, with their scales; None without headers."""
 
     @property
     def elements(self) -> int:
@@ -67,10 +70,7 @@ class Tensor:
 
     def names(self) -> Iterator[str]:
         """Return every name that the checkpoint has for it."""
-        if self.count == 1 or self.stacked:
-            yield self.name
-        else:
-            yield from (self.name.format(number) for number in range(self.count))
+        yield from ([self.name] if self.stacked else (self.name.format(number) for number in range(self.count)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,8 @@ class ModelShape:
     """Of a recurrent state."""
     notes: tuple[str, ...] = ()
     """What the figures leave out, in words."""
+    chosen: int = 1
+    """Experts that one token chooses in a layer."""
     exact: bool = True
     """False: its tensors are an upper limit, because no entry says what this model type fixes in its own code."""
 
