@@ -13,6 +13,7 @@ from orchestrator.app.record import recorded
 from orchestrator.app.resolving import resolve
 from orchestrator.app.runner import Runner, StepResult
 from orchestrator.app.settings import Settings
+from orchestrator.app.sizes import sizes_of
 from orchestrator.events import Observer, silence
 from orchestrator.executors.job import Executor
 from orchestrator.executors.process import ProcessExecutor
@@ -110,6 +111,7 @@ def render_bundle(
         dist=settings.dist,
         targets=targets,
         embed_model=embed_model,
+        find=sizes_of(settings),
         observer=observer,
     )
 

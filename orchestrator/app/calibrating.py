@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.app.model_config import declared_beside
+from orchestrator.app.model_files import local_files
 from orchestrator.app.settings import Settings
 from orchestrator.catalog.target import Target
 from orchestrator.errors import (
@@ -17,7 +17,6 @@ from orchestrator.errors import (
     OrchestratorError,
     machine_faults,
 )
-from orchestrator.models import shape_of
 from orchestrator.planner.calibration import (
     Observation,
     calibrated,
@@ -25,7 +24,7 @@ from orchestrator.planner.calibration import (
     observations_of,
 )
 from orchestrator.planner.constants import CALIBRATED, COSTS, RuntimeConstants, default_constants, to_document
-from orchestrator.planner.scheme import scheme_of
+from orchestrator.planner.scheme import scheme_of, scheme_of_files
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
 from orchestrator.store.temporary import replacing
@@ -132,9 +131,9 @@ def _observations(run: _Benchmark, target: Target) -> list[Observation]:
     if run.checkpoint is None:
         message = "its checkpoint is no longer here, so what it read is not known"
         raise MeasurementUnusableError(message)
-    shape = shape_of(_read(run.checkpoint / "config.json"), str(run.checkpoint / "config.json"))
-    scheme = declared_beside(run.checkpoint) or scheme_of(str(facts.get("format", "bf16")))
-    return observations_of(run.document, shape, scheme, target, default_constants())
+    files = local_files(run.checkpoint)
+    scheme = scheme_of_files(files) or scheme_of(str(facts.get("format", "bf16")))
+    return observations_of(run.document, files.shape, scheme, target, default_constants())
 
 
 def _read(file: Path) -> dict[str, Any]:

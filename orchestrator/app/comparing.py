@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from orchestrator.app.model_config import LARGEST, read_object
+from orchestrator.app.model_files import hub_files, local_files
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.catalog.models import find_model
+from orchestrator.app.sizes import sizes_of
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
-from orchestrator.models import shape_of
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
-from orchestrator.planner.known import Known, known_model, missing_sizes
+from orchestrator.planner.known import Find, Known, known_model, known_repo, missing_sizes
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Recipe
@@ -55,7 +51,7 @@ def compare_formats(
     if model.endswith(ENDING):
         file = RecipeName.parse(model)
         settings = settings.at(file)
-        subject = _of_recipes(file.name, [settings.load(file)])
+        subject = _of_recipes(file.name, [settings.load(file)], sizes_of(settings))
     else:
         subject = _find_subject(settings, model)
     length = context or min(USUAL_CONTEXT, subject.shape.max_position)
@@ -68,16 +64,16 @@ def _find_subject(settings: Settings, model: str) -> Subject:
     """Find the model: local files first, then recipes, then the Hub."""
     place = Path(model)
     if place.suffix == ".json" or (place / "config.json").is_file():
-        file = place / "config.json" if place.is_dir() else place
-        return Subject(model, shape_of(read_object(file), str(file)), str(file))
+        files = local_files(place)
+        return Subject(model, files.shape, files.where)
     family = _family(settings, model)
     if family:
         loaded = [settings.book.load(name) for name in family]
         if model not in settings.book.names:
-            _check_one_model(model, loaded)
-        return _of_recipes(model, loaded)
+            _check_one_model(model, loaded, sizes_of(settings))
+        return _of_recipes(model, loaded, sizes_of(settings))
     if _REPO.fullmatch(model):
-        return _of_repo(model)
+        return _of_repo(settings, model)
     settings.book.load(model)  # raises with the nearest names
     message = f"{model} is neither a recipe, a repository on the Hub nor a config.json"
     raise RecipeUnknownError(message)
@@ -85,7 +81,7 @@ def _find_subject(settings: Settings, model: str) -> Subject:
 
 def _kv_dtype(settings: Settings, model: str) -> KvDtype:
     """Return a recipe's KV cache format, so that its plan and its comparison agree."""
-    known = known_model(settings.book.load(model).recipe) if model in settings.book.names else None
+    known = known_model(settings.book.load(model).recipe, sizes_of(settings)) if model in settings.book.names else None
     return known.kv_dtype if known else "bf16"
 
 
@@ -98,11 +94,11 @@ def _family(settings: Settings, model: str) -> list[str]:
     return [name for name in names if name == model or name.startswith(f"{model}-")]
 
 
-def _check_one_model(beginning: str, loaded: list[LoadedRecipe]) -> None:
+def _check_one_model(beginning: str, loaded: list[LoadedRecipe], find: Find) -> None:
     """Refuse a prefix that recipes of several models share."""
     models: dict[float, str] = {}
     for one in loaded:
-        known = known_model(one.recipe)
+        known = known_model(one.recipe, find)
         if known is not None:
             models.setdefault(known.shape.parameters, one.recipe.name)
     if len(models) > 1:
@@ -110,15 +106,15 @@ def _check_one_model(beginning: str, loaded: list[LoadedRecipe]) -> None:
         raise RecipeUnknownError(message, hint=f"name a recipe of one: {', '.join(models.values())}")
 
 
-def _of_recipes(name: str, loaded: list[LoadedRecipe]) -> Subject:
+def _of_recipes(name: str, loaded: list[LoadedRecipe], find: Find) -> Subject:
     """Return the model of a family: that of its first recipe with known sizes."""
     recipes = [one.recipe for one in loaded]
-    first = next((known for recipe in recipes if (known := known_model(recipe))), None)
+    first = next((known for recipe in recipes if (known := known_model(recipe, find))), None)
     if first is None:
         repo = getattr(recipes[0].model, "repo", None)
         hint = f"`orchestrator compare {repo}` asks the Hub for its config.json" if repo else ""
         raise ConfigInvalidError(missing_sizes(recipes[0]), hint=hint)
-    alike = [(recipe, known) for recipe in recipes if (known := known_model(recipe)) and _alike(known, first)]
+    alike = [(recipe, known) for recipe in recipes if (known := known_model(recipe, find)) and _alike(known, first)]
     by_format: dict[str, tuple[str, ...]] = {}
     schemes: dict[str, Scheme] = {}
     for recipe, known in alike:
@@ -139,27 +135,9 @@ def _is_usable(recipe: Recipe, known: Known) -> bool:
     return recipe.quantization.method == "none" and known.served.algorithm != "FP8_BLOCK"
 
 
-def _of_repo(repo: str) -> Subject:
-    entry = find_model(repo)
-    if entry is not None:
-        subject = Subject(repo, shape_of(entry.config, f"catalogue: {repo}"), entry.source)
-    else:
-        where = f"config.json of {repo}"
-        subject = Subject(repo, shape_of(_fetch(repo), where), f"its {where} on the Hub")
-    return subject
-
-
-def _fetch(repo: str) -> Mapping[str, Any]:
-    """Fetch only a repository's config.json."""
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - the Hub's client loads slowly
-
-    from orchestrator.hub.errors import hub_errors  # noqa: PLC0415 - as above
-    from orchestrator.hub.snapshot import resolve_commit, snapshot  # noqa: PLC0415 - as above
-
-    commit = resolve_commit(repo, "main")
-    files = snapshot(repo, commit, ("config.json",)).files
-    if not files or files[0].size > LARGEST:
-        message = f"{repo} has no config.json of a usual size"
-        raise ConfigInvalidError(message, hint="name the repository of the model's weights in safetensors")
-    with tempfile.TemporaryDirectory() as folder, hub_errors(repo, commit):
-        return read_object(Path(hf_hub_download(repo, "config.json", revision=commit, local_dir=folder)))
+def _of_repo(settings: Settings, repo: str) -> Subject:
+    found = known_repo(repo)
+    if found is not None:
+        return Subject(repo, found.shape, found.basis)
+    files = hub_files(settings, repo)
+    return Subject(repo, files.shape, f"its files on the Hub, {files.where}")

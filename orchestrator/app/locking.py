@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.app.make_plan import make_plan
-from orchestrator.app.planning import files_of, images_of, local_places, lock_file_of
+from orchestrator.app.planning import files_of, images_of, local_places, lock_file_of, plan_with_lock
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.errors import LockInvalidError, machine_faults
@@ -92,7 +91,7 @@ def write_lock(resolved: ResolvedLock) -> None:
 
 
 def _resolve(settings: Settings, recipe: Recipe) -> Lock:
-    plan = make_plan(recipe, settings.catalog, None)
+    plan = plan_with_lock(settings, recipe, None, None)
     images = images_of(settings, plan)
     return Lock(
         recipe=recipe.name,

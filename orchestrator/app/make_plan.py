@@ -12,6 +12,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
 from orchestrator.planner.disk import StepDisk
 from orchestrator.planner.estimate import Estimate, estimate
+from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.model_on_target import ModelOnTarget
 from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals, warnings
@@ -97,6 +98,7 @@ def make_plan(
     catalog: Catalog,
     lock: Lock | None,
     *,
+    find: Find = in_catalogue,
     executor: ExecutorName | None = None,
     secrets: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -106,10 +108,11 @@ def make_plan(
         recipe: The recipe, pinned if there is a lock.
         catalog: Images and targets.
         lock: The source of image digests.
+        find: Looks up the sizes of models.
         executor: Where to run the steps that can run in more than one place.
         secrets: This machine's secrets, by name.
     """
-    given = rule_input(recipe, catalog)
+    given = rule_input(recipe, catalog, find)
     model, refused = given.model, refusals(given)
     binder = Binder(
         catalog,

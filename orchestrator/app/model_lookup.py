@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.app.model_config import an_object, declared_beside, declared_inside, read_object
+from orchestrator.app.model_files import hub_files, local_files, read_object
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ConfigInvalidError, HubAccessError
-from orchestrator.models import ModelShape, kind_of, shape_of
+from orchestrator.models import ModelShape, kind_of
+from orchestrator.models.files import CONFIG, QUANT_CONFIG, ModelFiles
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.known import known_repo
-from orchestrator.planner.scheme import Scheme, scheme_of_quant_config
+from orchestrator.planner.scheme import Scheme, scheme_of_files
 from orchestrator.recipe.model import HubModel, LocalModel
 
 if TYPE_CHECKING:
@@ -59,18 +59,18 @@ def look_up_model(settings: Settings, what: str, revision: str) -> FoundModel:
     if repo is None:
         message = f"{what!r:.200} is not a folder, a config.json or a model of the Hub"
         raise ConfigInvalidError(message, hint="name a model as OWNER/NAME")
-    return _of_hub(repo["repo"], revision)
+    return _of_hub(settings, repo["repo"], revision)
 
 
 def _of_place(settings: Settings, place: Path) -> FoundModel:
     """Read a folder in the Hub's layout, or a config.json without weights."""
-    file = place / "config.json" if place.is_dir() else place
-    folder, config = file.parent.resolve(), read_object(file)
-    shape = shape_of(config, str(file))
-    declared = (declared_beside(folder) if file.name == "config.json" else None) or declared_inside(config, str(file))
-    weights = place.is_dir() and any(folder.glob("*.safetensors"))
-    counted = _counted(folder) if weights and declared is None else None
-    parameters, basis = _parameters(shape, counted, "the headers of its files")
+    files = local_files(place)
+    file = place / CONFIG if place.is_dir() else place
+    folder, shape = file.parent.resolve(), files.shape
+    if not place.is_dir() and file.name == CONFIG and (file.parent / QUANT_CONFIG).is_file():
+        files = replace(files, quantization=read_object(file.parent / QUANT_CONFIG))
+    parameters, basis = _parameters(shape, _source_of(files, "its files"))
+    without = "only a config.json was read; put the weights into this folder, in safetensors"
     model = LocalModel(
         path=_recipe_path(settings, folder),
         architecture=shape.architecture,
@@ -78,29 +78,29 @@ def _of_place(settings: Settings, place: Path) -> FoundModel:
         active_parameters=_active(shape),
     )
     reasons = {
-        "path": "" if weights else "only a config.json was read; put the weights into this folder, in safetensors",
+        "path": "" if files.weights else without,
         "architecture": _CONFIG,
         "parameters": basis,
         "active_parameters": _ACTIVE,
     }
-    return FoundModel(_title(file), model, reasons, shape, declared, "auto_map" in config)
+    return FoundModel(_title(file), model, reasons, shape, scheme_of_files(files), files.brings_code)
 
 
-def _of_hub(repo: str, revision: str) -> FoundModel:
+def _of_hub(settings: Settings, repo: str, revision: str) -> FoundModel:
     from orchestrator.hub.about import about  # noqa: PLC0415 - loads the Hub's client
 
     found = about(repo, revision)
     where = f"{repo}@{found.commit[:12]}"
-    config = an_object(found.config, f"{where}: config.json") if found.config is not None else None
+    files = _readable(settings, found)
     shape: ModelShape | None
-    if config is not None:
-        shape, declared = shape_of(config, where), _declared(found.quantization, config, where)
-        source = _CONFIG
+    if files is not None:
+        shape, declared, source = files.shape, scheme_of_files(files), _CONFIG
+        parameters, basis = _parameters(shape, _source_of(files, "the Hub, in its safetensors files"))
     else:
         shape, declared = _public(found, where)
         source = "from the public part of its page; its config.json is gated"
+        parameters, basis = _public_parameters(shape, None if declared else found.counted)
     architecture = shape.architecture if shape else _architecture(found.public, where)
-    parameters, basis = _parameters(shape, None if declared else found.counted, "the Hub, in its safetensors files")
     model = HubModel(
         repo=repo,
         revision=found.commit,
@@ -120,14 +120,18 @@ def _of_hub(repo: str, revision: str) -> FoundModel:
         "parameters": basis,
         "active_parameters": _ACTIVE,
     }
-    return FoundModel(repo.partition("/")[2], model, reasons, shape, declared, "auto_map" in (config or found.public))
+    brings_code = files.brings_code if files else "auto_map" in found.public
+    return FoundModel(repo.partition("/")[2], model, reasons, shape, declared, brings_code)
 
 
-def _declared(quantization: object | None, config: Mapping[str, Any], where: str) -> Scheme | None:
-    if quantization is None:
-        return declared_inside(config, where)
-    beside = f"hf_quant_config.json of {where}"
-    return scheme_of_quant_config(an_object(quantization, beside), beside)
+def _readable(settings: Settings, found: About) -> ModelFiles | None:
+    """Read the files of a model; None if it is gated and this account has no access."""
+    try:
+        return hub_files(settings, found.repo, found.commit)
+    except HubAccessError:
+        if not found.gated:
+            raise
+        return None
 
 
 def _public(found: About, where: str) -> tuple[ModelShape | None, Scheme | None]:
@@ -136,12 +140,13 @@ def _public(found: About, where: str) -> tuple[ModelShape | None, Scheme | None]
     Raises:
         HubAccessError: Its quantization is described only in its own files.
     """
-    shape, declared, _ = known_repo(found.repo) or (None, None, "")
+    known = known_repo(found.repo)
+    declared = known.stored if known else None
     if found.quantized and declared is None:
         message = f"{where} is gated and quantized, and only its own files describe the quantization"
         hint = f"ask for access on https://huggingface.co/{found.repo}, then log in (`hf auth login`) or set HF_TOKEN"
         raise HubAccessError(message, hint=hint)
-    return shape, declared
+    return known.shape if known else None, declared
 
 
 def _architecture(public: Mapping[str, Any], where: str) -> str:
@@ -159,26 +164,29 @@ def _architecture(public: Mapping[str, Any], where: str) -> str:
     return str(shown[0])
 
 
-def _parameters(shape: ModelShape | None, counted: int | None, by: str) -> tuple[float, str]:
-    """Return the number of parameters: counted in the files, else calculated from config.json."""
+def _source_of(files: ModelFiles, whose: str) -> str:
+    """Name the source of a number of parameters."""
+    if files.weights is not None:
+        return f"as counted by the headers of {whose}"
+    return f"calculated from its config.json{'' if files.shape.exact else '; not exact, only its weights decide'}"
+
+
+def _parameters(shape: ModelShape, source: str) -> tuple[float, str]:
+    return float(shape.parameters), f"{in_words(shape.parameters)}, {source}"
+
+
+def _public_parameters(shape: ModelShape | None, counted: int | None) -> tuple[float, str]:
+    """Return the number of parameters of a gated model: as the Hub counts them, else by the catalogue."""
     if counted:
-        return float(counted), f"{in_words(counted)}, as counted by {by}"
+        return float(counted), f"{in_words(counted)}, as counted by the Hub, in its safetensors files"
     if shape is None:
         message = "the model is gated, and the Hub does not show how many parameters it has"
         raise HubAccessError(message, hint="ask for access on its page, then log in (`hf auth login`) or set HF_TOKEN")
-    certainty = "" if shape.exact else "; not exact, only its weights decide"
-    return float(shape.parameters), f"{in_words(shape.parameters)}, calculated from its config.json{certainty}"
+    return _parameters(shape, "calculated from the catalogue's config.json")
 
 
 def _active(shape: ModelShape | None) -> float | None:
     return float(shape.active_parameters) if shape and shape.is_moe else None
-
-
-def _counted(folder: Path) -> int:
-    """Count the parameters of a folder's safetensors files by their headers."""
-    from orchestrator.quantization.checkpoint import Checkpoint  # noqa: PLC0415 - loads NumPy
-
-    return sum(math.prod(tensor.shape) for tensor in Checkpoint.open(folder).tensors.values())
 
 
 def _recipe_path(settings: Settings, folder: Path) -> str:

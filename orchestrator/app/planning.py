@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.app.make_plan import ExecutorName, Plan, make_plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.app.sizes import fetch_sizes, sizes_of
 from orchestrator.errors import FolderMissingError, LockDriftError, Refusal
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
@@ -57,8 +58,9 @@ def plan(
     executor: ExecutorName | None = None,
     *,
     locked: bool = False,
+    asks_hub: bool = False,
 ) -> Planned:
-    """Plan a recipe by arithmetic, without network, Docker or GPU. A revision without a lock stays a branch or tag.
+    """Plan a recipe by arithmetic, without Docker or GPU. A revision without a lock stays a branch or tag.
 
     A plan that cannot work is returned as well: see `Plan.refusals`, or call `Plan.raise_refusals`.
 
@@ -68,6 +70,7 @@ def plan(
         overrides: `KEY=VALUE` each.
         executor: Where to run the steps that can run in more than one place.
         locked: Require a lock that belongs to the recipe and resolves everything.
+        asks_hub: Read the headers of models whose sizes are not known from the Hub. Without it, no network is used.
 
     Raises:
         RecipeUnknownError: There is no such recipe.
@@ -80,6 +83,8 @@ def plan(
     if locked:
         lock = check_lock(lock, settings.load(recipe).recipe, lock_file)
     pinned = _pin_all(loaded.recipe, lock, lock_file) if lock else loaded.recipe
+    if asks_hub:
+        fetch_sizes(settings, pinned)
     made = plan_with_lock(settings, pinned, lock, executor)
     if locked and lock:
         _check_lock_is_complete(made, recipe, lock, lock_file)
@@ -117,7 +122,8 @@ def images_of(settings: Settings, made: Plan) -> tuple[str, ...]:
 
 def plan_with_lock(settings: Settings, recipe: Recipe, lock: Lock | None, executor: ExecutorName | None) -> Plan:
     """Plan a recipe with the files and images of its lock."""
-    made = make_plan(recipe, settings.catalog, lock, executor=executor, secrets=settings.secrets)
+    find = sizes_of(settings)
+    made = make_plan(recipe, settings.catalog, lock, find=find, executor=executor, secrets=settings.secrets)
     if lock is None:
         return made
     listings = dict(_listings(recipe, lock))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.app.settings import Settings
+from orchestrator.app.sizes import sizes_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.planner.summary import Summary, summary_of
 from orchestrator.recipe.load import LoadedRecipe
@@ -75,7 +76,7 @@ def _entries(settings: Settings, wanted: RecipeFilter) -> Iterator[ListedRecipe 
         try:
             loaded = settings.book.load(name)
             if wanted.matches(loaded.recipe):
-                summary = summary_of(loaded.recipe, settings.catalog)
+                summary = summary_of(loaded.recipe, settings.catalog, sizes_of(settings))
                 if not (wanted.fits and summary.refused):
                     yield ListedRecipe(loaded, summary)
         except OrchestratorError as error:

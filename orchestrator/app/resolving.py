@@ -6,22 +6,18 @@ time. For the same reason the client is loaded only if a commit is open or the n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
-from filelock import FileLock
-
+from orchestrator.app.commits import known_commits, name_of, remember_commit
 from orchestrator.app.make_plan import Plan
 from orchestrator.app.planning import Planned, plan_with_lock, snapshot_of
 from orchestrator.app.settings import Settings
-from orchestrator.errors import ArtifactCorruptError, HubOfflineError, machine_faults
+from orchestrator.errors import ArtifactCorruptError, HubOfflineError
 from orchestrator.hub.patterns import is_commit
 from orchestrator.hub.trust import require_trusted_code, require_trusted_commit
 from orchestrator.recipe.lock import Lock, hub_models, pin_commits
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources
-from orchestrator.store.temporary import replacing
 
 _CODE_OPTION = "trust_remote_code"
 
@@ -62,7 +58,7 @@ def _commits(settings: Settings, recipe: Recipe, *, offline: bool) -> dict[tuple
     known = known_commits(root) if offline else {}
     found = {}
     for repo, revision in wanted:
-        commit = known.get(_branch(repo, revision)) or resolve_commit(repo, revision, offline=offline)
+        commit = known.get(name_of(repo, revision)) or resolve_commit(repo, revision, offline=offline)
         found[(repo, revision)] = commit
         if not (offline or is_commit(revision)):
             remember_commit(root, repo, revision, commit)
@@ -117,29 +113,3 @@ def _in_store(settings: Settings, key: str) -> bool:
         return settings.store.find(key) is not None
     except ArtifactCorruptError:
         return False
-
-
-def known_commits(store: Path) -> dict[str, str]:
-    """Read the commits that earlier builds of a store resolved; none if the file is missing or unreadable."""
-    try:
-        found = json.loads((store / "commits.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {str(name): str(commit) for name, commit in found.items()} if isinstance(found, dict) else {}
-
-
-def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
-    """Save a commit. Other builds may save theirs at the same time."""
-    name = _branch(repo, revision)
-    if known_commits(store).get(name) == commit:
-        return
-    lock = store / "locks" / "commits.lock"
-    with machine_faults("writing to the store"):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock), replacing(store / "commits.json") as fresh:
-            fresh.write_text(json.dumps({**known_commits(store), name: commit}, indent=1) + "\n", encoding="utf-8")
-
-
-def _branch(repo: str, revision: str) -> str:
-    """Name a branch of a repository."""
-    return f"{repo}@{revision}"

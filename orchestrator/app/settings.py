@@ -121,6 +121,11 @@ class Settings:
         return self.project.is_found and os.access(self.project.root, os.W_OK)
 
     @property
+    def is_offline(self) -> bool:
+        """Whether the user allows no network for models, as the Hub's client understands it."""
+        return self.environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+    @property
     def secrets(self) -> dict[str, str]:
         """The secrets of this environment, by name. Only steps that declare them get them."""
         found = {name: next(filter(None, map(self.environment.get, names)), "") for name, names in _SECRETS.items()}

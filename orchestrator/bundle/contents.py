@@ -14,6 +14,7 @@ from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
+from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
@@ -244,6 +245,7 @@ def read_contents(
     *,
     images: Mapping[str, LockedImage],
     embed_model: bool = False,
+    find: Find = in_catalogue,
 ) -> BundleContents:
     """Read the contents of a bundle.
 
@@ -253,6 +255,7 @@ def read_contents(
         artifacts: The artifact of each step, by the step's name.
         images: The image digests of the lock.
         embed_model: The bundle's image includes the model.
+        find: Looks up the sizes of models.
     """
     shape = Shape(recipe, catalog)
     locked = images.get(recipe.image)
@@ -270,7 +273,7 @@ def read_contents(
         config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PATH)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
-        prediction=predict(model_on_target(recipe, shape.target)),
+        prediction=predict(model_on_target(recipe, shape.target, find)),
         license=_license(shape, artifacts),
         model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
         engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,

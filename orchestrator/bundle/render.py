@@ -34,6 +34,7 @@ from orchestrator.bundle.targets import choose, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
 from orchestrator.events import Observer, Warned, silence
+from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import Recipe
 from orchestrator.store.artifact import Artifact
@@ -68,6 +69,7 @@ def render(
     dist: Path,
     targets: Sequence[str] = (),
     embed_model: bool = False,
+    find: Find = in_catalogue,
     observer: Observer = silence,
 ) -> Bundle:
     """Write a recipe's deployment.
@@ -81,6 +83,7 @@ def render(
         dist: The folder of all deployments.
         targets: The targets to render; none: all that the recipe supports.
         embed_model: The bundle's image includes the model.
+        find: Looks up the sizes of models.
         observer: Gets a warning if files must be copied because dist is on another file system than the store.
 
     Raises:
@@ -88,7 +91,9 @@ def render(
         DiskFullError: The disk has no space for such a copy.
     """
     started = time.monotonic()
-    contents = choose(read_contents(recipe, catalog, artifacts, images=images, embed_model=embed_model), targets)
+    contents = choose(
+        read_contents(recipe, catalog, artifacts, images=images, embed_model=embed_model, find=find), targets
+    )
     rendered, parts = render_files(contents), contents.parts
     stamp = _stamp(recipe, parts, rendered)
     folder = dist / recipe.name

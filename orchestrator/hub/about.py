@@ -1,4 +1,4 @@
-"""Reads what the Hub shows of a model before a download: its card, access and configurations."""
+"""Reads what the Hub shows of a model before a download: its card, access and size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
 
-from orchestrator.errors import HubAccessError, HubError, HubNotFoundError
+from orchestrator.errors import HubError, HubNotFoundError
 from orchestrator.hub.errors import hub_errors
-from orchestrator.hub.headers import CONFIG, QUANT_CONFIG, read_json
 from orchestrator.hub.patterns import is_commit
 from orchestrator.hub.retry import retried
+from orchestrator.models.files import CONFIG, QUANT_CONFIG
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,8 @@ class About:
     """Number of values in its safetensors files, as the Hub counts them. A packed byte counts as one."""
     public: Mapping[str, Any]
     """What the Hub shows of config.json to everybody."""
-    config: object | None
-    """config.json itself; None if it is gated and this account has no access."""
-    quantization: object | None
-    """hf_quant_config.json; None if there is none, or no access to it."""
     quantized: bool
-    """Whether one of both declares a quantization, as far as the Hub shows it."""
+    """Whether a file declares a quantization, as far as the Hub shows it."""
 
 
 def about(repo: str, revision: str = "main") -> About:
@@ -57,31 +53,16 @@ def about(repo: str, revision: str = "main") -> About:
     if not any(name.endswith(".safetensors") for name in names) or CONFIG not in names:
         message = f"{repo}@{revision} has no {CONFIG} with weights in safetensors"
         raise HubNotFoundError(message, hint="name the repository of the model itself, not of GGUF or adapter files")
-    gated = bool(info.gated)
-    config, quantization = _configurations(repo, commit, names, gated=gated)
     public = info.config or {}
     return About(
         repo=repo,
         commit=commit,
         license=_license(info),
-        gated=gated,
+        gated=bool(info.gated),
         counted=info.safetensors.total if info.safetensors else None,
         public=public,
-        config=config,
-        quantization=quantization,
         quantized=QUANT_CONFIG in names or "quantization_config" in public,
     )
-
-
-def _configurations(repo: str, commit: str, names: set[str], *, gated: bool) -> tuple[object | None, object | None]:
-    try:
-        with hub_errors(repo, commit):
-            config = read_json(repo, commit, CONFIG)
-            return config, read_json(repo, commit, QUANT_CONFIG) if QUANT_CONFIG in names else None
-    except HubAccessError:
-        if not gated:
-            raise
-        return None, None
 
 
 def _license(info: ModelInfo) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,6 +25,9 @@ _BITS: Mapping[str, int] = MappingProxyType(
 _MOST_TENSORS = 2_000_000
 """Ten times the tensors of the largest published mixture of experts."""
 _MOST_VALUES = 2**48
+_LARGEST = 100_000_000
+"""Bytes of the largest header that the safetensors library accepts."""
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,27 @@ class Stored:
     def elements(self) -> int:
         """Values as stored. A packed byte counts as one."""
         return math.prod(self.shape)
+
+
+def header_length(start: bytes, size: int, where: str) -> int:
+    """Return the bytes of a file's header, which the first 8 bytes give.
+
+    Args:
+        start: The file's first bytes.
+        size: Bytes of the whole file.
+        where: Its name in messages.
+
+    Raises:
+        CheckpointError: The file is not a safetensors file.
+    """
+    if start.startswith(_LFS_POINTER):
+        message = f"{where}: found a Git LFS pointer, expected weights"
+        raise CheckpointError(message, hint="Run `git lfs pull` where the checkpoint was cloned, or download it.")
+    length: int = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0  # noqa: PLR2004 - the length of the length
+    if not 1 < length <= min(_LARGEST, size - 8):
+        message = f"{where} does not begin like a safetensors file"
+        raise CheckpointError(message, hint="The file is damaged or incomplete. Download it again.")
+    return length
 
 
 def parse(text: bytes | str, where: str, data_bytes: int | None = None) -> dict[str, Stored]:

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 
 from orchestrator.models.shape import ModelShape, Role, Tensor
 
 _NUMBER = re.compile(r"\.\d+\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-_ROLES: Sequence[tuple[Role, re.Pattern[str]]] = tuple(
-    (role, re.compile(pattern))
-    for role, pattern in (
-        ("adapter", r"\.lora_[AB]\."),
-        ("audio", r"(^|[._])(audio|speech|sound)"),
-        ("vision", r"(^|\.)(vision|visual|vit|image|img|multi_modal_projector|mm_projector|embed_vision)"),
-        ("mtp", r"(^|\.)(mtp|eagle|medusa|draft)"),
-        ("bias", r"(?<!dt_)bias$"),
-        ("norm", r"norm(_f|_[12])?(\.weight)?$|layer_scalar$"),
-        ("embedding", r"(^|\.)(embed_tokens(_per_layer)?|embeddings?|word_embeddings|wte|tok_embeddings|wpe)\.weight$"),
-        ("head", r"(^|\.)(lm_head|embed_out|output|output_layer)\.weight$"),
-        ("router", r"(^|[._])(gate|router)(\.|$)|shared_expert_gate|per_expert_scale"),
-        ("shared_expert", r"shared_experts?\.|shared_mlp\."),
-        ("expert", r"(^|\.)experts\."),
-        ("mamba", r"linear_attn|mamba|\.(in_proj|out_proj|x_proj|dt_proj|conv1d|A_log|D|dt_bias)(\.weight)?$"),
-        ("attention", r"attn|attention|\.(qkv|q|k|v|o)_proj\."),
-    )
+_ROLES: Mapping[Role, str] = MappingProxyType(
+    {
+        "adapter": r"\.lora_[AB]\.",
+        "audio": r"(^|[._])(audio|speech|sound)",
+        "vision": r"(^|\.)(vision|visual|vit|image|img|multi_modal_projector|mm_projector|embed_vision)",
+        "mtp": r"(^|\.)(mtp|eagle|medusa|draft)",
+        "bias": r"(?<!dt_)bias$",
+        "norm": r"norm(_f|_[12])?(\.weight)?$|layer_scalar$",
+        "embedding": r"(^|\.)(embed_tokens(_per_layer)?|embeddings?|word_embeddings|wte|tok_embeddings|wpe)\.weight$",
+        "head": r"(^|\.)(lm_head|embed_out|output|output_layer)\.weight$",
+        "router": r"(^|[._])(gate|router)(\.|$)|shared_expert_gate|per_expert_scale",
+        "shared_expert": r"shared_experts?\.|shared_mlp\.",
+        "expert": r"(^|\.)experts\.",
+        "mamba": r"linear_attn|mamba|\.(in_proj|out_proj|x_proj|dt_proj|conv1d|A_log|D|dt_bias)(\.weight)?$",
+        "attention": r"attn|attention|\.(qkv|q|k|v|o)_proj\.",
+    }
 )
 """What a tensor is for, by its name; the first that fits. All others belong to an MLP."""
 _NOT_LINEAR = re.compile(r"conv|weights_proj|in_proj_(ba?|a)\.|eh_proj|shared_head")
@@ -72,4 +72,4 @@ def _role(name: str) -> Role:
 
 @cache  # the layers of a model have equal names
 def _role_in_a_layer(name: str) -> Role:
-    return next((role for role, pattern in _ROLES if pattern.search(name)), "mlp")
+    return next((role for role, pattern in _ROLES.items() if re.search(pattern, name)), "mlp")

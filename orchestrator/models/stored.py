@@ -41,8 +41,8 @@ def originals_of(weights: Mapping[str, Stored], quantization: Mapping[str, objec
     """
     scales: dict[str, int] = {}
     for name, tensor in weights.items():
-        if (found := _scale(name, weights)) is not None:
-            scales[found] = scales.get(found, 0) + tensor.size
+        if (owner := _scale(name, weights)) is not None:
+            scales[owner] = scales.get(owner, 0) + tensor.size
     groups: dict[tuple[str, tuple[int, ...], str], Tensor] = {}
     for name, tensor in weights.items():
         if _scale(name, weights) is None:

@@ -92,6 +92,8 @@ def _nvfp4(shape: tuple[int, ...]) -> list[Stored]:
 
 def tensor_bytes(tensor: Tensor, scheme: Scheme, layers: int) -> int:
     """Return the bytes of a tensor, of all experts together, with its scales."""
+    if scheme.as_stored and tensor.stored is not None:
+        return tensor.stored
     return sum(_bytes_of(tensor.shape, algorithm) * count for algorithm, count in scheme.split(tensor, layers))
 
 
@@ -104,7 +106,7 @@ def _bytes_of(shape: tuple[int, ...], algorithm: Algorithm) -> int:
 
 def kv_scale_bytes(shape: ModelShape, scheme: Scheme) -> int:
     """Return the bytes of the cache's scales in a checkpoint: one for keys and one for values in each layer."""
-    return 8 * shape.attention_layers if scheme.kv_scales else 0
+    return 8 * shape.attention_layers if scheme.kv_scales and not scheme.as_stored else 0
 
 
 @lru_cache(maxsize=512)  # a search for the longest context calculates the same sum many times

@@ -1,15 +1,35 @@
-"""Finds a recipe's exact model sizes if its config.json is known without a download."""
+"""Finds a recipe's exact model sizes: in what a caller read of its files, else in the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from orchestrator.catalog.models import find_model
 from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, Recipe
+from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, LocalModel, Recipe
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one model."""
+
+    shape: ModelShape
+    declared: Scheme | None
+    """The published quantization; None: not quantized, or not known."""
+    basis: str
+    """The source of both."""
+
+
+Find = Callable[[HubModel | LocalModel], Sizes | None]
+"""Looks up the sizes of a model; None if only the number of parameters is known."""
+
+
+def in_catalogue(model: HubModel | LocalModel) -> Sizes | None:
+    """Look up a model in the catalogue."""
+    return known_repo(model.repo) if isinstance(model, HubModel) else None
 
 
 @dataclass(frozen=True)
@@ -26,51 +46,35 @@ class Known:
     """The source of the sizes."""
 
 
-def known_model(recipe: Recipe) -> Known | None:
+def known_model(recipe: Recipe, find: Find = in_catalogue) -> Known | None:
     """Look up a recipe's model; None if only the number of parameters is known."""
     model = recipe.model
     if isinstance(model, GeneratedModel):
-        shape, declared, basis = _generated(model.generate), None, "the recipe"
-    elif isinstance(model, HubModel):
-        found = known_repo(model.repo)
-        if found is None:
-            return None
-        shape, declared, basis = found
+        found: Sizes | None = Sizes(_generated(model.generate), None, "the recipe")
     else:
+        found = find(model)
+    if found is None:
         return None
-    source = _source(recipe, declared)
+    shape, basis = found.shape, found.basis
+    source = _source(recipe, found.declared)
     served = source if recipe.quantization.method == "none" else _made(recipe)
     asked = recipe.serve.kv_cache.dtype
     return Known(shape, source, served, served.kv_cache if asked == "auto" else asked, basis)
-
-
-def known_draft(model: HubModel) -> tuple[ModelShape, Scheme | None] | None:
-    """Look up a draft: its shape, and its scheme if it declares one."""
-    found = known_repo(model.repo)
-    if found is None:
-        return None
-    shape, declared, _ = found
-    return shape, declared
 
 
 def missing_sizes(recipe: Recipe) -> str:
     """Return why a recipe's model has no exact sizes."""
     model = recipe.model
     if not isinstance(model, HubModel):
-        return f"the sizes of a local model are not looked up; `orchestrator estimate --config {_place(recipe)}` does"
-    return f"the sizes of {model.repo} are not in the catalogue; `orchestrator estimate` takes its config.json"
-
-
-def _place(recipe: Recipe) -> str:
-    return getattr(recipe.model, "path", "FOLDER")
+        return "its folder has no config.json with weights in safetensors yet"
+    return f"the sizes of {model.repo} are not in the catalogue; `orchestrator plan` reads them from the Hub"
 
 
 def _source(recipe: Recipe, declared: Scheme | None) -> Scheme:
-    quantization = recipe.quantization
-    if quantization.method != "none":
-        return scheme_of("bf16")
     if declared is not None:
         return declared
+    if recipe.quantization.method != "none":
+        return scheme_of("bf16")
     if has_block_scales(recipe):
         return scheme_of("fp8_block_scale")
     return _made(recipe)
@@ -111,13 +115,13 @@ def has_block_scales(recipe: Recipe) -> bool:
 
 
 @cache  # many recipes share a model
-def known_repo(repo: str) -> tuple[ModelShape, Scheme | None, str] | None:
-    """Look up a repository in the catalogue: its shape, its declared quantization, and the source of both."""
+def known_repo(repo: str) -> Sizes | None:
+    """Look up a repository in the catalogue."""
     entry = find_model(repo)
     if entry is None:
         return None
     declared = _declared(entry.quantization) if entry.quantization else None
-    return shape_of(entry.config, f"catalogue: {repo}"), declared, entry.source
+    return Sizes(shape_of(entry.config, f"catalogue: {repo}"), declared, entry.source)
 
 
 def _declared(quantization: Mapping[str, object]) -> Scheme:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.figures import Figure
-from orchestrator.planner.known import Known, known_model
+from orchestrator.planner.known import Find, Known, in_catalogue, known_model
 from orchestrator.planner.preparation import Preparation, preparation_of
 from orchestrator.planner.serving import RUNTIME, Serving, gpus_of
 from orchestrator.planner.weights import draft_weights, served_weights, source_weights
@@ -67,9 +67,15 @@ class ModelOnTarget:
         return self.target.gpu is not None and self.recipe.serve.tensor_parallel_size <= gpus_of(self.target)
 
 
-def model_on_target(recipe: Recipe, target: Target) -> ModelOnTarget:
-    """Find a recipe's model, and calculate what it takes on a machine."""
-    known, draft = known_model(recipe), draft_weights(recipe)
+def model_on_target(recipe: Recipe, target: Target, find: Find = in_catalogue) -> ModelOnTarget:
+    """Find a recipe's model, and calculate what it takes on a machine.
+
+    Args:
+        recipe: The recipe.
+        target: The machine.
+        find: Looks up the sizes of the model and of a draft.
+    """
+    known, draft = known_model(recipe, find), draft_weights(recipe, find)
     source, weights = source_weights(recipe, known), served_weights(recipe, known)
     return ModelOnTarget(
         recipe=recipe,

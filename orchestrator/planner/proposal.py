@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import get_args
 
 from orchestrator.catalog.target import Target
-from orchestrator.errors import PlanRefusedError, Refusal
+from orchestrator.errors import ConfigInvalidError, PlanRefusedError, Refusal
 from orchestrator.models import ModelShape
 from orchestrator.planner.comparison import Row, Subject, Terms, compare_one, usual_format
-from orchestrator.planner.known import has_block_scales
+from orchestrator.planner.known import Sizes, has_block_scales
 from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
@@ -60,8 +60,15 @@ class Proposal:
 
 
 def published_format(shape: ModelShape | None, declared: Scheme) -> Format:
-    """Return the format of a checkpoint; of several, the one of most of its numbers."""
+    """Return the format of a checkpoint; of several, the one of most of its numbers.
+
+    Raises:
+        ConfigInvalidError: It is published in a format that recipes do not have.
+    """
     if declared.modules is None or shape is None:
+        if declared.algorithm not in _FORMATS:
+            message = f"{declared.name}: {declared.label} is no format of a recipe"
+            raise ConfigInvalidError(message, hint=f"there are: {', '.join(dict.fromkeys(_FORMATS.values()))}")
         return _FORMATS[declared.algorithm]
     numbers: Counter[Algorithm] = Counter()
     for tensor in shape.tensors:
@@ -180,7 +187,8 @@ def _quantizer(catalog: Lookup, architecture: str) -> str | None:
 
 def _refused(new: NewRecipe, recipe: Recipe, catalog: Lookup) -> tuple[Refusal, ...]:
     """Apply the rules of a plan, and one that needs more than the recipe: the layout of FP8 scales."""
-    found = refusals(rule_input(recipe, catalog))
+    sizes = Sizes(new.shape, new.declared, new.name) if new.shape else None
+    found = refusals(rule_input(recipe, catalog, lambda _: sizes))
     gpu = catalog.target(recipe.target).gpu
     blocks = new.declared is not None and new.declared.algorithm == "FP8_BLOCK"
     if gpu is None or not blocks or has_block_scales(recipe):

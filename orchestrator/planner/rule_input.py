@@ -9,7 +9,7 @@ from typing import Protocol
 from orchestrator.catalog.image import Image, Tool
 from orchestrator.catalog.load import Option
 from orchestrator.catalog.target import Target
-from orchestrator.planner.known import has_block_scales
+from orchestrator.planner.known import Find, has_block_scales, in_catalogue
 from orchestrator.planner.model_on_target import ModelOnTarget, model_on_target
 from orchestrator.recipe.model import Quantization, Recipe
 
@@ -52,6 +52,8 @@ class RuleInput:
     """All images, to suggest another one."""
     targets: Mapping[str, Target]
     options: Callable[[Image, Tool], Options]
+    find: Find
+    """Looks up the sizes of a model."""
 
     @property
     def recipe(self) -> Recipe:
@@ -92,8 +94,13 @@ class RuleInput:
         )
 
 
-def rule_input(recipe: Recipe, catalog: Lookup) -> RuleInput:
+def rule_input(recipe: Recipe, catalog: Lookup, find: Find = in_catalogue) -> RuleInput:
     """Look up what a recipe names.
+
+    Args:
+        recipe: The recipe.
+        catalog: Images and targets.
+        find: Looks up the sizes of its models.
 
     Raises:
         TargetUnknownError: No target of that name.
@@ -102,13 +109,14 @@ def rule_input(recipe: Recipe, catalog: Lookup) -> RuleInput:
     target = catalog.target(recipe.target)
     quantizer_name = _quantizer_name(recipe, target, catalog)
     return RuleInput(
-        model=model_on_target(recipe, target),
+        model=model_on_target(recipe, target, find),
         image=catalog.image(recipe.image),
         quantizer=catalog.image(quantizer_name),
         quantizer_name=quantizer_name,
         images=catalog.images,
         targets=catalog.targets,
         options=catalog.options,
+        find=find,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Literal, get_args
 
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.models.files import QUANT_CONFIG, ModelFiles, an_object
 from orchestrator.models.shape import Tensor
 
 Algorithm = Literal[
@@ -21,6 +22,7 @@ Algorithm = Literal[
     "W4A16_NVFP4",
     "MXFP4",
     "INT4_AWQ",
+    "PACKED",
     "F32",
     "Q8_0",
     "Q4_0",
@@ -28,7 +30,10 @@ Algorithm = Literal[
     "Q5_K",
     "Q6_K",
 ]
-"""The algorithm of a matrix: ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats."""
+"""The algorithm of a matrix: ModelOpt's names; `FP8_BLOCK`: a scale for 128 x 128; `Q…`: llama.cpp's block formats.
+
+`PACKED`: another packing, such as GPTQ's, whose bytes only headers give.
+"""
 
 KvDtype = Literal["bf16", "fp8", "nvfp4"]
 
@@ -83,13 +88,17 @@ class Scheme:
     """The name of a whole-file format of llama.cpp, whose own rules choose per tensor."""
     native: bool = False
     """The publisher's own layout and names, not ModelOpt's."""
+    as_stored: bool = False
+    """The checkpoint whose headers were read: its bytes are those of the headers."""
+    packing: str | None = None
+    """The publisher's name of another packing."""
     extra_exclude: tuple[str, ...] = field(default=())
     """More modules that are not quantized, besides the defaults: a recipe's `quantization.exclude`."""
 
     @property
     def label(self) -> str:
-        """The main format: llama.cpp's name of a file's format, else that of the algorithm."""
-        return self.gguf.upper() if self.gguf else self.algorithm
+        """The main format: llama.cpp's name of a file's format or another packing's, else that of the algorithm."""
+        return (self.gguf or self.packing or self.algorithm).upper()
 
     def split(self, tensor: Tensor, layers: int) -> Iterator[tuple[Algorithm, int]]:
         """Return how a tensor is stored: algorithms, and how many of the equal tensors each has.
@@ -201,6 +210,37 @@ def scheme_of(
         extra_exclude=exclude,
         native=name in ("mxfp4", "fp8_block_scale"),
     )
+
+
+def scheme_of_files(files: ModelFiles) -> Scheme | None:
+    """Return how a checkpoint is stored; None if it declares no quantization. With headers, any packing is known.
+
+    Raises:
+        ConfigInvalidError: What it declares contradicts itself, or is not known without headers.
+    """
+    document, where = files.quantization, f"{QUANT_CONFIG} of {files.where}"
+    if document is None:
+        inside = files.config.get("quantization_config")
+        if inside is None:
+            return None
+        where = f"quantization_config of {files.where}"
+        document = an_object(inside, where)
+    if files.weights is None:
+        return scheme_of_quant_config(document, where)
+    method = document.get("quant_method")
+    if isinstance(method, str) and _is_packing(method, document):
+        return Scheme(where, "PACKED", packing=method, as_stored=True)
+    return replace(scheme_of_quant_config(document, where), as_stored=True)
+
+
+def _is_packing(method: str, document: Mapping[str, object]) -> bool:
+    """Tell whether only headers give the bytes of a checkpoint."""
+    if method == "fp8":
+        return document.get("weight_block_size") != [128, 128]
+    groups = document.get("config_groups")
+    if method == "compressed-tensors":
+        return isinstance(groups, Mapping) and len(groups) > 1
+    return method != "mxfp4" and not method.startswith("modelopt")
 
 
 def scheme_of_quant_config(document: Mapping[str, object], where: str = "hf_quant_config.json") -> Scheme:

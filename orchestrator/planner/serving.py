@@ -64,8 +64,6 @@ class Serving:
     """
     draft_bytes: float = 0.0
     """Weights of the draft model. They take memory; speeds are those of plain decoding."""
-    stored_bytes: int | None = None
-    """Bytes of the checkpoint's tensors, if its headers were read; else they are calculated from the shape."""
 
     @property
     def gpu_count(self) -> int:
@@ -80,7 +78,7 @@ class Serving:
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of the checkpoint's tensors with scales."""
-        return self.stored_bytes or checkpoint_bytes(self.shape, self.scheme)
+        return checkpoint_bytes(self.shape, self.scheme)
 
     @property
     def weights(self) -> float:

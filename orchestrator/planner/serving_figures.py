@@ -105,7 +105,7 @@ def to_document(found: ServingFigures) -> dict[str, Any]:
 def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) -> Iterator[str]:
     shape, scheme, quantizes = serving.shape, serving.scheme, before.quantizing is not None
     by_fields = "exact bytes of its tensors" if shape.exact else "a limit by its fields"
-    counted = "the headers of its files" if serving.stored_bytes else f"{by_fields}, scales included"
+    counted = "the headers of its files" if scheme.as_stored else f"{by_fields}, scales included"
     yield (
         f"weights: {counted}: {shape.parameters:,} parameters, {shape.active_parameters:,} read per token,"
         f" in the format of {scheme.name}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.planner.estimate import decode_of
 from orchestrator.planner.figures import Figure
+from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.planner.verdict import Verdict, verdict_of
@@ -25,13 +26,13 @@ class Summary:
     """Tokens per second of one request; None if it is refused, not served, or of unknown sizes."""
 
 
-def summary_of(recipe: Recipe, catalog: Lookup) -> Summary:
+def summary_of(recipe: Recipe, catalog: Lookup, find: Find = in_catalogue) -> Summary:
     """Summarize one recipe. The figures are those of its plan.
 
     Raises:
         BadInputError: The recipe names a target or an image that the catalogue does not have.
     """
-    given = rule_input(recipe, catalog)
+    given = rule_input(recipe, catalog, find)
     refused = refusals(given)
     return Summary(
         verdict=verdict_of(refused, warnings(given)),

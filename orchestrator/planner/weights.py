@@ -10,7 +10,7 @@ from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
 from orchestrator.planner.figures import Figure, in_words
 from orchestrator.planner.files import file_bytes
-from orchestrator.planner.known import Known, at_most, known_draft, missing_sizes
+from orchestrator.planner.known import Find, Known, at_most, missing_sizes
 from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.recipe.model import Format, HubModel, Recipe
 
@@ -78,8 +78,8 @@ def weights_in(recipe: Recipe, known: Known | None, weight_format: Format) -> Fi
     return Figure(checkpoint_bytes(known.shape, scheme_of(weight_format)), "B", basis, "exact")
 
 
-def draft_weights(recipe: Recipe) -> Figure | None:
-    """Calculate the bytes of the draft model; None without one.
+def draft_weights(recipe: Recipe, find: Find) -> Figure | None:
+    """Calculate the bytes of the draft model, if there is one.
 
     A draft's format is not part of a recipe: it counts as BF16 unless its name says otherwise.
     """
@@ -87,11 +87,10 @@ def draft_weights(recipe: Recipe) -> Figure | None:
     if speculative is None or speculative.type == "mtp":
         return None
     name = _format_in_name(speculative.draft)
-    known = known_draft(speculative.draft)
+    known = find(speculative.draft)
     if known is None:
         return weight_bytes(speculative.draft.parameters, name)
-    shape, declared = known
-    return _exact(shape, declared or scheme_of(name), name)
+    return _exact(known.shape, known.declared or scheme_of(name), name)
 
 
 def weights_per_token(recipe: Recipe, known: Known | None) -> Figure:
@@ -105,8 +104,10 @@ def weights_per_token(recipe: Recipe, known: Known | None) -> Figure:
 
 
 def _exact(shape: ModelShape, scheme: Scheme, name: str | None = None) -> Figure:
-    basis = f"exact bytes of {in_words(shape.parameters)} parameters in {name or scheme.name}"
-    return Figure(checkpoint_bytes(shape, scheme), "B", basis, "exact")
+    what = "exact bytes" if shape.exact else "upper limit"
+    by = ", by the headers of its files" if scheme.as_stored else ""
+    basis = f"{what} of {in_words(shape.parameters)} parameters in {name or scheme.name}{by}"
+    return Figure(checkpoint_bytes(shape, scheme), "B", basis, "exact" if shape.exact else "formula")
 
 
 def _calculated(recipe: Recipe, weight_format: Format) -> Figure:

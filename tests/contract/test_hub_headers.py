@@ -53,13 +53,13 @@ def test_configurations_and_headers_are_read(hub: Hub) -> None:
     assert found.commit == COMMIT
     assert found.config == CONFIG
     assert found.quantization == QUANTIZATION
-    assert found.tensor_bytes == 3_000_500
+    assert sum(tensor.stored or 0 for tensor in found.weights or ()) == 3_000_500
 
 
 def test_a_repository_without_safetensors_has_no_sizes(hub: Hub) -> None:
     hub.files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     found = look_at(hub.repo)
-    assert found.tensor_bytes is None
+    assert found.weights is None
     assert found.quantization is None
 
 

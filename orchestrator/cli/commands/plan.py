@@ -59,7 +59,7 @@ def command(
 ) -> None:
     """Show whether RECIPE fits, what it costs and what it does. Exit status 4 if it cannot work."""
     settings: Settings = ctx.obj
-    planned = planning.plan(settings, recipe, overrides, executor)
+    planned = planning.plan(settings, recipe, overrides, executor, asks_hub=True)
     steps = forecast(planned.plan, settings.store, Path("WORK"))
     if page is not None:
         _write_page(planned.plan, page)

@@ -15,7 +15,6 @@ from orchestrator.planner.serving import memory_per_node
 from orchestrator.planner.weights import BITS, weights_in
 from orchestrator.quantization import format_names
 from orchestrator.quantization.refused import REASONS
-from orchestrator.recipe.model import Recipe
 from orchestrator.units import in_bytes
 
 
@@ -80,11 +79,12 @@ def one_node_per_engine(given: RuleInput) -> Iterator[Refusal]:
         )
 
 
-def _holds(target: Target, recipe: Recipe) -> bool:
+def _holds(target: Target, given: RuleInput) -> bool:
     """Tell whether a model loads and serves on all GPUs of a target."""
+    recipe = given.recipe
     serve = recipe.serve.model_copy(update={"tensor_parallel_size": _gpus(target)})
     spread = recipe.model_copy(update={"serve": serve})
-    model = model_on_target(spread, target)
+    model = model_on_target(spread, target, given.find)
     if model.serving is None:
         return target.usable_memory >= model.serving_memory.value
     found = peaks(model.serving, Preparation())
@@ -107,7 +107,7 @@ def _what_fits(given: RuleInput, available: float) -> str:
         size = weights_in(given.recipe, given.model.known, name)
         if name in kernels and name != "mxfp4" and size.value <= available:
             return f"use format {name}: {size}"
-    holding = [name for name, target in given.targets.items() if target.gpu and _holds(target, given.recipe)]
+    holding = [name for name, target in given.targets.items() if target.gpu and _holds(target, given)]
     return (
         f"use target {' or '.join(holding)}" if holding else "no target of the catalogue holds it: use a smaller model"
     )

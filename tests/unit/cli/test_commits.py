@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.resolving import known_commits, remember_commit
+from orchestrator.app.commits import known_commits, remember_commit
 
 COMMIT = "1" * 40
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import CheckpointError
-from orchestrator.models.headers import Weights, joined, parameters_of, parse, parts_of
+from orchestrator.models.headers import Stored, joined, parse
+from orchestrator.models.stored import originals_of
 
 BYTES = {"BF16": 2, "F32": 4, "U8": 1, "I8": 1, "I32": 4, "F8_E4M3": 1, "F16": 2}
 
@@ -27,7 +28,7 @@ def header(tensors: Mapping[str, tuple[str, list[int]]]) -> str:
     return json.dumps(entries)
 
 
-def weights(**tensors: tuple[str, list[int]]) -> Weights:
+def weights(**tensors: tuple[str, list[int]]) -> dict[str, Stored]:
     named = {re.sub("(?<=^[a-z])__|__(?=weight)", ".", name): entry for name, entry in tensors.items()}
     return joined([("model.safetensors", parse(header(named), "here"))], None, "here")
 
@@ -35,7 +36,7 @@ def weights(**tensors: tuple[str, list[int]]) -> Weights:
 ROWS, COLUMNS = 256, 512
 PLAIN = ROWS * COLUMNS
 
-SCHEMES: Mapping[str, Weights] = {
+SCHEMES: Mapping[str, dict[str, Stored]] = {
     "bf16": weights(a__weight=("BF16", [ROWS, COLUMNS])),
     "modelopt nvfp4": weights(
         a__weight=("U8", [ROWS, COLUMNS // 2]),
@@ -92,8 +93,9 @@ INT4 = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bi
 @pytest.mark.parametrize("name", sorted(SCHEMES))
 def test_parameters_are_those_of_the_original_and_bytes_those_of_the_file(name: str) -> None:
     found = SCHEMES[name]
-    assert parameters_of(found, INT4) == PLAIN
-    assert found.bytes == sum(tensor.size for tensor in found.tensors.values())
+    originals = originals_of(found, INT4)
+    assert sum(tensor.elements for tensor in originals) == PLAIN
+    assert sum(tensor.stored or 0 for tensor in originals) == sum(tensor.size for tensor in found.values())
 
 
 def test_each_group_of_compressed_tensors_has_its_own_bits() -> None:
@@ -104,7 +106,7 @@ def test_each_group_of_compressed_tensors_has_its_own_bits() -> None:
         "one": {"targets": ["re:.*down$"], "weights": {"num_bits": 8}},
         "two": {"targets": ["Linear"], "weights": {"num_bits": 4}},
     }
-    assert parameters_of(found, {"config_groups": groups}) == 2 * PLAIN
+    assert [tensor.shape for tensor in originals_of(found, {"config_groups": groups})] == [(ROWS, COLUMNS)] * 2
 
 
 @pytest.mark.parametrize(
@@ -114,34 +116,9 @@ def test_each_group_of_compressed_tensors_has_its_own_bits() -> None:
         (weights(a__weight_packed=("I32", [ROWS, COLUMNS // 8])), "how many bits"),
     ],
 )
-def test_what_cannot_be_unpacked_is_an_error_that_names_it(found: Weights, says: str) -> None:
+def test_what_cannot_be_unpacked_is_an_error_that_names_it(found: dict[str, Stored], says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
-        parameters_of(found)
-
-
-def test_what_is_beside_the_layers_of_text_is_counted_by_name() -> None:
-    found = joined(
-        [
-            (
-                "one",
-                parse(
-                    header(
-                        {
-                            "model.layers.0.up.weight": ("BF16", [8]),
-                            "model.layers.2.up.weight": ("BF16", [4]),
-                            "mtp.fc.weight": ("BF16", [2]),
-                            "model.visual.blocks.0.weight": ("BF16", [3]),
-                            "model.audio_tower.weight": ("F32", [5]),
-                        }
-                    ),
-                    "here",
-                ),
-            )
-        ],
-        None,
-        "here",
-    )
-    assert parts_of(found, layers=2) == {"proposers": 12, "vision": 6, "audio": 20}
+        originals_of(found)
 
 
 def entry(**changes: object) -> str:
@@ -208,4 +185,4 @@ def test_an_index_that_is_none_is_an_error(index: dict[str, object]) -> None:
 
 def test_files_that_the_index_does_not_name_are_not_the_model() -> None:
     files = {"a": one("w"), "consolidated": one("other")}
-    assert joined(files.items(), {"weight_map": {"w": "a"}}, "here").bytes == 4
+    assert joined(files.items(), {"weight_map": {"w": "a"}}, "here") == {"w": files["a"]["w"]}

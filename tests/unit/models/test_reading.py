@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.model_config import declared_inside, read_object
+from orchestrator.app.model_files import read_object
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
 from orchestrator.models import shape_of
+from orchestrator.models.files import ModelFiles
 from orchestrator.models.habits import HABITS
 from orchestrator.planner.bytes import kv_bytes, kv_bytes_per_token, kv_bytes_read
+from orchestrator.planner.scheme import scheme_of_files
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, LLAMA, MISTRAL_SMALL, MIXTRAL, Config
 
 ANOTHER: Config = {**LLAMA, "architectures": ["AnotherForCausalLM"], "model_type": "another"}
@@ -129,4 +131,4 @@ def test_infinity_and_nan_and_a_null_quantization_are_read(tmp_path: Path) -> No
     file.write_text(json.dumps(config), encoding="utf-8")
     found = read_object(file)
     assert shape_of(found).parameters == shape_of(LLAMA).parameters
-    assert declared_inside(found, str(file)) is None
+    assert scheme_of_files(ModelFiles(str(file), found)) is None

@@ -1,0 +1,51 @@
+"""Finds the sizes of a recipe's models: by headers that are on this machine, else in the catalogue."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cache
+
+from orchestrator.app.model_files import hub_files, local_files, remembered_files
+from orchestrator.app.settings import Settings
+from orchestrator.errors import HubError
+from orchestrator.models.files import CONFIG, ModelFiles
+from orchestrator.planner.known import Find, Sizes, in_catalogue
+from orchestrator.planner.scheme import scheme_of_files
+from orchestrator.recipe.lock import hub_models
+from orchestrator.recipe.model import HubModel, LocalModel, Recipe
+
+
+def sizes_of(settings: Settings) -> Find:
+    """Return the look-up of a command. It uses no network; `fetch_sizes` does."""
+
+    @cache  # a plan asks for the same model several times
+    def find(model: HubModel | LocalModel) -> Sizes | None:
+        files = _files(settings, model)
+        return _sizes(files) if files and files.weights else in_catalogue(model)
+
+    return find
+
+
+def _files(settings: Settings, model: HubModel | LocalModel) -> ModelFiles | None:
+    if isinstance(model, HubModel):
+        return remembered_files(settings, model.repo, model.revision)
+    folder = settings.project.root / model.path
+    return local_files(folder) if (folder / CONFIG).is_file() else None
+
+
+def _sizes(files: ModelFiles) -> Sizes:
+    return Sizes(files.shape, scheme_of_files(files), f"the headers of {files.where}")
+
+
+def fetch_sizes(settings: Settings, recipe: Recipe) -> None:
+    """Read the headers of models that the catalogue does not have. Without network, their parameters are counted.
+
+    Raises:
+        CheckpointError: A header contradicts itself, its file or the index.
+        ModelUnsupportedError: A repository has GGUF files only.
+    """
+    find = sizes_of(settings)
+    for model in hub_models(recipe):
+        if not settings.is_offline and find(model) is None:
+            with suppress(HubError):
+                hub_files(settings, model.repo, model.revision)
