@@ -7,7 +7,7 @@ from functools import cache
 
 from orchestrator.app.model_files import hub_files, local_files, remembered_files
 from orchestrator.app.settings import Settings
-from orchestrator.errors import HubError
+from orchestrator.errors import ArchitectureUnknownError, HubError
 from orchestrator.models.files import CONFIG, ModelFiles
 from orchestrator.planner.known import Find, Sizes, in_catalogue
 from orchestrator.planner.scheme import scheme_of_files
@@ -21,7 +21,7 @@ def sizes_of(settings: Settings) -> Find:
     @cache  # a plan asks for the same model several times
     def find(model: HubModel | LocalModel) -> Sizes | None:
         files = _files(settings, model)
-        return _sizes(files) if files and files.weights else in_catalogue(model)
+        return (_sizes(files) if files and files.weights else None) or in_catalogue(model)
 
     return find
 
@@ -33,8 +33,11 @@ def _files(settings: Settings, model: HubModel | LocalModel) -> ModelFiles | Non
     return local_files(folder) if (folder / CONFIG).is_file() else None
 
 
-def _sizes(files: ModelFiles) -> Sizes:
-    return Sizes(files.shape, scheme_of_files(files), f"the headers of {files.where}")
+def _sizes(files: ModelFiles) -> Sizes | None:
+    try:
+        return Sizes(files.shape, scheme_of_files(files), f"the headers of {files.where}")
+    except ArchitectureUnknownError:  # a draft that is no language model of its own, such as EAGLE's
+        return None
 
 
 def fetch_sizes(settings: Settings, recipe: Recipe) -> None:

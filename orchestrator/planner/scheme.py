@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -79,7 +79,7 @@ class Scheme:
     exclude: tuple[str, ...] | None = None
     """Modules that are not quantized, names or shell patterns; None: ModelOpt's default exclusions."""
     modules: Mapping[str, Algorithm] | None = None
-    """Mixed precision: the quantized modules by name or pattern. All others are not quantized."""
+    """Mixed precision: the quantized modules by name or pattern, with all that they contain. No other is."""
     kv_cache: KvDtype = "bf16"
     """The format of the KV cache, if the checkpoint declares it."""
     kv_scales: bool = False
@@ -138,7 +138,8 @@ class Scheme:
         several = tensor.count > 1 and not tensor.stacked
         names = [tensor.module.format(number) for number in range(tensor.count)] if several else [tensor.module]
         for name in names:
-            algorithm = modules.get(name) or self._by_pattern(name, modules) or tensor.dtype
+            listed = next((parent for parent in _with_parents(name) if parent in modules), None)
+            algorithm = modules[listed] if listed else self._by_pattern(name, modules) or tensor.dtype
             counts[algorithm] = counts.get(algorithm, 0) + tensor.count // len(names)
         yield from counts.items()
 
@@ -174,11 +175,29 @@ class Scheme:
 
     def _matches(self, module: str) -> bool:
         """Tell whether a module, or one of its parents, is excluded."""
-        parts = module.split(".")
-        parents = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        parents = _with_parents(module)
         if not self._literals.isdisjoint(parents):
             return True
         return self._globs is not None and any(self._globs.match(parent) for parent in parents)
+
+    def insist_on_modules(self, tensors: Iterable[Tensor]) -> None:
+        """Refuse a name of mixed precision that no module of a model has.
+
+        Raises:
+            ConfigInvalidError: Names the first.
+        """
+        if self.modules is None:
+            return
+        modules = {
+            parent
+            for tensor in tensors
+            for number in range(1 if tensor.stacked else tensor.count)
+            for parent in _with_parents(tensor.module.format(number))
+        }
+        lost = next((n for n in self.modules if n not in modules and not fnmatch.filter(modules, n)), None)
+        if lost is not None:
+            message = f"{self.name}: quantized_layers: {lost:.120}: the model has no such module"
+            raise ConfigInvalidError(message, hint="The list belongs to another model or revision.")
 
 
 @cache
@@ -225,12 +244,18 @@ def scheme_of_files(files: ModelFiles) -> Scheme | None:
             return None
         where = f"quantization_config of {files.where}"
         document = an_object(inside, where)
-    if files.weights is None:
-        return scheme_of_quant_config(document, where)
-    method = document.get("quant_method")
-    if isinstance(method, str) and _is_packing(method, document):
+    method, stored = document.get("quant_method"), files.weights is not None
+    if stored and isinstance(method, str) and _is_packing(method, document):
         return Scheme(where, "PACKED", packing=method, as_stored=True)
-    return replace(scheme_of_quant_config(document, where), as_stored=True)
+    found = replace(scheme_of_quant_config(document, where), as_stored=stored)
+    found.insist_on_modules(files.shape.tensors)
+    return found
+
+
+def _with_parents(module: str) -> list[str]:
+    """Return a module and its parents, the innermost first."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 def _is_packing(method: str, document: Mapping[str, object]) -> bool:
