@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 
 from orchestrator.app.model_files import hub_files, local_files, remembered_files
@@ -10,7 +11,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.errors import ArchitectureUnknownError, HubError
 from orchestrator.models.files import CONFIG, ModelFiles
 from orchestrator.planner.known import Find, Sizes, in_catalogue
-from orchestrator.planner.scheme import scheme_of_files
+from orchestrator.planner.scheme import scheme_of, scheme_of_files
 from orchestrator.recipe.lock import hub_models
 from orchestrator.recipe.model import HubModel, LocalModel, Recipe
 
@@ -35,7 +36,8 @@ def _files(settings: Settings, model: HubModel | LocalModel) -> ModelFiles | Non
 
 def _sizes(files: ModelFiles) -> Sizes | None:
     try:
-        return Sizes(files.shape, scheme_of_files(files), f"the headers of {files.where}")
+        stored = scheme_of_files(files) or replace(scheme_of("bf16"), as_stored=True)
+        return Sizes(files.shape, stored, f"the headers of {files.where}")
     except ArchitectureUnknownError:  # a draft that is no language model of its own, such as EAGLE's
         return None
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
-from orchestrator.models.shape import Memory, ModelShape, Tensor
+from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
 
 KV_BYTES: dict[KvDtype, float] = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
@@ -21,6 +22,17 @@ _BLOCKS: dict[Algorithm, tuple[int, int]] = {
     "Q6_K": (256, 210),
 }
 """Numbers of a block along a row, and its bytes (llama.cpp, ggml-common.h)."""
+
+
+BESIDE: Mapping[Role, str] = MappingProxyType(
+    {
+        "vision": "vision",
+        "audio": "audio",
+        "adapter": "adapters",
+        "mtp": "layers that propose tokens (not loaded)",
+    }
+)
+"""Names of the parts beside the layers of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,16 @@ def checkpoint_bytes(shape: ModelShape, scheme: Scheme) -> int:
 def loaded_bytes(shape: ModelShape, scheme: Scheme) -> int:
     """Return the bytes of weights in memory while the model serves: without layers that propose tokens."""
     return sum(size for size, _, serves in _sizes(shape, scheme) if serves)
+
+
+def bytes_beside(shape: ModelShape, scheme: Scheme) -> dict[str, int]:
+    """Return the bytes of what is not part of the layers of text, by name."""
+    found: dict[str, int] = {}
+    for tensor in shape.tensors:
+        if tensor.role in BESIDE:
+            name = BESIDE[tensor.role]
+            found[name] = found.get(name, 0) + tensor_bytes(tensor, scheme, len(shape.layers))
+    return found
 
 
 def largest_layer(shape: ModelShape) -> int:

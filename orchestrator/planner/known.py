@@ -17,8 +17,8 @@ class Sizes:
     """The sizes of one model."""
 
     shape: ModelShape
-    declared: Scheme | None
-    """The published quantization; None: not quantized, or not known."""
+    stored: Scheme | None
+    """How its files store it; None: not known, so a recipe decides."""
     basis: str
     """The source of both."""
 
@@ -56,7 +56,7 @@ def known_model(recipe: Recipe, find: Find = in_catalogue) -> Known | None:
     if found is None:
         return None
     shape, basis = found.shape, found.basis
-    source = _source(recipe, found.declared)
+    source = _source(recipe, found.stored)
     served = source if recipe.quantization.method == "none" else _made(recipe)
     asked = recipe.serve.kv_cache.dtype
     return Known(shape, source, served, served.kv_cache if asked == "auto" else asked, basis)
@@ -70,9 +70,9 @@ def missing_sizes(recipe: Recipe) -> str:
     return f"the sizes of {model.repo} are not in the catalogue; `orchestrator plan` reads them from the Hub"
 
 
-def _source(recipe: Recipe, declared: Scheme | None) -> Scheme:
-    if declared is not None:
-        return declared
+def _source(recipe: Recipe, stored: Scheme | None) -> Scheme:
+    if stored is not None:
+        return stored
     if recipe.quantization.method != "none":
         return scheme_of("bf16")
     if has_block_scales(recipe):

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes_per_token, state_bytes, weights_read_per_step
+from orchestrator.planner.bytes import (
+    bytes_beside,
+    checkpoint_bytes,
+    kv_bytes_per_token,
+    state_bytes,
+    weights_read_per_step,
+)
 from orchestrator.planner.kernels import limits_of_kernels
 from orchestrator.planner.phases import Peak, Phase, peaks
 from orchestrator.planner.preparation import Preparation
@@ -110,7 +116,10 @@ def _basis(serving: Serving, phases: Mapping[Phase, Peak], before: Preparation) 
         f"weights: {counted}: {shape.parameters:,} parameters, {shape.active_parameters:,} read per token,"
         f" in the format of {scheme.name}"
     )
-    if not quantizes and scheme.exclude is None and scheme.modules is None and scheme.algorithm != "BF16":
+    if beside := bytes_beside(shape, scheme):
+        yield "of these beside the layers of text: " + ", ".join(f"{n} {in_bytes(size)}" for n, size in beside.items())
+    by_rules = scheme.exclude is None and scheme.modules is None and not scheme.as_stored
+    if not quantizes and by_rules and scheme.algorithm != "BF16":
         yield "weights: no list of unquantized modules was given; ModelOpt's default list counts"
     states = state_bytes(shape)
     more = f", and {in_bytes(states)} of recurrent states per request" if states else ""

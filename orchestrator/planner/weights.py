@@ -90,7 +90,7 @@ def draft_weights(recipe: Recipe, find: Find) -> Figure | None:
     known = find(speculative.draft)
     if known is None:
         return weight_bytes(speculative.draft.parameters, name)
-    return _exact(known.shape, known.declared or scheme_of(name), name)
+    return _exact(known.shape, known.stored or scheme_of(name), name)
 
 
 def weights_per_token(recipe: Recipe, known: Known | None) -> Figure:

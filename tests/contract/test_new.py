@@ -100,7 +100,7 @@ def test_a_recipe_says_what_the_hub_says(project: Project) -> None:
     assert "next:" in project.log
     text = (project.root / "recipes" / "model-nvfp4.yaml").read_text(encoding="utf-8")
     assert f'revision: "{COMMIT}" # the commit of `main` when this recipe was written' in text
-    assert project.hub.fetched == ["config.json"], "no weights are fetched"
+    assert sorted(project.hub.fetched) == ["config.json", "model.safetensors"], "each once, for a header"
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,16 @@ def test_a_branch_can_be_named(project: Project) -> None:
 
 def test_what_is_published_quantized_is_served_as_it_is(project: Project) -> None:
     project.hub.files = files(CONFIG, hf_quant_config=QUANTIZED)
+    entries = {
+        "w.weight": {"dtype": "F8_E4M3", "shape": [40, 25], "data_offsets": [0, 1000]},
+        "w.weight_scale": {"dtype": "F32", "shape": [40], "data_offsets": [1000, 1160]},
+    }
+    header = json.dumps(entries).encode()
+    project.hub.files["model.safetensors"] = len(header).to_bytes(8, "little") + header + bytes(1160)
     assert project.new("owner/model") == 0, project.log
     recipe = project.recipe("model-fp8")
     assert (recipe.quantization.format, recipe.quantization.method) == ("fp8", "none")
-    assert recipe.model.parameters > 1000, "packed numbers are not counted: the sizes follow from config.json"
+    assert recipe.model.parameters == 1000, "scales are not counted"
 
 
 def test_a_gated_model_gets_a_recipe_from_what_everybody_may_see(project: Project) -> None:

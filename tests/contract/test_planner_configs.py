@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models import shape_of
-from orchestrator.planner.bytes import checkpoint_bytes, weights_read_per_step
+from orchestrator.models.files import ModelFiles
+from orchestrator.models.headers import Stored
+from orchestrator.planner.bytes import checkpoint_bytes, tensor_bytes, weights_read_per_step
 from orchestrator.planner.preparation import Preparation, resident_peak
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.serving import Serving
@@ -152,6 +155,28 @@ def test_a_real_list_of_what_is_not_quantized_leaves_a_size_between_the_formats(
     least = checkpoint_bytes(shape, scheme_of("w4a16_nvfp4" if declared.algorithm != "FP8" else "fp8"))
     assert 0.95 * least <= checkpoint_bytes(shape, declared) < checkpoint_bytes(shape, scheme_of("bf16"))
     assert weights_read_per_step(shape, declared) < weights_read_per_step(shape, scheme_of("bf16"))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_headers_of_a_real_checkpoint_would_be_read_as_arithmetic_counts_it(name: str) -> None:
+    shape = shape_of(read(name))
+    headers = {
+        each: Stored(tensor.dtype, tensor.shape, 0, tensor_bytes(tensor, scheme_of("bf16"), 1) // tensor.count)
+        for tensor in shape.tensors
+        if not tensor.stacked
+        for each in tensor.names()
+    } | {
+        tensor.name: Stored(tensor.dtype, (tensor.count, *tensor.shape), 0, tensor_bytes(tensor, scheme_of("bf16"), 1))
+        for tensor in shape.tensors
+        if tensor.stacked
+    }
+    found = ModelFiles.of(name, read(name), None, headers).shape
+    assert {tensor.name: replace(tensor, stored=None) for tensor in found.tensors} == {
+        tensor.name: tensor for tensor in shape.tensors
+    }
+    assert checkpoint_bytes(found, replace(scheme_of("bf16"), as_stored=True)) == checkpoint_bytes(
+        shape, scheme_of("bf16")
+    )
 
 
 def test_the_lists_of_exclusions_name_modules_that_are_there() -> None:

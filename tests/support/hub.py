@@ -199,9 +199,11 @@ class _Handler(BaseHTTPRequestHandler):
         sha256 = sha256_of(content)
         size = len(content)
         start = 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        end = size
         if self.command == "GET":
             start = int(asked[1]) if asked and not self.world.ignores_range else 0
+            end = min(size, int(asked[2]) + 1) if asked and asked[2] and not self.world.ignores_range else size
             self.world.ranges.append((path, int(asked[1]) if asked else 0))
             if self.world.statuses.get(path):
                 status, headers = self.world.statuses[path].pop(0)
@@ -214,9 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and self.world.long[path] > 0:
             self.world.long[path] -= 1
             more = b"!"
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_response(206 if start or end < size else 200)
+        if start or end < size:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{git_sha1(content)}"')
         if is_large(path):
@@ -227,10 +229,10 @@ class _Handler(BaseHTTPRequestHandler):
                 route = f"{self.world.endpoint}/api/{self.world.kind}s/{self.world.repo}/xet-read-token/{COMMIT}"
                 self.send_header("X-Xet-Refresh-Route", route)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(size - start + len(more)))
+        self.send_header("Content-Length", str(end - start + len(more)))
         self.end_headers()
         if self.command == "GET":
-            self._body(Sent(path, start), content[start:] + more)
+            self._body(Sent(path, start), content[start:end] + more)
 
     def _body(self, sent: Sent, content: bytes) -> None:
         path = sent.path

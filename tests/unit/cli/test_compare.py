@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalog.models import find_model
-from orchestrator.hub.snapshot import RemoteFile, Snapshot
 from tests.unit.cli.conftest import Shell
 
 FORMATS = ["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4"]
@@ -75,24 +73,6 @@ def test_a_recipe_is_as_good_as_its_family(shell: Shell) -> None:
 
 def test_a_repository_that_the_catalogue_knows_needs_no_network(shell: Shell) -> None:
     assert shell.json("compare", "Qwen/Qwen3-8B")["parameters"] == 8190735360
-
-
-def test_a_repository_that_it_does_not_know_is_asked_for_its_config_alone(
-    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, ...]] = []
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(find_model("Qwen/Qwen3-8B").config))  # type: ignore[union-attr]
-
-    def listed(repo: str, commit: str, include: tuple[str, ...]) -> Snapshot:
-        asked.append(include)
-        return Snapshot(repo, "model", commit, (RemoteFile("config.json", file.stat().st_size, None, "0" * 40),))
-
-    monkeypatch.setattr("orchestrator.hub.snapshot.resolve_commit", lambda *_: "0" * 40)
-    monkeypatch.setattr("orchestrator.hub.snapshot.snapshot", listed)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(file))
-    assert shell.json("compare", "Somebody/Qwen3-8B-Tuned")["parameters"] == 8190735360
-    assert asked == [("config.json",)]
 
 
 def test_a_config_or_its_folder_is_read_where_it_lies(shell: Shell, tmp_path: Path) -> None:

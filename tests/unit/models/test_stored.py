@@ -11,6 +11,7 @@ from orchestrator.errors import ConfigInvalidError
 from orchestrator.models import ModelShape, shape_of
 from orchestrator.models.files import ModelFiles
 from orchestrator.models.headers import Stored
+from orchestrator.models.shape import Tensor
 from orchestrator.planner.bytes import checkpoint_bytes, kept_tensors, loaded_bytes, weights_read_per_step
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_files
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, GLM, LLAMA, MIXTRAL, NEMOTRON, QWEN3_NEXT, Config
@@ -47,7 +48,7 @@ def test_headers_and_arithmetic_describe_the_same_tensors(name: str) -> None:
     arithmetic = shape_of(FAMILIES[name])
     found = read(FAMILIES[name], scheme_of("bf16")).shape
 
-    def rows(shape: ModelShape) -> list[object]:
+    def rows(shape: ModelShape) -> list[Tensor]:
         return sorted((replace(tensor, stored=None) for tensor in shape.tensors), key=lambda tensor: tensor.name)
 
     assert rows(found) == rows(arithmetic)
@@ -92,7 +93,8 @@ def test_what_is_read_is_kept_and_what_is_damaged_is_not_there() -> None:
     again = ModelFiles.from_document(document, "here", "c" * 40)
     assert again is not None
     assert again.weights == files.weights
-    for damaged in ([], {}, {**document, "config": 1}, {**document, "weights": [["w", [1], "one"]]}):
+    several: list[object] = [[], {}, {**document, "config": 1}, {**document, "weights": [["w", [1], "one"]]}]
+    for damaged in several:
         assert ModelFiles.from_document(damaged, "here", "c" * 40) is None
 
 
