@@ -55,6 +55,7 @@ while nothing is being built: the next build makes it again."""
 _OTHERS = (
     ("`runs/<recipe>.json`", "what the newest build of a recipe did; read by `status`, `logs` and `gc`"),
     ("`commits.json`", "which commit a branch was when a build last asked for it; what `--offline` goes by"),
+    ("`models/<repository>@<commit>.json`", "the configurations and headers of a model on the Hub, for plans"),
     ("`logs/<recipe>/<step>.log`", "the log of a step's last failed try"),
     (
         "`deployed/<recipe>`",

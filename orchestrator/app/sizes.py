@@ -49,8 +49,7 @@ def fetch_sizes(settings: Settings, recipe: Recipe) -> None:
         CheckpointError: A header contradicts itself, its file or the index.
         ModelUnsupportedError: A repository has GGUF files only.
     """
-    find = sizes_of(settings)
-    for model in hub_models(recipe):
-        if not settings.is_offline and find(model) is None:
+    for model in () if settings.is_offline else hub_models(recipe):
+        if in_catalogue(model) is None and remembered_files(settings, model.repo, model.revision) is None:
             with suppress(HubError):
                 hub_files(settings, model.repo, model.revision)
