@@ -22,7 +22,7 @@ def sizes_of(settings: Settings) -> Find:
     @cache  # a plan asks for the same model several times
     def find(model: HubModel | LocalModel) -> Sizes | None:
         files = _files(settings, model)
-        return (_sizes(files) if files and files.weights else None) or in_catalogue(model)
+        return (_sizes(files) if files else None) or in_catalogue(model)
 
     return find
 
@@ -36,6 +36,8 @@ def _files(settings: Settings, model: HubModel | LocalModel) -> ModelFiles | Non
 
 def _sizes(files: ModelFiles) -> Sizes | None:
     try:
+        if files.weights is None:
+            return Sizes(files.shape, scheme_of_files(files), files.where)
         stored = scheme_of_files(files) or replace(scheme_of("bf16"), as_stored=True)
         return Sizes(files.shape, stored, f"the headers of {files.where}")
     except ArchitectureUnknownError:  # a draft that is no language model of its own, such as EAGLE's

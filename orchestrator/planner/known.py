@@ -66,7 +66,7 @@ def missing_sizes(recipe: Recipe) -> str:
     """Return why a recipe's model has no exact sizes."""
     model = recipe.model
     if not isinstance(model, HubModel):
-        return "its folder has no config.json with weights in safetensors yet"
+        return "its folder has no config.json of a language model yet"
     return f"the sizes of {model.repo} are not in the catalogue; `orchestrator plan` reads them from the Hub"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from orchestrator.errors import CheckpointError
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import LocalModel, Recipe
 from tests.unit.cli.conftest import Shell
@@ -127,6 +128,19 @@ def test_parameters_of_a_folder_are_counted_in_its_headers(shell: Shell, tmp_pat
     assert found.parameters == 22
     assert Path(found.path) == place
     assert "as counted by the headers of its files" in (shell.project / "recipes" / "tiny-nvfp4.yaml").read_text()
+
+
+def test_a_plan_of_a_folder_counts_what_its_headers_list(shell: Shell, tmp_path: Path) -> None:
+    place = model(tmp_path / "tiny", TINY)
+    assert shell("new", str(place), "--format", "bf16") == 0, shell.err
+    by_parameters = shell.json("plan", "tiny-bf16")["estimate"]["weights"]
+    save_file({"model.layers.0.mlp.up_proj.weight": np.zeros((3, 5), np.float32)}, place / "model.safetensors")
+    weights = shell.json("plan", "tiny-bf16")["estimate"]["weights"]
+    assert weights["value"] == 60 != by_parameters["value"]
+    assert weights["basis"].endswith("by the headers of its files")
+    (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-1])
+    assert shell("plan", "tiny-bf16") == CheckpointError.exit_status
+    assert "the header describes 60 bytes of tensors, but the file has 59" in shell.err
 
 
 def test_a_folder_of_the_project_is_named_within_it(shell: Shell) -> None:
