@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 from orchestrator import __version__
-from orchestrator.app.planning import files_of, images_of, local_places, lock_file_of, plan_with_lock
+from orchestrator.app.make_plan import make_plan
+from orchestrator.app.planning import files_of, images_of, local_places, lock_file_of
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.errors import LockInvalidError, machine_faults
@@ -91,7 +92,7 @@ def write_lock(resolved: ResolvedLock) -> None:
 
 
 def _resolve(settings: Settings, recipe: Recipe) -> Lock:
-    plan = plan_with_lock(settings, recipe, None, None)
+    plan = make_plan(recipe, settings.catalog, None)  # a lock lists files and images, and needs no sizes
     images = images_of(settings, plan)
     return Lock(
         recipe=recipe.name,

@@ -30,8 +30,17 @@ image: tensorrt-llm-1.3.0rc24
 quantization: {format: bf16, method: none}
 """
 HEADER = b'{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "vocab_size": 320,
+}
 FILES = {
-    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "config.json": json.dumps(CONFIG).encode(),
     "model.safetensors": len(HEADER).to_bytes(8, "little") + HEADER + b"abcd",
 }
 
