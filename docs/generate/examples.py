@@ -12,7 +12,7 @@ from orchestrator.cli.main import cli
 
 _WIDTH = 110
 _FLAGSHIP = "llama3-70b-nvfp4"
-_SIX_LINES = (f"{_FLAGSHIP} on ", "phase ", "build engine ", "serve ", "tokens/s ", "decode, 1 ")
+_SIX_LINES = (f"{_FLAGSHIP} on ", "phase ", "quantize ", "serve ", "tokens/s ", "decode, 1 ")
 """How the lines begin that the README shows: the verdict, memory of two phases, speed of one request."""
 _PLAIN = {"NO_COLOR": "1", "FORCE_COLOR": None, "TTY_COMPATIBLE": None, "COLUMNS": None}
 

@@ -15,7 +15,7 @@ from orchestrator.app.recipe_name import RecipeName
 from orchestrator.cli.dry_run import document
 from orchestrator.store import artifact, cost, store
 
-_EXAMPLE = "llama3-70b-nvfp4"
+_EXAMPLE = "llama3-70b-nvfp4-engine"
 _STEP = "engine"
 
 _DRY_RUN = """\

@@ -21,7 +21,7 @@ LARGEST = 150_000
 
 _BUILT = "tiny-llama-w4a16-nvfp4"
 _PAGES: Mapping[str, tuple[str, ...]] = {
-    "plan": ("plan", "llama3-70b-nvfp4-pytorch"),
+    "plan": ("plan", "llama3-70b-nvfp4-published"),
     "compare": ("compare", "llama3-70b"),
     "verify": ("verify", _BUILT),
 }

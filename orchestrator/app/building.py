@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.app.access import require_token
 from orchestrator.app.make_plan import ExecutorName, Plan
 from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
@@ -71,6 +72,8 @@ def build(
     planned = plan(settings, recipe, overrides, executor, locked=locked)
     planned.plan.raise_refusals()
     planned.plan.between(first, last)  # before any network request
+    if not offline:
+        require_token(settings, planned.plan)
     resolved = resolve(settings, planned, offline=offline)
     executors = executors or executors_of(settings, offline=offline)
     settings.store.make()

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.app.access import token_is_there
 from orchestrator.app.make_plan import Plan
 from orchestrator.errors import OrchestratorError
 from orchestrator.recipe.lock import hub_models
@@ -273,13 +274,8 @@ def _docker(host: Host, *, needed: bool, gpus: bool) -> Iterator[Finding]:
 
 def _token(plan: Plan | None, host: Host) -> Finding:
     """Find a token in the places that the Hub's client reads. The value is not read."""
-    given = host.environment.get
-    home = Path(given("HF_HOME") or Path(given("XDG_CACHE_HOME") or host.home / ".cache") / "huggingface")
-    there = (
-        given("HF_TOKEN") or given("HUGGING_FACE_HUB_TOKEN") or Path(given("HF_TOKEN_PATH") or home / "token").is_file()
-    )
     gated = bool(plan and getattr(plan.recipe.model, "gated", False))
-    if there:
+    if token_is_there(host.environment, host.home):
         return Finding("Hub token", "ok", "there is one")
     return Finding("Hub token", "missing", "none", "for gated models: hf auth login, or set HF_TOKEN", gated)
 

@@ -9,7 +9,7 @@ from orchestrator.planner.draft_speed import DraftSpeed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
 from orchestrator.planner.figures import Figure, requests
-from orchestrator.planner.phases import Phase
+from orchestrator.planner.phases import Peak, Phase, peak_words
 from orchestrator.planner.speed import Band
 from orchestrator.units import in_bytes
 
@@ -75,12 +75,21 @@ def phase_cells(stage: Stage) -> tuple[str, ...]:
     peak = stage.peak
     return (
         PHASE_NAMES[stage.phase],
-        in_bytes(peak.total),
-        f"{'' if peak.fits else 'over: '}{peak.total / peak.available:.0%}",
+        peak_words(peak),
+        _share(peak),
         f"+{in_bytes(stage.kept)}" if stage.kept else "",
         span_words(stage.time) if stage.time else "",
         _RESTS_ON[peak.kind],
     )
+
+
+def _share(peak: Peak) -> str:
+    share = f"{peak.total / peak.available:.0%}"
+    if peak.fits:
+        return share
+    if peak.least is None or not peak.may_fit:
+        return f"over: {share}"
+    return f"{peak.least / peak.available:.0%}-{share}"
 
 
 def speed_heads(speeds: Speeds) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -70,7 +71,8 @@ class PlanContents:
     description: str
     target: str
     verdict: str
-    works: bool
+    tone: Literal["yes", "maybe", "no"]
+    """The colour of the verdict: green, amber or red."""
     notices: tuple[Notice, ...]
     figures: tuple[tuple[str, str, str], ...]
     """What, how much, and how it was calculated."""

@@ -19,12 +19,13 @@ def plan_contents(
 ) -> PlanContents:
     """Gather what the page of a plan says."""
     recipe, target = model.recipe, model.target
+    verdict = verdict_of(refusals, warnings)
     return PlanContents(
         name=recipe.name,
         description=recipe.description,
         target=recipe.target,
-        verdict=verdict_of(refusals, warnings),
-        works=not refusals,
+        verdict=verdict,
+        tone="no" if refusals else "maybe" if verdict == "may not fit" else "yes",
         notices=tuple(Notice(one.code, one.message, one.hint) for one in (*refusals, *warnings)),
         figures=tuple(
             (FIGURE_NAMES[name], str(figure), "; ".join(filter(None, (figure.conditions, figure.basis))))

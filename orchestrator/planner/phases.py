@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.figures import Figure, Kind, requests
-from orchestrator.planner.preparation import BUILD_BASIS, BUILD_FACTOR, Preparation
+from orchestrator.planner.preparation import ENGINE_BASIS, ENGINE_PEAK, ENGINE_WEIGHTS, Preparation
 from orchestrator.planner.serving import Serving, memory_per_node
 from orchestrator.units import in_bytes
 
@@ -30,6 +30,8 @@ class Peak:
     """Bytes that the target has for it."""
     kind: Kind
     basis: str
+    least: float | None = None
+    """Bytes that it needs at least, if what is known leaves a range; `parts` then has the upper end."""
 
     @property
     def total(self) -> float:
@@ -38,8 +40,13 @@ class Peak:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits."""
+        """Whether it fits for certain."""
         return self.total <= self.available
+
+    @property
+    def may_fit(self) -> bool:
+        """Whether the lower end of its range fits."""
+        return (self.total if self.least is None else self.least) <= self.available
 
 
 def peaks(serving: Serving, preparation: Preparation) -> dict[Phase, Peak]:
@@ -66,6 +73,12 @@ def preparing(preparation: Preparation, weights: float, target: Target) -> dict[
     return found
 
 
+def peak_words(peak: Peak) -> str:
+    """Write how much a phase needs: one figure, or a range."""
+    total = in_bytes(peak.total)
+    return total if peak.least is None else f"{in_bytes(peak.least).split()[0]}-{total}"
+
+
 def loading(serving: Serving) -> Peak:
     """Calculate loading. On unified memory one file of the weights is in memory twice."""
     twice = serving.file_in_page_cache
@@ -89,8 +102,13 @@ def serving_full(serving: Serving) -> Peak:
 
 
 def building(weights: float, target: Target) -> Peak:
-    """Calculate the conversion to a TensorRT engine, or its build."""
-    return _whole(Figure(weights * BUILD_FACTOR, "B", BUILD_BASIS, "measured"), target)
+    """Calculate the conversion to a TensorRT engine, or its build.
+
+    One measurement does not tell what grows with the model from what does not. The range has both extremes: everything
+    grows, or only two copies of the weights do.
+    """
+    ends = (weights * ENGINE_PEAK / ENGINE_WEIGHTS, 2 * weights + ENGINE_PEAK - 2 * ENGINE_WEIGHTS)
+    return replace(_whole(Figure(max(ends), "B", ENGINE_BASIS, "measured"), target), least=min(ends))
 
 
 def _downloading(target: Target) -> Peak:

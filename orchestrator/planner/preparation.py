@@ -14,9 +14,12 @@ from orchestrator.units import in_bytes
 
 ONEPASS_BYTES = 2 * 2**30
 """Most memory that our own quantizer takes besides layers of the model."""
-BUILD_FACTOR = 17.8 / 5.7
-"""Factor of the weights that conversion and build take."""
-BUILD_BASIS = "3.1 times the weights, as once measured for Llama 3.1 8B in NVFP4 on a Spark (17.8 GB for 5.7 GB)"
+ENGINE_WEIGHTS, ENGINE_PEAK = 5.7e9, 17.8e9
+"""Bytes of the weights, and the peak memory of their conversion to a TensorRT engine, in the one published log."""
+ENGINE_BASIS = (
+    "one log of Llama 3.1 8B in NVFP4 on a Spark: 17.8 GB for 5.7 GB of weights; a range, because it does not tell"
+    " whether all of that grows with the model or only two copies of the weights"
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from orchestrator.documents.files import read_document
 from orchestrator.documents.validate import validate
 from orchestrator.documents.yaml_text import Data, Document, KeyPath, Position, parse, scalar
 from orchestrator.errors import (
+    BadInputError,
     DocumentSyntaxError,
     OverrideError,
     PathEscapesError,
@@ -25,10 +27,14 @@ from orchestrator.errors import (
 from orchestrator.recipe.model import Recipe
 from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
 
-_OWN_KEYS = frozenset({"name", "description", "expected_refusals", "extends"})
+_OWN_KEYS = frozenset({"name", "description", "formerly", "expected_refusals", "extends"})
 """Fields about the recipe itself, which are not inherited."""
 
 _MAX_CHAIN = 8
+_RENAMED = (
+    "use `{new}`; what was stored is reused. A bundle stays in dist/{old}, and `status`, `logs` and `undeploy` still"
+    " know a server of the old name"
+)
 _OVERRIDE = Position(Path("--set"), 0, 0)
 
 
@@ -138,12 +144,25 @@ class RecipeBook:
             raise RecipeUnknownError(message, hint=NAME_HINT)
         file = self.file_of(name)
         if file is None:
+            renamed = self._renamed(name)
+            if renamed:
+                message = f"the recipe `{name}` is called `{renamed}` now"
+                raise RecipeUnknownError(message, hint=_RENAMED.format(old=name, new=renamed))
             close = difflib.get_close_matches(name, self.names, n=1)
             hint = f"did you mean `{close[0]}`?" if close else "`orchestrator recipes` lists them"
             places = ", ".join(str(folder / f"{name}.yaml") for folder in self.folders)
             message = f"no recipe is called `{name}` (looked for {places})"
             raise RecipeUnknownError(message, hint=hint)
         return file
+
+    def _renamed(self, name: str) -> str | None:
+        """Find the recipe that had a name before; None if there is none, and for files that are not valid."""
+        for file in (file for folder in self.folders for file in folder.glob("*.yaml")):
+            with suppress(BadInputError):
+                names = read_document(file, RecipeExtendsError).data.get("formerly")
+                if isinstance(names, list) and name in names:
+                    return file.stem
+        return None
 
     def _chain(self, file: Path, document: Document) -> dict[Path, Document]:
         """Yield a recipe, then the base that it extends, and so on."""

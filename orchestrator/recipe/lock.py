@@ -20,7 +20,7 @@ from orchestrator.recipe.names import ENDING
 _DIGEST = "^sha256:[0-9a-f]{64}$"
 _DIGEST_FORMAT = 1
 _ModelType = TypeVar("_ModelType", bound=BaseModel)
-_DESCRIPTIVE = frozenset({"description", "expected_refusals"})
+_DESCRIPTIVE = frozenset({"description", "formerly", "expected_refusals"})
 """Fields about the recipe itself that do not affect its results."""
 
 

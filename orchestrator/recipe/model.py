@@ -356,6 +356,8 @@ class Recipe(_Part):
     """The version of this schema."""
     name: str = Field(pattern=NAME_PATTERN)
     description: str = Field(min_length=1, max_length=400)
+    formerly: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = ()
+    """Earlier names of this recipe. A command with one of them answers with the new name."""
     model: Model
     target: str = Field(pattern=NAME_PATTERN)
     """A target of the catalogue: the machine that serves."""

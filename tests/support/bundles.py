@@ -88,7 +88,7 @@ def _checkpoint(recipe: Recipe, step: str) -> Iterator[tuple[str, bytes]]:
     yield "model.safetensors.index.json", b"{}"
     if step == "quantize":
         yield "hf_quant_config.json", b"{}"
-    elif repo:
+    if repo and (step != "quantize" or recipe.quantization.method == "onepass"):  # which copies all other files
         yield "LICENSE", LICENSE.encode()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from orchestrator.app import planning
+from orchestrator.app.access import GatedModel, gated_model
 from orchestrator.app.forecast import Forecast, forecast
 from orchestrator.app.make_plan import ExecutorName, Plan
 from orchestrator.app.recipe_name import RecipeName
@@ -67,7 +68,8 @@ def command(
     if as_json:
         print_json(plan_document(planned.plan, steps, shadows))
     else:
-        show_plan(planned.plan, steps, recipe, shadows, verbose=verbose)
+        gated = gated_model(planned.plan.recipe, settings.book)
+        show_plan(planned.plan, steps, recipe, shadows, gated, verbose=verbose)
     if planned.plan.refusals:
         ctx.exit(PlanRefusedError.exit_status)
 
@@ -103,9 +105,11 @@ def _phase(stage: Stage) -> dict[str, Any]:
     return {
         "phase": stage.phase,
         "memory_bytes": round(peak.total),
+        "least_memory_bytes": None if peak.least is None else round(peak.least),
         "parts_bytes": {part: round(size) for part, size in peak.parts.items()},
         "available_bytes": round(peak.available),
         "fits": peak.fits,
+        "may_fit": peak.may_fit,
         "kind": peak.kind,
         "basis": peak.basis,
         "disk_bytes": round(stage.kept),
@@ -114,7 +118,13 @@ def _phase(stage: Stage) -> dict[str, Any]:
 
 
 def show_plan(
-    plan: Plan, steps: tuple[Forecast, ...], recipe: RecipeName, shadows: tuple[Shadow, ...] = (), *, verbose: bool
+    plan: Plan,
+    steps: tuple[Forecast, ...],
+    recipe: RecipeName,
+    shadows: tuple[Shadow, ...] = (),
+    gated: GatedModel | None = None,
+    *,
+    verbose: bool,
 ) -> None:
     """Print a plan for a person.
 
@@ -123,10 +133,13 @@ def show_plan(
         steps: What each of its steps will do.
         recipe: The recipe as the user named it, for the line to paste.
         shadows: The user's files that replace files of the tool.
+        gated: The recipe's model, if it is gated.
         verbose: Print how each figure was calculated, and what each step runs.
     """
     print_text(f"{plan.recipe.name} on {plan.recipe.target}: {plan.verdict}")
     print_text(plan.recipe.description, hanging=0)
+    if gated:
+        print_text(str(gated), hanging=0)
     for shadow in shadows:
         print_text(f"uses {shadow}")
     click.echo()
@@ -149,7 +162,7 @@ def show_plan(
 
 
 def _show_phases(plan: Plan) -> None:
-    print_table(PHASE_HEADS, map(phase_cells, plan.estimate.stages), right=(1, 2, 3, 4), least=(5,))
+    print_table(PHASE_HEADS, map(phase_cells, plan.estimate.stages), right=(1, 2, 3, 4), least=(5, 3))
     click.echo()
     print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")

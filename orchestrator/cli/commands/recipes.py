@@ -24,6 +24,7 @@ _LEAST = (7, 6, 5, 4)
 _FITS: dict[Verdict, str] = {
     "fits": "yes",
     "fits, with these limits": "limits",
+    "may not fit": "maybe",
     "does not fit": "no",
     "not supported": "refused",
 }

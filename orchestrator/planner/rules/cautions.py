@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import Refusal
-from orchestrator.planner.phases import building
-from orchestrator.planner.preparation import BUILD_FACTOR
+from orchestrator.planner.phases import building, peak_words
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.planner.rules.faults import matching
 from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE
@@ -29,8 +28,7 @@ def engine_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     needed = building(given.model.weights.value, given.target)
     if given.recipe.backend == "tensorrt" and not needed.fits:
         has = f"{given.recipe.target} has {in_bytes(needed.available)}"
-        need = f"{in_bytes(needed.total)}, {BUILD_FACTOR:.1f} times the weights"
-        message = f"building the TensorRT engine may need {need}; {has}"
+        message = f"converting and building the TensorRT engine needs {peak_words(needed)}; {has}"
         yield Refusal("ENGINE_MEMORY", message, "if it runs out of memory, serve the checkpoint: backend pytorch")
 
 

@@ -21,7 +21,7 @@ from orchestrator.bundle.targets import metadata, render_files
 from orchestrator.serving.command import serve_command
 from tests.support.bundles import CATALOG, LICENSE, contents_of, pinned_recipe, served_recipes, stand_in_artifacts
 
-ENGINE = "llama3-70b-nvfp4"
+ENGINE = "llama3-70b-nvfp4-engine"
 TINY = "tiny-llama-w4a16-nvfp4"
 
 
@@ -118,7 +118,7 @@ def test_the_licence_is_that_of_the_model_with_its_own_text(tmp_path: Path) -> N
     assert found["content"] == LICENSE
     assert found["sha"] == hashlib.sha1(LICENSE.encode(), usedforsecurity=False).hexdigest()
     assert found["size"] == len(LICENSE)
-    assert re.fullmatch(r"https://huggingface\.co/nvidia/[^/]+/blob/[0-9a-f]{40}/LICENSE", found["url"])
+    assert re.fullmatch(r"https://huggingface\.co/meta-llama/[^/]+/blob/[0-9a-f]{40}/LICENSE", found["url"])
 
 
 def test_a_model_without_a_licence_file_says_so_and_invents_nothing(tmp_path: Path) -> None:
@@ -130,10 +130,11 @@ def test_a_model_without_a_licence_file_says_so_and_invents_nothing(tmp_path: Pa
 def test_a_licence_without_a_file_is_where_the_model_is_published(tmp_path: Path) -> None:
     recipe = pinned_recipe(ENGINE)
     artifacts = stand_in_artifacts(recipe, tmp_path)
-    kept = tuple(file for file in artifacts["download"].files if file.path != "LICENSE")
-    artifacts["download"] = replace(artifacts["download"], files=kept)
+    for step in ("download", "quantize"):
+        kept = tuple(file for file in artifacts[step].files if file.path != "LICENSE")
+        artifacts[step] = replace(artifacts[step], files=kept)
     found = read_contents(recipe, CATALOG, artifacts, images={}).license
-    assert re.fullmatch(r"https://huggingface\.co/nvidia/[^/]+/tree/[0-9a-f]{40}", found.url)
+    assert re.fullmatch(r"https://huggingface\.co/meta-llama/[^/]+/tree/[0-9a-f]{40}", found.url)
     assert (found.path, found.name) == ("", "llama3.3")
     assert "is published under the licence `llama3.3`" in found.text
 

@@ -13,7 +13,7 @@ from orchestrator.bundle.gateway.variables import VARIABLES
 from orchestrator.bundle.targets import TARGETS, choose, model_card, readme, render_files
 from tests.support.bundles import contents_of, served_recipes
 
-ENGINE = "llama3-70b-nvfp4"
+ENGINE = "llama3-70b-nvfp4-engine"
 TINY = "tiny-llama-w4a16-nvfp4"
 _PATHS = re.compile(r"`((?:\./)?[\w.-]+/[\w./-]*|[\w-]+\.(?:md|json|yaml|sh))`|\]\((?!https?:)([^)]+)\)")
 """What looks like a place in the bundle: in code with a slash or an ending of ours, or the target of a link."""

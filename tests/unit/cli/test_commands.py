@@ -109,8 +109,9 @@ def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "verdict", "status"), [
-    ("llama3-70b-nvfp4", "fits, with these limits", 0),
-    ("llama3-70b-nvfp4-pytorch", "fits", 0),
+    ("llama3-70b-nvfp4", "fits", 0),
+    ("llama3-70b-nvfp4-engine", "may not fit", 0),
+    ("llama3-70b-nvfp4-published", "fits", 0),
     ("llama3-70b-bf16", "does not fit", 4),
     ("jamba-1.5-large-nvfp4", "not supported", 4),
 ])  # fmt: skip
@@ -126,7 +127,7 @@ def test_a_plan_is_one_screen_with_its_verdict_first(shell: Shell, recipe: str, 
 
 
 def test_a_plan_says_on_request_how_each_figure_was_calculated(shell: Shell) -> None:
-    assert shell("plan", "-v", "llama3-70b-nvfp4-pytorch") == 0
+    assert shell("plan", "-v", "llama3-70b-nvfp4-published") == 0
     for reason in ("download, time: a line of", "load, memory: weights, and one file", "decode: a step of", "band:"):
         assert f"- {reason}" in shell.out
 
@@ -326,7 +327,7 @@ def test_the_lock_of_another_recipe_stops_a_build(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["llama3-70b-nvfp4", "llama3-70b-nvfp4-pytorch", "qwen3-8b-nvfp4", "qwen3-30b-a3b-nvfp4", "gpt-oss-20b-mxfp4"],
+    ["llama3-70b-nvfp4", "llama3-70b-nvfp4-published", "qwen3-8b-nvfp4", "qwen3-30b-a3b-nvfp4", "gpt-oss-20b-mxfp4"],
 )
 def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: str) -> None:
     plan = shell.json("plan", recipe)
@@ -350,15 +351,15 @@ def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: 
     assert limit == plan["estimate"]["decode_ceiling"]["value"] == own["decode_ceiling_tokens_per_s"]
 
 
-@pytest.mark.parametrize(("columns", "most"), [(60, 42), (80, 40), (100, 40)])
+@pytest.mark.parametrize(("columns", "most"), [(60, 48), (80, 44), (100, 42)])
 def test_a_plan_is_readable_on_a_narrow_terminal(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, columns: int, most: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    assert shell("plan", "llama3-70b-nvfp4") == 0
+    assert shell("plan", "llama3-70b-nvfp4-engine") == 0
     *lines, following = shell.out.splitlines()
     assert following.startswith("next: ")  # a line to paste, which is never broken
-    assert lines[0] == "llama3-70b-nvfp4 on dgx-spark: fits, with these limits"
+    assert lines[0] == "llama3-70b-nvfp4-engine on dgx-spark: may not fit"
     assert len(lines) < most
     assert max(map(len, lines)) <= columns
     for row in ("build engine", "prefill, 1 prompt"):  # no cell is folded, and none of a row is lost

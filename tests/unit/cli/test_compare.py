@@ -65,7 +65,7 @@ def test_a_speed_that_drafts_cannot_give_is_said_to_be_out_of_reach(shell: Shell
 
 
 def test_a_recipe_is_as_good_as_its_family(shell: Shell) -> None:
-    one = shell.json("compare", "llama3-70b-nvfp4")
+    one = shell.json("compare", "llama3-70b-nvfp4-published")
     family = shell.json("compare", "llama3-70b")
     assert [row["weights_bytes"] for row in one["formats"]] == [row["weights_bytes"] for row in family["formats"]]
     assert "llama3-70b-nvfp4-eagle3" in one["formats"][2]["recipes"]

@@ -96,7 +96,7 @@ def test_a_name_is_only_a_name() -> None:
         HOSTILE,
         HOSTILE,
         HOSTILE,
-        works=False,
+        tone="no",
         notices=(Notice("A", HOSTILE, HOSTILE),),
         figures=((HOSTILE, "1", HOSTILE),),
         stages=(Stage("serve", Peak({"weights": 1e9}, 2e9, "exact", HOSTILE)),),

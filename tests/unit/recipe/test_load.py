@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from orchestrator.errors import (
 )
 from orchestrator.recipe.load import LoadedRecipe, RecipeBook, resolve_inside
 from orchestrator.recipe.model import GeneratedModel
+
+ROOT = Path(__file__).resolve().parents[3]
 
 BASE = """\
 schema_version: 1
@@ -210,6 +213,23 @@ def test_an_unknown_recipe_brings_the_nearest_name(book: Book) -> None:
     with pytest.raises(RecipeUnknownError) as caught:
         book.load("hier")
     assert caught.value.hint == "did you mean `heir`?"
+
+
+def test_an_earlier_name_is_answered_with_the_new_one(tmp_path: Path) -> None:
+    recipes = tmp_path / "recipes"
+    shutil.copytree(ROOT / "recipes", recipes)
+    text = (recipes / "tiny-llama-fp8.yaml").read_text()
+    (recipes / "broken.yaml").write_text("formerly: [old-name\n")
+    (recipes / "renamed-fp8.yaml").write_text(
+        text.replace("name: tiny-llama-fp8", "name: renamed-fp8\nformerly: [older-name, old-name]")
+    )
+    for name in ("old-name", "older-name"):
+        with pytest.raises(RecipeUnknownError, match=f"`{name}` is called `renamed-fp8` now") as caught:
+            RecipeBook(recipes).load(name)
+        assert f"dist/{name}" in caught.value.hint
+    heir = recipes / "heir-fp8.yaml"
+    heir.write_text("name: heir-fp8\ndescription: An heir.\nextends: renamed-fp8\n")
+    assert RecipeBook(recipes).load("heir-fp8").recipe.formerly == (), "a name is not inherited"
 
 
 def test_bases_are_not_listed_as_recipes(book: Book) -> None:

@@ -12,6 +12,7 @@ from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import HubModel
+from orchestrator.steps.registry import build_steps
 
 ROOT = Path(__file__).resolve().parents[3]
 BOOK = RecipeBook(ROOT / "recipes")
@@ -23,7 +24,7 @@ PROMISED = {
     "llama3-70b-bf16",
     "llama3-70b-fp8",
     "llama3-70b-nvfp4",
-    "llama3-70b-nvfp4-pytorch",
+    "llama3-70b-nvfp4-published",
     "llama3-70b-nvfp4-draft-target",
     "llama3-70b-nvfp4-eagle3",
     "llama3-8b-nvfp4",
@@ -84,7 +85,27 @@ def test_every_base_is_extended() -> None:
     assert all(any(f"extends: {base}\n" in file.read_text() for file in FILES) for base in bases)
 
 
+def test_the_flagship_is_built_by_the_steps_that_the_tiny_recipe_runs_on_a_processor() -> None:
+    flagship, tiny = (BOOK.load(name).recipe for name in ("llama3-70b-nvfp4", "tiny-llama-nvfp4"))
+    of_flagship, of_tiny = ([step.name for step in build_steps(recipe, CATALOG)] for recipe in (flagship, tiny))
+    sources = {"download", "download-calibration", "calibration", "held-out", "generate", "benchmark"}
+    assert [name for name in of_flagship if name not in sources] == [name for name in of_tiny if name not in sources]
+    programs = [
+        {step.name: step.argv[:3] for step in build_steps(recipe, CATALOG) if step.name not in sources}
+        for recipe in (flagship, tiny)
+    ]
+    assert programs[0] == programs[1]
+    assert flagship.model.repo == "meta-llama/Llama-3.3-70B-Instruct"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", [name for name in BOOK.names if name.startswith("llama3-70b-")])
+def test_only_a_published_recipe_of_the_flagship_takes_a_checkpoint_that_others_quantized(name: str) -> None:
+    recipe = BOOK.load(name).recipe
+    taken = recipe.quantization.method == "none" and recipe.quantization.format != "bf16"
+    assert taken == (name.endswith("-published") or recipe.serve.speculative is not None)
+
+
 def test_the_large_engine_is_built_with_a_warning_about_memory() -> None:
-    recipe = BOOK.load("llama3-70b-nvfp4").recipe
+    recipe = BOOK.load("llama3-70b-nvfp4-engine").recipe
     assert recipe.backend == "tensorrt"
     assert [warning.code for warning in warnings(rule_input(recipe, CATALOG))] == ["ENGINE_MEMORY"]

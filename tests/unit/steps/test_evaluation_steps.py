@@ -76,7 +76,7 @@ def test_a_recipe_that_names_no_text_compares_nothing() -> None:
 )
 def test_a_demand_without_text_or_original_is_refused(override: str, reason: str) -> None:
     with pytest.raises(RecipeInvalidError, match=reason):
-        BOOK.load("llama3-70b-nvfp4", (override,))
+        BOOK.load("llama3-70b-nvfp4-published", (override,))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ GOLDEN = ROOT / "tests" / "golden" / "steps"
 RECIPES = (
     "tiny-llama-w4a16-nvfp4",
     "llama3-70b-nvfp4",
+    "llama3-70b-nvfp4-engine",
     "llama3-70b-nvfp4-draft-target",
     "mistral-7b-nvfp4",
     "nemotron-3-super-120b-nvfp4",

@@ -2,8 +2,8 @@
 # Puts the model into a volume of the cluster: ./load-model.sh [OPTIONS OF KUBECTL, such as --namespace NAME]
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
-volume=llama3-70b-nvfp4-ab41c3ed
-job=llama3-70b-nvfp4-loader-0f32b898db29
+volume=llama3-70b-nvfp4-8e159722
+job=llama3-70b-nvfp4-loader-a55ecd61824e
 options=("$@")
 
 kube() { kubectl ${options[@]+"${options[@]}"} "$@"; }
