@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.app.make_plan import ExecutorName, Plan, make_plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.sizes import fetch_sizes, sizes_of
 from orchestrator.errors import FolderMissingError, LockDriftError, Refusal
+from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
     Lock,
@@ -25,9 +25,6 @@ from orchestrator.recipe.lock import (
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources, with_listing
 from orchestrator.store.fingerprint import sha256_of
-
-if TYPE_CHECKING:
-    from orchestrator.hub.snapshot import Snapshot
 
 _HASHED_ALWAYS = 64 << 20
 """Files up to this many bytes are hashed at each locked build. `lock --check` hashes all."""
@@ -138,15 +135,11 @@ def plan_with_lock(settings: Settings, recipe: Recipe, lock: Lock | None, execut
 
 def snapshot_of(known: LockedRepository) -> Snapshot:
     """Convert a lock's entry to the Hub's type."""
-    from orchestrator.hub.snapshot import RemoteFile, Snapshot  # noqa: PLC0415 - the Hub's client loads slowly
-
     files = tuple(RemoteFile(file.path, file.size, file.sha256, file.git_sha1) for file in known.files)
     return Snapshot(known.repo, known.kind, known.commit, files)
 
 
 def _listings(recipe: Recipe, lock: Lock) -> Iterator[tuple[str, str]]:
-    from orchestrator.hub.snapshot import listing_text  # noqa: PLC0415 - as above
-
     for step, source in sources(recipe).items():
         known = lock.find(source.repo, source.revision, source.kind)
         if known and known.commit == source.revision:

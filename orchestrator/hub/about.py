@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo
-
-from orchestrator.errors import HubError, HubNotFoundError
-from orchestrator.hub.errors import hub_errors
-from orchestrator.hub.patterns import is_commit
-from orchestrator.hub.retry import retried
+from orchestrator.errors import HubNotFoundError
+from orchestrator.hub import calls
+from orchestrator.model_files import INDEX, kind_of_weights, own_weights
 from orchestrator.models.files import CONFIG, QUANT_CONFIG
 
 
@@ -43,30 +40,23 @@ def about(repo: str, revision: str = "main") -> About:
     Raises:
         HubError: One of its kinds; `HubNotFoundError` also if there are no weights in safetensors.
     """
-    with hub_errors(repo, revision):
-        info = retried(lambda: HfApi().model_info(repo, revision=revision))
-    commit = info.sha
-    if not commit or not is_commit(commit):
-        message = f"{repo}@{revision}: the Hub names no commit"
-        raise HubError(message, hint="try again later")
-    names = {file.rfilename for file in info.siblings or ()}
-    if not any(name.endswith(".safetensors") for name in names) or CONFIG not in names:
-        message = f"{repo}@{revision} has no {CONFIG} with weights in safetensors"
-        raise HubNotFoundError(message, hint="name the repository of the model itself, not of GGUF or adapter files")
-    public = info.config or {}
+    card = calls.model_card(repo, revision)
+    _require_model(card.names, f"{repo}@{revision}")
     return About(
         repo=repo,
-        commit=commit,
-        license=_license(info),
-        gated=bool(info.gated),
-        counted=info.safetensors.total if info.safetensors else None,
-        public=public,
-        quantized=QUANT_CONFIG in names or "quantization_config" in public,
+        commit=card.commit,
+        license=card.license,
+        gated=card.gated,
+        counted=card.counted,
+        public=card.config,
+        quantized=QUANT_CONFIG in card.names or "quantization_config" in card.config,
     )
 
 
-def _license(info: ModelInfo) -> str | None:
-    """Read the licence of a model card. A licence without a short name is called `other` and has a name."""
-    card = info.card_data
-    short, name = getattr(card, "license", None), getattr(card, "license_name", None)
-    return str(name) if short in (None, "other") and name else short if isinstance(short, str) else None
+def _require_model(names: frozenset[str], where: str) -> None:
+    has_weights = INDEX in names or bool(own_weights(names, dict, where))
+    if has_weights and CONFIG in names:
+        return
+    has, hint = ("weights only", "name the repository of the model itself") if has_weights else kind_of_weights(names)
+    message = f"{where} has no {CONFIG} with weights in safetensors; it has {has}"
+    raise HubNotFoundError(message, hint=hint)

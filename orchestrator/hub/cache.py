@@ -23,8 +23,8 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported lazily
 
+from orchestrator.hub.listing import Snapshot
 from orchestrator.hub.patterns import RepoType
-from orchestrator.hub.snapshot import Snapshot
 from orchestrator.hub.stop import Stop
 
 _OURS = ".orchestrator"

@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -63,6 +64,9 @@ def hub_errors(repo: str, revision: str, path: str = "") -> Iterator[None]:
         raise HubNotFoundError(message, hint="it may have been renamed; run `orchestrator lock` again") from error
     except HfHubHTTPError as error:
         raise refusal(at, error.response.status_code, retry_after(error.response.headers)) from error
+    except HFValidationError as error:
+        message = f"{repo!r:.200} cannot be the name of a repository"
+        raise HubNotFoundError(message, hint="name it as OWNER/NAME, as its page on the Hub does") from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         message = f"{at}: the Hub cannot be reached: {reason(error)}"
         hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, local files are used"

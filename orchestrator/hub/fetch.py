@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.utils import XetFileData  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import DownloadCorruptError, HubOfflineError
 from orchestrator.events import Checked, Warned
+from orchestrator.hub import calls
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.errors import hub_errors
+from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.offline import missing_files
 from orchestrator.hub.partial import Partial, digest_of, sweep_journal
-from orchestrator.hub.retry import retried
-from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.stop import Stop
-from orchestrator.hub.transfer import ATTEMPTS, LONGEST_PAUSE, TooLongError, transfer
+from orchestrator.hub.transfer import TooLongError, transfer
 from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import existing
@@ -95,7 +95,7 @@ class Fetcher:
 
     def _from_hub(self, file: RemoteFile) -> Path:
         url = hf_hub_url(self.snapshot.repo, file.path, revision=self.snapshot.commit, repo_type=self.snapshot.kind)
-        about = retried(lambda: get_hf_file_metadata(url), ATTEMPTS, LONGEST_PAUSE, self.stop.sleep)
+        about = calls.file_metadata(self.snapshot.repo, self.snapshot.commit, file.path, self.snapshot.kind, self.stop)
         etag = _plain(about, file)
         blob = self.cache.blob(etag)
         xet = None if constants.HF_HUB_DISABLE_XET else about.xet_file_data
@@ -138,7 +138,7 @@ class Fetcher:
                 found = partial.digest.hexdigest()
             except TooLongError:
                 found = f"longer than {file.size} bytes"
-            if found == _etag(file):
+            if found == file.digest:
                 partial.finish(self.cache.blob(etag))
                 return None
             place = self.cache.aside(file.path)
@@ -166,7 +166,7 @@ class Fetcher:
                 digest.update(piece)
                 received += len(piece)
                 self.report(file, received)
-        if received == file.size and digest.hexdigest() == _etag(file):
+        if received == file.size and digest.hexdigest() == file.digest:
             return True
         place = self.cache.aside(file.path)
         path.resolve().replace(place)
@@ -177,7 +177,7 @@ class Fetcher:
     @staticmethod
     def _wrong(file: RemoteFile, found: str, place: Path) -> str:
         kind = "sha256" if file.sha256 else "git sha1"
-        return f"{file.path} is {found}, not {kind} {_etag(file)}; set aside as {place}"
+        return f"{file.path} is {found}, not {kind} {file.digest}; set aside as {place}"
 
     def _warn(self, message: str) -> None:
         self.notify(Warned(message))
@@ -196,12 +196,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _etag(file: RemoteFile) -> str:
-    """Return the digest by which the Hub and its cache identify a file."""
-    return file.sha256 or file.git_sha1
-
-
 def _plain(about: HfFileMetadata, file: RemoteFile) -> str:
     """Return the blob's name: the Hub's own, so that its client finds it, if it is a plain name."""
     etag = about.etag or ""
-    return etag if etag and "/" not in etag and not etag.startswith(".") else _etag(file)
+    return etag if etag and "/" not in etag and not etag.startswith(".") else file.digest

@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.listing import RemoteFile, Snapshot, read_listing
 from orchestrator.hub.patterns import RepoType
-from orchestrator.hub.snapshot import RemoteFile, Snapshot, read_listing
 
 _SHOWN = 5
 
@@ -47,5 +47,5 @@ def missing_files(
 
 def is_there(cache: RepoCache, commit: str, file: RemoteFile) -> bool:
     """Tell by name and size whether the cache has a file. Its bytes are checked when it is used."""
-    places = (cache.pointer(commit, file.path), cache.blob(file.sha256 or file.git_sha1))
+    places = (cache.pointer(commit, file.path), cache.blob(file.digest))
     return any(place.exists() and place.stat().st_size == file.size for place in places)

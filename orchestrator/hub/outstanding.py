@@ -7,10 +7,10 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.listing import Snapshot, parse_listing, read_listing
 from orchestrator.hub.offline import is_there, listing_file
 from orchestrator.hub.partial import journaled
 from orchestrator.hub.patterns import RepoType
-from orchestrator.hub.snapshot import Snapshot, parse_listing, read_listing
 from orchestrator.store.space import Need, device_of, files_in
 
 
@@ -42,7 +42,7 @@ def needs(snapshot: Snapshot, output: Path, step: str) -> tuple[Need, ...]:
     """
     cache = RepoCache.of(snapshot)
     missing = [file for file in snapshot.files if not is_there(cache, snapshot.commit, file)]
-    to_come = sum(file.size - journaled(cache.incomplete(file.sha256 or file.git_sha1), file.size) for file in missing)
+    to_come = sum(file.size - journaled(cache.incomplete(file.digest), file.size) for file in missing)
     what = f"{step}: {len(missing)} of {len(snapshot.files)} files to fetch"
     return _linked(Need(cache.folder, to_come, what), _copy(output, snapshot.size, step))
 

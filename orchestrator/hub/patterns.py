@@ -20,9 +20,6 @@ MODEL_FILES = (
 )
 """Files of a checkpoint, without those that can carry code (`.bin`, `.pt`, `.py`)."""
 
-DUPLICATES = ("original/*", "metal/*", "consolidated*.safetensors", "onnx/*")
-"""The same weights again in another layout."""
-
 
 def is_commit(revision: str) -> bool:
     """Tell a commit from a branch or tag."""

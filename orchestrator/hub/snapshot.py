@@ -1,48 +1,23 @@
-"""Lists one commit's files by file patterns, from the Hub or from a lock."""
+"""Resolves a revision, and lists the files of a commit that belong to the model, or that match other patterns."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.hf_api import RepoFile
 
-from orchestrator.errors import HubError, HubOfflineError, LockInvalidError, PathEscapesError
-from orchestrator.hub.errors import hub_errors
-from orchestrator.hub.patterns import DUPLICATES, MODEL_FILES, RepoType, is_commit
-from orchestrator.hub.retry import no_long_waits, retried
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as the Hub's tree describes it."""
-
-    path: str
-    size: int
-    sha256: str | None
-    """Digest of a large (LFS or Xet) file."""
-    git_sha1: str
-    """Digest of a small file's git blob."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One commit of a repository and its files that match the file patterns."""
-
-    repo: str
-    kind: RepoType
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all its files."""
-        return sum(file.size for file in self.files)
+from orchestrator.errors import CheckpointError, HubError, HubNotFoundError, HubOfflineError
+from orchestrator.hub import calls
+from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.listing import RemoteFile, Snapshot, inside
+from orchestrator.hub.partial import digest_of
+from orchestrator.hub.patterns import MODEL_FILES, RepoType, is_commit
+from orchestrator.model_files import INDEX, SINGLE, kind_of_weights, own_weights, unrelated_files
 
 
 def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offline: bool = False) -> str:
@@ -61,29 +36,106 @@ def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offlin
         return revision
     if offline or constants.HF_HUB_OFFLINE:
         return _remembered(repo, revision, kind)
-    with hub_errors(repo, revision):
-        commit = retried(lambda: HfApi().repo_info(repo, revision=revision, repo_type=kind).sha)
-    if not commit or not is_commit(commit):
-        message = f"{repo}@{revision}: the Hub names no commit"
-        raise HubError(message, hint="try again later")
-    return commit
+    return calls.commit(repo, revision, kind)
 
 
-def snapshot(repo: str, commit: str, include: tuple[str, ...] = MODEL_FILES, kind: RepoType = "model") -> Snapshot:
-    """List the files of a commit that match a pattern.
+def snapshot(
+    repo: str,
+    commit: str,
+    include: tuple[str, ...] = MODEL_FILES,
+    kind: RepoType = "model",
+    *,
+    requires_weights: bool = True,
+) -> Snapshot:
+    """List the files of a commit that match a pattern; of a model's weights only its own.
+
+    Args:
+        repo: Its name.
+        commit: The commit.
+        include: File patterns.
+        kind: Of the repository.
+        requires_weights: Refuse a repository without weights in safetensors, if the patterns ask for weights.
 
     Raises:
-        HubError: One of its kinds.
+        HubError: One of its kinds. `HubNotFoundError` says what the repository has in place of weights.
         PathEscapesError: The Hub names a file outside the repository.
+        CheckpointError: A weight file is missing, or the index of the weights is not one.
     """
-    with hub_errors(repo, commit), no_long_waits():
-        tree = [
-            entry
-            for entry in HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)
-            if isinstance(entry, RepoFile) and _is_included(entry.path, include)
-        ]
-    files = tuple(RemoteFile(e.path, e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in tree)
-    return _inside(Snapshot(repo, kind, commit, files))
+    files = calls.tree(repo, commit, kind)
+    listing = inside(Snapshot(repo, kind, commit, tuple(file for file in files if _matches(file.path, include))))
+    names = [file.path for file in files]
+    own = own_files(listing, include, names)
+    if requires_weights and _asks_for_weights(listing, include) and not _has_weights(own, include):
+        has, hint = kind_of_weights(names)
+        message = f"{repo}@{commit} has {has}"
+        raise HubNotFoundError(message, hint=hint)
+    return own
+
+
+def own_files(listing: Snapshot, include: tuple[str, ...], names: Sequence[str] = ()) -> Snapshot:
+    """Leave other models out of a listing: stray weights, adapters, folders with weights.
+
+    A file that one of the recipe's own patterns matches stays.
+
+    Args:
+        listing: Files that match the patterns.
+        include: The patterns.
+        names: Paths of all files of the commit, if they are known.
+
+    Raises:
+        HubError: The index of the weights cannot be read.
+        CheckpointError: A weight file is missing, or the index is not one.
+    """
+    if not _asks_for_weights(listing, include):
+        return listing
+    files = {file.path: file for file in listing.files}
+    own = own_weights(files, lambda: read_json(listing, files[INDEX]), f"{listing.repo}@{listing.commit}")
+    further = _further(include)
+    left_out = {name for name in unrelated_files({*names, *files}, own) if not _matches(name, further)}
+    return replace(listing, files=tuple(file for file in listing.files if file.path not in left_out))
+
+
+def _asks_for_weights(listing: Snapshot, include: tuple[str, ...]) -> bool:
+    return listing.kind == "model" and _matches(SINGLE, include)
+
+
+def _has_weights(listing: Snapshot, include: tuple[str, ...]) -> bool:
+    """Tell whether a listing has weights. The recipe's own patterns may name weights of any kind."""
+    further = _further(include)
+    return any(file.path.endswith(".safetensors") or _matches(file.path, further) for file in listing.files)
+
+
+def _further(include: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(pattern for pattern in include if pattern not in MODEL_FILES)
+
+
+def read_json(listing: Snapshot, file: RemoteFile) -> object:
+    """Read a JSON file of a listing from the Hub's cache, or else from the Hub.
+
+    Raises:
+        HubError: The Hub cannot be reached, or sends other bytes than those that it lists.
+        CheckpointError: The file is not JSON.
+    """
+    where = f"{listing.repo}@{listing.commit}: {file.path}"
+    pointer = RepoCache.of(listing).pointer(listing.commit, file.path)
+    content = pointer.read_bytes() if pointer.is_file() else b""
+    if not _is_right(content, file):
+        content = calls.content(listing.repo, listing.commit, file.path)
+    if not _is_right(content, file):
+        message = f"{where}: the Hub lists {file.size} bytes, and sent {calls.shown(content)}"
+        raise HubError(message, hint=calls.HINT)
+    try:
+        found: object = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        message = f"{where} is not JSON: {error}"
+        raise CheckpointError(message) from None
+    return found
+
+
+def _is_right(content: bytes, file: RemoteFile) -> bool:
+    digest = digest_of(file.size, large=bool(file.sha256))
+    digest.update(content)
+    return len(content) == file.size and digest.hexdigest() == file.digest
 
 
 def _remembered(repo: str, revision: str, kind: RepoType) -> str:
@@ -98,61 +150,5 @@ def _remembered(repo: str, revision: str, kind: RepoType) -> str:
     return commit
 
 
-def listing_text(snapshot: Snapshot) -> str:
-    """Write a list of files, for `read_listing`."""
-    fields = {
-        "repo": snapshot.repo,
-        "kind": snapshot.kind,
-        "commit": snapshot.commit,
-        "files": [asdict(file) for file in snapshot.files],
-    }
-    return json.dumps(fields, indent=1) + "\n"
-
-
-def read_listing(file: Path) -> Snapshot:
-    """Read what `listing_text` wrote.
-
-    Raises:
-        LockInvalidError: It is not such a list.
-        PathEscapesError: It names a file outside the repository.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        message = f"{file} is no list of files: {error}"
-        raise LockInvalidError(message) from error
-    return parse_listing(text, str(file))
-
-
-def parse_listing(text: str, where: str) -> Snapshot:
-    """Read the text of such a list.
-
-    Raises:
-        LockInvalidError: It is not such a list.
-        PathEscapesError: It names a file outside the repository.
-    """
-    try:
-        fields: dict[str, Any] = json.loads(text)
-        files = tuple(RemoteFile(**entry) for entry in fields["files"])
-        found = Snapshot(fields["repo"], fields["kind"], fields["commit"], files)
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{where} is no list of files: {error}"
-        raise LockInvalidError(message) from error
-    return _inside(found)
-
-
-def _inside(found: Snapshot) -> Snapshot:
-    for file in found.files:
-        path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or "\0" in file.path:
-            message = f"{found.repo}@{found.commit} names a file outside the repository: {file.path!r}"
-            raise PathEscapesError(message)
-    return found
-
-
-def _is_included(path: str, include: tuple[str, ...]) -> bool:
-    return _matches(path, include) and not _matches(path, DUPLICATES)
-
-
-def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

@@ -20,17 +20,11 @@ from huggingface_hub import constants
 from orchestrator.errors import HubNotFoundError, LockInvalidError
 from orchestrator.events import Progress
 from orchestrator.hub.fetch import Fetcher
+from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text, read_listing
 from orchestrator.hub.offline import listing_file
 from orchestrator.hub.outstanding import needs
 from orchestrator.hub.patterns import MODEL_FILES, is_commit
-from orchestrator.hub.snapshot import (
-    RemoteFile,
-    Snapshot,
-    listing_text,
-    read_listing,
-    resolve_commit,
-    snapshot,
-)
+from orchestrator.hub.snapshot import own_files, resolve_commit, snapshot
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.trust import Trusted, refuse_untrusted_code, require_trusted_commit
 from orchestrator.payloads._main import run
@@ -82,11 +76,11 @@ def _wanted(options: argparse.Namespace, include: tuple[str, ...]) -> Snapshot:
         if (locked.repo, locked.kind, locked.commit) != (options.repo, options.repo_type, options.revision):
             message = f"{options.files} lists {locked.repo}@{locked.commit}, not {options.repo}@{options.revision}"
             raise LockInvalidError(message)
-        return locked
+        return own_files(locked, include)
     if is_commit(options.revision):
         known = listing_file(options.repo, options.revision, options.repo_type, include)
         if known.is_file():
-            return read_listing(known)
+            return own_files(read_listing(known), include)
     commit = resolve_commit(options.repo, options.revision, options.repo_type)
     return snapshot(options.repo, commit, include, options.repo_type)
 

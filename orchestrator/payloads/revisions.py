@@ -16,10 +16,10 @@ PACKAGE = "orchestrator.payloads."
 REVISIONS: Mapping[str, int] = {
     "benchmark": 1,
     "calibration": 1,
-    "download": 1,
+    "download": 2,
     "evaluate": 2,
     "generate": 1,
-    "import_folder": 1,
+    "import_folder": 2,
     "quantize": 2,
     "verify": 2,
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from orchestrator.errors import CheckpointError
+from orchestrator.model_files import INDEX, SINGLE, named_files
 from orchestrator.quantization import header
 from orchestrator.quantization.files import OpenFile, give_back, read_json
 from orchestrator.quantization.tensors import DTYPES, natural
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.tensors import StoredTensor
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 _KEPT_OPEN = 64
 """Most open files. The least recently read ones are closed."""
@@ -149,7 +147,7 @@ def _single(folder: Path) -> Path:
 
 def _indexed(folder: Path) -> dict[str, StoredTensor]:
     """Read all shards of an index and check that both agree."""
-    placed = _weight_map(folder)
+    placed = named_files(read_json(folder / INDEX), str(folder / INDEX))
     found: dict[str, StoredTensor] = {}
     for shard in sorted(set(placed.values())):
         if not (folder / shard).is_file():
@@ -163,19 +161,6 @@ def _indexed(folder: Path) -> dict[str, StoredTensor]:
             found[name] = tensor
     _agree(folder, placed, found)
     return found
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    path = folder / INDEX
-    placed = read_json(path).get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
-        message = f"{path}: weight_map must be an object that gives each tensor's file, and must not be empty"
-        raise CheckpointError(message)
-    for shard in placed.values():
-        if "/" in shard or "\0" in shard or not shard.endswith(".safetensors"):
-            message = f"{path}: found the file name {shard!r}, expected a safetensors file beside the index"
-            raise CheckpointError(message)
-    return placed
 
 
 def _agree(folder: Path, placed: Mapping[str, str], found: Mapping[str, StoredTensor]) -> None:

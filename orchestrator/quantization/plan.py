@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeInvalidError
+from orchestrator.model_files import require_no_link_out
 from orchestrator.quantization import configs, format_names, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json
@@ -261,8 +262,14 @@ def _has_blocks(quantization: object) -> bool:
 
 
 def copy_companions(source: Path, output: Path) -> None:
-    """Copy the files that belong to the weights."""
-    for file in sorted({file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()}):
+    """Copy the files that belong to the weights.
+
+    Raises:
+        PathEscapesError: One is a link out of the folder.
+    """
+    files = sorted({file for pattern in _COMPANIONS for file in source.glob(pattern) if file.is_file()})
+    require_no_link_out(source, files)
+    for file in files:
         copy_durably(file, output / file.name)
 
 

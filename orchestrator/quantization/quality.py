@@ -15,6 +15,7 @@ import numpy as np
 
 from orchestrator.errors import CheckFailedError, CheckpointError, QualityTooLowError
 from orchestrator.events import Progress, silence
+from orchestrator.model_files import INDEX, own_weights, unrelated_files
 from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
@@ -255,7 +256,9 @@ class _Examination:
         raise CheckFailedError(message)
 
     def _open(self) -> str:
-        self._checkpoint = Checkpoint.open(self.folder)
+        checkpoint = Checkpoint.open(self.folder)
+        _require_no_other_weights(self.folder)
+        self._checkpoint = checkpoint
         size = sum(tensor.size for tensor in self._checkpoint.tensors.values())
         return f"{len(self._checkpoint.tensors)} tensors, {size} bytes"
 
@@ -326,6 +329,16 @@ class _Examination:
             snr_db = _snr_db(checkpoint, self.original, name, scheme, self.chunk_bytes)
             self._layers.append(LayerQuality(name.removesuffix(".weight"), snr_db))
         return _judge(self._layers, self.min_snr_db)
+
+
+def _require_no_other_weights(folder: Path) -> None:
+    """Refuse weights beside the model's own, because runtimes read every safetensors file of a folder."""
+    names = {path.name for path in folder.iterdir()}
+    own = own_weights(names, lambda: read_json(folder / INDEX), str(folder))
+    others = sorted(unrelated_files(names, own))
+    if others:
+        message = f"{folder}: found {', '.join(others)}, which no index names; runtimes read every safetensors file"
+        raise CheckFailedError(message)
 
 
 # --- configuration -------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ BEFORE = {
     "before-a-chunk-is-safe": "orchestrator.hub.partial:Partial._flush",
     "before-the-blob-has-its-name": "orchestrator.hub.partial:Partial.finish",
     "before-the-file-is-linked": "orchestrator.hub.fetch:link_or_copy",
-    "before-a-list-of-files": "orchestrator.hub.snapshot:listing_text",
+    "before-a-list-of-files": "orchestrator.hub.listing:listing_text",
 }
 AFTER = {
     "after-a-chunk-is-safe": "orchestrator.hub.partial:Partial._flush",

@@ -33,6 +33,14 @@ UNWANTED = {
     "original/model.safetensors": b"x",
     "consolidated.safetensors": b"x",
     "onnx/model.json": b"{}",
+    "onnx/model.onnx": b"x",
+    "checkpoint-500/model.safetensors": b"x",
+    "checkpoint-500/config.json": b"{}",
+    "fp8/model.safetensors": b"x",
+    "fp8/tokenizer/vocab.json": b"{}",
+    "model.fp32.safetensors.index.json": b"{}",
+    "adapter_config.json": b"{}",
+    "adapter_model.safetensors": b"x",
     "metal/model.safetensors": b"x",
     ".gitattributes": b"",
 }
@@ -208,3 +216,78 @@ def test_a_file_that_would_leave_the_folder_is_refused(downloads: Downloads, pat
     assert downloads.failure.code == "PATH_ESCAPES"
     assert downloads.arrived() == {}
     assert not (downloads.root / "evil.json").exists()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"w": "model-00001-of-00002.safetensors", "x": "model-00003-of-00003.safetensors"}},
+        {"weight_map": {"w": "weights.safetensors"}},
+    ],
+)
+def test_a_missing_weight_file_is_seen_in_the_listing(downloads: Downloads, index: dict[str, object]) -> None:
+    downloads.hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    assert downloads.run() == 3
+    assert downloads.failure is not None
+    assert downloads.failure.code == "CHECKPOINT_INVALID"
+    assert "which is missing" in downloads.failure.message
+    assert set(downloads.hub.fetched) == {"model.safetensors.index.json"}
+
+
+def test_an_index_chooses_the_weights(downloads: Downloads) -> None:
+    index = json.dumps({"weight_map": {"w": "model-00002-of-00002.safetensors"}}).encode()
+    downloads.hub.files |= {"model.safetensors.index.json": index, "model.safetensors": b"a stray"}
+    assert downloads.run() == 0, downloads.log
+    weights = {name for name in downloads.arrived() if name.endswith(".safetensors")}
+    assert weights == {"model-00002-of-00002.safetensors"}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"weight_map": {}}'])
+def test_an_index_that_is_none_is_refused_before_the_download(downloads: Downloads, content: bytes) -> None:
+    downloads.hub.files["model.safetensors.index.json"] = content
+    assert downloads.run() == 3
+    assert downloads.failure is not None
+    assert downloads.failure.code == "CHECKPOINT_INVALID"
+    assert "model.safetensors.index.json" in downloads.failure.message
+
+
+def test_a_list_of_an_earlier_version_is_not_followed_to_other_models(downloads: Downloads, tmp_path: Path) -> None:
+    stray = "adapter_model.safetensors"
+    names = (*FILES, stray)
+    listed = [
+        {"path": name, "size": len(content), "sha256": None, "git_sha1": git_sha1(content)}
+        for name in names
+        for content in [(FILES | UNWANTED)[name]]
+    ]
+    for file in listed:
+        if str(file["path"]).endswith(".safetensors"):
+            file["sha256"] = hashlib.sha256((FILES | UNWANTED)[str(file["path"])]).hexdigest()
+    fields = {"repo": "owner/model", "kind": "model", "commit": COMMIT, "files": listed}
+    (tmp_path / "files.json").write_text(json.dumps(fields))
+    assert downloads.run("--files", str(tmp_path / "files.json")) == 0, downloads.log
+    assert stray not in downloads.arrived()
+    assert set(FILES) < set(downloads.arrived())
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("pytorch_model.bin",), "pickles only"),
+        (("model.Q4_K_M.gguf",), "weights in GGUF only"),
+        (("adapter_config.json", "adapter_model.safetensors"), "an adapter (LoRA) only"),
+        (("consolidated.safetensors", "params.json"), "consolidated files only"),
+        (("fp8/model.safetensors",), "safetensors files only that no index names"),
+    ],
+)
+def test_a_repository_without_weights_in_safetensors_is_named_as_what_it_is(
+    downloads: Downloads, names: tuple[str, ...], kind: str
+) -> None:
+    downloads.hub.files = {"config.json": FILES["config.json"], **dict.fromkeys(names, b"{}")}
+    assert kind in downloads.fails("HUB_NOT_FOUND")
+    assert downloads.hub.fetched == []
+
+
+def test_pickles_that_the_recipe_trusts_are_weights(downloads: Downloads) -> None:
+    downloads.hub.files = {"config.json": FILES["config.json"], "pytorch_model.bin": b"a pickle"}
+    assert downloads.run("--trust-commit", COMMIT, "--trust-files", "*.bin") == 0, downloads.log
+    assert "pytorch_model.bin" in downloads.arrived()

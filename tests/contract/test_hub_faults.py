@@ -92,9 +92,9 @@ def test_a_server_that_sends_another_part_for_ever_is_given_up(downloads: Downlo
 def test_more_bytes_than_the_file_has_are_corruption(downloads: Downloads) -> None:
     downloads.hub.long[WEIGHTS] = 1
     assert downloads.run() == 0
-    downloads.hub.files["second.safetensors"] = CONTENT[::-1]
-    downloads.hub.long["second.safetensors"] = 2
-    assert "second.safetensors" in downloads.fails("DOWNLOAD_CORRUPT", revision="main")
+    downloads.hub.files["vocab.txt"] = CONTENT[::-1]
+    downloads.hub.long["vocab.txt"] = 2
+    assert "vocab.txt" in downloads.fails("DOWNLOAD_CORRUPT", revision="main")
 
 
 def test_a_corrupt_byte_after_a_cut_is_noticed_and_the_file_fetched_once_more(downloads: Downloads) -> None:
@@ -197,7 +197,9 @@ def test_killed_at_random_moments_it_goes_on_from_its_journal(downloads: Downloa
     seed = int(os.environ.get("ORCHESTRATOR_SEED", "0")) or random.randrange(1 << 32)  # noqa: S311 - a test's dice
     print(f"ORCHESTRATOR_SEED={seed}")  # noqa: T201 - shown where the test fails
     dice = random.Random(seed)  # noqa: S311 - a test's dice
-    contents = {f"model-{n}.safetensors": dice.randbytes(5 * CHUNK + dice.randrange(CHUNK)) for n in range(3)}
+    contents = {
+        f"model-{n:05d}-of-00003.safetensors": dice.randbytes(5 * CHUNK + dice.randrange(CHUNK)) for n in (1, 2, 3)
+    }
     downloads.hub.files = {"config.json": FILES["config.json"], **contents}
     downloads.hub.rate = 24e6
     kills = 0

@@ -126,7 +126,7 @@ def test_hf_xet_can_be_switched_off(downloads: Downloads, storage: XetStorage) -
 
 
 def test_memory_does_not_grow_with_the_file(downloads: Downloads) -> None:
-    downloads.hub.files["big.safetensors"] = os.urandom(100 << 20) * 3
+    downloads.hub.files[WEIGHTS] = os.urandom(100 << 20) * 3
     peak = 0
     with downloads.start() as process:
         status = Path(f"/proc/{process.pid}/status")

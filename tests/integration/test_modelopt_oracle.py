@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from orchestrator.model_files import SINGLE
 from orchestrator.payloads import generate
-from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
+from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.onepass import quantize_checkpoint
 from tests.support.checkpoints import write_model

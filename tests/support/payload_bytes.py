@@ -328,6 +328,9 @@ def _download(folder: Path) -> dict[str, str]:
         "pytorch_model.bin": b"a pickle",
         "modeling_custom.py": b"import os",
         "original/params.json": b"{}",
+        "original/consolidated.00.pth": b"a pickle",
+        "fp8/model.safetensors": b"another model",
+        "adapter_model.safetensors": b"an adapter",
     }
     cases = {"a model": (), "some files": ("--include", "*.md", "original/*")}
     found = {}

@@ -18,7 +18,7 @@ from orchestrator.catalog.project import Project
 from orchestrator.errors import DiskFullError
 from orchestrator.hub import outstanding
 from orchestrator.hub.cache import RepoCache
-from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text
+from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.lock import pin_commits
 from orchestrator.recipe.model import LocalModel

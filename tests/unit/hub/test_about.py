@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.errors import HubError, HubNotFoundError
 from orchestrator.hub.about import About, about
-from orchestrator.hub.snapshot import RemoteFile, resolve_commit, snapshot
+from orchestrator.hub.listing import RemoteFile
+from orchestrator.hub.snapshot import resolve_commit, snapshot
 from tests.unit.hub.conftest import FakeHub
 
 COMMIT = "c" * 40
@@ -43,7 +44,7 @@ class Repository:
         large = {"oid": "2" * 64, "size": 100, "pointerSize": 9}
         return [
             {"type": "directory", "path": "sub", "oid": "0" * 40, "size": 0},
-            {"type": "file", "path": "sub/model.safetensors", "oid": "3" * 40, "size": 100, "lfs": large},
+            {"type": "file", "path": "model.safetensors", "oid": "3" * 40, "size": 100, "lfs": large},
             {"type": "file", "path": "config.json", "oid": "1" * 40, "size": 10},
             {"type": "file", "path": "weights.bin", "oid": "4" * 40, "size": 10},
             {"type": "file", "path": "original/model.safetensors", "oid": "5" * 40, "size": 10},
@@ -144,7 +145,7 @@ def test_a_branch_is_resolved_by_the_hub_and_a_commit_needs_no_request(
 @pytest.mark.usefixtures("repository")
 def test_the_files_of_a_commit_are_those_that_cannot_carry_code_and_come_once() -> None:
     assert snapshot("o/m", COMMIT).files == (
-        RemoteFile("sub/model.safetensors", 100, "2" * 64, "3" * 40),
+        RemoteFile("model.safetensors", 100, "2" * 64, "3" * 40),
         RemoteFile("config.json", 10, None, "1" * 40),
     )
     assert [file.path for file in snapshot("o/m", COMMIT, ("*.bin",)).files] == ["weights.bin"]

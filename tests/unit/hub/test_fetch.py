@@ -13,7 +13,7 @@ from orchestrator.errors import DownloadCorruptError, HubNotFoundError, HubOffli
 from orchestrator.events import Checked, Warned
 from orchestrator.hub.cache import RepoCache
 from orchestrator.hub.fetch import Fetcher, link_or_copy
-from orchestrator.hub.snapshot import RemoteFile, Snapshot, read_listing
+from orchestrator.hub.listing import RemoteFile, Snapshot, read_listing
 from orchestrator.hub.stop import Stop, StoppedError
 from tests.unit.hub.conftest import FakeHub
 

@@ -9,9 +9,10 @@ from huggingface_hub import constants
 
 from orchestrator.errors import HubOfflineError
 from orchestrator.hub.cache import RepoCache, set_aside
+from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text
 from orchestrator.hub.offline import listing_file, missing_files
 from orchestrator.hub.outstanding import expected_needs, known_snapshot, needs
-from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text, resolve_commit
+from orchestrator.hub.snapshot import resolve_commit
 
 COMMIT = "c" * 40
 SMALL = RemoteFile("config.json", 10, None, "1" * 40)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LockInvalidError, PathEscapesError, UntrustedCodeError
-from orchestrator.hub.snapshot import RemoteFile, Snapshot, listing_text, read_listing
+from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text, read_listing
 from orchestrator.hub.trust import Trusted, refuse_untrusted_code, require_trusted_code, require_trusted_commit
 
 COMMIT, OTHER = "1" * 40, "2" * 40

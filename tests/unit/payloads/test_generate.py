@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from orchestrator.model_files import INDEX
 from orchestrator.payloads import generate
-from orchestrator.quantization.checkpoint import INDEX, Checkpoint
+from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 
 _SMALL = ("--hidden-size", "64", "--intermediate-size", "96", "--layers", "2", "--heads", "2", "--kv-heads", "1")

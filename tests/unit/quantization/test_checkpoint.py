@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 from benchmarks.support.watched import forget
 from orchestrator.errors import CheckpointError
-from orchestrator.quantization.checkpoint import INDEX, SINGLE, Checkpoint
+from orchestrator.model_files import INDEX, SINGLE
+from orchestrator.quantization.checkpoint import Checkpoint
 from tests.support.page_cache import cached
 
 Save = Callable[..., Path]

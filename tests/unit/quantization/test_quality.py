@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import CheckFailedError, CheckpointError
-from orchestrator.quantization.checkpoint import SINGLE, Checkpoint
+from orchestrator.model_files import SINGLE
+from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.onepass import quantize_checkpoint
@@ -396,3 +397,9 @@ def test_zeros_that_became_numbers_are_found(altered: Altered, tiny: Path, tmp_p
     shutil.copy(save(tensors) / SINGLE, source / SINGLE)
     report = examine(altered({}), reference=source)
     assert "the original has only zeros" in _failures(report)["signal_to_noise"]
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "old.safetensors", "adapter_config.json"])
+def test_weights_that_no_index_names_fail(quantized: Path, name: str) -> None:
+    (quantized / name).write_bytes(b"another model")
+    assert name in _failures(examine(quantized))["files"]
