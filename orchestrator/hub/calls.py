@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -22,7 +23,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import CheckpointError, HubError, OrchestratorError
-from orchestrator.hub.errors import hub_errors
+from orchestrator.hub.errors import NOT_THE_HUB, hub_errors, shown
 from orchestrator.hub.listing import RemoteFile
 from orchestrator.hub.partial import digest_of
 from orchestrator.hub.patterns import RepoType, is_commit
@@ -30,11 +31,9 @@ from orchestrator.hub.retry import no_long_waits, retried
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.transfer import ATTEMPTS, LONGEST_PAUSE
 
-HINT = "a proxy or a login page may answer for the Hub: check the network, the proxy, and HF_ENDPOINT if it is set"
 _SECONDS = 30
-_MOST_PAGES = 10_000
-_SHOWN = 60
-"""Characters of an unexpected answer in an error."""
+_MOST_PAGES = 1000
+"""Answers to one request. The Hub lists a thousand files in each."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,11 @@ def tree(repo: str, commit: str, kind: RepoType) -> tuple[RemoteFile, ...]:
     """
     with _answers(repo, commit) as received, no_long_waits():
         entries = HfApi().list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind)
-        files = tuple(_remote_file(entry) for entry in entries if isinstance(entry, RepoFile))
+        files = {entry.path: _remote_file(entry) for entry in _once(entries) if isinstance(entry, RepoFile)}
         for page in received:
             if "/tree/" in page.request.url.path:  # the client also asks questions of its own
                 _typed(page.json(), list)
-        return files
+        return tuple(files.values())
 
 
 def file_metadata(repo: str, commit: str, name: str, kind: RepoType, stop: Stop) -> HfFileMetadata:
@@ -108,7 +107,9 @@ def file_metadata(repo: str, commit: str, name: str, kind: RepoType, stop: Stop)
     """
     url = hf_hub_url(repo, name, revision=commit, repo_type=kind)
     with _answers(repo, commit, name):
-        return retried(lambda: get_hf_file_metadata(url), ATTEMPTS, LONGEST_PAUSE, stop.sleep)
+        found = retried(lambda: get_hf_file_metadata(url), ATTEMPTS, LONGEST_PAUSE, stop.sleep)
+        _typed(found.commit_hash, str)
+        return found
 
 
 def beginning(repo: str, commit: str, file: RemoteFile, size: int) -> bytes:
@@ -155,18 +156,13 @@ def json_file(repo: str, commit: str, name: str) -> Any:  # noqa: ANN401 - any J
     with _answers(repo, commit, name):
         text, is_the_file = _small_file(repo, commit, name)
         try:
-            return json.loads(text)
+            found = json.loads(text)
         except (ValueError, RecursionError) as error:
             if not is_the_file:
                 raise
             message = f"{repo}@{commit}: {name} is not JSON: {error}"
             raise CheckpointError(message) from None
-
-
-def shown(content: bytes, media_type: str = "") -> str:
-    """Describe an unexpected answer in a few words."""
-    beginning = ascii(content[:_SHOWN].decode(errors="replace")) if content else "nothing"
-    return ", ".join(filter(None, (media_type, f"{len(content)} bytes", f"beginning with {beginning}")))
+        return found if is_the_file else _typed(found, dict)
 
 
 @contextmanager
@@ -196,7 +192,7 @@ def _answers(repo: str, revision: str, path: str = "") -> Iterator[list[httpx2.R
     except Exception as error:
         at = f"{repo}@{revision}" + (f": {path}" if path else "")
         message = f"{at}: the Hub sent something else than was requested: {_last(received)}"
-        raise HubError(message, hint=HINT) from error
+        raise HubError(message, hint=NOT_THE_HUB) from error
     finally:
         hooks.remove(keep)
 
@@ -223,6 +219,9 @@ def _small_file(repo: str, commit: str, name: str) -> tuple[bytes, bool]:
 
     response = retried(request)
     announced = _announced_digest(response)
+    if response.status_code != HTTPStatus.OK:
+        message = f"HTTP {response.status_code}"
+        raise ValueError(message)
     if announced and announced not in _digests(response.content):
         message = "other bytes than the answer announces"
         raise ValueError(message)
@@ -232,8 +231,19 @@ def _small_file(repo: str, commit: str, name: str) -> tuple[bytes, bool]:
 def _named_commit(repo: str, revision: str, sha: object) -> str:
     if not isinstance(sha, str) or not is_commit(sha):
         message = f"{repo}@{revision}: the Hub names no commit"
-        raise HubError(message, hint=HINT)
+        raise HubError(message, hint=NOT_THE_HUB)
     return sha
+
+
+def _once(entries: Iterable[Any]) -> Iterator[Any]:
+    """Stop at an entry that is listed twice, because a list may name itself as its next page."""
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.path in seen:
+            message = f"{entry.path} is listed twice"
+            raise ValueError(message)
+        seen.add(entry.path)
+        yield entry
 
 
 def _remote_file(entry: RepoFile) -> RemoteFile:

@@ -23,6 +23,11 @@ from huggingface_hub.errors import (
 
 from orchestrator.errors import HubAccessError, HubError, HubNotFoundError, HubOfflineError
 
+NOT_THE_HUB = "a proxy or a login page may answer for the Hub: check the network, the proxy and HF_ENDPOINT"
+"""The hint for an answer that the Hub does not give."""
+
+_SHOWN = 60
+"""Bytes of an unexpected answer in an error."""
 _UNAUTHORIZED, _FORBIDDEN, _REQUEST_TIMEOUT, _TOO_MANY, _SERVER_ERROR = 401, 403, 408, 429, 500
 
 
@@ -93,6 +98,12 @@ def refusal(at: str, status: int, wait: float | None = None) -> HubError:
         return HubError(message, hint="wait some minutes; with a login (`hf auth login`) the limit is higher")
     message = f"{at}: the Hub answered HTTP {status}{waiting}"
     return HubError(message, hint="try again later; the received bytes are kept")
+
+
+def shown(content: bytes, media_type: str = "") -> str:
+    """Describe an unexpected answer in a few words."""
+    beginning = f"beginning with {content[:_SHOWN].decode(errors='replace')!a}" if content else "empty"
+    return ", ".join(filter(None, (media_type, beginning)))
 
 
 def is_temporary(status: int) -> bool:

@@ -14,6 +14,7 @@ from huggingface_hub.file_download import repo_folder_name
 from orchestrator.errors import CheckpointError, HubError, HubNotFoundError, HubOfflineError
 from orchestrator.hub import calls
 from orchestrator.hub.cache import RepoCache
+from orchestrator.hub.errors import NOT_THE_HUB, shown
 from orchestrator.hub.listing import RemoteFile, Snapshot, inside
 from orchestrator.hub.partial import digest_of
 from orchestrator.hub.patterns import MODEL_FILES, RepoType, is_commit
@@ -122,8 +123,8 @@ def read_json(listing: Snapshot, file: RemoteFile) -> object:
     if not _is_right(content, file):
         content = calls.content(listing.repo, listing.commit, file.path)
     if not _is_right(content, file):
-        message = f"{where}: the Hub lists {file.size} bytes, and sent {calls.shown(content)}"
-        raise HubError(message, hint=calls.HINT)
+        message = f"{where}: the Hub lists {file.size} bytes, and sent {shown(content)}"
+        raise HubError(message, hint=NOT_THE_HUB)
     try:
         found: object = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
 from orchestrator.errors import HubError
-from orchestrator.hub.errors import is_temporary, reason, refusal, retry_after
+from orchestrator.hub.errors import NOT_THE_HUB, is_temporary, reason, refusal, retry_after, shown
 from orchestrator.hub.partial import Partial
 from orchestrator.hub.retry import backoff
 from orchestrator.hub.stop import Stop
@@ -53,7 +53,7 @@ def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[
         report: Called with the number of bytes so far.
 
     Raises:
-        HubError: Nothing more arrives after all retries. The received bytes are kept.
+        HubError: Nothing more arrives after all retries, or something else arrives. The received bytes are kept.
         TooLongError: More bytes arrive than the file has.
         HfHubHTTPError: A retry cannot help.
     """
@@ -61,7 +61,7 @@ def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[
     while partial.received < partial.size:
         before = partial.received
         try:
-            _stream(url, partial, stop, report)
+            _stream(url, at, partial, stop, report)
         except _InterruptedError as fault:
             attempts = 1 if partial.received > before else attempts + 1
             pause = fault.pause if fault.pause is not None else backoff(attempts)
@@ -70,7 +70,7 @@ def transfer(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[
             stop.sleep(pause)
 
 
-def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
+def _stream(url: str, at: str, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
     if partial.received:
         headers["Range"] = f"bytes={partial.received}-"
@@ -78,6 +78,7 @@ def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None
         with get_session().stream(
             "GET", url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
         ) as response:
+            _require_file(response, at, partial.size)
             _take(response, partial, stop, report)
     except httpx2.TimeoutException as error:
         message = f"nothing arrived for {constants.HF_HUB_DOWNLOAD_TIMEOUT} seconds"
@@ -87,6 +88,20 @@ def _stream(url: str, partial: Partial, stop: Stop, report: Callable[[int], None
     if partial.received < partial.size:
         message = "the connection ended before the file did"
         raise _InterruptedError(message)
+
+
+def _require_file(response: httpx2.Response, at: str, size: int) -> None:
+    """Refuse an answer that succeeds and is not the file, such as a proxy's page.
+
+    Raises:
+        HubError: It shows what came.
+    """
+    media_type, length = response.headers.get("Content-Type", ""), response.headers.get("Content-Length", "")
+    is_short = response.status_code == _OK and length.isdecimal() and int(length) < size
+    if response.is_success and (is_short or media_type.startswith("text/html")):
+        beginning = next(response.iter_raw(), b"")
+        message = f"{at}: the Hub sent something else than the file: {shown(beginning, media_type)}"
+        raise HubError(message, hint=NOT_THE_HUB)
 
 
 def _take(response: httpx2.Response, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:

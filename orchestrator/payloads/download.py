@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -50,7 +51,21 @@ def main() -> None:
     if not wanted.files:
         message = f"{wanted.repo}@{wanted.commit} has no file that matches {' '.join(include)}"
         raise HubNotFoundError(message, hint="look at its files on the Hub")
-    download(wanted, options.output, trusted, include)
+    with _lock_named(wanted, locked=bool(options.files)):
+        download(wanted, options.output, trusted, include)
+
+
+@contextmanager
+def _lock_named(wanted: Snapshot, *, locked: bool) -> Iterator[None]:
+    """Say that a commit or file that the Hub no longer has comes from the lock."""
+    try:
+        yield
+    except HubNotFoundError as error:
+        if not locked:
+            raise
+        message = f"{error.message}; the recipe's lock pins {wanted.repo} to commit {wanted.commit}"
+        hint = "see what moved with `orchestrator lock RECIPE --check`, then write the lock again"
+        raise HubNotFoundError(message, hint=hint) from error
 
 
 def download(wanted: Snapshot, output: Path, trusted: Trusted | None, include: tuple[str, ...]) -> None:

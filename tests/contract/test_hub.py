@@ -191,6 +191,21 @@ def test_what_the_hub_does_not_have_is_not_found(downloads: Downloads, repo: str
     assert "owner/" in downloads.fails("HUB_NOT_FOUND", repo=repo, revision=revision)
 
 
+@pytest.mark.parametrize("gone", ["commit", "file", "repository"])
+def test_what_is_gone_and_locked_names_the_lock(downloads: Downloads, tmp_path: Path, gone: str) -> None:
+    commit = "d" * 40 if gone == "commit" else COMMIT
+    name = "ghost.json" if gone == "file" else "config.json"
+    repo = "owner/gone" if gone == "repository" else "owner/model"
+    listed = {"path": name, "size": 2, "sha256": None, "git_sha1": git_sha1(b"{}")}
+    fields = {"repo": repo, "kind": "model", "commit": commit, "files": [listed]}
+    (tmp_path / "files.json").write_text(json.dumps(fields))
+    assert downloads.run("--files", str(tmp_path / "files.json"), repo=repo, revision=commit) == 6
+    assert downloads.failure is not None
+    assert downloads.failure.code == "HUB_NOT_FOUND"
+    assert downloads.failure.message.endswith(f"the recipe's lock pins {repo} to commit {commit}")
+    assert "orchestrator lock" in downloads.failure.hint
+
+
 def test_a_file_that_is_listed_but_not_there_is_not_found(downloads: Downloads) -> None:
     downloads.hub.listed["ghost.json"] = b"{}"
     assert downloads.fails("HUB_NOT_FOUND").endswith(" has no ghost.json")
