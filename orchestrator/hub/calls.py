@@ -283,4 +283,4 @@ def _require_part(response: httpx2.Response, found: bytes, file: RemoteFile, at:
     whole = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length", "")
     if not response.is_success or whole != str(file.size):
         message = f"{at}: the Hub sent something else than the file: {shown(found, headers.get('Content-Type', ''))}"
-        raise HubError(message, hint=HINT)
+        raise HubError(message, hint=NOT_THE_HUB)

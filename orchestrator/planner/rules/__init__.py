@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 from orchestrator.errors import Refusal
 from orchestrator.planner.rule_input import RuleInput
-from orchestrator.planner.rules import cautions, faults, formats, machine, model, options
+from orchestrator.planner.rules import cautions, faults, formats, machine, model, options, published
 
 Rule: TypeAlias = Callable[[RuleInput], Iterable[Refusal]]
 
@@ -35,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     model.builds_engines,
     model.knows_the_model,
     formats.gpt_oss_stays_as_it_is,
+    published.starts_from_unquantized,
     formats.method_can,
     faults.known_faults,
     formats.has_kernels,

@@ -8,8 +8,10 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import ImageUnknownError
+from orchestrator.planner.known import Sizes, known_repo
 from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals
+from orchestrator.planner.scheme import scheme_of
 from orchestrator.recipe.model import Recipe
 
 Change = Callable[[Mapping[str, object]], Recipe]
@@ -248,6 +250,36 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
         {"serve.options": {"cuda_graph_config": {}}},
         "cuda_graph_config",
     ),
+    (
+        "REQUANTIZE",
+        ONEPASS | {"model.repo": "nvidia/Llama-3.3-70B-Instruct-FP8"},
+        {"model.repo": "meta-llama/Llama-3.3-70B-Instruct"},
+        "the unquantized meta-llama/Llama-3.3-70B-Instruct",
+    ),
+    (
+        "REQUANTIZE",
+        MODELOPT | {"model.repo": "nvidia/Qwen3-32B-NVFP4", "quantization.format": "fp8"},
+        {"quantization.method": "none"},
+        "the unquantized Qwen/Qwen3-32B",
+    ),
+    (
+        "REQUANTIZE",
+        AUTO | {"model.repo": "Qwen/Qwen3-14B-AWQ"},
+        {"model.repo": "Qwen/Qwen3-14B"},
+        "the unquantized Qwen/Qwen3-14B",
+    ),
+    (
+        "REQUANTIZE",
+        ONEPASS | {"model.repo": "somebody/Tuned-7B-w8a8", "quantization.format": "nvfp4"},
+        {"model.repo": "somebody/Tuned-7B"},
+        "method none",
+    ),
+    (
+        "REQUANTIZE",
+        ONEPASS | {"model.repo": "unsloth/Tuned-7B-bnb-4bit"},
+        {"model.repo": "google/Tuned-7B-qat-int4-unquantized"},
+        "method none",
+    ),
     ("OPTION_UNKNOWN", ENGINE | {"serve.options.moe_config": {}}, {"backend": "pytorch"}, "pytorch"),
     ("OPTION_VALUE", {"serve.reasoning_parser": "qwen"}, {"serve.reasoning_parser": "qwen3"}, "qwen3"),
     ("OPTION_VALUE", {"serve.tool_parser": "glm4"}, {"image": "tensorrt-llm-1.3.0rc24"}, "one of"),
@@ -314,6 +346,29 @@ def test_the_change_that_makes_it_work_is_not_refused(
     catalog: Catalog, changed: Change, code: str, edits: Edits
 ) -> None:
     assert [refusal for refusal in refusals(rule_input(changed(edits), catalog)) if refusal.code == code] == []
+
+
+@pytest.mark.parametrize("declared", ["fp8", "nvfp4", "int4_awq"])
+def test_what_the_files_declare_is_quantized_whatever_the_name_says(
+    catalog: Catalog, changed: Change, declared: str
+) -> None:
+    shape = known_repo("Qwen/Qwen3-8B").shape  # type: ignore[union-attr]
+
+    def find(_: object) -> Sizes:
+        return Sizes(shape, scheme_of(declared), "models/x/config.json")
+
+    local = {"model": {"path": "models/x", "architecture": "LlamaForCausalLM", "parameters": 8e9}}
+    (found,) = refusals(rule_input(changed(ONEPASS | local), catalog, find))
+    assert found.code == "REQUANTIZE"
+    assert found.message.startswith("models/x is quantized: ")
+    assert "models/x/config.json" in found.message
+
+
+def test_a_name_is_not_believed_against_the_files(catalog: Catalog, changed: Change) -> None:
+    shape = known_repo("Qwen/Qwen3-8B").shape  # type: ignore[union-attr]
+    recipe = changed(ONEPASS | {"model.repo": "somebody/Tuned-FP8"})
+    unquantized = Sizes(shape, scheme_of("bf16"), "the headers of its files")
+    assert refusals(rule_input(recipe, catalog, lambda _: unquantized)) == ()
 
 
 def test_a_healthy_recipe_is_not_refused(catalog: Catalog, changed: Change) -> None:
