@@ -22,7 +22,7 @@ from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
-from orchestrator.quantization.onepass import largest_magnitude
+from orchestrator.quantization.onepass import largest_magnitude, require_finite
 from orchestrator.quantization.pipeline import WriteBehind
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.report import Report
@@ -203,6 +203,7 @@ class _Walk:
         """Copy a tensor outside of the layers, and yield its rows meanwhile, so that it is read once."""
         tensor = self.plan.spec(name)
         for first, rows in self.plan.rows(name, self.how.chunk_bytes):
+            require_finite(rows, self.plan.checkpoint.tensors[name], first)
             self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
             yield first, rows
         self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
@@ -221,6 +222,7 @@ class _Walk:
                 self._quantize(group, tensors, amax)
             for unit in self.plan.layers[number]:
                 if not self.plan.quantizes(unit[0]):
+                    require_finite(tensors[unit[0]], self.plan.checkpoint.tensors[unit[0]])
                     for first, rows in self.memory.pieces(tensors[unit[0]]):
                         self.memory.put_out(unit[0], rows, first)
                 for name, magnitude in zip(

@@ -15,7 +15,7 @@ from orchestrator.quantization import configs, packed_fp8, packed_mxfp4
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.files import read_json, write_json
-from orchestrator.quantization.onepass import CHUNK_BYTES
+from orchestrator.quantization.onepass import CHUNK_BYTES, require_finite
 from orchestrator.quantization.plan import copy_companions
 from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
@@ -80,13 +80,14 @@ def dequantize_checkpoint(
                 packed[unit.name].write(checkpoint, writer)
             else:
                 for first, rows in checkpoint.rows(unit.name, CHUNK_BYTES):
+                    require_finite(rows, checkpoint.tensors[unit.name], first)
                     writer.write(unit.name, rows if unit.shape else rows.reshape(()), first)
             observer(Progress(position, len(units), "tensors", unit.name))
     cost.bytes_read, cost.bytes_written = sum(tensor.size for tensor in checkpoint.tensors.values()), writer.size
     cost.add("decode", time.monotonic() - started - writer.seconds)
     cost.add("write", writer.seconds)
     copy_companions(source, output)
-    write_json(output / configs.CONFIG, _plain(config))
+    write_json(output / configs.CONFIG, _plain(config), allow_nan=True)
     return cost
 
 

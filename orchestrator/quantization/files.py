@@ -39,10 +39,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON object and flush it to disk. Equal documents give equal bytes."""
+def write_json(path: Path, document: Mapping[str, Any], *, allow_nan: bool = False) -> None:
+    """Write a JSON object and flush it to disk. Equal documents give equal bytes.
+
+    Args:
+        path: The file.
+        document: The object.
+        allow_nan: Write `NaN` and `Infinity`, as Python reads them. They are not JSON, but models have them.
+    """
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
+        json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=allow_nan)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

@@ -19,7 +19,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.pipeline import Buffers, ReadAhead, WriteBehind
-from orchestrator.quantization.plan import Plan, scheme_named
+from orchestrator.quantization.plan import FLOATS, Plan, scheme_named
 from orchestrator.quantization.tensors import DTYPES
 from orchestrator.quantization.torch_arrays import numbers
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
@@ -187,6 +187,8 @@ class _Conversion:
     def _copy(self, coming: Iterator[_Rows | _End], behind: WriteBehind) -> None:
         for part in _until_the_end(coming):
             self._count(part)
+            with self.cost.phase("encode"):
+                require_finite(part.rows, self.plan.checkpoint.tensors[part.name], part.first)
             behind.do(partial(self.writer.write, part.name, part.rows, part.first), finally_=part.give_back)
 
     def _quantize(self, group: Sequence[str], coming: Iterator[_Rows | _End], behind: WriteBehind) -> None:
@@ -247,7 +249,18 @@ def largest_magnitude(rows: Numbers, tensor: StoredTensor, first: int = 0) -> fl
     """
     largest = float(kernels.largest_magnitude(rows))
     if not np.isfinite(largest):
-        row = int(np.argmin(np.isfinite(numbers(rows)).all(axis=1)))
+        finite = np.atleast_1d(np.isfinite(numbers(rows)))
+        row = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
         message = f"{tensor.file}: {tensor.name}: found {largest} in row {row + first}"
         raise CheckpointError(message, hint="A model with such weights cannot be quantized; download it again.")
     return largest
+
+
+def require_finite(rows: Numbers, tensor: StoredTensor, first: int = 0) -> None:
+    """Check the numbers of a tensor that is copied, or of some of its rows, from row `first` on.
+
+    Raises:
+        CheckpointError: A number is not finite.
+    """
+    if tensor.dtype in FLOATS:
+        largest_magnitude(rows, tensor, first)

@@ -13,6 +13,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
+from orchestrator.quantization.tied import has_own_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ _COMPANIONS = (
     "USE_POLICY*",
 )
 
-_FLOATS = ("BF16", "F16", "F32")
+FLOATS = ("BF16", "F16", "F32")
 
 # The key projections. The scales of keys and values are written beside them.
 _KEYS = ("k_proj", "qkv_proj", "kv_a_proj_with_mqa")
@@ -106,6 +107,8 @@ class Plan:
             if _has_blocks(config["quantization_config"]):
                 hint = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
             raise CheckpointError(message, hint=hint)
+        if has_own_head(checkpoint, config):
+            config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
         kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
         _check_experts(checkpoint)
@@ -187,7 +190,7 @@ class Plan:
             algorithm = next(iter(algorithms.values()), self.scheme.algorithm)
             quantization = configs.hf_quant_config(algorithm, excluded, self.kv_cache)
             added = configs.quantization_config(algorithm, excluded, self.kv_cache)
-        write_json(output / configs.CONFIG, configs.quantized_config(self.config, added))
+        write_json(output / configs.CONFIG, configs.quantized_config(self.config, added), allow_nan=True)
         write_json(output / configs.QUANT_CONFIG, quantization)
 
     def layer_of(self, name: str) -> int | None:
@@ -245,8 +248,8 @@ class Plan:
     def _check_weights(self) -> None:
         for name in filter(self.quantizes, self.checkpoint.tensors):
             weight = self.checkpoint.tensors[name]
-            if weight.dtype not in _FLOATS:
-                message = f"{weight.file}: {name}: found {weight.dtype}, expected one of {', '.join(_FLOATS)}"
+            if weight.dtype not in FLOATS:
+                message = f"{weight.file}: {name}: found {weight.dtype}, expected one of {', '.join(FLOATS)}"
                 raise CheckpointError(message)
             columns = self.scheme_of(name).columns
             if weight.shape[1] % columns:

@@ -21,6 +21,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.quantization.tied import has_own_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -263,8 +264,16 @@ class _Examination:
         return f"{len(self._checkpoint.tensors)} tensors, {size} bytes"
 
     def _check_tensors(self, checkpoint: Checkpoint) -> str:
+        if has_own_head(checkpoint, self._config):
+            message = (
+                "config.json ties the head to the embedding, from which the stored head differs; runtimes ignore it"
+            )
+            raise CheckFailedError(message)
+        config = self._config
+        if self.original is not None and has_own_head(self.original, config):
+            config = structure.untied(config)
         source = {spec.name: spec for spec in _unquantized(self.original or checkpoint)}
-        expected = _expected(self._config, list(source.values()), self._quantization)
+        expected = _expected(config, list(source.values()), self._quantization)
         for name, spec in expected.items():
             if name not in checkpoint.tensors:
                 message = f"{name} is missing; expected {spec.dtype} {list(spec.shape)}"

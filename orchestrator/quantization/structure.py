@@ -100,6 +100,12 @@ def text_config(config: Config) -> Config:
     return parts[0] if parts else config
 
 
+def untied(config: Config) -> dict[str, Any]:
+    """Return a configuration that does not tie the head to the embedding."""
+    parts = {key: {**config[key], "tie_word_embeddings": False} for key in _TEXT if isinstance(config.get(key), dict)}
+    return {**config, **parts, "tie_word_embeddings": False}
+
+
 def read(config: Config, tensors: Iterable[TensorSpec]) -> Structure:
     """Find the parts of a model.
 

@@ -105,7 +105,7 @@ CALLS: Mapping[str, Callable[[Path], object]] = {
     "model_card": lambda _: calls.model_card("o/m", "main"),
     "tree": lambda _: calls.tree("o/m", COMMIT, "model"),
     "file_metadata": lambda _: calls.file_metadata("o/m", COMMIT, "config.json", "model", Impatient()),
-    "tensor_bytes": lambda _: calls.tensor_bytes("o/m", COMMIT, WEIGHTS),
+    "beginning": lambda _: calls.beginning("o/m", COMMIT, WEIGHTS, 100),
     "content": lambda _: calls.content("o/m", COMMIT, "model.safetensors.index.json"),
     "json_file": lambda _: calls.json_file("o/m", COMMIT, "config.json"),
     "transfer": _transferred,

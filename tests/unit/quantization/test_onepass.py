@@ -290,9 +290,14 @@ def test_a_weight_of_zeros_does_not_become_nan(altered: Callable[..., Path], tmp
     assert not after.read(f"{_MLP}.down_proj.weight").any()
 
 
-def test_a_head_that_is_stored_although_it_is_tied_is_left_out(altered: Callable[..., Path], tmp_path: Path) -> None:
-    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)}
-    quantize_checkpoint(altered(frequencies, tie_word_embeddings=True), tmp_path / "out")
+def test_a_head_that_is_stored_although_it_is_tied_is_left_out(
+    tiny: Path, altered: Callable[..., Path], tmp_path: Path
+) -> None:
+    repeated = {
+        "lm_head.weight": Checkpoint.open(tiny).read("model.embed_tokens.weight"),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32),
+    }
+    quantize_checkpoint(altered(repeated, tie_word_embeddings=True), tmp_path / "out")
     names = Checkpoint.open(tmp_path / "out").tensors
     assert "lm_head.weight" not in names
     assert not any("inv_freq" in name for name in names)
@@ -404,3 +409,58 @@ def test_layers_for_further_tokens_are_copied_and_listed(save: Save, tmp_path: P
     assert {"model.layers.1*", "mtp*"} <= set(listed)
     ends = Plan.make(source, scheme_named("fp8")).ends
     assert sorted(ends) == ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "bad"),
+    [
+        ("model.embed_tokens.weight", (7, 3), np.nan),
+        ("lm_head.weight", (260, 63), np.inf),
+        ("model.norm.weight", (5,), np.nan),
+        ("model.layers.1.input_layernorm.weight", (0,), -np.inf),
+    ],
+)
+def test_a_number_in_what_is_copied_that_is_none_stops_it(
+    altered: Callable[..., Path], tmp_path: Path, name: str, place: tuple[int, ...], bad: float
+) -> None:
+    tensor = Checkpoint.open(altered()).read(name).copy()
+    tensor[place] = bad
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: {name}: found (nan|inf) in row {place[0]}"):
+        quantize_checkpoint(altered({name: tensor}), tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN"])
+def test_numbers_of_the_configuration_come_out_as_they_went_in(
+    altered: Callable[..., Path], tmp_path: Path, number: str
+) -> None:
+    source = altered()
+    config = {**read_json(source / "config.json"), "time_step_limit": [0.0, float(number)]}
+    write_json(source / "config.json", config, allow_nan=True)
+    quantize_checkpoint(source, tmp_path / "out")
+    lines = (tmp_path / "out" / "config.json").read_text().splitlines()
+    assert f"    {number}" in lines
+    for line in (source / "config.json").read_text().splitlines():
+        assert line.rstrip(",") in [written.rstrip(",") for written in lines]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_head_that_is_called_tied_is_compared_with_the_embedding(
+    tiny: Path, altered: Callable[..., Path], tmp_path: Path, same: bool
+) -> None:
+    original = Checkpoint.open(tiny)
+    head = original.read("model.embed_tokens.weight" if same else "lm_head.weight")
+    source = altered({"lm_head.weight": head}, tie_word_embeddings=True)
+    quantize_checkpoint(source, tmp_path / "out")
+    written = Checkpoint.open(tmp_path / "out")
+    assert ("lm_head.weight" in written.tensors) is not same
+    assert read_json(tmp_path / "out" / "config.json")["tie_word_embeddings"] is same
+    if not same:
+        assert written.read("lm_head.weight").tobytes() == head.tobytes()
+
+
+def test_one_number_makes_another_head(tiny: Path, altered: Callable[..., Path], tmp_path: Path) -> None:
+    head = Checkpoint.open(tiny).read("model.embed_tokens.weight").copy()
+    head[-1, -1] += 1
+    quantize_checkpoint(altered({"lm_head.weight": head}, tie_word_embeddings=True), tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").read("lm_head.weight").tobytes() == head.tobytes()

@@ -403,3 +403,10 @@ def test_zeros_that_became_numbers_are_found(altered: Altered, tiny: Path, tmp_p
 def test_weights_that_no_index_names_fail(quantized: Path, name: str) -> None:
     (quantized / name).write_bytes(b"another model")
     assert name in _failures(examine(quantized))["files"]
+
+
+def test_a_head_that_was_dropped_although_it_differs_is_missed(quantized: Path, tiny: Path, altered: Altered) -> None:
+    altered({"lm_head.weight": None})
+    for folder in (quantized, reference := Path(shutil.copytree(tiny, quantized.parent / "reference"))):
+        write_json(folder / "config.json", {**read_json(folder / "config.json"), "tie_word_embeddings": True})
+    assert "lm_head.weight is missing" in _failures(examine(quantized, reference=reference))["tensors"]
