@@ -265,7 +265,7 @@ def _typed(value: Any, kind: type[Any]) -> Any:  # noqa: ANN401 - of the kind
 def _announced_digest(response: httpx2.Response) -> str | None:
     """Return the digest by which the Hub identifies the file, if the answer names it."""
     headers = next((one.headers for one in response.history if "X-Linked-Etag" in one.headers), response.headers)
-    etag = headers.get("X-Linked-Etag") or ("" if response.history else headers.get("ETag", ""))
+    etag: str = headers.get("X-Linked-Etag", "" if response.history else headers.get("ETag", ""))
     plain = etag.removeprefix("W/").strip('"')
     return plain if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", plain) else None
 

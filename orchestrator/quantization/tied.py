@@ -24,9 +24,11 @@ def has_own_head(checkpoint: Checkpoint, config: Mapping[str, Any]) -> bool:
     Raises:
         CheckpointError: The tensors are not those of a model.
     """
-    model = structure.read(config, checkpoint.tensors.values())
     head = next(filter(structure.is_head, checkpoint.tensors), None)
-    if head is None or not model.tied:
+    if head is None:
+        return False
+    model = structure.read(config, checkpoint.tensors.values())
+    if not model.tied:
         return False
     embedding = f"{model.embedding}.weight"
     return checkpoint.tensors[head].shape != checkpoint.tensors[embedding].shape or any(

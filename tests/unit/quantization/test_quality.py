@@ -410,3 +410,9 @@ def test_a_head_that_was_dropped_although_it_differs_is_missed(quantized: Path, 
     for folder in (quantized, reference := Path(shutil.copytree(tiny, quantized.parent / "reference"))):
         write_json(folder / "config.json", {**read_json(folder / "config.json"), "tie_word_embeddings": True})
     assert "lm_head.weight is missing" in _failures(examine(quantized, reference=reference))["tensors"]
+
+
+def test_a_stored_head_that_runtimes_would_ignore_fails(quantized: Path) -> None:
+    config = read_json(quantized / "config.json")
+    write_json(quantized / "config.json", {**config, "tie_word_embeddings": True})
+    assert "runtimes ignore the stored head" in _failures(examine(quantized))["tensors"]
