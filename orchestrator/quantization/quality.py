@@ -265,9 +265,7 @@ class _Examination:
 
     def _check_tensors(self, checkpoint: Checkpoint) -> str:
         if has_own_head(checkpoint, self._config):
-            message = (
-                "config.json ties the head to the embedding, from which the stored head differs; runtimes ignore it"
-            )
+            message = "config.json ties the head to the embedding, so runtimes ignore the stored head, which differs"
             raise CheckFailedError(message)
         config = self._config
         if self.original is not None and has_own_head(self.original, config):
