@@ -10,8 +10,9 @@ from orchestrator.app.commits import known_commits, name_of, remember_commit
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ConfigInvalidError, OrchestratorError
 from orchestrator.hub.patterns import is_commit
-from orchestrator.models.files import CONFIG, INDEX, QUANT_CONFIG, ModelFiles, an_object
+from orchestrator.models.files import CONFIG, QUANT_CONFIG, ModelFiles, an_object
 from orchestrator.models.headers import Stored, header_length, joined, parse
+from orchestrator.models.weight_files import INDEX, own_weights
 from orchestrator.store.temporary import replacing
 
 _LARGEST = 64_000_000
@@ -56,11 +57,10 @@ def local_files(place: Path) -> ModelFiles:
 
 
 def _headers(folder: Path) -> dict[str, Stored] | None:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        return None
+    """Read the headers of the model's own weights; None if it has none."""
     index = read_object(folder / INDEX) if (folder / INDEX).is_file() else None
-    return joined(((file.name, _header(file)) for file in files), index, str(folder))
+    own = own_weights({path.name for path in folder.iterdir()}, lambda: index, str(folder))
+    return joined(((name, _header(folder / name)) for name in sorted(own)), index, str(folder)) if own else None
 
 
 def _header(file: Path) -> dict[str, Stored]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from orchestrator.errors import HubNotFoundError
 from orchestrator.hub import calls
-from orchestrator.model_files import INDEX, kind_of_weights, own_weights
 from orchestrator.models.files import CONFIG, QUANT_CONFIG
+from orchestrator.models.weight_files import INDEX, kind_of_weights, own_weights
 
 
 @dataclass(frozen=True)

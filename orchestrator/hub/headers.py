@@ -10,8 +10,9 @@ from orchestrator.hub import calls
 from orchestrator.hub.listing import RemoteFile, Snapshot
 from orchestrator.hub.patterns import MODEL_FILES
 from orchestrator.hub.snapshot import read_json, resolve_commit, snapshot
-from orchestrator.models.files import CONFIG, INDEX, QUANT_CONFIG, ModelFiles, an_object
+from orchestrator.models.files import CONFIG, QUANT_CONFIG, ModelFiles, an_object
 from orchestrator.models.headers import Stored, header_length, joined, parse
+from orchestrator.models.weight_files import INDEX
 
 _AT_ONCE = 8
 _MOST_FILES = 1000

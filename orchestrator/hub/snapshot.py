@@ -18,7 +18,7 @@ from orchestrator.hub.errors import NOT_THE_HUB, shown
 from orchestrator.hub.listing import RemoteFile, Snapshot, inside
 from orchestrator.hub.partial import digest_of
 from orchestrator.hub.patterns import MODEL_FILES, RepoType, is_commit
-from orchestrator.model_files import INDEX, SINGLE, kind_of_weights, own_weights, unrelated_files
+from orchestrator.models.weight_files import INDEX, SINGLE, kind_of_weights, own_weights, unrelated_files
 
 
 def resolve_commit(repo: str, revision: str, kind: RepoType = "model", *, offline: bool = False) -> str:

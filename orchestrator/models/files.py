@@ -13,7 +13,7 @@ from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
 from orchestrator.models.stored import originals_of
 
-CONFIG, QUANT_CONFIG, INDEX = "config.json", "hf_quant_config.json", "model.safetensors.index.json"
+CONFIG, QUANT_CONFIG = "config.json", "hf_quant_config.json"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.events import Progress
 from orchestrator.hub.fetch import link_or_copy
 from orchestrator.hub.patterns import MODEL_FILES
-from orchestrator.model_files import INDEX, kind_of_weights, own_weights, require_no_link_out, unrelated_files
+from orchestrator.models.weight_files import INDEX, kind_of_weights, own_weights, require_no_link_out, unrelated_files
 from orchestrator.payloads._main import run
 from orchestrator.payloads._report import Reporter
 from orchestrator.quantization.files import read_json

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from orchestrator.errors import CheckpointError
-from orchestrator.model_files import INDEX, SINGLE, named_files
+from orchestrator.models.weight_files import INDEX, SINGLE, named_files
 from orchestrator.quantization import header
 from orchestrator.quantization.files import OpenFile, give_back, read_json
 from orchestrator.quantization.tensors import DTYPES, natural

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeInvalidError
-from orchestrator.model_files import require_no_link_out
+from orchestrator.models.weight_files import require_no_link_out
 from orchestrator.quantization import configs, format_names, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import copy_durably, read_json, write_json

@@ -15,7 +15,7 @@ import numpy as np
 
 from orchestrator.errors import CheckFailedError, CheckpointError, QualityTooLowError
 from orchestrator.events import Progress, silence
-from orchestrator.model_files import INDEX, own_weights, unrelated_files
+from orchestrator.models.weight_files import INDEX, own_weights, unrelated_files
 from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from orchestrator.errors import DiskFullError
-from orchestrator.model_files import INDEX, SINGLE
+from orchestrator.models.weight_files import INDEX, SINGLE
 from orchestrator.quantization import header
 from orchestrator.quantization.files import give_back, sync_folder, write_json
 from orchestrator.quantization.tensors import DTYPES, natural

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.model_files import SINGLE
+from orchestrator.models.weight_files import SINGLE
 from orchestrator.payloads import generate
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json

@@ -42,6 +42,8 @@ def _quantized(given: RuleInput) -> str | None:
     if sizes is not None and sizes.stored is not None:
         is_quantized = sizes.stored.algorithm != _UNQUANTIZED
         return f"{name} is quantized: {sizes.stored.algorithm}, as {sizes.basis} says" if is_quantized else None
+    if not isinstance(model, HubModel):
+        return None  # a folder may have any name
     entry = find_model(name)
     if entry is not None:
         return f"{name} is quantized: {entry.format}, as the catalogue says" if entry.format else None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from orchestrator.model_files import INDEX
+from orchestrator.models.weight_files import INDEX
 from orchestrator.payloads import generate
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json

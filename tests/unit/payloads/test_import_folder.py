@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import CheckpointError, PathEscapesError
-from orchestrator.model_files import INDEX, SINGLE
+from orchestrator.models.weight_files import INDEX, SINGLE
 from orchestrator.payloads import import_folder
 from orchestrator.quantization.files import write_json
 

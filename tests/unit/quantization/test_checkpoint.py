@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.support.watched import forget
 from orchestrator.errors import CheckpointError
-from orchestrator.model_files import INDEX, SINGLE
+from orchestrator.models.weight_files import INDEX, SINGLE
 from orchestrator.quantization.checkpoint import Checkpoint
 from tests.support.page_cache import cached
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Event, Progress
-from orchestrator.model_files import INDEX
+from orchestrator.models.weight_files import INDEX
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import nvfp4

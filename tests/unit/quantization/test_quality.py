@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.errors import CheckFailedError, CheckpointError
-from orchestrator.model_files import SINGLE
+from orchestrator.models.weight_files import SINGLE
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import fp8

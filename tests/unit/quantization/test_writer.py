@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from orchestrator.errors import DiskFullError
-from orchestrator.model_files import INDEX, SINGLE
+from orchestrator.models.weight_files import INDEX, SINGLE
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter, plan_shards

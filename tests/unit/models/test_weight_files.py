@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import CheckpointError, PathEscapesError
-from orchestrator.model_files import (
+from orchestrator.models.weight_files import (
     INDEX,
     SINGLE,
     kind_of_weights,
