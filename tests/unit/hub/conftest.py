@@ -28,7 +28,7 @@ class FakeHub:
 def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """The Hub that the client talks to."""
     hub = FakeHub()
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json"))  # the client keeps it for a day
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "agents.json"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(hub)))
     try:
