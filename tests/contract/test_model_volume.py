@@ -59,7 +59,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    contents = contents_of("llama3-70b-nvfp4", tmp_path / "artifacts")
+    contents = contents_of("llama3-70b-nvfp4-engine", tmp_path / "artifacts")
     bundle, state = tmp_path / "a bundle", tmp_path / "cluster"
     for path, text in cluster.model_volume(contents).items():
         (bundle / path).parent.mkdir(parents=True, exist_ok=True)

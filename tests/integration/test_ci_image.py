@@ -78,4 +78,13 @@ def test_the_image_dry_runs_every_recipe_of_the_catalogue(daemon: Daemon, image:
 
 def test_the_image_plans_one_recipe_for_a_program(daemon: Daemon, image: str) -> None:
     document = json.loads(_run(daemon, image, "build", "llama3-70b-nvfp4", "--dry-run", "--json"))
-    assert [step["name"] for step in document["steps"]] == ["download", "convert", "engine", "verify", "benchmark"]
+    assert [step["name"] for step in document["steps"]] == [
+        "download",
+        "download-calibration",
+        "calibration",
+        "quantize",
+        "held-out",
+        "evaluate",
+        "verify",
+        "benchmark",
+    ]
