@@ -169,7 +169,7 @@ def test_what_was_built_can_be_used_on_another_file_system(small_disk: Path, tmp
     places = ["--dist", str(tmp_path / "dist")]
     first = orchestrator(small_disk / "store", *places, "build", RECIPE)
     assert first.returncode == 0
-    assert f"{RECIPE} lies on another file system than the store" in first.stderr, "no silent copy"
+    assert f"{RECIPE} is on another file system than the store" in first.stderr, "no silent copy"
     again = orchestrator(small_disk / "store", *places, "build", RECIPE)
     assert "another file system" not in again.stderr
     assert re.search(r"\nbundle +reused", again.stdout)

@@ -24,6 +24,11 @@ from tests.support.leavings import tiny_executor
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tiny-llama-w4a16-nvfp4"
 MINE = f"name: mine\ndescription: Ours\nextends: {TINY}\nserve: {{port: 9000}}\n"
+CONFIG = json.dumps({
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "num_hidden_layers": 2,
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+})  # fmt: skip
 LOCAL = (
     "name: local\ndescription: Ours\nextends: onepass\nquantization: {method: onepass}\ntarget: cpu\n"
     "model: {path: weights, architecture: LlamaForCausalLM, parameters: 1.0e+6}\n"
@@ -166,14 +171,14 @@ def test_a_path_whose_name_cannot_be_a_recipes_is_refused(text: str) -> None:
 
 def test_a_file_in_another_project_is_planned_in_that_project(user: User) -> None:
     user.write("team/docker/images.yaml", "images: {ours: {extends: tensorrt-llm-1.3.0rc24}}")
-    user.write("team/weights/config.json", "{}")
+    user.write("team/weights/config.json", CONFIG)
     user.write("team/experiments/local.yaml", f"{LOCAL}image: ours\n")
     found = user.json("build", "--dry-run", "team/experiments/local.yaml")
     assert found["steps"][0]["mounts"][0]["source"] == str(user.folder / "team" / "weights")
 
 
 def test_paths_of_a_file_outside_of_any_project_start_beside_it(user: User) -> None:
-    user.write("elsewhere/weights/config.json", "{}")
+    user.write("elsewhere/weights/config.json", CONFIG)
     user.write("elsewhere/local.yaml", LOCAL)
     found = user.json("build", "--dry-run", "elsewhere/local.yaml")
     assert found["steps"][0]["mounts"][0]["source"] == str(user.folder / "elsewhere" / "weights")
