@@ -1,7 +1,8 @@
 """Resolves a plan: finds the commit of each branch, checks trust, and checks local files for `--offline`.
 
-This is separate from planning, which needs no network: loading the Hub's client alone would take half of a plan's
-time. For the same reason the client is loaded only if a commit is open or the network must not be used.
+This is separate from planning, which uses no network for models that are known: loading the Hub's client alone would
+take half of a plan's time. For the same reason the client is loaded only if a commit is open or the network must not
+be used.
 """
 
 from __future__ import annotations
