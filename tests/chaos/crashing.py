@@ -53,7 +53,7 @@ AFTER: dict[str, tuple[Place, ...]] = {
     "after-sweeping": ((store.Store, "sweep"),),
     "after-the-links": ((render, "link_files"),),
     "after-the-swap": ((render, "replace_folder"),),
-    "after-the-files": ((runner, "write_files"),),
+    "after-the-files": ((runner, "_write_files"),),
 }
 POINTS = (*BEFORE, *AFTER, *downloading.POINTS)
 ONLY_IN_CONTAINERS = frozenset(

@@ -64,11 +64,11 @@ def arm_this_process() -> None:
         os.kill(orchestrator, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    place = _place({**BEFORE, **AFTER}[point])
+    place = place_of({**BEFORE, **AFTER}[point])
     wrap(place, die, int(os.environ[_COUNT]), first=point in BEFORE)
 
 
-def _place(spelled: str) -> Place:
+def place_of(spelled: str) -> Place:
     """Find `module:Class.name` or `module:name`."""
     module, _, path = spelled.partition(":")
     *owners, name = path.split(".")

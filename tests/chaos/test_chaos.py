@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from tests.chaos import crashing, downloading
 from tests.chaos.harness import Chaos, tell
 from tests.chaos.worlds import container_world, download_world, process_world
 from tests.support.docker_daemon import Daemon
@@ -13,6 +15,13 @@ from tests.support.hub import Hub, serve
 from tests.support.rehearsal import build_images
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+
+def test_every_point_at_which_a_build_may_be_killed_is_in_the_program() -> None:
+    places = [*crashing.BEFORE.values(), *crashing.AFTER.values()]
+    in_downloads = [downloading.place_of(spelled) for spelled in (downloading.BEFORE | downloading.AFTER).values()]
+    for owner, name in (*chain.from_iterable(places), *in_downloads):
+        assert callable(getattr(owner, name)), f"{owner}: {name}"
 
 
 @pytest.mark.parametrize("orchestrators", [1, 2])
