@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,8 +196,6 @@ def test_a_stand_in_that_takes_its_time_ends_at_sigterm(tmp_path: Path) -> None:
     assert process.stdout is not None
     with process.stdout as log:
         assert log.readline() == "[stand-in] building: 1/20\n"
-        begin = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 143
-    assert time.monotonic() - begin < 5
     assert not (tmp_path / "engine").exists()

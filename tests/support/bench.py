@@ -39,8 +39,8 @@ class Bench:
         (self.input / "weights").write_text("weights")
 
     @classmethod
-    def of_daemon(cls, daemon: Daemon, folder: Path) -> Bench:
-        return cls(daemon.executor(), folder, ContainerImage(daemon.base_image, daemon.architecture))
+    def of_daemon(cls, daemon: Daemon, folder: Path, grace: int = 3) -> Bench:
+        return cls(daemon.executor(grace=grace), folder, ContainerImage(daemon.base_image, daemon.architecture))
 
     def job(self, *argv: Argument, attempt: str = "attempt") -> Job:
         return Job(

@@ -155,7 +155,8 @@ def count_start(world: World) -> int:
 
 
 def refuse_to_stop(world: World) -> int:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leave a file when asked to stop, and go on."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: (world.output / "asked").touch())
     world.write(b"waiting\n")
     time.sleep(600)
     return 0
