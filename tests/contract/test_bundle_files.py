@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SUPPORT = ROOT / "tests" / "support"
 NAMES = served_recipes()
-SAMPLES = ("tiny-llama-w4a16-nvfp4", "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4")
+SAMPLES = ("tiny-llama-w4a16-nvfp4", "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4-published")
 """One of each kind: from a seed, with an engine, on two machines."""
 EVERYTHING_ON = {
     "env": [],

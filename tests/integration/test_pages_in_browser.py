@@ -156,11 +156,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             f"plan-{name}": _planned(settings, name)
             for name in (
                 "llama3-70b-nvfp4",
-                "llama3-70b-nvfp4-draft-target",
+                "llama3-70b-nvfp4-published-draft-target",
                 "llama3-70b-bf16",
-                "qwen3-235b-a22b-nvfp4",
+                "qwen3-235b-a22b-nvfp4-published",
                 "tiny-llama-w4a16-nvfp4",
-                "phi-4-multimodal-nvfp4",
+                "phi-4-multimodal-nvfp4-published",
             )
         },
     }

@@ -14,7 +14,7 @@ from tests.support.bundles import contents_of
 from tests.support.docker_daemon import do_without
 from tests.support.sparks import LINK, Sparks, why_not
 
-RECIPE = "qwen3-235b-a22b-nvfp4"
+RECIPE = "qwen3-235b-a22b-nvfp4-published"
 
 
 def render(folder: Path, artifacts: Path) -> Path:

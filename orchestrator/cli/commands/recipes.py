@@ -19,7 +19,7 @@ from orchestrator.recipe.model import Format
 
 _HEADS = ("recipe", "fits", "size", "tok/s", "format", "target", "method", "reason")
 _NUMBERS = (2, 3)
-_LEAST = (7, 6, 5, 4)
+_LEAST = (7, 6, 5, 4, 2)
 """The columns that a narrow terminal omits, the least important first."""
 _FITS: dict[Verdict, str] = {
     "fits": "yes",

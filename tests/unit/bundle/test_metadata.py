@@ -107,7 +107,7 @@ def test_no_option_is_said_twice_and_none_that_the_server_does_not_know(name: st
 
 
 def test_a_draft_is_where_the_configuration_says(tmp_path: Path) -> None:
-    contents = contents_of("llama3-70b-nvfp4-eagle3", tmp_path)
+    contents = contents_of("llama3-70b-nvfp4-published-eagle3", tmp_path)
     assert "draft/config.json" in contents.model_files
     assert 'speculative_model_dir: "/opt/nim/model/draft"' in contents.config
 

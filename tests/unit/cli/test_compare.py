@@ -68,7 +68,7 @@ def test_a_recipe_is_as_good_as_its_family(shell: Shell) -> None:
     one = shell.json("compare", "llama3-70b-nvfp4-published")
     family = shell.json("compare", "llama3-70b")
     assert [row["weights_bytes"] for row in one["formats"]] == [row["weights_bytes"] for row in family["formats"]]
-    assert "llama3-70b-nvfp4-eagle3" in one["formats"][2]["recipes"]
+    assert "llama3-70b-nvfp4-published-eagle3" in one["formats"][2]["recipes"]
 
 
 def test_a_repository_that_the_catalogue_knows_needs_no_network(shell: Shell) -> None:

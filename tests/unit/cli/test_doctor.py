@@ -186,7 +186,7 @@ def test_a_kernel_that_speaks_otherwise_is_no_failure(spark: Host, tmp_path: Pat
 
 
 def test_the_network_is_asked_only_where_that_is_wanted(spark: Host, plan: Callable[[str], Plan]) -> None:
-    recipe = plan("llama3-70b-nvfp4-eagle3")
+    recipe = plan("llama3-70b-nvfp4-published-eagle3")
     assert not [name for name in found(spark, recipe) if name.startswith(("Hub:", "NGC:"))]
     names = list(found(spark, recipe, online=True))
     assert "Hub: nvidia/Llama-3.3-70B-Instruct-NVFP4" in names

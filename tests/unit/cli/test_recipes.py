@@ -40,16 +40,18 @@ def test_each_recipe_has_its_size_its_fit_and_its_speed(shell: Shell) -> None:
 
 
 def test_the_figures_are_those_of_the_plan(shell: Shell) -> None:
-    (entry,) = shell.json("recipes", "qwen3-30b-a3b-nvfp4")
-    plan = shell.json("plan", "qwen3-30b-a3b-nvfp4")
+    (entry,) = shell.json("recipes", "qwen3-30b-a3b-nvfp4-published")
+    plan = shell.json("plan", "qwen3-30b-a3b-nvfp4-published")
     assert entry["verdict"] == plan["verdict"]
     assert entry["weights"] == plan["estimate"]["weights"]
     assert entry["decode"] == plan["estimate"]["decode"]
 
 
-@pytest.mark.parametrize("columns", [60, 72, 100])
+@pytest.mark.parametrize(
+    ("columns", "heads"), [(60, ("recipe", "fits", "tok/s")), (72, ("recipe", "fits", "size", "tok/s"))]
+)
 def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_line(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, columns: int
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, columns: int, heads: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     recipes = names(shell)
@@ -57,13 +59,13 @@ def test_a_narrow_terminal_leaves_columns_out_and_breaks_no_line(
     table, _, left_out = shell.out.partition("\n\n")
     assert max(map(len, table.splitlines())) <= columns
     assert len(table.splitlines()) == len(recipes) + 2
-    assert table.split()[:4] == ["recipe", "fits", "size", "tok/s"]
+    assert tuple(table.splitlines()[0].split()) == heads
     assert left_out.startswith("not shown, the terminal is too narrow: ")
     assert "reason" in left_out
 
 
 def test_where_there_is_room_nothing_is_left_out(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "150")
     assert shell("recipes") == 0
     heads = ["recipe", "fits", "size", "tok/s", "format", "target", "method", "reason"]
     assert shell.out.splitlines()[0].split() == heads
@@ -75,11 +77,11 @@ def test_where_there_is_room_nothing_is_left_out(shell: Shell, monkeypatch: pyte
     [
         (["tiny"], ["tiny-llama-auto", "tiny-llama-fp8", "tiny-llama-nvfp4", "tiny-llama-w4a16-nvfp4"]),
         (["TINY", "--format", "fp8"], ["tiny-llama-fp8"]),
-        (["eagle-3 235b"], ["qwen3-235b-a22b-nvfp4-eagle3"]),
+        (["eagle-3 235b"], ["qwen3-235b-a22b-nvfp4-published-eagle3"]),
         (["eagle-3 236b"], []),
         (["--model", "openai/gpt-oss-120b"], ["gpt-oss-120b-mxfp4", "gpt-oss-120b-mxfp4-eagle3"]),
-        (["--model", "phi4mm"], ["phi-4-multimodal-bf16", "phi-4-multimodal-fp8", "phi-4-multimodal-nvfp4"]),
-        (["--target", "dgx-spark-x2"], ["qwen3-235b-a22b-nvfp4", "qwen3-235b-a22b-nvfp4-eagle3"]),
+        (["--model", "phi4mm"], ["phi-4-multimodal-bf16", "phi-4-multimodal-fp8-published", "phi-4-multimodal-nvfp4-published"]),
+        (["--target", "dgx-spark-x2"], ["qwen3-235b-a22b-nvfp4-published", "qwen3-235b-a22b-nvfp4-published-eagle3"]),
         (["--model", "llama-3.3-70b", "--format", "bf16"], ["llama3-70b-bf16"]),
         (["--model", "llama-3.3-70b", "--format", "bf16", "--fits"], []),
         (["jamba", "--fits"], []),

@@ -25,23 +25,26 @@ PROMISED = {
     "llama3-70b-fp8",
     "llama3-70b-nvfp4",
     "llama3-70b-nvfp4-published",
-    "llama3-70b-nvfp4-draft-target",
-    "llama3-70b-nvfp4-eagle3",
+    "llama3-70b-nvfp4-published-draft-target",
+    "llama3-70b-nvfp4-published-eagle3",
     "llama3-8b-nvfp4",
     "mistral-7b-nvfp4",
     "qwen3-8b-nvfp4",
     "qwen3-14b-nvfp4",
     "qwen3-32b-nvfp4",
+    "qwen3-32b-nvfp4-published",
     "qwen3-30b-a3b-nvfp4",
+    "qwen3-30b-a3b-nvfp4-published",
     "gpt-oss-20b-mxfp4",
     "gpt-oss-120b-mxfp4",
     "phi-4-reasoning-plus-nvfp4",
-    "phi-4-multimodal-nvfp4",
-    "nemotron-nano-9b-v2-nvfp4",
-    "nemotron-super-49b-fp8",
-    "nemotron-3-super-120b-nvfp4",
-    "llama4-scout-nvfp4",
-    "qwen3-235b-a22b-nvfp4",
+    "phi-4-reasoning-plus-nvfp4-published",
+    "phi-4-multimodal-nvfp4-published",
+    "nemotron-nano-9b-v2-nvfp4-published",
+    "nemotron-super-49b-fp8-published",
+    "nemotron-3-super-120b-nvfp4-published",
+    "llama4-scout-nvfp4-published",
+    "qwen3-235b-a22b-nvfp4-published",
     "deepseek-coder-v2-lite-nvfp4",
     "jamba-1.5-large-nvfp4",
 }
@@ -71,6 +74,13 @@ def test_a_recipe_pins_no_commit_that_nobody_resolved(name: str) -> None:
 @pytest.mark.parametrize("name", BOOK.names)
 def test_a_recipe_is_named_after_its_format(name: str) -> None:
     assert BOOK.load(name).recipe.quantization.format.replace("_", "-") in name
+
+
+@pytest.mark.parametrize("name", BOOK.names)
+def test_a_name_says_whether_the_vendor_quantized_the_checkpoint(name: str) -> None:
+    recipe = BOOK.load(name).recipe
+    as_trained = recipe.quantization.format in {"bf16", "mxfp4"}  # gpt-oss was trained in MXFP4
+    assert ("-published" in name) == (recipe.quantization.method == "none" and not as_trained)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

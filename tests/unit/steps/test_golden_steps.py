@@ -21,10 +21,10 @@ RECIPES = (
     "tiny-llama-w4a16-nvfp4",
     "llama3-70b-nvfp4",
     "llama3-70b-nvfp4-engine",
-    "llama3-70b-nvfp4-draft-target",
+    "llama3-70b-nvfp4-published-draft-target",
     "mistral-7b-nvfp4",
-    "nemotron-3-super-120b-nvfp4",
-    "qwen3-235b-a22b-nvfp4",
+    "nemotron-3-super-120b-nvfp4-published",
+    "qwen3-235b-a22b-nvfp4-published",
 )
 
 
