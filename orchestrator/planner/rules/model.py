@@ -11,7 +11,9 @@ from orchestrator.planner.rule_input import RuleInput
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
-        "JambaForCausalLM": "vLLM and llama.cpp serve Jamba; here, nemotron-3-nano-30b-a3b-nvfp4-published is hybrid too",
+        "JambaForCausalLM": (
+            "vLLM and llama.cpp serve Jamba; here, nemotron-3-nano-30b-a3b-nvfp4-published is hybrid too"
+        ),
         "DeepseekV2ForCausalLM": (
             "newer TensorRT-LLM has it in its experimental AutoDeploy backend only; here, qwen3-30b-a3b-nvfp4 is a "
             "mixture of experts with about as many active parameters"

@@ -327,7 +327,13 @@ def test_the_lock_of_another_recipe_stops_a_build(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["llama3-70b-nvfp4", "llama3-70b-nvfp4-published", "qwen3-8b-nvfp4", "qwen3-30b-a3b-nvfp4-published", "gpt-oss-20b-mxfp4"],
+    [
+        "llama3-70b-nvfp4",
+        "llama3-70b-nvfp4-published",
+        "qwen3-8b-nvfp4",
+        "qwen3-30b-a3b-nvfp4-published",
+        "gpt-oss-20b-mxfp4",
+    ],
 )
 def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: str) -> None:
     plan = shell.json("plan", recipe)
