@@ -26,6 +26,8 @@ class Measured:
     """How many tokens reached each module of an expert."""
     keys: float = 0.0
     values: float = 0.0
+    attended: bool = False
+    """Whether attention got keys and values."""
     fed_alike: dict[str, str] = field(default_factory=dict)
     """By module that gets the same tensor as an earlier one, the first that got it."""
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Measured:
     def saw_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
         """Record keys and values for the cache without changing them."""
         self.keys, self.values = max(self.keys, _largest(keys)), max(self.values, _largest(values))
+        self.attended = True
         return keys, values
 
 

@@ -18,7 +18,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.activations import hidden_states
-from orchestrator.quantization.calibrated import Settings, check_finite, input_amax, write_quantized
+from orchestrator.quantization.calibrated import Settings, check_measured, input_amax, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
 from orchestrator.quantization.format_names import AUTO
 from orchestrator.quantization.libraries import load_torch
@@ -178,7 +178,7 @@ class _Survey:
             layer.running(measured=measured) as forward,
         ):
             probe = Probe.running(model, forward, masks)
-        check_finite(prefix, measured)
+        check_measured(self.plan, number, measured)
         with self.report.cost.phase("try"):
             self._try(model, number, tensors, measured, probe)
         model.forget(number)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activation_probe import Measured
@@ -24,7 +24,7 @@ from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude, require_finite
 from orchestrator.quantization.pipeline import WriteBehind
-from orchestrator.quantization.plan import Plan, scheme_named
+from orchestrator.quantization.plan import EXCLUDED, Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
 from orchestrator.quantization.samples import picked, used_tokens
@@ -110,6 +110,8 @@ def write_quantized(
     observer: Observer = silence,
 ) -> None:
     """Write a planned checkpoint. The model runs through the layers that are not measured yet."""
+    if plan.kv_cache != "none":
+        report.without_cache_scales = {f"{plan.stack}.{n}": why for n, why in plan.layers_without_cache_scales.items()}
     way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=load_torch())
     model = None
     if scratch.done < len(plan.layers):
@@ -191,7 +193,7 @@ class _Walk:
         with self.report.cost.phase("calibrate"):
             measured = model.run(number, within)
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
-        check_finite(prefix, measured)
+        check_measured(self.plan, number, measured)
         return measured
 
     # --- tensors ---
@@ -260,17 +262,27 @@ class _Walk:
                 self.memory.put_out(f"{module}.input_scale", np.array(entry.input_scale))
 
 
-def check_finite(prefix: str, measured: Measured) -> None:
-    """Refuse a layer with NaN or infinite activations.
+def check_measured(plan: Plan, number: int, measured: Measured) -> None:
+    """Refuse a layer with NaN or infinite activations, or whose keys and values were not recorded as planned.
 
     Raises:
         CheckpointError: Names the module.
+        ModelUnsupportedError: Names the layer.
     """
+    layer = f"{plan.stack}.{number}"
     for module, amax in {**measured.inputs, "keys": measured.keys, "values": measured.values}.items():
         if not np.isfinite(amax):
-            message = f"{prefix}{module}: the calibration ran into {amax}"
+            message = f"{layer}.{module}: the calibration ran into {amax}"
             hint = "the model cannot compute this text in its own number format; check the weights"
             raise CheckpointError(message, hint=hint)
+    without = plan.layers_without_cache_scales.get(number)
+    if plan.kv_cache == "none" or without == EXCLUDED or measured.attended == (without is None):
+        return
+    found = "it has attention, but no projection that is known to compute keys"
+    if not measured.attended:
+        found = "keys and values were not recorded: it is no attention of transformers' attention interface"
+    message = f"quantization.kv_cache: {layer}: {found}"
+    raise ModelUnsupportedError(message, hint="Set quantization.kv_cache: none, or exclude this layer.")
 
 
 def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,14 @@ FLOATS = ("BF16", "F16", "F32")
 
 # The key projections. The scales of keys and values are written beside them.
 _KEYS = ("k_proj", "qkv_proj", "kv_a_proj_with_mqa")
+
+# Modules that are attention by their name, whatever their projections are called. Linear attention keeps a state, not
+# keys and values.
+_ATTENTION = re.compile(r"(self_|cross_)?att(n|ention)")
+
+# Why a layer gets no scales for keys and values.
+EXCLUDED = "its attention is excluded"
+_NO_ATTENTION = "it has no attention"
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,8 @@ class Plan:
             {module: SCHEMES[name] for module, name in own.items() if name in SCHEMES},
         )
         plan._check_weights()
+        if kv_cache != "none":
+            plan._check_cache()
         return plan
 
     def quantizes(self, tensor: str) -> bool:
@@ -221,13 +232,22 @@ class Plan:
         They are named after the projections of keys and values even if these are one matrix, or the output of a
         latent one. ModelOpt leaves them out if a pattern excludes the whole attention.
         """
-        modules = [name.removesuffix(".weight").rpartition(".") for name in unit]
-        attention = next((parent for parent, _, leaf in modules if leaf in _KEYS), None)
+        attention = _attention_with_keys(unit)
         if self.kv_cache == "none" or attention is None or self.layer_of(unit[0]) is None:
             return ()
         if layout.matches(f"{attention}.k_bmm_quantizer", [f"{pattern}*quantizer" for pattern in self.exclude]):
             return ()
         return (f"{attention}.k_proj.k_scale", f"{attention}.v_proj.v_scale")
+
+    @cached_property
+    def layers_without_cache_scales(self) -> dict[int, str]:
+        """The layers whose keys and values get no scales, each with the reason."""
+        without: dict[int, str] = {}
+        for number, units in self.layers.items():
+            if not any(self.cache_scales(unit) for unit in units):
+                excluded = any(_attention_with_keys(unit) for unit in units)
+                without[number] = EXCLUDED if excluded else _NO_ATTENTION
+        return without
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
         """Read a tensor, or some of its rows, in its target type."""
@@ -245,6 +265,23 @@ class Plan:
     def _output(self, name: str) -> list[TensorSpec]:
         return self.scheme_of(name).specs(self.spec(name)) if self.quantizes(name) else [self.spec(name)]
 
+    def _check_cache(self) -> None:
+        """Refuse a model whose keys and values would get no scales because their projections are not recognized."""
+        hint = f"Set quantization.kv_cache: none. Known projections of keys are {', '.join(_KEYS)}."
+        for number, units in self.layers.items():
+            names = [name for unit in units for name in unit if len(self.checkpoint.tensors[name].shape) > 1]
+            attention = [name for name in names if any(map(_ATTENTION.fullmatch, name.split(".")[:-2]))]
+            if attention and not any(map(_attention_with_keys, units)):
+                message = (
+                    f"quantization.kv_cache: found {', '.join(attention)} in the attention of {self.stack}.{number};"
+                    " none of them is known to compute keys"
+                )
+                raise ModelUnsupportedError(message, hint=hint)
+        if not any(map(self.cache_scales, self.units)):
+            reasons = ", ".join(sorted(set(self.layers_without_cache_scales.values())))
+            message = f"quantization.kv_cache: found {self.kv_cache!r}, but no layer gets scales: {reasons}"
+            raise RecipeInvalidError(message, hint="Set quantization.kv_cache: none.")
+
     def _check_weights(self) -> None:
         for name in filter(self.quantizes, self.checkpoint.tensors):
             weight = self.checkpoint.tensors[name]
@@ -255,6 +292,12 @@ class Plan:
             if weight.shape[1] % columns:
                 message = f"{weight.file}: {name}: found {weight.shape[1]} inputs, expected a multiple of {columns}"
                 raise CheckpointError(message, hint="Exclude this module in the recipe.")
+
+
+def _attention_with_keys(unit: Sequence[str]) -> str | None:
+    """Return the attention to which a unit's projection of keys belongs."""
+    modules = [name.removesuffix(".weight").rpartition(".") for name in unit]
+    return next((parent for parent, _, leaf in modules if leaf in _KEYS), None)
 
 
 def _has_blocks(quantization: object) -> bool:

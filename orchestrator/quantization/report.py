@@ -69,6 +69,8 @@ class Report:
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     experts: dict[str, dict[str, int]] = field(default_factory=dict)
     """For each layer with experts, how many tokens reached each expert, zeros included."""
+    without_cache_scales: Mapping[str, str] = field(default_factory=dict)
+    """With a quantized cache, the layers that get no scales, each with the reason."""
     cost: Cost = field(default_factory=Cost)
     """Not in the file."""
     choice: dict[str, Any] | None = None
@@ -98,6 +100,7 @@ class Report:
         return {
             "format": self.number_format,
             "kv_cache": self.kv_cache,
+            **({"without_cache_scales": dict(self.without_cache_scales)} if self.without_cache_scales else {}),
             **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
                 "min": min(measured, default=None),

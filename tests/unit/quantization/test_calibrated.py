@@ -11,10 +11,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from orchestrator.errors import CalibrationTextError, CheckpointError, DependencyMissingError, RecipeInvalidError
+from orchestrator.errors import (
+    CalibrationTextError,
+    CheckpointError,
+    DependencyMissingError,
+    ModelUnsupportedError,
+    RecipeInvalidError,
+)
 from orchestrator.quantization import layout
 from orchestrator.quantization.activation_probe import Measured
-from orchestrator.quantization.calibrated import quantize_calibrated
+from orchestrator.quantization.calibrated import check_measured, quantize_calibrated
+from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.formats import fp8, nvfp4
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan, scheme_named
@@ -22,6 +29,7 @@ from orchestrator.quantization.report import Report
 from orchestrator.quantization.samples import random_batches, text_batches
 from orchestrator.quantization.schemes import SCHEMES
 from tests.support.architectures import expected_tensors, selected
+from tests.unit.quantization.conftest import Save
 
 _BF16 = ml_dtypes.bfloat16
 
@@ -170,6 +178,78 @@ def test_an_excluded_attention_has_no_scales_for_its_cache(tiny: Path) -> None:
 def test_a_cache_format_that_needs_other_scales_is_refused(tiny: Path) -> None:
     with pytest.raises(RecipeInvalidError, match=r"quantization.kv_cache: found 'nvfp4'"):
         Plan.make(tiny, scheme_named("fp8"), kv_cache="nvfp4")
+
+
+# --- scales of keys and values ---
+
+
+def _renamed_attention(tiny: Path, save: Save, **names: str) -> Path:
+    """Copy a model with other names for the projections of its attention."""
+    checkpoint = Checkpoint.open(tiny)
+
+    def renamed(name: str) -> str:
+        parent, _, leaf = name.removesuffix(".weight").rpartition(".")
+        return f"{parent}.{names[leaf]}.weight" if leaf in names else name
+
+    folder = save({renamed(name): checkpoint.read(name) for name in checkpoint.tensors})
+    (folder / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    return folder
+
+
+def test_an_attention_whose_keys_have_an_unknown_name_is_refused_by_name(tiny: Path, save: Save) -> None:
+    source = _renamed_attention(tiny, save, k_proj="keys", v_proj="values")
+    with pytest.raises(ModelUnsupportedError) as caught:
+        Plan.make(source, scheme_named("fp8"), kv_cache="fp8")
+    assert "model.layers.0.self_attn.keys.weight" in caught.value.message
+    assert "none of them is known to compute keys" in caught.value.message
+    assert Plan.make(source, scheme_named("fp8")).outputs
+
+
+def test_layers_without_attention_are_counted_with_the_reason(tiny: Path, save: Save) -> None:
+    checkpoint = Checkpoint.open(tiny)
+    mixer = {f"model.layers.1.linear_attn.{part}_proj.weight": np.ones((64, 64), _BF16) for part in ("in", "out")}
+    left = [name for name in checkpoint.tensors if "layers.1.self_attn" not in name]
+    source = save({**{name: checkpoint.read(name) for name in left}, **mixer})
+    (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    plan = Plan.make(source, scheme_named("fp8"), kv_cache="fp8")
+    assert plan.layers_without_cache_scales == {1: "it has no attention"}
+    excluding = Plan.make(source, scheme_named("fp8"), ["model.layers.0.self_attn*"], "none")
+    assert excluding.layers_without_cache_scales[1] == "it has no attention"
+
+
+def test_an_excluded_attention_is_counted_apart(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"), ["model.layers.1.*"], "fp8")
+    assert plan.layers_without_cache_scales == {1: "its attention is excluded"}
+
+
+def test_a_quantized_cache_without_any_scale_is_refused(tiny: Path) -> None:
+    with pytest.raises(RecipeInvalidError, match="no layer gets scales: its attention is excluded"):
+        Plan.make(tiny, scheme_named("fp8"), ["*.self_attn*"], "fp8")
+
+
+def test_keys_and_values_that_were_not_recorded_are_refused(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"), ["model.layers.1.*"], "fp8")
+    check_measured(plan, 0, Measured(keys=1, values=1, attended=True))
+    check_measured(plan, 1, Measured())
+    with pytest.raises(ModelUnsupportedError, match=r"model\.layers\.0: keys and values were not recorded"):
+        check_measured(plan, 0, Measured())
+    check_measured(Plan.make(tiny, scheme_named("fp8")), 0, Measured())
+
+
+def test_keys_and_values_of_a_layer_without_planned_scales_are_refused(tiny: Path, save: Save) -> None:
+    checkpoint = Checkpoint.open(tiny)
+    names = {name: name.replace("layers.1.self_attn", "layers.1.mixer") for name in checkpoint.tensors}
+    source = save({new.replace("mixer.k_proj", "mixer.keys"): checkpoint.read(name) for name, new in names.items()})
+    (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    plan = Plan.make(source, scheme_named("fp8"), kv_cache="fp8")
+    with pytest.raises(ModelUnsupportedError, match=r"model\.layers\.1: it has attention, but no projection"):
+        check_measured(plan, 1, Measured(keys=1, values=1, attended=True))
+
+
+def test_the_report_says_which_layers_have_no_scales_for_their_cache() -> None:
+    report = Report("fp8", "fp8", without_cache_scales={"model.layers.1": "it has no attention"})
+    assert report.document()["without_cache_scales"] == {"model.layers.1": "it has no attention"}
+    assert "without_cache_scales" not in Report("fp8", "fp8").document()
 
 
 @pytest.mark.parametrize("name", SCHEMES)
