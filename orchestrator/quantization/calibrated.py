@@ -263,7 +263,7 @@ class _Walk:
 
 
 def check_measured(plan: Plan, number: int, measured: Measured) -> None:
-    """Refuse a layer with NaN or infinite activations, or whose keys and values were not recorded as planned.
+    """Refuse a layer with NaN or infinite activations, or in which something was not recorded as planned.
 
     Raises:
         CheckpointError: Names the module.
@@ -275,6 +275,10 @@ def check_measured(plan: Plan, number: int, measured: Measured) -> None:
             message = f"{layer}.{module}: the calibration ran into {amax}"
             hint = "the model cannot compute this text in its own number format; check the weights"
             raise CheckpointError(message, hint=hint)
+    experts = [name for unit in plan.layers[number] for name in unit if ".experts." in name and plan.quantizes(name)]
+    if not measured.tokens and any(plan.scheme_of(name).calibrated for name in experts):
+        message = f"{experts[0]}: no input of an expert was recorded; this transformers has no linear function for each"
+        raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
     without = plan.layers_without_cache_scales.get(number)
     if plan.kv_cache == "none" or without == EXCLUDED or measured.attended == (without is None):
         return

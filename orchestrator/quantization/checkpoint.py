@@ -20,7 +20,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.models.weight_files import INDEX, SINGLE, named_files
 from orchestrator.quantization import header
 from orchestrator.quantization.files import OpenFile, give_back, read_json
-from orchestrator.quantization.tensors import DTYPES, natural
+from orchestrator.quantization.tensors import DTYPES, is_transposed, natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.tensors import StoredTensor
+    from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor
 
 _KEPT_OPEN = 64
 """Most open files. The least recently read ones are closed."""
@@ -79,20 +79,36 @@ class Checkpoint:
             CheckpointError: The file became shorter since its header was read.
         """
         tensor = self.tensors[name]
+        if is_transposed(tensor):
+            return self._transposed(tensor, first, last, into)
         shape = tensor.shape and ((tensor.shape[0] if last is None else last) - first, *tensor.shape[1:])
         size = math.prod(shape) * DTYPES[tensor.dtype].itemsize
         data = np.empty(size, np.uint8) if into is None else into[:size]
         self.fill(name, first * tensor.row_bytes, data, again=again)
         return data.view(DTYPES[tensor.dtype]).reshape(shape)
 
+    def _transposed(
+        self, tensor: ExpertMatrix, first: int, last: int | None, into: NDArray[np.uint8] | None
+    ) -> NDArray[Any]:
+        """Read rows of a matrix that is stored transposed. All numbers of its expert are read."""
+        stored = np.empty(tensor.stored.row_bytes, np.uint8)
+        self.fill(tensor.name, 0, stored)
+        rows = tensor.of_expert(stored.view(DTYPES[tensor.dtype]))[first:last]
+        if into is None:
+            return np.ascontiguousarray(rows)
+        target = into[: rows.nbytes].view(rows.dtype).reshape(rows.shape)
+        target[...] = rows
+        return target
+
     def runs(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, int]]:
         """Split a tensor into runs of whole rows of at most `chunk_bytes` (at least one row).
 
-        Each run is its first row and the one after its last. A scalar counts as one row.
+        Each run is its first row and the one after its last. A scalar counts as one row. A matrix that is stored
+        transposed is one run, because reading some of its rows takes as long.
         """
         tensor = self.tensors[name]
         count = tensor.shape[0] if tensor.shape else 1
-        step = max(1, chunk_bytes // max(1, tensor.row_bytes))
+        step = count if is_transposed(tensor) else max(1, chunk_bytes // max(1, tensor.row_bytes))
         for first in range(0, count, step):
             yield first, min(first + step, count)
 

@@ -29,6 +29,7 @@ _FUSED = (
     ("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"),
     ("gate_proj", "up_proj"),
     ("w1", "w3"),
+    ("in_proj_qkv", "in_proj_z"),
 )
 
 # The first projections of an MLP. In a layer with one norm, that norm feeds attention and MLP, and ModelOpt lets the
@@ -154,14 +155,14 @@ def select(structure: Structure, tensors: Sequence[TensorSpec], exclude: Sequenc
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
     return Selection(
         groups=tuple(sharing_groups(quantized, _layers_with_one_norm(tensors))),
-        excluded=tuple(_excluded(all_modules, chosen)),
+        excluded=tuple(_excluded(all_modules, chosen, tied=structure.tied)),
     )
 
 
-def _excluded(modules: Iterable[str], quantized: Container[str]) -> list[str]:
+def _excluded(modules: Iterable[str], quantized: Container[str], *, tied: bool) -> list[str]:
     """Return the modules that stay as they are. A tied head counts although it is not stored."""
     kept = [module for module in modules if module not in quantized]
-    return kept if any(is_head(f"{module}.weight") for module in kept) else [*kept, HEAD]
+    return [*kept, HEAD] if tied else kept
 
 
 def matches(module: str, patterns: Iterable[str]) -> bool:
@@ -259,7 +260,7 @@ def declared_order(module: str) -> tuple[bool, int]:
     """Sort the modules of a layer as models declare them: attention first, and fused projections before others."""
     leaf = module.rpartition(".")[2]
     ranks = [rank for rank, name in enumerate(name for kind in _FUSED for name in kind) if name == leaf]
-    return "attn" not in module, ranks[0] if ranks else len(_FUSED[0]) + len(_FUSED[1]) + len(_FUSED[2])
+    return "attn" not in module, ranks[0] if ranks else sum(map(len, _FUSED))
 
 
 def listed_as(module: str) -> str:

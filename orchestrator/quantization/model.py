@@ -9,6 +9,7 @@ Then one layer at a time is filled with weights, runs over all batches, and is e
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -61,7 +62,7 @@ class LayeredModel:
             CheckpointError: This version of transformers does not support the model.
         """
         model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
-        names = Names.of(model)
+        names = Names.of(model, plan.checkpoint.tensors)
         made = cls(library("torch"), model, plan, device, names, _path_of_layers(plan, names))
         made._check()
         probe_attention(made.model, made._attended)
@@ -102,6 +103,17 @@ class LayeredModel:
         for name in missing((name for name in shapes if name.startswith(decoder)), targets.values()):
             message = f"{plan.checkpoint.folder}: {name} is missing; config.json asks for shape {list(shapes[name])}"
             raise CheckpointError(message)
+        self._check_experts(targets.values(), shapes)
+
+    def _check_experts(self, targets: Iterable[Target], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that each gathered parameter gets the matrices of all its experts."""
+        gathered = [target for target in targets if target.expert is not None]
+        parts = {target.parameter: target.parts for target in gathered}
+        for parameter, found in Counter(target.parameter for target in gathered).items():
+            if found != (expected := shapes[parameter][0] * parts[parameter]):
+                message = f"{self.plan.checkpoint.folder}: found {found} matrices of experts for {parameter}, expected"
+                message += f" {expected} from config.json"
+                raise CheckpointError(message)
 
     def _check_tensor(self, name: str, target: Target, shapes: Mapping[str, tuple[int, ...]]) -> None:
         found, asked = self.plan.checkpoint.tensors[name], shapes[target.parameter]

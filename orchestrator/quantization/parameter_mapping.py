@@ -15,6 +15,7 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization.libraries import library
+from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor
 
 _GATHERING = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
 """Operations of transformers that gather experts: a matrix for each, of one or several weights below each other."""
@@ -43,18 +44,20 @@ class Names:
     """Of transformers: `WeightRenaming`, or a pattern and its replacement for version 4."""
     converters: Sequence[Any] = ()
     """Of transformers: `WeightConverter`."""
+    tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
+    """The checkpoint's. A matrix of an expert may be a part of a stored tensor."""
     _known: dict[str, Target] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Any) -> Names:  # noqa: ANN401 - a model of transformers
-        """Ask transformers for a model's conversions."""
+    def of(cls, model: Any, tensors: Mapping[str, StoredTensor]) -> Names:  # noqa: ANN401 - a model of transformers
+        """Ask transformers for the conversions from a checkpoint's tensors to a model's parameters."""
         parameters, prefix = frozenset(model.state_dict()), model.base_model_prefix
         if library("transformers").__version__.startswith("4."):
             old = getattr(model, "_checkpoint_conversion_mapping", None) or {}
-            return cls(parameters, prefix, [_Replacement(*pair) for pair in old.items()])
+            return cls(parameters, prefix, [_Replacement(*pair) for pair in old.items()], tensors=tensors)
         conversions = library("transformers.conversion_mapping").get_model_conversion_mapping(model)
         gathering = [conversion for conversion in conversions if hasattr(conversion, "operations")]
-        return cls(parameters, prefix, [c for c in conversions if c not in gathering], gathering)
+        return cls(parameters, prefix, [c for c in conversions if c not in gathering], gathering, tensors)
 
     def target(self, name: str) -> Target:
         """Return the position of a tensor of the checkpoint.
@@ -68,6 +71,9 @@ class Names:
         return self._known[name]
 
     def _find(self, name: str) -> Target:
+        tensor = self.tensors.get(name)
+        if isinstance(tensor, ExpertMatrix):
+            return Target(self.target(tensor.stored.name).parameter, tensor.expert, tensor.part, tensor.parts)
         renamed = name
         for renaming in self.renamings:
             renamed, _ = renaming.rename_source_key(renamed)

@@ -11,6 +11,7 @@ from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeIn
 from orchestrator.models.weight_files import require_no_link_out
 from orchestrator.quantization import configs, format_names, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.experts import split_experts
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
@@ -53,7 +54,7 @@ _COMPANIONS = (
 FLOATS = ("BF16", "F16", "F32")
 
 # The key projections. The scales of keys and values are written beside them.
-_KEYS = ("k_proj", "qkv_proj", "kv_a_proj_with_mqa")
+_KEYS = ("k_proj", "qkv_proj", "query_key_value", "kv_a_proj_with_mqa")
 
 # Modules that are attention by their name, whatever their projections are called. Linear attention keeps a state, not
 # keys and values.
@@ -119,6 +120,7 @@ class Plan:
         if has_own_head(checkpoint, config):
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
+        checkpoint = split_experts(checkpoint, config, found)
         kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
         _check_experts(checkpoint)
         own = formats or {}

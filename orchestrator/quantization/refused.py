@@ -18,9 +18,7 @@ REASONS: Mapping[str, str] = {
     "Gemma4ForConditionalGeneration": _BETWEEN,
     "GptOssForCausalLM": _MXFP4,
     "GPT2LMHeadModel": _TRANSPOSED,
-    "GraniteMoeForCausalLM": _ONE_TENSOR,
     "Llama4ForCausalLM": _ONE_TENSOR,
     "Llama4ForConditionalGeneration": _ONE_TENSOR,
-    "Qwen3VLMoeForConditionalGeneration": _ONE_TENSOR,
 }
 """By the name in `architectures` of a `config.json`."""

@@ -18,7 +18,7 @@ import numpy as np
 from orchestrator.quantization.files import give_back, opened
 from orchestrator.quantization.formats.e2m1 import Numbers
 from orchestrator.quantization.libraries import load_torch
-from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.tensors import DTYPES, is_transposed
 from orchestrator.quantization.torch_arrays import as_array
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class OnProcessor:
     def take_in(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """See `Residence`."""
         passing = np.empty(_PIECE, np.uint8)
-        for name in names:
+        for name in filter(self._is_mapped, names):
             size = self.plan.checkpoint.tensors[name].size
             for begin in range(0, size, _PIECE):
                 self.plan.checkpoint.fill(name, begin, passing[: min(_PIECE, size - begin)], again=True)
@@ -101,9 +101,14 @@ class OnProcessor:
         kept = np.array(rows) if rows.base is not None else rows  # mapped pages are released before the write
         self.behind.do(partial(self.writer.write, name, kept, first))
 
+    def _is_mapped(self, name: str) -> bool:
+        tensor = self.plan.checkpoint.tensors[name]
+        aligned = tensor.begin % DTYPES[tensor.dtype].itemsize == 0
+        return tensor.size > 0 and aligned and not is_transposed(tensor)
+
     def _mapped(self, name: str) -> NDArray[Any]:
         tensor = self.plan.checkpoint.tensors[name]
-        if not tensor.size or tensor.begin % DTYPES[tensor.dtype].itemsize:
+        if not self._is_mapped(name):
             return self.plan.checkpoint.read(name)
         if tensor.file not in self._maps:
             with opened(tensor.file) as descriptor:
@@ -153,6 +158,11 @@ class OnGpu:
         return self.torch.empty(tensor.shape, dtype=kind, device=self.device)
 
     def _read(self, name: str, target: Tensor) -> None:
+        if is_transposed(self.plan.checkpoint.tensors[name]):
+            rows = self.plan.checkpoint.read(name).reshape(-1).view(np.uint8)
+            with self.torch.cuda.stream(self._stream):
+                target.copy_(self.torch.from_numpy(rows))
+            return
         for begin in range(0, target.numel(), BUFFER):
             count = min(BUFFER, target.numel() - begin)
             buffer, free = self._way_in.get()

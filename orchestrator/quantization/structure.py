@@ -119,7 +119,7 @@ def read(config: Config, tensors: Iterable[TensorSpec]) -> Structure:
     depth = _depth(text, specs, stack)
     kind = str(text.get("model_type") or architecture).lower()
     gemma = kind.startswith("gemma")  # ties by default, and scales its embedding (`Gemma3TextScaledWordEmbedding`)
-    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", gemma))
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", gemma))  # the whole model has the head
     return Structure(stack, depth, embedding, bool(tied), gemma)
 
 

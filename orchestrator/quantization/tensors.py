@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -65,6 +67,29 @@ class StoredTensor(TensorSpec):
     file: Path
     begin: int
     """Offset of its first byte in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertMatrix(StoredTensor):
+    """A matrix of one expert in a stored tensor that holds a matrix for each."""
+
+    stored: StoredTensor
+    expert: int
+    part: int
+    """Which of the matrices that are one for each expert, such as gate and up."""
+    parts: int
+    transposed: bool
+    """Stored as [inputs, outputs], with the parts side by side. `begin` is then that of the expert."""
+
+    def of_expert(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the matrix, a view, from all stored numbers of its expert if it is transposed."""
+        outputs = self.shape[0]
+        return stored.reshape(self.stored.shape[1:])[:, self.part * outputs : (self.part + 1) * outputs].T
+
+
+def is_transposed(tensor: StoredTensor) -> TypeGuard[ExpertMatrix]:
+    """Tell whether a tensor is stored with its axes swapped, so that its bytes are not in order."""
+    return isinstance(tensor, ExpertMatrix) and tensor.transposed
 
 
 def natural(name: str) -> tuple[tuple[bool, int, str], ...]:
