@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.quantization.formats import nvfp4
-from orchestrator.quantization.structure import HEAD, in_tower, is_head, text_config
+from orchestrator.quantization.structure import HEAD, in_tower, text_config
 from orchestrator.quantization.tensors import TensorSpec
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,28 @@ def store_otherwise(folder: Path, types: dict[str, str]) -> None:
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def store_experts(folder: Path, layout: str) -> None:
+    """Store all experts of a layer as one tensor, as some checkpoints do: `stacked`, or `transposed` as well."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    found: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
+    for name in [name for name in tensors if re.search(r"\.experts\.\d+\.", name)]:
+        experts, number, leaf = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)\.weight", name).groups()
+        found.setdefault(experts, {}).setdefault(int(number), {})[leaf] = tensors.pop(name)
+    for experts, parts in found.items():
+        each = [parts[number] for number in sorted(parts)]
+        tensors[f"{experts}.gate_up_proj"] = torch.stack([torch.cat([e["gate_proj"], e["up_proj"]]) for e in each])
+        tensors[f"{experts}.down_proj"] = torch.stack([e["down_proj"] for e in each])
+    for name in [name for name in tensors if ".experts." in name and layout == "transposed"]:
+        tensors[name] = tensors[name].transpose(1, 2).contiguous()
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def calibrate(request: dict[str, Any]) -> None:
     """Export one model in several formats.
 
     Args:
         request: `source`, which is made here where `config` names a class, with what `stored` says, see
-            `store_otherwise`; `batches`, each with `input_ids` and
+            `store_otherwise`, and `experts`, see `store_experts`; `batches`, each with `input_ids` and
             `attention_mask`; `exports`, each with `output`, `format` (nvfp4, w4a16_nvfp4 or fp8), `kv_cache` and
             `exclude`.
     """
@@ -80,6 +97,8 @@ def calibrate(request: dict[str, Any]) -> None:
     if "class" in request["config"]:
         make(Path(request["source"]), request["config"])
         store_otherwise(Path(request["source"]), request.get("stored", {}))
+        if request.get("experts", "as saved") != "as saved":
+            store_experts(Path(request["source"]), request["experts"])
     batches = [{key: torch.tensor(rows) for key, rows in batch.items()} for batch in request["batches"]]
 
     def loop(model: Any) -> None:  # noqa: ANN401 - a module of torch

@@ -7,8 +7,8 @@ and every byte is compared.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 SIZES: Mapping[str, Any] = {
     "vocab_size": 320,
@@ -54,6 +54,11 @@ class Family:
     """What of it no simpler family has."""
     broken_list: bool = False
     """ModelOpt 0.47 fails to translate the names in `exclude_modules`, and leaves a mark of its own behind each."""
+    experts: Literal["as saved", "stacked", "transposed"] = "as saved"
+    """How the checkpoint stores experts: as transformers saves them, or all of a layer as one tensor, with matrices of
+    [outputs, inputs] or [inputs, outputs]."""
+    listed: Mapping[str, str] = field(default_factory=dict)
+    """In `exclude_modules`, the ends of names of the checkpoint for which ModelOpt writes those of transformers."""
 
 
 _EXPERTS: Mapping[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
@@ -199,6 +204,61 @@ UNLISTED: Mapping[str, Family] = {
         "routed and shared experts after plain layers",
     ),
     "GLM-4": Family("Glm4ForCausalLM", {"class": "Glm4Config", "head_dim": 16}, "norms around both parts"),
+    "GPT-NeoX": Family("GPTNeoXForCausalLM", {"class": "GPTNeoXConfig"}, "fused projections and a head by other names"),
+    "Granite-MoE": Family(
+        "GraniteMoeForCausalLM",
+        {"class": "GraniteMoeConfig", "intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "all experts of a layer in one tensor",
+        listed={"block_sparse_moe.router*": "block_sparse_moe.router"},
+    ),
+    "Qwen3-VL-MoE": Family(
+        "Qwen3VLMoeForConditionalGeneration",
+        {
+            "class": "Qwen3VLMoeConfig",
+            "text_config": {
+                **SIZES,
+                **_EXPERTS,
+                "head_dim": 16,
+                "num_experts": 4,
+                "moe_intermediate_size": 48,
+                "mlp_only_layers": [1],
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [2, 3, 3],
+                    "mrope_interleaved": True,
+                },
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "depth": 1,
+                "num_heads": 2,
+                "out_hidden_size": 64,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0],
+            },
+        },
+        "all experts of a layer in one tensor, transposed; a vision tower",
+        experts="transposed",
+    ),
+    "Qwen3.5-MoE": Family(
+        "Qwen3_5MoeForCausalLM",
+        {
+            "class": "Qwen3_5MoeTextConfig",
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "num_experts": 4,
+            "shared_expert_intermediate_size": 32,
+            **_EXPERTS,
+        },
+        "the state's projections apart; all experts of a layer in one tensor",
+        experts="stacked",
+    ),
     "Mistral 3": Family(
         "Mistral3ForConditionalGeneration",
         {
@@ -220,7 +280,7 @@ UNLISTED: Mapping[str, Family] = {
 }
 """Families that no file of the program names, and the formats that they are proved in: `UNLISTED_FORMATS`."""
 
-UNLISTED_FORMATS = {label: FORMATS[label] for label in ("W4A16 NVFP4", "NVFP4", "FP8")}
+UNLISTED_FORMATS = {label: FORMATS[label] for label in ("W4A16 NVFP4", "NVFP4", "FP8 + FP8 KV")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""Experts that are stored as one tensor are split, wherever their matrices lie, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from orchestrator.errors import ModelUnsupportedError
+from orchestrator.quantization import structure
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.experts import split_experts
+from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.onepass import quantize_checkpoint
+from orchestrator.quantization.plan import Plan
+from orchestrator.quantization.schemes import SCHEMES
+
+Save = Callable[..., Path]
+Arrays = Mapping[str, NDArray[Any]]
+
+_EXPERTS, _HIDDEN, _INNER = 3, 64, 48
+_LAYER = "model.layers.0"
+
+
+@pytest.fixture
+def matrices(numbers: np.random.Generator) -> Arrays:
+    """The matrices of each expert, as a checkpoint with a tensor for each has them."""
+    shapes = {"gate_proj": (_INNER, _HIDDEN), "up_proj": (_INNER, _HIDDEN), "down_proj": (_HIDDEN, _INNER)}
+    return {
+        f"experts.{expert}.{name}.weight": numbers.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
+        for expert in range(_EXPERTS)
+        for name, shape in shapes.items()
+    }
+
+
+def _stacked(matrices: Arrays, *, transposed: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+    def of(expert: int, name: str) -> NDArray[Any]:
+        return matrices[f"experts.{expert}.{name}.weight"]
+
+    gate_up = np.stack([np.concatenate([of(e, "gate_proj"), of(e, "up_proj")]) for e in range(_EXPERTS)])
+    down = np.stack([of(e, "down_proj") for e in range(_EXPERTS)])
+    return (gate_up.swapaxes(1, 2), down.swapaxes(1, 2)) if transposed else (gate_up, down)
+
+
+@pytest.fixture
+def model(tiny: Path, save: Save) -> Callable[..., Path]:
+    """A model whose first layer has the given tensors in place of its MLP."""
+
+    def make(tensors: Arrays, name: str, **config: object) -> Path:
+        dense = Checkpoint.open(tiny)
+        kept = {one: dense.read(one) for one in dense.tensors if f"{_LAYER}.mlp." not in one}
+        inside = {f"{_LAYER}.{one}": np.ascontiguousarray(value) for one, value in tensors.items()}
+        folder = save({**kept, **inside}, name=name)
+        write_json(folder / "config.json", {**read_json(tiny / "config.json"), **config})
+        return folder
+
+    return make
+
+
+def _named(block: str, first: str, second: str, pair: tuple[NDArray[Any], NDArray[Any]]) -> Arrays:
+    return {f"{block}.{first}": pair[0], f"{block}.{second}": pair[1]}
+
+
+_NAMES = {
+    "experts": ("mlp.experts", "gate_up_proj", "down_proj", "mlp"),
+    "experts, as weights": ("mlp.experts", "gate_up_proj.weight", "down_proj.weight", "mlp"),
+    "Granite": ("block_sparse_moe", "input_linear.weight", "output_linear.weight", "block_sparse_moe"),
+}
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("names", _NAMES)
+def test_every_byte_is_that_of_a_model_with_a_tensor_for_each_matrix(
+    model: Callable[..., Path], matrices: Arrays, tmp_path: Path, names: str, *, transposed: bool
+) -> None:
+    *where, block = _NAMES[names]
+    one = model(_named(*where, _stacked(matrices, transposed=transposed)), "stacked")
+    each = model({f"{block}.{name}": value for name, value in matrices.items()}, "each")
+    quantize_checkpoint(one, tmp_path / "one", chunk_bytes=1000)
+    quantize_checkpoint(each, tmp_path / "other")
+    for file in ("model.safetensors", "hf_quant_config.json", "config.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_excluded_experts_are_copied_as_a_tensor_for_each_matrix(
+    model: Callable[..., Path], matrices: Arrays, tmp_path: Path, *, transposed: bool
+) -> None:
+    source = model(_named("mlp.experts", "gate_up_proj", "down_proj", _stacked(matrices, transposed=transposed)), "one")
+    quantize_checkpoint(source, tmp_path / "out", exclude=["*.experts.*"])
+    written = Checkpoint.open(tmp_path / "out")
+    for name, expected in matrices.items():
+        assert written.read(f"{_LAYER}.mlp.{name}").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_of_a_matrix_are_read_alone(model: Callable[..., Path], matrices: Arrays, *, transposed: bool) -> None:
+    source = model(_named("mlp.experts", "gate_up_proj", "down_proj", _stacked(matrices, transposed=transposed)), "one")
+    checkpoint = Plan.make(source, SCHEMES["w4a16_nvfp4"]).checkpoint
+    name = "experts.1.up_proj.weight"
+    expected = matrices[name][5:9].tobytes()
+    assert checkpoint.read(f"{_LAYER}.mlp.{name}", 5, 9).tobytes() == expected
+    memory = np.empty(10_000, np.uint8)
+    assert checkpoint.read(f"{_LAYER}.mlp.{name}", 5, 9, into=memory).tobytes() == expected
+    assert memory[: len(expected)].tobytes() == expected
+
+
+def test_gate_and_up_of_a_size_that_fits_both_ways_are_told_apart_by_down(
+    model: Callable[..., Path], numbers: np.random.Generator
+) -> None:
+    square, half = _HIDDEN, _HIDDEN // 2
+    for shape, transposed in (((2, _HIDDEN, half), False), ((2, half, _HIDDEN), True)):
+        pair = numbers.standard_normal((2, square, square), np.float32), np.ones(shape, np.float32)
+        checkpoint = Plan.make(
+            model(_named("mlp.experts", "gate_up_proj", "down_proj", pair), str(transposed)), SCHEMES["w4a16_nvfp4"]
+        ).checkpoint
+        expected = pair[0][1].T[half:] if transposed else pair[0][1][half:]
+        assert np.array_equal(checkpoint.read(f"{_LAYER}.mlp.experts.1.up_proj.weight"), expected)
+
+
+_ONES = np.ones((2, 64, 64), np.float32)
+_REFUSED: Mapping[str, tuple[Arrays, Mapping[str, Any]]] = {
+    "Llama 4": (_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES[:, :32])), {"model_type": "llama4"}),
+    "biases": (
+        {
+            **_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES[:, :32])),
+            "mlp.experts.gate_up_proj_bias": np.ones((2, 64), np.float32),
+        },
+        {},
+    ),
+    "down is missing": ({"mlp.experts.gate_up_proj": _ONES}, {}),
+    "no gate": (_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES)), {}),
+    "another number of experts": (_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES[:1, :, :32])), {}),
+    "another name": ({"moe.w13": _ONES}, {}),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+def test_experts_that_are_not_understood_are_left_whole_and_refused(model: Callable[..., Path], case: str) -> None:
+    tensors, config = _REFUSED[case]
+    source = model(tensors, "source", **config)
+    document, checkpoint = read_json(source / "config.json"), Checkpoint.open(source)
+    whole = split_experts(checkpoint, document, structure.read(document, checkpoint.tensors.values()))
+    assert whole.tensors.keys() == checkpoint.tensors.keys()
+    with pytest.raises(ModelUnsupportedError, match="all experts of a layer in one tensor"):
+        Plan.make(source, SCHEMES["w4a16_nvfp4"])
