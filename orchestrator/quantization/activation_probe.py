@@ -132,24 +132,10 @@ def _probe_experts(experts: Any, gathered: GatheredExperts, probe: ModuleProbe) 
     """Record, or replace, each expert of a module that gathers them. Deleting our forward restores its own."""
     forward = experts.forward
     weights = [(getattr(experts, leaf), sorted(names.items())) for leaf, names in gathered.leaves.items()]
-
-    def names_of(weight: Any) -> list[str]:  # noqa: ANN401 - a tensor of torch
-        storage = weight.untyped_storage().data_ptr()
-        for whole, names in weights:
-            if storage == whole.untyped_storage().data_ptr():
-                number = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
-                return [f"{gathered.prefix}.{number}.{name}" for _, name in names]
-        return []
-
-    linear = probe.torch.nn.functional.linear
+    products = _ExpertProducts(probe, [(whole, [name for _, name in names]) for whole, names in weights])
 
     def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
-        names = names_of(positional[1]) if function is linear else []
-        for name in names:
-            probe.record(name, positional[0])
-        if names and probe.overrides:
-            return probe.overrides.linear(names[0], positional[0], positional[1], None)
-        return function(*positional, **(named or {}))
+        return products.call(function, positional, named or {})
 
     mode: Any = importlib.import_module("torch.overrides").TorchFunctionMode
     probing = type("Probing", (mode,), {"__torch_function__": intercept})
@@ -160,6 +146,44 @@ def _probe_experts(experts: Any, gathered: GatheredExperts, probe: ModuleProbe) 
 
     experts.forward = seen
     return experts
+
+
+@dataclass(frozen=True)
+class _ExpertProducts:
+    """The products of inputs and matrices of experts: one for each expert, or one of all experts."""
+
+    probe: ModuleProbe
+    weights: list[tuple[Any, list[str]]]
+    """Parameters of the module, and the names of the weights below each other, with `{}` for the expert's number."""
+
+    def call(self, function: Any, positional: Any, named: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as torch calls it
+        """Call a function of torch, and record, or replace, what multiplies with experts."""
+        torch = self.probe.torch
+        linear, products = torch.nn.functional.linear, (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+        if function not in (linear, torch.bmm, *products) or not (found := self._names(positional[1])):
+            return function(*positional, **named)
+        given, weight = positional[:2]
+        each = list(zip(found, given, weight, strict=True) if function is torch.bmm else [(found[0], given, weight)])
+        for names, part, _ in each:
+            for name in names:
+                self.probe.record(name, part)
+        if self.probe.overrides is None:
+            return function(*positional, **named)
+        replaced = [
+            self.probe.overrides.linear(names[0], part, matrix if function is linear else matrix.T, None)
+            for names, part, matrix in each
+        ]
+        return torch.stack(replaced) if function is torch.bmm else replaced[0]
+
+    def _names(self, weight: Any) -> list[list[str]]:  # noqa: ANN401 - a tensor of torch
+        """Return the modules of each expert whose matrix is in a factor; none if it is another tensor."""
+        storage = weight.untyped_storage().data_ptr()
+        for whole, names in self.weights:
+            if storage == whole.untyped_storage().data_ptr():
+                first = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0)
+                count = len(weight) if weight.dim() == whole.dim() else 1
+                return [[name.format(number) for name in names] for number in range(first, first + count)]
+        return []
 
 
 def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch

@@ -19,6 +19,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.activations import hidden_states
+from orchestrator.quantization.experts import is_whole
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
@@ -250,16 +251,19 @@ class _Walk:
         for name, largest in zip(group, amax, strict=True):
             scale, module = scheme.weight_scale(largest), name.removesuffix(".weight")
             entry = self.report.tensor(module, scheme, scale)
-            for first, rows in self.memory.pieces(tensors[name]):
+            pieces = self.memory.pieces(tensors[name])
+            for first, rows in [(0, tensors[name])] if is_whole(source[name]) else pieces:
                 encoded = scheme.encode(rows, scale)
                 for suffix, part in encoded.items():
-                    self.memory.put_out(f"{name}{suffix}", part, first)
+                    self.memory.put_out(*self.plan.written(name, f"{name}{suffix}", part, first))
                 entry.add(rows, encoded)
-            for suffix, scalar in scheme.scalars(scale).items():
-                self.memory.put_out(f"{name}{suffix}", scalar)
+            scalars = {f"{name}{suffix}": scalar for suffix, scalar in scheme.scalars(scale).items()}
             if scheme.calibrated:
                 entry.input_scale = scheme.input_scale(inputs.get(layout.input_group(module), 0.0))
-                self.memory.put_out(f"{module}.input_scale", np.array(entry.input_scale))
+                scalars[f"{module}.input_scale"] = np.array(entry.input_scale)
+            for scalar, value in scalars.items():
+                if (target := self.plan.scalar(name, scalar)) is not None:
+                    self.memory.put_out(target, value)
 
 
 def check_measured(plan: Plan, number: int, measured: Measured) -> None:

@@ -1,21 +1,25 @@
-"""Splits a tensor that holds a matrix for each expert of a layer into these matrices, as ModelOpt's export does.
+"""Splits a tensor that holds a matrix for each expert of a layer into these matrices.
 
-Some checkpoints have `experts.gate_up_proj` and `experts.down_proj` with three dimensions. Each expert's gate, up and
-down projection becomes a tensor of its own, `experts.0.gate_proj.weight`, of which only the position in the file is
-calculated. Shapes tell whether a matrix is stored as [outputs, inputs] or transposed.
+Some checkpoints have `experts.gate_up_proj` and `experts.down_proj` with three dimensions. ModelOpt's export splits
+most of them: each expert's gate, up and down projection becomes a tensor of its own, `experts.0.gate_proj.weight`, of
+which only the position in the file is calculated here. Shapes tell whether a matrix is stored as [outputs, inputs] or
+transposed.
+
+Experts whose module multiplies with transposed matrices stay in one tensor, with one scale. Here they are matrices too,
+`experts.gate_up_proj.0.weight`, and what they become is written to one tensor.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from orchestrator.quantization.structure import text_config
-from orchestrator.quantization.tensors import ExpertMatrix, natural
+from orchestrator.quantization.tensors import ExpertMatrix, TensorSpec, natural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from orchestrator.quantization.checkpoint import Checkpoint
     from orchestrator.quantization.structure import Config, Structure
@@ -33,24 +37,72 @@ _PARTS = {
     "output_linear": ("down_proj",),
 }
 _WHOLE = ("llama4",)
-"""Families whose experts ModelOpt does not split: it wraps `Llama4TextExperts`, whose weights are not those of linear
-functions, in `plugins/huggingface.py`."""
+"""Families whose experts ModelOpt does not split, like those with biases (gpt-oss): it transposes the weights of
+`Llama4TextExperts` and `GptOssExperts` in `export/unified_export_hf.py`."""
 _STACKED = 3
+_LEAVES = ("weight", "weight_scale", "weight_scale_2", "input_scale")
 
 
 def split_experts(checkpoint: Checkpoint, config: Config, structure: Structure) -> Checkpoint:
     """Return a checkpoint with a tensor for each matrix of each expert. What is not understood stays as it is."""
-    if str(text_config(config).get("model_type", "")).startswith(_WHOLE):
-        return checkpoint
+    known = str(text_config(config).get("model_type", "")).startswith(_WHOLE)
     tensors = dict(checkpoint.tensors)
     hidden = tensors[f"{structure.embedding}.weight"].shape[1]
     for experts, leaves in _stacked(checkpoint, structure).items():
-        transposed = _is_transposed(leaves, hidden)
-        if transposed is None or f"{experts}.gate_up_proj_bias" in tensors:
+        transposed, whole = _is_transposed(leaves, hidden), known or f"{experts}.gate_up_proj_bias" in tensors
+        if transposed is None or (whole and not transposed):
             continue
-        for leaf, whole in leaves.items():
-            del tensors[whole.name]
-            tensors.update((part.name, part) for part in _matrices(whole, experts, _PARTS[leaf], transposed=transposed))
+        for leaf, stored in leaves.items():
+            del tensors[stored.name]
+            parts: Iterable[ExpertMatrix] = _matrices(stored, experts, _PARTS[leaf], transposed=transposed)
+            if whole:
+                names = (f"{stored.name}.{expert}.weight" for expert in range(stored.shape[0]))
+                parts = (_expert(stored, expert, name) for expert, name in enumerate(names))
+            tensors.update((part.name, part) for part in parts)
+    return _sorted(checkpoint, tensors)
+
+
+def join_unquantized(checkpoint: Checkpoint, quantized: Container[str]) -> Checkpoint:
+    """Return a checkpoint in which experts that stay in one tensor and are not quantized are that tensor again."""
+    tensors = dict(checkpoint.tensors)
+    for name, tensor in checkpoint.tensors.items():
+        if is_whole(tensor) and name.removesuffix(".weight") not in quantized:
+            del tensors[name]
+            tensors[tensor.stored.name] = tensor.stored
+    return _sorted(checkpoint, tensors)
+
+
+def split_quantized(checkpoint: Checkpoint, original: Checkpoint) -> Checkpoint:
+    """Return a quantized checkpoint in which experts have the names that they have in its split original."""
+    tensors = dict(checkpoint.tensors)
+    for name, matrix in original.tensors.items():
+        for leaf in _LEAVES if is_whole(matrix) else ():
+            part = f"{name.removesuffix('.weight')}.{leaf}"
+            stored = checkpoint.tensors.get(whole_name(matrix, part))
+            if stored is not None:
+                tensors.pop(stored.name, None)
+                tensors[part] = _expert(stored, matrix.expert, part) if stored.shape else replace(stored, name=part)
+    return _sorted(checkpoint, tensors)
+
+
+def is_whole(tensor: TensorSpec) -> TypeGuard[ExpertMatrix]:
+    """Tell whether a matrix of an expert is quantized into one tensor with those of all experts."""
+    return isinstance(tensor, ExpertMatrix) and tensor.whole
+
+
+def whole_name(matrix: ExpertMatrix, name: str) -> str:
+    """Return the tensor that has, for all experts, a matrix's weight or one of its scales."""
+    leaf = name.rpartition(".")[2]
+    return matrix.stored.name if leaf == "weight" else f"{matrix.stored.name}_{leaf}"
+
+
+def whole_spec(matrix: ExpertMatrix, spec: TensorSpec) -> TensorSpec:
+    """Return the tensor that has, for all experts, what one matrix becomes."""
+    shape = (matrix.stored.shape[0], *reversed(spec.shape)) if spec.shape else ()
+    return TensorSpec(whole_name(matrix, spec.name), spec.dtype, shape)
+
+
+def _sorted(checkpoint: Checkpoint, tensors: Mapping[str, StoredTensor]) -> Checkpoint:
     return replace(checkpoint, tensors={name: tensors[name] for name in sorted(tensors, key=natural)})
 
 
@@ -99,3 +151,22 @@ def _matrices(whole: StoredTensor, experts: str, names: Sequence[str], *, transp
                 transposed=transposed,
             )
             yield matrix if transposed else replace(matrix, begin=begin + part * matrix.size)
+
+
+def _expert(whole: StoredTensor, expert: int, name: str) -> ExpertMatrix:
+    """Return an expert's part, [outputs, inputs], of a tensor [experts, inputs, outputs] that stays one tensor."""
+    _, inputs, outputs = whole.shape
+    begin = whole.begin + expert * whole.row_bytes
+    return ExpertMatrix(
+        name,
+        whole.dtype,
+        (outputs, inputs),
+        whole.file,
+        begin,
+        stored=whole,
+        expert=expert,
+        part=0,
+        parts=1,
+        transposed=True,
+        whole=True,
+    )

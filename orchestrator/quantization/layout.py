@@ -238,6 +238,8 @@ def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str,
 def _fused(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the fused module: its parent, and the kind of projection."""
     parent, _, leaf = module.rpartition(".")
+    if leaf.isdecimal() and parent.rpartition(".experts.")[2] in ("gate_up_proj", "down_proj"):
+        return parent, ("experts",)  # they stay in one tensor, see `experts`
     return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
 
 

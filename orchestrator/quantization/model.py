@@ -118,7 +118,7 @@ class LayeredModel:
     def _check_tensor(self, name: str, target: Target, shapes: Mapping[str, tuple[int, ...]]) -> None:
         found, asked = self.plan.checkpoint.tensors[name], shapes[target.parameter]
         if target.expert is not None:
-            asked = (asked[1] // target.parts, *asked[2:])
+            asked = asked[:0:-1] if target.transposed else (asked[1] // target.parts, *asked[2:])
         elif self.plan.quantizes(name):
             self._check_linear(name, target)
         if found.shape != asked:

@@ -208,7 +208,8 @@ class _Conversion:
             self._encode(part, scale, behind)
         for name in group:
             for suffix, scalar in self.plan.scheme.scalars(scale).items():
-                behind.do(partial(self.writer.write, f"{name}{suffix}", scalar))
+                if (target := self.plan.scalar(name, f"{name}{suffix}")) is not None:
+                    behind.do(partial(self.writer.write, target, scalar))
 
     def _encode(self, part: _Rows, scale: np.float32, behind: WriteBehind) -> None:
         self._count(part)
@@ -225,7 +226,7 @@ class _Conversion:
 
     def _write(self, part: _Rows, encoded: Mapping[str, NDArray[Any]]) -> None:
         for suffix, rows in encoded.items():
-            self.writer.write(f"{part.name}{suffix}", rows, part.first)
+            self.writer.write(*self.plan.written(part.name, f"{part.name}{suffix}", rows, part.first))
 
 
 def _until_the_end(coming: Iterator[_Rows | _End]) -> Iterator[_Rows]:

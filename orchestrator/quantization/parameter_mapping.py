@@ -31,6 +31,8 @@ class Target:
     part: int = 0
     """Which of the weights below each other."""
     parts: int = 1
+    transposed: bool = False
+    """The parameter has the matrix of an expert as [inputs, outputs]."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Names:
     def _find(self, name: str) -> Target:
         tensor = self.tensors.get(name)
         if isinstance(tensor, ExpertMatrix):
-            return Target(self.target(tensor.stored.name).parameter, tensor.expert, tensor.part, tensor.parts)
+            whole = self.target(tensor.stored.name).parameter
+            return Target(whole, tensor.expert, tensor.part, tensor.parts, transposed=tensor.whole)
         renamed = name
         for renaming in self.renamings:
             renamed, _ = renaming.rename_source_key(renamed)
@@ -116,10 +119,9 @@ def _converted(name: str, renamed: str, parameter: str, converter: Any, pattern:
 class GatheredExperts:
     """A module that holds the weights of all experts of a layer."""
 
-    prefix: str
-    """The prefix of an expert's number in the checkpoint, within the layer."""
     leaves: dict[str, dict[int, str]] = field(default_factory=dict)
-    """By parameter of the module, the checkpoint's names of the weights below each other, within an expert."""
+    """By parameter of the module, the checkpoint's modules of the weights below each other, within the layer, with `{}`
+    for the expert's number."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,15 @@ def arrange(targets: Mapping[str, Target], shapes: Mapping[str, Sequence[int]], 
             arranged.parameters[target.parameter] = tensors[name]
             arranged.modules[module] = name.rpartition(".")[0]
             continue
-        block, _, rest = name.removesuffix(".weight").partition(f".{target.expert}.")
-        experts = arranged.experts.setdefault(module, GatheredExperts(block))
-        experts.leaves.setdefault(leaf, {})[target.part] = rest
+        numbered = re.sub(rf"\.{target.expert}(?=\.)", ".{}", name, count=1).removesuffix(".weight")
+        arranged.experts.setdefault(module, GatheredExperts()).leaves.setdefault(leaf, {})[target.part] = numbered
         whole = arranged.parameters.get(target.parameter)
         if whole is None:
             shape = tuple(shapes[target.parameter])
             whole = arranged.parameters[target.parameter] = _empty_like(tensors[name], shape)
+        if target.transposed:
+            whole[target.expert] = tensors[name].T
+            continue
         rows = tensors[name].shape[0]
         where = (target.expert, slice(target.part * rows, (target.part + 1) * rows))
         whole[where] = tensors[name]

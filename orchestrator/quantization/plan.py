@@ -11,7 +11,7 @@ from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeIn
 from orchestrator.models.weight_files import require_no_link_out
 from orchestrator.quantization import configs, format_names, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
-from orchestrator.quantization.experts import split_experts
+from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.schemes import Scheme
     from orchestrator.quantization.structure import Structure
 
@@ -121,11 +122,13 @@ class Plan:
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
         checkpoint = split_experts(checkpoint, config, found)
-        kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
         _check_experts(checkpoint)
         own = formats or {}
-        selection = layout.select(found, [checkpoint.tensors[name] for name in kept], exclude)
+        named = [tensor for name, tensor in checkpoint.tensors.items() if not found.is_redundant(name)]
+        selection = layout.select(found, named, exclude)
         selection = selection.without({module for module, name in own.items() if name not in SCHEMES})
+        checkpoint = join_unquantized(checkpoint, selection.quantized)
+        kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
         plan = cls(
             checkpoint,
             config,
@@ -264,8 +267,27 @@ class Plan:
         """Return a tensor of the source with its target type."""
         return TensorSpec(name, self.types[name], self.checkpoint.tensors[name].shape)
 
+    def written(self, weight: str, name: str, rows: Numbers, first: int = 0) -> tuple[str, Numbers, int]:
+        """Return how rows of what a weight becomes are written: the tensor, its rows, and the first of them."""
+        matrix = self.checkpoint.tensors[weight]
+        if not is_whole(matrix):
+            return name, rows, first
+        return whole_name(matrix, name), rows.T[None], matrix.expert
+
+    def scalar(self, weight: str, name: str) -> str | None:
+        """Return the tensor in which a scalar of a weight is written; None if another expert's weight has it."""
+        matrix = self.checkpoint.tensors[weight]
+        if not is_whole(matrix):
+            return name
+        return whole_name(matrix, name) if matrix.expert == 0 else None
+
     def _output(self, name: str) -> list[TensorSpec]:
-        return self.scheme_of(name).specs(self.spec(name)) if self.quantizes(name) else [self.spec(name)]
+        if not self.quantizes(name):
+            return [self.spec(name)]
+        specs, matrix = self.scheme_of(name).specs(self.spec(name)), self.checkpoint.tensors[name]
+        if not is_whole(matrix):
+            return specs
+        return [whole_spec(matrix, spec) for spec in specs] if matrix.expert == 0 else []
 
     def _check_cache(self) -> None:
         """Refuse a model whose keys and values would get no scales because their projections are not recognized."""

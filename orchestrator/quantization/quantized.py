@@ -9,6 +9,7 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.experts import split_quantized
 from orchestrator.quantization.linear_override import stored
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Quantized:
         Raises:
             CheckpointError: It cannot be read, or quantizes modules that the original does not have.
         """
-        checkpoint = Checkpoint.open(folder)
+        checkpoint = split_quantized(Checkpoint.open(folder), original.checkpoint)
         found: dict[int, list[str]] = {}
         for name in checkpoint.tensors:
             if not name.endswith(".weight_scale"):

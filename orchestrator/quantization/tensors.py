@@ -80,6 +80,8 @@ class ExpertMatrix(StoredTensor):
     parts: int
     transposed: bool
     """Stored as [inputs, outputs], with the parts side by side. `begin` is then that of the expert."""
+    whole: bool = False
+    """A quantized checkpoint has the matrices of all experts in one tensor, too, stored as these are."""
 
     def of_expert(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the matrix, a view, from all stored numbers of its expert if it is transposed."""
