@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +152,10 @@ class Plan:
 
     def scheme_of(self, weight: str) -> Scheme:
         """Return the scheme of a quantized weight."""
-        return self.formats.get(weight.removesuffix(".weight"), self.scheme)
+        scheme = self.formats.get(weight.removesuffix(".weight"), self.scheme)
+        if isinstance(scheme, Fp8) and is_whole(self.checkpoint.tensors[weight]):
+            return replace(scheme, in_fp32=True)
+        return scheme
 
     def by_scheme(self, weights: Sequence[str]) -> list[tuple[str, ...]]:
         """Split quantized weights by their schemes, which may share a scale only among themselves."""

@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.quantization import layout
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
+from orchestrator.quantization.torch_arrays import as_tensor, numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,6 +118,8 @@ class Fp8:
 
     shared: bool = False
     """Fused modules get one scale. This saves the runtime another rounding. ModelOpt does not do it."""
+    in_fp32: bool = False
+    """Quotients are not rounded to the type of the weight, as ModelOpt calculates experts that stay in one tensor."""
     algorithm: str = "FP8"
     calibrated: bool = True
     columns: int = 1
@@ -139,7 +142,10 @@ class Fp8:
 
     def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
         """See `Scheme`."""
-        return {"": kernels.encode_fp8(rows, scale, empty)}
+        if not self.in_fp32:
+            return {"": kernels.encode_fp8(rows, scale, empty)}
+        exact = kernels.encode_fp8(numbers(rows), scale, empty)
+        return {"": exact if isinstance(rows, np.ndarray) else as_tensor(exact, rows.device)}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """See `Scheme`."""
