@@ -18,7 +18,7 @@ from orchestrator.events import Progress, silence
 from orchestrator.models.weight_files import INDEX, own_weights, unrelated_files
 from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
-from orchestrator.quantization.experts import split_experts
+from orchestrator.quantization.experts import split_experts, split_quantized
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.tensors import TensorSpec
@@ -208,14 +208,25 @@ class _Examination:
         return Report(self._quantization.name, tuple(self._checks), tuple(self._skipped), tuple(self._layers))
 
     def _ask_about_tensors(self, checkpoint: Checkpoint, *, configured: bool) -> None:
-        complete = configured and self._ask("tensors", lambda: self._check_tensors(checkpoint))
-        finite = self._ask("numbers", lambda: self._check_numbers(checkpoint))
-        self._ask("fused_scales", lambda: self._check_fused(checkpoint))
+        complete = configured and self._ask("tensors", lambda: self._check_tensors(self._split(checkpoint)))
+        found = self._checkpoint or checkpoint
+        finite = self._ask("numbers", lambda: self._check_numbers(found))
+        self._ask("fused_scales", lambda: self._check_fused(found))
         if complete and finite:
-            self._ask("unquantized", lambda: self._compare_unquantized(checkpoint))
-            self._ask("signal_to_noise", lambda: self._measure(checkpoint))
+            self._ask("unquantized", lambda: self._compare_unquantized(found))
+            self._ask("signal_to_noise", lambda: self._measure(found))
         else:
             self._skipped.append(Skipped("signal_to_noise", "needs complete tensors with finite numbers"))
+
+    def _split(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Give experts the same names in the checkpoint and in its original."""
+        if self.original is None or not self._quantization.algorithms <= set(layout.ALGORITHMS):
+            return checkpoint
+        config = structure.untied(self._config) if has_own_head(self.original, self._config) else self._config
+        model = structure.read(config, self.original.tensors.values())
+        self.original = split_experts(self.original, config, model)
+        self._checkpoint = split_quantized(checkpoint, self.original)
+        return self._checkpoint
 
     def _ask(self, name: str, question: Callable[[], str]) -> bool:
         """Run one check; return whether it ran and passed."""
@@ -271,9 +282,6 @@ class _Examination:
         config = self._config
         if self.original is not None and has_own_head(self.original, config):
             config = structure.untied(config)
-        if self.original is not None and self._quantization.algorithms <= set(layout.ALGORITHMS):
-            model = structure.read(config, self.original.tensors.values())
-            self.original = split_experts(self.original, config, model)
         source = {spec.name: spec for spec in _unquantized(self.original or checkpoint)}
         expected = _expected(config, list(source.values()), self._quantization)
         for name, spec in expected.items():

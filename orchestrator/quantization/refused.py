@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_ONE_TENSOR = "all experts of a layer are one tensor, which onepass cannot split"
-_MXFP4 = "it is published in MXFP4, and " + _ONE_TENSOR
+_MXFP4 = "it is published in MXFP4, which onepass does not quantize again"
 _BETWEEN = "transformers changes hidden states between its layers, which onepass runs one by one"
 _TRANSPOSED = "its weights are stored transposed, not as linear modules"
 
@@ -18,7 +17,5 @@ REASONS: Mapping[str, str] = {
     "Gemma4ForConditionalGeneration": _BETWEEN,
     "GptOssForCausalLM": _MXFP4,
     "GPT2LMHeadModel": _TRANSPOSED,
-    "Llama4ForCausalLM": _ONE_TENSOR,
-    "Llama4ForConditionalGeneration": _ONE_TENSOR,
 }
 """By the name in `architectures` of a `config.json`."""

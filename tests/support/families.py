@@ -182,6 +182,16 @@ FAMILIES: Mapping[str, Family] = {
 """By the name that people use."""
 
 
+_LLAMA_4: Mapping[str, Any] = {
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "intermediate_size_mlp": 96,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+    "moe_layers": [0, 2],
+    "attention_chunk_size": 16,
+}
+
 UNLISTED: Mapping[str, Family] = {
     "Arcee": Family("ArceeForCausalLM", {"class": "ArceeConfig"}, "an MLP without a gate"),
     "Cohere 2": Family(
@@ -210,6 +220,40 @@ UNLISTED: Mapping[str, Family] = {
         {"class": "GraniteMoeConfig", "intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2},
         "all experts of a layer in one tensor",
         listed={"block_sparse_moe.router*": "block_sparse_moe.router"},
+    ),
+    "gpt-oss": Family(
+        "GptOssForCausalLM",
+        {
+            "class": "GptOssConfig",
+            "head_dim": 16,
+            "intermediate_size": 48,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+        },
+        "experts that stay in one tensor, with biases; sinks",
+    ),
+    "Llama 4": Family(
+        "Llama4ForCausalLM", {"class": "Llama4TextConfig", **_LLAMA_4}, "experts that stay in one tensor"
+    ),
+    "Llama 4, with images": Family(
+        "Llama4ForConditionalGeneration",
+        {
+            "class": "Llama4Config",
+            "text_config": {**SIZES, **_LLAMA_4},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 128,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+                "projector_input_dim": 64,
+                "projector_output_dim": 64,
+                "vision_output_dim": 64,
+            },
+        },
+        "experts that stay in one tensor; a vision tower",
     ),
     "Qwen3-VL-MoE": Family(
         "Qwen3VLMoeForConditionalGeneration",
