@@ -238,8 +238,8 @@ def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str,
 def _fused(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the fused module: its parent, and the kind of projection."""
     parent, _, leaf = module.rpartition(".")
-    if leaf.isdecimal() and parent.rpartition(".experts.")[2] in ("gate_up_proj", "down_proj"):
-        return parent, ("experts",)  # they stay in one tensor, see `experts`
+    if _stays_whole(module):
+        return parent, ("experts",)
     return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
 
 
@@ -254,8 +254,21 @@ def input_group(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def listed_exclusions(structure: Structure, excluded: Iterable[str]) -> list[str]:
-    """Return the excluded modules that ModelOpt lists."""
-    return [module for module in excluded if not (structure.scaled_embedding and module == structure.embedding)]
+    """Return the excluded modules as ModelOpt lists them. Experts that stay in one tensor are one module."""
+    listed = (listed_as(module) if _stays_whole(module) else module for module in excluded)
+    return [module for module in listed if not (structure.scaled_embedding and module == structure.embedding)]
+
+
+def expert_of(module: str) -> str:
+    """Return the expert to which a module belongs, such as `mlp.experts.3`."""
+    block, _, rest = module.rpartition(".")
+    return f"{block.rpartition('.')[0]}.{rest}" if _stays_whole(module) else block
+
+
+def _stays_whole(module: str) -> bool:
+    """Tell whether a module is an expert whose weight stays in one tensor with the others', see `experts`."""
+    parent, _, leaf = module.rpartition(".")
+    return leaf.isdecimal() and parent.rpartition(".experts.")[2] in ("gate_up_proj", "down_proj")
 
 
 def declared_order(module: str) -> tuple[bool, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.quantization import layout
 from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.torch_arrays import numbers
 
@@ -87,7 +88,7 @@ class Report:
         there = [module for module in self.tensors if module.startswith(prefix) and ".experts." in module]
         hits: dict[str, int] = {}
         for module in there:
-            expert = module.removeprefix(prefix).rpartition(".")[0]
+            expert = layout.expert_of(module.removeprefix(prefix))
             hits[expert] = max(hits.get(expert, 0), measured.tokens.get(module.removeprefix(prefix), 0))
         if hits:
             self.experts[layer] = hits

@@ -28,6 +28,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+# transformers 5.24 reads this of the language model's output, which lacks it: Llama 4 with images fails on text alone.
+transformers.modeling_outputs.MoeCausalLMOutputWithPast.image_outputs = None
+
 
 def class_for(config: Any) -> Any:  # noqa: ANN401 - of transformers
     """Give the classes of models of text, or of images and text."""
