@@ -103,7 +103,8 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
         if isinstance(module, probe.torch.nn.Linear) and name in arranged.modules
     ]
     hooks = [module.register_forward_pre_hook(_linear_hook(name, probe)) for module, name in linears]
-    replaced = [_replace_linear(module, name, probe.overrides) for module, name in linears if probe.overrides]
+    plain = [pair for pair in linears if type(pair[0]).forward is probe.torch.nn.Linear.forward]  # some routers are not
+    replaced = [_replace_linear(module, name, probe.overrides) for module, name in plain if probe.overrides]
     replaced += [_probe_experts(layer.get_submodule(name), found, probe) for name, found in arranged.experts.items()]
     try:
         yield

@@ -29,7 +29,7 @@ from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.samples import Batch, random_batches
 from tests.support.families import FAMILIES as EVERY
 from tests.support.families import SIZES as FAMILY_SIZES
-from tests.support.families import STORED_OTHERWISE, Family, Stored
+from tests.support.families import STORED_OTHERWISE, UNLISTED, Family, Stored
 
 sys.path.insert(0, str(Path(__file__).parent))
 from oracle_export import make, store_otherwise  # beside this file, which is run as a script
@@ -57,6 +57,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
     },
 }
+ONE_TENSOR = ("Llama 4", "gpt-oss")
+"""Families whose experts stay in one tensor when they are quantized."""
 FORMATS = (("nvfp4", "none"), ("nvfp4", "fp8"), ("fp8", "fp8"), ("w4a16_nvfp4", "none"))
 
 
@@ -73,6 +75,7 @@ def main(folder: Path) -> None:
         name: original(folder / "originals" / name, EVERY[stored.family], stored.types)
         for name, stored in {**{name: Stored(name, {}) for name in EVERY}, **STORED_OTHERWISE}.items()
     }
+    results["experts in one tensor"] = {name: experts_in_one_tensor(folder / name, name) for name in ONE_TENSOR}
     results["bad layer"], results["bad layer left alone"] = one_bad_layer(folder)
     results["inputs"] = inputs()
     (folder / "results.json").write_text(json.dumps(results))
@@ -110,6 +113,35 @@ def original(source: Path, family: Family, stored: Mapping[str, str]) -> dict[st
         model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **chosen).eval()
         perplexities[way] = perplexity(model)
     return perplexities
+
+
+def experts_in_one_tensor(folder: Path, name: str) -> dict[str, float]:
+    """Compare a model by our walk, and by transformers with the decoded weights in BF16."""
+    source, output = folder / "source", folder / "quantized"
+    make(source, {**SIZES, **UNLISTED[name].config})
+    quantize(source, output, "w4a16_nvfp4", "none")
+    found = divergence.evaluate(source, output, held_out())
+    tensors = load_file(output / "model.safetensors")
+    decoded = {}
+    for scales in [name for name in tensors if name.endswith("weight_scale")]:
+        stored = scales.removesuffix("_scale").removesuffix("_weight")
+        codes, blocks, scale_2 = tensors[stored], tensors[scales], tensors[f"{scales}_2"]
+        experts = [(codes.T, blocks.T)] if codes.dim() == 2 else zip(codes, blocks, strict=True)
+        parts = [{".weight": c.T, ".weight_scale": b.T, ".weight_scale_2": scale_2} for c, b in experts]
+        weights = [_decoded({key: part.contiguous() for key, part in each.items()}, "").bfloat16() for each in parts]
+        decoded[stored] = weights[0] if codes.dim() == 2 else torch.stack([each.T for each in weights])
+    models = [AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval() for _ in range(2)]
+    models[1].load_state_dict(decoded, strict=False)
+    total, tokens = 0.0, 0
+    for batch in held_out():
+        given = {"input_ids": torch.tensor(batch.tokens), "attention_mask": torch.tensor(batch.mask)}
+        with torch.inference_mode():
+            first, second = (model(**given, use_cache=False).logits[:, :-1].double() for model in models)
+        keep = (given["attention_mask"][:, :-1] * given["attention_mask"][:, 1:]).bool()
+        logs = [torch.log_softmax(logits[keep], -1) for logits in (first, second)]
+        total += float(torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="sum"))
+        tokens += int(keep.sum())
+    return {"ours": found.kl_divergence, "whole": total / tokens}
 
 
 def perplexity(model: torch.nn.Module) -> float:

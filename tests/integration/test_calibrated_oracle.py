@@ -43,6 +43,7 @@ pytestmark = [pytest.mark.oracle, pytest.mark.timeout(900)]
 _ROOT = Path(__file__).parents[2]
 _HERE = Path(__file__).parent
 
+_EXPERTS_EXCLUDED = ("Granite-MoE", "Llama 4", "gpt-oss")
 _EXCLUDING = Format("nvfp4", "fp8")
 _WEIGHTS_AND_CACHE = Format("w4a16_nvfp4", "fp8")
 
@@ -77,6 +78,10 @@ def quantized(environment: Environment, tmp_path_factory: pytest.TempPathFactory
         _export(folder, "excluding", "weights and cache", _WEIGHTS_AND_CACHE),
         _export(folder, "excluding", "shared", Format("fp8")) | {"shared_scales": True},
     ]
+    for name in _EXPERTS_EXCLUDED:
+        request = _request(folder, f"{name} excluded", UNLISTED[name], 1)
+        request["exports"] = [_export(folder, f"{name} excluded", "FP8", Format("fp8"), "*layers.0.*experts*")]
+        requests.append(request)
     every = [*requests, *_unlisted(folder), few, excluding, *_unusual(folder), *_stored_otherwise(folder)]
     files = [folder / f"requests-{half}.json" for half in (0, 1)]
     for half, file in enumerate(files):
@@ -231,6 +236,11 @@ def test_experts_that_nothing_reached_are_what_modelopt_writes(quantized: Path, 
 @pytest.mark.parametrize("case", ["excluding", "weights and cache"])
 def test_an_excluded_layer_and_scales_of_the_cache_alone_are_what_modelopt_writes(quantized: Path, case: str) -> None:
     _same(quantized / "excluding" / case)
+
+
+@pytest.mark.parametrize("family", _EXPERTS_EXCLUDED)
+def test_excluded_experts_of_one_tensor_are_what_modelopt_writes(quantized: Path, family: str) -> None:
+    _same(quantized / f"{family} excluded" / "FP8", listed=UNLISTED[family].listed)
 
 
 def test_odd_sizes_and_small_numbers_are_what_modelopt_writes_except_for_a_tensor_of_zeros(quantized: Path) -> None:

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from orchestrator.errors import ModelUnsupportedError
-from orchestrator.quantization import structure
+from orchestrator.errors import ModelUnsupportedError, RecipeInvalidError
+from orchestrator.quantization import quality, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts
 from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.formats import fp8, nvfp4
 from orchestrator.quantization.onepass import quantize_checkpoint
 from orchestrator.quantization.plan import Plan
+from orchestrator.quantization.quantized import Quantized
 from orchestrator.quantization.schemes import SCHEMES
 
 Save = Callable[..., Path]
@@ -123,15 +125,82 @@ def test_gate_and_up_of_a_size_that_fits_both_ways_are_told_apart_by_down(
         assert np.array_equal(checkpoint.read(f"{_LAYER}.mlp.experts.1.up_proj.weight"), expected)
 
 
+# --- experts that stay in one tensor ---
+
+_WHOLE: Mapping[str, tuple[Arrays, Mapping[str, Any]]] = {
+    "Llama 4": ({}, {"model_type": "llama4_text"}),
+    "biases": ({"mlp.experts.gate_up_proj_bias": np.ones((_EXPERTS, 2 * _INNER), np.float32)}, {}),
+}
+
+
+@pytest.mark.parametrize("case", _WHOLE)
+def test_experts_that_stay_in_one_tensor_have_one_scale_and_are_decoded_by_their_original(
+    model: Callable[..., Path], matrices: Arrays, tmp_path: Path, case: str
+) -> None:
+    more, config = _WHOLE[case]
+    pair = _stacked(matrices, transposed=True)
+    source = model({**_named("mlp.experts", "gate_up_proj", "down_proj", pair), **more}, "source", **config)
+    quantize_checkpoint(source, tmp_path / "out")
+    written = Checkpoint.open(tmp_path / "out")
+    down = f"{_LAYER}.mlp.experts.down_proj"
+    found = {name: tensor.shape for name, tensor in written.tensors.items() if name.startswith(down)}
+    assert found == {
+        down: (_EXPERTS, _INNER // 2, _HIDDEN),
+        f"{down}_weight_scale": (_EXPERTS, _INNER // 16, _HIDDEN),
+        f"{down}_weight_scale_2": (),
+    }
+    scale = np.float32(written.read(f"{down}_weight_scale_2"))
+    assert scale == nvfp4.tensor_scale(float(np.abs(pair[1].astype(np.float32)).max()))
+    quantized = Quantized.open(tmp_path / "out", Plan.make(source, SCHEMES["w4a16_nvfp4"]))
+    for expert in range(_EXPERTS):
+        part = quantized.layer(0)[f"mlp.experts.down_proj.{expert}"]
+        expected = nvfp4.encode(matrices[f"experts.{expert}.down_proj.weight"], scale)
+        assert np.array_equal(part.weight, expected.codes)
+        assert part.block_scales is not None
+        assert part.block_scales.tobytes() == expected.scales.tobytes()
+    report = quality.examine(tmp_path / "out", reference=source, min_snr_db=15)
+    assert {check.name for check in report.checks if not check.passed} <= {"tokenizer"}
+    assert f"{_LAYER}.mlp.experts.gate_up_proj.2" in {layer.name for layer in report.layers}
+
+
+def test_excluded_experts_that_stay_in_one_tensor_are_copied_and_listed_as_one_module(
+    model: Callable[..., Path], matrices: Arrays, tmp_path: Path
+) -> None:
+    pair = _stacked(matrices, transposed=True)
+    source = model(_named("mlp.experts", "gate_up_proj", "down_proj", pair), "source", model_type="llama4")
+    quantize_checkpoint(source, tmp_path / "out", exclude=["*.experts.*"])
+    written = Checkpoint.open(tmp_path / "out").read(f"{_LAYER}.mlp.experts.gate_up_proj")
+    assert written.tobytes() == np.ascontiguousarray(pair[0]).tobytes()
+    listed = read_json(tmp_path / "out" / "hf_quant_config.json")["quantization"]["exclude_modules"]
+    assert f"{_LAYER}.mlp*" in listed
+
+
+def test_some_experts_of_one_tensor_cannot_be_excluded(model: Callable[..., Path], matrices: Arrays) -> None:
+    pair = _stacked(matrices, transposed=True)
+    source = model(_named("mlp.experts", "gate_up_proj", "down_proj", pair), "source", model_type="llama4")
+    with pytest.raises(RecipeInvalidError, match="would stay as it is while the rest of"):
+        Plan.make(source, SCHEMES["w4a16_nvfp4"], ["*.gate_up_proj.1"])
+
+
+def test_fp8_divides_experts_of_one_tensor_in_fp32(model: Callable[..., Path], matrices: Arrays) -> None:
+    pair = _stacked(matrices, transposed=True)
+    plan = Plan.make(
+        model(_named("mlp.experts", "gate_up_proj", "down_proj", pair), "source", model_type="llama4"), SCHEMES["fp8"]
+    )
+    weight, scale = matrices["experts.0.down_proj.weight"], np.float32(0.003)
+    whole = plan.scheme_of(f"{_LAYER}.mlp.experts.down_proj.0.weight").encode(weight, scale)[""]
+    plain = plan.scheme_of("model.layers.1.mlp.down_proj.weight").encode(weight, scale)[""]
+    assert whole.tobytes() == fp8.encode(weight.astype(np.float32), scale).tobytes()
+    assert whole.tobytes() != plain.tobytes()
+
+
+# --- what is refused ---
+
 _ONES = np.ones((2, 64, 64), np.float32)
 _REFUSED: Mapping[str, tuple[Arrays, Mapping[str, Any]]] = {
-    "Llama 4": (_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES[:, :32])), {"model_type": "llama4"}),
-    "biases": (
-        {
-            **_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES[:, :32])),
-            "mlp.experts.gate_up_proj_bias": np.ones((2, 64), np.float32),
-        },
-        {},
+    "Llama 4, not transposed": (
+        _named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES[:, :, :32])),
+        {"model_type": "llama4"},
     ),
     "down is missing": ({"mlp.experts.gate_up_proj": _ONES}, {}),
     "no gate": (_named("mlp.experts", "gate_up_proj", "down_proj", (_ONES, _ONES)), {}),
