@@ -75,9 +75,9 @@ def join_unquantized(checkpoint: Checkpoint, quantized: Container[str]) -> Check
 def split_quantized(checkpoint: Checkpoint, original: Checkpoint) -> Checkpoint:
     """Return a quantized checkpoint in which experts have the names that they have in its split original."""
     tensors = dict(checkpoint.tensors)
-    for name, matrix in original.tensors.items():
-        for leaf in _LEAVES if is_whole(matrix) else ():
-            part = f"{name.removesuffix('.weight')}.{leaf}"
+    for matrix in filter(is_whole, original.tensors.values()):
+        for leaf in _LEAVES:
+            part = f"{matrix.name.removesuffix('.weight')}.{leaf}"
             stored = checkpoint.tensors.get(whole_name(matrix, part))
             if stored is not None:
                 tensors.pop(stored.name, None)

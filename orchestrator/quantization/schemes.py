@@ -11,7 +11,6 @@ import numpy as np
 from orchestrator.quantization import layout
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
-from orchestrator.quantization.torch_arrays import as_tensor, numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,8 +143,9 @@ class Fp8:
         """See `Scheme`."""
         if not self.in_fp32:
             return {"": kernels.encode_fp8(rows, scale, empty)}
-        exact = kernels.encode_fp8(numbers(rows), scale, empty)
-        return {"": exact if isinstance(rows, np.ndarray) else as_tensor(exact, rows.device)}
+        if isinstance(rows, np.ndarray):
+            return {"": kernels.encode_fp8(rows.astype(np.float32), scale, empty)}
+        return {"": kernels.encode_fp8(rows.float(), scale, empty)}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
         """See `Scheme`."""

@@ -73,9 +73,9 @@ def store_experts(folder: Path, layout: str) -> None:
     """Store all experts of a layer as one tensor, as some checkpoints do: `stacked`, or `transposed` as well."""
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     found: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
-    for name in [name for name in tensors if re.search(r"\.experts\.\d+\.", name)]:
-        experts, number, leaf = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)\.weight", name).groups()
-        found.setdefault(experts, {}).setdefault(int(number), {})[leaf] = tensors.pop(name)
+    for match in filter(None, [re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)\.weight", name) for name in tensors]):
+        experts, number, leaf = match.groups()
+        found.setdefault(experts, {}).setdefault(int(number), {})[leaf] = tensors.pop(match[0])
     for experts, parts in found.items():
         each = [parts[number] for number in sorted(parts)]
         tensors[f"{experts}.gate_up_proj"] = torch.stack([torch.cat([e["gate_proj"], e["up_proj"]]) for e in each])

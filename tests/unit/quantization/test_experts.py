@@ -80,8 +80,8 @@ _NAMES = {
 def test_every_byte_is_that_of_a_model_with_a_tensor_for_each_matrix(
     model: Callable[..., Path], matrices: Arrays, tmp_path: Path, names: str, *, transposed: bool
 ) -> None:
-    *where, block = _NAMES[names]
-    one = model(_named(*where, _stacked(matrices, transposed=transposed)), "stacked")
+    module, first, second, block = _NAMES[names]
+    one = model(_named(module, first, second, _stacked(matrices, transposed=transposed)), "stacked")
     each = model({f"{block}.{name}": value for name, value in matrices.items()}, "each")
     quantize_checkpoint(one, tmp_path / "one", chunk_bytes=1000)
     quantize_checkpoint(each, tmp_path / "other")

@@ -113,8 +113,18 @@ def test_gate_and_up_lie_below_each_other_and_keep_their_names() -> None:
     }
     arranged = arrange(targets, {"mlp.experts.gate_up_proj": (2, 4, 8)}, dict(zip(targets, (gate, up), strict=True)))
     assert arranged.parameters["mlp.experts.gate_up_proj"][1, :, 0].tolist() == [1, 1, 2, 2]
-    assert arranged.experts["mlp.experts"].prefix == "moe.experts"
-    assert arranged.experts["mlp.experts"].leaves == {"gate_up_proj": {0: "w1", 1: "w3"}}
+    assert arranged.experts["mlp.experts"].leaves == {"gate_up_proj": {0: "moe.experts.{}.w1", 1: "moe.experts.{}.w3"}}
+
+
+def test_a_transposed_matrix_of_an_expert_keeps_its_name_and_is_arranged_as_the_parameter_has_it() -> None:
+    matrix = np.arange(32, dtype=np.float32).reshape(4, 8)
+    name = "mlp.experts.down_proj.1.weight"
+    tensors = {name: matrix}
+    targets = {name: Target("mlp.experts.down_proj", 1, transposed=True)}
+    arranged = arrange(targets, {"mlp.experts.down_proj": (2, 8, 4)}, tensors)
+    assert np.array_equal(arranged.parameters["mlp.experts.down_proj"][1], matrix.T)
+    assert arranged.experts["mlp.experts"].leaves == {"down_proj": {0: "mlp.experts.down_proj.{}"}}
+    assert np.array_equal(tensors[name], matrix)
 
 
 def test_parameters_that_nothing_fills_are_found() -> None:
