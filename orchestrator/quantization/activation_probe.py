@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,9 @@ from orchestrator.quantization.parameter_mapping import Arranged, GatheredExpert
 
 _ATTENTION = "orchestrator"
 """Our attention's name in transformers: its own, with a probe of keys and values."""
+
+_ATTENTION_INPUTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+"""The inputs of torch's attention that a caller may leave unnamed."""
 
 
 @dataclass
@@ -135,14 +137,8 @@ def _probe_experts(experts: Any, gathered: GatheredExperts, probe: ModuleProbe) 
     weights = [(getattr(experts, leaf), sorted(names.items())) for leaf, names in gathered.leaves.items()]
     products = _ExpertProducts(probe, [(whole, [name for _, name in names]) for whole, names in weights])
 
-    def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
-        return products.call(function, positional, named or {})
-
-    mode: Any = importlib.import_module("torch.overrides").TorchFunctionMode
-    probing = type("Probing", (mode,), {"__torch_function__": intercept})
-
     def seen(*positional: Any, **named: Any) -> Any:  # noqa: ANN401 - as the layer calls it
-        with probing():
+        with _intercepting(probe.torch, products.call):
             return forward(*positional, **named)
 
     experts.forward = seen
@@ -187,6 +183,17 @@ class _ExpertProducts:
         return []
 
 
+def _intercepting(torch: Any, call: Callable[[Any, Any, Mapping[str, Any]], Any]) -> AbstractContextManager[Any]:  # noqa: ANN401 - the module
+    """Return a block in which `call` gets each function of torch that is called, and its arguments."""
+
+    def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
+        return call(function, positional, named or {})
+
+    mode: Any = torch.overrides.TorchFunctionMode
+    block: AbstractContextManager[Any] = type("Intercepting", (mode,), {"__torch_function__": intercept})()
+    return block
+
+
 def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
     return float(tensor.abs().amax())
 
@@ -214,6 +221,7 @@ def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, A
         its own, because the others do not support what it needs (capped scores, sinks).
         attended: See `probe_attention`.
     """
+    torch: Any = library("torch")
     models: Any = library("transformers.modeling_utils")
     masks: Any = library("transformers.masking_utils")
 
@@ -222,7 +230,27 @@ def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, A
             function = library(type(module).__module__).eager_attention_forward
         else:
             function = models.ALL_ATTENTION_FUNCTIONS[chosen]
-        return function(module, queries, *attended(keys, values), mask, **options)
+        found = attended(keys, values)
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - not seen again by `probed_direct_attention`
+            return function(module, queries, *found, mask, **options)
 
     models.AttentionInterface.register(_ATTENTION, attend)
     masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS[chosen])
+
+
+def probed_direct_attention(torch: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> AbstractContextManager[Any]:  # noqa: ANN401 - the module
+    """Return a block in which attention that calls torch's own function passes keys and values to `attended`.
+
+    In transformers 4.57 some models (Qwen2-MoE, OLMoE, Nemotron) do not use the attention that `probe_attention`
+    replaces. ModelOpt edits the call in their source.
+    """
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def call(function: Any, positional: Any, named: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as torch calls it
+        if function is not attention:
+            return function(*positional, **named)
+        given = {**dict(zip(_ATTENTION_INPUTS, positional, strict=False)), **named}
+        given["key"], given["value"] = attended(given["key"], given["value"])
+        return function(**given)
+
+    return _intercepting(torch, call)

@@ -288,7 +288,7 @@ def check_measured(plan: Plan, number: int, measured: Measured) -> None:
         return
     found = "it has attention, but no projection that is known to compute keys"
     if not measured.attended:
-        found = "keys and values were not recorded: it is no attention of transformers' attention interface"
+        found = "keys and values were not recorded: it uses no attention of transformers' interface, nor that of torch"
     message = f"quantization.kv_cache: {layer}: {found}"
     raise ModelUnsupportedError(message, hint="Set quantization.kv_cache: none, or exclude this layer.")
 

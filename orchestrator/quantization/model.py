@@ -20,7 +20,14 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization import skeleton
-from orchestrator.quantization.activation_probe import Measured, ModuleProbe, Overrides, probe_attention, probed
+from orchestrator.quantization.activation_probe import (
+    Measured,
+    ModuleProbe,
+    Overrides,
+    probe_attention,
+    probed,
+    probed_direct_attention,
+)
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.parameter_mapping import Names, arrange, missing
 from orchestrator.quantization.residence import TORCH_TYPES
@@ -361,7 +368,8 @@ class Resident:
 
         owner._cache = overrides.cache if overrides else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
-            with probed(self.layer, self.arranged, ModuleProbe(torch, measured, overrides)), torch.inference_mode():
+            probing = probed(self.layer, self.arranged, ModuleProbe(torch, measured, overrides))
+            with probing, probed_direct_attention(torch, owner._attended), torch.inference_mode():  # noqa: SLF001
                 yield forward
         finally:
             owner._cache = None  # noqa: SLF001

@@ -3,7 +3,8 @@
 `image_run.py tokens FOLDER TEXT` prints the tokens that calibration makes of a text with each family's tokenizer.
 `image_run.py make FOLDER` writes a model of each family, with the configuration that this transformers writes; what it
 does not know is printed. `image_run.py walk FOLDER` calibrates each and compares it with its original, and prints what
-our walk over layers and transformers' own model say of it. The last one needs torch.
+our walk over layers and transformers' own model say of it. `image_run.py scales FOLDER OUTPUT` calibrates one model and
+prints the scales of its keys and values. The last two need torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.payloads import _text
 from orchestrator.quantization import divergence, skeleton
 from orchestrator.quantization.calibrated import quantize_calibrated
+from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.samples import random_batches
@@ -74,6 +76,13 @@ def walk(source: Path) -> dict[str, float]:
     return {"ours": ours, "theirs": float(torch.cat(losses).mean().exp())}
 
 
+def scales(source: Path, output: Path) -> dict[str, float]:
+    """Calibrate a model, and return the scales of its keys and values."""
+    quantize_calibrated(source, output, random_batches(SIZES["vocab_size"], 2, 16), number_format="fp8", kv_cache="fp8")
+    written = Checkpoint.open(output)
+    return {name: float(written.read(name)) for name in written.tensors if name.endswith((".k_scale", ".v_scale"))}
+
+
 def refusal(folder: Path) -> str:
     """Build the skeleton of a model that this transformers does not understand; return what is said."""
     try:
@@ -91,6 +100,8 @@ def main(asked: str, folder: Path, *more: str) -> None:
         answer = tokens(folder, Path(more[0]))
     elif asked == "make":
         answer = make(folder)
+    elif asked == "scales":
+        answer = scales(folder, Path(more[0]))
     elif asked == "refusal":
         answer = refusal(folder)
     else:

@@ -47,6 +47,10 @@ def _answer(printed: str) -> Any:  # noqa: ANN401 - JSON
     return said["answer"]
 
 
+def _newest(asked: str, *arguments: Path) -> Any:  # noqa: ANN401 - JSON
+    return json.loads(find_environment().run(_SCRIPT, asked, *arguments).rpartition("RESULT ")[2])["answer"]
+
+
 @pytest.fixture(scope="session")
 def image() -> Image:
     return Image(Environment(image_python()))
@@ -73,14 +77,23 @@ def test_an_original_says_in_an_image_what_its_transformers_says(
     assert walked[family]["ours"] == pytest.approx(walked[family]["theirs"], rel=1e-6)
 
 
+def test_attention_that_calls_torch_itself_gets_the_scales_of_the_newest_transformers(
+    image: Image, models: Path, tmp_path: Path
+) -> None:
+    source = models / "Qwen2-MoE"
+    newest = _newest("scales", source, tmp_path / "newest")
+    assert len(newest) == 2 * SIZES["num_hidden_layers"]
+    assert image.with_torch("scales", source, tmp_path / "image") == pytest.approx(newest, rel=1e-2)
+
+
 def test_text_becomes_the_same_tokens_in_an_image_as_with_the_newest_transformers(image: Image, tmp_path: Path) -> None:
     generate.main(["--output", str(tmp_path / "model"), "--layers", "1", "--vocab-size", "320"])
     text = tmp_path / "text.jsonl"
     texts = ["A short one.", "Grüße aus 東京, " * 9, "x"]
     text.write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
-    newest = json.loads(find_environment().run(_SCRIPT, "tokens", tmp_path / "model", text).rpartition("RESULT ")[2])
+    newest = _newest("tokens", tmp_path / "model", text)
     found = image.run("tokens", tmp_path / "model", text)
-    assert found == newest["answer"]
+    assert found == newest
     assert [len(rows) for rows in found["tokens"]] == [2, 1]
 
 
