@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_MXFP4 = "it is published in MXFP4, which onepass does not quantize again"
 _BETWEEN = "transformers changes hidden states between its layers, which onepass runs one by one"
 _TRANSPOSED = "its weights are stored transposed, not as linear modules"
 
@@ -15,7 +14,6 @@ REASONS: Mapping[str, str] = {
     "FalconH1ForCausalLM": _BETWEEN,
     "Gemma4ForCausalLM": _BETWEEN,
     "Gemma4ForConditionalGeneration": _BETWEEN,
-    "GptOssForCausalLM": _MXFP4,
     "GPT2LMHeadModel": _TRANSPOSED,
 }
 """By the name in `architectures` of a `config.json`."""

@@ -81,6 +81,12 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ),
     ("REQUANTIZE", GPT_OSS | MODELOPT, {"quantization.method": "none"}, "method none"),
     (
+        "REQUANTIZE",
+        ONEPASS | {"model.architecture": "GptOssForCausalLM"},
+        {"model.architecture": "Qwen3MoeForCausalLM"},
+        "method none",
+    ),
+    (
         "METHOD_UNSUPPORTED",
         AWQ | {"quantization.method": "onepass"},
         {"quantization.method": "modelopt", "quantization.image": "quantizer-0.46.0"},
@@ -148,7 +154,7 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ("KV_CACHE_UNSUPPORTED", ONEPASS | {"quantization.kv_cache": "nvfp4"}, {"quantization.kv_cache": "fp8"}, "fp8"),
     (
         "MODEL_UNSUPPORTED",
-        ONEPASS | {"model.architecture": "GptOssForCausalLM"},
+        ONEPASS | {"model.architecture": "FalconH1ForCausalLM"},
         {"model.architecture": "Qwen3MoeForCausalLM"},
         "modelopt",
     ),
