@@ -322,7 +322,7 @@ UNLISTED: Mapping[str, Family] = {
         "a vision tower, which stays as it is",
     ),
 }
-"""Families that no file of the program names, and the formats that they are proved in: `UNLISTED_FORMATS`."""
+"""Families whose classes no file of the quantizer names; they are proved in the formats of `UNLISTED_FORMATS`."""
 
 UNLISTED_FORMATS = {label: FORMATS[label] for label in ("W4A16 NVFP4", "NVFP4", "FP8 + FP8 KV")}
 
