@@ -7,6 +7,8 @@ AUTO = "auto"
 SINGLE_FORMATS = ("w4a16_nvfp4", "nvfp4", "fp8")
 """Format names for the whole model: the keys of `schemes.SCHEMES`."""
 FORMATS = (*SINGLE_FORMATS, AUTO)
+MAX, MSE, FOUR_OVER_SIX, WEIGHTED = SCALE_SEARCHES = ("max", "mse", "four_over_six", "weighted")
+"""How the scales of NVFP4's blocks are chosen, see `formats.nvfp4`."""
 KV_CACHE_FORMATS = ("none", "fp8")
 PROBE_TOKENS = 4096
 """Enough tokens to measure a layer's error: with others its mean changes by a few percent."""

@@ -27,7 +27,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.formats import e2m1, fp8, mxfp4, nvfp4
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX
+from orchestrator.quantization.formats import e2m1, fp8, mxfp4, nvfp4, nvfp4_tensors
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 from orchestrator.quantization.formats.gpu import GpuWeight
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
@@ -121,28 +122,41 @@ def forget() -> None:
             library.pool.shutdown()
 
 
-def encode_nvfp4(weight: Numbers, scale_2: np.float32, empty: Empty = np.empty) -> Encoded[Numbers]:
+def encode_nvfp4(
+    weight: Numbers,
+    scale_2: np.float32,
+    empty: Empty = np.empty,
+    search: str = MAX,
+    importance: NDArray[np.float32] | None = None,
+) -> Encoded[Numbers]:
     """Encode as `nvfp4.encode` does, where the weight is; the compiled loops write to what `empty` gives."""
     e2m1.check_shape("NVFP4", nvfp4.BLOCK, tuple(weight.shape))
     if not isinstance(weight, np.ndarray):
         on_gpu = GpuWeight.of(weight)
-        return on_gpu.encode_nvfp4(scale_2) if on_gpu else _returned(encode_nvfp4(as_array(weight), scale_2), weight)
+        if on_gpu is None:
+            here = as_array(weight)
+            return _returned(encode_nvfp4(here, scale_2, search=search, importance=importance), weight)
+        if search == MAX:
+            return on_gpu.encode_nvfp4(scale_2)
+        return nvfp4_tensors.encode(on_gpu.numbers, scale_2, search, importance)
     library = _library_for(weight)
     if library is None:
-        return nvfp4.encode(weight, scale_2)
+        return nvfp4.encode(weight, scale_2, search, importance)
     rows, columns = weight.shape
     codes = empty((rows, columns // 2), np.uint8)
     scales = empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
     scalar = ctypes.c_float(float(scale_2))
+    weights = np.ones(columns, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32)
 
     def work(first: int, last: int) -> None:
-        library.functions.nvfp4_bf16(
-            _at(weight, first * 2),
-            ctypes.c_int64((last - first) // nvfp4.BLOCK),
-            scalar,
-            _at(codes, first // 2),
-            _at(scales, first // nvfp4.BLOCK),
-        )
+        begin, blocks = _at(weight, first * 2), ctypes.c_int64((last - first) // nvfp4.BLOCK)
+        results = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
+        if search == MAX:
+            library.functions.nvfp4_bf16(begin, blocks, scalar, *results)
+            return
+        place = (ctypes.c_int64(first // nvfp4.BLOCK), ctypes.c_int64(columns // nvfp4.BLOCK))
+        four_over_six = ctypes.c_int(search == FOUR_OVER_SIX)
+        library.functions.nvfp4_search_bf16(begin, blocks, scalar, _at(weights, 0), *place, four_over_six, *results)
 
     library.each(weight.size, nvfp4.BLOCK, work)
     return Encoded(codes, scales)

@@ -26,7 +26,19 @@ Rules for zeros:
 - A tensor of zeros has `weight_scale_2` 1, so it is a tensor of zero blocks and decodes to zeros. The same holds where
   `amax / 2688` underflows, which no BF16 or FP16 number does. ModelOpt 0.47 writes 0 there, and NaN for every block.
 
-The definition is that of NVIDIA's Model Optimizer 0.47 (`modelopt/torch/quantization/qtensor/nvfp4_tensor.py`); other
+The second step is the search `max`. The others compare several scales of each block and take the one with the least
+error; `weight_scale_2` stays. With E4M3's positive numbers in order, as their bytes 1 to 126 are, and `s` of step 2:
+
+- `mse`: the 13 bytes from 4 below that of `s` to 8 above it, as far as they exist;
+- `four_over_six`: `s`, and what step 2 gives with 4 in place of 6, so that the largest number becomes 4 and not 6;
+- `weighted`: the bytes of `mse`, but each number's error counts as much as the mean square of its input.
+
+The error of a block, in units of `weight_scale_2`, is the sum of `h * (E2M1(code) * s - |w| / weight_scale_2)^2`, with
+the magnitude of the code of step 4, and with `h` 1 or the input's importance. All of it is FP32, one rounding per
+operation. The sixteen terms are added in halves: the first eight to the last eight, four to four, two to two. Of equal
+errors the byte nearest to that of `s` wins, of two as near the smaller one; with `four_over_six`, `s` does.
+
+The definition of `max` is that of NVIDIA's Model Optimizer 0.47 (`modelopt/torch/quantization/qtensor/nvfp4_tensor.py`); other
 than for a tensor of zeros the bytes are the same, which a test against the real thing checks.
 """
 
@@ -37,14 +49,25 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX
 from orchestrator.quantization.formats import e2m1, fp8
 from orchestrator.quantization.formats.e2m1 import Encoded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 BLOCK = 16
 """Consecutive inputs that share one E4M3 scale."""
+
+FOUR = 4.0
+"""What `four_over_six` makes of a block's largest magnitude, besides 6."""
+
+OFFSETS = (0, -1, 1, -2, 2, -3, 3, -4, 4, 5, 6, 7, 8)
+"""Distances of candidates from the byte of `max`, in the order in which the first of equal errors wins."""
+FIRST_BYTE, LAST_BYTE = 1, 126
+"""E4M3's smallest positive number and its largest."""
 
 _E4M3_MIN = 2.0**-9
 
@@ -65,7 +88,9 @@ def tensor_scale(amax: float) -> np.float32:
     return fp8.tensor_scale(amax, e2m1.LARGEST * fp8.LARGEST)
 
 
-def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded[NDArray[Any]]:
+def encode(
+    weight: NDArray[Any], scale_2: np.float32, search: str = MAX, importance: NDArray[np.float32] | None = None
+) -> Encoded[NDArray[Any]]:
     """Encode a weight, or any run of its rows.
 
     Rows do not depend on each other, so a large weight can be encoded in pieces. Temporary memory is bounded.
@@ -73,6 +98,9 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded[NDArray[Any]]:
     Args:
         weight: Finite numbers of shape [out, in], BF16, FP16 or FP32.
         scale_2: `tensor_scale` of the largest magnitude of the whole tensor or group. A magnitude above it saturates.
+        search: The candidates for the scales of blocks: `max`, `mse` or `four_over_six`.
+        importance: Weights of the errors of each column, of shape [in]; by default all count alike. With `mse` it makes
+            the search `weighted`.
 
     Raises:
         ValueError: The shape is not two-dimensional with whole blocks in each row.
@@ -85,7 +113,7 @@ def encode(weight: NDArray[Any], scale_2: np.float32) -> Encoded[NDArray[Any]]:
     for first in range(0, rows, step):
         some = slice(first, first + step)
         blocks = weight[some].astype(np.float32).reshape(-1, columns // BLOCK, BLOCK)
-        scales[some] = _block_scales(blocks, scale_2)
+        scales[some] = _chosen(blocks, scale_2, search, importance)
         codes[some] = e2m1.pack(_codes(blocks, scales[some], scale_2).reshape(-1, columns))
     return Encoded(codes, scales)
 
@@ -98,8 +126,59 @@ def decode(encoded: Encoded[NDArray[Any]], scale_2: np.float32) -> NDArray[np.fl
     return blocks.reshape(rows, half * 2)
 
 
-def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32) -> NDArray[Any]:
-    scales = np.abs(blocks).max(axis=-1) / (np.float32(e2m1.LARGEST) * scale_2)
+def _chosen(
+    blocks: NDArray[np.float32], scale_2: np.float32, search: str, importance: NDArray[np.float32] | None
+) -> NDArray[Any]:
+    """Return the scale of each block, of shape [out, in/16]."""
+    chosen = _block_scales(blocks, scale_2)
+    if search == MAX:
+        return chosen
+    weights = None if importance is None else importance.reshape(-1, BLOCK)
+    # A number far above the scale may become infinite here. Then no candidate is better than `max`.
+    with np.errstate(over="ignore", invalid="ignore"):
+        units = np.abs(blocks) / scale_2
+        least = _errors(blocks, units, chosen, scale_2, weights)
+        for scales in _others(blocks, chosen, scale_2, search):
+            errors = _errors(blocks, units, scales, scale_2, weights)
+            better = errors < least
+            chosen = np.where(better, scales, chosen)
+            least = np.where(better, errors, least)
+    return chosen
+
+
+def _others(blocks: NDArray[np.float32], largest: NDArray[Any], scale_2: np.float32, search: str) -> Iterator[NDArray[Any]]:
+    """Yield the candidates besides those of `max`."""
+    if search == FOUR_OVER_SIX:
+        yield _block_scales(blocks, scale_2, FOUR)
+        return
+    codes = largest.view(np.uint8).astype(np.int16)
+    for offset in OFFSETS[1:]:
+        yield np.clip(codes + offset, FIRST_BYTE, LAST_BYTE).astype(np.uint8).view(largest.dtype)
+
+
+def _errors(
+    blocks: NDArray[np.float32],
+    units: NDArray[np.float32],
+    scales: NDArray[Any],
+    scale_2: np.float32,
+    weights: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """Return the error of each block with its scale."""
+    magnitudes = np.abs(e2m1.VALUES)[_codes(blocks, scales, scale_2)]
+    terms = np.square(magnitudes * scales.astype(np.float32)[..., np.newaxis] - units)
+    if weights is not None:
+        terms = terms * weights
+    for half in (8, 4, 2, 1):
+        terms = terms[..., :half] + terms[..., half:]
+    errors: NDArray[np.float32] = terms[..., 0]
+    return errors
+
+
+def _block_scales(
+    blocks: NDArray[np.float32], scale_2: np.float32, becomes: float = e2m1.LARGEST
+) -> NDArray[Any]:
+    """Return the scale of each block with which its largest magnitude becomes `becomes`."""
+    scales = np.abs(blocks).max(axis=-1) / (np.float32(becomes) * scale_2)
     scales[scales == 0] = 1
     np.clip(scales, _E4M3_MIN, fp8.LARGEST, out=scales)
     rounded: NDArray[Any] = scales.astype(ml_dtypes.float8_e4m3fn)
