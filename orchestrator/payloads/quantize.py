@@ -1,8 +1,8 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
-`w4a16_nvfp4` looks at the weights only. The other formats run the model, layer by layer, over calibration text, or over
-tokens from a seed if there is no text, which needs torch and transformers. `bf16` writes what is published in MXFP4
-(gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
+`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted`. The other formats run the model, layer
+by layer, over calibration text, or over tokens from a seed if there is no text, which needs torch and transformers.
+`bf16` writes what is published in MXFP4 (gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
 """
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     options = parser.parse_args(arguments)
     if (options.format == format_names.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
+    if options.scale_search != format_names.MAX and options.format not in format_names.SEARCHED_FORMATS:
+        parser.error(f"--scale-search goes with --format {', '.join(format_names.SEARCHED_FORMATS)}")
     if alone:
         kernels.compile_meanwhile(options.threads)
     with cost.watched() as peak:
@@ -46,7 +48,7 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
         return dequantize.dequantize_checkpoint(
             options.checkpoint, options.output, observer=Reporter(), shard_bytes=options.shard_bytes
         )
-    if options.format == format_names.AUTO or SCHEMES[options.format].calibrated or options.kv_cache != "none":
+    if _runs_the_model(options):
         if alone:
             heap.give_back_what_is_large()
         return _calibrate(options)
@@ -54,10 +56,17 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
         options.checkpoint,
         options.output,
         number_format=options.format,
+        scale_search=options.scale_search,
         exclude=options.exclude,
         observer=Reporter(),
         shard_bytes=options.shard_bytes,
     )
+
+
+def _runs_the_model(options: argparse.Namespace) -> bool:
+    if options.format == format_names.AUTO or SCHEMES[options.format].calibrated:
+        return True
+    return options.kv_cache != "none" or options.scale_search == format_names.WEIGHTED
 
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:
@@ -76,6 +85,7 @@ def _calibrate(options: argparse.Namespace) -> cost.Cost:
         _text.batches(options.checkpoint, options.calibration, options),
         kv_cache=options.kv_cache,
         exclude=options.exclude,
+        scale_search=options.scale_search,
         settings=settings,
         observer=Reporter(),
     )
@@ -113,6 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--shared-scales", action="store_true", help="fp8: one weight scale for what runtimes fuse, unlike ModelOpt"
+    )
+    parser.add_argument(
+        "--scale-search",
+        choices=format_names.SCALE_SEARCHES,
+        default=format_names.MAX,
+        help="nvfp4: how the scale of each block is chosen (%(default)s); weighted runs the model for every format",
     )
     _text.add_threads(parser)
     _add_calibration(parser.add_argument_group("calibration", "of formats with input scales"))

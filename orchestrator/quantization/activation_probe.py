@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ATTENTION = "orchestrator"
 """Our attention's name in transformers: its own, with a probe of keys and values."""
@@ -53,6 +58,55 @@ class Measured:
         return keys, values
 
 
+ENOUGH_TOKENS = 64
+"""Fewer do not tell the mean square of an input: of 64 normal numbers it has a standard deviation of 18 %."""
+
+
+@dataclass
+class InputSquares:
+    """Sums of the squares of each input of a layer's modules, over the tokens of all batches but not over padding.
+
+    Padding counts in experts, whose tokens come without their places. Modules that get the same tensor share a sum.
+    """
+
+    mask: Any = None
+    """Whether there is a token, of shape [samples, length], for the present batch; None if all are tokens."""
+    _sums: dict[str, Any] = field(default_factory=dict)
+    """FP64 of shape [in], on the device; by the first module that gets the tensor."""
+    _tokens: dict[str, int] = field(default_factory=dict)
+    _first: dict[str, str] = field(default_factory=dict)
+    """By module that shares a sum, the first one."""
+
+    def saw(self, torch: Any, names: Sequence[str], given: Any) -> None:  # noqa: ANN401 - of torch
+        """Add an input, by the names of the modules that get it."""
+        first, *others = names
+        tokens = given[self.mask] if self.mask is not None and given.shape[:-1] == self.mask.shape else given
+        tokens = tokens.reshape(-1, given.shape[-1])
+        sums = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64).square()
+        self._sums[first] = self._sums[first] + sums if first in self._sums else sums
+        self._tokens[first] = self._tokens.get(first, 0) + len(tokens)
+        for name in others:
+            self.share(name, first)
+
+    def share(self, name: str, first: str) -> None:
+        """Record that a module gets the same tensor as an earlier one."""
+        self._first[name] = first
+
+    def importance(self) -> dict[str, NDArray[np.float32]]:
+        """Return the mean square of each input over the largest, by module. Modules share arrays.
+
+        Modules that too few tokens reached are missing, and those whose inputs are all zero or are not finite.
+        """
+        found: dict[str, NDArray[np.float32]] = {}
+        for first, sums in self._sums.items():
+            squares = sums.cpu().numpy()
+            largest = float(squares.max(initial=0))
+            if self._tokens[first] >= ENOUGH_TOKENS and 0 < largest < np.inf:
+                found[first] = (squares / largest).astype(np.float32)
+        shared = {name: found[first] for name, first in self._first.items() if first in found}
+        return {**found, **shared}
+
+
 @dataclass(frozen=True)
 class Overrides:
     """Replacements for parts of a layer."""
@@ -71,6 +125,7 @@ class ModuleProbe:
     torch: Any
     measured: Measured | None
     overrides: Overrides | None
+    squares: InputSquares | None = None
     _inputs: dict[int, tuple[Any, str]] = field(default_factory=dict)
     """The inputs so far: a weak reference to each, and the first module that got it."""
 
@@ -80,14 +135,22 @@ class ModuleProbe:
             self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
 
     def compare(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        """Record whether a module gets the same tensor as an earlier one."""
+        """Record whether a module gets the same tensor as an earlier one, and the squares of a new one."""
         if self.measured is None:
             return
         earlier, first = self._inputs.get(id(given), (None, ""))
         if earlier is None or earlier() is not given:
             self._inputs[id(given)] = (weakref.ref(given), name)
+            self.record_squares([name], given)
         elif first != name:
             self.measured.fed_alike.setdefault(name, first)
+            if self.squares is not None:
+                self.squares.share(name, first)
+
+    def record_squares(self, names: Sequence[str], given: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        """Record the squares of an input, by the names of the modules that get it."""
+        if self.squares is not None and given.numel():
+            self.squares.saw(self.torch, names, given)
 
 
 @contextmanager
@@ -164,6 +227,7 @@ class _ExpertProducts:
         for names, part, _ in each:
             for name in names:
                 self.probe.record(name, part)
+            self.probe.record_squares(names, part)
         if self.probe.overrides is None:
             return function(*positional, **named)
         replaced = [

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activation_probe import Measured
+from orchestrator.quantization.activation_probe import InputSquares, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.calibrated import Settings, check_measured, input_amax, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
-from orchestrator.quantization.format_names import AUTO
+from orchestrator.quantization.format_names import AUTO, MAX
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import Arithmetic, Stored, operands
 from orchestrator.quantization.model import LayeredModel
@@ -28,7 +28,7 @@ from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.samples import picked, used_tokens
-from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.schemes import SCHEMES, searching
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Probe, groups_of, probes
 
@@ -65,6 +65,7 @@ def quantize_auto(
     budget: Budget,
     kv_cache: str = "none",
     exclude: Sequence[str] = (),
+    scale_search: str = MAX,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
@@ -77,6 +78,7 @@ def quantize_auto(
         budget: The size of the result.
         kv_cache: `fp8` writes scales for keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
+        scale_search: How the scales of NVFP4's blocks are chosen, while errors are measured as well.
         settings: How to work.
         observer: Gets the progress in layers, each of which is counted twice.
 
@@ -89,17 +91,18 @@ def quantize_auto(
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
-    how, report = settings or Settings(), Report(AUTO, kv_cache)
+    how, report, schemes = settings or Settings(), Report(AUTO, kv_cache, scale_search), searching(scale_search)
     surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
-    work = hashlib.sha256(f"auto {fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
+    searched = "" if scale_search == MAX else f"{scale_search} "
+    work = hashlib.sha256(f"auto {searched}{fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
     scratch = Scratch.open(how.scratch, work, Measured.restored)
     choose(
         _groups(surveyed, {}), _limit(surveyed, budget), _weights(surveyed)
     )  # refuse too small a budget before any layer runs
     halfway = partial(_half, observer, len(surveyed.layers))
-    _Survey(surveyed, how, report, partial(halfway, 0)).run(batches, scratch)
+    _Survey(surveyed, schemes, how, report, partial(halfway, 0)).run(batches, scratch)
     chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget), _weights(surveyed))
-    plan = Plan.make(source, SCHEMES["nvfp4"], exclude, kv_cache, chosen.formats)
+    plan = Plan.make(source, schemes["nvfp4"], exclude, kv_cache, chosen.formats, schemes=schemes)
     report.choice = _document(chosen, budget, surveyed)
     if not plan.selection.groups:
         message = "quantization.budget: the whole model fits as it is; nothing was quantized"
@@ -118,11 +121,21 @@ def _half(observer: Observer, layers: int, before: int, event: Event) -> None:
 # --- measuring -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What calibration showed of a layer."""
+
+    measured: Measured
+    importance: Mapping[str, NDArray[np.float32]]
+    """Of inputs, by module within the layer."""
+
+
 @dataclass
 class _Survey:
     """The walk that measures."""
 
     plan: Plan
+    schemes: Mapping[str, Scheme]
     how: Settings
     report: Report
     observer: Observer
@@ -136,7 +149,7 @@ class _Survey:
         for number in numbers[scratch.done :]:
             with self.report.cost.phase("read"):
                 tensors = {name: self._read(name) for unit in self.plan.layers[number] for name in unit}
-            scratch.measured.append(self._layer(model, number, tensors, masks))
+            scratch.measured.append(self._layer(model, number, tensors, masks, scratch))
             self._note(scratch, model)
             self.observer(Progress(len(scratch.measured), len(numbers), "layers", f"{self.plan.stack}.{number}"))
 
@@ -167,20 +180,29 @@ class _Survey:
                 scratch.save(() if last else model.state)
 
     def _layer(
-        self, model: LayeredModel, number: int, tensors: dict[str, NDArray[Any]], masks: Sequence[Any]
+        self,
+        model: LayeredModel,
+        number: int,
+        tensors: dict[str, NDArray[Any]],
+        masks: Sequence[Any],
+        scratch: Scratch[Measured],
     ) -> Measured:
         """Run a layer unquantized, and then with each group in each format."""
         prefix, measured = f"{self.plan.stack}.{number}.", Measured()
+        squares = InputSquares() if any(scheme.weighs_errors for scheme in self.schemes.values()) else None
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         with (
             self.report.cost.phase("calibrate"),
             model.resident(number, dict(inside)) as layer,
-            layer.running(measured=measured) as forward,
+            layer.running(measured=measured, squares=squares) as forward,
         ):
             probe = Probe.running(model, forward, masks)
         check_measured(self.plan, number, measured)
+        importance = squares.importance() if squares else {}
         with self.report.cost.phase("try"):
-            self._try(model, number, tensors, measured, probe)
+            self._try(model, number, tensors, _Seen(measured, importance), probe)
+        if squares is not None:
+            scratch.keep_importance(importance)
         model.forget(number)
         return measured
 
@@ -189,18 +211,19 @@ class _Survey:
         model: LayeredModel,
         number: int,
         tensors: Mapping[str, NDArray[Any]],
-        measured: Measured,
+        seen: _Seen,
         probe: Probe,
     ) -> None:
         """Run a layer with each group in each format, and record the error of its output."""
         prefix = f"{self.plan.stack}.{number}."
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
-        inputs = input_amax(prefix[:-1], measured)
+        inputs = input_amax(prefix[:-1], seen.measured)
+        known = {f"{prefix}{module}": array for module, array in seen.importance.items()}
         modules = [name.removesuffix(".weight") for name in tensors if self.plan.quantizes(name)]
         for group in groups_of(modules):
-            errors = measured.errors[group[0].removeprefix(prefix)] = {}
+            errors = seen.measured.errors[group[0].removeprefix(prefix)] = {}
             for name in _candidates(self.plan, group):
-                encoded = self._encode(SCHEMES[name], group, tensors, inputs)
+                encoded = self._encode(self.schemes[name], group, tensors, inputs, known)
                 alone = {module.removeprefix(prefix): part for module, part in encoded.items()}
                 served = operands(model.torch, alone, model.device)
                 mixed = {**inside, **{f"{module}.weight": operand.weight for module, operand in served.items()}}
@@ -214,6 +237,7 @@ class _Survey:
         group: Sequence[str],
         tensors: Mapping[str, NDArray[Any]],
         inputs: Mapping[tuple[str, Any], float],
+        importance: Mapping[str, NDArray[np.float32]],
     ) -> dict[str, Stored]:
         """Encode a group as it would be written."""
         made: dict[str, Stored] = {}
@@ -224,7 +248,7 @@ class _Survey:
                 amax = [max(amax)] * len(amax)
             for module, largest in zip(fused, amax, strict=True):
                 scale = scheme.weight_scale(largest)
-                encoded = scheme.encode(tensors[f"{module}.weight"], scale)
+                encoded = scheme.encode(tensors[f"{module}.weight"], scale, importance=importance.get(module))
                 input_scale = scheme.input_scale(inputs.get(layout.input_group(module), 0.0))
                 made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)
         return made

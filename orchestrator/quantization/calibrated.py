@@ -17,9 +17,10 @@ import numpy as np
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activation_probe import Measured
+from orchestrator.quantization.activation_probe import InputSquares, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
+from orchestrator.quantization.format_names import MAX, WEIGHTED
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
@@ -66,19 +67,24 @@ def quantize_calibrated(
     kv_cache: str = "none",
     exclude: Sequence[str] = (),
     shared_scales: bool = False,
+    scale_search: str = MAX,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
-    """Write a quantized copy of a checkpoint, byte for byte the one that ModelOpt 0.47 exports on the same machine.
+    """Write a quantized copy of a checkpoint.
+
+    With the search `max` it is byte for byte the one that ModelOpt 0.47 exports on the same machine.
 
     Args:
         source: The folder of an unquantized checkpoint.
         output: The folder to write to. It is created if it is missing.
         batches: The calibration batches.
-        number_format: One of `schemes.SCHEMES`; `w4a16_nvfp4` runs the model only for the scales of the cache.
+        number_format: One of `schemes.SCHEMES`; `w4a16_nvfp4` runs the model only for the scales of the cache, and
+            for the search `weighted`.
         kv_cache: `fp8` writes scales for keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         shared_scales: Fused modules share the scale of their FP8 weights, too. ModelOpt does not do that.
+        scale_search: How the scales of NVFP4's blocks are chosen: one of `format_names.SCALE_SEARCHES`.
         settings: How to work.
         observer: Gets the progress in layers.
 
@@ -93,9 +99,13 @@ def quantize_calibrated(
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
     how = settings or Settings()
-    plan = Plan.make(source, scheme_named(number_format, shared_scales=shared_scales), exclude, kv_cache)
-    report = Report(number_format, kv_cache)
-    scratch = Scratch.open(how.scratch, fingerprint(plan, batches, how.device), Measured.restored)
+    scheme = scheme_named(number_format, shared_scales=shared_scales, scale_search=scale_search)
+    plan = Plan.make(source, scheme, exclude, kv_cache)
+    report = Report(number_format, kv_cache, scale_search)
+    work = fingerprint(plan, batches, how.device)
+    if scheme.weighs_errors:
+        work = f"{WEIGHTED} {work}"  # more is measured
+    scratch = Scratch.open(how.scratch, work, Measured.restored)
     write_quantized(plan, output, batches, scratch, how=how, report=report, observer=observer)
     return report
 
@@ -161,13 +171,11 @@ class _Walk:
         clock = _Clock(self.plan.stack, len(numbers), self.observer)
         with _Layers(numbers, self._take_in, ahead=self.way.ahead) as layers:
             for position, (number, tensors) in enumerate(layers):
-                if position < scratch.done:
-                    measured = scratch.measured[position]
-                else:
+                if position >= scratch.done:
                     assert model is not None  # noqa: S101 - it exists when a layer ends
-                    measured = self._measure(model, number, tensors)
+                    measured = self._measure(model, number, tensors, scratch)
                     self._note(scratch, model, measured, last=position == len(numbers) - 1)
-                self._write(number, tensors, measured)
+                self._write(number, tensors, scratch.measured[position], scratch.importance(position))
                 tensors.clear()
                 self.memory.let_go(self._names(number))
                 clock.done(number, resumed=position < scratch.done)
@@ -188,13 +196,18 @@ class _Walk:
             with self.report.cost.phase("note"):
                 scratch.save(() if last else model.state)
 
-    def _measure(self, model: LayeredModel, number: int, tensors: dict[str, Any]) -> Measured:
+    def _measure(
+        self, model: LayeredModel, number: int, tensors: dict[str, Any], scratch: Scratch[Measured]
+    ) -> Measured:
         prefix = f"{self.plan.stack}.{number}."
+        squares = InputSquares() if self.plan.scheme.weighs_errors else None
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         with self.report.cost.phase("calibrate"):
-            measured = model.run(number, within)
+            measured = model.run(number, within, squares)
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         check_measured(self.plan, number, measured)
+        if squares is not None:
+            scratch.keep_importance(squares.importance())
         return measured
 
     # --- tensors ---
@@ -218,11 +231,18 @@ class _Walk:
         self.report.cost.bytes_read += sum(self.plan.checkpoint.tensors[name].size for name in names)
         return tensors
 
-    def _write(self, number: int, tensors: Mapping[str, Any], measured: Measured) -> None:
+    def _write(
+        self,
+        number: int,
+        tensors: Mapping[str, Any],
+        measured: Measured,
+        importance: Mapping[str, NDArray[np.float32]],
+    ) -> None:
         with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
+            known = {f"{self.plan.stack}.{number}.{module}": array for module, array in importance.items()}
             for group in self._groups(number, measured):
-                self._quantize(group, tensors, amax)
+                self._quantize(group, tensors, amax, known)
             for unit in self.plan.layers[number]:
                 if not self.plan.quantizes(unit[0]):
                     require_finite(tensors[unit[0]], self.plan.checkpoint.tensors[unit[0]])
@@ -242,7 +262,11 @@ class _Walk:
         return [part for group in layout.joined(units, alike) for part in self.plan.by_scheme(group)]
 
     def _quantize(
-        self, group: Sequence[str], tensors: Mapping[str, Any], inputs: Mapping[tuple[str, Any], float]
+        self,
+        group: Sequence[str],
+        tensors: Mapping[str, Any],
+        inputs: Mapping[tuple[str, Any], float],
+        importance: Mapping[str, NDArray[np.float32]],
     ) -> None:
         scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
         amax = [largest_magnitude(tensors[name], source[name]) for name in group]
@@ -251,9 +275,10 @@ class _Walk:
         for name, largest in zip(group, amax, strict=True):
             scale, module = scheme.weight_scale(largest), name.removesuffix(".weight")
             entry = self.report.tensor(module, scheme, scale)
+            entry.falls_back = scheme.weighs_errors and module not in importance
             pieces = self.memory.pieces(tensors[name])
             for first, rows in [(0, tensors[name])] if is_whole(source[name]) else pieces:
-                encoded = scheme.encode(rows, scale)
+                encoded = scheme.encode(rows, scale, importance=importance.get(module))
                 for suffix, part in encoded.items():
                     self.memory.put_out(*self.plan.written(name, f"{name}{suffix}", part, first))
                 entry.add(rows, encoded)

@@ -21,6 +21,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization import skeleton
 from orchestrator.quantization.activation_probe import (
+    InputSquares,
     Measured,
     ModuleProbe,
     Overrides,
@@ -58,6 +59,8 @@ class LayeredModel:
     """Hidden states for the next layer, a tensor for each batch."""
     _calls: list[list[Call]] = field(default_factory=list)
     """For each layer and batch, the layer's other inputs."""
+    _masks: list[Any] = field(default_factory=list)
+    """For each batch, whether there is a token; None if all are tokens."""
     _cache: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
     @classmethod
@@ -156,6 +159,7 @@ class LayeredModel:
             lambda _, given: given if known is None else (torch.searchsorted(known, given[0]),)
         )
         self.hidden.clear()
+        self._masks = [None if batch.mask.all() else self.tensor(batch.mask).bool() for batch in batches]
         inputs = ({"input_ids": self.tensor(b.tokens), "attention_mask": self.tensor(b.mask)} for b in batches)
         with self._filled_when_called(besides=module), skeleton.refusing(self.model):
             self._calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
@@ -193,15 +197,16 @@ class LayeredModel:
             for module in filled:
                 module.to("meta")
 
-    def run(self, number: int, tensors: dict[str, Any]) -> Measured:
+    def run(self, number: int, tensors: dict[str, Any], squares: InputSquares | None = None) -> Measured:
         """Run all batches through a layer.
 
         Args:
             number: The layer. Layers come in order.
             tensors: Its weights by checkpoint name, within the layer.
+            squares: Gets the squares of inputs.
         """
         measured = Measured()
-        with self.resident(number, tensors) as layer, layer.running(measured=measured) as forward:
+        with self.resident(number, tensors) as layer, layer.running(measured=measured, squares=squares) as forward:
             for position, hidden in enumerate(self.hidden):
                 self.hidden[position] = forward(position, hidden)
         self.forget(number)
@@ -225,7 +230,7 @@ class LayeredModel:
         arranged = arrange(targets, shapes, tensors)
         self._fill(layer, arranged.parameters)
         try:
-            yield Resident(self, layer, arranged, self._calls[number])
+            yield Resident(self, layer, arranged, self._calls[number], self._masks)
         finally:
             layer.to("meta")
 
@@ -340,16 +345,22 @@ class Resident:
     layer: Any
     arranged: Arranged
     calls: Sequence[Call]
+    masks: Sequence[Any]
 
     @contextmanager
     def running(
-        self, *, measured: Measured | None = None, overrides: Overrides | None = None
+        self,
+        *,
+        measured: Measured | None = None,
+        overrides: Overrides | None = None,
+        squares: InputSquares | None = None,
     ) -> Iterator[Callable[[int, Any], Any]]:
         """Run the layer in a block.
 
         Args:
             measured: Gets the largest magnitudes.
             overrides: Replaces the calculation of linear modules, keys and values.
+            squares: With `measured`, gets the squares of inputs.
 
         Yields:
             The number of a batch and the layer's input -> the layer's output.
@@ -358,6 +369,8 @@ class Resident:
 
         def forward(position: int, hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
             call = self.calls[position]
+            if squares is not None:
+                squares.mask = self.masks[position]
             with skeleton.refusing(owner.model):
                 result = self.layer(hidden, *call.positional, **call.named)
             first, *more = result if isinstance(result, tuple) else (result,)
@@ -368,7 +381,7 @@ class Resident:
 
         owner._cache = overrides.cache if overrides else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
-            probing = probed(self.layer, self.arranged, ModuleProbe(torch, measured, overrides))
+            probing = probed(self.layer, self.arranged, ModuleProbe(torch, measured, overrides, squares))
             with probing, probed_direct_attention(torch, owner._attended), torch.inference_mode():  # noqa: SLF001
                 yield forward
         finally:

@@ -17,6 +17,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization.cost import Cost
+from orchestrator.quantization.format_names import MAX
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.pipeline import Buffers, ReadAhead, WriteBehind
 from orchestrator.quantization.plan import FLOATS, Plan, scheme_named
@@ -50,17 +51,19 @@ def quantize_checkpoint(
     output: Path,
     *,
     number_format: str = "w4a16_nvfp4",
+    scale_search: str = MAX,
     exclude: Sequence[str] = (),
     observer: Observer = silence,
     chunk_bytes: int = CHUNK_BYTES,
     shard_bytes: int = SHARD_BYTES,
 ) -> Cost:
-    """Write a quantized copy of a checkpoint, byte for byte the one that ModelOpt 0.47 exports.
+    """Write a quantized copy of a checkpoint; with the search `max` byte for byte the one that ModelOpt 0.47 exports.
 
     Args:
         source: The folder of an unquantized checkpoint.
         output: The folder to write to. It is created if it is missing.
         number_format: One of `WEIGHT_ONLY`.
+        scale_search: One of `format_names.SCALE_SEARCHES` except `weighted`.
         exclude: Shell patterns of modules that are not quantized, besides embedding and head.
         observer: Gets the progress in bytes read. A quantized tensor is read twice.
         chunk_bytes: Bytes of a tensor in memory at a time; at least a whole row.
@@ -73,10 +76,13 @@ def quantize_checkpoint(
         RecipeInvalidError: An unknown format, or a pattern that matches nothing or splits what runtimes fuse.
         CheckpointError: The source cannot be read, is quantized already, lacks a tensor or holds NaN or infinity.
     """
-    scheme = scheme_named(number_format)
+    scheme = scheme_named(number_format, scale_search=scale_search)
     if scheme.calibrated:
         message = f"quantization.format: {number_format} needs calibration, which looks at more than weights"
         raise RecipeInvalidError(message, hint=f"Without it there is {', '.join(WEIGHT_ONLY)}.")
+    if scheme.weighs_errors:
+        message = f"quantization.scale_search: {scale_search} needs calibration, which looks at more than weights"
+        raise RecipeInvalidError(message, hint="Without it there are max, mse and four_over_six.")
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)

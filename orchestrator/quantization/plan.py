@@ -13,7 +13,7 @@ from orchestrator.quantization import configs, format_names, layout, structure
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
 from orchestrator.quantization.files import copy_durably, read_json, write_json
-from orchestrator.quantization.schemes import SCHEMES, Fp8
+from orchestrator.quantization.schemes import SCHEMES, Fp8, searching
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
 from orchestrator.quantization.tied import has_own_head
 
@@ -93,6 +93,8 @@ class Plan:
         exclude: Sequence[str] = (),
         kv_cache: str = "none",
         formats: Mapping[str, str] | None = None,
+        *,
+        schemes: Mapping[str, Scheme] = SCHEMES,
     ) -> Plan:
         """Read a checkpoint's headers and decide.
 
@@ -102,6 +104,7 @@ class Plan:
             exclude: Shell patterns of modules that are not quantized.
             kv_cache: One of `format_names.KV_CACHE_FORMATS`.
             formats: By module, its format if that is not the scheme's; `bf16` excludes it, too.
+            schemes: By the format, the scheme of those modules.
 
         Raises:
             RecipeInvalidError: A pattern that matches nothing or splits what runtimes fuse, or an unknown name.
@@ -126,7 +129,7 @@ class Plan:
         own = formats or {}
         named = [tensor for name, tensor in checkpoint.tensors.items() if not found.is_redundant(name)]
         selection = layout.select(found, named, exclude)
-        selection = selection.without({module for module, name in own.items() if name not in SCHEMES})
+        selection = selection.without({module for module, name in own.items() if name not in schemes})
         checkpoint = join_unquantized(checkpoint, selection.quantized)
         kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
         plan = cls(
@@ -139,7 +142,7 @@ class Plan:
             tuple(exclude),
             kv_cache,
             _types(checkpoint, config, kept, selection),
-            {module: SCHEMES[name] for module, name in own.items() if name in SCHEMES},
+            {module: schemes[name] for module, name in own.items() if name in schemes},
         )
         plan._check_weights()
         if kv_cache != "none":
@@ -346,8 +349,13 @@ def copy_companions(source: Path, output: Path) -> None:
         copy_durably(file, output / file.name)
 
 
-def scheme_named(number_format: str, *, shared_scales: bool = False) -> Scheme:
+def scheme_named(number_format: str, *, shared_scales: bool = False, scale_search: str = format_names.MAX) -> Scheme:
     """Find a format's scheme.
+
+    Args:
+        number_format: Its name.
+        shared_scales: See `Fp8.shared`.
+        scale_search: See `Nvfp4.search`.
 
     Raises:
         RecipeInvalidError: The one-pass quantizer does not make this format.
@@ -356,7 +364,7 @@ def scheme_named(number_format: str, *, shared_scales: bool = False) -> Scheme:
         message = f"quantization.format: found {number_format!r}, which the one-pass quantizer cannot make"
         hint = f"It can make {', '.join(SCHEMES)}; method modelopt makes int4_awq and others."
         raise RecipeInvalidError(message, hint=hint)
-    scheme = SCHEMES[number_format]
+    scheme = searching(scale_search)[number_format]
     if shared_scales and number_format == "fp8":
         return Fp8(shared=True)
     return scheme

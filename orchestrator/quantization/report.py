@@ -10,6 +10,7 @@ import numpy as np
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.cost import Cost
+from orchestrator.quantization.format_names import MAX
 from orchestrator.quantization.torch_arrays import numbers
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class TensorReport:
     largest: float = 0.0
     saturated: int = 0
     input_scale: np.float32 | None = None
+    falls_back: bool = False
+    """The search `weighted` knew no importance of its inputs, and searched as `mse` does."""
 
     def add(self, rows: Numbers, encoded: Mapping[str, Numbers]) -> None:
         """Add some rows and their encoding."""
@@ -67,6 +70,7 @@ class Report:
 
     number_format: str
     kv_cache: str
+    scale_search: str = MAX
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     experts: dict[str, dict[str, int]] = field(default_factory=dict)
     """For each layer with experts, how many tokens reached each expert, zeros included."""
@@ -102,6 +106,7 @@ class Report:
             "format": self.number_format,
             "kv_cache": self.kv_cache,
             **({"without_cache_scales": dict(self.without_cache_scales)} if self.without_cache_scales else {}),
+            **(self._search() if self.scale_search != MAX else {}),
             **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
                 "min": min(measured, default=None),
@@ -113,3 +118,7 @@ class Report:
             },
             "tensors": entries,
         }
+
+    def _search(self) -> dict[str, Any]:
+        fallen = [entry.module for entry in self.tensors.values() if entry.falls_back]
+        return {"scale_search": {"name": self.scale_search, "as_mse": fallen}}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from orchestrator.quantization import layout
+from orchestrator.quantization.format_names import MAX, MSE, WEIGHTED
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 
@@ -31,6 +32,10 @@ class Scheme(Protocol):
         """Whether it has input scales, which need a run of the model."""
 
     @property
+    def weighs_errors(self) -> bool:
+        """Whether `encode` uses the importance of inputs, which needs a run of the model."""
+
+    @property
     def columns(self) -> int:
         """The number of inputs must be a multiple of this."""
 
@@ -46,13 +51,20 @@ class Scheme(Protocol):
     def input_scale(self, amax: float) -> np.float32:
         """Return the scale of a module's input with this largest magnitude."""
 
-    def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
+    def encode(
+        self,
+        rows: Numbers,
+        scale: np.float32,
+        empty: Empty = np.empty,
+        importance: NDArray[np.float32] | None = None,
+    ) -> dict[str, Numbers]:
         """Encode rows of a weight; return the rows of each tensor by the suffix of its name.
 
         Args:
             rows: Of the weight.
             scale: See `weight_scale`.
             empty: Allocates the results. Some may be in memory of their own.
+            importance: The importance of each input, if it is known and used, see `weighs_errors`.
         """
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
@@ -70,12 +82,19 @@ class Nvfp4:
     """4-bit weights, with or without 4-bit inputs."""
 
     algorithm: str
+    search: str = MAX
+    """One of `format_names.SCALE_SEARCHES`."""
     columns: int = nvfp4.BLOCK
 
     @property
     def calibrated(self) -> bool:
         """See `Scheme`."""
         return self.algorithm != "W4A16_NVFP4"
+
+    @property
+    def weighs_errors(self) -> bool:
+        """See `Scheme`."""
+        return self.search == WEIGHTED
 
     def shares(self, group: tuple[str, ...]) -> bool:  # noqa: ARG002 - part of every scheme's signature
         """See `Scheme`: TensorRT-LLM asserts it."""
@@ -93,9 +112,16 @@ class Nvfp4:
         """See `Scheme`: an input's blocks are scaled as a weight's are."""
         return nvfp4.tensor_scale(amax)
 
-    def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
-        """See `Scheme`."""
-        encoded = kernels.encode_nvfp4(rows, scale, empty)
+    def encode(
+        self,
+        rows: Numbers,
+        scale: np.float32,
+        empty: Empty = np.empty,
+        importance: NDArray[np.float32] | None = None,
+    ) -> dict[str, Numbers]:
+        """See `Scheme`: `weighted` without an importance is `mse`."""
+        search = MSE if self.weighs_errors else self.search
+        encoded = kernels.encode_nvfp4(rows, scale, empty, search, importance if self.weighs_errors else None)
         return {"": encoded.codes, "_scale": encoded.scales}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
@@ -121,6 +147,7 @@ class Fp8:
     """Quotients are not rounded to the type of the weight, as ModelOpt calculates experts that stay in one tensor."""
     algorithm: str = "FP8"
     calibrated: bool = True
+    weighs_errors: bool = False
     columns: int = 1
 
     def shares(self, group: tuple[str, ...]) -> bool:
@@ -139,7 +166,13 @@ class Fp8:
         """See `Scheme`."""
         return fp8.tensor_scale(amax)
 
-    def encode(self, rows: Numbers, scale: np.float32, empty: Empty = np.empty) -> dict[str, Numbers]:
+    def encode(
+        self,
+        rows: Numbers,
+        scale: np.float32,
+        empty: Empty = np.empty,
+        importance: NDArray[np.float32] | None = None,  # noqa: ARG002 - part of every scheme's signature
+    ) -> dict[str, Numbers]:
         """See `Scheme`."""
         if not self.in_fp32:
             return {"": kernels.encode_fp8(rows, scale, empty)}
@@ -166,3 +199,11 @@ SCHEMES: Mapping[str, Scheme] = {
     "fp8": Fp8(),
 }
 """By the name of the format in a recipe; `format_names.SINGLE_FORMATS` names them, too."""
+
+
+def searching(scale_search: str) -> Mapping[str, Scheme]:
+    """Return the schemes by the names of `SCHEMES`, with a search for the scales of NVFP4's blocks."""
+    return {
+        name: replace(scheme, search=scale_search) if isinstance(scheme, Nvfp4) else scheme
+        for name, scheme in SCHEMES.items()
+    }

@@ -1,8 +1,9 @@
 """Saves the state of a pass over a model's layers, so that it can continue after a kill.
 
-Saved are the findings in all layers so far, a few kilobytes, and the hidden states for the next layer. Weights are not
-saved: encoding them again takes little time beside running the model, and gives the same bytes. A saved state counts
-only if it is complete (by its digests) and of the same work (by its fingerprint). Otherwise the work starts over.
+Saved are the findings in all layers so far, a few kilobytes, the importance of their inputs if it is used, and the
+hidden states for the next layer. Weights are not saved: encoding them again takes little time beside running the model,
+and gives the same bytes. A saved state counts only if it is complete (by its digests) and of the same work (by its
+fingerprint). Otherwise the work starts over.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class Scratch(Generic[Found]):
     measured: list[Found] = field(default_factory=list)
     done: int = 0
     """How many layers the loaded state has."""
-    _hidden: _Hidden | None = None
+    _hidden: _Arrays | None = None
+    _inputs: list[_Inputs | Mapping[str, NDArray[np.float32]]] = field(default_factory=list)
+    """The importance of inputs by layer: a file, or without a folder arrays."""
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -102,23 +105,49 @@ class Scratch(Generic[Found]):
             if note.pop("sha256") != _sealed(note) or note["fingerprint"] != work:
                 return made
             measured = [restored(layer) for layer in note["measured"]]
-            hidden = None if note["hidden"] is None else _Hidden(**note["hidden"])
-            whole = hidden is None or _digest(folder / hidden.file) == hidden.sha256
+            hidden = None if note["hidden"] is None else _Arrays(**note["hidden"])
+            inputs = [_Inputs(one["modules"], _Arrays(**one["arrays"])) for one in note.get("inputs", [])]
+            files = [one.arrays for one in inputs] + ([hidden] if hidden else [])
+            whole = all(_digest(folder / one.file) == one.sha256 for one in files)
         except (CheckpointError, KeyError, TypeError, OSError):
             return made
         if whole:
             made.measured, made.done, made._hidden = measured, len(measured), hidden
+            made._inputs.extend(inputs)
         return made
 
     def hidden(self) -> Iterator[NDArray[Any]]:
         """Yield the hidden states for the next layer, an array for each batch."""
         assert self.folder is not None  # noqa: S101 - something was read from it
         assert self._hidden is not None  # noqa: S101 - the last layer has no hidden states to save
-        with (self.folder / self._hidden.file).open("rb") as stream:
-            for dtype, shape in self._hidden.arrays:
-                kind = DTYPES[dtype]
-                data = bytearray(stream.read(math.prod(shape) * kind.itemsize))
-                yield np.frombuffer(data, kind).reshape(shape)
+        yield from self._hidden.read(self.folder)
+
+    def keep_importance(self, importance: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep the importance of inputs in the layer that is measured next, by module.
+
+        It is in a file of its own that is written once: of many experts it is too large to write again every minute.
+        """
+        if self.folder is None:
+            self._inputs.append(importance)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        modules: dict[int, list[str]] = {}
+        for module, array in importance.items():
+            modules.setdefault(id(array), []).append(module)
+        arrays = [importance[names[0]] for names in modules.values()]
+        written = _write(self.folder / f"inputs-{len(self._inputs):05d}", arrays)
+        self._inputs.append(_Inputs(list(modules.values()), written))
+
+    def importance(self, position: int) -> Mapping[str, NDArray[np.float32]]:
+        """Return what was kept of a layer; nothing if nothing was."""
+        if position >= len(self._inputs):
+            return {}
+        inputs = self._inputs[position]
+        if not isinstance(inputs, _Inputs):
+            return inputs
+        assert self.folder is not None  # noqa: S101 - it was written to it
+        arrays = inputs.arrays.read(self.folder)
+        return {module: array for names, array in zip(inputs.modules, arrays, strict=True) for module in names}
 
     def is_due(self, seconds: float) -> bool:
         """Tell whether enough seconds have passed since the last save."""
@@ -134,6 +163,7 @@ class Scratch(Generic[Found]):
             "fingerprint": self.fingerprint,
             "measured": [asdict(layer) for layer in self.measured],
             "hidden": asdict(written) if written.arrays else None,
+            "inputs": [asdict(one) for one in self._inputs if isinstance(one, _Inputs)],
         }
         partial = self.folder / f"{_NOTE}.part"
         write_json(partial, {"sha256": _sealed(note), **note})
@@ -145,7 +175,7 @@ class Scratch(Generic[Found]):
 
 
 @dataclass(frozen=True)
-class _Hidden:
+class _Arrays:
     """A file of arrays, one after the other."""
 
     file: str
@@ -153,8 +183,25 @@ class _Hidden:
     arrays: list[tuple[str, list[int]]]
     """Type and shape of each."""
 
+    def read(self, folder: Path) -> Iterator[NDArray[Any]]:
+        """Yield the arrays."""
+        with (folder / self.file).open("rb") as stream:
+            for dtype, shape in self.arrays:
+                kind = DTYPES[dtype]
+                data = bytearray(stream.read(math.prod(shape) * kind.itemsize))
+                yield np.frombuffer(data, kind).reshape(shape)
 
-def _write(file: Path, hidden: Iterable[NDArray[Any]]) -> _Hidden:
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The importance of a layer's inputs in a file."""
+
+    modules: list[list[str]]
+    """The modules of each array."""
+    arrays: _Arrays
+
+
+def _write(file: Path, hidden: Iterable[NDArray[Any]]) -> _Arrays:
     """Write arrays, one at a time, and flush them to disk."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     digest, arrays = hashlib.sha256(), []
@@ -167,7 +214,7 @@ def _write(file: Path, hidden: Iterable[NDArray[Any]]) -> _Hidden:
         stream.flush()
         os.fsync(stream.fileno())
         give_back(stream.fileno(), 0, 0)
-    return _Hidden(file.name, digest.hexdigest(), arrays)
+    return _Arrays(file.name, digest.hexdigest(), arrays)
 
 
 def _sealed(note: Mapping[str, Any]) -> str:

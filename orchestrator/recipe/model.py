@@ -18,6 +18,7 @@ _REVISION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
 Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq", "auto"]
 Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
+ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
 OptionValue = bool | int | float | str
 
@@ -197,6 +198,10 @@ class Quantization(_Part):
     shared_scales: bool = False
     """FP8 of method onepass: one weight scale for fused modules, so that runtimes need no second rounding. ModelOpt,
     and so the default, has one for each."""
+    scale_search: ScaleSearch = "max"
+    """NVFP4 of method onepass: how the scale of each block of 16 is chosen. `max`: from its largest magnitude, as
+    ModelOpt's default; `mse`: the least squared error of 13 scales; `four_over_six`: of two; `weighted`: as `mse`, with
+    errors weighted by how large inputs are in calibration, which then runs for `w4a16_nvfp4` as well."""
     resources: Resources = Resources()
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
@@ -207,6 +212,12 @@ class Quantization(_Part):
     def _only_onepass_can(self) -> Quantization:
         if self.shared_scales and (self.method, self.format) != ("onepass", "fp8"):
             msg = "shared_scales is a choice of method onepass with format fp8; NVFP4 always shares them"
+            raise ValueError(msg)
+        if self.scale_search != "max" and self.method != "onepass":
+            msg = f"scale_search is a choice of method onepass; method {self.method} chooses scales itself"
+            raise ValueError(msg)
+        if self.scale_search != "max" and self.format not in ("nvfp4", "w4a16_nvfp4", "auto"):
+            msg = f"scale_search is a choice of formats with NVFP4: nvfp4, w4a16_nvfp4 and auto, not {self.format}"
             raise ValueError(msg)
         if self.calibration.chat_template and self.method != "onepass":
             msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"

@@ -134,7 +134,10 @@ def needs_text(recipe: Recipe) -> bool:
 
 def runs_the_model(recipe: Recipe) -> bool:
     """Tell whether our own quantizer must run the model. Scales of weights alone follow from the weights."""
-    return recipe.quantization.format != "w4a16_nvfp4" or recipe.quantization.kv_cache != "none"
+    quantization = recipe.quantization
+    if quantization.format != "w4a16_nvfp4" or quantization.kv_cache != "none":
+        return True
+    return quantization.scale_search == "weighted"
 
 
 def calibration_dataset(recipe: Recipe) -> Dataset | None:

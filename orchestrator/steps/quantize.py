@@ -48,6 +48,8 @@ def _onepass(shape: Shape) -> Step:
     quantization = shape.recipe.quantization
     excluded: list[Argument] = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]
     options: dict[str, Argument] = {"checkpoint": Inside(MODEL), "output": OUT, "format": quantization.format}
+    if quantization.scale_search != "max":  # the default leaves the keys of earlier results
+        options["scale-search"] = quantization.scale_search
     if runs_the_model(shape.recipe):
         return _calibrated(shape, options, [*excluded, *(["--shared-scales"] if quantization.shared_scales else [])])
     return Step(

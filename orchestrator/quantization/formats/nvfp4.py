@@ -38,8 +38,9 @@ the magnitude of the code of step 4, and with `h` 1 or the input's importance. A
 operation. The sixteen terms are added in halves: the first eight to the last eight, four to four, two to two. Of equal
 errors the byte nearest to that of `s` wins, of two as near the smaller one; with `four_over_six`, `s` does.
 
-The definition of `max` is that of NVIDIA's Model Optimizer 0.47 (`modelopt/torch/quantization/qtensor/nvfp4_tensor.py`); other
-than for a tensor of zeros the bytes are the same, which a test against the real thing checks.
+The definition of `max` is that of NVIDIA's Model Optimizer 0.47
+(`modelopt/torch/quantization/qtensor/nvfp4_tensor.py`); other than for a tensor of zeros the bytes are the same, which
+a test against the real thing checks.
 """
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ def _chosen(
     return chosen
 
 
-def _others(blocks: NDArray[np.float32], largest: NDArray[Any], scale_2: np.float32, search: str) -> Iterator[NDArray[Any]]:
+def _others(
+    blocks: NDArray[np.float32], largest: NDArray[Any], scale_2: np.float32, search: str
+) -> Iterator[NDArray[Any]]:
     """Yield the candidates besides those of `max`."""
     if search == FOUR_OVER_SIX:
         yield _block_scales(blocks, scale_2, FOUR)
@@ -174,9 +177,7 @@ def _errors(
     return errors
 
 
-def _block_scales(
-    blocks: NDArray[np.float32], scale_2: np.float32, becomes: float = e2m1.LARGEST
-) -> NDArray[Any]:
+def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32, becomes: float = e2m1.LARGEST) -> NDArray[Any]:
     """Return the scale of each block with which its largest magnitude becomes `becomes`."""
     scales = np.abs(blocks).max(axis=-1) / (np.float32(becomes) * scale_2)
     scales[scales == 0] = 1

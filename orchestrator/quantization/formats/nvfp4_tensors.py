@@ -27,9 +27,7 @@ _ELEMENTS_AT_ONCE = 1 << 24
 """Bounds the temporary memory: about 20 bytes an element."""
 
 
-def encode(
-    weight: Tensor, scale_2: np.float32, search: str, importance: NDArray[np.float32] | None
-) -> Encoded[Tensor]:
+def encode(weight: Tensor, scale_2: np.float32, search: str, importance: NDArray[np.float32] | None) -> Encoded[Tensor]:
     """Encode as `nvfp4.encode` does, with a search other than `max`.
 
     Args:
@@ -110,6 +108,7 @@ def _packed(blocks: Tensor, scales: Tensor, scale_2: Tensor) -> Tensor:
     torch = load_torch()
     quotients = blocks / (scales.float().unsqueeze(-1) * scale_2)
     magnitudes = _rounded(quotients.abs())
-    codes = torch.where(magnitudes < 2, magnitudes * 2, torch.where(magnitudes < 4, magnitudes + 2, magnitudes * 0.5 + 4))  # noqa: PLR2004
+    above_2 = torch.where(magnitudes < 4, magnitudes + 2, magnitudes * 0.5 + 4)  # noqa: PLR2004 - the distance doubles
+    codes = torch.where(magnitudes < 2, magnitudes * 2, above_2)  # noqa: PLR2004
     signed = (codes + (quotients < 0).float() * 8).to(torch.uint8).flatten(-2)
     return signed[..., 0::2] | (signed[..., 1::2] << 4)
