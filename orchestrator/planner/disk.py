@@ -42,7 +42,8 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
     if model.draft is not None:
         found.append(StepDisk("download-draft", "draft", model.draft))
     if quantization.method != "none":
-        runs_model = known is not None and quantization.method == "onepass" and calibrates(known.served)
+        onepass = quantization.method == "onepass"
+        runs_model = known is not None and onepass and calibrates(known.served, quantization.scale_search)
         state = _state(known, quantization.calibration, models=1) if known and runs_model else None
         found.append(StepDisk("quantize", "quantized checkpoint", weights, state))
     if held_out is not None and known is not None:

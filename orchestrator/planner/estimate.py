@@ -215,7 +215,7 @@ def _quantizing(model: ModelOnTarget) -> Span | None:
     read, written, known = model.source.value, model.weights.value, model.known
     match model.recipe.quantization.method:
         case "onepass":
-            if known is None or not calibrates(known.served):
+            if known is None or not calibrates(known.served, model.recipe.quantization.scale_search):
                 return duration.one_pass(read, written)
             calibration = model.recipe.quantization.calibration
             return duration.calibrating(read, written, known.shape, calibration, model.target)

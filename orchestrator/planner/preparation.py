@@ -78,18 +78,18 @@ def _comparing(recipe: Recipe, known: Known | None) -> Figure | None:
     return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
 
 
-def calibrates(scheme: Scheme) -> bool:
-    """Tell whether our own quantizer must run the model for this format."""
-    return scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
+def calibrates(scheme: Scheme, scale_search: str = "max") -> bool:
+    """Tell whether our own quantizer must run the model for this format and search."""
+    return scale_search == "weighted" or scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
 
 
-def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration) -> Figure:
+def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration, scale_search: str = "max") -> Figure:
     """Calculate the peak of our own quantizer.
 
     Without calibration, weights are read in small pieces. With calibration, the layers run one after the other: one is
     read while the last one runs and the one before is written. The hidden states of all samples are kept.
     """
-    if not calibrates(scheme):
+    if not calibrates(scheme, scale_search):
         return Figure(
             ONEPASS_BYTES,
             "B",
@@ -117,7 +117,8 @@ def _one_pass(recipe: Recipe, known: Known | None) -> Figure:
     if known is None:
         basis = "method onepass: assumed for one piece of a tensor at a time; calibration adds a few layers"
         return Figure(ONEPASS_BYTES, "B", basis, "assumed")
-    return one_pass_peak(known.shape, known.served, recipe.quantization.calibration)
+    quantization = recipe.quantization
+    return one_pass_peak(known.shape, known.served, quantization.calibration, quantization.scale_search)
 
 
 def _resident(recipe: Recipe, source: Figure, weights: Figure) -> Figure:

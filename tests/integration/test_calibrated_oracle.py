@@ -442,8 +442,14 @@ def _start(
     )
 
 
-def test_ten_random_kills_change_no_byte(environment: Environment, model: Path, tmp_path: Path) -> None:
-    options = ["--checkpoint", str(model), "--format", "nvfp4", "--kv-cache", "fp8", "--samples", "8"]
+@pytest.mark.parametrize(
+    "wanted",
+    [("--format", "nvfp4", "--kv-cache", "fp8"), ("--format", "w4a16_nvfp4", "--scale-search", "weighted")],
+)
+def test_ten_random_kills_change_no_byte(
+    environment: Environment, model: Path, tmp_path: Path, wanted: tuple[str, ...]
+) -> None:
+    options = ["--checkpoint", str(model), *wanted, "--samples", "8"]
     options += ["--sequence-length", "32", "--device", "cpu"]
     found = kill_ten_times("calibrate", tmp_path, options, environment)
     assert len(found.done) == KILLS, found.asked

@@ -10,6 +10,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.formats import cuda, e2m1, fp8, kernels, mxfp4, nvfp4
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE
+from orchestrator.quantization.formats import cuda, e2m1, fp8, kernels, mxfp4, nvfp4, nvfp4_tensors
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
 from orchestrator.quantization.torch_types import Tensor
 
@@ -27,12 +29,25 @@ FINITE = _EVERY[(_EVERY & 0x7F80) != 0x7F80]
 _E4M3 = np.arange(0x7F, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 _EXPONENTS = (-133, -126, -100, -96, -60, -20, -11, -7, -1, 0, 3, 15, 16, 100)
 _SCALES = 40
+SEARCHES = (("nvfp4 mse", MSE, False), ("nvfp4 four_over_six", FOUR_OVER_SIX, False), ("nvfp4 weighted", MSE, True))
+"""By a name: the search, and whether inputs have an importance."""
+_SEARCHED = 10
+"""One of so many cases is searched: thirteen candidates take their time."""
 
 
 class Encoder(Protocol):
     """What is compared; weights are arrays of BF16, results arrays."""
 
-    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+    searches: bool
+    """Whether it has the searches for scales besides `max`."""
+
+    def nvfp4(
+        self,
+        weight: NDArray[Any],
+        scale_2: np.float32,
+        search: str = MAX,
+        importance: NDArray[np.float32] | None = None,
+    ) -> tuple[bytes, bytes]:
         """Return codes and scales."""
 
     def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
@@ -45,9 +60,17 @@ class Encoder(Protocol):
 class Defined:
     """The definitions themselves."""
 
-    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+    searches = True
+
+    def nvfp4(
+        self,
+        weight: NDArray[Any],
+        scale_2: np.float32,
+        search: str = MAX,
+        importance: NDArray[np.float32] | None = None,
+    ) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        encoded = nvfp4.encode(weight, scale_2)
+        encoded = nvfp4.encode(weight, scale_2, search, importance)
         return encoded.codes.tobytes(), encoded.scales.tobytes()
 
     def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
@@ -61,7 +84,9 @@ class Defined:
 
 
 class GpuArithmetic:
-    """The GPU's arithmetic, compiled for this processor."""
+    """The GPU's arithmetic, compiled for this processor; a GPU searches with operations of torch."""
+
+    searches = False
 
     def __init__(self, folder: Path) -> None:
         """Compile into a folder."""
@@ -72,8 +97,15 @@ class GpuArithmetic:
         subprocess.run(command, check=True)
         self._functions = ctypes.CDLL(str(library))
 
-    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+    def nvfp4(
+        self,
+        weight: NDArray[Any],
+        scale_2: np.float32,
+        search: str = MAX,
+        importance: NDArray[np.float32] | None = None,
+    ) -> tuple[bytes, bytes]:
         """See `Encoder`."""
+        assert (search, importance) == (MAX, None)
         return self._blocks(self._functions.nvfp4, weight, 16, ctypes.c_float(float(scale_2)))
 
     def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
@@ -107,9 +139,17 @@ class GpuArithmetic:
 class CompiledLoops:
     """The loops for the processor's compiler, which `kernels.compile_here` has compiled; they know no MXFP4."""
 
-    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+    searches = True
+
+    def nvfp4(
+        self,
+        weight: NDArray[Any],
+        scale_2: np.float32,
+        search: str = MAX,
+        importance: NDArray[np.float32] | None = None,
+    ) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        encoded = kernels.encode_nvfp4(weight, scale_2)
+        encoded = kernels.encode_nvfp4(weight, scale_2, search=search, importance=importance)
         return encoded.codes.tobytes(), encoded.scales.tobytes()
 
     def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
@@ -124,13 +164,25 @@ class CompiledLoops:
 class OnTensors:
     """What runs on tensors of torch."""
 
+    searches = True
+
     def __init__(self, device: str) -> None:
         """Encode on a device, as torch names it."""
         self._device = device
 
-    def nvfp4(self, weight: NDArray[Any], scale_2: np.float32) -> tuple[bytes, bytes]:
+    def nvfp4(
+        self,
+        weight: NDArray[Any],
+        scale_2: np.float32,
+        search: str = MAX,
+        importance: NDArray[np.float32] | None = None,
+    ) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        encoded = kernels.encode_nvfp4(self._tensor(weight), scale_2)
+        tensor = self._tensor(weight)
+        if search == MAX:
+            encoded = kernels.encode_nvfp4(tensor, scale_2)
+        else:  # also on the processor, where `kernels` would leave it to the compiled loops
+            encoded = nvfp4_tensors.encode(tensor, scale_2, search, importance)
         return self._bytes(encoded.codes), self._bytes(encoded.scales)
 
     def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
@@ -152,11 +204,15 @@ class OnTensors:
 
 def digests(encoder: Encoder) -> dict[str, str]:
     """Return a digest of all that an encoder makes of the cases, by format."""
-    found = {name: hashlib.sha256() for name in ("nvfp4", "fp8", "mxfp4")}
+    searched = [name for name, *_ in SEARCHES] if encoder.searches else []
+    found = {name: hashlib.sha256() for name in ("nvfp4", "fp8", "mxfp4", *searched)}
     with np.errstate(over="ignore"):  # what is far above a scale saturates, by way of infinity
         for _, weight, scale in _nvfp4_cases():
             for part in encoder.nvfp4(weight, scale):
                 found["nvfp4"].update(part)
+        for name, weight, scale, search, importance in _search_cases() if encoder.searches else ():
+            for part in encoder.nvfp4(weight, scale, search, importance):
+                found[name.partition(",")[0]].update(part)
         for _, weight, scale in _fp8_cases():
             found["fp8"].update(encoder.fp8(weight, scale))
         for _, weight in _mxfp4_cases():
@@ -171,6 +227,8 @@ def differences(encoder: Encoder) -> Iterator[str]:
     with np.errstate(over="ignore"):  # what is far above a scale saturates, by way of infinity
         for name, weight, scale in _nvfp4_cases():
             yield from _compared(f"NVFP4, {name}", encoder.nvfp4, defined.nvfp4, weight, scale)
+        for name, *given in _search_cases() if encoder.searches else ():
+            yield from _compared(f"NVFP4, {name}", encoder.nvfp4, defined.nvfp4, *given)
         for name, weight, scale in _fp8_cases():
             yield from _compared(f"FP8, {name}", encoder.fp8, defined.fp8, weight, scale)
         for name, weight in _mxfp4_cases():
@@ -218,6 +276,14 @@ def _nvfp4_cases() -> Iterator[tuple[str, NDArray[Any], np.float32]]:
         yield f"every number in disorder, scale {scale}", _bf16(_disordered(drawn).reshape(-1, 48)), scale
         yield f"ties, scale {scale}", _ties(scale), scale
     yield "zeros", _bf16(np.array([[0, 0x8000] * 16], np.uint16)), np.float32(1)
+
+
+def _search_cases() -> Iterator[tuple[str, NDArray[Any], np.float32, str, NDArray[np.float32] | None]]:
+    for case, weight, scale in islice(_nvfp4_cases(), 0, None, _SEARCHED):
+        columns = weight.shape[1]
+        drawn = (np.random.PCG64(columns).random_raw(columns) % 1000).astype(np.float32) / np.float32(1000)
+        for name, search, weighted in SEARCHES:
+            yield f"{name}, {case}", weight, scale, search, drawn if weighted else None
 
 
 def _ties(scale: np.float32) -> NDArray[Any]:

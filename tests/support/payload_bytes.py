@@ -101,6 +101,8 @@ def _weights_only(folder: Path) -> dict[str, str]:
         "w4a16_nvfp4": (),
         "w4a16_nvfp4, some excluded": ("--exclude", "model.layers.0.*", "--exclude", "*.down_proj"),
         "w4a16_nvfp4, small files": ("--shard-bytes", "20000"),
+        "w4a16_nvfp4, searched": ("--scale-search", "mse"),
+        "w4a16_nvfp4, four over six": ("--scale-search", "four_over_six"),
     }
     return {name: _quantized(model, folder / name, *options) for name, options in cases.items()}
 

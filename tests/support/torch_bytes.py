@@ -38,6 +38,7 @@ _FORMATS: Mapping[str, tuple[str, ...]] = {
     "fp8, fp8 cache": ("--format", "fp8", "--kv-cache", "fp8"),
     "fp8, shared scales": ("--format", "fp8", "--shared-scales", "--exclude", "model.layers.1.*"),
     "w4a16_nvfp4, fp8 cache": ("--format", "w4a16_nvfp4", "--kv-cache", "fp8"),
+    "nvfp4, searched": ("--format", "nvfp4", "--scale-search", "mse"),
     "auto": ("--format", "auto", "--bits-per-weight", "6", "--kv-cache", "fp8"),
 }
 

@@ -137,7 +137,7 @@ def _chosen(
     weights = None if importance is None else importance.reshape(-1, BLOCK)
     # A number far above the scale may become infinite here. Then no candidate is better than `max`.
     with np.errstate(over="ignore", invalid="ignore"):
-        units = np.abs(blocks) / scale_2
+        units = np.divide(np.abs(blocks), scale_2, dtype=np.float32)
         least = _errors(blocks, units, chosen, scale_2, weights)
         for scales in _others(blocks, chosen, scale_2, search):
             errors = _errors(blocks, units, scales, scale_2, weights)

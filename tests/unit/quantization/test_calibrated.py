@@ -303,6 +303,16 @@ def test_experts_that_nothing_reached_are_counted(numbers: np.random.Generator) 
     json.dumps(document, allow_nan=False)
 
 
+def test_a_report_names_the_search_and_the_modules_that_had_no_importance() -> None:
+    report = Report("nvfp4", "none", "weighted")
+    for expert, falls_back in enumerate((False, True)):
+        entry = report.tensor(f"model.layers.0.mlp.experts.{expert}.up_proj", SCHEMES["nvfp4"], np.float32(1))
+        entry.falls_back = falls_back
+    expected = {"name": "weighted", "as_mse": ["model.layers.0.mlp.experts.1.up_proj"]}
+    assert report.document()["scale_search"] == expected
+    assert "scale_search" not in Report("nvfp4", "none").document()
+
+
 def test_the_cost_is_no_part_of_what_is_found() -> None:
     report = Report("fp8", "none")
     with report.cost.phase("calibrate"):

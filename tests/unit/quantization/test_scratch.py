@@ -92,9 +92,36 @@ def test_notes_are_due_after_a_while(tmp_path: Path, work: Callable[..., str]) -
     assert not scratch.is_due(3600)
 
 
-@pytest.mark.parametrize("damage", ["note", "number", "hidden", "gone"])
+def test_the_importance_of_inputs_comes_back_from_files_that_are_written_once(
+    tmp_path: Path, work: Callable[..., str]
+) -> None:
+    shared, alone = np.array([1, 0.5, 0], np.float32), np.array([0.25, 1], np.float32)
+    importance = {"q_proj": shared, "k_proj": shared, "down_proj": alone}
+    scratch = _opened(tmp_path, work())
+    for layer in (importance, {}):
+        scratch.keep_importance(layer)
+        scratch.measured.append(_measured())
+        scratch.save([np.ones(1, np.float32)])
+    again = _opened(tmp_path, work())
+    assert {module: array.tolist() for module, array in again.importance(0).items()} == {
+        module: array.tolist() for module, array in importance.items()
+    }
+    assert again.importance(1) == again.importance(2) == {}
+    assert (tmp_path / "inputs-00000").stat().st_size == shared.nbytes + alone.nbytes
+    again.keep_importance(importance)
+    assert (tmp_path / "inputs-00002").exists()
+
+
+def test_without_a_folder_the_importance_of_inputs_stays_in_memory(work: Callable[..., str]) -> None:
+    scratch = _opened(None, work())
+    scratch.keep_importance({"q_proj": np.ones(2, np.float32)})
+    assert scratch.importance(0)["q_proj"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("damage", ["note", "number", "hidden", "gone", "importance"])
 def test_a_damaged_note_does_not_count(tmp_path: Path, work: Callable[..., str], damage: str) -> None:
     scratch = _opened(tmp_path, work())
+    scratch.keep_importance({"q_proj": np.ones(2, np.float32)})
     scratch.measured.append(_measured())
     scratch.save([np.ones((4, 4), np.float32)])
     kept = tmp_path / "hidden-00001"
@@ -103,6 +130,8 @@ def test_a_damaged_note_does_not_count(tmp_path: Path, work: Callable[..., str],
     elif damage == "number":  # which is JSON as before
         note = tmp_path / "progress.json"
         note.write_text(note.read_text().replace('"keys": 1.5', '"keys": 1.25'))
+    elif damage == "importance":
+        (tmp_path / "inputs-00000").write_bytes(b"\0" * 8)
     elif damage == "hidden":
         kept.write_bytes(kept.read_bytes()[:-1] + b"x")
     else:

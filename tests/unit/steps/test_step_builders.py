@@ -120,12 +120,36 @@ def test_our_quantizer_is_told_of_shared_scales_and_of_conversations() -> None:
     }
 
 
+@pytest.mark.parametrize("number_format", ["nvfp4", "w4a16_nvfp4"])
+def test_our_quantizer_is_told_of_a_search_that_is_not_the_default(number_format: str) -> None:
+    asked = {"format": number_format, "method": "onepass"}
+    plain, default, searched = (
+        steps(quantization={**asked, **more})["quantize"]
+        for more in ({}, {"scale_search": "max"}, {"scale_search": "mse"})
+    )
+    assert plain == default
+    assert "--scale-search" not in words(plain.argv)
+    assert value(searched.argv, "--scale-search") == "mse"
+
+
+def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
+    found = steps(quantization={"format": "w4a16_nvfp4", "method": "onepass", "scale_search": "weighted"})
+    assert value(found["quantize"].argv, "--calibration") == "/calibration/train.jsonl"
+    assert found["quantize"].libraries == ("torch", "transformers")
+    without = steps(quantization={"format": "w4a16_nvfp4", "method": "onepass", "scale_search": "mse"})
+    assert "calibration" not in without
+    assert without["quantize"].libraries == ()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"method": "onepass", "format": "nvfp4", "shared_scales": True}, "NVFP4 always shares them"),
         ({"method": "modelopt", "format": "fp8", "shared_scales": True}, "shared_scales is a choice of method onepass"),
         ({"method": "modelopt", "format": "fp8", "calibration": {"chat_template": True}}, "use method onepass"),
+        ({"method": "modelopt", "format": "nvfp4", "scale_search": "mse"}, "method modelopt chooses scales itself"),
+        ({"method": "onepass", "format": "fp8", "scale_search": "mse"}, "nvfp4, w4a16_nvfp4 and auto, not fp8"),
+        ({"method": "none", "format": "nvfp4", "scale_search": "weighted"}, "method none chooses scales itself"),
         (
             {"method": "onepass", "format": "fp8", "calibration": {"dataset": "random", "chat_template": True}},
             "tokens from a seed say nothing",
