@@ -1,0 +1,76 @@
+"""Does the search `weighted` count each error as much as its input is large, in a real model?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.quantization.activation_probe import ENOUGH_TOKENS
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import read_json
+from orchestrator.quantization.formats import nvfp4
+from tests.support.oracle import find_environment
+
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
+
+FAMILIES = ("llama", "qwen3-moe")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weighted")
+    find_environment().run(Path(__file__).parent / "weighted_run.py", folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_errors_count_as_much_as_their_inputs_without_padding(made: Path, family: str) -> None:
+    source, weighted = (Checkpoint.open(made / family / name) for name in ("source", "weighted"))
+    squares = np.load(made / family / "squares.npz")
+    checked = differing = 0
+    for module in squares.files:
+        name = f"{module}.weight"
+        if f"{name}_scale" not in weighted.tensors:
+            continue
+        importance = (squares[module] / squares[module].max()).astype(np.float32)
+        scale_2 = np.float32(weighted.read(f"{name}_scale_2"))
+        expected = nvfp4.encode(source.read(name), scale_2, "mse", importance)
+        found = weighted.read(f"{name}_scale")
+        differing += int(np.count_nonzero(found.view(np.uint8) != expected.scales.view(np.uint8)))
+        checked += found.size
+    assert checked > 1000
+    assert differing <= checked / 1000  # sums of squares differ in their last places
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_scales_of_blocks_and_codes_differ_from_another_search(made: Path, family: str) -> None:
+    weighted, mse = (Checkpoint.open(made / family / name) for name in ("weighted", "mse"))
+    differ = {name for name in mse.tensors if mse.read(name).tobytes() != weighted.read(name).tobytes()}
+    assert differ
+    assert all(name.endswith((".weight", ".weight_scale")) for name in differ)
+
+
+def test_experts_that_few_tokens_reached_are_searched_without_weights_and_counted(made: Path) -> None:
+    weighted, mse = (Checkpoint.open(made / "qwen3-moe" / name) for name in ("weighted", "mse"))
+    report = read_json(made / "qwen3-moe" / "weighted" / "quantization.json")
+    tokens = report["experts"]["tokens"]
+    few = {
+        f"{layer}.{expert}" for layer, hits in tokens.items() for expert, count in hits.items() if count < ENOUGH_TOKENS
+    }
+    assert 0 < len(few) < sum(map(len, tokens.values()))
+    fallen = report["scale_search"]["as_mse"]
+    assert {module.rpartition(".")[0] for module in fallen} == few
+    assert len(fallen) == 3 * len(few)
+    for module in fallen:
+        scales = f"{module}.weight_scale"
+        assert weighted.read(scales).tobytes() == mse.read(scales).tobytes()
+
+
+def test_an_interrupted_choice_of_formats_goes_on_and_leaves_the_same_bytes(made: Path) -> None:
+    whole, continued = made / "llama" / "auto", made / "llama" / "continued"
+    assert read_json(whole / "quantization.json")["scale_search"]["name"] == "weighted"
+    assert len(list((made / "llama" / "scratch").glob("inputs-*"))) == 3
+    for file in whole.iterdir():
+        assert file.read_bytes() == (continued / file.name).read_bytes(), file.name
