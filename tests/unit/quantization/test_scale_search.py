@@ -145,8 +145,17 @@ def test_the_block_of_the_documentation() -> None:
     numbers = [0.5, -0.5, 0.02, -0.02, 0, 1, -1, 0.3, 0.08, 0.09, -0.25, 0.42, 0.41, 0.66, 0.9, -0.9]
     block = np.array([numbers], np.float32).astype(ml_dtypes.bfloat16)
     scale_2 = nvfp4.tensor_scale(2.0)  # the matrix has a number twice as large elsewhere
-    found = {search: nvfp4.encode(block, scale_2, search).scales.view(np.uint8).item() for search in (MAX, *_SEARCHES)}
-    assert found == {"max": 0x76, "mse": 0x75, "four_over_six": 0x7A}
+    encoded = {search: nvfp4.encode(block, scale_2, search) for search in (MAX, *_SEARCHES)}
+    scales = {search: one.scales.view(np.uint8).item() for search, one in encoded.items()}
+    assert scales == {"max": 0x76, "mse": 0x75, "four_over_six": 0x7A}
+    assert encoded[MSE].codes.tobytes().hex() == "d580704f115b65f7"
+    errors = {
+        search: _errors(block, one, scale_2, None).item() * float(scale_2) ** 2 for search, one in encoded.items()
+    }
+    assert errors == pytest.approx({"max": 0.0349, "mse": 0.0225, "four_over_six": 0.0269}, abs=5e-5)
+    inputs = np.full(16, 0.1, np.float32)
+    inputs[5:7], inputs[14:16] = 1, 0.01  # the inputs of 1 and -1 are large, those of 0.9 and -0.9 small
+    assert nvfp4.encode(block, scale_2, MSE, inputs).scales.view(np.uint8).item() == 0x76
 
 
 @pytest.mark.parametrize("search", SCALE_SEARCHES)
