@@ -73,9 +73,9 @@ def _prose() -> list[str]:
     return _samples([text for _, text in sorted(pydoc_data.topics.topics.items())])
 
 
-def _samples(texts: list[str]) -> list[str]:
-    """Cut texts into samples of one length."""
-    whole = "\n".join(texts)
+def _samples(parts: list[str]) -> list[str]:
+    """Cut text into samples of one length."""
+    whole = "\n".join(parts)
     return [whole[first : first + _CHARACTERS] for first in range(0, len(whole) - _CHARACTERS, _CHARACTERS)]
 
 

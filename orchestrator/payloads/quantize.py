@@ -66,7 +66,7 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
 def _runs_the_model(options: argparse.Namespace) -> bool:
     if options.format == format_names.AUTO or SCHEMES[options.format].calibrated:
         return True
-    return options.kv_cache != "none" or options.scale_search == format_names.WEIGHTED
+    return bool(options.kv_cache != "none" or options.scale_search == format_names.WEIGHTED)
 
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:

@@ -53,7 +53,8 @@ def calibration() -> list[Batch]:
 
 def squares(source: Path) -> dict[str, Any]:
     """Sum the squares of what each linear module gets, padding left out, in the model as transformers runs it."""
-    model, found, mask = AutoModelForCausalLM.from_pretrained(source, dtype="auto"), {}, torch.empty(0)
+    model, mask = AutoModelForCausalLM.from_pretrained(source, dtype="auto"), torch.empty(0)
+    found: dict[str, Any] = {}
 
     def hook(name: str) -> Any:  # noqa: ANN401 - as torch calls it
         def add(_: Any, given: Any) -> None:  # noqa: ANN401

@@ -281,7 +281,7 @@ def _nvfp4_cases() -> Iterator[tuple[str, NDArray[Any], np.float32]]:
 def _search_cases() -> Iterator[tuple[str, NDArray[Any], np.float32, str, NDArray[np.float32] | None]]:
     for case, weight, scale in islice(_nvfp4_cases(), 0, None, _SEARCHED):
         columns = weight.shape[1]
-        drawn = (np.random.PCG64(columns).random_raw(columns) % 1000).astype(np.float32) / np.float32(1000)
+        drawn = (np.random.PCG64(columns).random_raw((columns,)) % 1000).astype(np.float32) / np.float32(1000)
         for name, search, weighted in SEARCHES:
             yield f"{name}, {case}", weight, scale, search, drawn if weighted else None
 

@@ -41,7 +41,8 @@ def _errors(
     decoded = nvfp4.decode(encoded, np.float32(1)).astype(np.float64)
     terms = np.square(decoded - weight.astype(np.float64) / np.float64(scale_2))
     weights = 1 if importance is None else importance.astype(np.float64)
-    return (terms * weights).reshape(len(weight), -1, nvfp4.BLOCK).sum(-1)
+    errors: NDArray[np.float64] = (terms * weights).reshape(len(weight), -1, nvfp4.BLOCK).sum(-1)
+    return errors
 
 
 @pytest.mark.parametrize("search", _SEARCHES)
