@@ -166,6 +166,13 @@ def test_quantizing_is_a_phase_only_where_the_weights_do_not_come_so() -> None:
     assert streamed.peak_memory_bytes["quantize"] < 3e9
 
 
+def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
+    shape, scheme = SHAPES["large"], scheme_of("w4a16_nvfp4")
+    calibrated = one_pass_peak(shape, scheme_of("nvfp4"), Calibration())
+    assert one_pass_peak(shape, scheme, Calibration(), "weighted") == calibrated
+    assert one_pass_peak(shape, scheme, Calibration(), "mse") == one_pass_peak(shape, scheme, Calibration())
+
+
 def test_an_engine_adds_two_phases_and_what_they_may_lack_is_a_limit() -> None:
     found = serving_figures(asked(SHAPES["large"]), Preparation(builds_engine=True))
     assert list(found.peak_memory_bytes) == ["download", "convert", "engine_build", "load", "serve"]

@@ -103,6 +103,14 @@ def test_the_result_is_on_the_gpu_and_has_the_bytes_of_the_definitions(weight: N
     assert _array(kernels.encode_fp8(_tensor(weight), SCALE)).tobytes() == fp8.encode(weight, SCALE).tobytes()
 
 
+def test_a_search_has_the_bytes_of_the_definition(weight: NDArray[Any]) -> None:
+    importance = np.linspace(0, 1, weight.shape[1], dtype=np.float32)
+    found = kernels.encode_nvfp4(_tensor(weight), SCALE, search="mse", importance=importance)
+    defined = nvfp4.encode(weight, SCALE, "mse", importance)
+    assert _array(found.codes).tobytes() == defined.codes.tobytes()
+    assert _array(found.scales).tobytes() == defined.scales.tobytes()
+
+
 def test_magnitudes_and_errors_are_those_of_the_processor(weight: NDArray[Any]) -> None:
     tensor = _tensor(weight)
     assert kernels.largest_magnitude(tensor) == kernels.largest_magnitude(weight)
