@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     if (options.format == format_names.AUTO) == (options.bits_per_weight is None and options.budget_bytes is None):
         parser.error("--format auto goes with --bits-per-weight or --budget-bytes, and they go with it")
     if options.scale_search != format_names.MAX and options.format not in format_names.SEARCHED_FORMATS:
-        parser.error(f"--scale-search goes with --format {', '.join(format_names.SEARCHED_FORMATS)}")
+        searched = ", ".join(format_names.SEARCHED_FORMATS)
+        parser.error(f"--scale-search goes with --format {searched}: {options.format} has no blocks of NVFP4")
     if alone:
         kernels.compile_meanwhile(options.threads)
     with cost.watched() as peak:

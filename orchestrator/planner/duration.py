@@ -6,6 +6,7 @@ one. `basis` names both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.catalog.target import Target
@@ -13,7 +14,7 @@ from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token
 from orchestrator.planner.constants import constants_in_use
 from orchestrator.planner.figures import Kind
-from orchestrator.quantization.format_names import PROBE_TOKENS
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MSE, PROBE_TOKENS, WEIGHTED
 from orchestrator.recipe.model import Calibration, HeldOut
 
 _LINE = (12.5e6, 125e6)
@@ -23,6 +24,10 @@ _FILES = (0.5e9, 1.0e9)
 _FILES_BASIS = (
     "reads and writes 0.5 to 1 GB/s together: our quantizer on 2 cores of a shared machine, and on 16 of a server"
 )
+
+_SEARCHED: Mapping[str, float] = {MSE: 0.07e9, FOUR_OVER_SIX: 0.16e9, WEIGHTED: 0.07e9}
+"""Weights a second on one core of a shared EPYC, with our compiled loops."""
+_SEARCH_CORES = (2, 16)
 
 _CONVERSION_BASIS = "reads and writes as our quantizer does, 0.5 to 1 GB/s together"
 
@@ -58,6 +63,11 @@ class Span:
     kind: Kind
     basis: str
 
+    def plus(self, other: Span) -> Span:
+        """Add the time of work that follows."""
+        kind: Kind = "assumed" if "assumed" in (self.kind, other.kind) else self.kind
+        return Span(self.least + other.least, self.most + other.most, kind, f"{self.basis}; {other.basis}")
+
 
 def downloading(size: float) -> Span:
     """Calculate the time of a download."""
@@ -81,6 +91,22 @@ def calibrating(
     files = one_pass(read, written)
     least, most = files.least + work / _CALIBRATION[1], files.most + work / _CALIBRATION[0]
     return Span(least, most, "measured", f"{files.basis}; {_CALIBRATION_BASIS}")
+
+
+def searching(weights: float, scale_search: str) -> Span | None:
+    """Calculate the additional time of a search for the scales of NVFP4's blocks; None for `max`.
+
+    It is that of a processor. A GPU was not measured.
+    """
+    rate = _SEARCHED.get(scale_search)
+    if rate is None:
+        return None
+    fewest, most = _SEARCH_CORES
+    basis = (
+        f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights at {rate / 1e9:.2f} billion a second on a"
+        f" core (measured on a shared EPYC), {fewest} to {most} cores assumed; a GPU was not measured"
+    )
+    return Span(weights / (rate * most), weights / (rate * fewest), "assumed", basis)
 
 
 def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target) -> Span | None:

@@ -84,6 +84,8 @@ class Estimate:
     """What each step writes."""
     stages: tuple[Stage, ...]
     """Every phase in order, with its memory, disk and time."""
+    search: Span | None
+    """The part of quantizing that searches scales; None without a search."""
     serve_memory: Figure
     """The least memory of serving, over all nodes."""
     max_context: Figure | None
@@ -134,6 +136,7 @@ def estimate(model: ModelOnTarget) -> Estimate:
         disk=_disk(disk),
         disk_of_steps=disk,
         stages=tuple(_stages(model, disk)),
+        search=_searching(model),
         serve_memory=model.serving_memory,
         max_context=max_context,
         max_requests=_max_requests(model),
@@ -211,7 +214,20 @@ def _peaks(model: ModelOnTarget) -> dict[Phase, Peak]:
     return found | {"serve": Peak(share, memory_per_gpu(target), least.kind, f"at least: {least.basis}")}
 
 
+def _searching(model: ModelOnTarget) -> Span | None:
+    quantization, known = model.recipe.quantization, model.known
+    matrices = (tensor.elements for tensor in known.shape.tensors if tensor.quantizable) if known else None
+    weights = model.recipe.model.parameters if matrices is None else sum(matrices)
+    return duration.searching(weights, quantization.scale_search)
+
+
 def _quantizing(model: ModelOnTarget) -> Span | None:
+    """Calculate the time of quantizing, with the search for scales; None if it is not known."""
+    time, search = _encoding(model), _searching(model)
+    return time.plus(search) if time and search else time
+
+
+def _encoding(model: ModelOnTarget) -> Span | None:
     read, written, known = model.source.value, model.weights.value, model.known
     match model.recipe.quantization.method:
         case "onepass":

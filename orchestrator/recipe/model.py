@@ -214,10 +214,16 @@ class Quantization(_Part):
             msg = "shared_scales is a choice of method onepass with format fp8; NVFP4 always shares them"
             raise ValueError(msg)
         if self.scale_search != "max" and self.method != "onepass":
-            msg = f"scale_search is a choice of method onepass; method {self.method} chooses scales itself"
+            msg = (
+                f"scale_search is a choice of method onepass; method {self.method} chooses scales itself:"
+                f" leave scale_search out, or set method: onepass"
+            )
             raise ValueError(msg)
         if self.scale_search != "max" and self.format not in ("nvfp4", "w4a16_nvfp4", "auto"):
-            msg = f"scale_search is a choice of formats with NVFP4: nvfp4, w4a16_nvfp4 and auto, not {self.format}"
+            msg = (
+                f"scale_search {self.scale_search} chooses the scales of NVFP4's blocks, and {self.format} has none:"
+                f" leave scale_search out, or set format: nvfp4, w4a16_nvfp4 or auto"
+            )
             raise ValueError(msg)
         if self.calibration.chat_template and self.method != "onepass":
             msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"

@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.files import write_json
+from orchestrator.quantization.format_names import MAX
 from orchestrator.quantization.onepass import quantize_checkpoint
 from orchestrator.quantization.samples import Batch
 from orchestrator.quantization.schemes import SCHEMES
@@ -27,7 +28,7 @@ def quantize(source: Path, export: dict[str, Any], batches: list[Batch]) -> None
     output, exclude = Path(export["ours"]), export["exclude"]
     number_format, kv_cache = export["format"], export["kv_cache"]
     if not SCHEMES[number_format].calibrated and kv_cache == "none":
-        quantize_checkpoint(source, output, number_format=number_format, exclude=exclude)
+        quantize_checkpoint(source, output, number_format=number_format, scale_search=MAX, exclude=exclude)
         return
     report = quantize_calibrated(
         source,
@@ -36,6 +37,7 @@ def quantize(source: Path, export: dict[str, Any], batches: list[Batch]) -> None
         number_format=number_format,
         kv_cache=kv_cache,
         exclude=exclude,
+        scale_search=MAX,
         shared_scales=export.get("shared_scales", False),
     )
     write_json(output / "quantization.json", report.document())

@@ -19,6 +19,7 @@ from orchestrator.models.weight_files import SINGLE
 from orchestrator.payloads import generate
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
+from orchestrator.quantization.format_names import MAX
 from orchestrator.quantization.onepass import quantize_checkpoint
 from tests.support.checkpoints import write_model
 from tests.support.environments import oracle_python
@@ -146,7 +147,7 @@ def pairs(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     (folder / "requests.json").write_text(json.dumps(requests))
     oracle("calibrate", folder / "requests.json")
     for name, excluded in exclude.items():
-        quantize_checkpoint(folder / name / "source", folder / name / "ours", exclude=excluded)
+        quantize_checkpoint(folder / name / "source", folder / name / "ours", scale_search=MAX, exclude=excluded)
     return {name: Pair(*(folder / name / part for part in ("source", "ours", "theirs"))) for name in exclude}
 
 

@@ -28,6 +28,7 @@ from orchestrator.pages.cells import (
     draft_words,
     figure_words,
     phase_cells,
+    span_words,
     speed_heads,
     speed_rows,
 )
@@ -94,6 +95,10 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
         "warnings": [asdict(warning) for warning in plan.warnings],
         "estimate": {name: asdict(figure) for name, figure in plan.estimate.figures.items()},
         "phases": [_phase(stage) for stage in plan.estimate.stages],
+        "scale_search": {
+            "name": plan.recipe.quantization.scale_search,
+            "seconds": asdict(plan.estimate.search) if plan.estimate.search else None,
+        },
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
         "drafts": asdict(plan.estimate.draft_speed) if plan.estimate.draft_speed else None,
         "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
@@ -166,6 +171,9 @@ def _show_phases(plan: Plan) -> None:
     click.echo()
     print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
+    if plan.estimate.search:
+        search = f"quantization.scale_search {plan.recipe.quantization.scale_search}"
+        print_text(f"{search}: adds {span_words(plan.estimate.search)} to quantize; max adds nothing")
     click.echo()
 
 

@@ -84,6 +84,31 @@ def test_calibration_holds_the_whole_model_and_one_pass_does_not(catalog: Catalo
     assert modelopt.download.value == 16e9
 
 
+SEARCHED = LLAMA | {"quantization.method": "onepass"}
+
+
+@pytest.mark.parametrize("number_format", ["nvfp4", "w4a16_nvfp4"])
+@pytest.mark.parametrize("target", ["dgx-spark", "cpu"])
+def test_a_search_for_scales_adds_its_time_to_quantizing(
+    catalog: Catalog, changed: Change, number_format: str, target: str
+) -> None:
+    asked = SEARCHED | {"quantization.format": number_format}
+    found = {
+        search: estimated(changed(asked | {"quantization.scale_search": search}), catalog.target(target))
+        for search in ("max", "mse", "four_over_six")
+    }
+    plain = found["max"].stage("quantize")
+    assert found["max"].search is None
+    assert plain is not None
+    for search in ("mse", "four_over_six"):
+        span, stage = found[search].search, found[search].stage("quantize")
+        assert span is not None
+        assert stage is not None
+        assert f"scale_search {search}" in span.basis
+        assert stage.time == (plain.time.plus(span) if plain.time else None)
+        assert 0 < span.least < span.most
+
+
 def test_an_offload_budget_that_is_larger_than_the_model_changes_nothing(catalog: Catalog, changed: Change) -> None:
     options = {"offload_folder": "/tmp/x", "max_gpu_memory_gb": 80, "max_cpu_memory_gb": 30}
     recipe = changed({"quantization.method": "modelopt", "quantization.options": options})

@@ -85,13 +85,16 @@ def _with(weight: NDArray[Any], scales: NDArray[Any], scale_2: np.float32) -> En
 
 
 @pytest.mark.parametrize("search", _SEARCHES)
-@given(weight=_weights, exponent=st.integers(-60, 60))
+@given(weight=_weights, importance=_importances, exponent=st.integers(-60, 60))
 @settings(deadline=None)
-def test_scaling_a_weight_by_a_power_of_two_changes_no_byte(search: str, weight: NDArray[Any], exponent: int) -> None:
+def test_scaling_a_weight_by_a_power_of_two_changes_no_byte(
+    search: str, weight: NDArray[Any], importance: NDArray[np.float32] | None, exponent: int
+) -> None:
     scaled = np.ldexp(weight.astype(np.float32), exponent).astype(weight.dtype)
     if not weight.astype(np.float32).any():
         return  # the scale of a tensor of zeros is 1
-    one, other = nvfp4.encode(weight, _scale(weight), search), nvfp4.encode(scaled, _scale(scaled), search)
+    one = nvfp4.encode(weight, _scale(weight), search, importance)
+    other = nvfp4.encode(scaled, _scale(scaled), search, importance)
     assert one.scales.tobytes() == other.scales.tobytes()
     assert one.codes.tobytes() == other.codes.tobytes()
 
@@ -194,7 +197,8 @@ def test_the_option_is_refused_for_formats_without_nvfp4(
         quantize.main(
             ["--checkpoint", str(tiny), "--output", str(tmp_path), "--format", "fp8", "--scale-search", "mse"]
         )
-    assert "--scale-search goes with --format w4a16_nvfp4, nvfp4, auto" in capsys.readouterr().err
+    refused = "--scale-search goes with --format w4a16_nvfp4, nvfp4, auto: fp8 has no blocks of NVFP4"
+    assert refused in capsys.readouterr().err
 
 
 def test_a_search_changes_scales_and_leaves_the_scale_of_the_tensor(tiny: Path, tmp_path: Path) -> None:
