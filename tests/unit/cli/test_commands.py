@@ -97,15 +97,27 @@ def test_an_invalid_recipe_does_not_hide_the_others(shell: Shell) -> None:
 def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     assert shell("plan", RECIPE) == 0
     assert shell.out.splitlines()[0] == f"{RECIPE} on cpu: fits"
+    assert "scale_search" not in shell.out
     document = shell.json("plan", RECIPE)
     assert isinstance(document, dict)
     assert set(document) == {
         "recipe", "target", "works", "verdict", "refusals", "warnings",
-        "estimate", "phases", "shadows", "speeds", "drafts", "steps",
+        "estimate", "phases", "scale_search", "shadows", "speeds", "drafts", "steps",
     }  # fmt: skip
+    assert document["scale_search"] == {"name": "max", "seconds": None}
     assert [phase["phase"] for phase in document["phases"]] == ["download", "quantize"]
     assert [step["name"] for step in document["steps"]] == STEPS
     assert all(figure["basis"] for figure in document["estimate"].values())
+
+
+def test_a_plan_says_what_a_search_for_scales_adds(shell: Shell) -> None:
+    searched = ("plan", "llama3-8b-w4a16-nvfp4", "--set", "quantization.scale_search=mse")
+    shell(*searched)
+    assert "quantization.scale_search mse: adds 6 to 50 s to quantize" in shell.out
+    document = shell.json(*searched)
+    assert isinstance(document, dict)
+    assert document["scale_search"]["name"] == "mse"
+    assert document["scale_search"]["seconds"]["least"] > 0
 
 
 @pytest.mark.parametrize(("recipe", "verdict", "status"), [
