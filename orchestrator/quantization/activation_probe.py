@@ -67,6 +67,7 @@ class InputSquares:
     """Sums of the squares of each input of a layer's modules, over the tokens of all batches but not over padding.
 
     Padding counts in experts, whose tokens come without their places. Modules that get the same tensor share a sum.
+    Tokens whose inputs are all zero are not counted: some experts get zeros for the tokens of others.
     """
 
     mask: Any = None
@@ -84,7 +85,7 @@ class InputSquares:
         tokens = tokens.reshape(-1, given.shape[-1])
         sums = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64).square()
         self._sums[first] = self._sums[first] + sums if first in self._sums else sums
-        self._tokens[first] = self._tokens.get(first, 0) + len(tokens)
+        self._tokens[first] = self._tokens.get(first, 0) + int(tokens.any(-1).sum())
         for name in others:
             self.share(name, first)
 
