@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.errors import CheckFailedError, CheckpointError, QualityTooLowError
+from orchestrator.errors import (
+    CheckFailedError,
+    CheckpointError,
+    DependencyMissingError,
+    ModelUnsupportedError,
+    QualityTooLowError,
+)
 from orchestrator.events import Progress, silence
 from orchestrator.models.weight_files import INDEX, own_weights, unrelated_files
-from orchestrator.quantization import configs, layout, structure
+from orchestrator.quantization import chat_template, configs, layout, structure, token_ids
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts, split_quantized
 from orchestrator.quantization.files import read_json
@@ -26,6 +32,8 @@ from orchestrator.quantization.tied import has_own_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from tokenizers import Tokenizer
 
     from orchestrator.events import Observer
     from orchestrator.quantization.schemes import Scheme
@@ -145,10 +153,7 @@ def examine(
 
 def has_chat_template(folder: Path) -> bool:
     """Tell whether a checkpoint has a chat template."""
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    path = folder / "tokenizer_config.json"
-    return path.is_file() and bool(read_json(path).get("chat_template"))
+    return bool(chat_template.read_templates(folder))
 
 
 class _SkippedError(Exception):
@@ -197,6 +202,9 @@ class _Examination:
     _config: dict[str, Any] = field(default_factory=dict)
     _quantization: _Quantization = field(default_factory=lambda: _Quantization(None, "unknown"))
     _checkpoint: Checkpoint | None = None
+    _tokenizer: Tokenizer | None = None
+    _message: Sequence[int] = ()
+    """One message in tokens, if it could be tokenized."""
 
     def run(self) -> Report:
         """Run every check whose requirements passed."""
@@ -208,6 +216,7 @@ class _Examination:
         return Report(self._quantization.name, tuple(self._checks), tuple(self._skipped), tuple(self._layers))
 
     def _ask_about_tensors(self, checkpoint: Checkpoint, *, configured: bool) -> None:
+        self._ask("token_ids", lambda: self._check_token_ids(checkpoint))
         complete = configured and self._ask("tensors", lambda: self._check_tensors(self._split(checkpoint)))
         found = self._checkpoint or checkpoint
         finite = self._ask("numbers", lambda: self._check_numbers(found))
@@ -247,18 +256,19 @@ class _Examination:
         return f"{architecture}, {self._quantization.name}"
 
     def _check_tokenizer(self) -> str:
-        read_json(self.folder / "tokenizer_config.json")
-        if (self.folder / "tokenizer.json").is_file():
-            read_json(self.folder / "tokenizer.json")
-            return "tokenizer.json and tokenizer_config.json parse"
+        read_json(self.folder / chat_template.TOKENIZER_CONFIG)
+        file = self.folder / token_ids.TOKENIZER
+        if file.is_file():
+            return self._load_tokenizer()
         if (self.folder / "tokenizer.model").is_file():
             return "tokenizer.model is there and tokenizer_config.json parses"
         message = f"{self.folder}: found neither tokenizer.json nor tokenizer.model"
         raise CheckFailedError(message)
 
     def _check_chat_template(self) -> str:
-        if has_chat_template(self.folder):
-            return "found"
+        templates = chat_template.read_templates(self.folder)
+        if templates:
+            return self._render_a_message(templates)
         if not self.chat_template:
             reason = "the recipe asks for none"
             raise _SkippedError(reason)
@@ -267,6 +277,34 @@ class _Examination:
             raise _SkippedError(reason)
         message = f"{self.folder}: found no chat_template in tokenizer_config.json and no chat_template.jinja"
         raise CheckFailedError(message)
+
+    def _load_tokenizer(self) -> str:
+        count = len(token_ids.Vocabulary.read(self.folder).ids)
+        found = f"{token_ids.TOKENIZER} and {chat_template.TOKENIZER_CONFIG} parse: {count} tokens"
+        try:
+            self._tokenizer = token_ids.load(self.folder)
+        except DependencyMissingError as error:
+            return f"{found}; {error.message}"
+        return found
+
+    def _render_a_message(self, templates: Mapping[str, str]) -> str:
+        """Render one message and tokenize it, as far as the libraries for it are here."""
+        try:
+            text = chat_template.render(self.folder, templates)
+        except DependencyMissingError as error:
+            raise _SkippedError(error.message) from None
+        if self._tokenizer is None:
+            return f"a message becomes {len(text)} characters, which are not tokenized here"
+        self._message = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return f"a message becomes {len(text)} characters and {len(self._message)} tokens"
+
+    def _check_token_ids(self, checkpoint: Checkpoint) -> str:
+        try:
+            embedding = structure.read(self._config, checkpoint.tensors.values()).embedding
+        except ModelUnsupportedError as error:
+            raise _SkippedError(error.message) from None
+        rows = checkpoint.tensors[f"{embedding}.weight"].shape[0]
+        return token_ids.check(self.folder, self._config, rows, self._message)
 
     def _open(self) -> str:
         checkpoint = Checkpoint.open(self.folder)

@@ -67,6 +67,7 @@ def test_a_sound_checkpoint_passes_every_check(quantized: Path, tiny: Path) -> N
         "tokenizer",
         "chat_template",
         "files",
+        "token_ids",
         "tensors",
         "numbers",
         "fused_scales",
@@ -277,7 +278,12 @@ def test_a_format_made_by_others_gets_the_checks_that_apply(quantized: Path, sav
     write_json(quantized / "config.json", config)
     report = examine(quantized)
     assert (report.format, report.passed) == ("mxfp4", True)
-    assert {skipped.name for skipped in report.skipped} == {"tensors", "fused_scales", "signal_to_noise"}
+    assert {skipped.name for skipped in report.skipped} == {
+        "token_ids",
+        "tensors",
+        "fused_scales",
+        "signal_to_noise",
+    }
 
 
 def test_an_mxfp4_scale_that_is_nan_is_found(quantized: Path, save: Save) -> None:
