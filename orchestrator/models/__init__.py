@@ -58,6 +58,7 @@ def shape_of(
         ConfigInvalidError: A field is missing, impossible, contradicts another, or changes sizes and is not understood.
     """
     architecture = _architecture(config, where)
+    require_one_architecture(architecture, config.get("model_type"), where)
     whole = Fields(config, where)
     kind = kind_of(architecture, where)
     inner = next((name for name in _TEXT if whole.has(name)), None)
@@ -90,6 +91,21 @@ def kind_of(architecture: str, where: str) -> str:
     return _kind(found["stem"])
 
 
+def require_one_architecture(architecture: str, model_type: object, where: str = "config.json") -> None:
+    """Check that the class and the model type of a configuration are those of one architecture.
+
+    transformers builds a model by its `model_type`, runtimes by its class.
+
+    Raises:
+        ArchitectureUnknownError: It is no class of a language model.
+        ConfigInvalidError: Both are known, and differ.
+    """
+    declared = HABITS.get(_kind(model_type)) if isinstance(model_type, str) else None
+    if declared is not None and HABITS.get(kind_of(architecture, where), declared) != declared:
+        message = f"{where}: architectures: found {architecture}, but model_type is {model_type!r}"
+        raise ConfigInvalidError(message, hint="take the config.json that belongs to the model's weights")
+
+
 def _kind(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").removesuffix("text")
 
@@ -119,4 +135,4 @@ def _architecture(config: Mapping[str, object], where: str) -> str:
     return declared[0]
 
 
-__all__ = ["Memory", "ModelShape", "Role", "Tensor", "kind_of", "shape_of"]
+__all__ = ["Memory", "ModelShape", "Role", "Tensor", "kind_of", "require_one_architecture", "shape_of"]

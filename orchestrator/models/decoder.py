@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from orchestrator.errors import ConfigInvalidError
 from orchestrator.models import blocks, mixers, mlps
-from orchestrator.models.fields import Fields
+from orchestrator.models.fields import Fields, NotDescribedError
 from orchestrator.models.habits import Habits
 from orchestrator.models.layers import Layer, layers_of
 from orchestrator.models.mixers import Mixer
@@ -78,7 +77,7 @@ def _insist_on_understood(fields: Fields) -> None:
     if unread:
         name = unread[0]
         message = f"{fields.where}: {name:.60}: {fields.data[name]!r:.60} may change sizes and is not understood"
-        raise ConfigInvalidError(
+        raise NotDescribedError(
             message, hint="no size is guessed: docs/explanation/reading-a-model.md tells how a field becomes understood"
         )
 

@@ -37,6 +37,10 @@ _CHANGES_NOTHING = re.compile(
 """Of these, the ones that change no size of what is served for text."""
 
 
+class NotDescribedError(ConfigInvalidError):
+    """The fields do not say a size: one is missing, or may change sizes and is not understood."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """The fields of one config.json, or of a part of it."""
@@ -128,9 +132,13 @@ class Fields:
         return list(value)
 
     def missing(self, *names: str) -> NoReturn:
-        """Raise for a missing field."""
+        """Raise for a missing field.
+
+        Raises:
+            NotDescribedError: Always.
+        """
         message = f"{self.where}: {' or '.join(names)} is missing, and no size follows without it"
-        raise ConfigInvalidError(message, hint="take the config.json of the model itself, complete")
+        raise NotDescribedError(message, hint="take the config.json of the model itself, complete")
 
     def wrong(self, name: str, expected: str) -> NoReturn:
         """Raise for a field with an impossible value."""

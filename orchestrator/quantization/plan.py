@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeInvalidError
 from orchestrator.models.weight_files import require_no_link_out
 from orchestrator.quantization import configs, format_names, layout, structure
+from orchestrator.quantization.agreement import require_declared_architecture
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
 from orchestrator.quantization.files import copy_durably, read_json, write_json
@@ -124,6 +125,7 @@ class Plan:
         if has_own_head(checkpoint, config):
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
+        require_declared_architecture(config, list(checkpoint.tensors.values()))
         checkpoint = split_experts(checkpoint, config, found)
         _check_experts(checkpoint)
         own = formats or {}

@@ -23,6 +23,7 @@ from orchestrator.errors import (
 from orchestrator.events import Progress, silence
 from orchestrator.models.weight_files import INDEX, own_weights, unrelated_files
 from orchestrator.quantization import chat_template, configs, layout, structure, token_ids
+from orchestrator.quantization.agreement import require_agreeing_names, require_declared_architecture
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts, split_quantized
 from orchestrator.quantization.files import read_json
@@ -252,6 +253,7 @@ class _Examination:
     def _read_configuration(self) -> str:
         self._config = read_json(self.folder / configs.CONFIG)
         architecture = structure.architecture_of(self._config)
+        require_agreeing_names(self._config)
         self._quantization = _quantization(self.folder, self._config)
         return f"{architecture}, {self._quantization.name}"
 
@@ -321,6 +323,8 @@ class _Examination:
         if self.original is not None and has_own_head(self.original, config):
             config = structure.untied(config)
         source = {spec.name: spec for spec in _unquantized(self.original or checkpoint)}
+        if self._quantization.name == UNQUANTIZED or self.original is not None:
+            require_declared_architecture(config, list(source.values()))
         expected = _expected(config, list(source.values()), self._quantization)
         for name, spec in expected.items():
             if name not in checkpoint.tensors:

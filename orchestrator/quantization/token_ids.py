@@ -86,7 +86,7 @@ def _added(where: str, entries: object) -> Iterator[tuple[str, int]]:
 
 def _decoder(path: Path) -> Iterator[tuple[str, int]]:
     where = f"{path}: added_tokens_decoder"
-    entries = read_json(path).get("added_tokens_decoder") or {}
+    entries = (read_json(path).get("added_tokens_decoder") if path.is_file() else None) or {}
     if not isinstance(entries, dict):
         message = f"{where}: found {entries!a:.80}, expected an object"
         raise CheckFailedError(message)

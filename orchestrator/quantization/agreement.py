@@ -1,0 +1,101 @@
+"""Compares the architecture that a `config.json` declares with the tensors of the files.
+
+A runtime builds the declared architecture and fills it with the tensors. What contradicts it is lost or stays random.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from orchestrator.errors import ArchitectureUnknownError, CheckpointError, ConfigInvalidError
+from orchestrator.models import require_one_architecture, shape_of
+from orchestrator.models.fields import NotDescribedError
+from orchestrator.quantization import configs, structure
+from orchestrator.quantization.structure import Config, Structure
+from orchestrator.quantization.tensors import TensorSpec
+
+Place = tuple[int | None, str]
+"""The number of a layer, None outside of the layers; and the tensor's name below it."""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)")
+_BESIDE = frozenset(("vision", "audio", "adapter", "mtp"))
+"""Roles of tensors that are not compared: towers, and layers that predict further tokens."""
+_HINT = "Take the config.json that belongs to these weights."
+
+
+def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec]) -> None:
+    """Check that an unquantized model has the tensors of its architecture, each in its shape, and no others.
+
+    An architecture whose tensors do not follow exactly from its configuration is not compared.
+
+    Args:
+        config: The content of `config.json`.
+        tensors: Those of the files.
+
+    Raises:
+        CheckpointError: A field is impossible, or a tensor is missing, too many or of another shape.
+    """
+    expected = dict(_expected(config))
+    if not expected:
+        return
+    model, has = structure.read(config, tensors), f"{structure.architecture_of(config)} by {configs.CONFIG}"
+    found = dict(_found(model, tensors))
+    for (layer, name), shape in expected.items():
+        spec = found.get((layer, name))
+        if spec is None:
+            where = name if layer is None else f"{model.stack}.{layer}.{name}"
+            message = f"{where} is missing, which belongs to {has}"
+            raise CheckpointError(message, hint=_HINT)
+        if spec.shape != shape:
+            message = f"found {spec}, expected the shape {list(shape)} of {has}"
+            raise CheckpointError(message, hint=_HINT)
+    for place, spec in found.items():
+        if place[0] is not None and place not in expected:
+            message = f"found {spec}, which does not belong to {has}"
+            raise CheckpointError(message, hint=_HINT)
+
+
+def require_agreeing_names(config: Config) -> None:
+    """Check that `architectures` and `model_type` name one architecture.
+
+    Raises:
+        CheckpointError: Both are known, and differ.
+    """
+    try:
+        require_one_architecture(structure.architecture_of(config), config.get("model_type"))
+    except ArchitectureUnknownError:
+        return
+    except ConfigInvalidError as error:
+        raise CheckpointError(error.message, hint=_HINT) from None
+
+
+def _expected(config: Config) -> Iterator[tuple[Place, tuple[int, ...]]]:
+    """Yield the tensors of the architecture; none if they do not follow exactly from its configuration."""
+    try:
+        shape = shape_of(config)
+    except (ArchitectureUnknownError, NotDescribedError):
+        return
+    except ConfigInvalidError as error:
+        raise CheckpointError(error.message, hint=_HINT) from None
+    for tensor in shape.tensors if shape.exact else ():
+        if tensor.role in _BESIDE:
+            continue
+        size = (tensor.count, *tensor.shape) if tensor.stacked else tensor.shape
+        for name in tensor.names():
+            within = _LAYER.search(name)
+            yield (int(within[1]), within[2]) if within else (None, _last_two(name)), size
+
+
+def _found(model: Structure, tensors: Sequence[TensorSpec]) -> Iterator[tuple[Place, TensorSpec]]:
+    for spec in tensors:
+        layer = model.layer_of(spec.name)
+        if layer is not None and not model.is_redundant(spec.name):
+            yield (layer, spec.name.removeprefix(f"{model.stack}.{layer}.")), spec
+        elif layer is None and not (model.is_tower(spec.name) or model.is_further(spec.name)):
+            yield (None, _last_two(spec.name)), spec
+
+
+def _last_two(name: str) -> str:
+    """Return a tensor's name without the parents of its module, which differ among versions of transformers."""
+    return ".".join(name.split(".")[-2:])
