@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.app.access import require_token
 from orchestrator.app.make_plan import ExecutorName, Plan
+from orchestrator.app.model_files import counted_shape
 from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import recorded
@@ -18,6 +19,7 @@ from orchestrator.app.sizes import sizes_of
 from orchestrator.events import Observer, silence
 from orchestrator.executors.job import Executor
 from orchestrator.executors.process import ProcessExecutor
+from orchestrator.steps.shape import Shape
 from orchestrator.store.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def render_bundle(
         targets=targets,
         embed_model=embed_model,
         find=sizes_of(settings),
+        counted=counted_shape(artifacts[Shape(resolved.recipe, settings.catalog).checkpoint_step].folder),
         observer=observer,
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from orchestrator.app.commits import known_commits, name_of, remember_commit
 from orchestrator.app.settings import Settings
-from orchestrator.errors import ConfigInvalidError, OrchestratorError
+from orchestrator.errors import BadInputError, ConfigInvalidError, OrchestratorError
 from orchestrator.hub.patterns import is_commit
+from orchestrator.models import ModelShape
 from orchestrator.models.files import CONFIG, QUANT_CONFIG, ModelFiles, an_object
 from orchestrator.models.headers import Stored, header_length, joined, parse
 from orchestrator.models.weight_files import INDEX, own_weights
@@ -69,6 +70,14 @@ def _header(file: Path) -> dict[str, Stored]:
         length = header_length(stream.read(32), size, str(file))
         stream.seek(8)
         return parse(stream.read(length), str(file), size - 8 - length)
+
+
+def counted_shape(folder: Path) -> ModelShape | None:
+    """Count a checkpoint's tensors by its headers; None if it has none, or is not of a language model."""
+    with suppress(BadInputError):
+        files = local_files(folder)
+        return files.shape if files.weights else None
+    return None
 
 
 def hub_files(settings: Settings, repo: str, revision: str = "main") -> ModelFiles:

@@ -14,6 +14,7 @@ from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
+from orchestrator.models import ModelShape
 from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.prediction import predict
@@ -121,6 +122,8 @@ class BundleContents:
     license: License
     model_config: Mapping[str, Any]
     """config.json of the checkpoint."""
+    counted: ModelShape | None
+    """The checkpoint's tensors by its headers; None if they were not counted."""
     engine_config: Mapping[str, Any] | None
     """config.json of the TensorRT engine; None: the checkpoint is served."""
     targets: tuple[str, ...] = ()
@@ -149,6 +152,18 @@ class BundleContents:
     def commit(self) -> str | None:
         """The commit of the model on the Hub."""
         return self.recipe.model.revision if isinstance(self.recipe.model, HubModel) else None
+
+    @property
+    def parameters(self) -> float:
+        """Of the model: by the headers of its files, else as the recipe says."""
+        return self.counted.parameters if self.counted else self.recipe.model.parameters
+
+    @property
+    def active_parameters(self) -> float | None:
+        """Those that a token reads, in a mixture of experts."""
+        if self.counted is None:
+            return self.recipe.model.active_parameters
+        return self.counted.active_parameters if self.counted.is_moe else None
 
     @property
     def gpus(self) -> int:
@@ -246,6 +261,7 @@ def read_contents(
     images: Mapping[str, LockedImage],
     embed_model: bool = False,
     find: Find = in_catalogue,
+    counted: ModelShape | None = None,
 ) -> BundleContents:
     """Read the contents of a bundle.
 
@@ -256,6 +272,7 @@ def read_contents(
         images: The image digests of the lock.
         embed_model: The bundle's image includes the model.
         find: Looks up the sizes of models.
+        counted: The checkpoint's tensors by its headers.
     """
     shape = Shape(recipe, catalog)
     locked = images.get(recipe.image)
@@ -276,6 +293,7 @@ def read_contents(
         prediction=predict(model_on_target(recipe, shape.target, find)),
         license=_license(shape, artifacts),
         model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
+        counted=counted,
         engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,
         embed_model=embed_model,
     )

@@ -34,6 +34,7 @@ from orchestrator.bundle.targets import choose, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
 from orchestrator.events import Observer, Warned, silence
+from orchestrator.models import ModelShape
 from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import Recipe
@@ -70,6 +71,7 @@ def render(
     targets: Sequence[str] = (),
     embed_model: bool = False,
     find: Find = in_catalogue,
+    counted: ModelShape | None = None,
     observer: Observer = silence,
 ) -> Bundle:
     """Write a recipe's deployment.
@@ -84,6 +86,7 @@ def render(
         targets: The targets to render; none: all that the recipe supports.
         embed_model: The bundle's image includes the model.
         find: Looks up the sizes of models.
+        counted: The checkpoint's tensors by its headers.
         observer: Gets a warning if files must be copied because dist is on another file system than the store.
 
     Raises:
@@ -91,9 +94,10 @@ def render(
         DiskFullError: The disk has no space for such a copy.
     """
     started = time.monotonic()
-    contents = choose(
-        read_contents(recipe, catalog, artifacts, images=images, embed_model=embed_model, find=find), targets
+    whole = read_contents(
+        recipe, catalog, artifacts, images=images, embed_model=embed_model, find=find, counted=counted
     )
+    contents = choose(whole, targets)
     rendered, parts = render_files(contents), contents.parts
     stamp = _stamp(recipe, parts, rendered)
     folder = dist / recipe.name

@@ -5,6 +5,7 @@
 | ARCHITECTURE_MISMATCH | the image is built for another processor |
 | ENGINE_UNSUPPORTED | the recipe builds a TensorRT engine, and the image has no trtllm-build |
 | MODEL_UNSUPPORTED | the image's backend, or our own quantizer, does not have the model's architecture |
+| ARCHITECTURE_DIFFERS | the recipe names another architecture than the model's files |
 | REQUANTIZE | the model is published quantized and must not be quantized again |
 | METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |
 | QUANTIZER_UNSUPPORTED | the method's tool is broken on this GPU |
@@ -33,6 +34,7 @@ Rule: TypeAlias = Callable[[RuleInput], Iterable[Refusal]]
 RULES: tuple[Rule, ...] = (
     machine.built_for_the_processor,
     model.builds_engines,
+    model.has_the_architecture,
     model.knows_the_model,
     formats.gpt_oss_stays_as_it_is,
     published.starts_from_unquantized,
@@ -60,6 +62,7 @@ RULES: tuple[Rule, ...] = (
 
 
 CAUTIONS: tuple[Rule, ...] = (
+    model.has_the_parameters,
     cautions.known_faults,
     cautions.engine_memory_is_tight,
     cautions.serving_memory_is_tight,

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
+from orchestrator.planner.figures import in_words
 from orchestrator.planner.rule_input import RuleInput
 
 _ELSEWHERE: Mapping[str, str] = MappingProxyType(
@@ -24,6 +25,9 @@ _ELSEWHERE: Mapping[str, str] = MappingProxyType(
 
 _PREDICTS_TOKENS = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
 """Models with layers of their own that propose tokens: TensorRT-LLM's table of features by model."""
+
+_ROUNDING = 0.05
+"""Of a number of parameters: model cards round it, and count tied heads or towers or not."""
 
 _TAKES_EAGLE3 = frozenset(
     {
@@ -61,6 +65,25 @@ def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
             f"image {given.recipe.image} has no conversion of {architecture} to a TensorRT engine; it has: {known}"
         )
         yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(given, architecture))
+
+
+def has_the_architecture(given: RuleInput) -> Iterator[Refusal]:
+    """The recipe names the architecture that the model's files have."""
+    known, named = given.model.known, given.recipe.model.architecture
+    if known is not None and known.shape.architecture != named:
+        message = f"model.architecture: found {named}, but the model is {known.shape.architecture} by {known.basis}"
+        yield Refusal("ARCHITECTURE_DIFFERS", message, f"set model.architecture to {known.shape.architecture}")
+
+
+def has_the_parameters(given: RuleInput) -> Iterator[Refusal]:
+    """The recipe names about as many parameters as the model's files have."""
+    known, named = given.model.known, given.recipe.model.parameters
+    if known is None or not known.shape.exact:
+        return
+    counted = known.shape.parameters
+    if not (1 - _ROUNDING) * counted <= named <= (1 + _ROUNDING) * counted:
+        message = f"model.parameters: found {in_words(named)}, but there are {in_words(counted)} by {known.basis}"
+        yield Refusal("PARAMETERS_DIFFER", message, f"set model.parameters to {counted:.4g}")
 
 
 def _who_serves(given: RuleInput, architecture: str) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from orchestrator.app.model_files import counted_shape
 from orchestrator.bundle.contents import dns_label, read_contents
 from orchestrator.bundle.gateway.documents import parse_serve, read_documents
 from orchestrator.bundle.gateway.launch import decide_launch, write_config
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
-from orchestrator.bundle.targets import metadata, render_files
+from orchestrator.bundle.targets import metadata, model_card, render_files
+from orchestrator.payloads import generate
 from orchestrator.serving.command import serve_command
 from tests.support.bundles import CATALOG, LICENSE, contents_of, pinned_recipe, served_recipes, stand_in_artifacts
 
@@ -196,3 +198,18 @@ def without_name(command: tuple[str, ...]) -> list[str]:
         place = words.index("--served_model_name")
         del words[place : place + 2]
     return sorted(words)
+
+
+def test_the_model_card_says_what_the_files_are_and_not_what_the_recipe_says(tmp_path: Path) -> None:
+    generate.main(["--output", str(tmp_path / "model"), "--hidden-size", "64", "--layers", "1", "--vocab-size", "261"])
+    counted = counted_shape(tmp_path / "model")
+    assert counted is not None
+    contents = contents_of("llama3-70b-nvfp4", tmp_path)
+    assert "70.6 billion parameters" in model_card.files(contents)["MODEL_CARD.md"]
+    card = model_card.files(replace(contents, counted=counted))["MODEL_CARD.md"]
+    assert f"{counted.parameters / 1e9:.3g} billion parameters" in card
+    assert "70.6 billion" not in card
+
+
+def test_what_is_no_language_model_is_not_counted(tmp_path: Path) -> None:
+    assert counted_shape(tmp_path) is None

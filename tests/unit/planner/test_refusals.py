@@ -363,7 +363,7 @@ def test_what_the_files_declare_is_quantized_whatever_the_name_says(
     def find(_: object) -> Sizes:
         return Sizes(shape, scheme_of(declared), "models/x/config.json")
 
-    local = {"model": {"path": "models/x", "architecture": "LlamaForCausalLM", "parameters": 8e9}}
+    local = {"model": {"path": "models/x", "architecture": "Qwen3ForCausalLM", "parameters": 8e9}}
     (found,) = refusals(rule_input(changed(ONEPASS | local), catalog, find))
     assert found.code == "REQUANTIZE"
     assert found.message.startswith("models/x is quantized: ")
@@ -372,7 +372,7 @@ def test_what_the_files_declare_is_quantized_whatever_the_name_says(
 
 def test_a_name_is_not_believed_against_the_files(catalog: Catalog, changed: Change) -> None:
     shape = known_repo("Qwen/Qwen3-8B").shape  # type: ignore[union-attr]
-    recipe = changed(ONEPASS | {"model.repo": "somebody/Tuned-FP8"})
+    recipe = changed(ONEPASS | {"model.repo": "somebody/Tuned-FP8", "model.architecture": "Qwen3ForCausalLM"})
     unquantized = Sizes(shape, scheme_of("bf16"), "the headers of its files")
     assert refusals(rule_input(recipe, catalog, lambda _: unquantized)) == ()
 
@@ -407,3 +407,11 @@ def test_the_fault_that_refuses_is_quoted_with_its_source(catalog: Catalog, chan
 def test_an_image_that_is_not_in_the_catalogue_is_an_error(catalog: Catalog, changed: Change) -> None:
     with pytest.raises(ImageUnknownError):
         refusals(rule_input(changed({"image": "tensorrt-llm-9"}), catalog))
+
+
+@pytest.mark.parametrize("named", ["MistralForCausalLM", "Qwen2ForCausalLM"])
+def test_an_architecture_that_the_files_contradict_is_refused(catalog: Catalog, changed: Change, named: str) -> None:
+    recipe = changed({"model.repo": "Qwen/Qwen3-8B", "model.architecture": named})
+    found = {refusal.code: refusal for refusal in refusals(rule_input(recipe, catalog))}["ARCHITECTURE_DIFFERS"]
+    assert named in found.message
+    assert found.hint == "set model.architecture to Qwen3ForCausalLM"

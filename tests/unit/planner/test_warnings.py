@@ -38,6 +38,8 @@ CASES: list[tuple[str, Edits, Edits]] = [
     ("UNIFIED_MEMORY", {"serve.kv_cache.free_gpu_memory_fraction": 0.95}, {"target": "b200"}),
     ("HYBRID_BLOCK_REUSE", NEMOTRON, {"serve.kv_cache.enable_block_reuse": False}),
     ("ENGINE_OPTIONS_UNUSED", {"engine.build.workers": 1}, {"backend": "tensorrt"}),
+    ("PARAMETERS_DIFFER", LLAMA | {"model.parameters": 8.03e9}, {"model.parameters": 70.6e9}),
+    ("PARAMETERS_DIFFER", LLAMA | {"model.parameters": 74.5e9}, {"model.parameters": 70e9}),
     ("IDLE_GPUS", {"target": "dgx-spark-x2"}, {"serve.tensor_parallel_size": 2}),
     ("IDLE_GPUS", {"target": "dgx-spark-x2"}, {"target": "cpu"}),
 ]
