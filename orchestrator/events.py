@@ -162,7 +162,7 @@ _CHANNEL: dict[str, type[PayloadEvent]] = {
 def to_line(event: PayloadEvent) -> str:
     """Encode an event for a payload's standard output, without the line end."""
     name = next(name for name, kind in _CHANNEL.items() if isinstance(event, kind))
-    return _MARKER + json.dumps({"event": name, **asdict(event)}, ensure_ascii=False)
+    return _MARKER + json.dumps({"event": name, **asdict(event)})  # in ASCII: a path may have bytes that are no text
 
 
 def from_line(line: str) -> PayloadEvent | LogLine:

@@ -13,7 +13,7 @@ from orchestrator.models import require_one_architecture, shape_of
 from orchestrator.models.fields import NotDescribedError
 from orchestrator.quantization import configs, structure
 from orchestrator.quantization.structure import Config, Structure
-from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.quantization.tensors import FLOATS, StoredTensor, TensorSpec
 
 Place = tuple[int | None, str]
 """The number of a layer, None outside of the layers; and the tensor's name below it."""
@@ -47,12 +47,15 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
             where = name if layer is None else f"{model.stack}.{layer}.{name}"
             message = f"{where} is missing, which belongs to {has}"
             raise CheckpointError(message, hint=_HINT)
+        if spec.dtype not in FLOATS:
+            message = f"{_named(spec)}, expected one of {', '.join(FLOATS)} in a model that is not quantized"
+            raise CheckpointError(message, hint=_HINT)
         if spec.shape != shape:
-            message = f"found {spec}, expected the shape {list(shape)} of {has}"
+            message = f"{_named(spec)}, expected the shape {list(shape)} of {has}"
             raise CheckpointError(message, hint=_HINT)
     for place, spec in found.items():
         if place[0] is not None and place not in expected:
-            message = f"found {spec}, which does not belong to {has}"
+            message = f"{_named(spec)}, which does not belong to {has}"
             raise CheckpointError(message, hint=_HINT)
 
 
@@ -94,6 +97,11 @@ def _found(model: Structure, tensors: Sequence[TensorSpec]) -> Iterator[tuple[Pl
             yield (layer, spec.name.removeprefix(f"{model.stack}.{layer}.")), spec
         elif layer is None and not (model.is_tower(spec.name) or model.is_further(spec.name)):
             yield (None, _last_two(spec.name)), spec
+
+
+def _named(spec: TensorSpec) -> str:
+    """Name a tensor and its file, if it is in one."""
+    return f"{spec.file.name}: found {spec}" if isinstance(spec, StoredTensor) else f"found {spec}"
 
 
 def _last_two(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import weakref
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+_LARGEST_JSON = 512_000_000
+"""Bytes. The largest known tokenizers and indexes have a tenth of it."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LARGEST_PAGE = 2 << 20
 """Bytes. Pages that were read ahead are in pieces of up to this size, which are released only as a whole."""
 
@@ -23,20 +27,47 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        CheckpointError: The file is missing, is not JSON or contains something other than an object.
+        CheckpointError: The file is missing, too large, is not JSON or contains something other than an object.
     """
+    require_regular(path)
+    size = path.stat().st_size
+    if size > _LARGEST_JSON:
+        message = f"{path}: found {size} bytes, expected JSON of at most {_LARGEST_JSON} bytes"
+        raise CheckpointError(message)
+    text = path.read_bytes()
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        message = f"{path}: no such file; a checkpoint needs it"
-        raise CheckpointError(message) from None
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        message = f"{path}: not JSON: {error}"
+        message = f"{path}: not JSON: {error!s:.200}"
         raise CheckpointError(message) from None
     if not isinstance(document, dict):
         message = f"{path}: found a {type(document).__name__} at the top, expected an object"
         raise CheckpointError(message)
+    if _SURROGATE.search(text):
+        _require_whole_characters(document, path)
     return document
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a folder, a pipe or a device, which may have no end, and a link to nothing.
+
+    Raises:
+        CheckpointError: It is no file.
+    """
+    if path.is_file():
+        return
+    kind = "something else than a file" if os.path.lexists(path) else "no such file"
+    message = f"{path}: {kind}; a checkpoint needs it"
+    raise CheckpointError(message)
+
+
+def _require_whole_characters(document: object, path: Path) -> None:
+    """Refuse halves of characters, which no file in UTF-8 can hold."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        message = f"{path}: found {error.object[error.start]!a} in a name or value, which is half of a character"
+        raise CheckpointError(message) from None
 
 
 def write_json(path: Path, document: Mapping[str, Any], *, allow_nan: bool = False) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError
-from orchestrator.quantization.files import opened
+from orchestrator.quantization.files import opened, require_regular
 from orchestrator.quantization.tensors import DTYPES, StoredTensor
 
 if TYPE_CHECKING:
@@ -24,11 +24,19 @@ if TYPE_CHECKING:
 
 _RANK = {name: rank for rank, name in enumerate(DTYPES)}
 _LIMIT = 100_000_000  # bytes; what the safetensors library accepts
+_LONGEST_NAME = 1000
+_MOST_SIZES = 32
+_LARGEST_SIZE = 2**48
 _LFS_POINTER = b"version https://git-lfs"
 
 
 def read(file: Path) -> dict[str, StoredTensor]:
-    """Read and check the header of one safetensors file."""
+    """Read and check the header of one safetensors file.
+
+    Raises:
+        CheckpointError: It is no such file, or its header contradicts itself or the file.
+    """
+    require_regular(file)
     with opened(file) as descriptor:
         size = os.fstat(descriptor).st_size
         start = os.pread(descriptor, max(8, len(_LFS_POINTER)), 0)
@@ -37,15 +45,23 @@ def read(file: Path) -> dict[str, StoredTensor]:
     try:
         entries = json.loads(text, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        message = f"{file}: the header is not JSON: {error}"
+        message = f"{file}: the header is not JSON: {error!s:.200}"
         raise CheckpointError(message) from None
     if not isinstance(entries, dict):
         message = f"{file}: found a {type(entries).__name__} as header, expected an object"
         raise CheckpointError(message)
+    _check_metadata(file, entries.get("__metadata__", {}))
     data = 8 + length
     tensors = {name: _entry(file, name, entry, data) for name, entry in entries.items() if name != "__metadata__"}
     _contiguous(file, tensors.values(), data, size)
     return tensors
+
+
+def _check_metadata(file: Path, metadata: object) -> None:
+    """Check that the metadata are texts by name. The safetensors library refuses a file with others."""
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        message = f"{file}: __metadata__: found {metadata!a:.200}, expected an object of texts"
+        raise CheckpointError(message)
 
 
 def _length(file: Path, start: bytes, size: int) -> int:
@@ -75,6 +91,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(file: Path, name: str, entry: object, data: int) -> StoredTensor:
     """Check the header's entry of one tensor. `data` is the offset of the data in the file."""
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME or "/" in name:
+        message = f"{file}: found the name {name!a:.100}, expected one such as model.norm.weight"
+        raise CheckpointError(message)
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         message = f"{file}: {name}: found {entry!r:.200}, expected dtype, shape and data_offsets"
         raise CheckpointError(message)
@@ -82,8 +101,8 @@ def _entry(file: Path, name: str, entry: object, data: int) -> StoredTensor:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         message = f"{file}: {name}: found dtype {dtype!r:.50}, expected one of {', '.join(DTYPES)}"
         raise CheckpointError(message)
-    if not _naturals(shape):
-        message = f"{file}: {name}: found shape {shape!r:.200}, expected a list of whole numbers from 0"
+    if not _naturals(shape) or len(shape) > _MOST_SIZES or any(size > _LARGEST_SIZE for size in shape):
+        message = f"{file}: {name}: found shape {shape!r:.200}, expected up to {_MOST_SIZES} whole numbers from 0"
         raise CheckpointError(message)
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004 - begin and end
         message = f"{file}: {name}: found data_offsets {offsets!r:.200}, expected begin and end"

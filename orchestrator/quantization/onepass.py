@@ -20,8 +20,8 @@ from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.format_names import MAX
 from orchestrator.quantization.formats import kernels
 from orchestrator.quantization.pipeline import Buffers, ReadAhead, WriteBehind
-from orchestrator.quantization.plan import FLOATS, Plan, scheme_named
-from orchestrator.quantization.tensors import DTYPES
+from orchestrator.quantization.plan import Plan, scheme_named
+from orchestrator.quantization.tensors import DTYPES, FLOATS
 from orchestrator.quantization.torch_arrays import numbers
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 

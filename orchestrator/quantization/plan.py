@@ -15,7 +15,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
 from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8, searching
-from orchestrator.quantization.tensors import DTYPES, TensorSpec
+from orchestrator.quantization.tensors import DTYPES, FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ _COMPANIONS = (
     "USE_POLICY*",
 )
 
-FLOATS = ("BF16", "F16", "F32")
+_SERVED_AS_IT_IS = "A checkpoint that is quantized already is served as it is: method none."
 
 # The key projections. The scales of keys and values are written beside them.
 _KEYS = ("k_proj", "qkv_proj", "query_key_value", "kv_a_proj_with_mqa")
@@ -118,10 +118,15 @@ class Plan:
         checkpoint = Checkpoint.open(source)
         if "quantization_config" in config:
             message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
-            hint = "A checkpoint that is quantized already is served as it is: method none."
+            hint = _SERVED_AS_IT_IS
             if _has_blocks(config["quantization_config"]):
                 hint = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
             raise CheckpointError(message, hint=hint)
+        if (source / configs.QUANT_CONFIG).exists():
+            message = f"{source}: found {configs.QUANT_CONFIG}; expected an unquantized checkpoint"
+            raise CheckpointError(
+                message, hint="A checkpoint that is quantized already is served as it is: method none."
+            )
         if has_own_head(checkpoint, config):
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())

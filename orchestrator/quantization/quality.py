@@ -7,7 +7,7 @@ architecture are listed as skipped, with the reason, and never count as passed.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -463,7 +463,7 @@ def _unquantized(checkpoint: Checkpoint) -> Iterator[TensorSpec]:
             continue
         packed = leaf == "weight" and tensor.dtype == "U8"
         shape = (*tensor.shape[:-1], 2 * tensor.shape[-1]) if packed else tensor.shape
-        yield TensorSpec(name, tensor.dtype, shape)
+        yield replace(tensor, shape=shape)
 
 
 def _expected(
