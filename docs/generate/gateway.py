@@ -46,9 +46,12 @@ NIM's names for them, with the label `model_name`. Without those of TensorRT-LLM
 `time_to_first_token_seconds` are what the gateway sees itself."""
 
 _STOPPING = """\
-SIGTERM and SIGINT let running requests finish within `NIM_GATEWAY_DRAIN_SECONDS`, while ready is 503 and new requests
-are refused; then `trtllm-serve` is stopped. A second signal ends the wait. Where `trtllm-serve` ends by itself, every
-route says so with 503 for `NIM_GATEWAY_LINGER_SECONDS`, then the program ends with status 5 and its last lines."""
+After SIGTERM ready is 503 at once, while requests are still served for `NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS`, so that
+load balancers stop sending them; answers then end their connection. After that, new requests are refused and running
+ones finish within `NIM_GATEWAY_DRAIN_SECONDS`; then `trtllm-serve` is stopped. SIGINT skips the delay, and a second
+signal ends the wait. A platform must wait for delay + drain + 20 seconds before it kills the program: every target of a
+bundle does. Where `trtllm-serve` ends by itself, every route says so with 503 for `NIM_GATEWAY_LINGER_SECONDS`, then
+the program ends with status 5 and its last lines."""
 
 
 def reference() -> str:

@@ -83,6 +83,7 @@ def _text_environment() -> Environment:
     environment.filters["code"] = lambda text: f"`{text}`"
     environment.filters["quoted"] = quoted
     environment.filters["sh"] = shlex.quote
+    environment.filters["unit"] = _unit
     return environment
 
 
@@ -120,6 +121,11 @@ def _environment(kind: str, finalize: Callable[[object], str] | None) -> Environ
     )
     environment.globals |= {"model": str(MODEL), "cache": CACHE, "port": PORT, "health_port": HEALTH_PORT}
     return environment
+
+
+def _unit(assignment: str) -> str:
+    """Write `NAME=value` as one word of a systemd unit: JSON's escapes are among systemd's, `%` and `$` are doubled."""
+    return json.dumps(assignment, ensure_ascii=False).replace("%", "%%").replace("$", "$$")
 
 
 def _measured(value: float | None, unit: str = "") -> str:

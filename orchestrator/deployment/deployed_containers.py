@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-GRACE = 60
-"""Seconds for a container to finish its requests before it is killed."""
+_GRACE = 60
+"""Seconds for a container to finish its requests before it is killed, if it names none itself."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,14 @@ def remove_deployment(client: DockerClient, recipe: str, folder: Path, *, volume
             yield f"volume {volume.name}"
 
 
-def remove(container: Container, grace: int = GRACE) -> None:
+def remove(container: Container, grace: int | None = None) -> None:
     """Stop a container and remove it.
 
     Args:
         container: It may be gone already.
-        grace: Seconds to finish its requests.
+        grace: Seconds to finish its requests; None: those that it was created with.
     """
     with explained(f"removing container {container.name}"), suppress(NotFound):
-        container.stop(timeout=grace)
+        own = container.attrs["Config"].get("StopTimeout")
+        container.stop(timeout=grace if grace is not None else _GRACE if own is None else own)
         container.remove(force=True)

@@ -129,6 +129,7 @@ class Deployment:
             "NIM_GATEWAY_ETC": str(self.folder / "etc"),
             "NIM_GATEWAY_HOST": "127.0.0.1",
             "NIM_GATEWAY_LINGER_SECONDS": "0.5",
+            "NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS": "0",
             "STANDIN_LOG": str(self.folder / "standin.log"),
             "STANDIN_QUIET": "1",
             "STANDIN_TABLES": self.table,

@@ -22,7 +22,10 @@ _SILENT.propagate = False  # its messages quote unreadable requests, with keys
 
 
 class Connection(web.RequestHandler):
-    """A connection that is closed if its first request does not arrive in time, or if too many are open."""
+    """A connection that is closed if its first request does not arrive in time, or if too many are open.
+
+    It is idle while it has no request; then it may be closed without a loss.
+    """
 
     __slots__ = ("_deadline", "_server")
 
@@ -38,19 +41,26 @@ class Connection(web.RequestHandler):
         if self._server.open > self._server.max_connections:
             transport.close()
             return
+        self._server.idle[self] = None
         self._deadline = asyncio.get_running_loop().call_later(self._server.header_seconds, transport.close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop counting it."""
         self._server.open -= 1
-        self.head_received()
+        self.begin_request()
         super().connection_lost(exc)
 
-    def head_received(self) -> None:
-        """Cancel the deadline for the first request. The limit for idle connections applies from now on."""
+    def begin_request(self) -> None:
+        """Note that a request's head arrived: the deadline for the first one is cancelled."""
+        self._server.idle.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def end_request(self) -> None:
+        """Note that the request is answered. The limit for idle connections applies from now on."""
+        if self.transport is not None:
+            self._server.idle[self] = None
 
     def handle_error(
         self,
@@ -90,6 +100,8 @@ class LimitedServer(web.Server):
         on_unreadable: Callable[[int], None],
     ) -> None:
         self.open = 0
+        self.idle: dict[Connection, None] = {}
+        """The connections without a request, the one that is idle for longest first."""
         self.on_unreadable = on_unreadable
         self.max_connections = max_connections
         self.header_seconds = header_seconds
@@ -103,6 +115,11 @@ class LimitedServer(web.Server):
             "max_line_size": _MAX_LINE,
         }
         super().__init__(handler, handler_cancellation=True, **self._options)
+
+    def close_idle(self) -> None:
+        """Close every connection without a request, so that its client opens the next one elsewhere."""
+        for connection in tuple(self.idle):
+            connection.force_close()
 
     def __call__(self) -> web.RequestHandler:
         """Create a connection."""

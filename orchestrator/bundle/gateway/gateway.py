@@ -8,7 +8,8 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import aiohttp
 from aiohttp import HttpVersion10, web
@@ -28,6 +29,9 @@ from .runtime import Runtime, State
 from .settings import Settings
 from .traces import Trace, Traces
 
+if TYPE_CHECKING:
+    from .connections import Connection
+
 REQUEST_ID = "X-Request-Id"
 CLIENT_LEFT = 499
 """The logged status of a request whose client closed the connection."""
@@ -39,6 +43,16 @@ _METRICS_SECONDS = 5.0
 _CHUNK = 1 << 16
 _STARTED = 1700000000
 """The model's `created` time if trtllm-serve reports none. It is a constant, so that a restart does not change it."""
+
+
+class Phase(StrEnum):
+    """How far the server is on its way to its end."""
+
+    SERVING = "serving"
+    LEAVING = "leaving"
+    """It serves and is not ready, so that load balancers stop sending requests."""
+    DRAINING = "draining"
+    """It refuses new requests, while running ones finish."""
 
 
 @dataclass
@@ -83,7 +97,7 @@ class Gateway:
         log: Log,
         max_model_len: int | None,
     ) -> None:
-        self.draining = False
+        self.phase = Phase.SERVING
         self.concurrency = Concurrency(settings.limits.concurrent_requests)
         self._settings = settings
         self._runtime = runtime
@@ -116,8 +130,14 @@ class Gateway:
         self._log.info("unreadable request", status=status)
 
     async def _answer(self, request: web.BaseRequest, table: Mapping[str, Route]) -> web.StreamResponse:
-        # The protocol is a Connection, which closes itself if no request arrives in time.
-        request.protocol.head_received()  # type: ignore[attr-defined]
+        connection = cast("Connection", request.protocol)
+        connection.begin_request()
+        try:
+            return await self._answer_on(request, table)
+        finally:
+            connection.end_request()
+
+    async def _answer_on(self, request: web.BaseRequest, table: Mapping[str, Route]) -> web.StreamResponse:
         given = request.headers.get(REQUEST_ID, "")
         exchange = _Exchange(request, given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.monotonic())
         try:
@@ -141,6 +161,8 @@ class Gateway:
             reply = json_reply(error_document(500, "The gateway failed.", "gateway_error"), 500)
         if not reply.prepared:
             reply.headers.update(self._added(exchange))
+        if reply.headers.get("Connection") == "close":
+            reply.force_close()
         self._finish(exchange, reply.status)
         return reply
 
@@ -176,17 +198,19 @@ class Gateway:
                 return web.Response(text=self._bodies[document], content_type=JSON)
 
     def _answer_live(self) -> web.Response:
-        if self._runtime.state is State.ENDED and not self.draining:
+        if self._runtime.state is State.ENDED and self.phase is Phase.SERVING:
             refuse(503, self._runtime.reason, code="runtime_ended")
         return json_reply({"object": "health.response", "message": "live", "status": "live"})
 
     def _answer_ready(self) -> web.Response:
+        if self.phase is not Phase.SERVING:
+            _refuse_stopping()
         self._check_ready()
         return json_reply({"object": "health.response", "message": "ready", "status": "ready"})
 
     def _check_ready(self) -> None:
-        if self.draining:
-            refuse(503, "The server is stopping.", code="stopping", retry_after=10)
+        if self.phase is Phase.DRAINING:
+            _refuse_stopping()
         if self._runtime.state is State.ENDED:
             refuse(503, self._runtime.reason, code="runtime_ended")
         if self._runtime.state is not State.READY:
@@ -214,7 +238,7 @@ class Gateway:
         text = self._metrics.text(
             self._settings.names[0],
             running=self.concurrency.running,
-            ready=ready and not self.draining,
+            ready=ready and self.phase is Phase.SERVING,
             limit=self._settings.limits.concurrent_requests,
             runtime=await self._runtime_metrics() if ready else "",
         )
@@ -311,6 +335,8 @@ class Gateway:
     def _added(self, exchange: _Exchange) -> dict[str, str]:
         """Return the headers of every answer."""
         added = {REQUEST_ID: exchange.id, "Server": SERVER, "X-Content-Type-Options": "nosniff"}
+        if self.phase is not Phase.SERVING:
+            added["Connection"] = "close"  # the client's next connection leads to another server
         cors = self._settings.cors
         if cors is not None:
             added["Vary"] = "Origin"
@@ -369,6 +395,10 @@ def _check_content(request: web.BaseRequest, limit: int) -> None:
         refuse(415, "Compressed bodies are not accepted: leave out Content-Encoding.", code="unsupported_media_type")
     if (request.content_length or 0) > limit:
         _refuse_large(limit)
+
+
+def _refuse_stopping() -> NoReturn:
+    refuse(503, "The server is stopping.", code="stopping", retry_after=10)
 
 
 def _refuse_large(limit: int) -> None:

@@ -14,6 +14,7 @@ import aiohttp
 
 from .errors import MachineError
 from .logs import Log
+from .settings import RUNTIME_STOP_SECONDS
 
 _LAST_LINES = 40
 """Lines that are shown again when it ends."""
@@ -23,7 +24,6 @@ _MAX_UNANSWERED = 3
 """Number of unanswered health checks after which a ready server counts as not ready."""
 _POLL_STARTING = 0.25
 _POLL_READY = 2.0
-_STOP_SECONDS = 10.0
 
 
 class State(StrEnum):
@@ -115,7 +115,7 @@ class Runtime:
             return
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
+            async with asyncio.timeout(RUNTIME_STOP_SECONDS):
                 await self._ended.wait()
         self._signal(signal.SIGKILL)  # also its remaining children
         await self._ended.wait()

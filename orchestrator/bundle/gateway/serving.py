@@ -18,19 +18,18 @@ from aiohttp import web
 from .connections import LimitedServer
 from .documents import Documents
 from .errors import MachineError, RuntimeEndedError
-from .gateway import Gateway
+from .gateway import Gateway, Phase
 from .keys import KeyRing
 from .launch import Launch, write_config
 from .logs import Log
-from .runtime import Runtime
-from .settings import Settings
+from .runtime import Runtime, State
+from .settings import TRACES_SECONDS, Settings
 from .tls import Certificates
 from .traces import Traces, make_traces
 
 _KEEP_ALIVE = 2.0
 """Seconds for which a connection to trtllm-serve is kept: uvicorn closes idle ones after five."""
 _CONNECT_SECONDS = 10.0
-_TRACES_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class _Running:
     runtime: Runtime
     keys: KeyRing | None
     certificates: Certificates | None
+    servers: tuple[LimitedServer, ...]
 
 
 async def serve(
@@ -64,8 +64,12 @@ async def serve(
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             await _linger(settings, running.runtime, stopped, log)
-        await _drain(settings, running, signals, ended, log)
-        for task in (ended, stopped):
+        again = asyncio.create_task(_next(signals))
+        if stopped.result() is signal.SIGTERM:
+            await _delay(settings, running, {again, ended}, log)
+        if not again.done():
+            await _drain(settings, running, {again, ended}, log)
+        for task in (ended, stopped, again):
             task.cancel()
 
 
@@ -89,10 +93,10 @@ async def _running(
         gateway = Gateway(
             settings, documents, runtime, session, keys=keys, traces=traces, log=log, max_model_len=launch.max_model_len
         )
-        await _listen(stack, settings, gateway, certificates)
+        servers = await _listen(stack, settings, gateway, certificates)
         stack.push_async_callback(runtime.stop)
         await runtime.start(session)
-        yield _Running(gateway, runtime, keys, certificates)
+        yield _Running(gateway, runtime, keys, certificates, servers)
 
 
 def runtime_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -130,7 +134,8 @@ def _session(settings: Settings) -> aiohttp.ClientSession:
 
 async def _listen(
     stack: AsyncExitStack, settings: Settings, gateway: Gateway, certificates: Certificates | None
-) -> None:
+) -> tuple[LimitedServer, ...]:
+    servers = []
     context = certificates.context if certificates else None
     ports = [(settings.port, gateway.answer, context)]
     if settings.health_port is not None:
@@ -142,6 +147,7 @@ async def _listen(
             header_seconds=settings.limits.header_seconds,
             on_unreadable=gateway.count_unreadable,
         )
+        servers.append(server)
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -150,22 +156,23 @@ async def _listen(
         except OSError as error:
             message = f"cannot listen on {settings.host}:{port}: {os.strerror(error.errno) if error.errno else error}"
             raise MachineError(message) from error
+    return tuple(servers)
 
 
-async def _wait_stopped(signals: asyncio.Queue[signal.Signals], running: _Running, log: Log) -> None:
-    """Wait for a signal to stop. SIGHUP reads keys and certificates again."""
+async def _wait_stopped(signals: asyncio.Queue[signal.Signals], running: _Running, log: Log) -> signal.Signals:
+    """Wait for a signal to stop, and return it. SIGHUP reads keys and certificates again."""
     while True:
         number = await signals.get()
         if number is not signal.SIGHUP:
             log.info("stopping", signal=number.name)
-            return
+            return number
         if running.keys is not None:
             running.keys.reload()
         if running.certificates is not None:
             running.certificates.reload(log)
 
 
-async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[None], log: Log) -> None:
+async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[signal.Signals], log: Log) -> None:
     """Answer with the reason for a while after trtllm-serve has ended, then end as well."""
     log.error(runtime.reason)
     await asyncio.wait({stopped}, timeout=settings.linger_seconds)
@@ -174,22 +181,26 @@ async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[No
     raise RuntimeEndedError(message)
 
 
-async def _drain(
-    settings: Settings,
-    running: _Running,
-    signals: asyncio.Queue[signal.Signals],
-    ended: asyncio.Task[None],
-    log: Log,
-) -> None:
+async def _delay(settings: Settings, running: _Running, ends: set[asyncio.Task[None]], log: Log) -> None:
+    """Serve on for a while as not ready, so that load balancers stop sending requests before any is refused."""
+    if running.runtime.state is not State.READY:
+        return  # no load balancer sends requests
+    running.gateway.phase = Phase.LEAVING
+    log.info("not ready, still serving", seconds=settings.shutdown_delay_seconds)
+    await asyncio.wait(ends, timeout=settings.shutdown_delay_seconds, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _drain(settings: Settings, running: _Running, ends: set[asyncio.Task[None]], log: Log) -> None:
     """Let running requests finish, within the limit; a second signal ends the wait."""
-    running.gateway.draining = True
+    running.gateway.phase = Phase.DRAINING
+    for server in running.servers:
+        server.close_idle()
     concurrency = running.gateway.concurrency
     if concurrency.running:
         log.info("draining", requests=concurrency.running, seconds=settings.drain_seconds)
-    waits = {asyncio.create_task(concurrency.wait_idle()), asyncio.create_task(_next(signals)), ended}
-    await asyncio.wait(waits, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+    idle = asyncio.create_task(concurrency.wait_idle())
+    await asyncio.wait({idle, *ends}, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
     if concurrency.running:
         log.warning("requests cut off", requests=concurrency.running)
 
@@ -200,5 +211,5 @@ async def _next(signals: asyncio.Queue[signal.Signals]) -> None:
 
 async def _close_traces(traces: Traces) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_TRACES_SECONDS):
+        async with asyncio.timeout(TRACES_SECONDS):
             await asyncio.to_thread(traces.close)

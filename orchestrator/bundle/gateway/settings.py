@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from .documents import Serve
 from .errors import ContradictionError
 from .variables import Environment
 
+RUNTIME_STOP_SECONDS = 10.0
+"""Seconds for trtllm-serve to end after SIGTERM; then it gets SIGKILL."""
+TRACES_SECONDS = 5.0
+"""Seconds to send the last traces."""
+_SPARE_SECONDS = 5.0
 _MAX_PORT = 65535
 
 
@@ -64,12 +70,23 @@ class Settings:
     tls: Tls | None
     cors: Cors | None
     limits: RequestLimits
+    shutdown_delay_seconds: float
     drain_seconds: float
     linger_seconds: float
     health_seconds: float
     json_logs: bool
     log_level: str
     log_prompts: bool
+
+
+def grace_seconds(delay: float, drain: float) -> int:
+    """Return the seconds from SIGTERM after which the program has ended; a platform may send SIGKILL only then.
+
+    Args:
+        delay: NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS.
+        drain: NIM_GATEWAY_DRAIN_SECONDS.
+    """
+    return math.ceil(delay + drain + RUNTIME_STOP_SECONDS + TRACES_SECONDS + _SPARE_SECONDS)
 
 
 def read_settings(environment: Environment, serve: Serve) -> Settings:
@@ -91,6 +108,7 @@ def read_settings(environment: Environment, serve: Serve) -> Settings:
         tls=_tls(environment),
         cors=_cors(environment),
         limits=_request_limits(environment),
+        shutdown_delay_seconds=environment.number("NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS") or 0.0,
         drain_seconds=environment.number("NIM_GATEWAY_DRAIN_SECONDS") or 0.0,
         linger_seconds=environment.number("NIM_GATEWAY_LINGER_SECONDS") or 0.0,
         health_seconds=environment.number("NIM_GATEWAY_HEALTH_SECONDS", minimum=0.1) or 0.1,

@@ -69,7 +69,17 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("NIM_GATEWAY_ETC", Topic.SERVER, "The folder of the bundle's documents.", default="/opt/nim/etc"),
     Variable(
-        "NIM_GATEWAY_DRAIN_SECONDS", Topic.SERVER, "Seconds for running requests to finish after SIGTERM.", default="25"
+        "NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS",
+        Topic.SERVER,
+        "Seconds after SIGTERM for which ready is 503 but requests are still served, so that load balancers can stop "
+        "sending them.",
+        default="5",
+    ),
+    Variable(
+        "NIM_GATEWAY_DRAIN_SECONDS",
+        Topic.SERVER,
+        "Seconds after that for running requests to finish; new ones are refused.",
+        default="25",
     ),
     Variable(
         "NIM_GATEWAY_LINGER_SECONDS",

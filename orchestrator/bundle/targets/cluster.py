@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.files import sums_text
+from orchestrator.bundle.targets.environment import fixed
+from orchestrator.bundle.targets.shutdown import long_shutdown, shutdown_within
 from orchestrator.bundle.templating import render_text, render_yaml
 
 _PROBE_SECONDS = 10
@@ -18,6 +20,8 @@ _HOST_GIB = 16
 """Memory of a server besides its weights: Python, compiled kernels, buffers."""
 _READ_AHEAD = 1.25
 """The page cache of read files counts as the container's memory, too, until the system needs it."""
+_POD_GRACE = 30
+"""Seconds that Kubernetes gives a pod to end, where the NIM Operator and the chart nim-llm set no others."""
 _MAX_SCALE_DOWN = 3600
 """Seconds; the most that an autoscaler accepts."""
 
@@ -58,10 +62,14 @@ def sizes_of(contents: BundleContents) -> Sizes:
 
 def values_of(contents: BundleContents) -> dict[str, object]:
     """Return the variables of the templates of all these deployments."""
+    shutdown = long_shutdown(contents)
     selector = {"app.kubernetes.io/name": contents.name}
     return {
         "bundle": contents,
         "sizes": sizes_of(contents),
+        "shutdown": shutdown,
+        "environment": fixed(contents, shutdown),
+        "environment_in_short_grace": fixed(contents, shutdown_within(contents, _POD_GRACE)),
         "selector": selector,
         "labels": selector | {"app.kubernetes.io/version": contents.tag, "app.kubernetes.io/component": "model-server"},
         "volume_labels": {

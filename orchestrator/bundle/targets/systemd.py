@@ -8,5 +8,5 @@ from orchestrator.bundle.templating import render_text
 
 
 def files(contents: BundleContents) -> dict[str, str]:
-    """Render the unit. Every value in it is a number, or a name that systemd accepts unquoted."""
+    """Render the unit. Variables are quoted; every other value is a number, or a name that systemd accepts unquoted."""
     return {f"systemd/{contents.name}.container": render_text("systemd/server.container.j2", **values_of(contents))}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.bundle.contents import BundleContents
-from orchestrator.bundle.targets.compose import PASSED_VARIABLES
+from orchestrator.bundle.targets.environment import from_env_file
+from orchestrator.bundle.targets.shutdown import default_shutdown
 from orchestrator.bundle.templating import render_compose, render_text, verbatim
 
 FOLDER = "two-sparks"
@@ -24,7 +25,8 @@ def files(contents: BundleContents) -> dict[str, str]:
         "image": f"{contents.recipe.name}-{FOLDER}:{contents.tag}",
         "container": f"{contents.name}-node",
         "ssh_port": _SSH_PORT,
-        "passed_variables": PASSED_VARIABLES,
+        "passed_variables": from_env_file(contents),
+        "shutdown": default_shutdown(contents),
     }
     rendered = {
         "start.sh": render_text("two_sparks/start.sh.j2", **values),

@@ -93,7 +93,7 @@ def test_the_engine_is_told_everything_that_compose_would_tell_it(bundle: Path) 
         "/run/secrets": True,
         "/opt/nim/.cache": False,
     }
-    assert told["stop_timeout"] == 60
+    assert told["stop_timeout"] == 50
 
 
 def test_a_container_is_another_when_its_settings_image_or_files_are(bundle: Path) -> None:

@@ -18,7 +18,7 @@ from aiohttp import HttpVersion, web
 from aiohttp.test_utils import make_mocked_request
 
 from orchestrator.bundle.gateway.documents import Documents, read_documents
-from orchestrator.bundle.gateway.gateway import Gateway
+from orchestrator.bundle.gateway.gateway import Gateway, Phase
 from orchestrator.bundle.gateway.keys import KeyRing, digest_of
 from orchestrator.bundle.gateway.logs import Log
 from orchestrator.bundle.gateway.routes import HEALTH, ROUTES
@@ -58,7 +58,7 @@ class World:
         self.settings = read_settings(Environment(variables), example_serve())
         self.keys: KeyRing | None = None
         self.state = State.READY
-        self.draining = False
+        self.phase = Phase.SERVING
         self.session = MetricsSession()
 
     def require_key(self, folder: Path) -> None:
@@ -87,7 +87,7 @@ class World:
                 self.settings, self.documents, runtime, session,
                 keys=self.keys, traces=Traces(), log=log, max_model_len=4096,
             )  # fmt: skip
-            gateway.draining = self.draining
+            gateway.phase = self.phase
             request = make_mocked_request(method, path, given, version=version or HttpVersion(1, 1))
             return await (gateway.answer_health if health else gateway.answer)(request)
 
@@ -201,20 +201,20 @@ def test_metrics_need_a_key_if_that_is_set(tmp_path: Path, variable: str, status
 
 
 @pytest.mark.parametrize(
-    ("state", "draining", "live", "ready", "code", "retry"),
+    ("state", "phase", "live", "ready", "code", "retry"),
     [
-        (State.READY, False, 200, 200, None, None),
-        (State.STARTING, False, 200, 503, "not_ready", "5"),
-        (State.UNRESPONSIVE, False, 200, 503, "not_ready", "5"),
-        (State.ENDED, False, 503, 503, "runtime_ended", None),
-        (State.READY, True, 200, 503, "stopping", "10"),
-        (State.ENDED, True, 200, 503, "stopping", "10"),
+        (State.READY, Phase.SERVING, 200, 200, None, None),
+        (State.STARTING, Phase.SERVING, 200, 503, "not_ready", "5"),
+        (State.UNRESPONSIVE, Phase.SERVING, 200, 503, "not_ready", "5"),
+        (State.ENDED, Phase.SERVING, 503, 503, "runtime_ended", None),
+        (State.READY, Phase.DRAINING, 200, 503, "stopping", "10"),
+        (State.ENDED, Phase.DRAINING, 200, 503, "stopping", "10"),
     ],
 )
 def test_probes_and_the_model_follow_the_state_of_trtllm_serve(
-    world: World, state: State, *, draining: bool, live: int, ready: int, code: str | None, retry: str | None
+    world: World, state: State, phase: Phase, *, live: int, ready: int, code: str | None, retry: str | None
 ) -> None:
-    world.state, world.draining = state, draining
+    world.state, world.phase = state, phase
     assert world.ask("/v1/health/live")[0] == live
     for path, method in (("/v1/health/ready", "GET"), ("/v1/models", "GET"), ("/v1/completions", "POST")):
         status, headers, answer = world.ask(path, method)
@@ -225,16 +225,32 @@ def test_probes_and_the_model_follow_the_state_of_trtllm_serve(
 
 
 @pytest.mark.parametrize(
-    ("state", "draining", "ready"),
-    [(State.READY, False, 1), (State.READY, True, 0), (State.STARTING, False, 0), (State.ENDED, False, 0)],
+    ("state", "phase", "ready"),
+    [
+        (State.READY, Phase.SERVING, 1),
+        (State.READY, Phase.LEAVING, 0),
+        (State.READY, Phase.DRAINING, 0),
+        (State.STARTING, Phase.SERVING, 0),
+        (State.ENDED, Phase.SERVING, 0),
+    ],
 )
 def test_metrics_have_the_state_and_those_of_trtllm_serve_only_if_it_answers(
-    world: World, state: State, *, draining: bool, ready: int
+    world: World, state: State, phase: Phase, ready: int
 ) -> None:
-    world.state, world.draining = state, draining
+    world.state, world.phase = state, phase
     text = world.ask("/v1/metrics")[2]
     assert re.findall(r"^nim_gateway_runtime_ready\S* (\d)$", text, re.MULTILINE) == [str(ready)]
     assert ("trtllm_kv_cache_utilization" in text) == (state is State.READY)
+
+
+def test_a_server_that_leaves_is_not_ready_but_serves_and_ends_connections(world: World) -> None:
+    world.phase = Phase.LEAVING
+    status, headers, answer = world.ask("/v1/health/ready")
+    assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "stopping", "10")
+    assert world.ask("/v1/health/live")[0] == 200
+    assert world.ask("/v1/completions", "POST")[0] == 415  # a body is asked for, as ever
+    status, headers, _ = world.ask("/v1/models")
+    assert (status, headers["connection"]) == (200, "close")
 
 
 def test_metrics_that_trtllm_serve_does_not_have_are_left_out(world: World) -> None:
