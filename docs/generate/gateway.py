@@ -51,7 +51,14 @@ load balancers stop sending them; answers then end their connection. After that,
 ones finish within `NIM_GATEWAY_DRAIN_SECONDS`; then `trtllm-serve` is stopped. SIGINT skips the delay, and a second
 signal ends the wait. A platform must wait for delay + drain + 20 seconds before it kills the program: every target of a
 bundle does. Where `trtllm-serve` ends by itself, every route says so with 503 for `NIM_GATEWAY_LINGER_SECONDS`, then
-the program ends with status 5 and its last lines."""
+the program ends with status 5 and its last lines.
+
+A `trtllm-serve` that hangs does not end. So the gateway measures its silence: the time for which a streamed request
+that has its place in the batch waits for its next token, or a health check for its answer. After
+`NIM_GATEWAY_SILENCE_SECONDS` live is 503 and the program ends with status 7, with all processes of `trtllm-serve`.
+Docker (`restart: unless-stopped`), systemd (five times an hour at most) and Kubernetes (with growing pauses) start it
+again; on two Sparks `start.sh` does. A health check of Compose alone would restart nothing. Answers that are not
+streamed may take any time, and so may requests that wait behind others."""
 
 
 def reference() -> str:

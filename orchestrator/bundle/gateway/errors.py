@@ -8,6 +8,7 @@
 | 4 | refused: variables contradict each other or the model |
 | 5 | trtllm-serve ended |
 | 6 | a port is in use, or a library is missing |
+| 7 | trtllm-serve hung |
 """
 
 from __future__ import annotations
@@ -49,3 +50,9 @@ class MachineError(GatewayError):
     """A port, a file system or a library."""
 
     exit_status = 6
+
+
+class RuntimeHungError(GatewayError):
+    """The trtllm-serve process runs, but has given no sign for too long."""
+
+    exit_status = 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import aiohttp
@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 
 from .model_names import LineBuffer, ModelNames
 from .replies import JSON, error_document, json_reply, refuse
+from .silence import AwaitedAnswer, Silence
 
 _PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
 """Headers of trtllm-serve's answers that are forwarded. All others are dropped."""
@@ -32,6 +33,7 @@ class ClientLeftError(Exception):
 
 async def forward(
     request: web.BaseRequest,
+    silence: Silence,
     session: aiohttp.ClientSession,
     url: str,
     body: bytes,
@@ -49,6 +51,7 @@ async def forward(
 
     Args:
         request: The client's.
+        silence: Learns of each sign of trtllm-serve.
         session: Connections to trtllm-serve.
         url: The whole address.
         body: The body to send.
@@ -63,10 +66,11 @@ async def forward(
         ClientLeftError: The client closed the connection.
     """
     try:
-        async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
-            if answer.status >= _ERROR:
-                return await _error(answer, added, names)
-            return await _stream(request, answer, names, added, first_byte)
+        with silence.awaited() as awaited:
+            async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
+                if answer.status >= _ERROR:
+                    return await _error(answer, added, names)
+                return await _stream(request, answer, awaited, names=names, added=added, first_byte=first_byte)
     except TimeoutError:
         refuse(504, "The model took too long to answer.", code="timeout")
     except aiohttp.ClientError as error:
@@ -105,6 +109,8 @@ def _passed(answer: aiohttp.ClientResponse) -> dict[str, str]:
 async def _stream(
     request: web.BaseRequest,
     answer: aiohttp.ClientResponse,
+    awaited: AwaitedAnswer,
+    *,
     names: ModelNames,
     added: Mapping[str, str],
     first_byte: Callable[[], None],
@@ -120,7 +126,8 @@ async def _stream(
         await reply.prepare(request)
     while True:
         try:
-            part = await anext(parts)
+            with awaited.part() if is_events else nullcontext():
+                part = await anext(parts)
         except StopAsyncIteration:
             break
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -39,6 +39,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BEARER = "bearer "
 _UNREAD = frozenset({408, 413})
 """The connection is closed after these, because the rest of the body may still arrive."""
+_FAILED = frozenset({State.ENDED, State.HUNG})
 _METRICS_SECONDS = 5.0
 _CHUNK = 1 << 16
 _STARTED = 1700000000
@@ -198,8 +199,8 @@ class Gateway:
                 return web.Response(text=self._bodies[document], content_type=JSON)
 
     def _answer_live(self) -> web.Response:
-        if self._runtime.state is State.ENDED and self.phase is Phase.SERVING:
-            refuse(503, self._runtime.reason, code="runtime_ended")
+        if self._runtime.state in _FAILED and self.phase is Phase.SERVING:
+            self._refuse_failed()
         return json_reply({"object": "health.response", "message": "live", "status": "live"})
 
     def _answer_ready(self) -> web.Response:
@@ -211,10 +212,13 @@ class Gateway:
     def _check_ready(self) -> None:
         if self.phase is Phase.DRAINING:
             _refuse_stopping()
-        if self._runtime.state is State.ENDED:
-            refuse(503, self._runtime.reason, code="runtime_ended")
+        if self._runtime.state in _FAILED:
+            self._refuse_failed()
         if self._runtime.state is not State.READY:
             refuse(503, f"The model is not ready: {self._runtime.reason}.", code="not_ready", retry_after=5)
+
+    def _refuse_failed(self) -> NoReturn:
+        refuse(503, self._runtime.reason, code=f"runtime_{self._runtime.state}")
 
     def _answer_models(self) -> web.Response:
         self._check_ready()
@@ -275,6 +279,7 @@ class Gateway:
             exchange.trace = self._traces.begin(route.path, exchange.request.headers)
             return await forward(
                 exchange.request,
+                self._runtime.silence,
                 self._session,
                 self._runtime.url + route.path,
                 body,

@@ -59,6 +59,8 @@ class Launch:
     """The changes for a copy of it."""
     max_model_len: int | None
     """Tokens of prompt and answer together; None if not known or not limited."""
+    max_batch_size: int | None
+    """Requests that are answered at once; None: trtllm-serve's own default."""
 
     def command(self, config: Path) -> tuple[str, ...]:
         """Return the whole command line with a configuration file."""
@@ -131,7 +133,9 @@ def decide_launch(serve: Serve, settings: Settings, environment: Environment, ar
     config_flag = "--config" if table.has("--config") else "--extra_llm_api_options"
     length = merged.last("--max_seq_len")
     longest = int(length.value) if length else serve.limits.max_seq_len
-    return Launch(tuple(argv), model, config, config_flag, changes, longest)
+    batch = merged.last("--max_batch_size")
+    most = int(batch.value) if batch else serve.limits.max_batch_size
+    return Launch(tuple(argv), model, config, config_flag, changes, longest, most)
 
 
 def _merge(table: _OptionTable, serve: Serve, environment: Environment, arguments: Sequence[str]) -> _MergedOptions:

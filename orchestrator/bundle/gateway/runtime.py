@@ -15,6 +15,7 @@ import aiohttp
 from .errors import MachineError
 from .logs import Log
 from .settings import RUNTIME_STOP_SECONDS
+from .silence import Silence
 
 _LAST_LINES = 40
 """Lines that are shown again when it ends."""
@@ -33,6 +34,8 @@ class State(StrEnum):
     READY = "ready"
     UNRESPONSIVE = "unresponsive"
     """It was ready and no longer answers."""
+    HUNG = "hung"
+    """It has given no sign for too long; only a restart helps."""
     ENDED = "ended"
 
 
@@ -45,12 +48,21 @@ class Runtime:
         url: Its address: `http://127.0.0.1:8001`.
         log: Gets its lines.
         health_seconds: Seconds within which it must answer a health check.
+        silence: Measures for how long it gives no sign.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], url: str, log: Log, *, health_seconds: float
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        url: str,
+        log: Log,
+        *,
+        health_seconds: float,
+        silence: Silence,
     ) -> None:
         self.url = url
+        self.silence = silence
         self.state = State.STARTING
         self.model: str | None = None
         """Its name of the model; known once it is ready."""
@@ -63,6 +75,7 @@ class Runtime:
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._ended = asyncio.Event()
+        self._failed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = ""
 
@@ -74,6 +87,8 @@ class Runtime:
                 return "trtllm-serve is starting" + (f": {self._last_answer}" if self._last_answer else "")
             case State.UNRESPONSIVE:
                 return f"trtllm-serve no longer answers: {self._last_answer}"
+            case State.HUNG:
+                return f"trtllm-serve hangs: no sign for {self.silence.seconds:.0f} s, while an answer was due"
             case State.ENDED:
                 return f"trtllm-serve ended with status {self.status}"
             case State.READY:
@@ -105,9 +120,9 @@ class Runtime:
         self._spawn(self._monitor_process())
         self._spawn(self._monitor_health(session))
 
-    async def wait_ended(self) -> None:
-        """Wait until it ended, by itself or stopped."""
-        await self._ended.wait()
+    async def wait_failed(self) -> None:
+        """Wait until it ended, by itself or stopped, or hangs."""
+        await self._failed.wait()
 
     async def stop(self) -> None:
         """End it: SIGTERM, then SIGKILL after ten seconds, for its whole process group."""
@@ -143,6 +158,7 @@ class Runtime:
         self.status = status
         self.state = State.ENDED
         self._ended.set()
+        self._failed.set()
 
     async def _read_lines(self, stream: asyncio.StreamReader) -> None:
         rest = b""
@@ -163,7 +179,7 @@ class Runtime:
 
     async def _monitor_health(self, session: aiohttp.ClientSession) -> None:
         unanswered = 0
-        while self.state is not State.ENDED:
+        while self.state not in {State.ENDED, State.HUNG}:
             healthy = await self._is_healthy(session)
             if self._ended.is_set():
                 return
@@ -172,6 +188,11 @@ class Runtime:
                 await self._set_ready(session)
             else:
                 unanswered += 1
+            if self.model is not None:
+                self.silence.note_health(answered=healthy)
+            if self.silence.is_too_long:
+                self.state = State.HUNG
+                self._failed.set()
             if self.state is State.READY and unanswered >= _MAX_UNANSWERED:
                 self.state = State.UNRESPONSIVE
                 self._log.error("not ready", reason=self.reason)

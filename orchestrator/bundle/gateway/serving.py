@@ -17,13 +17,14 @@ from aiohttp import web
 
 from .connections import LimitedServer
 from .documents import Documents
-from .errors import MachineError, RuntimeEndedError
+from .errors import MachineError, RuntimeEndedError, RuntimeHungError
 from .gateway import Gateway, Phase
 from .keys import KeyRing
 from .launch import Launch, write_config
 from .logs import Log
 from .runtime import Runtime, State
 from .settings import TRACES_SECONDS, Settings
+from .silence import Silence, default_limit
 from .tls import Certificates
 from .traces import Traces, make_traces
 
@@ -50,6 +51,7 @@ async def serve(
 
     Raises:
         RuntimeEndedError: trtllm-serve ended by itself.
+        RuntimeHungError: trtllm-serve hangs.
         MachineError: A port is in use, or a program is missing.
         DocumentError: Keys or certificates cannot be read.
     """
@@ -59,17 +61,17 @@ async def serve(
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with _running(settings, documents, launch, environment, log) as running:
         log.info("listening", port=settings.port, tls=settings.tls is not None, keys=running.keys is not None)
-        ended = asyncio.create_task(running.runtime.wait_ended())
+        failed = asyncio.create_task(running.runtime.wait_failed())
         stopped = asyncio.create_task(_wait_stopped(signals, running, log))
-        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             await _linger(settings, running.runtime, stopped, log)
         again = asyncio.create_task(_next(signals))
         if stopped.result() is signal.SIGTERM:
-            await _delay(settings, running, {again, ended}, log)
+            await _delay(settings, running, {again, failed}, log)
         if not again.done():
-            await _drain(settings, running, {again, ended}, log)
-        for task in (ended, stopped, again):
+            await _drain(settings, running, {again, failed}, log)
+        for task in (failed, stopped, again):
             task.cancel()
 
 
@@ -83,7 +85,14 @@ async def _running(
         session = await stack.enter_async_context(_session(settings))
         command = launch.command(_config(stack, launch))
         url = f"http://127.0.0.1:{settings.runtime_port}"
-        runtime = Runtime(command, runtime_environment(environment), url, log, health_seconds=settings.health_seconds)
+        runtime = Runtime(
+            command,
+            runtime_environment(environment),
+            url,
+            log,
+            health_seconds=settings.health_seconds,
+            silence=_silence(settings, launch),
+        )
         traces = make_traces(
             environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
             environment.get("OTEL_SERVICE_NAME") or documents.serve.recipe,
@@ -97,6 +106,11 @@ async def _running(
         stack.push_async_callback(runtime.stop)
         await runtime.start(session)
         yield _Running(gateway, runtime, keys, certificates, servers)
+
+
+def _silence(settings: Settings, launch: Launch) -> Silence:
+    limit = settings.silence_seconds
+    return Silence(default_limit(launch.max_model_len) if limit is None else limit, launch.max_batch_size)
 
 
 def runtime_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -173,11 +187,13 @@ async def _wait_stopped(signals: asyncio.Queue[signal.Signals], running: _Runnin
 
 
 async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[signal.Signals], log: Log) -> None:
-    """Answer with the reason for a while after trtllm-serve has ended, then end as well."""
+    """Answer with the reason for a while after trtllm-serve has ended or hung, then end as well."""
     log.error(runtime.reason)
     await asyncio.wait({stopped}, timeout=settings.linger_seconds)
     lines = "".join(f"\n  {line}" for line in runtime.last_lines)
     message = f"{runtime.reason}; its last lines:{lines or ' none'}"
+    if runtime.state is State.HUNG:
+        raise RuntimeHungError(message)
     raise RuntimeEndedError(message)
 
 

@@ -74,6 +74,8 @@ class Settings:
     drain_seconds: float
     linger_seconds: float
     health_seconds: float
+    silence_seconds: float | None
+    """None: derived from the longest sequence. 0 is no limit."""
     json_logs: bool
     log_level: str
     log_prompts: bool
@@ -112,6 +114,7 @@ def read_settings(environment: Environment, serve: Serve) -> Settings:
         drain_seconds=environment.number("NIM_GATEWAY_DRAIN_SECONDS") or 0.0,
         linger_seconds=environment.number("NIM_GATEWAY_LINGER_SECONDS") or 0.0,
         health_seconds=environment.number("NIM_GATEWAY_HEALTH_SECONDS", minimum=0.1) or 0.1,
+        silence_seconds=environment.number("NIM_GATEWAY_SILENCE_SECONDS"),
         json_logs=environment.switch("NIM_JSONL_LOGGING") or False,
         log_level=environment.text("NIM_LOG_LEVEL") or environment.default("NIM_LOG_LEVEL"),
         log_prompts=environment.switch("NIM_GATEWAY_LOG_PROMPTS") or False,

@@ -84,7 +84,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_GATEWAY_LINGER_SECONDS",
         Topic.SERVER,
-        "Seconds for which it answers 503 with the reason after trtllm-serve has ended.",
+        "Seconds for which it answers 503 with the reason after trtllm-serve has ended or hung.",
         default="5",
     ),
     Variable(
@@ -92,6 +92,13 @@ VARIABLES: tuple[Variable, ...] = (
         Topic.SERVER,
         "Seconds within which trtllm-serve must answer a health check. After three failures it is not ready.",
         default="5",
+    ),
+    Variable(
+        "NIM_GATEWAY_SILENCE_SECONDS",
+        Topic.SERVER,
+        "Seconds without any sign of trtllm-serve, while a streamed request or a health check waits for one, after "
+        "which it counts as hung: live is 503, and the program ends with status 7. 0 is no limit. If it is not set, "
+        "300 and the time to read the longest prompt at 200 tokens a second; 3600 if the longest prompt is not known.",
     ),
     Variable(
         "NIM_MODEL_PATH",

@@ -36,4 +36,5 @@ def from_env_file(contents: BundleContents) -> Mapping[str, str]:
 
 def fixed(contents: BundleContents, shutdown: Shutdown) -> Mapping[str, str]:
     """Return the variables where no `.env` is read: the recipe's, and those that a scheduler needs."""
-    return {"NIM_JSONL_LOGGING": "1", **contents.recipe.serve.environment, **shutdown.variables}
+    own = contents.recipe.serve.environment
+    return {**shutdown.variables, "NIM_JSONL_LOGGING": "1", **own} | shutdown.variables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gateway import Deployment, deployed, example_serve
+from tests.support.gateway import Deployment, chat, deployed, example_serve
 from tests.support.ports import free_port
 
 NEWER = "trtllm-serve-2026-07"
@@ -75,6 +76,35 @@ def test_a_server_that_falls_silent_is_not_ready(tmp_path: Path) -> None:
         server.wait_for(lambda: server.get("/v1/health/ready")[1]["error"]["code"] == "stopping")
         os.kill(_process(server).pid, signal.SIGINT)
         assert server.wait_end() == 0
+
+
+@pytest.mark.parametrize("question", ["[hang] hello", "[stall] hello"])
+def test_a_server_that_hangs_with_a_request_ends_the_program_so_that_it_is_started_again(
+    tmp_path: Path, question: str
+) -> None:
+    variables = {
+        "NIM_GATEWAY_HEALTH_SECONDS": "0.5",
+        "NIM_GATEWAY_SILENCE_SECONDS": "2",
+        "NIM_GATEWAY_LINGER_SECONDS": "5",
+    }
+    with deployed(tmp_path, variables=variables) as server:
+        threading.Thread(target=lambda: _ignore(server, question, stream=True), daemon=True).start()
+        server.wait_for(lambda: server.get("/v1/health/live")[0] == 503)
+        error = server.get("/v1/health/live")[1]["error"]
+        assert (error["code"], error["message"].partition(":")[0]) == ("runtime_hung", "trtllm-serve hangs")
+        assert server.get("/v1/health/ready")[0] == 503
+        children = _children(_process(server).pid)
+        assert server.wait_end() == 7
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_a_server_without_requests_or_with_slow_answers_does_not_hang(tmp_path: Path) -> None:
+    with deployed(tmp_path, variables={"NIM_GATEWAY_SILENCE_SECONDS": "1"}) as server:
+        assert server.ask("[slow 3] hello")[0] == 200  # not streamed: nothing is due before its end
+        status, _, body = server.request("POST", "/v1/chat/completions", chat("[slow 0.5] [chunks 5]", stream=True))
+        assert (status, body.endswith(b"data: [DONE]\n\n")) == (200, True)
+        assert server.get("/v1/health/live")[0] == 200
+        assert "hangs" not in server.log
 
 
 def test_running_requests_finish_before_the_end(tmp_path: Path) -> None:
@@ -181,10 +211,10 @@ def _without_temporary(folder: Path) -> Path:
     return place
 
 
-def _ignore(server: Deployment, question: str) -> None:
+def _ignore(server: Deployment, question: str, **fields: bool) -> None:
     try:
-        server.ask(question)
-    except OSError:
+        server.ask(question, **fields)
+    except (OSError, http.client.HTTPException):
         return
 
 

@@ -9,6 +9,7 @@ A question says what else shall happen, in square brackets:
 | `[error 503]` | an error with that status, in TensorRT-LLM's shape |
 | `[break]` | the connection breaks in the middle |
 | `[hang]` | from now on nothing is answered, health included |
+| `[stall]` | from now on answers stop after their head; health answers on, as with an executor that waits for a GPU |
 | `[die]` | the process ends with status 9 |
 | `[echo]` | the answer is the question |
 
@@ -126,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
     chat_template: ClassVar[bool] = True
     has_metrics: ClassVar[bool] = False
     state: ClassVar[str] = "loading"
+    is_stalled: ClassVar[bool] = False
     done: ClassVar[int] = 0
     lock: ClassVar[threading.Lock] = threading.Lock()
 
@@ -187,6 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         while self.state == "hung":
             time.sleep(0.1)
 
+    def _wait_if_stalled(self) -> None:
+        while self.is_stalled:
+            time.sleep(0.1)
+
     def _answer(self, body: dict[str, Any]) -> None:
         question = _question(body)
         words = {found["word"]: found["value"] for found in _WORD.finditer(question)}
@@ -201,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
             document = {"object": "error", "message": "told to fail", "type": "Told", "param": None, "code": status}
             self._json(status, document)
             return
+        if "stall" in words:
+            _Handler.is_stalled = True
         seconds = float(words.get("slow") or 0)
         text = question if "echo" in words else _ANSWER
         parts = [part + " " for part in text.split()]
@@ -210,6 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(body, parts, seconds, breaks="break" in words)
             return
         time.sleep(seconds)
+        self._wait_if_stalled()
         if "break" in words:
             self._break()
             return
@@ -246,6 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        self._wait_if_stalled()
         try:
             for number, event in enumerate(self._events(body, parts)):
                 if breaks and number == len(parts) // 2:

@@ -24,6 +24,7 @@ from orchestrator.bundle.gateway.logs import Log
 from orchestrator.bundle.gateway.routes import HEALTH, ROUTES
 from orchestrator.bundle.gateway.runtime import Runtime, State
 from orchestrator.bundle.gateway.settings import read_settings
+from orchestrator.bundle.gateway.silence import Silence
 from orchestrator.bundle.gateway.traces import Traces
 from orchestrator.bundle.gateway.variables import Environment
 from tests.support.gateway import example_serve, write_documents
@@ -80,7 +81,9 @@ class World:
 
         async def answer() -> web.StreamResponse:
             log = Log("DEBUG", as_json=True, stream=self.log)
-            runtime = Runtime(("trtllm-serve",), {}, "http://127.0.0.1:1", log, health_seconds=1)
+            runtime = Runtime(
+                ("trtllm-serve",), {}, "http://127.0.0.1:1", log, health_seconds=1, silence=Silence(0, None)
+            )
             runtime.state, runtime.status = self.state, 3
             session = cast("aiohttp.ClientSession", self.session)
             gateway = Gateway(
@@ -207,6 +210,7 @@ def test_metrics_need_a_key_if_that_is_set(tmp_path: Path, variable: str, status
         (State.STARTING, Phase.SERVING, 200, 503, "not_ready", "5"),
         (State.UNRESPONSIVE, Phase.SERVING, 200, 503, "not_ready", "5"),
         (State.ENDED, Phase.SERVING, 503, 503, "runtime_ended", None),
+        (State.HUNG, Phase.SERVING, 503, 503, "runtime_hung", None),
         (State.READY, Phase.DRAINING, 200, 503, "stopping", "10"),
         (State.ENDED, Phase.DRAINING, 200, 503, "stopping", "10"),
     ],
@@ -231,6 +235,7 @@ def test_probes_and_the_model_follow_the_state_of_trtllm_serve(
         (State.READY, Phase.LEAVING, 0),
         (State.READY, Phase.DRAINING, 0),
         (State.STARTING, Phase.SERVING, 0),
+        (State.HUNG, Phase.SERVING, 0),
         (State.ENDED, Phase.SERVING, 0),
     ],
 )
