@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import actions
 from .documents import Documents, read_documents
-from .errors import GatewayError, MachineError, UsageError
+from .errors import ContradictionError, GatewayError, MachineError, UsageError
 from .launch import decide_launch
 from .logs import Log
 from .settings import Settings, read_settings
@@ -41,10 +41,24 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         return _run(list(arguments), environment)
     except GatewayError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _report_error(error, environment)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+
+
+def _report_error(error: GatewayError, environment: Mapping[str, str]) -> None:
+    """Write an error: one JSON object if the log is JSON, else lines for a person."""
+    try:
+        as_json = Environment(environment).switch("NIM_JSONL_LOGGING") or False
+    except ContradictionError:
+        as_json = False
+    if as_json:
+        last_lines = error.last_lines or None
+        Log(as_json=True, stream=sys.stderr).error(str(error), exit_status=error.exit_status, last_lines=last_lines)
+        return
+    lines = "".join(f"\n  {line}" for line in error.last_lines)
+    sys.stderr.write(f"error: {error}{'; its last lines:' if lines else ''}{lines}\n")
 
 
 def _run(arguments: list[str], values: Mapping[str, str]) -> int:

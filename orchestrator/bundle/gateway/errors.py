@@ -17,9 +17,18 @@ from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """A failure that the operator can act on."""
+    """A failure that the operator can act on.
+
+    Args:
+        message: One line.
+        last_lines: The last lines of trtllm-serve, if they may say why.
+    """
 
     exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, last_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.last_lines = last_lines
 
 
 class UsageError(GatewayError):

@@ -18,7 +18,9 @@ from .silence import AwaitedAnswer, Silence
 
 _PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
 """Headers of trtllm-serve's answers that are forwarded. All others are dropped."""
-_ERROR_BYTES = 1 << 16
+_ERROR_BYTES = 1 << 22
+"""An error may quote a request, which has a whole conversation."""
+_MESSAGE_CHARACTERS = 2000
 _ERROR = 400
 _EVENTS = "text/event-stream"
 
@@ -79,27 +81,46 @@ async def forward(
 
 async def _error(answer: aiohttp.ClientResponse, added: Mapping[str, str], names: ModelNames) -> web.Response:
     """Convert an error of trtllm-serve to the form of the gateway's own."""
-    text = names.answer(await answer.content.read(_ERROR_BYTES))
+    text = names.answer(await _beginning(answer, _ERROR_BYTES))
     headers = {**_passed(answer), **added}
     headers.pop("Content-Type", None)
     return json_reply(_error_shape(text, answer.status), answer.status, headers)
 
 
+async def _beginning(answer: aiohttp.ClientResponse, size: int) -> bytes:
+    """Read a whole body, or as much of it as is of use."""
+    parts = bytearray()
+    async for part in answer.content.iter_any():
+        parts += part
+        if len(parts) >= size:
+            break
+    return bytes(parts[:size])
+
+
 def _error_shape(text: bytes, status: int) -> dict[str, Any]:
+    """Keep the words of an error in OpenAI's form.
+
+    trtllm-serve has `{"message", "type", "code"}`, `{"error": "…"}` for a request that its schema refuses,
+    `{"detail": …}` from FastAPI, and plain text if it fails.
+    """
     try:
         found = json.loads(text)
-    except ValueError:
-        found = {}
+    except (ValueError, RecursionError):
+        found = {"message": text.decode("utf-8", "replace").strip() or None}
     found = found if isinstance(found, dict) else {}
     if isinstance(found.get("error"), dict):
         return found
-    message = found.get("message", found.get("detail"))
+    message = next((found[name] for name in ("message", "error", "detail") if found.get(name) is not None), None)
     if message is None:
         message = f"trtllm-serve answered with status {status}."
-    document = error_document(status, message if isinstance(message, str) else json.dumps(message))
+    document = error_document(status, _shortened(message if isinstance(message, str) else json.dumps(message)))
     if isinstance(found.get("param"), str):
         document["error"]["param"] = found["param"]
     return document
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= _MESSAGE_CHARACTERS else message[:_MESSAGE_CHARACTERS] + "…"
 
 
 def _passed(answer: aiohttp.ClientResponse) -> dict[str, str]:

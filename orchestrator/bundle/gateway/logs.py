@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO, TypeAlias
 
-Field: TypeAlias = str | int | float | bool | None
+Field: TypeAlias = str | int | float | bool | tuple[str, ...] | None
 
 _LEVELS = {"TRACE": 0, "DEBUG": 1, "INFO": 2, "DEFAULT": 2, "WARNING": 3, "ERROR": 4, "CRITICAL": 5}
 
@@ -73,7 +73,7 @@ def _now() -> str:
 
 def _word(value: Field) -> str:
     """Write a value as one word of one line, even if a client chose it."""
-    text = str(value)
+    text = " | ".join(value) if isinstance(value, tuple) else str(value)
     return text if text.isascii() and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
 
 

@@ -190,11 +190,8 @@ async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[si
     """Answer with the reason for a while after trtllm-serve has ended or hung, then end as well."""
     log.error(runtime.reason)
     await asyncio.wait({stopped}, timeout=settings.linger_seconds)
-    lines = "".join(f"\n  {line}" for line in runtime.last_lines)
-    message = f"{runtime.reason}; its last lines:{lines or ' none'}"
-    if runtime.state is State.HUNG:
-        raise RuntimeHungError(message)
-    raise RuntimeEndedError(message)
+    error = RuntimeHungError if runtime.state is State.HUNG else RuntimeEndedError
+    raise error(runtime.reason, last_lines=runtime.last_lines)
 
 
 async def _delay(settings: Settings, running: _Running, ends: set[asyncio.Task[None]], log: Log) -> None:

@@ -1,7 +1,8 @@
 """Measures how long trtllm-serve has been silent while it owed a sign, so that one that hangs is found.
 
 A sign is due to a health check, and to a streamed request that has its place in the batch: each iteration writes a
-token of it. Other requests may wait long without a fault: behind others, or for the end of an answer that is not streamed.
+token of it. Other requests may wait long without a fault: behind others, or for the end of an answer that is not
+streamed.
 """
 
 from __future__ import annotations

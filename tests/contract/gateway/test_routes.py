@@ -167,3 +167,18 @@ def test_a_large_body_that_asks_first_is_told_to_go_on(server: Deployment) -> No
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(body)
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_what_the_schema_of_trtllm_serve_refuses_is_said_in_its_words(server: Deployment) -> None:
+    status, _, body = server.request("POST", "/v1/chat/completions", {"model": "tiny"})
+    error = json.loads(body)["error"]
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert "'loc': ('body', 'messages'), 'msg': 'Field required'" in error["message"]
+
+
+def test_an_error_that_quotes_a_long_conversation_keeps_its_words(server: Deployment) -> None:
+    status, _, body = server.request("POST", "/v1/chat/completions", {"model": "tiny", "documents": ["x" * 90_000]})
+    error = json.loads(body)["error"]
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert "Field required" in error["message"]
+    assert len(error["message"]) < 3000

@@ -59,6 +59,25 @@ def test_a_server_that_dies_is_told_of_and_ends_the_program(tmp_path: Path) -> N
         assert ending[-1] == "  RuntimeError: the stand-in was told to die"
 
 
+def test_the_json_log_has_the_last_lines_of_a_server_that_died_as_json(tmp_path: Path) -> None:
+    with deployed(tmp_path, variables={"NIM_JSONL_LOGGING": "1"}) as server:
+        assert server.ask("[die]")[0] == 502
+        assert server.wait_end() == 5
+        lines = [json.loads(line) for line in server.log.splitlines()]
+        assert lines[-1]["message"] == "trtllm-serve ended with status 9"
+        assert (lines[-1]["level"], lines[-1]["source"], lines[-1]["exit_status"]) == ("ERROR", "gateway", 5)
+        assert lines[-1]["last_lines"][-1] == "RuntimeError: the stand-in was told to die"
+
+
+def test_errors_of_settings_are_json_too_in_a_json_log(tmp_path: Path) -> None:
+    server = Deployment(tmp_path)
+    server.lay_out()
+    ended = server.act(NIM_JSONL_LOGGING="1", NIM_GATEWAY_DRAIN_SECONDS="soon")
+    found = json.loads(ended.stderr)
+    assert (ended.returncode, found["exit_status"]) == (4, 4)
+    assert found["message"] == "NIM_GATEWAY_DRAIN_SECONDS=soon: expected a number"
+
+
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     with deployed(tmp_path, ready=False, variables={"STANDIN_FAIL": "trtllm-serve"}) as server:
         assert server.wait_end() == 5

@@ -159,13 +159,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = json.loads(raw)
         except ValueError:
-            self._error("the body is not JSON")
+            self._refuse_schema([{"type": "json_invalid", "loc": ("body", 0), "msg": "JSON decode error"}])
             return
         self._wait_if_hung()
         if self.path == "/v1/chat/completions" and not self.chat_template:
             self._error("the tokenizer has no chat template")
         elif not _is_valid(self.path, body):
-            self._error("messages, prompt or input: field required")
+            missing = {"type": "missing", "loc": ("body", "messages"), "msg": "Field required", "input": body}
+            self._refuse_schema([missing])
         elif self.path in {"/v1/chat/completions", "/v1/completions", "/v1/responses"}:
             self._answer(body)
         else:
@@ -302,7 +303,12 @@ class _Handler(BaseHTTPRequestHandler):
                 file.write(json.dumps(entry) + "\n")
 
     def _error(self, message: str) -> None:
+        """As `create_error_response` of tensorrt_llm/serve/openai_server.py."""
         self._json(400, {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400})
+
+    def _refuse_schema(self, problems: list[dict[str, Any]]) -> None:
+        """As `validation_exception_handler` of tensorrt_llm/serve/openai_server.py (1.0 to 1.3): FastAPI's text."""
+        self._json(400, {"error": str(problems)})
 
     def _json(self, status: int, document: object) -> None:
         self._send(status, json.dumps(document).encode(), "application/json")
