@@ -18,7 +18,9 @@ a NIM does. It is no NVIDIA NIM. Why it is built so: [decision 0024](../adr/0024
 _ROUTES = """\
 Nothing else exists: every other path is answered with 404, every other method with 405. Errors have the shape of
 OpenAI's, `{"error": {"message", "type", "param", "code"}}`. An answer has an `X-Request-Id`, the request's own where it
-has one. A body must be `application/json`."""
+has one. A body must be `application/json`. Its fields are those of OpenAI's interface and TensorRT-LLM's sampling;
+every other one is refused with 400 and its name. Bodies of 128 KiB and more are checked in a process of their own, one
+at a time, so that health is answered meanwhile."""
 
 _KEYS = """\
 With `NIM_GATEWAY_API_KEYS_FILE` the routes marked so ask for `Authorization: Bearer KEY`. Make a key, which is shown
@@ -40,10 +42,12 @@ Two names of one variable with different values are refused, and so is a value t
 variable is warned about."""
 
 _METRICS = """\
-`/v1/metrics` has the gateway's own (`nim_gateway_…`), those of TensorRT-LLM where `return_perf_metrics` is on, and
-NIM's names for them, with the label `model_name`. Without those of TensorRT-LLM, `num_requests_running`,
-`num_request_max`, `request_success_total`, `request_failure_total`, `e2e_request_latency_seconds` and
-`time_to_first_token_seconds` are what the gateway sees itself."""
+`/v1/metrics` has the gateway's own (`nim_gateway_…`), those of TensorRT-LLM, and NIM's names for them, with the label
+`model_name`. A bundle sets `return_perf_metrics` and `enable_iter_perf_stats` where its version knows them. What
+TensorRT-LLM does not measure (releases up to 1.3 have no tokens and no queue) the gateway counts itself under NIM's
+names, with two limits: `gpu_cache_usage_perc` is TensorRT-LLM's alone, and tokens are those that answers tell, an event
+of a stream without `usage` being one. `time_to_first_token_seconds` is of streamed answers. TensorRT-LLM's metrics
+begin with the first answer."""
 
 _STOPPING = """\
 After SIGTERM ready is 503 at once, while requests are still served for `NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS`, so that

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
+from orchestrator.catalog.image import Image
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
 from orchestrator.models import ModelShape
@@ -21,7 +22,7 @@ from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
 from orchestrator.serving.command import serve_options
-from orchestrator.serving.config import config_text, llm_api_config
+from orchestrator.serving.config import Value, config_text, llm_api_config
 from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
 from orchestrator.store.artifact import Artifact, StoredFile
 
@@ -287,7 +288,7 @@ def read_contents(
         ),
         parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
         arguments=serve_options(recipe, shape.image, catalog),
-        config=config_text(llm_api_config(recipe, shape.image, draft=DRAFT_PATH)),
+        config=config_text(_server_config(recipe, shape.image)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
         prediction=predict(model_on_target(recipe, shape.target, find)),
@@ -297,6 +298,17 @@ def read_contents(
         engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,
         embed_model=embed_model,
     )
+
+
+def _server_config(recipe: Recipe, image: Image) -> dict[str, Value]:
+    """Return the configuration of trtllm-serve: the recipe's, and metrics and guided decoding if the image has them."""
+    config = llm_api_config(recipe, image, draft=DRAFT_PATH)
+    defaults: dict[str, Value] = {"return_perf_metrics": True}
+    if recipe.backend == "pytorch":  # a TensorRT engine always has them
+        defaults["enable_iter_perf_stats"] = True
+    if recipe.serve.speculative is None:  # versions differ in whether both work together
+        defaults["guided_decoding_backend"] = "xgrammar"
+    return {name: value for name, value in defaults.items() if name in image.llm_api} | config
 
 
 def _image_digests(locked: LockedImage | None) -> Mapping[Architecture, str]:

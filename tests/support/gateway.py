@@ -23,6 +23,14 @@ from orchestrator.bundle.gateway.documents import Limits, Profile, Serve, ServeO
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """\
+kv_cache_config:
+  free_gpu_memory_fraction: 0.8
+  enable_block_reuse: true
+return_perf_metrics: true
+enable_iter_perf_stats: true
+guided_decoding_backend: "xgrammar"
+"""
 GATEWAY = ROOT / "orchestrator" / "bundle" / "gateway"
 
 
@@ -51,7 +59,7 @@ def example_serve(**changes: Any) -> Serve:  # noqa: ANN401 - any field
     return dataclasses.replace(serve, **changes)
 
 
-def write_documents(folder: Path, serve: Serve) -> None:
+def write_documents(folder: Path, serve: Serve, config: str = CONFIG) -> None:
     """Write a bundle's documents."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = f"schema_version: 2.0.0\nprofiles:\n- id: {serve.profile.id}\n"
@@ -78,7 +86,7 @@ def write_documents(folder: Path, serve: Serve) -> None:
         "metadata.json": json.dumps(metadata),
         "license.json": json.dumps(license_info),
         "version.json": json.dumps({"release": "0.1.0", "api": "1.0.0"}),
-        "trtllm_config.yaml": "kv_cache_config:\n  free_gpu_memory_fraction: 0.8\n  enable_block_reuse: true\n",
+        "trtllm_config.yaml": config,
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -93,12 +101,14 @@ class Deployment:
         serve: What the recipe says; None for the small example.
         table: The version of trtllm-serve, by the table of its options.
         variables: More variables; `{folder}` in them is the folder.
+        config: The content of trtllm_config.yaml.
     """
 
     folder: Path
     serve: Serve | None = None
     table: str = "trtllm-serve-1.3.0rc3"
     variables: Mapping[str, str] = field(default_factory=dict)
+    config: str = CONFIG
     port: int = 0
     process: subprocess.Popen[str] | None = None
 
@@ -112,7 +122,7 @@ class Deployment:
             config=str(etc / "trtllm_config.yaml"),
             model=str(self.folder / "model"),
         )
-        write_documents(etc, serve)
+        write_documents(etc, serve, self.config)
         write_model(self.folder / "model", serve.engine)
         shutil.copytree(GATEWAY, self.folder / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(GATEWAY.parent / "start_server.sh", self.folder / "start_server.sh")
@@ -229,7 +239,9 @@ class Deployment:
     def ask(self, question: str, *, path: str = "/v1/chat/completions", **fields: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401 - any field
         """Ask the model."""
         headers = fields.pop("headers", {})
-        status, _, body = self.request("POST", path, chat(question, **fields), **headers)
+        question_field = {"/v1/completions": "prompt", "/v1/responses": "input"}.get(path)
+        document = {"model": "tiny", question_field: question} if question_field else chat(question)
+        status, _, body = self.request("POST", path, {**document, **fields}, **headers)
         return status, _document(body)
 
     def raw(self, data: bytes, *, seconds: float = 10) -> bytes:

@@ -22,7 +22,7 @@ _SILENT.propagate = False  # its messages quote unreadable requests, with keys
 
 
 class Connection(web.RequestHandler):
-    """A connection that is closed if its first request does not arrive in time, or if too many are open.
+    """A connection that is closed if its first request does not arrive in time, or if too many are busy.
 
     It is idle while it has no request; then it may be closed without a loss.
     """
@@ -38,7 +38,7 @@ class Connection(web.RequestHandler):
         """Count it, or close it."""
         super().connection_made(transport)
         self._server.open += 1
-        if self._server.open > self._server.max_connections:
+        if self._server.open > self._server.max_connections and not self._server.close_one_idle():
             transport.close()
             return
         self._server.idle[self] = None
@@ -115,6 +115,15 @@ class LimitedServer(web.Server):
             "max_line_size": _MAX_LINE,
         }
         super().__init__(handler, handler_cancellation=True, **self._options)
+
+    def close_one_idle(self) -> bool:
+        """Close the connection that is idle for longest; False if none is."""
+        longest = next(iter(self.idle), None)
+        if longest is None:
+            return False
+        del self.idle[longest]
+        longest.force_close()
+        return True
 
     def close_idle(self) -> None:
         """Close every connection without a request, so that its client opens the next one elsewhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,8 +12,10 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from .answer_record import AnswerRecord
 from .model_names import LineBuffer, ModelNames
-from .replies import JSON, error_document, json_reply, refuse
+from .refusals import refuse
+from .replies import JSON, error_document, json_reply
 from .silence import AwaitedAnswer, Silence
 
 _PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
@@ -22,6 +24,8 @@ _ERROR_BYTES = 1 << 22
 """An error may quote a request, which has a whole conversation."""
 _MESSAGE_CHARACTERS = 2000
 _ERROR = 400
+_SMALL = 1 << 14
+"""Bytes that a connection takes at once if nothing waits in it."""
 _EVENTS = "text/event-stream"
 
 
@@ -43,7 +47,8 @@ async def forward(
     names: ModelNames,
     headers: Mapping[str, str],
     added: Mapping[str, str],
-    first_byte: Callable[[], None],
+    write_seconds: float,
+    record: AnswerRecord,
 ) -> web.StreamResponse:
     """Send a request to trtllm-serve and forward its answer.
 
@@ -60,7 +65,8 @@ async def forward(
         names: The model's names.
         headers: Headers to send.
         added: Headers to add to the answer.
-        first_byte: Called when the answer's body begins.
+        write_seconds: Seconds for the client to take a part of the answer.
+        record: Learns of each part of the answer.
 
     Raises:
         RefusedError: trtllm-serve cannot be reached.
@@ -72,7 +78,15 @@ async def forward(
             async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
                 if answer.status >= _ERROR:
                     return await _error(answer, added, names)
-                return await _stream(request, answer, awaited, names=names, added=added, first_byte=first_byte)
+                return await _stream(
+                    request,
+                    answer,
+                    awaited,
+                    names=names,
+                    added=added,
+                    write_seconds=write_seconds,
+                    record=record,
+                )
     except TimeoutError:
         refuse(504, "The model took too long to answer.", code="timeout")
     except aiohttp.ClientError as error:
@@ -134,10 +148,12 @@ async def _stream(
     *,
     names: ModelNames,
     added: Mapping[str, str],
-    first_byte: Callable[[], None],
+    write_seconds: float,
+    record: AnswerRecord,
 ) -> web.StreamResponse:
     reply = web.StreamResponse(status=answer.status, headers=CIMultiDict({**_passed(answer), **added}))
     is_events = answer.content_type == _EVENTS
+    record.streamed = is_events
     if is_events:
         reply.headers["X-Accel-Buffering"] = "no"  # asks a proxy in front of us to forward events at once
     if not names.translates and answer.content_length is not None:
@@ -154,12 +170,26 @@ async def _stream(
         except (aiohttp.ClientError, TimeoutError) as error:
             await _break_off(request, reply, is_events=is_events)
             raise BrokenAnswerError from error
-        first_byte()
-        with _writing():
-            await reply.write(part)
-    with _writing():
-        await reply.write_eof()
+        record.add(part)
+        await _write(request, reply, part, write_seconds)
+    await _write(request, reply, None, write_seconds)
     return reply
+
+
+async def _write(request: web.BaseRequest, reply: web.StreamResponse, part: bytes | None, seconds: float) -> None:
+    """Write a part of the answer, or its end. A client that does not take it in time is cut off."""
+    write = reply.write_eof() if part is None else reply.write(part)
+    transport = request.transport
+    with _writing():
+        if transport is None or (not transport.get_write_buffer_size() and len(part or b"") < _SMALL):
+            await write  # nothing to wait for, and no timer to pay for
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await write
+        except TimeoutError as error:
+            transport.abort()
+            raise ClientLeftError from error
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -16,14 +16,21 @@ from aiohttp import HttpVersion10, web
 
 from . import metrics as prometheus
 from . import routes
+from .addresses import client_address
+from .answer_record import AnswerRecord
+from .bodies import BodyRules
+from .body_worker import BodyWorker
 from .documents import Documents
 from .forward import BrokenAnswerError, ClientLeftError, forward
 from .keys import KeyRing
-from .limits import Concurrency, Rate
+from .launch import Launch
+from .limits import BodyBudget, Concurrency, Rate
 from .logs import Log
-from .metrics import Histogram, Metrics
+from .machine import certificate_end, free_bytes
+from .metrics import Histogram, MachineState, Metrics
 from .model_names import ModelNames
-from .replies import JSON, SERVER, RefusedError, error_document, json_reply, refuse
+from .refusals import RefusedError, refuse
+from .replies import JSON, SERVER, error_document, json_reply
 from .routes import HEALTH, ROUTES, Route
 from .runtime import Runtime, State
 from .settings import Settings
@@ -39,6 +46,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BEARER = "bearer "
 _UNREAD = frozenset({408, 413})
 """The connection is closed after these, because the rest of the body may still arrive."""
+_BROKEN = 502
 _FAILED = frozenset({State.ENDED, State.HUNG})
 _METRICS_SECONDS = 5.0
 _CHUNK = 1 << 16
@@ -63,13 +71,14 @@ class _Exchange:
     request: web.BaseRequest
     id: str
     started: float
+    client: str | None
+    """Its address."""
     route: Route | None = None
     key: str | None = None
     """The owner of its API key."""
     body: bytes = b""
     trace: Trace | None = None
-    first_byte: float | None = None
-    """Seconds after the start."""
+    record: AnswerRecord = field(default_factory=AnswerRecord)
 
 
 class Gateway:
@@ -83,7 +92,7 @@ class Gateway:
         keys: The API keys; None if none is required.
         traces: Gets the traces.
         log: Gets the lines.
-        max_model_len: Tokens of prompt and answer together, if known.
+        launch: How trtllm-serve was started.
     """
 
     def __init__(
@@ -96,10 +105,11 @@ class Gateway:
         keys: KeyRing | None,
         traces: Traces,
         log: Log,
-        max_model_len: int | None,
+        launch: Launch,
     ) -> None:
         self.phase = Phase.SERVING
-        self.concurrency = Concurrency(settings.limits.concurrent_requests)
+        limits = settings.limits
+        self.concurrency = Concurrency(limits.concurrent_requests, limits.concurrent_requests_of_one)
         self._settings = settings
         self._runtime = runtime
         self._session = session
@@ -109,7 +119,9 @@ class Gateway:
         self._rate = Rate(settings.limits.per_minute)
         self._metrics = Metrics()
         self._names: ModelNames | None = None
-        self._max_model_len = max_model_len
+        self._launch = launch
+        self._body_worker = BodyWorker()
+        self._budget = BodyBudget(settings.limits.held_bytes)
         self._bodies = {
             routes.METADATA: documents.metadata,
             routes.LICENSE: documents.license,
@@ -140,7 +152,14 @@ class Gateway:
 
     async def _answer_on(self, request: web.BaseRequest, table: Mapping[str, Route]) -> web.StreamResponse:
         given = request.headers.get(REQUEST_ID, "")
-        exchange = _Exchange(request, given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.monotonic())
+        exchange = _Exchange(
+            request,
+            given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex,
+            time.monotonic(),
+            client_address(
+                request.remote, request.headers.getall("X-Forwarded-For", []), self._settings.trusted_proxies
+            ),
+        )
         try:
             reply = await self._reply(exchange, table)
         except RefusedError as refused:
@@ -149,7 +168,7 @@ class Gateway:
             if refused.status in _UNREAD:
                 reply.force_close()
         except BrokenAnswerError:
-            self._finish(exchange, 502)
+            self._finish(exchange, _BROKEN)
             raise ConnectionError from None
         except ClientLeftError:
             self._finish(exchange, CLIENT_LEFT)
@@ -230,7 +249,7 @@ class Gateway:
                 "owned_by": "system",
                 "root": self._settings.names[0],
                 "parent": None,
-                "max_model_len": self._max_model_len,
+                "max_model_len": self._launch.max_model_len,
                 "permission": [],
             }
             for name in self._settings.names
@@ -239,13 +258,17 @@ class Gateway:
 
     async def _answer_metrics(self) -> web.Response:
         ready = self._runtime.state is State.READY
-        text = self._metrics.text(
-            self._settings.names[0],
+        tls = self._settings.tls
+        state = MachineState(
             running=self.concurrency.running,
-            ready=ready and self.phase is Phase.SERVING,
             limit=self._settings.limits.concurrent_requests,
-            runtime=await self._runtime_metrics() if ready else "",
+            at_once=self._launch.max_batch_size,
+            ready=ready and self.phase is Phase.SERVING,
+            silence=self._runtime.silence.seconds,
+            free_disk=free_bytes(self._settings.cache),
+            certificate_end=certificate_end(tls.certificates) if tls else None,
         )
+        text = self._metrics.text(self._settings.names[0], state, await self._runtime_metrics() if ready else "")
         return web.Response(body=text.encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def _runtime_metrics(self) -> str:
@@ -271,11 +294,14 @@ class Gateway:
     async def _forward(self, exchange: _Exchange, route: Route) -> web.StreamResponse:
         self._check_ready()
         _check_content(exchange.request, self._settings.limits.body_bytes)
-        self._rate.take(exchange.key or f"@{exchange.request.remote}", time.monotonic())
-        with self.concurrency.running_request():
-            exchange.body = await self._read_body(exchange.request)
+        client = exchange.key or f"@{exchange.client}"
+        self._rate.take(client, time.monotonic())
+        with self.concurrency.running_request(client), self._budget.share() as take:
+            body = await self._read_body(exchange.request, take)
+            if self._settings.log_prompts:
+                exchange.body = body
             names = self._model_names()
-            body = names.request(exchange.body)
+            body = await self._body_worker.prepare(route.path, body, self._rules(names))
             exchange.trace = self._traces.begin(route.path, exchange.request.headers)
             return await forward(
                 exchange.request,
@@ -286,15 +312,29 @@ class Gateway:
                 names=names,
                 headers={**exchange.trace.headers, **_accepted(exchange.request), REQUEST_ID: exchange.id},
                 added=self._added(exchange),
-                first_byte=lambda: self._note_first_byte(exchange),
+                write_seconds=self._settings.limits.write_seconds,
+                record=exchange.record,
             )
+
+    def _rules(self, names: ModelNames) -> BodyRules:
+        return BodyRules(
+            served=names.served,
+            model=names.model,
+            chat_templates=self._settings.allow_chat_template,
+            remote_media=self._settings.allow_remote_media,
+            structured=self._launch.guided,
+        )
+
+    async def close(self) -> None:
+        """End the process that checks bodies."""
+        await self._body_worker.close()
 
     def _model_names(self) -> ModelNames:
         if self._names is None:
             self._names = ModelNames(self._settings.names, self._runtime.model or self._settings.names[0])
         return self._names
 
-    async def _read_body(self, request: web.BaseRequest) -> bytes:
+    async def _read_body(self, request: web.BaseRequest, take: Callable[[int], None]) -> bytes:
         """Read the whole body before the request to trtllm-serve, so that slow or endless bodies never reach it."""
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -306,6 +346,7 @@ class Gateway:
                     size += len(part)
                     if size > limit:
                         _refuse_large(limit)
+                    take(len(part))
                     parts.append(part)
         except TimeoutError:
             refuse(408, "The body did not arrive in time.", code="timeout")
@@ -317,10 +358,6 @@ class Gateway:
         ):
             refuse(400, "The body could not be read.", code="bad_request")
         return b"".join(parts)
-
-    def _note_first_byte(self, exchange: _Exchange) -> None:
-        if exchange.first_byte is None:
-            exchange.first_byte = time.monotonic() - exchange.started
 
     def _preflight(self, request: web.BaseRequest) -> web.Response:
         cors = self._settings.cors
@@ -366,27 +403,33 @@ class Gateway:
         write(
             "request",
             request_id=exchange.id,
-            client=exchange.request.remote,
+            client=exchange.client,
             key=exchange.key,
             method=exchange.request.method,
             route=route,
             status=status,
             seconds=round(seconds, 4),
-            first_byte=None if exchange.first_byte is None else round(exchange.first_byte, 4),
-            body=exchange.body.decode("utf-8", "replace") if self._settings.log_prompts and exchange.body else None,
+            first_byte=None if exchange.record.first_byte is None else round(exchange.record.first_byte, 4),
+            body=exchange.body.decode("utf-8", "replace") if exchange.body else None,
         )
 
     def _count_model(self, exchange: _Exchange, route: str, status: int, seconds: float) -> None:
-        counted = self._metrics
+        counted, record = self._metrics, exchange.record
         if status == CLIENT_LEFT:
             counted.cancelled += 1
+        elif record.first_byte is not None and status == _BROKEN:
+            counted.cut += 1
         elif status >= 500:  # noqa: PLR2004 - HTTP
             counted.failed += 1
         elif status < 400:  # noqa: PLR2004 - HTTP
             counted.succeeded += 1
             counted.seconds.setdefault(route, Histogram()).observe(seconds)
-        if exchange.first_byte is not None:
-            counted.first_byte.observe(exchange.first_byte)
+        counted.read_tokens += record.read_tokens
+        counted.written_tokens += record.written_tokens
+        if record.streamed and record.first_byte is not None:
+            counted.first_byte.observe(record.first_byte)
+        if record.seconds_per_token is not None:
+            counted.per_token.observe(record.seconds_per_token)
 
 
 def _check_content(request: web.BaseRequest, limit: int) -> None:

@@ -40,6 +40,7 @@ _FILE_KEYS: Mapping[str, Key] = {
 }
 """Options that also have a key in the configuration file."""
 
+_GUIDED: Key = ("guided_decoding_backend",)
 _DRAFT: Key = ("speculative_config", "speculative_model_dir")
 _LEVELS = {"DEFAULT": "info", "CRITICAL": "error"}
 
@@ -59,6 +60,8 @@ class Launch:
     """The changes for a copy of it."""
     max_model_len: int | None
     """Tokens of prompt and answer together; None if not known or not limited."""
+    guided: bool
+    """trtllm-serve can force an answer into a format: `guided_decoding_backend` is set."""
     max_batch_size: int | None
     """Requests that are answered at once; None: trtllm-serve's own default."""
 
@@ -121,7 +124,7 @@ def decide_launch(serve: Serve, settings: Settings, environment: Environment, ar
     _check_limits(serve, merged)
     model = _model(serve, environment)
     config = Path(serve.config)
-    changes = dict(_changes(environment)) | _move_into_file(merged, config) | _move_draft(serve, model)
+    changes = dict(_changes(serve, environment)) | _move_into_file(merged, config) | _move_draft(serve, model)
     argv = [*_words(environment, "NIM_GATEWAY_LAUNCHER"), *serve.command]
     argv += [str(model / serve.engine if serve.engine else model)]
     if serve.engine:
@@ -135,7 +138,8 @@ def decide_launch(serve: Serve, settings: Settings, environment: Environment, ar
     longest = int(length.value) if length else serve.limits.max_seq_len
     batch = merged.last("--max_batch_size")
     most = int(batch.value) if batch else serve.limits.max_batch_size
-    return Launch(tuple(argv), model, config, config_flag, changes, longest, most)
+    guided = bool(changes.get(_GUIDED) or _read_config(config).get("guided_decoding_backend"))
+    return Launch(tuple(argv), model, config, config_flag, changes, longest, guided, most)
 
 
 def _merge(table: _OptionTable, serve: Serve, environment: Environment, arguments: Sequence[str]) -> _MergedOptions:
@@ -278,7 +282,7 @@ def _from_variables(environment: Environment) -> Iterator[tuple[str, tuple[str, 
         yield f"NIM_LOG_LEVEL={level}", ("--log_level", _LEVELS.get(level, level.lower()))
 
 
-def _changes(environment: Environment) -> Iterator[tuple[Key, Scalar]]:
+def _changes(serve: Serve, environment: Environment) -> Iterator[tuple[Key, Scalar]]:
     share = environment.number("NIM_KVCACHE_PERCENT")
     if share is not None:
         yield ("kv_cache_config", "free_gpu_memory_fraction"), _share(share)
@@ -289,10 +293,12 @@ def _changes(environment: Environment) -> Iterator[tuple[Key, Scalar]]:
         yield ("cuda_graph_config",), None
     guided = environment.text("NIM_GUIDED_DECODING_BACKEND")
     if guided:
-        yield ("guided_decoding_backend",), guided
+        yield _GUIDED, guided
     metrics = environment.switch("NIM_PER_REQ_METRICS_ENABLE")
     if metrics is not None:
         yield ("return_perf_metrics",), metrics
+        if serve.backend == "pytorch":  # a TensorRT engine always has them
+            yield ("enable_iter_perf_stats",), metrics
 
 
 def _share(value: float) -> float:

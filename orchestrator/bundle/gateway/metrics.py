@@ -1,8 +1,8 @@
 """Serves `/v1/metrics`: the gateway's metrics, TensorRT-LLM's metrics, and NIM's names for both.
 
 TensorRT-LLM's metrics are forwarded unchanged. If NIM has another name for one of them, it is written a second time
-under that name, with the clients' model name as the label `model_name`. TensorRT-LLM's metrics are off unless
-`return_perf_metrics` is set; without them, the gateway's own counts have NIM's names.
+under that name, with the clients' model name as the label `model_name`. A bundle switches TensorRT-LLM's metrics on
+where its version has them. What it does not measure, the gateway counts itself under NIM's names, except the KV cache.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ NIM_NAMES: Mapping[str, str] = {
 }
 """NIM's name of each of TensorRT-LLM's metrics."""
 
+READY = "nim_gateway_runtime_ready"
+SILENCE = "nim_gateway_runtime_silence_seconds"
+ENDS = "nim_gateway_model_requests_total"
+FREE_DISK = "nim_gateway_free_disk_bytes"
+CERTIFICATE_END = "nim_gateway_certificate_end_timestamp_seconds"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Seconds."""
 _SAMPLE = re.compile(r"(?P<name>[A-Za-z_:][A-Za-z0-9_:]*)(?:\{(?P<labels>.*)\})?\s+(?P<rest>\S.*)")
@@ -61,6 +66,31 @@ class Histogram:
         yield _line(f"{name}_count", labels, cumulative)
 
 
+@dataclass(frozen=True)
+class MachineState:
+    """The server at one moment."""
+
+    running: int
+    """Running requests for the model."""
+    limit: int
+    """The most that may run."""
+    at_once: int | None
+    """Those that trtllm-serve answers at once; None if not known."""
+    ready: bool
+    """Whether trtllm-serve answers."""
+    silence: float
+    """Seconds without a sign that was due."""
+    free_disk: int | None
+    """Bytes."""
+    certificate_end: float | None
+    """As Unix has it; None without TLS."""
+
+    @property
+    def waiting(self) -> int:
+        """Running requests that have no place in a batch."""
+        return 0 if self.at_once is None else max(0, self.running - self.at_once)
+
+
 @dataclass
 class Metrics:
     """The gateway's counters."""
@@ -71,30 +101,33 @@ class Metrics:
     """By route of the model."""
     first_byte: Histogram = field(default_factory=Histogram)
     """Of streamed answers."""
+    per_token: Histogram = field(default_factory=Histogram)
+    """Of streamed answers: from token to token."""
+    read_tokens: int = 0
+    written_tokens: int = 0
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
-    """Requests for the model, by their end: answered, failed in the server, cancelled by the client."""
+    cut: int = 0
+    """Requests for the model, by their end: answered, failed in the server, cancelled by the client, broken off."""
 
-    def text(self, model: str, *, running: int, ready: bool, limit: int, runtime: str) -> str:
+    def text(self, model: str, state: MachineState, runtime: str) -> str:
         """Write all metrics for Prometheus.
 
         Args:
             model: The name that clients know.
-            running: Running requests for the model.
-            ready: Whether trtllm-serve answers.
-            limit: The most requests that may run at once.
+            state: The server at this moment.
             runtime: TensorRT-LLM's own metrics; empty if there are none.
         """
         labels = {"model_name": model}
-        families = [*self._own_families(labels, running, ready)]
+        families = [*self._own_families(labels, state)]
         aliases = dict(_renamed(runtime, model))
-        counted = self._nim_families(labels, running, limit)
+        counted = self._nim_families(labels, state)
         families += [family for name, family in counted.items() if name not in aliases]
         forwarded = runtime if not runtime or runtime.endswith("\n") else runtime + "\n"
         return "".join((*families, forwarded, *aliases.values()))
 
-    def _own_families(self, labels: Mapping[str, str], running: int, ready: bool) -> Iterator[str]:
+    def _own_families(self, labels: Mapping[str, str], state: MachineState) -> Iterator[str]:
         answers = (
             _line("nim_gateway_requests_total", {"route": route, "status": str(status)}, count)
             for (route, status), count in sorted(self.requests.items())
@@ -106,28 +139,45 @@ class Metrics:
             for line in seconds.lines("nim_gateway_request_seconds", {"route": route})
         )
         yield _family("nim_gateway_request_seconds", "histogram", "Time from request to end of answer.", timed)
-        ended = (("cancelled", self.cancelled), ("failed", self.failed), ("succeeded", self.succeeded))
-        ends = (_line("nim_gateway_model_requests_total", {**labels, "end": end}, count) for end, count in ended)
-        yield _family("nim_gateway_model_requests_total", "counter", "Requests for the model, by their end.", ends)
+        ended = (
+            ("cancelled", self.cancelled),
+            ("cut", self.cut),
+            ("failed", self.failed),
+            ("succeeded", self.succeeded),
+        )
+        ends = (_line(ENDS, {**labels, "end": end}, count) for end, count in ended)
+        yield _family(ENDS, "counter", "Requests for the model, by their end.", ends)
         for name, meaning, value in (
-            ("nim_gateway_model_requests_running", "Running requests for the model.", running),
-            ("nim_gateway_runtime_ready", "1 if trtllm-serve is ready.", int(ready)),
+            ("nim_gateway_model_requests_running", "Running requests for the model.", state.running),
+            (READY, "1 if trtllm-serve is ready.", int(state.ready)),
+            (SILENCE, "Seconds without a sign of trtllm-serve that was due.", state.silence),
+            (FREE_DISK, "Free disk space for compiled kernels.", state.free_disk),
+            (CERTIFICATE_END, "Unix time at which the certificate ends.", state.certificate_end),
         ):
+            if value is None:
+                continue
             yield _family(name, "gauge", meaning, [_line(name, labels, value)])
 
-    def _nim_families(self, labels: Mapping[str, str], running: int, limit: int) -> dict[str, str]:
+    def _nim_families(self, labels: Mapping[str, str], state: MachineState) -> dict[str, str]:
         """Return the gateway's own counts under NIM's names."""
         total = Histogram()
         for each in self.seconds.values():
             total.counts = [a + b for a, b in zip(total.counts, each.counts, strict=True)]
             total.total += each.total
         numbers = {
-            "num_requests_running": ("gauge", running),
-            "num_request_max": ("gauge", limit),
+            "num_requests_running": ("gauge", state.running - state.waiting),
+            "num_requests_waiting": ("gauge", state.waiting),
+            "num_request_max": ("gauge", state.limit),
+            "prompt_tokens_total": ("counter", self.read_tokens),
+            "generation_tokens_total": ("counter", self.written_tokens),
             "request_success_total": ("counter", self.succeeded),
             "request_failure_total": ("counter", self.failed),
         }
-        histograms = {"e2e_request_latency_seconds": total, "time_to_first_token_seconds": self.first_byte}
+        histograms = {
+            "e2e_request_latency_seconds": total,
+            "time_to_first_token_seconds": self.first_byte,
+            "time_per_output_token_seconds": self.per_token,
+        }
         families = {
             name: _family(name, kind, _COUNTED, [_line(name, labels, value)]) for name, (kind, value) in numbers.items()
         }
@@ -163,6 +213,8 @@ def _renamed(runtime: str, model: str) -> Iterator[tuple[str, str]]:
         if alias:
             families.setdefault(alias, []).append(_rename(line, found, family, alias, model))
     for alias, lines in families.items():
+        if all(line.startswith("#") for line in lines):
+            continue  # TensorRT-LLM names a metric before it has a value
         yield alias, "".join(f"{line}\n" for line in lines)
 
 

@@ -1,17 +1,14 @@
-"""Translates the model's name between clients and trtllm-serve."""
+"""Translates the model's name in answers of trtllm-serve."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
-
-from .replies import refuse
 
 
 class ModelNames:
-    """Translates between the clients' name of the model and trtllm-serve's.
+    """Replaces trtllm-serve's name of the model by the clients' name.
 
     Args:
         served: The clients' names. Answers have the first one.
@@ -20,7 +17,7 @@ class ModelNames:
 
     def __init__(self, served: Sequence[str], model: str) -> None:
         self.served = tuple(served)
-        self._model = model
+        self.model = model
         written = json.dumps(model)
         self._answered = json.dumps(served[0]).encode()
         # Every quote within a JSON string has a backslash, so that the pattern finds keys only.
@@ -30,38 +27,9 @@ class ModelNames:
         self.translates = model != served[0]
         """Whether answers must be changed."""
 
-    def request(self, body: bytes) -> bytes:
-        """Check the body of a request for the model, and replace the name by trtllm-serve's.
-
-        Raises:
-            RefusedError: It is not a JSON object, or names another model.
-        """
-        document = _parse(body)
-        name = document.get("model")
-        if name is None or name == self._model == self.served[0]:
-            return body
-        if name not in self.served:
-            shown = name if isinstance(name, str) else json.dumps(name)
-            message = f"The model {shown[:200]!r} does not exist; this server has {', '.join(self.served)}."
-            refuse(404, message, code="model_not_found")
-        if name == self._model:
-            return body
-        document["model"] = self._model
-        return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
     def answer(self, part: bytes) -> bytes:
         """Replace the name in a part of an answer, which must consist of whole lines."""
         return self._pattern.sub(lambda found: found[1] + self._answered, part)
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        refuse(400, "The body is not JSON.", code="invalid_json")
-    if not isinstance(document, dict):
-        refuse(400, "The body must be a JSON object.", code="invalid_json")
-    return document
 
 
 class LineBuffer:

@@ -43,7 +43,7 @@ def _operation(route: Route, names: Sequence[str]) -> dict[str, Any]:
         operation["security"] = [{}, {"key": []}]
     if route.for_model:
         required, optional = _REQUESTS[route.path]
-        schema = _object({"model": {"enum": list(names)}, **required}, **optional)
+        schema = _object({"model": {"enum": list(names)}, **required}, **optional) | {"additionalProperties": False}
         example = {"model": names[0], **_EXAMPLES[route.path]}
         body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
         operation["requestBody"] = body

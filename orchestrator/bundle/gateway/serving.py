@@ -99,9 +99,8 @@ async def _running(
             log,
         )
         stack.push_async_callback(_close_traces, traces)
-        gateway = Gateway(
-            settings, documents, runtime, session, keys=keys, traces=traces, log=log, max_model_len=launch.max_model_len
-        )
+        gateway = Gateway(settings, documents, runtime, session, keys=keys, traces=traces, log=log, launch=launch)
+        stack.push_async_callback(gateway.close)
         servers = await _listen(stack, settings, gateway, certificates)
         stack.push_async_callback(runtime.stop)
         await runtime.start(session)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from .addresses import Network, parse_networks
 from .documents import Serve
 from .errors import ContradictionError
 from .variables import Environment
@@ -47,10 +48,15 @@ class RequestLimits:
     body_bytes: int
     concurrent_requests: int
     connections: int
+    held_bytes: int
+    """Of all bodies."""
+    concurrent_requests_of_one: int
+    """Of one key or address; 0 is no limit."""
     per_minute: int
     """0 is no limit."""
     header_seconds: float
     body_seconds: float
+    write_seconds: float
     request_seconds: float
     """0 is no limit."""
 
@@ -70,12 +76,18 @@ class Settings:
     tls: Tls | None
     cors: Cors | None
     limits: RequestLimits
+    trusted_proxies: tuple[Network, ...]
+    """Their X-Forwarded-For is believed."""
+    allow_chat_template: bool
+    allow_remote_media: bool
     shutdown_delay_seconds: float
     drain_seconds: float
     linger_seconds: float
     health_seconds: float
     silence_seconds: float | None
     """None: derived from the longest sequence. 0 is no limit."""
+    cache: Path
+    """The folder of compiled kernels."""
     json_logs: bool
     log_level: str
     log_prompts: bool
@@ -110,11 +122,15 @@ def read_settings(environment: Environment, serve: Serve) -> Settings:
         tls=_tls(environment),
         cors=_cors(environment),
         limits=_request_limits(environment),
+        trusted_proxies=parse_networks("NIM_GATEWAY_TRUSTED_PROXIES", environment.words("NIM_GATEWAY_TRUSTED_PROXIES")),
+        allow_chat_template=environment.switch("NIM_GATEWAY_ALLOW_CHAT_TEMPLATE") or False,
+        allow_remote_media=environment.switch("NIM_GATEWAY_ALLOW_REMOTE_MEDIA") or False,
         shutdown_delay_seconds=environment.number("NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS") or 0.0,
         drain_seconds=environment.number("NIM_GATEWAY_DRAIN_SECONDS") or 0.0,
         linger_seconds=environment.number("NIM_GATEWAY_LINGER_SECONDS") or 0.0,
         health_seconds=environment.number("NIM_GATEWAY_HEALTH_SECONDS", minimum=0.1) or 0.1,
         silence_seconds=environment.number("NIM_GATEWAY_SILENCE_SECONDS"),
+        cache=Path(environment.text("NIM_CACHE_PATH") or environment.default("NIM_CACHE_PATH")),
         json_logs=environment.switch("NIM_JSONL_LOGGING") or False,
         log_level=environment.text("NIM_LOG_LEVEL") or environment.default("NIM_LOG_LEVEL"),
         log_prompts=environment.switch("NIM_GATEWAY_LOG_PROMPTS") or False,
@@ -176,8 +192,11 @@ def _request_limits(environment: Environment) -> RequestLimits:
         body_bytes=environment.integer("NIM_GATEWAY_MAX_BODY_BYTES", minimum=1) or 1,
         concurrent_requests=environment.integer("NIM_GATEWAY_MAX_CONCURRENT_REQUESTS", minimum=1) or 1,
         connections=environment.integer("NIM_GATEWAY_MAX_CONNECTIONS", minimum=1) or 1,
+        held_bytes=environment.integer("NIM_GATEWAY_MAX_HELD_BYTES", minimum=1) or 1,
+        concurrent_requests_of_one=environment.integer("NIM_GATEWAY_MAX_CONCURRENT_REQUESTS_PER_CLIENT") or 0,
         per_minute=environment.integer("NIM_GATEWAY_REQUESTS_PER_MINUTE") or 0,
         header_seconds=environment.number("NIM_GATEWAY_HEADER_SECONDS", minimum=0.1) or 0.1,
         body_seconds=environment.number("NIM_GATEWAY_BODY_SECONDS", minimum=0.1) or 0.1,
+        write_seconds=environment.number("NIM_GATEWAY_WRITE_SECONDS", minimum=0.1) or 0.1,
         request_seconds=environment.number("NIM_GATEWAY_REQUEST_SECONDS") or 0.0,
     )

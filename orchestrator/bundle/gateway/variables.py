@@ -69,6 +69,12 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("NIM_GATEWAY_ETC", Topic.SERVER, "The folder of the bundle's documents.", default="/opt/nim/etc"),
     Variable(
+        "NIM_CACHE_PATH",
+        Topic.SERVER,
+        "The folder of compiled kernels, whose free space the metrics have. Nothing else is cached.",
+        default="/opt/nim/.cache",
+    ),
+    Variable(
         "NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS",
         Topic.SERVER,
         "Seconds after SIGTERM for which ready is 503 but requests are still served, so that load balancers can stop "
@@ -140,12 +146,17 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("NIM_ENABLE_KV_CACHE_REUSE", Topic.RUNTIME, "`kv_cache_config.enable_block_reuse`."),
     Variable("NIM_DISABLE_CUDA_GRAPH", Topic.RUNTIME, "`cuda_graph_config: null`."),
     Variable(
-        "NIM_GUIDED_DECODING_BACKEND", Topic.RUNTIME, "`guided_decoding_backend`.", choices=("xgrammar", "llguidance")
+        "NIM_GUIDED_DECODING_BACKEND",
+        Topic.RUNTIME,
+        "`guided_decoding_backend`: forces answers into `response_format`. A bundle has `xgrammar` where its version "
+        "knows it.",
+        choices=("xgrammar", "llguidance"),
     ),
     Variable(
         "NIM_PER_REQ_METRICS_ENABLE",
         Topic.RUNTIME,
-        "`return_perf_metrics`: TensorRT-LLM's own metrics in `/v1/metrics`.",
+        "`return_perf_metrics` and `enable_iter_perf_stats`: TensorRT-LLM's own metrics in `/v1/metrics`. A bundle has "
+        "them on where its version knows them.",
     ),
     Variable(
         "NIM_TRUST_CUSTOM_CODE",
@@ -197,15 +208,27 @@ VARIABLES: tuple[Variable, ...] = (
         default=str(16 * _MIB),
     ),
     Variable(
+        "NIM_GATEWAY_MAX_HELD_BYTES",
+        Topic.LIMITS,
+        "Bytes of all bodies that are held at once; 429 above it.",
+        default=str(256 * _MIB),
+    ),
+    Variable(
         "NIM_GATEWAY_MAX_CONCURRENT_REQUESTS",
         Topic.LIMITS,
         "Concurrent requests for the model; 429 above it.",
         default="256",
     ),
     Variable(
+        "NIM_GATEWAY_MAX_CONCURRENT_REQUESTS_PER_CLIENT",
+        Topic.LIMITS,
+        "The same for each key, or each address without keys; 0 is no limit.",
+        default="0",
+    ),
+    Variable(
         "NIM_GATEWAY_MAX_CONNECTIONS",
         Topic.LIMITS,
-        "Open connections; more are closed without an answer.",
+        "Open connections. Above it the one that is idle for longest is closed; if none is, the new one.",
         default="1024",
     ),
     Variable(
@@ -225,10 +248,35 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_GATEWAY_BODY_SECONDS", Topic.LIMITS, "Seconds for a request to send its body; 408 after it.", default="60"
     ),
     Variable(
+        "NIM_GATEWAY_WRITE_SECONDS",
+        Topic.LIMITS,
+        "Seconds for a client to take a part of an answer; a client that reads nothing is cut off.",
+        default="60",
+    ),
+    Variable(
         "NIM_GATEWAY_REQUEST_SECONDS",
         Topic.LIMITS,
         "Seconds for an answer; 504 after it. 0 is no limit.",
         default="3600",
+    ),
+    Variable(
+        "NIM_GATEWAY_TRUSTED_PROXIES",
+        Topic.LIMITS,
+        "Addresses and networks (`10.0.0.0/8`) of proxies, separated by commas. Only what they write into "
+        "`X-Forwarded-For` counts as the address of a client, in limits and logs.",
+    ),
+    Variable(
+        "NIM_GATEWAY_ALLOW_CHAT_TEMPLATE",
+        Topic.LIMITS,
+        "Accept `chat_template` in a request. A template is a program.",
+        default="false",
+    ),
+    Variable(
+        "NIM_GATEWAY_ALLOW_REMOTE_MEDIA",
+        Topic.LIMITS,
+        "Let trtllm-serve load images, videos and audio from any address that a request names, files and the inner "
+        "network among them. Otherwise only `data:` is accepted.",
+        default="false",
     ),
     Variable(
         "NIM_LOG_LEVEL",
@@ -272,7 +320,7 @@ NOT_SERVED: Mapping[str, str] = {
 """Variables of NIM that request a missing feature, and what to do instead."""
 
 WITHOUT_EFFECT = frozenset({
-    "NIM_CACHE_PATH", "NIM_CACHE_PROBE_TIMEOUT", "NIM_DISABLE_MODEL_DOWNLOAD", "NIM_LOW_MEMORY_MODE", "NIM_NGINX_DIR",
+    "NIM_CACHE_PROBE_TIMEOUT", "NIM_DISABLE_MODEL_DOWNLOAD", "NIM_LOW_MEMORY_MODE", "NIM_NGINX_DIR",
     "NIM_RELAX_MEM_CONSTRAINTS", "NIM_REPOSITORY_OVERRIDE", "NIM_DISABLE_TRTLLM_PYTORCH_RT",
     "NIM_USE_TRTLLM_LEGACY_BACKEND", "NIM_ENGINE_MODEL_PATH", "NIM_GRPC_API_PORT",
 })  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.files import sums_text
+from orchestrator.bundle.targets.alerts import alerts
 from orchestrator.bundle.targets.environment import fixed
 from orchestrator.bundle.targets.shutdown import long_shutdown, shutdown_within
 from orchestrator.bundle.templating import render_text, render_yaml
@@ -68,6 +69,7 @@ def values_of(contents: BundleContents) -> dict[str, object]:
         "bundle": contents,
         "sizes": sizes_of(contents),
         "shutdown": shutdown,
+        "alerts": alerts(contents.recipe.checks.startup_timeout),
         "environment": fixed(contents, shutdown),
         "environment_in_short_grace": fixed(contents, shutdown_within(contents, _POD_GRACE)),
         "selector": selector,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.bundle.contents import BundleContents
+from orchestrator.bundle.targets.alerts import alerts
 from orchestrator.bundle.targets.dashboard import dashboard
 from orchestrator.bundle.targets.dockerfile import HEALTHCHECK
 from orchestrator.bundle.targets.environment import from_env_file
@@ -37,6 +38,9 @@ def files(contents: BundleContents) -> dict[str, str]:
         "compose.yaml": render_compose("compose/compose.yaml.j2", **values),
         ".env.example": render_text("compose/env.example.j2", **values),
         "secrets/README": _SECRETS,
+        "monitoring/alerts.yml": render_yaml(
+            "compose/alerts.yml.j2", bundle=contents, alerts=alerts(contents.recipe.checks.startup_timeout)
+        ),
         "monitoring/prometheus.yml": render_yaml("compose/prometheus.yml.j2", **values),
         f"{grafana}/provisioning/datasources/prometheus.yaml": verbatim("templates/compose/datasource.yaml"),
         f"{grafana}/provisioning/dashboards/server.yaml": verbatim("templates/compose/dashboards.yaml"),

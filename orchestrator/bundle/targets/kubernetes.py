@@ -15,6 +15,7 @@ _MANIFESTS = (
     "components/monitoring/kustomization.yaml",
     "components/monitoring/service-monitor.yaml",
     "components/monitoring/network-policy.yaml",
+    "components/monitoring/prometheus-rule.yaml",
     "components/autoscaling/kustomization.yaml",
     "components/autoscaling/horizontal-pod-autoscaler.yaml",
     "components/autoscaling/prometheus-adapter-values.yaml",

@@ -44,7 +44,7 @@ def test_documents_of_the_bundle_are_told(server: Deployment, path: str, key: st
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_the_model_answers_under_the_name_that_it_was_asked_by(server: Deployment, path: str) -> None:
-    status, answer = server.ask("hello", path=path, prompt="hello", input="hello")
+    status, answer = server.ask("hello", path=path)
     assert (status, answer["model"]) == (200, "tiny")
     assert "Paris is what a stand-in answers." in json.dumps(answer)
 

@@ -44,23 +44,43 @@ _CONTROLS = {
     ("POST", "/resume_memory"), ("POST", "/update_weights"),
 }  # fmt: skip
 """What the real one does for anybody who asks."""
-_METRICS = """\
-# HELP trtllm_request_success_total Count of successfully processed requests.
-# TYPE trtllm_request_success_total counter
-trtllm_request_success_total{{engine_type="trtllm",finished_reason="stop",model_name="{model}"}} {done}.0
-# HELP trtllm_e2e_request_latency_seconds Histogram of end to end request latency in seconds.
-# TYPE trtllm_e2e_request_latency_seconds histogram
-trtllm_e2e_request_latency_seconds_bucket{{engine_type="trtllm",le="0.3",model_name="{model}"}} {done}.0
-trtllm_e2e_request_latency_seconds_bucket{{engine_type="trtllm",le="+Inf",model_name="{model}"}} {done}.0
-trtllm_e2e_request_latency_seconds_count{{engine_type="trtllm",model_name="{model}"}} {done}.0
-trtllm_e2e_request_latency_seconds_sum{{engine_type="trtllm",model_name="{model}"}} 0.25
-# HELP trtllm_kv_cache_utilization KV cache utilization
-# TYPE trtllm_kv_cache_utilization gauge
-trtllm_kv_cache_utilization{{engine_type="trtllm",model_name="{model}"}} 0.125
-# HELP trtllm_num_requests_running Number of active requests
-# TYPE trtllm_num_requests_running gauge
-trtllm_num_requests_running{{engine_type="trtllm",model_name="{model}"}} 0.0
+_LABELS = 'engine_type="undefined",model_name="undefined"'
+_OF_REQUESTS = (
+    ("counter", "request_success_total"),
+    ("histogram", "e2e_request_latency_seconds"),
+    ("histogram", "time_to_first_token_seconds"),
+    ("histogram", "time_per_output_token_seconds"),
+    ("histogram", "request_queue_time_seconds"),
+)
+_OF_ITERATIONS = (("gauge", "kv_cache_hit_rate"), ("gauge", "kv_cache_utilization"))
+_OF_REQUESTS_NEWER = (("counter", "prompt_tokens_total"), ("counter", "generation_tokens_total"))
+_OF_ITERATIONS_NEWER = (
+    ("gauge", "num_requests_running"),
+    ("gauge", "num_requests_waiting"),
+    ("gauge", "max_num_active_requests"),
+)
+"""The series of `MetricsCollector` in tensorrt_llm/metrics/collector.py that matter here, up to 1.3 and since.
+
+Iterations are read when a request ends and `enable_iter_perf_stats` is set, by `_iteration_stats_collector_loop` in
+tensorrt_llm/serve/openai_server.py; a TensorRT engine always has them.
 """
+
+
+def _metrics_text(done: int, *, iterations: bool, newer: bool) -> str:
+    """Write the series that have a value: none before the first request has ended."""
+    series = [*_OF_REQUESTS, *(_OF_REQUESTS_NEWER if newer else ())]
+    if iterations:
+        series += [*_OF_ITERATIONS, *(_OF_ITERATIONS_NEWER if newer else ())]
+    return "".join(_series(kind, f"trtllm_{name}", done) for kind, name in series) if done else ""
+
+
+def _series(kind: str, name: str, done: int) -> str:
+    labels = f'{_LABELS},finished_reason="stop"' if name == "trtllm_request_success_total" else _LABELS
+    head = f"# HELP {name} Documentation.\n# TYPE {name} {kind}\n"
+    if kind != "histogram":
+        return f"{head}{name}{{{labels}}} {0.125 if kind == 'gauge' else float(done)}\n"
+    buckets = "".join(f'{name}_bucket{{{labels},le="{bound}"}} {done}.0\n' for bound in ("0.3", "+Inf"))
+    return f"{head}{buckets}{name}_count{{{labels}}} {done}.0\n{name}_sum{{{labels}}} 0.25\n"
 
 
 def run(given: Given) -> None:
@@ -76,10 +96,14 @@ def run(given: Given) -> None:
         fail(f"FileNotFoundError: {model} holds no engine")
     if not (tokenizer / "tokenizer_config.json").is_file():
         fail(f"OSError: can't load the tokenizer of {tokenizer}")
-    _Handler.has_metrics = _has_metrics(given)
+    config = _config(given)
+    _Handler.has_metrics = config.get("return_perf_metrics") is True
+    _Handler.has_iterations = backend == "tensorrt" or config.get("enable_iter_perf_stats") is True
+    _Handler.is_guided = bool(config.get("guided_decoding_backend"))
+    _Handler.is_newer = _is_newer()
     _Handler.model = given.get("--served_model_name", model.resolve().name)
     _Handler.chat_template = _has_chat_template(tokenizer)
-    if _NEWER in os.environ.get("STANDIN_TABLES", "").split():
+    if _is_newer():
         server = _listen(given)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         work("loading")
@@ -105,13 +129,25 @@ def _listen(given: Given) -> _Server:
     return server
 
 
-def _has_metrics(given: Given) -> bool:
-    if "--config" not in given.values:
-        return False
-    file = Path(given.get("--config"))
+def _is_newer() -> bool:
+    return _NEWER in os.environ.get("STANDIN_TABLES", "").split()
+
+
+def _config(given: Given) -> dict[str, Any]:
+    """Read the top-level scalars of the configuration file: YAML as bundles write it, or JSON."""
+    name = given.values.get("--config") or given.values.get("--extra_llm_api_options")
+    if name is None:
+        return {}
+    file = Path(name)
     if not file.is_file():
         fail(f"FileNotFoundError: {file}")
-    return re.search(r'return_perf_metrics"?\s*:\s*true', file.read_text(encoding="utf-8")) is not None
+    text = file.read_text(encoding="utf-8")
+    if text.startswith("{"):
+        document: dict[str, Any] = json.loads(text)
+        return document
+    scalars = {"true": True, "false": False, "null": None}
+    found = re.findall(r"^(\w+):[ ]+(\S+)$", text, flags=re.MULTILINE)
+    return {key: scalars.get(value, value.strip('"')) for key, value in found}
 
 
 def _has_chat_template(folder: Path) -> bool:
@@ -126,6 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
     model: ClassVar[str] = ""
     chat_template: ClassVar[bool] = True
     has_metrics: ClassVar[bool] = False
+    has_iterations: ClassVar[bool] = False
+    is_guided: ClassVar[bool] = False
+    is_newer: ClassVar[bool] = False
     state: ClassVar[str] = "loading"
     is_stalled: ClassVar[bool] = False
     done: ClassVar[int] = 0
@@ -141,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in {"/health", "/health_generate"}:
             self._health()
         elif self.path in {"/prometheus/metrics", "/prometheus/metrics/"} and self.has_metrics:
-            text = _METRICS.format(model=self.model, done=self.done)
+            text = _metrics_text(self.done, iterations=self.has_iterations, newer=self.is_newer)
             self._send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path in pages:
             self._json(200, pages[self.path])
@@ -247,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/completions":
             choice = {"index": 0, "finish_reason": "stop", "text": text}
             return {**self._head(body, "text_completion"), "choices": [choice], "usage": usage}
-        message, reason = _message(body, text)
+        message, reason = _message(body, text, is_guided=self.is_guided)
         choice = {"index": 0, "finish_reason": reason, "message": message}
         return {**self._head(body, "chat.completion"), "choices": [choice], "usage": usage}
 
@@ -336,8 +375,12 @@ def _question(body: dict[str, Any]) -> str:
     return asked if isinstance(asked, str) else json.dumps(asked)
 
 
-def _message(body: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
-    """Answer with the first tool, where there are tools; with what fits a schema, where there is one."""
+def _message(body: dict[str, Any], text: str, *, is_guided: bool) -> tuple[dict[str, Any], str]:
+    """Answer with the first tool, where there are tools; with what fits a schema, where a backend forces it.
+
+    Without `guided_decoding_backend` no `GuidedDecoder` is made, and `response_format` is ignored without a word:
+    tensorrt_llm/_torch/pyexecutor/py_executor_creator.py.
+    """
     tools = body.get("tools")
     if tools:
         arguments = json.dumps(_example(tools[0]["function"].get("parameters") or {}))
@@ -345,7 +388,7 @@ def _message(body: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
         call = {"id": "call-1", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
     asked = body.get("response_format") or {}
-    if asked.get("type") == "json_schema":
+    if is_guided and asked.get("type") == "json_schema":
         text = json.dumps(_example(asked["json_schema"]["schema"]))
     return {"role": "assistant", "content": text}, "stop"
 

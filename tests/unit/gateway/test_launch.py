@@ -164,6 +164,7 @@ def test_what_stands_in_the_file_is_changed_in_a_copy_of_it(world: World, tmp_pa
         "cuda_graph_config": None,
         "guided_decoding_backend": "xgrammar",
         "return_perf_metrics": True,
+        "enable_iter_perf_stats": True,
     }
     assert (world.folder / "trtllm_config.yaml").read_text() == _CONFIG
 

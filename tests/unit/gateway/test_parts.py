@@ -14,12 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.bundle.gateway.errors import DocumentError, UsageError
 from orchestrator.bundle.gateway.keys import KeyRing, create_key, digest_of, parse_keys
-from orchestrator.bundle.gateway.limits import Concurrency, Rate
+from orchestrator.bundle.gateway.limits import BodyBudget, Concurrency, Rate
 from orchestrator.bundle.gateway.logs import Log
-from orchestrator.bundle.gateway.metrics import Histogram, Metrics
+from orchestrator.bundle.gateway.metrics import Histogram, MachineState, Metrics
 from orchestrator.bundle.gateway.model_names import LineBuffer, ModelNames
 from orchestrator.bundle.gateway.openapi import describe
-from orchestrator.bundle.gateway.replies import RefusedError
+from orchestrator.bundle.gateway.refusals import RefusedError
 from orchestrator.bundle.gateway.routes import ROUTES
 
 ENGINE = """\
@@ -41,32 +41,12 @@ trtllm_iteration_latency_seconds 0.01
 """
 
 
+STATE = MachineState(
+    running=11, limit=256, at_once=8, ready=True, silence=0.0, free_disk=7, certificate_end=None
+)  # fmt: skip
+
+
 # -- names ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_request_names_what_trtllm_serve_knows() -> None:
-    names = ModelNames(("meta/llama", "llama"), "model")
-    for asked in names.served:
-        assert json.loads(names.request(json.dumps({"model": asked, "n": 1}).encode())) == {"model": "model", "n": 1}
-
-
-def test_a_request_is_passed_as_it_came_where_the_names_agree() -> None:
-    body = b'{ "model":"llama",  "x": 1e400 }'
-    assert ModelNames(("llama",), "llama").request(body) is body
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"[" * 100_000, b"\xff\xfe", b"1" * 10_000])
-def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
-    with pytest.raises(RefusedError) as raised:
-        ModelNames(("llama",), "model").request(body)
-    assert (raised.value.status, raised.value.code) == (400, "invalid_json")
-
-
-@pytest.mark.parametrize("model", ["gpt-4", "model", "", 5, ["llama"], {"a": 1}, True])
-def test_another_model_does_not_exist(model: object) -> None:
-    with pytest.raises(RefusedError) as raised:
-        ModelNames(("llama",), "model").request(json.dumps({"model": model}).encode())
-    assert (raised.value.status, raised.value.code) == (404, "model_not_found")
 
 
 @given(content=st.text(), rest=st.dictionaries(st.text(), st.text()), dense=st.booleans())
@@ -127,12 +107,41 @@ def test_many_clients_are_not_remembered_forever() -> None:
         rate.take("19999", 0.0)
 
 
+def test_bodies_are_held_up_to_a_limit_and_given_back() -> None:
+    budget = BodyBudget(100)
+    with budget.share() as first, budget.share() as second:
+        first(60)
+        second(40)
+        with pytest.raises(RefusedError) as raised:
+            first(1)
+        assert (raised.value.status, raised.value.code) == (429, "too_many_bytes")
+        assert raised.value.headers["Retry-After"] == "1"
+    assert budget.held == 0
+    with budget.share() as take:
+        take(100)
+
+
+def test_one_client_cannot_take_every_place() -> None:
+    concurrency = Concurrency(3, 2)
+    with concurrency.running_request("alice"), concurrency.running_request("alice"):
+        with pytest.raises(RefusedError, match="2 requests of yours"), concurrency.running_request("alice"):
+            pass
+        with concurrency.running_request("bob"):
+            assert concurrency.running == 3
+    with concurrency.running_request("alice"):
+        assert concurrency.running == 1
+
+
 def test_one_request_too_many_is_told_to_try_again() -> None:
     concurrency = Concurrency(1)
-    with concurrency.running_request(), pytest.raises(RefusedError) as raised, concurrency.running_request():
+    with (
+        concurrency.running_request("alice"),
+        pytest.raises(RefusedError) as raised,
+        concurrency.running_request("alice"),
+    ):
         pass
     assert (raised.value.status, raised.value.headers["Retry-After"]) == (429, "1")
-    with concurrency.running_request():
+    with concurrency.running_request("alice"):
         assert concurrency.running == 1
 
 
@@ -194,7 +203,7 @@ def test_metrics_are_what_prometheus_reads_with_and_without_those_of_tensorrt_ll
     metrics.requests["/v1/completions", 200] += 2
     metrics.seconds["/v1/completions"].observe(0.3)
     for engine in ("", ENGINE):
-        text = metrics.text('my "model"\\', running=1, ready=True, limit=8, runtime=engine)
+        text = metrics.text('my "model"\\', STATE, engine)
         families = list(text_string_to_metric_families(text))
         names = [family.name for family in families]
         assert len(names) == len(set(names))
@@ -206,11 +215,25 @@ def test_metrics_are_what_prometheus_reads_with_and_without_those_of_tensorrt_ll
 
 
 def test_names_of_nim_have_the_label_that_clients_know_and_keep_the_others() -> None:
-    text = Metrics().text("llama", running=0, ready=True, limit=8, runtime=ENGINE)
+    text = Metrics().text("llama", STATE, ENGINE)
     assert 'gpu_cache_usage_perc{model_name="llama",engine_type="trtllm"} 0.25\n' in text
     assert 'request_success_total{model_name="llama",finished_reason="stop"} 3.0\n' in text
     assert 'e2e_request_latency_seconds_bucket{model_name="llama",le="+Inf"} 3.0\n' in text
     assert ENGINE in text
+
+
+def test_what_tensorrt_llm_does_not_measure_is_counted() -> None:
+    metrics = Metrics(read_tokens=70, written_tokens=30)
+    metrics.per_token.observe(0.02)
+    named_only = "# HELP trtllm_num_requests_waiting Queued\n# TYPE trtllm_num_requests_waiting gauge\n"
+    for engine in ("", named_only, ENGINE):
+        families = text_string_to_metric_families(metrics.text("llama", STATE, engine))
+        samples = {sample.name: sample.value for family in families for sample in family.samples}
+        assert (samples["num_requests_running"], samples["num_requests_waiting"]) == (8, 3)
+        assert (samples["prompt_tokens_total"], samples["generation_tokens_total"]) == (70, 30)
+        assert samples["time_per_output_token_seconds_sum"] == 0.02
+        assert samples["nim_gateway_free_disk_bytes"] == 7
+        assert "nim_gateway_certificate_end_timestamp_seconds" not in samples
 
 
 def test_a_histogram_counts_up() -> None:

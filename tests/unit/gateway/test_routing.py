@@ -20,6 +20,7 @@ from aiohttp.test_utils import make_mocked_request
 from orchestrator.bundle.gateway.documents import Documents, read_documents
 from orchestrator.bundle.gateway.gateway import Gateway, Phase
 from orchestrator.bundle.gateway.keys import KeyRing, digest_of
+from orchestrator.bundle.gateway.launch import Launch
 from orchestrator.bundle.gateway.logs import Log
 from orchestrator.bundle.gateway.routes import HEALTH, ROUTES
 from orchestrator.bundle.gateway.runtime import Runtime, State
@@ -30,6 +31,7 @@ from orchestrator.bundle.gateway.variables import Environment
 from tests.support.gateway import example_serve, write_documents
 
 KEY = "nimg-the-key-of-alice"
+LAUNCH = Launch((), Path(), Path(), "--config", {}, max_model_len=4096, guided=False, max_batch_size=8)
 OPEN = {"/v1/health/live", "/v1/health/ready", "/v1/metrics"}
 FOR_MODEL = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 
@@ -88,7 +90,7 @@ class World:
             session = cast("aiohttp.ClientSession", self.session)
             gateway = Gateway(
                 self.settings, self.documents, runtime, session,
-                keys=self.keys, traces=Traces(), log=log, max_model_len=4096,
+                keys=self.keys, traces=Traces(), log=log, launch=LAUNCH,
             )  # fmt: skip
             gateway.phase = self.phase
             request = make_mocked_request(method, path, given, version=version or HttpVersion(1, 1))

@@ -3,7 +3,7 @@
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 volume=llama3-70b-nvfp4-8e159722
-job=llama3-70b-nvfp4-loader-a55ecd61824e
+job=llama3-70b-nvfp4-loader-63240521dc66
 options=("$@")
 
 kube() { kubectl ${options[@]+"${options[@]}"} "$@"; }

@@ -1,0 +1,168 @@
+"""Checks the bodies of requests for the model: only known fields pass, as only known paths do.
+
+trtllm-serve trusts its callers: it renders templates that a request brings, loads media from files and from the inner
+network, and takes fields with which its own processes talk to each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .refusals import refuse
+
+_COMMON = {"metadata", "model", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+_SAMPLING = {
+    "best_of", "early_stopping", "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "length_penalty",
+    "logit_bias", "logprobs", "max_tokens", "min_p", "min_tokens", "n", "presence_penalty", "prompt_ignore_length",
+    "repetition_penalty", "response_format", "seed", "skip_special_tokens", "spaces_between_special_tokens", "stop",
+    "stop_token_ids", "stream", "stream_options", "suffix", "temperature", "thinking_token_budget", "top_k", "top_p",
+    "top_p_min", "truncate_prompt_tokens", "use_beam_search",
+}  # fmt: skip
+_CHAT = {
+    "add_generation_prompt", "add_special_tokens", "audio", "chat_template", "chat_template_kwargs", "documents",
+    "echo", "enable_thinking", "function_call", "functions", "max_completion_tokens", "messages", "modalities",
+    "parallel_tool_calls", "prediction", "reasoning_effort", "thinking", "tool_choice", "tools", "top_logprobs",
+    "verbosity", "web_search_options",
+}  # fmt: skip
+_COMPLETION = {
+    "add_special_tokens",
+    "detokenize",
+    "echo",
+    "prompt",
+}
+_RESPONSES = {
+    "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
+    "parallel_tool_calls", "previous_response_id", "prompt", "reasoning", "stream", "stream_options", "temperature",
+    "text", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "truncation",
+}  # fmt: skip
+FIELDS: Mapping[str, frozenset[str]] = {
+    "/v1/chat/completions": frozenset(_COMMON | _SAMPLING | _CHAT),
+    "/v1/completions": frozenset(_COMMON | _SAMPLING | _COMPLETION),
+    "/v1/responses": frozenset(_COMMON | _RESPONSES),
+}
+"""The fields that OpenAI has, and those of tensorrt_llm/serve/openai_protocol.py that decide how to sample.
+
+`disaggregated_params`, `lora_request`, `prompt_token_ids`, `cache_salt`, `mm_processor_kwargs` and the like are not
+among them.
+"""
+
+_TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text", "thinking"})
+_MEDIA = {"image_url": "image_url", "video_url": "video_url", "audio_url": "audio_url", "input_image": "image_url"}
+"""The field with the address, by type of a part of a message."""
+_INLINE = frozenset({"input_audio"})
+"""Types whose data is always in the request."""
+
+
+@dataclass(frozen=True)
+class BodyRules:
+    """What a body may have."""
+
+    served: tuple[str, ...]
+    """The clients' names of the model."""
+    model: str
+    """Its name in trtllm-serve."""
+    chat_templates: bool
+    """A request may bring its own template."""
+    remote_media: bool
+    """Media may be loaded from addresses, by trtllm-serve."""
+    structured: bool
+    """trtllm-serve can force an answer into a format."""
+
+
+def prepare_body(path: str, body: bytes, rules: BodyRules) -> bytes:
+    """Check the body of a request for the model, and replace the model's name by trtllm-serve's.
+
+    Args:
+        path: The route.
+        body: The body.
+        rules: What it may have.
+
+    Raises:
+        RefusedError: It is not a JSON object, names another model, or has something that is not accepted.
+    """
+    document = _parse(body)
+    _check_fields(path, document, rules)
+    _check_format(document, rules)
+    if not rules.remote_media:
+        _check_media(document)
+    return body if _has_right_name(document, rules) else _renamed(document, rules)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        refuse(400, "The body is not JSON.", code="invalid_json")
+    if not isinstance(document, dict):
+        refuse(400, "The body must be a JSON object.", code="invalid_json")
+    return document
+
+
+def _check_fields(path: str, document: Mapping[str, Any], rules: BodyRules) -> None:
+    unknown = sorted(set(document) - FIELDS[path])
+    if unknown:
+        shown = ", ".join(repr(name[:64]) for name in unknown[:5])
+        refuse(400, f"{path} does not accept {shown}.", code="unknown_field")
+    if document.get("chat_template") is not None and not rules.chat_templates:
+        message = "'chat_template' is not accepted: templates are programs. NIM_GATEWAY_ALLOW_CHAT_TEMPLATE allows it."
+        refuse(400, message, code="chat_template_off")
+
+
+def _check_format(document: Mapping[str, Any], rules: BodyRules) -> None:
+    """Refuse a format that trtllm-serve would ignore without a word."""
+    if rules.structured:
+        return
+    text = document.get("text")
+    wanted = document.get("response_format") or (text.get("format") if isinstance(text, dict) else None)
+    if isinstance(wanted, dict) and wanted.get("type") not in {None, "text"}:
+        message = f"Answers of the format {wanted['type']!r} need guided decoding: NIM_GUIDED_DECODING_BACKEND sets it."
+        refuse(400, message, code="structured_output_off")
+
+
+def _check_media(document: Mapping[str, Any]) -> None:
+    for part in _parts(document):
+        kind = str(part.get("type"))
+        if kind in _TEXTS or kind in _INLINE:
+            continue
+        if kind not in _MEDIA:
+            refuse(400, f"Content of the type {kind[:64]!r} is not accepted.", code="unknown_content")
+        address = part.get(_MEDIA[kind])
+        if isinstance(address, dict):
+            address = address.get("url")
+        if not isinstance(address, str) or not address.startswith("data:"):
+            message = f"{kind} takes data: only; NIM_GATEWAY_ALLOW_REMOTE_MEDIA allows other addresses."
+            refuse(400, message, code="remote_media_off")
+
+
+def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Return every part of every message that is not plain text."""
+    for field in ("messages", "input"):
+        entries = document.get(field)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict):
+                yield from _parts_of(entry.get("content"))
+                yield from _parts_of(entry.get("output"))  # of a tool
+                if field == "input" and str(entry.get("type")) in _MEDIA:
+                    yield entry
+
+
+def _parts_of(content: object) -> Sequence[Mapping[str, Any]]:
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else ()
+
+
+def _has_right_name(document: Mapping[str, Any], rules: BodyRules) -> bool:
+    name = document.get("model")
+    if name is None or name == rules.model == rules.served[0]:
+        return True
+    if name not in rules.served:
+        shown = name if isinstance(name, str) else json.dumps(name)
+        message = f"The model {shown[:200]!r} does not exist; this server has {', '.join(rules.served)}."
+        refuse(404, message, code="model_not_found")
+    return bool(name == rules.model)
+
+
+def _renamed(document: dict[str, Any], rules: BodyRules) -> bytes:
+    return json.dumps({**document, "model": rules.model}, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -1,0 +1,70 @@
+"""Large bodies are checked in a process of its own, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from orchestrator.bundle.gateway.bodies import BodyRules
+from orchestrator.bundle.gateway.body_worker import LARGE, BodyWorker
+from orchestrator.bundle.gateway.refusals import RefusedError
+
+CHAT = "/v1/chat/completions"
+RULES = BodyRules(("meta/llama", "llama"), "model", chat_templates=False, remote_media=False, structured=True)
+
+
+def _large(name: str) -> bytes:
+    return json.dumps({"model": name, "messages": [{"role": "user", "content": "x" * LARGE}]}).encode()
+
+
+def test_large_bodies_are_checked_in_another_process_which_ends_after_them() -> None:
+    async def check() -> tuple[list[object], int, int]:
+        worker = BodyWorker()
+        bodies = [_large("llama"), _large("gpt"), b"{" * LARGE, _large("meta/llama")]
+        answers = await asyncio.gather(*(worker.prepare(CHAT, body, RULES) for body in bodies), return_exceptions=True)
+        for_many = worker.started
+        answers.append(await worker.prepare(CHAT, b'{"model": "llama"}', RULES))
+        for_a_small_one = worker.started
+        answers.append(await worker.prepare(CHAT, _large("llama"), RULES))
+        return answers, for_many, worker.started - for_a_small_one
+
+    answers, for_many, for_another = asyncio.run(check())
+    assert (for_many, for_another) == (1, 1)
+    first, unknown, broken, last, small, again = answers
+    assert isinstance(first, bytes)
+    assert json.loads(first)["model"] == "model"
+    assert first == last == again
+    assert small == b'{"model": "model"}'
+    assert isinstance(unknown, RefusedError)
+    assert (unknown.status, unknown.code) == (404, "model_not_found")
+    assert isinstance(broken, RefusedError)
+    assert broken.code == "invalid_json"
+
+
+def test_a_process_that_dies_refuses_one_body_and_not_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> object:
+        worker = BodyWorker()
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.executable", "/bin/false")
+            with pytest.raises(RefusedError) as raised:
+                await worker.prepare(CHAT, _large("llama"), RULES)
+        assert (raised.value.status, raised.value.code) == (503, "body_not_checked")
+        return json.loads(await worker.prepare(CHAT, _large("llama"), RULES))["model"]
+
+    assert asyncio.run(check()) == "model"
+
+
+def test_a_client_that_leaves_does_not_mix_up_answers() -> None:
+    async def check() -> object:
+        worker = BodyWorker()
+        leaving = asyncio.create_task(worker.prepare(CHAT, _large("gpt"), RULES))
+        staying = asyncio.create_task(worker.prepare(CHAT, _large("llama"), RULES))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        return json.loads(await staying)["model"]
+
+    assert asyncio.run(check()) == "model"
