@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Serves qwen3-235b-a22b-nvfp4 on two DGX Sparks, half of each layer on either. Run it on the first one.
+# Serves qwen3-235b-a22b-nvfp4-published on two DGX Sparks, half of each layer on either. Run it on the first one.
 #
 #   ./start.sh [--dry-run] [--no-sums] [ACTION]
 #
@@ -15,11 +15,11 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
-name=qwen3-235b-a22b-nvfp4
-image=qwen3-235b-a22b-nvfp4-two-sparks:3327e3589b2e
-base_image=qwen3-235b-a22b-nvfp4:3327e3589b2e
-container=qwen3-235b-a22b-nvfp4-node
-weight_bytes=615 # over both
+name=qwen3-235b-a22b-nvfp4-published
+image=qwen3-235b-a22b-nvfp4-published-two-sparks:79389331d66f
+base_image=qwen3-235b-a22b-nvfp4-published:79389331d66f
+container=qwen3-235b-a22b-nvfp4-published-node
+weight_bytes=625 # over both
 startup_seconds=1800
 
 dry_run=false sums=true action=start
