@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from orchestrator.errors import ArchitectureUnknownError, CheckpointError, ConfigInvalidError
-from orchestrator.models import require_one_architecture, shape_of
+from orchestrator.models import ModelShape, require_one_architecture, shape_of
 from orchestrator.models.fields import NotDescribedError
-from orchestrator.quantization import configs, structure
+from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.structure import Config, Structure
-from orchestrator.quantization.tensors import FLOATS, StoredTensor, TensorSpec
+from orchestrator.quantization.tensors import FLOATS, ExpertMatrix, StoredTensor, TensorSpec
 
 Place = tuple[int | None, str]
 """The number of a layer, None outside of the layers; and the tensor's name below it."""
@@ -27,7 +27,8 @@ _HINT = "Take the config.json that belongs to these weights."
 def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec]) -> None:
     """Check that an unquantized model has the tensors of its architecture, each in its shape, and no others.
 
-    An architecture whose tensors do not follow exactly from its configuration is not compared.
+    An architecture whose tensors do not follow exactly from its configuration is not compared, nor are experts that
+    are stored in one tensor, which versions of transformers do differently.
 
     Args:
         config: The content of `config.json`.
@@ -36,12 +37,15 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
     Raises:
         CheckpointError: A field is impossible, or a tensor is missing, too many or of another shape.
     """
-    expected = dict(_expected(config))
-    if not expected:
+    shape = _exact_shape(config)
+    if shape is None:
         return
+    stacked = any(tensor.stacked for tensor in shape.tensors) or bool(layout.gathered_experts(tensors))
+    compared = not (stacked or any(isinstance(spec, ExpertMatrix) for spec in tensors))
     model, has = structure.read(config, tensors), f"{structure.architecture_of(config)} by {configs.CONFIG}"
-    found = dict(_found(model, tensors))
-    for (layer, name), shape in expected.items():
+    expected = dict(_expected(shape, experts=compared))
+    found = dict(_found(model, tensors, experts=compared))
+    for (layer, name), size in expected.items():
         spec = found.get((layer, name))
         if spec is None:
             where = name if layer is None else f"{model.stack}.{layer}.{name}"
@@ -50,8 +54,8 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
         if spec.dtype not in FLOATS:
             message = f"{_named(spec)}, expected one of {', '.join(FLOATS)} in a model that is not quantized"
             raise CheckpointError(message, hint=_HINT)
-        if spec.shape != shape:
-            message = f"{_named(spec)}, expected the shape {list(shape)} of {has}"
+        if spec.shape != size:
+            message = f"{_named(spec)}, expected the shape {list(size)} of {has}"
             raise CheckpointError(message, hint=_HINT)
     for place, spec in found.items():
         if place[0] is not None and place not in expected:
@@ -73,26 +77,32 @@ def require_agreeing_names(config: Config) -> None:
         raise CheckpointError(error.message, hint=_HINT) from None
 
 
-def _expected(config: Config) -> Iterator[tuple[Place, tuple[int, ...]]]:
-    """Yield the tensors of the architecture; none if they do not follow exactly from its configuration."""
+def _exact_shape(config: Config) -> ModelShape | None:
+    """Return the tensors of the architecture; None if they do not follow exactly from its configuration."""
     try:
         shape = shape_of(config)
     except (ArchitectureUnknownError, NotDescribedError):
-        return
+        return None
     except ConfigInvalidError as error:
         raise CheckpointError(error.message, hint=_HINT) from None
-    for tensor in shape.tensors if shape.exact else ():
-        if tensor.role in _BESIDE:
+    return shape if shape.exact else None
+
+
+def _expected(shape: ModelShape, *, experts: bool) -> Iterator[tuple[Place, tuple[int, ...]]]:
+    for tensor in shape.tensors:
+        if tensor.role in _BESIDE or (tensor.role == "expert" and not experts):
             continue
-        size = (tensor.count, *tensor.shape) if tensor.stacked else tensor.shape
         for name in tensor.names():
             within = _LAYER.search(name)
-            yield (int(within[1]), within[2]) if within else (None, _last_two(name)), size
+            yield (int(within[1]), within[2]) if within else (None, _last_two(name)), tensor.shape
 
 
-def _found(model: Structure, tensors: Sequence[TensorSpec]) -> Iterator[tuple[Place, TensorSpec]]:
+def _found(model: Structure, tensors: Sequence[TensorSpec], *, experts: bool) -> Iterator[tuple[Place, TensorSpec]]:
+    gathered = set(layout.gathered_experts(tensors))
     for spec in tensors:
         layer = model.layer_of(spec.name)
+        if not experts and (".experts." in spec.name or spec.name in gathered):
+            continue
         if layer is not None and not model.is_redundant(spec.name):
             yield (layer, spec.name.removeprefix(f"{model.stack}.{layer}.")), spec
         elif layer is None and not (model.is_tower(spec.name) or model.is_further(spec.name)):

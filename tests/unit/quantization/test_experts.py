@@ -51,14 +51,15 @@ def _stacked(matrices: Arrays, *, transposed: bool = False) -> tuple[NDArray[Any
 
 @pytest.fixture
 def model(tiny: Path, save: Save) -> Callable[..., Path]:
-    """A model whose first layer has the given tensors in place of its MLP."""
+    """A model of no known architecture, whose first layer has the given tensors in place of its MLP."""
+    unknown = {"architectures": ["MixtureForCausalLM"], "model_type": "mixture"}
 
     def make(tensors: Arrays, name: str, **config: object) -> Path:
         dense = Checkpoint.open(tiny)
         kept = {one: dense.read(one) for one in dense.tensors if f"{_LAYER}.mlp." not in one}
         inside = {f"{_LAYER}.{one}": np.ascontiguousarray(value) for one, value in tensors.items()}
         folder = save({**kept, **inside}, name=name)
-        write_json(folder / "config.json", {**read_json(tiny / "config.json"), **config})
+        write_json(folder / "config.json", {**read_json(tiny / "config.json"), **unknown, **config})
         return folder
 
     return make
