@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.catalog.target import Target
+from orchestrator.catalog.target import Gpu, Target
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token
 from orchestrator.planner.constants import constants_in_use
@@ -28,6 +28,11 @@ _FILES_BASIS = (
 _SEARCHED: Mapping[str, float] = {MSE: 0.07e9, FOUR_OVER_SIX: 0.16e9, WEIGHTED: 0.07e9}
 """Weights a second on one core of a shared EPYC, with our compiled loops."""
 _SEARCH_CORES = (2, 16)
+_SEARCHED_ON_GPU: Mapping[str, float] = {MSE: 1.07e9, FOUR_OVER_SIX: 4.04e9, WEIGHTED: 1.03e9}
+"""Weights a second on an H100, 27 November 2026; each pass reads and writes the GPU's memory."""
+_H100_BANDWIDTH = 3.35e12
+_SEARCH_SHARES = (0.7, 1.3)
+"""What other GPUs reach of these rates, in proportion to their memory's; assumed."""
 
 _CONVERSION_BASIS = "reads and writes as our quantizer does, 0.5 to 1 GB/s together"
 
@@ -93,20 +98,27 @@ def calibrating(
     return Span(least, most, "measured", f"{files.basis}; {_CALIBRATION_BASIS}")
 
 
-def searching(weights: float, scale_search: str) -> Span | None:
+def searching(weights: float, scale_search: str, gpu: Gpu | None) -> Span | None:
     """Calculate the additional time of a search for the scales of NVFP4's blocks; None for `max`.
 
-    It is that of a processor. A GPU was not measured.
+    Args:
+        weights: The numbers that become NVFP4.
+        scale_search: One of `format_names.SCALE_SEARCHES`.
+        gpu: Where the search runs; None: on the processor.
     """
-    rate = _SEARCHED.get(scale_search)
+    rate = (_SEARCHED_ON_GPU if gpu else _SEARCHED).get(scale_search)
     if rate is None:
         return None
-    fewest, most = _SEARCH_CORES
-    basis = (
-        f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights at {rate / 1e9:.2f} billion a second on a"
-        f" core (measured on a shared EPYC), {fewest} to {most} cores assumed; a GPU was not measured"
-    )
-    return Span(weights / (rate * most), weights / (rate * fewest), "assumed", basis)
+    if gpu:
+        slowest, fastest = (rate * gpu.memory_bandwidth / _H100_BANDWIDTH * share for share in _SEARCH_SHARES)
+        how = f"{rate / 1e9:.2f} billion a second on an H100, in proportion to the memory's rate"
+    else:
+        slowest, fastest = (rate * cores for cores in _SEARCH_CORES)
+        how = "{:.2f} billion a second on a core of a shared EPYC, {} to {} cores assumed".format(
+            rate / 1e9, *_SEARCH_CORES
+        )
+    basis = f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights; measured: {how}"
+    return Span(weights / fastest, weights / slowest, "assumed", basis)
 
 
 def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target) -> Span | None:

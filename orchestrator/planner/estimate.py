@@ -218,7 +218,8 @@ def _searching(model: ModelOnTarget) -> Span | None:
     quantization, known = model.recipe.quantization, model.known
     matrices = (tensor.elements for tensor in known.shape.tensors if tensor.quantizable) if known else None
     weights = model.recipe.model.parameters if matrices is None else sum(matrices)
-    return duration.searching(weights, quantization.scale_search)
+    runs_model = known is not None and calibrates(known.served, quantization.scale_search)
+    return duration.searching(weights, quantization.scale_search, model.target.gpu if runs_model else None)
 
 
 def _quantizing(model: ModelOnTarget) -> Span | None:

@@ -109,6 +109,16 @@ def test_a_search_for_scales_adds_its_time_to_quantizing(
         assert 0 < span.least < span.most
 
 
+def test_a_gpu_that_runs_the_model_searches_as_fast_as_its_memory_is(catalog: Catalog, changed: Change) -> None:
+    recipe = changed(SEARCHED | {"quantization.format": "nvfp4", "quantization.scale_search": "mse"})
+    spark, fast = (estimated(recipe, catalog.target(name)).search for name in ("dgx-spark", "b200"))
+    assert spark is not None
+    assert fast is not None
+    ratio = catalog.target("b200").gpu.memory_bandwidth / catalog.target("dgx-spark").gpu.memory_bandwidth  # type: ignore[union-attr]
+    assert spark.least / fast.least == pytest.approx(ratio)
+    assert "H100" in spark.basis
+
+
 def test_an_offload_budget_that_is_larger_than_the_model_changes_nothing(catalog: Catalog, changed: Change) -> None:
     options = {"offload_folder": "/tmp/x", "max_gpu_memory_gb": 80, "max_cpu_memory_gb": 30}
     recipe = changed({"quantization.method": "modelopt", "quantization.options": options})
