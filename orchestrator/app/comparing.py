@@ -9,12 +9,14 @@ from orchestrator.app.model_files import hub_files, local_files
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.sizes import sizes_of
+from orchestrator.catalog.image import Image
+from orchestrator.catalog.models import find_model
+from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.known import Find, Known, known_model, known_repo, missing_sizes
-from orchestrator.planner.scheme import KvDtype, Scheme
+from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_files
 from orchestrator.recipe.load import LoadedRecipe
-from orchestrator.recipe.model import Recipe
 from orchestrator.recipe.names import ENDING
 
 USUAL_CONTEXT = 4096
@@ -57,7 +59,12 @@ def compare_formats(
     length = context or min(USUAL_CONTEXT, subject.shape.max_position)
     kv_dtype = kv_dtype or _kv_dtype(settings, model)
     target = settings.catalog.target(target_name)
-    return compare(subject, Terms(target, target_name, engine, batch, length, kv_dtype))
+    serving = (image for image in settings.catalog.images.values() if _serves(image, target))
+    return compare(subject, Terms(target, target_name, engine, batch, length, kv_dtype), serving)
+
+
+def _serves(image: Image, target: Target) -> bool:
+    return image.has("trtllm-serve") and target.architecture in image.architectures
 
 
 def _find_subject(settings: Settings, model: str) -> Subject:
@@ -65,7 +72,7 @@ def _find_subject(settings: Settings, model: str) -> Subject:
     place = Path(model)
     if place.suffix == ".json" or (place / "config.json").is_file():
         files = local_files(place)
-        return Subject(model, files.shape, files.where)
+        return Subject(model, files.shape, files.where, declared=scheme_of_files(files))
     family = _family(settings, model)
     if family:
         loaded = [settings.book.load(name) for name in family]
@@ -121,8 +128,6 @@ def _of_recipes(name: str, loaded: list[LoadedRecipe], find: Find) -> Subject:
         by_format[recipe.quantization.format] = (*by_format.get(recipe.quantization.format, ()), recipe.name)
         if recipe.name == name:
             schemes[recipe.quantization.format] = known.served
-        elif _is_usable(recipe, known):
-            schemes.setdefault(recipe.quantization.format, known.served)
     return Subject(name, first.shape, first.basis, schemes, by_format)
 
 
@@ -130,14 +135,12 @@ def _alike(known: Known, first: Known) -> bool:
     return known.shape.parameters == first.shape.parameters
 
 
-def _is_usable(recipe: Recipe, known: Known) -> bool:
-    """Tell whether a recipe's checkpoint stands for its format. FP8 with block scales has kernels of its own."""
-    return recipe.quantization.method == "none" and known.served.algorithm != "FP8_BLOCK"
-
-
 def _of_repo(settings: Settings, repo: str) -> Subject:
     found = known_repo(repo)
     if found is not None:
-        return Subject(repo, found.shape, found.basis)
+        entry = find_model(repo)
+        published = scheme_of(entry.format) if entry and entry.format else None
+        return Subject(repo, found.shape, found.basis, declared=found.stored or published)
     files = hub_files(settings, repo)
-    return Subject(repo, files.shape, f"its files on the Hub, {files.where}")
+    basis = f"its files on the Hub, {files.where}"
+    return Subject(repo, files.shape, basis, declared=scheme_of_files(files))

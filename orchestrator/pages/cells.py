@@ -55,7 +55,7 @@ def format_cells(row: Row) -> tuple[str, ...]:
     found = row.figures
     return (
         row.label,
-        "yes" if found.fits else "no",
+        "yes" if row.usable else "no",
         in_bytes(found.weights_bytes),
         f"{found.max_context:,}" if found.max_context else "none",
         f"{found.max_batch:,}" if found.max_batch else "none",

@@ -33,9 +33,11 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
     return {
         "format": row.format,
         **to_document(row.figures),
+        "fits": row.usable,
         "decode_ceiling_tokens_per_s": row.figures.ceiling,
         "context_by_batch": {reach.batch: reach.context for reach in row.reaches},
         "recipes": list(row.recipes),
+        "refused": row.refused or None,
         "advice": advice(comparison, row),
     }
 

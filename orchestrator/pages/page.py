@@ -177,7 +177,7 @@ def _speeds(comparison: Comparison) -> Chart:
         Key("band", "series-0", "pale"),
         Key("limit of the bandwidth: weights and cache read once per step, nothing else", "limit", "mark"),
     )
-    dimmed = [row.label for row in comparison.rows if not row.figures.fits]
+    dimmed = [row.label for row in comparison.rows if not row.usable]
     note = "The numbers: expected, of the limit." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
     svg = ranges(picture, bars, "tokens per second, decoding")
     return Chart(picture.title, svg, keys, note)
@@ -187,7 +187,7 @@ def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
     for row in rows:
         band, ceiling = row.figures.decode, row.figures.ceiling
         if band is not None and ceiling is not None:
-            yield Range(row.label, band.low, band.expected, band.high, ceiling, dimmed=not row.figures.fits)
+            yield Range(row.label, band.low, band.expected, band.high, ceiling, dimmed=not row.usable)
 
 
 def _reach(comparison: Comparison, rows: Sequence[Row]) -> Iterator[Chart]:
@@ -224,7 +224,7 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
     found = row.figures
     return {
         "label": label,
-        "fits": found.fits,
+        "fits": row.usable,
         "weights": weights,
         "context": context,
         "batch": batch,

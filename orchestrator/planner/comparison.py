@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from orchestrator.catalog.image import Image
 from orchestrator.catalog.target import Target
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
@@ -21,6 +22,11 @@ _CHECKPOINTS = {
     "mxfp4": "MXFP4",
 }
 _GGUF = {"f16": "F16", "q8_0": "Q8_0", "q4_k_m": "Q4_K_M", "q4_0": "Q4_0", "gguf_mxfp4": "MXFP4 (GGUF)"}
+
+_DECLARED: Mapping[str, str] = MappingProxyType(
+    {"FP8": "fp8", "FP8_BLOCK": "fp8", "NVFP4": "nvfp4", "W4A16_NVFP4": "w4a16_nvfp4", "MXFP4": "mxfp4"}
+)
+"""By the algorithm that files declare, the format to compare."""
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Concurrent requests for which the longest context is calculated."""
@@ -38,6 +44,8 @@ class Subject:
     """By format, the quantization of a checkpoint that a recipe names. Other formats follow ModelOpt's defaults."""
     recipes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """By format, the recipes that make it."""
+    declared: Scheme | None = None
+    """How its files store it, if they are quantized."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,13 @@ class Row:
     reaches: tuple[Reach, ...]
     recipes: tuple[str, ...]
     """The recipes that make it."""
+    refused: str = ""
+    """Why a plan refuses it on this target; empty if it does not."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it fits, and no plan refuses it."""
+        return self.figures.fits and not self.refused
 
 
 @dataclass(frozen=True)
@@ -102,25 +117,48 @@ def formats_of(runtime: str, shape: ModelShape) -> Mapping[str, str]:
     return {name: label for name, label in _GGUF.items() if name != "gguf_mxfp4" or shape.architecture == GPT_OSS}
 
 
-def compare(subject: Subject, terms: Terms) -> Comparison:
+def compare(subject: Subject, terms: Terms, images: Iterable[Image] = ()) -> Comparison:
     """Calculate every format.
+
+    Args:
+        subject: The model.
+        terms: The question.
+        images: Those that serve on the target; none: kernels are not looked up.
 
     Raises:
         SpeedInputError: A number that no run can have.
         CatalogError: No such runtime.
     """
+    formats, serving = formats_of(terms.runtime, subject.shape), tuple(images)
+    rows = (compare_one(subject, terms, name) for name in formats)
     return Comparison(
-        subject,
-        terms,
-        tuple(compare_one(subject, terms, name) for name in formats_of(terms.runtime, subject.shape)),
+        subject, terms, tuple(replace(row, refused=_refused(subject, terms, row.format, serving)) for row in rows)
     )
+
+
+def _refused(subject: Subject, terms: Terms, name: str, images: Sequence[Image]) -> str:
+    """Say why a plan of TensorRT-LLM refuses a format; empty if it does not."""
+    if subject.declared is not None and name != _DECLARED.get(subject.declared.algorithm):
+        return f"it is published in {subject.declared.label}, and quantizing it again only loses precision"
+    if terms.runtime != "trtllm":
+        return ""
+    architecture, gpu = subject.shape.architecture, terms.target.gpu
+    if name == "mxfp4" and architecture != GPT_OSS:
+        return "TensorRT-LLM loads MXFP4 only as gpt-oss is published in it; use NVFP4"
+    able = [image for image in images if architecture in image.pytorch_architectures]
+    if images and not able:
+        return f"no image of the catalogue serves {architecture}"
+    wanted = "fp8_block_scale" if subject.declared and subject.declared.algorithm == "FP8_BLOCK" else name
+    if able and gpu and not any(wanted in image.formats.get(f"sm_{gpu.sm}", ()) for image in able):
+        return f"no image that serves {architecture} has kernels for {wanted} on SM {gpu.sm}"
+    return ""
 
 
 def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
     """Calculate one format; raises as `compare`."""
     serving = Serving(
         shape=subject.shape,
-        scheme=subject.schemes.get(name) or scheme_of(name),
+        scheme=_scheme(subject, name),
         kv_dtype=terms.kv_dtype,
         target=terms.target,
         target_name=terms.target_name,
@@ -137,6 +175,13 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
         reaches=tuple(Reach(batch, replace(serving, batch=batch).max_context) for batch in BATCHES),
         recipes=subject.recipes.get(name, ()),
     )
+
+
+def _scheme(subject: Subject, name: str) -> Scheme:
+    declared = subject.declared
+    if declared is not None and name == _DECLARED.get(declared.algorithm):
+        return declared
+    return subject.schemes.get(name) or scheme_of(name)
 
 
 def usual_format(architecture: str, terms: Terms) -> str:

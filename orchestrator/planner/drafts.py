@@ -101,7 +101,7 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
 
 def _usual(comparison: Comparison) -> Row | None:
     """Choose the recommended format, else the smallest that fits."""
-    fitting = [row for row in comparison.rows if row.figures.fits and row.figures.decode]
+    fitting = [row for row in comparison.rows if row.usable and row.figures.decode]
     name = usual_format(comparison.subject.shape.architecture, comparison.terms)
     usual = [row for row in fitting if row.format == name]
     return next(iter((*usual, *reversed(fitting))), None)

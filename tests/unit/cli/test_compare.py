@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.catalog.models import find_model
 from tests.unit.cli.conftest import Shell
 
 FORMATS = ["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4"]
@@ -200,3 +201,63 @@ def test_a_beginning_that_several_models_share_is_refused_with_a_recipe_of_each(
     assert "2 models" in error["message"]
     assert "llama3-70b-" in error["hint"]
     assert "llama3-8b-" in error["hint"]
+
+
+@pytest.mark.parametrize("model", ["llama3-70b", "qwen3-8b", "gpt-oss-20b", "jamba-1.5-large", "Qwen/Qwen3-8B"])
+@pytest.mark.parametrize("target", ["dgx-spark", "h100", "b200"])
+def test_what_is_called_not_here_is_not_marked_as_fitting(shell: Shell, model: str, target: str) -> None:
+    for row in shell.json("compare", model, "--target", target)["formats"]:
+        assert row["advice"].startswith(("Not here:", "Does not fit")) != row["fits"], row
+        assert not (row["refused"] and row["fits"])
+    assert shell("compare", model, "--target", target) == 0
+    for line in shell.out.splitlines():
+        name, colon, said = line.partition(": ")
+        if colon and said.startswith("Not here"):
+            (cells,) = [other for other in shell.out.splitlines() if re.match(rf"{re.escape(name)} {{2,}}", other)]
+            assert " no " in cells
+
+
+@pytest.mark.parametrize("model", ["jamba-1.5-large-nvfp4", "deepseek-coder-v2-lite-nvfp4"])
+def test_what_no_image_serves_is_not_recommended(shell: Shell, model: str) -> None:
+    for row in shell.json("compare", model, "--target", "b200")["formats"]:
+        assert not row["fits"]
+        assert "usual choice" not in row["advice"]
+
+
+def test_a_format_without_kernels_on_the_target_is_not_recommended(shell: Shell) -> None:
+    rows = {row["format"]: row for row in shell.json("compare", "Qwen/Qwen3-8B", "--target", "h100")["formats"]}
+    assert "has kernels for nvfp4 on SM 90" in rows["nvfp4"]["advice"]
+    assert rows["fp8"]["fits"]
+
+
+def test_a_family_and_its_configuration_give_the_same_figures(shell: Shell, tmp_path: Path) -> None:
+    entry = find_model("meta-llama/Llama-3.3-70B-Instruct")
+    assert entry is not None
+    (tmp_path / "config.json").write_text(json.dumps(entry.config))
+    family, alone = (shell.json("compare", model) for model in ("llama3-70b", str(tmp_path / "config.json")))
+    figures = [
+        [{key: value for key, value in row.items() if key != "recipes"} for row in found["formats"]]
+        for found in (family, alone)
+    ]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "format_name"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}, "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}, "fp8"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+    ],
+)
+def test_a_quantized_configuration_is_compared_as_what_it_is(
+    shell: Shell, tmp_path: Path, quantization: dict[str, object], format_name: str
+) -> None:
+    entry = find_model("Qwen/Qwen3-8B")
+    assert entry is not None
+    (tmp_path / "config.json").write_text(json.dumps({**entry.config, "quantization_config": quantization}))
+    rows = shell.json("compare", str(tmp_path / "config.json"), "--target", "b200")["formats"]
+    assert [row["format"] for row in rows if row["fits"]] == [format_name]
+    for row in rows:
+        if row["format"] != format_name:
+            assert "quantizing it again only loses precision" in row["advice"]
