@@ -100,7 +100,10 @@ def require_one_architecture(architecture: str, model_type: object, where: str =
         ArchitectureUnknownError: It is no class of a language model.
         ConfigInvalidError: Both are known, and differ.
     """
-    declared = HABITS.get(_kind(model_type)) if isinstance(model_type, str) else None
+    if not isinstance(model_type, str | None):
+        message = f"{where}: model_type: found {model_type!r:.60}, expected a string"
+        raise ConfigInvalidError(message, hint="take the config.json that belongs to the model's weights")
+    declared = HABITS.get(_kind(model_type)) if model_type else None
     if declared is not None and HABITS.get(kind_of(architecture, where), declared) != declared:
         message = f"{where}: architectures: found {architecture}, but model_type is {model_type!r}"
         raise ConfigInvalidError(message, hint="take the config.json that belongs to the model's weights")

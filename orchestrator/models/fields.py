@@ -40,6 +40,9 @@ _CHANGES_NOTHING = re.compile(
 class NotDescribedError(ConfigInvalidError):
     """The fields do not say a size: one is missing, or may change sizes and is not understood."""
 
+    missing: tuple[str, ...] = ()
+    """The names of the field that is missing."""
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -138,7 +141,9 @@ class Fields:
             NotDescribedError: Always.
         """
         message = f"{self.where}: {' or '.join(names)} is missing, and no size follows without it"
-        raise NotDescribedError(message, hint="take the config.json of the model itself, complete")
+        error = NotDescribedError(message, hint="take the config.json of the model itself, complete")
+        error.missing = names
+        raise error
 
     def wrong(self, name: str, expected: str) -> NoReturn:
         """Raise for a field with an impossible value."""

@@ -21,6 +21,8 @@ Place = tuple[int | None, str]
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)")
 _BESIDE = frozenset(("vision", "audio", "adapter", "mtp"))
 """Roles of tensors that are not compared: towers, and layers that predict further tokens."""
+_SIZES = frozenset(("hidden_size", "vocab_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"))
+"""Fields for which transformers has defaults, which are those of another model."""
 _HINT = "Take the config.json that belongs to these weights."
 
 
@@ -81,8 +83,12 @@ def _exact_shape(config: Config) -> ModelShape | None:
     """Return the tensors of the architecture; None if they do not follow exactly from its configuration."""
     try:
         shape = shape_of(config)
-    except (ArchitectureUnknownError, NotDescribedError):
+    except ArchitectureUnknownError:
         return None
+    except NotDescribedError as error:
+        if _SIZES.isdisjoint(error.missing) or structure.lists_layers(config):
+            return None
+        raise CheckpointError(error.message, hint=_HINT) from None
     except ConfigInvalidError as error:
         raise CheckpointError(error.message, hint=_HINT) from None
     return shape if shape.exact else None

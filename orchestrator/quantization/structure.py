@@ -100,6 +100,11 @@ def text_config(config: Config) -> Config:
     return parts[0] if parts else config
 
 
+def lists_layers(config: Config) -> bool:
+    """Tell whether a configuration has an entry for each layer, in place of their number."""
+    return any(text_config(config).get(key) for key in _KINDS_OF_LAYERS)
+
+
 def untied(config: Config) -> dict[str, Any]:
     """Return a configuration that does not tie the head to the embedding."""
     parts = {key: {**config[key], "tie_word_embeddings": False} for key in _TEXT if isinstance(config.get(key), dict)}

@@ -22,6 +22,7 @@ from orchestrator.quantization import layout
 from orchestrator.quantization.activation_probe import Measured
 from orchestrator.quantization.calibrated import check_measured, quantize_calibrated
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import fp8, nvfp4
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan, scheme_named
@@ -183,6 +184,12 @@ def test_a_cache_format_that_needs_other_scales_is_refused(tiny: Path) -> None:
 # --- scales of keys and values ---
 
 
+def _configure_unknown(folder: Path, like: Path) -> None:
+    """Write the configuration of a model of no known architecture."""
+    unknown = {"architectures": ["MixerForCausalLM"], "model_type": "mixer"}
+    write_json(folder / "config.json", {**read_json(like / "config.json"), **unknown})
+
+
 def _renamed_attention(tiny: Path, save: Save, **names: str) -> Path:
     """Copy a model with other names for the projections of its attention."""
     checkpoint = Checkpoint.open(tiny)
@@ -192,7 +199,7 @@ def _renamed_attention(tiny: Path, save: Save, **names: str) -> Path:
         return f"{parent}.{names[leaf]}.weight" if leaf in names else name
 
     folder = save({renamed(name): checkpoint.read(name) for name in checkpoint.tensors})
-    (folder / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    _configure_unknown(folder, tiny)
     return folder
 
 
@@ -210,7 +217,7 @@ def test_layers_without_attention_are_counted_with_the_reason(tiny: Path, save: 
     mixer = {f"model.layers.1.linear_attn.{part}_proj.weight": np.ones((64, 64), _BF16) for part in ("in", "out")}
     left = [name for name in checkpoint.tensors if "layers.1.self_attn" not in name]
     source = save({**{name: checkpoint.read(name) for name in left}, **mixer})
-    (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    _configure_unknown(source, tiny)
     plan = Plan.make(source, scheme_named("fp8"), kv_cache="fp8")
     assert plan.layers_without_cache_scales == {1: "it has no attention"}
     excluding = Plan.make(source, scheme_named("fp8"), ["model.layers.0.self_attn*"], "none")
@@ -240,7 +247,7 @@ def test_keys_and_values_of_a_layer_without_planned_scales_are_refused(tiny: Pat
     checkpoint = Checkpoint.open(tiny)
     names = {name: name.replace("layers.1.self_attn", "layers.1.mixer") for name in checkpoint.tensors}
     source = save({new.replace("mixer.k_proj", "mixer.keys"): checkpoint.read(name) for name, new in names.items()})
-    (source / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    _configure_unknown(source, tiny)
     plan = Plan.make(source, scheme_named("fp8"), kv_cache="fp8")
     with pytest.raises(ModelUnsupportedError, match=r"model\.layers\.1: it has attention, but no projection"):
         check_measured(plan, 1, Measured(keys=1, values=1, attended=True))
