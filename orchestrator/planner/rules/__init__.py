@@ -43,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     formats.has_kernels,
     formats.has_block_scale_kernels,
     formats.engines_have_one_format,
+    formats.engine_has_its_cache,
     formats.mxfp4_is_gpt_oss,
     formats.awq_is_dense,
     formats.has_kv_cache_kernels,
@@ -70,6 +71,7 @@ CAUTIONS: tuple[Rule, ...] = (
     cautions.cache_leaves_memory_for_the_system,
     cautions.hybrid_reuses_no_blocks,
     cautions.engine_options_are_used,
+    cautions.quantization_is_used,
     cautions.every_gpu_serves,
     cautions.code_is_trusted,
 )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from orchestrator.errors import Refusal
 from orchestrator.planner.phases import building, peak_words
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.planner.rules.faults import matching
 from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE
-from orchestrator.recipe.model import HubModel
+from orchestrator.recipe.model import Calibration, HubModel, Resources
 from orchestrator.units import in_bytes
 
 _TIGHT = 0.9
 _MAX_UNIFIED_FRACTION = 0.9
+_USED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"none": (), "onepass": ("calibration", "resources"), "trtllm": ("calibration", "options", "image")}
+)
+"""By method, the settings of `quantization` that it uses; ModelOpt uses all."""
 
 
 def known_faults(given: RuleInput) -> Iterator[Refusal]:
@@ -77,6 +82,23 @@ def engine_options_are_used(given: RuleInput) -> Iterator[Refusal]:
     if given.recipe.backend == "pytorch" and (given.recipe.engine.convert or given.recipe.engine.build):
         message = "engine.convert and engine.build are for backend tensorrt; backend pytorch does not read them"
         yield Refusal("ENGINE_OPTIONS_UNUSED", message, "remove them, or use backend tensorrt")
+
+
+def quantization_is_used(given: RuleInput) -> Iterator[Refusal]:
+    """Settings of a quantizer that does not run have no effect."""
+    quantization = given.quantization
+    settings = {
+        "calibration": quantization.calibration != Calibration(),
+        "resources": quantization.resources != Resources(),
+        "options": bool(quantization.options),
+        "image": quantization.image is not None,
+    }
+    used = _USED.get(quantization.method, settings)
+    unused = [name for name, is_set in settings.items() if is_set and name not in used]
+    if unused:
+        names = ", ".join(f"quantization.{name}" for name in unused)
+        message = f"method {quantization.method} does not use {names}"
+        yield Refusal("QUANTIZATION_UNUSED", message, "remove it, or use another method")
 
 
 def code_is_trusted(given: RuleInput) -> Iterator[Refusal]:

@@ -70,6 +70,14 @@ def engines_have_one_format(given: RuleInput) -> Iterator[Refusal]:
         yield Refusal("FORMAT_UNSUPPORTED", message, "use backend pytorch, which loads it, or format nvfp4 or fp8")
 
 
+def engine_has_its_cache(given: RuleInput) -> Iterator[Refusal]:
+    """The KV cache of a TensorRT engine has the type that it is built with: that of the checkpoint's scales."""
+    built, asked = given.quantization.kv_cache, given.recipe.serve.kv_cache.dtype
+    if given.recipe.backend == "tensorrt" and asked not in ("auto", built):
+        message = f"serve.kv_cache.dtype {asked} does not reach a TensorRT engine, which is built with {built}"
+        yield Refusal("KV_CACHE_UNSUPPORTED", message, f"set quantization.kv_cache to {asked}, or use backend pytorch")
+
+
 def mxfp4_is_gpt_oss(given: RuleInput) -> Iterator[Refusal]:
     """TensorRT-LLM loads MXFP4 only as OpenAI publishes it. It cannot read what ModelOpt writes under that name."""
     if given.quantization.format != "mxfp4":

@@ -50,6 +50,9 @@ _SERVE_OWN = MappingProxyType(
     }
 )
 _KV_CACHE_OWN = frozenset({"dtype", "free_gpu_memory_fraction", "max_tokens", "enable_block_reuse"})
+_GUIDED = "guided_decoding_backend"
+_GUIDED_BACKENDS = ("xgrammar", "llguidance")
+"""What TensorRT-LLM's images have to force a grammar on an answer."""
 _PYTORCH_ONLY = frozenset(
     {
         "allreduce_strategy",
@@ -207,6 +210,9 @@ def _serve_key(given: RuleInput, key: str) -> Iterator[Refusal]:
     elif given.image.has("trtllm-serve") and key not in given.image.llm_api:
         message = f"serve.options.{key}: trtllm-serve of image {given.recipe.image} has no such key"
         yield Refusal("OPTION_UNKNOWN", message, _near(key, given.image.llm_api))
+    elif key == _GUIDED and given.recipe.serve.options[key] not in (None, *_GUIDED_BACKENDS):
+        message = f"serve.options.{key}: found {given.recipe.serve.options[key]!r}, which no image has"
+        yield Refusal("OPTION_VALUE", message, f"use {' or '.join(_GUIDED_BACKENDS)}")
     elif given.recipe.backend == "tensorrt" and key in _PYTORCH_ONLY:
         message = f"serve.options.{key} is for backend pytorch; serving a TensorRT engine fails with it"
         yield Refusal("OPTION_UNKNOWN", message, "remove it, or use backend pytorch")
