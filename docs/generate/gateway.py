@@ -8,7 +8,7 @@ from docs.generate.markdown import block, code, page, table, table_in
 from orchestrator.bundle.gateway import __main__ as program
 from orchestrator.bundle.gateway import errors
 from orchestrator.bundle.gateway.metrics import NIM_NAMES
-from orchestrator.bundle.gateway.routes import ROUTES
+from orchestrator.bundle.gateway.routes import ROUTES, STORED
 from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_EFFECT, Topic, Variable
 
 _INTRODUCTION = """\
@@ -16,11 +16,11 @@ _INTRODUCTION = """\
 a NIM does. It is no NVIDIA NIM. Why it is built so: [decision 0024](../adr/0024-gateway.md)."""
 
 _ROUTES = """\
-Nothing else exists: every other path is answered with 404, every other method with 405. Errors have the shape of
-OpenAI's, `{"error": {"message", "type", "param", "code"}}`. An answer has an `X-Request-Id`, the request's own where it
-has one. A body must be `application/json`. Its fields are those of OpenAI's interface and TensorRT-LLM's sampling;
-every other one is refused with 400 and its name. Bodies of 128 KiB and more are checked in a process of their own, one
-at a time, so that health is answered meanwhile."""
+Nothing else exists: every other path is answered with 404, every other method with 405; what takes GET takes HEAD.
+Errors have the shape of OpenAI's, `{"error": {"message", "type", "param", "code"}}`. An answer has an `X-Request-Id`,
+the request's own where it has one. A body must be `application/json`. Its fields are those of OpenAI's interface and
+TensorRT-LLM's sampling; every other one is refused with 400 and its name. Bodies of 128 KiB and more are checked in a
+process of their own, one at a time, so that health is answered meanwhile."""
 
 _KEYS = """\
 With `NIM_GATEWAY_API_KEYS_FILE` the routes marked so ask for `Authorization: Bearer KEY`. Make a key, which is shown
@@ -83,7 +83,7 @@ def reference() -> str:
 
 
 def _routes() -> Iterator[tuple[str, str, str]]:
-    for route in ROUTES.values():
+    for route in (*ROUTES.values(), *STORED):
         yield code(f"{route.method} {route.path}"), "" if route.open else "yes", route.summary
 
 

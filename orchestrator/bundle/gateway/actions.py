@@ -17,7 +17,7 @@ from .errors import MachineError, UsageError
 from .keys import create_key
 from .launch import Launch
 from .openapi import describe
-from .routes import ROUTES
+from .routes import ROUTES, STORED
 from .settings import Settings
 
 _PROBE_SECONDS = 5.0
@@ -38,7 +38,7 @@ def launch_report(settings: Settings, documents: Documents, launch: Launch, warn
         + (f"{limits.per_minute} a minute per client" if limits.per_minute else "any number a minute"),
         "starts: " + shlex.join(launch.command(launch.config)),
         *(["with these changes in a copy of the configuration:", *changes] if changes else []),
-        "routes: " + ", ".join(f"{route.method} {route.path}" for route in ROUTES.values()),
+        "routes: " + ", ".join(f"{route.method} {route.path}" for route in (*ROUTES.values(), *STORED)),
         *(f"warning: {warning}" for warning in warnings),
     ]
     return "\n".join(lines)

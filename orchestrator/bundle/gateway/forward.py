@@ -50,7 +50,7 @@ async def forward(
     write_seconds: float,
     record: AnswerRecord,
 ) -> web.StreamResponse:
-    """Send a request to trtllm-serve and forward its answer.
+    """Send a request to trtllm-serve, with the client's method, and forward its answer.
 
     The client's request line, headers and framing are not forwarded: the new request has a constant path, these headers
     and a body of known length. If the client closes its connection, this is cancelled, and with it the connection to
@@ -75,7 +75,9 @@ async def forward(
     """
     try:
         with silence.awaited() as awaited:
-            async with session.post(url, data=body, headers={"Content-Type": JSON, **headers}) as answer:
+            method = "GET" if request.method == "HEAD" else request.method
+            content = {"Content-Type": JSON} if body else {}
+            async with session.request(method, url, data=body or None, headers={**content, **headers}) as answer:
                 if answer.status >= _ERROR:
                     return await _error(answer, added, names)
                 return await _stream(

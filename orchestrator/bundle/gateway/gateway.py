@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 import uuid
@@ -29,8 +30,9 @@ from .logs import Log
 from .machine import certificate_end, free_bytes
 from .metrics import Histogram, MachineState, Metrics
 from .model_names import ModelNames
+from .openapi import describe, page
 from .refusals import RefusedError, refuse
-from .replies import JSON, SERVER, error_document, json_reply
+from .replies import HTML, JSON, SERVER, error_document, json_reply
 from .routes import HEALTH, ROUTES, Route
 from .runtime import Runtime, State
 from .settings import Settings
@@ -48,7 +50,9 @@ _UNREAD = frozenset({408, 413})
 """The connection is closed after these, because the rest of the body may still arrive."""
 _BROKEN = 502
 _FAILED = frozenset({State.ENDED, State.HUNG})
+_METRICS = frozenset({routes.METRICS, routes.METRICS_OF_TOOLS})
 _METRICS_SECONDS = 5.0
+_CONTINUE = "100-continue"
 _CHUNK = 1 << 16
 _STARTED = 1700000000
 """The model's `created` time if trtllm-serve reports none. It is a constant, so that a restart does not change it."""
@@ -127,6 +131,8 @@ class Gateway:
             routes.LICENSE: documents.license,
             routes.VERSION: documents.version,
             routes.MANIFEST: documents.manifest,
+            routes.OPENAPI: json.dumps(describe(settings.names)),
+            routes.DOCS: page(settings.names),
         }
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -191,14 +197,22 @@ class Gateway:
         if request.version < HttpVersion10:
             refuse(505, "HTTP/1.0 or newer is needed.", code="http_version")
         path = request.raw_path.partition("?")[0]
-        route = exchange.route = table.get(path)
-        if route is None:
+        found = routes.find_routes(path, table)
+        if not found:
             refuse(404, "There is no such route; GET /v1/models names the model.", code="not_found")
+        exchange.route = found[0]
         if request.method == "OPTIONS" and self._settings.cors and "Origin" in request.headers:
             return self._preflight(request)
-        if request.method != route.method:
-            refuse(405, f"{path} takes {route.method}.", code="method_not_allowed", headers={"Allow": route.method})
+        route = next((route for route in found if request.method in route.accepted), None)
+        if route is None:
+            methods = ", ".join(method for route in found for method in route.accepted)
+            refuse(405, f"{path} takes {methods}.", code="method_not_allowed", headers={"Allow": methods})
+        exchange.route = route
+        if request.headers.get("Expect", _CONTINUE).lower() != _CONTINUE:
+            refuse(417, f"Expect must be {_CONTINUE}.", code="expectation_failed")
         self._check_key(exchange, route)
+        if route.path == routes.RESPONSE:
+            return await self._forward_stored(exchange, path)
         if route.for_model:
             return await self._forward(exchange, route)
         return await self._answer_locally(route)
@@ -208,24 +222,27 @@ class Gateway:
         match route.path:
             case routes.LIVE:
                 return self._answer_live()
-            case routes.READY:
-                return self._answer_ready()
-            case routes.METRICS:
+            case routes.READY | routes.HEALTH_OF_TOOLS:
+                return self._answer_ready(with_body=route.path == routes.READY)
+            case routes.METRICS | routes.METRICS_OF_TOOLS:
                 return await self._answer_metrics()
             case routes.MODELS:
                 return self._answer_models()
             case document:
-                return web.Response(text=self._bodies[document], content_type=JSON)
+                content_type = HTML if document == routes.DOCS else JSON
+                return web.Response(text=self._bodies[document], content_type=content_type)
 
     def _answer_live(self) -> web.Response:
         if self._runtime.state in _FAILED and self.phase is Phase.SERVING:
             self._refuse_failed()
         return json_reply({"object": "health.response", "message": "live", "status": "live"})
 
-    def _answer_ready(self) -> web.Response:
+    def _answer_ready(self, *, with_body: bool) -> web.Response:
         if self.phase is not Phase.SERVING:
             _refuse_stopping()
         self._check_ready()
+        if not with_body:
+            return web.Response()
         return json_reply({"object": "health.response", "message": "ready", "status": "ready"})
 
     def _check_ready(self) -> None:
@@ -281,7 +298,7 @@ class Gateway:
             return ""
 
     def _check_key(self, exchange: _Exchange, route: Route) -> None:
-        is_open = route.open and not (route.path == routes.METRICS and self._settings.metrics_need_key)
+        is_open = route.open and not (route.path in _METRICS and self._settings.metrics_need_key)
         if self._keys is None or is_open:
             return
         given = exchange.request.headers.getall("Authorization", [])
@@ -302,19 +319,31 @@ class Gateway:
                 exchange.body = body
             names = self._model_names()
             body = await self._body_worker.prepare(route.path, body, self._rules(names))
-            exchange.trace = self._traces.begin(route.path, exchange.request.headers)
-            return await forward(
-                exchange.request,
-                self._runtime.silence,
-                self._session,
-                self._runtime.url + route.path,
-                body,
-                names=names,
-                headers={**exchange.trace.headers, **_accepted(exchange.request), REQUEST_ID: exchange.id},
-                added=self._added(exchange),
-                write_seconds=self._settings.limits.write_seconds,
-                record=exchange.record,
-            )
+            return await self._send(exchange, route.path, body)
+
+    async def _send(self, exchange: _Exchange, path: str, body: bytes) -> web.StreamResponse:
+        assert exchange.route is not None  # noqa: S101 - found
+        exchange.trace = self._traces.begin(exchange.route.path, exchange.request.headers)
+        return await forward(
+            exchange.request,
+            self._runtime.silence,
+            self._session,
+            self._runtime.url + path,
+            body,
+            names=self._model_names(),
+            headers={**exchange.trace.headers, **_accepted(exchange.request), REQUEST_ID: exchange.id},
+            added=self._added(exchange),
+            write_seconds=self._settings.limits.write_seconds,
+            record=exchange.record,
+        )
+
+    async def _forward_stored(self, exchange: _Exchange, path: str) -> web.StreamResponse:
+        """Forward a request for a stored answer. Its path is a constant and one word."""
+        self._check_ready()
+        client = exchange.key or f"@{exchange.client}"
+        self._rate.take(client, time.monotonic())
+        with self.concurrency.running_request(client):
+            return await self._send(exchange, path, b"")
 
     def _rules(self, names: ModelNames) -> BodyRules:
         return BodyRules(
@@ -336,7 +365,7 @@ class Gateway:
 
     async def _read_body(self, request: web.BaseRequest, take: Callable[[int], None]) -> bytes:
         """Read the whole body before the request to trtllm-serve, so that slow or endless bodies never reach it."""
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        if "Expect" in request.headers:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         limit, parts, size = self._settings.limits.body_bytes, [], 0

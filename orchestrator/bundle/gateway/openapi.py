@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from .metrics import CONTENT_TYPE
-from .routes import LICENSE, LIVE, MANIFEST, METADATA, METRICS, MODELS, READY, ROUTES, VERSION, Route
+from .routes import (
+    DOCS,
+    HEALTH_OF_TOOLS,
+    LICENSE,
+    LIVE,
+    MANIFEST,
+    METADATA,
+    METRICS,
+    METRICS_OF_TOOLS,
+    MODELS,
+    READY,
+    RESPONSE,
+    ROUTES,
+    STORED,
+    VERSION,
+    Route,
+)
 
 _TEXT = {"type": "string"}
 
@@ -17,7 +35,9 @@ def describe(names: Sequence[str]) -> dict[str, Any]:
     Args:
         names: The names of the model.
     """
-    paths = {route.path: {route.method.lower(): _operation(route, names)} for route in ROUTES.values()}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in (*ROUTES.values(), *STORED):
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -33,15 +53,36 @@ def describe(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def page(names: Sequence[str]) -> str:
+    """Write the interface as a page, which loads nothing from elsewhere.
+
+    Args:
+        names: The names of the model.
+    """
+    rows = "".join(
+        f"<tr><td><code>{route.method} {route.path}</code></td><td>{html.escape(route.summary)}</td></tr>"
+        for route in (*ROUTES.values(), *STORED)
+    )
+    model = html.escape(", ".join(names))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{model}</title><h1>{model}</h1>'
+        f'<p>The whole description: <a href="openapi.json">openapi.json</a>.</p><table>{rows}</table></html>\n'
+    )
+
+
 def _operation(route: Route, names: Sequence[str]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.path.removeprefix("/v1/").replace("/", "_"),
+        "operationId": re.sub(r"\W+", "_", route.path.removeprefix("/v1/")).strip("_"),
         "summary": route.summary,
         "responses": {"200": _success(route), "default": _failure()},
     }
     if not route.open:
         operation["security"] = [{}, {"key": []}]
-    if route.for_model:
+    if route.path == RESPONSE:
+        operation["operationId"] = f"{route.method.lower()}_response"
+        schema = {"type": "string", "pattern": "^resp[A-Za-z0-9_-]{1,124}$"}
+        operation["parameters"] = [{"name": "response_id", "in": "path", "required": True, "schema": schema}]
+    elif route.for_model:
         required, optional = _REQUESTS[route.path]
         schema = _object({"model": {"enum": list(names)}, **required}, **optional) | {"additionalProperties": False}
         example = {"model": names[0], **_EXAMPLES[route.path]}
@@ -51,10 +92,14 @@ def _operation(route: Route, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _success(route: Route) -> dict[str, Any]:
-    if route.path == METRICS:
+    if route.path == HEALTH_OF_TOOLS:
+        return {"description": route.summary}
+    if route.path == DOCS:
+        return {"description": route.summary, "content": {"text/html": {"schema": _TEXT}}}
+    if route.path in {METRICS, METRICS_OF_TOOLS}:
         return {"description": route.summary, "content": {CONTENT_TYPE: {"schema": _TEXT}}}
     content: dict[str, Any] = {"application/json": {"schema": _ANSWERS.get(route.path, {"type": "object"})}}
-    if route.for_model:
+    if route.for_model and route.path != RESPONSE:
         content["text/event-stream"] = {"schema": {"description": "Events in OpenAI's format, while the model writes."}}
     return {"description": route.summary, "content": content}
 

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 JSON = "application/json"
+HTML = "text/html"
 SERVER = "nim-gateway"
 """The header `Server` of answers, without versions."""
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

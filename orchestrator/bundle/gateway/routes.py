@@ -1,7 +1,8 @@
-"""The table of all routes. Other paths do not exist, and no path of a client ever reaches trtllm-serve."""
+"""The table of all routes. Other paths do not exist, and a client's path reaches trtllm-serve only as one of them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,15 +19,22 @@ class Route:
     open: bool = False
     """It requires no API key, because probes have none."""
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The methods that it takes: whatever takes GET takes HEAD."""
+        return (self.method, "HEAD") if self.method == "GET" else (self.method,)
+
 
 LIVE, READY, METRICS = "/v1/health/live", "/v1/health/ready", "/v1/metrics"
+HEALTH_OF_TOOLS, METRICS_OF_TOOLS, OPENAPI, DOCS = "/health", "/metrics", "/openapi.json", "/docs"
 MODELS, METADATA, MANIFEST = "/v1/models", "/v1/metadata", "/v1/manifest"
 LICENSE, VERSION = "/v1/license", "/v1/version"
+RESPONSE = "/v1/responses/{response_id}"
 
 ROUTES: Mapping[str, Route] = {
     route.path: route
     for route in (
-        Route(LIVE, "GET", "Whether the server runs; 503 after trtllm-serve has ended.", open=True),
+        Route(LIVE, "GET", "Whether the server runs; 503 after trtllm-serve has ended or hangs.", open=True),
         Route(READY, "GET", "Whether the model answers; 503 before that, and while the server stops.", open=True),
         Route(MODELS, "GET", "The names of the model."),
         Route(METADATA, "GET", "The model, its files and its licence."),
@@ -34,6 +42,10 @@ ROUTES: Mapping[str, Route] = {
         Route(LICENSE, "GET", "The licence of the base model."),
         Route(VERSION, "GET", "The version of the bundle and of the interface."),
         Route(METRICS, "GET", "Metrics for Prometheus.", open=True),
+        Route(HEALTH_OF_TOOLS, "GET", f"The same as {READY}, without a body.", open=True),
+        Route(METRICS_OF_TOOLS, "GET", f"The same as {METRICS}.", open=True),
+        Route(OPENAPI, "GET", "This interface, as OpenAPI."),
+        Route(DOCS, "GET", "This interface, as a page."),
         Route("/v1/chat/completions", "POST", "Answer a conversation.", for_model=True),
         Route("/v1/completions", "POST", "Continue a text.", for_model=True),
         Route("/v1/responses", "POST", "Answer through OpenAI's newer interface.", for_model=True),
@@ -41,3 +53,18 @@ ROUTES: Mapping[str, Route] = {
 }
 HEALTH: Mapping[str, Route] = {path: ROUTES[path] for path in (LIVE, READY)}
 """The routes of a separate health port."""
+
+STORED: tuple[Route, ...] = (
+    Route(RESPONSE, "GET", "An answer that trtllm-serve has stored.", for_model=True),
+    Route(RESPONSE, "DELETE", "Remove it.", for_model=True),
+)
+"""The routes with the id of an answer in their path."""
+_STORED = re.compile(r"/v1/responses/(resp[A-Za-z0-9_-]{1,124})")
+"""An id is one word without a meaning in a path, as trtllm-serve makes them."""
+
+
+def find_routes(path: str, table: Mapping[str, Route]) -> tuple[Route, ...]:
+    """Return the routes of a path; none if it does not exist."""
+    if path in table:
+        return (table[path],)
+    return STORED if table is ROUTES and _STORED.fullmatch(path) else ()

@@ -20,7 +20,7 @@ def _large(name: str) -> bytes:
 
 
 def test_large_bodies_are_checked_in_another_process_which_ends_after_them() -> None:
-    async def check() -> tuple[list[object], int, int]:
+    async def check() -> tuple[list[bytes | BaseException], int, int]:
         worker = BodyWorker()
         bodies = [_large("llama"), _large("gpt"), b"{" * LARGE, _large("meta/llama")]
         answers = await asyncio.gather(*(worker.prepare(CHAT, body, RULES) for body in bodies), return_exceptions=True)

@@ -118,7 +118,8 @@ def test_an_address_is_believed_from_a_trusted_proxy_only(tmp_path: Path) -> Non
 def test_what_is_not_for_clients_never_reaches_trtllm_serve(tmp_path: Path) -> None:
     with deployed(tmp_path) as server:
         for field in ("disaggregated_params", "lora_request"):
-            status, answer = server.ask("hello", **{field: {}})
+            status, _, body = server.request("POST", "/v1/chat/completions", chat("hello") | {field: {}})
+            answer = json.loads(body)
             assert (status, answer["error"]["code"]) == (400, "unknown_field")
         assert server.ask("hello", chat_template="{{ 1 }}")[1]["error"]["code"] == "chat_template_off"
         assert not [entry for entry in server.heard if entry.get("method") == "POST"]

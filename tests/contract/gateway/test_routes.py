@@ -123,9 +123,10 @@ def test_no_answer_at_all_is_a_bad_gateway(server: Deployment) -> None:
 
 
 @pytest.mark.parametrize("path", [
-    "/", "/v1", "/v1/", "/health", "/metrics", "/prometheus/metrics", "/update_weights", "/release_memory",
+    "/", "/v1", "/v1/", "/health/", "/metrics/", "/prometheus/metrics", "/update_weights", "/release_memory",
     "/v1/models/", "/v1/models/tiny", "/V1/models", "/v1/chat/completions/", "//v1/models", "/v1//models",
-    "/v1/models/../models", "/v1/%6dodels", "/openapi.json", "/docs", "/v1/responses/abc", "/server_info",
+    "/v1/models/../models", "/v1/%6dodels", "/docs/", "/server_info",
+    "/v1/responses/abc", "/v1/responses/resp_a/b", "/v1/responses/resp_..%2f",
 ])  # fmt: skip
 def test_what_is_on_no_list_does_not_exist(server: Deployment, path: str) -> None:
     for method in ("GET", "POST", "DELETE", "PUT"):
@@ -135,9 +136,9 @@ def test_what_is_on_no_list_does_not_exist(server: Deployment, path: str) -> Non
 
 @pytest.mark.parametrize("path", sorted(ROUTES))
 def test_a_route_takes_its_method_and_names_it(server: Deployment, path: str) -> None:
-    for method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"} - {ROUTES[path].method}:
+    for method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"} - set(ROUTES[path].accepted):
         status, headers, _ = server.request(method, path)
-        assert (status, headers["allow"]) == (405, ROUTES[path].method)
+        assert (status, headers["allow"]) == (405, ", ".join(ROUTES[path].accepted))
 
 
 def test_a_query_is_not_part_of_the_route_and_goes_no_further(server: Deployment) -> None:
@@ -182,3 +183,38 @@ def test_an_error_that_quotes_a_long_conversation_keeps_its_words(server: Deploy
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert "Field required" in error["message"]
     assert len(error["message"]) < 3000
+
+
+def test_whatever_is_asked_by_get_is_asked_by_head_too(server: Deployment) -> None:
+    for path in sorted(path for path, route in ROUTES.items() if route.method == "GET"):
+        status, headers, body = server.request("HEAD", path)
+        assert (status, body) == (200, b"")
+        if path != "/health":  # has no body
+            assert headers["content-type"] == server.request("GET", path)[1]["content-type"]
+
+
+def test_tools_find_health_metrics_and_the_description_where_they_look(server: Deployment) -> None:
+    assert server.request("GET", "/health")[::2] == (200, b"")
+    assert "nim_gateway_runtime_ready" in server.get("/metrics")[1]["text"]
+    assert server.get("/openapi.json")[1]["openapi"] == "3.1.0"
+    status, headers, page = server.request("GET", "/docs")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b"/v1/responses/{response_id}" in page
+    assert b"http" not in page.replace(b"doctype html", b"")  # nothing is loaded from elsewhere
+
+
+def test_a_stored_answer_is_read_and_removed(server: Deployment) -> None:
+    name = server.ask("hello", path="/v1/responses")[1]["id"]
+    for path in (f"/v1/responses/{name}", f"/v1/responses/{name}?include=x"):
+        status, answer = server.get(path)
+        assert (status, answer["id"], answer["model"]) == (200, name, "tiny")
+    assert json.loads(server.request("DELETE", f"/v1/responses/{name}")[2])["deleted"] is True
+    status, answer = server.get(f"/v1/responses/{name}")
+    assert (status, answer["error"]["message"]) == (404, f"Response with id '{name}' not found.")
+    status, headers, _ = server.request("PUT", f"/v1/responses/{name}")
+    assert (status, headers["allow"]) == (405, "GET, HEAD, DELETE")
+
+
+def test_an_expectation_that_nobody_knows_fails(server: Deployment) -> None:
+    status, _, body = server.request("POST", "/v1/chat/completions", chat("hello"), Expect="200-ok")
+    assert (status, json.loads(body)["error"]["code"]) == (417, "expectation_failed")

@@ -230,9 +230,9 @@ def _without_temporary(folder: Path) -> Path:
     return place
 
 
-def _ignore(server: Deployment, question: str, **fields: bool) -> None:
+def _ignore(server: Deployment, question: str, *, stream: bool = False) -> None:
     try:
-        server.ask(question, **fields)
+        server.ask(question, stream=stream)
     except (OSError, http.client.HTTPException):
         return
 

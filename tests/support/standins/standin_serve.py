@@ -166,6 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
     is_guided: ClassVar[bool] = False
     is_newer: ClassVar[bool] = False
     state: ClassVar[str] = "loading"
+    stored: ClassVar[dict[str, dict[str, Any]]] = {}
     is_stalled: ClassVar[bool] = False
     done: ClassVar[int] = 0
     lock: ClassVar[threading.Lock] = threading.Lock()
@@ -184,10 +185,32 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path in pages:
             self._json(200, pages[self.path])
+        elif self.path.startswith("/v1/responses/"):
+            self._stored(remove=False)
         elif ("GET", self.path) in _CONTROLS:
             self._json(200, {"done": self.path})
         else:
             self._json(404, {"detail": "Not Found"})
+
+    def do_DELETE(self) -> None:
+        self._note({"method": "DELETE", "path": self.path})
+        if self.path.startswith("/v1/responses/"):
+            self._stored(remove=True)
+        else:
+            self._json(404, {"detail": "Not Found"})
+
+    def _stored(self, *, remove: bool) -> None:
+        """As `openai_responses_get_response` and `…_delete_response` of tensorrt_llm/serve/openai_server.py."""
+        name = self.path.rpartition("/")[2]
+        found = self.stored.pop(name, None) if remove else self.stored.get(name)
+        if not name.startswith("resp"):
+            self._error(f"Invalid 'response_id': '{name}'. Expected an ID that begins with 'resp'.")
+        elif found is None:
+            message = f"Response with id '{name}' not found."
+            kind = "InvalidRequestError"
+            self._json(404, {"object": "error", "message": message, "type": kind, "param": None, "code": 404})
+        else:
+            self._json(200, {"id": name, "object": "response", "deleted": True} if remove else found)
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -262,7 +285,11 @@ class _Handler(BaseHTTPRequestHandler):
         if "break" in words:
             self._break()
             return
-        self._json(200, self._whole(body, "".join(parts).strip()))
+        whole = self._whole(body, "".join(parts).strip())
+        if self.path == "/v1/responses":
+            whole["id"] = f"resp_{len(self.stored)}"
+            self.stored[whole["id"]] = whole
+        self._json(200, whole)
         _Handler.done += 1
 
     def _model(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from tests.support.gateway import example_serve, write_documents
 
 KEY = "nimg-the-key-of-alice"
 LAUNCH = Launch((), Path(), Path(), "--config", {}, max_model_len=4096, guided=False, max_batch_size=8)
-OPEN = {"/v1/health/live", "/v1/health/ready", "/v1/metrics"}
+OPEN = {"/v1/health/live", "/v1/health/ready", "/v1/metrics", "/health", "/metrics"}
 FOR_MODEL = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 
 
@@ -123,6 +123,10 @@ def test_the_table_of_routes_is_that_of_a_nim() -> None:
         "/v1/license": "GET",
         "/v1/version": "GET",
         "/v1/metrics": "GET",
+        "/health": "GET",
+        "/metrics": "GET",
+        "/openapi.json": "GET",
+        "/docs": "GET",
         "/v1/chat/completions": "POST",
         "/v1/completions": "POST",
         "/v1/responses": "POST",
@@ -150,13 +154,13 @@ def test_each_document_is_answered_under_its_own_path(world: World, path: str, d
 
 @pytest.mark.parametrize("path", sorted(ROUTES))
 def test_another_method_is_refused_with_the_one_that_is_allowed(world: World, path: str) -> None:
-    for method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"} - {ROUTES[path].method}:
+    for method in {"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"} - set(ROUTES[path].accepted):
         status, headers, answer = world.ask(path, method, Origin="https://a.example")
-        assert (status, headers["allow"]) == (405, ROUTES[path].method)
+        assert (status, headers["allow"]) == (405, ", ".join(ROUTES[path].accepted))
         assert answer["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "/V1/models", "/v1/models/x", "/metrics", "/v2/models"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "/V1/models", "/v1/models/x", "/metrics/", "/v2/models"])
 def test_another_path_does_not_exist(world: World, path: str) -> None:
     status, _, answer = world.ask(path)
     assert (status, answer["error"]["code"], answer["error"]["type"]) == (404, "not_found", "not_found_error")
