@@ -44,14 +44,18 @@ SAMPLES = ("tiny-llama-w4a16-nvfp4", "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4-
 """One of each kind: from a seed, with an engine, on two machines."""
 EVERYTHING_ON = {
     "env": [],
-    "apiKeys": {"existingSecret": "keys"},
+    "settings": {"configMap": "settings"},
+    "secrets": {"secret": "files"},
     "imagePullSecrets": [{"name": "registry"}],
     "runtimeClassName": "nvidia",
     "podAnnotations": {"note": "8"},
     "service": {"type": "LoadBalancer", "port": 80, "annotations": {"note": "true"}},
     "affinity": {"podAntiAffinity": {}},
     "networkPolicy": {"enabled": True, "namespaces": ["ingress", "monitoring"]},
-    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True},
+    },
     "autoscaling": {"enabled": True},
 }
 
@@ -155,7 +159,7 @@ def test_yaml_is_tidy(bundles: Mapping[str, Path]) -> None:
 def test_kubernetes_takes_every_object(manifests: Mapping[str, list[Object]]) -> None:
     assert {document["kind"] for found in manifests.values() for document in found} == {
         "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim",
-        "PodDisruptionBudget", "Service", "ServiceMonitor",
+        "PodDisruptionBudget", "PrometheusRule", "Service", "ServiceMonitor",
     }  # fmt: skip
     for document in distinct(document for found in manifests.values() for document in found):
         if is_core(document):
@@ -198,15 +202,15 @@ def test_an_autoscaler_alone_decides_how_many(manifests: Mapping[str, list[Objec
     assert all("replicas" not in one(found, "Deployment")["spec"] for found in manifests.values())
 
 
-def test_keys_are_read_from_the_secret_that_is_named(manifests: Mapping[str, list[Object]]) -> None:
+def test_settings_and_secrets_are_read_where_they_are_if_they_are(manifests: Mapping[str, list[Object]]) -> None:
     for name, found in manifests.items():
         pod = one(found, "Deployment")["spec"]["template"]["spec"]
         server = pod["containers"][0]
         mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
-        files = {entry["name"]: entry["value"] for entry in server["env"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        assert files["NIM_GATEWAY_API_KEYS_FILE"] == f"{mounts['api-keys']}/keys"
-        assert volumes["api-keys"]["secret"] == {"secretName": f"{name}-api-keys"}
+        assert server["envFrom"] == [{"configMapRef": {"name": f"{name}-settings", "optional": True}}]
+        assert mounts["secrets"] == "/run/secrets"
+        assert volumes["secrets"]["secret"] == {"secretName": f"{name}-secrets", "optional": True}
 
 
 def test_no_container_may_more_than_it_needs(manifests: Mapping[str, list[Object]]) -> None:
@@ -274,6 +278,11 @@ def test_a_wrong_value_is_refused_by_the_charts_schema(bundles: Mapping[str, Pat
         chart.validate_schema(values)
 
 
+def is_defined(document: Object) -> bool:
+    """Tell whether the shared data has a definition of a custom resource: not of PrometheusRule."""
+    return not is_core(document) and document["kind"] != "PrometheusRule"
+
+
 def test_custom_resources_are_as_their_definitions_want_them(
     bundles: Mapping[str, Path], manifests: Mapping[str, list[Object]]
 ) -> None:
@@ -285,9 +294,9 @@ def test_custom_resources_are_as_their_definitions_want_them(
         for file in files
         for document in objects((folder / file).read_text())
     ]
-    resources += [document for found in manifests.values() for document in found if not is_core(document)]
+    resources += [document for found in manifests.values() for document in found if is_defined(document)]
     assert {document["kind"] for document in resources} == {
-        "ClusterServingRuntime", "InferenceService", "ServiceMonitor",
+        "ServingRuntime", "InferenceService", "ServiceMonitor",
     }  # fmt: skip
     for document in distinct(iter(resources)):
         assert custom_problems(document, "crds") == []
@@ -414,7 +423,7 @@ def test_compose_files_are_as_their_specification_wants_them(bundles: Mapping[st
 
 QUADLET = frozenset(
     {
-        "AddDevice", "ContainerName", "DropCapability", "Environment", "Group", "HealthCmd", "HealthInterval",
+        "AddDevice", "ContainerName", "DropCapability", "Environment", "EnvironmentFile", "Group", "HealthCmd", "HealthInterval",
         "HealthRetries", "HealthStartPeriod", "HealthTimeout", "Image", "NoNewPrivileges", "PodmanArgs",
         "PublishPort", "Pull", "ReadOnly", "ShmSize", "Tmpfs", "Ulimit", "User", "Volume",
     }

@@ -262,7 +262,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_GATEWAY_TRUSTED_PROXIES",
         Topic.LIMITS,
-        "Addresses and networks (`10.0.0.0/8`) of proxies, separated by commas. Only what they write into "
+        "Addresses and networks of proxies, such as 10.0.0.0/8, separated by commas. Only what they write into "
         "`X-Forwarded-For` counts as the address of a client, in limits and logs.",
     ),
     Variable(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.files import sums_text
 from orchestrator.bundle.targets.alerts import alerts
-from orchestrator.bundle.targets.environment import fixed
+from orchestrator.bundle.targets.environment import fixed, from_env_file
 from orchestrator.bundle.targets.shutdown import long_shutdown, shutdown_within
 from orchestrator.bundle.templating import render_text, render_yaml
 
@@ -68,6 +68,9 @@ def values_of(contents: BundleContents) -> dict[str, object]:
     return {
         "bundle": contents,
         "sizes": sizes_of(contents),
+        "from_env_file": tuple(from_env_file(contents)),
+        "settings_name": f"{contents.name}-settings",
+        "secrets_name": f"{contents.name}-secrets",
         "shutdown": shutdown,
         "alerts": alerts(contents.recipe.checks.startup_timeout),
         "environment": fixed(contents, shutdown),

@@ -11,7 +11,6 @@ _MANIFESTS = (
     "service.yaml",
     "network-policy.yaml",
     "pod-disruption-budget.yaml",
-    "components/api-keys/kustomization.yaml",
     "components/monitoring/kustomization.yaml",
     "components/monitoring/service-monitor.yaml",
     "components/monitoring/network-policy.yaml",

@@ -30,8 +30,8 @@ def _yaml(text: str) -> dict[str, Any]:
     return found
 
 
-def _variables(entries: list[dict[str, str]]) -> tuple[int, int]:
-    found = {entry["name"]: entry["value"] for entry in entries}
+def _variables(entries: list[dict[str, Any]]) -> tuple[int, int]:
+    found = {entry["name"]: entry.get("value") for entry in entries}
     return int(found[DELAY]), int(found[DRAIN])
 
 
@@ -79,7 +79,10 @@ def test_the_grace_of_every_target_is_that_of_its_delay_and_drain(
 
 @pytest.mark.parametrize(
     ("name", "file", "service"),
-    [("llama3-70b-nvfp4", "compose.yaml", "server"), ("qwen3-235b-a22b-nvfp4", "two-sparks/compose.yaml", "node")],
+    [
+        ("llama3-70b-nvfp4", "compose.yaml", "server"),
+        ("qwen3-235b-a22b-nvfp4-published", "two-sparks/compose.yaml", "node"),
+    ],
 )
 @pytest.mark.parametrize(
     ("overrides", "grace", "passed"),
