@@ -126,7 +126,7 @@ class BundleIncompleteError(BadInputError):
 
 
 class BundleTargetError(BadInputError):
-    """Unknown deployment target, or a target that the recipe does not support."""
+    """Unknown deployment target, one that the recipe does not support, or no name of an image."""
 
     code = "BUNDLE_TARGET"
 

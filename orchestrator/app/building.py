@@ -23,6 +23,7 @@ from orchestrator.steps.shape import Shape
 from orchestrator.store.artifact import Artifact
 
 if TYPE_CHECKING:
+    from orchestrator.bundle.image_name import ImageName
     from orchestrator.bundle.render import Bundle
 
 Executors = Mapping[ExecutorName, Callable[[], Executor]]
@@ -94,6 +95,7 @@ def render_bundle(
     *,
     targets: Sequence[str] = (),
     embed_model: bool = False,
+    image_name: ImageName | None = None,
 ) -> Bundle:
     """Write a plan's deployment from the results of its steps.
 
@@ -104,6 +106,7 @@ def render_bundle(
         observer: Gets warnings.
         targets: The ways to deploy; all that apply if none is named.
         embed_model: Put the model into the image.
+        image_name: The name under which the bundle's image is pulled.
     """
     from orchestrator.bundle.render import render  # noqa: PLC0415 - loads Jinja and every target
 
@@ -116,6 +119,7 @@ def render_bundle(
         dist=settings.dist,
         targets=targets,
         embed_model=embed_model,
+        image_name=image_name,
         find=sizes_of(settings),
         counted=counted_shape(artifacts[Shape(resolved.recipe, settings.catalog).checkpoint_step].folder),
         observer=observer,

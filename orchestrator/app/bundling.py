@@ -13,6 +13,7 @@ from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.resolving import resolve
 from orchestrator.app.settings import Settings
+from orchestrator.bundle.image_name import parse_image_name
 from orchestrator.errors import BundleIncompleteError
 from orchestrator.events import Observer, silence
 from orchestrator.store.artifact import Artifact
@@ -29,6 +30,7 @@ def write_bundle(
     executor: ExecutorName | None = None,
     targets: Sequence[str] = (),
     embed_model: bool = False,
+    image: str | None = None,
     observer: Observer = silence,
 ) -> Bundle:
     """Write a recipe's deployment from finished steps. Run no step.
@@ -40,14 +42,19 @@ def write_bundle(
         executor: Where the steps ran that can run in more than one place.
         targets: The ways to deploy; all that apply if none is named.
         embed_model: Put the model into the image.
+        image: The name under which the bundle's image is pulled, with or without a tag.
         observer: Gets warnings.
 
     Raises:
         BundleIncompleteError: A step has no result yet.
+        BundleTargetError: It is no name of an image.
     """
+    image_name = parse_image_name(image) if image else None
     resolved = resolve(settings, plan(settings, recipe, overrides, executor))
     artifacts = _finished_steps(settings, resolved, recipe)
-    return render_bundle(settings, resolved, artifacts, observer, targets=targets, embed_model=embed_model)
+    return render_bundle(
+        settings, resolved, artifacts, observer, targets=targets, embed_model=embed_model, image_name=image_name
+    )
 
 
 def _finished_steps(settings: Settings, resolved: Plan, recipe: RecipeName) -> dict[str, Artifact]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
+from orchestrator.bundle.image_name import ImageName
 from orchestrator.catalog.image import Image
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
@@ -131,6 +132,8 @@ class BundleContents:
     """The names of the optional targets."""
     embed_model: bool = False
     """The bundle's image includes the model, which is otherwise mounted."""
+    image_name: ImageName | None = None
+    """The name under which the bundle's image is pulled; None: the recipe's, which is in no registry."""
     version: str = __version__
     """Of the orchestrator."""
 
@@ -236,9 +239,29 @@ class BundleContents:
         return f"{self.digest[:12]}{'-with-model' if self.embed_model else ''}"
 
     @property
+    def repository(self) -> str:
+        """The name of the bundle's image without its tag."""
+        return self.image_name.repository if self.image_name else self.recipe.name
+
+    @property
+    def image_tag(self) -> str:
+        """The tag in that repository."""
+        return (self.image_name.tag if self.image_name else None) or self.tag
+
+    @property
     def built_image(self) -> str:
-        """The local name of the bundle's image, without a registry."""
-        return f"{self.recipe.name}:{self.tag}"
+        """The name of the bundle's image."""
+        return f"{self.repository}:{self.image_tag}"
+
+    @property
+    def pushed_image(self) -> str:
+        """The name in a registry; an example if none was given."""
+        return self.built_image if self.image_name else f"registry.example/{self.built_image}"
+
+    @property
+    def podman_image(self) -> str:
+        """Podman's name of the image; what it builds without a registry is under `localhost`."""
+        return self.built_image if self.image_name else f"localhost/{self.built_image}"
 
 
 def dns_label(name: str) -> str:
@@ -261,6 +284,7 @@ def read_contents(
     *,
     images: Mapping[str, LockedImage],
     embed_model: bool = False,
+    image_name: ImageName | None = None,
     find: Find = in_catalogue,
     counted: ModelShape | None = None,
 ) -> BundleContents:
@@ -272,6 +296,7 @@ def read_contents(
         artifacts: The artifact of each step, by the step's name.
         images: The image digests of the lock.
         embed_model: The bundle's image includes the model.
+        image_name: The name under which the bundle's image is pulled.
         find: Looks up the sizes of models.
         counted: The checkpoint's tensors by its headers.
     """
@@ -297,6 +322,7 @@ def read_contents(
         counted=counted,
         engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,
         embed_model=embed_model,
+        image_name=image_name,
     )
 
 

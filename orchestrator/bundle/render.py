@@ -30,6 +30,7 @@ from orchestrator.bundle.files import (
     temporary_sibling,
     text_digest,
 )
+from orchestrator.bundle.image_name import ImageName
 from orchestrator.bundle.targets import choose, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
@@ -70,6 +71,7 @@ def render(
     dist: Path,
     targets: Sequence[str] = (),
     embed_model: bool = False,
+    image_name: ImageName | None = None,
     find: Find = in_catalogue,
     counted: ModelShape | None = None,
     observer: Observer = silence,
@@ -85,6 +87,7 @@ def render(
         dist: The folder of all deployments.
         targets: The targets to render; none: all that the recipe supports.
         embed_model: The bundle's image includes the model.
+        image_name: The name under which the bundle's image is pulled; None: the recipe's, in no registry.
         find: Looks up the sizes of models.
         counted: The checkpoint's tensors by its headers.
         observer: Gets a warning if files must be copied because dist is on another file system than the store.
@@ -95,7 +98,14 @@ def render(
     """
     started = time.monotonic()
     whole = read_contents(
-        recipe, catalog, artifacts, images=images, embed_model=embed_model, find=find, counted=counted
+        recipe,
+        catalog,
+        artifacts,
+        images=images,
+        embed_model=embed_model,
+        image_name=image_name,
+        find=find,
+        counted=counted,
     )
     contents = choose(whole, targets)
     rendered, parts = render_files(contents), contents.parts

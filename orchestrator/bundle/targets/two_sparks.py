@@ -22,7 +22,7 @@ def files(contents: BundleContents) -> dict[str, str]:
     """Render the scripts that check, start and stop the two."""
     values = {
         "bundle": contents,
-        "image": f"{contents.recipe.name}-{FOLDER}:{contents.tag}",
+        "image": f"{contents.repository}-{FOLDER}:{contents.image_tag}",
         "container": f"{contents.name}-node",
         "ssh_port": _SSH_PORT,
         "passed_variables": from_env_file(contents),

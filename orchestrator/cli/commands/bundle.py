@@ -35,6 +35,11 @@ from orchestrator.executors.docker_client import connect
 )
 @click.option("--embed-model", is_flag=True, help="Put the model into the image that the bundle's Dockerfile builds.")
 @click.option(
+    "--image",
+    metavar="NAME[:TAG]",
+    help="The name under which the bundle's image is pulled, such as registry.example/team/llama, in every file.",
+)
+@click.option(
     "--air-gap",
     "archive_file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -51,6 +56,7 @@ def command(
     executor: ExecutorName | None,
     targets: str,
     embed_model: bool,
+    image: str | None,
     archive_file: Path | None,
     profiles: tuple[str, ...],
     as_json: bool,
@@ -58,7 +64,14 @@ def command(
     """Write dist/RECIPE again from finished steps. Builds no step."""
     chosen = [name.strip() for name in targets.split(",") if name.strip()]
     bundle = write_bundle(
-        settings, recipe, overrides, executor=executor, targets=chosen, embed_model=embed_model, observer=_show_warning
+        settings,
+        recipe,
+        overrides,
+        executor=executor,
+        targets=chosen,
+        embed_model=embed_model,
+        image=image,
+        observer=_show_warning,
     )
     if not as_json:
         click.echo(f"{bundle.folder} {'is unchanged' if bundle.reused else 'is written'}")

@@ -31,7 +31,7 @@ def _yaml(text: str) -> dict[str, Any]:
 
 
 def _variables(entries: list[dict[str, Any]]) -> tuple[int, int]:
-    found = {entry["name"]: entry.get("value") for entry in entries}
+    found = {entry["name"]: entry["value"] for entry in entries if "value" in entry}
     return int(found[DELAY]), int(found[DRAIN])
 
 
