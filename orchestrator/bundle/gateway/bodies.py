@@ -49,7 +49,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
 among them.
 """
 
-_TEXTS = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text", "thinking"})
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text", "thinking"})
 _MEDIA = {"image_url": "image_url", "video_url": "video_url", "audio_url": "audio_url", "input_image": "image_url"}
 """The field with the address, by type of a part of a message."""
 _INLINE = frozenset({"input_audio"})
@@ -125,7 +125,7 @@ def _check_format(document: Mapping[str, Any], rules: BodyRules) -> None:
 def _check_media(document: Mapping[str, Any]) -> None:
     for part in _parts(document):
         kind = str(part.get("type"))
-        if kind in _TEXTS or kind in _INLINE:
+        if kind in _TEXT_TYPES or kind in _INLINE:
             continue
         if kind not in _MEDIA:
             refuse(400, f"Content of the type {kind[:64]!r} is not accepted.", code="unknown_content")

@@ -165,12 +165,12 @@ async def _stream(
         await reply.prepare(request)
     while True:
         try:
-            with awaited.part() if is_events else nullcontext():
+            with awaited if is_events else nullcontext():
                 part = await anext(parts)
         except StopAsyncIteration:
             break
         except (aiohttp.ClientError, TimeoutError) as error:
-            await _break_off(request, reply, is_events=is_events)
+            await _break_off(request, reply, write_seconds, is_events=is_events)
             raise BrokenAnswerError from error
         record.add(part)
         await _write(request, reply, part, write_seconds)
@@ -213,12 +213,14 @@ async def _translated(answer: aiohttp.ClientResponse, names: ModelNames) -> Asyn
         yield names.answer(lines.rest())
 
 
-async def _break_off(request: web.BaseRequest, reply: web.StreamResponse, *, is_events: bool) -> None:
+async def _break_off(
+    request: web.BaseRequest, reply: web.StreamResponse, write_seconds: float, *, is_events: bool
+) -> None:
     """Show the client that the answer is incomplete: by an error event, and by closing without the answer's end."""
     if is_events:
         document = error_document(502, "trtllm-serve broke off in the middle of its answer.", "runtime_broke_off")
-        with _writing():
-            await reply.write(b"\n\ndata: " + json.dumps(document).encode() + b"\n\n")
+        event = b"\n\ndata: " + json.dumps(document).encode() + b"\n\n"
+        await _write(request, reply, event, write_seconds)
     await asyncio.sleep(0)
     if request.transport is not None:
         request.transport.close()  # without the last chunk, so that no client takes it for complete

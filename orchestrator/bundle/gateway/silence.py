@@ -54,25 +54,32 @@ class _Stopwatch:
 
 
 class AwaitedAnswer:
-    """The answer to one request for the model."""
+    """The answer to one request for the model.
+
+    `with answer:` watches for the next part of a streamed one, which is a sign if it comes. It runs for every token, so
+    it is a class and no generator.
+    """
+
+    __slots__ = ("_has_place", "_is_due", "_silence")
 
     def __init__(self, silence: Silence, *, has_place: bool) -> None:
         self._silence = silence
         self._has_place = has_place
+        self._is_due = False
 
-    @contextmanager
-    def part(self) -> Iterator[None]:
-        """Watch for the next part of a streamed answer: a sign, if it comes."""
-        due = self._has_place
-        if due:
+    def __enter__(self) -> None:
+        """Begin to wait."""
+        self._is_due = self._has_place
+        if self._is_due:
             self._silence.begin_due()
-        try:
-            yield
-        finally:
-            if due:
-                self._silence.end_due()
-        self._has_place = True
-        self._silence.sign()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End to wait: the part came, or the client or trtllm-serve has left."""
+        if self._is_due:
+            self._silence.end_due()
+        if kind is None:
+            self._has_place = True
+            self._silence.sign()
 
 
 class Silence:

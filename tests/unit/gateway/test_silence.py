@@ -28,11 +28,11 @@ def test_a_streamed_answer_without_a_next_part_is_silence(clock: Clock) -> None:
     silence = Silence(60, 8, clock)
     with silence.awaited() as answer:
         for seconds in (30, 50, 59):
-            with answer.part():
+            with answer:
                 clock.now += seconds
                 assert not silence.is_too_long
             assert silence.seconds == 0
-        with answer.part():
+        with answer:
             clock.now += 60
             assert silence.is_too_long
 
@@ -47,7 +47,7 @@ def test_an_answer_that_is_not_streamed_may_take_any_time(clock: Clock) -> None:
 def test_a_client_that_does_not_read_is_no_silence(clock: Clock) -> None:
     silence = Silence(60, 8, clock)
     with silence.awaited() as answer:
-        with answer.part():
+        with answer:
             clock.now += 1
         clock.now += 10_000  # the part is being written to the client
         assert not silence.is_too_long
@@ -56,19 +56,19 @@ def test_a_client_that_does_not_read_is_no_silence(clock: Clock) -> None:
 def test_a_request_that_waits_for_its_place_is_no_silence(clock: Clock) -> None:
     silence = Silence(60, 1, clock)
     with silence.awaited(), silence.awaited() as second:
-        with second.part():
+        with second:
             clock.now += 10_000
             assert not silence.is_too_long
-        with second.part():  # it has its place since its first part
+        with second:  # it has its place since its first part
             clock.now += 60
             assert silence.is_too_long
 
 
 def test_the_part_of_any_answer_is_a_sign(clock: Clock) -> None:
     silence = Silence(60, 8, clock)
-    with silence.awaited() as first, silence.awaited() as second, first.part():
+    with silence.awaited() as first, silence.awaited() as second, first:
         clock.now += 50
-        with second.part():
+        with second:
             clock.now += 5
         clock.now += 50
         assert not silence.is_too_long
@@ -80,11 +80,11 @@ def test_clients_that_give_up_end_no_silence_and_the_time_between_them_does_not_
     silence = Silence(60, 8, clock)
     for _ in range(2):
         clock.now += 10_000
-        with suppress(ConnectionError), silence.awaited() as answer, answer.part():
+        with suppress(ConnectionError), silence.awaited() as answer, answer:
             clock.now += 25
             raise ConnectionError
     assert silence.seconds == 50
-    with silence.awaited() as answer, answer.part():
+    with silence.awaited() as answer, answer:
         clock.now += 10
         assert silence.is_too_long
 
