@@ -110,7 +110,7 @@ def _reasons(new: NewRecipe, proposal: Proposal) -> dict[str, str]:
     return {
         "format": " ".join(_why_format(new, proposal)),
         "method": _METHODS[proposal.candidate.method],
-        "image": f"the first image of the catalogue that serves {new.architecture}{kernels}",
+        "image": f"the first image of the catalogue that can serve {new.architecture}{kernels}",
     }
 
 

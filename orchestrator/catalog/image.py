@@ -63,6 +63,7 @@ class Image(_Part):
     description: str
     architectures: tuple[Architecture, ...] = Field(min_length=1)
     tensorrt_llm: str
+    """Its version; `runtimes.json` has what a version serves."""
     modelopt: str | None = None
     build: Build | None = None
     """How the project builds it; None: it is pulled."""
@@ -76,8 +77,6 @@ class Image(_Part):
     engine_families: dict[str, str] = {}
     """Model architectures that its engine path converts, each with its folder of examples (`LlamaForCausalLM: llama`);
     empty without `trtllm-build`."""
-    pytorch_architectures: tuple[str, ...] = ()
-    """Model architectures that its PyTorch backend serves."""
     llm_api: tuple[str, ...] = ()
     """Top-level keys of trtllm-serve's configuration file that a recipe may give as `serve.options`."""
     faults: tuple[Fault, ...] = ()

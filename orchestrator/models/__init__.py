@@ -67,7 +67,7 @@ def shape_of(
     habits = HABITS.get(text_kind, UNKNOWN)
     more = _GEMMA3 if inner and kind == "gemma3" else {}
     fields = Fields({**habits.defaults, **more, **_named_usually(text.data)}, text.where)
-    shape = decoder.read(fields, habits, architecture)
+    shape = replace(decoder.read(fields, habits, architecture), model_type=_type_for_transformers(config))
     if weights is not None:
         return described(replace(shape, tensors=weights, notes=(), exact=True))
     if kind == "phi4mm":
@@ -111,6 +111,11 @@ def require_one_architecture(architecture: str, model_type: object, where: str =
 
 def _kind(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").removesuffix("text")
+
+
+def _type_for_transformers(config: Mapping[str, object]) -> str | None:
+    declared = config.get("model_type")
+    return declared if isinstance(declared, str) and "auto_map" not in config else None
 
 
 def _text(whole: Fields, name: str) -> Fields:

@@ -121,6 +121,8 @@ class ModelShape:
     """Experts that one token chooses in a layer."""
     exact: bool = True
     """False: its tensors are an upper limit, because no entry says what this model type fixes in its own code."""
+    model_type: str | None = None
+    """The type by which transformers chooses its class; None if it brings its own code, or if it is not known."""
 
     @cached_property
     def parameters(self) -> int:

@@ -16,6 +16,7 @@ from orchestrator.planner.known import Sizes, has_block_scales
 from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
+from orchestrator.planner.rules.model import has_listed
 from orchestrator.planner.scheme import Algorithm, Scheme
 from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.quantization.refused import REASONS
@@ -95,6 +96,11 @@ class NewRecipe:
     """There is a base for the target, which names an image."""
 
     @property
+    def model_type(self) -> str | None:
+        """The type by which transformers chooses its class, if it is known."""
+        return self.shape.model_type if self.shape else None
+
+    @property
     def terms(self) -> Terms:
         """The terms of `compare`: one request at the usual context."""
         context = min(_USUAL_CONTEXT, self.shape.max_position) if self.shape else _USUAL_CONTEXT
@@ -102,7 +108,7 @@ class NewRecipe:
 
 
 def propose(new: NewRecipe, catalog: Lookup, written: Callable[[Candidate], Recipe]) -> Proposal:
-    """Find the first candidate that works.
+    """Find the first candidate that works. One whose image has listed the model goes first.
 
     Args:
         new: The model, target and wishes.
@@ -117,14 +123,21 @@ def propose(new: NewRecipe, catalog: Lookup, written: Callable[[Candidate], Reci
     first: tuple[Refusal, ...] = ()
     for name in _formats(new):
         row = _row(new, name)
+        unlisted: Proposal | None = None
         for candidate in _candidates(new, name, catalog):
             recipe = written(candidate)
             refused = _refused(new, recipe, catalog)
             if not refused and (row is None or row.figures.fits):
-                return Proposal(candidate, recipe, row, passed_over)
+                proposal = Proposal(candidate, recipe, row, dict(passed_over))
+                if has_listed(catalog.image(recipe.image), new.architecture, new.model_type):
+                    return proposal
+                unlisted = unlisted or proposal
+                continue
             refused = refused or _does_not_fit(row)
             first = first or refused
             passed_over.setdefault(name, refused[0])
+        if unlisted is not None:
+            return unlisted
     raise PlanRefusedError(first)
 
 

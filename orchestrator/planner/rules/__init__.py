@@ -4,7 +4,7 @@
 |---|---|
 | ARCHITECTURE_MISMATCH | the image is built for another processor |
 | ENGINE_UNSUPPORTED | the recipe builds a TensorRT engine, and the image has no trtllm-build |
-| MODEL_UNSUPPORTED | the image's backend, or our own quantizer, does not have the model's architecture |
+| MODEL_UNSUPPORTED | no TensorRT-LLM has the model's architecture, or the engine path or our own quantizer does not |
 | ARCHITECTURE_DIFFERS | the recipe names another architecture than the model's files |
 | REQUANTIZE | the model is published quantized and must not be quantized again |
 | METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |
@@ -65,6 +65,8 @@ RULES: tuple[Rule, ...] = (
 CAUTIONS: tuple[Rule, ...] = (
     model.has_the_parameters,
     cautions.known_faults,
+    model.class_is_listed,
+    model.type_is_read,
     cautions.engine_memory_is_tight,
     cautions.serving_memory_is_tight,
     cautions.loading_is_tight,

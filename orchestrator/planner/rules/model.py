@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 
 from orchestrator.catalog.image import Image
+from orchestrator.catalog.runtimes import runtime_of, unserved
 from orchestrator.errors import Refusal
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.rule_input import RuleInput
-
-_ELSEWHERE: Mapping[str, str] = MappingProxyType(
-    {
-        "JambaForCausalLM": (
-            "vLLM and llama.cpp serve Jamba; here, nemotron-3-nano-30b-a3b-nvfp4-published is hybrid too"
-        ),
-        "DeepseekV2ForCausalLM": (
-            "newer TensorRT-LLM has it in its experimental AutoDeploy backend only; here, qwen3-30b-a3b-nvfp4 is a "
-            "mixture of experts with about as many active parameters"
-        ),
-    }
-)
-"""Suggestions for models that no image serves (TensorRT-LLM's lists of supported models)."""
 
 _PREDICTS_TOKENS = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
 """Models with layers of their own that propose tokens: TensorRT-LLM's table of features by model."""
@@ -54,17 +41,40 @@ def builds_engines(given: RuleInput) -> Iterator[Refusal]:
 
 def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
     """The image's backend supports the model's architecture."""
-    architecture = given.recipe.model.architecture
-    if given.recipe.backend == "pytorch":
-        if architecture not in given.image.pytorch_architectures:
-            message = f"TensorRT-LLM in image {given.recipe.image} does not serve {architecture}"
-            yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(given, architecture))
-    elif given.image.has("trtllm-build") and architecture not in given.image.engine_families:
+    architecture, image = given.recipe.model.architecture, given.recipe.image
+    never = unserved().get(architecture)
+    if given.recipe.backend == "pytorch" and never is not None:
+        message = f"TensorRT-LLM in image {image} does not serve {architecture}: {never.why}"
+        yield Refusal("MODEL_UNSUPPORTED", message, never.instead)
+    converts = given.recipe.backend == "tensorrt" and given.image.has("trtllm-build")
+    if converts and architecture not in given.image.engine_families:
         known = ", ".join(given.image.engine_families)
+        message = f"image {image} has no conversion of {architecture} to a TensorRT engine; it has: {known}"
+        yield Refusal("MODEL_UNSUPPORTED", message, never.instead if never else "use backend pytorch")
+
+
+def class_is_listed(given: RuleInput) -> Iterator[Refusal]:
+    """TensorRT-LLM may not have a model class that is not in the list of its version."""
+    architecture, runtime = given.recipe.model.architecture, runtime_of(given.image.tensorrt_llm)
+    if given.recipe.backend != "pytorch" or architecture in unserved():
+        return
+    if runtime is None or architecture not in runtime.classes.pytorch:
+        message = _unlisted(given.image, given.recipe.image, architecture)
+        hint = _listed_elsewhere(given) or "it may load all the same; vLLM may serve it, too"
+        yield Refusal("MODEL_UNLISTED", message, hint)
+
+
+def type_is_read(given: RuleInput) -> Iterator[Refusal]:
+    """The transformers of an image may not read a `model_type` that is newer."""
+    model_type, runtime = _model_type(given), runtime_of(given.image.tensorrt_llm)
+    if given.recipe.backend != "pytorch" or model_type is None or runtime is None:
+        return
+    if model_type not in runtime.model_types.names:
         message = (
-            f"image {given.recipe.image} has no conversion of {architecture} to a TensorRT engine; it has: {known}"
+            f"model_type {model_type} is not in the list of transformers {runtime.model_types.version}, the nearest"
+            f" known version of image {given.recipe.image} (read on {runtime.model_types.read})"
         )
-        yield Refusal("MODEL_UNSUPPORTED", message, _who_serves(given, architecture))
+        yield Refusal("MODEL_TYPE_UNLISTED", message, _listed_elsewhere(given) or "use a newer image")
 
 
 def has_the_architecture(given: RuleInput) -> Iterator[Refusal]:
@@ -86,17 +96,32 @@ def has_the_parameters(given: RuleInput) -> Iterator[Refusal]:
         yield Refusal("PARAMETERS_DIFFER", message, f"set model.parameters to {counted:.4g}")
 
 
-def _who_serves(given: RuleInput, architecture: str) -> str:
-    if given.recipe.backend == "tensorrt" and architecture in given.image.pytorch_architectures:
-        return "use backend pytorch"
+def has_listed(image: Image, architecture: str, model_type: str | None) -> bool:
+    """Tell whether the lists of an image's TensorRT-LLM and transformers have a model's class and type."""
+    runtime = runtime_of(image.tensorrt_llm)
+    if runtime is None or architecture not in runtime.classes.pytorch:
+        return False
+    return model_type is None or model_type in runtime.model_types.names
 
-    def serves(image: Image) -> bool:
-        return architecture in image.pytorch_architectures
 
-    able = given.images_where(serves)
-    if able:
-        return f"use image {able[-1]} with backend pytorch"
-    return _ELSEWHERE.get(architecture, "no image of the catalogue serves it; vLLM may")
+def _listed_elsewhere(given: RuleInput) -> str | None:
+    architecture, model_type = given.recipe.model.architecture, _model_type(given)
+    able = given.images_where(lambda image: has_listed(image, architecture, model_type))
+    return f"use image {able[-1]}, whose list has it" if able else None
+
+
+def _model_type(given: RuleInput) -> str | None:
+    return given.model.known.shape.model_type if given.model.known else None
+
+
+def _unlisted(image: Image, name: str, architecture: str) -> str:
+    runtime = runtime_of(image.tensorrt_llm)
+    if runtime is None:
+        return f"no list of model classes was read for TensorRT-LLM {image.tensorrt_llm} of image {name}"
+    source = f"(read on {runtime.classes.read} from {runtime.classes.what})"
+    if architecture in runtime.classes.autodeploy:
+        return f"the list for image {name} {source} has {architecture} for AutoDeploy only, not for backend pytorch"
+    return f"{architecture} is not in the list of model classes for image {name} {source}"
 
 
 def speculates_as_the_model_can(given: RuleInput) -> Iterator[Refusal]:

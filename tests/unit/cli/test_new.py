@@ -89,10 +89,7 @@ def test_a_recipe_of_a_known_class_is_made_valid_and_planned(shell: Shell, tmp_p
     ("architecture", "code"),
     [
         ("BertForMaskedLM", "ARCHITECTURE_UNKNOWN"),  # not a language model
-        ("FalconForCausalLM", "MODEL_UNSUPPORTED"),  # its sizes are read, and no image of the catalogue serves it
-        ("Gemma4ForConditionalGeneration", "MODEL_UNSUPPORTED"),
-        ("Rwkv7ForCausalLM", "MODEL_UNSUPPORTED"),
-        ("Gemma2ForCausalLM", "MODEL_UNSUPPORTED"),
+        ("JambaForCausalLM", "MODEL_UNSUPPORTED"),  # its sizes are read, and no version of TensorRT-LLM has it
     ],
 )
 def test_nothing_is_written_for_a_class_that_is_not_known_or_not_served(
@@ -103,6 +100,24 @@ def test_nothing_is_written_for_a_class_that_is_not_known_or_not_served(
     assert shell("new", str(place)) in (3, 4)
     assert f"error[{code}]" in shell.err
     assert sorted((shell.project / "recipes").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("architecture", "image"),
+    [
+        ("FalconForCausalLM", "tensorrt-llm-1.3.0rc13"),  # in no list, so that of the base
+        ("Gemma4ForConditionalGeneration", "tensorrt-llm-1.3.0rc17"),  # rc15 has it with an older transformers
+        ("Starcoder2ForCausalLM", "tensorrt-llm-1.3.0rc13"),
+    ],
+)
+def test_a_recipe_gets_an_image_whose_lists_have_the_model_if_there_is_one(
+    shell: Shell, tmp_path: Path, architecture: str, image: str
+) -> None:
+    model_type = architecture.partition("For")[0].lower()
+    config = {**LLAMA, "architectures": [architecture], "model_type": model_type, "head_dim": 128, "sliding_window": 64}
+    assert shell("new", str(model(tmp_path / "other", config))) == 0, shell.err
+    assert made(shell, "other-nvfp4").image == image
+    assert ("MODEL_UNLISTED" in shell.out) == (model_type == "falcon")
 
 
 def test_real_configurations_make_recipes_too(shell: Shell) -> None:

@@ -1,0 +1,79 @@
+"""Reads what the TensorRT-LLM and the transformers of an image know, from a dated data file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+_FILE = "runtimes.json"
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The model classes of a version of TensorRT-LLM."""
+
+    what: str
+    """The version or commit that it was read from."""
+    read: str
+    """The day it was read (`2026-11-27`)."""
+    pytorch: frozenset[str]
+    """Architectures of its PyTorch backend."""
+    autodeploy: frozenset[str]
+    """Architectures that it documents for its AutoDeploy backend only."""
+
+
+@dataclass(frozen=True)
+class ModelTypes:
+    """The `model_type`s of config.json that a version of transformers, or TensorRT-LLM itself, can read."""
+
+    version: str
+    """The version of transformers."""
+    read: str
+    """The day it was read."""
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The software of one version of TensorRT-LLM."""
+
+    classes: ClassList
+    model_types: ModelTypes
+
+
+@dataclass(frozen=True)
+class Unserved:
+    """An architecture that no version serves."""
+
+    why: str
+    instead: str
+    """What to use instead."""
+
+
+@cache
+def runtime_of(version: str) -> Runtime | None:
+    """Look up a version of TensorRT-LLM; None if the data file does not have it."""
+    document = _document()
+    entry = document["versions"].get(version)
+    if entry is None:
+        return None
+    found, types = document["lists"][entry["classes"]], document["transformers"][entry["transformers"]]
+    own = document["own_model_types"]["model_types"]
+    classes = ClassList(found["what"], found["read"], frozenset(found["pytorch"]), frozenset(found["autodeploy"]))
+    return Runtime(classes, ModelTypes(entry["transformers"], types["read"], frozenset((*types["model_types"], *own))))
+
+
+def unserved() -> Mapping[str, Unserved]:
+    """Return the architectures that no version serves."""
+    return {name: Unserved(entry["why"], entry["instead"]) for name, entry in _document()["refused"].items()}
+
+
+@cache
+def _document() -> dict[str, Any]:
+    text = files("orchestrator.catalog").joinpath(_FILE).read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
