@@ -84,7 +84,14 @@ def test_where_there_is_room_nothing_is_left_out(shell: Shell, monkeypatch: pyte
             ["--model", "phi4mm"],
             ["phi-4-multimodal-bf16", "phi-4-multimodal-fp8-published", "phi-4-multimodal-nvfp4-published"],
         ),
-        (["--target", "dgx-spark-x2"], ["qwen3-235b-a22b-nvfp4-published", "qwen3-235b-a22b-nvfp4-published-eagle3"]),
+        (
+            ["--target", "dgx-spark-x2"],
+            [
+                "minimax-m2.7-nvfp4-published",
+                "qwen3-235b-a22b-nvfp4-published",
+                "qwen3-235b-a22b-nvfp4-published-eagle3",
+            ],
+        ),
         (["--model", "llama-3.3-70b", "--format", "bf16"], ["llama3-70b-bf16"]),
         (["--model", "llama-3.3-70b", "--format", "bf16", "--fits"], []),
         (["jamba", "--fits"], []),

@@ -45,6 +45,14 @@ PROMISED = {
     "nemotron-3-super-120b-nvfp4-published",
     "llama4-scout-nvfp4-published",
     "qwen3-235b-a22b-nvfp4-published",
+    "qwen3.6-27b-nvfp4",
+    "qwen3.6-27b-fp8",
+    "qwen3.6-35b-a3b-nvfp4",
+    "qwen3.6-35b-a3b-w4a16-nvfp4-published",
+    "qwen3-coder-next-nvfp4",
+    "gemma-4-26b-a4b-nvfp4-published",
+    "gemma-4-31b-nvfp4-published",
+    "minimax-m2.7-nvfp4-published",
     "deepseek-coder-v2-lite-nvfp4",
     "jamba-1.5-large-nvfp4",
 }
@@ -58,6 +66,12 @@ def test_every_promised_recipe_is_there() -> None:
 def test_a_recipe_is_refused_just_where_it_says_so(name: str) -> None:
     recipe = BOOK.load(name).recipe
     assert {refusal.code for refusal in refusals(rule_input(recipe, CATALOG))} == set(recipe.expected_refusals)
+
+
+@pytest.mark.parametrize("name", BOOK.names)
+def test_a_recipe_serves_with_an_image_whose_lists_have_its_model(name: str) -> None:
+    codes = {warning.code for warning in warnings(rule_input(BOOK.load(name).recipe, CATALOG))}
+    assert not codes & {"MODEL_UNLISTED", "MODEL_TYPE_UNLISTED"}
 
 
 @pytest.mark.parametrize("name", BOOK.names)
