@@ -15,7 +15,7 @@ from tests.support.oracle import find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
-FAMILIES = ("llama", "qwen3-moe")
+FAMILIES = ("llama", "qwen3-moe", "llama-4")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def test_only_scales_of_blocks_and_codes_differ_from_another_search(made: Path, 
     weighted, mse = (Checkpoint.open(made / family / name) for name in ("weighted", "mse"))
     differ = {name for name in mse.tensors if mse.read(name).tobytes() != weighted.read(name).tobytes()}
     assert differ
-    assert all(name.endswith((".weight", ".weight_scale")) for name in differ)
+    assert all(name.endswith((".weight", "weight_scale", ".gate_up_proj", ".down_proj")) for name in differ)
 
 
 def test_experts_that_few_tokens_reached_are_searched_without_weights_and_counted(made: Path) -> None:
@@ -66,6 +66,31 @@ def test_experts_that_few_tokens_reached_are_searched_without_weights_and_counte
     for module in fallen:
         scales = f"{module}.weight_scale"
         assert weighted.read(scales).tobytes() == mse.read(scales).tobytes()
+
+
+def test_experts_in_one_tensor_have_scales_by_what_each_of_them_gets(made: Path) -> None:
+    source, weighted, mse = (Checkpoint.open(made / "llama-4" / name) for name in ("source", "weighted", "mse"))
+    found = np.load(made / "llama-4" / "experts.npz")
+    checked = differing = 0
+    few: set[str] = set()
+    for name in [name for name in found.files if name.endswith("_proj")]:
+        matrices, scales = source.read(name), weighted.read(f"{name}_weight_scale").view(np.uint8)
+        scale_2, as_mse = np.float32(weighted.read(f"{name}_weight_scale_2")), mse.read(f"{name}_weight_scale")
+        tokens = found[f"{name.rpartition('.')[0]} tokens"]
+        for expert, squares in enumerate(found[name]):
+            if tokens[expert] < ENOUGH_TOKENS:
+                few.add(f"{name}.{expert}")
+                assert scales[expert].tobytes() == as_mse.view(np.uint8)[expert].tobytes()
+                continue
+            importance = (squares / squares.max()).astype(np.float32)
+            weight = np.ascontiguousarray(matrices[expert].T)
+            expected = nvfp4.encode(weight, scale_2, "mse", importance).scales.view(np.uint8)
+            differing += int(np.count_nonzero(expected != scales[expert].T))
+            checked += expected.size
+    assert checked > 1000
+    assert differing <= checked / 1000  # sums of squares differ in their last places
+    assert few
+    assert set(read_json(made / "llama-4" / "weighted" / "quantization.json")["scale_search"]["as_mse"]) == few
 
 
 def test_an_interrupted_choice_of_formats_goes_on_and_leaves_the_same_bytes(made: Path) -> None:

@@ -1,8 +1,9 @@
 """Quantize small models with the search `weighted`, by an interpreter that has torch.
 
 `weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,mse}` and, by hooks of our own on transformers' model,
-the sums of squares of inputs into `FOLDER/<family>/squares.npz`. For the first family there is also `auto`, and
-`continued`, whose run was interrupted.
+the sums of squares of inputs into `FOLDER/<family>/squares.npz`; of experts in one tensor, those of each expert and how
+many tokens reached it into `experts.npz`. For the first family there is also `auto`, and `continued`, whose run was
+interrupted.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -24,14 +25,18 @@ from orchestrator.quantization.auto import Budget, quantize_auto
 from orchestrator.quantization.calibrated import Settings, quantize_calibrated
 from orchestrator.quantization.files import write_json
 from orchestrator.quantization.samples import Batch, random_batches
+from tests.support.families import UNLISTED
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evaluate_run import FAMILIES, SIZES
 from oracle_export import make
 
+MODELS = {**FAMILIES, "llama-4": {**UNLISTED["Llama 4"].config, "num_local_experts": 2}}
+"""Llama 4 keeps experts in one tensor. Of two, one gets enough tokens of the few that there are here."""
+
 
 def main(folder: Path) -> None:
-    for family, config in FAMILIES.items():
+    for family, config in MODELS.items():
         place = folder / family
         make(place / "source", {**SIZES, **config})
         for search in ("weighted", "mse"):
@@ -40,7 +45,8 @@ def main(folder: Path) -> None:
             )
             write_json(place / search / "quantization.json", report.document())
         np.savez(place / "squares.npz", **squares(place / "source"))
-    interrupted(folder / next(iter(FAMILIES)))
+    np.savez(folder / "llama-4" / "experts.npz", **squares_of_experts(folder / "llama-4" / "source"))
+    interrupted(folder / next(iter(MODELS)))
 
 
 def calibration() -> list[Batch]:
@@ -68,15 +74,46 @@ def squares(source: Path) -> dict[str, Any]:
             module.register_forward_pre_hook(hook(name))
     for batch in calibration():
         mask = torch.from_numpy(batch.mask).bool()
-        with torch.inference_mode():
-            model(input_ids=torch.from_numpy(batch.tokens), attention_mask=torch.from_numpy(batch.mask))
+        run(model, batch)
     return found
+
+
+def squares_of_experts(source: Path) -> dict[str, Any]:
+    """Sum the squares of what each expert of Llama 4 gets, [experts, inputs], with tokens of padding.
+
+    Each expert gets all tokens, and zeros for those of others, so tokens of zeros are not counted.
+    """
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    found: dict[str, Any] = {}
+
+    def hook(name: str) -> Any:  # noqa: ANN401 - as torch calls it
+        def add(module: Any, given: Any) -> None:  # noqa: ANN401
+            tokens = given[0].view(len(module.gate_up_proj), -1, module.hidden_size)
+            gate, up = (tokens @ module.gate_up_proj).chunk(2, dim=-1)
+            for leaf, inputs in (("gate_up_proj", tokens), ("down_proj", up * module.act_fn(gate))):
+                squares = inputs.double().square().sum(1).numpy()
+                found[f"{name}.{leaf}"] = found.get(f"{name}.{leaf}", 0) + squares
+            found[f"{name} tokens"] = found.get(f"{name} tokens", 0) + tokens.any(-1).sum(-1).numpy()
+
+        return add
+
+    for name, module in model.named_modules():
+        if name.endswith(".experts"):
+            module.register_forward_pre_hook(hook(name))
+    for batch in calibration():
+        run(model, batch)
+    return found
+
+
+def run(model: Any, batch: Batch) -> None:  # noqa: ANN401 - of transformers
+    with torch.inference_mode():
+        model(input_ids=torch.from_numpy(batch.tokens), attention_mask=torch.from_numpy(batch.mask))
 
 
 def interrupted(place: Path) -> None:
     """Choose formats once in one go, and once in runs that end after a layer was measured or written."""
 
-    def run(output: Path, how: Settings, stop: int) -> None:
+    def choose(output: Path, how: Settings, stop: int) -> None:
         def observer(event: Event) -> None:
             if isinstance(event, Progress) and event.done == stop:
                 raise KeyboardInterrupt
@@ -92,10 +129,10 @@ def interrupted(place: Path) -> None:
         )
         write_json(output / "quantization.json", report.document())
 
-    run(place / "auto", Settings(), 99)
+    choose(place / "auto", Settings(), 99)
     for stop in (1, 2, 5, 99):
         with suppress(KeyboardInterrupt):
-            run(place / "continued", Settings(scratch=place / "scratch", seconds_between_notes=0), stop)
+            choose(place / "continued", Settings(scratch=place / "scratch", seconds_between_notes=0), stop)
 
 
 if __name__ == "__main__":
