@@ -181,7 +181,9 @@ def _sparse(fields: Fields, habits: Habits, count: int) -> list[bool]:
         return [kind == "sparse" for kind in kinds]
     if fields.has("interleave_moe_layer_step"):
         every = fields.size("interleave_moe_layer_step")
-        fields.ignore("moe_layers")
+        if fields.has("moe_layers"):  # transformers calculates it where it is not given
+            listed = fields.items("moe_layers")
+            return [number in listed for number in range(count)]
         return [(number + 1) % every == 0 for number in range(count)]
     if fields.has("expert_layer_period"):
         every, offset = fields.size("expert_layer_period"), fields.count("expert_layer_offset")

@@ -71,6 +71,18 @@ def test_a_zero_or_null_field_changes_nothing() -> None:
     assert shape_of({**LLAMA, **unused}).parameters == shape_of(LLAMA).parameters
 
 
+@pytest.mark.parametrize(
+    ("changes", "sparse"),
+    [({}, [0, 1, 2, 3]), ({"interleave_moe_layer_step": 2}, [1, 3]), ({"moe_layers": [0, 2]}, [0, 2])],
+)
+def test_layers_with_experts_are_those_that_llama_4_lists_or_every_few(changes: Config, sparse: list[int]) -> None:
+    experts: Config = {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 96}
+    names = {"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text"}
+    shape = shape_of({**LLAMA, "num_hidden_layers": 4, **experts, **names, **changes})
+    found = [name for tensor in shape.tensors for name in tensor.names() if name.endswith("router.weight")]
+    assert [int(name.split(".")[2]) for name in found] == sparse
+
+
 @pytest.mark.parametrize("kind", sorted(HABITS))
 def test_every_entry_names_its_source(kind: str) -> None:
     source = HABITS[kind].source
