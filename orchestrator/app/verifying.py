@@ -86,7 +86,8 @@ def failed_verification(
     tensors = _report(results, "quantize", "quantization.json").get("tensors", [])
     quality = {
         "passed": False,
-        "checks": [{"name": error.code, "passed": False, "detail": f"{error.message}. {error.hint}"}],
+        "checks": [{"name": error.code, "passed": False, "detail": error.message, "warning": False}],
+        "advice": error.hint,
         "skipped": [],
         "layers": [{"name": tensor["module"], "snr_db": tensor["snr_db"]} for tensor in tensors],
         "divergence": _report(results, "evaluate", "evaluation.json") or None,

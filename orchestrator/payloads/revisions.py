@@ -21,6 +21,6 @@ REVISIONS: Mapping[str, int] = {
     "generate": 1,
     "import_folder": 2,
     "quantize": 2,
-    "verify": 3,
+    "verify": 4,
 }
 """By the payload's module in this package."""

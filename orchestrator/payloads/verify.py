@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckFailedError
+from orchestrator.events import Warned
 from orchestrator.payloads import _main
 from orchestrator.payloads._process import split
 from orchestrator.payloads._report import Reporter
 from orchestrator.payloads._server import Served, Server
-from orchestrator.quantization import evaluation, quality
-from orchestrator.quantization.files import write_json
+from orchestrator.quantization import evaluation, limits, quality
+from orchestrator.quantization import report as quantizer_report
+from orchestrator.quantization.files import read_json, write_json
+from orchestrator.quantization.format_names import MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from orchestrator.events import Observer
 
 QUALITY = "quality.json"
 SERVER_LOG = "server.log"
@@ -33,16 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours, commands = split(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(ours)
     options.output.mkdir(parents=True, exist_ok=True)
+    reporter = Reporter()
     report = quality.examine(
         options.checkpoint,
         reference=options.reference,
         min_snr_db=options.min_snr_db,
         chat_template=options.chat_template,
-        observer=Reporter(),
+        observer=reporter,
     )
     document: dict[str, Any] = {"divergence": None}
     if options.evaluation:
-        report, document["divergence"] = _compare(report, options)
+        report, document["divergence"] = _compare(report, options, reporter)
     else:
         report = replace(report, skipped=(*report.skipped, quality.Skipped("kl_divergence", _NO_TEXT)))
     served = None
@@ -55,14 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.require()
 
 
-def _compare(report: quality.Report, options: argparse.Namespace) -> tuple[quality.Report, dict[str, Any]]:
+def _compare(
+    report: quality.Report, options: argparse.Namespace, observer: Observer
+) -> tuple[quality.Report, dict[str, Any]]:
     """Judge the comparison with the original: the report with more checks, and the numbers."""
     found = evaluation.Evaluation.read(options.evaluation)
-    gates = evaluation.Gates(options.max_kl_divergence, options.max_perplexity_increase)
+    made = _quantizer_report(options.checkpoint)
+    bits, search = made.get("choice", {}).get("bits_per_weight"), made.get("scale_search", {}).get("name", MAX)
+    gates = limits.limits(report.format, bits, options.max_kl_divergence, options.max_perplexity_increase)
     verdicts = evaluation.judge(found, gates)
-    checks = [quality.Check(one.name, one.passed, one.detail) for one in verdicts]
-    report = replace(report, checks=(*report.checks, *checks), advice=evaluation.advice(verdicts))
+    checks = [quality.Check(one.name, one.passed, one.detail, one.warning) for one in verdicts]
+    advice = evaluation.advice(verdicts, limits.other_ways(report.format, search))
+    report = replace(report, checks=(*report.checks, *checks), advice=advice)
+    for one in checks:
+        if one.warning:
+            observer(Warned(f"{one.name}: {one.detail}. What to try: {advice}"))
     return report, evaluation.as_document(found, gates, verdicts)
+
+
+def _quantizer_report(checkpoint: Path) -> dict[str, Any]:
+    """Read what our own quantizer wrote beside the checkpoint; nothing if another one made it."""
+    file = checkpoint / quantizer_report.FILE
+    return read_json(file) if file.is_file() else {}
 
 
 def _serve(
@@ -93,10 +113,16 @@ def _parser() -> argparse.ArgumentParser:
         "--evaluation", type=Path, metavar="FILE", help="the result of the comparison with the original"
     )
     parser.add_argument(
-        "--max-kl-divergence", type=float, metavar="X", help="largest divergence from the original, in nats a token"
+        "--max-kl-divergence",
+        type=float,
+        metavar="X",
+        help="largest divergence from the original, in nats a token; by default what the format is known for",
     )
     parser.add_argument(
-        "--max-perplexity-increase", type=float, metavar="X", help="largest relative increase of perplexity"
+        "--max-perplexity-increase",
+        type=float,
+        metavar="X",
+        help="largest relative increase of perplexity; by default likewise",
     )
     parser.add_argument(
         "--no-chat-template", dest="chat_template", action="store_false", help="allow a model without a chat template"

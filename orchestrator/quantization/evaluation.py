@@ -11,16 +11,19 @@ needs much less text than perplexity for the same precision.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.files import read_json
+from orchestrator.quantization.limits import NORMAL
 from orchestrator.quantization.sensitivity import patterns_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from orchestrator.quantization.limits import Limit, Limits
 
 FILE = "evaluation.json"
 
@@ -165,79 +168,108 @@ def blame(evaluation: Evaluation, excess: float) -> Blame:
 
 
 @dataclass(frozen=True)
-class Gates:
-    """The limits in a recipe; None is no limit."""
-
-    max_kl_divergence: float | None = None
-    max_perplexity_increase: float | None = None
-
-
-@dataclass(frozen=True)
 class Verdict:
     """The result for one limit."""
 
     name: str
     passed: bool
     detail: str
+    warning: bool = False
+    """Whether it passed, but is worse than normal for the format."""
     blame: Blame | None = None
-    """The causes, if it is not met."""
+    """The causes, if it failed or is a warning."""
 
 
-def judge(evaluation: Evaluation, gates: Gates) -> list[Verdict]:
+def judge(evaluation: Evaluation, limits: Limits) -> list[Verdict]:
     """Compare the results with the limits."""
     divergence, increase = evaluation.kl_divergence, evaluation.perplexity_increase
     perplexity = f"{evaluation.original_perplexity:.4g} before, {evaluation.quantized_perplexity:.4g} after"
+    judges = _Judge(evaluation, limits.format)
     return [
-        _verdict(
-            evaluation,
+        judges.verdict(
             "kl_divergence",
             divergence,
-            gates.max_kl_divergence,
+            limits.kl_divergence,
             f"{divergence:.3g} nats a token over {evaluation.tokens} tokens",
         ),
-        _verdict(
-            evaluation,
-            "perplexity",
-            increase,
-            gates.max_perplexity_increase,
-            f"{increase:+.2%} ({perplexity})",
-        ),
+        judges.verdict("perplexity", increase, limits.perplexity_increase, f"{increase:+.2%} ({perplexity})"),
     ]
 
 
-def _verdict(evaluation: Evaluation, name: str, found: float, allowed: float | None, words: str) -> Verdict:
-    if allowed is None:
-        return Verdict(name, passed=True, detail=words)
-    limit = f"{allowed:g} nats" if name == "kl_divergence" else f"{allowed:+.2%}"
-    if found <= allowed:
-        return Verdict(name, passed=True, detail=f"{words}, at most {limit} is allowed")
-    guilty = blame(evaluation, 1 - allowed / found)
-    detail = f"found {words}, at most {limit} is allowed"
-    if guilty.groups:
-        detail += f"; {guilty.words()}"
-    return Verdict(name, passed=False, detail=detail, blame=guilty)
+@dataclass(frozen=True)
+class _Judge:
+    evaluation: Evaluation
+    format: str
+    """The format whose normal figures are the limits."""
+
+    def verdict(self, name: str, found: float, limit: Limit | None, words: str) -> Verdict:
+        """Compare one figure with its limit."""
+        if limit is None:
+            return Verdict(name, passed=True, detail=words)
+        most, normal = (None if one is None else _amount(name, one) for one in (limit.most, limit.normal_up_to))
+        if found > limit.most:
+            reason = f" for {self.format}, of which up to {normal} is normal" if normal else ""
+            detail = f"found {words}, at most {most} is allowed{reason}"
+            return self._blamed(Verdict(name, passed=False, detail=detail), 1 - limit.most / found)
+        if limit.normal_up_to is None:
+            return Verdict(name, passed=True, detail=f"{words}, at most {most} is allowed")
+        if found <= limit.normal_up_to:
+            return Verdict(name, passed=True, detail=f"{words}, up to {normal} is normal for {self.format}")
+        detail = f"{words}, which is worse than normal for {self.format}: up to {normal}; more than {most} fails"
+        return self._blamed(Verdict(name, passed=True, detail=detail, warning=True), 1 - limit.normal_up_to / found)
+
+    def _blamed(self, verdict: Verdict, excess: float) -> Verdict:
+        guilty = blame(self.evaluation, excess)
+        words = f"; {guilty.words()}" if guilty.groups else ""
+        return replace(verdict, detail=f"{verdict.detail}{words}", blame=guilty)
 
 
-def advice(verdicts: Sequence[Verdict]) -> str:
-    """Return the recipe lines that would meet the failed limits; nothing if all are met."""
-    exclude = list(dict.fromkeys(p for one in verdicts if one.blame for p in one.blame.exclude))
-    if not exclude:
-        return ""
-    return f"leave them in BF16, in the recipe: quantization: {{exclude: [{', '.join(exclude)}]}}"
+def _amount(name: str, figure: float) -> str:
+    return f"{figure:.3g} nats" if name == "kl_divergence" else f"{figure:+.2%}"
 
 
-def as_document(evaluation: Evaluation, gates: Gates, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def advice(verdicts: Sequence[Verdict], other_ways: Sequence[str] = ()) -> str:
+    """Return the changes to a recipe that would meet the limits that failed or warned; nothing if there are none.
+
+    Args:
+        verdicts: The results.
+        other_ways: What can be done besides leaving modules in BF16, see `limits.other_ways`.
+    """
+    blamed = [one.blame for one in verdicts if one.blame]
+    exclude = list(dict.fromkeys(pattern for one in blamed for pattern in one.exclude))
+    ways = list(other_ways) if blamed else []
+    if exclude:
+        ways.append(f"leave them in BF16, in the recipe: quantization: {{exclude: [{', '.join(exclude)}]}}")
+    return "; or ".join(ways)
+
+
+def meaning(evaluation: Evaluation, limits: Limits) -> str:
+    """Say what the figures mean beside those of other formats."""
+    found = (
+        f"The most likely next token is the original's for {evaluation.agreement:.0%} of the tokens."
+        f" The original, in BF16, has a divergence of 0;"
+        f" in FP8 {_normal('fp8')} are normal, in NVFP4 {_normal('nvfp4')}."
+    )
+    if limits.normal is None:
+        return found
+    times = evaluation.kl_divergence / limits.normal.kl_divergence
+    return f"{found} This model's divergence is {times:.2g} times what is normal for {limits.format}."
+
+
+def _normal(number_format: str) -> str:
+    figures = NORMAL[number_format]
+    return f"{figures.kl_divergence:g} nats and a perplexity {figures.perplexity_increase:+.0%}"
+
+
+def as_document(evaluation: Evaluation, limits: Limits, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Convert everything for quality.json."""
-    failed = [one for one in verdicts if one.blame]
     return {
         **evaluation.document(),
-        "gates": {
-            "max_kl_divergence": gates.max_kl_divergence,
-            "max_perplexity_increase": gates.max_perplexity_increase,
-        },
+        "gates": limits.document,
+        "meaning": meaning(evaluation, limits),
         "blame": [
             {"gate": one.name, "share": _short(one.blame.share), "exclude": one.blame.exclude}
-            for one in failed
+            for one in verdicts
             if one.blame
         ],
     }

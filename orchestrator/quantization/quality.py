@@ -62,6 +62,8 @@ class Check:
     name: str
     passed: bool
     detail: str
+    warning: bool = False
+    """Whether it passed, but is worse than normal for the format."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Report:
     skipped: tuple[Skipped, ...] = ()
     layers: tuple[LayerQuality, ...] = ()
     advice: str = ""
-    """Changes that would meet the limits; empty if they are met."""
+    """Changes to the recipe that would meet the limits; empty if they are met without a warning."""
 
     @property
     def passed(self) -> bool:
@@ -104,6 +106,7 @@ class Report:
             "format": self.format,
             "passed": self.passed,
             "checks": [asdict(check) for check in self.checks],
+            "advice": self.advice,
             "skipped": [asdict(skipped) for skipped in self.skipped],
             "layers": [asdict(layer) for layer in self.layers],
             "snr_db": {

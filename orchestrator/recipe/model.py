@@ -275,11 +275,12 @@ class Checks(_Part):
     min_snr_db: float | None = None
     """The least signal-to-noise ratio of any layer's dequantized weights, in decibels."""
     max_kl_divergence: float | None = Field(default=None, gt=0)
-    """Largest Kullback-Leibler divergence of next-token probabilities from the original's, in nats a token."""
+    """Largest Kullback-Leibler divergence of next-token probabilities from the original's, in nats a token. By default
+    what is normal for the format decides: twice as much is a warning, three times as much fails."""
     max_perplexity_increase: float | None = Field(default=None, gt=0)
-    """Largest relative increase of perplexity on `held_out`: 0.01 is one percent."""
+    """Largest relative increase of perplexity on `held_out`: 0.01 is one percent. By default as for divergence."""
     held_out: HeldOut | None = None
-    """If given, both models run over this text. This needs torch, which images have."""
+    """If given, both models run over this text, and limits are in force. This needs torch, which images have."""
     chat_template: bool = True
     """The tokenizer must have a chat template."""
     serve: bool = True

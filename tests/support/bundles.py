@@ -68,8 +68,11 @@ def _outputs(recipe: Recipe, step: str) -> Iterator[tuple[str, bytes]]:
         case "verify":
             layers = [{"name": "model.layers.0.mlp.up_proj", "snr_db": 20.25}]
             measured = {"min": 20.25, "mean": 21.0, "worst": layers, "layers": {}}
-            checks = [{"name": "tensors", "passed": True, "detail": "all there"}]
-            yield "quality.json", _json({"passed": True, "checks": checks, "snr_db": measured})
+            checks = [{"name": "tensors", "passed": True, "detail": "all there", "warning": False}]
+            yield (
+                "quality.json",
+                _json({"passed": True, "checks": checks, "advice": "", "snr_db": measured, "divergence": None}),
+            )
         case "benchmark":
             yield "performance.json", _json(_performance(recipe))
         case _:  # a bundle reads no files of other steps

@@ -12,7 +12,9 @@ RECIPE = "tiny-llama-w4a16-nvfp4"
 STEPS = ["generate", "quantize", "verify"]
 QUALITY: dict[str, Any] = {
     "passed": True,
-    "checks": [{"name": "tensors are there", "passed": True, "detail": "all of them"}],
+    "checks": [{"name": "tensors are there", "passed": True, "detail": "all of them", "warning": False}],
+    "advice": "",
+    "divergence": None,
     "snr_db": {"min": 20.25, "mean": 21.0},
 }
 

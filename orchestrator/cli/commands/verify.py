@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -65,14 +67,25 @@ def command(
     if as_json:
         print_json(quality)
         return
-    rows = [("✓" if check["passed"] else "✗", check["name"], str(check["detail"])) for check in quality["checks"]]
+    rows = [(_mark(check), check["name"], str(check["detail"])) for check in quality["checks"]]
     print_table(("", "check", "found"), rows)
+    if quality["divergence"] is not None:
+        click.echo(f"\n{quality['divergence']['meaning']}")
+    if quality["advice"]:
+        click.echo(f"\nwhat to try: {quality['advice']}")
     if (quality.get("snr_db") or {}).get("min") is not None:  # absent if nothing was quantized
         click.echo(
             "\nsignal-to-noise of the weights: {min:.1f} dB at worst, {mean:.1f} dB on average".format_map(
                 quality["snr_db"]
             )
         )
+
+
+def _mark(check: Mapping[str, Any]) -> str:
+    """Return the mark of a check: failed, worse than normal for the format, or passed."""
+    if not check["passed"]:
+        return "✗"
+    return "!" if check["warning"] else "✓"
 
 
 def _write_page(settings: Settings, found: Verification, file: Path) -> None:

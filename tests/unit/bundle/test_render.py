@@ -28,7 +28,13 @@ from orchestrator.store.store import Store
 ROOT = Path(__file__).resolve().parents[3]
 CATALOG = Catalog(Project(ROOT))
 NAME = "tiny-llama-w4a16-nvfp4"
-QUALITY = {"passed": True, "checks": [{"name": "tensors", "passed": True}], "snr_db": {"min": 20.25, "mean": 21.0}}
+QUALITY: dict[str, Any] = {
+    "passed": True,
+    "checks": [{"name": "tensors", "passed": True, "warning": False}],
+    "advice": "",
+    "snr_db": {"min": 20.25, "mean": 21.0},
+    "divergence": None,
+}
 LEVEL = {
     "concurrency": 1,
     "output_tokens_per_second": 51.25,

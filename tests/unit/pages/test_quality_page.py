@@ -32,7 +32,7 @@ def test_a_picture_says_in_words_where_it_is_worst() -> None:
 
 def test_a_failed_check_is_seen_at_once() -> None:
     found = {**quality(2), "passed": False}
-    found["checks"] = [{"name": "kl_divergence", "passed": False, "detail": "found 0.5 <nats>"}]
+    found["checks"] = [{"name": "kl_divergence", "passed": False, "detail": "found 0.5 <nats>", "warning": False}]
     page = quality_page("a-recipe", "What it is.", found)
     assert "Checks failed" in page
     assert "found 0.5 &lt;nats&gt;" in page

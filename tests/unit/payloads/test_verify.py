@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import CheckFailedError, QualityTooLowError
+from orchestrator.events import Warned, from_line
 from orchestrator.payloads import generate, quantize, verify
 from orchestrator.quantization.files import read_json, write_json
 
@@ -31,6 +32,7 @@ def test_what_was_found_is_written(model: Path, quantized: Path, tmp_path: Path)
         "format",
         "passed",
         "checks",
+        "advice",
         "skipped",
         "layers",
         "snr_db",
@@ -45,19 +47,64 @@ def test_what_was_found_is_written(model: Path, quantized: Path, tmp_path: Path)
     assert "checks.held_out" in skipped["reason"]
 
 
-def test_a_gate_that_is_not_met_names_whom_to_leave_alone(model: Path, quantized: Path, tmp_path: Path) -> None:
-    guilty = {"modules": ["model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"], "error": 0.09}
+GUILTY = {"modules": ["model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"], "error": 0.09}
+
+
+def _evaluation(folder: Path, divergence: float) -> list[str]:
+    """Write what comparing found; return the options that name it."""
     other = {"modules": ["model.layers.0.mlp.down_proj"], "error": 0.01}
     found = {
         "tokens": 100,
-        "kl_divergence": {"mean": 0.5, "p99": 2.0},
+        "kl_divergence": {"mean": divergence, "p99": 2.0},
         "perplexity": {"original": 8.0, "quantized": 8.4, "increase": 0.05},
         "agreement": 0.8,
-        "layers": [{"layer": 0, "error": 0.1, "groups": [other, guilty]}],
+        "layers": [{"layer": 0, "error": 0.1, "groups": [other, GUILTY]}],
     }
-    write_json(tmp_path / "evaluation.json", found)
+    write_json(folder / "evaluation.json", found)
+    return ["--evaluation", str(folder / "evaluation.json")]
+
+
+def test_without_a_gate_much_worse_than_normal_fails_and_says_what_to_try(
+    model: Path, quantized: Path, tmp_path: Path
+) -> None:
     options = ["--checkpoint", str(quantized), "--reference", str(model), "--output", str(tmp_path / "out")]
-    compared = ["--evaluation", str(tmp_path / "evaluation.json"), "--max-perplexity-increase", "0.1"]
+    with pytest.raises(QualityTooLowError, match="normal") as raised:
+        verify.main([*options, *_evaluation(tmp_path, 0.19)])
+    assert raised.value.hint.startswith("set scale_search: weighted")
+    assert "model.layers.0.mlp.gate_proj" in raised.value.hint
+    document = read_json(tmp_path / "out" / "quality.json")
+    assert document["advice"] == raised.value.hint
+    assert not any(check["warning"] for check in document["checks"])
+
+
+def test_without_a_gate_worse_than_normal_is_a_warning_that_says_what_to_try(
+    model: Path, quantized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(quantized), "--reference", str(model), "--output", str(tmp_path / "out")]
+    verify.main([*options, *_evaluation(tmp_path, 0.13)])
+    document = read_json(tmp_path / "out" / "quality.json")
+    assert document["passed"]
+    (warned,) = [check for check in document["checks"] if check["warning"]]
+    assert warned["name"] == "kl_divergence"
+    assert "of the error comes from model.layers.0.mlp.gate_proj and model.layers.0.mlp.up_proj" in warned["detail"]
+    assert "scale_search: weighted" in document["advice"]
+    assert "2.2 times what is normal for W4A16_NVFP4" in document["divergence"]["meaning"]
+    (event,) = [event for line in capsys.readouterr().out.splitlines() if isinstance(event := from_line(line), Warned)]
+    assert warned["detail"] in event.message
+    assert document["advice"] in event.message
+
+
+def test_what_is_normal_for_the_format_is_no_warning(model: Path, quantized: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", str(quantized), "--reference", str(model), "--output", str(tmp_path / "out")]
+    verify.main([*options, *_evaluation(tmp_path, 0.12)])
+    document = read_json(tmp_path / "out" / "quality.json")
+    assert not any(check["warning"] for check in document["checks"])
+    assert document["advice"] == ""
+
+
+def test_a_gate_that_is_not_met_names_whom_to_leave_alone(model: Path, quantized: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", str(quantized), "--reference", str(model), "--output", str(tmp_path / "out")]
+    compared = [*_evaluation(tmp_path, 0.5), "--max-perplexity-increase", "0.1"]
     with pytest.raises(QualityTooLowError) as raised:
         verify.main([*options, *compared, "--max-kl-divergence", "0.1"])
     assert "0.5 nats a token" in raised.value.message
@@ -67,7 +114,7 @@ def test_a_gate_that_is_not_met_names_whom_to_leave_alone(model: Path, quantized
     failed = [check["name"] for check in document["checks"] if not check["passed"]]
     assert failed == ["kl_divergence"]
     assert document["divergence"]["blame"] == [
-        {"gate": "kl_divergence", "share": 0.9, "exclude": guilty["modules"]},
+        {"gate": "kl_divergence", "share": 0.9, "exclude": GUILTY["modules"]},
     ]
     verify.main([*options, *compared, "--max-kl-divergence", "0.6"])
     assert read_json(tmp_path / "out" / "quality.json")["passed"]

@@ -12,14 +12,21 @@ import pytest
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.evaluation import (
     Evaluation,
-    Gates,
     GroupError,
     LayerError,
     advice,
     as_document,
     blame,
     judge,
+    meaning,
 )
+from orchestrator.quantization.limits import Limits, limits
+
+
+def own(max_kl_divergence: float | None = None, max_perplexity_increase: float | None = None) -> Limits:
+    """Limits that a recipe sets, of a format whose normal figures are not known."""
+    return limits("int4_awq", None, max_kl_divergence, max_perplexity_increase)
+
 
 Q = GroupError(("model.layers.0.self_attn.q_proj",), 0.1)
 UP = GroupError(("model.layers.0.mlp.up_proj",), 0.2)
@@ -37,7 +44,7 @@ FOUND = Evaluation(
 
 
 def test_without_limits_everything_passes_and_the_figures_are_printed() -> None:
-    divergence, perplexity = judge(FOUND, Gates())
+    divergence, perplexity = judge(FOUND, own())
     assert (divergence.name, divergence.passed) == ("kl_divergence", True)
     assert divergence.detail == "0.25 nats a token over 120 tokens"
     assert (perplexity.name, perplexity.passed) == ("perplexity", True)
@@ -47,27 +54,27 @@ def test_without_limits_everything_passes_and_the_figures_are_printed() -> None:
 @pytest.mark.parametrize(
     ("gates", "passed"),
     [
-        (Gates(max_kl_divergence=0.25), [True, True]),
-        (Gates(max_kl_divergence=math.nextafter(0.25, 0)), [False, True]),
-        (Gates(max_perplexity_increase=0.25), [True, True]),
-        (Gates(max_perplexity_increase=math.nextafter(0.25, 0)), [True, False]),
-        (Gates(max_kl_divergence=0.1, max_perplexity_increase=0.1), [False, False]),
-        (Gates(max_kl_divergence=0.0), [False, True]),
+        (own(max_kl_divergence=0.25), [True, True]),
+        (own(max_kl_divergence=math.nextafter(0.25, 0)), [False, True]),
+        (own(max_perplexity_increase=0.25), [True, True]),
+        (own(max_perplexity_increase=math.nextafter(0.25, 0)), [True, False]),
+        (own(max_kl_divergence=0.1, max_perplexity_increase=0.1), [False, False]),
+        (own(max_kl_divergence=0.0), [False, True]),
     ],
 )
-def test_a_result_passes_up_to_its_limit_and_fails_above(gates: Gates, passed: list[bool]) -> None:
+def test_a_result_passes_up_to_its_limit_and_fails_above(gates: Limits, passed: list[bool]) -> None:
     assert [verdict.passed for verdict in judge(FOUND, gates)] == passed
 
 
 def test_a_verdict_names_the_limit_in_the_unit_of_the_result() -> None:
-    divergence, perplexity = judge(FOUND, Gates(max_kl_divergence=0.3, max_perplexity_increase=0.3))
+    divergence, perplexity = judge(FOUND, own(max_kl_divergence=0.3, max_perplexity_increase=0.3))
     assert divergence.detail == "0.25 nats a token over 120 tokens, at most 0.3 nats is allowed"
     assert perplexity.detail == "+25.00% (8 before, 10 after), at most +30.00% is allowed"
     assert (divergence.blame, perplexity.blame) == (None, None)
 
 
 def test_a_failed_limit_names_the_fewest_groups_that_cause_the_excess() -> None:
-    [failed] = [verdict for verdict in judge(FOUND, Gates(max_kl_divergence=0.1)) if not verdict.passed]
+    [failed] = [verdict for verdict in judge(FOUND, own(max_kl_divergence=0.1)) if not verdict.passed]
     assert failed.blame is not None
     assert failed.blame.groups == (DOWN,)  # six tenths are too much, and it causes seven
     assert failed.detail == (
@@ -77,9 +84,55 @@ def test_a_failed_limit_names_the_fewest_groups_that_cause_the_excess() -> None:
 
 
 def test_a_model_without_measured_groups_fails_without_a_cause() -> None:
-    [failed] = [v for v in judge(replace(FOUND, layers=()), Gates(max_kl_divergence=0.1)) if not v.passed]
+    [failed] = [v for v in judge(replace(FOUND, layers=()), own(max_kl_divergence=0.1)) if not v.passed]
     assert failed.detail == "found 0.25 nats a token over 120 tokens, at most 0.1 nats is allowed"
     assert advice([failed]) == ""
+
+
+def test_what_is_normal_for_the_format_passes_and_is_named() -> None:
+    found = replace(FOUND, kl_divergence=0.24, quantized_perplexity=8 * 1.2)
+    divergence, perplexity = judge(found, limits("nvfp4"))
+    assert (divergence.passed, divergence.warning, divergence.blame) == (True, False, None)
+    assert divergence.detail == "0.24 nats a token over 120 tokens, up to 0.24 nats is normal for NVFP4"
+    assert (perplexity.passed, perplexity.warning) == (True, False)
+
+
+def test_worse_than_normal_is_a_warning_that_names_the_layers_to_blame() -> None:
+    divergence, perplexity = judge(FOUND, limits("nvfp4"))
+    assert (divergence.passed, divergence.warning) == (True, True)
+    assert divergence.detail == (
+        "0.25 nats a token over 120 tokens, which is worse than normal for NVFP4: up to 0.24 nats; more than 0.36 nats"
+        " fails; 70% of the error comes from model.layers.1.mlp.down_proj"
+    )
+    assert (perplexity.passed, perplexity.warning) == (True, True)
+
+
+def test_much_worse_than_normal_fails_and_names_the_layers_to_blame() -> None:
+    divergence, perplexity = judge(replace(FOUND, kl_divergence=0.37), limits("nvfp4", max_perplexity_increase=0.5))
+    assert (divergence.passed, divergence.warning) == (False, False)
+    assert divergence.detail == (
+        "found 0.37 nats a token over 120 tokens, at most 0.36 nats is allowed for NVFP4, of which up to 0.24 nats is"
+        " normal; 70% of the error comes from model.layers.1.mlp.down_proj"
+    )
+    assert perplexity.detail == "+25.00% (8 before, 10 after), at most +50.00% is allowed"
+
+
+def test_a_warning_has_advice_as_a_failure_has() -> None:
+    verdicts = judge(FOUND, limits("nvfp4"))
+    assert advice(verdicts, ["one", "two"]) == (
+        "one; or two; or leave them in BF16, in the recipe: quantization: {exclude: [model.layers.1.mlp.down_proj]}"
+    )
+    assert advice(judge(FOUND, own(0.3)), ["one", "two"]) == ""
+
+
+def test_the_meaning_compares_with_bf16_and_fp8_and_the_format() -> None:
+    assert meaning(replace(FOUND, kl_divergence=0.36), limits("nvfp4")) == (
+        "The most likely next token is the original's for 75% of the tokens."
+        " The original, in BF16, has a divergence of 0; in FP8 0.045 nats and a perplexity +2% are normal,"
+        " in NVFP4 0.12 nats and a perplexity +10%."
+        " This model's divergence is 3 times what is normal for NVFP4."
+    )
+    assert meaning(FOUND, own()).endswith("in NVFP4 0.12 nats and a perplexity +10%.")
 
 
 @pytest.mark.parametrize(
@@ -112,12 +165,12 @@ def test_a_message_names_five_groups_and_counts_the_others(number: int, more: st
 
 
 def test_the_advice_names_each_module_once_for_all_failed_limits() -> None:
-    verdicts = judge(FOUND, Gates(max_kl_divergence=0.1, max_perplexity_increase=0.05))
+    verdicts = judge(FOUND, own(max_kl_divergence=0.1, max_perplexity_increase=0.05))
     assert advice(verdicts) == (
         "leave them in BF16, in the recipe: quantization: "
         "{exclude: [model.layers.1.mlp.down_proj, model.layers.0.mlp.up_proj]}"
     )
-    assert advice(judge(FOUND, Gates())) == ""
+    assert advice(judge(FOUND, own())) == ""
 
 
 def test_the_file_holds_every_figure_and_is_read_again(tmp_path: Path) -> None:
@@ -157,9 +210,14 @@ def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, text: str) -> Non
 
 
 def test_the_report_holds_the_limits_and_the_causes_of_what_failed() -> None:
-    gates = Gates(max_kl_divergence=0.1, max_perplexity_increase=0.3)
+    gates = own(max_kl_divergence=0.1, max_perplexity_increase=0.3)
     document = as_document(FOUND, gates, judge(FOUND, gates))
-    assert document["gates"] == {"max_kl_divergence": 0.1, "max_perplexity_increase": 0.3}
+    assert document["gates"] == {
+        "max_kl_divergence": 0.1,
+        "max_perplexity_increase": 0.3,
+        "normal_kl_divergence": None,
+        "normal_perplexity_increase": None,
+    }
     assert document["blame"] == [
         {"gate": "kl_divergence", "share": 0.7, "exclude": ["model.layers.1.mlp.down_proj"]},
     ]
