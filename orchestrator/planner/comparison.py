@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from orchestrator.catalog.image import Image
+from orchestrator.catalog.runtimes import unserved
 from orchestrator.catalog.target import Target
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
+from orchestrator.planner.rules.model import has_listed
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
@@ -145,12 +147,13 @@ def _refused(subject: Subject, terms: Terms, name: str, images: Sequence[Image])
     architecture, gpu = subject.shape.architecture, terms.target.gpu
     if name == "mxfp4" and architecture != GPT_OSS:
         return "TensorRT-LLM loads MXFP4 only as gpt-oss is published in it; use NVFP4"
-    able = [image for image in images if architecture in image.pytorch_architectures]
-    if images and not able:
-        return f"no image of the catalogue serves {architecture}"
+    never = unserved().get(architecture)
+    if never is not None:
+        return f"TensorRT-LLM does not serve {architecture}: {never.why}"
+    able = [image for image in images if has_listed(image, architecture, subject.shape.model_type)] or images
     wanted = "fp8_block_scale" if subject.declared and subject.declared.algorithm == "FP8_BLOCK" else name
     if able and gpu and not any(wanted in image.formats.get(f"sm_{gpu.sm}", ()) for image in able):
-        return f"no image that serves {architecture} has kernels for {wanted} on SM {gpu.sm}"
+        return f"no image for {architecture} has kernels for {wanted} on SM {gpu.sm}"
     return ""
 
 
