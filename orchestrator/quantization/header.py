@@ -58,9 +58,9 @@ def read(file: Path) -> dict[str, StoredTensor]:
 
 
 def _check_metadata(file: Path, metadata: object) -> None:
-    """Check that the metadata are texts by name. The safetensors library refuses a file with others."""
+    """Check that the metadata are strings by name. The safetensors library refuses a file with others."""
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        message = f"{file}: __metadata__: found {metadata!a:.200}, expected an object of texts"
+        message = f"{file}: __metadata__: found {metadata!a:.200}, expected an object of strings"
         raise CheckpointError(message)
 
 

@@ -70,10 +70,10 @@ def files(draw: Callable[..., Any]) -> bytes:
     entries |= draw(st.dictionaries(NAMES, ENTRIES, max_size=2)) if draw(st.booleans()) else {}
     text = json.dumps(entries).encode() + b" " * draw(st.integers(0, 9))
     length = len(text) + draw(st.sampled_from([0, 0, 0, 0, 1, -1, 2**40]))
-    content = struct.pack("<Q", max(length, 0)) + text + bytes(end + draw(st.sampled_from([0, 0, 0, 0, 1])))
+    content: bytes = struct.pack("<Q", max(length, 0)) + text + bytes(end + draw(st.sampled_from([0, 0, 0, 0, 1])))
     if draw(st.booleans()):
         return content
-    place = draw(st.integers(0, len(content) - 1))
+    place: int = draw(st.integers(0, len(content) - 1))
     return content[:place] + bytes([draw(st.integers(0, 255))]) + content[place + 1 :]
 
 
@@ -94,7 +94,7 @@ def test_a_header_is_refused_or_read_as_the_safetensors_library_reads_it(content
         assert str(file) in fault
         assert len(fault) < 2000
         return
-    theirs = dict(safetensors.deserialize(content))
+    theirs = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
     assert {name: (one.dtype, list(one.shape)) for name, one in ours.items()} == {
         name: (one["dtype"], one["shape"]) for name, one in theirs.items()
     }
