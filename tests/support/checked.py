@@ -42,6 +42,13 @@ def quality(layers: int, modules: tuple[str, ...] = DENSE, *, compared: bool = T
     }
 
 
+def warned(layers: int) -> dict[str, Any]:
+    """A quality.json of a model that lost more than is normal for its format."""
+    found = quality(layers)
+    found["checks"][1]["warning"] = True
+    return {**found, "advice": "set scale_search: weighted"}
+
+
 def divergence(layers: int, modules: tuple[str, ...], drawn: random.Random) -> dict[str, Any]:
     """What comparing with the original found."""
     groups = [list(modules[:3]), [modules[3]]]

@@ -207,6 +207,22 @@ def test_a_checkpoint_without_quantized_layers_has_no_signal_to_noise(world: Wor
     assert "dB" not in text
 
 
+def test_the_model_card_has_warnings_what_to_try_and_what_the_figures_mean(world: World) -> None:
+    checks = [
+        {"name": "tensors", "passed": True, "detail": "all", "warning": False},
+        {"name": "kl_divergence", "passed": True, "detail": "0.3 nats, which is worse than normal", "warning": True},
+    ]
+    figures = {"kl_divergence": {"mean": 0.3}, "perplexity": {"original": 8, "quantized": 9}, "meaning": "Much."}
+    quality = {**QUALITY, "checks": checks, "advice": "more bits", "divergence": figures}
+    world.leave("verify", {"quality.json": json.dumps(quality)})
+    text = (world.render().folder / "MODEL_CARD.md").read_text()
+    assert "every check passed, 2 of them, 1 with a warning" in text
+    assert "\nMuch.\n" in text
+    assert "**Warning**, `kl_divergence`: 0.3 nats, which is worse than normal." in text
+    assert "What to try: more bits." in text
+    assert "| checks | 2 of 2 passed, 1 with a warning |" in text
+
+
 def test_rendering_again_from_the_same_changes_nothing(world: World) -> None:
     first = world.render()
     inode = first.folder.stat().st_ino
