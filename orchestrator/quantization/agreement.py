@@ -99,6 +99,8 @@ def _expected(shape: ModelShape, *, experts: bool) -> Iterator[tuple[Place, tupl
         if tensor.role in _BESIDE or (tensor.role == "expert" and not experts):
             continue
         for name in tensor.names():
+            if not experts and ".experts." in name:  # their biases
+                continue
             within = _LAYER.search(name)
             yield (int(within[1]), within[2]) if within else (None, _last_two(name)), tensor.shape
 
