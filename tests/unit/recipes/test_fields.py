@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "quantization.calibration.sequence_length": "77",
     "quantization.calibration.batch_size": "3",
     "quantization.shared_scales": "true",
+    "quantization.scale_search": "weighted",
     "quantization.resources.device": "cpu",
     "quantization.resources.threads": "3",
     "quantization.resources.memory": "16GB",
