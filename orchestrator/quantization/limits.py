@@ -78,13 +78,9 @@ class Limits:
     @property
     def document(self) -> dict[str, float | None]:
         """The entry in `quality.json`."""
-        divergence, increase = self.kl_divergence, self.perplexity_increase
-        return {
-            "max_kl_divergence": divergence and divergence.most,
-            "max_perplexity_increase": increase and increase.most,
-            "normal_kl_divergence": divergence and divergence.normal_up_to,
-            "normal_perplexity_increase": increase and increase.normal_up_to,
-        }
+        named = {"kl_divergence": self.kl_divergence, "perplexity_increase": self.perplexity_increase}
+        most = {f"max_{name}": limit.most if limit else None for name, limit in named.items()}
+        return most | {f"normal_{name}": limit.normal_up_to if limit else None for name, limit in named.items()}
 
 
 def normal(number_format: str, bits_per_weight: float | None = None) -> Figures | None:
@@ -120,8 +116,8 @@ def limits(
     usual = normal(number_format, bits_per_weight)
     named = number_format.upper() if bits_per_weight is None else f"NVFP4 and FP8 at {bits_per_weight:.3g} bits"
     return Limits(
-        _limit(max_kl_divergence, usual and usual.kl_divergence),
-        _limit(max_perplexity_increase, usual and usual.perplexity_increase),
+        _limit(max_kl_divergence, usual.kl_divergence if usual else None),
+        _limit(max_perplexity_increase, usual.perplexity_increase if usual else None),
         named if usual else "",
         usual,
     )

@@ -10,8 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from orchestrator.quantization.evaluation import Evaluation, Gates, advice, judge
+from orchestrator.quantization.evaluation import Evaluation, advice, judge
 from orchestrator.quantization.formats import e2m1
+from orchestrator.quantization.limits import Limit, Limits
 from tests.support.families import FAMILIES, STORED_OTHERWISE
 from tests.support.oracle import find_environment
 
@@ -73,7 +74,7 @@ def test_the_layer_to_blame_is_named_and_leaving_it_alone_helps_as_much_as_was_s
     file.write_text(json.dumps(results["bad layer"]))
     found = Evaluation.read(file)
     allowed = found.kl_divergence * 0.6
-    (failed,) = [verdict for verdict in judge(found, Gates(max_kl_divergence=allowed)) if not verdict.passed]
+    (failed,) = [verdict for verdict in judge(found, Limits(Limit(allowed))) if not verdict.passed]
     assert failed.blame
     assert failed.blame.exclude == ["model.layers.1.mlp.down_proj"]
     assert advice([failed]).endswith("quantization: {exclude: [model.layers.1.mlp.down_proj]}")

@@ -17,7 +17,7 @@ class _Tensor(np.ndarray[Any, Any]):
     """An array with the methods of a tensor that the sums need."""
 
     def square(self) -> _Tensor:
-        return self * self
+        return np.square(self).view(_Tensor)
 
     def cpu(self) -> _Tensor:
         return self
@@ -27,7 +27,8 @@ class _Tensor(np.ndarray[Any, Any]):
 
 
 def _vector_norm(tokens: _Tensor, *, dim: int, dtype: type[np.generic]) -> _Tensor:
-    return np.linalg.norm(tokens.astype(dtype), axis=dim).view(_Tensor)
+    norms: _Tensor = np.linalg.norm(tokens.astype(dtype), axis=dim).view(_Tensor)
+    return norms
 
 
 _TORCH = SimpleNamespace(linalg=SimpleNamespace(vector_norm=_vector_norm), float64=np.float64)
