@@ -95,8 +95,7 @@ def test_without_a_gate_worse_than_normal_is_a_warning_that_says_what_to_try(
 
 
 def test_a_search_that_was_used_already_is_not_advised(model: Path, quantized: Path, tmp_path: Path) -> None:
-    made = read_json(quantized / "quantization.json")
-    write_json(quantized / "quantization.json", {**made, "scale_search": {"name": "weighted", "as_mse": []}})
+    write_json(quantized / "quantization.json", {"scale_search": {"name": "weighted", "as_mse": []}})
     options = ["--checkpoint", str(quantized), "--reference", str(model), "--output", str(tmp_path / "out")]
     verify.main([*options, *_evaluation(tmp_path, 0.13)])
     assert read_json(tmp_path / "out" / "quality.json")["advice"].startswith("give more bits where they count most")
