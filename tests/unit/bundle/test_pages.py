@@ -84,12 +84,14 @@ def test_a_card_tells_how_far_the_model_is_from_its_original(tmp_path: Path) -> 
     divergence = {
         "kl_divergence": {"mean": 0.01234, "p99": 0.1},
         "perplexity": {"original": 8.5, "quantized": 8.75, "increase": 0.0294},
+        "meaning": "normal for NVFP4",
     }
     contents = contents_of(ENGINE, tmp_path)
     assert contents.quality is not None
     text = card(replace(contents, quality={**contents.quality, "divergence": divergence}))
     assert "| divergence from the original | 0.01234 nats a token |" in text
     assert "8.5 → 8.75" in text
+    assert "normal for NVFP4" in text
 
 
 @pytest.mark.parametrize("name", [ENGINE, "llama3-70b-nvfp4-published-eagle3", TINY])
