@@ -172,8 +172,8 @@ def _show_phases(plan: Plan) -> None:
     print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
     if plan.estimate.search:
-        search = f"quantization.scale_search {plan.recipe.quantization.scale_search}"
-        print_text(f"{search}: adds {span_words(plan.estimate.search)} to quantize; max adds nothing")
+        search = f"scale_search {plan.recipe.quantization.scale_search}"
+        print_text(f"{search}: {span_words(plan.estimate.search)} of quantize")
     click.echo()
 
 
