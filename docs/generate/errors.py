@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 
 from docs.generate.catalogue import faults
-from docs.generate.markdown import block, code, first_line, page, source_of, table, table_in
+from docs.generate.markdown import block, code, first_line, page, table, table_in
 from orchestrator import errors
 from orchestrator.errors import OrchestratorError
 from orchestrator.planner import rules
-from orchestrator.planner.rules import cautions
 
 _INTRODUCTION = """\
 A message says where, what was found and what was expected; the line after the arrow says what to do next. Codes and
@@ -66,10 +66,9 @@ def error_rows() -> list[tuple[str, str, str]]:
 
 
 def _caution_rows() -> Iterator[tuple[str, str]]:
-    for function in source_of(cautions).body:
-        if isinstance(function, ast.FunctionDef):
-            words = first_line(ast.get_docstring(function))
-            yield from ((code(found), words) for found in codes_in(function))
+    for rule in rules.CAUTIONS:
+        source = ast.parse(inspect.getsource(rule))
+        yield from ((code(found), first_line(rule.__doc__)) for found in codes_in(source))
 
 
 def _fault_rows() -> list[tuple[str, str]]:

@@ -45,12 +45,12 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
     stacked = any(tensor.stacked for tensor in shape.tensors) or bool(layout.gathered_experts(tensors))
     compared = not (stacked or any(isinstance(spec, ExpertMatrix) for spec in tensors))
     model, has = structure.read(config, tensors), f"{structure.architecture_of(config)} by {configs.CONFIG}"
-    expected = dict(_expected(shape, experts=compared))
+    expected = {place: (name, size) for place, name, size in _expected(shape, experts=compared)}
     found = dict(_found(model, tensors, experts=compared))
-    for (layer, name), size in expected.items():
-        spec = found.get((layer, name))
+    for (layer, within), (name, size) in expected.items():
+        spec = found.get((layer, within))
         if spec is None:
-            where = name if layer is None else f"{model.stack}.{layer}.{name}"
+            where = name if layer is None else f"{model.stack}.{layer}.{within}"
             message = f"{where} is missing, which belongs to {has}"
             raise CheckpointError(message, hint=_HINT)
         if spec.dtype not in FLOATS:
@@ -94,7 +94,8 @@ def _exact_shape(config: Config) -> ModelShape | None:
     return shape if shape.exact else None
 
 
-def _expected(shape: ModelShape, *, experts: bool) -> Iterator[tuple[Place, tuple[int, ...]]]:
+def _expected(shape: ModelShape, *, experts: bool) -> Iterator[tuple[Place, str, tuple[int, ...]]]:
+    """Yield the place, the name and the shape of each tensor of an architecture."""
     for tensor in shape.tensors:
         if tensor.role in _BESIDE or (tensor.role == "expert" and not experts):
             continue
@@ -102,7 +103,7 @@ def _expected(shape: ModelShape, *, experts: bool) -> Iterator[tuple[Place, tupl
             if not experts and ".experts." in name:  # their biases
                 continue
             within = _LAYER.search(name)
-            yield (int(within[1]), within[2]) if within else (None, _last_two(name)), tensor.shape
+            yield (int(within[1]), within[2]) if within else (None, _last_two(name)), name, tensor.shape
 
 
 def _found(model: Structure, tensors: Sequence[TensorSpec], *, experts: bool) -> Iterator[tuple[Place, TensorSpec]]:

@@ -495,8 +495,14 @@ def test_a_shard_that_becomes_shorter_while_it_is_read_is_named(
 
 
 _MISFITS: Mapping[str, tuple[dict[str, Any], str]] = {
-    "missing": ({"model.norm.weight": None}, "model.norm.weight is missing; config.json asks for shape [64]"),
-    "shape": ({"model.norm.weight": np.ones(63, np.float32)}, "found shape [63], expected [64] from config.json"),
+    "missing": (
+        {"model.norm.weight": None},
+        "model.norm.weight is missing, which belongs to LlamaForCausalLM by config.json",
+    ),
+    "shape": (
+        {"model.norm.weight": np.ones(63, np.float32)},
+        "expected the shape [64] of LlamaForCausalLM by config.json",
+    ),
     "extra": ({"model.extra": np.ones(3, np.float32)}, "model.extra: this transformers has no parameter for it"),
 }
 

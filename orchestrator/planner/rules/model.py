@@ -86,7 +86,7 @@ def has_the_architecture(given: RuleInput) -> Iterator[Refusal]:
 
 
 def has_the_parameters(given: RuleInput) -> Iterator[Refusal]:
-    """The recipe names about as many parameters as the model's files have."""
+    """The recipe names other parameters than the model's files have, by more than 5 %."""
     known, named = given.model.known, given.recipe.model.parameters
     if known is None or not known.shape.exact:
         return
