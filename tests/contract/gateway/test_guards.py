@@ -67,7 +67,7 @@ def test_two_keys_at_once_are_none(guarded: tuple[Deployment, str]) -> None:
 def test_the_log_says_whose_key_it_was(guarded: tuple[Deployment, str]) -> None:
     server, key = guarded
     server.get("/v1/models", Authorization=f"Bearer {key}", X_Request_Id="whose")
-    assert "request_id=whose client=127.0.0.1 key=alice" in server.log
+    server.wait_for(lambda: "request_id=whose client=127.0.0.1 key=alice" in server.log)
 
 
 def test_keys_come_and_go_without_a_restart(guarded: tuple[Deployment, str]) -> None:
