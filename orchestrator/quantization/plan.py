@@ -54,6 +54,7 @@ _COMPANIONS = (
 )
 
 _SERVED_AS_IT_IS = "A checkpoint that is quantized already is served as it is: method none."
+_WRITTEN_IN_BF16_FIRST = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
 
 # The key projections. The scales of keys and values are written beside them.
 _KEYS = ("k_proj", "qkv_proj", "query_key_value", "kv_a_proj_with_mqa")
@@ -116,17 +117,7 @@ class Plan:
             raise RecipeInvalidError(message, hint=f"It can make {', '.join(format_names.KV_CACHE_FORMATS)}.")
         config = read_json(source / configs.CONFIG)
         checkpoint = Checkpoint.open(source)
-        if "quantization_config" in config:
-            message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
-            hint = _SERVED_AS_IT_IS
-            if _has_blocks(config["quantization_config"]):
-                hint = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
-            raise CheckpointError(message, hint=hint)
-        if (source / configs.QUANT_CONFIG).exists():
-            message = f"{source}: found {configs.QUANT_CONFIG}; expected an unquantized checkpoint"
-            raise CheckpointError(
-                message, hint="A checkpoint that is quantized already is served as it is: method none."
-            )
+        _require_unquantized(source, config)
         if has_own_head(checkpoint, config):
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
@@ -335,6 +326,21 @@ def _attention_with_keys(unit: Sequence[str]) -> str | None:
     """Return the attention to which a unit's projection of keys belongs."""
     modules = [name.removesuffix(".weight").rpartition(".") for name in unit]
     return next((parent for parent, _, leaf in modules if leaf in _KEYS), None)
+
+
+def _require_unquantized(source: Path, config: Mapping[str, Any]) -> None:
+    """Check that neither configuration of a checkpoint declares a quantization.
+
+    Raises:
+        CheckpointError: One does.
+    """
+    if "quantization_config" in config:
+        message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
+        in_blocks = _has_blocks(config["quantization_config"])
+        raise CheckpointError(message, hint=_WRITTEN_IN_BF16_FIRST if in_blocks else _SERVED_AS_IT_IS)
+    if (source / configs.QUANT_CONFIG).exists():
+        message = f"{source}: found {configs.QUANT_CONFIG}; expected an unquantized checkpoint"
+        raise CheckpointError(message, hint=_SERVED_AS_IT_IS)
 
 
 def _has_blocks(quantization: object) -> bool:

@@ -28,7 +28,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts, split_quantized
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.schemes import SCHEMES
-from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.quantization.tensors import FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 UNQUANTIZED = "bf16"
 CHUNK_BYTES = 4_000_000  # comparing takes about 25 times as much, in FP64
 
-_WEIGHTS = ("F16", "BF16", "F32")
-"""Possible types of a tensor that is not quantized. The writer of the checkpoint chooses."""
 _FLOATS = ("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64")
 _SCALES = ("weight_scale", "weight_scale_2", "weight_scale_inv", "input_scale", "k_scale", "v_scale", "_scales")
 _SHARED = ("weight_scale_2", "input_scale")
@@ -334,7 +332,8 @@ class _Examination:
                 message = f"{name} is missing; expected {spec.dtype} {list(spec.shape)}"
                 raise CheckFailedError(message)
             found = checkpoint.tensors[name]
-            types = _WEIGHTS if spec is source.get(name) and spec.dtype in _WEIGHTS else (spec.dtype,)
+            # The writer of an unquantized checkpoint chooses among these types.
+            types = FLOATS if spec is source.get(name) and spec.dtype in FLOATS else (spec.dtype,)
             if found.dtype not in types or found.shape != spec.shape:
                 message = f"{found.file.name}: found {found}, expected {spec.dtype} {list(spec.shape)}"
                 raise CheckFailedError(message)
