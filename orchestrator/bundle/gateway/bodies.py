@@ -106,7 +106,9 @@ def _check_fields(path: str, document: Mapping[str, Any], rules: BodyRules) -> N
     if unknown:
         shown = ", ".join(repr(name[:64]) for name in unknown[:5])
         refuse(400, f"{path} does not accept {shown}.", code="unknown_field")
-    if document.get("chat_template") is not None and not rules.chat_templates:
+    arguments = document.get("chat_template_kwargs")  # they reach the function that renders
+    brought = [document, *([arguments] if isinstance(arguments, dict) else [])]
+    if not rules.chat_templates and any(part.get("chat_template") is not None for part in brought):
         message = "'chat_template' is not accepted: templates are programs. NIM_GATEWAY_ALLOW_CHAT_TEMPLATE allows it."
         refuse(400, message, code="chat_template_off")
 

@@ -78,6 +78,13 @@ def test_a_template_is_a_program_that_must_be_allowed() -> None:
     _accepted({"messages": [], "chat_template": None})
 
 
+def test_a_template_among_the_arguments_of_the_template_is_a_template_too() -> None:
+    document = {"messages": [], "chat_template_kwargs": {"chat_template": "{{ messages }}"}}
+    assert _refused(document)[:2] == (400, "chat_template_off")
+    _accepted(document, rules=replace(RULES, chat_templates=True))
+    _accepted({"messages": [], "chat_template_kwargs": {"enable_thinking": False}})
+
+
 @pytest.mark.parametrize(
     "address",
     ["http://10.0.0.1/x", "https://example.com/x.png", "file:///etc/passwd", "/etc/passwd", "FILE:///x", " data:,x", "",
