@@ -19,9 +19,9 @@ RUN := $(BIN)/orchestrator
 NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llama-w4a16-nvfp4; `make recipes` lists them))
 
 # $(call install,FOLDER,FILE[,LOCK]): exactly what a file of the lock says; a wheel with another hash is refused. A file is whole,
-# so nothing needs to be resolved; Python compiles a module when it is first imported.
+# so nothing needs to be resolved, and no constraint of the machine applies; Python compiles a module when it is first imported.
 PIP := -m pip --disable-pip-version-check --quiet
-install = $(1)/bin/python $(PIP) install --no-deps --no-compile --no-build-isolation --require-hashes --requirement $(or $(3),$(LOCK))/$(2).txt
+install = PIP_CONSTRAINT=/dev/null $(1)/bin/python $(PIP) install --no-deps --no-compile --no-build-isolation --require-hashes --requirement $(or $(3),$(LOCK))/$(2).txt
 fresh = $(PYTHON) -m venv --clear
 
 # Tests find by these names what set-up made for them: the lock, its wheels (they install the tool without a network), interpreters.
