@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _ATTENTION = "orchestrator"
 """Our attention's name in transformers: its own, with a probe of keys and values."""
 
+_KEYS, _VALUES = "keys", "values"
+"""What the cache gets, among the names of modules."""
+
 _ATTENTION_INPUTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 """The inputs of torch's attention that a caller may leave unnamed."""
 
@@ -40,22 +43,10 @@ class Measured:
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     """Errors of the layer's output: by the first module of a group and the format, see `sensitivity`."""
 
-    def saw(self, module: str, largest: float, tokens: int) -> None:
-        """Add a module's input."""
-        self.inputs[module] = max(self.inputs.get(module, 0.0), largest)
-        if ".experts." in module:
-            self.tokens[module] = self.tokens.get(module, 0) + tokens
-
     @classmethod
     def restored(cls, entry: Mapping[str, Any]) -> Measured:
         """Make it from the output of `dataclasses.asdict`."""
         return cls(**entry)
-
-    def saw_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
-        """Record keys and values for the cache without changing them."""
-        self.keys, self.values = max(self.keys, _largest(keys)), max(self.values, _largest(values))
-        self.attended = True
-        return keys, values
 
 
 ENOUGH_TOKENS = 64
@@ -67,25 +58,29 @@ class InputSquares:
     """Sums of the squares of each input of a layer's modules, over the tokens of all batches but not over padding.
 
     Padding counts in experts, whose tokens come without their places. Modules that get the same tensor share a sum.
-    Tokens whose inputs are all zero are not counted: some experts get zeros for the tokens of others.
+    Tokens whose inputs are all zero are not counted in experts: some get zeros for the tokens of others.
     """
 
     mask: Any = None
     """Whether there is a token, of shape [samples, length], for the present batch; None if all are tokens."""
     _sums: dict[str, Any] = field(default_factory=dict)
     """FP64 of shape [in], on the device; by the first module that gets the tensor."""
-    _tokens: dict[str, int] = field(default_factory=dict)
+    _tokens: dict[str, Any] = field(default_factory=dict)
+    """How many tokens are in a sum: a number, or a tensor of one on the device."""
     _first: dict[str, str] = field(default_factory=dict)
     """By module that shares a sum, the first one."""
 
     def saw(self, torch: Any, names: Sequence[str], given: Any) -> None:  # noqa: ANN401 - of torch
         """Add an input, by the names of the modules that get it."""
         first, *others = names
-        tokens = given[self.mask] if self.mask is not None and given.shape[:-1] == self.mask.shape else given
-        tokens = tokens.reshape(-1, given.shape[-1])
-        sums = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64).square()
-        self._sums[first] = self._sums[first] + sums if first in self._sums else sums
-        self._tokens[first] = self._tokens.get(first, 0) + int(tokens.any(-1).sum())
+        masked = self.mask is not None and given.shape[:-1] == self.mask.shape
+        if masked:
+            given = torch.where(self.mask[..., None], given, 0.0)
+        tokens = given.reshape(-1, given.shape[-1])
+        count = tokens.any(-1).sum() if _of_expert(first) else self.mask.sum() if masked else len(tokens)
+        norm = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64)
+        self._sums[first] = self._sums[first].addcmul(norm, norm) if first in self._sums else norm.square()
+        self._tokens[first] = self._tokens.get(first, 0) + count
         for name in others:
             self.share(name, first)
 
@@ -102,10 +97,14 @@ class InputSquares:
         for first, sums in self._sums.items():
             squares = sums.cpu().numpy()
             largest = float(squares.max(initial=0))
-            if self._tokens[first] >= ENOUGH_TOKENS and 0 < largest < np.inf:
+            if int(self._tokens[first]) >= ENOUGH_TOKENS and 0 < largest < np.inf:
                 found[first] = (squares / largest).astype(np.float32)
         shared = {name: found[first] for name, first in self._first.items() if first in found}
         return {**found, **shared}
+
+
+def _of_expert(name: str) -> bool:
+    return ".experts." in name
 
 
 @dataclass(frozen=True)
@@ -121,37 +120,78 @@ class Overrides:
 
 @dataclass(frozen=True)
 class ModuleProbe:
-    """The action at a linear module: record its input, replace its calculation, or both."""
+    """The action at a linear module: record its input, replace its calculation, or both.
+
+    What is recorded stays on the device until `finish`: to read one number, the processor waits for all that a GPU has
+    to do before.
+    """
 
     torch: Any
     measured: Measured | None
     overrides: Overrides | None
     squares: InputSquares | None = None
-    _inputs: dict[int, tuple[Any, str]] = field(default_factory=dict)
-    """The inputs so far: a weak reference to each, and the first module that got it."""
+    _inputs: dict[int, tuple[Any, str, Any]] = field(default_factory=dict)
+    """The inputs so far: a weak reference to each, the first module that got it, and the largest magnitude."""
+    _largest: dict[str, Any] = field(default_factory=dict)
+    """By module, and for keys and values: a tensor of one number."""
 
     def record(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        """Record a module's input, by its name in the checkpoint within the layer."""
-        if self.measured is not None and given.numel():
-            self.measured.saw(name, _largest(given), given.numel() // given.shape[-1])
+        """Record a module's input, and whether it is the same tensor as an earlier module's.
 
-    def compare(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        """Record whether a module gets the same tensor as an earlier one, and the squares of a new one."""
+        Args:
+            name: The module's name in the checkpoint within the layer.
+            given: The input.
+        """
         if self.measured is None:
             return
-        earlier, first = self._inputs.get(id(given), (None, ""))
+        earlier, first, largest = self._inputs.get(id(given), (None, "", None))
         if earlier is None or earlier() is not given:
-            self._inputs[id(given)] = (weakref.ref(given), name)
-            self.record_squares([name], given)
-        elif first != name:
+            self._inputs[id(given)] = (weakref.ref(given), name, self.record_alike([name], given))
+            return
+        self._keep(name, largest, given)
+        if first != name:
             self.measured.fed_alike.setdefault(name, first)
             if self.squares is not None:
                 self.squares.share(name, first)
 
-    def record_squares(self, names: Sequence[str], given: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        """Record the squares of an input, by the names of the modules that get it."""
-        if self.squares is not None and given.numel():
+    def record_alike(self, names: Sequence[str], given: Any) -> Any:  # noqa: ANN401 - tensors of torch
+        """Record an input by the names of the modules that get it, and return its largest magnitude if it has any."""
+        if self.measured is None or not given.numel():
+            return None
+        largest = given.abs().amax()
+        for name in names:
+            self._keep(name, largest, given)
+        if self.squares is not None:
             self.squares.saw(self.torch, names, given)
+        return largest
+
+    def record_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
+        """Record keys and values for the cache without changing them."""
+        for name, given in ((_KEYS, keys), (_VALUES, values)):
+            self._larger(name, given.abs().amax())
+        return keys, values
+
+    def finish(self) -> None:
+        """Put what was recorded into `measured`. A number that is not finite wins over all others."""
+        if self.measured is None or not self._largest:
+            return
+        numbers: list[float] = self.torch.stack([largest.float() for largest in self._largest.values()]).tolist()
+        found = dict(zip(self._largest, numbers, strict=True))
+        self.measured.attended = _KEYS in found
+        self.measured.keys, self.measured.values = found.pop(_KEYS, 0.0), found.pop(_VALUES, 0.0)
+        self.measured.inputs.update(found)
+
+    def _keep(self, name: str, largest: Any, given: Any) -> None:  # noqa: ANN401 - tensors of torch
+        if largest is None or self.measured is None:
+            return
+        self._larger(name, largest)
+        if _of_expert(name):
+            tokens = given.numel() // given.shape[-1]
+            self.measured.tokens[name] = self.measured.tokens.get(name, 0) + tokens
+
+    def _larger(self, name: str, largest: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        before = self._largest.get(name)
+        self._largest[name] = largest if before is None else self.torch.maximum(before, largest)
 
 
 @contextmanager
@@ -184,7 +224,6 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
 def _linear_hook(name: str, probe: ModuleProbe) -> Callable[[Any, Any], None]:
     def hook(_: Any, positional: Any) -> None:  # noqa: ANN401 - as torch calls it
         probe.record(name, positional[0])
-        probe.compare(name, positional[0])
 
     return hook
 
@@ -226,9 +265,7 @@ class _ExpertProducts:
         given, weight = positional[:2]
         each = list(zip(found, given, weight, strict=True) if function is torch.bmm else [(found[0], given, weight)])
         for names, part, _ in each:
-            for name in names:
-                self.probe.record(name, part)
-            self.probe.record_squares(names, part)
+            self.probe.record_alike(names, part)
         if self.probe.overrides is None:
             return function(*positional, **named)
         replaced = [
@@ -257,10 +294,6 @@ def _intercepting(torch: Any, call: Callable[[Any, Any, Mapping[str, Any]], Any]
     mode: Any = torch.overrides.TorchFunctionMode
     block: AbstractContextManager[Any] = type("Intercepting", (mode,), {"__torch_function__": intercept})()
     return block
-
-
-def _largest(tensor: Any) -> float:  # noqa: ANN401 - a tensor of torch
-    return float(tensor.abs().amax())
 
 
 # --- attention -----------------------------------------------------------------------------------------------------

@@ -379,11 +379,13 @@ class Resident:
                 raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
             return first
 
-        owner._cache = overrides.cache if overrides else measured.saw_cache if measured else None  # noqa: SLF001 - one thing in two parts
+        probe = ModuleProbe(torch, measured, overrides, squares)
+        owner._cache = overrides.cache if overrides else probe.record_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
-            probing = probed(self.layer, self.arranged, ModuleProbe(torch, measured, overrides, squares))
+            probing = probed(self.layer, self.arranged, probe)
             with probing, probed_direct_attention(torch, owner._attended), torch.inference_mode():  # noqa: SLF001
                 yield forward
+            probe.finish()
         finally:
             owner._cache = None  # noqa: SLF001
 

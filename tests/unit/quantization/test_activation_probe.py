@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.quantization.activation_probe import ENOUGH_TOKENS, InputSquares
+from orchestrator.quantization.activation_probe import ENOUGH_TOKENS, InputSquares, Measured, ModuleProbe
 
 _INPUTS = 16
 
@@ -18,6 +18,22 @@ class _Tensor(np.ndarray[Any, Any]):
 
     def square(self) -> _Tensor:
         return np.square(self).view(_Tensor)
+
+    def abs(self) -> _Tensor:
+        return np.abs(self).view(_Tensor)
+
+    def amax(self) -> _Tensor:
+        largest: _Tensor = np.asarray(self.max()).view(_Tensor)
+        return largest
+
+    def numel(self) -> int:
+        return self.size
+
+    def float(self) -> _Tensor:
+        return self
+
+    def addcmul(self, one: _Tensor, other: _Tensor) -> _Tensor:
+        return (self + one * other).view(_Tensor)
 
     def cpu(self) -> _Tensor:
         return self
@@ -31,7 +47,22 @@ def _vector_norm(tokens: _Tensor, *, dim: int, dtype: type[np.generic]) -> _Tens
     return norms
 
 
-_TORCH = SimpleNamespace(linalg=SimpleNamespace(vector_norm=_vector_norm), float64=np.float64)
+def _where(condition: np.ndarray[Any, Any], given: _Tensor, other: float) -> _Tensor:
+    found: _Tensor = np.where(condition, given, np.float32(other)).view(_Tensor)
+    return found
+
+
+def _stack(numbers: list[np.float32]) -> np.ndarray[Any, Any]:
+    return np.stack(numbers)
+
+
+_TORCH = SimpleNamespace(
+    linalg=SimpleNamespace(vector_norm=_vector_norm),
+    float64=np.float64,
+    where=_where,
+    maximum=np.maximum,
+    stack=_stack,
+)
 
 
 def _tokens(count: int) -> _Tensor:
@@ -47,9 +78,9 @@ def _zeros(count: int) -> _Tensor:
 @pytest.mark.parametrize(("reached", "enough"), [(ENOUGH_TOKENS - 1, False), (ENOUGH_TOKENS, True)])
 def test_tokens_of_zeros_do_not_count_among_those_that_reached_an_expert(reached: int, enough: bool) -> None:
     squares = InputSquares()
-    squares.saw(_TORCH, ["experts.gate_up_proj.0"], np.concatenate([_tokens(reached), _zeros(500)]).view(_Tensor))
-    squares.saw(_TORCH, ["experts.gate_up_proj.0"], _zeros(500))
-    assert ("experts.gate_up_proj.0" in squares.importance()) is enough
+    squares.saw(_TORCH, ["mlp.experts.0.up_proj"], np.concatenate([_tokens(reached), _zeros(500)]).view(_Tensor))
+    squares.saw(_TORCH, ["mlp.experts.0.up_proj"], _zeros(500))
+    assert ("mlp.experts.0.up_proj" in squares.importance()) is enough
 
 
 def test_tokens_of_zeros_change_no_mean_square() -> None:
@@ -80,5 +111,57 @@ def test_padding_counts_neither_as_tokens_nor_in_the_sums() -> None:
 
 def test_a_mask_of_another_shape_leaves_all_tokens() -> None:
     squares = InputSquares(np.zeros((2, ENOUGH_TOKENS), bool))
-    squares.saw(_TORCH, ["experts.0.down_proj"], _tokens(ENOUGH_TOKENS))
-    assert "experts.0.down_proj" in squares.importance()
+    squares.saw(_TORCH, ["mlp.experts.0.down_proj"], _tokens(ENOUGH_TOKENS))
+    assert "mlp.experts.0.down_proj" in squares.importance()
+
+
+def _probe() -> tuple[ModuleProbe, Measured]:
+    measured = Measured()
+    return ModuleProbe(_TORCH, measured, None, InputSquares()), measured
+
+
+def test_the_largest_input_of_all_batches_is_kept_and_experts_count_their_tokens() -> None:
+    probe, measured = _probe()
+    for count in (3, 4):
+        probe.record("mlp.experts.0.up_proj", _tokens(count))
+    probe.finish()
+    assert measured.inputs == {"mlp.experts.0.up_proj": max(np.abs(_tokens(count)).max() for count in (3, 4))}
+    assert measured.tokens == {"mlp.experts.0.up_proj": 7}
+    assert (measured.keys, measured.values, measured.attended) == (0, 0, False)
+
+
+def test_modules_that_get_the_same_tensor_are_known_by_the_first() -> None:
+    probe, measured = _probe()
+    shared, own = _tokens(5), _tokens(6)
+    for name, given in (("q_proj", shared), ("k_proj", shared), ("o_proj", own)):
+        probe.record(name, given)
+    probe.finish()
+    assert measured.fed_alike == {"k_proj": "q_proj"}
+    assert measured.inputs == {
+        "q_proj": np.abs(shared).max(),
+        "k_proj": np.abs(shared).max(),
+        "o_proj": np.abs(own).max(),
+    }
+
+
+def test_a_module_that_nothing_reached_is_missing() -> None:
+    probe, measured = _probe()
+    empty = _tokens(0)
+    for name in ("mlp.experts.0.up_proj", "mlp.experts.0.gate_proj"):
+        probe.record(name, empty)
+    probe.finish()
+    assert (measured.inputs, measured.tokens) == ({}, {})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_not_a_number_wins_whenever_it_comes(first: bool) -> None:
+    probe, measured = _probe()
+    broken = _tokens(2)
+    broken[0, 0] = np.nan
+    for given in (broken, _tokens(3)) if first else (_tokens(3), broken):
+        probe.record("down_proj", given)
+        probe.record_cache(_tokens(2), given)
+    probe.finish()
+    assert measured.attended
+    assert np.isfinite(measured.keys)
+    assert np.isnan([measured.inputs["down_proj"], measured.values]).all()

@@ -288,9 +288,7 @@ def test_scales_follow_from_magnitudes() -> None:
 
 
 def _measured() -> Measured:
-    measured = Measured()
-    measured.saw("mlp.experts.0.up_proj", 0.2, 7)
-    return measured
+    return Measured(inputs={"mlp.experts.0.up_proj": 0.2}, tokens={"mlp.experts.0.up_proj": 7})
 
 
 def test_experts_that_nothing_reached_are_counted(numbers: np.random.Generator) -> None:

@@ -30,10 +30,7 @@ def work(tiny: Path) -> Callable[..., str]:
 
 
 def _measured() -> Measured:
-    measured = Measured(keys=1.5)
-    measured.saw("mlp.experts.0.up_proj", 0.1, 3)
-    measured.saw("mlp.experts.0.up_proj", 0.2, 4)
-    return measured
+    return Measured(inputs={"mlp.experts.0.up_proj": 0.2}, tokens={"mlp.experts.0.up_proj": 7}, keys=1.5)
 
 
 def _opened(folder: Path | None, work: str) -> Scratch[Measured]:
