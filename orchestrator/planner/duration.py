@@ -28,11 +28,12 @@ _FILES_BASIS = (
 _SEARCHED: Mapping[str, float] = {MSE: 0.07e9, FOUR_OVER_SIX: 0.16e9, WEIGHTED: 0.07e9}
 """Weights a second on one core of a shared EPYC, with our compiled loops."""
 _SEARCH_CORES = (2, 16)
-_SEARCHED_ON_GPU: Mapping[str, float] = {MSE: 1.07e9, FOUR_OVER_SIX: 4.04e9, WEIGHTED: 1.03e9}
-"""Weights a second on an H100, 27 November 2026; each pass reads and writes the GPU's memory."""
+_SEARCHED_ON_GPU: Mapping[str, float] = {MSE: 94e9, FOUR_OVER_SIX: 231e9, WEIGHTED: 98e9}
+"""Weights a second on an H100, 27 November 2026."""
 _H100_BANDWIDTH = 3.35e12
 _SEARCH_SHARES = (0.7, 1.3)
-"""What other GPUs reach of these rates, in proportion to their memory's; assumed."""
+"""What other GPUs reach of these rates, in proportion to their memory's; assumed. A Spark has a larger share of an
+H100's operations than of its memory's rate, so this is the slower estimate."""
 
 _CONVERSION_BASIS = "reads and writes as our quantizer does, 0.5 to 1 GB/s together"
 
@@ -111,7 +112,7 @@ def searching(weights: float, scale_search: str, gpu: Gpu | None) -> Span | None
         return None
     if gpu:
         slowest, fastest = (rate * gpu.memory_bandwidth / _H100_BANDWIDTH * share for share in _SEARCH_SHARES)
-        how = f"{rate / 1e9:.2f} billion a second on an H100, in proportion to the memory's rate"
+        how = f"{rate / 1e9:.0f} billion a second on an H100, in proportion to the memory's rate"
     else:
         slowest, fastest = (rate * cores for cores in _SEARCH_CORES)
         how = "{:.2f} billion a second on a core of a shared EPYC, {} to {} cores assumed".format(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE
-from orchestrator.quantization.formats import cuda, e2m1, fp8, kernels, mxfp4, nvfp4, nvfp4_tensors
+from orchestrator.quantization.formats import cuda, e2m1, fp8, kernels, mxfp4, nvfp4
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
 from orchestrator.quantization.torch_types import Tensor
 
@@ -37,9 +37,6 @@ _SEARCHED = 10
 
 class Encoder(Protocol):
     """What is compared; weights are arrays of BF16, results arrays."""
-
-    searches: bool
-    """Whether it has the searches for scales besides `max`."""
 
     def nvfp4(
         self,
@@ -59,8 +56,6 @@ class Encoder(Protocol):
 
 class Defined:
     """The definitions themselves."""
-
-    searches = True
 
     def nvfp4(
         self,
@@ -84,9 +79,7 @@ class Defined:
 
 
 class GpuArithmetic:
-    """The GPU's arithmetic, compiled for this processor; a GPU searches with operations of torch."""
-
-    searches = False
+    """The GPU's arithmetic, compiled for this processor."""
 
     def __init__(self, folder: Path) -> None:
         """Compile into a folder."""
@@ -105,8 +98,12 @@ class GpuArithmetic:
         importance: NDArray[np.float32] | None = None,
     ) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        assert (search, importance) == (MAX, None)
-        return self._blocks(self._functions.nvfp4, weight, 16, ctypes.c_float(float(scale_2)))
+        scale, columns = ctypes.c_float(float(scale_2)), weight.shape[1]
+        if search == MAX:
+            return self._blocks(self._functions.nvfp4, weight, 16, scale)
+        weights = np.ones(columns, np.float32) if importance is None else importance
+        row, four_over_six = ctypes.c_int64(columns // nvfp4.BLOCK), ctypes.c_int(search == FOUR_OVER_SIX)
+        return self._blocks(self._functions.nvfp4_search, weight, 16, scale, _at(weights), row, four_over_six)
 
     def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
         """See `Encoder`."""
@@ -128,18 +125,16 @@ class GpuArithmetic:
         return wrong
 
     def _blocks(
-        self, function: Callable[..., None], weight: NDArray[Any], block: int, *scale: ctypes.c_float
+        self, function: Callable[..., None], weight: NDArray[Any], block: int, *given: object
     ) -> tuple[bytes, bytes]:
         codes, scales = np.empty(weight.size // 2, np.uint8), np.empty(weight.size // block, np.uint8)
         bits = np.ascontiguousarray(weight)
-        function(_at(bits), ctypes.c_int64(len(scales)), *scale, _at(codes), _at(scales))
+        function(_at(bits), ctypes.c_int64(len(scales)), *given, _at(codes), _at(scales))
         return codes.tobytes(), scales.tobytes()
 
 
 class CompiledLoops:
     """The loops for the processor's compiler, which `kernels.compile_here` has compiled; they know no MXFP4."""
-
-    searches = True
 
     def nvfp4(
         self,
@@ -164,8 +159,6 @@ class CompiledLoops:
 class OnTensors:
     """What runs on tensors of torch."""
 
-    searches = True
-
     def __init__(self, device: str) -> None:
         """Encode on a device, as torch names it."""
         self._device = device
@@ -178,11 +171,7 @@ class OnTensors:
         importance: NDArray[np.float32] | None = None,
     ) -> tuple[bytes, bytes]:
         """See `Encoder`."""
-        tensor = self._tensor(weight)
-        if search == MAX:
-            encoded = kernels.encode_nvfp4(tensor, scale_2)
-        else:  # also on the processor, where `kernels` would leave it to the compiled loops
-            encoded = nvfp4_tensors.encode(tensor, scale_2, search, importance)
+        encoded = kernels.encode_nvfp4(self._tensor(weight), scale_2, search=search, importance=importance)
         return self._bytes(encoded.codes), self._bytes(encoded.scales)
 
     def fp8(self, weight: NDArray[Any], scale: np.float32) -> bytes:
@@ -204,13 +193,13 @@ class OnTensors:
 
 def digests(encoder: Encoder) -> dict[str, str]:
     """Return a digest of all that an encoder makes of the cases, by format."""
-    searched = [name for name, *_ in SEARCHES] if encoder.searches else []
+    searched = (name for name, *_ in SEARCHES)
     found = {name: hashlib.sha256() for name in ("nvfp4", "fp8", "mxfp4", *searched)}
     with np.errstate(over="ignore"):  # what is far above a scale saturates, by way of infinity
         for _, weight, scale in _nvfp4_cases():
             for part in encoder.nvfp4(weight, scale):
                 found["nvfp4"].update(part)
-        for name, weight, scale, search, importance in _search_cases() if encoder.searches else ():
+        for name, weight, scale, search, importance in _search_cases():
             for part in encoder.nvfp4(weight, scale, search, importance):
                 found[name.partition(",")[0]].update(part)
         for _, weight, scale in _fp8_cases():
@@ -227,7 +216,7 @@ def differences(encoder: Encoder) -> Iterator[str]:
     with np.errstate(over="ignore"):  # what is far above a scale saturates, by way of infinity
         for name, weight, scale in _nvfp4_cases():
             yield from _compared(f"NVFP4, {name}", encoder.nvfp4, defined.nvfp4, weight, scale)
-        for name, *given in _search_cases() if encoder.searches else ():
+        for name, *given in _search_cases():
             yield from _compared(f"NVFP4, {name}", encoder.nvfp4, defined.nvfp4, *given)
         for name, weight, scale in _fp8_cases():
             yield from _compared(f"FP8, {name}", encoder.fp8, defined.fp8, weight, scale)

@@ -73,6 +73,48 @@ SHARED float quotient(float number, float divisor, float reciprocal) {
   return fmaf(fmaf(-divisor, rough, number), reciprocal, rough);
 }
 
+// --- the search for the scales of NVFP4's blocks, see nvfp4.py ---
+
+enum { CANDIDATES = 13, FIRST_BYTE = 1, LAST_BYTE = 126 };
+
+// The bytes that are tried, in their order, the scale that fits the largest magnitude first: 0, -1, 1, ... -4, 4, 5, ... 8.
+SHARED word candidate(word largest, int number) {
+  const int offset = number > 8 ? number - 4 : (number & 1 ? -1 : 1) * ((number + 1) / 2), code = (int)largest + offset;
+  return (word)(code < FIRST_BYTE ? FIRST_BYTE : code > LAST_BYTE ? LAST_BYTE : code);
+}
+
+// What a block's scale makes of numbers: `step` is its value times the tensor's scale, `most` what becomes 6.
+struct block_scale {
+  float value, step, reciprocal, most;
+};
+
+SHARED struct block_scale block_scale_of(word code, float scale_2) {
+  struct block_scale scale;
+  scale.value = from_e4m3((byte)code), scale.step = scale.value * scale_2;
+  scale.reciprocal = 1 / scale.step, scale.most = 6 * scale.step;
+  return scale;
+}
+
+// The nearest E2M1 magnitude, ties to the even code, for a magnitude up to 6: a sum whose last digit is worth 0.5, 1 or 2,
+// by the size of the magnitude, rounds to multiples of that.
+SHARED float nearest_e2m1(float magnitude) {
+  const float rounder = from_bits((to_bits(magnitude > 1 ? magnitude : 1) & 0x7f800000u) + (22u << 23));
+  return (magnitude + rounder) - rounder;
+}
+
+// The error of one number, in units of the tensor's scale; `unit` is the magnitude in these units.
+SHARED float error_of(float magnitude, float unit, float importance, struct block_scale scale, int fast) {
+  float value;
+  if (fast) {
+    value = quotient(magnitude < scale.most ? magnitude : scale.most, scale.step, scale.reciprocal);
+  } else {
+    value = magnitude == 0 ? 0 : magnitude / scale.step;
+    value = value > 6 ? 6 : value;
+  }
+  const float off = nearest_e2m1(value) * scale.value - unit;
+  return off * off * importance;
+}
+
 // For GPUs eight numbers at a time, which are 16 bytes and become the digits of a word or two.
 
 SHARED half_word number_of(const word *eight, int i) { return (half_word)(eight[i / 2] >> (16 * (i & 1))); }
@@ -148,4 +190,27 @@ SHARED word eight_mxfp4(const word *eight, word exponent) {
     codes |= (to_e2m1_toward_zero(fabsf(value)) | (word)!(value > 0) << 3) << (4 * i);
   }
   return codes;
+}
+
+// The scale with the least error of a block of sixteen numbers, of which `magnitude` is the largest.
+SHARED byte searched(const word *numbers, float magnitude, const float *importance, float scale_2, int four_over_six,
+                     const struct block_scale *table, int fast) {
+  const word largest = to_e4m3(limited(magnitude / (6.0f * scale_2)));
+  float magnitudes[16], units[16], least = 0;
+  for (int i = 0; i < 16; i++) {
+    magnitudes[i] = widened(number_of(numbers, i) & 0x7fff);
+    units[i] = magnitudes[i] / scale_2;
+  }
+  word best = largest;
+  for (int number = 0; number < (four_over_six ? 2 : CANDIDATES); number++) {
+    const word code = four_over_six && number ? to_e4m3(limited(magnitude / (4.0f * scale_2))) : candidate(largest, number);
+    const struct block_scale scale = table[code];
+    float terms[8];
+    for (int i = 0; i < 8; i++)
+      terms[i] = error_of(magnitudes[i], units[i], importance[i], scale, fast) +
+                 error_of(magnitudes[i + 8], units[i + 8], importance[i + 8], scale, fast);
+    const float error = ((terms[0] + terms[4]) + (terms[2] + terms[6])) + ((terms[1] + terms[5]) + (terms[3] + terms[7]));
+    if (number == 0 || error < least) least = error, best = code;
+  }
+  return (byte)best;
 }

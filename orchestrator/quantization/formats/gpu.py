@@ -9,13 +9,17 @@ import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from orchestrator.events import Warned
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX
 from orchestrator.quantization.formats import cuda, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
 from orchestrator.quantization.libraries import load_torch
+from orchestrator.quantization.torch_arrays import as_tensor
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from orchestrator.events import Observer
     from orchestrator.quantization.torch_types import Dtype, Tensor, Torch
@@ -47,12 +51,21 @@ class GpuWeight:
         numbers = weight.contiguous()
         return cls(numbers.clone() if numbers.data_ptr() % _ALIGNED else numbers, functions)
 
-    def encode_nvfp4(self, scale_2: np.float32) -> Encoded[Tensor]:
+    def encode_nvfp4(
+        self, scale_2: np.float32, search: str = MAX, importance: NDArray[np.float32] | None = None
+    ) -> Encoded[Tensor]:
         """Encode as `nvfp4.encode` does."""
         torch, (rows, columns) = self._torch, self.numbers.shape
         codes = self._empty((rows, columns // 2), torch.uint8)
         scales = self._empty((rows, columns // nvfp4.BLOCK), torch.float8_e4m3fn)
-        self._run("nvfp4_bf16", _float(scale_2), codes, scales)
+        if search == MAX:
+            self._run("nvfp4_bf16", _float(scale_2), codes, scales)
+            return Encoded(codes, scales)
+        weights = as_tensor(np.ones(columns, np.float32) if importance is None else importance, codes.device)
+        row, four_over_six = ctypes.c_longlong(columns // nvfp4.BLOCK), ctypes.c_longlong(search == FOUR_OVER_SIX)
+        blocks = self.numbers.numel() // nvfp4.BLOCK
+        given = (ctypes.c_longlong(blocks), _float(scale_2), weights, row, four_over_six)
+        self.functions.run("nvfp4_search_bf16", blocks, self.numbers, *given, codes, scales)
         return Encoded(codes, scales)
 
     def encode_fp8(self, scale: np.float32) -> Tensor:

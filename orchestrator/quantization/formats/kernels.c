@@ -6,6 +6,8 @@
 
 #include "arithmetic.h"
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define FAST 1
 #else
@@ -90,69 +92,64 @@ void nvfp4_bf16(const uint16_t *weight, int64_t blocks, float scale_2, uint8_t *
 
 // --- the search for the scales of blocks, see nvfp4.py ---
 
-// What a code of E4M3 is worth for a tensor's scale.
-struct candidate {
-  float value, step, reciprocal, most;
+// Blocks that are searched side by side, each in a lane of its own: their numbers lie across, so that every operation is
+// one of whole vectors.
+enum { LANES = 32 };
+
+struct lanes {
+  float magnitudes[16][LANES], units[16][LANES], importance[16][LANES], least[LANES];
+  word best[LANES];
 };
 
-// The nearest E2M1 magnitude, ties to the even code, for a magnitude up to 6; see to_e2m1.
-static inline float nearest_e2m1(float magnitude) {
-  const float rounder = magnitude < 2 ? 0x1p22f : magnitude < 4 ? 0x1p23f + 2 : 0x1p24f + 8;
-  return (magnitude + rounder) - rounder;
+// Compares a scale for each block with the best so far.
+ALWAYS_INLINE void compare(struct lanes *blocks, const word *codes, float scale_2, int fast) {
+  struct {
+    float value[LANES], step[LANES], reciprocal[LANES], most[LANES];
+  } scales;
+  float terms[8][LANES];
+  for (int lane = 0; lane < LANES; lane++) {
+    const struct block_scale scale = block_scale_of(codes[lane], scale_2);
+    scales.value[lane] = scale.value, scales.step[lane] = scale.step;
+    scales.reciprocal[lane] = scale.reciprocal, scales.most[lane] = scale.most;
+  }
+  for (int i = 0; i < 8; i++)
+    for (int lane = 0; lane < LANES; lane++) {
+      const struct block_scale scale = {scales.value[lane], scales.step[lane], scales.reciprocal[lane], scales.most[lane]};
+      const int j = i + 8;
+      terms[i][lane] =
+          error_of(blocks->magnitudes[i][lane], blocks->units[i][lane], blocks->importance[i][lane], scale, fast) +
+          error_of(blocks->magnitudes[j][lane], blocks->units[j][lane], blocks->importance[j][lane], scale, fast);
+    }
+  for (int half = 4; half; half /= 2)
+    for (int i = 0; i < half; i++)
+      for (int lane = 0; lane < LANES; lane++) terms[i][lane] += terms[i + half][lane];
+  for (int lane = 0; lane < LANES; lane++) {
+    const int better = terms[0][lane] < blocks->least[lane];
+    blocks->least[lane] = better ? terms[0][lane] : blocks->least[lane];
+    blocks->best[lane] = better ? codes[lane] : blocks->best[lane];
+  }
 }
 
-static inline float rounded(float magnitude, const struct candidate *scale, int fast) {
-  if (fast)
-    return nearest_e2m1(quotient(magnitude < scale->most ? magnitude : scale->most, scale->step, scale->reciprocal));
-  const float value = magnitude == 0 ? 0 : magnitude / scale->step;
-  return nearest_e2m1(value > 6 ? 6 : value);
-}
-
-static inline float error_of(const float *magnitudes, const float *units, const float *importance,
-                             const struct candidate *scale, int fast) {
-  float terms[16];
-  for (int i = 0; i < 16; i++) {
-    const float off = rounded(magnitudes[i], scale, fast) * scale->value - units[i];
-    terms[i] = off * off * importance[i];
+// Puts better scales in the place of those that fit the largest magnitudes, for at most as many blocks as there are lanes.
+ALWAYS_INLINE void search(struct lanes *blocks, int count, float scale_2, int four_over_six, int fast, uint8_t *scales) {
+  word largest[LANES], codes[LANES];
+  for (int i = 0; i < 16; i++)
+    for (int lane = 0; lane < LANES; lane++) blocks->units[i][lane] = blocks->magnitudes[i][lane] / scale_2;
+  for (int lane = 0; lane < LANES; lane++) {
+    largest[lane] = blocks->best[lane] = lane < count ? scales[lane] : FIRST_BYTE;
+    blocks->least[lane] = INFINITY;
   }
-  for (int i = 0; i < 8; i++) terms[i] += terms[i + 8];
-  for (int i = 0; i < 4; i++) terms[i] += terms[i + 4];
-  for (int i = 0; i < 2; i++) terms[i] += terms[i + 2];
-  return terms[0] + terms[1];
-}
-
-static const int offsets[] = {-1, 1, -2, 2, -3, 3, -4, 4, 5, 6, 7, 8};
-enum { OFFSETS = sizeof offsets / sizeof *offsets, FIRST_BYTE = 1, LAST_BYTE = 126 };
-
-static inline int candidates_of(const float *magnitudes, byte largest, float scale_2, int four_over_six, byte *found) {
-  if (four_over_six) {
-    float most = 0;
-    for (int i = 0; i < 16; i++) most = magnitudes[i] > most ? magnitudes[i] : most;
-    found[0] = to_e4m3(limited(most / (4.0f * scale_2)));
-    return 1;
+  compare(blocks, largest, scale_2, fast);
+  for (int number = 1; number < (four_over_six ? 2 : CANDIDATES); number++) {
+    for (int lane = 0; lane < LANES; lane++) {
+      float most = 0;
+      for (int i = 0; four_over_six && i < 16; i++)
+        most = blocks->magnitudes[i][lane] > most ? blocks->magnitudes[i][lane] : most;
+      codes[lane] = four_over_six ? to_e4m3(limited(most / (4.0f * scale_2))) : candidate(largest[lane], number);
+    }
+    compare(blocks, codes, scale_2, fast);
   }
-  for (int i = 0; i < OFFSETS; i++) {
-    const int code = largest + offsets[i];
-    found[i] = (byte)(code < FIRST_BYTE ? FIRST_BYTE : code > LAST_BYTE ? LAST_BYTE : code);
-  }
-  return OFFSETS;
-}
-
-static inline byte chosen(const uint16_t *weight, byte largest, const float *importance, float scale_2,
-                          const struct candidate *table, int four_over_six, int fast) {
-  float magnitudes[16], units[16];
-  for (int i = 0; i < 16; i++) {
-    magnitudes[i] = widened(weight[i] & 0x7fff);
-    units[i] = magnitudes[i] / scale_2;
-  }
-  byte best = largest, others[OFFSETS];
-  float least = error_of(magnitudes, units, importance, table + largest, fast);
-  const int count = candidates_of(magnitudes, largest, scale_2, four_over_six, others);
-  for (int i = 0; i < count; i++) {
-    const float error = error_of(magnitudes, units, importance, table + others[i], fast);
-    if (error < least) least = error, best = others[i];
-  }
-  return best;
+  for (int lane = 0; lane < count; lane++) scales[lane] = (byte)blocks->best[lane];
 }
 
 // `importance` has a number for each column; `first` is the number of the first block within its matrix, whose rows have
@@ -160,22 +157,22 @@ static inline byte chosen(const uint16_t *weight, byte largest, const float *imp
 void nvfp4_search_bf16(const uint16_t *weight, int64_t blocks, float scale_2, const float *importance, int64_t first,
                        int64_t row, int four_over_six, uint8_t *codes, uint8_t *scales) {
   const int fast = steps_divide_fast(scale_2);
-  struct candidate table[LAST_BYTE + 1];
-  for (int code = 0; code <= LAST_BYTE; code++) {
-    const float value = from_e4m3((byte)code), step = value * scale_2;
-    table[code] = (struct candidate){value, step, 1 / step, 6 * step};
-  }
-  float steps[TILE];
-  for (int64_t done = 0; done < blocks; done += TILE) {
-    const int count = blocks - done < TILE ? (int)(blocks - done) : TILE;
+  struct lanes some = {0};
+  float steps[LANES];
+  for (int64_t done = 0; done < blocks; done += LANES) {
+    const int count = blocks - done < LANES ? (int)(blocks - done) : LANES;
     scales_of(weight + done * 16, count, scale_2, scales + done, steps);
-    for (int64_t block = done; block < done + count; block++) {
-      const float *weights = importance + (first + block) % row * 16;
-      const byte largest = scales[block];
-      scales[block] = fast ? chosen(weight + block * 16, largest, weights, scale_2, table, four_over_six, 1)
-                           : chosen(weight + block * 16, largest, weights, scale_2, table, four_over_six, 0);
-      codes_of(weight + block * 16, table[scales[block]].step, fast, codes + block * 8);
-    }
+    for (int lane = 0; lane < count; lane++)
+      for (int i = 0; i < 16; i++) {
+        some.magnitudes[i][lane] = widened(weight[(done + lane) * 16 + i] & 0x7fff);
+        some.importance[i][lane] = importance[(first + done + lane) % row * 16 + i];
+      }
+    if (fast)
+      search(&some, count, scale_2, four_over_six, 1, scales + done);
+    else
+      search(&some, count, scale_2, four_over_six, 0, scales + done);
+    for (int64_t block = done; block < done + count; block++)
+      codes_of(weight + block * 16, from_e4m3(scales[block]) * scale_2, fast, codes + block * 8);
   }
 }
 

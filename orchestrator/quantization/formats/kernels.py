@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX
-from orchestrator.quantization.formats import e2m1, fp8, mxfp4, nvfp4, nvfp4_tensors
+from orchestrator.quantization.formats import e2m1, fp8, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 from orchestrator.quantization.formats.gpu import GpuWeight
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
@@ -40,7 +40,7 @@ Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 SOURCE = Path(__file__).with_name("kernels.c")
 
 _COMPILERS = ("cc", "gcc", "clang")
-_EXACT = ("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-fast-math")
+_EXACT = ("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-fast-math", "-fno-trapping-math")
 _PROCESSORS = (("-march=native",), ("-mcpu=native",), ())
 """Older compilers on Arm use the second name for the first."""
 _SECONDS_TO_COMPILE = 60
@@ -136,9 +136,7 @@ def encode_nvfp4(
         if on_gpu is None:
             here = as_array(weight)
             return _returned(encode_nvfp4(here, scale_2, search=search, importance=importance), weight)
-        if search == MAX:
-            return on_gpu.encode_nvfp4(scale_2)
-        return nvfp4_tensors.encode(on_gpu.numbers, scale_2, search, importance)
+        return on_gpu.encode_nvfp4(scale_2, search, importance)
     library = _library_for(weight)
     if library is None:
         return nvfp4.encode(weight, scale_2, search, importance)
