@@ -98,32 +98,26 @@ class Store:
             waiting: Called once if another process holds it.
         """
         with machine_faults("locking the store"):
-            folder = self._folder("locks")
-            held = FileLock(folder / f"{key}.lock")
+            lock = self._lock_of(key)
             try:
-                held.acquire(timeout=0)
+                held = lock.acquire(blocking=False)
             except Timeout:
                 waiting()
-                held.acquire(poll_interval=0.1)
-        try:
+                held = lock.acquire()
+        with held:
             yield
-        finally:
-            held.release()
 
     @contextmanager
     def try_lock(self, key: str) -> Iterator[bool]:
         """Try to hold a key's lock and yield the success."""
-        with machine_faults("locking the store"):
-            held = FileLock(self._folder("locks") / f"{key}.lock")
-            try:
-                held.acquire(timeout=0)
-            except Timeout:
-                yield False
-                return
         try:
+            with machine_faults("locking the store"):
+                held = self._lock_of(key).acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        with held:
             yield True
-        finally:
-            held.release()
 
     def find(self, key: str) -> Artifact | None:
         """Find the artifact of a key.
@@ -243,7 +237,9 @@ class Store:
 
     def set_aside(self, key: str) -> Path:
         """Move a changed artifact aside and keep it for inspection."""
-        return self._move_aside(self.root / "artifacts" / key)
+        place = self._folder("aside") / f"{key}-{uuid.uuid4().hex[:8]}"
+        (self.root / "artifacts" / key).rename(place)
+        return place
 
     def remove(self, key: str) -> None:
         """Remove an artifact."""
@@ -289,7 +285,8 @@ class Store:
                 continue
             if process and not owner.is_running(process):
                 file.unlink(missing_ok=True)
-            keys.update(read_keys)
+            else:
+                keys.update(read_keys)
         return frozenset(keys)
 
     def look(self, key: str) -> Artifact | None:
@@ -303,10 +300,8 @@ class Store:
         """Read an artifact's cost; None if there is no record."""
         return read_cost(self.root / "artifacts" / key)
 
-    def _move_aside(self, folder: Path) -> Path:
-        place = self._folder("aside") / f"{folder.name}-{uuid.uuid4().hex[:8]}"
-        folder.rename(place)
-        return place
+    def _lock_of(self, key: str) -> FileLock:
+        return FileLock(self._folder("locks") / f"{key}.lock")
 
     def _folder(self, name: str) -> Path:
         folder = self.root / name
@@ -348,12 +343,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _flush_tree(folder: Path) -> None:
-    """Flush a folder's files to disk, then the folders, the inner ones first."""
-    for inner, folders, names in os.walk(folder, topdown=False):
-        for name in (*names, *(name for name in folders if not Path(inner, name).is_symlink())):
-            path = Path(inner, name)
-            if not path.is_symlink() and (path.is_file() or path.is_dir()):
-                _flush(path)
+    """Flush the plain files and folders below a folder to disk."""
+    for path in folder.rglob("*"):
+        _flush(path)
 
 
 def _flush(path: Path) -> None:
@@ -375,5 +367,5 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder with its read-only parts. A missing folder is no error."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
-            path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o700)
+            path.chmod(stat.S_IRWXU)
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,9 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from orchestrator.store.store import Store, remove_tree
 
 KEY = "a" * 64
 ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
 RECIPE = "tiny-llama-w4a16-nvfp4"
 PUBLISH = """\
 import sys
@@ -248,3 +250,35 @@ def test_ten_thousand_files_are_published_and_found_without_hashing_again(
         assert store.find(KEY) is not None
     finally:
         remove_tree(store.root)
+
+
+def as_ordinary_user(action: Callable[[], None]) -> None:
+    """Run an action in a process that may not do what root may."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setuid(NOBODY)
+            action()
+        except BaseException:  # noqa: BLE001 - this process ends here, whatever the action does
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_folders_that_nobody_may_change_are_removed() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        if os.getuid() == 0:
+            os.chown(place, NOBODY, NOBODY)
+        folder = Path(place) / "attempt"
+
+        def make_and_remove() -> None:
+            (folder / "out" / "deep").mkdir(parents=True)
+            (folder / "out" / "deep" / "file").write_text("x")
+            for part in (folder / "out" / "deep", folder / "out", folder):
+                part.chmod(0o555)
+            remove_tree(folder)
+
+        as_ordinary_user(make_and_remove)
+        assert not folder.exists()

@@ -300,6 +300,38 @@ def test_removing_a_tree_never_follows_a_link_out(tmp_path: Path) -> None:
     remove_tree(tmp_path / "was never there")
 
 
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Record what is flushed to disk, in order."""
+    paths: list[Path] = []
+
+    def record(descriptor: int) -> None:
+        paths.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", record)
+    return paths
+
+
+def test_a_result_is_on_disk_before_its_attempt_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = begin(store)
+    everything = {path.resolve() for path in attempt.folder.rglob("*")}
+    paths = flushed(monkeypatch)
+    attempt.seal()
+    mark = next(place for place, path in enumerate(paths) if path.name.startswith(".ended"))
+    assert everything <= set(paths[:mark])
+    assert paths[mark + 1 :] == [attempt.folder.resolve()]  # the name of the mark, too
+
+
+def test_a_result_is_on_disk_before_it_is_published(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = begin(store)
+    everything = {path.resolve() for path in attempt.out.rglob("*")}
+    paths = flushed(monkeypatch)
+    store.publish(attempt, KEY, "quantize")
+    manifest = next(place for place, path in enumerate(paths) if path.name.startswith(".manifest.json"))
+    assert everything <= set(paths[:manifest])
+    final = (store.root / "artifacts").resolve()
+    assert paths[manifest + 1 : -1] == [attempt.out.resolve(), attempt.folder.resolve(), final]
+
+
 def test_a_held_key_keeps_others_waiting_and_says_so(store: Store) -> None:
     waiting = threading.Event()
     entered: list[str] = []
@@ -323,10 +355,19 @@ def test_different_keys_do_not_wait_for_each_other(store: Store) -> None:
 
 
 def test_a_lock_is_let_go_whatever_happens(store: Store) -> None:
-    with pytest.raises(KeyboardInterrupt), store.lock(KEY, lambda: None):
+    with pytest.raises(KeyboardInterrupt) as kept, store.lock(KEY, lambda: None):
         raise KeyboardInterrupt
     with store.lock(KEY, lambda: pytest.fail("it is still held")):
         pass
+    assert kept.tb is not None  # the lock was not released only because nothing refers to it any more
+
+
+def test_a_lock_that_was_only_tried_is_let_go_whatever_happens(store: Store) -> None:
+    with pytest.raises(KeyboardInterrupt) as kept, store.try_lock(KEY):
+        raise KeyboardInterrupt
+    with store.try_lock(KEY) as again:
+        assert again
+    assert kept.tb is not None
 
 
 def half_written(store: Store) -> None:
@@ -447,6 +488,48 @@ def test_a_lock_that_somebody_holds_is_not_waited_for(store: Store) -> None:
             assert not second
     with store.try_lock(KEY) as again:
         assert again
+
+
+def test_the_keys_that_a_running_build_reads_are_in_use(store: Store) -> None:
+    with store.use() as note:
+        note(KEY)
+        note(OTHER)
+        assert store.used() == {KEY, OTHER}
+    assert store.used() == frozenset()
+    assert names(store.root / "uses") == []
+
+
+def test_the_keys_of_a_killed_build_are_not_in_use(store: Store) -> None:
+    with store.use() as note:
+        note(OTHER)
+        (store.root / "uses" / "killed").write_text(f"{GONE}\n{KEY}\n")
+        assert store.used() == {OTHER}
+        assert "killed" not in names(store.root / "uses")
+
+
+def test_a_build_that_has_just_begun_to_record_its_keys_is_left_alone(store: Store) -> None:
+    (store.root / "uses").mkdir(parents=True)
+    (store.root / "uses" / "begun").touch()
+    (store.root / "uses" / "ended meanwhile").symlink_to("nowhere")
+    assert store.used() == frozenset()
+    assert "begun" in names(store.root / "uses")
+
+
+def test_making_the_store_forgets_the_keys_of_killed_builds(store: Store) -> None:
+    (store.root / "uses").mkdir(parents=True)
+    (store.root / "uses" / "killed").write_text(f"{GONE}\n{KEY}\n")
+    store.make()
+    assert names(store.root / "uses") == []
+    assert (store.root / "artifacts").is_dir()
+
+
+def test_a_result_is_read_without_a_check_of_its_files(store: Store) -> None:
+    assert store.look(KEY) is None
+    published = publish(store)
+    change_a_byte(published)
+    assert store.look(KEY) == published
+    spoil_manifest(published)
+    assert store.look(KEY) is None
 
 
 def test_an_interrupt_ends_the_hashing_of_large_files(store: Store) -> None:
