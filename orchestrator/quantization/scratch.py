@@ -98,7 +98,10 @@ class Scratch(Generic[Found]):
             restored: Makes findings of the output of `dataclasses.asdict`.
         """
         made = cls(folder, work)
-        if folder is None or not (folder / _NOTE).is_file():
+        if folder is None:
+            return made
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _NOTE).is_file():
             return made
         try:
             note = read_json(folder / _NOTE)
@@ -130,7 +133,6 @@ class Scratch(Generic[Found]):
         if self.folder is None:
             self._inputs.append(importance)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         modules: dict[int, list[str]] = {}
         for module, array in importance.items():
             modules.setdefault(id(array), []).append(module)
@@ -157,7 +159,6 @@ class Scratch(Generic[Found]):
         """Save all layers so far, and the hidden states for the next one, if any."""
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         written = _write(self.folder / f"hidden-{len(self.measured):05d}", hidden)
         note = {
             "fingerprint": self.fingerprint,

@@ -56,10 +56,10 @@ class _Library:
     threads: int
     pool: ThreadPoolExecutor
 
-    def each(self, elements: int, block: int, work: Callable[[int, int], Any]) -> list[Any]:
+    def each(self, elements: int, work: Callable[[int, int], Any]) -> list[Any]:
         """Call `work` with the first and last element of several parts in parallel. Parts are whole blocks."""
         step = max(_SMALLEST_PART, -(-elements // self.threads))
-        step = -(-step // block) * block
+        step = -(-step // nvfp4.BLOCK) * nvfp4.BLOCK
         parts = [(first, min(first + step, elements)) for first in range(0, elements, step)]
         if len(parts) == 1:
             return [work(*parts[0])]
@@ -77,9 +77,8 @@ def compile_meanwhile(threads: int | None = None) -> None:
     Args:
         threads: Number of threads; by default as many as this process may use.
     """
-    forget()
     compiling = ThreadPoolExecutor(1, "compile")
-    _LOADED.append(compiling.submit(_library, threads))
+    _LOADED[:] = [compiling.submit(_library, threads)]
     compiling.shutdown(wait=False)
 
 
@@ -116,10 +115,7 @@ def threads_for(wanted: int | None) -> int:
 
 def forget() -> None:
     """Use NumPy again."""
-    while _LOADED:
-        library = _LOADED.pop().result()
-        if library is not None:
-            library.pool.shutdown()
+    _LOADED.clear()
 
 
 def encode_nvfp4(
@@ -156,7 +152,7 @@ def encode_nvfp4(
         four_over_six = ctypes.c_int(search == FOUR_OVER_SIX)
         library.functions.nvfp4_search_bf16(begin, blocks, scalar, _at(weights, 0), *place, four_over_six, *results)
 
-    library.each(weight.size, nvfp4.BLOCK, work)
+    library.each(weight.size, work)
     return Encoded(codes, scales)
 
 
@@ -183,7 +179,7 @@ def encode_fp8(weight: Numbers, scale: np.float32, empty: Empty = np.empty) -> N
     def work(first: int, last: int) -> None:
         library.functions.fp8_bf16(_at(weight, first * 2), ctypes.c_int64(last - first), scalar, _at(codes, first))
 
-    library.each(weight.size, 1, work)
+    library.each(weight.size, work)
     return codes
 
 
@@ -201,7 +197,7 @@ def largest_magnitude(weight: Numbers) -> np.float32:
         bits: int = library.functions.largest_bf16(_at(weight, first * 2), ctypes.c_int64(last - first))
         return bits
 
-    bits = max(library.each(weight.size, 1, work))
+    bits = max(library.each(weight.size, work))
     return np.float32(np.array(bits, np.uint16).view(ml_dtypes.bfloat16))
 
 
@@ -223,7 +219,7 @@ def nvfp4_error(weight: Numbers, encoded: Encoded[Numbers], scale_2: np.float32)
         addresses = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
         return _sums(partial(library.functions.nvfp4_error, _at(weight, first * 2), blocks, scalar, *addresses))
 
-    return _total(library.each(weight.size, nvfp4.BLOCK, work))
+    return _total(library.each(weight.size, work))
 
 
 def fp8_error(weight: Numbers, encoded: Numbers, scale: np.float32) -> tuple[float, float]:
@@ -242,7 +238,7 @@ def fp8_error(weight: Numbers, encoded: Numbers, scale: np.float32) -> tuple[flo
         count = ctypes.c_int64(last - first)
         return _sums(partial(library.functions.fp8_error, _at(weight, first * 2), count, scalar, _at(encoded, first)))
 
-    return _total(library.each(weight.size, 1, work))
+    return _total(library.each(weight.size, work))
 
 
 def _returned(encoded: Encoded[NDArray[Any]], weight: Tensor) -> Encoded[Tensor]:

@@ -39,11 +39,11 @@ def _opened(folder: Path | None, work: str) -> Scratch[Measured]:
 
 def test_a_note_brings_back_everything(tmp_path: Path, work: Callable[..., str]) -> None:
     hidden = [np.arange(6, dtype=np.float32).astype(_BF16).reshape(1, 2, 3), np.ones((2, 2), np.float32)]
-    scratch = _opened(tmp_path / "scratch", work())
+    scratch = _opened(tmp_path / "new" / "scratch", work())
     assert scratch.done == 0
     scratch.measured.append(_measured())
     scratch.save(hidden)
-    again = _opened(tmp_path / "scratch", work())
+    again = _opened(tmp_path / "new" / "scratch", work())
     assert again.done == 1
     assert again.measured == [_measured()]
     assert again.measured[0].inputs == {"mlp.experts.0.up_proj": 0.2}
