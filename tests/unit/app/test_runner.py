@@ -251,8 +251,9 @@ def test_a_refused_plan_runs_nothing(world: World) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_failed_step_publishes_nothing_and_keeps_its_log(world: World, step: str) -> None:
     world.executor.fail(step, status=3)
-    with pytest.raises(StepFailedError, match=f"{step} ended with exit status 3\n  at work: {step}"):
+    with pytest.raises(StepFailedError, match=f"{step} ended with exit status 3\n  at work: {step}") as caught:
         world.build()
+    assert "`orchestrator logs`" in caught.value.hint
     before = STEPS[: STEPS.index(step)]
     assert world.published() == sorted(before)
     assert world.store.attempts() == ()
@@ -264,8 +265,9 @@ def test_a_failed_step_publishes_nothing_and_keeps_its_log(world: World, step: s
 @pytest.mark.parametrize("step", STEPS)
 def test_exit_status_0_without_output_is_a_failure(world: World, step: str) -> None:
     world.executor.leave_nothing(step)
-    with pytest.raises(OutputMissingError, match=f"{step} ended with exit status 0, but left no"):
+    with pytest.raises(OutputMissingError, match=f"{step} ended with exit status 0, but left no") as caught:
         world.build()
+    assert "`orchestrator logs`" in caught.value.hint
     assert step not in world.published()
     assert world.failed_log(step)
 
@@ -706,6 +708,32 @@ def test_what_a_build_killed_after_publishing_left_is_removed_by_the_next(world:
     assert world.ran() == []
     assert [job.key for job in world.executor.forgotten] == [key]
     assert world.store.attempts() == ()
+
+
+def test_a_build_interrupted_after_publishing_leaves_a_mark_for_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.executor, "forget", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            world.build()
+    assert world.published() == ["generate"]
+    (key,) = (artifact.key for artifact in world.store.artifacts())
+    assert world.store.has_leftovers(key)
+    assert world.ran() == STEPS[1:]
+    assert key in [job.key for job in world.executor.forgotten]
+    assert world.store.attempts() == ()
+
+
+def test_a_running_build_names_what_it_reads_until_it_ends(world: World) -> None:
+    used: list[frozenset[str]] = []
+    world.spoil("verify", lambda _: used.append(world.store.used()))
+    results = world.build()
+    assert used == [{result.artifact.key for result in results}]
+    assert world.store.used() == frozenset()
 
 
 def test_an_engine_that_is_away_does_not_hinder_what_needs_it_not(
