@@ -314,11 +314,6 @@ class Measurements:
         return f"physics forbids {row.measured:g} tok/s: {what} at most {self._limit(row):.4g}"
 
 
-def _is_named(file: str, name: str) -> bool:
-    """Tell whether a configuration's file, `OWNER--NAME`, is that of a model."""
-    return name in (file.partition("--")[2], file.replace("--", "/"))
-
-
 def _by_format(scheme: Scheme) -> dict[str, Scheme]:
     """Give a checkpoint's scheme by every format of the file that it may be meant by."""
     algorithm = "FP8" if scheme.algorithm == "FP8_BLOCK" else scheme.algorithm

@@ -7,7 +7,6 @@ Each function checks all that it returns. An answer of another kind is an error 
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from huggingface_hub.file_download import HfFileMetadata
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined] # exported lazily
 
-from orchestrator.errors import CheckpointError, HubError, OrchestratorError
+from orchestrator.errors import HubError, OrchestratorError
 from orchestrator.hub.errors import NOT_THE_HUB, hub_errors, shown
 from orchestrator.hub.listing import RemoteFile
 from orchestrator.hub.partial import digest_of
@@ -142,27 +141,23 @@ def content(repo: str, commit: str, name: str) -> bytes:
     Raises:
         HubError: One of its kinds.
     """
+    url = hf_hub_url(repo, name, revision=commit)
+
+    def request() -> httpx2.Response:
+        response = get_session().get(url, headers=build_hf_headers(), timeout=_SECONDS)
+        hf_raise_for_status(response)
+        return response
+
     with _answers(repo, commit, name):
-        return _small_file(repo, commit, name)[0]
-
-
-def json_file(repo: str, commit: str, name: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Fetch a small JSON file of a model.
-
-    Raises:
-        HubError: One of its kinds.
-        CheckpointError: The file is not JSON.
-    """
-    with _answers(repo, commit, name):
-        text, is_the_file = _small_file(repo, commit, name)
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            if not is_the_file:
-                raise
-            message = f"{repo}@{commit}: {name} is not JSON: {error}"
-            raise CheckpointError(message) from None
-        return found if is_the_file else _typed(found, dict)
+        response = retried(request)
+        announced = _announced_digest(response)
+        if response.status_code != HTTPStatus.OK:
+            message = f"HTTP {response.status_code}"
+            raise ValueError(message)
+        if announced and announced not in _digests(response.content):
+            message = "other bytes than the answer announces"
+            raise ValueError(message)
+        return response.content
 
 
 @contextmanager
@@ -206,26 +201,6 @@ def _last(received: list[httpx2.Response]) -> str:
     except httpx2.ResponseNotRead:
         content = b""
     return f"HTTP {response.status_code}, {shown(content, response.headers.get('Content-Type', ''))}"
-
-
-def _small_file(repo: str, commit: str, name: str) -> tuple[bytes, bool]:
-    """Fetch a file; also tell whether the answer names its digest. A wrong digest is an error."""
-    url = hf_hub_url(repo, name, revision=commit)
-
-    def request() -> httpx2.Response:
-        response = get_session().get(url, headers=build_hf_headers(), timeout=_SECONDS)
-        hf_raise_for_status(response)
-        return response
-
-    response = retried(request)
-    announced = _announced_digest(response)
-    if response.status_code != HTTPStatus.OK:
-        message = f"HTTP {response.status_code}"
-        raise ValueError(message)
-    if announced and announced not in _digests(response.content):
-        message = "other bytes than the answer announces"
-        raise ValueError(message)
-    return response.content, announced is not None
 
 
 def _named_commit(repo: str, revision: str, sha: object) -> str:

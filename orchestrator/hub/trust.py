@@ -8,9 +8,6 @@ from pathlib import Path
 
 from orchestrator.errors import UntrustedCodeError
 
-CARRIERS = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.py")
-"""Pickles run code when they are loaded. Python files are code."""
-
 _CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "*processor_config.json")
 _KEYS = ("auto_map", "custom_generate", "trust_remote_code")
 """Configuration keys that make transformers load code of the model."""

@@ -47,8 +47,6 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
   `prefill_experts`: added for products of experts, each of which gets few of the tokens.
 """
 
-MICROSECONDS: tuple[Cost, ...] = ("launch", "recurrent", "exchange")
-
 CALIBRATED = "constants.json"
 """The file that `orchestrator calibrate` writes into the store."""
 

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 import orchestrator
-from orchestrator.errors import CheckpointError, HubError
+from orchestrator.errors import HubError
 from orchestrator.hub import calls
 from orchestrator.hub.errors import hub_errors
 from orchestrator.hub.listing import RemoteFile
@@ -107,13 +107,11 @@ CALLS: Mapping[str, Callable[[Path], object]] = {
     "file_metadata": lambda _: calls.file_metadata("o/m", COMMIT, "config.json", "model", Impatient()),
     "beginning": lambda _: calls.beginning("o/m", COMMIT, WEIGHTS, 100),
     "content": lambda _: calls.content("o/m", COMMIT, "model.safetensors.index.json"),
-    "json_file": lambda _: calls.json_file("o/m", COMMIT, "config.json"),
     "transfer": _transferred,
 }
 """Every request of ours that the Hub answers."""
 
 FITTING: Mapping[str, set[str]] = {
-    "json_file": {"an object", "an empty object", "fields of other types"},
     "content": {name for name, answer in ANSWERS.items() if answer.status == OK} - {"an encoding that it has not"},
 }
 """Answers that a request may have. Bytes may be any: the caller of `content` compares them with the listing."""
@@ -169,24 +167,14 @@ def test_the_error_shows_what_came(call: str, fake_hub: FakeHub, tmp_path: Path)
     assert "proxy" in raised.value.hint
 
 
-@pytest.mark.parametrize("text", [b"{", b"\xff\xfe", b"[" * 100_000])
-def test_a_file_that_the_hub_vouches_for_is_not_the_network_s_fault(text: bytes, fake_hub: FakeHub) -> None:
-    digest = digest_of(len(text), large=False)
-    digest.update(text)
-    etag = f'W/"{digest.hexdigest()}"'
-    fake_hub.answer = lambda request: httpx2.Response(200, content=text, headers={"ETag": etag}, request=request)
-    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
-        calls.json_file("o/m", COMMIT, "config.json")
-
-
-def test_json_of_other_bytes_than_the_hub_announces_is_refused(fake_hub: FakeHub) -> None:
+def test_a_file_of_other_bytes_than_the_hub_announces_is_refused(fake_hub: FakeHub) -> None:
     answers: list[dict[str, Any]] = [{"ETag": f'"{"a" * 40}"'}, {"X-Linked-Etag": f'"{"b" * 64}"'}]
     for headers in answers:
         fake_hub.answer = lambda request, headers=headers: httpx2.Response(  # type: ignore[misc]
             200, content=json.dumps({}), headers=headers, request=request
         )
         with pytest.raises(HubError, match="something else"):
-            calls.json_file("o/m", COMMIT, "config.json")
+            calls.content("o/m", COMMIT, "config.json")
 
 
 @pytest.mark.parametrize("name", ["owner/na me", "a/b/c", "../../etc", "-x", "o/m.git"])
