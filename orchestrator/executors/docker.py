@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -193,9 +193,7 @@ class DockerExecutor:
         container, adopted, state = self._begin(client, job, observer)
         output = Path(container.labels[LABEL + "output"])
         channel = Channel(output, observer, job.secrets.values())
-        follower = _Follower(
-            self._connect, container, channel, observer, patience=self._patience, abort_check=abort_check
-        )
+        follower = _Follower(self._connect, container, channel, observer, self._patience, abort_check)
         try:
             channel.take(state.get("Error", "").encode())
             state = state or follower.to_the_end()
@@ -421,28 +419,22 @@ def outcome(state: Mapping[str, Any], output: Path, *, adopted: bool) -> Outcome
     return Outcome(status, output, out_of_memory=out_of_memory, killed=killed, adopted=adopted)
 
 
+@dataclass
 class _Follower:
     """Reads a running container's log to the container's end, and reconnects to Docker."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        container: Container,
-        channel: Channel,
-        observer: Observer,
-        *,
-        patience: float,
-        abort_check: AbortCheck,
-    ) -> None:
-        self._connect = connect
-        self._id = container.id or ""
-        self._name = container.name
-        self._channel = channel
-        self._observer = observer
-        self._patience = patience
-        self._abort_check = abort_check
-        self._position = LogPosition()
-        """The position in the log."""
+    connect: Connect
+    container: Container
+    channel: Channel
+    observer: Observer
+    patience: float
+    abort_check: AbortCheck
+    position: LogPosition = field(default_factory=LogPosition)
+    """The position in the log."""
+
+    @property
+    def _id(self) -> str:
+        return self.container.id or ""
 
     def to_the_end(self) -> Mapping[str, Any]:
         """Follow the log until the container has ended; returns its state.
@@ -460,17 +452,17 @@ class _Follower:
     def stop(self, grace: int) -> None:
         """Ask the container to stop and remove it. After another interrupt, kill it."""
         try:
-            with closing(self._connect()) as client:
+            with closing(self.connect()) as client:
                 container = _get(client, self._id)
                 if container is not None:
                     self._stop(container, grace)
         except MachineError as error:
-            self._observer(Warned(f"container {self._name} was not stopped and may continue: {error}"))
+            self.observer(Warned(f"container {self.container.name} was not stopped and may continue: {error}"))
 
     def _stop(self, container: Container, grace: int) -> None:
         try:
-            self._abort_check = never_abort  # the command is already being stopped
-            with explained(f"stopping container {self._name}"):
+            self.abort_check = never_abort  # the command is already being stopped
+            with explained(f"stopping container {self.container.name}"):
                 container.stop(timeout=grace)
             self._follow()
         finally:
@@ -478,13 +470,13 @@ class _Follower:
 
     def _follow(self, newest: int | None = None) -> None:
         """Forward the log until it ends, or until the container has ended and nothing or too much comes."""
-        with LogStream(self._connect, self._id, self._position, newest) as stream:
+        with LogStream(self.connect, self._id, self.position, newest) as stream:
             checked = time.monotonic()
             ended = False
             while (piece := stream.take(_SLICE)) is not None:
-                self._abort_check()
+                self.abort_check()
                 if piece:
-                    self._channel.take(piece)
+                    self.channel.take(piece)
                 if time.monotonic() - checked < (_CATCH_UP if ended else _SILENCE):
                     continue
                 if ended:
@@ -514,21 +506,21 @@ class _Follower:
             return {"Status": _REMOVED, "ExitCode": 137}  # docker rm -f
 
     def _patiently(self, request: Callable[[DockerClient], _Answer]) -> _Answer:
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self.patience
         warned = False
         while True:
             try:
-                with closing(self._connect()) as client:
+                with closing(self.connect()) as client:
                     return request(client)
             except NotFound:
                 raise
             except (DockerUnavailableError, *DOCKER_ERRORS) as error:
                 if time.monotonic() > deadline:
-                    message = f"Docker has not answered for {self._patience:.0f} s while {self._name} ran"
+                    message = f"Docker has not answered for {self.patience:.0f} s while {self.container.name} ran"
                     hint = "start it and build again: the running container is adopted"
                     raise DockerUnavailableError(message, hint=hint) from error
-            self._abort_check()
+            self.abort_check()
             if not warned:
-                self._observer(Warned(f"Docker does not answer; waiting up to {self._patience:.0f} s for it"))
+                self.observer(Warned(f"Docker does not answer; waiting up to {self.patience:.0f} s for it"))
                 warned = True
             time.sleep(1)
