@@ -151,3 +151,42 @@ def test_a_cost_that_cannot_be_is_an_error(tmp_path: Path, value: object) -> Non
     file.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(CatalogError, match="weights"):
         constants_with(file)
+
+
+def written(folder: Path, *path: str, value: object) -> Path:
+    """Write a calibration with another value at one place of its entry."""
+    document: dict[str, Any] = {"sm": 121, **to_document(KNOWN, "trtllm")}
+    place = document["engines"]["trtllm"]
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    file = folder / "constants.json"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    return file
+
+
+def test_a_cost_may_be_zero(tmp_path: Path) -> None:
+    assert constants_with(written(tmp_path, "costs", "exchange", value=0)).runtimes["trtllm"].costs["exchange"] == 0
+
+
+@pytest.mark.parametrize("name", ["chunk", "likeness"])
+def test_other_numbers_of_a_calibration_are_above_zero(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CatalogError, match=f"{name}: expected a number above 0; found 0"):
+        constants_with(written(tmp_path, name, value=0))
+
+
+def test_a_calibration_keeps_every_field_of_its_runtime(tmp_path: Path) -> None:
+    costs = {cost: round(1 + place / 8, 4) for place, cost in enumerate(COSTS)}
+    for flag in (True, False):
+        runtime = RuntimeConstants(
+            costs=costs,
+            likeness=0.75,
+            chunk=4096,
+            basis="ours",
+            experts_measured=flag,
+            four_bit_products=not flag,
+            pads_windows=flag,
+        )
+        document = {"sm": 121, **to_document(KNOWN.with_runtime("trtllm", runtime), "trtllm")}
+        (tmp_path / "constants.json").write_text(json.dumps(document), encoding="utf-8")
+        assert constants_of(tmp_path)[0].runtimes["trtllm"] == runtime
