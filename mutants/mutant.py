@@ -135,13 +135,13 @@ def _sites(file: Path, module: str) -> Iterator[Site]:
 
 
 def _means_nothing(node: NodeOrLeaf) -> bool:
-    """Return whether a change here changes no behaviour: in annotations, for type checkers, of caches."""
+    """Return whether a change here changes no behaviour: in annotations, signatures, for type checkers, of caches."""
     while node.parent is not None:
         child, node = node, node.parent
         kind = node.type
         if kind in ("annassign", "tfpdef") and child is node.children[1 if kind == "annassign" else 2]:
             return True
-        if kind == "funcdef" and child is node.annotation:
+        if (kind == "funcdef" and child is node.annotation) or (kind == "parameters" and child.type == "operator"):
             return True
         if kind == "if_stmt" and node.children[1].get_code().strip() in ("TYPE_CHECKING", '__name__ == "__main__"'):
             return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from orchestrator.events import Checked
 from orchestrator.store.fingerprint import fingerprint_of, sha256_of
 
 _FORMAT = 1
-_HASHERS = min(4, os.cpu_count() or 1)
+_HASHERS = 4
 """hashlib releases the interpreter's lock, so threads hash files in parallel."""
 
 

@@ -17,7 +17,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -279,14 +279,12 @@ class Store:
         """Return the keys that running builds read. Records of ended builds are removed."""
         keys: set[str] = set()
         for file in (self.root / "uses").glob("*"):
-            try:
+            with suppress(FileNotFoundError):  # its build has just ended
                 process, *read_keys = file.read_text(encoding="utf-8").splitlines() or [""]
-            except FileNotFoundError:
-                continue
-            if process and not owner.is_running(process):
-                file.unlink(missing_ok=True)
-            else:
-                keys.update(read_keys)
+                if process and not owner.is_running(process):
+                    file.unlink()
+                else:
+                    keys.update(read_keys)
         return frozenset(keys)
 
     def look(self, key: str) -> Artifact | None:

@@ -41,12 +41,14 @@ from orchestrator.events import (
     Spent,
     StepDone,
     StepReused,
+    StepStarted,
     Waiting,
     Warned,
     to_line,
 )
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.steps.step import Input, Output, Step
+from orchestrator.store import owner
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import Need
 from orchestrator.store.store import Store, remove_tree
@@ -704,10 +706,12 @@ def test_a_step_that_is_asked_for_again_runs_although_a_result_only_waits(
 def test_what_a_build_killed_after_publishing_left_is_removed_by_the_next(world: World) -> None:
     key = world.build()[0].artifact.key
     world.store.mark_leftovers(key)
+    world.store.scratch(key)
     world.executor.forgotten.clear()
     assert world.ran() == []
     assert [job.key for job in world.executor.forgotten] == [key]
     assert world.store.attempts() == ()
+    assert not (world.store.root / "scratch" / key).exists()
 
 
 def test_a_build_interrupted_after_publishing_leaves_a_mark_for_the_next(
@@ -726,6 +730,36 @@ def test_a_build_interrupted_after_publishing_leaves_a_mark_for_the_next(
     assert world.ran() == STEPS[1:]
     assert key in [job.key for job in world.executor.forgotten]
     assert world.store.attempts() == ()
+
+
+def test_a_step_that_can_no_longer_run_leaves_nothing(world: World) -> None:
+    refusal = DiskFullError("the disk is full by now")
+    world.spoil("generate", lambda _: world.executor.refuse("quantize", refusal))
+    with pytest.raises(DiskFullError, match="by now"):
+        world.build()
+    assert world.executor.steps == ["generate"]
+    assert StepStarted("quantize", "fake") in world.events
+    assert world.store.attempts() == ()
+
+
+def test_earlier_attempts_of_a_process_are_gone_while_a_step_runs(world: World) -> None:
+    seen: list[list[Path]] = []
+    left = world.store.attempt(world.build()[0].artifact.key)
+    (left.out / "half").write_text("x")
+    world.spoil("generate", lambda out: seen.append([out.parent, *world.store.attempts()]))
+    world.build(first="generate", last="generate")
+    ((own, *found),) = seen
+    assert found == [own]
+    assert own != left.folder
+
+
+def test_a_build_removes_what_killed_writers_left(world: World) -> None:
+    boot = owner.this_process().partition(":")[0]
+    left = world.store.root / "stats" / f".x.json.{boot}:{2**22 + 1}:1-0123abcd"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    world.build()
+    assert not left.exists()
 
 
 def test_a_running_build_names_what_it_reads_until_it_ends(world: World) -> None:

@@ -60,6 +60,22 @@ def test_each_disk_is_looked_at_for_its_own_needs(tmp_path: Path, monkeypatch: p
         require_space([Need(one, 100 * MB, "a"), Need(two, 100 * MB, "b")], "x")
 
 
+def test_needs_on_one_disk_are_added_up_and_the_first_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    monkeypatch.setattr(space, "free_bytes", lambda _: 150 * MB)
+    require_space([Need(one, 100 * MB, "a")], "x")
+    with pytest.raises(DiskFullError) as caught:
+        require_space([Need(one, 100 * MB, "a"), Need(two, 100 * MB, "longer")], "x")
+    head, *rows = caught.value.message.splitlines()
+    assert head == f"{one}: the files still to be written need 220.0 MB, and 150.0 MB are free:"
+    assert rows == ["  a        100.0 MB", "  longer   100.0 MB"]
+    assert caught.value.hint == "free 70.0 MB or more, or x"
+
+
 def test_a_folder_that_will_be_created_is_on_the_disk_of_its_nearest_parent(tmp_path: Path) -> None:
     later = tmp_path / "not" / "yet"
     assert existing(later) == tmp_path

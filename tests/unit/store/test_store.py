@@ -532,6 +532,28 @@ def test_a_result_is_read_without_a_check_of_its_files(store: Store) -> None:
     assert store.look(KEY) is None
 
 
+def test_a_manifest_lists_the_files_in_the_order_of_their_names(store: Store) -> None:
+    attempt = store.attempt(KEY)
+    for name in ("a/b", "a-b", "a"):  # folders sort after what continues their name with a smaller character
+        file = attempt.out / name if name != "a" else attempt.out / "a" / "a"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(name.encode())
+    fields = json.loads(store.publish(attempt, KEY, "quantize").manifest.read_text())
+    assert (fields["format"], fields["key"], fields["step"]) == (1, KEY, "quantize")
+    assert [file["path"] for file in fields["files"]] == ["a-b", "a/a", "a/b"]
+
+
+def test_a_file_that_vanishes_while_it_is_hashed_is_a_change(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = publish(store)
+
+    def vanished(path: Path, *_: object) -> str:
+        raise FileNotFoundError(2, "No such file", str(path))
+
+    monkeypatch.setattr("orchestrator.store.artifact.sha256_of", vanished)
+    with pytest.raises(ArtifactCorruptError, match="was changed"):
+        store.check(published)
+
+
 def test_an_interrupt_ends_the_hashing_of_large_files(store: Store) -> None:
     attempt = store.attempt(KEY)
     for number in range(8):

@@ -3,6 +3,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from orchestrator.store import owner
 from orchestrator.store.temporary import replacing, sweep_temporaries, temporary_of
 
@@ -33,3 +35,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError
     assert file.read_text() == "first"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_name_of_a_temporary_file_names_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "this_process", lambda: GONE)
+    left = temporary_of(tmp_path / "a.json")
+    assert left != temporary_of(tmp_path / "a.json")
+    left.touch()
+    sweep_temporaries(tmp_path)
+    assert list(tmp_path.iterdir()) == []
