@@ -1,4 +1,4 @@
-"""The figures of some recipes and servers, written down: a change of a formula or a constant shows in review.
+"""The figures of some recipes, servers and formats, written down: a change of a formula or a constant shows in review.
 
 UPDATE_GOLDEN=1 writes the files anew.
 """
@@ -15,6 +15,8 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.models import shape_of
+from orchestrator.planner.comparison import Subject, Terms, compare
+from orchestrator.planner.drafts import drafts
 from orchestrator.planner.estimate import estimate
 from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.preparation import Preparation, resident_peak
@@ -24,6 +26,7 @@ from orchestrator.planner.serving_figures import serving_figures
 from orchestrator.recipe.load import RecipeBook
 from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, LLAMA, MIXTRAL, QWEN3_NEXT, Config
 from tests.unit.planner.conftest import ROOT
+from tests.unit.planner.test_bytes_memory import LLAMA_70B
 
 GOLDEN = ROOT / "tests" / "golden" / "figures"
 RECIPES = (
@@ -45,6 +48,8 @@ SERVERS: Mapping[str, tuple[Config, str, Mapping[str, Any]]] = {
     "dense-one-of-two": (LLAMA, "nvfp4", {"target": "dgx-spark-x2", "gpus": 1, "cache_share": 0.9}),
     "dense-llama.cpp": (LLAMA, "q4_k_m", {"runtime": "llama.cpp", "context": 8192}),
     "dense-h200": (LLAMA, "fp8", {"target": "h200", "runtime": "vllm", "batch": 64, "tokens_per_step": 2048}),
+    "dense-int4": (LLAMA, "int4_awq", {}),
+    "dense-mxfp4": (LLAMA, "mxfp4", {"runtime": "vllm"}),
     "experts": (MIXTRAL, "w4a16_nvfp4", {"batch": 4, "draft_bytes": 1e9}),
     "latent": (DEEPSEEK_V2, "fp8_block_scale", {"runtime": "sglang", "batch": 8}),
     "windowed": (GEMMA3, "nvfp4", {"context": 20_000, "batch": 3, "runtime": "vllm"}),
@@ -52,11 +57,18 @@ SERVERS: Mapping[str, tuple[Config, str, Mapping[str, Any]]] = {
     "without-gpu": (GEMMA3, "bf16", {"target": "cpu"}),
 }
 
+COMPARISONS: Mapping[str, tuple[Config, Mapping[str, Any]]] = {
+    "dense": (LLAMA_70B, {}),
+    "dense-two-requests": (LLAMA_70B, {"batch": 2}),
+    "experts": (MIXTRAL, {"target": "h200", "context": 16_384, "kv_dtype": "fp8"}),
+    "experts-llama.cpp": (MIXTRAL, {"runtime": "llama.cpp"}),
+}
+
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_figures_of_a_recipe_are_those_that_were_written_down(name: str, catalog: Catalog) -> None:
     recipe = RecipeBook(catalog.project.recipes).load(name).recipe
-    compare(name, estimate(model_on_target(recipe, catalog.target(recipe.target))))
+    require_same(name, dataclasses.asdict(estimate(model_on_target(recipe, catalog.target(recipe.target)))))
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -66,11 +78,48 @@ def test_the_figures_of_a_server_are_those_that_were_written_down(name: str, cat
     more = {"kv_dtype": "bf16", "runtime": "trtllm", **given, "target": catalog.target(target)}
     serving = Serving(shape, scheme_of(format_name), target_name=target, **more)
     engine = more["runtime"] == "trtllm"
-    compare(f"server-{name}", serving_figures(serving, Preparation(resident_peak(shape), builds_engine=engine)))
+    figures = serving_figures(serving, Preparation(resident_peak(shape), builds_engine=engine))
+    require_same(f"server-{name}", dataclasses.asdict(figures))
 
 
-def compare(name: str, figures: Any) -> None:  # noqa: ANN401 - any dataclass
-    text = json.dumps(rounded(dataclasses.asdict(figures)), indent=1, ensure_ascii=False) + "\n"
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_formats_of_a_model_compare_as_it_was_written_down(name: str, catalog: Catalog) -> None:
+    config, given = COMPARISONS[name]
+    target = given.get("target", "dgx-spark")
+    asked = {"runtime": "trtllm", "batch": 1, "context": 4096, "kv_dtype": "bf16", **given}
+    terms = Terms(**{**asked, "target": catalog.target(target), "target_name": target})
+    comparison = compare(Subject("model", shape_of(config), "its configuration"), terms, catalog.images.values())
+    needed = drafts(comparison)
+    assert needed is not None
+    require_same(
+        f"formats-{name}",
+        {
+            "rows": [
+                {
+                    "format": row.format,
+                    "label": row.label,
+                    "refused": row.refused,
+                    "weights": row.figures.weights_bytes,
+                    "fits": row.figures.fits,
+                    "decode": row.figures.decode and dataclasses.asdict(row.figures.decode),
+                    "reaches": [[reach.batch, reach.context] for reach in row.reaches],
+                }
+                for row in comparison.rows
+            ],
+            "drafts": {
+                "format": needed.row.format,
+                "draft_cost": needed.draft_cost,
+                "check_cost": needed.check_cost,
+                "most": needed.most,
+                "quoted": needed.quoted,
+                "wanted": [dataclasses.asdict(each) for each in needed.wanted],
+            },
+        },
+    )
+
+
+def require_same(name: str, figures: Mapping[str, Any]) -> None:
+    text = json.dumps(rounded(figures), indent=1, ensure_ascii=False) + "\n"
     file = GOLDEN / f"{name}.json"
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(text, encoding="utf-8")
