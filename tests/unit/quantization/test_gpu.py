@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,58 +15,20 @@ from numpy.typing import NDArray
 from orchestrator.events import Event, Warned
 from orchestrator.quantization.formats import cuda, fp8, gpu, kernels, mxfp4, nvfp4
 from orchestrator.quantization.torch_types import Tensor
+from tests.support.tensors import ArrayTensor, array_torch
 
 GPU = SimpleNamespace(type="cuda", index=0)
 SCALE = np.float32(0.001)
 
 
-@dataclass
-class _OnGpu:
-    """An array that looks like a tensor on a GPU."""
-
-    array: NDArray[Any]
-    device: object
-
-    @property
-    def dtype(self) -> str:
-        return f"torch.{self.array.dtype.name}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def numel(self) -> int:
-        return self.array.size
-
-    def cpu(self) -> _OnGpu:
-        return _OnGpu(self.array, "cpu")
-
-    contiguous = cpu
-
-    def to(self, device: object) -> _OnGpu:
-        return _OnGpu(self.array, device)
-
-    def reshape(self, *shape: int | tuple[int, ...]) -> _OnGpu:
-        return _OnGpu(np.reshape(self.array, shape[0]), self.device)
-
-    def view(self, dtype: str) -> _OnGpu:
-        return _OnGpu(self.array.view(np.dtype(dtype.removeprefix("torch."))), self.device)
-
-    def numpy(self) -> NDArray[Any]:
-        return self.array
-
-
 @pytest.fixture(autouse=True)
 def torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A torch whose GPU is there and whose compiler is not."""
-    types = {name: f"torch.{name}" for name in ("uint8", "bfloat16", "float16", "float8_e4m3fn")}
     properties = SimpleNamespace(major=12, minor=1, multi_processor_count=48)
     of_gpu = SimpleNamespace(get_device_properties=lambda _device: properties, is_available=lambda: True)
     version = SimpleNamespace(cuda="9999.0")
     file = str(tmp_path / "torch" / "__init__.py")
-    found = SimpleNamespace(
-        **types, cuda=of_gpu, version=version, __file__=file, from_numpy=lambda array: _OnGpu(array, "cpu")
-    )
+    found = array_torch(cuda=of_gpu, version=version, __file__=file)
     monkeypatch.setitem(sys.modules, "torch", cast("Any", found))
     monkeypatch.setattr(cuda, "_LOADED", {})
     return found
@@ -80,11 +41,11 @@ def weight(request: pytest.FixtureRequest) -> NDArray[Any]:
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    return cast("Tensor", _OnGpu(array, GPU))
+    return cast("Tensor", ArrayTensor(array, GPU))
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    stands_for = cast("_OnGpu", tensor)
+    stands_for = cast("ArrayTensor", tensor)
     assert stands_for.device == GPU
     return stands_for.array
 
