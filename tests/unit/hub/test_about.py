@@ -11,6 +11,7 @@ import pytest
 from orchestrator.errors import HubError, HubNotFoundError
 from orchestrator.hub.about import About, about
 from orchestrator.hub.listing import RemoteFile
+from orchestrator.hub.patterns import RepoType
 from orchestrator.hub.snapshot import resolve_commit, snapshot
 from tests.unit.hub.conftest import FakeHub
 
@@ -160,3 +161,15 @@ def test_a_dataset_is_resolved_and_listed_as_one(fake_hub: FakeHub) -> None:
     fake_hub.answer = answer
     assert resolve_commit("o/texts", "main", "dataset") == COMMIT
     assert len(snapshot("o/texts", COMMIT, ("*.json",), "dataset").files) == 1
+
+
+@pytest.mark.parametrize(("include", "kind"), [(("config.json",), "model"), (("*.safetensors", "*.json"), "dataset")])
+def test_only_who_asks_for_a_models_weights_must_get_some(
+    repository: Repository, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, include: tuple[str, ...], kind: RepoType
+) -> None:
+    small = [entry for entry in repository.tree() if entry["path"] == "config.json"]
+    monkeypatch.setattr(repository, "tree", lambda: small)
+    fake_hub.answer = lambda request: repository(
+        httpx2.Request("GET", str(request.url).replace("/api/datasets/", "/api/models/"))
+    )
+    assert [file.path for file in snapshot("o/m", COMMIT, include, kind).files] == ["config.json"]
