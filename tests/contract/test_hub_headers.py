@@ -15,7 +15,13 @@ from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
 from orchestrator.cli.main import cli
-from orchestrator.errors import CheckpointError, ConfigInvalidError, HubAccessError, HubNotFoundError
+from orchestrator.errors import (
+    CheckpointError,
+    ConfigInvalidError,
+    HubAccessError,
+    HubNotFoundError,
+    ModelUnsupportedError,
+)
 from orchestrator.hub.headers import look_at
 from tests.support.hub import COMMIT, Hub, serve
 
@@ -80,8 +86,16 @@ def test_a_repository_without_safetensors_has_no_sizes(hub: Hub) -> None:
 
 def test_a_repository_without_a_configuration_is_no_model(hub: Hub) -> None:
     hub.files = {"README.md": b"#"}
-    with pytest.raises(HubNotFoundError, match=r"no config\.json"):
+    with pytest.raises(HubNotFoundError, match=r"no config\.json") as caught:
         look_at(hub.repo)
+    assert "the model itself" in caught.value.hint
+
+
+def test_a_repository_of_gguf_files_names_the_form_that_is_served(hub: Hub) -> None:
+    hub.files = {"config.json": b"{}", "model.gguf": b"GGUF"}
+    with pytest.raises(ModelUnsupportedError, match="GGUF files only") as caught:
+        look_at(hub.repo)
+    assert "safetensors" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["config.json", "model-00002-of-00002.safetensors"])
