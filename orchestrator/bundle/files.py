@@ -19,8 +19,6 @@ _FICLONE = 0x40049409
 """linux/fs.h: share the blocks of another file, if the file system can."""
 SUMS = "SHA256SUMS"
 """The list of digests in a bundle, for `sha256sum --check`."""
-USER_FILES = (".env", "secrets", "two-sparks/.env", "two-sparks/keys")
-"""Files that the user adds to a bundle. Another build keeps them, and an archive leaves them out."""
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 
 

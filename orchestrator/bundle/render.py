@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from orchestrator.bundle.contents import Part, read_contents
 from orchestrator.bundle.files import (
     SUMS,
-    USER_FILES,
     are_unchanged,
     keep_user_files,
     link_files,
@@ -31,6 +30,7 @@ from orchestrator.bundle.files import (
     text_digest,
 )
 from orchestrator.bundle.image_name import ImageName
+from orchestrator.bundle.private_files import EDITED, PRIVATE
 from orchestrator.bundle.targets import choose, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
@@ -45,8 +45,6 @@ from orchestrator.store.store import Store, remove_tree
 _STAMP = "bundle.json"
 _DIGESTS = "texts"  # codespell:ignore texts
 """The field of the stamp with the digest of each rendered file."""
-_EDITED = "edited"
-"""The folder of files that the user had changed before another build overwrote them."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def _write(folder: Path, parts: tuple[Part, ...], rendered: Mapping[str, str], s
         written = {**rendered, _STAMP: stamp}
         for name, text in {**written, SUMS: _sums(parts, written)}.items():
             _write_text(fresh / name, text)
-        keep_user_files(folder, fresh, (*USER_FILES, _EDITED))
+        keep_user_files(folder, fresh, PRIVATE)
         _keep_edited_files(folder, fresh, rendered, observer)
         replace_folder(folder, fresh)
     finally:
@@ -197,10 +195,10 @@ def _keep_edited_files(folder: Path, fresh: Path, rendered: Mapping[str, str], o
     """Keep the user's changes to text files of a bundle that is overwritten, and report their folder."""
     edited = {name: text for name, text in _edited(folder) if rendered.get(name) != text}
     for name, text in edited.items():
-        _write_text(fresh / _EDITED / name, text)
+        _write_text(fresh / EDITED / name, text)
     if edited:
         names = ", ".join(edited)
-        observer(Warned(f"{folder}: {names}: overwritten; your changed versions are in {_EDITED}/"))
+        observer(Warned(f"{folder}: {names}: overwritten; your changed versions are in {EDITED}/"))
 
 
 def _edited(folder: Path) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.bundle.files import SUMS, read_sums, sums_text
+from orchestrator.bundle.private_files import shareable
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import ComposeFile
 from orchestrator.deployment.observer import Done, Observer, Phase
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
 
 INSTALL = "install.sh"
 _MODEL = "model/"
-_EXCLUDED = (".env", "secrets/", "two-sparks/.env", "two-sparks/keys/", "images/", INSTALL, SUMS)
-"""Files of this machine only, and the archive's own files."""
-_INCLUDED = frozenset({"secrets/README"})
+_IMAGES = "images/"
 _PART = 16 << 20
 _COPY = 1 << 20
 _EVERY = 256 << 20
@@ -174,12 +173,10 @@ class _Hashing(io.RawIOBase):
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, int]]:
-    """List a bundle's files with their sizes, without the user's files for this machine."""
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        excluded = any(name == one or (one.endswith("/") and name.startswith(one)) for one in _EXCLUDED)
-        if file.is_file() and (name in _INCLUDED or not excluded):
-            yield name, file.stat().st_size
+    """List the files of a bundle that may leave this machine, with their sizes, without another archive's own files."""
+    for name in shareable(folder):
+        if name != INSTALL and not name.startswith(_IMAGES):
+            yield name, (folder / name).stat().st_size
 
 
 def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
@@ -187,7 +184,7 @@ def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, 
     for index, name in enumerate(names):
         with explained(f"reading image {name}"), long_timeout(client):
             for number, piece in enumerate(_in_pieces(client.api.get_image(name))):
-                yield f"images/{index}/{number:05}.part", piece
+                yield f"{_IMAGES}{index}/{number:05}.part", piece
 
 
 def _in_pieces(stream: Iterable[bytes]) -> Iterator[bytes]:

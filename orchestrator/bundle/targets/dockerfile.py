@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
-from orchestrator.bundle.contents import CONFIG, BundleContents
+from orchestrator.bundle.contents import CONFIG, MODEL_FOLDER, BundleContents
 from orchestrator.bundle.gateway.documents import SERVE
 from orchestrator.bundle.templating import render_text
 
@@ -16,6 +17,8 @@ _PROBE = (
 )
 HEALTHCHECK = ("python3", "-c", _PROBE)
 """Checks readiness with Python, because curl may be missing."""
+_PATTERN = re.compile(r"[*?\[\\]")
+"""Characters that are patterns in `.dockerignore`. Not every reader of it can quote them; `?` is any character."""
 _OCI = "org.opencontainers.image."
 
 
@@ -49,7 +52,7 @@ def _model_licence(contents: BundleContents) -> str:
 
 
 def _ignored(contents: BundleContents) -> str:
-    """Exclude everything that the Dockerfile does not copy: secrets, and a model that is not included."""
-    model = ["model"] if contents.embed_model else []
-    allowed = ["Dockerfile", "gateway/*.py", "start_server.sh", *DOCUMENTS, *model]
-    return "*\n" + "".join(f"!{name}\n" for name in allowed)
+    """Exclude everything that the Dockerfile does not copy: secrets, and unlisted files in the model's folder."""
+    model = [f"{MODEL_FOLDER}/{name}" for name in sorted(contents.model_files)] if contents.embed_model else []
+    named = [_PATTERN.sub("?", name) for name in ("Dockerfile", "start_server.sh", *DOCUMENTS, *model)]
+    return "*\n" + "".join(f"!{pattern}\n" for pattern in ("gateway/*.py", *named))
