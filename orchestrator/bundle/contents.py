@@ -18,7 +18,8 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
 from orchestrator.models import ModelShape
 from orchestrator.planner.known import Find, in_catalogue
-from orchestrator.planner.model_on_target import model_on_target
+from orchestrator.planner.model_on_target import ModelOnTarget, model_on_target
+from orchestrator.planner.phases import serving_full
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
@@ -121,6 +122,8 @@ class BundleContents:
     """performance.json; None: not measured."""
     prediction: Mapping[str, Any] | None
     """prediction.json; None: the model's sizes are not known."""
+    serving_memory: float | None
+    """Bytes that serving takes on each machine, as the plan says; None: the model's sizes are not known."""
     license: License
     model_config: Mapping[str, Any]
     """config.json of the checkpoint."""
@@ -301,6 +304,7 @@ def read_contents(
         counted: The checkpoint's tensors by its headers.
     """
     shape = Shape(recipe, catalog)
+    model = model_on_target(recipe, shape.target, find)
     locked = images.get(recipe.image)
     return BundleContents(
         recipe=recipe,
@@ -316,7 +320,8 @@ def read_contents(
         config=config_text(_server_config(recipe, shape.image)),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
-        prediction=predict(model_on_target(recipe, shape.target, find)),
+        prediction=predict(model),
+        serving_memory=_serving_memory(model),
         license=_license(shape, artifacts),
         model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
         counted=counted,
@@ -324,6 +329,12 @@ def read_contents(
         embed_model=embed_model,
         image_name=image_name,
     )
+
+
+def _serving_memory(model: ModelOnTarget) -> float | None:
+    if model.serving is None or not model.has_server:
+        return None
+    return serving_full(model.serving).total * model.gpus / model.target.nodes
 
 
 def _server_config(recipe: Recipe, image: Image) -> dict[str, Value]:

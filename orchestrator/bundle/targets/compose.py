@@ -6,7 +6,7 @@ from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets.alerts import alerts
 from orchestrator.bundle.targets.dashboard import dashboard
 from orchestrator.bundle.targets.dockerfile import HEALTHCHECK
-from orchestrator.bundle.targets.environment import from_env_file
+from orchestrator.bundle.targets.environment import SECRETS, from_env_file
 from orchestrator.bundle.targets.shutdown import default_shutdown
 from orchestrator.bundle.templating import render_compose, render_text, render_yaml, verbatim
 
@@ -15,10 +15,7 @@ _IMAGES = {
     "grafana": "docker.io/grafana/grafana:12.1.1",
     "chat": "ghcr.io/open-webui/open-webui:v0.6.26",
 }
-_SECRETS = """\
-Put keys and certificates here. The server's container has them in /run/secrets, and .env names them: see .env.example.
-They must be readable for uid 1000. Another build of the bundle keeps this folder.
-"""
+
 
 
 def files(contents: BundleContents) -> dict[str, str]:
@@ -37,7 +34,7 @@ def files(contents: BundleContents) -> dict[str, str]:
     return {
         "compose.yaml": render_compose("compose/compose.yaml.j2", **values),
         ".env.example": render_text("compose/env.example.j2", **values),
-        "secrets/README": _SECRETS,
+        "secrets/README": SECRETS,
         "monitoring/alerts.yml": render_yaml(
             "compose/alerts.yml.j2", bundle=contents, alerts=alerts(contents.recipe.checks.startup_timeout)
         ),

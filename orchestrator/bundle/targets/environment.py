@@ -27,6 +27,11 @@ _FROM_ENV_FILE = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }
 """The variables that `.env` passes to the server, with their defaults."""
+SECRETS = """\
+Put keys and certificates here. The server's container has them in /run/secrets, and .env names them: see .env.example.
+They must be readable for uid 1000. Another build of the bundle keeps this folder.
+"""
+"""The README of the folder of secrets."""
 
 
 def from_env_file(contents: BundleContents) -> Mapping[str, str]:

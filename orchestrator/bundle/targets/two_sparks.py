@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from orchestrator.bundle.contents import BundleContents
-from orchestrator.bundle.targets.environment import from_env_file
+from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
+from orchestrator.bundle.private_files import PRIVATE
+from orchestrator.bundle.targets.environment import SECRETS, from_env_file
 from orchestrator.bundle.targets.shutdown import default_shutdown
 from orchestrator.bundle.templating import render_compose, render_text, verbatim
 
 FOLDER = "two-sparks"
 _SSH_PORT = 2233
 """The containers' port for mpirun, because 22 is the machines' own."""
-_VERBATIM = ("up.sh", "down.sh", "node.sh", "launch.sh")
+_VERBATIM = ("facts.sh", "weights.sh", "up.sh", "down.sh", "node.sh", "launch.sh")
 
 
 def two_machines(contents: BundleContents) -> bool:
@@ -27,6 +28,8 @@ def files(contents: BundleContents) -> dict[str, str]:
         "ssh_port": _SSH_PORT,
         "passed_variables": from_env_file(contents),
         "shutdown": default_shutdown(contents),
+        "private": PRIVATE,
+        "memory": int(contents.serving_memory or contents.size / contents.nodes),
     }
     rendered = {
         "start.sh": render_text("two_sparks/start.sh.j2", **values),
@@ -36,4 +39,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         ".dockerignore": "*\n!Dockerfile\n!node.sh\n!launch.sh\n",
     }
     rendered |= {name: verbatim(f"templates/two_sparks/{name}") for name in _VERBATIM}
-    return {f"{FOLDER}/{name}": text for name, text in rendered.items()}
+    rendered["sizes"] = "".join(
+        f"{file.size} {MODEL_FOLDER}/{path}\n" for path, file in sorted(contents.model_files.items())
+    )
+    return {"secrets/README": SECRETS, **{f"{FOLDER}/{name}": text for name, text in rendered.items()}}

@@ -56,7 +56,7 @@ def test_a_bundle_is_the_one_that_was_written_down(name: str, tmp_path: Path) ->
 
 def _bundle(name: str, root: Path) -> dict[str, str]:
     """Render a bundle without the gateway's code and without what changes with the calendar."""
-    contents = replace(contents_of(name, root), version="1.2.3", prediction=PREDICTION)
+    contents = replace(contents_of(name, root), version="1.2.3", prediction=PREDICTION, serving_memory=48e9)
     return {path: text for path, text in render_files(contents).items() if not path.startswith("gateway/")}
 
 

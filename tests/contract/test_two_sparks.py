@@ -1,0 +1,329 @@
+"""start.sh on two machines that are folders: what is told before a copy, what is copied, and how a pair ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.bundle.files import SUMS
+from orchestrator.bundle.private_files import PRIVATE
+from tests.support.page_cache import cached
+from tests.support.two_folders import PRIMARY, TWIN, Machine, TwoFolders, write_bundle
+
+Change = Callable[[TwoFolders], None]
+SHARD = "model/model-00001-of-00001.safetensors"
+CANARY = "canary-of-a-secret-0123456789"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two-sparks")
+    return write_bundle(folder / "bundle", folder / "artifacts")
+
+
+@pytest.fixture
+def pair(tmp_path: Path, bundle: Path) -> TwoFolders:
+    return TwoFolders(tmp_path, bundle)
+
+
+def on_worker(name: str, text: str = "") -> Change:
+    return lambda pair: pair.worker.set(name, text)
+
+
+def on_head(name: str, text: str = "") -> Change:
+    return lambda pair: pair.head.set(name, text)
+
+
+def on_both(name: str, text: str) -> Change:
+    def change(pair: TwoFolders) -> None:
+        pair.head.set(name, text)
+        pair.worker.set(name, text)
+
+    return change
+
+
+def smi(old: str, new: str) -> Change:
+    return lambda pair: pair.worker.set(
+        "nvidia-smi", (pair.worker.folder / "nvidia-smi").read_text().replace(old, new)
+    )
+
+
+def remove(machine: str, path: str) -> Change:
+    return lambda pair: (getattr(pair, machine).folder / path).unlink()
+
+
+MACHINES: dict[str, tuple[Change, str, str]] = {
+    "another driver": (smi("580.95.05", "570.1"), "MACHINES_DIFFER", "here 580.95.05, there 570.1"),
+    "another CUDA": (smi(": 13.0", ": 12.8"), "MACHINES_DIFFER", "CUDA differs: here 13.0, there 12.8"),
+    "clocks apart": (on_worker("clock", "-3600"), "CLOCKS_DIFFER", "the clocks are 36"),
+    "a slow link": (on_both(f"sys/class/net/{TWIN}/speed", "10000"), "CHECK_FAILED", f"{TWIN} runs at 10000 Mb/s"),
+    "a link that is down": (on_worker(f"sys/class/net/{PRIMARY}/operstate", "down"), "LINK_DOWN", "is down"),
+    "nobody answers": (on_head("silent", TWIN), "LINK_DOWN", f"10.0.1.2 does not answer over {TWIN}"),
+    "one interface without address": (remove("worker", f"address/{TWIN}"), "LINK_DOWN", "half of the port's 200 Gb/s"),
+    "another MTU": (on_worker(f"sys/class/net/{TWIN}/mtu", "1500"), "MTU_DIFFERS", f"{TWIN} here has 9000"),
+    "a switch with a small MTU": (on_both("largest", "1500"), "CHECK_FAILED", "packets of 9000 bytes do not reach"),
+    "no RoCE": (
+        on_head("sys/class/infiniband/roceP2p1s0f1/ports/1/state", "1: DOWN"),
+        "ROCE_MISSING",
+        "no active RoCE device (roceP2p1s0f1)",
+    ),
+    "ssh by another link": (on_worker("arrives", "192.168.1.20"), "OTHER_LINK", "arrives at 192.168.1.20"),
+    "no Docker": (on_worker("no-docker"), "DOCKER_UNAVAILABLE", "there: no Docker with Compose"),
+    "a full disk": (on_worker("free", "100"), "DISK_FULL", "there: the disk of"),
+    "a program that is missing": (remove("worker", "bin/nvidia-smi"), "CHECK_FAILED", "not installed: nvidia-smi"),
+    "an unknown host key": (on_head("ssh-fails", "Host key verification failed."), "HOST_KEY", "accept it"),
+    "another host key": (
+        on_head("ssh-fails", "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed."),
+        "HOST_KEY",
+        "ssh-keygen -R 10.0.0.2",
+    ),
+    "no password-less ssh": (on_head("ssh-fails", "Permission denied (publickey)."), "PEER_UNREACHABLE", "ssh-copy-id"),
+    "a file that is no weight of ours": (on_head("bundle/model/old.safetensors"), "ARTIFACT_CORRUPT", "unlisted"),
+    "a file there that is no weight": (on_worker("bundle/model/old.safetensors"), "ARTIFACT_CORRUPT", "no list names"),
+    "weights that are missing": (remove("head", f"bundle/{SHARD}"), "ARTIFACT_CORRUPT", f"missing {SHARD}"),
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_what_is_wrong_is_told_before_the_copy_as_one_error(pair: TwoFolders, name: str) -> None:
+    change, code, words = MACHINES[name]
+    change(pair)
+    refused = pair.start("copy")
+    assert refused.returncode in {6, 7}, refused.stdout + refused.stderr
+    assert re.findall(r"^error\[(\w+)\]", refused.stderr, re.MULTILINE) == [code], refused.stderr
+    assert words in refused.stderr
+    assert "→" in refused.stderr
+    assert not (pair.worker.bundle / SUMS).exists()
+    assert not (pair.head.folder / "images").exists() or not list((pair.head.folder / "images").iterdir())
+
+
+BEFORE_A_START: dict[str, tuple[Change, str]] = {
+    "memory that is taken": (
+        on_worker("proc/meminfo", "MemTotal: 127600000 kB\nMemFree: 90000000 kB\nMemAvailable: 95000000 kB\n"),
+        "there: 97.3 GB of memory are available, serving takes 105.0 GB",
+    ),
+    "memory that holds the page cache": (
+        on_head("proc/meminfo", "MemTotal: 127600000 kB\nMemFree: 9000000 kB\nMemAvailable: 120000000 kB\n"),
+        "here: CUDA finds 9.2 GB of memory, serving takes 105.0 GB; the page cache holds the rest",
+    ),
+    "a port here": (on_head("listening", "sport = :8355"), "here: another program listens on port 8355"),
+    "a port there": (on_worker("listening", "sport = :2233"), "there: another program listens on port 2233"),
+    "another image there": (on_worker("images/none"), "image differs"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_A_START)
+def test_what_is_wrong_is_told_before_a_start(pair: TwoFolders, name: str) -> None:
+    change, words = BEFORE_A_START[name]
+    change(pair)
+    refused = pair.start()
+    assert refused.returncode == 7
+    assert words in refused.stderr
+    assert pair.head.state is pair.worker.state is None
+
+
+def test_everything_that_is_wrong_is_told_at_once(pair: TwoFolders) -> None:
+    for name in ("another driver", "clocks apart", "another MTU"):
+        MACHINES[name][0](pair)
+    refused = pair.start("copy", INTERFACES=f"{PRIMARY},{TWIN},enp9s0")
+    assert refused.stderr.startswith("error[CHECK_FAILED]: 4 checks failed, and nothing was changed:\n")
+    assert "neither machine has an interface enp9s0" in refused.stderr
+
+
+def test_one_interface_is_enough_if_the_user_says_so(pair: TwoFolders) -> None:
+    (pair.worker.folder / "address" / TWIN).unlink()
+    assert pair.start("copy", "--dry-run", INTERFACES=PRIMARY).returncode == 0
+
+
+def test_a_program_that_hangs_there_delays_nothing_forever(pair: TwoFolders) -> None:
+    program = pair.worker.folder / "bin" / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    refused = pair.start("copy")
+    assert refused.returncode == 7
+    assert "NVIDIA driver differs: here 580.95.05, there none" in refused.stderr
+
+
+def names_in(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_copy_takes_what_the_build_lists_and_no_secret(pair: TwoFolders) -> None:
+    places = (
+        *("secrets/api_keys", "secrets/tls.key", "edited/compose.yaml", ".env", ".env.bak", "tls.key"),
+        *("two-sparks/.env~", "two-sparks/keys/user", "gateway/id_ed25519"),
+    )
+    listed = {line.partition("  ")[2] for line in (pair.head.bundle / SUMS).read_text().splitlines()}
+    for place in places:
+        pair.head.set(f"bundle/{place}", f"KEY={CANARY}")
+    said = [pair.start("copy", "--dry-run", NIM_SECRET=CANARY), pair.start("copy", NIM_SECRET=CANARY)]
+    pair.head.set("up-fails")
+    said += [pair.start(action, NIM_SECRET=CANARY) for action in ("check", "start", "status", "logs", "stop")]
+    assert [each.returncode for each in said] == [0, 0, 0, 5, 0, 0, 0], said
+    assert names_in(pair.worker.bundle) == listed | {SUMS}
+    assert "nothing of " + " ".join(PRIVATE) in said[0].stdout
+    assert not [each for each in said if CANARY in each.stdout + each.stderr]
+    for file in pair.worker.folder.rglob("*"):
+        assert not file.is_file() or CANARY.encode() not in file.read_bytes(), file
+        assert not file.is_file() or CANARY.encode().hex() not in file.read_text(errors="replace"), file
+
+
+def test_a_copy_that_was_cut_continues(pair: TwoFolders) -> None:
+    for number in range(2, 5):
+        pair.head.set(f"bundle/model/model-0000{number}.safetensors", str(number) * 40_000)
+    with (pair.head.bundle / "two-sparks" / "sizes").open("a") as sizes, (pair.head.bundle / SUMS).open("a") as sums:
+        for number in range(2, 5):
+            sizes.write(f"40000 model/model-0000{number}.safetensors\n")
+            sums.write(f"{'0' * 64}  model/model-0000{number}.safetensors\n")
+    pair.relist()
+    assert pair.start("copy").returncode == 0
+    for number in range(2, 5):
+        (pair.worker.bundle / f"model/model-0000{number}.safetensors").unlink()
+    pair.worker.set("ssh-cuts-after", "100000")
+    cut = pair.start("copy")
+    assert cut.returncode == 6
+    assert re.findall(r"error\[(\w+)\].*\n.*", cut.stderr) == ["COPY_CUT"], cut.stderr
+    assert "continues" in cut.stderr
+    there = names_in(pair.worker.bundle / "model")
+    assert "model-00004.safetensors" not in there or "model-00002.safetensors" not in there
+    refused = pair.start("check", "--no-sums")
+    assert "ARTIFACT_CORRUPT" in refused.stderr
+
+    (pair.worker.folder / "ssh-cuts-after").unlink()
+    kept = pair.worker.bundle / SHARD
+    before = kept.stat().st_mtime_ns, kept.stat().st_ino
+    again = pair.start("copy")
+    assert again.returncode == 0, again.stderr
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == before, "what is there is not sent again"
+    assert pair.start("check").returncode == 0
+
+
+@pytest.mark.parametrize("what", ["the image", "the weights"])
+def test_a_disk_that_becomes_full_is_our_error(pair: TwoFolders, what: str) -> None:
+    if what == "the image":
+        pair.worker.set("docker-is-full")
+    else:
+        tar = pair.worker.folder / "bin" / "tar"
+        tar.write_text("#!/bin/sh\ncat >/dev/null\necho 'tar: x: Cannot write: No space left on device' >&2\nexit 2\n")
+        tar.chmod(0o755)
+    full = pair.start("copy")
+    assert full.returncode == 6
+    assert re.findall(r"error\[(\w+)\]", full.stderr) == ["DISK_FULL"]
+    assert "tar:" not in full.stderr
+    assert "continues" in full.stderr
+
+
+def test_weights_of_the_bundle_that_was_there_before_do_not_stay(pair: TwoFolders) -> None:
+    assert pair.start("copy").returncode == 0
+    (pair.worker.bundle / "model" / "model-00002-of-00002.safetensors").write_text("an old shard")
+    with (pair.worker.bundle / SUMS).open("a") as sums:
+        sums.write(f"{'1' * 64}  model/model-00002-of-00002.safetensors\n")
+    (pair.head.bundle / SHARD).write_bytes((pair.head.bundle / SHARD).read_bytes().replace(b"weights", b"WEIGHTS"))
+    pair.relist()
+    assert "another bundle" in pair.start("check", "--no-sums").stderr
+    copied = pair.start("copy", "--no-sums")
+    assert copied.returncode == 0, copied.stderr
+    assert names_in(pair.worker.bundle / "model") == names_in(pair.head.bundle / "model")
+    assert (pair.worker.bundle / SHARD).read_bytes() == (pair.head.bundle / SHARD).read_bytes()
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_names_and_sizes_of_weights_are_compared_always_and_their_content_unless_told_not_to(
+    pair: TwoFolders, *, sums: bool
+) -> None:
+    arguments = () if sums else ("--no-sums",)
+    assert pair.start("copy").returncode == 0
+    assert pair.start("check", *arguments).returncode == 0
+    shard = pair.worker.bundle / SHARD
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + b"!")
+    changed = pair.start("check", *arguments)
+    assert changed.returncode == (7 if sums else 0)
+    assert (f"there: 1 files of the weights differ: sum {SHARD}" in changed.stderr) == sums
+    shard.write_bytes(content + b"!")
+    assert f"size {SHARD}" in pair.start("check", *arguments).stderr
+    (pair.worker.bundle / "model" / "extra.safetensors").touch()
+    shard.unlink()
+    refused = pair.start("start", *arguments)
+    assert refused.returncode == 7
+    assert "missing" in refused.stderr
+    assert "unlisted model/extra.safetensors" in refused.stderr
+
+
+def test_reading_the_weights_leaves_the_page_cache_as_it_was(pair: TwoFolders) -> None:
+    shard = pair.head.bundle / SHARD
+    shard.write_bytes(os.urandom(8 << 20))
+    os.sync()
+    with shard.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if cached(shard):
+        pytest.skip("this file system keeps every file in memory")
+    variables = {"BUNDLE": str(pair.head.bundle), "SIZES": f"{8 << 20} {SHARD}", "DIGESTS": f"{'0' * 64}  {SHARD}"}
+    script = pair.head.bundle / "two-sparks" / "weights.sh"
+    (pair.head.bundle / SUMS).unlink()
+    read = subprocess.run(
+        ["bash", script], env={**os.environ, **variables, "ACTION": "sums"}, capture_output=True, text=True, check=True
+    )
+    assert f"sum\t{SHARD}\n" in read.stdout
+    assert cached(shard) == 0
+
+
+@pytest.mark.parametrize("where", ["head", "worker"])
+def test_half_a_pair_does_not_stay(pair: TwoFolders, where: str) -> None:
+    assert pair.start("copy").returncode == 0
+    machine: Machine = getattr(pair, where)
+    machine.set("up-fails")
+    failed = pair.start()
+    assert failed.returncode == 5
+    assert re.findall(r"error\[(\w+)\]", failed.stderr) == ["SERVER_ENDED"]
+    assert "could not select device driver" in failed.stderr
+    assert pair.head.state is pair.worker.state is None
+
+
+@pytest.mark.parametrize("left", ["head", "worker"])
+def test_what_is_left_of_a_pair_is_stopped_before_both_start(pair: TwoFolders, left: str) -> None:
+    assert pair.start("copy").returncode == 0
+    getattr(pair, left).set("container", "running")
+    pair.worker.set("listening", "sport = :2233")
+    refused = pair.start()
+    assert "half a pair runs" in refused.stdout
+    assert "listens on port 2233" in refused.stderr
+    assert pair.head.state is pair.worker.state is None
+
+
+def test_both_containers_know_interfaces_and_roce_devices_of_the_port(pair: TwoFolders) -> None:
+    assert pair.start("copy").returncode == 0
+    pair.head.set("up-fails")
+    pair.start()
+    given = json.loads((pair.worker.folder / "given").read_text())
+    assert given["INTERFACES"] == f"{TWIN},{PRIMARY}"
+    assert given["ROCE"] == "roceP2p1s0f1,rocep1s0f1"
+    assert (given["ROLE"], given["ADDRESS"], given["PEER_ADDRESS"]) == ("worker", "10.0.0.2", "10.0.0.1")
+
+
+def test_stop_says_what_it_could_not_reach(pair: TwoFolders) -> None:
+    assert pair.start("copy").returncode == 0
+    for machine in (pair.head, pair.worker):
+        machine.set("container", "running")
+    pair.head.set("ssh-fails", "ssh: connect to host 10.0.0.2 port 22: No route to host")
+    stopped = pair.start("stop")
+    assert stopped.returncode == 6
+    assert "error[PEER_UNREACHABLE]: this Spark's container is stopped; 10.0.0.2 was not reached" in stopped.stderr
+    assert "No route to host" in stopped.stderr
+    assert (pair.head.state, pair.worker.state) == (None, "running")
+    assert "there: not reached" in pair.start("status").stdout
+
+
+def test_the_second_spark_stops_its_own_container_and_starts_nothing(pair: TwoFolders) -> None:
+    assert pair.start("copy").returncode == 0
+    pair.worker.set("container", "running")
+    pair.worker.set("bundle/two-sparks/keys/role", "worker\n")
+    assert pair.start_on_worker("status").stdout == "here (the second Spark): running\n"
+    assert "run it on the first one" in pair.start_on_worker().stderr
+    assert pair.start_on_worker("stop").returncode == 0
+    assert pair.worker.state is None
