@@ -109,6 +109,16 @@ class TwoFolders:
         )
         self.relist()
 
+    def clone(self, folder: Path) -> TwoFolders:
+        """Copy both machines as they are."""
+        copy = TwoFolders.__new__(TwoFolders)
+        for name, other in (("head", "worker"), ("worker", "head")):
+            machine: Machine = getattr(self, name)
+            shutil.copytree(machine.folder, folder / name)
+            setattr(copy, name, Machine(folder / name, machine.address))
+            (folder / name / "other").write_text(str(folder / other))
+        return copy
+
     def relist(self) -> None:
         """List the files of the head's bundle again, as if they had been built so."""
         names = [line.partition("  ")[2] for line in (self.head.bundle / SUMS).read_text().splitlines()]

@@ -17,7 +17,6 @@ _IMAGES = {
 }
 
 
-
 def files(contents: BundleContents) -> dict[str, str]:
     """Render the Compose files."""
     target = contents.shape.target

@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# Runs in the container of each Spark. node.sh worker: let mpirun in. node.sh head: wait for the worker, then serve.
+# Runs in the container of each Spark. node.sh worker: let mpirun in, until the head is lost. node.sh head: wait for the worker,
+# then serve. node.sh bond: what the head runs in the worker for as long as it serves.
 set -euo pipefail
+if [[ ${1-} == bond ]]; then # ssh gives no variables
+  touch "${TMPDIR:-/tmp}/ssh/joined"
+  cat >/dev/null
+  rm -f "${TMPDIR:-/tmp}/ssh/joined"
+  exit
+fi
 : "${ADDRESS:?}" "${PEER_ADDRESS:?}" "${SSH_PORT:?}"
 
 ssh_folder=${TMPDIR:-/tmp}/ssh
@@ -36,11 +43,34 @@ KbdInteractiveAuthentication no
 AllowTcpForwarding no
 X11Forwarding no
 PermitTunnel no
+ClientAliveInterval 10
+ClientAliveCountMax 3
+SetEnv TMPDIR=${TMPDIR:-/tmp}
 CONFIG
 }
 
 be_worker() {
-  exec /usr/sbin/sshd -D -e -f "${ssh_folder}/sshd_config"
+  local waited=0
+  rm -f "${ssh_folder}/joined"
+  /usr/sbin/sshd -D -e -f "${ssh_folder}/sshd_config" &
+  sshd=$!
+  trap 'kill "${sshd}"; exit 143' TERM INT
+  until [[ -e ${ssh_folder}/joined ]]; do
+    ((++waited <= 2 * wait_seconds)) || leave "the head on ${PEER_ADDRESS} did not come"
+    wait_a_second
+  done
+  while [[ -e ${ssh_folder}/joined ]]; do wait_a_second; done
+  leave "the head on ${PEER_ADDRESS} is gone"
+}
+wait_a_second() {
+  kill -0 "${sshd}" 2>/dev/null || leave "sshd ended"
+  sleep 1 &
+  wait $! # a signal ends it at once
+}
+leave() { # MESSAGE
+  echo "error: $1" >&2
+  kill "${sshd}" 2>/dev/null || true
+  exit 6
 }
 
 be_head() {

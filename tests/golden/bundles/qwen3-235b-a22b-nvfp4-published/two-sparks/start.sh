@@ -5,13 +5,13 @@
 #
 #   start    check, then start both and wait until they serve (what happens without ACTION)
 #   check    look at both machines and the link between them; change nothing
-#   copy     bring bundle and image to the second Spark, over the link
+#   copy     check, then bring image and bundle to the second Spark over the link; run it again if it was cut
 #   status   say how the two containers are
 #   logs     show what the first Spark wrote last
-#   stop     stop both
+#   stop     stop both; on the second Spark: its own container
 #
 #   --dry-run  print what would be done to either machine, and do none of it
-#   --no-sums  do not read the weights to check them; their list is compared all the same
+#   --no-sums  do not read the weights; their names and sizes are compared all the same
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
@@ -19,25 +19,32 @@ name=qwen3-235b-a22b-nvfp4-published
 image=qwen3-235b-a22b-nvfp4-published-two-sparks:79389331d66f
 base_image=qwen3-235b-a22b-nvfp4-published:79389331d66f
 container=qwen3-235b-a22b-nvfp4-published-node
-weight_bytes=625 # over both
+memory=48000000000 # bytes on each Spark, as the plan says
 startup_seconds=1800
+port=8355 health_port=8002 ssh_port=2233
+private=(.env secrets two-sparks/.env two-sparks/keys edited) # what never leaves this machine
 
-dry_run=false sums=true action=start
-problems=0
+dry_run=false sums=true action=start half_started=false
 work=$(mktemp -d)
-trap 'rm -rf "${work}"' EXIT
 bundle=$(cd .. && pwd)
 
 say() { printf '%s\n' "$*"; }
-fail() { # STATUS MESSAGE NEXT
-  printf 'error: %s\n  → %s\n' "$2" "$3" >&2
+fine() { say "✓ $*"; }
+fail() { # STATUS CODE MESSAGE NEXT: the codes are in docs/how-to/two-sparks.md
+  printf 'error[%s]: %s\n  → %s\n' "$2" "$3" "$4" >&2
   exit "$1"
 }
-problem() { # MESSAGE NEXT
-  printf '✗ %s\n  → %s\n' "$1" "$2" >&2
-  problems=$((problems + 1))
+
+ended() {
+  if ${half_started}; then
+    say "taking the second Spark's container down as well"
+    peer_stops || say "it ends by itself within five minutes, without the first one"
+  fi
+  rm -rf "${work}"
 }
-fine() { say "✓ $*"; }
+trap ended EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # Everything that changes a machine goes through these two.
 here() {
@@ -51,141 +58,367 @@ on_peer() {
 }
 peer_with_input() {
   # shellcheck disable=SC2086,SC2029 # several options of ssh; the line is for the other side
-  ssh -o BatchMode=yes -o ConnectTimeout=10 ${SSH_OPTIONS:-} "${PEER}" "$1"
+  ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=2 ${SSH_OPTIONS:-} "${PEER}" "$1"
+}
+script() { # FILE NAME=VALUE …: the text of a script that has these variables
+  local file=$1 assignment
+  shift
+  for assignment; do printf '%s=%q\n' "${assignment%%=*}" "${assignment#*=}"; done
+  cat "${file}"
 }
 
 read_settings() {
-  [[ -f .env ]] || fail 3 "there is no ${PWD}/.env" "cp .env.example .env, and write the second Spark's address into it"
+  [[ -f .env ]] || fail 3 SETTINGS_MISSING "there is no ${PWD}/.env" "cp .env.example .env, and write the second Spark's address into it"
   set -a
   # shellcheck source=/dev/null
   source ./.env
   set +a
-  [[ -n ${PEER_ADDRESS-} ]] || fail 3 ".env names no PEER_ADDRESS" "write the second Spark's address on the link into it"
+  [[ -n ${PEER_ADDRESS-} ]] || fail 3 SETTINGS_MISSING ".env names no PEER_ADDRESS" "write the second Spark's address on the link into it"
   PEER=${PEER:-${PEER_ADDRESS}}
   PEER_BUNDLE=${PEER_BUNDLE:-${bundle}}
-  local route
-  route=$(ip -o route get "${PEER_ADDRESS}" 2>/dev/null) ||
-    fail 6 "there is no way to ${PEER_ADDRESS}" "give both ends of the ConnectX-7 link addresses: sudo nmtui, or netplan"
-  link=$(field dev "${route}")
-  ADDRESS=${ADDRESS:-$(field src "${route}")}
-  [[ ${link} != lo ]] || fail 3 "PEER_ADDRESS=${PEER_ADDRESS} is this machine" "write the second Spark's address into .env"
+  port=${PORT:-${port}}
+  named_interfaces=${INTERFACES-}
 }
-field() { # NAME TEXT: the word after NAME
-  awk -v name="$1" '{ for (i = 1; i < NF; i++) if ($i == name) { print $(i + 1); exit } }' <<<"$2"
+
+declare -A ours=() theirs=()
+problems=()
+codes=()
+
+problem() { # CODE MESSAGE NEXT
+  codes+=("$1")
+  problems+=("$2"$'\n'"  → $3")
+}
+fail_with_problems() { # one error, with all that was found
+  ((${#problems[@]})) || return 0
+  if ((${#problems[@]} == 1)); then
+    printf 'error[%s]: %s\n' "${codes[0]}" "${problems[0]}" >&2
+  else
+    local index
+    printf 'error[CHECK_FAILED]: %d checks failed, and nothing was changed:\n' "${#problems[@]}" >&2
+    for index in "${!problems[@]}"; do printf '  %s: %s\n' "${codes[index]}" "${problems[index]/$'\n'/$'\n'  }" >&2; done
+  fi
+  exit 7
+}
+
+ask_both() { # reads the facts of both machines, at the same time
+  local address said=0
+  command -v ip >/dev/null || fail 6 DEPENDENCY_MISSING "the command ip is not installed here" "sudo apt-get install -y iproute2"
+  address=$(ip -o route get "${PEER_ADDRESS}" 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p') || true
+  [[ -n ${address} ]] || fail 6 LINK_DOWN "there is no way to ${PEER_ADDRESS}" "give both ends of the ConnectX-7 link addresses: sudo netplan apply"
+  ADDRESS=${ADDRESS:-${address}}
+  local both=("INTERFACES=${named_interfaces}" "IMAGE=${image}" "CONTAINER=${container}")
+  script facts.sh "TOWARDS=${ADDRESS}" "BUNDLE=${PEER_BUNDLE}" "PORTS=${ssh_port}" "${both[@]}" |
+    peer_with_input "timeout 8 bash -s" >"${work}/theirs" 2>"${work}/ssh.log" &
+  script facts.sh "TOWARDS=${PEER_ADDRESS}" "BUNDLE=${bundle}" "PORTS=${ssh_port} ${port} ${health_port}" "${both[@]}" |
+    timeout 8 bash -s >"${work}/ours" 2>"${work}/ours.log" || said=$?
+  ((said == 0)) || fail 6 CHECK_FAILED "this machine did not answer within 8 s" "look at it: docker info; nvidia-smi"
+  wait $! || said=$?
+  ((said == 0)) || not_reached "${said}"
+  ours=() theirs=()
+  read_facts ours
+  read_facts theirs
+  [[ ${ours[complete]-}${theirs[complete]-} == yesyes ]] ||
+    fail 6 CHECK_FAILED "a machine's facts are not complete: $(cat "${work}/ours.log" "${work}/ssh.log" | tail -n 1)" "again: ./start.sh check"
+}
+read_facts() { # NAME of the array, and of the file in ${work}
+  local -n facts=$1
+  local key value
+  # shellcheck disable=SC2034 # it is the array of that name
+  while IFS='=' read -r key value; do facts["${key}"]=${value}; done <"${work}/$1"
+}
+not_reached() { # STATUS of ssh
+  local said
+  said=$(tail -n 1 "${work}/ssh.log")
+  if grep -q 'IDENTIFICATION HAS CHANGED' "${work}/ssh.log"; then
+    fail 6 HOST_KEY "${PEER} has another host key than before" \
+      "if it was installed anew: ssh-keygen -R ${PEER#*@}, then ssh ${PEER} once and compare the key"
+  elif grep -q 'Host key verification failed' "${work}/ssh.log"; then
+    fail 6 HOST_KEY "ssh does not know the host key of ${PEER}" "ssh ${PEER} once, compare the key it shows and accept it"
+  elif (($1 == 124)); then
+    fail 6 PEER_UNREACHABLE "${PEER} did not answer within 8 s" "look at it: ssh ${PEER} docker info; ssh ${PEER} nvidia-smi"
+  fi
+  fail 6 PEER_UNREACHABLE "ssh ${PEER} does not work without a password: ${said}" \
+    "ssh-copy-id ${PEER}; options for ssh go into SSH_OPTIONS in .env"
 }
 
 check_programs() {
-  local program
-  for program in docker ssh ssh-keygen sha256sum ip ping awk; do
-    command -v "${program}" >/dev/null || fail 6 "the command ${program} is not installed" "install it, then try again"
+  local where missing
+  for where in here there; do
+    missing=$(fact_of "${where}" missing)
+    [[ -z ${missing} ]] || problem DEPENDENCY_MISSING "${where}: not installed: ${missing}" "install them ${where} with apt-get"
+    [[ $(fact_of "${where}" docker) == yes ]] || problem DOCKER_UNAVAILABLE "${where}: no Docker with Compose for this user" \
+      "${where}: sudo apt-get install -y docker-compose-plugin; sudo usermod -aG docker \$USER"
   done
-  docker compose version >/dev/null 2>&1 ||
-    fail 6 "Docker has no Compose plugin here" "sudo apt-get install -y docker-compose-plugin"
+}
+fact_of() { # here|there FACT
+  if [[ $1 == here ]]; then printf '%s' "${ours[$2]-}"; else printf '%s' "${theirs[$2]-}"; fi
 }
 
-check_peer() {
-  local said
-  said=$(on_peer true 2>&1) ||
-    fail 6 "ssh ${PEER} does not work without a password: ${said##*$'\n'}" "ssh-copy-id ${PEER}; options for ssh go into SSH_OPTIONS in .env"
-  on_peer "docker compose version >/dev/null 2>&1" ||
-    fail 6 "${PEER} has no Docker with Compose for this user" "there: sudo apt-get install -y docker-compose-plugin; sudo usermod -aG docker \$USER"
-  fine "ssh to ${PEER}, and Docker there"
+same() { # WHAT FACT CODE NEXT
+  if [[ -n ${ours[$2]-} && ${ours[$2]} == "${theirs[$2]-}" ]]; then
+    fine "$1: ${ours[$2]}"
+  else
+    problem "$3" "$1 differs: here ${ours[$2]:-none}, there ${theirs[$2]:-none}" "$4"
+  fi
+}
+check_alike() {
+  local upgrade="bring both to the same: sudo apt-get dist-upgrade, then restart"
+  same architecture architecture MACHINES_DIFFER "two machines of the same kind are needed"
+  same GPU gpu MACHINES_DIFFER "see what nvidia-smi says on both"
+  same "NVIDIA driver" driver MACHINES_DIFFER "${upgrade}"
+  same CUDA cuda MACHINES_DIFFER "${upgrade}"
+  local apart=$((ours[clock] - theirs[clock]))
+  apart=${apart#-}
+  ((apart <= ${CLOCK_SECONDS:-30})) ||
+    problem CLOCKS_DIFFER "the clocks are ${apart} s apart" "on both: sudo timedatectl set-ntp true"
 }
 
 check_link() {
-  local state speed peer_link
-  state=$(cat "/sys/class/net/${link}/operstate" 2>/dev/null || echo unknown)
-  [[ ${state} == up ]] || problem "${link} is ${state}" "look at the cable: ip link show ${link}"
-  ping -c 1 -W 2 -I "${link}" "${PEER_ADDRESS}" >/dev/null 2>&1 ||
-    problem "${PEER_ADDRESS} does not answer over ${link}" "look at both ends: ip address show"
-  peer_link=$(field dev "$(on_peer "ip -o route get ${ADDRESS}")")
-  INTERFACES=${INTERFACES:-$(printf '%s\n' "${link}" "${peer_link}" | sort -u | paste -sd,)}
-  [[ ${peer_link} != lo ]] || problem "${PEER} is this machine" "write the second Spark's name into .env"
-  speed=$(cat "/sys/class/net/${link}/speed" 2>/dev/null || echo 0)
-  if ((speed < ${LINK_SPEED:-100000})); then
-    problem "${link} runs at ${speed} Mb/s, a ConnectX-7 link at 100000 or more" \
-      "is it the QSFP cable? If it must be this link: LINK_SPEED=${speed} in .env"
+  local name index mine=() other=() arrived
+  [[ ${ours[link]-} != lo && ${theirs[link]-} != lo ]] ||
+    problem SETTINGS_MISSING "PEER_ADDRESS=${PEER_ADDRESS} or PEER=${PEER} is this machine" "write the second Spark's address into .env"
+  if [[ -z ${theirs[link]-} ]]; then
+    problem LINK_DOWN "there: no way to ${ADDRESS}" "give both ends of the ConnectX-7 link addresses: sudo netplan apply"
+    return
   fi
-  fine "link ${ADDRESS} (${link}) to ${PEER_ADDRESS} (${peer_link})"
+  read -r -a arrived <<<"${theirs[arrived]-}"
+  [[ ${arrived[2]-} == "${PEER_ADDRESS}" ]] ||
+    problem OTHER_LINK "ssh ${PEER} arrives at ${arrived[2]:-another address}, not over the link" "PEER=USER@${PEER_ADDRESS} in .env"
+  for name in ${named_interfaces//,/ }; do
+    [[ -n ${ours[link.${name}]-}${theirs[link.${name}]-} ]] ||
+      problem INTERFACE_MISSING "neither machine has an interface ${name}" "see their names: ip -br link; INTERFACES=… in .env"
+  done
+  for name in ${ours[links]-}; do
+    [[ -z ${ours[link.${name}]-} ]] || { mine+=("${name}") && check_interface here "${name}" "${ours[link.${name}]}"; }
+  done
+  for name in ${theirs[links]-}; do
+    [[ -z ${theirs[link.${name}]-} ]] || { other+=("${name}") && check_interface there "${name}" "${theirs[link.${name}]}"; }
+  done
+  ((${#mine[@]} == ${#other[@]} && ${#mine[@]})) || problem INTERFACE_MISSING \
+    "the interfaces do not pair: here ${mine[*]-none}, there ${other[*]-none}" "name those of the cable: INTERFACES=… in .env"
+  for index in "${!mine[@]}"; do check_way "${mine[index]}" "${other[index]-}"; done
+  INTERFACES=$(printf '%s\n' "${mine[@]}" "${other[@]}" | sort -u | paste -sd ,)
+  ROCE=$(roce_devices | sort -u | paste -sd ,)
 }
-
-same() { # WHAT COMMAND NEXT: the two machines must answer alike
-  local ours theirs
-  ours=$(bash -c "$2" 2>/dev/null) || ours="nothing"
-  theirs=$(on_peer "$2" 2>/dev/null) || theirs="nothing"
-  if [[ ${ours} == "${theirs}" && ${ours} != nothing ]]; then
-    fine "$1: ${ours##*$'\n'}"
+check_interface() { # here|there NAME FACTS
+  local state speed address device active
+  read -r state speed _ address device active <<<"$3"
+  [[ ${state} == up ]] || problem LINK_DOWN "$1: $2 is ${state}" "look at the cable: ip link show $2"
+  [[ ${address} != - ]] ||
+    problem LINK_DOWN "$1: $2 has no address, and carries half of the port's 200 Gb/s" \
+      "give it one with netplan, in a network of its own; or use the other one only: INTERFACES=… in .env"
+  ((speed >= ${LINK_SPEED:-100000})) || problem LINK_SLOW "$1: $2 runs at ${speed} Mb/s, a ConnectX-7 link at 100000 or more" \
+    "is it the QSFP cable? If it must be this link: LINK_SPEED=${speed} in .env"
+  [[ ${active} == ACTIVE ]] || problem ROCE_MISSING "$1: $2 has no active RoCE device (${device})" \
+    "$1: ibdev2netdev lists them; without one, NCCL would use TCP"
+}
+check_way() { # OUR-INTERFACE THEIR-INTERFACE
+  local mtu their_mtu address
+  read -r _ _ mtu _ <<<"${ours[link.$1]-}"
+  read -r _ _ their_mtu address _ <<<"${theirs[link.$2]-}"
+  [[ -n ${mtu} && -n ${their_mtu} && ${address} != - ]] || return 0
+  if [[ ${mtu} != "${their_mtu}" ]]; then
+    problem MTU_DIFFERS "the MTU differs: $1 here has ${mtu}, $2 there ${their_mtu}" "on both: sudo ip link set NAME mtu 9000, and in netplan"
+  elif ! ping -c 1 -W 1 -I "$1" "${address}" >/dev/null 2>&1; then
+    problem LINK_DOWN "${address} does not answer over $1" "look at both ends: ip address show"
+  elif ! ping -c 1 -W 1 -M "do" -s $((mtu - 28)) -I "$1" "${address}" >/dev/null 2>&1; then
+    problem MTU_DIFFERS "packets of ${mtu} bytes do not reach ${address} over $1" "does a switch lie between them? Its MTU must be ${mtu}"
   else
-    problem "$1 differs: here ${ours##*$'\n'}, there ${theirs##*$'\n'}" "$3"
+    fine "link $1 to ${address} ($2), MTU ${mtu}"
   fi
 }
+roce_devices() {
+  local key device
+  for key in "${!ours[@]}" "${!theirs[@]}"; do
+    [[ ${key} == link.* ]] || continue
+    for device in "${ours[${key}]-}" "${theirs[${key}]-}"; do
+      read -r _ _ _ _ device _ <<<"${device}"
+      [[ ${device:--} == - ]] || printf '%s\n' "${device}"
+    done
+  done
+}
 
-check_versions() {
-  same architecture "uname -m" "two machines of the same kind are needed"
-  same "NVIDIA driver" "nvidia-smi --query-gpu=driver_version --format=csv,noheader" "bring both to the same: sudo apt-get dist-upgrade"
-  same "image" "docker image inspect --format '{{.Id}}' ${image}" "build it, and bring it there: ./start.sh copy"
+check_free_ports() { # of a pair that does not run
+  local where used
+  for where in here there; do
+    used=$(fact_of "${where}" used_ports)
+    [[ -z ${used} ]] || problem PORT_IN_USE "${where}: another program listens on port ${used// /, }" \
+      "${where}: sudo ss -ltnp shows it; PORT=… in .env moves the server's"
+  done
 }
 
 check_memory() {
-  local need=$((weight_bytes / 2))
-  enough here "$(cat /proc/meminfo)" "${need}"
-  enough there "$(on_peer "cat /proc/meminfo")" "${need}"
+  local where free available
+  for where in here there; do
+    free=$(fact_of "${where}" free) available=$(fact_of "${where}" available)
+    ((free < memory)) || continue
+    if ((available >= memory)); then
+      problem MEMORY_BUDGET "${where}: CUDA finds $(gb "${free}") of memory, serving takes $(gb "${memory}"); the page cache holds the rest" \
+        "${where}: sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'"
+    else
+      problem MEMORY_BUDGET "${where}: $(gb "${available}") of memory are available, serving takes $(gb "${memory}")" \
+        "end what else runs ${where}: docker ps; ps aux --sort=-rss | head"
+    fi
+  done
 }
-enough() { # WHERE MEMINFO BYTES
-  local available
-  available=$(($(field MemAvailable: "$2") * 1024))
-  if ((available < $3)); then
-    problem "$1: $((available / 1000000000)) GB of memory are available, half of the weights alone take $(($3 / 1000000000)) GB" \
-      "end what else runs $1, then: sudo sh -c 'sync; echo 3 > /proc/sys/vm/drop_caches'"
+gb() { awk -v bytes="$1" 'BEGIN { printf "%.1f GB", bytes / 1e9 }'; }
+
+compare_weights() { # here|there ACTION: prints the differences, one a line
+  local variables=("ACTION=$2" "SIZES=$(cat sizes)" "DIGESTS=$(grep '  model/' "${bundle}/SHA256SUMS")")
+  if [[ $1 == here ]]; then
+    script weights.sh "BUNDLE=${bundle}" "${variables[@]}" | bash -s
+  else
+    script weights.sh "BUNDLE=${PEER_BUNDLE}" "${variables[@]}" | peer_with_input "bash -s"
   fi
 }
+compare_both() { # ACTION: at the same time, into files
+  local failed=""
+  compare_weights there "$1" >"${work}/there.weights" 2>"${work}/there.log" &
+  compare_weights here "$1" >"${work}/here.weights" 2>"${work}/here.log" || failed=here
+  wait $! || failed=there
+  [[ -z ${failed} ]] || fail 6 ARTIFACT_CORRUPT "${failed}: the weights cannot be compared: $(tail -n 1 "${work}/${failed}.log")" \
+    "may this user read the bundle's model/ there?"
+}
+weights_problem() { # here|there NEXT
+  local found count
+  found=$(tr '\t' ' ' <"${work}/$1.weights")
+  [[ -n ${found} ]] || return 0
+  count=$(wc -l <<<"${found}")
+  problem ARTIFACT_CORRUPT "$1: ${count} files of the weights differ: $(head -n 3 <<<"${found}" | paste -sd ,)" "$2"
+}
+our_weights_problem() {
+  weights_problem here "remove what is unlisted; this brings back the rest: orchestrator build ${name}"
+}
+check_weights() { # names|sums
+  compare_both "$1"
+  our_weights_problem
+  weights_problem there "remove what is unlisted there; this brings the rest again: ./start.sh copy"
+}
 
-check_weights() {
-  local check="grep '  model/' SHA256SUMS | sha256sum --check --quiet --strict -" theirs
-  theirs=$(on_peer "cat '${PEER_BUNDLE}/SHA256SUMS'" 2>/dev/null | sha256sum) || true
-  if [[ ${theirs} != "$(sha256sum <"${bundle}/SHA256SUMS")" ]]; then
-    problem "${PEER} has another bundle in ${PEER_BUNDLE}, or none" "bring it there: ./start.sh copy"
+check_machines() { # what a copy needs as well
+  check_programs
+  check_alike
+  check_link
+}
+check() {
+  ask_both
+  check_machines
+  if [[ ${ours[container]-} != running && ${theirs[container]-} != running ]]; then
+    check_free_ports
+    check_memory
+  fi
+  same image image IMAGE_UNAVAILABLE "build it, and bring it there: ./start.sh copy"
+  if [[ ${theirs[bundle]-} == "${ours[bundle]-none}" ]]; then
+    check_weights names
+  else
+    problem NOT_BUILT "${PEER} has another bundle in ${PEER_BUNDLE}, or none" "bring it there: ./start.sh copy"
+  fi
+  fail_with_problems # before the sums, which take minutes
+  if ! ${sums}; then
+    fine "the same names and sizes of the weights on both; their content was not read"
     return
   fi
-  ${sums} || { fine "the same bundle on both; its files were not read"; return; }
-  say "checking $((weight_bytes / 1000000)) MB on both; this reads all of them …"
-  local said=0
-  on_peer "cd '${PEER_BUNDLE}' && ${check}" >"${work}/there.log" 2>&1 &
-  (cd "${bundle}" && bash -c "${check}") || problem "the files named above are not what was built" "orchestrator build ${name}"
-  wait $! || said=$?
-  if ((said)); then
-    cat "${work}/there.log" >&2
-    problem "${PEER}: the files named above are not what was built" "bring them there again: ./start.sh copy"
-  else
-    fine "the same weights on both"
-  fi
+  say "reading the weights on both …"
+  check_weights sums
+  fail_with_problems
+  fine "the same weights on both"
 }
 
-check() {
-  check_programs
-  check_peer
-  check_link
-  check_versions
-  check_memory
-  check_weights
-  ((problems == 0)) || fail 7 "${problems} of these must be mended first" "then again: ./start.sh"
+may_leave() { # FILE of the bundle
+  local one
+  [[ $1 != secrets/README ]] || return 0
+  for one in "${private[@]}"; do
+    [[ $1 != "${one}" && $1 != "${one}"/* ]] || return 1
+  done
+}
+small_files() { # what the build lists, besides the weights; nothing else leaves, whatever it is
+  local path
+  while read -r _ path; do
+    [[ ${path} == model/* ]] || ! may_leave "${path}" || printf '%s\n' "${path}"
+  done <"${bundle}/SHA256SUMS"
+  printf 'SHA256SUMS\n'
+}
+
+check_disk() { # BYTES of weights to send
+  local weights=$(($1 + $1 / 100)) images=0
+  [[ -z ${theirs[unwritable]-} ]] || problem NO_PERMISSION "there: ${theirs[unwritable]} cannot be written" \
+    "create ${PEER_BUNDLE} for this user, or name another folder: PEER_BUNDLE=… in .env"
+  # `docker load` unpacks beside what it received.
+  [[ ${ours[image]-none} == "${theirs[image]-}" ]] || images=$((2 * ${ours[image_bytes]:-0}))
+  if [[ ${theirs[disks]-1} == 1 ]]; then weights=$((weights + images)) images=0; fi
+  ((${theirs[bundle_free]:-0} >= weights)) || problem DISK_FULL \
+    "there: the disk of ${PEER_BUNDLE} has $(gb "${theirs[bundle_free]:-0}") free, the copy takes $(gb "${weights}")" \
+    "free some space there, or name another disk: PEER_BUNDLE=… in .env"
+  ((${theirs[docker_free]:-0} >= images)) || problem DISK_FULL \
+    "there: Docker's disk has $(gb "${theirs[docker_free]:-0}") free, the image takes $(gb "${images}")" "there: docker system df; docker image prune"
+}
+
+bytes_of() { # reads FILEs of the weights, one a line
+  awk 'NR == FNR { size[substr($0, length($1) + 2)] = $1; next } { sum += size[$0] } END { printf "%.0f", sum }' sizes -
+}
+
+transfer() { # WHAT LINE COMMAND…: the command's output goes into LINE of the second Spark; each failure is one error of ours
+  local what=$1 line=$2 status=0 said
+  shift 2
+  "$@" 2>"${work}/sent.log" | peer_with_input "${line}" >"${work}/received.log" 2>&1 || status=$?
+  ((status)) || return 0
+  said=$(cat "${work}/sent.log" "${work}/received.log" | grep -v '^Loaded image' | tail -n 1) || true
+  if grep -qi 'no space left' "${work}/received.log"; then
+    fail 6 DISK_FULL "the second Spark's disk became full while ${what} came" "free some space there, then again: ./start.sh copy continues"
+  fi
+  fail 6 COPY_CUT "the copy of ${what} was cut: ${said:-the connection ended}" "again: ./start.sh copy continues"
+}
+send_files() { # WHAT: reads FILEs, one a line
+  cat >"${work}/list"
+  [[ -s ${work}/list ]] || return 0
+  transfer "$1" "mkdir -p '${PEER_BUNDLE}' && tar --extract --no-same-owner --directory '${PEER_BUNDLE}'" \
+    tar --create --directory "${bundle}" --no-recursion --hard-dereference --verbatim-files-from --files-from "${work}/list"
+}
+
+build_images() {
+  if ! here docker build --tag "${base_image}" "${bundle}" || ! here docker build --tag "${image}" .; then
+    fail 6 IMAGE_UNAVAILABLE "the image ${image} cannot be built; Docker's words are above" "its base needs a network once; then again: ./start.sh copy"
+  fi
 }
 
 copy() {
-  check_programs
-  check_peer
-  here docker build --tag "${base_image}" "${bundle}"
-  here docker build --tag "${image}" .
-  there "mkdir -p '${PEER_BUNDLE}'"
+  local kept=names cleaning=clean found missing bytes
+  if ${sums}; then kept=sums cleaning=clean-sums; fi
+  exec {lock}<.
+  flock --nonblock "${lock}" || fail 6 BUSY "another start.sh is at work here" "wait for it"
+  ask_both
+  check_machines
+  compare_both names
+  our_weights_problem
+  found=$(cat "${work}/there.weights")
+  ! grep -q '^unlisted' <<<"${found}" || problem ARTIFACT_CORRUPT \
+    "there: ${PEER_BUNDLE} has files that no list names: $(sed -n 's/^unlisted\t//p' <<<"${found}" | head -n 3 | paste -sd ' ')" "remove them there; a runtime would load them"
+  check_disk "$(grep -E '^(missing|size|other)' <<<"${found}" | cut -f 2 | bytes_of)"
+  fail_with_problems
+  build_images
   if ${dry_run}; then
-    say "here:  tar of ${bundle} without .env, keys and secrets | ssh ${PEER} tar --extract; docker save ${image} | ssh ${PEER} docker load"
+    say "here:  docker save ${image} | ssh ${PEER} docker load"
+    say "here:  $(small_files | wc -l) small files, and what is missing of $(wc -l <sizes) weights | ssh ${PEER} tar --extract --directory ${PEER_BUNDLE}"
+    say "here:  nothing of ${private[*]}, and no file that SHA256SUMS does not list"
     return
   fi
-  say "copying $((weight_bytes / 1000000)) MB to ${PEER}:${PEER_BUNDLE} …"
-  tar --create --directory "${bundle}" --exclude ./.env --exclude ./two-sparks/.env --exclude ./two-sparks/keys . |
-    peer_with_input "tar --extract --directory '${PEER_BUNDLE}'"
-  say "copying the image ${image} …"
-  docker save "${image}" | peer_with_input "docker load"
+  say "comparing the weights there (${kept}) …"
+  found=$(compare_weights there "${cleaning}") || fail 6 COPY_CUT "the second Spark's weights could not be compared" "again: ./start.sh copy continues"
+  missing=$(grep -Ev '^(leftover|unlisted)' <<<"${found}" | cut -f 2) || true
+  bytes=$(bytes_of <<<"${missing}")
+  ask_both
+  check_disk "${bytes}" # now that the image has a size
+  fail_with_problems
+  if [[ ${ours[image]-none} != "${theirs[image]-}" ]]; then
+    say "copying the image, $(gb "${ours[image_bytes]:-0}") …"
+    transfer "the image" "docker load" docker save "${image}"
+  fi
+  small_files | send_files "the bundle"
+  say "copying $(gb "${bytes}") of weights to ${PEER}:${PEER_BUNDLE} …"
+  [[ -z ${missing} ]] || send_files "the weights" <<<"${missing}"
+  found=$(compare_weights there names)
+  [[ -z ${found} ]] || fail 7 ARTIFACT_CORRUPT "there: after the copy: ${found//$'\t'/ }" "again: ./start.sh copy"
+  compare_weights here forget && compare_weights there forget
   fine "${PEER} has the bundle and the image"
 }
 
@@ -198,28 +431,49 @@ make_keys() { # for the two containers alone, and new for each start
 }
 
 start() {
+  exec {lock}<.
+  flock --nonblock "${lock}" || fail 6 BUSY "another start.sh is at work here" "wait for it, or see: ./start.sh status"
+  ask_both
+  local running="${ours[container]:-gone} ${theirs[container]:-gone}"
+  if [[ ${running} == "running running" ]]; then
+    say "both run already"
+    ${dry_run} || wait_until_ready
+    return
+  elif [[ ${running} == *running* ]]; then
+    say "half a pair runs (here ${running% *}, there ${running#* }): it is stopped first"
+    stop
+  fi
   check
-  local peer_folder="${PEER_BUNDLE}/two-sparks"
+  local peer_folder="${PEER_BUNDLE}/two-sparks" names="${INTERFACES} ${ROCE}"
   if ${dry_run}; then
     say "here:  make keys for ssh between the two containers"
-    say "there: ${peer_folder}/up.sh worker ${PEER_ADDRESS} ${ADDRESS} ${INTERFACES}"
-    say "here:  ${PWD}/up.sh head ${ADDRESS} ${PEER_ADDRESS} ${INTERFACES}"
+    say "there: ${peer_folder}/up.sh worker ${PEER_ADDRESS} ${ADDRESS} ${names}"
+    say "here:  ${PWD}/up.sh head ${ADDRESS} ${PEER_ADDRESS} ${names}"
     say "here:  wait for the gateway, at most ${startup_seconds} s"
     return
   fi
   make_keys
-  peer_with_input "'${peer_folder}/up.sh' worker '${PEER_ADDRESS}' '${ADDRESS}' '${INTERFACES}'" <"${work}/keys.tar"
-  ./up.sh head "${ADDRESS}" "${PEER_ADDRESS}" "${INTERFACES}" <"${work}/keys.tar"
+  half_started=true
+  peer_with_input "'${peer_folder}/up.sh' worker '${PEER_ADDRESS}' '${ADDRESS}' '${INTERFACES}' '${ROCE}'" <"${work}/keys.tar" >"${work}/up.log" 2>&1 ||
+    fail 5 SERVER_ENDED "the second Spark's container did not start: $(tail -n 1 "${work}/up.log")" "see there: docker logs ${container}"
+  ./up.sh head "${ADDRESS}" "${PEER_ADDRESS}" "${INTERFACES}" "${ROCE}" <"${work}/keys.tar" >"${work}/up.log" 2>&1 || {
+    ./down.sh >/dev/null 2>&1 || true
+    fail 5 SERVER_ENDED "the first Spark's container did not start: $(tail -n 1 "${work}/up.log")" "mend what it says, then again: ./start.sh"
+  }
+  half_started=false
   wait_until_ready
 }
 
+
 state_of() { docker inspect --format '{{.State.Status}}' "${container}" 2>/dev/null || echo "not there"; }
-state_there() { on_peer "docker inspect --format '{{.State.Status}}' ${container}" 2>/dev/null || echo "not there"; }
+state_there() {
+  on_peer "docker inspect --format '{{.State.Status}}' ${container} 2>/dev/null || echo 'not there'" 2>/dev/null || echo "not reached"
+}
 
 ready() { # asks the gateway's port for health, which never speaks TLS; no curl is needed
   local address=${BIND_ADDRESS:-127.0.0.1} answer
   [[ ${address} != 0.0.0.0 ]] || address=127.0.0.1
-  answer=$(exec 3<>"/dev/tcp/${address}/8002" && printf 'GET /v1/health/ready HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) 2>/dev/null ||
+  answer=$(exec 3<>"/dev/tcp/${address}/${health_port}" && printf 'GET /v1/health/ready HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) 2>/dev/null ||
     return 1
   [[ ${answer} == *" 200 "* ]]
 }
@@ -229,31 +483,53 @@ wait_until_ready() {
   while ! ready; do
     [[ $(state_of) == running && $(state_there) == running ]] || died
     if ((SECONDS - began > startup_seconds)); then
-      fail 5 "not ready after ${startup_seconds} s; both go on starting" "./start.sh logs"
+      fail 5 SERVER_NOT_READY "not ready after ${startup_seconds} s; both go on starting" "./start.sh logs"
     fi
     printf '… loading for %d s: %s\n' "$((SECONDS - began))" "$(docker logs --tail 1 "${container}" 2>&1 | cut -c 1-100)"
     sleep "${POLL_SECONDS:-10}"
   done
-  fine "${name} is served on http://${BIND_ADDRESS:-127.0.0.1}:${PORT:-8355}/v1 after $((SECONDS - began)) s"
+  fine "${name} is served on http://${BIND_ADDRESS:-127.0.0.1}:${port}/v1 after $((SECONDS - began)) s"
 }
 died() {
   say "here, $(state_of):"
   docker logs --tail 20 "${container}" 2>&1 || true
   say "there, $(state_there):"
   on_peer "docker logs --tail 20 ${container}" 2>&1 || true
-  stop >/dev/null 2>&1 || true
-  fail 5 "it ended before it was ready; its last lines are above" "mend what they say, then again: ./start.sh"
+  (stop) >/dev/null 2>&1 || true
+  fail 5 SERVER_ENDED "it ended before it was ready; its last lines are above" "mend what they say, then again: ./start.sh"
 }
 
+peer_stops() { there "'${PEER_BUNDLE}/two-sparks/down.sh'" >"${work}/down.log" 2>&1; }
 stop() {
-  here ./down.sh
-  there "'${PEER_BUNDLE}/two-sparks/down.sh'"
+  local here_failed="" there_failed=""
+  here ./down.sh || here_failed="this Spark's container was not stopped"
+  if ${dry_run}; then
+    there "'${PEER_BUNDLE}/two-sparks/down.sh'"
+  else
+    peer_stops || there_failed="${PEER} was not reached or did not stop: $(tail -n 1 "${work}/down.log")"
+  fi
+  [[ -z ${here_failed} ]] || fail 6 DOCKER_UNAVAILABLE "${here_failed}${there_failed:+; ${there_failed}}" "docker ps, then again: ./start.sh stop"
+  [[ -z ${there_failed} ]] || fail 6 PEER_UNREACHABLE "this Spark's container is stopped; ${there_failed}" \
+    "its container ends by itself when it misses this one; else there: ${PEER_BUNDLE}/two-sparks/down.sh"
 }
 
 status() {
   say "here:  $(state_of)"
   say "there: $(state_there)"
   if ready; then say "ready"; else say "not ready"; fi
+}
+logs() { docker logs --tail 50 "${container}"; }
+
+on_the_second_spark() {
+  case "${action}" in
+  stop)
+    here ./down.sh
+    say "this Spark's container is stopped; the first one's ends when it misses it"
+    ;;
+  status) say "here (the second Spark): $(state_of)" ;;
+  logs) logs ;;
+  *) fail 3 SETTINGS_MISSING "this is the second Spark of the pair" "run it on the first one; here it knows stop, status and logs" ;;
+  esac
 }
 
 while (($#)); do
@@ -265,12 +541,13 @@ while (($#)); do
     sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0"
     exit 0
     ;;
-  *) fail 2 "unknown argument: $1" "./start.sh --help" ;;
+  *) fail 2 USAGE "unknown argument: $1" "./start.sh --help" ;;
   esac
   shift
 done
-read_settings
-case "${action}" in
-logs) docker logs --tail 50 "${container}" ;;
-*) "${action}" ;;
-esac
+if [[ ! -f .env && $(cat keys/role 2>/dev/null) == worker ]]; then
+  on_the_second_spark
+else
+  read_settings
+  "${action}"
+fi

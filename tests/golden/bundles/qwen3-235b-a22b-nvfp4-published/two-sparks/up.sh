@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Starts this Spark's container. Called by start.sh on both: up.sh head|worker ADDRESS PEER_ADDRESS INTERFACES <keys.tar
+# Starts this Spark's container. Called by start.sh on both: up.sh head|worker ADDRESS PEER_ADDRESS INTERFACES ROCE <keys.tar
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
-export ROLE=$1 ADDRESS=$2 PEER_ADDRESS=$3 INTERFACES=$4
+export ROLE=$1 ADDRESS=$2 PEER_ADDRESS=$3 INTERFACES=$4 ROCE=$5
 
 umask 077
 mkdir -p keys
 tar --extract --directory keys
+printf '%s\n' "${ROLE}" >keys/role # start.sh reads it here on the second Spark, which has no .env
 uid=$(id -u) gid=$(id -g)
 if ((uid == 0)); then # root without any capability could not let ssh in
   uid=1000 gid=1000
