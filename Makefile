@@ -32,7 +32,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants lint relock schema evaluate-planner chaos docs docs-site clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants lint relock schema evaluate-planner evaluate-vllm chaos docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -182,6 +182,9 @@ schema: setup ## Write recipes/recipe.schema.json again
 
 evaluate-planner: setup ## Score the planner's speeds on published measurements, where there are any (DATA=folder)
 	@$(BIN)/python -m evaluation.planner $(DATA) $(ARGS)
+
+evaluate-vllm: ## Load every format in a real vLLM (needs an NVIDIA GPU, and PYTHON=… with vllm and requirements/runtime.txt)
+	@$(PYTHON) -m evaluation.vllm $(ARGS)
 
 clean: ## Remove what was set up; results and deployments stay
 	@rm -rf $(VENV) .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
