@@ -167,6 +167,12 @@ class PathEscapesError(BadInputError):
     code = "PATH_ESCAPES"
 
 
+class FileNameError(BadInputError):
+    """A file name with a character that cannot be printed."""
+
+    code = "FILE_NAME"
+
+
 class CheckpointError(BadInputError):
     """A checkpoint that cannot be read: truncated, misnamed, mistyped or incomplete."""
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from orchestrator.errors import FileNameError
 from orchestrator.store.artifact import StoredFile
 from orchestrator.store.store import remove_tree
 
@@ -122,7 +123,15 @@ def text_digest(text: str) -> str:
 
 
 def sums_text(digests: Mapping[str, str]) -> str:
-    """Write a list of digests by path, as `sha256sum` does."""
+    """Write a list of digests by path, as `sha256sum` does.
+
+    Raises:
+        FileNameError: A name would break the list, or the terminal of its reader.
+    """
+    for name in digests:
+        if not name.isprintable():  # a lone surrogate is not
+            message = f"the file name {name!r} has a character that cannot be printed, so {SUMS} cannot list it"
+            raise FileNameError(message, hint="rename the file, or leave it out")
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 

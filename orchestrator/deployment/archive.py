@@ -10,9 +10,8 @@ import hashlib
 import io
 import os
 import shlex
-import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -20,26 +19,44 @@ from typing import IO, TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.bundle.files import SUMS, read_sums, sums_text
-from orchestrator.bundle.private_files import shareable
+from orchestrator.bundle.private_files import PRIVATE, shareable
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import ComposeFile
 from orchestrator.deployment.observer import Done, Observer, Phase
-from orchestrator.errors import ArtifactCorruptError, DiskFullError, ImageUnavailableError, machine_faults
+from orchestrator.errors import ArtifactCorruptError, ImageUnavailableError, machine_faults
 from orchestrator.events import Progress
-from orchestrator.executors.docker_client import explained, long_timeout
+from orchestrator.executors.docker_client import explained, images_folder, long_timeout
+from orchestrator.store.space import Need, require_space
+from orchestrator.units import in_bytes
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 INSTALL = "install.sh"
+SIGNATURE = f"{SUMS}.sig"
+"""The signature of the archive's list of digests, which openssl checks."""
+_INSTALLED = ".installed"
+"""What `install.sh` installed, for the archive after it."""
 _MODEL = "model/"
 _IMAGES = "images/"
+_UNLISTED = (*PRIVATE, SUMS, SIGNATURE, _INSTALLED)
+"""Files on the other machine that no list has: the user's, and the lists themselves."""
 _PART = 16 << 20
 _COPY = 1 << 20
 _EVERY = 256 << 20
 """Bytes between two progress events."""
-_SPARE = 1.01
-"""Size that tar adds, for any bundle."""
+_ADDED_BY_TAR = 0.01
+"""Share of a bundle's size, for any bundle."""
+
+
+@dataclass(frozen=True)
+class ArchivedImage:
+    """An image of an archive."""
+
+    name: str
+    id: str
+    """Of the Docker that wrote it. If another Docker has it under this id, it need not be loaded."""
+    size: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,8 @@ class Archived:
     file: Path
     size: int
     images: tuple[str, ...]
+    sums_digest: str
+    """The SHA-256 of the list of digests. If it is carried apart from the archive, it proves the archive."""
 
 
 def archive(
@@ -71,33 +90,51 @@ def archive(
         observer: Gets the progress.
 
     Raises:
-        DiskFullError: The disk has no space for the archive. Nothing was written.
+        DiskFullError: A disk has no space for the archive, or for the images on their way. Nothing was written.
         ArtifactCorruptError: A file of the model has changed since the build.
         MachineError: Docker has no image and cannot get it.
     """
     services = compose.chosen(profiles)
     for service in services.values():
         images.ensure(client, service, folder, observer)
-    names = tuple(dict.fromkeys(service.image for service in services.values()))
+    found = [_image(client, name) for name in dict.fromkeys(service.image for service in services.values())]
     contents = list(_contents(folder))
-    image_bytes = sum(_size(client, name) for name in names)
-    total = sum(size for _, size in contents) + image_bytes
-    _require_space(file, total)
-    observer(Phase("archive", f"{total / 1e9:.1f} GB to {file}; unpacking takes as much again"))
-    script = _install_script(folder.name, names, images.architecture_of(client), image_bytes)
+    total = sum(size for _, size in contents) + sum(image.size for image in found)
+    with machine_faults(f"writing {file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        require_space(_needs(client, file, total, found), "name a file on a larger disk: --air-gap /path/to/FILE.tar")
+    observer(Phase("archive", f"{in_bytes(total)} to {file}"))
+    script = _install_script(folder.name, found, images.architecture_of(client))
     partial = file.with_name(f".{file.name}.part")
     with machine_faults(f"writing {file}"):
         try:
             with partial.open("wb") as stream:
-                _Writer(stream, folder, total, observer).write_all(script, contents, _parts(client, names))
+                writer = _Writer(stream, folder, total, observer)
+                digest = writer.write_all(script, contents, _parts(client, found))
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
     size = file.stat().st_size
-    observer(Done("archive", f"{file} has {size / 1e9:.1f} GB"))
-    return Archived(file, size, names)
+    observer(Done("archive", f"{file} has {in_bytes(size)}; {_space_elsewhere(size, found)}"))
+    return Archived(file, size, tuple(image.name for image in found), digest)
+
+
+def _needs(client: DockerClient, file: Path, total: int, found: Sequence[ArchivedImage]) -> Iterator[Need]:
+    """List what is written on this machine: the archive, and an image in Docker's temporary folder."""
+    yield Need(file.parent, int(total * (1 + _ADDED_BY_TAR)), f"the archive {file.name}")
+    if docker := images_folder(client):
+        yield Need(
+            docker, max(image.size for image in found), "the largest image, which Docker writes before it sends it"
+        )
+
+
+def _space_elsewhere(size: int, found: Sequence[ArchivedImage]) -> str:
+    """Tell how much space the other machine needs: `docker load` unpacks an image into a temporary folder first."""
+    sizes = [image.size for image in found]
+    unpacked, loaded = in_bytes(size), in_bytes(sum(sizes) + max(sizes))
+    return f"the other machine needs {unpacked} for its files, and {loaded} on Docker's disk to load the images"
 
 
 class _Writer:
@@ -111,7 +148,12 @@ class _Writer:
         self._sums: dict[str, str] = {}
         self._done = self._reported = 0
 
-    def write_all(self, script: str, contents: Iterable[tuple[str, int]], parts: Iterable[tuple[str, bytes]]) -> None:
+    def write_all(self, script: str, contents: Iterable[tuple[str, int]], parts: Iterable[tuple[str, bytes]]) -> str:
+        """Write everything.
+
+        Returns:
+            The SHA-256 of the list of digests.
+        """
         with tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.PAX_FORMAT, copybufsize=_COPY) as archive:
             self._add_bytes(archive, INSTALL, script.encode(), 0o755)
             known = read_sums(self._folder)
@@ -120,6 +162,7 @@ class _Writer:
             for name, part in parts:
                 self._add_bytes(archive, name, part)
             self._add_bytes(archive, SUMS, sums_text(self._sums).encode())
+        return self._sums[SUMS]
 
     def _add_bytes(self, archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
         entry = self._entry(name, len(content), mode)
@@ -179,11 +222,11 @@ def _contents(folder: Path) -> Iterator[tuple[str, int]]:
             yield name, (folder / name).stat().st_size
 
 
-def _parts(client: DockerClient, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+def _parts(client: DockerClient, found: Sequence[ArchivedImage]) -> Iterator[tuple[str, bytes]]:
     """Yield each image as `docker save` writes it, in pieces with their names in the archive."""
-    for index, name in enumerate(names):
-        with explained(f"reading image {name}"), long_timeout(client):
-            for number, piece in enumerate(_in_pieces(client.api.get_image(name))):
+    for index, image in enumerate(found):
+        with explained(f"reading image {image.name}"), long_timeout(client):
+            for number, piece in enumerate(_in_pieces(client.api.get_image(image.name))):
                 yield f"{_IMAGES}{index}/{number:05}.part", piece
 
 
@@ -197,24 +240,15 @@ def _in_pieces(stream: Iterable[bytes]) -> Iterator[bytes]:
     yield bytes(buffer)
 
 
-def _size(client: DockerClient, name: str) -> int:
+def _image(client: DockerClient, name: str) -> ArchivedImage:
     found = images.find(client, name)
     if found is None:
         message = f"{name}: Docker no longer has the image"
         raise ImageUnavailableError(message)
-    return int(found.attrs["Size"])
+    return ArchivedImage(name, str(found.id), int(found.attrs["Size"]))
 
 
-def _require_space(file: Path, total: int) -> None:
-    with machine_faults(f"writing {file}"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(file.parent).free
-    if free < total * _SPARE:
-        message = f"the archive needs {total / 1e9:.1f} GB, and {file.parent} has {free / 1e9:.1f} GB free"
-        raise DiskFullError(message, hint="name a file on a larger disk: --air-gap /path/to/FILE.tar")
-
-
-def _install_script(name: str, image_names: tuple[str, ...], architecture: str, image_bytes: int) -> str:
+def _install_script(name: str, found: Sequence[ArchivedImage], architecture: str) -> str:
     environment = Environment(
         loader=PackageLoader("orchestrator.deployment"),
         undefined=StrictUndefined,
@@ -224,6 +258,7 @@ def _install_script(name: str, image_names: tuple[str, ...], architecture: str, 
         autoescape=False,  # noqa: S701 - a shell script; values are quoted for the shell
     )
     environment.filters["quote"] = shlex.quote
+    not_listed = "|".join(one.replace(".", "[.]") + "(/.*)?" for one in _UNLISTED)
     return environment.get_template(f"{INSTALL}.j2").render(
-        name=name, images=image_names, architecture=architecture, image_bytes=image_bytes
+        name=name, images=found, architecture=architecture, not_listed=not_listed
     )

@@ -12,6 +12,7 @@ from orchestrator.app.deploying import read_compose
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.bundle.files import SUMS
 from orchestrator.bundle.render import Bundle
 from orchestrator.bundle.targets import TARGETS
 from orchestrator.cli.deploy_view import DeployView
@@ -81,6 +82,7 @@ def command(
     elif archived:
         click.echo(f"{archived.file} is written. On the other machine: tar --extract --file {archived.file.name}")
         click.echo(f"then run: ./{recipe.name}/{INSTALL}")
+        click.echo(f"SHA-256 of its {SUMS}, to carry apart from the archive: {archived.sums_digest}")
 
 
 def _show_warning(event: Event) -> None:
@@ -97,5 +99,10 @@ def _archive(folder: Path, file: Path, profiles: tuple[str, ...]) -> Archived:
 def _document(recipe: str, bundle: Bundle, archived: Archived | None) -> dict[str, object]:
     document: dict[str, object] = {"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused}
     if archived:
-        document["archive"] = {"file": str(archived.file), "bytes": archived.size, "images": list(archived.images)}
+        document["archive"] = {
+            "file": str(archived.file),
+            "bytes": archived.size,
+            "images": list(archived.images),
+            "sums_sha256": archived.sums_digest,
+        }
     return document
