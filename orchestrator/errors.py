@@ -173,6 +173,12 @@ class FileNameError(BadInputError):
     code = "FILE_NAME"
 
 
+class SigningKeyError(BadInputError):
+    """No usable key to sign or to check a signature with."""
+
+    code = "SIGNING_KEY"
+
+
 class CheckpointError(BadInputError):
     """A checkpoint that cannot be read: truncated, misnamed, mistyped or incomplete."""
 
@@ -311,6 +317,12 @@ class ArtifactCorruptError(CheckFailedError):
     """A file in the store differs from the published one."""
 
     code = "ARTIFACT_CORRUPT"
+
+
+class SignatureInvalidError(CheckFailedError):
+    """A bundle is not signed, not with the trusted key, or its files differ from the signed ones."""
+
+    code = "SIGNATURE_INVALID"
 
 
 class MachineError(OrchestratorError):

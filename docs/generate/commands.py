@@ -30,6 +30,7 @@ _ENVIRONMENT = (
     ("XDG_DATA_HOME", "the store is `orchestrator/` in it; `~/.local/share` unless set"),
     ("HF_TOKEN", "a token of the Hugging Face Hub; given to download steps alone"),
     ("HF_ENDPOINT, HF_HOME", "as the Hub's own client reads them: a mirror, another place for its cache"),
+    ("ORCHESTRATOR_KEY_PASSWORD", "the password of the key of `bundle --sign`"),
     ("DOCKER_HOST", "as Docker reads it: another Docker, or Podman's socket"),
     ("COLUMNS", "how wide a table may be; else the terminal decides"),
     ("NO_COLOR", "no colours"),

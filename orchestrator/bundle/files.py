@@ -20,6 +20,16 @@ _FICLONE = 0x40049409
 """linux/fs.h: share the blocks of another file, if the file system can."""
 SUMS = "SHA256SUMS"
 """The list of digests in a bundle, for `sha256sum --check`."""
+SIGNATURE = "model.sig"
+"""The signature of a bundle."""
+INSTALL = "install.sh"
+"""What installs an archive."""
+SUMS_SIGNATURE = f"{SUMS}.sig"
+"""The signature of an archive's list of digests, which openssl checks."""
+INSTALLED = ".installed"
+"""What `install.sh` installed, for the archive after it."""
+IMAGES = "images"
+"""The folder of an archive's images."""
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 
 

@@ -33,6 +33,7 @@ _COMMANDS = {
     "verify": "Build a recipe up to its checks and show the results.",
     "bench": "Build a recipe up to its benchmark and show the results.",
     "bundle": "Write dist/ again from finished steps.",
+    "verify-bundle": "Check a bundle's files and its signature.",
     "deploy": "Start the server of a built recipe and ask it one question.",
     "undeploy": "Stop and remove the server of a recipe.",
     "attach": "Follow a build that runs in another process.",
@@ -82,7 +83,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"orchestrator.cli.commands.{cmd_name}")
+        module = importlib.import_module(f"orchestrator.cli.commands.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101 - every module of the package has one
         return command

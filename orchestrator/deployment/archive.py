@@ -18,7 +18,16 @@ from typing import IO, TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from orchestrator.bundle.files import SUMS, read_sums, sums_text
+from orchestrator.bundle.files import (
+    IMAGES,
+    INSTALL,
+    INSTALLED,
+    SIGNATURE,
+    SUMS,
+    SUMS_SIGNATURE,
+    read_sums,
+    sums_text,
+)
 from orchestrator.bundle.private_files import PRIVATE, shareable
 from orchestrator.deployment import images
 from orchestrator.deployment.compose_file import ComposeFile
@@ -32,14 +41,8 @@ from orchestrator.units import in_bytes
 if TYPE_CHECKING:
     from docker import DockerClient
 
-INSTALL = "install.sh"
-SIGNATURE = f"{SUMS}.sig"
-"""The signature of the archive's list of digests, which openssl checks."""
-_INSTALLED = ".installed"
-"""What `install.sh` installed, for the archive after it."""
 _MODEL = "model/"
-_IMAGES = "images/"
-_UNLISTED = (*PRIVATE, SUMS, SIGNATURE, _INSTALLED)
+_UNLISTED = (*PRIVATE, SUMS, SUMS_SIGNATURE, INSTALLED)
 """Files on the other machine that no list has: the user's, and the lists themselves."""
 _PART = 16 << 20
 _COPY = 1 << 20
@@ -47,6 +50,10 @@ _EVERY = 256 << 20
 """Bytes between two progress events."""
 _ADDED_BY_TAR = 0.01
 """Share of a bundle's size, for any bundle."""
+
+
+Sign = Callable[[bytes], bytes]
+"""Signs a list of digests so that openssl can check it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ def archive(
     *,
     profiles: tuple[str, ...],
     observer: Observer,
+    sign: Sign | None = None,
 ) -> Archived:
     """Write a bundle, its images and what installs them into one archive.
 
@@ -88,6 +96,7 @@ def archive(
         file: The archive. An older one is replaced when the new one is complete.
         profiles: The profiles to include.
         observer: Gets the progress.
+        sign: Signs the archive's list of digests; None: it is not signed.
 
     Raises:
         DiskFullError: A disk has no space for the archive, or for the images on their way. Nothing was written.
@@ -109,7 +118,7 @@ def archive(
     with machine_faults(f"writing {file}"):
         try:
             with partial.open("wb") as stream:
-                writer = _Writer(stream, folder, total, observer)
+                writer = _Writer(stream, folder, total, observer, sign)
                 digest = writer.write_all(script, contents, _parts(client, found))
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -140,11 +149,12 @@ def _space_elsewhere(size: int, found: Sequence[ArchivedImage]) -> str:
 class _Writer:
     """Writes an archive, with the digest of every file at its end."""
 
-    def __init__(self, stream: IO[bytes], folder: Path, total: int, observer: Observer) -> None:
+    def __init__(self, stream: IO[bytes], folder: Path, total: int, observer: Observer, sign: Sign | None) -> None:
         self._stream = stream
         self._folder = folder
         self._total = total
         self._observer = observer
+        self._sign = sign
         self._sums: dict[str, str] = {}
         self._done = self._reported = 0
 
@@ -161,7 +171,10 @@ class _Writer:
                 self._add_file(archive, name, known.get(name))
             for name, part in parts:
                 self._add_bytes(archive, name, part)
-            self._add_bytes(archive, SUMS, sums_text(self._sums).encode())
+            sums = sums_text(self._sums).encode()
+            if self._sign:
+                self._add_bytes(archive, SUMS_SIGNATURE, self._sign(sums))
+            self._add_bytes(archive, SUMS, sums)
         return self._sums[SUMS]
 
     def _add_bytes(self, archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
@@ -217,8 +230,8 @@ class _Hashing(io.RawIOBase):
 
 def _contents(folder: Path) -> Iterator[tuple[str, int]]:
     """List the files of a bundle that may leave this machine, with their sizes, without another archive's own files."""
-    for name in shareable(folder):
-        if name != INSTALL and not name.startswith(_IMAGES):
+    for name in (SIGNATURE, *shareable(folder)):
+        if name != INSTALL and not name.startswith(f"{IMAGES}/") and (folder / name).is_file():
             yield name, (folder / name).stat().st_size
 
 
@@ -227,7 +240,7 @@ def _parts(client: DockerClient, found: Sequence[ArchivedImage]) -> Iterator[tup
     for index, image in enumerate(found):
         with explained(f"reading image {image.name}"), long_timeout(client):
             for number, piece in enumerate(_in_pieces(client.api.get_image(image.name))):
-                yield f"{_IMAGES}{index}/{number:05}.part", piece
+                yield f"{IMAGES}/{index}/{number:05}.part", piece
 
 
 def _in_pieces(stream: Iterable[bytes]) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from docker.errors import ImageNotFound
 from docker import DockerClient
 from orchestrator.bundle.files import sums_text
 from orchestrator.bundle.private_files import is_private
-from orchestrator.deployment.archive import Archived, archive
+from orchestrator.deployment.archive import Archived, Sign, archive
 from orchestrator.deployment.compose_file import read
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.events import Event
@@ -72,10 +72,12 @@ class WritingDocker:
     claimed: int | None = None
     """The size that it claims for each, if that is another."""
 
-    def archive(self, bundle: Path, file: Path, *profiles: str, observer: Observer = _silence) -> Archived:
+    def archive(
+        self, bundle: Path, file: Path, *profiles: str, observer: Observer = _silence, sign: Sign | None = None
+    ) -> Archived:
         """Write a bundle and its images into an archive."""
         compose = read(bundle, shell={})
-        return archive(self._client(), bundle, compose, file, profiles=profiles, observer=observer)
+        return archive(self._client(), bundle, compose, file, profiles=profiles, observer=observer, sign=sign)
 
     def _client(self) -> DockerClient:
         api = SimpleNamespace(get_image=self._stream, timeout=60, base_url="tcp://elsewhere")

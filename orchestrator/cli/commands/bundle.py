@@ -12,13 +12,15 @@ from orchestrator.app.deploying import read_compose
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.bundle.files import SUMS
+from orchestrator.app.signing import read_signing_key, sign_bundle
+from orchestrator.bundle.files import INSTALL, SIGNATURE, SUMS
 from orchestrator.bundle.render import Bundle
+from orchestrator.bundle.signing import PrivateKey
 from orchestrator.bundle.targets import TARGETS
 from orchestrator.cli.deploy_view import DeployView
 from orchestrator.cli.options import executor_option, json_option, profile_option, recipe_argument, set_option
 from orchestrator.cli.text import print_json
-from orchestrator.deployment.archive import INSTALL, Archived, archive
+from orchestrator.deployment.archive import Archived, archive
 from orchestrator.events import Event, Warned
 from orchestrator.executors.docker_client import connect
 
@@ -47,6 +49,12 @@ from orchestrator.executors.docker_client import connect
     metavar="FILE.tar",
     help="Also write one archive with model, images and an install script, for a machine without a network.",
 )
+@click.option(
+    "--sign",
+    "key_file",
+    metavar="KEY",
+    help="Sign the bundle, and the archive if there is one, with this private key: PEM, ECDSA, such as P-256.",
+)
 @profile_option
 @json_option
 @click.pass_obj
@@ -59,10 +67,12 @@ def command(
     embed_model: bool,
     image: str | None,
     archive_file: Path | None,
+    key_file: str | None,
     profiles: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Write dist/RECIPE again from finished steps. Builds no step."""
+    key = read_signing_key(settings, key_file) if key_file else None
     chosen = [name.strip() for name in targets.split(",") if name.strip()]
     bundle = write_bundle(
         settings,
@@ -76,9 +86,13 @@ def command(
     )
     if not as_json:
         click.echo(f"{bundle.folder} {'is unchanged' if bundle.reused else 'is written'}")
-    archived = _archive(bundle.folder, archive_file.resolve(), profiles) if archive_file else None
+    if key:
+        signature = sign_bundle(bundle.folder, key)
+        if not as_json:
+            click.echo(f"{signature} is written; it is checked with the key whose SHA-256 is {key.public.digest}")
+    archived = _archive(bundle.folder, archive_file.resolve(), profiles, key) if archive_file else None
     if as_json:
-        print_json(_document(recipe.name, bundle, archived))
+        print_json(_document(recipe.name, bundle, archived, key))
     elif archived:
         click.echo(f"{archived.file} is written. On the other machine: tar --extract --file {archived.file.name}")
         click.echo(f"then run: ./{recipe.name}/{INSTALL}")
@@ -90,14 +104,17 @@ def _show_warning(event: Event) -> None:
         click.echo(f"! {event.message}", err=True)
 
 
-def _archive(folder: Path, file: Path, profiles: tuple[str, ...]) -> Archived:
+def _archive(folder: Path, file: Path, profiles: tuple[str, ...], key: PrivateKey | None) -> Archived:
     compose = read_compose(folder, profiles)
     with closing(connect()) as client, DeployView() as view:
-        return archive(client, folder, compose, file, profiles=profiles, observer=view)
+        sign = key.sign_for_openssl if key else None
+        return archive(client, folder, compose, file, profiles=profiles, observer=view, sign=sign)
 
 
-def _document(recipe: str, bundle: Bundle, archived: Archived | None) -> dict[str, object]:
+def _document(recipe: str, bundle: Bundle, archived: Archived | None, key: PrivateKey | None) -> dict[str, object]:
     document: dict[str, object] = {"recipe": recipe, "bundle": str(bundle.folder), "reused": bundle.reused}
+    if key:
+        document["signature"] = {"file": str(bundle.folder / SIGNATURE), "key_sha256": key.public.digest}
     if archived:
         document["archive"] = {
             "file": str(archived.file),

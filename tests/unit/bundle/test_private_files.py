@@ -87,7 +87,7 @@ def test_no_secret_is_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = render(tmp_path / "bundle", tmp_path / "artifacts")
     _write(folder / "images" / "0" / "00000.part", CANARY)
     monkeypatch.setattr("orchestrator.deployment.images.ensure", lambda *_: "sha256:1")
-    monkeypatch.setattr("orchestrator.deployment.images.find", lambda *_: SimpleNamespace(attrs={"Size": 3}))
+    monkeypatch.setattr("orchestrator.deployment.images.find", lambda *_: SimpleNamespace(id="sha256:1", attrs={"Size": 3}))
     monkeypatch.setattr("orchestrator.deployment.images.architecture_of", lambda *_: "arm64")
     file = tmp_path / "bundle.tar"
     archive(_Docker(), folder, read(folder, {}), file, profiles=(), observer=lambda _: None)  # type: ignore[arg-type]
@@ -102,6 +102,7 @@ class _Docker:
 
     class api:  # noqa: N801 - as docker-py names it
         timeout = 60
+        base_url = "tcp://elsewhere"
 
         @staticmethod
         def get_image(_: str) -> Iterator[bytes]:

@@ -1,0 +1,239 @@
+"""Signs a bundle in the format of OpenSSF Model Signing 1.0, and reads such a signature.
+
+The signature is one file among the signed ones: a Sigstore bundle, in it a DSSE envelope, in it an in-toto statement
+with the SHA-256 of every file. https://github.com/ossf/model-signing-spec, https://github.com/secure-systems-lab/dsse
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from orchestrator.errors import SignatureInvalidError, SigningKeyError
+
+_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+_HASHES: Mapping[str, hashes.HashAlgorithm] = {
+    "secp256r1": hashes.SHA256(),
+    "secp384r1": hashes.SHA384(),
+    "secp521r1": hashes.SHA512(),
+}
+"""The hash of a signature for each curve, as Sigstore pairs them."""
+_KEY_KIND = "expected a PEM file with an ECDSA key on P-256, P-384 or P-521"
+_MAKE_KEY = "make one: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key that checks signatures."""
+
+    key: ec.EllipticCurvePublicKey
+
+    @property
+    def digest(self) -> str:
+        """Its fingerprint: the SHA-256 of its DER form."""
+        return self._digest(serialization.Encoding.DER)
+
+    @property
+    def hint(self) -> str:
+        """Its name in a signature: the SHA-256 of its PEM form."""
+        return self._digest(serialization.Encoding.PEM)
+
+    def has_signed(self, content: bytes, signature: bytes) -> bool:
+        """Tell whether the owner of the private key has signed the content."""
+        try:
+            self.key.verify(signature, content, ec.ECDSA(_HASHES[self.key.curve.name]))
+        except InvalidSignature:
+            return False
+        return True
+
+    def _digest(self, encoding: serialization.Encoding) -> str:
+        content = self.key.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """A key that signs."""
+
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def public(self) -> PublicKey:
+        """The key that checks its signatures."""
+        return PublicKey(self.key.public_key())
+
+    def sign(self, content: bytes) -> bytes:
+        """Sign with the hash that Sigstore pairs with the key's curve."""
+        return self.key.sign(content, ec.ECDSA(_HASHES[self.key.curve.name]))
+
+    def sign_for_openssl(self, content: bytes) -> bytes:
+        """Sign for `openssl dgst -sha256 -verify`, which takes any curve."""
+        return self.key.sign(content, ec.ECDSA(hashes.SHA256()))
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a signature is about."""
+
+    name: str
+    """The folder's name when it was signed."""
+    files: Mapping[str, str]
+    """The SHA-256 of each file, by path."""
+    ignored: tuple[str, ...]
+    """Files and folders that it is not about."""
+
+    def ignores(self, name: str) -> bool:
+        """Tell whether the signature is not about a file."""
+        return any(name == one or name.startswith(f"{one}/") for one in self.ignored)
+
+
+def read_private_key(file: Path, password: str | None) -> PrivateKey:
+    """Read a key to sign with.
+
+    Raises:
+        SigningKeyError: It cannot sign.
+    """
+    content = _read_key(file)
+    try:
+        key = serialization.load_pem_private_key(content, password.encode() if password else None)
+    except TypeError as error:  # the library's answer to a missing or superfluous password
+        message = f"{file}: the key is locked by a password" if password is None else f"{file}: the key has no password"
+        raise SigningKeyError(message, hint="set or unset ORCHESTRATOR_KEY_PASSWORD") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        message = f"{file} is not a private key, or its password is wrong; {_KEY_KIND}"
+        raise SigningKeyError(message, hint=_MAKE_KEY) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
+        message = f"{file} is a private key of another kind; {_KEY_KIND}"
+        raise SigningKeyError(message, hint=_MAKE_KEY)
+    return PrivateKey(key)
+
+
+def read_public_key(file: Path) -> PublicKey:
+    """Read a key to check signatures with.
+
+    Raises:
+        SigningKeyError: It cannot check signatures.
+    """
+    hint = "the owner of the private key writes it: openssl pkey -in KEY.pem -pubout -out KEY.pub"
+    try:
+        key = serialization.load_pem_public_key(_read_key(file))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        message = f"{file} is not a public key; {_KEY_KIND}"
+        raise SigningKeyError(message, hint=hint) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
+        message = f"{file} is a public key of another kind; {_KEY_KIND}"
+        raise SigningKeyError(message, hint=hint)
+    return PublicKey(key)
+
+
+def _read_key(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        message = f"{file}: the key cannot be read: {error.strerror}"
+        raise SigningKeyError(message, hint="name the PEM file of a key") from error
+
+
+def signature_text(signed: Signed, key: PrivateKey) -> str:
+    """Sign files by their digests, and write the signature's file."""
+    payload = json.dumps(_statement(signed), separators=(",", ":")).encode()
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": _PAYLOAD_TYPE,
+        "signatures": [{"sig": base64.b64encode(key.sign(_pre_authentication(payload))).decode(), "keyid": ""}],
+    }
+    material = {"publicKey": {"hint": key.public.hint}, "tlogEntries": []}
+    bundle = {"mediaType": _MEDIA_TYPE, "verificationMaterial": material, "dsseEnvelope": envelope}
+    return json.dumps(bundle) + "\n"
+
+
+def _statement(signed: Signed) -> dict[str, object]:
+    names = sorted(signed.files, key=PurePosixPath)
+    resources = [{"name": name, "algorithm": "sha256", "digest": signed.files[name]} for name in names]
+    serialized = {
+        "method": "files",
+        "hash_type": "sha256",
+        "allow_symlinks": False,
+        "ignore_paths": list(signed.ignored),
+    }
+    return {
+        "_type": _STATEMENT_TYPE,
+        "subject": [{"name": signed.name, "digest": {"sha256": _root_digest([signed.files[name] for name in names])}}],
+        "predicateType": _PREDICATE_TYPE,
+        "predicate": {"serialization": serialized, "resources": resources},
+    }
+
+
+def _root_digest(digests: Sequence[str]) -> str:
+    """Calculate the digest of all digests."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def _pre_authentication(payload: bytes) -> bytes:
+    """Encode the payload with its type, as DSSE has it signed."""
+    return f"DSSEv1 {len(_PAYLOAD_TYPE)} {_PAYLOAD_TYPE} {len(payload)} ".encode() + payload
+
+
+def read_signature(file: Path, key: PublicKey) -> Signed:
+    """Check a signature, and return what it is about.
+
+    Args:
+        file: The signature.
+        key: The key that is trusted.
+
+    Raises:
+        SignatureInvalidError: It is missing or damaged, or it was made with another key.
+    """
+    try:
+        bundle = json.loads(file.read_bytes())
+        return _read_signed(bundle, file, key)
+    except FileNotFoundError as error:
+        message = f"{file.parent} is not signed: there is no {file.name}"
+        raise SignatureInvalidError(message, hint="its owner signs it: orchestrator bundle --sign KEY") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
+        message = f"{file} is no signature of OpenSSF Model Signing 1.0: {error!r}"
+        raise SignatureInvalidError(message, hint="get the bundle from its owner again") from error
+
+
+def _read_signed(bundle: Any, file: Path, key: PublicKey) -> Signed:  # noqa: ANN401 - JSON by a stranger
+    material, envelope = bundle["verificationMaterial"], bundle["dsseEnvelope"]
+    if "publicKey" not in material:
+        message = f"{file} was signed without a key, by an identity or a certificate"
+        hint = f"check it with: model_signing verify sigstore {file.parent} --signature {file} --identity … "
+        raise SignatureInvalidError(message, hint=hint.strip())
+    payload = base64.b64decode(envelope["payload"], validate=True)
+    signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+    expected_type = bundle["mediaType"] == _MEDIA_TYPE and envelope["payloadType"] == _PAYLOAD_TYPE
+    if not expected_type or not key.has_signed(_pre_authentication(payload), signature):
+        message = f"{file} was not made with the key whose SHA-256 is {key.digest}"
+        raise SignatureInvalidError(message, hint="ask the owner for the key, or do not use this bundle")
+    return _read_statement(json.loads(payload))
+
+
+def _read_statement(statement: Any) -> Signed:  # noqa: ANN401 - JSON by the owner of the key
+    if (statement["_type"], statement["predicateType"]) != (_STATEMENT_TYPE, _PREDICATE_TYPE):
+        message = f"it is a statement of type {statement['predicateType']}"
+        raise ValueError(message)
+    (subject,), predicate = statement["subject"], statement["predicate"]
+    resources, serialized = predicate["resources"], predicate["serialization"]
+    if serialized["method"] != "files" or any(one["algorithm"] != "sha256" for one in resources):
+        message = "only signatures over the SHA-256 of whole files are supported"
+        raise ValueError(message)
+    if _root_digest([one["digest"] for one in resources]) != subject["digest"]["sha256"]:
+        message = "its digest is not that of its files"
+        raise ValueError(message)
+    files = {str(one["name"]): str(one["digest"]) for one in resources}
+    return Signed(str(subject["name"]), files, tuple(map(str, serialized.get("ignore_paths", ()))))

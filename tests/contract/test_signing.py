@@ -1,0 +1,75 @@
+"""Signatures before other programs: `model_signing`, the official reader of the format, and `openssl` in install.sh."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.app.settings import Settings
+from orchestrator.app.signing import read_signing_key, sign_bundle, verify_bundle
+from tests.support.air_gap import NAME, SERVER, OtherMachine, WritingDocker, write_bundle
+
+MODEL_SIGNING = Path(sys.executable).parent / "model_signing"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    private = tmp_path / "owner.pem"
+    run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private)
+    run("openssl", "pkey", "-in", private, "-pubout", "-out", private.with_suffix(".pub"))
+    return private
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def official(bundle: Path, key: Path) -> subprocess.CompletedProcess[str]:
+    """Verify a bundle as the official documentation says."""
+    options = ("--signature", bundle / "model.sig", "--public_key", key.with_suffix(".pub"))
+    return run(MODEL_SIGNING, "verify", "key", bundle, *options)
+
+
+def test_the_official_command_accepts_a_signed_bundle_and_refuses_one_changed_byte(bundle: Path, key: Path) -> None:
+    sign_bundle(bundle, read_signing_key(Settings({}), str(key)))
+    (bundle / "install.sh").write_text("of an archive")
+    (bundle / "secrets" / "more").write_text("the user's")
+    accepted = official(bundle, key)
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+
+    shard = bundle / "model" / "a shard.safetensors"
+    shard.write_text(shard.read_text().replace("w", "W", 1))
+    refused = official(bundle, key)
+    assert refused.returncode == 1
+    assert "Hash mismatch for 'model/a shard.safetensors'" in refused.stdout + refused.stderr
+
+
+def test_a_signature_by_the_official_command_is_accepted(bundle: Path, key: Path) -> None:
+    signature = ("--signature", bundle / "model.sig", "--private_key", key)
+    signed = run(MODEL_SIGNING, "sign", "key", bundle, *signature, "--ignore-paths", bundle / ".env")
+    assert signed.returncode == 0, signed.stdout + signed.stderr
+    verified = verify_bundle(bundle, key.with_suffix(".pub"))
+    assert verified.unsigned == (".env",)
+
+
+def test_a_signed_archive_is_checked_by_its_install_script(bundle: Path, key: Path, tmp_path: Path) -> None:
+    private = read_signing_key(Settings({}), str(key))
+    sign_bundle(bundle, private)
+    archived = WritingDocker().archive(bundle, tmp_path / "small.tar", sign=private.sign_for_openssl)
+    (tmp_path / "there").mkdir()
+    there = OtherMachine(tmp_path / "there")
+    assert there.unpack(archived.file) == 0
+    ended = there.install("--key", str(key.with_suffix(".pub")))
+    assert ended.returncode == 0, ended.stderr
+    assert private.public.digest in ended.stdout
+    assert there.images == {SERVER: "sha256:1"}
+    assert official(there.folder / NAME, key).returncode == 0
+    assert verify_bundle(there.folder / NAME, key.with_suffix(".pub")).key == private.public
