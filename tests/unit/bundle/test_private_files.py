@@ -87,7 +87,9 @@ def test_no_secret_is_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = render(tmp_path / "bundle", tmp_path / "artifacts")
     _write(folder / "images" / "0" / "00000.part", CANARY)
     monkeypatch.setattr("orchestrator.deployment.images.ensure", lambda *_: "sha256:1")
-    monkeypatch.setattr("orchestrator.deployment.images.find", lambda *_: SimpleNamespace(id="sha256:1", attrs={"Size": 3}))
+    monkeypatch.setattr(
+        "orchestrator.deployment.images.find", lambda *_: SimpleNamespace(id="sha256:1", attrs={"Size": 3})
+    )
     monkeypatch.setattr("orchestrator.deployment.images.architecture_of", lambda *_: "arm64")
     file = tmp_path / "bundle.tar"
     archive(_Docker(), folder, read(folder, {}), file, profiles=(), observer=lambda _: None)  # type: ignore[arg-type]
