@@ -42,7 +42,8 @@ def retried(
 
     def helps(error: BaseException) -> bool:
         if isinstance(error, HfHubHTTPError):
-            return is_temporary(error.response.status_code) and (_named_pause(error) or 0) <= longest_pause
+            pause = _named_pause(error)
+            return is_temporary(error.response.status_code) and (pause is None or pause <= longest_pause)
         return isinstance(error, httpx2.TransportError)
 
     return Retrying(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.quantization import resources
@@ -110,11 +111,5 @@ def _quantized_bytes(plan: Plan, quantized: Quantized) -> tuple[int, int, int]:
 
 def _together(host: ComparisonNeeds, running: ComparisonNeeds) -> ComparisonNeeds:
     """Add up what uses one memory. `host` includes the libraries of a GPU already."""
-    return ComparisonNeeds(
-        host.libraries,
-        host.layer + running.layer,
-        host.gathered + running.gathered,
-        host.batch + running.batch,
-        host.between + running.between,
-        host.head + running.head,
-    )
+    added = map(operator.add, astuple(host), astuple(running))
+    return replace(ComparisonNeeds(*added), libraries=host.libraries)

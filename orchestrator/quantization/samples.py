@@ -59,7 +59,7 @@ def random_batches(vocabulary: int, samples: int, length: int, batch_size: int =
     return [Batch(rows, np.ones_like(rows)) for rows in _cut(drawn, batch_size)]
 
 
-def text_batches(file: Path, tokenizer: Tokenizer, samples: int, length: int, batch_size: int = 1) -> list[Batch]:
+def text_batches(file: Path, tokenizer: Tokenizer, samples: int, length: int, batch_size: int) -> list[Batch]:
     """Tokenize text as ModelOpt does: each sample has at most `length` tokens, and all are padded to the longest.
 
     Args:

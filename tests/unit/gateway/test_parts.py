@@ -256,6 +256,7 @@ def test_a_line_of_log_is_one_line_whoever_chose_its_words(message: str, value: 
     Log(stream=stream, as_json=True).info(message, client=value)
     first, second = stream.getvalue().rstrip("\n").split("\n")
     assert "\r" not in first
+    assert " INFO " in first
     assert json.loads(second)["client"] == value
 
 
@@ -267,6 +268,18 @@ def test_quiet_logs_keep_what_matters() -> None:
     log.error("yes")
     log.runtime("its own business")
     assert re.findall("no|yes|business", stream.getvalue()) == ["yes", "business"]
+
+
+@pytest.mark.parametrize("line", ["a line", "größer 模型", '{"a": 1}'])
+def test_a_line_of_the_runtime_is_forwarded_as_it_is_or_named_in_json(line: str) -> None:
+    plain, as_json = io.StringIO(), io.StringIO()
+    Log(stream=plain).runtime(line)
+    Log(stream=as_json, as_json=True).runtime(line)
+    assert plain.getvalue() == f"{line}\n"
+    found = json.loads(as_json.getvalue())
+    assert found.keys() == {"time", "source", "message"}
+    assert (found["source"], found["message"]) == ("trtllm-serve", line)
+    assert json.dumps(line, ensure_ascii=False) in as_json.getvalue()  # people read it, too
 
 
 def test_the_description_has_every_route_and_no_other() -> None:

@@ -96,13 +96,13 @@ def test_text_is_padded_on_the_left_to_the_longest_sample(tmp_path: Path) -> Non
 def test_lines_without_text_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "train.jsonl").write_text(text)
     with pytest.raises(CalibrationTextError, match="expected"):
-        text_batches(tmp_path / "train.jsonl", _Tokenizer(), 1, 3)
+        text_batches(tmp_path / "train.jsonl", _Tokenizer(), 1, 3, batch_size=1)
 
 
 def test_too_few_samples_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(CalibrationTextError, match="2 samples are needed, found 1"):
-        text_batches(tmp_path / "train.jsonl", _Tokenizer(), 2, 3)
+        text_batches(tmp_path / "train.jsonl", _Tokenizer(), 2, 3, batch_size=1)
 
 
 # --- layouts ---
@@ -352,5 +352,5 @@ def test_a_tokenizer_without_a_template_is_named(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "A"}]}) + "\n")
     with pytest.raises(CalibrationTextError, match=r"train.jsonl:1: the model's tokenizer cannot write") as caught:
-        text_batches(file, _Tokenizer(), 1, 3)
+        text_batches(file, _Tokenizer(), 1, 3, batch_size=1)
     assert "chat_template: false" in caught.value.hint

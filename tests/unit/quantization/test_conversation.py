@@ -176,6 +176,7 @@ WRONG_TEMPLATES: dict[str, tuple[object, str]] = {
     "a power that fills the memory": ("{{ 9 ** 9 ** 9 }}", "is not calculated here"),
     "a text that fills the memory": ("{{ 'a' * 1000000000000 }}", "is not calculated here"),
     "a column that fills the memory": ("{{ 'a' | center(1000000000000) }}", "MiB of memory"),
+    "a column that takes more than its share": ("{{ 'a' | center(1500000000) }}", "MiB of memory"),
     "an answer without measure": (
         "{% for i in range(99999) %}{{ messages[0].content }} and again{% endfor %}",
         "renders a message of 5 letters as",

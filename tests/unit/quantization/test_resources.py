@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.residence import BUFFER, BUFFERS
 from orchestrator.quantization.resources import Needs, Way, choose
 from orchestrator.quantization.samples import random_batches
+from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.torch_types import Torch
 
 Save = Callable[..., Path]
@@ -153,3 +155,32 @@ def test_scores_of_attention_grow_with_the_square_of_a_sequence(tiny: Path) -> N
     plan = Plan.make(tiny, scheme_named("fp8"))
     short, long = (resources.needs(plan, random_batches(261, 1, length), "cpu").batch for length in (8, 16))
     assert long - 2 * short == 2 * (16 * 16 - 2 * 8 * 8)
+
+
+def test_the_rows_of_the_embedding_that_the_tokens_use_are_counted_and_no_row_twice(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"))
+    vocabulary, hidden = plan.checkpoint.tensors[plan.embedding].shape
+    one, some, all_rows, more = (
+        resources.needs(plan, random_batches(vocabulary, count, 1), "cpu").libraries
+        for count in (1, 100, vocabulary, 2 * vocabulary)
+    )
+    assert some - one == 99 * hidden * 2
+    assert all_rows - one == (vocabulary - 1) * hidden * 2
+    assert more == all_rows
+
+
+@pytest.mark.parametrize(("shape", "width"), [((300, 10), 300), ((20, 400), 20)])
+def test_activations_are_as_wide_as_the_widest_output_of_a_layer(shape: tuple[int, int], width: int) -> None:
+    specs = {"w": TensorSpec("w", "BF16", shape), "norm": TensorSpec("norm", "BF16", (900,))}
+    plan = SimpleNamespace(
+        layers={0: [("w",), ("norm",)]},
+        spec=specs.__getitem__,
+        checkpoint=SimpleNamespace(tensors={"embed": TensorSpec("embed", "BF16", (50, 10))}),
+        embedding="embed",
+        computed="BF16",
+    )
+    tokens, hidden, scores = 2 * 8, 10, 2 * 8 * 8 * 2
+    per_number = 2 + 4  # itself in BF16, and once more in FP32
+    found = resources.needs(cast("Plan", plan), random_batches(50, 2, 8, batch_size=2), "cpu")
+    assert found.batch == tokens * (3 * width + 4 * hidden) * per_number + scores
+    assert found.layer == shape[0] * shape[1] * 2 + 900 * 2
