@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,13 @@ def main() -> None:
     if options.check:
         click.echo(json.dumps(_checked(*options.check)))
         return
-    torch: Any = importlib.import_module("torch")
+    try:
+        torch, version = importlib.import_module("torch"), metadata.version("vllm")
+    except (ImportError, metadata.PackageNotFoundError) as error:
+        sys.exit(f"evaluation.vllm needs torch and vllm in {sys.executable}: {error}")
     if not torch.cuda.is_available():
         sys.exit("evaluation.vllm needs an NVIDIA GPU, and torch sees none")
-    card, version = torch.cuda.get_device_name(), importlib.import_module("importlib.metadata").version("vllm")
+    card = torch.cuda.get_device_name()
     click.echo(f"{card}, vLLM {version}, torch {torch.__version__}, {time.strftime('%d %B %Y')}")
     results = [
         _result(options.folder, family, name) for family in _FAMILIES for name in _FORMATS if options.only in family

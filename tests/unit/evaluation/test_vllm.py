@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def test_a_case_that_failed_has_its_last_words_in_the_table(
 def test_without_a_gpu_it_says_what_it_needs(torch: Torch) -> None:
     torch.cuda.is_available = lambda: False
     assert _status() == "evaluation.vllm needs an NVIDIA GPU, and torch sees none"
+
+
+def test_without_vllm_it_says_which_python_lacks_it(torch: Torch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert str(_status()).startswith(f"evaluation.vllm needs torch and vllm in {sys.executable}: ")
+    assert torch.cuda.is_available()
 
 
 def test_files_are_decoded_to_what_they_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
