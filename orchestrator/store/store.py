@@ -283,8 +283,7 @@ class Store:
                 process, *read_keys = file.read_text(encoding="utf-8").splitlines() or [""]
                 if process and not owner.is_running(process):
                     file.unlink()
-                else:
-                    keys.update(read_keys)
+                keys.update(read_keys)
         return frozenset(keys)
 
     def look(self, key: str) -> Artifact | None:

@@ -499,12 +499,13 @@ def test_the_keys_that_a_running_build_reads_are_in_use(store: Store) -> None:
     assert names(store.root / "uses") == []
 
 
-def test_the_keys_of_a_killed_build_are_not_in_use(store: Store) -> None:
+def test_the_keys_of_a_killed_build_are_named_once_more(store: Store) -> None:
     with store.use() as note:
         note(OTHER)
         (store.root / "uses" / "killed").write_text(f"{GONE}\n{KEY}\n")
-        assert store.used() == {OTHER}
+        assert store.used() == {KEY, OTHER}
         assert "killed" not in names(store.root / "uses")
+        assert store.used() == {OTHER}
 
 
 def test_a_build_that_has_just_begun_to_record_its_keys_is_left_alone(store: Store) -> None:
