@@ -25,7 +25,9 @@ from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
 from orchestrator.serving.command import serve_options
 from orchestrator.serving.config import Value, config_text, llm_api_config
+from orchestrator.steps.registry import build_steps
 from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
+from orchestrator.steps.step import Step
 from orchestrator.store.artifact import Artifact, StoredFile
 
 CONFIG = "trtllm_config.yaml"
@@ -103,6 +105,14 @@ class License:
 
 
 @dataclass(frozen=True)
+class BuiltStep:
+    """A step and its result."""
+
+    step: Step
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
 class BundleContents:
     """Everything that the files of one bundle are rendered from."""
 
@@ -125,6 +135,8 @@ class BundleContents:
     serving_memory: float | None
     """Bytes that serving takes on each machine, as the plan says; None: the model's sizes are not known."""
     license: License
+    steps: tuple[BuiltStep, ...]
+    """The steps, in the order in which they ran."""
     model_config: Mapping[str, Any]
     """config.json of the checkpoint."""
     counted: ModelShape | None
@@ -323,6 +335,9 @@ def read_contents(
         prediction=predict(model),
         serving_memory=_serving_memory(model),
         license=_license(shape, artifacts),
+        steps=tuple(
+            BuiltStep(step, artifacts[step.name]) for step in build_steps(recipe, catalog) if step.name in artifacts
+        ),
         model_config=_read_json(artifacts[shape.checkpoint_step], "config.json"),
         counted=counted,
         engine_config=_read_json(artifacts["engine"], "config.json") if recipe.backend == "tensorrt" else None,

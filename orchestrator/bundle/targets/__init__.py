@@ -17,6 +17,7 @@ from orchestrator.bundle.targets import (
     nim_operator,
     readme,
     server,
+    supply_chain,
     systemd,
     two_sparks,
 )
@@ -51,7 +52,14 @@ TARGETS: Mapping[str, Target] = {
 }
 """The names for `--target`, in the order of README.md."""
 
-COMMON: tuple[Files, ...] = (metadata.files, server.files, dockerfile.files, model_card.files, readme.files)
+COMMON: tuple[Files, ...] = (
+    metadata.files,
+    server.files,
+    dockerfile.files,
+    model_card.files,
+    supply_chain.files,
+    readme.files,
+)
 """The files of every bundle."""
 
 
