@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.air_gap import MONITOR, SERVER, OtherMachine, WritingDocker, write_bundle
+from tests.support.keys import make_key
 
 PART = 16 << 20
 """Bytes of a part of an image."""
@@ -234,14 +235,7 @@ def test_an_image_that_docker_cannot_load_is_an_error_that_names_it(tmp_path: Pa
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
     """A key to sign with; its public key is beside it."""
-    return make_key(tmp_path / "owner")
-
-
-def make_key(file: Path) -> Path:
-    private = file.with_suffix(".pem")
-    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private)
-    openssl("pkey", "-in", private, "-pubout", "-out", file.with_suffix(".pub"))
-    return private
+    return make_key(tmp_path / "owner.pem")
 
 
 def openssl(*arguments: str | Path) -> None:
@@ -257,7 +251,7 @@ def test_a_signature_is_checked_with_a_key_that_came_apart(unpacked: OtherMachin
     ended = unpacked.install("--key", str(key.with_suffix(".pub")))
     assert ended.returncode == 0, ended.stderr
     assert "SHA256SUMS is signed with the key of" in ended.stdout
-    stranger = make_key(tmp_path / "stranger")
+    stranger = make_key(tmp_path / "stranger.pem")
     assert "is not what the owner of" in refusal(unpacked.install("--key", str(stranger.with_suffix(".pub"))), 7)
     assert "no public key in PEM form" in refusal(unpacked.install("--key", str(unpacked.bundle / "README.md")), 3)
 

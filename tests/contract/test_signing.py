@@ -11,6 +11,7 @@ import pytest
 from orchestrator.app.settings import Settings
 from orchestrator.app.signing import read_signing_key, sign_bundle, verify_bundle
 from tests.support.air_gap import NAME, SERVER, OtherMachine, WritingDocker, write_bundle
+from tests.support.keys import make_key
 
 MODEL_SIGNING = Path(sys.executable).parent / "model_signing"
 
@@ -22,10 +23,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    private = tmp_path / "owner.pem"
-    run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private)
-    run("openssl", "pkey", "-in", private, "-pubout", "-out", private.with_suffix(".pub"))
-    return private
+    return make_key(tmp_path / "owner.pem")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

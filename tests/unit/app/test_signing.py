@@ -18,6 +18,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.app.signing import read_signing_key, sign_bundle, verify_bundle
 from orchestrator.bundle.files import sums_text
 from orchestrator.errors import BundleIncompleteError, SignatureInvalidError, SigningKeyError
+from tests.support.keys import make_key
 
 FILES = {
     "model/config.json": "{}",
@@ -42,17 +43,6 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
     return make_key(tmp_path / "owner.pem")
-
-
-def make_key(file: Path, *, curve: ec.EllipticCurve | None = None, password: bytes | None = None) -> Path:
-    """Write a private key, and its public one beside it."""
-    private = ec.generate_private_key(curve or ec.SECP256R1())
-    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    file.write_bytes(private.private_bytes(pem, form, encryption))
-    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    file.with_suffix(".pub").write_bytes(public)
-    return file
 
 
 def sign(bundle: Path, key: Path, **environment: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import Lock, lock_text
 from tests.support.bundles import BOOK, CATALOG
 from tests.support.fake import FakeRun
+from tests.support.keys import make_key
 from tests.support.leavings import COMMANDS as TINY
 from tests.support.leavings import QUALITY, RECIPE, STEPS
 from tests.unit.cli.conftest import Shell
@@ -234,6 +236,32 @@ def test_bundle_writes_again_what_is_built(shell: Shell) -> None:
     assert shell("bundle", RECIPE) == 0
     assert "is written" in shell.out
     assert shell.json("bundle", RECIPE) == {"recipe": RECIPE, "bundle": str(shell.dist / RECIPE), "reused": True}
+
+
+def test_a_bundle_is_signed_and_verified_with_the_key_that_is_named(shell: Shell, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "owner.pem")
+    assert shell("build", RECIPE) == 0
+    assert shell("bundle", RECIPE, "--sign", str(key), "--json") == 0
+    document = json.loads(shell.out)
+    assert Path(document["signature"]["file"]).name == "model.sig"
+    arguments = ("verify-bundle", document["bundle"], "--key", str(key.with_suffix(".pub")))
+    assert shell(*arguments) == 0
+    assert f"trusted: the key of {key.with_suffix('.pub')}, SHA-256 {document['signature']['key_sha256']}" in shell.out
+    assert shell(*arguments, "--json") == 0
+    assert json.loads(shell.out)["key_sha256"] == document["signature"]["key_sha256"]
+
+    (Path(document["bundle"]) / "README.md").write_text("another")
+    assert shell(*arguments) == 7
+    assert "error[SIGNATURE_INVALID]" in shell.err
+    assert "changed: README.md" in shell.err
+
+
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(shell: Shell, tmp_path: Path) -> None:
+    assert shell("build", RECIPE) == 0
+    for key in ("keyless", str(tmp_path / "missing.pem")):
+        assert shell("bundle", RECIPE, "--sign", key) == 3
+        assert "error[SIGNING_KEY]" in shell.err
+        assert shell.out == ""
 
 
 def test_status_tells_what_the_newest_builds_did(shell: Shell) -> None:
