@@ -121,11 +121,24 @@ def link_to_a_folder(bundle: Path) -> None:
     (bundle / "gateway").symlink_to("/etc")
 
 
+def name_that_would_change_the_terminal(bundle: Path) -> None:
+    (bundle / "model" / "\x1b[2J").write_text("")
+
+
 def two_names_in_one(bundle: Path) -> None:
     (bundle / "README.md\nREADME.md").write_text("")
 
 
-EXTRA = [extra_part, extra_image, extra_shard, hidden_file, link_in_place_of_a_file, link_to_a_folder, two_names_in_one]
+EXTRA = [
+    extra_part,
+    extra_image,
+    extra_shard,
+    hidden_file,
+    link_in_place_of_a_file,
+    link_to_a_folder,
+    two_names_in_one,
+    name_that_would_change_the_terminal,
+]
 
 
 @pytest.mark.parametrize("add", EXTRA)
@@ -134,7 +147,7 @@ def test_what_no_list_names_is_refused_and_nothing_is_loaded(
 ) -> None:
     add(unpacked.bundle)
     for arguments in ((), ("--check",)):
-        refusal(unpacked.install(*arguments), 7)
+        assert "\x1b" not in refusal(unpacked.install(*arguments), 7)
     assert unpacked.images == {}
 
 
@@ -185,7 +198,7 @@ def test_missing_files_are_one_sentence(unpacked: OtherMachine) -> None:
     for file in (unpacked.bundle / "model").iterdir():
         file.unlink()
     said = refusal(unpacked.install(), 7)
-    assert "files of the archive are missing: 2, the first is model/a shard.safetensors" in said
+    assert "files of the archive are missing: 2, the first is 'model/a shard.safetensors'" in said
     assert said.count("\n") == 2
 
 
