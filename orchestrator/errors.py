@@ -355,6 +355,12 @@ class PortInUseError(MachineError):
     code = "PORT_IN_USE"
 
 
+class PortUnreachableError(MachineError):
+    """A deployed server answers in its container, but not on the port that Docker publishes."""
+
+    code = "PORT_UNREACHABLE"
+
+
 class NameTakenError(MachineError):
     """A container or network of that name exists, and `deploy` did not create it."""
 

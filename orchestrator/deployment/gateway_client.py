@@ -34,6 +34,8 @@ class Health:
     ready: bool
     message: str
     """Why it is not ready, in the server's own message."""
+    reached: bool = True
+    """Something answered."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Gateway:
                 live = client.get("/v1/health/live")
                 ready = client.get("/v1/health/ready")
         except httpx2.HTTPError:
-            return Health(live=False, ready=False, message="")
+            return Health(live=False, ready=False, message="", reached=False)
         if ready.status_code == HTTPStatus.OK:
             return Health(live=True, ready=True, message="")
         return Health(live=live.status_code == HTTPStatus.OK, ready=False, message=_message(ready.text))

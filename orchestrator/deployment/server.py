@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from docker.errors import APIError
 
+from orchestrator.bundle.targets.dockerfile import health_probe
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, Service, published, seconds
 from orchestrator.deployment.container import RECIPE
 from orchestrator.deployment.deployed_containers import docker_health
 from orchestrator.deployment.gateway_client import Gateway
 from orchestrator.deployment.observer import Observer, Phase
-from orchestrator.errors import ServerEndedError, ServerNotReadyError
+from orchestrator.errors import PortUnreachableError, ServerEndedError, ServerNotReadyError
 from orchestrator.executors.docker_client import explained
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 _LAST_LINES = 20
 _POLL = 0.5
+_PATIENCE = 10.0
+"""Seconds until a port without an answer is compared with what the server says in its container. A gateway listens
+within a few, long before its model is loaded."""
+_WHY_UNREACHABLE = "see which port Docker publishes: docker port {name}; look at the firewall; with DOCKER_HOST, it is on Docker's machine"
 _ENDED = frozenset({"exited", "dead", "restarting"})
 
 
@@ -40,8 +45,9 @@ def wait_until_ready(container: Container, gateway: Gateway, limit: float, obser
     Raises:
         ServerEndedError: It ended. It is stopped, so that it does not restart forever, and kept for its log.
         ServerNotReadyError: It took too long. It continues to start.
+        PortUnreachableError: It answers in its container, but not here.
     """
-    began = time.monotonic()
+    began = probed = time.monotonic()
     with explained(f"watching container {container.name}"):
         container.reload()
         restarts = container.attrs["RestartCount"]
@@ -55,9 +61,22 @@ def wait_until_ready(container: Container, gateway: Gateway, limit: float, obser
                 raise _ended(container)
             if waited > limit:
                 raise _too_late(container, limit, health.message)
+            if not health.reached and time.monotonic() - probed > _PATIENCE:
+                _require_silence_inside(container, gateway)
+                probed = time.monotonic()
             text = "loading the model" if health.live else "starting"
+            if not health.reached and waited > _PATIENCE:
+                text = f"starting; {gateway.url} does not answer yet"
             observer(Phase("server", text, waited, limit, _last_line(container)))
             time.sleep(_POLL)
+
+
+def _require_silence_inside(container: Container, gateway: Gateway) -> None:
+    """Refuse to wait for a port whose server answers in its container already."""
+    status, _ = container.exec_run(list(health_probe("live")))
+    if status == 0:
+        message = f"the server answers in its container {container.name}, but {gateway.url} cannot be reached from here"
+        raise PortUnreachableError(message, hint=_WHY_UNREACHABLE.format(name=container.name))
 
 
 def _ended(container: Container) -> ServerEndedError:

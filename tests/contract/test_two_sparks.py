@@ -173,9 +173,9 @@ def test_a_copy_takes_what_the_build_lists_and_no_secret(pair: TwoFolders) -> No
     listed = {line.partition("  ")[2] for line in (pair.head.bundle / SUMS).read_text().splitlines()}
     for place in places:
         pair.head.set(f"bundle/{place}", f"KEY={CANARY}")
-    said = [pair.start("copy", "--dry-run", NIM_SECRET=CANARY), pair.start("copy", NIM_SECRET=CANARY)]
+    said = [pair.start("copy", "--dry-run", NIM_CANARY=CANARY), pair.start("copy", NIM_CANARY=CANARY)]
     pair.head.set("up-fails")
-    said += [pair.start(action, NIM_SECRET=CANARY) for action in ("check", "start", "status", "logs", "stop")]
+    said += [pair.start(action, NIM_CANARY=CANARY) for action in ("check", "start", "status", "logs", "stop")]
     assert [each.returncode for each in said] == [0, 0, 0, 5, 0, 0, 0], said
     assert names_in(pair.worker.bundle) == listed | {SUMS}
     assert "nothing of " + " ".join(PRIVATE) in said[0].stdout

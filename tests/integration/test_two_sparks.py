@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from orchestrator.bundle.targets import render_files
-from tests.support.bundles import contents_of
 from tests.support.docker_daemon import do_without
-from tests.support.sparks import LINK, Sparks, why_not
-
-RECIPE = "qwen3-235b-a22b-nvfp4-published"
-
-
-def render(folder: Path, artifacts: Path) -> Path:
-    """Write a bundle for two, with a model of a few bytes."""
-    contents = contents_of(RECIPE, artifacts)
-    files = {name: text.encode() for name, text in render_files(contents).items()}
-    for part in contents.parts:
-        files |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-        (folder / name).chmod(0o755 if content.startswith(b"#!") else 0o644)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
-    return folder
+from tests.support.sparks import LINK, Host, Sparks, why_not
+from tests.support.two_folders import RECIPE, write_bundle
 
 
 @pytest.fixture
 def sparks(tmp_path: Path) -> Iterator[Sparks]:
     if reason := why_not():
         do_without(reason)
-    made = Sparks(tmp_path / "hosts", render(tmp_path / "bundle", tmp_path / "artifacts"))
+    made = Sparks(tmp_path / "hosts", write_bundle(tmp_path / "bundle", tmp_path / "artifacts"))
     try:
         made.begin()
         yield made
@@ -60,12 +45,17 @@ def test_two_hosts_serve_one_model_and_stop_together(sparks: Sparks) -> None:
         given = json.loads((host.folder / "container.json").read_text())
         assert given["user"] == "1000:1000"
         assert given["UCX_NET_DEVICES"] == LINK
+        assert given["NCCL_IB_HCA"] == "rocep1s0f1"
         assert (host.bundle / "two-sparks" / "keys" / "user").stat().st_mode & 0o077 == 0
 
     ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8355/v1/models', timeout=20).read().decode())"
     models = sparks.on_head("python3", "-c", ask)
     assert RECIPE in models.stdout, models.stderr
     assert "ready" in sparks.start("status").stdout
+
+    again = sparks.start()
+    assert again.returncode == 0, again.stderr
+    assert "both run already" in again.stdout
 
     stopped = sparks.start("stop")
     assert stopped.returncode == 0, stopped.stderr
@@ -79,12 +69,12 @@ def log_of(sparks: Sparks) -> str:
 
 
 def test_every_difference_between_the_two_is_told_at_once_and_nothing_is_started(sparks: Sparks) -> None:
-    (sparks.worker.folder / "image").write_text("sha256:another")
-    sparks.worker.give("nvidia-smi", "#!/bin/sh\necho 570.1\n")
+    (sparks.worker.folder / "image").write_text("other layers")
+    (sparks.worker.folder / "driver").write_text("570.1")
     (sparks.worker.bundle / "model" / "config.json").write_text("{}")
     refused = sparks.start(LINK_SPEED="200000")
     assert refused.returncode == 7
-    for told in ("NVIDIA driver differs", "image differs", "runs at 10000 Mb/s", "model/config.json", "4 of these"):
+    for told in ("NVIDIA driver differs", "image differs", "runs at 10000 Mb/s", "model/config.json", "5 checks"):
         assert told in refused.stderr, told
     assert not (sparks.worker.folder / "container.log").exists()
 
@@ -102,4 +92,46 @@ def test_a_server_that_dies_takes_both_down_and_shows_its_last_lines(sparks: Spa
     ended = sparks.start()
     assert ended.returncode == 5, ended.stdout + ended.stderr
     assert "no CUDA device" in ended.stdout
+    assert "error[SERVER_ENDED]" in ended.stderr
     assert sparks.start("status").stdout.splitlines()[:2] == ["here:  not there", "there: not there"]
+
+
+def runs(host: Host) -> bool:
+    """Tell whether its container runs."""
+    pid = (host.folder / "container.pid").read_text()
+    return Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_ended(host: Host) -> None:
+    deadline = time.monotonic() + 60
+    while runs(host):
+        assert time.monotonic() < deadline, (host.folder / "container.log").read_text()
+        time.sleep(0.1)
+
+
+def test_a_worker_that_is_lost_ends_the_server_with_its_code(sparks: Sparks) -> None:
+    assert sparks.start("--no-sums").returncode == 0
+    assert "first one's ends when it misses it" in sparks.start_on_worker("stop").stdout
+    wait_until_ended(sparks.head)
+    log = (sparks.head.folder / "container.log").read_text()
+    assert "the second Spark is lost" in log or "the job is aborted" in log
+    assert "trtllm-serve ended with status" in log
+    assert "not ready" in sparks.start("status").stdout
+
+
+def test_a_head_that_is_lost_ends_the_worker(sparks: Sparks) -> None:
+    assert sparks.start("--no-sums").returncode == 0
+    os.killpg(int((sparks.head.folder / "container.pid").read_text()), signal.SIGKILL)
+    wait_until_ended(sparks.worker)
+    assert f"the head on {sparks.head.address} is gone" in (sparks.worker.folder / "container.log").read_text()
+
+
+def test_a_copy_over_real_ssh_takes_image_and_bundle_and_no_secret(sparks: Sparks) -> None:
+    (sparks.head.bundle / "secrets" / "api_keys").write_text("a-canary")
+    shutil.rmtree(sparks.worker.bundle)
+    (sparks.worker.folder / "image").unlink()
+    copied = sparks.start("copy", NIM_CANARY="a-canary")
+    assert copied.returncode == 0, copied.stdout + copied.stderr
+    assert sparks.start("check").returncode == 0
+    files = [file for file in sparks.worker.folder.rglob("*") if file.is_file()]
+    assert not [file for file in files if b"a-canary" in file.read_bytes()]

@@ -35,6 +35,14 @@ ln -s "$BUNDLE/gateway" "$BUNDLE/start_server.sh" "$BUNDLE/model" /opt/nim/
 ln -s "$BUNDLE"/*.json "$BUNDLE"/*.yaml /opt/nim/etc/
 ln -s "$BUNDLE"/two-sparks/*.sh /opt/nim/two-sparks/
 ln -s "$BUNDLE/two-sparks/keys" /run/keys
+mount --bind "$HOST/meminfo" /proc/meminfo
+[ ! -f ~root/.bashrc ] || mount --bind /dev/null ~root/.bashrc  # bash reads it for ssh
+mkdir /run/net
+mount --rbind /sys/class/net /run/net
+mount -t tmpfs tmpfs /sys/class
+mkdir -p /sys/class/net /sys/class/infiniband/rocep1s0f1/ports/1 "/sys/class/infiniband/rocep1s0f1/device/net/$LINK"
+mount --rbind /run/net /sys/class/net
+echo "4: ACTIVE" >/sys/class/infiniband/rocep1s0f1/ports/1/state
 exec "$@"
 """
 
@@ -78,6 +86,7 @@ class Host:
             "HOST": str(self.folder),
             "BUNDLE": str(self.bundle),
             "TMPDIR": str(self.folder / "tmp"),
+            "LINK": LINK,
             "STANDIN_SECONDS": "0.5",
         }
 
@@ -93,7 +102,9 @@ class Sparks:
         for host in (self.head, self.worker):
             shutil.copytree(bundle, host.bundle)
             self._give_programs(host)
-            (host.folder / "image").write_text("sha256:the-same-image")
+            (host.folder / "image").write_text("the layers of an image")
+            (host.folder / "driver").write_text("580.95.05")
+            (host.folder / "meminfo").write_text("MemFree: 118000000 kB\nMemAvailable: 120000000 kB\n")
 
     def _give_programs(self, host: Host) -> None:
         programs = host.folder / "bin"
@@ -151,6 +162,13 @@ class Sparks:
             text=True,
             check=False,
             timeout=120,
+        )
+
+    def start_on_worker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run start.sh on the second one."""
+        command = self.worker.command(str(self.worker.bundle / "two-sparks" / "start.sh"), *arguments)
+        return subprocess.run(
+            command, env=self.worker.environment, capture_output=True, text=True, check=False, timeout=60
         )
 
     def on_head(self, *words: str) -> subprocess.CompletedProcess[str]:

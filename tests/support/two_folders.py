@@ -1,6 +1,6 @@
-"""Two Sparks that are folders: real scripts, real files, and stand-ins for ssh, docker, ip, ping, ss, df and nvidia-smi.
+"""Two Sparks that are folders: real scripts and files, and stand-ins for ssh, docker, ip, ping, ss, df and nvidia-smi.
 
-What a machine has of the kernel (/sys, /proc/meminfo) lies in its folder too: facts.sh is told so by its text.
+What the kernel says of a machine (/sys, /proc/meminfo) lies in its folder too: the copy of facts.sh names it there.
 """
 
 from __future__ import annotations

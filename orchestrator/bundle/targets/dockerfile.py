@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from orchestrator.bundle.contents import CONFIG, MODEL_FOLDER, BundleContents
 from orchestrator.bundle.gateway.documents import SERVE
 from orchestrator.bundle.templating import render_text
 
 DOCUMENTS = (SERVE, CONFIG, "model_manifest.yaml", "metadata.json", "license.json", "version.json")
-_PROBE = (
-    "import os, urllib.request as r; url = 'http://127.0.0.1:' + os.environ['NIM_HEALTH_PORT'] + '/v1/health/ready'; "
-    "r.build_opener(r.ProxyHandler({})).open(url, timeout=5)"
-)
-HEALTHCHECK = ("python3", "-c", _PROBE)
-"""Checks readiness with Python, because curl may be missing."""
 _PATTERN = re.compile(r"[*?\[\\]")
 """Characters that are patterns in `.dockerignore`. Not every reader of it can quote them; `?` is any character."""
 _OCI = "org.opencontainers.image."
+
+
+def health_probe(kind: Literal["live", "ready"]) -> tuple[str, ...]:
+    """Return a command that asks the gateway in its container, with Python, because curl may be missing."""
+    code = (
+        "import os, urllib.request as r; "
+        f"url = 'http://127.0.0.1:' + os.environ['NIM_HEALTH_PORT'] + '/v1/health/{kind}'; "
+        "r.build_opener(r.ProxyHandler({})).open(url, timeout=5)"
+    )
+    return ("python3", "-c", code)
+
+
+HEALTHCHECK = health_probe("ready")
 
 
 def files(contents: BundleContents) -> dict[str, str]:

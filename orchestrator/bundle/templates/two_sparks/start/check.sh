@@ -185,8 +185,9 @@ compare_weights() { # here|there ACTION: prints the differences, one a line
   local variables=("ACTION=$2" "SIZES=$(cat sizes)" "DIGESTS=$(grep '  model/' "${bundle}/SHA256SUMS")")
   if [[ $1 == here ]]; then
     script weights.sh "BUNDLE=${bundle}" "${variables[@]}" | bash -s
-  else
-    script weights.sh "BUNDLE=${PEER_BUNDLE}" "${variables[@]}" | peer_with_input "bash -s"
+  else # without what the other Spark's .bashrc may print
+    script weights.sh "BUNDLE=${PEER_BUNDLE}" "${variables[@]}" | peer_with_input "bash -s" |
+      sed -nE '/^(missing|size|other|sum|leftover|unlisted)\t/p'
   fi
 }
 compare_both() { # ACTION: at the same time, into files

@@ -50,8 +50,10 @@ state_there() {
 ready() { # asks the gateway's port for health, which never speaks TLS; no curl is needed
   local address=${BIND_ADDRESS:-127.0.0.1} answer
   [[ ${address} != 0.0.0.0 ]] || address=127.0.0.1
-  answer=$(exec 3<>"/dev/tcp/${address}/${health_port}" && printf 'GET /v1/health/ready HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) 2>/dev/null ||
-    return 1
+  answer=$(
+    exec 2>/dev/null
+    exec 3<>"/dev/tcp/${address}/${health_port}" && printf 'GET /v1/health/ready HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3
+  ) || return 1
   [[ ${answer} == *" 200 "* ]]
 }
 

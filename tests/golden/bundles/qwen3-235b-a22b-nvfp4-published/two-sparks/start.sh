@@ -267,8 +267,9 @@ compare_weights() { # here|there ACTION: prints the differences, one a line
   local variables=("ACTION=$2" "SIZES=$(cat sizes)" "DIGESTS=$(grep '  model/' "${bundle}/SHA256SUMS")")
   if [[ $1 == here ]]; then
     script weights.sh "BUNDLE=${bundle}" "${variables[@]}" | bash -s
-  else
-    script weights.sh "BUNDLE=${PEER_BUNDLE}" "${variables[@]}" | peer_with_input "bash -s"
+  else # without what the other Spark's .bashrc may print
+    script weights.sh "BUNDLE=${PEER_BUNDLE}" "${variables[@]}" | peer_with_input "bash -s" |
+      sed -nE '/^(missing|size|other|sum|leftover|unlisted)\t/p'
   fi
 }
 compare_both() { # ACTION: at the same time, into files
@@ -473,8 +474,10 @@ state_there() {
 ready() { # asks the gateway's port for health, which never speaks TLS; no curl is needed
   local address=${BIND_ADDRESS:-127.0.0.1} answer
   [[ ${address} != 0.0.0.0 ]] || address=127.0.0.1
-  answer=$(exec 3<>"/dev/tcp/${address}/${health_port}" && printf 'GET /v1/health/ready HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) 2>/dev/null ||
-    return 1
+  answer=$(
+    exec 2>/dev/null
+    exec 3<>"/dev/tcp/${address}/${health_port}" && printf 'GET /v1/health/ready HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3
+  ) || return 1
   [[ ${answer} == *" 200 "* ]]
 }
 
