@@ -26,7 +26,10 @@ _POLL = 0.5
 _PATIENCE = 10.0
 """Seconds until a port without an answer is compared with what the server says in its container. A gateway listens
 within a few, long before its model is loaded."""
-_WHY_UNREACHABLE = "see which port Docker publishes: docker port {name}; look at the firewall; with DOCKER_HOST, it is on Docker's machine"
+_WHY_UNREACHABLE = (
+    "see which port Docker publishes: docker port {name}; look at the firewall; "
+    "with DOCKER_HOST, the port is on that machine"
+)
 _ENDED = frozenset({"exited", "dead", "restarting"})
 
 
