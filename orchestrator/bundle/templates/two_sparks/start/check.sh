@@ -49,7 +49,7 @@ not_reached() { # STATUS of ssh
   said=$(tail -n 1 "${work}/ssh.log")
   if grep -q 'IDENTIFICATION HAS CHANGED' "${work}/ssh.log"; then
     fail 6 HOST_KEY "${PEER} has another host key than before" \
-      "if it was installed anew: ssh-keygen -R ${PEER#*@}, then ssh ${PEER} once and compare the key"
+      "if it was installed again: ssh-keygen -R ${PEER#*@}, then ssh ${PEER} once and compare the key"
   elif grep -q 'Host key verification failed' "${work}/ssh.log"; then
     fail 6 HOST_KEY "ssh does not know the host key of ${PEER}" "ssh ${PEER} once, compare the key it shows and accept it"
   elif (($1 == 124)); then
