@@ -56,19 +56,19 @@ be_worker() {
   sshd=$!
   trap 'kill "${sshd}"; exit 143' TERM INT
   until [[ -e ${ssh_folder}/joined ]]; do
-    ((++waited <= 2 * wait_seconds)) || leave "the head on ${PEER_ADDRESS} did not come"
+    ((++waited <= 2 * wait_seconds)) || leave PEER_UNREACHABLE "the head on ${PEER_ADDRESS} did not come"
     wait_a_second
   done
   while [[ -e ${ssh_folder}/joined ]]; do wait_a_second; done
-  leave "the head on ${PEER_ADDRESS} is gone"
+  leave PEER_UNREACHABLE "the head on ${PEER_ADDRESS} is gone"
 }
 wait_a_second() {
-  kill -0 "${sshd}" 2>/dev/null || leave "sshd ended"
+  kill -0 "${sshd}" 2>/dev/null || leave SERVER_ENDED "sshd ended"
   sleep 1 &
   wait $! # a signal ends it at once
 }
-leave() { # MESSAGE
-  echo "error: $1" >&2
+leave() { # CODE MESSAGE
+  echo "error[$1]: $2" >&2
   kill "${sshd}" 2>/dev/null || true
   exit 6
 }
@@ -78,7 +78,7 @@ be_head() {
   local waited=0
   until ssh -F "${ssh_folder}/config" "${PEER_ADDRESS}" true 2>"${ssh_folder}/error"; do
     if ((++waited > wait_seconds)); then
-      echo "error: the worker on ${PEER_ADDRESS} does not answer on port ${SSH_PORT}: $(tail -n 1 "${ssh_folder}/error")" >&2
+      echo "error[PEER_UNREACHABLE]: the worker on ${PEER_ADDRESS} does not answer on port ${SSH_PORT}: $(tail -n 1 "${ssh_folder}/error")" >&2
       exit 6
     fi
     sleep 1
