@@ -109,6 +109,18 @@ def require_one_architecture(architecture: str, model_type: object, where: str =
         raise ConfigInvalidError(message, hint="take the config.json that belongs to the model's weights")
 
 
+def is_known(config: Mapping[str, object]) -> bool:
+    """Tell whether the sizes of a configuration's class, model type and language model are known.
+
+    Raises:
+        ArchitectureUnknownError: Its class is not that of a language model.
+        ConfigInvalidError: It declares no class.
+    """
+    parts = [config, *(part for name in _TEXT if isinstance(part := config.get(name), Mapping))]
+    types = [part["model_type"] for part in parts if isinstance(part.get("model_type"), str)]
+    return all(kind in HABITS for kind in (kind_of(_architecture(config, ""), ""), *map(_kind, map(str, types))))
+
+
 def _kind(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").removesuffix("text")
 
@@ -143,4 +155,4 @@ def _architecture(config: Mapping[str, object], where: str) -> str:
     return declared[0]
 
 
-__all__ = ["Memory", "ModelShape", "Role", "Tensor", "kind_of", "require_one_architecture", "shape_of"]
+__all__ = ["Memory", "ModelShape", "Role", "Tensor", "is_known", "kind_of", "require_one_architecture", "shape_of"]

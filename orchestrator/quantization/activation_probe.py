@@ -323,14 +323,14 @@ def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, A
     models: Any = library("transformers.modeling_utils")
     masks: Any = library("transformers.masking_utils")
 
-    def attend(module: Any, queries: Any, keys: Any, values: Any, mask: Any, **options: Any) -> Any:  # noqa: ANN401 - of torch
+    def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:  # noqa: ANN401 - of torch; callers name some
         if chosen == "eager":
             function = library(type(module).__module__).eager_attention_forward
         else:
             function = models.ALL_ATTENTION_FUNCTIONS[chosen]
-        found = attended(keys, values)
+        found = attended(key, value)
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - not seen again by `probed_direct_attention`
-            return function(module, queries, *found, mask, **options)
+            return function(module, query, *found, attention_mask, **options)
 
     models.AttentionInterface.register(_ATTENTION, attend)
     masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS[chosen])

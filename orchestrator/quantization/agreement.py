@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from orchestrator.errors import ArchitectureUnknownError, CheckpointError, ConfigInvalidError
-from orchestrator.models import ModelShape, require_one_architecture, shape_of
+from orchestrator.models import ModelShape, is_known, require_one_architecture, shape_of
 from orchestrator.models.fields import NotDescribedError
 from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.structure import Config, Structure
@@ -82,6 +82,8 @@ def require_agreeing_names(config: Config) -> None:
 def _exact_shape(config: Config) -> ModelShape | None:
     """Return the tensors of the architecture; None if they do not follow exactly from its configuration."""
     try:
+        if not is_known(config):
+            return None
         shape = shape_of(config)
     except ArchitectureUnknownError:
         return None

@@ -175,7 +175,7 @@ class _Survey:
 
     def _note(self, scratch: Scratch[Measured], model: LayeredModel) -> None:
         last = len(scratch.measured) == len(self.plan.layers)
-        if last or scratch.is_due(self.how.seconds_between_notes):
+        if last or (model.can_restore and scratch.is_due(self.how.seconds_between_notes)):
             with self.report.cost.phase("note"):
                 scratch.save(() if last else model.state)
 
@@ -194,9 +194,9 @@ class _Survey:
         with (
             self.report.cost.phase("calibrate"),
             model.resident(number, dict(inside)) as layer,
-            layer.running(measured=measured, squares=squares) as forward,
+            layer.running(measured=measured, squares=squares) as running,
         ):
-            probe = Probe.running(model, forward, masks)
+            probe = Probe.running(model, running, masks)
         check_measured(self.plan, number, measured)
         importance = squares.importance() if squares else {}
         with self.report.cost.phase("try"):

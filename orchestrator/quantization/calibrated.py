@@ -192,7 +192,7 @@ class _Walk:
 
     def _note(self, scratch: Scratch[Measured], model: LayeredModel, measured: Measured, *, last: bool) -> None:
         scratch.measured.append(measured)
-        if last or scratch.is_due(self.how.seconds_between_notes):
+        if last or (model.can_restore and scratch.is_due(self.how.seconds_between_notes)):
             with self.report.cost.phase("note"):
                 scratch.save(() if last else model.state)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.comparing import LOGITS_BYTES, spills
@@ -109,6 +109,11 @@ class _Walk:
         plan, model, used = self.plan, self.model, used_tokens(self.batches)
         rows = plan.rows(plan.embedding, _CHUNK_BYTES)
         model.begin(picked(rows, used, plan.spec(plan.embedding)), self.batches, used)
+        if not model.can_restore:
+            message = (
+                f"{type(model.model).__name__}: its layers hand on more than hidden states; comparing needs these alone"
+            )
+            raise ModelUnsupportedError(message, hint="Leave out the comparison with the original.")
         self.masks = [model.tensor(batch.mask).bool() for batch in self.batches]
         if scratch.done:
             state = scratch.hidden()
@@ -120,8 +125,8 @@ class _Walk:
     def _layer(self, number: int) -> LayerError:
         model, prefix = self.model, f"{self.plan.stack}.{number}."
         tensors = {n.removeprefix(prefix): self.plan.read(n) for unit in self.plan.layers[number] for n in unit}
-        with model.resident(number, tensors) as layer, layer.running() as forward:
-            probe = Probe.running(model, forward, self.masks[: probes(self.batches)])
+        with model.resident(number, tensors) as layer, layer.running() as running:
+            probe = Probe.running(model, running, self.masks[: probes(self.batches)])
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
         overrides = Arithmetic(model.torch, served, cache).overrides

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,10 @@ class LayeredModel:
     """For each layer and batch, the layer's other inputs."""
     _masks: list[Any] = field(default_factory=list)
     """For each batch, whether there is a token; None if all are tokens."""
+    _forwards: skeleton.Forwards | None = None
+    """None if layers hand on hidden states alone."""
+    _open: ExitStack = field(default_factory=ExitStack)
+    """What the forwards need until the last layer has run."""
     _cache: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
     @classmethod
@@ -160,11 +164,23 @@ class LayeredModel:
         )
         self.hidden.clear()
         self._masks = [None if batch.mask.all() else self.tensor(batch.mask).bool() for batch in batches]
-        inputs = ({"input_ids": self.tensor(b.tokens), "attention_mask": self.tensor(b.mask)} for b in batches)
-        with self._filled_when_called(besides=module), skeleton.refusing(self.model):
-            self._calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
-        hook.remove()
-        module.to("meta")
+        inputs = [{"input_ids": self.tensor(b.tokens), "attention_mask": self.tensor(b.mask)} for b in batches]
+        with ExitStack() as needed:
+            needed.callback(module.to, "meta")
+            needed.callback(hook.remove)
+            needed.enter_context(self._filled_when_called(besides=module))
+            calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
+            if calls is None:
+                self._forwards = skeleton.Forwards.start(self.model, self.layers, inputs, self.hidden)
+                calls = self._forwards.calls
+                needed.callback(self._forwards.close)
+                self._open = needed.pop_all()
+            self._calls = calls
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether the hidden states are all that a later layer needs of earlier ones."""
+        return self._forwards is None
 
     @contextmanager
     def _filled_when_called(self, besides: Any) -> Iterator[None]:  # noqa: ANN401 - a module of torch
@@ -206,9 +222,9 @@ class LayeredModel:
             squares: Gets the squares of inputs.
         """
         measured = Measured()
-        with self.resident(number, tensors) as layer, layer.running(measured=measured, squares=squares) as forward:
-            for position, hidden in enumerate(self.hidden):
-                self.hidden[position] = forward(position, hidden)
+        with self.resident(number, tensors) as layer, layer.running(measured=measured, squares=squares) as running:
+            for position in range(len(self.hidden)):
+                running.advance(position)
         self.forget(number)
         return measured
 
@@ -230,13 +246,31 @@ class LayeredModel:
         arranged = arrange(targets, shapes, tensors)
         self._fill(layer, arranged.parameters)
         try:
-            yield Resident(self, layer, arranged, self._calls[number], self._masks)
+            yield Resident(self, number, layer, arranged, self._calls[number], self._masks)
         finally:
             layer.to("meta")
 
     def forget(self, number: int) -> None:
         """Release a layer's other inputs. It will not run again."""
         self._calls[number] = []
+        if number == len(self._calls) - 1:
+            self._open.close()
+
+    def hand_on(self, number: int, position: int, result: Any) -> None:  # noqa: ANN401 - whatever a layer returns
+        """Make what a layer returned for a batch the next layer's input.
+
+        Raises:
+            ModelUnsupportedError: It is more than hidden states, but the model seemed to need nothing else.
+        """
+        if self._forwards is not None:
+            with skeleton.refusing(self.model):
+                self._forwards.hand_on(number, position, result)
+            return
+        first, *more = result if isinstance(result, tuple) else (result,)
+        if any(isinstance(one, self.torch.Tensor) for one in more):
+            message = f"{type(self.model).__name__}: a layer returns more than hidden states"
+            raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
+        self.hidden[position] = first
 
     @contextmanager
     def head(self, tensors: Mapping[str, Any]) -> Iterator[Callable[[Any], Any]]:
@@ -342,6 +376,7 @@ class Resident:
     """A layer with its weights."""
 
     model: LayeredModel
+    number: int
     layer: Any
     arranged: Arranged
     calls: Sequence[Call]
@@ -354,40 +389,51 @@ class Resident:
         measured: Measured | None = None,
         overrides: Overrides | None = None,
         squares: InputSquares | None = None,
-    ) -> Iterator[Callable[[int, Any], Any]]:
+    ) -> Iterator[Running]:
         """Run the layer in a block.
 
         Args:
             measured: Gets the largest magnitudes.
             overrides: Replaces the calculation of linear modules, keys and values.
             squares: With `measured`, gets the squares of inputs.
-
-        Yields:
-            The number of a batch and the layer's input -> the layer's output.
         """
         torch, owner = self.model.torch, self.model
-
-        def forward(position: int, hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
-            call = self.calls[position]
-            if squares is not None:
-                squares.mask = self.masks[position]
-            with skeleton.refusing(owner.model):
-                result = self.layer(hidden, *call.positional, **call.named)
-            first, *more = result if isinstance(result, tuple) else (result,)
-            if any(isinstance(one, torch.Tensor) for one in more):
-                message = f"{type(owner.model).__name__}: a layer returns more than hidden states"
-                raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
-            return first
-
         probe = ModuleProbe(torch, measured, overrides, squares)
         owner._cache = overrides.cache if overrides else probe.record_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
             probing = probed(self.layer, self.arranged, probe)
             with probing, probed_direct_attention(torch, owner._attended), torch.inference_mode():  # noqa: SLF001
-                yield forward
+                yield Running(self, squares)
             probe.finish()
         finally:
             owner._cache = None  # noqa: SLF001
+
+
+@dataclass(frozen=True)
+class Running:
+    """A layer that can run."""
+
+    resident: Resident
+    squares: InputSquares | None
+
+    def __call__(self, position: int, hidden: Any) -> Any:  # noqa: ANN401 - tensors of torch
+        """Return the layer's output for the hidden states of a batch, by its number."""
+        result = self._result(position, hidden)
+        return result[0] if isinstance(result, tuple) else result
+
+    def advance(self, position: int) -> Any:  # noqa: ANN401 - a tensor of torch
+        """Run a batch through the layer to the next one, and return the layer's output."""
+        model = self.resident.model
+        result = self._result(position, model.hidden[position])
+        model.hand_on(self.resident.number, position, result)
+        return result[0] if isinstance(result, tuple) else result
+
+    def _result(self, position: int, hidden: Any) -> Any:  # noqa: ANN401 - whatever the layer returns
+        call = self.resident.calls[position]
+        if self.squares is not None:
+            self.squares.mask = self.resident.masks[position]
+        with skeleton.refusing(self.resident.model.model):
+            return self.resident.layer(hidden, *call.positional, **call.named)
 
 
 def _path_of_layers(plan: Plan, names: Names) -> str:

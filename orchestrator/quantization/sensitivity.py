@@ -17,7 +17,7 @@ from orchestrator.quantization.format_names import PROBE_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from orchestrator.quantization.model import LayeredModel
+    from orchestrator.quantization.model import LayeredModel, Running
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.torch_types import Tensor
 
@@ -46,19 +46,21 @@ class Probe:
     masks: Sequence[Tensor]
 
     @classmethod
-    def running(cls, model: LayeredModel, forward: Callable[[int, Tensor], Tensor], masks: Sequence[Tensor]) -> Probe:
+    def running(cls, model: LayeredModel, running: Running, masks: Sequence[Tensor]) -> Probe:
         """Run all batches of a model through a layer, and keep the first ones.
 
         Args:
             model: Its layer has its weights.
-            forward: The layer, see `Resident.running`.
+            running: The layer.
             masks: Masks of the batches to keep.
         """
-        kept = range(len(masks))
-        before = [model.hidden[position] for position in kept]
-        for position, hidden in enumerate(model.hidden):
-            model.hidden[position] = forward(position, hidden)
-        return cls(before, [model.hidden[position] for position in kept], masks)
+        before = [model.hidden[position] for position in range(len(masks))]
+        after = []
+        for position in range(len(model.hidden)):
+            output = running.advance(position)
+            if position < len(masks):
+                after.append(output)
+        return cls(before, after, masks)
 
     def error(self, forward: Callable[[int, Tensor], Tensor]) -> float:
         """Run the layer with changes and return the mean relative error over tokens."""

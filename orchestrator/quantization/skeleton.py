@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
+from orchestrator.quantization.forwards import Forward, StoppedError
 from orchestrator.quantization.libraries import library
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.quantization.torch_types import HiddenStates
+
+
+_FAILURES = (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError)
+"""Errors of a model's code whose layers run one by one."""
 
 
 def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of transformers
@@ -120,7 +126,7 @@ def listen(
     layers: Sequence[Any],
     inputs: Iterable[Mapping[str, Any]],
     hidden: HiddenStates,
-) -> list[list[Call]]:
+) -> list[list[Call]] | None:
     """Run a model's own forward with layers that only record their inputs.
 
     Args:
@@ -130,14 +136,18 @@ def listen(
         hidden: Gets the first layer's hidden states, a tensor for each batch.
 
     Returns:
-        For each layer and batch, the layer's other inputs.
+        For each layer and batch, the layer's other inputs; None if layers hand on more than hidden states.
     """
     torch = library("torch")
     notes = _Notes(_Shared(torch), hidden, [[] for _ in layers])
-    with _replaced_forwards(layers, notes.layer), torch.inference_mode():
-        for given in inputs:
-            with suppress(_EnoughError):
-                model(**given, use_cache=False)
+    try:
+        with _replaced_forwards(layers, notes.layer), torch.inference_mode():
+            for given in inputs:
+                with suppress(StoppedError):
+                    model(**given, use_cache=False)
+    except (_HandsOnMoreError, *_FAILURES):  # the code between the layers needs what real layers return
+        hidden.clear()
+        return None
     return notes.calls
 
 
@@ -151,27 +161,105 @@ class _Notes:
     returned: list[Any] = field(default_factory=list)
     """What the layer before returned, as a tuple and alone. Models of version 4 pass on the one or the other."""
 
-    def layer(self, number: int, hidden: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
+    def layer(self, number: int, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
         """Record a layer's inputs, and return the hidden states.
 
         Some models of transformers 4 take the first element of a layer's result. The others pass on the tuple, which
         no layer reads.
         """
-        if number and all(hidden is not one for one in self.returned):
-            message = f"transformers changes hidden states between layers {number - 1} and {number}"
-            raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
-        self.calls[number].append(Call(self.shared.of(positional), self.shared.of(named)))
+        hidden, call = _inputs(positional, named, self.shared)
+        changed = number and all(hidden is not one for one in self.returned)
+        if changed or any(isinstance(value, (dict, list)) for value in (*call.positional, *call.named.values())):
+            raise _HandsOnMoreError
+        self.calls[number].append(call)
         if number == 0:
             self.hidden.append(hidden)
         if number == len(self.calls) - 1:
-            raise _EnoughError
+            raise StoppedError
         tupled = library("transformers").__version__.startswith("4.")
         self.returned[:] = [(hidden,), hidden]
         return self.returned[0 if tupled else 1]
 
 
-class _EnoughError(Exception):
-    """The last layer was reached."""
+class _HandsOnMoreError(Exception):
+    """Hidden states change between two layers, or layers may write to what they are given."""
+
+
+def _inputs(positional: Sequence[Any], named: Mapping[str, Any], shared: _Shared) -> tuple[Any, Call]:
+    """Return a layer's hidden states, and its other inputs."""
+    others = {name: shared.of(value) for name, value in named.items()}
+    if positional:
+        return positional[0], Call(shared.of(tuple(positional[1:])), others)
+    return others.pop("hidden_states"), Call((), others)
+
+
+@dataclass
+class Forwards:
+    """The forwards of all batches of a model whose layers hand on more than hidden states."""
+
+    layers: Sequence[Any]
+    hidden: HiddenStates
+    """The hidden states for the next layer, a tensor for each batch."""
+    calls: list[list[Call]]
+    """As `listen` returns them, of the layers that were reached."""
+    _shared: _Shared
+    _batches: list[Forward] = field(default_factory=list)
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    def start(
+        cls,
+        model: Any,  # noqa: ANN401 - a model of transformers
+        layers: Sequence[Any],
+        inputs: Iterable[Mapping[str, Any]],
+        hidden: HiddenStates,
+    ) -> Forwards:
+        """Run each batch to the first layer; see `listen`."""
+        torch = library("torch")
+        made = cls(layers, hidden, [[] for _ in layers], _Shared(torch))
+        made._open.enter_context(_replaced_forwards(layers, made._layer))
+
+        def work(given: Mapping[str, Any]) -> None:
+            with torch.inference_mode():
+                model(**given, use_cache=False)
+
+        for given in inputs:
+            made._batches.append(Forward(partial(work, given)))
+            with refusing(model):
+                made._batches[-1].start()
+        return made
+
+    def hand_on(self, number: int, batch: int, result: Any) -> None:  # noqa: ANN401 - whatever a layer returns
+        """Give the model what a layer returned for a batch, and run it to the next layer.
+
+        Raises:
+            ModelUnsupportedError: The next layer is not called.
+        """
+        if number == len(self.layers) - 1:
+            self._batches[batch].stop()
+            return
+        self._batches[batch].hand_on(result)
+        if len(self.calls[number + 1]) != batch + 1:
+            message = f"transformers does not call layer {number + 1} once after layer {number}"
+            raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
+
+    def close(self) -> None:
+        """Give the layers their own forwards again."""
+        self._open.close()
+
+    def _layer(self, number: int, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
+        """Replace a layer: record its inputs and wait for its result. The caller's thread gets the real layer."""
+        batch = next((number for number, one in enumerate(self._batches) if one.is_current), None)
+        if batch is None:
+            layer = self.layers[number]
+            return type(layer).forward(layer, *positional, **named)
+        hidden, call = _inputs(positional, named, self._shared)
+        self.calls[number].append(call)
+        if number:
+            self.hidden[batch] = hidden
+        else:
+            self.hidden.append(hidden)
+        return self._batches[batch].wait_for_result()
 
 
 @dataclass
@@ -186,8 +274,6 @@ class _Shared:
             return self._tensor(value)
         if isinstance(value, tuple):
             return tuple(self.of(part) for part in value)
-        if isinstance(value, dict):
-            return {name: self.of(part) for name, part in value.items()}
         return value
 
     def _tensor(self, tensor: Any) -> Any:  # noqa: ANN401
@@ -208,7 +294,7 @@ def refusing(model: Any) -> Iterator[None]:  # noqa: ANN401 - a model of transfo
     """
     try:
         yield
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+    except _FAILURES as error:
         message = f"{type(model).__name__}: its layers cannot run one by one: {type(error).__name__}: {f'{error}':.300}"
         raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.") from error
 
