@@ -32,7 +32,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants lint relock schema evaluate-planner evaluate-vllm chaos docs docs-site clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm chaos docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -154,6 +154,9 @@ test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that
 
 mutants: $(VENV)/.mutants $(ORACLE)/.installed ## Change the code in 300 places, one at a time, and count what the tests notice
 	@$(BIN)/python -m mutants $(ARGS)
+
+families: $(VENV)/.tested $(ORACLE)/.installed ## Compare a tiny model of every family of transformers with ModelOpt; write docs/reference/families.md
+	@missed=; $(BIN)/python -m tests.families $(ARGS) || missed=1; $(BIN)/python -m docs.generate; [ -z "$$missed" ]
 
 relock: $(VENV)/.tested ## Write the lock of the environments again from pyproject.toml (ARGS=--upgrade: with newer versions)
 	@$(BIN)/python requirements/lock.py $(ARGS)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.generate import catalogue, commands, errors, examples, gateway, recipes, runs
+from docs.generate import catalogue, commands, errors, examples, families, gateway, recipes, runs
 from docs.generate.markdown import ROOT
 
 PAGES: Mapping[str, Callable[[], str]] = {
@@ -21,6 +21,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "dry-run.md": runs.dry_run,
     "store.md": runs.store_layout,
     "events.md": runs.event_catalogue,
+    "families.md": families.reference,
 }
 """The pages of docs/reference that are generated whole."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from orchestrator.quantization.parameter_mapping import Arranged, GatheredExpert
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ATTENTION = "orchestrator"
-"""Our attention's name in transformers: its own, with a probe of keys and values."""
+_EAGER = "eager_attention_forward"
+"""The name of a model's own attention in its module."""
 
 _KEYS, _VALUES = "keys", "values"
 """What the cache gets, among the names of modules."""
@@ -112,8 +112,8 @@ class Overrides:
     """Replacements for parts of a layer."""
 
     linear: Callable[[str, Any, Any, Any], Any]
-    """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). If the
-    gate and up of an expert are one matrix, the name is the gate's."""
+    """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). If
+    several are one matrix, such as the gate and up of an expert, the name is that of the first."""
     cache: Callable[[Any, Any], tuple[Any, Any]]
     """Keys and values, after their rotation: what attention gets instead."""
 
@@ -208,9 +208,9 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
         for name, module in layer.named_modules()
         if isinstance(module, probe.torch.nn.Linear) and name in arranged.modules
     ]
-    hooks = [module.register_forward_pre_hook(_linear_hook(name, probe)) for module, name in linears]
+    hooks = [module.register_forward_pre_hook(_linear_hook(names, probe)) for module, names in linears]
     plain = [pair for pair in linears if type(pair[0]).forward is probe.torch.nn.Linear.forward]  # some routers are not
-    replaced = [_replace_linear(module, name, probe.overrides) for module, name in plain if probe.overrides]
+    replaced = [_replace_linear(module, names[0], probe.overrides) for module, names in plain if probe.overrides]
     replaced += [_probe_experts(layer.get_submodule(name), found, probe) for name, found in arranged.experts.items()]
     try:
         yield
@@ -221,9 +221,10 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
             del module.forward
 
 
-def _linear_hook(name: str, probe: ModuleProbe) -> Callable[[Any, Any], None]:
+def _linear_hook(names: Sequence[str], probe: ModuleProbe) -> Callable[[Any, Any], None]:
     def hook(_: Any, positional: Any) -> None:  # noqa: ANN401 - as torch calls it
-        probe.record(name, positional[0])
+        for name in names:
+            probe.record(name, positional[0])
 
     return hook
 
@@ -299,47 +300,47 @@ def _intercepting(torch: Any, call: Callable[[Any, Any, Mapping[str, Any]], Any]
 # --- attention -----------------------------------------------------------------------------------------------------
 
 
-def probe_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:  # noqa: ANN401 - of transformers
-    """Make a model's attention, the one that transformers chose for it, pass keys and values to `attended`.
+@contextmanager
+def probed_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> Iterator[None]:  # noqa: ANN401 - of transformers
+    """Make a model's attention pass keys and values to `attended` in a block.
+
+    Replaced are the functions that transformers shares among models, and those named `eager` that models have of their
+    own, because the others do not support what these need (capped scores, sinks). The configuration keeps the name of
+    the function, which some models look at.
 
     Args:
         model: The model.
         attended: Gets keys and values, after their rotation, and returns those to use.
     """
-    config = model.config
-    _register_attention(config._attn_implementation, attended)  # noqa: SLF001 - nothing else says it
-    config._attn_implementation = _ATTENTION  # noqa: SLF001
+    shared: Any = library("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS
+    names = {type(module).__module__ for module in model.modules()}
+    own = [vars(module) for name in names if _EAGER in vars(module := library(name))]
+    with ExitStack() as replaced:
+        for name in list(shared):
+            function = shared[name]
+            shared[name] = _attending(function, attended)
+            replaced.callback(shared.pop, name)  # the library's own is in another dictionary behind it
+        for module in own:
+            replaced.callback(module.__setitem__, _EAGER, module[_EAGER])
+            module[_EAGER] = _attending(module[_EAGER], attended)
+        yield
 
 
-def _register_attention(chosen: str, attended: Callable[[Any, Any], tuple[Any, Any]]) -> None:
-    """Register an attention with transformers that passes keys and values to `attended`.
-
-    Args:
-        chosen: The underlying attention: one that transformers shares, or `eager`, of which each model has
-        its own, because the others do not support what it needs (capped scores, sinks).
-        attended: See `probe_attention`.
-    """
+def _attending(function: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> Any:  # noqa: ANN401 - of transformers
     torch: Any = library("torch")
-    models: Any = library("transformers.modeling_utils")
-    masks: Any = library("transformers.masking_utils")
 
-    def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:  # noqa: ANN401 - of torch; callers name some
-        if chosen == "eager":
-            function = library(type(module).__module__).eager_attention_forward
-        else:
-            function = models.ALL_ATTENTION_FUNCTIONS[chosen]
+    def attend(module: Any, query: Any, key: Any, value: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - of torch
         found = attended(key, value)
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - not seen again by `probed_direct_attention`
-            return function(module, query, *found, attention_mask, **options)
+            return function(module, query, *found, *positional, **named)
 
-    models.AttentionInterface.register(_ATTENTION, attend)
-    masks.AttentionMaskInterface.register(_ATTENTION, masks.ALL_MASK_ATTENTION_FUNCTIONS[chosen])
+    return attend
 
 
 def probed_direct_attention(torch: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> AbstractContextManager[Any]:  # noqa: ANN401 - the module
     """Return a block in which attention that calls torch's own function passes keys and values to `attended`.
 
-    In transformers 4.57 some models (Qwen2-MoE, OLMoE, Nemotron) do not use the attention that `probe_attention`
+    In transformers 4.57 some models (Qwen2-MoE, OLMoE, Nemotron) do not use the attention that `probed_attention`
     replaces. ModelOpt edits the call in their source.
     """
     attention = torch.nn.functional.scaled_dot_product_attention

@@ -32,6 +32,9 @@ _FUSED = (
     ("in_proj_qkv", "in_proj_z"),
 )
 
+# Queries are of another tensor here than keys and values.
+_CROSS_ATTENTION = re.compile(r"(encoder|cross)_?att(n|ention)$")
+
 # The first projections of an MLP. In a layer with one norm, that norm feeds attention and MLP, and ModelOpt lets the
 # first projections of both share `weight_scale_2`, because they get the same tensor. Runtimes do not fuse these.
 _FIRST_OF_MLP = ("gate_proj", "up_proj", "fc1", "gate_up_proj", "c_fc", "dense_h_to_4h")
@@ -41,6 +44,7 @@ _FIRST_OF_MLP = ("gate_proj", "up_proj", "fc1", "gate_up_proj", "c_fc", "dense_h
 # outside of the language model's layers is quantized.
 _SENSITIVE = (
     "*.gate",
+    "*.mlp.gate.*",
     "*router*",
     "*block_sparse_moe.gate*",
     "*.shared_expert_gate",
@@ -52,8 +56,11 @@ _SENSITIVE = (
     "*proj_out.*",
 )
 
-# Modules whose weight has two dimensions and is no matrix product.
-_TABLES = ("*norm*", "*embed*", "*.wte", "*.wpe", "*.ln_*", "*conv*")
+# Products of a part of the inputs with each part of the weight (DeepSeek-V4), which ModelOpt does not know.
+_GROUPED = ("*.wo_a", "*.o_a_proj")
+
+# The last part of names of modules whose weight has two dimensions and is no matrix product.
+_TABLES = ("*norm*", "*embed*", "wte", "wpe", "ln_*", "*conv*")
 
 ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
 """ModelOpt's supported algorithms."""
@@ -87,7 +94,8 @@ def linears(structure: Structure, tensors: Iterable[TensorSpec]) -> list[str]:
     """
     weights = [spec for spec in tensors if _is_weight(spec) and structure.layer_of(spec.name) is not None]
     modules = [spec.name.removesuffix(".weight") for spec in weights if len(spec.shape) == _MATRIX]
-    return [module for module in modules if not matches(module, (*_SENSITIVE, *_TABLES))]
+    products = [module for module in modules if not matches(module.rpartition(".")[2], _TABLES)]
+    return [module for module in products if not matches(module, (*_SENSITIVE, *_GROUPED))]
 
 
 def gathered_experts(tensors: Iterable[TensorSpec]) -> list[str]:
@@ -220,12 +228,13 @@ def joined(units: Iterable[tuple[str, ...]], fed_alike: Mapping[str, str]) -> li
 
 def _layers_with_one_norm(tensors: Iterable[TensorSpec]) -> set[str]:
     """Return the prefixes under which exactly one norm is found; of interest are those of layers."""
-    counted: dict[str, int] = {}
+    norms: dict[str, set[str]] = {}
     for spec in tensors:
-        parent, _, leaf = spec.name.removesuffix(".weight").rpartition(".")
-        if len(spec.shape) == 1 and spec.name.endswith(".weight") and ("norm" in leaf or leaf.startswith("ln_")):
-            counted[parent] = counted.get(parent, 0) + 1
-    return {parent for parent, count in counted.items() if count == 1}
+        *parents, _ = spec.name.split(".")
+        for depth, part in enumerate(parents):
+            if "norm" in part or part.startswith("ln_"):
+                norms.setdefault(".".join(parents[:depth]), set()).add(part)
+    return {parent for parent, found in norms.items() if len(found) == 1}
 
 
 def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
@@ -240,6 +249,8 @@ def _fused(module: str) -> tuple[str, tuple[str, ...]]:
     parent, _, leaf = module.rpartition(".")
     if _stays_whole(module):
         return parent, ("experts",)
+    if _CROSS_ATTENTION.search(parent):
+        return parent, (leaf,)
     return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
 
 

@@ -19,14 +19,14 @@ import ml_dtypes
 import numpy as np
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
-from orchestrator.quantization import skeleton
+from orchestrator.quantization import skeleton, structure
 from orchestrator.quantization.activation_probe import (
     InputSquares,
     Measured,
     ModuleProbe,
     Overrides,
-    probe_attention,
     probed,
+    probed_attention,
     probed_direct_attention,
 )
 from orchestrator.quantization.libraries import library
@@ -79,7 +79,6 @@ class LayeredModel:
         names = Names.of(model, plan.checkpoint.tensors)
         made = cls(library("torch"), model, plan, device, names, _path_of_layers(plan, names))
         made._check()
-        probe_attention(made.model, made._attended)
         for module in made.model.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no other way to replace one
                 if buffer is not None:
@@ -114,10 +113,24 @@ class LayeredModel:
             message = f"{plan.embedding} is not the embedding of {type(self.model).__name__} in this transformers"
             raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
         decoder = f"{self.path.rpartition('.')[0]}."
-        for name in missing((name for name in shapes if name.startswith(decoder)), targets.values()):
+        parameters = (name for name in shapes if name.startswith(decoder) and not structure.in_tower(name))
+        for name in missing(parameters, targets.values()):
             message = f"{plan.checkpoint.folder}: {name} is missing; config.json asks for shape {list(shapes[name])}"
             raise CheckpointError(message)
         self._check_experts(targets.values(), shapes)
+        self._check_parts(targets, shapes)
+
+    def _check_parts(self, targets: Mapping[str, Target], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that tensors that are put below each other have the rows of their parameter."""
+        rows: Counter[str] = Counter()
+        for name, target in targets.items():
+            if target.expert is None and target.parts > 1:
+                rows[target.parameter] += self.plan.checkpoint.tensors[name].shape[0]
+        for parameter, found in rows.items():
+            if found != shapes[parameter][0]:
+                message = f"{self.plan.checkpoint.folder}: found {found} rows for {parameter}, expected"
+                message += f" {shapes[parameter][0]} from config.json"
+                raise CheckpointError(message)
 
     def _check_experts(self, targets: Iterable[Target], shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Check that each gathered parameter gets the matrices of all its experts."""
@@ -135,6 +148,8 @@ class LayeredModel:
             asked = asked[:0:-1] if target.transposed else (asked[1] // target.parts, *asked[2:])
         elif self.plan.quantizes(name):
             self._check_linear(name, target)
+        if target.expert is None and target.parts > 1:
+            asked = (found.shape[0], *asked[1:])  # `_check_parts` counts the rows of all parts
         if found.shape != asked:
             message = f"{found.file}: {name}: found shape {list(found.shape)}, expected {list(asked)} from config.json"
             raise CheckpointError(message)
@@ -402,7 +417,9 @@ class Resident:
         owner._cache = overrides.cache if overrides else probe.record_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
             probing = probed(self.layer, self.arranged, probe)
-            with probing, probed_direct_attention(torch, owner._attended), torch.inference_mode():  # noqa: SLF001
+            attended = owner._attended  # noqa: SLF001
+            attention = probed_attention(owner.model, attended), probed_direct_attention(torch, attended)
+            with probing, attention[0], attention[1], torch.inference_mode():
                 yield Running(self, squares)
             probe.finish()
         finally:

@@ -27,7 +27,7 @@ class Target:
 
     parameter: str
     expert: int | None = None
-    """The number of a gathered expert; None: the tensor is the whole parameter."""
+    """The number of a gathered expert; None: the tensor is the whole parameter, or one of its parts."""
     part: int = 0
     """Which of the weights below each other."""
     parts: int = 1
@@ -86,6 +86,8 @@ class Names:
             converted, pattern = converter.rename_source_key(renamed)
             if pattern is not None and (found := self._present(converted)) is not None:
                 return _converted(name, renamed, found, converter, pattern)
+        if (found := self._present(name)) is not None:  # some renamings hit names that they are not meant for
+            return Target(found)
         message = f"{name}: this transformers has no parameter for it"
         raise CheckpointError(message)
 
@@ -107,11 +109,14 @@ class _Replacement:
 
 def _converted(name: str, renamed: str, parameter: str, converter: Any, pattern: str) -> Target:  # noqa: ANN401 - of transformers
     operations = [type(operation).__name__ for operation in converter.operations]
-    number = re.search(r"(\d+)".join(map(re.escape, pattern.split("*"))), renamed) if "*" in pattern else None
+    sources = list(converter.source_patterns)
+    if operations == ["Concatenate"] and getattr(converter.operations[0], "dim", 0) == 0:
+        return Target(parameter, None, sources.index(pattern), len(sources))
+    pieces = pattern.replace("\\.", ".").split("*")  # transformers escapes some dots of its patterns, and others not
+    number = re.search(r"(\d+)".join(map(re.escape, pieces)), renamed) if len(pieces) > 1 else None
     if operations not in _GATHERING or number is None:
         message = f"{name}: transformers makes {parameter} of it by {', '.join(operations)}, which onepass does not do"
         raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
-    sources = list(converter.source_patterns)
     return Target(parameter, int(number.group(1)), sources.index(pattern), len(sources))
 
 
@@ -130,8 +135,8 @@ class Arranged:
 
     parameters: dict[str, Any]
     """Arrays, or tensors of torch."""
-    modules: dict[str, str]
-    """Modules of the model -> modules of the checkpoint, for those that are one in both."""
+    modules: dict[str, list[str]]
+    """Modules of the model -> modules of the checkpoint; several if their weights are below each other."""
     experts: dict[str, GatheredExperts]
     """By module of the model."""
 
@@ -146,11 +151,13 @@ def arrange(targets: Mapping[str, Target], shapes: Mapping[str, Sequence[int]], 
             of it.
     """
     arranged = Arranged({}, {}, {})
-    for name, target in targets.items():
+    joined: dict[str, list[str]] = {}
+    for name, target in sorted(targets.items(), key=lambda item: item[1].part):
         module, _, leaf = target.parameter.rpartition(".")
         if target.expert is None:
-            arranged.parameters[target.parameter] = tensors[name]
-            arranged.modules[module] = name.rpartition(".")[0]
+            joined.setdefault(target.parameter, []).append(name)
+            of = arranged.modules.setdefault(module, [])
+            of.extend({name.rpartition(".")[0]}.difference(of))
             continue
         numbered = re.sub(rf"\.{target.expert}(?=\.)", ".{}", name, count=1).removesuffix(".weight")
         arranged.experts.setdefault(module, GatheredExperts()).leaves.setdefault(leaf, {})[target.part] = numbered
@@ -166,7 +173,22 @@ def arrange(targets: Mapping[str, Target], shapes: Mapping[str, Sequence[int]], 
         whole[where] = tensors[name]
         if tensors[name].dtype == whole.dtype:
             tensors[name] = whole[where]  # the same numbers need only one copy
+    for parameter, names in joined.items():
+        one = len(names) == 1
+        arranged.parameters[parameter] = tensors[names[0]] if one else _join(names, shapes[parameter], tensors)
     return arranged
+
+
+def _join(names: Sequence[str], shape: Sequence[int], tensors: dict[str, Any]) -> Any:  # noqa: ANN401 - as in `arrange`
+    """Put tensors below each other, and make them views of the result if they have its type."""
+    whole, first = _empty_like(tensors[names[0]], tuple(shape)), 0
+    for name in names:
+        rows = slice(first, first + tensors[name].shape[0])
+        whole[rows] = tensors[name]
+        if tensors[name].dtype == whole.dtype:
+            tensors[name] = whole[rows]
+        first = rows.stop
+    return whole
 
 
 def _empty_like(part: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array or a tensor of torch

@@ -119,7 +119,7 @@ def read(config: Config, tensors: Iterable[TensorSpec]) -> Structure:
         CheckpointError: The checkpoint lacks layers, or its embedding contradicts `config.json`.
     """
     architecture, text, specs = architecture_of(config), text_config(config), list(tensors)
-    stack = _stack(architecture, specs)
+    stack = _stack(architecture, text, specs)
     embedding = _embedding(architecture, text, specs, stack)
     depth = _depth(text, specs, stack)
     kind = str(text.get("model_type") or architecture).lower()
@@ -128,17 +128,23 @@ def read(config: Config, tensors: Iterable[TensorSpec]) -> Structure:
     return Structure(stack, depth, embedding, bool(tied), gemma)
 
 
-def _stack(architecture: str, specs: Iterable[TensorSpec]) -> str:
-    """Return the prefix of the layers: the numbered modules with most bytes that are no tower."""
+def _stack(architecture: str, text: Config, specs: Iterable[TensorSpec]) -> str:
+    """Return the prefix of the layers: the numbered modules with most bytes that are no tower.
+
+    Other modules are numbered, too, such as those of a projector. The layers are as many as `config.json` declares.
+    """
     sizes: Counter[str] = Counter()
+    numbers: dict[str, set[str]] = {}
     for spec in specs:
         found = _NUMBERED.match(spec.name)
         if found and not _TOWER.search(found.group(1)):
             sizes[found.group(1)] += spec.size
+            numbers.setdefault(found.group(1), set()).add(found.group(2))
     if not sizes:
         message = f"{architecture}: no tensor is in a numbered layer, such as model.layers.0; found no stack of layers"
         raise ModelUnsupportedError(message, hint="Method onepass quantizes models whose decoder is a stack of layers.")
-    return sizes.most_common(1)[0][0]
+    declared = next((text[key] for key in _DEPTHS if isinstance(text.get(key), int)), 0)
+    return max(sizes, key=lambda prefix: (len(numbers[prefix]) >= declared, sizes[prefix]))
 
 
 def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], stack: str) -> str:
@@ -161,7 +167,9 @@ def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], sta
 
     found = min(tables, key=unlikely)
     for key, size in zip(("vocab_size", "hidden_size"), found.shape, strict=True):
-        if text.get(key) is not None and dimension(text, key) != size:
+        declared = size if text.get(key) is None else dimension(text, key)
+        # Some tables have rows for tokens beyond the vocabulary: of images, or padding.
+        if size < declared or (size > declared and key == "hidden_size"):
             message = f"{found.name}: found shape {list(found.shape)}, expected {text[key]} for {key} of config.json"
             raise CheckpointError(message)
     return found.name.removesuffix(".weight")

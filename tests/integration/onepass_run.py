@@ -19,9 +19,12 @@ from orchestrator.quantization.schemes import SCHEMES
 
 def main(request: Path) -> None:
     for model in json.loads(request.read_text()):
-        batches = [Batch(np.array(b["input_ids"]), np.array(b["attention_mask"])) for b in model["batches"]]
         for export in model["exports"]:
-            quantize(Path(model["source"]), export, batches)
+            quantize(Path(model["source"]), export, batches_of(model["batches"]))
+
+
+def batches_of(rows: list[dict[str, list[list[int]]]]) -> list[Batch]:
+    return [Batch(np.array(batch["input_ids"]), np.array(batch["attention_mask"])) for batch in rows]
 
 
 def quantize(source: Path, export: dict[str, Any], batches: list[Batch]) -> None:

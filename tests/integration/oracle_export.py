@@ -94,35 +94,38 @@ def calibrate(request: dict[str, Any]) -> None:
             `attention_mask`; `exports`, each with `output`, `format` (nvfp4, w4a16_nvfp4 or fp8), `kv_cache` and
             `exclude`.
     """
-    import modelopt.torch.quantization as mtq  # noqa: PLC0415 - takes seconds
-    from modelopt.torch.export import export_hf_checkpoint  # noqa: PLC0415
-
     if "class" in request["config"]:
         make(Path(request["source"]), request["config"])
         store_otherwise(Path(request["source"]), request.get("stored", {}))
         if request.get("experts", "as saved") != "as saved":
             store_experts(Path(request["source"]), request["experts"])
     batches = [{key: torch.tensor(rows) for key, rows in batch.items()} for batch in request["batches"]]
+    for wanted in request["exports"]:
+        if wanted["output"] is not None:  # ModelOpt can
+            quantize(Path(request["source"]), wanted, batches)
+
+
+def quantize(source: Path, wanted: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    """Quantize and export a model; `wanted` is one of the `exports` of `calibrate`."""
+    import modelopt.torch.quantization as mtq  # noqa: PLC0415 - takes seconds
+    from modelopt.torch.export import export_hf_checkpoint  # noqa: PLC0415
 
     def loop(model: Any) -> None:  # noqa: ANN401 - a module of torch
         for batch in batches:
             model(**batch, use_cache=False)
 
     formats = {"nvfp4": mtq.NVFP4_DEFAULT_CFG, "w4a16_nvfp4": mtq.W4A16_NVFP4_CFG, "fp8": mtq.FP8_DEFAULT_CFG}
-    for wanted in request["exports"]:
-        if wanted["output"] is None:
-            continue  # ModelOpt cannot
-        classes = class_for(AutoConfig.from_pretrained(request["source"]))
-        model = classes.from_pretrained(request["source"], dtype="auto", device_map="cpu").eval()
-        config = copy.deepcopy(formats[wanted["format"]])
-        if wanted["kv_cache"] == "fp8":
-            config["quant_cfg"] += copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])
-        config["quant_cfg"] += [
-            {"quantizer_name": f"{pattern}*quantizer", "enable": False} for pattern in wanted["exclude"]
-        ]
-        model = mtq.quantize(model, config, loop)
-        with torch.inference_mode():
-            export_hf_checkpoint(model, export_dir=Path(wanted["output"]))
+    classes = class_for(AutoConfig.from_pretrained(source))
+    model = classes.from_pretrained(source, dtype="auto", device_map="cpu").eval()
+    config = copy.deepcopy(formats[wanted["format"]])
+    if wanted["kv_cache"] == "fp8":
+        config["quant_cfg"] += copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])
+    config["quant_cfg"] += [
+        {"quantizer_name": f"{pattern}*quantizer", "enable": False} for pattern in wanted["exclude"]
+    ]
+    model = mtq.quantize(model, config, loop)
+    with torch.inference_mode():
+        export_hf_checkpoint(model, export_dir=Path(wanted["output"]))
 
 
 def tokens(source: Path, text: str, samples: int, length: int, batch_size: int) -> list[dict[str, object]]:

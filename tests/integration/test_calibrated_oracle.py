@@ -24,6 +24,7 @@ from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model, write_tensors
+from tests.support.comparison import described, differences, differences_beyond_stored_types
 from tests.support.families import (
     FAMILIES,
     FORMATS,
@@ -174,35 +175,6 @@ def _export(folder: Path, name: str, label: str, wanted: Format, *exclude: str) 
     return {**places, "format": wanted.number_format, "kv_cache": wanted.kv_cache, "exclude": list(exclude)}
 
 
-def _differences(one: Path, other: Path) -> list[str]:
-    first, second = Checkpoint.open(one), Checkpoint.open(other)
-    names = first.tensors.keys() | second.tensors.keys()
-    return sorted(name for name in names if _described(first, name) != _described(second, name))
-
-
-def _differences_beyond_stored_types(folder: Path, source: Path) -> list[str]:
-    """Leave out tensors that ModelOpt writes in another type than the source's, with the source's numbers.
-
-    What is not quantized has the source's type in ours. ModelOpt writes the type in which transformers holds it, which
-    is another one in other versions.
-    """
-    original, ours, theirs = (Checkpoint.open(place) for place in (source, folder / "ours", folder / "theirs"))
-
-    def is_only_stored_otherwise(name: str) -> bool:
-        if name not in original.tensors or name not in theirs.tensors or f"{name}_scale" in ours.tensors:
-            return False
-        as_theirs = original.read(name).astype(theirs.read(name).dtype)
-        kept = _described(ours, name) == _described(original, name)
-        return kept and theirs.read(name).tobytes() == as_theirs.tobytes()
-
-    return [name for name in _differences(folder / "ours", folder / "theirs") if not is_only_stored_otherwise(name)]
-
-
-def _described(checkpoint: Checkpoint, name: str) -> tuple[str, tuple[int, ...], bytes] | None:
-    tensor = checkpoint.tensors.get(name)
-    return None if tensor is None else (tensor.dtype, tensor.shape, checkpoint.read(name).tobytes())
-
-
 @pytest.mark.parametrize("label", FORMATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_in_every_format_is_what_modelopt_writes(quantized: Path, family: str, label: str) -> None:
@@ -246,7 +218,7 @@ def test_excluded_experts_of_one_tensor_are_what_modelopt_writes(quantized: Path
 def test_odd_sizes_and_small_numbers_are_what_modelopt_writes_except_for_a_tensor_of_zeros(quantized: Path) -> None:
     _same(quantized / "odd" / "NVFP4")
     ours, theirs = (quantized / "odd" / "FP8" / whose for whose in ("ours", "theirs"))
-    assert _differences(ours, theirs) == [f"{_OF_ZEROS}.weight", f"{_OF_ZEROS}.weight_scale"]
+    assert differences(ours, theirs) == [f"{_OF_ZEROS}.weight", f"{_OF_ZEROS}.weight_scale"]
     # A deliberate difference: ModelOpt's scale is 0, and 0 / 0 is not a number.
     assert np.isnan(Checkpoint.open(theirs).read(f"{_OF_ZEROS}.weight").astype(np.float32)).all()
     assert float(Checkpoint.open(ours).read(f"{_OF_ZEROS}.weight_scale")) == 1
@@ -261,7 +233,7 @@ def test_what_is_not_quantized_keeps_its_stored_type_and_else_is_what_modelopt_w
     source, ours = Checkpoint.open(quantized / case / "source"), Checkpoint.open(quantized / case / label / "ours")
     kept = [name for name in source.tensors if f"{name}_scale" not in ours.tensors]
     assert any(layout.matches(name, STORED_OTHERWISE[case].types) for name in kept)
-    assert [name for name in kept if _described(ours, name) != _described(source, name)] == []
+    assert [name for name in kept if described(ours, name) != described(source, name)] == []
     _same(quantized / case / label, broken_list=FAMILIES[STORED_OTHERWISE[case].family].broken_list)
 
 
@@ -294,14 +266,14 @@ def test_shared_scales_are_the_largest_of_modelopts_and_nothing_else_differs(qua
         different |= {f"{module}.{part}" for module in smaller for part in ("weight", "weight_scale")}
     assert different
     assert (
-        set(_differences(quantized / "excluding" / "shared" / "ours", quantized / "excluding" / "shared" / "theirs"))
+        set(differences(quantized / "excluding" / "shared" / "ours", quantized / "excluding" / "shared" / "theirs"))
         == different
     )
 
 
 def _same(folder: Path, *, broken_list: bool = False, listed: Mapping[str, str] | None = None) -> None:
     ours, theirs = folder / "ours", folder / "theirs"
-    assert _differences_beyond_stored_types(folder, folder.parent / "source") == []
+    assert differences_beyond_stored_types(folder, folder.parent / "source") == []
     expected = read_json(theirs / "hf_quant_config.json")
     excluded = _mended(expected["quantization"]["exclude_modules"], broken=broken_list)
     expected["quantization"]["exclude_modules"] = excluded
@@ -358,7 +330,7 @@ def test_gpt_oss_in_16_bits_is_what_transformers_makes_of_its_mxfp4(environment:
     write_gpt_oss(tmp_path / "source")
     environment.run(_HERE / "oracle_export.py", "dequantize", tmp_path / "source", tmp_path / "theirs")
     dequantize_checkpoint(tmp_path / "source", tmp_path / "ours")
-    assert _differences(tmp_path / "ours", tmp_path / "theirs") == []
+    assert differences(tmp_path / "ours", tmp_path / "theirs") == []
     assert "quantization_config" not in read_json(tmp_path / "ours" / "config.json")
 
 
@@ -368,7 +340,7 @@ def test_fp8_with_block_scales_in_16_bits_is_what_transformers_makes_of_it(
     write_fp8_blocks(tmp_path / "source")
     environment.run(_HERE / "oracle_export.py", "dequantize", tmp_path / "source", tmp_path / "theirs")
     dequantize_checkpoint(tmp_path / "source", tmp_path / "ours")
-    assert _differences(tmp_path / "ours", tmp_path / "theirs") == []
+    assert differences(tmp_path / "ours", tmp_path / "theirs") == []
 
 
 def test_text_and_conversations_become_the_tokens_that_modelopt_makes_of_it(

@@ -154,7 +154,7 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ("KV_CACHE_UNSUPPORTED", ONEPASS | {"quantization.kv_cache": "nvfp4"}, {"quantization.kv_cache": "fp8"}, "fp8"),
     (
         "MODEL_UNSUPPORTED",
-        ONEPASS | {"model.architecture": "FalconH1ForCausalLM"},
+        ONEPASS | {"model.architecture": "GPT2LMHeadModel"},
         {"model.architecture": "Qwen3MoeForCausalLM"},
         "modelopt",
     ),

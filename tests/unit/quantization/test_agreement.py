@@ -83,6 +83,11 @@ def test_a_tensor_that_is_missing_is_named(lost: str) -> None:
         require_declared_architecture(config, [spec for spec in tensors_of(config) if spec.name != lost])
 
 
+def test_a_model_type_of_which_nothing_is_known_is_not_compared() -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "unheard_of", "layer_types": ["of its own"]}
+    require_declared_architecture(config, tensors_of(config_of("LlamaForCausalLM")))
+
+
 def test_a_tied_model_needs_no_head_and_old_frequencies_are_no_surprise() -> None:
     config = config_of("LlamaForCausalLM", tie_word_embeddings=True)
     old = TensorSpec("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", (8,))

@@ -72,6 +72,38 @@ def test_experts_are_gathered_as_transformers_says() -> None:
     assert names.target(f"{block}.experts.3.w2.weight") == Target("model.layers.0.mlp.experts.down_proj", 3, 0, 1)
 
 
+def test_dots_that_transformers_escapes_in_a_pattern_are_dots() -> None:
+    @dataclass
+    class Escaped(_Converter):
+        def rename_source_key(self, name: str) -> tuple[str, str | None]:
+            return name.replace(".experts.7.w1.weight", ".experts.gate_up_proj"), self.source_patterns[0]
+
+    escaped = Escaped([r"\.experts.*.w1.weight"], "", [MergeModulelist()])
+    names = Names(_PARAMETERS, "model", (), [escaped])
+    assert names.target("model.layers.0.mlp.experts.7.w1.weight") == Target(_PARAMETERS[1], 7, 0, 1)
+
+
+def test_a_renaming_that_hits_another_parameter_is_not_applied() -> None:
+    names = Names(("model.norm.weight",), "model", [_Renaming([".norm."], ".kv_norm.")])
+    assert names.target("model.norm.weight") == Target("model.norm.weight")
+
+
+def test_tensors_that_transformers_puts_below_each_other_are_parts_of_one_parameter() -> None:
+    converter = _Converter(["mlp.gate_proj.weight", "mlp.up_proj.weight"], "mlp.gate_up.weight", [Concatenate()])
+    names = Names(("mlp.gate_up.weight",), "model", (), [converter])
+    tensors: dict[str, Any] = {
+        "mlp.up_proj.weight": np.full((3, 4), 2, np.float32),
+        "mlp.gate_proj.weight": np.full((2, 4), 1, np.float32),
+    }
+    targets = {name: names.target(name) for name in tensors}
+    assert targets["mlp.up_proj.weight"] == Target("mlp.gate_up.weight", None, 1, 2)
+    arranged = arrange(targets, {"mlp.gate_up.weight": (5, 4)}, tensors)
+    whole = arranged.parameters["mlp.gate_up.weight"]
+    assert whole[:, 0].tolist() == [1, 1, 2, 2, 2]
+    assert arranged.modules == {"mlp.gate_up": ["mlp.gate_proj", "mlp.up_proj"]}
+    assert all(np.shares_memory(tensor, whole) for tensor in tensors.values())
+
+
 def test_older_versions_of_transformers_keep_experts_apart() -> None:
     name = "model.layers.0.block_sparse_moe.experts.0.w1.weight"
     assert Names((name,), "model").target(name) == Target(name)

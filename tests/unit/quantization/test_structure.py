@@ -63,6 +63,22 @@ def test_a_tower_is_not_the_stack_however_large() -> None:
     assert not any("vision" in module for module in layout.linears(found, tensors))
 
 
+def test_other_numbered_modules_are_not_the_stack_however_large() -> None:
+    large = {f"connector.{number}.weight": (4096, 4096) for number in range(2)}
+    assert _read(_tensors(more=large)).stack == "net.blocks"
+
+
+def test_an_embedding_may_have_rows_beyond_the_vocabulary() -> None:
+    assert _read(_tensors(), vocab_size=312).embedding == "net.wte"
+    with pytest.raises(CheckpointError, match="expected 321 for vocab_size"):
+        _read(_tensors(), vocab_size=321)
+
+
+def test_a_norm_may_hold_linear_modules() -> None:
+    tensors = _tensors(more={"net.blocks.0.norm.down.weight": (8, 64)})
+    assert "net.blocks.0.norm.down" in layout.linears(_read(tensors), tensors)
+
+
 def test_of_several_tables_the_one_with_a_row_for_each_token_is_the_embedding() -> None:
     found = _read(_tensors(more={"net.emb.weight": (128, 64)}))
     assert found.embedding == "net.wte"
