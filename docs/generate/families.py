@@ -26,8 +26,8 @@ tensor with the checkpoint that method `onepass` writes, byte by byte, with scal
         _shares(results.rows),
         "## What ModelOpt exports",
         table(["family", "class", *FORMATS], map(_row, exported)),
-        """¹ ModelOpt also quantizes linear modules outside of the layers: projectors of images, poolers, heads with other
-names. `onepass` leaves them as they are.
+        """¹ ModelOpt also quantizes linear modules outside of the layers: projectors of images, poolers, heads with
+other names. `onepass` leaves them as they are.
 
 ² Calibration never reaches some modules. ModelOpt leaves out their input scale; `onepass` writes 1, because runtimes
 read it.

@@ -89,7 +89,7 @@ class Results:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Our errors by class, of what ModelOpt exports and `onepass` refuses in every family of the class and format."""
+        """Our errors by class: what ModelOpt exports and `onepass` refuses in every format, in all families of it."""
         exported: dict[str, list[Outcome]] = {}
         for row in self.rows:
             outcomes = [outcome for outcome in row.formats.values() if not outcome.not_exported]

@@ -28,8 +28,9 @@ _FIELDS_OF_SIZE: Mapping[int, str] = {
     " attention_head_dim qk_head_dim moe_ffn_hidden_size expert_hidden_size",
     16: "head_dim global_head_dim swa_head_dim attn_head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim"
     " d_head linear_key_head_dim linear_value_head_dim mamba_head_dim mamba_d_head mamba_d_state state_size"
-    " ssm_state_size chunk_size mamba_chunk_size hidden_size_per_layer_input laurel_rank attention_chunk_size block_multiple_of"
-    " hc_lowrank indexer_head_dim swa_v_head_dim kv_channels rotary_dim d_kv mamba_dt_rank time_step_rank",
+    " ssm_state_size chunk_size mamba_chunk_size hidden_size_per_layer_input laurel_rank attention_chunk_size"
+    " block_multiple_of hc_lowrank indexer_head_dim swa_v_head_dim kv_channels rotary_dim d_kv mamba_dt_rank"
+    " time_step_rank",
     8: "sliding_window index_topk indexer_budget local_attention window_size attention_window_size",
     LAYERS: "num_hidden_layers n_layer n_layers num_layers decoder_layers num_decoder_layers num_attention_heads n_head"
     " n_heads num_heads decoder_attention_heads num_decoder_attention_heads num_experts num_local_experts"

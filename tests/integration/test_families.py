@@ -1,4 +1,4 @@
-"""Families whose bytes equalled ModelOpt's when `make families` ran last still do. The commit chooses which are tried."""
+"""Families whose bytes equalled ModelOpt's in the last run of `make families` still do; the commit chooses them."""
 
 from __future__ import annotations
 
