@@ -30,6 +30,11 @@ class Outcome:
     renamed: tuple[str, ...] = ()
     """Tensors for which ModelOpt writes the names of transformers."""
 
+    @classmethod
+    def of(cls, outcome: Mapping[str, Any]) -> Self:
+        """Read it from a row of the worker."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in outcome.items()})
+
     @property
     def is_equal(self) -> bool:
         """Whether both wrote the same bytes, but for the deliberate differences."""
@@ -50,10 +55,7 @@ class Result:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """Read a row of the worker."""
-        formats = {
-            name: Outcome(**{key: tuple(value) if isinstance(value, list) else value for key, value in outcome.items()})
-            for name, outcome in row.get("formats", {}).items()
-        }
+        formats = {name: Outcome.of(outcome) for name, outcome in row.get("formats", {}).items()}
         return cls(row["family"], row.get("architecture", ""), row.get("not_made", ""), formats)
 
     @property
