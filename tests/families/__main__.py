@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ def main() -> int:
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS, help="only these (default: all)")
     parser.add_argument("--again", action="store_true", help="repeat our part of the families that are not equal")
     parser.add_argument("--seconds", type=int, default=90, help="of one step of one family at most (default: 90)")
-    parser.add_argument("--processes", type=int, default=1, help="families at a time (default: 1)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="families at a time")
     parser.add_argument("--least", type=float, default=95, help="percent that must be equal (default: 95)")
     given = parser.parse_args()
     environment = find_environment()
@@ -66,7 +67,7 @@ def attempts(
     environment: Environment, folder: Path, families: Sequence[str], *, formats: Iterable[str] = FORMATS, seconds: int
 ) -> Iterator[Result]:
     """Try families one after the other, in a process that starts once."""
-    command = [environment.python, _WORKER, "try", folder, str(seconds), ",".join(formats), *families]
+    command: list[str | Path] = [environment.python, _WORKER, "try", folder, str(seconds), ",".join(formats), *families]
     errors = folder / f"errors-{families[0]}.txt"
     with (
         errors.open("w") as log,
@@ -106,7 +107,7 @@ def _summary(results: Sequence[Result], least: float) -> int:
     shares = {number_format: share(results, number_format) for number_format in FORMATS}
     for number_format, (equal, exported) in shares.items():
         sys.stdout.write(f"{number_format}: {equal} of {exported} families that ModelOpt exports are equal\n")
-    return int(any(100 * equal < least * exported for equal, exported in map(shares.get, ("nvfp4", "fp8"))))
+    return int(any(100 * shares[name][0] < least * shares[name][1] for name in ("nvfp4", "fp8")))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ class Outcome:
     @classmethod
     def of(cls, outcome: Mapping[str, Any]) -> Self:
         """Read it from a row of the worker."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in outcome.items()})
+        values: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in outcome.items()}
+        return cls(**values)
 
     @property
     def is_equal(self) -> bool:

@@ -147,9 +147,10 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
         parts.setdefault(f"{parent}.{leaf}" if is_leaf else target.parameter, {})[target.part] = name
     equal: set[str] = set()
     for name, found in parts.items():
-        joined = b"".join(ours.read(found[part]).tobytes() for part in sorted(found))
-        if name in theirs.tensors and theirs.read(name).tobytes() == joined:
-            equal |= {name, *found.values()}
+        if name in theirs.tensors:
+            whole = theirs.read(name)  # what is not quantized may be stored in another type
+            joined = b"".join(ours.read(found[part]).astype(whole.dtype).tobytes() for part in sorted(found))
+            equal |= {name, *found.values()} if whole.tobytes() == joined else set()
     return equal
 
 

@@ -21,7 +21,7 @@ _SECONDS = 120
 
 def test_a_sample_of_families_is_what_modelopt_writes(tmp_path: Path) -> None:
     environment = find_environment()
-    command = ["git", "-C", ROOT, "rev-parse", "HEAD"]  # a fixed sample where there is no repository
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]  # a fixed sample where there is no repository
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
     known = [row.family for row in Results.read().rows if row.is_equal]
     families = random.Random(commit).sample(known, _SAMPLE)  # noqa: S311 - a sample
