@@ -313,16 +313,16 @@ def probed_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]
         attended: Gets keys and values, after their rotation, and returns those to use.
     """
     shared: Any = library("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS
-    names = {type(module).__module__ for module in model.modules()}
-    own = [vars(module) for name in names if _EAGER in vars(module := library(name))]
+    modules = {type(module).__module__ for module in model.modules()}
+    namespaces: list[dict[str, Any]] = [vars(library(name)) for name in modules]
     with ExitStack() as replaced:
         for name in list(shared):
             function = shared[name]
             shared[name] = _attending(function, attended)
             replaced.callback(shared.pop, name)  # the library's own is in another dictionary behind it
-        for module in own:
-            replaced.callback(module.__setitem__, _EAGER, module[_EAGER])
-            module[_EAGER] = _attending(module[_EAGER], attended)
+        for namespace in (one for one in namespaces if _EAGER in one):
+            replaced.callback(namespace.__setitem__, _EAGER, namespace[_EAGER])
+            namespace[_EAGER] = _attending(namespace[_EAGER], attended)
         yield
 
 

@@ -29,8 +29,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization import skeleton, structure
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.experts import split_experts
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.parameter_mapping import Names
 from tests.families.tiny import VOCABULARY, shrunk
@@ -113,7 +115,8 @@ def compare(folder: Path, number_format: str) -> dict[str, list[str]]:
     found = differences_beyond_stored_types(place, source)
     renamed: list[str] = []
     if any(name not in theirs.tensors and model.layer_of(name) is not None for name in found):
-        equal = _equal_by_other_names(source, original, ours, theirs)
+        split = split_experts(original, read_json(source / "config.json"), model)
+        equal = _equal_by_other_names(source, split, ours, theirs)
         renamed = [name for name in found if name in equal]
 
     def is_beside(name: str) -> bool:
@@ -138,7 +141,10 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
     for name in filterfalse(structure.in_tower, ours.tensors):
         module, _, leaf = name.rpartition(".")
         weight = f"{module}.weight"
-        target = names.target(weight if weight in original.tensors or ".experts." in name else name)
+        try:
+            target = names.target(weight if weight in original.tensors else name)
+        except (CheckpointError, ModelUnsupportedError):
+            continue
         parent = target.parameter.removesuffix(".weight") if name != target.parameter else module
         if target.expert is not None:
             leaves = ("gate_proj", "up_proj") if target.parts > 1 else ("down_proj",)
