@@ -46,7 +46,7 @@ _SENSITIVE = (
     "*.gate",
     "*.mlp.gate.*",
     "*router*",
-    "*block_sparse_moe.gate*",
+    "*block_sparse_moe.gate.*",
     "*.shared_expert_gate",
     "*.conv1d",
     "*linear_attn.conv1d*",

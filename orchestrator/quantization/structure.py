@@ -143,7 +143,7 @@ def _stack(architecture: str, text: Config, specs: Iterable[TensorSpec]) -> str:
     if not sizes:
         message = f"{architecture}: no tensor is in a numbered layer, such as model.layers.0; found no stack of layers"
         raise ModelUnsupportedError(message, hint="Method onepass quantizes models whose decoder is a stack of layers.")
-    declared = next((text[key] for key in _DEPTHS if isinstance(text.get(key), int)), 0)
+    declared = _declared_depth(text) or 0
     return max(sizes, key=lambda prefix: (len(numbers[prefix]) >= declared, sizes[prefix]))
 
 
@@ -179,14 +179,17 @@ def _depth(text: Config, specs: Iterable[TensorSpec], stack: str) -> int:
     """Return the number of layers that `config.json` declares; without one, the number of stored layers."""
     prefix = re.compile(rf"{re.escape(stack)}\.(\d+)\.")
     stored = {int(found.group(1)) for spec in specs if (found := prefix.match(spec.name))}
-    kinds = next((_length(text, key) for key in _KINDS_OF_LAYERS if text.get(key)), None)
-    declared = next((dimension(text, key) for key in _DEPTHS if text.get(key) is not None), None)
-    depth = kinds or declared or len(stored)
+    depth = _declared_depth(text) or len(stored)
     missing = set(range(min(depth, len(stored) + 1))) - stored
     if missing:
         message = f"{stack}.{min(missing)} is missing; config.json asks for {depth} layers"
         raise CheckpointError(message, hint="Download the checkpoint again.")
     return depth
+
+
+def _declared_depth(text: Config) -> int | None:
+    kinds = next((_length(text, key) for key in _KINDS_OF_LAYERS if text.get(key)), None)
+    return kinds or next((dimension(text, key) for key in _DEPTHS if text.get(key) is not None), None)
 
 
 def _length(config: Config, key: str) -> int:
