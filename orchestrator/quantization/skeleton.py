@@ -49,7 +49,7 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
         config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
         with _parameters_without_memory(torch):
             model = _class_for(config).from_config(config, dtype=getattr(torch, computed))
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
         message = f"{folder}: transformers {transformers.__version__} cannot build this model: {error}"
         raise CheckpointError(message) from error
     _keep_in_fp32(torch, model, getattr(torch, computed))
@@ -136,7 +136,8 @@ def listen(
         hidden: Gets the first layer's hidden states, a tensor for each batch.
 
     Returns:
-        For each layer and batch, the layer's other inputs; None if layers hand on more than hidden states.
+        For each layer and batch, the layer's other inputs; None if layers hand on more than hidden states, or if not each
+        is called once.
     """
     torch = library("torch")
     notes = _Notes(_Shared(torch), hidden, [[] for _ in layers])
@@ -145,10 +146,13 @@ def listen(
             for given in inputs:
                 with suppress(StoppedError):
                     model(**given, use_cache=False)
+        each_once = all(len(calls) == len(hidden) for calls in notes.calls)
     except (_HandsOnMoreError, *_FAILURES):  # the code between the layers needs what real layers return
-        hidden.clear()
-        return None
-    return notes.calls
+        each_once = False
+    if each_once:
+        return notes.calls
+    hidden.clear()
+    return None
 
 
 @dataclass(frozen=True)
