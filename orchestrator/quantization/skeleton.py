@@ -136,8 +136,8 @@ def listen(
         hidden: Gets the first layer's hidden states, a tensor for each batch.
 
     Returns:
-        For each layer and batch, the layer's other inputs; None if layers hand on more than hidden states, or if not each
-        is called once.
+        For each layer and batch, the layer's other inputs; None if layers hand on more than hidden states, or if some
+        are not called once.
     """
     torch = library("torch")
     notes = _Notes(_Shared(torch), hidden, [[] for _ in layers])

@@ -142,7 +142,7 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
         module, _, leaf = name.rpartition(".")
         weight = f"{module}.weight"
         try:
-            target = names.target(weight if weight in original.tensors else name)
+            target = names.target(name if name in original.tensors else weight)
         except (CheckpointError, ModelUnsupportedError):
             continue
         parent = target.parameter.removesuffix(".weight") if name != target.parameter else module
