@@ -33,10 +33,10 @@ _WORDS: Mapping[str, MixerKind] = MappingProxyType(
     {
         "full_attention": "full",
         "attention": "full",
-        "indexed_attention": "full",
         "sliding_attention": "window",
         "chunked_attention": "window",
         "linear_attention": "delta_rule",
+        "indexed_attention": "full",
     }
 )
 """`layer_types` of config.json."""
