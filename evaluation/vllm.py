@@ -118,7 +118,10 @@ def main() -> None:
     card = torch.cuda.get_device_name()
     click.echo(f"{card}, vLLM {version}, torch {torch.__version__}, {time.strftime('%d %B %Y')}")
     results = [
-        _result(options.folder, family, name) for family in _FAMILIES for name in _FORMATS if options.only in family
+        _result(options.folder, family, name)
+        for family in _FAMILIES
+        for name in _FORMATS
+        if options.only in f"{family} {name}"
     ]
     click.echo(_table(results))
     missed = [one for one in results if "error" in one or (one["weights_only"] and one["from_files"] > _LIMIT)]
@@ -128,7 +131,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("build/vllm"), help="for models and results")
-    parser.add_argument("--only", default="", help="a part of the names of families")
+    parser.add_argument("--only", default="", help="a part of the names of cases: `Llama`, `MoE FP8`")
     parser.add_argument("--check", type=Path, nargs=3, help=argparse.SUPPRESS)
     return parser
 

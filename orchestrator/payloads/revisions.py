@@ -20,7 +20,7 @@ REVISIONS: Mapping[str, int] = {
     "evaluate": 2,
     "generate": 1,
     "import_folder": 2,
-    "quantize": 2,
+    "quantize": 3,
     "verify": 4,
 }
 """By the payload's module in this package."""

@@ -27,7 +27,7 @@ def torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Torch:
     """A torch that sees a GPU, and arguments that name a folder."""
     gpu = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "NVIDIA GB10")
     found = SimpleNamespace(cuda=gpu, __version__="2.14.1", tensor=np.array)
-    monkeypatch.setitem(sys.modules, "torch", found)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", found)
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.24.0")
     monkeypatch.setattr(sys, "argv", ["evaluation.vllm", str(tmp_path)])
     return found
@@ -60,6 +60,15 @@ def test_a_case_that_has_a_result_is_not_tried_again(
     printed = capsys.readouterr().out
     assert "NVIDIA GB10, vLLM 0.24.0, torch 2.14.1" in printed
     assert "Llama       NVFP4                         0.0020             0.5000     12 s" in printed
+
+
+@pytest.mark.usefixtures("torch")
+def test_some_cases_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(vllm, "_tried", lambda _, place, *__: tried.append(place.name) or _case(0.0))
+    monkeypatch.setattr(sys, "argv", ["evaluation.vllm", str(tmp_path), "--only", "MoE FP8"])
+    assert _status() == 0
+    assert tried == ["Qwen3-MoE FP8", "Qwen3-MoE FP8 + FP8 KV", "Qwen3-MoE FP8, shared scales"]
 
 
 @pytest.mark.usefixtures("torch")
@@ -105,7 +114,7 @@ def test_files_are_decoded_to_what_they_stand_for(tmp_path: Path, monkeypatch: p
     quantize.main(["--checkpoint", str(model), "--output", str(tmp_path / "quantized"), "--format", "w4a16_nvfp4"])
     saved: dict[str, Any] = {}
     library = SimpleNamespace(save_file=lambda tensors, *_, **__: saved.update(tensors))
-    monkeypatch.setitem(sys.modules, "safetensors.torch", library)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "safetensors.torch", library)
     monkeypatch.setattr(vllm, "as_tensor", lambda array, _: array)
     vllm.decode(tmp_path / "quantized", tmp_path / "decoded")
     original = Checkpoint.open(model)

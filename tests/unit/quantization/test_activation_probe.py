@@ -33,7 +33,8 @@ class _Tensor(np.ndarray[Any, Any]):
         return self
 
     def addcmul(self, one: _Tensor, other: _Tensor) -> _Tensor:
-        return (self + one * other).view(_Tensor)
+        found: _Tensor = (self + one * other).view(_Tensor)
+        return found
 
     def cpu(self) -> _Tensor:
         return self
