@@ -58,7 +58,8 @@ class DeployView:
                 self._say(f"✓ {what}: {text}")
             case events.Progress():
                 total = f" of {in_bytes(event.total)}" if event.total else ""
-                self._move(("image", event.note), f"{event.note}: {in_bytes(event.done)}{total}")
+                what = event.note.partition(":")[0]  # the next file is no news in a log
+                self._move((what, "progress"), f"{event.note}: {in_bytes(event.done)}{total}")
             case events.LogLine(text) if self._verbose:
                 self._say(f"  {text}")
             case events.LogLine(text) if text.startswith("Step "):
