@@ -187,6 +187,7 @@ evaluate-planner: setup ## Score the planner's speeds on published measurements,
 	@$(BIN)/python -m evaluation.planner $(DATA) $(ARGS)
 
 evaluate-vllm: ## Load every format in a real vLLM (needs an NVIDIA GPU, and PYTHON=… with vllm and requirements/runtime.txt)
+	@$(PYTHON) -c 'import importlib.util as i, sys; sys.exit(not all(map(i.find_spec, ("vllm", "ml_dtypes", "click"))))' || { echo "vllm and what requirements/runtime.txt lists are needed in $$($(PYTHON) -c 'import sys; print(sys.executable)'). Name another: make $@ PYTHON=…" >&2; exit 6; }
 	@$(PYTHON) -m evaluation.vllm $(ARGS)
 
 clean: ## Remove what was set up; results and deployments stay

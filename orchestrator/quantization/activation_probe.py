@@ -77,12 +77,17 @@ class InputSquares:
         if masked:
             given = torch.where(self.mask[..., None], given, 0.0)
         tokens = given.reshape(-1, given.shape[-1])
-        count = tokens.any(-1).sum() if _of_expert(first) else self.mask.sum() if masked else len(tokens)
+        count = self._counted(first, tokens, masked=masked)
         norm = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64)
         self._sums[first] = self._sums[first].addcmul(norm, norm) if first in self._sums else norm.square()
         self._tokens[first] = self._tokens.get(first, 0) + count
         for name in others:
             self.share(name, first)
+
+    def _counted(self, name: str, tokens: Any, *, masked: bool) -> Any:  # noqa: ANN401 - of torch
+        if _of_expert(name):
+            return tokens.any(-1).sum()
+        return self.mask.sum() if masked else len(tokens)
 
     def share(self, name: str, first: str) -> None:
         """Record that a module gets the same tensor as an earlier one."""
