@@ -96,6 +96,11 @@ MACHINES: dict[str, tuple[Change, str, str]] = {
         "ssh-keygen -R 10.0.0.2",
     ),
     "no password-less ssh": (on_head("ssh-fails", "Permission denied (publickey)."), "PEER_UNREACHABLE", "ssh-copy-id"),
+    "no ssh server": (
+        on_head("ssh-fails", "ssh: connect to host 10.0.0.2 port 22: Connection refused"),
+        "PEER_UNREACHABLE",
+        "openssh-server",
+    ),
     "a file that is no weight of ours": (on_head("bundle/model/old.safetensors"), "ARTIFACT_CORRUPT", "unlisted"),
     "a file there that is no weight": (on_worker("bundle/model/old.safetensors"), "ARTIFACT_CORRUPT", "no list names"),
     "weights that are missing": (remove("head", f"bundle/{SHARD}"), "ARTIFACT_CORRUPT", f"missing {SHARD}"),

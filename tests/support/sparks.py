@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 
 _PROGRAMS = Path(__file__).resolve().parent / "host_programs"
 LINK = "enp1s0f1np1"
-_ANY_HOST = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -q"
+_ANY_HOST = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 ADDRESSES = {"head": "192.168.177.11", "worker": "192.168.177.12"}
 
 _ENTER = """\
@@ -142,6 +143,15 @@ class Sparks:
                 stderr=log,
                 start_new_session=True,
             )
+        self._wait_for_sshd()
+
+    def _wait_for_sshd(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.on_head("bash", "-c", f"</dev/tcp/{self.worker.address}/22").returncode != 0:
+            ended = self._sshd is None or self._sshd.poll() is not None
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"sshd does not listen: {(self.worker.folder / 'sshd.log').read_text()}")
+            time.sleep(0.1)
 
     def start(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run start.sh on the first one."""

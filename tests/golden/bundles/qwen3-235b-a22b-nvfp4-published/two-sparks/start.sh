@@ -136,8 +136,11 @@ not_reached() { # STATUS of ssh
     fail 6 HOST_KEY "ssh does not know the host key of ${PEER}" "ssh ${PEER} once, compare the key it shows and accept it"
   elif (($1 == 124)); then
     fail 6 PEER_UNREACHABLE "${PEER} did not answer within 8 s" "look at it: ssh ${PEER} docker info; ssh ${PEER} nvidia-smi"
+  elif grep -q 'Connection refused' "${work}/ssh.log"; then
+    fail 6 PEER_UNREACHABLE "no ssh server listens on ${PEER}: ${said}" \
+      "there: sudo apt-get install -y openssh-server; another port goes into SSH_OPTIONS in .env"
   fi
-  fail 6 PEER_UNREACHABLE "ssh ${PEER} does not work without a password: ${said}" \
+  fail 6 PEER_UNREACHABLE "ssh ${PEER} does not work without a password: ${said:-it ended with status $1}" \
     "ssh-copy-id ${PEER}; options for ssh go into SSH_OPTIONS in .env"
 }
 
