@@ -25,6 +25,7 @@ from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import mxfp4
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model, write_tensors
 from tests.support.comparison import described, differences, differences_beyond_stored_types
+from tests.support.docker_daemon import do_without
 from tests.support.families import (
     FAMILIES,
     FORMATS,
@@ -269,6 +270,63 @@ def test_shared_scales_are_the_largest_of_modelopts_and_nothing_else_differs(qua
         set(differences(quantized / "excluding" / "shared" / "ours", quantized / "excluding" / "shared" / "theirs"))
         == different
     )
+
+
+_EDGELLM_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Qwen3-MoE", "Nemotron-H")
+_EDGELLM_GRAPHS = (("Llama", "NVFP4 + FP8 KV"), ("Llama", "W4A16 NVFP4"))
+
+
+@pytest.fixture(scope="session")
+def edgellm(environment: Environment, quantized: Path) -> Mapping[tuple[str, str], Any]:
+    """What the readers of TensorRT Edge-LLM find in what we wrote."""
+    if not environment.has("tensorrt_edgellm"):
+        do_without("TensorRT Edge-LLM's wheels are for x86-64 and Python 3.12 or older")
+    asked = {
+        (family, label): {
+            "folder": str(quantized / family / label / "ours"),
+            "graph": str(quantized / "graph" / family / label) if (family, label) in _EDGELLM_GRAPHS else None,
+        }
+        for family in _EDGELLM_FAMILIES
+        for label in FORMATS
+    }
+    request = quantized / "edgellm.json"
+    request.write_text(json.dumps(list(asked.values())))
+    output = environment.run(_HERE / "edgellm_run.py", request)
+    return dict(zip(asked, json.loads(output.splitlines()[-1]), strict=True))
+
+
+def _scales(written: Checkpoint, prefix: str) -> list[float | None]:
+    weight = "weight_scale_2" if f"{prefix}.weight_scale_2" in written.tensors else "weight_scale"
+    names = [f"{prefix}.{weight}", f"{prefix}.input_scale"]
+    return [float(written.read(name)) if name in written.tensors else None for name in names]
+
+
+@pytest.mark.parametrize("label", FORMATS)
+@pytest.mark.parametrize("family", _EDGELLM_FAMILIES)
+def test_edge_llm_reads_every_module_and_scale_as_we_wrote_it(
+    quantized: Path, edgellm: Mapping[tuple[str, str], Any], family: str, label: str
+) -> None:
+    wanted, found = FORMATS[label], edgellm[family, label]
+    written = Checkpoint.open(quantized / family / label / "ours")
+    modules = {name.removesuffix(".weight_scale") for name in written.tensors if name.endswith(".weight_scale")}
+    assert set(found["builder"]["modules"]) == modules
+    for module, (number_format, *scales) in found["builder"]["modules"].items():
+        assert number_format in {wanted.number_format, wanted.number_format.removeprefix("w4a16_")}
+        assert scales == [1.0 if scale is None else scale for scale in _scales(written, module)]
+    assert found["builder"]["kv_cache"] == (None if wanted.kv_cache == "none" else wanted.kv_cache)
+    for attention, (key, value) in found["builder"]["cache"].items():
+        assert key == float(written.read(f"{attention}.k_proj.k_scale"))
+        assert value == float(written.read(f"{attention}.v_proj.v_scale"))
+    assert found["exporter"] == {"loaded": len(written.tensors), "left": 0}
+
+
+def test_edge_llm_quantizes_activations_with_our_scales_and_those_of_w4a16_with_1(
+    quantized: Path, edgellm: Mapping[tuple[str, str], Any]
+) -> None:
+    calibrated, weights_alone = (edgellm[case]["graph"] for case in _EDGELLM_GRAPHS)
+    written = Checkpoint.open(quantized / "Llama" / "NVFP4 + FP8 KV" / "ours")
+    assert set(calibrated) == {float(written.read(name)) for name in written.tensors if name.endswith(".input_scale")}
+    assert set(weights_alone) == {1.0}  # which is why it is refused in front of Edge-LLM
 
 
 def _same(folder: Path, *, broken_list: bool = False, listed: Mapping[str, str] | None = None) -> None:

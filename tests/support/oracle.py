@@ -22,6 +22,11 @@ class Environment:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def has(self, module: str) -> bool:
+        """Tell whether a module is installed there; some are for certain machines and versions of Python only."""
+        code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+        return subprocess.run([self.python, "-c", code], env=self.variables, check=False).returncode == 0
+
     @property
     def variables(self) -> dict[str, str]:
         """One thread each: these models are too small for more, and two of them run at once."""

@@ -149,8 +149,8 @@ class Sparks:
         deadline = time.monotonic() + 60
         while self.on_head("bash", "-c", f"</dev/tcp/{self.worker.address}/22").returncode != 0:
             ended = self._sshd is None or self._sshd.poll() is not None
-            if ended or time.monotonic() > deadline:
-                raise AssertionError(f"sshd does not listen: {(self.worker.folder / 'sshd.log').read_text()}")
+            assert not ended, (self.worker.folder / "sshd.log").read_text()
+            assert time.monotonic() < deadline, (self.worker.folder / "sshd.log").read_text()
             time.sleep(0.1)
 
     def start(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
