@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,8 @@ class Counts(logging.Handler):
         self.found: list[int] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg.startswith("Loaded %d tensors, skipped %d"):
-            self.found = [int(number) for number in record.args[:2]]  # type: ignore[index, arg-type]
+        if found := re.match(r"Loaded (\d+) tensors, skipped (\d+) ", record.getMessage()):
+            self.found = [int(number) for number in found.groups()]
 
 
 def loaded(folder: str) -> dict[str, Any]:
