@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MESSAGE = "Hello"
 """What the user says."""
+ANSWER = "Good day"
+"""What the model says."""
 
 _FILE = "chat_template.jinja"
 _MORE = "additional_chat_templates"
@@ -117,6 +119,33 @@ def render(folder: Path, templates: Mapping[str, str], *, seconds: float = _SECO
         return _rendered(compiled[_DEFAULT], values, folder)
 
 
+def end_of_answer(folder: Path, templates: Mapping[str, str], *, seconds: float = _SECONDS) -> str:
+    """Return what the default template puts behind an answer that ends a conversation.
+
+    Args:
+        folder: The checkpoint, for its special tokens.
+        templates: The result of `read_templates`, which can be rendered.
+        seconds: Of the processor that it may take.
+
+    Returns:
+        Empty if the template cannot render an answer, or leaves it out.
+
+    Raises:
+        CheckFailedError: It takes too long.
+        DependencyMissingError: Jinja is not installed here.
+    """
+    messages = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": ANSWER}]
+    environment, values = _environment(), special_tokens(folder)
+    with _limited(folder, seconds):
+        try:
+            text = _filled(_compile(environment, templates[_DEFAULT], f"{folder}"), values, messages, answer=False)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - code by strangers, which may know users alone
+            return ""
+    return text[:_LONGEST].rpartition(ANSWER)[2] if ANSWER in text[:_LONGEST] else ""
+
+
 def special_tokens(folder: Path) -> dict[str, str]:
     """Return the special tokens that `tokenizer_config.json` names, such as `bos_token`; else the older file's."""
     found: dict[str, str] = {}
@@ -149,7 +178,7 @@ def _rendered(template: Any, values: Mapping[str, str], folder: Path) -> str:  #
     fault = ""
     for content in (MESSAGE, [{"type": "text", "text": MESSAGE}]):
         try:
-            text = _render_once(template, values, content)
+            text = _filled(template, values, [{"role": "user", "content": content}], answer=True)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - code by strangers
@@ -166,9 +195,15 @@ def _rendered(template: Any, values: Mapping[str, str], folder: Path) -> str:  #
     raise CheckFailedError(message, hint=_HINT)
 
 
-def _render_once(template: Any, values: Mapping[str, str], content: str | Sequence[Mapping[str, str]]) -> str:  # noqa: ANN401
-    messages = [{"role": "user", "content": content}]
-    return str(template.render(messages=messages, tools=None, documents=None, add_generation_prompt=True, **values))
+def _filled(
+    template: Any,  # noqa: ANN401 - of Jinja
+    values: Mapping[str, str],
+    messages: Sequence[Mapping[str, object]],
+    *,
+    answer: bool,
+) -> str:
+    """Render messages, with the beginning of an answer or without."""
+    return str(template.render(messages=messages, tools=None, documents=None, add_generation_prompt=answer, **values))
 
 
 def _words(error: Exception) -> str:

@@ -207,6 +207,8 @@ class _Examination:
     _tokenizer: Tokenizer | None = None
     _message: Sequence[int] = ()
     """One message in tokens, if it could be tokenized."""
+    _ending: str | None = None
+    """The token by which the chat template ends an answer, if it is known."""
 
     def run(self) -> Report:
         """Run every check whose requirements passed."""
@@ -299,6 +301,7 @@ class _Examination:
         if self._tokenizer is None:
             return f"a message becomes {len(text)} characters, which are not tokenized here"
         self._message = self._tokenizer.encode(text, add_special_tokens=False).ids
+        self._ending = token_ids.first_special(self._tokenizer, chat_template.end_of_answer(self.folder, templates))
         return f"a message becomes {len(text)} characters and {len(self._message)} tokens"
 
     def _check_token_ids(self, checkpoint: Checkpoint) -> str:
@@ -307,7 +310,7 @@ class _Examination:
         except ModelUnsupportedError as error:
             raise _SkippedError(error.message) from None
         rows = checkpoint.tensors[f"{embedding}.weight"].shape[0]
-        return token_ids.check(self.folder, self._config, rows, self._message)
+        return token_ids.check(self.folder, self._config, rows, self._message, self._ending)
 
     def _open(self) -> str:
         checkpoint = Checkpoint.open(self.folder)

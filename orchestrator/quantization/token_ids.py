@@ -116,7 +116,9 @@ def load(folder: Path) -> Tokenizer:
         raise CheckFailedError(message, hint=_HINT) from None
 
 
-def check(folder: Path, config: Mapping[str, Any], rows: int, conversation: Sequence[int] = ()) -> str:
+def check(
+    folder: Path, config: Mapping[str, Any], rows: int, conversation: Sequence[int] = (), ending: str | None = None
+) -> str:
     """Check the ids of a checkpoint, and return what was found.
 
     Args:
@@ -124,6 +126,8 @@ def check(folder: Path, config: Mapping[str, Any], rows: int, conversation: Sequ
         config: Its `config.json`.
         rows: Of the embedding, which are the ids that the model has.
         conversation: The tokens of a message in the chat template.
+        ending: The token by which the chat template ends an answer. The result cautions if no file says that it ends
+            one: base models whose template was never trained have that, and others never stop.
 
     Raises:
         CheckFailedError: An id is missing, is no row, or belongs to no token.
@@ -141,10 +145,22 @@ def check(folder: Path, config: Mapping[str, Any], rows: int, conversation: Sequ
         if named.get(name, "") not in {"", *vocabulary.ids}:
             message = f"{folder}: {name}: found {named[name]!a:.80}, which {TOKENIZER} does not have"
             raise CheckFailedError(message, hint=_HINT)
-    _require_end(
-        folder, [number for where, found in declared if where.endswith(_END) for number in found], named, vocabulary
+    ends = [number for where, found in declared if where.endswith(_END) for number in found]
+    _require_end(folder, ends, named, vocabulary)
+    found = f"all ids of {len(vocabulary.ids)} tokens and of the configuration are among the {rows} of the embedding"
+    if ending is None or ending == named.get("eos_token") or vocabulary.ids.get(ending) in ends:
+        return found
+    return (
+        f"{found}; caution: the chat template ends an answer with {ending!a:.80}, which is not among {_END} {ends}:"
+        f" answers may go on until their limit; add {vocabulary.ids.get(ending)} to {_END} in {_GENERATION}"
     )
-    return f"all ids of {len(vocabulary.ids)} tokens and of the configuration are among the {rows} of the embedding"
+
+
+def first_special(tokenizer: Tokenizer, text: str) -> str | None:
+    """Return the first special token of a text, such as `<|im_end|>`; None if it has none."""
+    special = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    numbers = tokenizer.encode(text, add_special_tokens=False).ids
+    return next((special[number] for number in numbers if number in special), None)
 
 
 def _declared(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:

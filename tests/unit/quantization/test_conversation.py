@@ -145,6 +145,43 @@ def test_an_end_that_is_a_row_but_no_token_fails(model: Path) -> None:
     assert "so no answer ends" in _failures(examine(model))["token_ids"]
 
 
+_CHAT = "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m.content }}{{ END }}{% endfor %}"
+ENDINGS = {
+    "the end of sequence": ("{{ eos_token }}", True),
+    "one of several ends": ("<|turn|>", True),
+    "the end, behind a line break": ("\\n{{ eos_token }}\\n", True),
+    "a token that ends nothing": ("<|other|>", False),
+    "a token that ends nothing, then the end of sequence": ("<|other|>{{ eos_token }}", False),
+    "no special token": ("\\n\\n", True),
+}
+
+
+@pytest.mark.parametrize(("written", "known"), ENDINGS.values(), ids=ENDINGS)
+def test_a_template_that_ends_answers_by_a_token_that_ends_none_is_cautioned(
+    model: Path, written: str, known: bool
+) -> None:
+    _edit(model, "tokenizer.json", lambda document: _rename(document, {"a": "<|turn|>", "b": "<|other|>"}))
+    turn = read_json(model / "tokenizer.json")["model"]["vocab"]["<|turn|>"]
+    _edit(model, "generation_config.json", _ids("eos_token_id", [4, turn]))
+    inside = " + eos_token + ".join(f"'{part}'" for part in written.split("{{ eos_token }}"))
+    (model / "chat_template.jinja").write_text(_CHAT.replace("END", inside))
+    found = {check.name: check for check in examine(model).checks}["token_ids"]
+    assert found.passed
+    assert ("'<|other|>', which is not among eos_token_id" in found.detail) is not known
+
+
+def _rename(document: dict[str, Any], names: dict[str, str]) -> None:
+    vocabulary = document["model"]["vocab"]
+    for old, new in names.items():
+        vocabulary[new] = vocabulary.pop(old)
+        _add_token(vocabulary[new], new)(document)
+
+
+def test_a_template_that_knows_no_answers_is_not_asked_for_their_end(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{% if messages[1] %}{{ raise_exception('no') }}{% endif %}Hello")
+    assert "caution" not in {check.name: check for check in examine(model).checks}["token_ids"].detail
+
+
 def test_a_tokenizer_that_its_library_cannot_load_fails(model: Path) -> None:
     _edit(model, "tokenizer.json", lambda document: document["model"].update(type="Words"))
     assert "the library tokenizers cannot load it" in _failures(examine(model))["tokenizer"]
