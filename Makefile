@@ -139,7 +139,7 @@ test-fast: $(VENV)/.tested ## Run the unit tests: under two minutes
 	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
 
 test-slow: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed $(DOCS)/.installed ## Run the tests that need containers, ModelOpt or real tools
-	@$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile tests/contract tests/integration tests/chaos $(ARGS)
+	@$(BIN)/python -m pytest --quiet --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder tests/contract tests/integration tests/chaos $(ARGS)
 
 test-newest: $(VENV)/.tested ## Run every test with the newest of every dependency, and say what changed and what breaks
 	@$(BIN)/python requirements/lock.py --newest build/newest
