@@ -9,10 +9,12 @@ from pathlib import Path
 
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.deployment import two_sparks
 from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.deployed_containers import containers, remove_deployment
 from orchestrator.deployment.gateway_client import API_KEY, Answer, Gateway
+from orchestrator.deployment.images import BuiltFrom
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.deployment.record import forget, lock_of, remember
 from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
@@ -102,3 +104,15 @@ def read_compose(folder: Path, profiles: Sequence[str]) -> ComposeFile:
             message = f"{folder} has no profile `{profile}`"
             raise ComposeUnsupportedError(message, hint=f"its profiles are: {', '.join(compose.profiles) or 'none'}")
     return compose
+
+
+def images_of(folder: Path, profiles: Sequence[str]) -> list[BuiltFrom]:
+    """List the images that serve a bundle, on one machine or on two Sparks.
+
+    Raises:
+        ComposeUnsupportedError: It does not have a profile.
+    """
+    if two_sparks.is_for_two(folder):
+        return two_sparks.images_of(folder, profiles)
+    services = read_compose(folder, profiles).chosen(tuple(profiles))
+    return [BuiltFrom(service, folder) for service in services.values()]

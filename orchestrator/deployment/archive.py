@@ -29,8 +29,7 @@ from orchestrator.bundle.files import (
     sums_text,
 )
 from orchestrator.bundle.private_files import PRIVATE, shareable
-from orchestrator.deployment import images
-from orchestrator.deployment.compose_file import ComposeFile
+from orchestrator.deployment import images, two_sparks
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import ArtifactCorruptError, ImageUnavailableError, machine_faults
 from orchestrator.events import Progress
@@ -80,10 +79,9 @@ class Archived:
 def archive(
     client: DockerClient,
     folder: Path,
-    compose: ComposeFile,
+    wanted: Sequence[images.BuiltFrom],
     file: Path,
     *,
-    profiles: tuple[str, ...],
     observer: Observer,
     sign: Sign | None = None,
 ) -> Archived:
@@ -92,9 +90,8 @@ def archive(
     Args:
         client: The Docker that has the images, or builds and pulls them.
         folder: The bundle.
-        compose: Its compose.yaml.
+        wanted: Its images.
         file: The archive. An older one is replaced when the new one is complete.
-        profiles: The profiles to include.
         observer: Gets the progress.
         sign: Signs the archive's list of digests; None: it is not signed.
 
@@ -103,17 +100,16 @@ def archive(
         ArtifactCorruptError: A file of the model has changed since the build.
         MachineError: Docker has no image and cannot get it.
     """
-    services = compose.chosen(profiles)
-    for service in services.values():
-        images.ensure(client, service, folder, observer)
-    found = [_image(client, name) for name in dict.fromkeys(service.image for service in services.values())]
+    for one in wanted:
+        images.ensure(client, one.service, one.folder, observer, one.marks)
+    found = [_image(client, name) for name in dict.fromkeys(one.service.image for one in wanted)]
     contents = list(_contents(folder))
     total = sum(size for _, size in contents) + sum(image.size for image in found)
     with machine_faults(f"writing {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         require_space(_needs(client, file, total, found), "name a file on a larger disk: --air-gap /path/to/FILE.tar")
     observer(Phase("archive", f"{in_bytes(total)} to {file}"))
-    script = _install_script(folder.name, found, images.architecture_of(client))
+    script = _install_script(folder, found, images.architecture_of(client))
     partial = file.with_name(f".{file.name}.part")
     with machine_faults(f"writing {file}"):
         try:
@@ -261,7 +257,7 @@ def _image(client: DockerClient, name: str) -> ArchivedImage:
     return ArchivedImage(name, str(found.id), int(found.attrs["Size"]))
 
 
-def _install_script(name: str, found: Sequence[ArchivedImage], architecture: str) -> str:
+def _install_script(folder: Path, found: Sequence[ArchivedImage], architecture: str) -> str:
     environment = Environment(
         loader=PackageLoader("orchestrator.deployment"),
         undefined=StrictUndefined,
@@ -273,5 +269,9 @@ def _install_script(name: str, found: Sequence[ArchivedImage], architecture: str
     environment.filters["quote"] = shlex.quote
     not_listed = "|".join(one.replace(".", "[.]") + "(/.*)?" for one in _UNLISTED)
     return environment.get_template(f"{INSTALL}.j2").render(
-        name=name, images=found, architecture=architecture, not_listed=not_listed
+        name=folder.name,
+        images=found,
+        architecture=architecture,
+        not_listed=not_listed,
+        two_sparks=two_sparks.FOLDER if two_sparks.is_for_two(folder) else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -30,8 +31,28 @@ DOCKER_ID = LABEL + "engine"
 """The label with the id of the Docker that built an image, to recognize loaded ones."""
 
 
-def ensure(client: DockerClient, service: Service, folder: Path, observer: Observer) -> str:
+@dataclass(frozen=True)
+class BuiltFrom:
+    """An image and what it is built from."""
+
+    service: Service
+    folder: Path
+    """The context of its build."""
+    marks: Mapping[str, str] = field(default_factory=dict)
+    """More labels that it must have."""
+
+
+def ensure(
+    client: DockerClient, service: Service, folder: Path, observer: Observer, marks: Mapping[str, str] | None = None
+) -> str:
     """Make sure that a service's image exists, built from the bundle's present files.
+
+    Args:
+        client: Docker.
+        service: The service.
+        folder: The context of its build.
+        observer: Gets the progress.
+        marks: More labels that a built image must have.
 
     Returns:
         The image's id.
@@ -43,10 +64,10 @@ def ensure(client: DockerClient, service: Service, folder: Path, observer: Obser
     architecture = service.platform.rpartition("/")[2] if service.platform else architecture_of(client)
     if service.build is None:
         docker_images.ensure(client, ContainerImage(service.image, architecture), observer)
-    elif not is_current(client, service.image, folder, service.build):
+    elif not is_current(client, service.image, folder, service.build, marks):
         for base in service.build.args.values():
             docker_images.ensure(client, ContainerImage(base, architecture), observer)
-        _build(client, service.image, folder, service.build, observer)
+        _build(client, BuiltFrom(service, folder, marks or {}), service.build, observer)
     found = find(client, service.image)
     if found is None:
         message = f"{service.image}: Docker reported success, but does not have the image"
@@ -61,10 +82,13 @@ def find(client: DockerClient, reference: str) -> Image | None:
     return None
 
 
-def is_current(client: DockerClient, reference: str, folder: Path, build: Build) -> bool:
-    """Tell whether Docker has an image that was built from exactly these files."""
+def is_current(
+    client: DockerClient, reference: str, folder: Path, build: Build, marks: Mapping[str, str] | None = None
+) -> bool:
+    """Tell whether Docker has an image that was built from exactly these files, and has these labels."""
     found = find(client, reference)
-    return found is not None and found.labels.get(CONTEXT) == _digest(folder, build)
+    wanted = {**(marks or {}), CONTEXT: build_digest(folder, build)}
+    return found is not None and wanted.items() <= found.labels.items()
 
 
 def built_here(client: DockerClient, labels: Mapping[str, str]) -> list[Image]:
@@ -74,8 +98,9 @@ def built_here(client: DockerClient, labels: Mapping[str, str]) -> list[Image]:
         return client.images.list(filters={"label": filters})
 
 
-def _build(client: DockerClient, reference: str, folder: Path, build: Build, observer: Observer) -> None:
-    marks = {**labels(folder), CONTEXT: _digest(folder, build), DOCKER_ID: _docker_id(client)}
+def _build(client: DockerClient, wanted: BuiltFrom, build: Build, observer: Observer) -> None:
+    reference, folder = wanted.service.image, wanted.folder
+    marks = {**labels(folder), **wanted.marks, CONTEXT: build_digest(folder, build), DOCKER_ID: _docker_id(client)}
     with explained(f"building {reference}"):
         messages = client.api.build(
             fileobj=cast("IO[bytes]", stream_context(folder, build.dockerfile)),  # requests sends any iterable
@@ -94,7 +119,8 @@ def _build(client: DockerClient, reference: str, folder: Path, build: Build, obs
         docker_images.follow_build(messages, failed, hint, observer)
 
 
-def _digest(folder: Path, build: Build) -> str:
+def build_digest(folder: Path, build: Build) -> str:
+    """Calculate the digest of what an image is built from: its context and its arguments."""
     arguments = ",".join(f"{name}={value}" for name, value in sorted(build.args.items()))
     return f"{context_digest(folder, build.dockerfile)}:{arguments}"
 

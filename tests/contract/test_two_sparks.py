@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from orchestrator.bundle.files import SUMS
 from orchestrator.bundle.private_files import PRIVATE
+from orchestrator.bundle.targets.two_sparks import BUNDLE_LABEL
+from orchestrator.deployment import images, two_sparks
+from tests.support.air_gap import WritingDocker
 from tests.support.page_cache import cached
 from tests.support.two_folders import PRIMARY, TWIN, Machine, TwoFolders, write_bundle
 
@@ -188,7 +193,81 @@ def test_a_copy_takes_what_the_build_lists_and_no_secret(pair: TwoFolders) -> No
     for file in pair.worker.folder.rglob("*"):
         assert not file.is_file() or CANARY.encode() not in file.read_bytes(), file
     for image in (pair.worker.folder / "images").iterdir():
-        assert CANARY.encode() not in base64.b64decode(image.read_text().partition("\n")[2]), image
+        assert CANARY.encode() not in base64.b64decode(image.read_text().split("\n", 2)[2]), image
+
+
+def built(machine: Machine) -> list[str]:
+    """Name the images that were built there, in order."""
+    file = machine.folder / "built"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_images_are_built_again_only_if_a_file_of_the_bundle_changed(copied: TwoFolders) -> None:
+    first = built(copied.head)
+    assert len(first) == 2
+    again = copied.start("copy")
+    assert (again.returncode, built(copied.head)) == (0, first), again.stderr
+    assert "was built from these files" in again.stdout
+    copied.head.set("bundle/two-sparks/launch.sh", "#!/bin/sh\n")
+    assert copied.start("copy").returncode == 0
+    assert built(copied.head) == [*first, *first]
+    assert copied.start("check").returncode == 0
+
+
+def test_a_file_that_the_bundle_lacks_is_our_error(copied: TwoFolders) -> None:
+    (copied.head.bundle / "two-sparks" / "launch.sh").unlink()
+    refused = copied.start("copy")
+    assert refused.returncode == 7
+    assert re.findall(r"error\[(\w+)\]", refused.stderr) == ["ARTIFACT_CORRUPT"]
+    assert "launch.sh" in refused.stderr
+    assert "orchestrator build" in refused.stderr
+
+
+def test_the_signature_of_the_bundle_goes_along(pair: TwoFolders) -> None:
+    pair.head.set("bundle/model.sig", "signed")
+    assert pair.start("copy").returncode == 0
+    assert (pair.worker.bundle / "model.sig").read_text() == "signed"
+
+
+@dataclass
+class BuiltDocker(WritingDocker):
+    """A Docker that has built the images of a bundle for two."""
+
+    def _stream(self, name: str) -> Iterator[bytes]:
+        yield f"{name}\n{BUNDLE_LABEL}={self.labels[name][BUNDLE_LABEL]}\n".encode()
+
+    @classmethod
+    def of(cls, bundle: Path) -> BuiltDocker:
+        found, labels = two_sparks.images_of(bundle), {}
+        for one in found:
+            assert one.service.build is not None
+            labels[one.service.image] = {
+                **one.marks,
+                images.CONTEXT: images.build_digest(one.folder, one.service.build),
+            }
+        return cls(images={name: f"sha256:{number}" for number, name in enumerate(labels)}, labels=labels)
+
+
+def test_an_archive_brings_a_pair_to_where_there_is_no_network(pair: TwoFolders, tmp_path: Path) -> None:
+    for place in ("secrets/api_keys", "two-sparks/.env", "two-sparks/keys/user"):
+        pair.head.set(f"bundle/{place}", CANARY)
+    file = BuiltDocker.of(pair.head.bundle).archive(pair.head.bundle, tmp_path / "pair.tar").file
+    assert CANARY.encode() not in file.read_bytes()
+    shutil.rmtree(pair.head.bundle)
+    subprocess.run(("tar", "--extract", "--file", file, "--directory", pair.head.folder), check=True)
+    pair.head.set("build-fails")
+
+    installed = pair.run_on_head("install.sh")
+    assert installed.returncode == 0, installed.stderr
+    assert "./start.sh copy" in installed.stdout
+    copied = pair.start("copy")
+    assert copied.returncode == 0, copied.stderr
+    assert "was built from these files" in copied.stdout
+    assert pair.start("check").returncode == 0
+    assert not {name for name in names_in(pair.worker.bundle) if name.startswith(("images/", "install.sh"))}
+    shutil.rmtree(pair.head.bundle / "images")
+    assert pair.start("copy").returncode == 0
+    assert pair.run_on_head("install.sh", "--check").returncode == 0
 
 
 def test_a_copy_that_was_cut_continues(pair: TwoFolders) -> None:

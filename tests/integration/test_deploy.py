@@ -293,9 +293,9 @@ def archive(bundle: Bundle, file: Path) -> Path:
     """Archive a bundle as `orchestrator bundle --air-gap` does, of this copy with its own settings."""
     code = (
         "import sys; from pathlib import Path; from orchestrator.deployment.archive import archive; "
-        "from orchestrator.deployment.compose_file import read; "
+        "from orchestrator.app.deploying import images_of; "
         "from orchestrator.executors.docker_client import connect; folder = Path(sys.argv[1]); "
-        "archive(connect(), folder, read(folder), Path(sys.argv[2]), profiles=(), observer=lambda event: None)"
+        "archive(connect(), folder, images_of(folder, ()), Path(sys.argv[2]), observer=lambda event: None)"
     )
     command = (sys.executable, "-W", "ignore", "-c", code, str(bundle.folder), str(file))
     subprocess.run(command, env=bundle.daemon.environment, cwd=Path(__file__).resolve().parents[2], check=True)

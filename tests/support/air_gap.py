@@ -21,8 +21,10 @@ from docker.errors import ImageNotFound
 from docker import DockerClient
 from orchestrator.bundle.files import sums_text
 from orchestrator.bundle.private_files import is_private
+from orchestrator.deployment import two_sparks
 from orchestrator.deployment.archive import Archived, Sign, archive
 from orchestrator.deployment.compose_file import read
+from orchestrator.deployment.images import BuiltFrom
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.events import Event
 
@@ -69,6 +71,8 @@ class WritingDocker:
     """The id of each image, by its name."""
     size: int = 1000
     """Bytes of each image."""
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of images that are built."""
     claimed: int | None = None
     """The size that it claims for each, if that is another."""
 
@@ -76,8 +80,11 @@ class WritingDocker:
         self, bundle: Path, file: Path, *profiles: str, observer: Observer = _silence, sign: Sign | None = None
     ) -> Archived:
         """Write a bundle and its images into an archive."""
-        compose = read(bundle, shell={})
-        return archive(self._client(), bundle, compose, file, profiles=profiles, observer=observer, sign=sign)
+        if two_sparks.is_for_two(bundle):
+            wanted = two_sparks.images_of(bundle)
+        else:
+            wanted = [BuiltFrom(service, bundle) for service in read(bundle, shell={}).chosen(profiles).values()]
+        return archive(self._client(), bundle, wanted, file, observer=observer, sign=sign)
 
     def _client(self) -> DockerClient:
         api = SimpleNamespace(get_image=self._stream, timeout=60, base_url="tcp://elsewhere")
@@ -88,7 +95,7 @@ class WritingDocker:
         if name not in self.images:
             raise ImageNotFound(name)
         attributes = {"Architecture": "arm64", "Size": self.size if self.claimed is None else self.claimed}
-        return SimpleNamespace(id=self.images[name], attrs=attributes, labels={})
+        return SimpleNamespace(id=self.images[name], attrs=attributes, labels=self.labels.get(name, {}))
 
     def _stream(self, name: str) -> Iterator[bytes]:
         head = f"{name} {self.images[name]}\n".encode()

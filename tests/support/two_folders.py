@@ -131,6 +131,10 @@ class TwoFolders:
         (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in known.items()))
         return self._run(self.head, folder / "start.sh", *arguments)
 
+    def run_on_head(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the bundle on the first machine."""
+        return self._run(self.head, self.head.bundle / program, *arguments)
+
     def start_on_worker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run start.sh on the second machine."""
         return self._run(self.worker, self.worker.bundle / "two-sparks" / "start.sh", *arguments)

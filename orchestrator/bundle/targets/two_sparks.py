@@ -9,6 +9,8 @@ from orchestrator.bundle.targets.shutdown import default_shutdown
 from orchestrator.bundle.templating import render_compose, render_text, verbatim
 
 FOLDER = "two-sparks"
+BUNDLE_LABEL = "dev.orchestrator.bundle"
+"""The label of both images with the digest of the bundle's files."""
 _SSH_PORT = 2233
 """The containers' port for mpirun, because 22 is the machines' own."""
 _VERBATIM = ("facts.sh", "weights.sh", "up.sh", "down.sh", "node.sh", "launch.sh")
@@ -29,6 +31,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         "passed_variables": from_env_file(contents),
         "shutdown": default_shutdown(contents),
         "private": PRIVATE,
+        "label": BUNDLE_LABEL,
         "memory": int(contents.serving_memory or contents.size / contents.nodes),
     }
     rendered = {

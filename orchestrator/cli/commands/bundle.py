@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from orchestrator.app.bundling import write_bundle
-from orchestrator.app.deploying import read_compose
+from orchestrator.app.deploying import images_of
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
@@ -105,10 +105,10 @@ def _show_warning(event: Event) -> None:
 
 
 def _archive(folder: Path, file: Path, profiles: tuple[str, ...], key: PrivateKey | None) -> Archived:
-    compose = read_compose(folder, profiles)
+    wanted = images_of(folder, profiles)
     with closing(connect()) as client, DeployView() as view:
         sign = key.sign_for_openssl if key else None
-        return archive(client, folder, compose, file, profiles=profiles, observer=view, sign=sign)
+        return archive(client, folder, wanted, file, observer=view, sign=sign)
 
 
 def _document(recipe: str, bundle: Bundle, archived: Archived | None, key: PrivateKey | None) -> dict[str, object]:

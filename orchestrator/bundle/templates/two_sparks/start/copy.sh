@@ -5,12 +5,19 @@ may_leave() { # FILE of the bundle
     [[ $1 != "${one}" && $1 != "${one}"/* ]] || return 1
   done
 }
-small_files() { # what the build lists, besides the weights; nothing else leaves, whatever it is
+small_files() { # what the build lists, besides the weights and an archive's own files
   local path
   while read -r _ path; do
-    [[ ${path} == model/* ]] || ! may_leave "${path}" || printf '%s\n' "${path}"
+    case ${path} in
+    model/* | images/* | install.sh | model.sig) ;;
+    *) ! may_leave "${path}" || printf '%s\n' "${path}" ;;
+    esac
   done <"${bundle}/SHA256SUMS"
+}
+files_to_copy() { # nothing else leaves, whatever it is
+  small_files
   printf 'SHA256SUMS\n'
+  [[ ! -f ${bundle}/model.sig ]] || printf 'model.sig\n' # the second Spark can be asked whose bundle it is, too
 }
 
 check_disk() { # BYTES of weights to send
@@ -49,11 +56,25 @@ send_files() { # WHAT: reads FILEs, one a line
     tar --create --directory "${bundle}" --no-recursion --hard-dereference --verbatim-files-from --files-from "${work}/list"
 }
 
-build_images() {
-  if ! here docker build --tag "${base_image}" "${bundle}" || ! here docker build --tag "${image}" .; then
+build_images() { # unless they were built from the same files, here or by the machine that wrote an archive
+  local digest one built=""
+  digest=$(small_files | (cd "${bundle}" && xargs --delimiter='\n' sha256sum --) 2>"${work}/files.log" | sha256sum | cut -c -64) ||
+    fail 7 ARTIFACT_CORRUPT "the bundle lacks a file: $(tail -n 1 "${work}/files.log")" "bring it back: orchestrator build ${name}"
+  for one in "${base_image}" "${image}"; do built+=$(label_of "${one}"); done
+  if [[ ${built} == "${digest}${digest}" ]]; then
+    fine "the image ${image} was built from these files"
+    return
+  fi
+  if ! here docker build --tag "${base_image}" --label "${label}=${digest}" "${bundle}" ||
+    ! here docker build --tag "${image}" --label "${label}=${digest}" .; then
     fail 6 IMAGE_UNAVAILABLE "the image ${image} cannot be built; Docker's words are above" "its base needs a network once; then again: ./start.sh copy"
   fi
 }
+{% raw %}
+label_of() { # IMAGE
+  docker image inspect --format "{{index .Config.Labels \"${label}\"}}" "$1" 2>/dev/null || true
+}
+{% endraw %}
 
 copy() {
   local kept=names cleaning=clean found missing bytes
@@ -72,7 +93,7 @@ copy() {
   build_images
   if ${dry_run}; then
     say "here:  docker save ${image} | ssh ${PEER} docker load"
-    say "here:  $(small_files | wc -l) small files, and what is missing of $(wc -l <sizes) weights | ssh ${PEER} tar --extract --directory ${PEER_BUNDLE}"
+    say "here:  $(files_to_copy | wc -l) small files, and what is missing of $(wc -l <sizes) weights | ssh ${PEER} tar --extract --directory ${PEER_BUNDLE}"
     say "here:  nothing of ${private[*]}, and no file that SHA256SUMS does not list"
     return
   fi
@@ -87,7 +108,7 @@ copy() {
     say "copying the image, $(gb "${ours[image_bytes]:-0}") …"
     transfer "the image" "docker load" docker save "${image}"
   fi
-  small_files | send_files "the bundle"
+  files_to_copy | send_files "the bundle"
   say "copying $(gb "${bytes}") of weights to ${PEER}:${PEER_BUNDLE} …"
   [[ -z ${missing} ]] || send_files "the weights" <<<"${missing}"
   found=$(compare_weights there names)
