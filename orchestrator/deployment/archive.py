@@ -29,6 +29,7 @@ from orchestrator.bundle.files import (
     sums_text,
 )
 from orchestrator.bundle.private_files import PRIVATE, shareable
+from orchestrator.bundle.targets.two_sparks import FOLDER as TWO_SPARKS
 from orchestrator.deployment import images, two_sparks
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import ArtifactCorruptError, ImageUnavailableError, machine_faults
@@ -273,5 +274,5 @@ def _install_script(folder: Path, found: Sequence[ArchivedImage], architecture: 
         images=found,
         architecture=architecture,
         not_listed=not_listed,
-        two_sparks=two_sparks.FOLDER if two_sparks.is_for_two(folder) else None,
+        two_sparks=TWO_SPARKS if two_sparks.is_for_two(folder) else None,
     )

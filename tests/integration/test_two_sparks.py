@@ -126,6 +126,28 @@ def test_a_head_that_is_lost_ends_the_worker(sparks: Sparks) -> None:
     assert f"the head on {sparks.head.address} is gone" in (sparks.worker.folder / "container.log").read_text()
 
 
+def test_a_cut_cable_ends_both(sparks: Sparks) -> None:
+    assert sparks.start("--no-sums").returncode == 0
+    sparks.cut_the_cable()
+    for host in (sparks.head, sparks.worker):
+        wait_until_ended(host)
+    logs = [(host.folder / "container.log").read_text() for host in (sparks.head, sparks.worker)]
+    assert "the second Spark is lost" in logs[0] or "the job is aborted" in logs[0]
+    assert f"the head on {sparks.head.address} is gone" in logs[1]
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_after_a_reboot_of_either_a_start_brings_both_back(sparks: Sparks, role: str) -> None:
+    assert sparks.start("--no-sums").returncode == 0
+    lost, left = (sparks.head, sparks.worker) if role == "head" else (sparks.worker, sparks.head)
+    sparks.reboot(lost)
+    wait_until_ended(left)
+    assert sparks.start("status").stdout.splitlines()[-1] == "not ready"
+    again = sparks.start("--no-sums")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "is served on" in again.stdout
+
+
 def test_a_copy_over_real_ssh_takes_image_and_bundle_and_no_secret(sparks: Sparks) -> None:
     (sparks.head.bundle / "secrets" / "api_keys").write_text("a-canary")
     shutil.rmtree(sparks.worker.bundle)

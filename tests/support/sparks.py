@@ -135,6 +135,10 @@ class Sparks:
             f"AuthorizedKeysFile {keys}.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
             f"SetEnv {variables}\n"
         )
+        self._start_sshd()
+
+    def _start_sshd(self) -> None:
+        config = self.worker.folder / "sshd_config"
         with (self.worker.folder / "sshd.log").open("wb") as log:
             self._sshd = subprocess.Popen(
                 self.worker.command("/usr/sbin/sshd", "-D", "-e", "-f", str(config)),
@@ -181,6 +185,19 @@ class Sparks:
             command, env=self.worker.environment, capture_output=True, text=True, check=False, timeout=60
         )
 
+    def cut_the_cable(self) -> None:
+        """Take the link down at one end, which takes it down at both."""
+        _run("ip", "-n", self.head.namespace, "link", "set", LINK, "down")
+
+    def reboot(self, host: Host) -> None:
+        """End everything that runs on a host at once, as a loss of power does, and start what starts by itself."""
+        for pid in _pids(host):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if host is self.worker and self._sshd is not None:
+            self._sshd.wait(10)
+            self._start_sshd()
+
     def on_head(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run something in the first one's network."""
         command = ("ip", "netns", "exec", self.head.namespace, *words)
@@ -192,13 +209,15 @@ class Sparks:
             self._sshd.terminate()
             self._sshd.wait(10)
         for host in (self.head, self.worker):
-            found = subprocess.run(
-                ("ip", "netns", "pids", host.namespace), capture_output=True, text=True, check=False
-            ).stdout
-            for pid in map(int, found.split()):
+            for pid in _pids(host):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             subprocess.run(("ip", "netns", "delete", host.namespace), check=False, capture_output=True)
+
+
+def _pids(host: Host) -> list[int]:
+    command = ("ip", "netns", "pids", host.namespace)
+    return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()]
 
 
 def why_not() -> str | None:

@@ -19,6 +19,7 @@ from orchestrator.bundle.targets import render_files
 from orchestrator.deployment.archive import archive
 from orchestrator.deployment.compose_file import read
 from orchestrator.deployment.digests import stream_context
+from orchestrator.deployment.images import BuiltFrom
 from tests.support.bundles import contents_of
 
 CANARY = b"KEY=canary-of-a-secret-0123456789"
@@ -92,7 +93,8 @@ def test_no_secret_is_in_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setattr("orchestrator.deployment.images.architecture_of", lambda *_: "arm64")
     file = tmp_path / "bundle.tar"
-    archive(_Docker(), folder, read(folder, {}), file, profiles=(), observer=lambda _: None)  # type: ignore[arg-type]
+    wanted = [BuiltFrom(service, folder) for service in read(folder, {}).chosen(()).values()]
+    archive(_Docker(), folder, wanted, file, observer=lambda _: None)  # type: ignore[arg-type]
     assert CANARY not in file.read_bytes()
     with tarfile.open(file) as written:
         names = {name.partition("/")[2] for name in written.getnames()}

@@ -28,7 +28,7 @@ Host *
   BatchMode yes
   StrictHostKeyChecking yes
   UserKnownHostsFile ${ssh_folder}/known_hosts
-  ServerAliveInterval 10
+  ServerAliveInterval 5
 CONFIG
   cat >"${ssh_folder}/sshd_config" <<CONFIG
 Port ${SSH_PORT}
@@ -43,7 +43,7 @@ KbdInteractiveAuthentication no
 AllowTcpForwarding no
 X11Forwarding no
 PermitTunnel no
-ClientAliveInterval 10
+ClientAliveInterval 3
 ClientAliveCountMax 3
 SetEnv TMPDIR=${TMPDIR:-/tmp}
 CONFIG
