@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.app.signing import verify_bundle
 from orchestrator.deployment import two_sparks
 from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.container import FOLDER
@@ -23,6 +24,9 @@ from orchestrator.errors import ComposeUnsupportedError
 from orchestrator.executors.docker_client import connect
 from orchestrator.units import in_time
 
+TRUSTED_KEY = "ORCHESTRATOR_TRUSTED_KEY"
+"""The variable with the path of a public key. If it is set, only bundles signed with that key are started."""
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -36,7 +40,9 @@ class Deployed:
     """Its answer to one question; None if it requires a client certificate."""
 
 
-def deploy(settings: Settings, recipe: RecipeName, profiles: Sequence[str], observer: Observer) -> Deployed:
+def deploy(
+    settings: Settings, recipe: RecipeName, profiles: Sequence[str], observer: Observer, *, key: Path | None = None
+) -> Deployed:
     """Start the server of a recipe's bundle, wait until it is ready and ask it one question.
 
     Args:
@@ -44,9 +50,11 @@ def deploy(settings: Settings, recipe: RecipeName, profiles: Sequence[str], obse
         recipe: The recipe.
         profiles: The profiles of further services.
         observer: Gets the phases of the deployment.
+        key: The public key with which the bundle must be signed; None: it need not be.
 
     Raises:
         BundleIncompleteError: The recipe has no bundle.
+        SignatureInvalidError: It is not signed with the key, or not as it was signed. Nothing was started.
         DockerUnavailableError: Docker does not answer.
         ServerEndedError: The server ended before it was ready.
         ServerNotReadyError: The server was not ready in time.
@@ -54,6 +62,9 @@ def deploy(settings: Settings, recipe: RecipeName, profiles: Sequence[str], obse
     settings.load(recipe)  # an unknown name must not become a path
     folder = settings.dist / recipe.name
     compose = read_compose(folder, profiles)
+    if key:
+        verified = verify_bundle(folder, key, observer)
+        observer(Done("signature", f"{verified.files} files are signed with the key of {key}"))
     with closing(connect()) as client:
         remember(settings.store.root, recipe.name)
         waits = Phase("server", "waiting: another command works on this deployment")

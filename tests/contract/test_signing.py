@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,13 @@ from orchestrator.app.signing import read_signing_key, sign_bundle, verify_bundl
 from tests.support.air_gap import NAME, SERVER, OtherMachine, WritingDocker, write_bundle
 from tests.support.keys import make_key
 
+ROOT = Path(__file__).parents[2]
 MODEL_SIGNING = Path(sys.executable).parent / "model_signing"
+GOLDEN = ROOT / "tests" / "golden" / "bundles" / "llama3-70b-nvfp4"
+CHECKERS = {
+    "orchestrator": f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli.main "$@"\n',
+    "model_signing": f'#!/bin/sh\nexec {MODEL_SIGNING} "$@"\n',
+}
 
 
 @pytest.fixture
@@ -56,6 +63,72 @@ def test_a_signature_by_the_official_command_is_accepted(bundle: Path, key: Path
     assert signed.returncode == 0, signed.stdout + signed.stderr
     verified = verify_bundle(bundle, key.with_suffix(".pub"))
     assert verified.unsigned == (".env",)
+
+
+KUBECTL = """#!/bin/sh
+echo "$@" >>"$KUBECTL_LOG"
+echo complete
+"""
+
+
+@pytest.mark.parametrize("program", ["orchestrator", "model_signing", None])
+def test_the_loader_of_a_cluster_demands_a_signature(tmp_path: Path, key: Path, program: str | None) -> None:
+    script = (GOLDEN / "model-volume" / "load-model.sh").read_text()
+    bundle = write_bundle(tmp_path, **{"model-volume/load-model.sh": script})
+    for private in (".env", "secrets/api_keys"):
+        (bundle / private).unlink()  # the official program knows no exceptions but those of the signature
+    programs, log = tmp_path / "programs", tmp_path / "kubectl.log"
+    programs.mkdir()
+    scripts = {"kubectl": KUBECTL} | ({program: CHECKERS[program]} if program else {})
+    for name, text in scripts.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "TRUSTED_KEY": str(key.with_suffix(".pub")),
+        "KUBECTL_LOG": str(log),
+    }
+
+    def load() -> subprocess.CompletedProcess[str]:
+        command = ("bash", bundle / "model-volume" / "load-model.sh")
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    unsigned = load()
+    assert unsigned.returncode == {"orchestrator": 7, "model_signing": 1, None: 6}[program], unsigned.stderr
+    assert not log.exists()
+    sign_bundle(bundle, read_signing_key(Settings({}), str(key)))
+    signed = load()
+    assert (signed.returncode == 0) is (program is not None), signed.stderr
+    assert log.exists() is (program is not None)
+
+
+def test_a_deployment_demands_a_signature(bundle: Path, key: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny-llama-w4a16-nvfp4").symlink_to(bundle)
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/no-docker"}
+
+    def deploy(**variables: str) -> subprocess.CompletedProcess[str]:
+        command = (
+            sys.executable,
+            "-m",
+            "orchestrator.cli.main",
+            "--dist",
+            tmp_path,
+            "deploy",
+            "tiny-llama-w4a16-nvfp4",
+        )
+        options = ("--key", key.with_suffix(".pub")) if not variables else ()
+        return subprocess.run(
+            (*command, *options), env={**environment, **variables}, capture_output=True, text=True, check=False
+        )
+
+    unsigned = deploy()
+    assert unsigned.returncode == 7, unsigned.stderr
+    assert "SIGNATURE_INVALID" in unsigned.stderr
+    sign_bundle(bundle, read_signing_key(Settings({}), str(key)))
+    by_another = make_key(tmp_path / "another.pem").with_suffix(".pub")
+    assert deploy(ORCHESTRATOR_TRUSTED_KEY=str(by_another)).returncode == 7
+    assert "DOCKER_UNAVAILABLE" in deploy().stderr
 
 
 def test_a_signed_archive_is_checked_by_its_install_script(bundle: Path, key: Path, tmp_path: Path) -> None:

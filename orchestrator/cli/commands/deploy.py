@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from orchestrator.app.deploying import Deployed, deploy
+from orchestrator.app.deploying import TRUSTED_KEY, Deployed, deploy
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli.deploy_view import DeployView
@@ -17,17 +19,32 @@ from orchestrator.units import in_time
 @click.command("deploy")
 @recipe_argument
 @profile_option
+@click.option(
+    "--key",
+    "key",
+    type=click.Path(path_type=Path),
+    envvar=TRUSTED_KEY,
+    metavar="FILE",
+    help=f"Start only a bundle that is signed with this public key (PEM). Default: {TRUSTED_KEY}, if that is set.",
+)
 @verbose_option
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: RecipeName, profiles: tuple[str, ...], verbose: bool, as_json: bool) -> None:
+def command(
+    settings: Settings,
+    recipe: RecipeName,
+    profiles: tuple[str, ...],
+    key: Path | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
     """Start the server of dist/RECIPE on this machine, wait until it is ready and ask it one question.
 
     Only changed containers restart. If you interrupt the command, the server continues to start; run the command again
     to wait for it. Needs Docker (or Podman's socket), but not Compose.
     """
     with DeployView(verbose=verbose) as view:
-        deployed = deploy(settings, recipe, profiles, view)
+        deployed = deploy(settings, recipe, profiles, view, key=key)
     if as_json:
         print_json(_document(recipe.name, deployed))
     else:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Puts the model into a volume of the cluster: ./load-model.sh [OPTIONS OF KUBECTL, such as --namespace NAME]
+# TRUSTED_KEY=FILE demands that the bundle is signed with this public key (PEM); then nothing else is loaded.
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 volume=llama3-70b-nvfp4-8e159722
@@ -7,6 +8,19 @@ job=llama3-70b-nvfp4-loader-63240521dc66
 options=("$@")
 
 kube() { kubectl ${options[@]+"${options[@]}"} "$@"; }
+
+check_signature() { # reads every file
+  local bundle="${here%/*}"
+  if command -v orchestrator >/dev/null; then
+    orchestrator verify-bundle "${bundle}" --key "${TRUSTED_KEY}" >&2
+  elif command -v model_signing >/dev/null; then
+    model_signing verify key "${bundle}" --signature "${bundle}/model.sig" --public_key "${TRUSTED_KEY}" >&2
+  else
+    echo "the signature cannot be checked: neither orchestrator nor model_signing is installed here" >&2
+    exit 6
+  fi
+}
+if [[ -n "${TRUSTED_KEY-}" ]]; then check_signature; fi
 
 loaded="$(kube get persistentvolumeclaim "${volume}" --ignore-not-found --output 'jsonpath={.metadata.annotations.loaded}')"
 if [[ "${loaded}" == complete ]]; then
