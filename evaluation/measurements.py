@@ -18,9 +18,10 @@ from orchestrator.errors import ConfigInvalidError
 from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Runtime
+from orchestrator.planner.queueing import queue_of
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.planner.serving import Serving
-from orchestrator.planner.speed import Workload, prefill_terms, step_terms, workload
+from orchestrator.planner.step_time import load_of, prefill_terms, served_terms, step_terms
 
 Kind = Literal["dense one", "dense many", "moe one", "moe many", "prefill"]
 
@@ -114,6 +115,11 @@ class Row:
         """The measured time: of a step, or of a prompt."""
         return (self.prompt if self.prefill else self.batch) / self.measured
 
+    @property
+    def among_users(self) -> bool:
+        """Whether prompts of other users were read in between."""
+        return self.clients and self.batch > 1 and self.prompt > 0 and self.answer > 0
+
     def serving(self, targets: Mapping[str, Target]) -> Serving:
         """Describe the measured server."""
         name = "dgx-spark-x2" if self.gpus > 1 else "dgx-spark"
@@ -125,30 +131,20 @@ class Row:
             target_name=name,
             runtime=self.runtime,
             batch=self.batch,
-            context=self.context,
+            context=self.prompt + self.answer if self.among_users else self.context,
+            output_tokens=self.answer if self.among_users else 0,
             gpus=self.gpus,
         )
 
     def terms(self, targets: Mapping[str, Target], constants: Constants) -> dict[Cost, float]:
-        """Take the measured time apart as it was measured."""
-        load = workload(self.serving(targets), constants)
+        """Take the measured time apart as it was measured, as an estimate does."""
+        load = load_of(self.serving(targets), constants)
         if self.prefill:
             return prefill_terms(load, self.prompt)
-        if not self.clients or self.batch == 1 or not self.prompt:
+        if not self.among_users:
             return step_terms(load)
-        return self._among_clients(load)
-
-    def _among_clients(self, load: Workload) -> dict[Cost, float]:
-        """The first client decodes while the prompts of the others are read, and all end at different times.
-
-        Per chunk of a prompt each text that decodes already gets one token, so the batch is not full at the end.
-        """
-        chunks = -(-self.prompt // load.runtime.chunk)
-        left = [max(0, self.answer - number * chunks) for number in range(self.batch)]
-        terms = step_terms(replace(load, batch=max(1.0, sum(left) / self.answer)))
-        for name, seconds in prefill_terms(load, self.prompt).items():
-            terms[name] = terms.get(name, 0.0) + seconds * (self.batch - 1) / self.answer
-        return terms
+        running = queue_of(load, self.batch, self.answer).running
+        return served_terms(replace(load, batch=running), self.answer, prompts=self.batch - 1)
 
 
 @dataclass(frozen=True)

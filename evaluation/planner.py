@@ -23,7 +23,8 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.planner.calibration import Observation, fit_costs
 from orchestrator.planner.constants import COSTS, Constants, Cost, Runtime, default_constants, to_document
-from orchestrator.planner.speed import speed, step_terms, total, workload
+from orchestrator.planner.speed import speed
+from orchestrator.planner.step_time import load_of, step_terms, total
 
 _HERE = Path(__file__).parent
 _CONSTANTS = _HERE.parent / "orchestrator" / "planner" / "constants.json"
@@ -191,7 +192,7 @@ def _by_method(decode: Sequence[Score], targets: Mapping[str, Target]) -> Iterab
     for (method, lengths), some in sorted(groups.items()):
         alone = []
         for score in some:
-            load = workload(score.row.serving(targets), known)
+            load = load_of(score.row.serving(targets), known)
             alone.append(abs(score.row.batch / total(step_terms(load), load.runtime) / score.row.measured - 1))
         yield f"{method:10} {lengths:24} {'':11} {_figures(some)} {float(np.median(alone)):7.1%}"
 

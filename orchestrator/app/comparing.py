@@ -15,12 +15,12 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
 from orchestrator.planner.known import Find, Known, known_model, known_repo, missing_sizes
+from orchestrator.planner.queueing import Targets
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_files
 from orchestrator.recipe.load import LoadedRecipe
+from orchestrator.recipe.model import Workload
 from orchestrator.recipe.names import ENDING
 
-USUAL_CONTEXT = 4096
-"""Tokens of each request if none are requested and the model allows as many."""
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -30,8 +30,8 @@ def compare_formats(
     *,
     target_name: str,
     engine: str,
-    batch: int = 1,
-    context: int | None = None,
+    workload: Workload | None = None,
+    targets: Targets | None = None,
     kv_dtype: KvDtype | None = None,
 ) -> Comparison:
     """Compare the formats of a model.
@@ -41,8 +41,8 @@ def compare_formats(
         model: A recipe, the beginning of recipes' names, a repository on the Hub, or a config.json.
         target_name: The machine.
         engine: The runtime.
-        batch: The number of concurrent requests.
-        context: Tokens of each request; None: `USUAL_CONTEXT`, or the model's limit if that is less.
+        workload: What users send; the usual lengths are shortened to what the model allows.
+        targets: The times that users accept.
         kv_dtype: The format of the KV cache; None: that of the recipe, else bf16.
 
     Raises:
@@ -56,11 +56,22 @@ def compare_formats(
         subject = _of_recipes(file.name, [settings.load(file)], sizes_of(settings))
     else:
         subject = _find_subject(settings, model)
-    length = context or min(USUAL_CONTEXT, subject.shape.max_position)
+    workload = (workload or Workload()).within(subject.shape.max_position)
     kv_dtype = kv_dtype or _kv_dtype(settings, model)
     target = settings.catalog.target(target_name)
     serving = (image for image in settings.catalog.images.values() if _serves(image, target))
-    return compare(subject, Terms(target, target_name, engine, batch, length, kv_dtype), serving)
+    terms = Terms(
+        target,
+        target_name,
+        engine,
+        workload.concurrency or 1,
+        workload.context,
+        kv_dtype,
+        output_tokens=workload.output_tokens,
+        rate=workload.rate,
+        targets=targets,
+    )
+    return compare(subject, terms, serving)
 
 
 def _serves(image: Image, target: Target) -> bool:

@@ -13,12 +13,14 @@ from orchestrator.models import ModelShape
 from orchestrator.models.files import ModelFiles
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
+from orchestrator.planner.queueing import Targets, at_rate
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme, scheme_of, scheme_of_files, scheme_of_quant_config
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
+from orchestrator.planner.users import Users, users_of
 from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.quantization.refused import REASONS
-from orchestrator.recipe.model import Calibration
+from orchestrator.recipe.model import Calibration, Workload
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ def estimate_model(
     *,
     target_name: str,
     runtime: str,
-    batch: int,
-    context: int,
+    workload: Workload,
+    targets: Targets | None = None,
     gpus: int | None = None,
     kv_cache: KvDtype | None = None,
     builds_engine: bool = False,
-) -> tuple[Serving, ServingFigures]:
+) -> tuple[Serving, ServingFigures, Users | None]:
     """Estimate a model's memory, fit and speed.
 
     Args:
@@ -58,8 +60,8 @@ def estimate_model(
         given: The model.
         target_name: The machine.
         runtime: The runtime.
-        batch: The number of concurrent requests.
-        context: Tokens of each request.
+        workload: What users send.
+        targets: The times that they accept.
         gpus: The number of GPUs that share the model; None: all of the target's.
         kv_cache: The format of the KV cache; None: that of the checkpoint.
         builds_engine: Include the conversion and the build of a TensorRT engine.
@@ -77,6 +79,7 @@ def estimate_model(
     scheme, published = _choose(declared, given.format_name, given=files.quantization is not None, stored=stored)
     if given.method is not None:
         published = given.method == "none"
+    workload = workload.within(shape.max_position)
     serving = Serving(
         shape=shape,
         scheme=scheme,
@@ -84,12 +87,16 @@ def estimate_model(
         target=settings.catalog.target(target_name),
         target_name=target_name,
         runtime=runtime,
-        batch=batch,
-        context=context,
+        batch=workload.concurrency or 1,
+        context=workload.context,
+        output_tokens=workload.output_tokens,
         gpus=gpus,
     )
+    if workload.rate is not None and serving.target.gpu:
+        serving = at_rate(serving, workload.rate)
     quantizing = None if published else _quantizing(given.method, scheme, shape)
-    return serving, serving_figures(serving, Preparation(quantizing, builds_engine=builds_engine))
+    found = serving_figures(serving, Preparation(quantizing, builds_engine=builds_engine))
+    return serving, found, users_of(serving, found.max_batch, targets)
 
 
 def _find_files(settings: Settings, given: EstimateInput) -> tuple[ModelFiles, Scheme | None]:

@@ -14,6 +14,7 @@ from orchestrator.planner.disk import StepDisk
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.model_on_target import ModelOnTarget
+from orchestrator.planner.queueing import Targets
 from orchestrator.planner.rule_input import rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.planner.verdict import Verdict, verdict_of
@@ -101,6 +102,7 @@ def make_plan(
     find: Find = in_catalogue,
     executor: ExecutorName | None = None,
     secrets: Mapping[str, str] | None = None,
+    targets: Targets | None = None,
 ) -> Plan:
     """Plan a recipe by arithmetic and lookups, without network, Docker or GPU.
 
@@ -111,6 +113,7 @@ def make_plan(
         find: Looks up the sizes of models.
         executor: Where to run the steps that can run in more than one place.
         secrets: This machine's secrets, by name.
+        targets: The times that users accept.
     """
     given = rule_input(recipe, catalog, find)
     model, refused = given.model, refusals(given)
@@ -122,7 +125,7 @@ def make_plan(
         secrets or {},
         image_sizes=lock.image_sizes(model.target.architecture) if lock else {},
     )
-    costs = estimate(model)
+    costs = estimate(model, targets)
     disk = {part.step: part for part in costs.disk_of_steps}
     deployed = {mount.step for mount in Shape(recipe, catalog).served_inputs}
     return Plan(

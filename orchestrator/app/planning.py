@@ -12,6 +12,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.app.sizes import fetch_sizes, sizes_of
 from orchestrator.errors import FolderMissingError, LockDriftError, Refusal
 from orchestrator.hub.listing import RemoteFile, Snapshot, listing_text
+from orchestrator.planner.queueing import Targets
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.lock import (
     Lock,
@@ -54,6 +55,7 @@ def plan(
     overrides: Sequence[str] = (),
     executor: ExecutorName | None = None,
     *,
+    targets: Targets | None = None,
     locked: bool = False,
     asks_hub: bool = False,
 ) -> Planned:
@@ -66,6 +68,7 @@ def plan(
         recipe: The recipe.
         overrides: `KEY=VALUE` each.
         executor: Where to run the steps that can run in more than one place.
+        targets: The times that users accept.
         locked: Require a lock that belongs to the recipe and resolves everything.
         asks_hub: Read the headers of models whose sizes are not known from the Hub. Without it, no network is used.
 
@@ -82,7 +85,7 @@ def plan(
     pinned = _pin_all(loaded.recipe, lock, lock_file) if lock else loaded.recipe
     if asks_hub:
         fetch_sizes(settings, pinned)
-    made = plan_with_lock(settings, pinned, lock, executor)
+    made = plan_with_lock(settings, pinned, lock, executor, targets)
     if locked and lock:
         _check_lock_is_complete(made, recipe, lock, lock_file)
     return Planned(recipe, loaded, lock_file, lock, made, executor)
@@ -117,10 +120,18 @@ def images_of(settings: Settings, made: Plan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def plan_with_lock(settings: Settings, recipe: Recipe, lock: Lock | None, executor: ExecutorName | None) -> Plan:
+def plan_with_lock(
+    settings: Settings,
+    recipe: Recipe,
+    lock: Lock | None,
+    executor: ExecutorName | None,
+    targets: Targets | None = None,
+) -> Plan:
     """Plan a recipe with the files and images of its lock."""
     find = sizes_of(settings)
-    made = make_plan(recipe, settings.catalog, lock, find=find, executor=executor, secrets=settings.secrets)
+    made = make_plan(
+        recipe, settings.catalog, lock, find=find, executor=executor, secrets=settings.secrets, targets=targets
+    )
     if lock is None:
         return made
     listings = dict(_listings(recipe, lock))

@@ -23,6 +23,8 @@ class Gpu(_Part):
     """GPUs that a step requests; 0 on a rehearsal machine without any."""
     memory_bandwidth: float = Field(gt=0)
     """Bytes per second of one GPU."""
+    watts: float | None = Field(default=None, gt=0)
+    """Most power of one GPU as its vendor states it; of GB10, with its processor."""
 
 
 class Target(_Part):

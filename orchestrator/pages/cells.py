@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from orchestrator.planner.comparison import Row, Terms
+from orchestrator.planner.comparison import Comparison, Row, Terms
 from orchestrator.planner.draft_speed import DraftSpeed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
-from orchestrator.planner.figures import Figure, requests
+from orchestrator.planner.figures import Figure, seconds_in_words, users_in_words, workload_words
 from orchestrator.planner.phases import Peak, Phase, peak_words
+from orchestrator.planner.queueing import Percentiles, Queue, Targets
 from orchestrator.planner.speed import Band
+from orchestrator.planner.users import Users
 from orchestrator.units import in_bytes
 
 NOTHING = "-"
 """The text of an empty cell."""
 
-FORMAT_HEADS = ("format", "fits", "weights", "max context", "max batch", "decode tok/s", "limit")
+FORMAT_HEADS = ("format", "fits", "weights", "max context", "max batch", "decode tok/s", "limit", "first token")
+USER_HEADS = ("users", "tok/s in all", "each", "first token", "95 %", "per token", "95 %")
 PHASE_HEADS = ("phase", "memory", "share used", "disk", "time", "memory rests on")
 
 PHASE_NAMES: Mapping[Phase, str] = {
@@ -61,13 +64,72 @@ def format_cells(row: Row) -> tuple[str, ...]:
         f"{found.max_batch:,}" if found.max_batch else "none",
         span_of(found.decode) if found.decode else NOTHING,
         f"{found.ceiling:,.1f}" if found.ceiling else NOTHING,
+        seconds_in_words(found.queue.first_token.p50) if found.queue else NOTHING,
     )
+
+
+def user_rows(queues: Iterable[Queue], best: Queue | None) -> Iterator[tuple[str, ...]]:
+    """Write what users see, one row for each number of them, as `USER_HEADS` names it; the knee is marked."""
+    for queue in queues:
+        yield (
+            f"{queue.users:,}{' *' if queue == best else ''}",
+            short(queue.tokens_per_second),
+            short(queue.tokens_per_second_of_each),
+            *(seconds_in_words(found) for found in (queue.first_token.p50, queue.first_token.p95)),
+            *(seconds_in_words(found) for found in (queue.per_token.p50, queue.per_token.p95)),
+        )
+
+
+def users_words(users: Users) -> Iterator[str]:
+    """Say what users see, and how many fit within the targets."""
+    queue, context = users.queue, users.input_tokens + users.output_tokens
+    first, each = queue.first_token, queue.per_token
+    own = f", {short(queue.tokens_per_second_of_each)} each" if queue.users > 1 else ""
+    yield (
+        f"{workload_words(queue.users, context, users.output_tokens)}: {span_of(users.decode)} tokens/s{own};"
+        f" first token {_percentiles(first)}, then {_percentiles(each)} per token"
+    )
+    if users.within is not None:
+        yield within_words(users.within, users.targets)
+    yield from users.limits
+
+
+def _percentiles(found: Percentiles) -> str:
+    half, high = seconds_in_words(found.p50), seconds_in_words(found.p95)
+    return half if half == high else f"{half} (95 %: {high})"
+
+
+def power_words(users: Users) -> Iterator[str]:
+    """Say what the energy makes of it, if the vendor states the power."""
+    if users.watts:
+        each = users.decode.expected / users.watts
+        yield f"power: at most {users.watts:,.0f} W, so at least {each:.3g} tokens per joule"
+
+
+def within_words(users: int, targets: Targets) -> str:
+    """Say how many users fit within targets."""
+    wanted = [
+        f"{name} within {seconds_in_words(limit)}"
+        for name, limit in (("the first token", targets.first_token), ("each further token", targets.per_token))
+        if limit is not None
+    ]
+    who = users_in_words(users) if users else "not even one user"
+    return f"{' and '.join(wanted)} for 95 of 100 requests: {who}"
 
 
 def conditions(terms: Terms) -> str:
     """Describe the common question of all formats."""
-    asked = f"{requests(terms.batch)} of {terms.context:,} tokens, KV cache in {terms.kv_dtype.upper()}"
-    return f"{terms.runtime}, {asked}"
+    users = workload_words(terms.batch, terms.context, terms.output_tokens)
+    asked = f"{terms.rate:.3g} requests/s of {users.partition(', ')[2]}" if terms.rate is not None else users
+    return f"{terms.runtime}, {asked}, KV cache in {terms.kv_dtype.upper()}"
+
+
+def users_sentences(comparison: Comparison) -> Iterator[str]:
+    """Say for each format how many users fit within the targets, if there are any."""
+    targets = comparison.terms.targets
+    for row in comparison.rows:
+        if targets is not None and row.users is not None and row.usable:
+            yield f"{row.label}: {within_words(row.users, targets)}"
 
 
 def phase_cells(stage: Stage) -> tuple[str, ...]:
@@ -102,8 +164,8 @@ def speed_rows(speeds: Speeds) -> Iterable[tuple[str, ...]]:
     contexts = len(speeds.prefill)
     for start in range(0, len(speeds.decode), contexts):
         cells = speeds.decode[start : start + contexts]
-        yield (f"decode, {requests(cells[0].batch)}", *map(_cell, cells))
-    yield ("limit, 1 request", *(short(prefill.ceiling) for prefill in speeds.prefill))
+        yield (f"decode, {users_in_words(cells[0].batch)}", *map(_cell, cells))
+    yield ("limit, 1 user", *(short(prefill.ceiling) for prefill in speeds.prefill))
     yield ("prefill, 1 prompt", *(span_of(prefill.band) for prefill in speeds.prefill))
 
 

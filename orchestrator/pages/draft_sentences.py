@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.planner.drafts import Drafts, Wanted
-from orchestrator.planner.figures import requests
+from orchestrator.planner.figures import workload_words
 from orchestrator.units import in_bytes
 
 _LARGE = 1000
@@ -16,11 +16,12 @@ def draft_sentences(found: Drafts) -> tuple[str, ...]:
     often = (
         "The often quoted 18 to 20 tokens/s of a 70B model in NVFP4 need speculative decoding. " if found.quoted else ""
     )
+    asked = workload_words(serving.batch, serving.context, serving.output_tokens)
     lines = [
         (
             f"{often}"
             f"One step reads {in_bytes(read)} of weights in {found.row.label}: without speculative decoding,"
-            f" {requests(serving.batch)} at {serving.context:,} tokens cannot pass {found.ceiling:,.1f} tokens/s on"
+            f" {asked} cannot pass {found.ceiling:,.1f} tokens/s on"
             f" this machine, and {plain.expected:,.1f} are expected. Only drafted tokens that the model accepts make it"
             f" faster: several tokens then share one reading of the weights."
         )

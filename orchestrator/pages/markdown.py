@@ -9,7 +9,7 @@ from orchestrator.planner.comparison import Comparison
 from orchestrator.planner.drafts import Drafts
 
 _HEADS = (*FORMAT_HEADS, "when to use it")
-_NUMBERS = range(2, 7)
+_NUMBERS = range(2, len(FORMAT_HEADS))
 
 
 def comparison_text(comparison: Comparison, drafts: Drafts | None) -> str:

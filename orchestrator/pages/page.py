@@ -15,20 +15,25 @@ from orchestrator.pages.cells import (
     NOTHING,
     PHASE_HEADS,
     PHASE_NAMES,
+    USER_HEADS,
     conditions,
     format_cells,
     phase_cells,
+    power_words,
     speed_heads,
     speed_rows,
+    user_rows,
+    users_words,
 )
-from orchestrator.pages.charts import SERIES, SHADES, Picture, Range, Stack, ranges, stacks, steps
+from orchestrator.pages.charts import SERIES, SHADES, Picture, Range, Stack, curve, ranges, stacks, steps
 from orchestrator.pages.draft_sentences import draft_sentences
 from orchestrator.planner.comparison import Comparison, Row
 from orchestrator.planner.drafts import Drafts
 from orchestrator.planner.estimate import Speeds, Stage
-from orchestrator.planner.figures import requests
+from orchestrator.planner.figures import requests, workload_words
 from orchestrator.planner.phases import PARTS, Part
 from orchestrator.planner.serving import gpus_of
+from orchestrator.planner.users import Users
 
 _GB = 1e9
 
@@ -88,6 +93,8 @@ class PlanContents:
     """They share the model."""
     format: str | None = None
     """The recipe's own, by the name that it has in the comparison."""
+    users: Users | None = None
+    """What users of the workload see."""
 
 
 def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
@@ -110,6 +117,8 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
 def plan_page(contents: PlanContents, comparison: Comparison | None) -> str:
     """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory."""
     charts = [_memory_of_phases(contents)] if contents.stages else []
+    if contents.users is not None and contents.users.sweep:
+        charts.append(users_chart(contents.users))
     if comparison is not None and comparison.terms.target.gpu is not None:
         own = [row for row in comparison.rows if row.format == contents.format]
         charts += [_speeds(comparison), *_reach(comparison, own or comparison.rows)]
@@ -123,6 +132,9 @@ def plan_page(contents: PlanContents, comparison: Comparison | None) -> str:
         reasons=[(PHASE_NAMES[stage.phase], reason) for stage in contents.stages for reason in _reasons(stage)],
         speed_heads=speed_heads(contents.speeds) if contents.speeds else (),
         speeds=list(speed_rows(contents.speeds)) if contents.speeds else (),
+        user_heads=USER_HEADS,
+        user_rows=list(user_rows(contents.users.sweep, contents.users.knee)) if contents.users else (),
+        user_words=[*users_words(contents.users), *power_words(contents.users)] if contents.users else (),
     )
 
 
@@ -169,7 +181,7 @@ def _speeds(comparison: Comparison) -> Chart:
     )
     picture = Picture(
         "speed",
-        f"Decode speed of {requests(terms.batch)} at {terms.context:,} tokens",
+        f"Decode speed of {workload_words(terms.batch, terms.context, terms.output_tokens)}",
         f"Expected decode speed with its band against the limit that bandwidth sets, in tokens per second: {said}.",
     )
     keys = (
@@ -181,6 +193,23 @@ def _speeds(comparison: Comparison) -> Chart:
     note = "The numbers: expected, of the limit." + (f" Pale: {', '.join(dimmed)} would not fit." if dimmed else "")
     svg = ranges(picture, bars, "tokens per second, decoding")
     return Chart(picture.title, svg, keys, note)
+
+
+def users_chart(users: Users) -> Chart:
+    """Draw the tokens per second of all users over the time that each waits for a token; the knee is marked."""
+    best = users.knee or users.queue
+    points = [(1e3 * queue.per_token.p50, queue.tokens_per_second) for queue in users.sweep]
+    said = "; ".join(
+        f"{queue.users:,} users {queue.tokens_per_second:.3g} tokens per second, {1e3 * queue.per_token.p50:.3g} ms"
+        for queue in users.sweep
+    )
+    each = f"{users.input_tokens:,} tokens in and {users.output_tokens:,} out"
+    title = "Throughput against latency, by the number of users"
+    picture = Picture("users", title, f"Tokens per second of all users over the time per token, {each}: {said}.")
+    svg = curve(picture, points, (1e3 * best.per_token.p50, best.tokens_per_second), "ms per token", "tokens/s in all")
+    keys = (Key("1, 2, 4, … users", "series-0", "dot"), Key(f"the knee: {best.users:,} users", "limit", "dot"))
+    note = f"{each[0].upper()}{each[1:]}. Beyond the knee, more users cost more time than they bring tokens."
+    return Chart(title, svg, keys, note)
 
 
 def _ranges(rows: Sequence[Row]) -> Iterator[Range]:
@@ -220,7 +249,7 @@ def _said(points: Sequence[tuple[int, int]]) -> str:
 
 
 def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
-    label, _, weights, context, batch, decode, ceiling = format_cells(row)
+    label, _, weights, context, batch, decode, ceiling, first = format_cells(row)
     found = row.figures
     return {
         "label": label,
@@ -230,6 +259,7 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
         "batch": batch,
         "decode": decode,
         "ceiling": ceiling,
+        "first": first,
         "prefill": f"{found.prefill.expected:,.0f}" if found.prefill else NOTHING,
         "recipes": ", ".join(row.recipes),
         "advice": advice(comparison, row),

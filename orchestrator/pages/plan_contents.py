@@ -38,6 +38,7 @@ def plan_contents(
         has=memory_words(target, recipe.target),
         gpus=gpus_of(target),
         format=recipe.quantization.format,
+        users=estimate.users,
     )
 
 
@@ -48,6 +49,13 @@ def comparison_for(model: ModelOnTarget) -> Comparison | None:
         return None
     subject = Subject(recipe.name, known.shape, known.basis, {recipe.quantization.format: known.served})
     terms = Terms(
-        model.target, recipe.target, serving.runtime, serving.batch, serving.context, serving.kv_dtype, serving.gpus
+        model.target,
+        recipe.target,
+        serving.runtime,
+        serving.batch,
+        serving.context,
+        serving.kv_dtype,
+        serving.gpus,
+        serving.output_tokens,
     )
     return compare(subject, terms)

@@ -15,9 +15,10 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import MeasurementUnusableError
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.constants import COSTS, Constants, Cost, RuntimeConstants
+from orchestrator.planner.queueing import queue_of
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.serving import Serving
-from orchestrator.planner.speed import served_terms, step_terms, workload
+from orchestrator.planner.step_time import load_of, served_terms, step_terms
 
 Floats = NDArray[np.float64]
 
@@ -106,7 +107,15 @@ def observations_of(
         message = f"found prompts of {prompt} and answers of {answer} tokens at {len(levels)} levels, expected some"
         raise MeasurementUnusableError(message)
     serving = Serving(
-        shape, scheme, scheme.kv_cache, target, target.description, "trtllm", context=prompt + answer // 2, gpus=gpus
+        shape,
+        scheme,
+        scheme.kv_cache,
+        target,
+        target.description,
+        "trtllm",
+        context=prompt + answer,
+        output_tokens=answer,
+        gpus=gpus,
     )
     group = str(document.get("provenance", {}).get("key", id(document)))
     found = []
@@ -114,7 +123,7 @@ def observations_of(
         if not (math.isfinite(measured) and measured > 0 and concurrency > 0):
             message = f"concurrency {concurrency}: found {measured} tokens/s, expected a number above 0"
             raise MeasurementUnusableError(message)
-        load = workload(replace(serving, batch=concurrency), constants)
+        load = load_of(replace(serving, batch=concurrency), constants)
         least = step_terms(replace(load, batch=1))["weights"]
         if concurrency / measured < least:
             message = (
@@ -122,7 +131,8 @@ def observations_of(
                 f"allows {concurrency / least:.4g}: drafts were accepted, or this is not the model"
             )
             raise MeasurementUnusableError(message)
-        terms = served_terms(load, prompt, answer, waiting=concurrency)
+        running = queue_of(load, concurrency, answer).running
+        terms = served_terms(replace(load, batch=running), answer, prompts=concurrency)
         found.append(Observation(terms, concurrency / measured, group))
     return found
 

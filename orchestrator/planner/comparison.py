@@ -11,6 +11,7 @@ from orchestrator.catalog.runtimes import unserved
 from orchestrator.catalog.target import Target
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
+from orchestrator.planner.queueing import Targets, at_rate, users_within
 from orchestrator.planner.rules.model import has_listed
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving
@@ -62,6 +63,12 @@ class Terms:
     kv_dtype: KvDtype
     gpus: int | None = None
     """None: all GPUs of the target."""
+    output_tokens: int = 0
+    """Tokens of the answer, as in `Serving`."""
+    rate: float | None = None
+    """Requests per second, in place of the batch."""
+    targets: Targets | None = None
+    """The times that users accept; None: any."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ class Row:
     reaches: tuple[Reach, ...]
     recipes: tuple[str, ...]
     """The recipes that make it."""
+    users: int | None = None
+    """Users within the targets; None without targets, or without a GPU."""
     refused: str = ""
     """Why a plan refuses it on this target; empty if it does not."""
 
@@ -169,14 +178,20 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
         batch=terms.batch,
         context=terms.context,
         gpus=terms.gpus,
+        output_tokens=terms.output_tokens,
     )  # as published, because only a recipe says how it was made
+    if terms.rate is not None and terms.target.gpu:
+        serving = at_rate(serving, terms.rate)
+    figures = serving_figures(serving)
+    asked = terms.targets if figures.queue else None
     return Row(
         format=name,
         label=_CHECKPOINTS.get(name) or _GGUF.get(name) or name,
         serving=serving,
-        figures=serving_figures(serving),
+        figures=figures,
         reaches=tuple(Reach(batch, replace(serving, batch=batch).max_context) for batch in BATCHES),
         recipes=subject.recipes.get(name, ()),
+        users=users_within(serving, asked, figures.max_batch) if asked and asked.given else None,
     )
 
 

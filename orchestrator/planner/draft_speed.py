@@ -12,7 +12,8 @@ from orchestrator.planner.speculative import (
     one_layer_bytes,
     speculative,
 )
-from orchestrator.planner.speed import Band, speed, workload
+from orchestrator.planner.speed import Band, speed
+from orchestrator.planner.step_time import load_of
 from orchestrator.recipe.model import Recipe
 
 _ACCEPTED = (0.6, 0.8)
@@ -44,7 +45,7 @@ def draft_speed(recipe: Recipe, serving: Serving) -> DraftSpeed | None:
     if drafts is None:
         return None
     length = drafts.num_nextn_predict_layers if drafts.type == "mtp" else drafts.max_draft_len
-    plain, load = speed(serving).decode, workload(serving)
+    plain, load = speed(serving).decode, load_of(serving)
     read = serving.draft_bytes or one_layer_bytes(serving.shape)
     cost = read / weights_read_per_step(serving.shape, serving.scheme)
     check = max(check_cost_ratio(load, length), 1.0)

@@ -13,7 +13,8 @@ from orchestrator.planner.speculative import (
     tokens_needed,
     tokens_per_step,
 )
-from orchestrator.planner.speed import Band, workload
+from orchestrator.planner.speed import Band
+from orchestrator.planner.step_time import load_of
 
 DRAFT_LENGTH = 5
 """Tokens drafted per step, as in NVIDIA's playbook for EAGLE-3 on a Spark."""
@@ -72,7 +73,7 @@ def drafts(comparison: Comparison, wanted: Sequence[float] = ()) -> Drafts | Non
     row = _usual(comparison)
     if row is None or row.figures.decode is None or row.figures.ceiling is None:
         return None
-    plain, load = row.figures.decode, workload(row.serving)
+    plain, load = row.figures.decode, load_of(row.serving)
     cost = one_layer_bytes(comparison.subject.shape) / row.figures.active_bytes_per_token
     check = max(check_cost_ratio(load, DRAFT_LENGTH), 1.0)
     paid = check + DRAFT_LENGTH * cost

@@ -10,12 +10,14 @@ from orchestrator.planner import duration
 from orchestrator.planner.disk import StepDisk, disk_of_steps
 from orchestrator.planner.draft_speed import DraftSpeed, draft_speed
 from orchestrator.planner.duration import Span
-from orchestrator.planner.figures import Figure, Kind
+from orchestrator.planner.figures import Figure, Kind, workload_words
 from orchestrator.planner.model_on_target import ModelOnTarget, context_limit
 from orchestrator.planner.phases import Part, Peak, Phase, loading, preparing, serving_full
 from orchestrator.planner.preparation import calibrates
+from orchestrator.planner.queueing import Targets
 from orchestrator.planner.serving import Serving, memory_per_gpu
 from orchestrator.planner.speed import Band, speed
+from orchestrator.planner.users import Users, users_of
 from orchestrator.planner.weights import weights_per_token
 
 _BATCHES = (1, 8)
@@ -60,7 +62,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Speeds:
-    """The server's speed by concurrent requests and context, without drafts."""
+    """The server's speed by users and context, without drafts. Answers are as long as in the workload."""
 
     decode: tuple[Cell, ...]
     """By batch, then by context."""
@@ -91,17 +93,19 @@ class Estimate:
     max_context: Figure | None
     """The longest context of one request that fits; None if the model's sizes are not known."""
     max_requests: Figure | None
-    """Concurrent requests at the usual context; None if the model's sizes are not known."""
+    """Concurrent requests of the workload; None if the model's sizes are not known."""
     decode: Figure | None
-    """Tokens per second of one request at the usual context; None if sizes are not known, or without a GPU."""
+    """Tokens per second of one user of the workload; None if sizes are not known, or without a GPU."""
     prefill: Figure | None
-    """Prefill tokens per second for a prompt of the usual context; None as for `decode`."""
+    """Prefill tokens per second for a prompt of the workload; None as for `decode`."""
     decode_ceiling: Figure | None
     """Upper limit of one request in tokens per second; None without a GPU."""
     speeds: Speeds | None
     """None as for `decode`."""
     draft_speed: DraftSpeed | None
     """One request with the recipe's drafts; None without drafts, or as for `decode`."""
+    users: Users | None
+    """What the users of the workload see; None as for `decode`."""
 
     @property
     def figures(self) -> Mapping[str, Figure]:
@@ -124,11 +128,16 @@ class Estimate:
         return next((stage for stage in self.stages if stage.phase == phase), None)
 
 
-def estimate(model: ModelOnTarget) -> Estimate:
-    """Calculate the cost of a recipe's model on its target."""
+def estimate(model: ModelOnTarget, targets: Targets | None = None) -> Estimate:
+    """Calculate the cost of a recipe's model on its target.
+
+    Args:
+        model: The model and its machine.
+        targets: The times that users accept.
+    """
     known, server, disk = model.known, _server(model), disk_of_steps(model)
     source = replace(model.source, basis=f"{model.source.basis}; sizes from {known.basis}") if known else model.source
-    max_context = _max_context(model)
+    max_context, max_requests = _max_context(model), _max_requests(model)
     decode, prefill, ceiling = _one_request(server) if server else (None, None, _ceiling(model))
     return Estimate(
         download=source,
@@ -139,12 +148,13 @@ def estimate(model: ModelOnTarget) -> Estimate:
         search=_searching(model),
         serve_memory=model.serving_memory,
         max_context=max_context,
-        max_requests=_max_requests(model),
+        max_requests=max_requests,
         decode=decode,
         prefill=prefill,
         decode_ceiling=ceiling,
         speeds=_speeds(model, server, max_context) if server and max_context else None,
         draft_speed=draft_speed(model.recipe, server) if server else None,
+        users=_users(model, targets or Targets(), max_requests),
     )
 
 
@@ -179,6 +189,11 @@ def _max_requests(model: ModelOnTarget) -> Figure | None:
     found, limit = serving.max_batch, model.recipe.serve.max_batch_size
     reason = f"your max_batch_size; memory allows {found:,}" if found >= limit else "what memory allows"
     return Figure(min(found, limit), "requests", reason, conditions=f"of {serving.context:,} tokens")
+
+
+def _users(model: ModelOnTarget, targets: Targets, max_requests: Figure | None) -> Users | None:
+    asked = model.asked
+    return users_of(asked, int(max_requests.value), targets) if asked and max_requests else None
 
 
 def _stages(model: ModelOnTarget, disk: Iterable[StepDisk]) -> Iterator[Stage]:
@@ -255,12 +270,13 @@ def _disk(steps: Iterable[StepDisk]) -> Figure:
 
 def _one_request(serving: Serving) -> tuple[Figure, Figure, Figure]:
     """Return decode, prefill and the limit of decode, each with its conditions."""
-    found, tokens = speed(serving), f"{serving.context:,} tokens"
-    decoding = f"1 request at {tokens}, KV cache in {serving.kv_dtype.upper()}, no speculative decoding"
+    found, prompt = speed(serving), serving.context - serving.output_tokens
+    asked = workload_words(serving.batch, serving.context, serving.output_tokens)
+    decoding = f"{asked}, KV cache in {serving.kv_dtype.upper()}, no speculative decoding"
     limit = "weights and cache read once per step at the peak bandwidth, nothing else counted"
     return (
         _figure(found.decode, found.basis[0], decoding),
-        _figure(found.prefill, found.basis[1], f"1 prompt of {tokens}"),
+        _figure(found.prefill, found.basis[1], f"1 prompt of {prompt:,} tokens"),
         Figure(found.ceiling, "tok/s", limit, conditions=decoding),
     )
 
@@ -290,10 +306,10 @@ def _speeds(model: ModelOnTarget, serving: Serving, max_context: Figure) -> Spee
         return None
     contexts = (*[context for context in sorted({serving.context, _LONGER}) if context < most], most)
     allowed = model.recipe.serve.max_batch_size
-    alone = [speed(replace(serving, context=context)) for context in contexts]
+    alone = [speed(_with(serving, context)) for context in contexts]
     return Speeds(
         decode=tuple(
-            _cell(replace(serving, batch=batch, context=context))
+            _cell(replace(_with(serving, context), batch=batch))
             for batch in (*[batch for batch in _BATCHES if batch < allowed], allowed)
             for context in contexts
         ),
@@ -302,6 +318,11 @@ def _speeds(model: ModelOnTarget, serving: Serving, max_context: Figure) -> Spee
         ),
         basis=alone[0].basis,
     )
+
+
+def _with(serving: Serving, context: int) -> Serving:
+    """Change the context. The answers stay as long, if it holds them."""
+    return replace(serving, context=context, output_tokens=min(serving.output_tokens, context - 1))
 
 
 def _cell(serving: Serving) -> Cell:

@@ -48,7 +48,28 @@ def _short(value: float) -> str:
 
 def requests(count: float) -> str:
     """Format a number of concurrent requests: `1 request`, `8 requests`."""
-    return "1 request" if count == 1 else f"{count:,.0f} requests"
+    if count == 1:
+        return "1 request"
+    return f"{count:,.0f} requests" if count == round(count) else f"{count:,.3g} requests"
+
+
+def seconds_in_words(seconds: float) -> str:
+    """Format a short time: `18 ms`, `1.4 s`, `25 s`."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:,.0f} s"  # noqa: PLR2004 - two digits are enough
+
+
+def users_in_words(users: int) -> str:
+    """Format a number of users: `1 user`, `8 users`."""
+    return "1 user" if users == 1 else f"{users:,} users"
+
+
+def workload_words(users: int, context: int, answer: int) -> str:
+    """Format a workload: `1 user, 3,584 tokens in and 512 out`; without an answer `8 requests at 4,096 tokens`."""
+    if not answer:
+        return f"{requests(users)} at {context:,} tokens"
+    return f"{users_in_words(users)}, {context - answer:,} tokens in and {answer:,} out"
 
 
 def in_words(count: float) -> str:

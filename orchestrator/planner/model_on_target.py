@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Find, Known, in_catalogue, known_model
 from orchestrator.planner.preparation import Preparation, preparation_of
+from orchestrator.planner.queueing import at_rate
 from orchestrator.planner.serving import RUNTIME, Serving, gpus_of
 from orchestrator.planner.weights import draft_weights, served_weights, source_weights
-from orchestrator.recipe.model import Recipe
+from orchestrator.recipe.model import Recipe, Workload
 from orchestrator.units import in_bytes
-
-_TYPICAL_CONTEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ModelOnTarget:
     preparation: Preparation
     """The steps before serving."""
     serving: Serving | None
-    """One request at the usual context; None if the sizes are not known. The target may lack the GPUs for it."""
+    """One user of the workload; None if the sizes are not known. The target may lack the GPUs for it."""
 
     @property
     def serving_memory(self) -> Figure:
@@ -49,6 +48,16 @@ class ModelOnTarget:
             request = f"1 request of {self.serving.context:,} tokens"
             parts.append(f"{in_bytes(extra)} for activations and {request}, by formula")
         return Figure(total, "B", "; ".join(parts))
+
+    @property
+    def asked(self) -> Serving | None:
+        """All users of the workload; None if the sizes are not known, or if no server runs there."""
+        if self.serving is None or not self.has_server:
+            return None
+        workload = self.recipe.serve.workload or Workload()
+        if workload.rate is not None:
+            return at_rate(self.serving, workload.rate, self.recipe.serve.max_batch_size)
+        return replace(self.serving, batch=workload.concurrency or 1)
 
     @property
     def available_memory(self) -> float:
@@ -95,6 +104,8 @@ def context_limit(recipe: Recipe, known: Known) -> int:
 
 
 def _serving(recipe: Recipe, known: Known, target: Target, draft: Figure | None) -> Serving:
+    limit = context_limit(recipe, known)
+    workload = (recipe.serve.workload or Workload()).within(limit)
     return Serving(
         shape=known.shape,
         scheme=known.served,
@@ -102,7 +113,8 @@ def _serving(recipe: Recipe, known: Known, target: Target, draft: Figure | None)
         target=target,
         target_name=recipe.target,
         runtime=RUNTIME,
-        context=min(_TYPICAL_CONTEXT, context_limit(recipe, known)),
+        context=workload.context,
+        output_tokens=workload.output_tokens,
         gpus=min(recipe.serve.tensor_parallel_size, gpus_of(target)),
         tokens_per_step=recipe.serve.max_num_tokens,
         cache_share=recipe.serve.kv_cache.free_gpu_memory_fraction,

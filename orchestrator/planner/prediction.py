@@ -14,7 +14,7 @@ from orchestrator.planner.model_on_target import ModelOnTarget, context_limit
 from orchestrator.planner.serving import RUNTIME, Serving
 from orchestrator.planner.serving_figures import serving_figures
 from orchestrator.planner.serving_figures import to_document as figures_document
-from orchestrator.planner.speed import served, workload
+from orchestrator.planner.speed import served
 from orchestrator.recipe.model import Recipe
 
 
@@ -24,8 +24,8 @@ def predict(model: ModelOnTarget) -> dict[str, Any] | None:
     Returns:
         None where the model's exact sizes are not known: `known.missing_sizes(recipe)` says what is missing. Else
 
-        - `recipe`, `target`, `engine` ("trtllm"), `format`, `kv_dtype`, `batch` (1), `context`, `gpus`: the question.
-          The context is the one that `plan` and `compare` use;
+        - `recipe`, `target`, `engine` ("trtllm"), `format`, `kv_dtype`, `workload` (one user), `gpus`: the
+          question. The lengths are those that `plan` uses;
         - all keys of `orchestrator estimate --json`: `weights_bytes`, `active_bytes_per_token`, `kv_bytes_per_token`,
           `fits`, `peak_memory_bytes` by phase (of one GPU), `max_context`, `max_batch`, `decode_tokens_per_s` and
           `prefill_tokens_per_s` (each `low`, `expected`, `high`; null on a target without a GPU), `basis`, `limits`;
@@ -45,8 +45,11 @@ def predict(model: ModelOnTarget) -> dict[str, Any] | None:
         "engine": RUNTIME,
         "format": recipe.quantization.format,
         "kv_dtype": serving.kv_dtype,
-        "batch": serving.batch,
-        "context": serving.context,
+        "workload": {
+            "input_tokens": serving.context - serving.output_tokens,
+            "output_tokens": serving.output_tokens,
+            "concurrency": serving.batch,
+        },
         "gpus": serving.gpus,
         **figures_document(
             replace(
@@ -65,10 +68,11 @@ def _levels(recipe: Recipe, serving: Serving) -> Iterator[dict[str, Any]]:
     benchmark = recipe.benchmark
     if benchmark is None or serving.target.gpu is None:
         return
-    context = benchmark.input_tokens + benchmark.output_tokens // 2  # mean while an answer is generated
+    asked = replace(
+        serving, context=benchmark.input_tokens + benchmark.output_tokens, output_tokens=benchmark.output_tokens
+    )
     for concurrency in benchmark.concurrency:
-        load = workload(replace(serving, batch=min(concurrency, recipe.serve.max_batch_size), context=context))
-        band = served(load, benchmark.input_tokens, benchmark.output_tokens)
+        band = served(replace(asked, batch=min(concurrency, recipe.serve.max_batch_size)))
         yield {"concurrency": concurrency, "output_tokens_per_second": asdict(band)}
 
 

@@ -53,7 +53,12 @@ class Serving:
     batch: int = 1
     """Concurrent requests."""
     context: int = 1024
-    """Tokens of each request, prompt and answer; the length of a prompt."""
+    """Tokens of each request, prompt and answer."""
+    output_tokens: int = 0
+    """Tokens of the answer among them. 0: all requests decode at the end of the context, and no prompts come in
+    between."""
+    rate: float | None = None
+    """Requests per second that arrive, if they decided the batch."""
     gpus: int | None = None
     """GPUs that share the weights (tensor parallelism); None: all of the target's."""
     tokens_per_step: int | None = None
@@ -69,6 +74,12 @@ class Serving:
     def gpu_count(self) -> int:
         """GPUs that share the weights."""
         return self.gpus or gpus_of(self.target)
+
+    @property
+    def watts(self) -> float | None:
+        """Most power of the GPUs that serve; None if the vendor states none."""
+        gpu = self.target.gpu
+        return gpu.watts * self.gpu_count if gpu and gpu.watts else None
 
     @property
     def step_tokens(self) -> int:

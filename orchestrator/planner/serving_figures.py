@@ -17,6 +17,7 @@ from orchestrator.planner.bytes import (
 from orchestrator.planner.kernels import limits_of_kernels
 from orchestrator.planner.phases import Peak, Phase, peaks
 from orchestrator.planner.preparation import Preparation
+from orchestrator.planner.queueing import Queue, limits_of_rate
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, Serving, memory_words
 from orchestrator.planner.speed import Band, speed
@@ -42,6 +43,10 @@ class ServingFigures:
     """Concurrent requests at this context."""
     decode: Band | None
     """Tokens per second, summed over the batch; None without a GPU."""
+    queue: Queue | None
+    """What the users see; None without a GPU, or if answers have no length."""
+    watts: float | None
+    """Most power of all GPUs, as the vendor states it; None if it does not."""
     prefill: Band | None
     ceiling: float | None
     """Tokens per second at the peak bandwidth, without other costs; None without a GPU."""
@@ -80,6 +85,8 @@ def serving_figures(serving: Serving, preparation: Preparation | None = None) ->
         max_context=serving.max_context,
         max_batch=serving.max_batch,
         decode=found.decode if found else None,
+        queue=found.queue if found else None,
+        watts=serving.watts,
         prefill=found.prefill if found else None,
         ceiling=found.ceiling if found else None,
         peaks=phases,
@@ -103,6 +110,8 @@ def to_document(found: ServingFigures) -> dict[str, Any]:
         "max_batch": found.max_batch,
         "decode_tokens_per_s": asdict(found.decode) if found.decode else None,
         "prefill_tokens_per_s": asdict(found.prefill) if found.prefill else None,
+        "watts": found.watts,
+        "tokens_per_joule": found.decode.expected / found.watts if found.decode and found.watts else None,
         "basis": list(found.basis),
         "limits": list(found.limits),
     }
@@ -149,4 +158,5 @@ def _limits(serving: Serving, phases: Mapping[Phase, Peak]) -> Iterator[str]:
         )
     if target.unified_memory and phases["load"].total <= serving.available < EAGER_LOAD * serving.weights:
         yield (f"a loader that takes {EAGER_LOAD} times the weights at once would not fit: set {ONE_BY_ONE}=1")
+    yield from limits_of_rate(serving)
     yield from limits_of_kernels(serving)

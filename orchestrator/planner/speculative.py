@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from orchestrator.errors import SpeedInputError
 from orchestrator.models.shape import ModelShape
-from orchestrator.planner.speed import Band, Workload, step_terms, total
+from orchestrator.planner.speed import Band
+from orchestrator.planner.step_time import Load, step_terms, total
 
 _MOST_DRAFTS = 256
 _HALVINGS = 60
@@ -104,7 +105,7 @@ def tokens_needed(wanted: float, plain: float) -> float:
     return wanted / plain
 
 
-def check_cost_ratio(load: Workload, draft_len: int) -> float:
+def check_cost_ratio(load: Load, draft_len: int) -> float:
     """Calculate the cost of a step that checks drafts: more products, more experts, the same cache and launches."""
     plain = total(step_terms(load), load.runtime)
     return total(step_terms(load, draft_len + 1), load.runtime) / plain

@@ -346,6 +346,38 @@ class KvCache(_Part):
     """Off for hybrid (Mamba) models."""
 
 
+class Workload(_Part):
+    """What users send: it decides the predicted speed, not the server."""
+
+    input_tokens: int = Field(default=3584, ge=1, le=16777216)
+    """Tokens of each prompt."""
+    output_tokens: int = Field(default=512, ge=1, le=16777216)
+    """Tokens of each answer."""
+    concurrency: int | None = Field(default=None, ge=1, le=4096)
+    """Users, each of whom sends the next request when the answer is complete; by default one."""
+    rate: float | None = Field(default=None, gt=0, le=1e6)
+    """Requests per second that arrive, in place of a number of users."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of a request and its answer."""
+        return self.input_tokens + self.output_tokens
+
+    def within(self, context: int) -> Workload:
+        """Shorten the usual prompt and answer, in their proportion, to a context; lengths that were given stay."""
+        if self.context <= context or {"input_tokens", "output_tokens"} & self.model_fields_set:
+            return self
+        answer = max(1, context * self.output_tokens // self.context)
+        return self.model_copy(update={"input_tokens": max(1, context - answer), "output_tokens": answer})
+
+    @model_validator(mode="after")
+    def _users_or_rate(self) -> Workload:
+        if self.concurrency is not None and self.rate is not None:
+            msg = "give either concurrency or rate"
+            raise ValueError(msg)
+        return self
+
+
 class Serve(_Part):
     """The settings of trtllm-serve."""
 
@@ -361,6 +393,9 @@ class Serve(_Part):
     tool_parser: str | None = None
     kv_cache: KvCache = KvCache()
     speculative: Speculative | None = None
+    workload: Workload | None = None
+    """What the server is planned for; by default one user with 3,584 tokens in and 512 out, or what the model allows
+    in that proportion."""
     options: dict[str, OptionValue | dict[str, OptionValue | list[OptionValue] | None] | None] = {}
     """Further keys of trtllm-serve's configuration file (the LLM API's arguments)."""
     environment: dict[str, str] = {}

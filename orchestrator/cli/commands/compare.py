@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from orchestrator.app.comparing import USUAL_CONTEXT, compare_formats
+from orchestrator.app.comparing import compare_formats
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import PageFile, complete_recipe, write_page
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text
+from orchestrator.cli.workload_options import AskedWorkload, workload_options
 from orchestrator.pages.advice import advice
-from orchestrator.pages.cells import FORMAT_HEADS, conditions, format_cells
+from orchestrator.pages.cells import FORMAT_HEADS, conditions, format_cells, users_sentences
 from orchestrator.pages.draft_sentences import draft_sentences
 from orchestrator.pages.json_document import document
 from orchestrator.pages.markdown import comparison_text
@@ -27,11 +28,7 @@ from orchestrator.planner.scheme import KvDtype
 @click.argument("model", shell_complete=complete_recipe)
 @click.option("--target", "target_name", default="dgx-spark", show_default=True, help="The machine.")
 @click.option("--engine", type=click.Choice(RUNTIMES), default="trtllm", show_default=True, help="The runtime.")
-@click.option(
-    "--context", type=click.IntRange(1, 2**31),
-    help=f"Tokens of each request. Default: {USUAL_CONTEXT}, or the model's limit if that is less.",
-)  # fmt: skip
-@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Concurrent requests.")
+@workload_options
 @click.option(
     "--kv-cache", "kv_dtype", type=click.Choice(["bf16", "fp8", "nvfp4"]),
     help="The format of the KV cache. Default: that of the recipe, else bf16.",
@@ -55,8 +52,7 @@ def command(
     model: str,
     target_name: str,
     engine: str,
-    context: int | None,
-    batch: int,
+    asked: AskedWorkload,
     kv_dtype: KvDtype | None,
     wanted: tuple[float, ...],
     style: str,
@@ -69,7 +65,13 @@ def command(
     """
     settings: Settings = ctx.obj
     found = compare_formats(
-        settings, model, target_name=target_name, engine=engine, batch=batch, context=context, kv_dtype=kv_dtype
+        settings,
+        model,
+        target_name=target_name,
+        engine=engine,
+        workload=asked.workload,
+        targets=asked.targets,
+        kv_dtype=kv_dtype,
     )
     needed = drafts(found, wanted)
     if page is not None:
@@ -89,8 +91,10 @@ def _show(comparison: Comparison, needed: Drafts | None) -> None:
     terms = comparison.terms
     print_text(f"{comparison.subject.name} on {terms.target_name}: {conditions(terms)}")
     click.echo()
-    print_table(FORMAT_HEADS, map(format_cells, comparison.rows), right=(2, 3, 4, 5, 6), least=(2,))
+    print_table(FORMAT_HEADS, map(format_cells, comparison.rows), right=range(2, len(FORMAT_HEADS)), least=(3, 2))
     click.echo()
+    for line in users_sentences(comparison):
+        print_text(line)
     for row in comparison.rows:
         print_text(f"{row.label}: {advice(comparison, row)}")
     if needed:

@@ -11,12 +11,15 @@ from orchestrator.app.settings import Settings
 from orchestrator.cli.options import json_option
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text
+from orchestrator.cli.users_view import show_users
+from orchestrator.cli.workload_options import AskedWorkload, workload_options
 from orchestrator.planner.constants import RUNTIMES
-from orchestrator.planner.figures import requests
+from orchestrator.planner.figures import workload_words
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, KvDtype
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import ServingFigures, to_document
 from orchestrator.planner.speed import Band
+from orchestrator.planner.users import Users, users_document
 from orchestrator.units import in_bytes
 
 
@@ -47,10 +50,7 @@ from orchestrator.units import in_bytes
 )
 @click.option("--target", default="dgx-spark", show_default=True, help="The machine.")
 @click.option("--engine", type=click.Choice(RUNTIMES), default="trtllm", show_default=True, help="The runtime.")
-@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True, help="Concurrent requests.")
-@click.option(
-    "--context", type=click.IntRange(1, 2**31), default=4096, show_default=True, help="Tokens of each request."
-)
+@workload_options
 @click.option(
     "--gpus", type=click.IntRange(1, 1024), help="The number of GPUs that share the model. Default: all of the target."
 )
@@ -77,8 +77,7 @@ def command(
     format_name: str | None,
     target: str,
     engine: str,
-    batch: int,
-    context: int,
+    asked: AskedWorkload,
     gpus: int | None,
     kv_cache: KvDtype | None,
     method: str | None,
@@ -93,7 +92,7 @@ def command(
     if (config_file is None) == (repo is None):
         message = "give either --config or --repo"
         raise click.UsageError(message, ctx)
-    serving, found = estimate_model(
+    serving, found, users = estimate_model(
         settings,
         EstimateInput(
             config_file=config_file,
@@ -106,19 +105,19 @@ def command(
         ),
         target_name=target,
         runtime=engine,
-        batch=batch,
-        context=context,
+        workload=asked.workload,
+        targets=asked.targets,
         gpus=gpus,
         kv_cache=kv_cache,
         builds_engine=build_engine,
     )
     if as_json:
-        print_json(to_document(found))
+        print_json({**to_document(found), **(users_document(users) if users else {})})
     else:
-        _show(serving, found)
+        _show(serving, found, users)
 
 
-def _show(serving: Serving, found: ServingFigures) -> None:
+def _show(serving: Serving, found: ServingFigures, users: Users | None) -> None:
     verdict = ("fits, with limits" if found.limits else "fits") if found.fits else "does not fit"
     click.echo(f"{serving.shape.architecture} as {serving.scheme.label} on {serving.target_name}: {verdict}")
     for limit in found.limits:
@@ -131,12 +130,17 @@ def _show(serving: Serving, found: ServingFigures) -> None:
         ("available memory", in_bytes(found.available_bytes)),
         ("longest context", f"{found.max_context:,} tokens"),
         (f"requests of {serving.context:,} tokens", f"{found.max_batch:,}"),
-        (f"decode, {requests(serving.batch)} at {serving.context:,} tokens", _band(found.decode)),
-        (f"prefill, 1 prompt of {serving.context:,} tokens", _band(found.prefill)),
+        (
+            f"decode, {workload_words(serving.batch, serving.context, serving.output_tokens)}",
+            _band(found.decode),
+        ),
+        (f"prefill, 1 prompt of {serving.context - serving.output_tokens:,} tokens", _band(found.prefill)),
     ]
     click.echo()
     print_table(("what", "predicted"), rows, right=(1,))
     click.echo()
+    if users:
+        show_users(users)
     for line in found.basis:
         print_text(f"- {line}")
 

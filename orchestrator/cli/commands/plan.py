@@ -20,6 +20,8 @@ from orchestrator.cli.error_view import show_error
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text, program
+from orchestrator.cli.users_view import show_users
+from orchestrator.cli.workload_options import AskedWorkload, workload_options
 from orchestrator.errors import PlanRefusedError
 from orchestrator.pages.cells import (
     FIGURE_NAMES,
@@ -31,15 +33,18 @@ from orchestrator.pages.cells import (
     span_words,
     speed_heads,
     speed_rows,
+    users_words,
 )
 from orchestrator.planner.estimate import Estimate, Speeds, Stage
 from orchestrator.planner.serving import memory_words
+from orchestrator.planner.users import users_document
 
 
 @click.command("plan")
 @recipe_argument
 @set_option
 @executor_option
+@workload_options
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show how each figure was calculated, and where each step runs.")
 @click.option(
@@ -58,10 +63,12 @@ def command(
     as_json: bool,
     verbose: bool,
     page: Path | None,
+    asked: AskedWorkload,
 ) -> None:
     """Show whether RECIPE fits, what it costs and what it does. Exit status 4 if it cannot work."""
     settings: Settings = ctx.obj
-    planned = planning.plan(settings, recipe, overrides, executor, asks_hub=True)
+    everything = (*overrides, *asked.overrides)
+    planned = planning.plan(settings, recipe, everything, executor, targets=asked.targets, asks_hub=True)
     steps = forecast(planned.plan, settings.store, Path("WORK"))
     if page is not None:
         _write_page(planned.plan, page)
@@ -100,6 +107,7 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
             "seconds": asdict(plan.estimate.search) if plan.estimate.search else None,
         },
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
+        **(users_document(plan.estimate.users) if plan.estimate.users else {}),
         "drafts": asdict(plan.estimate.draft_speed) if plan.estimate.draft_speed else None,
         "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
     }
@@ -156,8 +164,8 @@ def show_plan(
     if plan.refusals or plan.warnings:
         click.echo()
     _show_phases(plan)
-    if plan.estimate.speeds and not plan.refusals:
-        _show_speeds(plan.estimate, plan.estimate.speeds)
+    if not plan.refusals:
+        _show_speeds(plan.estimate, verbose=verbose)
     if verbose:
         _show_basis(plan)
     if steps and verbose:
@@ -177,19 +185,28 @@ def _show_phases(plan: Plan) -> None:
     click.echo()
 
 
-def _show_speeds(estimate: Estimate, speeds: Speeds) -> None:
-    heads = speed_heads(speeds)
-    between = range(2, len(heads) - 1)  # the usual context and the longest one stay
-    print_table(heads, speed_rows(speeds), right=range(1, len(heads)), least=between)
-    click.echo()
-    if estimate.decode:
-        print_text(f"decode: {figure_words(estimate.decode)}")
+def _show_speeds(estimate: Estimate, *, verbose: bool) -> None:
+    if estimate.speeds:
+        _show_table(estimate.speeds)
+    if estimate.users and verbose:
+        show_users(estimate.users)
+    elif estimate.users:
+        for line in users_words(estimate.users):
+            print_text(line)
     for name, figure in (("max_context", estimate.max_context), ("max_requests", estimate.max_requests)):
-        if figure:
+        if figure and estimate.speeds:
             print_text(f"{FIGURE_NAMES[name]}: {figure_words(figure)} ({figure.basis})")
     if estimate.draft_speed:
         print_text(f"speculative decoding: {draft_words(estimate.draft_speed)}")
-    print_text(speeds.basis[-2])
+    if estimate.speeds:
+        print_text(estimate.speeds.basis[-2])
+        click.echo()
+
+
+def _show_table(speeds: Speeds) -> None:
+    heads = speed_heads(speeds)
+    between = range(2, len(heads) - 1)  # the usual context and the longest one stay
+    print_table(heads, speed_rows(speeds), right=range(1, len(heads)), least=between)
     click.echo()
 
 

@@ -29,7 +29,7 @@ BAND = {"low": 4.0, "expected": 5.0, "high": 6.0}
 PREDICTION = {
     "weights_bytes": 42_000_000_000,
     "peak_memory_bytes": {"download": 157_286_400, "serve": 48_000_000_000},
-    "context": 4096,
+    "workload": {"input_tokens": 3584, "output_tokens": 512, "concurrency": 1},
     "max_context": 8192,
     "decode_tokens_per_s": BAND,
     "prefill_tokens_per_s": {"low": 340.0, "expected": 566.0, "high": 793.0},

@@ -59,6 +59,7 @@ def test_each_target_has_a_source_for_each_constant(name: str) -> None:
     target = CATALOG.targets[name]
     wanted = {"memory", "reserve"} | ({"memory_bandwidth", "sm"} if target.gpu else set())
     wanted |= {"cuda_free"} if target.cuda_free else set()
+    wanted |= {"watts"} if target.gpu and target.gpu.watts else set()
     assert set(target.sources) == wanted
 
 

@@ -137,7 +137,7 @@ def test_a_plan_is_one_screen_with_its_verdict_first(shell: Shell, recipe: str, 
     table = [line.rstrip() for line in lines if line.startswith(("phase ", "download ", "load ", "serve "))]
     assert len(table) == 4
     assert max(map(len, table)) <= 100
-    assert ("decode, 1 request" in shell.out) == (status == 0)
+    assert ("decode, 1 user" in shell.out) == (status == 0)
 
 
 def test_a_plan_says_on_request_how_each_figure_was_calculated(shell: Shell) -> None:
@@ -386,11 +386,13 @@ def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: 
     own = next(row for row in compared["formats"] if row["format"] == loaded.quantization.format)
     usual = plan["speeds"]["decode"][0]
     decode = plan["estimate"]["decode"]
+    lengths = {name: compared["workload"][name] for name in ("input_tokens", "output_tokens")}
     assert (
-        f"1 request at {compared['context']:,} tokens, KV cache in {compared['kv_dtype'].upper()}"
-        in decode["conditions"]
+        f"1 user, {lengths['input_tokens']:,} tokens in and {lengths['output_tokens']:,} out,"
+        f" KV cache in {compared['kv_dtype'].upper()}" in decode["conditions"]
     )
-    assert (usual["batch"], usual["context"]) == (1, compared["context"])
+    assert (usual["batch"], usual["context"]) == (1, lengths["input_tokens"] + lengths["output_tokens"])
+    assert predicted["workload"] == {**lengths, "concurrency": 1}
     assert usual["decode"]["expected"] == decode["value"] == own["decode_tokens_per_s"]["expected"]
     assert predicted["decode_tokens_per_s"] == own["decode_tokens_per_s"] == usual["decode"]
     limit = plan["speeds"]["prefill"][0]["ceiling"]
@@ -411,7 +413,7 @@ def test_a_plan_is_readable_on_a_narrow_terminal(
     for row in ("build engine", "prefill, 1 prompt"):  # no cell is folded, and none of a row is lost
         assert len([line for line in lines if line.startswith(row)]) == 1
     assert "85 s to 3 min" in shell.out
-    assert "1,227 (736-1,718)" in shell.out
+    assert "1,228 (737-1,720)" in shell.out
 
 
 def test_a_refusal_is_readable_on_a_narrow_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

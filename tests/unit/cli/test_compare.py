@@ -90,7 +90,8 @@ def test_a_config_or_its_folder_is_read_where_it_lies(shell: Shell, tmp_path: Pa
     by_file = shell.json("compare", str(tmp_path / "config.json"))
     by_folder = shell.json("compare", str(tmp_path))
     assert by_file["formats"] == by_folder["formats"]
-    assert by_file["context"] == 2048  # no more than it was made for
+    lengths = by_file["workload"]["input_tokens"], by_file["workload"]["output_tokens"]
+    assert lengths == (1792, 256)  # no more than it was made for, in the usual proportion
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000, '"config"', '{"architectures": ["NobodyForCausalLM"]}'])

@@ -25,9 +25,12 @@ KEYS = [
     "max_batch",
     "decode_tokens_per_s",
     "prefill_tokens_per_s",
+    "watts",
+    "tokens_per_joule",
     "basis",
     "limits",
 ]
+USERS = ["users", "users_within_targets", "knee", "sweep"]
 NVFP4: Config = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}}
 
 
@@ -49,8 +52,19 @@ def answer(*arguments: str) -> Mapping[str, Any]:
 
 
 def test_a_program_gets_every_key_and_nothing_else(tmp_path: Path) -> None:
-    found = answer("--config", written(tmp_path, LLAMA), "--format", "nvfp4", "--batch", "8", "--context", "2048")
-    assert list(found) == KEYS
+    found = answer(
+        "--config",
+        written(tmp_path, LLAMA),
+        "--format",
+        "nvfp4",
+        "--concurrency",
+        "8",
+        "--input-tokens",
+        "1792",
+        "--output-tokens",
+        "256",
+    )
+    assert list(found) == [*KEYS, *USERS]
     assert found["fits"] is True
     assert set(found["decode_tokens_per_s"]) == {"low", "expected", "high"}
     assert found["kv_bytes_per_token"] == 131072
@@ -112,7 +126,17 @@ def test_an_infinite_field_that_sizes_do_not_need_is_no_obstacle(tmp_path: Path)
     assert answer("--config", written(tmp_path, json.dumps({**LLAMA, "time_step_limit": [0.0, float("inf")]})))["fits"]
 
 
-@pytest.mark.parametrize("option", [["--batch", "0"], ["--context", "-1"], ["--gpus", "0"], ["--format", "int3"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--concurrency", "0"],
+        ["--input-tokens", "-1"],
+        ["--batch", "1"],
+        ["--context", "1"],
+        ["--gpus", "0"],
+        ["--format", "int3"],
+    ],
+)
 def test_numbers_that_no_run_can_have_are_wrong_usage(tmp_path: Path, option: list[str]) -> None:
     assert run("--config", written(tmp_path, LLAMA), *option).exit_code == 2
 

@@ -35,7 +35,7 @@ def test_a_prediction_says_what_an_estimate_says_and_what_it_was_made_for(catalo
     assert json.loads(json.dumps(found)) == found
     assert found["fits"]
     assert found["decode_tokens_per_s"]["expected"] == pytest.approx(4.79, abs=0.05)
-    assert (found["batch"], found["context"]) == (1, 4096)
+    assert found["workload"] == {"input_tokens": 3584, "output_tokens": 512, "concurrency": 1}
 
 
 def test_a_benchmark_s_figure_is_predicted_for_each_concurrency_with_its_prompts_in_between(

@@ -15,7 +15,8 @@ from orchestrator.planner.speculative import (
     tokens_needed,
     tokens_per_step,
 )
-from orchestrator.planner.speed import Band, workload
+from orchestrator.planner.speed import Band
+from orchestrator.planner.step_time import load_of
 from tests.unit.planner.test_speed import asked
 
 PLAIN = Band(4.0, 5.0, 6.0)
@@ -71,7 +72,7 @@ def test_18_to_20_tokens_per_second_of_a_70b_take_almost_three_tokens_a_step_eve
 def test_checking_drafts_costs_a_mixture_of_experts_more_than_a_dense_model() -> None:
     dense, moe = (
         check_cost_ratio(
-            workload(asked(name, context=512)),
+            load_of(asked(name, context=512)),
             3,
         )
         for name in ("70b", "moe")

@@ -17,7 +17,7 @@ from orchestrator.models import shape_of
 from orchestrator.planner.constants import RUNTIMES, default_constants
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving
-from orchestrator.planner.speed import Speed, served, speed, workload
+from orchestrator.planner.speed import Speed, served, speed
 from tests.unit.planner.conftest import ROOT
 
 LLAMA_8B: Mapping[str, Any] = {
@@ -230,15 +230,18 @@ def test_a_gpu_that_no_table_knows_still_has_a_prefill() -> None:
 
 
 def test_clients_see_less_than_the_runtime_does_the_longer_their_prompts_are() -> None:
-    load = workload(asked(batch=8, context=2048))
-    short, long = (served(load, prompt, 256).expected for prompt in (128, 8192))
-    assert long < short < of(batch=8, context=2048).decode.expected
+    short, long = (served(asked(batch=8, context=prompt + 256, output_tokens=256)).expected for prompt in (128, 8192))
+    assert long < short < of(batch=8, context=256).decode.expected
 
 
-def test_clients_without_answers_are_refused() -> None:
-    load = workload(asked(batch=8, context=64))
-    with pytest.raises(SpeedInputError, match="answer"):
-        served(load, 128, 0)
+def test_answers_without_a_length_have_no_benchmark() -> None:
+    with pytest.raises(SpeedInputError, match="output_tokens"):
+        served(asked(batch=8, context=64))
+
+
+def test_an_answer_that_leaves_no_prompt_is_named() -> None:
+    with pytest.raises(SpeedInputError, match="output_tokens: found 64"):
+        of(context=64, output_tokens=64)
 
 
 def test_the_constants_of_a_runtime_change_its_speed() -> None:

@@ -25,7 +25,7 @@ from orchestrator.planner.constants import (
     to_document,
 )
 from orchestrator.planner.scheme import scheme_of
-from orchestrator.planner.speed import served_terms, total, workload
+from orchestrator.planner.speed import served
 from tests.unit.planner.test_speed import SHAPES, SPARK, asked, of
 
 KNOWN = default_constants()
@@ -38,12 +38,12 @@ def performance(runtime: RuntimeConstants, **changes: Any) -> dict[str, Any]:  #
     """What trtllm-bench would report on a machine with these constants."""
     levels = []
     for concurrency in CONCURRENCY:
-        load = workload(asked(batch=concurrency, context=1024 + 64))
-        seconds = total(served_terms(load, 1024, 128, waiting=concurrency), runtime)
+        asks = asked(batch=concurrency, context=1024 + 128, output_tokens=128)
+        rate = served(asks, KNOWN.with_runtime("trtllm", runtime)).expected
         levels.append(
             {
                 "concurrency": concurrency,
-                "output_tokens_per_second": concurrency / seconds,
+                "output_tokens_per_second": rate,
                 "command": ["trtllm-bench", "--tp", "1"],
             }
         )

@@ -1,0 +1,107 @@
+"""Defines the options that describe what users send, and the times that they accept."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from orchestrator.planner.queueing import Targets
+from orchestrator.recipe.model import Workload
+
+_SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3}
+
+
+class Seconds(click.ParamType[float]):
+    """A short time: `1s`, `200ms`, or seconds without a unit."""
+
+    name = "time"
+
+    def convert(
+        self,
+        value: str | float,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Convert to seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(s|ms|)", value.strip())
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r:.60} is no time above 0; write it as `1s` or `200ms`", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+@dataclass(frozen=True)
+class AskedWorkload:
+    """What the command line says of the users; None: nothing."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+    concurrency: int | None
+    rate: float | None
+    targets: Targets
+
+    @property
+    def workload(self) -> Workload:
+        """The workload; lengths that are not given are the usual ones."""
+        return Workload.model_validate(dict(self._given()))
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The same as values of a recipe."""
+        other = {"concurrency": "rate", "rate": "concurrency"}
+        given = dict(self._given())
+        cleared = [f"serve.workload.{other[name]}=null" for name in given if name in other]
+        return (*cleared, *(f"serve.workload.{name}={value}" for name, value in given.items()))
+
+    def _given(self) -> Iterator[tuple[str, float]]:
+        for name in ("input_tokens", "output_tokens", "concurrency", "rate"):
+            if (value := getattr(self, name)) is not None:
+                yield name, value
+
+
+Command = Callable[..., Any]
+
+targets_options = (
+    click.option("--ttft", type=Seconds(), metavar="TIME", help="Longest time to the first token, such as 1s."),
+    click.option("--tpot", type=Seconds(), metavar="TIME", help="Longest time per further token, such as 50ms."),
+)
+concurrency_options = (
+    click.option("--input-tokens", type=click.IntRange(1, 2**24), metavar="N", help="Tokens of each prompt."),
+    click.option("--output-tokens", type=click.IntRange(1, 2**24), metavar="N", help="Tokens of each answer."),
+    click.option("--concurrency", type=click.IntRange(1, 4096), metavar="N", help="Users at once. Default: 1."),
+    click.option(
+        "--rate", type=click.FloatRange(0, 1e6, min_open=True), metavar="N",
+        help="Requests per second that arrive, in place of --concurrency.",
+    ),
+)  # fmt: skip
+
+
+def workload_options(command: Command) -> Command:
+    """Add the options of a workload; the command gets them as `asked`."""
+
+    @functools.wraps(command)
+    def gathered(
+        *arguments: object,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        concurrency: int | None,
+        rate: float | None,
+        ttft: float | None,
+        tpot: float | None,
+        **others: object,
+    ) -> Any:  # noqa: ANN401 - what the command returns
+        if concurrency is not None and rate is not None:
+            message = "give either --concurrency or --rate"
+            raise click.UsageError(message)
+        asked = AskedWorkload(input_tokens, output_tokens, concurrency, rate, Targets(ttft, tpot))
+        return command(*arguments, asked=asked, **others)
+
+    for option in reversed((*concurrency_options, *targets_options)):
+        gathered = option(gathered)
+    return gathered
