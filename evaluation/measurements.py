@@ -20,7 +20,7 @@ from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Runtime
 from orchestrator.planner.queueing import queue_of
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.planner.serving import Serving
+from orchestrator.planner.serving import Kernels, Serving
 from orchestrator.planner.step_time import load_of, prefill_terms, served_terms, step_terms
 
 Kind = Literal["dense one", "dense many", "moe one", "moe many", "prefill"]
@@ -116,9 +116,16 @@ class Row:
         return (self.prompt if self.prefill else self.batch) / self.measured
 
     @property
-    def among_users(self) -> bool:
-        """Whether prompts of other users were read in between."""
-        return self.clients and self.batch > 1 and self.prompt > 0 and self.answer > 0
+    def asked(self) -> bool:
+        """Whether it is a workload: a prompt, an answer, and clients that each send the next request."""
+        return self.clients and self.prompt > 0 and self.answer > 0 and not _DEPTH.search(self.source)
+
+    @property
+    def kernels(self) -> Kernels:
+        """What the source says of them. NVIDIA's FP8 is ModelOpt's, which vLLM multiplies in eight bits."""
+        if "Marlin" in f"{self.format} {self.server_name}":
+            return "marlin"
+        return "native" if self.format == "FP8" and "nvidia" in self.known.backbone.lower() else "auto"
 
     def serving(self, targets: Mapping[str, Target]) -> Serving:
         """Describe the measured server."""
@@ -131,9 +138,10 @@ class Row:
             target_name=name,
             runtime=self.runtime,
             batch=self.batch,
-            context=self.prompt + self.answer if self.among_users else self.context,
-            output_tokens=self.answer if self.among_users else 0,
+            context=self.prompt + self.answer if self.asked else self.prompt if self.prefill else self.context,
+            output_tokens=self.answer if self.asked else 0,
             gpus=self.gpus,
+            kernels=self.kernels,
         )
 
     def terms(self, targets: Mapping[str, Target], constants: Constants) -> dict[Cost, float]:
@@ -141,7 +149,7 @@ class Row:
         load = load_of(self.serving(targets), constants)
         if self.prefill:
             return prefill_terms(load, self.prompt)
-        if not self.among_users:
+        if not self.asked or self.batch == 1:
             return step_terms(load)
         running = queue_of(load, self.batch, self.answer).running
         return served_terms(replace(load, batch=running), self.answer, prompts=self.batch - 1)

@@ -34,6 +34,9 @@ _LARGE = 8.0e9
 _MOST = 32
 """Streams up to which batches are scored."""
 
+_ENOUGH = 4
+"""Models from which a runtime has constants of its own. Fewer tell one version of it from another, at most."""
+
 PRIOR: Mapping[Cost, float] = {
     "weights": 1.25,  # 80 % of the peak, as direct reads of the memory reach
     "four_bit": 0.1,
@@ -108,8 +111,9 @@ def fitted(rows: Iterable[Row], targets: Mapping[str, Target], constants: Consta
     shared = fit_costs([one for some in seen.values() for one in some], PRIOR, trust=0.15)
     known = constants
     for runtime, before in constants.runtimes.items():
-        costs = fit_costs(seen[runtime], {cost: max(shared[cost], 0.05 * PRIOR[cost]) for cost in COSTS})
         models = len(set(names[runtime]))
+        near = {cost: max(shared[cost], 0.05 * PRIOR[cost]) for cost in COSTS}
+        costs = fit_costs(seen[runtime] if models >= _ENOUGH else (), near)
         basis = f"{len(seen[runtime])} published measurements of {models} models on a DGX Spark, and what engines share"
         known = known.with_runtime(runtime, replace(before, costs=costs, basis=basis))
     return known
@@ -130,12 +134,9 @@ def scores(
 
 
 def _score(row: Row, targets: Mapping[str, Target], constants: Constants) -> Score:
-    serving = row.serving(targets)
-    tokens = row.prompt if row.prefill else row.batch
-    expected = tokens / total(row.terms(targets, constants), constants.runtime(row.runtime))
-    said = speed(serving, constants)
+    said = speed(row.serving(targets), constants)  # what `orchestrator estimate` prints
     band = said.prefill if row.prefill else said.decode
-    return Score(row, expected * band.low / band.expected, expected, expected * band.high / band.expected)
+    return Score(row, band.low, band.expected, band.high)
 
 
 def _report(
@@ -174,7 +175,7 @@ def _report(
     yield f"{'measured':10} {'prompt/answer':24} {'':11} {'n':>4} {'median':>7} {'p90':>7} {'in band':>8} {'alone':>7}"
     yield from _by_method(decode, targets)
     yield "\ngoals"
-    yield from _goals(decode)
+    yield from _goals(scored)
     if worst:
         yield "\nrows that are further off"
         yield from (_line(score) for score in scored if abs(score.error) > worst)
@@ -197,12 +198,15 @@ def _by_method(decode: Sequence[Score], targets: Mapping[str, Target]) -> Iterab
         yield f"{method:10} {lengths:24} {'':11} {_figures(some)} {float(np.median(alone)):7.1%}"
 
 
-def _goals(decode: Sequence[Score]) -> Iterable[str]:
+def _goals(scored: Sequence[Score]) -> Iterable[str]:
+    decode = [score for score in scored if not score.row.prefill]
     large = [score for score in decode if _is_large(score.row)]
     moe = [score for score in decode if score.row.kind == "moe one"]
     many = [score for score in decode if 1 < score.row.batch <= _MOST]
     dense = [score for score in decode if score.row.kind.startswith("dense")]
     one = [score for score in decode if score.row.batch == 1]
+    users = [score for score in decode if score.row.batch > 1 and score.row.asked]
+    prefill = [score for score in scored if score.row.prefill]
     yield _goal("one stream, dense of 8 billion or more: median", large, _median, 0.08)
     yield _goal("one stream, dense of 8 billion or more: p90", large, _p90, 0.20)
     yield _goal("one stream, experts: median", moe, _median, 0.12)
@@ -210,6 +214,12 @@ def _goals(decode: Sequence[Score]) -> Iterable[str]:
     yield _goal(f"batches up to {_MOST}: median", many, _median, 0.15)
     yield _goal("outside of the band, all decode", decode, _outside, 0.10)
     yield _goal("outside of the band, one stream", one, _outside, 0.10)
+    yield _goal("several users, prompts and answers of known length: median", users, _median, 0.15)
+    yield _goal("several users: p90", users, _p90, 0.45)
+    yield _goal("several users: outside of the band", users, _outside, 0.10)
+    yield _goal("prefill: median", prefill, _median, 0.13)
+    yield _goal("prefill: outside of the band", prefill, _outside, 0.10)
+    yield _goal("half width of any band, at most", scored, _widest, 0.35)
     yield _goal("half width of the band, dense, at most", dense, _widest, 0.25)
 
 

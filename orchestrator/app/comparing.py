@@ -14,6 +14,7 @@ from orchestrator.catalog.models import find_model
 from orchestrator.catalog.target import Target
 from orchestrator.errors import ConfigInvalidError, RecipeUnknownError
 from orchestrator.planner.comparison import Comparison, Subject, Terms, compare
+from orchestrator.planner.drafting import Drafting
 from orchestrator.planner.known import Find, Known, known_model, known_repo, missing_sizes
 from orchestrator.planner.queueing import Targets
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_files
@@ -32,6 +33,7 @@ def compare_formats(
     engine: str,
     workload: Workload | None = None,
     targets: Targets | None = None,
+    drafter: Drafting | None = None,
     kv_dtype: KvDtype | None = None,
 ) -> Comparison:
     """Compare the formats of a model.
@@ -43,6 +45,7 @@ def compare_formats(
         engine: The runtime.
         workload: What users send; the usual lengths are shortened to what the model allows.
         targets: The times that users accept.
+        drafter: Drafts tokens; None: plain decoding.
         kv_dtype: The format of the KV cache; None: that of the recipe, else bf16.
 
     Raises:
@@ -70,6 +73,7 @@ def compare_formats(
         output_tokens=workload.output_tokens,
         rate=workload.rate,
         targets=targets,
+        drafter=drafter,
     )
     return compare(subject, terms, serving)
 

@@ -11,11 +11,20 @@ from orchestrator.catalog.models import find_model
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models import ModelShape
 from orchestrator.models.files import ModelFiles
+from orchestrator.planner.drafting import Drafting
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.queueing import Targets, at_rate
-from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme, scheme_of, scheme_of_files, scheme_of_quant_config
-from orchestrator.planner.serving import Serving
+from orchestrator.planner.scheme import (
+    Algorithm,
+    KvDtype,
+    Scheme,
+    as_published,
+    scheme_of,
+    scheme_of_files,
+    scheme_of_quant_config,
+)
+from orchestrator.planner.serving import RUNTIME, Kernels, Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
 from orchestrator.planner.users import Users, users_of
 from orchestrator.quantization.format_names import SINGLE_FORMATS
@@ -49,6 +58,8 @@ def estimate_model(
     runtime: str,
     workload: Workload,
     targets: Targets | None = None,
+    drafter: Drafting | None = None,
+    kernels: Kernels = "auto",
     gpus: int | None = None,
     kv_cache: KvDtype | None = None,
     builds_engine: bool = False,
@@ -62,6 +73,8 @@ def estimate_model(
         runtime: The runtime.
         workload: What users send.
         targets: The times that they accept.
+        drafter: Drafts tokens; None: plain decoding.
+        kernels: How quantized weights are multiplied.
         gpus: The number of GPUs that share the model; None: all of the target's.
         kv_cache: The format of the KV cache; None: that of the checkpoint.
         builds_engine: Include the conversion and the build of a TensorRT engine.
@@ -77,6 +90,8 @@ def estimate_model(
     declared = declared or scheme_of_files(files)
     shape, stored = files.shape, files.weights is not None
     scheme, published = _choose(declared, given.format_name, given=files.quantization is not None, stored=stored)
+    if runtime != RUNTIME and given.method is None and declared is None:
+        scheme = as_published(scheme)
     if given.method is not None:
         published = given.method == "none"
     workload = workload.within(shape.max_position)
@@ -91,6 +106,8 @@ def estimate_model(
         context=workload.context,
         output_tokens=workload.output_tokens,
         gpus=gpus,
+        drafter=drafter,
+        kernels=kernels,
     )
     if workload.rate is not None and serving.target.gpu:
         serving = at_rate(serving, workload.rate)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from orchestrator.planner.drafting import DRAFT_KINDS, Drafting, DraftKind, drafting
 from orchestrator.planner.queueing import Targets
 from orchestrator.recipe.model import Workload
 
@@ -45,6 +46,7 @@ class AskedWorkload:
     concurrency: int | None
     rate: float | None
     targets: Targets
+    drafter: Drafting | None
 
     @property
     def workload(self) -> Workload:
@@ -67,11 +69,11 @@ class AskedWorkload:
 
 Command = Callable[..., Any]
 
-targets_options = (
+_targets_options = (
     click.option("--ttft", type=Seconds(), metavar="TIME", help="Longest time to the first token, such as 1s."),
     click.option("--tpot", type=Seconds(), metavar="TIME", help="Longest time per further token, such as 50ms."),
 )
-concurrency_options = (
+_concurrency_options = (
     click.option("--input-tokens", type=click.IntRange(1, 2**24), metavar="N", help="Tokens of each prompt."),
     click.option("--output-tokens", type=click.IntRange(1, 2**24), metavar="N", help="Tokens of each answer."),
     click.option("--concurrency", type=click.IntRange(1, 4096), metavar="N", help="Users at once. Default: 1."),
@@ -80,11 +82,33 @@ concurrency_options = (
         help="Requests per second that arrive, in place of --concurrency.",
     ),
 )  # fmt: skip
+_draft_options = (
+    click.option(
+        "--drafts", type=click.Choice(DRAFT_KINDS),
+        help="Speculative decoding: the model's own layers (mtp), or a head of this kind.",
+    ),
+    click.option(
+        "--draft-tokens", type=click.IntRange(1, 64), metavar="N",
+        help="With --drafts: tokens drafted per step. Default: what is usual for the kind.",
+    ),
+    click.option(
+        "--acceptance", type=click.FloatRange(0, 1), metavar="SHARE",
+        help="With --drafts: the chance that a drafted token is accepted. Default: what is published for the kind.",
+    ),
+)  # fmt: skip
 
 
 def workload_options(command: Command) -> Command:
     """Add the options of a workload; the command gets them as `asked`."""
+    return _gathered(command, (*_concurrency_options, *_targets_options))
 
+
+def drafted_workload_options(command: Command) -> Command:
+    """Add the options of a workload and of drafts; the command gets them as `asked`."""
+    return _gathered(command, (*_concurrency_options, *_targets_options, *_draft_options))
+
+
+def _gathered(command: Command, options: Iterable[Callable[[Command], Command]]) -> Command:
     @functools.wraps(command)
     def gathered(
         *arguments: object,
@@ -94,14 +118,21 @@ def workload_options(command: Command) -> Command:
         rate: float | None,
         ttft: float | None,
         tpot: float | None,
+        drafts: DraftKind | None = None,
+        draft_tokens: int | None = None,
+        acceptance: float | None = None,
         **others: object,
     ) -> Any:  # noqa: ANN401 - what the command returns
         if concurrency is not None and rate is not None:
             message = "give either --concurrency or --rate"
             raise click.UsageError(message)
-        asked = AskedWorkload(input_tokens, output_tokens, concurrency, rate, Targets(ttft, tpot))
+        if drafts is None and (draft_tokens is not None or acceptance is not None):
+            message = "--draft-tokens and --acceptance describe drafts: give --drafts as well"
+            raise click.UsageError(message)
+        drafter = drafting(drafts, draft_tokens, acceptance) if drafts else None
+        asked = AskedWorkload(input_tokens, output_tokens, concurrency, rate, Targets(ttft, tpot), drafter)
         return command(*arguments, asked=asked, **others)
 
-    for option in reversed((*concurrency_options, *targets_options)):
+    for option in reversed(tuple(options)):
         gathered = option(gathered)
     return gathered

@@ -89,6 +89,9 @@ def users_words(users: Users) -> Iterator[str]:
         f"{workload_words(queue.users, context, users.output_tokens)}: {span_of(users.decode)} tokens/s{own};"
         f" first token {_percentiles(first)}, then {_percentiles(each)} per token"
     )
+    if users.gains:
+        gains = ", ".join(f"{gain:.2f} with {users_in_words(count)}" for count, gain in users.gains)
+        yield f"drafts: times the speed without: {gains}"
     if users.within is not None:
         yield within_words(users.within, users.targets)
     yield from users.limits
@@ -121,7 +124,9 @@ def conditions(terms: Terms) -> str:
     """Describe the common question of all formats."""
     users = workload_words(terms.batch, terms.context, terms.output_tokens)
     asked = f"{terms.rate:.3g} requests/s of {users.partition(', ')[2]}" if terms.rate is not None else users
-    return f"{terms.runtime}, {asked}, KV cache in {terms.kv_dtype.upper()}"
+    drafter = terms.drafter
+    drafts = f", {drafter.tokens} drafts by {drafter.kind}, {drafter.acceptance:.0%} accepted" if drafter else ""
+    return f"{terms.runtime}, {asked}, KV cache in {terms.kv_dtype.upper()}{drafts}"
 
 
 def users_sentences(comparison: Comparison) -> Iterator[str]:

@@ -169,6 +169,17 @@ def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -
     return sum(size * (1 - math.pow(1 - used, batch)) for size, used, _ in _sizes(shape, scheme) if used)
 
 
+def weights_read_of(shape: ModelShape, scheme: Scheme, role: Role) -> float:
+    """Return the bytes of the weights of one role that a token reads; a tied embedding is also the head."""
+    layers, tied = len(shape.layers), not any(tensor.role == "head" for tensor in shape.tensors)
+    found = (
+        tensor
+        for tensor in shape.tensors
+        if tensor.role == role or (tied and role == "head" and tensor.role == "embedding" and tensor.used == 1)
+    )
+    return sum(tensor_bytes(tensor, scheme, layers) * tensor.used for tensor in found)
+
+
 def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:
     """Return the bytes that one more token adds to the cache while no window is full."""
     return sum(_per_token(layer, dtype) for layer in shape.layers if not layer.shared)

@@ -10,11 +10,12 @@ from orchestrator.catalog.image import Image
 from orchestrator.catalog.runtimes import unserved
 from orchestrator.catalog.target import Target
 from orchestrator.models.shape import ModelShape
+from orchestrator.planner.drafting import Drafting
 from orchestrator.planner.kernels import GPT_OSS, has_four_bits
 from orchestrator.planner.queueing import Targets, at_rate, users_within
 from orchestrator.planner.rules.model import has_listed
-from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
-from orchestrator.planner.serving import Serving
+from orchestrator.planner.scheme import KvDtype, Scheme, as_published, scheme_of
+from orchestrator.planner.serving import RUNTIME, Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
 
 _CHECKPOINTS = {
@@ -69,6 +70,8 @@ class Terms:
     """Requests per second, in place of the batch."""
     targets: Targets | None = None
     """The times that users accept; None: any."""
+    drafter: Drafting | None = None
+    """Drafts tokens; None: plain decoding."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
     """Calculate one format; raises as `compare`."""
     serving = Serving(
         shape=subject.shape,
-        scheme=_scheme(subject, name),
+        scheme=_scheme(subject, name, terms.runtime),
         kv_dtype=terms.kv_dtype,
         target=terms.target,
         target_name=terms.target_name,
@@ -179,6 +182,7 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
         context=terms.context,
         gpus=terms.gpus,
         output_tokens=terms.output_tokens,
+        drafter=terms.drafter,
     )  # as published, because only a recipe says how it was made
     if terms.rate is not None and terms.target.gpu:
         serving = at_rate(serving, terms.rate)
@@ -195,11 +199,12 @@ def compare_one(subject: Subject, terms: Terms, name: str) -> Row:
     )
 
 
-def _scheme(subject: Subject, name: str) -> Scheme:
+def _scheme(subject: Subject, name: str, runtime: str) -> Scheme:
     declared = subject.declared
     if declared is not None and name == _DECLARED.get(declared.algorithm):
         return declared
-    return subject.schemes.get(name) or scheme_of(name)
+    own = scheme_of(name) if runtime == RUNTIME else as_published(scheme_of(name))
+    return subject.schemes.get(name) or own
 
 
 def usual_format(architecture: str, terms: Terms) -> str:

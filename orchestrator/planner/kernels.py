@@ -20,6 +20,20 @@ def has_four_bits(gpu: Gpu) -> bool:
     return gpu.sm >= _FIRST_FOUR_BITS
 
 
+def uses_marlin(serving: Serving) -> bool:
+    """Tell whether quantized weights are unpacked by Marlin kernels.
+
+    vLLM's own FP8 kernels are for other compute capabilities than GB10's, and it falls back to Marlin. A checkpoint of
+    ModelOpt, which lists what is quantized and has one static scale per tensor, is multiplied in eight bits.
+    """
+    scheme, gpu = serving.scheme, serving.target.gpu
+    if serving.kernels != "auto" or gpu is None:
+        return serving.kernels == "marlin"
+    falls_back = serving.runtime == "vllm" and gpu.sm == _GB10
+    listed = scheme.exclude is not None or scheme.modules is not None or scheme.as_stored
+    return falls_back and (scheme.algorithm == "FP8_BLOCK" or (scheme.algorithm == "FP8" and not listed))
+
+
 def limits_of_kernels(serving: Serving) -> Iterator[str]:
     """Describe what a runtime lacks for a format on a GPU."""
     algorithm, runtime, gpu = serving.scheme.algorithm, serving.runtime, serving.target.gpu

@@ -231,6 +231,16 @@ def scheme_of(
     )
 
 
+def as_published(scheme: Scheme) -> Scheme:
+    """Return what publishers make of a format, if their file is not at hand: linear attention stays as it is.
+
+    So it is in NVIDIA's Qwen3.5 in NVFP4. ModelOpt's defaults, which this tool's quantizers follow, quantize it.
+    """
+    if scheme.algorithm not in ("NVFP4", "W4A16_NVFP4") or scheme.exclude is not None or scheme.modules is not None:
+        return scheme
+    return replace(scheme, extra_exclude=(*scheme.extra_exclude, "*linear_attn*"))
+
+
 def scheme_of_files(files: ModelFiles) -> Scheme | None:
     """Return how a checkpoint is stored; None if it declares no quantization. With headers, any packing is known.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from orchestrator.catalog.target import Target
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, loaded_bytes, state_bytes
+from orchestrator.planner.drafting import Drafting, bytes_in_memory
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.units import in_bytes, in_gib
 
@@ -36,6 +38,9 @@ ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 """TensorRT-LLM's variable that makes it load weights one after the other."""
 
 
+Kernels = Literal["auto", "native", "marlin"]
+
+
 @dataclass(frozen=True)
 class Serving:
     """A model in a format, with its machine, its runtime and its requests."""
@@ -57,6 +62,9 @@ class Serving:
     output_tokens: int = 0
     """Tokens of the answer among them. 0: all requests decode at the end of the context, and no prompts come in
     between."""
+    kernels: Kernels = "auto"
+    """`marlin`: weights of four or eight bits are unpacked and multiplied in 16 bits; `native`: they are not; `auto`:
+    what the runtime chooses."""
     rate: float | None = None
     """Requests per second that arrive, if they decided the batch."""
     gpus: int | None = None
@@ -68,7 +76,9 @@ class Serving:
     None: all of the machine's memory is counted.
     """
     draft_bytes: float = 0.0
-    """Weights of the draft model. They take memory; speeds are those of plain decoding."""
+    """Weights of the draft model. They take memory."""
+    drafter: Drafting | None = None
+    """None: speeds are those of plain decoding."""
 
     @property
     def gpu_count(self) -> int:
@@ -94,7 +104,8 @@ class Serving:
     @property
     def weights(self) -> float:
         """Bytes on each GPU, with those of a draft."""
-        return (loaded_bytes(self.shape, self.scheme) + self.draft_bytes) / self.gpu_count
+        drafter = bytes_in_memory(self.drafter, self.shape) if self.drafter else self.draft_bytes
+        return (loaded_bytes(self.shape, self.scheme) + drafter) / self.gpu_count
 
     @property
     def cache(self) -> float:

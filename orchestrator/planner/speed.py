@@ -12,14 +12,16 @@ from orchestrator.planner.figures import requests
 from orchestrator.planner.queueing import Queue, queue_of
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.step_time import (
+    MARLIN,
     Load,
     Terms,
     gpu_of,
     load_of,
     prefill_cost,
     prefill_terms,
-    step_terms,
+    token_terms,
     total,
+    unpacks_eight_bits,
 )
 
 _PEAKS: Mapping[Cost, tuple[int, int]] = {"prefill_8": (8, 2), "prefill_4": (4, 4), "prefill_block": (8, 2)}
@@ -73,7 +75,7 @@ def speed(serving: Serving, constants: Constants | None = None) -> Speed:
     known = constants or constants_in_use()
     load, answer = load_of(serving, known), serving.output_tokens
     queue = queue_of(load, serving.batch, answer) if answer else None
-    terms, all_terms = step_terms(replace(load, batch=queue.running) if queue else load), step_terms(load)
+    terms, all_terms = token_terms(replace(load, batch=queue.running) if queue else load), token_terms(load)
     decode = queue.tokens_per_second if queue else load.batch / total(terms, load.runtime)
     prompt = total(prefill_terms(load, load.prompt), load.runtime)
     margin, reason = _margin(load, known)
@@ -123,6 +125,8 @@ def _margin(load: Load, constants: Constants) -> tuple[float, str]:
     if load.nodes > 1:
         margin, reason = max(margin, constants.bands["nodes"]), "few measurements of several nodes are published"
     gpu = gpu_of(load.target)
+    if load.drafter is not None:
+        margin, reason = max(margin, constants.bands["elsewhere"]), "the text decides how many drafts are accepted"
     if gpu.sm != constants.measured_sm:
         margin, reason = max(margin, constants.bands["elsewhere"]), f"the constants were not measured on {gpu.name}"
     return margin, reason
@@ -150,6 +154,12 @@ def _decode_basis(load: Load, terms: Terms, queue: Queue | None) -> Iterator[str
     ]
     asked = f"{requests(queue.running if queue else load.batch)} at {load.context:,} tokens"
     step = total(terms, load.runtime) * 1e3
+    if load.drafter is not None:
+        drafter = load.drafter
+        yield (
+            f"drafts: {drafter.tokens} by {drafter.kind}, each accepted with {drafter.acceptance:.0%}"
+            f" ({drafter.source}): {drafter.tokens_per_step:.3g} tokens per step; what follows is per token"
+        )
     yield f"decode: a step of {step:.3g} ms for {asked}: {'; '.join(filter(None, parts))}"
     if queue and queue.users > 1:
         yield (
@@ -164,8 +174,9 @@ def _prefill_basis(load: Load) -> str:
     cost = prefill_cost(load)
     bits, factor = _PEAKS.get(cost, (16, 1))
     share = 1 / load.runtime.costs[cost] / factor
+    kernels = f", Marlin takes {MARLIN:g} times as long" if unpacks_eight_bits(load) else ""
     peak = load.tensor_flops * load.gpus * factor / 1e12
     return (
         f"prefill: {load.prompt:,} tokens in steps of at most {load.runtime.chunk:,}, "
-        f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, {bits} bits)"
+        f"{each:.3g} GFLOP each at {share:.0%} of {peak:.4g} TFLOP/s (dense, {bits} bits{kernels})"
     )

@@ -15,6 +15,8 @@ from orchestrator.errors import SpeedInputError
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, RuntimeConstants, constants_in_use
+from orchestrator.planner.drafting import Drafting, bytes_of_pass
+from orchestrator.planner.kernels import uses_marlin
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving, gpus_of
 
@@ -24,6 +26,14 @@ Terms = Mapping[Cost, float]
 _FOUR_BITS = ("NVFP4", "W4A16_NVFP4", "MXFP4", "INT4_AWQ")
 _FOUR_BIT_PRODUCTS = ("NVFP4", "MXFP4")
 _EIGHT_BITS = ("FP8", "FP8_BLOCK")
+MARLIN = 1.7
+"""Time of a prompt's products if Marlin unpacks eight bits, relative to other kernels of 16 bits: its tiles are made
+for few tokens. One checkpoint, Nemotron 3 Super, reads 1,979 and 1,884 tokens/s with others and 1,228 with Marlin.
+
+The constants of four bits include Marlin: the usual builds of vLLM for GB10 take it for experts.
+"""
+_BLOCKS_OF_LAYER = 2
+"""Attention and MLP."""
 _FLOPS_PER_BYTE = 450.0
 """For a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
 
@@ -46,6 +56,9 @@ class Load:
     """Tokens of each in the cache: the mean while an answer is written."""
     prompt: int
     """Tokens of each prompt."""
+    drafter: Drafting | None = None
+    marlin: bool = False
+    """Whether Marlin kernels unpack the weights."""
 
     @property
     def bandwidth(self) -> float:
@@ -86,6 +99,8 @@ def load_of(serving: Serving, constants: Constants | None = None) -> Load:
         batch=serving.batch,
         context=serving.context - serving.output_tokens // 2,
         prompt=serving.context - serving.output_tokens,
+        drafter=serving.drafter,
+        marlin=uses_marlin(serving),
     )
 
 
@@ -133,7 +148,7 @@ def prefill_terms(load: Load, prompt: int) -> dict[Cost, float]:
         "launch": blocks * chunks * 1e-6,
         "recurrent": recurrent * chunks * 1e-6,
         "exchange": blocks * chunks * 1e-6 if load.nodes > 1 else 0.0,
-        prefill_cost(load): work,
+        prefill_cost(load): work * (MARLIN if unpacks_eight_bits(load) else 1.0),
         "prefill_experts": prompt * _expert_flops(shape) / (load.tensor_flops * load.gpus),
     }
 
@@ -153,8 +168,20 @@ def served_terms(load: Load, answer: int, prompts: float) -> dict[Cost, float]:
 
 
 def token_seconds(load: Load) -> float:
-    """Return the time until each request of the batch has one more token."""
-    return total(step_terms(load), load.runtime)
+    """Return the mean time until each request of the batch has one more token."""
+    return total(token_terms(load), load.runtime)
+
+
+def token_terms(load: Load) -> dict[Cost, float]:
+    """Calculate the terms of one token of each request: of a step, or of its share in a step that checks drafts."""
+    drafter = load.drafter
+    if drafter is None:
+        return step_terms(load)
+    terms = step_terms(load, drafter.tokens + 1)
+    read = bytes_of_pass(drafter, load.shape, load.scheme, load.batch**load.runtime.likeness)
+    terms["weights"] += drafter.passes * read / load.bandwidth
+    terms["launch"] += drafter.passes * _BLOCKS_OF_LAYER * drafter.layers * 1e-6
+    return {name: seconds / drafter.tokens_per_step for name, seconds in terms.items()}
 
 
 def total(terms: Terms, runtime: RuntimeConstants) -> float:
@@ -177,21 +204,33 @@ def prefill_cost(load: Load) -> Cost:
     scheme = load.scheme
     if scheme.gguf is not None and scheme.gguf != "f16":
         return "prefill_block"
+    if load.marlin:
+        return "prefill_16"
     if scheme.algorithm in _EIGHT_BITS:
         return "prefill_8"
     native = load.runtime.four_bit_products and scheme.algorithm in _FOUR_BIT_PRODUCTS
     return "prefill_4" if native else "prefill_16"
 
 
+def unpacks_eight_bits(load: Load) -> bool:
+    """Tell whether Marlin kernels unpack weights of eight bits."""
+    return load.marlin and load.scheme.algorithm in _EIGHT_BITS
+
+
 def _blocks(shape: ModelShape) -> tuple[int, int]:
-    """Count blocks (attention, MLP or experts, recurrence) and the recurrent ones among them."""
+    """Count blocks (attention, MLP or experts, recurrence) and the recurrent ones among them.
+
+    Latent attention counts twice: before and after it, the matrix that unpacks keys and values is multiplied with
+    queries and results (DeepSeek-V2, arXiv:2405.04434, section 2.1.2), in kernels of their own.
+    """
     kinds = {"attention": "attention", "mamba": "mamba", "mlp": "mlp", "expert": "mlp", "shared_expert": "mlp"}
     found = {
         (tensor.layer, kinds[tensor.role])
         for tensor in shape.tensors
         if tensor.layer is not None and tensor.role in kinds
     }
-    return len(found), sum(kind == "mamba" for _, kind in found)
+    latent = {tensor.layer for tensor in shape.tensors if "kv_b_proj" in tensor.module and tensor.layer is not None}
+    return len(found) + len(latent), sum(kind == "mamba" for _, kind in found)
 
 
 def _expert_flops(shape: ModelShape) -> float:

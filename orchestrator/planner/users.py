@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.planner.queueing import Queue, Targets, knee, limits_of_rate, sweep, users_within
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.speed import Band, speed
+
+_GAINS_FOR = (1, 16, 64)
+"""Users for which the gain of drafts is given."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Users:
     """How many users fit within the targets; None without targets."""
     watts: float | None
     """Most power of all GPUs; None if their vendor states none."""
+    gains: tuple[tuple[int, float], ...]
+    """With drafts: by a number of users, their speed relative to the speed without. Below 1, drafts are a loss."""
     limits: tuple[str, ...]
     """What is not as asked."""
 
@@ -61,8 +66,16 @@ def users_of(serving: Serving, most: int, targets: Targets | None = None) -> Use
         targets=wanted,
         within=users_within(serving, wanted, most) if wanted.given else None,
         watts=serving.watts,
+        gains=tuple(_gains(serving)),
         limits=tuple(_limits(serving, most)),
     )
+
+
+def _gains(serving: Serving) -> Iterator[tuple[int, float]]:
+    if serving.drafter is not None:
+        for users in _GAINS_FOR:
+            asked = replace(serving, batch=users)
+            yield users, speed(asked).decode.expected / speed(replace(asked, drafter=None)).decode.expected
 
 
 def _limits(serving: Serving, most: int) -> Iterator[str]:
@@ -76,6 +89,7 @@ def users_document(users: Users) -> dict[str, Any]:
     return {
         "users": queue_document(users.queue),
         "users_within_targets": users.within,
+        "draft_gains": dict(users.gains),
         "knee": users.knee.users if users.knee else None,
         "sweep": [queue_document(queue) for queue in users.sweep],
     }

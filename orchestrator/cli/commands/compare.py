@@ -11,7 +11,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.cli.options import PageFile, complete_recipe, write_page
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text
-from orchestrator.cli.workload_options import AskedWorkload, workload_options
+from orchestrator.cli.workload_options import AskedWorkload, drafted_workload_options
 from orchestrator.pages.advice import advice
 from orchestrator.pages.cells import FORMAT_HEADS, conditions, format_cells, users_sentences
 from orchestrator.pages.draft_sentences import draft_sentences
@@ -28,7 +28,7 @@ from orchestrator.planner.scheme import KvDtype
 @click.argument("model", shell_complete=complete_recipe)
 @click.option("--target", "target_name", default="dgx-spark", show_default=True, help="The machine.")
 @click.option("--engine", type=click.Choice(RUNTIMES), default="trtllm", show_default=True, help="The runtime.")
-@workload_options
+@drafted_workload_options
 @click.option(
     "--kv-cache", "kv_dtype", type=click.Choice(["bf16", "fp8", "nvfp4"]),
     help="The format of the KV cache. Default: that of the recipe, else bf16.",
@@ -71,9 +71,10 @@ def command(
         engine=engine,
         workload=asked.workload,
         targets=asked.targets,
+        drafter=asked.drafter,
         kv_dtype=kv_dtype,
     )
-    needed = drafts(found, wanted)
+    needed = drafts(found, wanted) if asked.drafter is None else None
     if page is not None:
         write_page(page, comparison_page(found, needed))
     match "json" if as_json else style:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -12,11 +13,11 @@ from orchestrator.cli.options import json_option
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text
 from orchestrator.cli.users_view import show_users
-from orchestrator.cli.workload_options import AskedWorkload, workload_options
+from orchestrator.cli.workload_options import AskedWorkload, drafted_workload_options
 from orchestrator.planner.constants import RUNTIMES
 from orchestrator.planner.figures import workload_words
 from orchestrator.planner.scheme import FORMATS, GGUF_FORMATS, KvDtype
-from orchestrator.planner.serving import Serving
+from orchestrator.planner.serving import Kernels, Serving
 from orchestrator.planner.serving_figures import ServingFigures, to_document
 from orchestrator.planner.speed import Band
 from orchestrator.planner.users import Users, users_document
@@ -50,7 +51,7 @@ from orchestrator.units import in_bytes
 )
 @click.option("--target", default="dgx-spark", show_default=True, help="The machine.")
 @click.option("--engine", type=click.Choice(RUNTIMES), default="trtllm", show_default=True, help="The runtime.")
-@workload_options
+@drafted_workload_options
 @click.option(
     "--gpus", type=click.IntRange(1, 1024), help="The number of GPUs that share the model. Default: all of the target."
 )
@@ -58,6 +59,13 @@ from orchestrator.units import in_bytes
     "--kv-cache",
     type=click.Choice(["bf16", "fp8", "nvfp4"]),
     help="The format of the KV cache. Default: that of the checkpoint.",
+)
+@click.option(
+    "--kernels",
+    type=click.Choice(get_args(Kernels)),
+    default="auto",
+    show_default=True,
+    help="How quantized weights are multiplied; marlin: unpacked, in 16 bits.",
 )
 @click.option(
     "--method",
@@ -80,6 +88,7 @@ def command(
     asked: AskedWorkload,
     gpus: int | None,
     kv_cache: KvDtype | None,
+    kernels: Kernels,
     method: str | None,
     build_engine: bool,
     as_json: bool,
@@ -107,6 +116,8 @@ def command(
         runtime=engine,
         workload=asked.workload,
         targets=asked.targets,
+        drafter=asked.drafter,
+        kernels=kernels,
         gpus=gpus,
         kv_cache=kv_cache,
         builds_engine=build_engine,

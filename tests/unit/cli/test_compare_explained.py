@@ -35,7 +35,8 @@ def test_the_printed_table_is_what_the_tool_prints(label: str, rows: dict[str, d
     row = rows[LABELS[label]]
     number = r"([\d.,]+|none)"
     found = re.search(
-        rf"^{label} +(yes|no) +{number} GB +{number} +{number} +{number} \({number}-{number}\) +{number}$",
+        rf"^{label} +(yes|no) +{number} GB +{number} +{number} +{number} \({number}-{number}\) +{number} +"
+        r"[\d.]+ (?:s|ms)$",
         TEXT,
         re.MULTILINE,
     )

@@ -30,7 +30,7 @@ KEYS = [
     "basis",
     "limits",
 ]
-USERS = ["users", "users_within_targets", "knee", "sweep"]
+USERS = ["users", "users_within_targets", "draft_gains", "knee", "sweep"]
 NVFP4: Config = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}}
 
 

@@ -83,8 +83,13 @@ COMMANDS: Mapping[str, str] = {
     "serve.environment": "{A: b}",
 }
 """By field, a value that changes a command of a step or a file that it reads."""
-FIGURES: Mapping[str, str] = {"quantization.kv_cache": "none", "quantization.exclude": "['model.layers.0.*']"}
-"""Of a published checkpoint, what is stored in it; of ours, options of the quantizer."""
+FIGURES: Mapping[str, str] = {
+    "quantization.kv_cache": "none",
+    "quantization.exclude": "['model.layers.0.*']",
+    "serve.workload.input_tokens": "77",
+    "serve.workload.output_tokens": "77",
+}
+"""Of a published checkpoint, what is stored in it; of ours, options of the quantizer; what a prediction is made for."""
 FILES: Mapping[str, str] = {
     "model.license": "another-licence",
     "model.architecture": "MistralForCausalLM",
@@ -100,6 +105,8 @@ ELSEWHERE = {
     "expected_refusals": "the dry-run of the catalogue",
     "model.gated": "`app.access` asks for a token",
     "model.path": "a model of another kind: tests/unit/steps",
+    "serve.workload.concurrency": "the users of a plan: tests/unit/planner/test_queueing.py",
+    "serve.workload.rate": "the users of a plan: tests/unit/planner/test_queueing.py",
     "model.generate": "a model of another kind: tests/unit/payloads/test_generate.py",
 }
 """Fields with another purpose, and what they reach."""
