@@ -77,7 +77,7 @@ def _entries(settings: Settings, wanted: RecipeFilter) -> Iterator[ListedRecipe 
             loaded = settings.book.load(name)
             if wanted.matches(loaded.recipe):
                 summary = summary_of(loaded.recipe, settings.catalog, sizes_of(settings))
-                if not (wanted.fits and summary.refused):
+                if summary.fits or not wanted.fits:
                     yield ListedRecipe(loaded, summary)
         except OrchestratorError as error:
             yield BrokenRecipe(name, error)

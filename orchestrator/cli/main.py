@@ -23,6 +23,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # Skip pydantic's 
 
 _COMMANDS = {
     "recipes": "List the recipes.",
+    "recommend": "Recommend recipes for a purpose, a number of users and a time.",
     "new": "Write a recipe for a model of the Hub, a folder or a config.json.",
     "show": "Show a recipe with the source of each value.",
     "validate": "Check recipes without building them.",

@@ -133,6 +133,7 @@ def _gathered(command: Command, options: Iterable[Callable[[Command], Command]])
         asked = AskedWorkload(input_tokens, output_tokens, concurrency, rate, Targets(ttft, tpot), drafter)
         return command(*arguments, asked=asked, **others)
 
+    found: Command = gathered
     for option in reversed(tuple(options)):
-        gathered = option(gathered)
-    return gathered
+        found = option(found)
+    return found

@@ -166,7 +166,17 @@ def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -
     If one token reads the share `u` of a tensor, a step reads 1 - (1 - u)^batch of it: of E experts with k chosen, that
     is the expected number of distinct ones, E (1 - (1 - k/E)^batch), if tokens choose independently and evenly.
     """
-    return sum(size * (1 - math.pow(1 - used, batch)) for size, used, _ in _sizes(shape, scheme) if used)
+    return sum(size * (1 - math.pow(1 - used, batch)) for used, size in _by_use(shape, scheme))
+
+
+@lru_cache(maxsize=512)  # a queue asks for a step many times
+def _by_use(shape: ModelShape, scheme: Scheme) -> tuple[tuple[float, int], ...]:
+    """Return the bytes of which a token reads one share, by that share."""
+    found: dict[float, int] = {}
+    for size, used, _ in _sizes(shape, scheme):
+        if used:
+            found[used] = found.get(used, 0) + size
+    return tuple(found.items())
 
 
 def weights_read_of(shape: ModelShape, scheme: Scheme, role: Role) -> float:
@@ -213,10 +223,14 @@ def state_bytes(shape: ModelShape) -> int:
 
 def flops_per_token(shape: ModelShape, context: int) -> float:
     """Return the floating-point operations of one token after `context` others: two per weight, and attention."""
-    matrices = sum(t.elements * t.used for t in shape.tensors if len(t.shape) > 1 and _multiplies(t))
     looks = sum(layer.score_width * _least(context, layer.window, layer.lookback) for layer in shape.layers)
     states = sum(3 * layer.state_values for layer in shape.layers)  # decay, input, output
-    return 2.0 * (matrices + looks + states)
+    return 2.0 * (_matrices(shape) + looks + states)
+
+
+@lru_cache(maxsize=512)
+def _matrices(shape: ModelShape) -> float:
+    return sum(t.elements * t.used for t in shape.tensors if len(t.shape) > 1 and _multiplies(t))
 
 
 def _multiplies(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -103,4 +104,4 @@ def _dense_layers(shape: ModelShape, layers: int) -> float:
 def _last_layer(shape: ModelShape, batch: float) -> float:
     last = max((t.layer for t in shape.tensors if t.layer is not None and t.role != "mtp"), default=0)
     tensors = (t for t in shape.tensors if t.layer == last and t.role != "mtp")
-    return _BYTES_OF_BF16 * sum(tensor.elements * (1 - (1 - tensor.used) ** batch) for tensor in tensors)
+    return _BYTES_OF_BF16 * sum(tensor.elements * (1 - math.pow(1 - tensor.used, batch)) for tensor in tensors)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.errors import SpeedInputError
@@ -217,6 +218,7 @@ def unpacks_eight_bits(load: Load) -> bool:
     return load.marlin and load.scheme.algorithm in _EIGHT_BITS
 
 
+@lru_cache(maxsize=512)  # a queue asks for a step many times
 def _blocks(shape: ModelShape) -> tuple[int, int]:
     """Count blocks (attention, MLP or experts, recurrence) and the recurrent ones among them.
 
@@ -233,6 +235,7 @@ def _blocks(shape: ModelShape) -> tuple[int, int]:
     return len(found) + len(latent), sum(kind == "mamba" for _, kind in found)
 
 
+@lru_cache(maxsize=512)
 def _expert_flops(shape: ModelShape) -> float:
     return 2.0 * sum(tensor.elements * tensor.used for tensor in shape.tensors if tensor.role == "expert")
 

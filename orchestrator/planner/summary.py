@@ -25,6 +25,11 @@ class Summary:
     decode: Figure | None
     """Tokens per second of one request; None if it is refused, not served, or of unknown sizes."""
 
+    @property
+    def fits(self) -> bool:
+        """Whether no plan refuses it."""
+        return not self.refused
+
 
 def summary_of(recipe: Recipe, catalog: Lookup, find: Find = in_catalogue) -> Summary:
     """Summarize one recipe. The figures are those of its plan.
