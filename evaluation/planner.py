@@ -34,8 +34,8 @@ _LARGE = 8.0e9
 _MOST = 32
 """Streams up to which batches are scored."""
 
-_ENOUGH = 4
-"""Models from which a runtime has constants of its own. Fewer tell one version of it from another, at most."""
+_ENOUGH = 8
+"""Figures from which a runtime has constants of its own. Fewer tell one version of it from another, at most."""
 
 PRIOR: Mapping[Cost, float] = {
     "weights": 1.25,  # 80 % of the peak, as direct reads of the memory reach
@@ -47,7 +47,7 @@ PRIOR: Mapping[Cost, float] = {
     "exchange": 100.0,
     "prefill_16": 2.5,
     "prefill_8": 1.5,
-    "prefill_4": 1.5,
+    "prefill_4": 0.75,  # half of eight bits, as the tensor cores are twice as fast
     "prefill_block": 3.0,
     "prefill_experts": 0.5,
 }
@@ -113,7 +113,7 @@ def fitted(rows: Iterable[Row], targets: Mapping[str, Target], constants: Consta
     for runtime, before in constants.runtimes.items():
         models = len(set(names[runtime]))
         near = {cost: max(shared[cost], 0.05 * PRIOR[cost]) for cost in COSTS}
-        costs = fit_costs(seen[runtime] if models >= _ENOUGH else (), near)
+        costs = fit_costs(seen[runtime] if len(seen[runtime]) >= _ENOUGH else (), near)
         basis = f"{len(seen[runtime])} published measurements of {models} models on a DGX Spark, and what engines share"
         known = known.with_runtime(runtime, replace(before, costs=costs, basis=basis))
     return known
