@@ -105,7 +105,23 @@ def workload_options(command: Command) -> Command:
 
 def drafted_workload_options(command: Command) -> Command:
     """Add the options of a workload and of drafts; the command gets them as `asked`."""
-    return _gathered(command, (*_concurrency_options, *_targets_options, *_draft_options))
+    return _gathered(command, (*_concurrency_options, *_targets_options, *_draft_options, *_former_options))
+
+
+def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Name the options that replace one. Click would suggest one that is merely spelt alike."""
+    if value is not None:
+        message = f"there is no option {param.opts[0]} any more: {_INSTEAD[param.opts[0]]}"
+        raise click.UsageError(message, ctx)
+
+
+_INSTEAD = {
+    "--batch": "write --concurrency",
+    "--context": "write --input-tokens and --output-tokens, which it was the sum of",
+}
+_former_options = tuple(
+    click.option(name, hidden=True, expose_value=False, callback=_refuse, default=None) for name in _INSTEAD
+)
 
 
 def _gathered(command: Command, options: Iterable[Callable[[Command], Command]]) -> Command:

@@ -173,9 +173,15 @@ def shades(
 
 
 def curve(
-    picture: Picture, points: Sequence[tuple[float, float]], chosen: tuple[float, float], across: str, up: str
+    picture: Picture,
+    points: Sequence[tuple[float, float]],
+    chosen: tuple[float, float],
+    across: str,
+    up: str,
+    *,
+    dotted: bool = False,
 ) -> Markup:
-    """Draw what less of one thing costs of another, and the point that was chosen."""
+    """Draw what less of one thing costs of another, and the point that was chosen; `dotted`: the others as well."""
     first, last = min(place for place, _ in points), max(place for place, _ in points)
     most = max(value for _, value in points)
     x, y = _axes((first, last), (0.0, most or 1.0))
@@ -183,6 +189,7 @@ def curve(
         *_grid(x, [(tick, f"{tick:g}") for tick in _ticks(last, first)], across),
         *_heights(y, [(tick, f"{tick:.3g}") for tick in _ticks(most)], up),
         _path([(x.at(place), y.at(value)) for place, value in points], "series-0"),
+        *(_dot(x.at(place), y.at(value), "series-0", 2.6) for place, value in points if dotted),
         _dot(x.at(chosen[0]), y.at(chosen[1]), "limit", 4),
     ]
     return _svg(picture, marks, _TOP + _PLOT + _BOTTOM)

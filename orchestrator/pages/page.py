@@ -206,7 +206,8 @@ def users_chart(users: Users) -> Chart:
     each = f"{users.input_tokens:,} tokens in and {users.output_tokens:,} out"
     title = "Throughput against latency, by the number of users"
     picture = Picture("users", title, f"Tokens per second of all users over the time per token, {each}: {said}.")
-    svg = curve(picture, points, (1e3 * best.per_token.p50, best.tokens_per_second), "ms per token", "tokens/s in all")
+    knee = (1e3 * best.per_token.p50, best.tokens_per_second)
+    svg = curve(picture, points, knee, "ms per token", "tokens/s in all", dotted=True)
     keys = (Key("1, 2, 4, … users", "series-0", "dot"), Key(f"the knee: {best.users:,} users", "limit", "dot"))
     note = f"{each[0].upper()}{each[1:]}. Beyond the knee, more users cost more time than they bring tokens."
     return Chart(title, svg, keys, note)

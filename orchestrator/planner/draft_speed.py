@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.planner.bytes import weights_read_per_step
+from orchestrator.planner.drafting import bytes_of_pass, drafting
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.speculative import (
     acceptance_for,
     check_cost_ratio,
-    one_layer_bytes,
     speculative,
 )
 from orchestrator.planner.speed import Band, speed
@@ -46,7 +46,7 @@ def draft_speed(recipe: Recipe, serving: Serving) -> DraftSpeed | None:
         return None
     length = drafts.num_nextn_predict_layers if drafts.type == "mtp" else drafts.max_draft_len
     plain, load = speed(serving).decode, load_of(serving)
-    read = serving.draft_bytes or one_layer_bytes(serving.shape)
+    read = serving.draft_bytes or bytes_of_pass(drafting("mtp", length), serving.shape, serving.scheme, 1)
     cost = read / weights_read_per_step(serving.shape, serving.scheme)
     check = max(check_cost_ratio(load, length), 1.0)
     return DraftSpeed(

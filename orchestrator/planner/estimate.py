@@ -192,8 +192,13 @@ def _max_requests(model: ModelOnTarget) -> Figure | None:
 
 
 def _users(model: ModelOnTarget, targets: Targets, max_requests: Figure | None) -> Users | None:
-    asked = model.asked
-    return users_of(asked, int(max_requests.value), targets) if asked and max_requests else None
+    asked, known = model.asked, model.known
+    found = users_of(asked, int(max_requests.value), targets) if asked and max_requests else None
+    if found is None or asked is None or known is None or asked.context <= context_limit(model.recipe, known):
+        return found
+    longest = context_limit(model.recipe, known)
+    long = f"a request has {asked.context:,} tokens with its answer, and the server takes {longest:,} at most"
+    return replace(found, limits=(*found.limits, long))
 
 
 def _stages(model: ModelOnTarget, disk: Iterable[StepDisk]) -> Iterator[Stage]:

@@ -169,3 +169,38 @@ def test_one_of_a_file_and_a_repository_is_asked_for(tmp_path: Path) -> None:
 def test_a_person_reads_which_of_llama_cpp_s_formats_was_asked_about(tmp_path: Path) -> None:
     shown = run("--config", written(tmp_path, LLAMA), "--format", "q4_k_m", "--engine", "llama.cpp").stdout
     assert shown.startswith("LlamaForCausalLM as Q4_K_M on dgx-spark: fits")
+
+
+@pytest.mark.parametrize(("option", "instead"), [("--batch", "--concurrency"), ("--context", "--input-tokens")])
+def test_an_option_of_before_names_what_to_write(tmp_path: Path, option: str, instead: str) -> None:
+    result = run("--config", written(tmp_path, LLAMA), option, "8")
+    assert result.exit_code == 2
+    assert instead in result.output
+
+
+@pytest.mark.parametrize(
+    "options", [["--concurrency", "2", "--rate", "1"], ["--acceptance", "0.5"], ["--ttft", "0s"], ["--tpot", "fast"]]
+)
+def test_options_that_contradict_each_other_or_are_no_time_are_wrong_usage(tmp_path: Path, options: list[str]) -> None:
+    assert run("--config", written(tmp_path, LLAMA), *options).exit_code == 2
+
+
+def test_a_workload_of_one_s_own_decides_what_is_printed(tmp_path: Path) -> None:
+    config = ("--config", written(tmp_path, LLAMA), "--format", "nvfp4")
+    asked = ("--input-tokens", "2000", "--output-tokens", "100", "--ttft", "2s", "--tpot", "200ms")
+    few, many = (answer(*config, *asked, "--concurrency", users) for users in ("2", "16"))
+    assert few["users"]["concurrency"] == 2
+    assert many["users"]["tokens_per_s_of_each"] < few["users"]["tokens_per_s_of_each"]
+    assert many["users"]["tokens_per_s"] == pytest.approx(many["decode_tokens_per_s"]["expected"])
+    assert few["users_within_targets"] == many["users_within_targets"] > 2
+    assert few["watts"] == 140
+    assert few["tokens_per_joule"] == pytest.approx(few["decode_tokens_per_s"]["expected"] / 140)
+    drafted = answer(*config, *asked, "--drafts", "mtp", "--draft-tokens", "1", "--acceptance", "0.9")
+    assert set(drafted["draft_gains"]) == {"1", "16", "64"}
+    assert drafted["decode_tokens_per_s"]["expected"] > answer(*config, *asked)["decode_tokens_per_s"]["expected"]
+
+
+def test_the_screen_names_users_knee_and_power(tmp_path: Path) -> None:
+    printed = run("--config", written(tmp_path, LLAMA), "--concurrency", "4").output
+    for part in ("4 users, ", "first token ", "tokens per joule", "* the knee"):
+        assert part in printed
