@@ -39,7 +39,7 @@ def test_recipes_that_fit_are_those_that_no_recommendation_refuses(shell: Shell)
         name.partition(" (")[0] for why, names in found["lost"].items() if why in ("refused", "does not fit")
         for name in names
     }  # fmt: skip
-    fits = {one["name"] for one in shell.json("recipes", "--fits", "--target", "dgx-spark")}  # type: ignore[call-overload,index]
+    fits = {one["name"] for one in shell.json("recipes", "--fits", "--target", "dgx-spark")}
     assert not fits & refused
 
 
