@@ -19,8 +19,8 @@ from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.bytes import kv_bytes_read, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, Runtime
 from orchestrator.planner.queueing import queue_of
-from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
-from orchestrator.planner.serving import Kernels, Serving
+from orchestrator.planner.scheme import KvDtype, Scheme, as_published, scheme_of, scheme_of_quant_config
+from orchestrator.planner.serving import RUNTIME, Kernels, Serving
 from orchestrator.planner.step_time import load_of, prefill_terms, served_terms, step_terms
 
 Kind = Literal["dense one", "dense many", "moe one", "moe many", "prefill"]
@@ -68,7 +68,8 @@ class Model:
         if runtime == "llama.cpp":
             name = _FORMATS[format_name]
             return scheme_of("gguf_mxfp4" if name == "mxfp4" else name)
-        return self.schemes.get(format_name) or scheme_of(_FORMATS[format_name])
+        named = scheme_of(_FORMATS[format_name])
+        return self.schemes.get(format_name) or (named if runtime == RUNTIME else as_published(named))
 
 
 @dataclass(frozen=True)

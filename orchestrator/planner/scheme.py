@@ -234,9 +234,11 @@ def scheme_of(
 def as_published(scheme: Scheme) -> Scheme:
     """Return what publishers make of a format, if their file is not at hand: linear attention stays as it is.
 
-    So it is in NVIDIA's Qwen3.5 in NVFP4. ModelOpt's defaults, which this tool's quantizers follow, quantize it.
+    So it is in NVIDIA's Qwen3.5 in NVFP4, and in llm-compressor's example in FP8 (quantization_w8a8_fp8/qwen3_5_moe.py).
+    ModelOpt's defaults, which this tool's quantizers follow, quantize it.
     """
-    if scheme.algorithm not in ("NVFP4", "W4A16_NVFP4") or scheme.exclude is not None or scheme.modules is not None:
+    quantized = scheme.algorithm in ("FP8", "NVFP4", "W4A16_NVFP4", "INT4_AWQ")
+    if not quantized or scheme.exclude is not None or scheme.modules is not None:
         return scheme
     return replace(scheme, extra_exclude=(*scheme.extra_exclude, "*linear_attn*"))
 
