@@ -8,6 +8,7 @@ from orchestrator.pages.advice import advice
 from orchestrator.planner.comparison import Comparison, Row
 from orchestrator.planner.drafts import Drafts
 from orchestrator.planner.serving_figures import to_document
+from orchestrator.planner.users import queue_document
 
 
 def document(comparison: Comparison, drafts: Drafts | None) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "fits": row.usable,
         "decode_ceiling_tokens_per_s": row.figures.ceiling,
         "context_by_batch": {reach.batch: reach.context for reach in row.reaches},
+        "users": queue_document(row.figures.queue) if row.figures.queue else None,
         "users_within_targets": row.users,
         "recipes": list(row.recipes),
         "refused": row.refused or None,

@@ -234,7 +234,7 @@ def scheme_of(
 def as_published(scheme: Scheme) -> Scheme:
     """Return what publishers make of a format, if their file is not at hand: linear attention stays as it is.
 
-    So it is in NVIDIA's Qwen3.5 in NVFP4, and in llm-compressor's example in FP8 (quantization_w8a8_fp8/qwen3_5_moe.py).
+    So it is in NVIDIA's Qwen3.5 in NVFP4, and in llm-compressor's FP8 (examples/quantization_w8a8_fp8/qwen3_5_moe.py).
     ModelOpt's defaults, which this tool's quantizers follow, quantize it.
     """
     quantized = scheme.algorithm in ("FP8", "NVFP4", "W4A16_NVFP4", "INT4_AWQ")

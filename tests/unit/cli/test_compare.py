@@ -262,3 +262,24 @@ def test_a_quantized_configuration_is_compared_as_what_it_is(
     for row in rows:
         if row["format"] != format_name:
             assert "quantizing it again only loses precision" in row["advice"]
+
+
+def test_a_comparison_says_what_users_see_in_each_format(shell: Shell) -> None:
+    asked = ("--concurrency", "4", "--input-tokens", "2000", "--output-tokens", "200", "--ttft", "20s")
+    found = shell.json("compare", "qwen3-8b-nvfp4", *asked)
+    assert found["workload"] == {"input_tokens": 2000, "output_tokens": 200, "concurrency": 4, "rate": None}
+    rows = {row["format"]: row for row in found["formats"]}
+    assert rows["nvfp4"]["users"]["tokens_per_s"] > rows["bf16"]["users"]["tokens_per_s"]
+    assert rows["nvfp4"]["users_within_targets"] > 4
+    drafted = shell.json("compare", "qwen3-8b-nvfp4", *asked, "--drafts", "eagle3")
+    assert drafted["formats"][2]["users"]["tokens_per_s"] > rows["nvfp4"]["users"]["tokens_per_s"]
+    assert drafted["drafts"] is None  # what drafts would have to do is no question any more
+
+
+def test_a_rate_finds_the_users_of_each_format(shell: Shell) -> None:
+    found = shell.json("compare", "qwen3-8b-nvfp4", "--rate", "0.2")
+    users = {row["format"]: row["users"]["concurrency"] for row in found["formats"]}
+    assert users["bf16"] > users["nvfp4"] >= 1
+    assert shell("compare", "qwen3-8b-nvfp4", "--rate", "0.2", "--ttft", "9s") == 0
+    assert "0.2 requests/s of 3,584 tokens in and 512 out" in shell.out
+    assert "for 95 of 100 requests: " in shell.out
