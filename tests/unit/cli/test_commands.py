@@ -413,7 +413,7 @@ def test_a_plan_is_readable_on_a_narrow_terminal(
     for row in ("build engine", "prefill, 1 prompt"):  # no cell is folded, and none of a row is lost
         assert len([line for line in lines if line.startswith(row)]) == 1
     assert "85 s to 3 min" in shell.out
-    assert "1,228 (737-1,720)" in shell.out
+    assert "1,227 (798-1,657)" in shell.out
 
 
 def test_a_refusal_is_readable_on_a_narrow_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
