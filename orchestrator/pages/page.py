@@ -117,7 +117,7 @@ def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
 def plan_page(contents: PlanContents, comparison: Comparison | None) -> str:
     """Write the page of a plan; without a comparison, where the model's sizes are not known, only with its memory."""
     charts = [_memory_of_phases(contents)] if contents.stages else []
-    if contents.users is not None and contents.users.sweep:
+    if contents.users is not None and len(contents.users.sweep) > 1:  # one point is no curve
         charts.append(users_chart(contents.users))
     if comparison is not None and comparison.terms.target.gpu is not None:
         own = [row for row in comparison.rows if row.format == contents.format]
