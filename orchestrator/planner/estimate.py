@@ -14,7 +14,7 @@ from orchestrator.planner.figures import Figure, Kind, workload_words
 from orchestrator.planner.model_on_target import ModelOnTarget, context_limit
 from orchestrator.planner.phases import Part, Peak, Phase, loading, preparing, serving_full
 from orchestrator.planner.preparation import calibrates
-from orchestrator.planner.queueing import Targets
+from orchestrator.planner.queueing import Targets, limits_of_rate
 from orchestrator.planner.serving import Serving, memory_per_gpu
 from orchestrator.planner.speed import Band, speed
 from orchestrator.planner.users import Users, users_of
@@ -192,13 +192,18 @@ def _max_requests(model: ModelOnTarget) -> Figure | None:
 
 
 def _users(model: ModelOnTarget, targets: Targets, max_requests: Figure | None) -> Users | None:
-    asked, known = model.asked, model.known
+    asked = model.asked
     found = users_of(asked, int(max_requests.value), targets) if asked and max_requests else None
-    if found is None or asked is None or known is None or asked.context <= context_limit(model.recipe, known):
-        return found
-    longest = context_limit(model.recipe, known)
-    long = f"a request has {asked.context:,} tokens with its answer, and the server takes {longest:,} at most"
-    return replace(found, limits=(*found.limits, long))
+    if asked is None or found is None:
+        return None
+    return replace(found, limits=(*found.limits, *_limits_of_users(model, asked)))
+
+
+def _limits_of_users(model: ModelOnTarget, asked: Serving) -> Iterator[str]:
+    yield from limits_of_rate(asked)
+    longest = context_limit(model.recipe, model.known) if model.known else asked.context
+    if asked.context > longest:
+        yield f"a request has {asked.context:,} tokens with its answer, and the server takes {longest:,} at most"
 
 
 def _stages(model: ModelOnTarget, disk: Iterable[StepDisk]) -> Iterator[Stage]:

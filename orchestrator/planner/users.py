@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.planner.figures import requests
-from orchestrator.planner.queueing import Queue, Targets, knee, limits_of_rate, sweep, users_within
+from orchestrator.planner.queueing import Queue, Targets, knee, sweep, users_within
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.speed import Band, speed
 
@@ -82,7 +82,6 @@ def _gains(serving: Serving) -> Iterator[tuple[int, float]]:
 def _limits(serving: Serving, most: int) -> Iterator[str]:
     if serving.batch > most:
         yield f"{serving.batch:,} users, and the server takes {requests(most)} at once: the others wait"
-    yield from limits_of_rate(serving)
 
 
 def users_document(users: Users) -> dict[str, Any]:

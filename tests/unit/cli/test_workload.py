@@ -36,6 +36,11 @@ def test_a_request_longer_than_the_server_takes_is_named(shell: Shell) -> None:
     assert "and the server takes 131,072 at most" in shell.out
 
 
+def test_a_rate_that_is_too_high_is_named(shell: Shell) -> None:
+    assert shell("plan", RECIPE, "--rate", "5") == 0
+    assert "5 requests/s arrive, and it serves " in shell.out
+
+
 def test_targets_count_the_users_in_time(shell: Shell) -> None:
     assert shell("plan", RECIPE, "--ttft", "5s", "--tpot", "400ms") == 0
     assert "the first token within 5 s and each further token within 400 ms for 95 of 100 requests: " in shell.out

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.planner.queueing import Queue, Targets, at_rate, knee, queue_at, sweep, users_within
+from orchestrator.planner.queueing import Queue, Targets, at_rate, knee, limits_of_rate, queue_at, sweep, users_within
+from orchestrator.planner.serving_figures import serving_figures
 from orchestrator.planner.speed import served
 from orchestrator.planner.step_time import load_of, step_terms
 from orchestrator.planner.users import users_of
@@ -103,10 +104,12 @@ def test_a_rate_takes_the_users_that_little_s_law_gives() -> None:
 
 
 def test_a_rate_that_cannot_be_served_is_a_limit() -> None:
-    found = users_of(at_rate(of("70b"), 100.0, 8), 8)
-    assert found is not None
-    assert found.queue.users == 8
-    assert "100 requests/s arrive, and it serves" in found.limits[0]
+    serving = at_rate(of("70b"), 100.0, 8)
+    assert serving.batch == 8
+    (limit,) = limits_of_rate(serving)
+    assert "100 requests/s arrive, and it serves" in limit
+    assert limit in serving_figures(serving).limits
+    assert not list(limits_of_rate(at_rate(of(), 0.5)))
 
 
 def test_users_within_targets_are_the_most_that_meet_them() -> None:
