@@ -68,7 +68,7 @@ def _images() -> str:
     rows = [
         (
             code(name),
-            image.tensorrt_llm,
+            image.version,
             ", ".join(image.architectures),
             "yes" if image.has("trtllm-build") else "no",
             codes(image.formats.get("sm_121", ())) or "quantizes only",
@@ -89,7 +89,7 @@ def runtimes() -> str:
 
 def _first(images: Iterable[Image], name: str) -> str:
     """Find the first numbered version that runs a format, less those of which a fault refuses it for every model."""
-    able = [image.tensorrt_llm for image in images if name in image.formats[_SPARK] and not _refused(image, name)]
+    able = [image.version for image in images if name in image.formats[_SPARK] and not _refused(image, name)]
     numbered = [version for version in able if version[0].isdigit()]
     return min(numbered, key=Version) if numbered else "no"
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from docs.generate.markdown import block, code, page, table, table_in
 from orchestrator.bundle.gateway import __main__ as program
-from orchestrator.bundle.gateway import errors
-from orchestrator.bundle.gateway.metrics import NIM_NAMES
+from orchestrator.bundle.gateway import errors, trtllm
 from orchestrator.bundle.gateway.routes import ROUTES, STORED
 from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_EFFECT, Topic, Variable
 
@@ -94,7 +93,7 @@ def _variables(topic: Topic) -> str:
 
 def _row(variable: Variable) -> tuple[str, str, str]:
     names = ", ".join(map(code, (variable.name, *variable.aliases)))
-    meaning = variable.meaning
+    meaning = variable.meaning_in(trtllm, "tensorrt_llm")
     if variable.choices:
         meaning += " One of " + ", ".join(map(code, variable.choices)) + "."
     return names, code(variable.default) if variable.default else "", meaning
@@ -107,5 +106,5 @@ def _others() -> Iterator[tuple[str, str]]:
 
 
 def _metrics() -> Iterator[tuple[str, str]]:
-    for theirs, name in NIM_NAMES.items():
+    for theirs, name in trtllm.METRICS.items():
         yield code(theirs), code(name)

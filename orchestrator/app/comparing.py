@@ -21,6 +21,7 @@ from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_fi
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Workload
 from orchestrator.recipe.names import ENDING
+from orchestrator.serving.runtimes import runtime_of
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -62,7 +63,7 @@ def compare_formats(
     workload = (workload or Workload()).within(subject.shape.max_position)
     kv_dtype = kv_dtype or _kv_dtype(settings, model)
     target = settings.catalog.target(target_name)
-    serving = (image for image in settings.catalog.images.values() if _serves(image, target))
+    serving = (image for image in settings.catalog.images.values() if _serves(image, target, engine))
     terms = Terms(
         target,
         target_name,
@@ -78,8 +79,9 @@ def compare_formats(
     return compare(subject, terms, serving)
 
 
-def _serves(image: Image, target: Target) -> bool:
-    return image.has("trtllm-serve") and target.architecture in image.architectures
+def _serves(image: Image, target: Target, engine: str) -> bool:
+    runs = image.serves and engine == runtime_of(image).COSTS
+    return runs and target.architecture in image.architectures
 
 
 def _find_subject(settings: Settings, model: str) -> Subject:

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.bundle.gateway.documents import MODEL, Limits
 from orchestrator.bundle.image_name import ImageName
-from orchestrator.catalog.image import Image
+from orchestrator.catalog.image import RuntimeName
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
 from orchestrator.models import ModelShape
@@ -23,15 +23,12 @@ from orchestrator.planner.phases import serving_full
 from orchestrator.planner.prediction import predict
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import GeneratedModel, HubModel, LocalModel, Recipe
-from orchestrator.serving.command import serve_options
-from orchestrator.serving.config import Value, config_text, llm_api_config
+from orchestrator.serving.server import DRAFT, Runtime
 from orchestrator.steps.registry import build_steps
-from orchestrator.steps.shape import CHECKPOINT, DRAFT, ENGINE, Shape
+from orchestrator.steps.shape import CHECKPOINT, ENGINE, Shape
 from orchestrator.steps.step import Step
 from orchestrator.store.artifact import Artifact, StoredFile
 
-CONFIG = "trtllm_config.yaml"
-"""The configuration file of trtllm-serve, in the bundle."""
 PORT = 8000
 """The gateway's port in its container."""
 HEALTH_PORT = 8002
@@ -43,7 +40,7 @@ MODEL_FOLDER = "model"
 ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
 """Its folders besides a checkpoint, or beside the files of a tokenizer."""
 DRAFT_PATH = str(MODEL / DRAFT_FOLDER)
-"""The path of the draft model in trtllm-serve's configuration file."""
+"""The path of the draft model for the runtime."""
 _ALLOW_LONGER = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
 """It lets TensorRT-LLM serve sequences that are longer than the model's trained length."""
 _MAX_LABEL = 40
@@ -74,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True)
 class BaseImage:
-    """The image that holds TensorRT-LLM."""
+    """The image that holds the runtime."""
 
     reference: str
     """Repository and tag."""
@@ -82,7 +79,9 @@ class BaseImage:
     """The locked digest; None: no lock has it."""
     digests: Mapping[Architecture, str]
     """Digest of the image for each architecture, if the lock has it."""
-    tensorrt_llm: str
+    runtime: RuntimeName
+    version: str
+    """Of the runtime."""
 
     @property
     def pinned(self) -> str:
@@ -123,9 +122,9 @@ class BundleContents:
     parts: tuple[Part, ...]
     """The artifacts' files, in folders of the bundle."""
     arguments: tuple[str, ...]
-    """trtllm-serve's options, as the recipe gives them."""
+    """The runtime's options, as the recipe gives them."""
     config: str
-    """trtllm-serve's configuration file."""
+    """The runtime's configuration file; empty if it has none."""
     quality: Mapping[str, Any] | None
     """quality.json; None: not measured."""
     performance: Mapping[str, Any] | None
@@ -158,6 +157,11 @@ class BundleContents:
         return dns_label(self.recipe.name)
 
     @property
+    def runtime(self) -> Runtime:
+        """The runtime that serves."""
+        return self.shape.runtime
+
+    @property
     def model_name(self) -> str:
         """The model's name for clients."""
         return self.recipe.serve.served_model_name or self.recipe.name
@@ -186,7 +190,7 @@ class BundleContents:
 
     @property
     def gpus(self) -> int:
-        """GPUs of one node that serve; at least one, because trtllm-serve needs it."""
+        """GPUs of one node that serve; at least one, because a server needs it."""
         return self.shape.gpus if self.shape.target.gpu else 1
 
     @property
@@ -316,7 +320,7 @@ def read_contents(
         counted: The checkpoint's tensors by its headers.
     """
     shape = Shape(recipe, catalog)
-    model = model_on_target(recipe, shape.target, find)
+    model = model_on_target(recipe, shape.target, find, shape.runtime.COSTS)
     locked = images.get(recipe.image)
     return BundleContents(
         recipe=recipe,
@@ -325,11 +329,12 @@ def read_contents(
             shape.image.reference,
             locked.index if locked else None,
             _image_digests(locked),
-            shape.image.tensorrt_llm,
+            shape.image.runtime,
+            shape.image.version,
         ),
         parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
-        arguments=serve_options(recipe, shape.image, catalog),
-        config=config_text(_server_config(recipe, shape.image)),
+        arguments=shape.runtime.arguments(shape.server, DRAFT_PATH),
+        config=shape.runtime.config(shape.server, DRAFT_PATH),
         quality=_report(artifacts, "verify", "quality.json"),
         performance=_report(artifacts, "benchmark", "performance.json"),
         prediction=predict(model),
@@ -350,17 +355,6 @@ def _serving_memory(model: ModelOnTarget) -> float | None:
     if model.serving is None or not model.has_server:
         return None
     return serving_full(model.serving).total * model.gpus / model.target.nodes
-
-
-def _server_config(recipe: Recipe, image: Image) -> dict[str, Value]:
-    """Return the configuration of trtllm-serve: the recipe's, and metrics and guided decoding if the image has them."""
-    config = llm_api_config(recipe, image, draft=DRAFT_PATH)
-    defaults: dict[str, Value] = {"return_perf_metrics": True}
-    if recipe.backend == "pytorch":  # a TensorRT engine always has them
-        defaults["enable_iter_perf_stats"] = True
-    if recipe.serve.speculative is None:  # versions differ in whether both work together
-        defaults["guided_decoding_backend"] = "xgrammar"
-    return {name: value for name, value in defaults.items() if name in image.llm_api} | config
 
 
 def _image_digests(locked: LockedImage | None) -> Mapping[Architecture, str]:

@@ -38,7 +38,7 @@ def _tags(contents: BundleContents) -> dict[str, str]:
     recipe, gpu = contents.recipe, contents.shape.target.gpu
     limits = contents.limits
     tags = {
-        "llm_engine": "tensorrt_llm",
+        "llm_engine": contents.image.runtime,
         "trtllm_backend": recipe.backend,
         "precision": _WEIGHT_FORMATS.get(recipe.quantization.format, recipe.quantization.format),
         "quantization": recipe.quantization.format,

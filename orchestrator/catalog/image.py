@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.catalog.target import Architecture
 
 Tool = Literal["trtllm-build", "convert_checkpoint.py", "quantize.py", "hf_ptq.py", "trtllm-serve", "trtllm-bench"]
+RuntimeName = Literal["tensorrt_llm"]
+SERVERS: dict[RuntimeName, Tool] = {"tensorrt_llm": "trtllm-serve"}
+"""The tool of each runtime that serves."""
 
 
 class _Part(BaseModel):
@@ -62,8 +65,10 @@ class Image(_Part):
     """Repository and tag; the lock pins the digest."""
     description: str
     architectures: tuple[Architecture, ...] = Field(min_length=1)
-    tensorrt_llm: str
-    """Its version; `runtimes.json` has what a version serves."""
+    runtime: RuntimeName = "tensorrt_llm"
+    """The software that serves."""
+    version: str
+    """The version of the runtime; `runtimes.json` has what a version serves."""
     modelopt: str | None = None
     build: Build | None = None
     """How the project builds it; None: it is pulled."""
@@ -80,6 +85,16 @@ class Image(_Part):
     llm_api: tuple[str, ...] = ()
     """Top-level keys of trtllm-serve's configuration file that a recipe may give as `serve.options`."""
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def server(self) -> Tool:
+        """The tool that serves, if the image serves."""
+        return SERVERS[self.runtime]
+
+    @property
+    def serves(self) -> bool:
+        """Whether the image can serve. An image of a quantizer cannot."""
+        return self.server in self.tools
 
     def has(self, tool: Tool) -> bool:
         """Tell whether the image has a tool."""

@@ -31,7 +31,7 @@ class _Mark:
 
 
 _MARKS = (
-    _Mark("docker/images.yaml", ("images", "faults"), ("reference", "extends", "tensorrt_llm", "effect")),
+    _Mark("docker/images.yaml", ("images", "faults"), ("reference", "extends", "runtime", "effect")),
     _Mark("recipes/*.yaml", ("schema_version", "extends")),
     _Mark("recipes/bases/*.yaml", ("schema_version", "extends")),
     _Mark("recipes/*.lock", ("recipe_digest", "repositories")),

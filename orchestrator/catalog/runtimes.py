@@ -1,4 +1,4 @@
-"""Reads what the TensorRT-LLM and the transformers of an image know, from a dated data file."""
+"""Reads which models the runtime and the transformers of an image know, from a dated data file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from orchestrator.catalog.image import Image
 
 _FILE = "runtimes.json"
 
@@ -38,7 +40,7 @@ class ModelTypes:
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Software:
     """The software of one version of TensorRT-LLM."""
 
     classes: ClassList
@@ -54,9 +56,13 @@ class Unserved:
     """What to use instead."""
 
 
+def software_of(image: Image) -> Software | None:
+    """Look up the runtime of an image; None if the data file does not have its version."""
+    return _software(image.version)
+
+
 @cache
-def runtime_of(version: str) -> Runtime | None:
-    """Look up a version of TensorRT-LLM; None if the data file does not have it."""
+def _software(version: str) -> Software | None:
     document = _document()
     entry = document["versions"].get(version)
     if entry is None:
@@ -64,7 +70,7 @@ def runtime_of(version: str) -> Runtime | None:
     found, types = document["lists"][entry["classes"]], document["transformers"][entry["transformers"]]
     own = document["own_model_types"]["model_types"]
     classes = ClassList(found["what"], found["read"], frozenset(found["pytorch"]), frozenset(found["autodeploy"]))
-    return Runtime(classes, ModelTypes(entry["transformers"], types["read"], frozenset((*types["model_types"], *own))))
+    return Software(classes, ModelTypes(entry["transformers"], types["read"], frozenset((*types["model_types"], *own))))
 
 
 def unserved() -> Mapping[str, Unserved]:

@@ -31,6 +31,8 @@ class ModelOnTarget:
     """Bytes of the draft model; None without one."""
     preparation: Preparation
     """The steps before serving."""
+    runtime: str
+    """The runtime that serves, in the planner's constants."""
     serving: Serving | None
     """One user of the workload; None if the sizes are not known. The target may lack the GPUs for it."""
 
@@ -76,13 +78,14 @@ class ModelOnTarget:
         return self.target.gpu is not None and self.recipe.serve.tensor_parallel_size <= gpus_of(self.target)
 
 
-def model_on_target(recipe: Recipe, target: Target, find: Find = in_catalogue) -> ModelOnTarget:
+def model_on_target(recipe: Recipe, target: Target, find: Find = in_catalogue, runtime: str = RUNTIME) -> ModelOnTarget:
     """Find a recipe's model, and calculate what it takes on a machine.
 
     Args:
         recipe: The recipe.
         target: The machine.
         find: Looks up the sizes of the model and of a draft.
+        runtime: The name of the runtime that serves, in the planner's constants.
     """
     known, draft = known_model(recipe, find), draft_weights(recipe, find)
     source, weights = source_weights(recipe, known), served_weights(recipe, known)
@@ -94,7 +97,8 @@ def model_on_target(recipe: Recipe, target: Target, find: Find = in_catalogue) -
         weights=weights,
         draft=draft,
         preparation=preparation_of(recipe, known, source, weights),
-        serving=_serving(recipe, known, target, draft) if known else None,
+        runtime=runtime,
+        serving=_serving(recipe, known, target, draft, runtime) if known else None,
     )
 
 
@@ -103,7 +107,7 @@ def context_limit(recipe: Recipe, known: Known) -> int:
     return recipe.serve.max_seq_len or known.shape.max_position
 
 
-def _serving(recipe: Recipe, known: Known, target: Target, draft: Figure | None) -> Serving:
+def _serving(recipe: Recipe, known: Known, target: Target, draft: Figure | None, runtime: str) -> Serving:
     limit = context_limit(recipe, known)
     workload = (recipe.serve.workload or Workload()).within(limit)
     return Serving(
@@ -112,7 +116,7 @@ def _serving(recipe: Recipe, known: Known, target: Target, draft: Figure | None)
         kv_dtype=known.kv_dtype,
         target=target,
         target_name=recipe.target,
-        runtime=RUNTIME,
+        runtime=runtime,
         context=workload.context,
         output_tokens=workload.output_tokens,
         gpus=min(recipe.serve.tensor_parallel_size, gpus_of(target)),

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.planner.constants import Constants, constants_in_use, to_document
 from orchestrator.planner.model_on_target import ModelOnTarget, context_limit
-from orchestrator.planner.serving import RUNTIME, Serving
+from orchestrator.planner.serving import Serving
 from orchestrator.planner.serving_figures import serving_figures
 from orchestrator.planner.serving_figures import to_document as figures_document
 from orchestrator.planner.speed import served
@@ -24,7 +24,7 @@ def predict(model: ModelOnTarget) -> dict[str, Any] | None:
     Returns:
         None where the model's exact sizes are not known: `known.missing_sizes(recipe)` says what is missing. Else
 
-        - `recipe`, `target`, `engine` ("trtllm"), `format`, `kv_dtype`, `workload` (one user), `gpus`: the
+        - `recipe`, `target`, `engine` (runtime), `format`, `kv_dtype`, `workload` (one user), `gpus`: the
           question. The lengths are those that `plan` uses;
         - all keys of `orchestrator estimate --json`: `weights_bytes`, `active_bytes_per_token`, `kv_bytes_per_token`,
           `fits`, `peak_memory_bytes` by phase (of one GPU), `max_context`, `max_batch`, `decode_tokens_per_s` and
@@ -42,7 +42,7 @@ def predict(model: ModelOnTarget) -> dict[str, Any] | None:
     return {
         "recipe": recipe.name,
         "target": recipe.target,
-        "engine": RUNTIME,
+        "engine": model.runtime,
         "format": recipe.quantization.format,
         "kv_dtype": serving.kv_dtype,
         "workload": {
@@ -59,7 +59,7 @@ def predict(model: ModelOnTarget) -> dict[str, Any] | None:
             )
         ),
         "levels": list(_levels(recipe, serving)),
-        "constants": _version(constants_in_use()),
+        "constants": _version(constants_in_use(), model.runtime),
     }
 
 
@@ -76,8 +76,8 @@ def _levels(recipe: Recipe, serving: Serving) -> Iterator[dict[str, Any]]:
         yield {"concurrency": concurrency, "output_tokens_per_second": asdict(band)}
 
 
-def _version(constants: Constants) -> dict[str, Any]:
-    runtime = constants.runtime(RUNTIME)
+def _version(constants: Constants, name: str) -> dict[str, Any]:
+    runtime = constants.runtime(name)
     text = json.dumps([to_document(constants), dict(constants.bands), constants.measured_sm], sort_keys=True)
     return {
         "version": hashlib.sha256(text.encode()).hexdigest()[:12],

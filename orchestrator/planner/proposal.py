@@ -172,7 +172,7 @@ def _row(new: NewRecipe, name: Format) -> Row | None:
 def _candidates(new: NewRecipe, name: Format, catalog: Lookup) -> Iterator[Candidate]:
     """Yield methods, our own first, and images: that of the base, then those of the catalogue in order."""
     architecture = new.target.architecture
-    serving = [key for key, image in catalog.images.items() if image.has("trtllm-serve")]
+    serving = [key for key, image in catalog.images.items() if image.serves]
     fitting = [key for key in serving if architecture in catalog.images[key].architectures]
     images = (*((None,) if new.has_base else ()), *(fitting or serving))
     for method in _methods(new, name):
@@ -193,7 +193,7 @@ def _quantizer(catalog: Lookup, architecture: str) -> str | None:
     able = (
         key
         for key, image in catalog.images.items()
-        if image.has("hf_ptq.py") and not image.has("trtllm-serve") and architecture in image.architectures
+        if image.has("hf_ptq.py") and not image.serves and architecture in image.architectures
     )
     return next(able, None)
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.catalog.image import Image, Tool
-from orchestrator.catalog.load import Option
 from orchestrator.catalog.target import Target
 from orchestrator.planner.known import Find, has_block_scales, in_catalogue
 from orchestrator.planner.model_on_target import ModelOnTarget, model_on_target
+from orchestrator.planner.server_memory import cache_memory
 from orchestrator.recipe.model import Quantization, Recipe
-
-Options = Mapping[str, Option]
-"""A tool's options by every spelling, with dashes."""
+from orchestrator.serving.runtimes import runtime_of
+from orchestrator.serving.server import Options, Runtime, Server
 
 
 class Lookup(Protocol):
@@ -76,6 +75,17 @@ class RuleInput:
         return self.target.gpu.sm if self.target.gpu else None
 
     @property
+    def runtime(self) -> Runtime:
+        """The runtime of the image that serves."""
+        return runtime_of(self.image)
+
+    @property
+    def server(self) -> Server:
+        """The recipe as its runtime sees it."""
+        options = self.options(self.image, self.image.server) if self.image.serves else {}
+        return Server(self.recipe, self.image, self.target, options, lambda: cache_memory(self.model))
+
+    @property
     def weight_format(self) -> str:
         """The format that the kernels see. For FP8 it depends on the layout of the scales.
 
@@ -86,12 +96,22 @@ class RuleInput:
         return "fp8_block_scale" if has_block_scales(self.recipe) else self.quantization.format
 
     def images_where(self, holds: Callable[[Image], bool]) -> tuple[str, ...]:
-        """Name the images that serve, run on the processor and fulfil a condition, in the order of the file."""
+        """Name the images that serve with the same runtime on the processor and fulfil a condition.
+
+        They are in the order of the file.
+        """
         return tuple(
             name
             for name, image in self.images.items()
-            if image.has("trtllm-serve") and self.target.architecture in image.architectures and holds(image)
+            if image.serves
+            and image.runtime == self.image.runtime
+            and self.target.architecture in image.architectures
+            and holds(image)
         )
+
+    def able(self, holds: Callable[[Image, Options], bool]) -> tuple[str, ...]:
+        """Name the same images by a condition on their server's options."""
+        return self.images_where(lambda image: holds(image, self.options(image, image.server)))
 
 
 def rule_input(recipe: Recipe, catalog: Lookup, find: Find = in_catalogue) -> RuleInput:
@@ -106,11 +126,11 @@ def rule_input(recipe: Recipe, catalog: Lookup, find: Find = in_catalogue) -> Ru
         TargetUnknownError: No target of that name.
         ImageUnknownError: No image of one of its names.
     """
-    target = catalog.target(recipe.target)
+    target, image = catalog.target(recipe.target), catalog.image(recipe.image)
     quantizer_name = _quantizer_name(recipe, target, catalog)
     return RuleInput(
-        model=model_on_target(recipe, target, find),
-        image=catalog.image(recipe.image),
+        model=model_on_target(recipe, target, find, runtime_of(image).COSTS),
+        image=image,
         quantizer=catalog.image(quantizer_name),
         quantizer_name=quantizer_name,
         images=catalog.images,

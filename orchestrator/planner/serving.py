@@ -14,7 +14,7 @@ from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.units import in_bytes, in_gib
 
 RUNTIME = "trtllm"
-"""The runtime of every recipe."""
+"""The default runtime."""
 
 _TOKENS_PER_STEP = 8192
 """Most tokens in one step: the default of trtllm-serve's --max_num_tokens, and of vLLM and SGLang."""
@@ -33,9 +33,6 @@ _MOST_REQUESTS = 4096
 
 EAGER_LOAD = 1.8
 """Factor of the weights that a loader took on a Spark because it pinned all of them at once."""
-
-ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
-"""TensorRT-LLM's variable that makes it load weights one after the other."""
 
 
 Kernels = Literal["auto", "native", "marlin"]

@@ -19,8 +19,9 @@ from orchestrator.planner.phases import Peak, Phase, peaks
 from orchestrator.planner.preparation import Preparation
 from orchestrator.planner.queueing import Queue, limits_of_rate
 from orchestrator.planner.scheme import scheme_of
-from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE, Serving, memory_words
+from orchestrator.planner.serving import EAGER_LOAD, Serving, memory_words
 from orchestrator.planner.speed import Band, speed
+from orchestrator.serving.runtimes import runtime_with_costs
 from orchestrator.units import in_bytes
 
 _NO_GPU = "speed: none, because this target has no GPU and cannot serve"
@@ -156,7 +157,9 @@ def _limits(serving: Serving, phases: Mapping[Phase, Peak]) -> Iterator[str]:
             f"CUDA sees at most {in_bytes(target.cuda_free)} free on a fresh boot: drop the page cache before"
             " the server starts, and give it less"
         )
-    if target.unified_memory and phases["load"].total <= serving.available < EAGER_LOAD * serving.weights:
-        yield (f"a loader that takes {EAGER_LOAD} times the weights at once would not fit: set {ONE_BY_ONE}=1")
+    runtime = runtime_with_costs(serving.runtime)
+    variable = runtime.LOADS_ONE_BY_ONE if runtime else None
+    if variable and target.unified_memory and phases["load"].total <= serving.available < EAGER_LOAD * serving.weights:
+        yield (f"a loader that takes {EAGER_LOAD} times the weights at once would not fit: set {variable}=1")
     yield from limits_of_rate(serving)
     yield from limits_of_kernels(serving)

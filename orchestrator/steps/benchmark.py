@@ -1,38 +1,37 @@
-"""Declares the benchmark of the server, one run for each level of concurrency."""
+"""Declares the benchmark of the server, for each level of concurrency."""
 
 from __future__ import annotations
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.executors.job import OUTPUT, Argument, Inside
 from orchestrator.recipe.model import Benchmark, HubModel, Recipe
-from orchestrator.serving.config import benchmark_config, config_text
-from orchestrator.steps.shape import CHECKPOINT, ENGINE, OFFLINE, OUT, Shape, payload
-from orchestrator.steps.step import FILES, Output, Step
-
-CONFIG = "llm_api.yaml"
-_DATASET = "dataset.jsonl"
+from orchestrator.serving.server import Run
+from orchestrator.steps.shape import CHECKPOINT, OFFLINE, OUT, Shape, payload
+from orchestrator.steps.step import Output, Step
+from orchestrator.steps.verify import places
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     """Declare the benchmark; none without a GPU, or over several machines."""
     shape = Shape(recipe, catalog)
-    if recipe.benchmark is None or not shape.measurable or not shape.has("trtllm-bench"):
+    if recipe.benchmark is None or not shape.measurable:
         return None
-    runs = [
-        argument
-        for concurrency in recipe.benchmark.concurrency
-        for argument in ("--", *_run(shape, recipe.benchmark, concurrency))
-    ]
+    run = Run(recipe.benchmark, _model(recipe), lambda name: Inside(OUTPUT, name))
+    measurement = shape.runtime.measurement(shape.server, places(shape), run)
+    if measurement is None:
+        return None
+    runs = [argument for command in measurement.commands for argument in ("--", *command)]
+    options = (*_facts(shape), *measurement.options)
     return Step(
         name="benchmark",
-        argv=payload("benchmark", _options(recipe.benchmark), *_facts(shape), *runs),
+        argv=payload(measurement.payload, _options(recipe.benchmark), *options, *runs),
         outputs=(Output("performance.json", "json"), Output("report-*.json", "json")),
         image=recipe.image,
         inputs=shape.served_inputs,
-        files={CONFIG: config_text(benchmark_config(recipe, shape.image))},
+        files=measurement.files,
         provenance=True,
         needs_code=True,
-        environment={**OFFLINE, **recipe.serve.environment},
+        environment={**OFFLINE, **shape.runtime.environment(shape.server)},
         gpus=shape.gpus,
         identity=shape.host,
     )
@@ -54,29 +53,11 @@ def _facts(shape: Shape) -> tuple[str, ...]:
     facts = {
         "model": _model(shape.recipe),
         "format": shape.recipe.quantization.format,
-        "backend": shape.recipe.backend,
+        **({"backend": shape.recipe.backend} if shape.runtime.HAS_BACKENDS else {}),
         "image": shape.image.reference,
         **shape.host,
     }
     return tuple(argument for name, value in facts.items() for argument in ("--fact", f"{name}={value}"))
-
-
-def _run(shape: Shape, benchmark: Benchmark, concurrency: int) -> tuple[Argument, ...]:
-    serve = shape.recipe.serve
-    command: list[Argument] = [*shape.command("trtllm-bench"), "--model", _model(shape.recipe)]
-    command += ["--model_path", Inside(CHECKPOINT), "throughput", "--backend", shape.recipe.backend]
-    if shape.recipe.backend == "tensorrt":
-        command += ["--engine_dir", Inside(ENGINE)]
-    # Without both limits it queries the GPU's memory in a way that GB10's driver does not support, and fails.
-    command += ["--max_batch_size", str(serve.max_batch_size), "--max_num_tokens", str(serve.max_num_tokens)]
-    if serve.max_seq_len is not None:
-        command += ["--max_seq_len", str(serve.max_seq_len)]
-    command += ["--tp", str(serve.tensor_parallel_size)]
-    # its name differs from trtllm-serve's
-    command += ["--kv_cache_free_gpu_mem_fraction", str(serve.kv_cache.free_gpu_memory_fraction)]
-    command += ["--config", Inside(FILES, CONFIG), "--dataset", Inside(OUTPUT, _DATASET)]
-    command += ["--num_requests", str(benchmark.requests), "--concurrency", str(concurrency), "--streaming"]
-    return (*command, "--report_json", Inside(OUTPUT, f"report-{concurrency}.json"))
 
 
 def _model(recipe: Recipe) -> str:

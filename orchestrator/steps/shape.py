@@ -10,6 +10,8 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError
 from orchestrator.executors.job import OUTPUT, Argument, Inside
+from orchestrator.planner.model_on_target import model_on_target
+from orchestrator.planner.server_memory import cache_memory
 from orchestrator.recipe.model import (
     Calibration,
     DraftTarget,
@@ -20,6 +22,8 @@ from orchestrator.recipe.model import (
     LocalModel,
     Recipe,
 )
+from orchestrator.serving.runtimes import runtime_of
+from orchestrator.serving.server import DRAFT, CacheMemory, Runtime, Server
 from orchestrator.steps.step import SCRATCH, Input, Output
 
 MODEL = "/model"
@@ -28,7 +32,6 @@ CHECKPOINT = "/checkpoint"
 """The served weights: quantized, or as published."""
 TRTLLM_CHECKPOINT = "/trtllm_checkpoint"
 ENGINE = "/engine"
-DRAFT = "/draft"
 CALIBRATION = "/calibration"
 HELD_OUT = "/held_out"
 EVALUATION = "/evaluation"
@@ -57,6 +60,21 @@ class Shape:
     def image(self) -> Image:
         """The image that converts, builds, checks and serves."""
         return self.catalog.image(self.recipe.image)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime of that image."""
+        return runtime_of(self.image)
+
+    @property
+    def server(self) -> Server:
+        """The recipe as its runtime sees it."""
+        options = self.catalog.options(self.image, self.image.server) if self.image.serves else {}
+        return Server(self.recipe, self.image, self.target, options, self._cache_memory)
+
+    def _cache_memory(self) -> CacheMemory:
+        """Calculate the memory of the KV cache from the tool's own data, so that a plan needs no model's files."""
+        return cache_memory(model_on_target(self.recipe, self.target, runtime=self.runtime.COSTS))
 
     @property
     def target(self) -> Target:
@@ -145,7 +163,7 @@ class Shape:
     def host(self) -> Mapping[str, str]:
         """The target's properties that decide a GPU's results. TensorRT engines and measurements are not portable."""
         gpu = self.target.gpu
-        facts = {"tensorrt_llm": self.image.tensorrt_llm, "architecture": self.target.architecture}
+        facts = {self.image.runtime: self.image.version, "architecture": self.target.architecture}
         return facts | ({"gpu": gpu.name, "sm": str(gpu.sm)} if gpu else {})
 
     def has(self, tool: Tool) -> bool:

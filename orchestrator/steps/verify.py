@@ -1,24 +1,20 @@
-"""Declares the checks of the checkpoint and, with a GPU, of an answer by trtllm-serve."""
+"""Declares the checks of the checkpoint and, with a GPU, of an answer by the server."""
 
 from __future__ import annotations
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
-from orchestrator.serving.command import serve_command
-from orchestrator.serving.config import config_text, llm_api_config
+from orchestrator.serving.server import Command, Places
 from orchestrator.steps.evaluate import RESULT
 from orchestrator.steps.shape import CHECKPOINT, ENGINE, EVALUATION, MODEL, OFFLINE, OUT, Shape, payload
 from orchestrator.steps.step import FILES, Input, Output, Step
-
-CONFIG = "llm_api.yaml"
-"""The server's configuration file, among the step's small files."""
 
 
 def build(recipe: Recipe, catalog: Catalog) -> Step:
     """Declare the checks."""
     shape = Shape(recipe, catalog)
-    serves = recipe.checks.serve and shape.measurable and shape.has("trtllm-serve")
+    serves = recipe.checks.serve and shape.measurable and shape.image.serves
     inputs = shape.served_inputs if serves else (Input(shape.checkpoint_step, CHECKPOINT),)
     reference = (Input(shape.model_step, MODEL),) if shape.checkpoint_step != shape.model_step else ()
     compared = (Input("evaluate", EVALUATION),) if recipe.checks.held_out else ()
@@ -29,9 +25,9 @@ def build(recipe: Recipe, catalog: Catalog) -> Step:
         image=shape.container,
         portable=not serves,
         inputs=(*inputs, *reference, *compared),
-        files={CONFIG: config_text(llm_api_config(recipe, shape.image))} if serves else {},
+        files=shape.runtime.files(shape.server) if serves else {},
         needs_code=True,
-        environment={**OFFLINE, **recipe.serve.environment} if serves else {},
+        environment={**OFFLINE, **shape.runtime.environment(shape.server)} if serves else {},
         gpus=shape.gpus if serves else 0,
         identity=shape.host if serves else {},
     )
@@ -60,17 +56,17 @@ def _options(shape: Shape, *, serves: bool) -> tuple[Argument, ...]:
     return tuple(options)
 
 
-def _server(shape: Shape) -> tuple[Argument, ...]:
+def _server(shape: Shape) -> Command:
+    return shape.runtime.command(shape.server, places(shape))
+
+
+def places(shape: Shape) -> Places:
+    """Say where a step's server finds its files and listens."""
     engine = shape.recipe.backend == "tensorrt"
-    model: Argument = Inside(ENGINE) if engine else Inside(CHECKPOINT)
-    tokenizer: Argument | None = Inside(CHECKPOINT) if engine else None
-    return serve_command(
-        shape.recipe,
-        shape.image,
-        shape.catalog,
-        model=model,
-        tokenizer=tokenizer,
-        config=Inside(FILES, CONFIG),
+    return Places(
+        model=Inside(ENGINE) if engine else Inside(CHECKPOINT),
+        tokenizer=Inside(CHECKPOINT) if engine else None,
+        file=lambda name: Inside(FILES, name),
         host="127.0.0.1",  # the container has no network, so no other process can connect
         port=shape.recipe.serve.port,
     )

@@ -45,7 +45,8 @@ def example_serve(**changes: Any) -> Serve:  # noqa: ANN401 - any field
     serve = Serve(
         recipe="tiny",
         backend="pytorch",
-        tensorrt_llm="1.2.1",
+        runtime="tensorrt_llm",
+        version="1.2.1",
         command=("trtllm-serve", "serve"),
         model="/opt/nim/model",
         engine=None,

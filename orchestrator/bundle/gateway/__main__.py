@@ -1,6 +1,6 @@
 """The command: `python3 -m gateway ACTION`.
 
-nim-serve [--dry-run] [OPTIONS of trtllm-serve]   serve; the default
+nim-serve [--dry-run] [OPTIONS of the runtime]    serve; the default
 list-model-profiles                               the profile of this bundle
 download-to-cache [-p ID]                         nothing to do: the model is local
 create-model-store -p ID -m FOLDER                how to copy the model
@@ -90,7 +90,7 @@ def _report(action: str, arguments: list[str], documents: Documents, settings: S
         case "healthcheck":
             return actions.check_health(settings)
         case "openapi":
-            return actions.openapi_text(settings)
+            return actions.openapi_text(settings, documents.serve)
         case _:
             message = f"there is no action {action!r}; `help` lists the actions"
             raise UsageError(message)
@@ -125,7 +125,7 @@ def _check_aiohttp() -> None:
     try:
         import aiohttp  # noqa: F401, PLC0415 - checked
     except ImportError as error:
-        message = "aiohttp is missing: use the bundle's image; TensorRT-LLM's images have aiohttp"
+        message = "aiohttp is missing: use the bundle's image; the runtimes' images have aiohttp"
         raise MachineError(message) from error
 
 

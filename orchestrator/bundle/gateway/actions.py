@@ -17,7 +17,8 @@ from .errors import MachineError, UsageError
 from .keys import create_key
 from .launch import Launch
 from .openapi import describe
-from .routes import ROUTES, STORED
+from .routes import ROUTES
+from .runtimes import RUNTIMES
 from .settings import Settings
 
 _PROBE_SECONDS = 5.0
@@ -28,17 +29,19 @@ def launch_report(settings: Settings, documents: Documents, launch: Launch, warn
     serve, limits = documents.serve, settings.limits
     tls = "no TLS" if settings.tls is None else "mutual TLS" if settings.tls.clients else "TLS"
     keys = f"API keys of {settings.keys}" if settings.keys else "no API keys"
-    changes = [f"  {'.'.join(key)}: {json.dumps(value)}" for key, value in launch.changes.items()]
+    changed = launch.config.changes if launch.config else {}
+    changes = [f"  {'.'.join(key)}: {json.dumps(value)}" for key, value in changed.items()]
+    software = f"{launch.kind.LABEL} {serve.version}"
     lines = [
-        f"recipe {serve.recipe}, TensorRT-LLM {serve.tensorrt_llm}, profile {serve.profile.name} ({serve.profile.id})",
+        f"recipe {serve.recipe}, {software}, profile {serve.profile.name} ({serve.profile.id})",
         f"listens on {settings.host}:{settings.port}: {tls}, {keys}",
         *([f"health alone on {settings.host}:{settings.health_port}"] if settings.health_port else []),
         f"model {launch.model}, called {', '.join(settings.names)}",
         f"at most {limits.concurrent_requests} requests at once, {limits.body_bytes} bytes each, "
         + (f"{limits.per_minute} a minute per client" if limits.per_minute else "any number a minute"),
-        "starts: " + shlex.join(launch.command(launch.config)),
+        "starts: " + shlex.join(launch.command()),
         *(["with these changes in a copy of the configuration:", *changes] if changes else []),
-        "routes: " + ", ".join(f"{route.method} {route.path}" for route in (*ROUTES.values(), *STORED)),
+        "routes: " + ", ".join(f"{route.method} {route.path}" for route in (*ROUTES.values(), *launch.kind.STORED)),
         *(f"warning: {warning}" for warning in warnings),
     ]
     return "\n".join(lines)
@@ -104,9 +107,9 @@ def create_api_key(arguments: Sequence[str]) -> str:
     return key
 
 
-def openapi_text(settings: Settings) -> str:
+def openapi_text(settings: Settings, serve: Serve) -> str:
     """Write the description of the interface."""
-    return json.dumps(describe(settings.names), indent=1)
+    return json.dumps(describe(settings.names, RUNTIMES[serve.runtime].STORED), indent=1)
 
 
 def check_health(settings: Settings) -> str:

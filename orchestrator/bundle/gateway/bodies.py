@@ -1,6 +1,6 @@
 """Checks the bodies of requests for the model: only known fields pass, as only known paths do.
 
-trtllm-serve trusts its callers: it renders templates that a request brings, loads media from files and from the inner
+The runtime trusts its callers: it renders templates that a request brings, loads media from files and from the inner
 network, and takes fields with which its own processes talk to each other.
 """
 
@@ -12,42 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .refusals import refuse
-
-_COMMON = {"metadata", "model", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
-_SAMPLING = {
-    "best_of", "early_stopping", "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "length_penalty",
-    "logit_bias", "logprobs", "max_tokens", "min_p", "min_tokens", "n", "presence_penalty", "prompt_ignore_length",
-    "repetition_penalty", "response_format", "seed", "skip_special_tokens", "spaces_between_special_tokens", "stop",
-    "stop_token_ids", "stream", "stream_options", "suffix", "temperature", "thinking_token_budget", "top_k", "top_p",
-    "top_p_min", "truncate_prompt_tokens", "use_beam_search",
-}  # fmt: skip
-_CHAT = {
-    "add_generation_prompt", "add_special_tokens", "audio", "chat_template", "chat_template_kwargs", "documents",
-    "echo", "enable_thinking", "function_call", "functions", "max_completion_tokens", "messages", "modalities",
-    "parallel_tool_calls", "prediction", "reasoning_effort", "thinking", "tool_choice", "tools", "top_logprobs",
-    "verbosity", "web_search_options",
-}  # fmt: skip
-_COMPLETION = {
-    "add_special_tokens",
-    "detokenize",
-    "echo",
-    "prompt",
-}
-_RESPONSES = {
-    "background", "conversation", "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
-    "parallel_tool_calls", "previous_response_id", "prompt", "reasoning", "stream", "stream_options", "temperature",
-    "text", "tool_choice", "tools", "top_k", "top_logprobs", "top_p", "truncation",
-}  # fmt: skip
-FIELDS: Mapping[str, frozenset[str]] = {
-    "/v1/chat/completions": frozenset(_COMMON | _SAMPLING | _CHAT),
-    "/v1/completions": frozenset(_COMMON | _SAMPLING | _COMPLETION),
-    "/v1/responses": frozenset(_COMMON | _RESPONSES),
-}
-"""The fields that OpenAI has, and those of tensorrt_llm/serve/openai_protocol.py that decide how to sample.
-
-`disaggregated_params`, `lora_request`, `prompt_token_ids`, `cache_salt`, `mm_processor_kwargs` and the like are not
-among them.
-"""
+from .runtimes import RUNTIMES
 
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal", "reasoning_text", "summary_text", "thinking"})
 _MEDIA = {"image_url": "image_url", "video_url": "video_url", "audio_url": "audio_url", "input_image": "image_url"}
@@ -63,17 +28,19 @@ class BodyRules:
     served: tuple[str, ...]
     """The clients' names of the model."""
     model: str
-    """Its name in trtllm-serve."""
+    """Its name in the runtime."""
     chat_templates: bool
     """A request may bring its own template."""
     remote_media: bool
-    """Media may be loaded from addresses, by trtllm-serve."""
+    """Media may be loaded from addresses, by the runtime."""
     structured: bool
-    """trtllm-serve can force an answer into a format."""
+    """The runtime can force an answer into a format."""
+    runtime: str = "tensorrt_llm"
+    """It decides which fields are known."""
 
 
 def prepare_body(path: str, body: bytes, rules: BodyRules) -> bytes:
-    """Check the body of a request for the model, and replace the model's name by trtllm-serve's.
+    """Check the body of a request for the model, and replace the model's name by the runtime's.
 
     Args:
         path: The route.
@@ -102,7 +69,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _check_fields(path: str, document: Mapping[str, Any], rules: BodyRules) -> None:
-    unknown = sorted(set(document) - FIELDS[path])
+    unknown = sorted(set(document) - RUNTIMES[rules.runtime].FIELDS[path])
     if unknown:
         shown = ", ".join(repr(name[:64]) for name in unknown[:5])
         refuse(400, f"{path} does not accept {shown}.", code="unknown_field")
@@ -114,7 +81,7 @@ def _check_fields(path: str, document: Mapping[str, Any], rules: BodyRules) -> N
 
 
 def _check_format(document: Mapping[str, Any], rules: BodyRules) -> None:
-    """Refuse a format that trtllm-serve would ignore without a word."""
+    """Refuse a format that the runtime would ignore without a word."""
     if rules.structured:
         return
     text = document.get("text")

@@ -16,6 +16,8 @@ from .errors import DocumentError
 
 SERVE = "serve.json"
 FORMAT = 1
+RUNTIMES = ("tensorrt_llm",)
+"""The keys of versions."""
 ETC = Path("/opt/nim/etc")
 """The folder of the documents in an image."""
 MODEL = Path("/opt/nim/model")
@@ -24,7 +26,7 @@ MODEL = Path("/opt/nim/model")
 
 @dataclass(frozen=True)
 class ServeOption:
-    """An option that trtllm-serve of this TensorRT-LLM version has."""
+    """An option that this version of the runtime has."""
 
     flags: tuple[str, ...]
     """Its spellings, the one that the documentation prefers first."""
@@ -65,8 +67,9 @@ class Serve:
     recipe: str
     backend: str
     """`pytorch` or `tensorrt`."""
-    tensorrt_llm: str
-    """The version in the image."""
+    runtime: str
+    """The runtime in the image. In `serve.json` it is the key of its version."""
+    version: str
     command: tuple[str, ...]
     """The command that starts the server, without model and options: `trtllm-serve serve`."""
     model: str
@@ -76,11 +79,11 @@ class Serve:
     served_model_name: str
     """The name that clients use if NIM_SERVED_MODEL_NAME is not set."""
     config: str
-    """The file of the LLM API: `/opt/nim/etc/trtllm_config.yaml`."""
+    """The runtime's configuration file: `/opt/nim/etc/trtllm_config.yaml`; empty if it has none."""
     arguments: tuple[str, ...]
     """The recipe's options: no model, tokenizer, config, host, port or served model name among them."""
     options: tuple[ServeOption, ...]
-    """Every option that this version's trtllm-serve has."""
+    """Every option that this version of the runtime has."""
     limits: Limits
     profile: Profile
     draft: str | None = None
@@ -90,7 +93,11 @@ class Serve:
 
     def to_json(self) -> str:
         """Write the document. The same values give the same bytes."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        fields = {
+            self.runtime if name == "version" else name: value for name, value in dataclasses.asdict(self).items()
+        }
+        del fields["runtime"]
+        return json.dumps({"format": FORMAT, **fields}, indent=1, ensure_ascii=False) + "\n"
 
 
 def parse_serve(text: str, source: str) -> Serve:
@@ -120,6 +127,11 @@ def parse_serve(text: str, source: str) -> Serve:
 
 def _serve(found: dict[str, Any]) -> Serve:
     fields = dict(found)
+    named = [name for name in RUNTIMES if name in fields]
+    if len(named) != 1:
+        message = f"expected the version of one runtime ({', '.join(RUNTIMES)})"
+        raise KeyError(message)
+    fields |= {"runtime": named[0], "version": fields.pop(named[0])}
     fields["command"] = tuple(fields["command"])
     fields["arguments"] = tuple(fields["arguments"])
     fields["options"] = tuple(

@@ -6,9 +6,9 @@
 | 2 | wrong usage of the command line |
 | 3 | a document of the bundle, a key file or a certificate is missing or invalid |
 | 4 | refused: variables contradict each other or the model |
-| 5 | trtllm-serve ended |
+| 5 | the runtime ended |
 | 6 | a port is in use, or a library is missing |
-| 7 | trtllm-serve hung |
+| 7 | the runtime hung |
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class GatewayError(Exception):
 
     Args:
         message: One line.
-        last_lines: The last lines of trtllm-serve, if they may say why.
+        last_lines: The last lines of the runtime, if they may say why.
     """
 
     exit_status: ClassVar[int] = 1
@@ -50,7 +50,7 @@ class ContradictionError(GatewayError):
 
 
 class RuntimeEndedError(GatewayError):
-    """The trtllm-serve process ended by itself."""
+    """The runtime's process ended by itself."""
 
     exit_status = 5
 
@@ -62,6 +62,6 @@ class MachineError(GatewayError):
 
 
 class RuntimeHungError(GatewayError):
-    """The trtllm-serve process runs, but has given no sign for too long."""
+    """The runtime's process runs, but has given no sign for too long."""
 
     exit_status = 7

@@ -1,4 +1,4 @@
-"""Forwards a request to trtllm-serve, and streams its answer back."""
+"""Forwards a request to the runtime, and streams its answer back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .replies import JSON, error_document, json_reply
 from .silence import AwaitedAnswer, Silence
 
 _PASSED_BACK = ("Content-Type", "Cache-Control", "Retry-After")
-"""Headers of trtllm-serve's answers that are forwarded. All others are dropped."""
+"""Headers of the runtime's answers that are forwarded. All others are dropped."""
 _ERROR_BYTES = 1 << 22
 """An error may quote a request, which has a whole conversation."""
 _MESSAGE_CHARACTERS = 2000
@@ -50,16 +50,16 @@ async def forward(
     write_seconds: float,
     record: AnswerRecord,
 ) -> web.StreamResponse:
-    """Send a request to trtllm-serve, with the client's method, and forward its answer.
+    """Send a request to the runtime, with the client's method, and forward its answer.
 
     The client's request line, headers and framing are not forwarded: the new request has a constant path, these headers
     and a body of known length. If the client closes its connection, this is cancelled, and with it the connection to
-    trtllm-serve, which then stops.
+    the runtime, which then stops.
 
     Args:
         request: The client's.
-        silence: Learns of each sign of trtllm-serve.
-        session: Connections to trtllm-serve.
+        silence: Learns of each sign of the runtime.
+        session: Connections to the runtime.
         url: The whole address.
         body: The body to send.
         names: The model's names.
@@ -69,7 +69,7 @@ async def forward(
         record: Learns of each part of the answer.
 
     Raises:
-        RefusedError: trtllm-serve cannot be reached.
+        RefusedError: The runtime cannot be reached.
         BrokenAnswerError: The answer broke off.
         ClientLeftError: The client closed the connection.
     """
@@ -92,11 +92,11 @@ async def forward(
     except TimeoutError:
         refuse(504, "The model took too long to answer.", code="timeout")
     except aiohttp.ClientError as error:
-        refuse(502, f"trtllm-serve cannot be reached ({type(error).__name__}).", code="runtime_unreachable")
+        refuse(502, f"The runtime cannot be reached ({type(error).__name__}).", code="runtime_unreachable")
 
 
 async def _error(answer: aiohttp.ClientResponse, added: Mapping[str, str], names: ModelNames) -> web.Response:
-    """Convert an error of trtllm-serve to the form of the gateway's own."""
+    """Convert an error of the runtime to the form of the gateway's own."""
     text = names.answer(await _beginning(answer, _ERROR_BYTES))
     headers = {**_passed(answer), **added}
     headers.pop("Content-Type", None)
@@ -116,7 +116,7 @@ async def _beginning(answer: aiohttp.ClientResponse, size: int) -> bytes:
 def _error_shape(text: bytes, status: int) -> dict[str, Any]:
     """Keep the words of an error in OpenAI's form.
 
-    trtllm-serve has `{"message", "type", "code"}`, `{"error": "…"}` for a request that its schema refuses,
+    the runtime has `{"message", "type", "code"}`, `{"error": "…"}` for a request that its schema refuses,
     `{"detail": …}` from FastAPI, and plain text if it fails.
     """
     try:
@@ -128,7 +128,7 @@ def _error_shape(text: bytes, status: int) -> dict[str, Any]:
         return found
     message = next((found[name] for name in ("message", "error", "detail") if found.get(name) is not None), None)
     if message is None:
-        message = f"trtllm-serve answered with status {status}."
+        message = f"The runtime answered with status {status}."
     document = error_document(status, _shortened(message if isinstance(message, str) else json.dumps(message)))
     if isinstance(found.get("param"), str):
         document["error"]["param"] = found["param"]
@@ -218,7 +218,7 @@ async def _break_off(
 ) -> None:
     """Show the client that the answer is incomplete: by an error event, and by closing without the answer's end."""
     if is_events:
-        document = error_document(502, "trtllm-serve broke off in the middle of its answer.", "runtime_broke_off")
+        document = error_document(502, "The runtime broke off in the middle of its answer.", "runtime_broke_off")
         event = b"\n\ndata: " + json.dumps(document).encode() + b"\n\n"
         await _write(request, reply, event, write_seconds)
     await asyncio.sleep(0)

@@ -55,7 +55,7 @@ _METRICS_SECONDS = 5.0
 _CONTINUE = "100-continue"
 _CHUNK = 1 << 16
 _STARTED = 1700000000
-"""The model's `created` time if trtllm-serve reports none. It is a constant, so that a restart does not change it."""
+"""The model's `created` time if the runtime reports none. It is a constant, so that a restart does not change it."""
 
 
 class Phase(StrEnum):
@@ -91,12 +91,12 @@ class Gateway:
     Args:
         settings: The settings.
         documents: The bundle's documents.
-        runtime: The trtllm-serve behind it.
+        runtime: The runtime behind it.
         session: Connections to that.
         keys: The API keys; None if none is required.
         traces: Gets the traces.
         log: Gets the lines.
-        launch: How trtllm-serve was started.
+        launch: How the runtime was started.
     """
 
     def __init__(
@@ -121,9 +121,10 @@ class Gateway:
         self._traces = traces
         self._log = log
         self._rate = Rate(settings.limits.per_minute)
-        self._metrics = Metrics()
+        self._metrics = Metrics(launch.kind.METRICS)
         self._names: ModelNames | None = None
         self._launch = launch
+        self._runtime_name = documents.serve.runtime
         self._body_worker = BodyWorker()
         self._budget = BodyBudget(settings.limits.held_bytes)
         self._bodies = {
@@ -131,8 +132,8 @@ class Gateway:
             routes.LICENSE: documents.license,
             routes.VERSION: documents.version,
             routes.MANIFEST: documents.manifest,
-            routes.OPENAPI: json.dumps(describe(settings.names)),
-            routes.DOCS: page(settings.names),
+            routes.OPENAPI: json.dumps(describe(settings.names, launch.kind.STORED)),
+            routes.DOCS: page(settings.names, launch.kind.STORED),
         }
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -197,7 +198,7 @@ class Gateway:
         if request.version < HttpVersion10:
             refuse(505, "HTTP/1.0 or newer is needed.", code="http_version")
         path = request.raw_path.partition("?")[0]
-        found = routes.find_routes(path, table)
+        found = routes.find_routes(path, table, self._launch.kind.STORED)
         if not found:
             refuse(404, "There is no such route; GET /v1/models names the model.", code="not_found")
         exchange.route = found[0]
@@ -289,8 +290,8 @@ class Gateway:
         return web.Response(body=text.encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def _runtime_metrics(self) -> str:
-        """Get TensorRT-LLM's metrics. It has them only with `return_perf_metrics`."""
-        url, limit = f"{self._runtime.url}/prometheus/metrics", aiohttp.ClientTimeout(_METRICS_SECONDS)
+        """Get the runtime's metrics, if it has them."""
+        url, limit = self._runtime.url + self._launch.kind.METRICS_PATH, aiohttp.ClientTimeout(_METRICS_SECONDS)
         try:
             async with self._session.get(url, timeout=limit, allow_redirects=True) as answer:
                 return await answer.text() if answer.status == 200 else ""  # noqa: PLR2004 - HTTP
@@ -352,6 +353,7 @@ class Gateway:
             chat_templates=self._settings.allow_chat_template,
             remote_media=self._settings.allow_remote_media,
             structured=self._launch.guided,
+            runtime=self._runtime_name,
         )
 
     async def close(self) -> None:
@@ -364,7 +366,7 @@ class Gateway:
         return self._names
 
     async def _read_body(self, request: web.BaseRequest, take: Callable[[int], None]) -> bytes:
-        """Read the whole body before the request to trtllm-serve, so that slow or endless bodies never reach it."""
+        """Read the whole body before the request to the runtime, so that slow or endless bodies never reach it."""
         if "Expect" in request.headers:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0

@@ -42,12 +42,10 @@ class Log:
         """Write a failure."""
         self._write("ERROR", message, fields)
 
-    def runtime(self, line: str) -> None:
-        """Forward a line of trtllm-serve at any level, because it has its own levels."""
+    def runtime(self, line: str, source: str) -> None:
+        """Forward a line of the runtime at any level, because it has its own levels."""
         if self._as_json:
-            self._write_line(
-                json.dumps({"time": _now(), "source": "trtllm-serve", "message": line}, ensure_ascii=False)
-            )
+            self._write_line(json.dumps({"time": _now(), "source": source, "message": line}, ensure_ascii=False))
         else:
             self._write_line(line)
 

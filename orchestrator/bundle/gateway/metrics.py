@@ -1,7 +1,7 @@
-"""Serves `/v1/metrics`: the gateway's metrics, TensorRT-LLM's metrics, and NIM's names for both.
+"""Serves `/v1/metrics`: the gateway's metrics, the runtime's metrics, and NIM's names for both.
 
-TensorRT-LLM's metrics are forwarded unchanged. If NIM has another name for one of them, it is written a second time
-under that name, with the clients' model name as the label `model_name`. A bundle switches TensorRT-LLM's metrics on
+The runtime's metrics are forwarded unchanged. If NIM has another name for one of them, it is written a second time
+under that name, with the clients' model name as the label `model_name`. A bundle switches the runtime's metrics on
 where its version has them. What it does not measure, the gateway counts itself under NIM's names, except the KV cache.
 """
 
@@ -14,21 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-NIM_NAMES: Mapping[str, str] = {
-    "trtllm_kv_cache_utilization": "gpu_cache_usage_perc",
-    "trtllm_num_requests_running": "num_requests_running",
-    "trtllm_num_requests_waiting": "num_requests_waiting",
-    "trtllm_max_num_active_requests": "num_request_max",
-    "trtllm_prompt_tokens_total": "prompt_tokens_total",
-    "trtllm_generation_tokens_total": "generation_tokens_total",
-    "trtllm_time_to_first_token_seconds": "time_to_first_token_seconds",
-    "trtllm_time_per_output_token_seconds": "time_per_output_token_seconds",
-    "trtllm_e2e_request_latency_seconds": "e2e_request_latency_seconds",
-    "trtllm_request_success_total": "request_success_total",
-    "trtllm_request_error_total": "request_failure_total",
-}
-"""NIM's name of each of TensorRT-LLM's metrics."""
 
 READY = "nim_gateway_runtime_ready"
 SILENCE = "nim_gateway_runtime_silence_seconds"
@@ -75,9 +60,9 @@ class MachineState:
     limit: int
     """The most that may run."""
     at_once: int | None
-    """Those that trtllm-serve answers at once; None if not known."""
+    """Those that the runtime answers at once; None if not known."""
     ready: bool
-    """Whether trtllm-serve answers."""
+    """Whether the runtime answers."""
     silence: float
     """Seconds without a sign that was due."""
     free_disk: int | None
@@ -95,6 +80,8 @@ class MachineState:
 class Metrics:
     """The gateway's counters."""
 
+    names: Mapping[str, str]
+    """NIM's name of each of the runtime's metrics."""
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     """Answers by route and status. An unknown route is `other`."""
     seconds: dict[str, Histogram] = field(default_factory=dict)
@@ -117,11 +104,11 @@ class Metrics:
         Args:
             model: The name that clients know.
             state: The server at this moment.
-            runtime: TensorRT-LLM's own metrics; empty if there are none.
+            runtime: The runtime's own metrics; empty if there are none.
         """
         labels = {"model_name": model}
         families = [*self._own_families(labels, state)]
-        aliases = dict(_renamed(runtime, model))
+        aliases = dict(_renamed(runtime, model, self.names))
         counted = self._nim_families(labels, state)
         families += [family for name, family in counted.items() if name not in aliases]
         forwarded = runtime if not runtime or runtime.endswith("\n") else runtime + "\n"
@@ -149,8 +136,8 @@ class Metrics:
         yield _family(ENDS, "counter", "Requests for the model, by their end.", ends)
         for name, meaning, value in (
             ("nim_gateway_model_requests_running", "Running requests for the model.", state.running),
-            (READY, "1 if trtllm-serve is ready.", int(state.ready)),
-            (SILENCE, "Seconds without a sign of trtllm-serve that was due.", state.silence),
+            (READY, "1 if the runtime is ready.", int(state.ready)),
+            (SILENCE, "Seconds without a sign of the runtime that was due.", state.silence),
             (FREE_DISK, "Free disk space for compiled kernels.", state.free_disk),
             (CERTIFICATE_END, "Unix time at which the certificate ends.", state.certificate_end),
         ):
@@ -201,28 +188,28 @@ def escape(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _renamed(runtime: str, model: str) -> Iterator[tuple[str, str]]:
-    """Write those of TensorRT-LLM's metrics that have a NIM name under that name."""
+def _renamed(runtime: str, model: str, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Write those of the runtime's metrics that have a NIM name under that name."""
     families: dict[str, list[str]] = {}
     for line in runtime.splitlines():
         found = _COMMENT.match(line) or _SAMPLE.match(line)
         if not found:
             continue
-        family = _family_of(found["name"])
-        alias = NIM_NAMES.get(family)
+        family = _family_of(found["name"], names)
+        alias = names.get(family)
         if alias:
             families.setdefault(alias, []).append(_rename(line, found, family, alias, model))
     for alias, lines in families.items():
         if all(line.startswith("#") for line in lines):
-            continue  # TensorRT-LLM names a metric before it has a value
+            continue  # a runtime names a metric before it has a value
         yield alias, "".join(f"{line}\n" for line in lines)
 
 
-def _family_of(name: str) -> str:
+def _family_of(name: str, names: Mapping[str, str]) -> str:
     """Name the family of a sample. Versions differ in whether a counter's family ends in `_total`."""
-    if name in NIM_NAMES:
+    if name in names:
         return name
-    if f"{name}_total" in NIM_NAMES:
+    if f"{name}_total" in names:
         return f"{name}_total"
     for part in _PARTS:
         stem = name.removesuffix(part)

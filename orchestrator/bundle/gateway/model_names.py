@@ -1,4 +1,4 @@
-"""Translates the model's name in answers of trtllm-serve."""
+"""Translates the model's name in answers of the runtime."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 
 class ModelNames:
-    """Replaces trtllm-serve's name of the model by the clients' name.
+    """Replaces the runtime's name of the model by the clients' name.
 
     Args:
         served: The clients' names. Answers have the first one.
-        model: The name in trtllm-serve.
+        model: The name in the runtime.
     """
 
     def __init__(self, served: Sequence[str], model: str) -> None:

@@ -29,21 +29,22 @@ from .routes import (
 _TEXT = {"type": "string"}
 
 
-def describe(names: Sequence[str]) -> dict[str, Any]:
+def describe(names: Sequence[str], stored: Sequence[Route] = STORED) -> dict[str, Any]:
     """Describe the interface.
 
     Args:
         names: The names of the model.
+        stored: The routes of stored answers that the runtime has.
     """
     paths: dict[str, dict[str, Any]] = {}
-    for route in (*ROUTES.values(), *STORED):
+    for route in (*ROUTES.values(), *stored):
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "NIM-style deployment",
             "version": "1.0.0",
-            "description": "A gateway in front of trtllm-serve with a NIM's routes. It is not an NVIDIA NIM.",
+            "description": "A gateway in front of the runtime with a NIM's routes. It is not an NVIDIA NIM.",
         },
         "paths": paths,
         "components": {
@@ -53,15 +54,16 @@ def describe(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def page(names: Sequence[str]) -> str:
+def page(names: Sequence[str], stored: Sequence[Route] = STORED) -> str:
     """Write the interface as a page, which loads nothing from elsewhere.
 
     Args:
         names: The names of the model.
+        stored: As above.
     """
     rows = "".join(
         f"<tr><td><code>{route.method} {route.path}</code></td><td>{html.escape(route.summary)}</td></tr>"
-        for route in (*ROUTES.values(), *STORED)
+        for route in (*ROUTES.values(), *stored)
     )
     model = html.escape(", ".join(names))
     return (

@@ -1,4 +1,4 @@
-"""The table of all routes. Other paths do not exist, and a client's path reaches trtllm-serve only as one of them."""
+"""The table of all routes. Other paths do not exist, and a client's path reaches the runtime only as one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Route:
     method: str
     summary: str
     for_model: bool = False
-    """It is forwarded to trtllm-serve, under the same path."""
+    """It is forwarded to the runtime, under the same path."""
     open: bool = False
     """It requires no API key, because probes have none."""
 
@@ -34,7 +34,7 @@ RESPONSE = "/v1/responses/{response_id}"
 ROUTES: Mapping[str, Route] = {
     route.path: route
     for route in (
-        Route(LIVE, "GET", "Whether the server runs; 503 after trtllm-serve has ended or hangs.", open=True),
+        Route(LIVE, "GET", "Whether the server runs; 503 after the runtime has ended or hangs.", open=True),
         Route(READY, "GET", "Whether the model answers; 503 before that, and while the server stops.", open=True),
         Route(MODELS, "GET", "The names of the model."),
         Route(METADATA, "GET", "The model, its files and its licence."),
@@ -55,16 +55,22 @@ HEALTH: Mapping[str, Route] = {path: ROUTES[path] for path in (LIVE, READY)}
 """The routes of a separate health port."""
 
 STORED: tuple[Route, ...] = (
-    Route(RESPONSE, "GET", "An answer that trtllm-serve has stored.", for_model=True),
+    Route(RESPONSE, "GET", "An answer that the runtime has stored.", for_model=True),
     Route(RESPONSE, "DELETE", "Remove it.", for_model=True),
 )
 """The routes with the id of an answer in their path."""
 _STORED = re.compile(r"/v1/responses/(resp[A-Za-z0-9_-]{1,124})")
-"""An id is one word without a meaning in a path, as trtllm-serve makes them."""
+"""An id is one word without a meaning in a path, as the runtime makes them."""
 
 
-def find_routes(path: str, table: Mapping[str, Route]) -> tuple[Route, ...]:
-    """Return the routes of a path; none if it does not exist."""
+def find_routes(path: str, table: Mapping[str, Route], stored: tuple[Route, ...] = STORED) -> tuple[Route, ...]:
+    """Return the routes of a path; none if it does not exist.
+
+    Args:
+        path: The path.
+        table: The routes of a port.
+        stored: The routes of stored answers that the runtime has.
+    """
     if path in table:
         return (table[path],)
-    return STORED if table is ROUTES and _STORED.fullmatch(path) else ()
+    return stored if table is ROUTES and _STORED.fullmatch(path) else ()

@@ -1,4 +1,4 @@
-"""Starts, monitors and stops the trtllm-serve process with all its children."""
+"""Starts, monitors and stops the runtime's process with all its children."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .errors import MachineError
 from .logs import Log
 from .settings import RUNTIME_STOP_SECONDS
 from .silence import Silence
+from .starting import RuntimeKind
 
 _LAST_LINES = 40
 """Lines that are shown again when it ends."""
@@ -28,7 +29,7 @@ _POLL_READY = 2.0
 
 
 class State(StrEnum):
-    """The state of trtllm-serve, as the gateway knows it."""
+    """The state of the runtime, as the gateway knows it."""
 
     STARTING = "starting"
     READY = "ready"
@@ -40,11 +41,12 @@ class State(StrEnum):
 
 
 class Runtime:
-    """One run of trtllm-serve.
+    """One run of the runtime.
 
     Args:
         command: Its command line.
         environment: Its variables.
+        kind: Its module.
         url: Its address: `http://127.0.0.1:8001`.
         log: Gets its lines.
         health_seconds: Seconds within which it must answer a health check.
@@ -55,6 +57,7 @@ class Runtime:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
+        kind: RuntimeKind,
         url: str,
         log: Log,
         *,
@@ -68,6 +71,7 @@ class Runtime:
         """Its name of the model; known once it is ready."""
         self.status: int | None = None
         """Its exit status, once it ended."""
+        self._kind = kind
         self._command = tuple(command)
         self._environment = dict(environment)
         self._log = log
@@ -84,13 +88,13 @@ class Runtime:
         """Return why it is not ready."""
         match self.state:
             case State.STARTING:
-                return "trtllm-serve is starting" + (f": {self._last_answer}" if self._last_answer else "")
+                return f"{self._kind.PROGRAM} is starting" + (f": {self._last_answer}" if self._last_answer else "")
             case State.UNRESPONSIVE:
-                return f"trtllm-serve no longer answers: {self._last_answer}"
+                return f"{self._kind.PROGRAM} no longer answers: {self._last_answer}"
             case State.HUNG:
-                return f"trtllm-serve hangs: no sign for {self.silence.seconds:.0f} s, while an answer was due"
+                return f"{self._kind.PROGRAM} hangs: no sign for {self.silence.seconds:.0f} s, while an answer was due"
             case State.ENDED:
-                return f"trtllm-serve ended with status {self.status}"
+                return f"{self._kind.PROGRAM} ended with status {self.status}"
             case State.READY:
                 return ""
 
@@ -175,7 +179,7 @@ class Runtime:
         text = line.decode("utf-8", "replace").rstrip()
         if text:
             self._tail.append(text)
-            self._log.runtime(text)
+            self._log.runtime(text, self._kind.PROGRAM)
 
     async def _monitor_health(self, session: aiohttp.ClientSession) -> None:
         unanswered = 0

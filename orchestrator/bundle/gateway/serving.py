@@ -1,4 +1,4 @@
-"""Runs `nim-serve`: listens, starts trtllm-serve, and stops both in order."""
+"""Runs `nim-serve`: listens, starts the runtime, and stops both in order."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from .config_file import write_config
 from .connections import LimitedServer
 from .documents import Documents
 from .errors import MachineError, RuntimeEndedError, RuntimeHungError
 from .gateway import Gateway, Phase
 from .keys import KeyRing
-from .launch import Launch, write_config
+from .launch import Launch
 from .logs import Log
 from .runtime import Runtime, State
 from .settings import TRACES_SECONDS, Settings
 from .silence import Silence, default_limit
+from .starting import ConfigChanges
 from .tls import Certificates
 from .traces import Traces, make_traces
 
 _KEEP_ALIVE = 2.0
-"""Seconds for which a connection to trtllm-serve is kept: uvicorn closes idle ones after five."""
+"""Seconds for which a connection to the runtime is kept: uvicorn closes idle ones after five."""
 _CONNECT_SECONDS = 10.0
 
 
@@ -50,8 +52,8 @@ async def serve(
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        RuntimeEndedError: trtllm-serve ended by itself.
-        RuntimeHungError: trtllm-serve hangs.
+        RuntimeEndedError: the runtime ended by itself.
+        RuntimeHungError: the runtime hangs.
         MachineError: A port is in use, or a program is missing.
         DocumentError: Keys or certificates cannot be read.
     """
@@ -83,11 +85,12 @@ async def _running(
         keys = KeyRing(settings.keys, log) if settings.keys else None
         certificates = Certificates(settings.tls) if settings.tls else None
         session = await stack.enter_async_context(_session(settings))
-        command = launch.command(_config(stack, launch))
+        command = launch.command(_config(stack, launch.config))
         url = f"http://127.0.0.1:{settings.runtime_port}"
         runtime = Runtime(
             command,
-            runtime_environment(environment),
+            {**runtime_environment(environment), **launch.environment},
+            launch.kind,
             url,
             log,
             health_seconds=settings.health_seconds,
@@ -113,7 +116,7 @@ def _silence(settings: Settings, launch: Launch) -> Silence:
 
 
 def runtime_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for trtllm-serve: all except the path to this package."""
+    """Return the variables for the runtime: all except the path to this package."""
     ours = str(Path(__file__).resolve().parents[1])
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     others = os.pathsep.join(path for path in paths if path and os.path.realpath(path) != ours)
@@ -121,16 +124,16 @@ def runtime_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return variables | ({"PYTHONPATH": others} if others else {})
 
 
-def _config(stack: AsyncExitStack, launch: Launch) -> Path:
+def _config(stack: AsyncExitStack, config: ConfigChanges | None) -> Path | None:
     """Return the configuration file, or a changed copy that is removed at the end."""
-    if not launch.changes:
-        return launch.config
+    if config is None or not config.changes:
+        return None
     try:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nim-gateway-"))
     except OSError as error:
-        message = f"cannot create a folder for the changed {launch.config.name}: {error}; mount a tmpfs at /tmp"
+        message = f"cannot create a folder for the changed {config.file.name}: {error}; mount a tmpfs at /tmp"
         raise MachineError(message) from error
-    return write_config(launch, Path(folder))
+    return write_config(config, Path(folder))
 
 
 def _session(settings: Settings) -> aiohttp.ClientSession:
@@ -186,7 +189,7 @@ async def _wait_stopped(signals: asyncio.Queue[signal.Signals], running: _Runnin
 
 
 async def _linger(settings: Settings, runtime: Runtime, stopped: asyncio.Task[signal.Signals], log: Log) -> None:
-    """Answer with the reason for a while after trtllm-serve has ended or hung, then end as well."""
+    """Answer with the reason for a while after the runtime has ended or hung, then end as well."""
     log.error(runtime.reason)
     await asyncio.wait({stopped}, timeout=settings.linger_seconds)
     error = RuntimeHungError if runtime.state is State.HUNG else RuntimeEndedError

@@ -12,7 +12,7 @@ from .errors import ContradictionError
 from .variables import Environment
 
 RUNTIME_STOP_SECONDS = 10.0
-"""Seconds for trtllm-serve to end after SIGTERM; then it gets SIGKILL."""
+"""Seconds for the runtime to end after SIGTERM; then it gets SIGKILL."""
 TRACES_SECONDS = 5.0
 """Seconds to send the last traces."""
 _SPARE_SECONDS = 5.0
@@ -144,7 +144,7 @@ def _ports(environment: Environment, serve: Serve) -> tuple[int, int | None, int
     runtime = environment.integer("NIM_GATEWAY_RUNTIME_PORT", minimum=1, maximum=_MAX_PORT)
     assert runtime is not None  # noqa: S101 - it has a default
     if runtime in {port, health}:
-        message = f"port {runtime} is used twice: NIM_GATEWAY_RUNTIME_PORT moves trtllm-serve to another"
+        message = f"port {runtime} is used twice: NIM_GATEWAY_RUNTIME_PORT moves the runtime to another"
         raise ContradictionError(message)
     return port, None if health == port else health, runtime
 

@@ -1,4 +1,4 @@
-"""Measures how long trtllm-serve has been silent while it owed a sign, so that one that hangs is found.
+"""Measures how long the runtime has been silent while it owed a sign, so that one that hangs is found.
 
 A sign is due to a health check, and to a streamed request that has its place in the batch: each iteration writes a
 token of it. Other requests may wait long without a fault: behind others, or for the end of an answer that is not
@@ -19,7 +19,7 @@ _UNKNOWN_SECONDS = 3600.0
 
 
 def default_limit(max_model_len: int | None) -> float:
-    """Return the seconds of silence after which trtllm-serve counts as hung: longer than the longest prefill.
+    """Return the seconds of silence after which the runtime counts as hung: longer than the longest prefill.
 
     Args:
         max_model_len: Tokens of the longest sequence; None if not known.
@@ -74,7 +74,7 @@ class AwaitedAnswer:
             self._silence.begin_due()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End to wait: the part came, or the client or trtllm-serve has left."""
+        """End to wait: the part came, or the client or the runtime has left."""
         if self._is_due:
             self._silence.end_due()
         if kind is None:
@@ -83,7 +83,7 @@ class AwaitedAnswer:
 
 
 class Silence:
-    """Measures the silence of trtllm-serve.
+    """Measures the silence of the runtime.
 
     Args:
         limit: Seconds after which it counts as hung; 0 is no limit.
@@ -106,7 +106,7 @@ class Silence:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether trtllm-serve counts as hung."""
+        """Whether the runtime counts as hung."""
         return bool(self._limit) and self.seconds >= self._limit
 
     @contextmanager

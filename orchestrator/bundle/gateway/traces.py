@@ -1,6 +1,6 @@
 """Sends traces of requests over OpenTelemetry if its packages are installed and a collector is named.
 
-Without either, the headers of a trace that a client began still reach trtllm-serve.
+Without either, the headers of a trace that a client began still reach the runtime.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Trace:
     """The trace of one request.
 
     Args:
-        headers: What trtllm-serve gets.
+        headers: What the runtime gets.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:

@@ -10,8 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from .errors import ContradictionError
+
+if TYPE_CHECKING:
+    from .starting import RuntimeKind
 
 _MIB = 1 << 20
 
@@ -36,11 +40,22 @@ class Variable:
     name: str
     topic: Topic
     meaning: str
+    """`{server}` and `{runtime}` stand for the names of the runtime."""
     default: str = ""
     """As a user would write it; empty if there is no default."""
     aliases: tuple[str, ...] = ()
     """Other names of the same variable, such as those of NIM 1.x."""
     choices: tuple[str, ...] = ()
+
+    def meaning_in(self, kind: RuntimeKind, runtime: str) -> str:
+        """Describe it for one runtime.
+
+        Args:
+            kind: The runtime.
+            runtime: Its key in `serve.json`.
+        """
+        meaning = kind.MEANINGS.get(self.name, self.meaning)
+        return meaning.replace("{server}", kind.PROGRAM).replace("{runtime}", runtime)
 
 
 VARIABLES: tuple[Variable, ...] = (
@@ -60,13 +75,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_GATEWAY_RUNTIME_PORT",
         Topic.SERVER,
-        "The port of trtllm-serve, always on 127.0.0.1.",
+        "The port of {server}, always on 127.0.0.1.",
         default="8001",
         aliases=("NIM_GATEWAY_ENGINE_PORT",),
     ),
-    Variable(
-        "NIM_GATEWAY_LAUNCHER", Topic.SERVER, "Words before `trtllm-serve`, such as `mpirun … trtllm-llmapi-launch`."
-    ),
+    Variable("NIM_GATEWAY_LAUNCHER", Topic.SERVER, "Words before `{server}`, such as `mpirun … trtllm-llmapi-launch`."),
     Variable("NIM_GATEWAY_ETC", Topic.SERVER, "The folder of the bundle's documents.", default="/opt/nim/etc"),
     Variable(
         "NIM_CACHE_PATH",
@@ -90,19 +103,19 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_GATEWAY_LINGER_SECONDS",
         Topic.SERVER,
-        "Seconds for which it answers 503 with the reason after trtllm-serve has ended or hung.",
+        "Seconds for which it answers 503 with the reason after {server} has ended or hung.",
         default="5",
     ),
     Variable(
         "NIM_GATEWAY_HEALTH_SECONDS",
         Topic.SERVER,
-        "Seconds within which trtllm-serve must answer a health check. After three failures it is not ready.",
+        "Seconds within which {server} must answer a health check. After three failures it is not ready.",
         default="5",
     ),
     Variable(
         "NIM_GATEWAY_SILENCE_SECONDS",
         Topic.SERVER,
-        "Seconds without any sign of trtllm-serve, while a streamed request or a health check waits for one, after "
+        "Seconds without any sign of {server}, while a streamed request or a health check waits for one, after "
         "which it counts as hung: live is 503, and the program ends with status 7. 0 is no limit. If it is not set, "
         "300 and the time to read the longest prompt at 200 tokens a second; 3600 if the longest prompt is not known.",
     ),
@@ -124,7 +137,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_MODEL_PROFILE",
         Topic.MODEL,
-        "The bundle has one profile. Its id, its name, `default` and `tensorrt_llm` all select it.",
+        "The bundle has one profile. Its id, its name, `default` and `{runtime}` all select it.",
     ),
     Variable(
         "NIM_TENSOR_PARALLEL_SIZE",
@@ -164,7 +177,7 @@ VARIABLES: tuple[Variable, ...] = (
         "`--trust_remote_code`: runs Python code that is beside the model.",
         aliases=("NIM_FORCE_TRUST_REMOTE_CODE",),
     ),
-    Variable("NIM_PASSTHROUGH_ARGS", Topic.RUNTIME, "Options of trtllm-serve, as on a command line."),
+    Variable("NIM_PASSTHROUGH_ARGS", Topic.RUNTIME, "Options of {server}, as on a command line."),
     Variable(
         "NIM_GATEWAY_API_KEYS_FILE",
         Topic.KEYS,
@@ -274,21 +287,21 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "NIM_GATEWAY_ALLOW_REMOTE_MEDIA",
         Topic.LIMITS,
-        "Let trtllm-serve load images, videos and audio from any address that a request names, files and the inner "
+        "Let {server} load images, videos and audio from any address that a request names, files and the inner "
         "network among them. Otherwise only `data:` is accepted.",
         default="false",
     ),
     Variable(
         "NIM_LOG_LEVEL",
         Topic.LOGS,
-        "The log level of the gateway and trtllm-serve.",
+        "The log level of the gateway and {server}.",
         default="INFO",
         choices=("TRACE", "DEBUG", "INFO", "DEFAULT", "WARNING", "ERROR", "CRITICAL"),
     ),
     Variable(
         "NIM_JSONL_LOGGING",
         Topic.LOGS,
-        "Write one JSON object a line, also around the lines of trtllm-serve.",
+        "Write one JSON object a line, also around the lines of {server}.",
         default="false",
     ),
     Variable(
@@ -301,7 +314,7 @@ VARIABLES: tuple[Variable, ...] = (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         Topic.LOGS,
         "The destination of traces, over OTLP and HTTP. It needs the packages `opentelemetry-sdk` and "
-        "`opentelemetry-exporter-otlp-proto-http` in the image. The header `traceparent` reaches trtllm-serve in any "
+        "`opentelemetry-exporter-otlp-proto-http` in the image. The header `traceparent` reaches {server} in any "
         "case.",
     ),
 )
@@ -358,6 +371,10 @@ class Environment:
             message = f"{assignments} contradict each other: set one of them"
             raise ContradictionError(message)
         return self._chosen(variable, *given[0])
+
+    def other(self, name: str) -> str:
+        """Return a variable that is not the gateway's own; empty if it is not set."""
+        return self._values.get(name, "").strip()
 
     def integer(self, name: str, *, minimum: int = 0, maximum: int | None = None) -> int | None:
         """Return a whole number.

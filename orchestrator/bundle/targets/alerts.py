@@ -26,11 +26,12 @@ class Alert:
     """What an operator reads first."""
 
 
-def alerts(startup_timeout: int) -> tuple[Alert, ...]:
+def alerts(startup_timeout: int, server: str) -> tuple[Alert, ...]:
     """Return the rules.
 
     Args:
         startup_timeout: Seconds that a server may take to start.
+        server: The name of the runtime's server.
     """
     failed, ended = f'{ENDS}{{end="failed"}}', f'{ENDS}{{end!="cancelled"}}'
     return (
@@ -46,7 +47,7 @@ def alerts(startup_timeout: int) -> tuple[Alert, ...]:
             f"max by (model_name) ({SILENCE}) > 120",
             "1m",
             "critical",
-            "trtllm-serve gives no sign while an answer is due. After NIM_GATEWAY_SILENCE_SECONDS it is started again.",
+            f"{server} gives no sign while an answer is due. After NIM_GATEWAY_SILENCE_SECONDS it is started again.",
         ),
         Alert(
             "ModelServerKvCacheFull",

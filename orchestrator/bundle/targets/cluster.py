@@ -72,7 +72,7 @@ def values_of(contents: BundleContents) -> dict[str, object]:
         "settings_name": f"{contents.name}-settings",
         "secrets_name": f"{contents.name}-secrets",
         "shutdown": shutdown,
-        "alerts": alerts(contents.recipe.checks.startup_timeout),
+        "alerts": alerts(contents.recipe.checks.startup_timeout, contents.runtime.SERVER),
         "environment": fixed(contents, shutdown),
         "environment_in_short_grace": fixed(contents, shutdown_within(contents, _POD_GRACE)),
         "selector": selector,
@@ -89,7 +89,7 @@ def values_of(contents: BundleContents) -> dict[str, object]:
             "capabilities": {"drop": ["ALL"]},
         },
         "waiting": str(max(1, contents.recipe.serve.max_batch_size // 2)),
-        "model_format": f"tensorrt-llm-{'engine' if contents.engine_config else 'checkpoint'}",
+        "model_format": f"{contents.runtime.LIBRARY}-{'engine' if contents.engine_config else 'checkpoint'}",
     }
 
 

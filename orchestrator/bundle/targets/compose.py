@@ -35,7 +35,9 @@ def files(contents: BundleContents) -> dict[str, str]:
         ".env.example": render_text("compose/env.example.j2", **values),
         "secrets/README": SECRETS,
         "monitoring/alerts.yml": render_yaml(
-            "compose/alerts.yml.j2", bundle=contents, alerts=alerts(contents.recipe.checks.startup_timeout)
+            "compose/alerts.yml.j2",
+            bundle=contents,
+            alerts=alerts(contents.recipe.checks.startup_timeout, contents.runtime.SERVER),
         ),
         "monitoring/prometheus.yml": render_yaml("compose/prometheus.yml.j2", **values),
         f"{grafana}/provisioning/datasources/prometheus.yaml": verbatim("templates/compose/datasource.yaml"),

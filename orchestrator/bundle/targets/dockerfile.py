@@ -1,4 +1,4 @@
-"""Renders the server's image: the TensorRT-LLM image, with the gateway and the bundle's documents."""
+"""Renders the server's image: the runtime's image, with the gateway and the bundle's documents."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from orchestrator.bundle.contents import CONFIG, MODEL_FOLDER, BundleContents
+from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.gateway.documents import SERVE
 from orchestrator.bundle.templating import render_text
 
-DOCUMENTS = (SERVE, CONFIG, "model_manifest.yaml", "metadata.json", "license.json", "version.json")
 _PATTERN = re.compile(r"[*?\[\\]")
 """Characters that are patterns in `.dockerignore`. Not every reader of it can quote them; `?` is any character."""
 _OCI = "org.opencontainers.image."
@@ -30,12 +29,19 @@ def health_probe(kind: Literal["live", "ready"]) -> tuple[str, ...]:
 HEALTHCHECK = health_probe("ready")
 
 
+def documents(contents: BundleContents) -> tuple[str, ...]:
+    """Name the files that the gateway reads."""
+    config = contents.runtime.CONFIG
+    own = (config,) if config else ()
+    return (SERVE, *own, "model_manifest.yaml", "metadata.json", "license.json", "version.json")
+
+
 def files(contents: BundleContents) -> dict[str, str]:
     """Render the Dockerfile and its ignore file."""
     values = {
         "bundle": contents,
         "labels": _labels(contents),
-        "documents": DOCUMENTS,
+        "documents": documents(contents),
         "healthcheck": json.dumps(HEALTHCHECK),
     }
     return {"Dockerfile": render_text("dockerfile/Dockerfile.j2", **values), ".dockerignore": _ignored(contents)}
@@ -62,5 +68,5 @@ def _model_licence(contents: BundleContents) -> str:
 def _ignored(contents: BundleContents) -> str:
     """Exclude everything that the Dockerfile does not copy: secrets, and unlisted files in the model's folder."""
     model = [f"{MODEL_FOLDER}/{name}" for name in sorted(contents.model_files)] if contents.embed_model else []
-    named = [_PATTERN.sub("?", name) for name in ("Dockerfile", "start_server.sh", *DOCUMENTS, *model)]
+    named = [_PATTERN.sub("?", name) for name in ("Dockerfile", "start_server.sh", *documents(contents), *model)]
     return "*\n" + "".join(f"!{pattern}\n" for pattern in ("gateway/*.py", *named))

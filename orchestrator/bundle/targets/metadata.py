@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from orchestrator.bundle.contents import CONFIG, DRAFT_FOLDER, ENGINE_FOLDER, BundleContents
+from orchestrator.bundle.contents import DRAFT_FOLDER, ENGINE_FOLDER, BundleContents
 from orchestrator.bundle.gateway.documents import ETC, MODEL, SERVE, Serve, ServeOption
 from orchestrator.bundle.profile import manifest_of, profile_of
 from orchestrator.bundle.templating import render_yaml, to_json
@@ -27,8 +27,9 @@ def files(contents: BundleContents) -> dict[str, str]:
         "prediction.json": contents.prediction,
     }
     documents |= {name: report for name, report in reports.items() if report is not None}
+    name = contents.runtime.CONFIG
     return {
-        CONFIG: contents.config,
+        **({name: contents.config} if name else {}),
         SERVE: _serve(contents).to_json(),
         "model_manifest.yaml": render_yaml("metadata/model_manifest.yaml.j2", manifest=manifest_of(contents)),
         **{name: to_json(document) for name, document in documents.items()},
@@ -37,17 +38,18 @@ def files(contents: BundleContents) -> dict[str, str]:
 
 def _serve(contents: BundleContents) -> Serve:
     recipe, shape = contents.recipe, contents.shape
-    options = dict.fromkeys(shape.catalog.options(shape.image, "trtllm-serve").values())
+    options, name = dict.fromkeys(shape.server.options.values()), contents.runtime.CONFIG
     return Serve(
         recipe=recipe.name,
-        backend=recipe.backend,
-        tensorrt_llm=contents.image.tensorrt_llm,
-        command=shape.image.tools["trtllm-serve"].command,
+        backend=recipe.backend if contents.runtime.HAS_BACKENDS else "",
+        runtime=contents.image.runtime,
+        version=contents.image.version,
+        command=shape.image.tools[shape.image.server].command,
         model=str(MODEL),
         engine=ENGINE_FOLDER if recipe.backend == "tensorrt" else None,
         draft=DRAFT_FOLDER if shape.draft else None,
         served_model_name=contents.model_name,
-        config=str(ETC / CONFIG),
+        config=str(ETC / name) if name else "",
         arguments=contents.arguments,
         options=tuple(ServeOption(option.flags, option.type, option.choices) for option in options),
         limits=contents.limits,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from orchestrator.bundle.contents import BundleContents
+from orchestrator.bundle.gateway.runtimes import RUNTIMES
 from orchestrator.bundle.gateway.variables import VARIABLES, Variable
 from orchestrator.bundle.templating import render_text
 
@@ -33,6 +34,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         request=_request(contents),
         in_cluster=bool(_CLUSTER & set(contents.targets)),
         settings=list(_settings()),
+        kind=RUNTIMES[contents.image.runtime],
         upgrades=_UPGRADES,
     )
     return {"README.md": text}

@@ -105,8 +105,8 @@ def _deployed_model(contents: BundleContents, materials: list[Material]) -> Docu
         "format": recipe.quantization.format,
         "kv_cache": recipe.quantization.kv_cache,
         "method": recipe.quantization.method,
-        "backend": recipe.backend,
-        "tensorrt_llm": contents.image.tensorrt_llm,
+        **({"backend": recipe.backend} if contents.runtime.HAS_BACKENDS else {}),
+        contents.image.runtime: contents.image.version,
     }
     return {
         "type": "machine-learning-model",
@@ -185,7 +185,7 @@ def _parameters(contents: BundleContents) -> Document:
         "model": contents.model_source,
         "target": recipe.target,
         "image": contents.image.reference,
-        "backend": recipe.backend,
+        **({"backend": recipe.backend} if contents.runtime.HAS_BACKENDS else {}),
         "quantization": quantization,
     }
 

@@ -56,8 +56,6 @@ RULES: tuple[Rule, ...] = (
     options.engine_options,
     options.quantization_options,
     options.serve_options,
-    options.moe_backend,
-    options.kv_cache_once,
 )
 """The order for a reader: first what makes the rest irrelevant."""
 

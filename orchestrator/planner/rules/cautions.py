@@ -9,7 +9,7 @@ from orchestrator.errors import Refusal
 from orchestrator.planner.phases import building, peak_words
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.planner.rules.faults import matching
-from orchestrator.planner.serving import EAGER_LOAD, ONE_BY_ONE
+from orchestrator.planner.serving import EAGER_LOAD
 from orchestrator.recipe.model import Calibration, HubModel, Resources
 from orchestrator.units import in_bytes
 
@@ -47,9 +47,10 @@ def serving_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
 
 def loading_is_tight(given: RuleInput) -> Iterator[Refusal]:
     """A loader that pins all weights before it copies them holds them nearly twice, and the machine freezes."""
-    serving = given.model.serving
-    one_by_one = given.recipe.backend == "tensorrt" or ONE_BY_ONE in given.recipe.serve.environment
-    if serving is None or one_by_one or not given.target.unified_memory:
+    serving, variable = given.model.serving, given.runtime.LOADS_ONE_BY_ONE
+    if serving is None or variable is None or not given.target.unified_memory:
+        return
+    if given.recipe.backend == "tensorrt" or variable in given.recipe.serve.environment:
         return
     if serving.weights <= serving.available < EAGER_LOAD * serving.weights:
         pinned = in_bytes(EAGER_LOAD * serving.weights)
@@ -57,7 +58,7 @@ def loading_is_tight(given: RuleInput) -> Iterator[Refusal]:
             f"loading may take up to {pinned}, {EAGER_LOAD} times the weights, if the loader pins all at once;"
             f" {given.recipe.target} has {in_bytes(serving.available)}"
         )
-        yield Refusal("LOAD_MEMORY", message, f'if it runs out of memory, set serve.environment.{ONE_BY_ONE} to "1"')
+        yield Refusal("LOAD_MEMORY", message, f'if it runs out of memory, set serve.environment.{variable} to "1"')
 
 
 def cache_leaves_memory_for_the_system(given: RuleInput) -> Iterator[Refusal]:

@@ -5,27 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.catalog.image import Image
-from orchestrator.catalog.runtimes import runtime_of, unserved
+from orchestrator.catalog.runtimes import software_of, unserved
 from orchestrator.errors import Refusal
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.rule_input import RuleInput
 
-_PREDICTS_TOKENS = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
-"""Models with layers of their own that propose tokens: TensorRT-LLM's table of features by model."""
-
 _ROUNDING = 0.05
 """Of a number of parameters: model cards round it, and count tied heads or towers or not."""
-
-_TAKES_EAGLE3 = frozenset(
-    {
-        "LlamaForCausalLM",
-        "Llama4ForConditionalGeneration",
-        "Qwen3ForCausalLM",
-        "Qwen3MoeForCausalLM",
-        "GptOssForCausalLM",
-    }
-)
-"""Models that support an EAGLE-3 head: the same table, and the heads that NVIDIA publishes."""
 
 
 def builds_engines(given: RuleInput) -> Iterator[Refusal]:
@@ -55,10 +41,10 @@ def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
 
 def class_is_listed(given: RuleInput) -> Iterator[Refusal]:
     """TensorRT-LLM may not have a model class that is not in the list of its version."""
-    architecture, runtime = given.recipe.model.architecture, runtime_of(given.image.tensorrt_llm)
+    architecture, software = given.recipe.model.architecture, software_of(given.image)
     if given.recipe.backend != "pytorch" or architecture in unserved():
         return
-    if runtime is None or architecture not in runtime.classes.pytorch:
+    if software is None or architecture not in software.classes.pytorch:
         message = _unlisted(given.image, given.recipe.image, architecture)
         hint = _listed_elsewhere(given) or "it may load all the same; vLLM may serve it, too"
         yield Refusal("MODEL_UNLISTED", message, hint)
@@ -66,13 +52,13 @@ def class_is_listed(given: RuleInput) -> Iterator[Refusal]:
 
 def type_is_read(given: RuleInput) -> Iterator[Refusal]:
     """The transformers of an image may not read a `model_type` that is newer."""
-    model_type, runtime = _model_type(given), runtime_of(given.image.tensorrt_llm)
-    if given.recipe.backend != "pytorch" or model_type is None or runtime is None:
+    model_type, software = _model_type(given), software_of(given.image)
+    if given.recipe.backend != "pytorch" or model_type is None or software is None:
         return
-    if model_type not in runtime.model_types.names:
+    if model_type not in software.model_types.names:
         message = (
-            f"model_type {model_type} is not in the list of transformers {runtime.model_types.version}, the nearest"
-            f" known version of image {given.recipe.image} (read on {runtime.model_types.read})"
+            f"model_type {model_type} is not in the list of transformers {software.model_types.version}, the nearest"
+            f" known version of image {given.recipe.image} (read on {software.model_types.read})"
         )
         yield Refusal("MODEL_TYPE_UNLISTED", message, _listed_elsewhere(given) or "use a newer image")
 
@@ -98,10 +84,10 @@ def has_the_parameters(given: RuleInput) -> Iterator[Refusal]:
 
 def has_listed(image: Image, architecture: str, model_type: str | None) -> bool:
     """Tell whether the lists of an image's TensorRT-LLM and transformers have a model's class and type."""
-    runtime = runtime_of(image.tensorrt_llm)
-    if runtime is None or architecture not in runtime.classes.pytorch:
+    software = software_of(image)
+    if software is None or architecture not in software.classes.pytorch:
         return False
-    return model_type is None or model_type in runtime.model_types.names
+    return model_type is None or model_type in software.model_types.names
 
 
 def _listed_elsewhere(given: RuleInput) -> str | None:
@@ -115,11 +101,11 @@ def _model_type(given: RuleInput) -> str | None:
 
 
 def _unlisted(image: Image, name: str, architecture: str) -> str:
-    runtime = runtime_of(image.tensorrt_llm)
-    if runtime is None:
-        return f"no list of model classes was read for TensorRT-LLM {image.tensorrt_llm} of image {name}"
-    source = f"(read on {runtime.classes.read} from {runtime.classes.what})"
-    if architecture in runtime.classes.autodeploy:
+    software = software_of(image)
+    if software is None:
+        return f"no list of model classes was read for TensorRT-LLM {image.version} of image {name}"
+    source = f"(read on {software.classes.read} from {software.classes.what})"
+    if architecture in software.classes.autodeploy:
         return f"the list for image {name} {source} has {architecture} for AutoDeploy only, not for backend pytorch"
     return f"{architecture} is not in the list of model classes for image {name} {source}"
 
@@ -129,15 +115,15 @@ def speculates_as_the_model_can(given: RuleInput) -> Iterator[Refusal]:
     speculative = given.recipe.serve.speculative
     if speculative is None:
         return
-    architecture = given.recipe.model.architecture
+    architecture, runtime = given.recipe.model.architecture, given.runtime
     if given.recipe.backend == "tensorrt":
         message = "serve.speculative is for backend pytorch; a TensorRT engine must be built for it"
         yield Refusal("SPECULATIVE_UNSUPPORTED", message, "use backend pytorch")
-    if speculative.type == "mtp" and architecture not in _PREDICTS_TOKENS:
+    if speculative.type == "mtp" and architecture not in runtime.MTP:
         message = f"{architecture} has no layers that predict tokens (mtp)"
         yield Refusal("SPECULATIVE_UNSUPPORTED", message, "use draft_target with a small model of the same vocabulary")
-    if speculative.type == "eagle3" and architecture not in _TAKES_EAGLE3:
-        message = f"TensorRT-LLM runs no EAGLE-3 head for {architecture}"
+    if speculative.type == "eagle3" and architecture not in runtime.EAGLE3:
+        message = f"{runtime.LABEL} runs no EAGLE-3 head for {architecture}"
         yield Refusal(
-            "SPECULATIVE_UNSUPPORTED", message, "use mtp" if architecture in _PREDICTS_TOKENS else "use draft_target"
+            "SPECULATIVE_UNSUPPORTED", message, "use mtp" if architecture in runtime.MTP else "use draft_target"
         )

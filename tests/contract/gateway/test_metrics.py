@@ -28,7 +28,7 @@ def _ask(server: Deployment) -> None:
 
 @pytest.mark.parametrize("table", [OLDER, NEWER])
 def test_every_query_has_a_series_on_a_default_deployment(tmp_path: Path, table: str) -> None:
-    queries = [*dashboard_queries(dashboard("tiny")), *(alert.query for alert in alerts(1800))]
+    queries = [*dashboard_queries(dashboard("tiny")), *(alert.query for alert in alerts(1800, "trtllm-serve"))]
     with deployed(tmp_path, table=table, variables={"NIM_CACHE_PATH": "{folder}"}) as server:
         _ask(server)
         found = _samples(server)

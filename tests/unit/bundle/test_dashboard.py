@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
+from orchestrator.bundle.gateway import trtllm
 from orchestrator.bundle.gateway.metrics import Histogram, MachineState, Metrics
 from orchestrator.bundle.targets import render_files
 from orchestrator.bundle.targets.dashboard import dashboard
@@ -21,7 +22,7 @@ OF_TENSORRT_LLM_ALONE = {"gpu_cache_usage_perc"}
 
 def _counted() -> set[str]:
     """The series that the gateway counts without any of TensorRT-LLM."""
-    metrics = Metrics(seconds={"/v1/completions": Histogram()})
+    metrics = Metrics(trtllm.METRICS, seconds={"/v1/completions": Histogram()})
     metrics.requests["/v1/completions", 200] += 1
     families = text_string_to_metric_families(metrics.text("llama", STATE, ""))
     return {sample.name for family in families for sample in family.samples}

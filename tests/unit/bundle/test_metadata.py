@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from ruamel.yaml import YAML
 
 from orchestrator.app.model_files import counted_shape
 from orchestrator.bundle.contents import dns_label, read_contents
+from orchestrator.bundle.gateway.config_file import write_config
 from orchestrator.bundle.gateway.documents import parse_serve, read_documents
-from orchestrator.bundle.gateway.launch import decide_launch, write_config
+from orchestrator.bundle.gateway.launch import decide_launch
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
 from orchestrator.bundle.targets import metadata, model_card, render_files
 from orchestrator.payloads import generate
-from orchestrator.serving.command import serve_command
+from orchestrator.serving.server import Places
 from tests.support.bundles import CATALOG, LICENSE, contents_of, pinned_recipe, served_recipes, stand_in_artifacts
 
 ENGINE = "llama3-70b-nvfp4-engine"
@@ -173,25 +175,24 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
     serve = replace(written, config=str(tmp_path / "trtllm_config.yaml"))
     environment = Environment({"NIM_MODEL_PATH": str(tmp_path / "store")})
     launch = decide_launch(serve, read_settings(environment, serve), environment, ())
-    command = launch.command(write_config(launch, tmp_path))
+    command = launch.command(write_config(launch.config, tmp_path) if launch.config else None)
     recipe, shape = contents.recipe, contents.shape
     store = str(tmp_path / "store")
-    expected = serve_command(
-        recipe,
-        shape.image,
-        shape.catalog,
+    places = Places(
         model=f"{store}/trtllm_engine" if recipe.backend == "tensorrt" else store,
         tokenizer=store if recipe.backend == "tensorrt" else None,
-        config=command[-1],
+        file=lambda _: command[-1],
+        draft=f"{store}/draft",
         host="127.0.0.1",
         port=8001,
     )
+    expected = [str(word) for word in contents.runtime.command(shape.server, places)]
     assert without_name(command) == without_name(expected)
     config = YAML(typ="safe", pure=True).load(Path(command[-1]).read_text())
     assert shape.draft is None or config["speculative_config"]["speculative_model_dir"] == f"{store}/draft"
 
 
-def without_name(command: tuple[str, ...]) -> list[str]:
+def without_name(command: Sequence[str]) -> list[str]:
     """Leave out the name that clients use, which the gateway always gives; in no order, as options have none."""
     words = list(command)
     if "--served_model_name" in words:

@@ -16,7 +16,7 @@ images:
     reference: example/first:1
     description: The first
     architectures: [amd64]
-    tensorrt_llm: 1.0.0
+    version: 1.0.0
     tools:
       trtllm-serve: {command: [trtllm-serve], options: a}
       trtllm-bench: {command: [trtllm-bench], options: b}
@@ -37,7 +37,7 @@ def catalog(folder: Path, more: str) -> Catalog:
 def test_an_image_takes_over_what_it_does_not_say(tmp_path: Path) -> None:
     found = catalog(tmp_path, "  second: {extends: first, reference: 'example/second:2'}\n").images["second"]
     assert found.reference == "example/second:2"
-    assert found.tensorrt_llm == "1.0.0"
+    assert found.version == "1.0.0"
     assert found.faults[0].code == "BROKEN"
 
 
@@ -49,8 +49,8 @@ def test_mappings_merge_and_lists_are_replaced(tmp_path: Path) -> None:
 
 
 def test_an_image_may_extend_one_that_extends(tmp_path: Path) -> None:
-    more = "  second: {extends: first, tensorrt_llm: 2.0.0}\n  third: {extends: second, description: The third}\n"
-    assert catalog(tmp_path, more).images["third"].tensorrt_llm == "2.0.0"
+    more = "  second: {extends: first, version: 2.0.0}\n  third: {extends: second, description: The third}\n"
+    assert catalog(tmp_path, more).images["third"].version == "2.0.0"
 
 
 @pytest.mark.parametrize(

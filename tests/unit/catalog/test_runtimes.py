@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
-from orchestrator.catalog.runtimes import runtime_of, unserved
+from orchestrator.catalog.runtimes import software_of, unserved
 
 DATA: dict[str, Any] = json.loads(files("orchestrator.catalog").joinpath("runtimes.json").read_text(encoding="utf-8"))
 IMAGES = Catalog(Project(Path(__file__).resolve().parents[3])).images
@@ -29,14 +29,14 @@ SOURCE = re.compile(r"https://(github\.com|nvidia\.github\.io)/\S+")
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_each_image_has_a_list_of_classes_and_of_model_types(name: str) -> None:
-    runtime = runtime_of(IMAGES[name].tensorrt_llm)
-    assert runtime is not None
-    assert "LlamaForCausalLM" in runtime.classes.pytorch
-    assert {"llama", "deepseek_v32"} <= runtime.model_types.names  # the second is read by TensorRT-LLM itself
+    software = software_of(IMAGES[name])
+    assert software is not None
+    assert "LlamaForCausalLM" in software.classes.pytorch
+    assert {"llama", "deepseek_v32"} <= software.model_types.names  # the second is read by TensorRT-LLM itself
 
 
 def test_no_version_is_listed_that_no_image_has() -> None:
-    assert set(DATA["versions"]) == {image.tensorrt_llm for image in IMAGES.values()}
+    assert set(DATA["versions"]) == {image.version for image in IMAGES.values()}
     assert {entry["classes"] for entry in DATA["versions"].values()} == set(DATA["lists"])
     assert {entry["transformers"] for entry in DATA["versions"].values()} == set(DATA["transformers"])
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.bundle.gateway.config_file import write_config
 from orchestrator.bundle.gateway.documents import Limits, Serve
 from orchestrator.bundle.gateway.errors import ContradictionError, DocumentError, GatewayError, UsageError
-from orchestrator.bundle.gateway.launch import Launch, decide_launch, write_config
+from orchestrator.bundle.gateway.launch import Launch, decide_launch
 from orchestrator.bundle.gateway.settings import read_settings
+from orchestrator.bundle.gateway.starting import ConfigChanges, Key, Scalar
 from orchestrator.bundle.gateway.variables import Environment
 from tests.support.gateway import example_serve, serve_options, write_model
 
@@ -45,6 +47,17 @@ class World:
         return argv[argv.index(flag) + 1]
 
 
+def config_of(launch: Launch) -> ConfigChanges:
+    """Give the configuration file, which TensorRT-LLM always has."""
+    assert launch.config is not None
+    return launch.config
+
+
+def changes(launch: Launch) -> Mapping[Key, Scalar]:
+    """Give the changes for a copy of it."""
+    return config_of(launch).changes
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
@@ -56,7 +69,7 @@ def test_the_recipe_alone_starts_its_own_command_on_loopback(world: World) -> No
         "trtllm-serve", "serve", str(world.folder / "model"), "--host", "127.0.0.1", "--port", "8001",
         "--backend", "pytorch", "--max_batch_size", "8", "--max_num_tokens", "2048", "--config", "/c.yaml",
     )  # fmt: skip
-    assert not launch.changes
+    assert not changes(launch)
 
 
 def test_the_command_line_wins_over_passthrough_over_variables_over_the_recipe(world: World) -> None:
@@ -149,7 +162,8 @@ def test_a_version_with_the_old_spelling_only_gets_that(world: World) -> None:
         dataclasses.replace(each, flags=("--extra_llm_api_options",)) if "--config" in each.flags else each
         for each in serve_options()
     ]
-    assert world.decide_launch(serve=world.serve(options=tuple(renamed))).config_flag == "--extra_llm_api_options"
+    launch = world.decide_launch(serve=world.serve(options=tuple(renamed)))
+    assert config_of(launch).flag == "--extra_llm_api_options"
 
 
 def test_what_stands_in_the_file_is_changed_in_a_copy_of_it(world: World, tmp_path: Path) -> None:
@@ -158,7 +172,7 @@ def test_what_stands_in_the_file_is_changed_in_a_copy_of_it(world: World, tmp_pa
         NIM_GUIDED_DECODING_BACKEND="xgrammar", NIM_PER_REQ_METRICS_ENABLE="1",
     )  # fmt: skip
     (tmp_path / "copy").mkdir()
-    copy = write_config(launch, tmp_path / "copy")
+    copy = write_config(config_of(launch), tmp_path / "copy")
     assert json.loads(copy.read_text()) == {
         "kv_cache_config": {"free_gpu_memory_fraction": 0.6, "enable_block_reuse": False},
         "cuda_graph_config": None,
@@ -172,14 +186,14 @@ def test_what_stands_in_the_file_is_changed_in_a_copy_of_it(world: World, tmp_pa
 def test_an_option_that_the_file_decides_goes_there(world: World) -> None:
     launch = world.decide_launch("--kv_cache_free_gpu_memory_fraction", "0.5", NIM_KVCACHE_PERCENT="0.7")
     assert "--kv_cache_free_gpu_memory_fraction" not in launch.argv
-    assert launch.changes == {("kv_cache_config", "free_gpu_memory_fraction"): 0.5}
+    assert changes(launch) == {("kv_cache_config", "free_gpu_memory_fraction"): 0.5}
     launch = world.decide_launch("--enable_chunked_prefill")
     assert "--enable_chunked_prefill" in launch.argv
-    assert not launch.changes
+    assert not changes(launch)
 
 
 def test_without_a_change_the_bundles_file_is_used(world: World, tmp_path: Path) -> None:
-    assert write_config(world.decide_launch(), tmp_path) == world.folder / "trtllm_config.yaml"
+    assert write_config(config_of(world.decide_launch()), tmp_path) == world.folder / "trtllm_config.yaml"
 
 
 @pytest.mark.parametrize(("values", "reason"), [
@@ -224,13 +238,13 @@ def test_a_draft_is_looked_for_where_the_model_is(world: World, tmp_path: Path) 
     config = _CONFIG + f"speculative_config:\n  speculative_model_dir: {serve.model}/draft\n"
     (world.folder / "trtllm_config.yaml").write_text(config)
     write_model(world.folder / "model" / "draft")
-    assert not world.decide_launch(serve=serve).changes
+    assert not changes(world.decide_launch(serve=serve))
     write_model(tmp_path / "elsewhere")
     with pytest.raises(DocumentError, match=r"draft/config\.json is missing"):
         world.decide_launch(serve=serve, NIM_MODEL_PATH=str(tmp_path / "elsewhere"))
     write_model(tmp_path / "elsewhere" / "draft")
     launch = world.decide_launch(serve=serve, NIM_MODEL_PATH=str(tmp_path / "elsewhere"))
-    written = json.loads(write_config(launch, tmp_path).read_text())
+    written = json.loads(write_config(config_of(launch), tmp_path).read_text())
     assert written["speculative_config"] == {"speculative_model_dir": str(tmp_path / "elsewhere" / "draft")}
 
 
@@ -238,11 +252,11 @@ def test_a_section_without_a_line_takes_changes_and_one_that_is_none_is_refused(
     launch = world.decide_launch(NIM_KVCACHE_PERCENT="60")
     file = world.folder / "trtllm_config.yaml"
     file.write_text("kv_cache_config:\n")
-    written = json.loads(write_config(launch, tmp_path).read_text())
+    written = json.loads(write_config(config_of(launch), tmp_path).read_text())
     assert written == {"kv_cache_config": {"free_gpu_memory_fraction": 0.6}}
     file.write_text("kv_cache_config: 7\n")
     with pytest.raises(DocumentError, match="kv_cache_config: expected a mapping"):
-        write_config(launch, tmp_path)
+        write_config(config_of(launch), tmp_path)
 
 
 def test_a_launcher_comes_before_the_command(world: World) -> None:
@@ -258,4 +272,4 @@ def test_levels_of_nim_are_levels_of_tensorrt_llm(world: World) -> None:
 def test_a_configuration_that_is_no_mapping_is_named(world: World, tmp_path: Path) -> None:
     (world.folder / "trtllm_config.yaml").write_text("[")
     with pytest.raises(DocumentError, match=r"trtllm_config\.yaml"):
-        write_config(world.decide_launch(NIM_KVCACHE_PERCENT="0.5"), tmp_path)
+        write_config(config_of(world.decide_launch(NIM_KVCACHE_PERCENT="0.5")), tmp_path)

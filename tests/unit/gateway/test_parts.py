@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.bundle.gateway import trtllm
 from orchestrator.bundle.gateway.errors import DocumentError, UsageError
 from orchestrator.bundle.gateway.keys import KeyRing, create_key, digest_of, parse_keys
 from orchestrator.bundle.gateway.limits import BodyBudget, Concurrency, Rate
@@ -199,7 +200,7 @@ def test_a_broken_file_leaves_the_keys_of_before(tmp_path: Path) -> None:
 
 
 def test_metrics_are_what_prometheus_reads_with_and_without_those_of_tensorrt_llm() -> None:
-    metrics = Metrics(seconds={"/v1/completions": Histogram()}, succeeded=2)
+    metrics = Metrics(trtllm.METRICS, seconds={"/v1/completions": Histogram()}, succeeded=2)
     metrics.requests["/v1/completions", 200] += 2
     metrics.seconds["/v1/completions"].observe(0.3)
     for engine in ("", ENGINE):
@@ -215,7 +216,7 @@ def test_metrics_are_what_prometheus_reads_with_and_without_those_of_tensorrt_ll
 
 
 def test_names_of_nim_have_the_label_that_clients_know_and_keep_the_others() -> None:
-    text = Metrics().text("llama", STATE, ENGINE)
+    text = Metrics(trtllm.METRICS).text("llama", STATE, ENGINE)
     assert 'gpu_cache_usage_perc{model_name="llama",engine_type="trtllm"} 0.25\n' in text
     assert 'request_success_total{model_name="llama",finished_reason="stop"} 3.0\n' in text
     assert 'e2e_request_latency_seconds_bucket{model_name="llama",le="+Inf"} 3.0\n' in text
@@ -223,7 +224,7 @@ def test_names_of_nim_have_the_label_that_clients_know_and_keep_the_others() -> 
 
 
 def test_what_tensorrt_llm_does_not_measure_is_counted() -> None:
-    metrics = Metrics(read_tokens=70, written_tokens=30)
+    metrics = Metrics(trtllm.METRICS, read_tokens=70, written_tokens=30)
     metrics.per_token.observe(0.02)
     named_only = "# HELP trtllm_num_requests_waiting Queued\n# TYPE trtllm_num_requests_waiting gauge\n"
     for engine in ("", named_only, ENGINE):
@@ -266,15 +267,15 @@ def test_quiet_logs_keep_what_matters() -> None:
     log.info("no")
     log.warning("no")
     log.error("yes")
-    log.runtime("its own business")
+    log.runtime("its own business", "trtllm-serve")
     assert re.findall("no|yes|business", stream.getvalue()) == ["yes", "business"]
 
 
 @pytest.mark.parametrize("line", ["a line", "größer 模型", '{"a": 1}'])
 def test_a_line_of_the_runtime_is_forwarded_as_it_is_or_named_in_json(line: str) -> None:
     plain, as_json = io.StringIO(), io.StringIO()
-    Log(stream=plain).runtime(line)
-    Log(stream=as_json, as_json=True).runtime(line)
+    Log(stream=plain).runtime(line, "trtllm-serve")
+    Log(stream=as_json, as_json=True).runtime(line, "trtllm-serve")
     assert plain.getvalue() == f"{line}\n"
     found = json.loads(as_json.getvalue())
     assert found.keys() == {"time", "source", "message"}

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import HttpVersion, web
 from aiohttp.test_utils import make_mocked_request
 
+from orchestrator.bundle.gateway import trtllm
 from orchestrator.bundle.gateway.documents import Documents, read_documents
 from orchestrator.bundle.gateway.gateway import Gateway, Phase
 from orchestrator.bundle.gateway.keys import KeyRing, digest_of
@@ -31,7 +32,7 @@ from orchestrator.bundle.gateway.variables import Environment
 from tests.support.gateway import example_serve, write_documents
 
 KEY = "nimg-the-key-of-alice"
-LAUNCH = Launch((), Path(), Path(), "--config", {}, max_model_len=4096, guided=False, max_batch_size=8)
+LAUNCH = Launch(trtllm, (), Path(), None, max_model_len=4096, guided=False, max_batch_size=8)
 OPEN = {"/v1/health/live", "/v1/health/ready", "/v1/metrics", "/health", "/metrics"}
 FOR_MODEL = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
 
@@ -84,7 +85,7 @@ class World:
         async def answer() -> web.StreamResponse:
             log = Log("DEBUG", as_json=True, stream=self.log)
             runtime = Runtime(
-                ("trtllm-serve",), {}, "http://127.0.0.1:1", log, health_seconds=1, silence=Silence(0, None)
+                ("trtllm-serve",), {}, trtllm, "http://127.0.0.1:1", log, health_seconds=1, silence=Silence(0, None)
             )
             runtime.state, runtime.status = self.state, 3
             session = cast("aiohttp.ClientSession", self.session)

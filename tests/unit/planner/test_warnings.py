@@ -118,7 +118,7 @@ def test_a_class_for_autodeploy_only_is_called_so(catalog: Catalog, changed: Cha
 def test_an_image_whose_version_was_not_read_says_so(catalog: Catalog, changed: Change) -> None:
     recipe = changed({"image": "tensorrt-llm-1.3.0rc13"})
     given = rule_input(recipe, catalog)
-    newer = replace(given, image=given.image.model_copy(update={"tensorrt_llm": "9.0.0"}))
+    newer = replace(given, image=given.image.model_copy(update={"version": "9.0.0"}))
     (warning,) = warnings(newer)
     assert warning.message == "no list of model classes was read for TensorRT-LLM 9.0.0 of image tensorrt-llm-1.3.0rc13"
 

@@ -8,8 +8,10 @@ from ruamel.yaml import YAML
 
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.recipe.load import RecipeBook
-from orchestrator.serving.command import serve_command
-from orchestrator.serving.config import benchmark_config, config_text, llm_api_config
+from orchestrator.serving import trtllm
+from orchestrator.serving.server import Command, Places
+from orchestrator.serving.trtllm_config import bench_config, config_text, llm_api_config
+from orchestrator.steps.shape import Shape
 from tests.unit.steps.recipes import CATALOG, DRAFT, recipe
 
 BOOK = RecipeBook(CATALOG.project.recipes)
@@ -19,25 +21,19 @@ def config(**serve: Any) -> dict[str, Any]:  # noqa: ANN401 - any field of `serv
     return dict(llm_api_config(recipe(serve=serve), CATALOG.image("tensorrt-llm-1.2.1")))
 
 
-def command(image: str = "tensorrt-llm-1.2.1", **serve: Any) -> tuple[str, ...]:  # noqa: ANN401 - as above
-    return serve_command(
-        recipe(serve=serve),
-        CATALOG.image(image),
-        CATALOG,
-        model="/checkpoint",
-        config="/config.yaml",
-        host="0.0.0.0",
-        port=8000,
-    )
+def command(image: str = "tensorrt-llm-1.2.1", **serve: Any) -> Command:  # noqa: ANN401 - as above
+    server = Shape(recipe(serve=serve, image=image), CATALOG).server
+    return trtllm.command(server, Places("/checkpoint", "0.0.0.0", 8000))
 
 
 @pytest.mark.parametrize("name", BOOK.names)
 def test_no_setting_stands_on_the_command_line_and_in_the_file(name: str) -> None:
     loaded = BOOK.load(name).recipe
     image = CATALOG.image(loaded.image)
-    line = serve_command(loaded, image, CATALOG, model="/m", config="/c", host="127.0.0.1", port=loaded.serve.port)
-    known = CATALOG.options(image, "trtllm-serve")
-    said = {word.lstrip("-") for word in line if word in known}
+    server = Shape(loaded, CATALOG).server
+    line = trtllm.command(server, Places("/m", "127.0.0.1", loaded.serve.port))
+    known = server.options
+    said = {str(word).lstrip("-") for word in line if word in known}
     assert not said & set(llm_api_config(loaded, image))
     assert not any(word in line for word in ("--kv_cache_free_gpu_memory_fraction", "--kv_cache_dtype"))
 
@@ -126,7 +122,7 @@ def test_each_kind_of_speculation_is_spelled_as_the_llm_api_has_it(
 
 
 def test_a_measurement_has_the_share_of_the_cache_elsewhere() -> None:
-    cache = benchmark_config(recipe(), CATALOG.image("tensorrt-llm-1.2.1"))["kv_cache_config"]
+    cache = bench_config(recipe(), CATALOG.image("tensorrt-llm-1.2.1"))["kv_cache_config"]
     assert cache == {"enable_block_reuse": True, "dtype": "auto"}
 
 

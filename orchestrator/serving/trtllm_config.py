@@ -13,6 +13,7 @@ from typing import TypeAlias
 from orchestrator.catalog.image import Image
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.recipe.model import DraftTarget, Eagle3, KvCache, Mtp, Recipe, Speculative
+from orchestrator.serving.server import DRAFT
 
 Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
 
@@ -23,6 +24,7 @@ KEYS_WITH_A_FIELD: Mapping[str, str] = {
     "max_seq_len": "serve.max_seq_len",
     "model": "model",
     "reasoning_parser": "serve.reasoning_parser",
+    "served_model_name": "serve.served_model_name",
     "speculative_config": "serve.speculative",
     "tensor_parallel_size": "serve.tensor_parallel_size",
     "tokenizer": "model",
@@ -30,8 +32,7 @@ KEYS_WITH_A_FIELD: Mapping[str, str] = {
 }
 """Keys that `serve.options` must not have, and the recipe's field to use instead."""
 
-DRAFT = "/draft"
-"""The draft model's folder in a container."""
+GUIDED = "guided_decoding_backend"
 
 
 def llm_api_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[str, Value]:
@@ -55,7 +56,18 @@ def llm_api_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[
     return config | options
 
 
-def benchmark_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[str, Value]:
+def bundle_config(recipe: Recipe, image: Image, *, draft: str) -> dict[str, Value]:
+    """Make the same for a bundle, with metrics and guided decoding if the image has them."""
+    defaults: dict[str, Value] = {"return_perf_metrics": True}
+    if recipe.backend == "pytorch":  # a TensorRT engine always has them
+        defaults["enable_iter_perf_stats"] = True
+    if recipe.serve.speculative is None:  # versions differ in whether both work together
+        defaults[GUIDED] = "xgrammar"
+    known = {name: value for name, value in defaults.items() if name in image.llm_api}
+    return known | llm_api_config(recipe, image, draft=draft)
+
+
+def bench_config(recipe: Recipe, image: Image, *, draft: str = DRAFT) -> dict[str, Value]:
     """Make the same for trtllm-bench, whose command line always has the share of the KV cache."""
     config = llm_api_config(recipe, image, draft=draft)
     cache = config["kv_cache_config"]
@@ -97,7 +109,7 @@ def _check_key(key: str, recipe: Recipe, image: Image) -> None:
         message = f"{where} has its own field in the recipe"
         raise RecipeInvalidError(message, hint=f"set it by `{KEYS_WITH_A_FIELD[key]}`")
     if image.llm_api and key not in image.llm_api:
-        message = f"{where} is no key of the LLM API of TensorRT-LLM {image.tensorrt_llm}"
+        message = f"{where} is no key of the LLM API of TensorRT-LLM {image.version}"
         raise RecipeInvalidError(message, hint=f"it knows: {', '.join(sorted(image.llm_api))}")
 
 

@@ -1,0 +1,151 @@
+"""Defines a runtime: how it is started, configured and measured, and what it refuses in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.catalog.image import Image
+from orchestrator.catalog.load import Option
+from orchestrator.catalog.target import Target
+from orchestrator.errors import Refusal
+from orchestrator.executors.job import Argument
+from orchestrator.recipe.model import Benchmark, Recipe
+
+DRAFT = "/draft"
+"""The draft model's folder in a step's container."""
+
+Command = tuple[Argument, ...]
+Options = Mapping[str, Option]
+"""The options of an image's server by every spelling, with dashes."""
+Able = Callable[[Callable[[Image, Options], bool]], tuple[str, ...]]
+"""Names the images of the same runtime that run on the target's processor and fulfil a condition."""
+
+
+@dataclass(frozen=True)
+class CacheMemory:
+    """The memory of one GPU that a server may give its KV cache, as the plan calculates it."""
+
+    cache: int
+    """Bytes of the KV cache."""
+    share: float
+    """Share of the GPU's memory that is in use if the cache is full."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A recipe that is served by an image on a target."""
+
+    recipe: Recipe
+    image: Image
+    target: Target
+    options: Options
+    memory: Callable[[], CacheMemory]
+    """Calculates the memory for the KV cache."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of files and the address, for one command line."""
+
+    model: Argument
+    """The checkpoint, or the TensorRT engine's folder."""
+    host: str
+    """The address to listen on: 0.0.0.0 if the port is published."""
+    port: int
+    tokenizer: Argument | None = None
+    """The folder of the tokenizer. A TensorRT engine has none of its own, a checkpoint does."""
+    file: Callable[[str], Argument] = str
+    """Finds a configuration file of the runtime by its name."""
+    draft: str = DRAFT
+
+
+@dataclass(frozen=True)
+class Run:
+    """A benchmark to make commands for."""
+
+    settings: Benchmark
+    model: str
+    """The model's name in reports."""
+    output: Callable[[str], Argument]
+    """Finds a file of the result by its name."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a runtime is measured."""
+
+    payload: str
+    """Our payload that measures."""
+    commands: tuple[Command, ...]
+    """The commands that it runs in turn."""
+    options: Command = ()
+    """Further options of the payload."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Configuration files by name."""
+
+
+class Runtime(Protocol):
+    """One runtime. Its module has these names."""
+
+    @property
+    def LABEL(self) -> str:  # noqa: N802 - a constant of a module
+        """Its name in sentences: `TensorRT-LLM`."""
+
+    @property
+    def COSTS(self) -> str:  # noqa: N802
+        """Its name in the planner's constants."""
+
+    @property
+    def LIBRARY(self) -> str:  # noqa: N802
+        """Its name on the Hub: a model card's `library_name`."""
+
+    @property
+    def SERVER(self) -> str:  # noqa: N802
+        """Its server's name in sentences."""
+
+    @property
+    def CONTROL(self) -> str:  # noqa: N802
+        """A route of its server that clients must not reach, as an example."""
+
+    @property
+    def HAS_BACKENDS(self) -> bool:  # noqa: N802
+        """Whether a recipe chooses its backend."""
+
+    @property
+    def CONFIG(self) -> str | None:  # noqa: N802
+        """The configuration file's name in a bundle; None: everything is on the command line."""
+
+    @property
+    def EAGLE3(self) -> frozenset[str]:  # noqa: N802
+        """The architectures that it runs an EAGLE-3 head for."""
+
+    @property
+    def MTP(self) -> frozenset[str]:  # noqa: N802
+        """The architectures whose own layers propose tokens in it."""
+
+    @property
+    def LOADS_ONE_BY_ONE(self) -> str | None:  # noqa: N802
+        """The variable without which it may pin all weights at once while it loads; None: it never does."""
+
+    def command(self, server: Server, places: Places) -> Command:
+        """Make the server's command line."""
+
+    def arguments(self, server: Server, draft: str) -> tuple[str, ...]:
+        """Make the recipe's own part of it, for a bundle: without model, names and address."""
+
+    def files(self, server: Server) -> Mapping[str, str]:
+        """Write the configuration files of a step by name."""
+
+    def config(self, server: Server, draft: str) -> str:
+        """Write the configuration file of a bundle; empty if there is none."""
+
+    def environment(self, server: Server) -> Mapping[str, str]:
+        """Return the variables of the server, those of the recipe among them."""
+
+    def measurement(self, server: Server, places: Places, run: Run) -> Measurement | None:
+        """Say how it is measured; None if the image has no tool for it."""
+
+    def refusals(self, server: Server, able: Able) -> Iterator[Refusal]:
+        """List what the recipe asks for and this runtime or image does not have."""
