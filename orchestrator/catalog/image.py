@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.catalog.target import Architecture
 
-Tool = Literal["trtllm-build", "convert_checkpoint.py", "quantize.py", "hf_ptq.py", "trtllm-serve", "trtllm-bench"]
-RuntimeName = Literal["tensorrt_llm"]
-SERVERS: dict[RuntimeName, Tool] = {"tensorrt_llm": "trtllm-serve"}
+Tool = Literal[
+    "trtllm-build", "convert_checkpoint.py", "quantize.py", "hf_ptq.py", "trtllm-serve", "trtllm-bench", "vllm"
+]
+RuntimeName = Literal["tensorrt_llm", "vllm"]
+SERVERS: dict[RuntimeName, Tool] = {"tensorrt_llm": "trtllm-serve", "vllm": "vllm"}
 """The tool of each runtime that serves."""
 
 
@@ -55,7 +57,11 @@ class Fault(_Part):
     """Model architectures (`LlamaForCausalLM`, …)."""
     speculative: tuple[str, ...] = ()
     """Kinds of speculative decoding (`mtp`, …)."""
+    kv_cache: tuple[str, ...] = ()
+    """Formats of the KV cache whose scales are in the checkpoint."""
     min_nodes: int = 1
+    unless_variable: str | None = None
+    """The fault is avoided by this variable of `serve.environment`, whatever its value."""
 
 
 class Image(_Part):
@@ -79,6 +85,11 @@ class Image(_Part):
     """By SM (`sm_121`), the weight formats with kernels: a recipe's formats and `fp8_block_scale`."""
     kv_cache_formats: dict[str, tuple[str, ...]]
     """By SM, the KV cache formats besides BF16."""
+    weight_only: dict[str, dict[str, str]] = {}
+    """By SM, the formats whose weights are unpacked and multiplied with 16-bit activations, each with its kernel."""
+    entrypoint: tuple[str, ...] | None = None
+    """What has to run before any command, such as a script that sets up CUDA. Empty: the image's own is the server,
+    and must not run before another command. None: the image's own is left as it is, and a bundle replaces it."""
     engine_families: dict[str, str] = {}
     """Model architectures that its engine path converts, each with its folder of examples (`LlamaForCausalLM: llama`);
     empty without `trtllm-build`."""

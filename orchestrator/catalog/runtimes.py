@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from orchestrator.catalog.image import Image
+from orchestrator.catalog.image import Image, RuntimeName
 
 _FILE = "runtimes.json"
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """The model classes of a version of TensorRT-LLM."""
+    """The model classes of a version of a runtime."""
 
     what: str
     """The version or commit that it was read from."""
     read: str
     """The day it was read (`2026-11-27`)."""
-    pytorch: frozenset[str]
-    """Architectures of its PyTorch backend."""
+    served: frozenset[str]
+    """Architectures that it serves: TensorRT-LLM those of its PyTorch backend."""
     autodeploy: frozenset[str]
     """Architectures that it documents for its AutoDeploy backend only."""
 
@@ -41,10 +41,11 @@ class ModelTypes:
 
 @dataclass(frozen=True)
 class Software:
-    """The software of one version of TensorRT-LLM."""
+    """The software of one version of a runtime."""
 
     classes: ClassList
-    model_types: ModelTypes
+    model_types: ModelTypes | None
+    """None: not read."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,17 @@ class Unserved:
 
 def software_of(image: Image) -> Software | None:
     """Look up the runtime of an image; None if the data file does not have its version."""
-    return _software(image.version)
+    return _READERS[image.runtime](image.version)
+
+
+def unserved(runtime: RuntimeName = "tensorrt_llm") -> Mapping[str, Unserved]:
+    """Return the architectures that no version of a runtime serves."""
+    entries = _document()["refused"].get(runtime, {})
+    return {name: Unserved(entry["why"], entry["instead"]) for name, entry in entries.items()}
 
 
 @cache
-def _software(version: str) -> Software | None:
+def _tensorrt_llm(version: str) -> Software | None:
     document = _document()
     entry = document["versions"].get(version)
     if entry is None:
@@ -73,9 +80,17 @@ def _software(version: str) -> Software | None:
     return Software(classes, ModelTypes(entry["transformers"], types["read"], frozenset((*types["model_types"], *own))))
 
 
-def unserved() -> Mapping[str, Unserved]:
-    """Return the architectures that no version serves."""
-    return {name: Unserved(entry["why"], entry["instead"]) for name, entry in _document()["refused"].items()}
+@cache
+def _vllm(version: str) -> Software | None:
+    part = _document()["vllm"]
+    name = part["versions"].get(version)
+    if name is None:
+        return None
+    found = part["lists"][name]
+    return Software(ClassList(found["what"], found["read"], frozenset(found["served"]), frozenset()), None)
+
+
+_READERS: Mapping[RuntimeName, Callable[[str], Software | None]] = {"tensorrt_llm": _tensorrt_llm, "vllm": _vllm}
 
 
 @cache

@@ -4,7 +4,7 @@
 |---|---|
 | ARCHITECTURE_MISMATCH | the image is built for another processor |
 | ENGINE_UNSUPPORTED | the recipe builds a TensorRT engine, and the image has no trtllm-build |
-| MODEL_UNSUPPORTED | no TensorRT-LLM has the model's architecture, or the engine path or our own quantizer does not |
+| MODEL_UNSUPPORTED | no version of the runtime has the model's architecture, or the engine path or our own quantizer does not |
 | ARCHITECTURE_DIFFERS | the recipe names another architecture than the model's files |
 | REQUANTIZE | the model is published quantized and must not be quantized again |
 | METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |
@@ -14,6 +14,7 @@
 | KV_CACHE_UNSUPPORTED | no kernels for the KV cache's format, or no scales from this method |
 | SPECULATIVE_UNSUPPORTED | the backend or the model cannot decode speculatively that way |
 | MULTI_NODE_UNSUPPORTED | the image or the backend does not work over several machines |
+| BACKEND_UNSUPPORTED | the recipe chooses a backend, and the image's runtime has none to choose |
 | TENSOR_PARALLEL | more parts than GPUs, or a TensorRT engine with another number of parts |
 | DOES_NOT_FIT | the weights do not fit into memory when quantizing or when serving |
 | OPTION_UNKNOWN | a tool of the image does not have the option |

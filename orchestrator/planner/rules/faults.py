@@ -35,5 +35,8 @@ def _concerns(fault: Fault, given: RuleInput) -> bool:
         (fault.backends, given.recipe.backend),
         (fault.architectures, given.recipe.model.architecture),
         (fault.speculative, speculative.type if speculative else None),
+        (fault.kv_cache, given.quantization.kv_cache),
     )
+    if fault.unless_variable in given.recipe.serve.environment:
+        return False
     return given.target.nodes >= fault.min_nodes and all(value in allowed for allowed, value in asked if allowed)

@@ -83,7 +83,7 @@ def mxfp4_is_gpt_oss(given: RuleInput) -> Iterator[Refusal]:
     if given.quantization.format != "mxfp4":
         return
     if given.recipe.model.architecture != "GptOssForCausalLM":
-        message = "TensorRT-LLM loads MXFP4 only from OpenAI's own gpt-oss checkpoints"
+        message = f"{given.runtime.LABEL} loads MXFP4 only from OpenAI's own gpt-oss checkpoints"
         yield Refusal("FORMAT_UNSUPPORTED", message, "use format nvfp4")
 
 
@@ -97,7 +97,7 @@ def gpt_oss_stays_as_it_is(given: RuleInput) -> Iterator[Refusal]:
 def awq_is_dense(given: RuleInput) -> Iterator[Refusal]:
     """There is no INT4-AWQ kernel for mixtures of experts."""
     if given.quantization.format == "int4_awq" and given.recipe.model.active_parameters:
-        message = "TensorRT-LLM has no INT4-AWQ kernels for mixtures of experts"
+        message = f"{given.runtime.LABEL} has no INT4-AWQ kernels for mixtures of experts"
         yield Refusal("FORMAT_UNSUPPORTED", message, "use format nvfp4")
 
 

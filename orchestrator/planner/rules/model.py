@@ -9,6 +9,7 @@ from orchestrator.catalog.runtimes import software_of, unserved
 from orchestrator.errors import Refusal
 from orchestrator.planner.figures import in_words
 from orchestrator.planner.rule_input import RuleInput
+from orchestrator.serving.runtimes import runtime_of
 
 _ROUNDING = 0.05
 """Of a number of parameters: model cards round it, and count tied heads or towers or not."""
@@ -16,6 +17,8 @@ _ROUNDING = 0.05
 
 def builds_engines(given: RuleInput) -> Iterator[Refusal]:
     """The TensorRT engine path ended in July 2026. Newer images have no trtllm-build."""
+    if not given.runtime.HAS_BACKENDS:
+        return
     if given.recipe.backend == "tensorrt" and not given.image.has("trtllm-build"):
         message = (
             f"image {given.recipe.image} has no trtllm-build: TensorRT-LLM removed the engine backend after 1.3.0rc20"
@@ -28,9 +31,9 @@ def builds_engines(given: RuleInput) -> Iterator[Refusal]:
 def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
     """The image's backend supports the model's architecture."""
     architecture, image = given.recipe.model.architecture, given.recipe.image
-    never = unserved().get(architecture)
+    never = unserved(given.image.runtime).get(architecture)
     if given.recipe.backend == "pytorch" and never is not None:
-        message = f"TensorRT-LLM in image {image} does not serve {architecture}: {never.why}"
+        message = f"{given.runtime.LABEL} in image {image} does not serve {architecture}: {never.why}"
         yield Refusal("MODEL_UNSUPPORTED", message, never.instead)
     converts = given.recipe.backend == "tensorrt" and given.image.has("trtllm-build")
     if converts and architecture not in given.image.engine_families:
@@ -42,18 +45,18 @@ def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
 def class_is_listed(given: RuleInput) -> Iterator[Refusal]:
     """TensorRT-LLM may not have a model class that is not in the list of its version."""
     architecture, software = given.recipe.model.architecture, software_of(given.image)
-    if given.recipe.backend != "pytorch" or architecture in unserved():
+    if given.recipe.backend != "pytorch" or architecture in unserved(given.image.runtime):
         return
-    if software is None or architecture not in software.classes.pytorch:
+    if software is None or architecture not in software.classes.served:
         message = _unlisted(given.image, given.recipe.image, architecture)
-        hint = _listed_elsewhere(given) or "it may load all the same; vLLM may serve it, too"
+        hint = _listed_elsewhere(given) or "it may load all the same"
         yield Refusal("MODEL_UNLISTED", message, hint)
 
 
 def type_is_read(given: RuleInput) -> Iterator[Refusal]:
     """The transformers of an image may not read a `model_type` that is newer."""
     model_type, software = _model_type(given), software_of(given.image)
-    if given.recipe.backend != "pytorch" or model_type is None or software is None:
+    if given.recipe.backend != "pytorch" or model_type is None or software is None or software.model_types is None:
         return
     if model_type not in software.model_types.names:
         message = (
@@ -85,9 +88,10 @@ def has_the_parameters(given: RuleInput) -> Iterator[Refusal]:
 def has_listed(image: Image, architecture: str, model_type: str | None) -> bool:
     """Tell whether the lists of an image's TensorRT-LLM and transformers have a model's class and type."""
     software = software_of(image)
-    if software is None or architecture not in software.classes.pytorch:
+    if software is None or architecture not in software.classes.served:
         return False
-    return model_type is None or model_type in software.model_types.names
+    types = software.model_types
+    return model_type is None or types is None or model_type in types.names
 
 
 def _listed_elsewhere(given: RuleInput) -> str | None:
@@ -103,7 +107,7 @@ def _model_type(given: RuleInput) -> str | None:
 def _unlisted(image: Image, name: str, architecture: str) -> str:
     software = software_of(image)
     if software is None:
-        return f"no list of model classes was read for TensorRT-LLM {image.version} of image {name}"
+        return f"no list of model classes was read for {runtime_of(image).LABEL} {image.version} of image {name}"
     source = f"(read on {software.classes.read} from {software.classes.what})"
     if architecture in software.classes.autodeploy:
         return f"the list for image {name} {source} has {architecture} for AutoDeploy only, not for backend pytorch"
