@@ -141,9 +141,15 @@ class Binder:
 
     def _container_image(self, step: Step) -> ContainerImage:
         assert step.image is not None  # noqa: S101 - as above
-        build = self.catalog.image(step.image).build
+        image = self.catalog.image(step.image)
+        build = image.build
         if build is None:
-            return ContainerImage(self._reference(step), self.architecture, None, self.image_sizes.get(step.image))
+            return ContainerImage(
+                self._reference(step),
+                self.architecture,
+                pulled=self.image_sizes.get(step.image),
+                clears_entrypoint=image.entrypoint == (),
+            )
         root = self.catalog.project.layer_of(build.dockerfile)
         dockerfile = resolve_inside(root, build.dockerfile)
         base = self._pinned(build.base)

@@ -70,6 +70,7 @@ class Container:
     gpus: int
     limits: Mapping[str, int]
     """By their names in `ulimit`."""
+    clears_entrypoint: bool = False
 
 
 LIMITS = {"memlock": -1, "stack": 67108864}
@@ -129,6 +130,7 @@ def describe(
         network=job.network,
         gpus=job.gpus,
         limits=limits,
+        clears_entrypoint=job.image.clears_entrypoint,
     )
 
 
@@ -152,6 +154,7 @@ def create_arguments(container: Container) -> dict[str, Any]:
     return {
         "image": container.image,
         "command": list(container.argv),
+        **({"entrypoint": [""]} if container.clears_entrypoint else {}),  # Docker's way to have none
         "name": container.name,
         "labels": dict(container.labels),
         "init": True,  # a PID 1 that forwards SIGTERM and reaps
@@ -195,6 +198,7 @@ def run_line(container: Container) -> tuple[str, ...]:
         *("--cap-drop", "ALL"),
         *(part for name in capabilities(container.user) for part in ("--cap-add", name)),
         *(("--gpus", str(container.gpus)) if container.gpus else ()),
+        *(("--entrypoint", "") if container.clears_entrypoint else ()),
         container.image,
         *container.argv,
     )

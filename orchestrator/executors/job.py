@@ -59,6 +59,8 @@ class ContainerImage:
     build: ImageBuild | None = None
     pulled: int | None = None
     """Bytes to pull for it or its base image; None if not known."""
+    clears_entrypoint: bool = False
+    """Its own entry point is a server, which must not run before another command."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Starts a server, asks it one question, and stops it."""
+"""Starts a server for as long as it is used: to ask it one question, or to measure it."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from orchestrator.payloads._process import running
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 QUESTION = "What is the capital of France? Answer in one word."
@@ -61,6 +62,22 @@ class Server:
         with self.log.open("wb") as log:
             try:
                 return self._serve(log, chat=chat)
+            except (OSError, http.client.HTTPException, _UnusableError) as error:
+                raise self._failed(str(error)) from error
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[str]:
+        """Start the server, wait until it is healthy, give its name of the model, and always stop it.
+
+        Raises:
+            CheckFailedError: It did not start, or was not healthy in time; with its last log lines.
+        """
+        with self.log.open("wb") as log:
+            try:
+                self._require_free_port()
+                with running(self.command, log) as process:
+                    self._wait_until_healthy(process, time.monotonic() + self.startup_timeout)
+                    yield self._model()
             except (OSError, http.client.HTTPException, _UnusableError) as error:
                 raise self._failed(str(error)) from error
 
@@ -147,6 +164,18 @@ class Server:
 
 class _UnusableError(Exception):
     """The server cannot be used; the message says why."""
+
+
+def kernels(log: Path, patterns: Sequence[str]) -> list[str]:
+    """List the kernels that a server's log names, each once, in the order of their first line.
+
+    Args:
+        log: The log.
+        patterns: Patterns whose first group is the kernel.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    found = (match[1] for line in text.splitlines() for pattern in patterns for match in re.finditer(pattern, line))
+    return list(dict.fromkeys(found))
 
 
 def _answer(reply: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from orchestrator.payloads._process import running, split
 from orchestrator.payloads._report import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 PERFORMANCE = "performance.json"
 DATASET = "dataset.jsonl"
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report(Progress(number, len(commands), "runs", f"concurrency {_value(command, '--concurrency')}"))
         levels.append(_measure(command))
     report(Progress(len(commands), len(commands), "runs"))
-    document = _document(options, dataset, levels)
+    reported = next((level.tool_version for level in levels if level.tool_version), None)
+    tool = {"name": "trtllm-bench", "version": os.environ.get("TRT_LLM_VERSION", reported)}
+    document = performance_document(options, dataset, levels, tool)
     (options.output / PERFORMANCE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -89,12 +91,21 @@ def _measure(command: Sequence[str]) -> Level:
     return read_report(report, int(_value(command, "--concurrency")), command)
 
 
-def _document(options: argparse.Namespace, dataset: Path, levels: Sequence[Level]) -> dict[str, Any]:
+def performance_document(
+    options: argparse.Namespace, dataset: Path, levels: Sequence[Level], tool: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """Put the figures and all that decides them into performance.json.
+
+    Args:
+        options: Those of `parser_of`.
+        dataset: The requests.
+        levels: The figures.
+        tool: Name and version of what measured.
+    """
     facts = dict(fact.split("=", 1) for fact in options.fact)
-    reported = next((level.tool_version for level in levels if level.tool_version), None)
     return {
         "schema_version": 1,
-        "tool": {"name": "trtllm-bench", "version": os.environ.get("TRT_LLM_VERSION", reported)},
+        "tool": dict(tool),
         "facts": facts,
         "provenance": json.loads(os.environ.get(PROVENANCE, "{}")),
         "dataset": {
@@ -127,10 +138,17 @@ def _fact(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    return parser_of(
+        "benchmark", "COMMAND … [-- COMMAND …]", "Measure with trtllm-bench; one command for each level of concurrency."
+    )
+
+
+def parser_of(payload: str, commands: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a payload that measures."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m orchestrator.payloads.benchmark",
-        usage="%(prog)s --checkpoint DIR --output DIR [options] -- COMMAND … [-- COMMAND …]",
-        description="Measure with trtllm-bench; one command for each level of concurrency.",
+        prog=f"python3 -m orchestrator.payloads.{payload}",
+        usage=f"%(prog)s --checkpoint DIR --output DIR [options] -- {commands}",
+        description=description,
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="its config.json is read")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {PERFORMANCE}")

@@ -20,6 +20,7 @@ REVISIONS: Mapping[str, int] = {
     "evaluate": 2,
     "generate": 1,
     "import_folder": 2,
+    "measure": 1,
     "quantize": 3,
     "verify": 4,
 }

@@ -17,7 +17,7 @@ from orchestrator.events import Warned
 from orchestrator.payloads import _main
 from orchestrator.payloads._process import split
 from orchestrator.payloads._report import Reporter
-from orchestrator.payloads._server import Served, Server
+from orchestrator.payloads._server import Served, Server, kernels
 from orchestrator.quantization import evaluation, limits, quality
 from orchestrator.quantization import report as quantizer_report
 from orchestrator.quantization.files import read_json, write_json
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report, served = _serve(report, options, commands[0])
     document = {**report.document(), **document}
     document["min_snr_db"] = options.min_snr_db
-    document["served"] = None if served is None else asdict(served)
+    document["served"] = None if served is None else asdict(served) | _kernels(options)
     write_json(options.output / QUALITY, document)
     report.require()
 
@@ -99,6 +99,12 @@ def _serve(
     return replace(report, checks=(*report.checks, check)), served
 
 
+def _kernels(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Tell which kernels the server chose, if its log can say so."""
+    patterns = options.kernel_pattern
+    return {"kernels": kernels(options.output / SERVER_LOG, patterns)} if patterns else {}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.payloads.verify",
@@ -133,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--answer-timeout", type=float, default=300, metavar="S", help="until it has answered (%(default)s seconds)"
+    )
+    parser.add_argument(
+        "--kernel-pattern", action="append", default=[], metavar="X", help="finds kernels in the server's log"
     )
     return parser
 

@@ -114,6 +114,10 @@ class Runtime(Protocol):
         """Whether a recipe chooses its backend."""
 
     @property
+    def SPREADS_OVER_NODES(self) -> bool:  # noqa: N802
+        """Whether a bundle serves one model from several machines with it."""
+
+    @property
     def CONFIG(self) -> str | None:  # noqa: N802
         """The configuration file's name in a bundle; None: everything is on the command line."""
 
@@ -128,6 +132,10 @@ class Runtime(Protocol):
     @property
     def LOADS_ONE_BY_ONE(self) -> str | None:  # noqa: N802
         """The variable without which it may pin all weights at once while it loads; None: it never does."""
+
+    @property
+    def KERNELS(self) -> tuple[str, ...]:  # noqa: N802
+        """Patterns of its log lines that name a kernel, which is their first group."""
 
     def command(self, server: Server, places: Places) -> Command:
         """Make the server's command line."""

@@ -23,6 +23,7 @@ COSTS = "trtllm"
 LIBRARY = "tensorrt-llm"
 SERVER = "trtllm-serve"
 CONTROL = "/update_weights"
+SPREADS_OVER_NODES = True
 HAS_BACKENDS = True
 CONFIG = "trtllm_config.yaml"
 EAGLE3 = frozenset(
@@ -37,6 +38,7 @@ EAGLE3 = frozenset(
 """TensorRT-LLM's table of features by model, and the heads that NVIDIA publishes."""
 MTP = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
 """TensorRT-LLM's table of features by model."""
+KERNELS: tuple[str, ...] = ()
 LOADS_ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 
 STEP_CONFIG = "llm_api.yaml"

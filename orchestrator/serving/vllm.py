@@ -21,6 +21,7 @@ COSTS = "vllm"
 LIBRARY = "vllm"
 SERVER = "vllm serve"
 CONTROL = "/scale_elastic_ep"
+SPREADS_OVER_NODES = False
 HAS_BACKENDS = False
 CONFIG = None
 EAGLE3 = frozenset(
@@ -43,11 +44,16 @@ EAGLE3 = frozenset(
     }
 )
 """Classes with SupportsEagle3 in vllm/model_executor/models of 0.27.1 and of 0.33.0."""
-MTP = frozenset(
-    {"DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM"}
-)
+MTP = frozenset({"DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM"})
 """Architectures that vllm/config/speculative.py replaces by a class of their own layers, in 0.27.1 and in 0.33.0."""
 LOADS_ONE_BY_ONE = None
+KERNELS = (
+    r"Using (\S+ for (?:NVFP4|MXFP4|MXFP8) GEMM)",
+    r"Using ('\S+' \w+ MoE backend)",
+    r"Using (\S+ for mixed-precision linear)",
+    r"Selected (\S+ for \S+)",
+)
+"""Lines of vllm/model_executor/kernels/linear/__init__.py and layers/fused_moe/oracle/*.py."""
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -128,6 +134,8 @@ _ANY_LINEAR = ("auto", "marlin", "humming")
 """The kernels for weight-only NVFP4 that SM 120 and 121 have, in 0.27.1 (V:kernels/linear/__init__.py)."""
 _SM12X = (120, 121)
 _MIB = 2**20
+_SHUTDOWN_SECONDS = 5
+"""For its workers to end in order; after ten seconds a gateway ends them all."""
 
 
 def command(server: Server, places: Places) -> Command:
@@ -147,6 +155,8 @@ def arguments(server: Server, draft: str) -> tuple[str, ...]:
     words += ["--max-num-seqs", str(serve.max_batch_size), "--max-num-batched-tokens", str(serve.max_num_tokens)]
     if serve.max_seq_len is not None:
         words += ["--max-model-len", str(serve.max_seq_len)]
+    if "--shutdown-timeout" in server.options:
+        words += ["--shutdown-timeout", str(_SHUTDOWN_SECONDS)]
     words += [*_memory(server), *_cache(serve.kv_cache), *_parsers(serve)]
     if serve.speculative is not None:
         words += ["--speculative-config", json.dumps(_speculative(serve.speculative, draft))]
@@ -174,8 +184,9 @@ def measurement(server: Server, places: Places, run: Run) -> Measurement | None:
         return None
     levels = [word for level in run.settings.concurrency for word in ("--concurrency", str(level))]
     options = ("--port", str(places.port), "--tool", LABEL, *levels)
-    timeout = ("--startup-timeout", str(server.recipe.checks.startup_timeout))
-    return Measurement("measure", (command(server, places),), options=(*options, *timeout))
+    serve, checks = server.recipe.serve, server.recipe.checks
+    more = ("--gpus", str(serve.tensor_parallel_size), "--startup-timeout", str(checks.startup_timeout))
+    return Measurement("measure", (command(server, places),), options=(*options, *more))
 
 
 def refusals(server: Server, able: Able) -> Iterator[Refusal]:
@@ -283,5 +294,3 @@ def _linear_backend(server: Server) -> Iterator[Refusal]:
     if weight_only and sm in _SM12X and isinstance(wanted, str) and wanted not in _ANY_LINEAR:
         message = f"serve.options.linear-backend is {wanted}, which has no kernel for w4a16_nvfp4 on SM {sm}"
         yield Refusal("OPTION_VALUE", message, f"use {', '.join(_ANY_LINEAR)}")
-
-

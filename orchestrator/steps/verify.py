@@ -53,6 +53,7 @@ def _options(shape: Shape, *, serves: bool) -> tuple[Argument, ...]:
     options += ["--output", OUT]
     if serves:
         options += ["--port", str(shape.recipe.serve.port), "--startup-timeout", str(checks.startup_timeout)]
+        options += [word for pattern in shape.runtime.KERNELS for word in ("--kernel-pattern", pattern)]
     return tuple(options)
 
 

@@ -16,7 +16,7 @@ from .errors import DocumentError
 
 SERVE = "serve.json"
 FORMAT = 1
-RUNTIMES = ("tensorrt_llm",)
+RUNTIMES = ("tensorrt_llm", "vllm")
 """The keys of versions."""
 ETC = Path("/opt/nim/etc")
 """The folder of the documents in an image."""

@@ -49,7 +49,7 @@ _BEARER = "bearer "
 _UNREAD = frozenset({408, 413})
 """The connection is closed after these, because the rest of the body may still arrive."""
 _BROKEN = 502
-_FAILED = frozenset({State.ENDED, State.HUNG})
+_FAILED = frozenset({State.ENDED, State.HUNG, State.DEAD})
 _METRICS = frozenset({routes.METRICS, routes.METRICS_OF_TOOLS})
 _METRICS_SECONDS = 5.0
 _CONTINUE = "100-continue"
@@ -283,6 +283,7 @@ class Gateway:
             at_once=self._launch.max_batch_size,
             ready=ready and self.phase is Phase.SERVING,
             silence=self._runtime.silence.seconds,
+            kernels=self._runtime.kernels,
             free_disk=free_bytes(self._settings.cache),
             certificate_end=certificate_end(tls.certificates) if tls else None,
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 READY = "nim_gateway_runtime_ready"
+KERNEL = "nim_gateway_runtime_kernel_info"
 SILENCE = "nim_gateway_runtime_silence_seconds"
 ENDS = "nim_gateway_model_requests_total"
 FREE_DISK = "nim_gateway_free_disk_bytes"
@@ -69,6 +70,8 @@ class MachineState:
     """Bytes."""
     certificate_end: float | None
     """As Unix has it; None without TLS."""
+    kernels: tuple[str, ...] = ()
+    """The kernels that the runtime's log names."""
 
     @property
     def waiting(self) -> int:
@@ -144,6 +147,9 @@ class Metrics:
             if value is None:
                 continue
             yield _family(name, "gauge", meaning, [_line(name, labels, value)])
+        if state.kernels:
+            lines = [_line(KERNEL, {**labels, "kernel": kernel}, 1) for kernel in state.kernels]
+            yield _family(KERNEL, "gauge", "The kernels that the log of the runtime names.", lines)
 
     def _nim_families(self, labels: Mapping[str, str], state: MachineState) -> dict[str, str]:
         """Return the gateway's own counts under NIM's names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
@@ -35,6 +36,8 @@ class State(StrEnum):
     READY = "ready"
     UNRESPONSIVE = "unresponsive"
     """It was ready and no longer answers."""
+    DEAD = "dead"
+    """It runs, but its engine has ended; only a restart helps."""
     HUNG = "hung"
     """It has given no sign for too long; only a restart helps."""
     ENDED = "ended"
@@ -82,6 +85,10 @@ class Runtime:
         self._failed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_answer = ""
+        self._status: int | None = None
+        """Of the last health check."""
+        self._patterns = tuple(re.compile(pattern) for pattern in kind.KERNELS)
+        self._kernels: dict[str, None] = {}
 
     @property
     def reason(self) -> str:
@@ -93,10 +100,17 @@ class Runtime:
                 return f"{self._kind.PROGRAM} no longer answers: {self._last_answer}"
             case State.HUNG:
                 return f"{self._kind.PROGRAM} hangs: no sign for {self.silence.seconds:.0f} s, while an answer was due"
+            case State.DEAD:
+                return f"the engine of {self._kind.PROGRAM} is dead: {self._last_answer}"
             case State.ENDED:
                 return f"{self._kind.PROGRAM} ended with status {self.status}"
             case State.READY:
                 return ""
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that its log names, in the order of their first line."""
+        return tuple(self._kernels)
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -180,10 +194,12 @@ class Runtime:
         if text:
             self._tail.append(text)
             self._log.runtime(text, self._kind.PROGRAM)
+            for found in filter(None, (pattern.search(text) for pattern in self._patterns)):
+                self._kernels[found[1]] = None
 
     async def _monitor_health(self, session: aiohttp.ClientSession) -> None:
         unanswered = 0
-        while self.state not in {State.ENDED, State.HUNG}:
+        while self.state not in {State.ENDED, State.HUNG, State.DEAD}:
             healthy = await self._is_healthy(session)
             if self._ended.is_set():
                 return
@@ -194,7 +210,10 @@ class Runtime:
                 unanswered += 1
             if self.model is not None:
                 self.silence.note_health(answered=healthy)
-            if self.silence.is_too_long:
+            if self.model is not None and self._status in self._kind.DEAD:
+                self.state = State.DEAD
+                self._failed.set()
+            elif self.silence.is_too_long:
                 self.state = State.HUNG
                 self._failed.set()
             if self.state is State.READY and unanswered >= _MAX_UNANSWERED:
@@ -208,15 +227,17 @@ class Runtime:
             self.model = await self._request_model_name(session)
         if self.model is not None and self.state is not State.READY:
             self.state = State.READY
-            self._log.info("ready", model=self.model)
+            self._log.info("ready", model=self.model, kernels="; ".join(self._kernels) or None)
 
     async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
         """Check its health. Older versions refuse connections while they load, newer ones answer 503."""
         try:
             async with session.get(f"{self.url}/health", timeout=self._timeout) as answer:
+                self._status = answer.status
                 self._last_answer = f"its health check has status {answer.status}"
                 return answer.status == 200  # noqa: PLR2004 - HTTP
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._status = None
             self._last_answer = "it does not listen" if self.state is State.STARTING else type(error).__name__
             return False
 

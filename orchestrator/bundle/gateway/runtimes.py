@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import trtllm
+from . import trtllm, vllm
 from .starting import RuntimeKind
 
-RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType({"tensorrt_llm": trtllm})
+RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType({"tensorrt_llm": trtllm, "vllm": vllm})
 """By the key of the version in `serve.json`."""

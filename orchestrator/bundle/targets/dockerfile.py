@@ -11,6 +11,7 @@ from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.gateway.documents import SERVE
 from orchestrator.bundle.templating import render_text
 
+START = "/opt/nim/start_server.sh"
 _PATTERN = re.compile(r"[*?\[\\]")
 """Characters that are patterns in `.dockerignore`. Not every reader of it can quote them; `?` is any character."""
 _OCI = "org.opencontainers.image."
@@ -43,6 +44,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         "labels": _labels(contents),
         "documents": documents(contents),
         "healthcheck": json.dumps(HEALTHCHECK),
+        "entrypoint": json.dumps([*(contents.shape.image.entrypoint or ()), START]),
     }
     return {"Dockerfile": render_text("dockerfile/Dockerfile.j2", **values), ".dockerignore": _ignored(contents)}
 

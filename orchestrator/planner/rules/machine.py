@@ -17,6 +17,9 @@ from orchestrator.quantization import format_names
 from orchestrator.quantization.refused import REASONS
 from orchestrator.units import in_bytes
 
+_COUNTS = (2, 4, 8)
+"""GPUs of common machines."""
+
 
 def built_for_the_processor(given: RuleInput) -> Iterator[Refusal]:
     """An image runs on the processors it was built for. Without containers, none is needed."""
@@ -107,7 +110,27 @@ def _what_fits(given: RuleInput, available: float) -> str:
         size = weights_in(given.recipe, given.model.known, name)
         if name in kernels and name != "mxfp4" and size.value <= available:
             return f"use format {name}: {size}"
-    holding = [name for name, target in given.targets.items() if target.gpu and _holds(target, given)]
-    return (
-        f"use target {' or '.join(holding)}" if holding else "no target of the catalogue holds it: use a smaller model"
-    )
+    able = {name: target for name, target in given.targets.items() if target.gpu and _spreads(target, given)}
+    holding = [name for name, target in able.items() if _holds(target, given)]
+    if holding:
+        return f"use target {' or '.join(holding)}"
+    larger = [f"{count} GPUs like that of {name}" for name, target in able.items() if (count := _least(target, given))]
+    machine = f", or a machine with {' or '.join(larger)}" if larger else ""
+    return f"no target of the catalogue holds it: use a smaller model{machine}"
+
+
+def _spreads(target: Target, given: RuleInput) -> bool:
+    """Tell whether the runtime serves from all machines of a target."""
+    return target.nodes == 1 or given.runtime.SPREADS_OVER_NODES
+
+
+def _least(target: Target, given: RuleInput) -> int | None:
+    """Return how many GPUs of a kind hold the model, if a common machine has as many."""
+    if target.gpu is None or target.unified_memory or target.nodes > 1:
+        return None
+    for count in _COUNTS:
+        parts = {"gpu": target.gpu.model_copy(update={"count": count})}
+        memory = {"memory": target.memory * count, "reserve": target.reserve * count}
+        if count > target.gpu.count and _holds(target.model_copy(update=parts | memory), given):
+            return count
+    return None

@@ -1,0 +1,203 @@
+"""Measures a server over HTTP: writes the requests, starts it once, sends each level of concurrency, writes the figures.
+
+`python3 -m orchestrator.payloads.measure --checkpoint DIR --output DIR --concurrency 1 … -- vllm serve DIR …`
+writes `dataset.jsonl`, `report-N.json` for each level, `server.log` and `performance.json`. Requests are streamed, with
+token numbers as prompts, and answers have exactly the given length, as those of trtllm-bench.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import StepFailedError
+from orchestrator.events import Progress
+from orchestrator.payloads import _main
+from orchestrator.payloads._performance import Level
+from orchestrator.payloads._process import split
+from orchestrator.payloads._report import Reporter
+from orchestrator.payloads._server import Server
+from orchestrator.payloads.benchmark import DATASET, PERFORMANCE, parser_of, performance_document, request_lines
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+SERVER_LOG = "server.log"
+_OK = 200
+_EVENT = b"data: "
+_DONE = b"[DONE]"
+_PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass
+class Timing:
+    """The times of one request, in seconds of one clock."""
+
+    began: float
+    tokens: list[float] = field(default_factory=list)
+    """When each part of the answer came."""
+    ended: float = 0.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options, measure and write the figures."""
+    ours, (command,) = split(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(ours)
+    options.output.mkdir(parents=True, exist_ok=True)
+    requests = list(request_lines(options))
+    dataset = options.output / DATASET
+    dataset.write_text("".join(requests), encoding="utf-8")
+    server = Server(command, options.port, options.output / SERVER_LOG, options.startup_timeout, options.answer_timeout)
+    levels, report, count = [], Reporter(), len(options.concurrency)
+    with server.started() as model:
+        bodies = [_body(json.loads(line), model) for line in requests]
+        _send(options, bodies[0])  # the first request compiles kernels
+        for number, concurrency in enumerate(options.concurrency):
+            report(Progress(number, count, "runs", f"concurrency {concurrency}"))
+            levels.append(_measure(options, bodies, concurrency, command))
+        version = _version(options)
+    report(Progress(count, count, "runs"))
+    document = performance_document(options, dataset, levels, {"name": options.tool, "version": version})
+    (options.output / PERFORMANCE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _body(request: dict[str, Any], model: str) -> bytes:
+    body = {
+        "model": model,
+        "prompt": request["input_ids"],
+        "max_tokens": request["output_tokens"],
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+    }
+    return json.dumps(body).encode()
+
+
+def _measure(options: argparse.Namespace, bodies: Sequence[bytes], concurrency: int, command: Sequence[str]) -> Level:
+    """Send all requests, so many at once, and summarize their times."""
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    for body in bodies:
+        waiting.put(body)
+    timings: list[Timing] = []
+    failed: list[Exception] = []
+
+    def work() -> None:
+        while not failed:
+            try:
+                body = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                timings.append(_send(options, body))
+            except (OSError, http.client.HTTPException, StepFailedError) as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(concurrency)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - began
+    if failed:
+        message = f"a request failed at concurrency {concurrency}: {failed[0]}"
+        raise StepFailedError(message, hint=f"see {SERVER_LOG} among the step's results")
+    measured = summarize(timings, seconds, options)
+    name = f"report-{concurrency}.json"
+    times = [{"began": each.began, "tokens": each.tokens, "ended": each.ended} for each in timings]
+    (options.output / name).write_text(json.dumps({"seconds": seconds, "requests": times}) + "\n", encoding="utf-8")
+    return Level(concurrency, command, name, measured, None)
+
+
+def _send(options: argparse.Namespace, body: bytes) -> Timing:
+    """Send one request and note when each part of its answer comes."""
+    connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=options.answer_timeout)
+    try:
+        timing = Timing(time.monotonic())
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        if answer.status != _OK:
+            message = (
+                f"/v1/completions answered with status {answer.status}: {answer.read(500).decode(errors='replace')}"
+            )
+            raise StepFailedError(message)
+        for line in answer:
+            if line.startswith(_EVENT) and line.removeprefix(_EVENT).strip() != _DONE:
+                timing.tokens.append(time.monotonic())
+        timing.ended = time.monotonic()
+    finally:
+        connection.close()
+    if not timing.tokens:
+        message = "/v1/completions answered without a token"
+        raise StepFailedError(message)
+    return timing
+
+
+def summarize(timings: Sequence[Timing], seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Calculate the figures as trtllm-bench defines them.
+
+    Args:
+        timings: The times of every request.
+        seconds: The time of the whole run.
+        options: The lengths of requests and answers.
+    """
+    asked, written = options.input_tokens, options.output_tokens
+    latencies = [each.ended - each.began for each in timings]
+    between = [(each.tokens[-1] - each.tokens[0]) / max(1, written - 1) for each in timings]
+    output = written * len(timings) / seconds
+    return {
+        "output_tokens_per_second": output,
+        "total_tokens_per_second": (asked + written) * len(timings) / seconds,
+        "output_tokens_per_second_per_user": sum(written / latency for latency in latencies) / len(latencies),
+        "output_tokens_per_second_per_gpu": output / options.gpus,
+        "requests_per_second": len(timings) / seconds,
+        "request_latency_ms": _spread(latencies),
+        "time_to_first_token_ms": _spread([each.tokens[0] - each.began for each in timings]),
+        "time_per_output_token_ms": _spread(between),
+    }
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(1000 * value for value in seconds)
+    last = len(ordered) - 1
+    found = {name: ordered[round(share * last)] for name, share in _PERCENTILES.items()}
+    return found | {"minimum": ordered[0], "maximum": ordered[-1], "average": sum(ordered) / len(ordered)}
+
+
+def _version(options: argparse.Namespace) -> str | None:
+    """Ask the server for its version; None if it does not tell."""
+    connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=options.answer_timeout)
+    try:
+        connection.request("GET", "/version")
+        answer = connection.getresponse()
+        return str(json.loads(answer.read())["version"]) if answer.status == _OK else None
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("measure", "COMMAND …", "Measure a server over HTTP.")
+    parser.add_argument("--concurrency", type=int, action="append", required=True, metavar="N", help="requests at once")
+    parser.add_argument("--tool", required=True, metavar="NAME", help="the runtime's name")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that serve (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="where the server listens (%(default)s)")
+    parser.add_argument(
+        "--startup-timeout", type=float, default=1800, metavar="S", help="until it is healthy (%(default)s seconds)"
+    )
+    parser.add_argument(
+        "--answer-timeout", type=float, default=300, metavar="S", help="for each part of an answer (%(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(_main.run(main))
