@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckFailedError
 from orchestrator.payloads._process import running
@@ -59,11 +59,12 @@ class Server:
         Raises:
             CheckFailedError: It did not start, was not healthy in time or gave no answer; with its last log lines.
         """
-        with self.log.open("wb") as log:
-            try:
-                return self._serve(log, chat=chat)
-            except (OSError, http.client.HTTPException, _UnusableError) as error:
-                raise self._failed(str(error)) from error
+        begin = time.monotonic()
+        with self.started() as model:
+            ready = time.monotonic()
+            endpoint, answer = self._ask(model, chat=chat)
+            answered = time.monotonic()
+        return Served(endpoint, QUESTION, answer, round(ready - begin, 3), round(answered - ready, 3))
 
     @contextlib.contextmanager
     def started(self) -> Iterator[str]:
@@ -80,16 +81,6 @@ class Server:
                     yield self._model()
             except (OSError, http.client.HTTPException, _UnusableError) as error:
                 raise self._failed(str(error)) from error
-
-    def _serve(self, log: BinaryIO, *, chat: bool) -> Served:
-        self._require_free_port()
-        begin = time.monotonic()
-        with running(self.command, log) as process:
-            self._wait_until_healthy(process, begin + self.startup_timeout)
-            ready = time.monotonic()
-            endpoint, answer = self._ask(chat=chat)
-            answered = time.monotonic()
-        return Served(endpoint, QUESTION, answer, round(ready - begin, 3), round(answered - ready, 3))
 
     def _require_free_port(self) -> None:
         """Refuse a port on which another process would answer."""
@@ -110,8 +101,8 @@ class Server:
         message = f"it was not healthy after {self.startup_timeout:g} seconds"
         raise _UnusableError(message)
 
-    def _ask(self, *, chat: bool) -> tuple[str, str]:
-        common = {"model": self._model(), "max_tokens": _TOKENS, "temperature": 0}
+    def _ask(self, model: str, *, chat: bool) -> tuple[str, str]:
+        common = {"model": model, "max_tokens": _TOKENS, "temperature": 0}
         if chat:
             endpoint = "/v1/chat/completions"
             reply = self._json("POST", endpoint, {**common, "messages": [{"role": "user", "content": QUESTION}]})

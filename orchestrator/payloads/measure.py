@@ -1,4 +1,4 @@
-"""Measures a server over HTTP: writes the requests, starts it once, sends each level of concurrency, writes the figures.
+"""Measures a server over HTTP: writes the requests, starts it once, sends each level of concurrency.
 
 `python3 -m orchestrator.payloads.measure --checkpoint DIR --output DIR --concurrency 1 … -- vllm serve DIR …`
 writes `dataset.jsonl`, `report-N.json` for each level, `server.log` and `performance.json`. Requests are streamed, with

@@ -34,6 +34,24 @@ guided_decoding_backend: "xgrammar"
 GATEWAY = ROOT / "orchestrator" / "bundle" / "gateway"
 
 
+VLLM = "vllm-serve-0.27.1"
+
+
+def example_vllm(**changes: Any) -> Serve:  # noqa: ANN401 - any field
+    """Return the serving options of a small recipe with vLLM."""
+    serve = example_serve(
+        backend="",
+        runtime="vllm",
+        version="0.27.1",
+        command=("vllm", "serve"),
+        config="",
+        arguments=("--max-num-seqs", "8", "--max-num-batched-tokens", "2048", "--kv-cache-memory-bytes", "1024M"),
+        options=serve_options(VLLM),
+        profile=Profile("cd" * 32, "vllm-nvfp4-tp1-pp1", {"llm_engine": "vllm", "tp": "1"}),
+    )
+    return dataclasses.replace(serve, **changes)
+
+
 def serve_options(table: str = "trtllm-serve-1.3.0rc3") -> tuple[ServeOption, ...]:
     """Read the options of one version of trtllm-serve."""
     found = json.loads((ROOT / "docker" / "tools" / f"{table}.json").read_bytes())
@@ -120,7 +138,7 @@ class Deployment:
         serve = dataclasses.replace(
             serve,
             options=serve_options(self.table),
-            config=str(etc / "trtllm_config.yaml"),
+            config=str(etc / "trtllm_config.yaml") if serve.config else "",
             model=str(self.folder / "model"),
         )
         write_documents(etc, serve, self.config)

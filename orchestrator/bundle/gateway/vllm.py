@@ -126,8 +126,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
 }
 """The fields that OpenAI has, and those of vllm/entrypoints/openai/*/protocol.py that decide how to sample.
 
-`kv_transfer_params`, `vllm_xargs`, `cache_salt`, `priority`, `prompt_embeds`, `mm_processor_kwargs` and the like are not
-among them.
+`kv_transfer_params`, `vllm_xargs`, `cache_salt`, `priority`, `prompt_embeds`, `mm_processor_kwargs` and the like are
+not among them.
 """
 
 _ENVIRONMENT = {

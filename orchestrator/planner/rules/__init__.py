@@ -4,7 +4,7 @@
 |---|---|
 | ARCHITECTURE_MISMATCH | the image is built for another processor |
 | ENGINE_UNSUPPORTED | the recipe builds a TensorRT engine, and the image has no trtllm-build |
-| MODEL_UNSUPPORTED | no version of the runtime has the model's architecture, or the engine path or our own quantizer does not |
+| MODEL_UNSUPPORTED | the runtime, the engine path or our own quantizer does not have the model's architecture |
 | ARCHITECTURE_DIFFERS | the recipe names another architecture than the model's files |
 | REQUANTIZE | the model is published quantized and must not be quantized again |
 | METHOD_UNSUPPORTED | the method's tool is missing, or does not make the format |

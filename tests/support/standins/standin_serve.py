@@ -71,10 +71,10 @@ def _metrics_text(done: int, *, iterations: bool, newer: bool) -> str:
     series = [*_OF_REQUESTS, *(_OF_REQUESTS_NEWER if newer else ())]
     if iterations:
         series += [*_OF_ITERATIONS, *(_OF_ITERATIONS_NEWER if newer else ())]
-    return "".join(_series(kind, f"trtllm_{name}", done) for kind, name in series) if done else ""
+    return "".join(series(kind, f"trtllm_{name}", done) for kind, name in series) if done else ""
 
 
-def _series(kind: str, name: str, done: int) -> str:
+def series(kind: str, name: str, done: int) -> str:
     labels = f'{_LABELS},finished_reason="stop"' if name == "trtllm_request_success_total" else _LABELS
     head = f"# HELP {name} Documentation.\n# TYPE {name} {kind}\n"
     if kind != "histogram":
@@ -97,20 +97,20 @@ def run(given: Given) -> None:
     if not (tokenizer / "tokenizer_config.json").is_file():
         fail(f"OSError: can't load the tokenizer of {tokenizer}")
     config = _config(given)
-    _Handler.has_metrics = config.get("return_perf_metrics") is True
-    _Handler.has_iterations = backend == "tensorrt" or config.get("enable_iter_perf_stats") is True
-    _Handler.is_guided = bool(config.get("guided_decoding_backend"))
-    _Handler.is_newer = _is_newer()
-    _Handler.model = given.get("--served_model_name", model.resolve().name)
-    _Handler.chat_template = _has_chat_template(tokenizer)
+    Handler.has_metrics = config.get("return_perf_metrics") is True
+    Handler.has_iterations = backend == "tensorrt" or config.get("enable_iter_perf_stats") is True
+    Handler.is_guided = bool(config.get("guided_decoding_backend"))
+    Handler.is_newer = _is_newer()
+    Handler.model = given.get("--served_model_name", model.resolve().name)
+    Handler.chat_template = has_chat_template(tokenizer)
     if _is_newer():
         server = _listen(given)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         work("loading")
-        _Handler.state = "ready"
+        Handler.state = "ready"
         threading.Event().wait()
     work("loading")
-    _Handler.state = "ready"
+    Handler.state = "ready"
     server = _listen(given)
     try:
         server.serve_forever()
@@ -124,7 +124,12 @@ class _Server(ThreadingHTTPServer):
 
 
 def _listen(given: Given) -> _Server:
-    server = _Server((given.get("--host", "localhost"), int(given.get("--port", "8000"))), _Handler)
+    return listen(given.get("--host", "localhost"), int(given.get("--port", "8000")), Handler)
+
+
+def listen(host: str, port: int, handler: type[Handler]) -> _Server:
+    """Listen as uvicorn does, and write its line of log."""
+    server = _Server((host, port), handler)
     say(f"INFO:     Uvicorn running on http://{server.server_address[0]!s}:{server.server_address[1]}")
     return server
 
@@ -150,15 +155,19 @@ def _config(given: Given) -> dict[str, Any]:
     return {key: scalars.get(value, value.strip('"')) for key, value in found}
 
 
-def _has_chat_template(folder: Path) -> bool:
+def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     return bool(read_json(folder / "tokenizer_config.json").get("chat_template"))
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers every question with the same words."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    controls: ClassVar[set[tuple[str, str]]] = _CONTROLS
+    metrics_paths: ClassVar[frozenset[str]] = frozenset({"/prometheus/metrics", "/prometheus/metrics/"})
     model: ClassVar[str] = ""
     chat_template: ClassVar[bool] = True
     has_metrics: ClassVar[bool] = False
@@ -173,21 +182,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._note({"method": "GET", "path": self.path})
-        pages: dict[str, Any] = {
-            "/version": {"version": os.environ.get("TRT_LLM_VERSION", "1.2.1")},
-            "/v1/models": {"object": "list", "data": [self._model()]},
-            "/metrics": [],
-        }
+        pages = self.pages()
         if self.path in {"/health", "/health_generate"}:
             self._health()
-        elif self.path in {"/prometheus/metrics", "/prometheus/metrics/"} and self.has_metrics:
-            text = _metrics_text(self.done, iterations=self.has_iterations, newer=self.is_newer)
-            self._send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+        elif self.path in self.metrics_paths and self.has_metrics:
+            self._send(200, self.metrics_text().encode(), "text/plain; version=0.0.4; charset=utf-8")
         elif self.path in pages:
             self._json(200, pages[self.path])
         elif self.path.startswith("/v1/responses/"):
             self._stored(remove=False)
-        elif ("GET", self.path) in _CONTROLS:
+        elif ("GET", self.path) in self.controls:
             self._json(200, {"done": self.path})
         else:
             self._json(404, {"detail": "Not Found"})
@@ -215,24 +219,52 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self._note({"method": "POST", "path": self.path, "headers": dict(self.headers.items()), "size": len(raw)})
-        if ("POST", self.path) in _CONTROLS:
+        if ("POST", self.path) in self.controls:
             self._json(200, {"done": self.path})
             return
         try:
             body = json.loads(raw)
         except ValueError:
-            self._refuse_schema([{"type": "json_invalid", "loc": ("body", 0), "msg": "JSON decode error"}])
+            self.refuse_json()
             return
         self._wait_if_hung()
+        if self.refuse_body(body):
+            return
+        if self.path in {"/v1/chat/completions", "/v1/completions", "/v1/responses"}:
+            self._answer(body)
+        else:
+            self._json(404, {"detail": "Not Found"})
+
+    def pages(self) -> dict[str, Any]:
+        """Documents by path."""
+        return {
+            "/version": {"version": os.environ.get("TRT_LLM_VERSION", "1.2.1")},
+            "/v1/models": {"object": "list", "data": [self._model()]},
+            "/metrics": [],
+        }
+
+    def metrics_text(self) -> str:
+        """Write the metrics for Prometheus."""
+        return _metrics_text(self.done, iterations=self.has_iterations, newer=self.is_newer)
+
+    def refuse_json(self) -> None:
+        """Answer a body that is not JSON."""
+        self._refuse_schema([{"type": "json_invalid", "loc": ("body", 0), "msg": "JSON decode error"}])
+
+    def refuse_body(self, body: object) -> bool:
+        """Answer a body that is not valid, and tell whether it was not."""
         if self.path == "/v1/chat/completions" and not self.chat_template:
             self._error("the tokenizer has no chat template")
         elif not _is_valid(self.path, body):
             missing = {"type": "missing", "loc": ("body", "messages"), "msg": "Field required", "input": body}
             self._refuse_schema([missing])
-        elif self.path in {"/v1/chat/completions", "/v1/completions", "/v1/responses"}:
-            self._answer(body)
         else:
-            self._json(404, {"detail": "Not Found"})
+            return False
+        return True
+
+    def told_to_fail(self, status: int) -> dict[str, Any]:
+        """Write an error in the server's shape."""
+        return {"object": "error", "message": "told to fail", "type": "Told", "param": None, "code": status}
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is given
         if not os.environ.get("STANDIN_QUIET"):
@@ -263,15 +295,14 @@ class _Handler(BaseHTTPRequestHandler):
             say("RuntimeError: the stand-in was told to die")
             os._exit(9)
         if "hang" in words:
-            _Handler.state = "hung"
+            Handler.state = "hung"
             self._wait_if_hung()
         if "error" in words:
             status = int(words["error"] or 500)
-            document = {"object": "error", "message": "told to fail", "type": "Told", "param": None, "code": status}
-            self._json(status, document)
+            self._json(status, self.told_to_fail(status))
             return
         if "stall" in words:
-            _Handler.is_stalled = True
+            Handler.is_stalled = True
         seconds = float(words.get("slow") or 0)
         text = question if "echo" in words else _ANSWER
         parts = [part + " " for part in text.split()]
@@ -290,7 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
             whole["id"] = f"resp_{len(self.stored)}"
             self.stored[whole["id"]] = whole
         self._json(200, whole)
-        _Handler.done += 1
+        Handler.done += 1
 
     def _model(self) -> dict[str, Any]:
         return {"id": self.model, "object": "model", "created": _CREATED, "owned_by": "tensorrt_llm"}
@@ -332,7 +363,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
                 time.sleep(seconds)
             self.wfile.write(b"0\r\n\r\n")
-            _Handler.done += 1
+            Handler.done += 1
         except OSError:
             self._note({"event": "the client went away", "path": self.path})
             self.close_connection = True

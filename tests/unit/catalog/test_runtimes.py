@@ -21,6 +21,7 @@ IMAGES = Catalog(Project(Path(__file__).resolve().parents[3])).images
 DATED = {
     **{f"list {name}": entry for name, entry in DATA["lists"].items()},
     **{f"transformers {name}": entry for name, entry in DATA["transformers"].items()},
+    **{f"list of vLLM {name}": entry for name, entry in DATA["vllm"]["lists"].items()},
     "own_model_types": DATA["own_model_types"],
 }
 NAMES = [(f"{what} {key}", names) for what, e in DATED.items() for key, names in e.items() if isinstance(names, list)]
@@ -31,12 +32,16 @@ SOURCE = re.compile(r"https://(github\.com|nvidia\.github\.io)/\S+")
 def test_each_image_has_a_list_of_classes_and_of_model_types(name: str) -> None:
     software = software_of(IMAGES[name])
     assert software is not None
-    assert "LlamaForCausalLM" in software.classes.pytorch
-    assert {"llama", "deepseek_v32"} <= software.model_types.names  # the second is read by TensorRT-LLM itself
+    assert "LlamaForCausalLM" in software.classes.served
+    types = software.model_types  # of vLLM they were not read
+    assert (types is None) == (IMAGES[name].runtime == "vllm")
+    assert types is None or {"llama", "deepseek_v32"} <= types.names  # the second is read by TensorRT-LLM itself
 
 
 def test_no_version_is_listed_that_no_image_has() -> None:
-    assert set(DATA["versions"]) == {image.version for image in IMAGES.values()}
+    assert set(DATA["versions"]) == {image.version for image in IMAGES.values() if image.runtime == "tensorrt_llm"}
+    assert set(DATA["vllm"]["versions"]) == {image.version for image in IMAGES.values() if image.runtime == "vllm"}
+    assert set(DATA["vllm"]["versions"].values()) == set(DATA["vllm"]["lists"])
     assert {entry["classes"] for entry in DATA["versions"].values()} == set(DATA["lists"])
     assert {entry["transformers"] for entry in DATA["versions"].values()} == set(DATA["transformers"])
 
@@ -67,6 +72,7 @@ def test_a_class_is_listed_for_autodeploy_only_if_the_pytorch_backend_does_not_h
 @pytest.mark.parametrize("architecture", unserved())
 def test_what_no_version_serves_is_in_no_list_and_has_a_reason(architecture: str) -> None:
     assert all(architecture not in entry["pytorch"] for entry in DATA["lists"].values())
+    assert architecture in DATA["vllm"]["lists"]["both"]["served"]  # which the reason says
     assert unserved()[architecture].why
     assert unserved()[architecture].instead
-    assert all(SOURCE.fullmatch(source) for source in DATA["refused"][architecture]["sources"])
+    assert all(SOURCE.fullmatch(source) for source in DATA["refused"]["tensorrt_llm"][architecture]["sources"])

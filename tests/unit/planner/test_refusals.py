@@ -64,7 +64,7 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
         "MODEL_UNSUPPORTED",
         {"model.architecture": "JambaForCausalLM"},
         {"model.architecture": "MistralForCausalLM"},
-        "vLLM",
+        "vllm-0.27.1",
     ),
     (
         "MODEL_UNSUPPORTED",

@@ -26,7 +26,10 @@ def command(image: str = "tensorrt-llm-1.2.1", **serve: Any) -> Command:  # noqa
     return trtllm.command(server, Places("/checkpoint", "0.0.0.0", 8000))
 
 
-@pytest.mark.parametrize("name", BOOK.names)
+TENSORRT_LLM = [n for n in BOOK.names if CATALOG.image(BOOK.load(n).recipe.image).runtime == "tensorrt_llm"]
+
+
+@pytest.mark.parametrize("name", TENSORRT_LLM)
 def test_no_setting_stands_on_the_command_line_and_in_the_file(name: str) -> None:
     loaded = BOOK.load(name).recipe
     image = CATALOG.image(loaded.image)

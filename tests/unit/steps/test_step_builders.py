@@ -50,7 +50,8 @@ def test_what_asks_for_a_gpu_runs_in_an_image_and_knows_which_gpu(name: str) -> 
         if step.gpus:
             assert step.image
             assert not step.portable
-            assert {"sm", "gpu", "tensorrt_llm"} <= set(step.identity)
+            runtime = CATALOG.image(BOOK.load(name).recipe.image).runtime
+            assert {"sm", "gpu", runtime} <= set(step.identity)
 
 
 def test_a_model_of_the_hub_is_downloaded() -> None:
