@@ -6,11 +6,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.gateway import Deployment, deployed
+from tests.support.gateway import VLLM, Deployment, deployed, example_vllm
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def server(trtllm_server: Deployment) -> Deployment:
+    """The server of tests for which the runtime does not matter."""
+    return trtllm_server
+
+
+@pytest.fixture(scope="session")
+def trtllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A server of the older version, whose engine calls the model `model` and clients call it `tiny`."""
     with deployed(tmp_path_factory.mktemp("server"), variables={"NIM_GATEWAY_MAX_BODY_BYTES": "100000"}) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The same with vLLM behind it."""
+    variables = {"NIM_GATEWAY_MAX_BODY_BYTES": "100000"}
+    folder = tmp_path_factory.mktemp("vllm")
+    with deployed(folder, serve=example_vllm(), table=VLLM, variables=variables) as deployment:
         yield deployment

@@ -14,6 +14,14 @@ from orchestrator.bundle.gateway.routes import ROUTES
 from tests.support.gateway import Deployment, chat
 
 
+@pytest.fixture(params=["trtllm_server", "vllm_server"], ids=["tensorrt_llm", "vllm"])
+def server(request: pytest.FixtureRequest) -> Deployment:
+    """Every runtime in turn."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Deployment)
+    return found
+
+
 def test_health_says_what_a_nim_says(server: Deployment) -> None:
     for word in ("live", "ready"):
         body = {"object": "health.response", "message": word, "status": word}
@@ -49,7 +57,7 @@ def test_the_model_answers_under_the_name_that_it_was_asked_by(server: Deploymen
     assert "Paris is what a stand-in answers." in json.dumps(answer)
 
 
-def test_trtllm_serve_is_asked_by_its_own_name_and_learns_nothing_of_the_client(server: Deployment) -> None:
+def test_the_runtime_is_asked_by_its_own_name_and_learns_nothing_of_the_client(server: Deployment) -> None:
     trace = f"00-{'1' * 32}-{'2' * 16}-01"
     own = {"Authorization": "Bearer secret", "Cookie": "a=b", "X_Trtllm_Msgpack": "1", "Accept": "application/json"}
     server.ask("hello", headers={**own, "X_Request_Id": "my-request", "traceparent": trace})
@@ -101,7 +109,7 @@ def _cancelled(server: Deployment) -> int:
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500, 503])
-def test_an_error_of_trtllm_serve_has_the_shape_of_others(server: Deployment, status: int) -> None:
+def test_an_error_of_the_runtime_has_the_shape_of_others(server: Deployment, status: int) -> None:
     found, answer = server.ask(f"[error {status}]")
     assert found == status
     assert answer["error"]["message"] == "told to fail"
@@ -170,15 +178,17 @@ def test_a_large_body_that_asks_first_is_told_to_go_on(server: Deployment) -> No
         assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_what_the_schema_of_trtllm_serve_refuses_is_said_in_its_words(server: Deployment) -> None:
-    status, _, body = server.request("POST", "/v1/chat/completions", {"model": "tiny"})
+def test_what_the_schema_of_trtllm_serve_refuses_is_said_in_its_words(trtllm_server: Deployment) -> None:
+    status, _, body = trtllm_server.request("POST", "/v1/chat/completions", {"model": "tiny"})
     error = json.loads(body)["error"]
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert "'loc': ('body', 'messages'), 'msg': 'Field required'" in error["message"]
 
 
-def test_an_error_that_quotes_a_long_conversation_keeps_its_words(server: Deployment) -> None:
-    status, _, body = server.request("POST", "/v1/chat/completions", {"model": "tiny", "documents": ["x" * 90_000]})
+def test_an_error_that_quotes_a_long_conversation_keeps_its_words(trtllm_server: Deployment) -> None:
+    status, _, body = trtllm_server.request(
+        "POST", "/v1/chat/completions", {"model": "tiny", "documents": ["x" * 90_000]}
+    )
     error = json.loads(body)["error"]
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert "Field required" in error["message"]
@@ -199,19 +209,19 @@ def test_tools_find_health_metrics_and_the_description_where_they_look(server: D
     assert server.get("/openapi.json")[1]["openapi"] == "3.1.0"
     status, headers, page = server.request("GET", "/docs")
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert b"/v1/responses/{response_id}" in page
+    assert b"POST /v1/responses<" in page
     assert b"http" not in page.replace(b"doctype html", b"")  # nothing is loaded from elsewhere
 
 
-def test_a_stored_answer_is_read_and_removed(server: Deployment) -> None:
-    name = server.ask("hello", path="/v1/responses")[1]["id"]
+def test_a_stored_answer_is_read_and_removed(trtllm_server: Deployment) -> None:
+    name = trtllm_server.ask("hello", path="/v1/responses")[1]["id"]
     for path in (f"/v1/responses/{name}", f"/v1/responses/{name}?include=x"):
-        status, answer = server.get(path)
+        status, answer = trtllm_server.get(path)
         assert (status, answer["id"], answer["model"]) == (200, name, "tiny")
-    assert json.loads(server.request("DELETE", f"/v1/responses/{name}")[2])["deleted"] is True
-    status, answer = server.get(f"/v1/responses/{name}")
+    assert json.loads(trtllm_server.request("DELETE", f"/v1/responses/{name}")[2])["deleted"] is True
+    status, answer = trtllm_server.get(f"/v1/responses/{name}")
     assert (status, answer["error"]["message"]) == (404, f"Response with id '{name}' not found.")
-    status, headers, _ = server.request("PUT", f"/v1/responses/{name}")
+    status, headers, _ = trtllm_server.request("PUT", f"/v1/responses/{name}")
     assert (status, headers["allow"]) == (405, "GET, HEAD, DELETE")
 
 

@@ -99,9 +99,17 @@ class _Handler(standin_serve.Handler):
             self._problem(404, f"The model `{body.get('model')}` does not exist.", "NotFoundError")
         elif self.path == "/v1/chat/completions" and not self.chat_template:
             self._problem(400, "default chat template is no longer allowed", "BadRequestError")
+        elif self._tokens(body) > self.longest:
+            message = f"This model's maximum context length is {self.longest} tokens."
+            self._problem(400, message, "BadRequestError")
         else:
             return False
         return True
+
+    def _tokens(self, body: dict[str, Any]) -> int:
+        """Count the tokens of a request whose prompt is token numbers, with those of its answer."""
+        prompt = body.get("prompt")
+        return len(prompt) + int(body.get("max_tokens") or 0) if isinstance(prompt, list) else 0
 
     def refuse_json(self) -> None:
         self._problem(400, "JSON decode error", "BadRequestError")
