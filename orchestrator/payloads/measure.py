@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     server = Server(command, options.port, options.output / SERVER_LOG, options.startup_timeout, options.answer_timeout)
     levels, report, count = [], Reporter(), len(options.concurrency)
     with server.started() as model:
-        bodies = [_body(json.loads(line), model) for line in requests]
+        bodies = [request_body(json.loads(line), model) for line in requests]
         _send(options, bodies[0])  # the first request compiles kernels
         for number, concurrency in enumerate(options.concurrency):
             report(Progress(number, count, "runs", f"concurrency {concurrency}"))
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.output / PERFORMANCE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _body(request: dict[str, Any], model: str) -> bytes:
+def request_body(request: dict[str, Any], model: str) -> bytes:
+    """Write the body of a request of the data set."""
     body = {
         "model": model,
         "prompt": request["input_ids"],

@@ -55,5 +55,5 @@ def test_a_server_that_does_not_start_is_shown(checkpoint: Path) -> None:
 
 
 def test_a_request_that_fails_ends_the_measurement(checkpoint: Path) -> None:
-    with pytest.raises(StepFailedError, match="answered with status 400: .*maximum context"):
+    with pytest.raises(StepFailedError, match=r"answered with status 400: .*maximum context"):
         run(checkpoint, server=("--max-model-len", "8"))

@@ -25,10 +25,11 @@ from orchestrator.steps.registry import build_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT.parent / "shared" / "data" / "trtllm_cli.json"
+VLLM = ROOT.parent / "shared" / "data" / "vllm_cli.json"
 CATALOG = Catalog(Project(ROOT))
 BOOK = RecipeBook(CATALOG.project.recipes)
 
-POSITIONALS: Mapping[Tool, int] = {"trtllm-serve": 1, "trtllm-bench": 1}
+POSITIONALS: Mapping[Tool, int] = {"trtllm-serve": 1, "trtllm-bench": 1, "vllm": 1}
 """How many arguments are no options: the model, and `throughput`."""
 
 
@@ -160,6 +161,10 @@ def reference(command: Command) -> dict[str, dict[str, Any]]:
         case "trtllm-bench":
             bench = document["trtllm-bench@1.3.0rc3"]
             options = bench["global"]["trtllm-bench"]["options"] + bench["throughput"]["throughput"]["options"]
+        case "vllm":
+            document = json.loads(VLLM.read_bytes())
+            read = document.get(f"vllm serve@{image.version}", document["vllm serve@0.27.1"])
+            options = [option for option in read["options"] if not option.get("positional")]
         case _:
             options = document[command.tool]["options"]
     return {flag: option for option in options for spellings in option["flags"] for flag in spellings.split("/")}
@@ -167,7 +172,12 @@ def reference(command: Command) -> dict[str, dict[str, Any]]:
 
 def _is_flag(option: Mapping[str, Any]) -> bool:
     action = str(option.get("action", ""))
-    return bool(option.get("is_flag")) or action == "store_true" or "BooleanOptionalAction" in action
+    return (
+        option.get("type") == "flag"
+        or bool(option.get("is_flag"))
+        or action == "store_true"
+        or "BooleanOptionalAction" in action
+    )
 
 
 def _check_value(option: Mapping[str, Any], value: str, where: str) -> None:

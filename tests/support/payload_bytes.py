@@ -5,6 +5,7 @@ What needs torch is in `tests/support/torch_bytes.py`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import CheckFailedError
-from orchestrator.payloads import benchmark, calibration, generate, quantize, verify
+from orchestrator.payloads import benchmark, calibration, generate, measure, quantize, verify
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.choice import Group, Option, choose
 from orchestrator.quantization.files import read_json, write_json
@@ -54,6 +55,7 @@ def by_definition(folder: Path) -> Outcome:
         "download": Found(_download(folder / "download")),
         "generate": Found(_generate(folder / "generate")),
         "import_folder": Found(_import(folder / "import")),
+        "measure": Found(_measure()),
         "quantize": Found({**weights, **others}, sources={"loops for GPUs": _loops_for_gpus()}),
         "verify": Found(_verify(folder / "verify")),
     }
@@ -379,6 +381,15 @@ def _benchmark(folder: Path) -> dict[str, str]:
     ours = ["--checkpoint", str(folder / "model"), "--output", str(folder / "out"), "--requests", "3"]
     benchmark.main([*ours, "--input-tokens", "5", "--output-tokens", "4", "--fact", "gpu=GB10", *runs])
     return {"two levels": digest_of(folder / "out", folder)}
+
+
+def _measure() -> dict[str, str]:
+    """What is sent, and the figures of given times: those of a real run are never the same."""
+    options = argparse.Namespace(input_tokens=5, output_tokens=4, gpus=2)
+    timings = [measure.Timing(0.0, [0.25, 0.5, 0.75, 1.0], 1.0), measure.Timing(0.5, [1.0, 1.25, 1.5, 1.75], 2.0)]
+    figures = measure.summarize(timings, 2.0, options)
+    body = measure.request_body({"task_id": 0, "input_ids": [7, 8], "output_tokens": 4}, "tiny")
+    return {"figures": _of_text(json.dumps(figures)), "request": _of_text(body.decode())}
 
 
 def _of_text(text: str) -> str:

@@ -39,7 +39,8 @@ def test_metrics_have_the_names_of_vllm_and_of_a_nim(vllm_server: Deployment) ->
 
 @pytest.mark.parametrize("field", ["kv_transfer_params", "vllm_xargs", "prompt_embeds", "early_stopping"])
 def test_a_field_that_vllm_would_ignore_or_must_not_get_is_refused(vllm_server: Deployment, field: str) -> None:
-    status, answer = vllm_server.ask("hello", **{field: {}})
+    found = vllm_server.request("POST", "/v1/chat/completions", chat("hello", **{field: {}}))
+    status, answer = found[0], json.loads(found[2])
     assert (status, answer["error"]["code"]) == (400, "unknown_field")
 
 

@@ -68,13 +68,14 @@ tensorrt_llm/serve/openai_server.py; a TensorRT engine always has them.
 
 def _metrics_text(done: int, *, iterations: bool, newer: bool) -> str:
     """Write the series that have a value: none before the first request has ended."""
-    series = [*_OF_REQUESTS, *(_OF_REQUESTS_NEWER if newer else ())]
+    found = [*_OF_REQUESTS, *(_OF_REQUESTS_NEWER if newer else ())]
     if iterations:
-        series += [*_OF_ITERATIONS, *(_OF_ITERATIONS_NEWER if newer else ())]
-    return "".join(series(kind, f"trtllm_{name}", done) for kind, name in series) if done else ""
+        found += [*_OF_ITERATIONS, *(_OF_ITERATIONS_NEWER if newer else ())]
+    return "".join(series(kind, f"trtllm_{name}", done) for kind, name in found) if done else ""
 
 
 def series(kind: str, name: str, done: int) -> str:
+    """Write one series for Prometheus."""
     labels = f'{_LABELS},finished_reason="stop"' if name == "trtllm_request_success_total" else _LABELS
     head = f"# HELP {name} Documentation.\n# TYPE {name} {kind}\n"
     if kind != "histogram":
