@@ -41,8 +41,6 @@ ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
 """Its folders besides a checkpoint, or beside the files of a tokenizer."""
 DRAFT_PATH = str(MODEL / DRAFT_FOLDER)
 """The path of the draft model for the runtime."""
-_ALLOW_LONGER = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
-"""It lets TensorRT-LLM serve sequences that are longer than the model's trained length."""
 _MAX_LABEL = 40
 """Characters of a name that leave space for `-model-loader` and the like within the 63 of a DNS label."""
 _FOLDERS = {
@@ -217,7 +215,7 @@ class BundleContents:
         """The limits of requests: a TensorRT engine's build limits, or a checkpoint's trained length."""
         if self.engine_config is None:
             config = self.model_config.get("text_config", self.model_config)
-            longer = self.recipe.serve.environment.get(_ALLOW_LONGER) == "1"
+            longer = self.recipe.serve.environment.get(self.runtime.ALLOWS_LONGER) == "1"
             return Limits(max_seq_len=None if longer else config.get("max_position_embeddings"))
         build = self.engine_config.get("build_config", {})
         mapping = self.engine_config.get("pretrained_config", {}).get("mapping", {})

@@ -34,18 +34,19 @@ def manifest_of(contents: BundleContents) -> dict[str, object]:
 
 
 def _tags(contents: BundleContents) -> dict[str, str]:
-    """Return the tags of a TensorRT-LLM profile. Each value is a string."""
+    """Return the tags of a profile. Each value is a string."""
     recipe, gpu = contents.recipe, contents.shape.target.gpu
     limits = contents.limits
+    has_backends = contents.runtime.HAS_BACKENDS
     tags = {
         "llm_engine": contents.image.runtime,
-        "trtllm_backend": recipe.backend,
+        **({"trtllm_backend": recipe.backend} if has_backends else {}),
         "precision": _WEIGHT_FORMATS.get(recipe.quantization.format, recipe.quantization.format),
         "quantization": recipe.quantization.format,
         "tp": str(limits.tensor_parallel_size or recipe.serve.tensor_parallel_size),
         "pp": str(limits.pipeline_parallel_size or 1),
         "feat_lora": "false",
-        "trtllm_buildable": "false",
+        **({"trtllm_buildable": "false"} if has_backends else {}),
     }
     # as in the GPU operator's node labels: NVIDIA-H100-80GB-HBM3
     return tags | ({"gpu": gpu.name.removeprefix("NVIDIA ").replace(" ", "-")} if gpu else {})

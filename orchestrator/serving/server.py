@@ -106,6 +106,10 @@ class Runtime(Protocol):
         """Its server's name in sentences."""
 
     @property
+    def MEASURED_BY(self) -> str:  # noqa: N802
+        """What measures its speed, in sentences."""
+
+    @property
     def CONTROL(self) -> str:  # noqa: N802
         """A route of its server that clients must not reach, as an example."""
 
@@ -128,6 +132,10 @@ class Runtime(Protocol):
     @property
     def MTP(self) -> frozenset[str]:  # noqa: N802
         """The architectures whose own layers propose tokens in it."""
+
+    @property
+    def ALLOWS_LONGER(self) -> str:  # noqa: N802
+        """The variable that lets it serve sequences that are longer than the model's trained length."""
 
     @property
     def LOADS_ONE_BY_ONE(self) -> str | None:  # noqa: N802

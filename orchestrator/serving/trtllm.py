@@ -22,6 +22,7 @@ LABEL = "TensorRT-LLM"
 COSTS = "trtllm"
 LIBRARY = "tensorrt-llm"
 SERVER = "trtllm-serve"
+MEASURED_BY = "trtllm-bench"
 CONTROL = "/update_weights"
 SPREADS_OVER_NODES = True
 HAS_BACKENDS = True
@@ -39,6 +40,7 @@ EAGLE3 = frozenset(
 MTP = frozenset({"NemotronHForCausalLM", "DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"})
 """TensorRT-LLM's table of features by model."""
 KERNELS: tuple[str, ...] = ()
+ALLOWS_LONGER = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
 LOADS_ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 
 STEP_CONFIG = "llm_api.yaml"

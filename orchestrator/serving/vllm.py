@@ -20,6 +20,7 @@ LABEL = "vLLM"
 COSTS = "vllm"
 LIBRARY = "vllm"
 SERVER = "vllm serve"
+MEASURED_BY = "streamed requests over HTTP"
 CONTROL = "/scale_elastic_ep"
 SPREADS_OVER_NODES = False
 HAS_BACKENDS = False
@@ -46,6 +47,7 @@ EAGLE3 = frozenset(
 """Classes with SupportsEagle3 in vllm/model_executor/models of 0.27.1 and of 0.33.0."""
 MTP = frozenset({"DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM", "NemotronHForCausalLM", "Qwen3NextForCausalLM"})
 """Architectures that vllm/config/speculative.py replaces by a class of their own layers, in 0.27.1 and in 0.33.0."""
+ALLOWS_LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 LOADS_ONE_BY_ONE = None
 KERNELS = (
     r"Using (\S+ for (?:NVFP4|MXFP4|MXFP8) GEMM)",

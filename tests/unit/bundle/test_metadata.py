@@ -63,7 +63,8 @@ def test_a_manifest_is_what_the_operators_parser_takes(name: str, tmp_path: Path
     (profile,) = found["profiles"]
     assert re.fullmatch("[0-9a-f]{64}", profile["id"])
     assert all(isinstance(value, str) for value in profile["tags"].values())
-    assert profile["tags"]["llm_engine"] == "tensorrt_llm"
+    runtime = CATALOG.image(pinned_recipe(name).image).runtime
+    assert profile["tags"]["llm_engine"] == runtime
     files = profile["workspace"]["files"]
     assert all(set(file) == {"uri"} and file["uri"].startswith("file:///opt/nim/model/") for file in files.values())
     assert "config.json" in files
@@ -105,8 +106,8 @@ def test_no_option_is_said_twice_and_none_that_the_server_does_not_know(name: st
     said = [word for word in serve.arguments if word.startswith("--")]
     assert len(said) == len(set(said))
     assert set(said) <= {flag for option in serve.options for flag in option.flags}
-    assert not {"--tokenizer", "--host", "--port", "--config", "--served_model_name"} & set(said)
-    keys = YAML(typ="safe", pure=True).load(contents.config)
+    assert not {"--tokenizer", "--host", "--port", "--config", "--served_model_name", "--served-model-name"} & set(said)
+    keys = YAML(typ="safe", pure=True).load(contents.config) or {}
     assert not {flag.removeprefix("--") for flag in said} & set(keys)
 
 
@@ -172,9 +173,10 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
         (tmp_path / "store" / path).touch()
     written = parse_serve(metadata.files(contents)["serve.json"], "serve.json")
     (tmp_path / "trtllm_config.yaml").write_text(contents.config)
-    serve = replace(written, config=str(tmp_path / "trtllm_config.yaml"))
+    serve = replace(written, config=str(tmp_path / "trtllm_config.yaml") if written.config else "")
     environment = Environment({"NIM_MODEL_PATH": str(tmp_path / "store")})
     launch = decide_launch(serve, read_settings(environment, serve), environment, ())
+    assert (launch.config is None) == (contents.runtime.CONFIG is None)
     command = launch.command(write_config(launch.config, tmp_path) if launch.config else None)
     recipe, shape = contents.recipe, contents.shape
     store = str(tmp_path / "store")
@@ -188,6 +190,8 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
     )
     expected = [str(word) for word in contents.runtime.command(shape.server, places)]
     assert without_name(command) == without_name(expected)
+    if launch.config is None:
+        return
     config = YAML(typ="safe", pure=True).load(Path(command[-1]).read_text())
     assert shape.draft is None or config["speculative_config"]["speculative_model_dir"] == f"{store}/draft"
 
@@ -195,9 +199,10 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
 def without_name(command: Sequence[str]) -> list[str]:
     """Leave out the name that clients use, which the gateway always gives; in no order, as options have none."""
     words = list(command)
-    if "--served_model_name" in words:
-        place = words.index("--served_model_name")
-        del words[place : place + 2]
+    for name in ("--served_model_name", "--served-model-name"):
+        if name in words:
+            place = words.index(name)
+            del words[place : place + 2]
     return sorted(words)
 
 
