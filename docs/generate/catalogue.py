@@ -13,8 +13,10 @@ from docs.generate.recipes import SETTINGS
 from orchestrator.catalog.image import Fault, Image
 from orchestrator.catalog.target import Target
 from orchestrator.recipe.model import Format
+from orchestrator.serving.runtimes import RUNTIMES, runtime_of
 
 _SPARK = "sm_121"
+_ORDER = get_args(Format)
 
 _INTRODUCTION = """\
 `target` and `image` of a recipe are names of this catalogue: [`docker/images.yaml`](../../docker/images.yaml), and
@@ -68,7 +70,7 @@ def _images() -> str:
     rows = [
         (
             code(name),
-            image.version,
+            f"{runtime_of(image).LABEL} {image.version}",
             ", ".join(image.architectures),
             "yes" if image.has("trtllm-build") else "no",
             codes(image.formats.get("sm_121", ())) or "quantizes only",
@@ -76,22 +78,29 @@ def _images() -> str:
         )
         for name, image in _all_images().items()
     ]
-    return table(("image", "TensorRT-LLM", "processors", "builds TensorRT engines", "formats on GB10", "what"), rows)
+    return table(("image", "runtime", "processors", "builds TensorRT engines", "formats on GB10", "what"), rows)
 
 
 def runtimes() -> str:
     """Write the table of what runs on the Spark's GPU: for each format a runtime's first version in the catalogue."""
     images = [image for image in _all_images().values() if image.formats.get(_SPARK)]
-    formats = sorted({name for image in images for name in image.formats[_SPARK]}, key=get_args(Format).index)
-    row = ("TensorRT-LLM", *(_first(images, name) for name in formats))
-    return table(("runtime", *map(code, formats)), [row])
+    formats = sorted({name for image in images for name in image.formats[_SPARK]} & set(_ORDER), key=_ORDER.index)
+    rows = [
+        (runtime.LABEL, *(_first([image for image in images if image.runtime == name], each) for each in formats))
+        for name, runtime in RUNTIMES.items()
+    ]
+    return table(("runtime", *map(code, formats)), rows)
 
 
 def _first(images: Iterable[Image], name: str) -> str:
     """Find the first numbered version that runs a format, less those of which a fault refuses it for every model."""
-    able = [image.version for image in images if name in image.formats[_SPARK] and not _refused(image, name)]
-    numbered = [version for version in able if version[0].isdigit()]
-    return min(numbered, key=Version) if numbered else "no"
+    able = [image for image in images if name in image.formats[_SPARK] and not _refused(image, name)]
+    numbered = [image for image in able if image.version[0].isdigit()]
+    if not numbered:
+        return "no"
+    first = min(numbered, key=lambda image: Version(image.version))
+    kernel = first.weight_only.get(_SPARK, {}).get(name)
+    return f"{first.version}, by {kernel}" if kernel else first.version
 
 
 def _refused(image: Image, name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from docs.generate.markdown import block, code, page, table, table_in
 from orchestrator.bundle.gateway import __main__ as program
-from orchestrator.bundle.gateway import errors, trtllm
+from orchestrator.bundle.gateway import errors, trtllm, vllm
 from orchestrator.bundle.gateway.routes import ROUTES, STORED
 from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_EFFECT, Topic, Variable
 
@@ -40,8 +40,15 @@ _VARIABLES = """\
 Two names of one variable with different values are refused, and so is a value that is not allowed. An unknown `NIM_*`
 variable is warned about."""
 
+_VLLM = """\
+In front of vLLM the routes are the same, except that no answers are stored: `/v1/responses/{response_id}` does not exist.
+vLLM's other routes, such as `/invocations`, `/ping`, `/tokenize`, `/generative_scoring` and `/scale_elastic_ep`, cannot be
+reached. It has no key of its own, because that would guard `/v1` alone. `vllm serve` does not listen while it loads; if
+its health check is 503, its engine is dead, and the program ends with status 5. The line `ready` of the log and the metric
+`nim_gateway_runtime_kernel_info` name the kernels that vLLM's log named. Variables with another meaning:"""
+
 _METRICS = """\
-`/v1/metrics` has the gateway's own (`nim_gateway_…`), those of TensorRT-LLM, and NIM's names for them, with the label
+`/v1/metrics` has the gateway's own (`nim_gateway_…`), those of the runtime, and NIM's names for them, with the label
 `model_name`. A bundle sets `return_perf_metrics` and `enable_iter_perf_stats` where its version knows them. What
 TensorRT-LLM does not measure (releases up to 1.3 have no tokens and no queue) the gateway counts itself under NIM's
 names, with two limits: `gpu_cache_usage_perc` is TensorRT-LLM's alone, and tokens are those that answers tell, an event
@@ -75,7 +82,8 @@ def reference() -> str:
         f"## Variables\n\n{_VARIABLES}",
         *(f"### {topic.value[0].upper()}{topic.value[1:]}\n\n{_variables(topic)}" for topic in Topic),
         f"### Of NIM, without effect here\n\n{table(('variable', 'why'), _others())}",
-        f"## Metrics\n\n{_METRICS}\n\n{table(('TensorRT-LLM', 'NIM'), _metrics())}",
+        f"### With vLLM\n\n{_VLLM}\n\n{table(('variable', 'meaning'), _vllm_variables())}",
+        f"## Metrics\n\n{_METRICS}\n\n{table(('NIM', 'TensorRT-LLM', 'vLLM'), _metrics())}",
         f"## Stopping\n\n{_STOPPING}",
         f"## Exit statuses\n\n{table_in(errors.__doc__)}",
     )
@@ -105,6 +113,16 @@ def _others() -> Iterator[tuple[str, str]]:
     yield ", ".join(map(code, sorted(WITHOUT_EFFECT))), "nothing is cached, downloaded or chosen at the start"
 
 
-def _metrics() -> Iterator[tuple[str, str]]:
-    for theirs, name in trtllm.METRICS.items():
-        yield code(theirs), code(name)
+def _vllm_variables() -> Iterator[tuple[str, str]]:
+    for variable in VARIABLES:
+        if variable.name in vllm.MEANINGS:
+            yield code(variable.name), variable.meaning_in(vllm, "vllm")
+    for name, instead in sorted(vllm.GONE_VARIABLES.items()):
+        yield code(name), f"refused: {instead}"
+
+
+def _metrics() -> Iterator[tuple[str, str, str]]:
+    theirs = [{name: own for own, name in kind.METRICS.items()} for kind in (trtllm, vllm)]
+    for name in dict.fromkeys(name for names in theirs for name in names):
+        trtllm_name, vllm_name = (names.get(name) for names in theirs)
+        yield code(name), code(trtllm_name) if trtllm_name else "", code(vllm_name) if vllm_name else ""

@@ -23,12 +23,15 @@ from orchestrator.planner.calibration import (
     mean_error,
     observations_of,
 )
-from orchestrator.planner.constants import CALIBRATED, COSTS, RuntimeConstants, default_constants, to_document
+from orchestrator.planner.constants import CALIBRATED, COSTS, Runtime, RuntimeConstants, default_constants, to_document
 from orchestrator.planner.scheme import scheme_of, scheme_of_files
+from orchestrator.serving.runtimes import RUNTIMES
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
 from orchestrator.store.temporary import replacing
 
+_CALIBRATED: Runtime = "trtllm"
+"""The runtime whose constants are calibrated."""
 _PERFORMANCE = "performance.json"
 _LEAST = 3
 """Levels of concurrency. With fewer, slow bandwidth and slow start-up look the same."""
@@ -62,7 +65,7 @@ def calibrate(settings: Settings, target_name: str) -> dict[str, Any]:
     observations, skipped = _observe(runs, target)
     if len(observations) < _LEAST:
         raise _too_few(len(runs), len(observations), skipped, settings)
-    before = default_constants().runtime("trtllm")
+    before = default_constants().runtime(_CALIBRATED)
     used = len(runs) - len(skipped)
     basis = (
         f"{len(observations)} levels of {used} benchmarks of this machine ({target_name}), and published measurements"
@@ -124,6 +127,10 @@ def _observe(runs: list[_Benchmark], target: Target) -> tuple[list[Observation],
 def _observations(run: _Benchmark, target: Target) -> list[Observation]:
     facts = run.document.get("facts")
     facts = facts if isinstance(facts, dict) else {}
+    others = [RUNTIMES[name].LABEL for name in RUNTIMES if name in facts and RUNTIMES[name].COSTS != _CALIBRATED]
+    if others:
+        message = f"measured with {others[0]}, and the constants of TensorRT-LLM are calibrated"
+        raise MeasurementUnusableError(message)
     measured_on = facts.get("sm")
     if target.gpu is None or measured_on != str(target.gpu.sm):
         message = f"measured on compute capability {measured_on}, which is not that of {target.description}"
@@ -159,7 +166,7 @@ def _too_few(runs: int, levels: int, skipped: Mapping[Path, str], settings: Sett
 
 def _write(file: Path, runtime: RuntimeConstants, target: Target) -> None:
     assert target.gpu is not None  # noqa: S101 - runs of other machines were skipped
-    document = to_document(default_constants().with_runtime("trtllm", runtime), "trtllm")
+    document = to_document(default_constants().with_runtime(_CALIBRATED, runtime), _CALIBRATED)
     text = json.dumps({"sm": target.gpu.sm, **document}, indent=2) + "\n"
     with machine_faults("writing the result of the calibration"):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
 from orchestrator.planner.disk import StepDisk
 from orchestrator.planner.estimate import Estimate, estimate
+from orchestrator.planner.kernels import arithmetic
 from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.model_on_target import ModelOnTarget
 from orchestrator.planner.queueing import Targets
@@ -52,6 +53,8 @@ class Plan:
     binder: Binder
     images: Mapping[str, LockedImage]
     """The image digests of the lock."""
+    arithmetic: str = ""
+    """How the server multiplies the weights, if that is not what the format's name says."""
 
     @property
     def recipe(self) -> Recipe:
@@ -139,6 +142,7 @@ def make_plan(
         estimate=costs,
         binder=binder,
         images=lock.images if lock else {},
+        arithmetic=arithmetic(given.image, given.target, given.weight_format),
     )
 
 

@@ -17,6 +17,7 @@ from orchestrator.catalog.image import RuntimeName
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Architecture
 from orchestrator.models import ModelShape
+from orchestrator.planner.kernels import arithmetic
 from orchestrator.planner.known import Find, in_catalogue
 from orchestrator.planner.model_on_target import ModelOnTarget, model_on_target
 from orchestrator.planner.phases import serving_full
@@ -158,6 +159,17 @@ class BundleContents:
     def runtime(self) -> Runtime:
         """The runtime that serves."""
         return self.shape.runtime
+
+    @property
+    def arithmetic(self) -> str:
+        """How the runtime multiplies the weights, if that is not what the format's name says."""
+        return arithmetic(self.shape.image, self.shape.target, self.recipe.quantization.format)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that the server's log named when it was checked."""
+        served = (self.quality or {}).get("served") or {}
+        return tuple(served.get("kernels", ()))
 
     @property
     def model_name(self) -> str:

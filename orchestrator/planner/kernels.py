@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orchestrator.catalog.target import Gpu
+from orchestrator.catalog.image import Image
+from orchestrator.catalog.target import Gpu, Target
 from orchestrator.planner.scheme import GGUF_FORMATS
 from orchestrator.planner.serving import Serving
 
@@ -32,6 +33,18 @@ def uses_marlin(serving: Serving) -> bool:
     falls_back = serving.runtime == "vllm" and gpu.sm == _GB10
     listed = scheme.exclude is not None or scheme.modules is not None or scheme.as_stored
     return falls_back and (scheme.algorithm == "FP8_BLOCK" or (scheme.algorithm == "FP8" and not listed))
+
+
+def arithmetic(image: Image, target: Target, weight_format: str) -> str:
+    """Say how an image multiplies a format on a target's GPU, if that is not what the format's name says; else "".
+
+    Quality is measured with the format's own arithmetic. One with activations of more bits loses no more than that.
+    """
+    sm = target.gpu.sm if target.gpu else None
+    kernel = image.weight_only.get(f"sm_{sm}", {}).get(weight_format)
+    if kernel is None:
+        return ""
+    return f"{weight_format} weights are unpacked and multiplied with 16-bit activations, by {kernel}"
 
 
 def limits_of_kernels(serving: Serving) -> Iterator[str]:

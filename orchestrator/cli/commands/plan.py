@@ -108,6 +108,7 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
         },
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
         **(users_document(plan.estimate.users) if plan.estimate.users else {}),
+        "arithmetic": plan.arithmetic or None,
         "drafts": asdict(plan.estimate.draft_speed) if plan.estimate.draft_speed else None,
         "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
     }
@@ -179,6 +180,8 @@ def _show_phases(plan: Plan) -> None:
     click.echo()
     print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
+    if plan.arithmetic:
+        print_text(f"arithmetic: {plan.arithmetic}")
     if plan.estimate.search:
         search = f"scale_search {plan.recipe.quantization.scale_search}"
         print_text(f"{search}: {span_words(plan.estimate.search)} of quantize")
