@@ -43,8 +43,8 @@ variable is warned about."""
 _VLLM = """\
 In front of vLLM the routes are the same, except that no answers are stored: there is no `/v1/responses/{response_id}`.
 vLLM's other routes, such as `/invocations`, `/ping`, `/tokenize` and `/scale_elastic_ep`, cannot be reached. It has no
-key of its own, because that would guard `/v1` alone. `vllm serve` does not listen while it loads; if its health check is
-503, its engine is dead, and the program ends with status 5. The line `ready` of the log and the metric
+key of its own, because that would guard `/v1` alone. `vllm serve` does not listen while it loads; if its health check
+is 503, its engine is dead, and the program ends with status 5. The line `ready` of the log and the metric
 `nim_gateway_runtime_kernel_info` name the kernels that vLLM's log named. Variables with another meaning:"""
 
 _METRICS = """\

@@ -11,6 +11,7 @@ from orchestrator.planner.queueing import Targets, queue_at, users_within
 from orchestrator.planner.recommendation import PURPOSES, Candidate, Recommendation, recommend
 from orchestrator.planner.summary import summary_of
 from orchestrator.recipe.model import GeneratedModel, Recipe, Workload
+from orchestrator.serving.runtimes import runtime_of
 
 
 def recommend_recipes(
@@ -44,7 +45,8 @@ def _on(recipe: Recipe, target: str, workload: Workload) -> Recipe:
 
 def _candidate(settings: Settings, recipe: Recipe, targets: Targets, find: Find) -> Candidate:
     summary = summary_of(recipe, settings.catalog, find)
-    model = model_on_target(recipe, settings.catalog.target(recipe.target), find)
+    runtime = runtime_of(settings.catalog.image(recipe.image)).COSTS
+    model = model_on_target(recipe, settings.catalog.target(recipe.target), find, runtime)
     asked = model.asked if summary.fits else None
     if asked is None:
         return Candidate(recipe, summary, None, 0, 0)

@@ -17,6 +17,7 @@ from orchestrator.planner.rules.model import has_listed
 from orchestrator.planner.scheme import KvDtype, Scheme, as_published, scheme_of
 from orchestrator.planner.serving import RUNTIME, Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
+from orchestrator.serving.runtimes import RUNTIMES
 
 _CHECKPOINTS = {
     "bf16": "BF16",
@@ -151,18 +152,20 @@ def compare(subject: Subject, terms: Terms, images: Iterable[Image] = ()) -> Com
 
 
 def _refused(subject: Subject, terms: Terms, name: str, images: Sequence[Image]) -> str:
-    """Say why a plan of TensorRT-LLM refuses a format; empty if it does not."""
+    """Say why a plan refuses a format with this runtime; empty if it does not."""
     if subject.declared is not None and name != _DECLARED.get(subject.declared.algorithm):
         return f"it is published in {subject.declared.label}, and quantizing it again only loses precision"
-    if terms.runtime != "trtllm":
+    found = next(((key, runtime) for key, runtime in RUNTIMES.items() if terms.runtime == runtime.COSTS), None)
+    if found is None:
         return ""
-    architecture, gpu = subject.shape.architecture, terms.target.gpu
+    (key, runtime), architecture, gpu = found, subject.shape.architecture, terms.target.gpu
     if name == "mxfp4" and architecture != GPT_OSS:
-        return "TensorRT-LLM loads MXFP4 only as gpt-oss is published in it; use NVFP4"
-    never = unserved().get(architecture)
+        return f"{runtime.LABEL} loads MXFP4 only as gpt-oss is published in it; use NVFP4"
+    never = unserved(key).get(architecture)
     if never is not None:
-        return f"TensorRT-LLM does not serve {architecture}: {never.why}"
-    able = [image for image in images if has_listed(image, architecture, subject.shape.model_type)] or images
+        return f"{runtime.LABEL} does not serve {architecture}: {never.why}"
+    serving = [image for image in images if image.runtime == key and image.serves]
+    able = [image for image in serving if has_listed(image, architecture, subject.shape.model_type)] or serving
     wanted = "fp8_block_scale" if subject.declared and subject.declared.algorithm == "FP8_BLOCK" else name
     if able and gpu and not any(wanted in image.formats.get(f"sm_{gpu.sm}", ()) for image in able):
         return f"no image for {architecture} has kernels for {wanted} on SM {gpu.sm}"

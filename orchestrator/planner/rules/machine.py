@@ -87,7 +87,7 @@ def _holds(target: Target, given: RuleInput) -> bool:
     recipe = given.recipe
     serve = recipe.serve.model_copy(update={"tensor_parallel_size": _gpus(target)})
     spread = recipe.model_copy(update={"serve": serve})
-    model = model_on_target(spread, target, given.find)
+    model = model_on_target(spread, target, given.find, given.model.runtime)
     if model.serving is None:
         return target.usable_memory >= model.serving_memory.value
     found = peaks(model.serving, Preparation())

@@ -100,7 +100,7 @@ def test_every_query_of_the_dashboard_has_an_answer_under_load(deployment: Deplo
 def test_the_rules_are_loaded_and_nothing_fires_on_a_healthy_server(prometheus: str) -> None:
     groups = _got(f"{prometheus}/rules").json()["data"]["groups"]
     rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
-    assert list(rules) == [alert.name for alert in alerts(1800)]
+    assert list(rules) == [alert.name for alert in alerts(1800, "trtllm-serve")]
     assert {name for name, rule in rules.items() if rule["health"] == "err"} == set()
     assert _got(f"{prometheus}/alerts").json()["data"]["alerts"] == []
 
@@ -146,9 +146,9 @@ _FIRING: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 """For each alert, series of a value a minute with which it fires in the end, and with which it does not."""
 
 
-@pytest.mark.parametrize("name", [alert.name for alert in alerts(1800)])
+@pytest.mark.parametrize("name", [alert.name for alert in alerts(1800, "trtllm-serve")])
 def test_an_alert_fires_when_it_should_and_not_before(tmp_path: Path, name: str) -> None:
-    alert = next(alert for alert in alerts(1800) if alert.name == name)
+    alert = next(alert for alert in alerts(1800, "trtllm-serve") if alert.name == name)
     lasting = sum(
         int(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in re.findall(r"(\d+)([smh])", alert.lasting)
     )
