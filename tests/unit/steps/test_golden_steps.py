@@ -25,6 +25,7 @@ RECIPES = (
     "mistral-7b-nvfp4",
     "nemotron-3-super-120b-nvfp4-published",
     "qwen3-235b-a22b-nvfp4-published",
+    "jamba-1.5-mini-nvfp4",
 )
 
 
