@@ -246,7 +246,7 @@ def test_a_step_that_is_not_there_is_refused_before_anything_runs(
 
 def test_a_refused_plan_runs_nothing(world: World) -> None:
     with pytest.raises(PlanRefusedError):
-        world.build(name="deepseek-coder-v2-lite-nvfp4")
+        world.build(name="deepseek-coder-v2-lite-bf16")
     assert world.executor.steps == []
 
 

@@ -18,7 +18,7 @@ from tests.support.leavings import COMMANDS as TINY
 from tests.support.leavings import QUALITY, RECIPE, STEPS
 from tests.unit.cli.conftest import Shell
 
-UNKNOWN_TO_THE_CPU = "deepseek-coder-v2-lite-nvfp4"
+UNKNOWN_TO_THE_CPU = "deepseek-coder-v2-lite-bf16"
 COMMANDS = [
     "recipes", "show", "validate", "plan", "build", "verify", "bench", "bundle", "deploy", "undeploy", "status", "logs",
     "attach", "lock", "gc", "doctor", "schema", "completion",
@@ -104,7 +104,7 @@ def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     assert isinstance(document, dict)
     assert set(document) == {
         "recipe", "target", "works", "verdict", "refusals", "warnings",
-        "estimate", "phases", "scale_search", "shadows", "speeds", "drafts", "steps",
+        "estimate", "phases", "scale_search", "shadows", "speeds", "drafts", "steps", "arithmetic",
     }  # fmt: skip
     assert document["scale_search"] == {"name": "max", "seconds": None}
     assert [phase["phase"] for phase in document["phases"]] == ["download", "quantize"]
@@ -127,7 +127,7 @@ def test_a_plan_says_what_a_search_for_scales_adds(shell: Shell) -> None:
     ("llama3-70b-nvfp4-engine", "may not fit", 0),
     ("llama3-70b-nvfp4-published", "fits", 0),
     ("llama3-70b-bf16", "does not fit", 4),
-    ("jamba-1.5-large-nvfp4", "not supported", 4),
+    ("jamba-1.5-large-bf16", "not supported", 4),
 ])  # fmt: skip
 def test_a_plan_is_one_screen_with_its_verdict_first(shell: Shell, recipe: str, verdict: str, status: int) -> None:
     assert shell("plan", recipe) == status
@@ -418,7 +418,7 @@ def test_a_plan_is_readable_on_a_narrow_terminal(
 
 def test_a_refusal_is_readable_on_a_narrow_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    assert shell("plan", "jamba-1.5-large-nvfp4") == 4
+    assert shell("plan", "jamba-1.5-large-bf16") == 4
     assert max(map(len, shell.err.splitlines())) <= 60
     assert " ".join(shell.err.split()).startswith("error[MODEL_UNSUPPORTED]: TensorRT-LLM in image")
     assert "→ no target of the catalogue holds it" in shell.err

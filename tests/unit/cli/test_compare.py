@@ -218,7 +218,7 @@ def test_what_is_called_not_here_is_not_marked_as_fitting(shell: Shell, model: s
             assert " no " in cells
 
 
-@pytest.mark.parametrize("model", ["jamba-1.5-large-nvfp4", "deepseek-coder-v2-lite-nvfp4"])
+@pytest.mark.parametrize("model", ["jamba-1.5-large-nvfp4", "deepseek-coder-v2-lite-bf16"])
 def test_what_no_image_serves_is_not_recommended(shell: Shell, model: str) -> None:
     for row in shell.json("compare", model, "--target", "b200")["formats"]:
         assert not row["fits"]

@@ -71,7 +71,7 @@ def test_bad_input_ends_with_3_and_its_code(shell: Shell, arguments: list[str], 
 
 def test_a_refused_plan_ends_with_4_and_the_nearest_that_works(shell: Shell) -> None:
     for command in ("plan", "build"):
-        assert shell(command, "deepseek-coder-v2-lite-nvfp4") == 4
+        assert shell(command, "deepseek-coder-v2-lite-bf16") == 4
         assert "error[MODEL_UNSUPPORTED]" in shell.err
         assert "  → " in shell.err
 
@@ -137,7 +137,7 @@ def test_an_error_is_one_json_object_where_a_program_reads(shell: Shell) -> None
     assert set(error) == {"code", "message", "hint"}
     assert error["code"] == "RECIPE_UNKNOWN"
     assert shell.out == ""
-    assert shell.error("build", "deepseek-coder-v2-lite-nvfp4")["code"] == "REFUSED"
+    assert shell.error("build", "deepseek-coder-v2-lite-bf16")["code"] == "REFUSED"
 
 
 def test_a_fault_in_a_recipe_names_file_line_and_key(shell: Shell) -> None:

@@ -33,8 +33,8 @@ def test_each_recipe_has_its_size_its_fit_and_its_speed(shell: Shell) -> None:
     lines = {line.split()[0]: line.split() for line in shell.out.splitlines() if line.strip()}
     assert lines["qwen3-8b-nvfp4"][1:4] == ["yes", "6.4", "GB"]
     assert float(lines["qwen3-8b-nvfp4"][4]) > 10
-    assert lines["jamba-1.5-large-nvfp4"][1] == "refused"
-    assert lines["jamba-1.5-large-nvfp4"][-2:] == ["MODEL_UNSUPPORTED,", "DOES_NOT_FIT"]
+    assert lines["jamba-1.5-large-bf16"][1] == "refused"
+    assert lines["jamba-1.5-large-bf16"][-2:] == ["MODEL_UNSUPPORTED,", "DOES_NOT_FIT"]
     assert lines["llama3-70b-bf16"][1] == "no"
     assert lines["tiny-llama-fp8"][1:5] == ["yes", "3.4", "MB", "-"]  # nothing serves it
 
