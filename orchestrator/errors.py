@@ -149,6 +149,12 @@ class KeyMissingError(BadInputError):
     code = "API_KEY_MISSING"
 
 
+class ClusterInvalidError(BadInputError):
+    """A cluster.yaml that is missing, or has a key that does not exist or a value that is not allowed."""
+
+    code = "CLUSTER_INVALID"
+
+
 class StepUnknownError(BadInputError):
     """A step that this recipe does not have."""
 
@@ -276,6 +282,12 @@ class StepKilledError(StepError):
     code = "STEP_KILLED"
 
 
+class StepTimeLimitError(StepError):
+    """The job of a step reached the time limit of its cluster."""
+
+    code = "STEP_TIME_LIMIT"
+
+
 class OutputMissingError(StepError):
     """The command ended with status 0, but a declared output is missing, empty or invalid."""
 
@@ -341,6 +353,30 @@ class DockerUnavailableError(MachineError):
     """Docker does not answer."""
 
     code = "DOCKER_UNAVAILABLE"
+
+
+class SlurmUnavailableError(MachineError):
+    """Slurm's commands are missing, or its controller does not answer."""
+
+    code = "SLURM_UNAVAILABLE"
+
+
+class JobRefusedError(MachineError):
+    """Slurm does not accept a job: a partition, account or amount that the cluster does not have."""
+
+    code = "JOB_REFUSED"
+
+
+class JobNotStartedError(MachineError):
+    """A job ended before its command started: on its node, Python or a folder is missing."""
+
+    code = "JOB_NOT_STARTED"
+
+
+class NodeLostError(MachineError):
+    """Slurm lost a job together with its node, or no longer knows the job."""
+
+    code = "NODE_LOST"
 
 
 class GpuRuntimeMissingError(MachineError):

@@ -43,7 +43,7 @@ _INHERITED_WITH_NETWORK = _PLACES_WITH_NETWORK | {
     *("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE"),
 }
 
-_OWN_CODE = Path(__file__).resolve().parents[2]
+OWN_CODE = Path(__file__).resolve().parents[2]
 """The folder that holds the package `orchestrator`."""
 
 
@@ -69,7 +69,7 @@ class ProcessExecutor:
         Raises:
             MachineError: It is not.
         """
-        program = _argv(job)[0]
+        program = argv_of(job)[0]
         if shutil.which(program, path=self._environment.get("PATH")) is None:
             message = f"step {job.step}: the program {program} is not on this machine"
             raise MachineError(message, hint="run the step in its container: --executor docker")
@@ -87,7 +87,7 @@ class ProcessExecutor:
         job.output.mkdir(parents=True, exist_ok=True)
         channel = Channel(job.output, observer, job.secrets.values())
         try:
-            with _start(job, _variables(job, self._environment)) as process:
+            with _start(job, variables_of(job, self._environment)) as process:
                 try:
                     _follow(process, channel, abort_check)
                 except BaseException:
@@ -102,8 +102,8 @@ class ProcessExecutor:
 
     def command_line(self, job: Job) -> tuple[str, ...]:
         """Return a command line: the job's own variables, then its command. Secrets come from the user's shell."""
-        variables = [f"{name}={_text(job, value)}" for name, value in sorted(job.environment.items())]
-        return ("env", "-C", str(job.output), f"PYTHONPATH={_OWN_CODE}", *variables, *_argv(job))
+        variables = [f"{name}={text_of(job, value)}" for name, value in sorted(job.environment.items())]
+        return ("env", "-C", str(job.output), f"PYTHONPATH={OWN_CODE}", *variables, *argv_of(job))
 
 
 def _outcome(code: int, output: Path) -> Outcome:
@@ -115,26 +115,34 @@ def _outcome(code: int, output: Path) -> Outcome:
     return Outcome(exit_status=code if code >= 0 else 128 - code, output=output, killed=killed)
 
 
-def _text(job: Job, argument: Argument) -> str:
+def text_of(job: Job, argument: Argument) -> str:
+    """Write an argument with the paths of this machine."""
     if isinstance(argument, str):
         return argument
     places = {mount.target: mount.source for mount in job.mounts} | {OUTPUT: job.output}
     return str(places[argument.target] / argument.path)
 
 
-def _argv(job: Job) -> tuple[str, ...]:
-    program, *rest = (_text(job, argument) for argument in job.argv)
+def argv_of(job: Job) -> tuple[str, ...]:
+    """Return a job's command with the paths of this machine. `python3` is this Python."""
+    program, *rest = (text_of(job, argument) for argument in job.argv)
     return (sys.executable if program in ("python", "python3") else program, *rest)
 
 
-def _variables(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
+def inherited_of(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of an environment that a job's command gets as well."""
     inherited = _INHERITED | _INHERITED_WITH_NETWORK if job.network else _INHERITED
+    return {name: _from_here(name, value) for name, value in environment.items() if name in inherited}
+
+
+def variables_of(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return all variables of a job's command."""
     return {
-        **{name: _from_here(name, value) for name, value in environment.items() if name in inherited},
+        **inherited_of(job, environment),
         "PYTHONUNBUFFERED": "1",  # unbuffered, so that events arrive when they are written
-        **{name: _text(job, value) for name, value in job.environment.items()},
+        **{name: text_of(job, value) for name, value in job.environment.items()},
         "PYTHONPATH": os.pathsep.join(
-            filter(None, (str(_OWN_CODE), _text(job, job.environment.get("PYTHONPATH", ""))))
+            filter(None, (str(OWN_CODE), text_of(job, job.environment.get("PYTHONPATH", ""))))
         ),
         **job.secrets,
     }
@@ -149,7 +157,7 @@ def _from_here(name: str, value: str) -> str:
 
 def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        (sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *_argv(job)),
+        (sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *argv_of(job)),
         bufsize=0,
         cwd=job.output,
         env=variables,

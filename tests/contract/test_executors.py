@@ -29,7 +29,7 @@ from tests.support.fake import FakeExecutor, FakeRun
 if TYPE_CHECKING:
     from tests.support.docker_daemon import Daemon
 
-pytest_plugins = ("tests.support.docker_daemon",)
+pytest_plugins = ("tests.support.docker_daemon", "tests.support.slurm")
 
 SECRET = "hf_canary_0123456789"
 
@@ -46,7 +46,7 @@ def grace() -> int:
     return 3
 
 
-@pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["fake", "process", "slurm", pytest.param("docker", marks=pytest.mark.docker)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Bench:
     """Each executor in turn."""
     if request.param == "fake":
@@ -54,7 +54,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Bench:
     return _bench_of_programs(request, tmp_path, grace)
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["process", "slurm", pytest.param("docker", marks=pytest.mark.docker)])
 def real_bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Bench:
     """Each executor whose commands are programs: only those can be killed, missing or kept from a folder."""
     return _bench_of_programs(request, tmp_path, grace)
@@ -63,6 +63,8 @@ def real_bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Be
 def _bench_of_programs(request: pytest.FixtureRequest, folder: Path, grace: int) -> Bench:
     if request.param == "docker":
         return Bench.of_daemon(request.getfixturevalue("daemon"), folder, grace)
+    if request.param == "slurm":
+        return Bench(request.getfixturevalue("slurm").executor(grace), folder)
     return Bench(ProcessExecutor(grace=grace), folder)
 
 

@@ -1,0 +1,98 @@
+"""Reads `cluster.yaml`: what a site's scheduler must be told about each job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.documents.files import read_document
+from orchestrator.documents.validate import validate
+from orchestrator.errors import ClusterInvalidError
+
+Containers = Literal["none", "docker", "apptainer", "pyxis"]
+"""The program that runs the containers of steps; `none`: steps of our own code run on this machine's Python."""
+
+Word = Annotated[str, Field(pattern=r"^[\w.,:;=@+&|*()\[\]/-]+$", max_length=200)]
+"""A value without spaces or quotes, because it becomes part of a line of a script."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Placement(_Part):
+    """The settings of a job that the plan does not know."""
+
+    partition: Word | None = None
+    """The partition; without it, the cluster's default."""
+    account: Word | None = None
+    """The account to charge."""
+    qos: Word | None = None
+    """The quality of service."""
+    constraint: Word | None = None
+    """The features that a node must have, for example `h100&ib`."""
+    gpu: Word = "gpu"
+    """The name of a GPU as a generic resource, for example `gpu:h100`."""
+    cpus: int | None = Field(default=None, ge=1, le=1024)
+    """Processor cores of each job; without it, the cluster's default."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """GB of memory; without it, the plan's peak with a margin."""
+    minutes: int | None = Field(default=None, ge=1, le=60 * 24 * 60)
+    """The time limit; without it, the plan's time with a margin."""
+    options: tuple[Word, ...] = ()
+    """More options of sbatch, for example `--exclude=node7`."""
+
+
+class Margins(_Part):
+    """How much more than the plan's figures a job requests."""
+
+    time: float = Field(default=3.0, ge=1, le=100)
+    """The plan's longest time is multiplied by it."""
+    shortest_minutes: int = Field(default=15, ge=1)
+    """The least time limit."""
+    unknown_minutes: int = Field(default=8 * 60, ge=1)
+    """The time limit of a step whose time the plan does not know."""
+    longest_minutes: int = Field(default=24 * 60, ge=1)
+    """The greatest time limit that the site allows."""
+    memory: float = Field(default=1.25, ge=1, le=10)
+    """The plan's peak is multiplied by it."""
+    least_memory_gb: float = Field(default=4.0, gt=0)
+    """The least memory of a job in GB."""
+    stop_seconds: int = Field(default=120, ge=5, le=3600)
+    """Seconds before the time limit at which a step is stopped, so that it saves its state."""
+
+
+class Cluster(Placement):
+    """One cluster."""
+
+    schema_version: Literal[1]
+    scheduler: Literal["slurm"]
+    """The program that places jobs on nodes."""
+    containers: Containers
+    """The program that runs the containers of steps on a node; `none`: all steps run on this machine's Python."""
+    margins: Margins = Margins()
+    """How much more than the plan's figures a job requests."""
+    jobs_of_a_step: int = Field(default=10, ge=1, le=100)
+    """The most jobs in a row for one resumable step that does not end within its time limit."""
+    steps: dict[str, Placement] = {}
+    """Settings of single steps by name, such as `download`. They replace those of all steps."""
+
+    def placement(self, step: str) -> Placement:
+        """Return the settings of a step's job."""
+        own = self.steps.get(step)
+        everywhere = Placement(**{name: getattr(self, name) for name in Placement.model_fields})
+        if own is None:
+            return everywhere
+        return everywhere.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+def read_cluster(file: Path) -> Cluster:
+    """Read a cluster's settings.
+
+    Raises:
+        ClusterInvalidError: The file is missing or not valid. All faults are listed with their lines.
+    """
+    document = read_document(file, ClusterInvalidError)
+    return validate(Cluster, dict(document.data), document.positions, ClusterInvalidError)

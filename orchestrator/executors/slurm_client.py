@@ -1,0 +1,167 @@
+"""Talks to Slurm through its own commands: sbatch, squeue, scontrol and scancel."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import JobRefusedError, SlurmUnavailableError
+
+_FIELD = re.compile(r"(?:^|\s)(\w[\w/:]*)=(.*?)(?=\s\w[\w/:]*=|\s*$)")
+"""A field of `scontrol -o`. Its value may have spaces."""
+_NO_SUCH_JOB = "Invalid job id"
+_UNAVAILABLE = ("Unable to contact", "Connection refused", "Could not establish", "timed out")
+_SECONDS = 60.0
+"""Seconds to wait for one answer. Slurm's own commands retry for a few seconds."""
+_KEPT = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
+"""Variables of the caller that Slurm's commands get, besides SLURM_CONF. Slurm copies all others into the job."""
+
+_OVER = frozenset(
+    {
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+        *("REVOKED", "TIMEOUT"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm's controller knows of a job. It may be wrong after the controller was killed."""
+
+    state: str
+    """`PENDING`, `RUNNING`, `COMPLETED`, …"""
+    reason: str
+    """Why it waits."""
+    signal: int
+    """The signal that ended its script; 0 if it ended by itself."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and left its node."""
+        return self.state in _OVER
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has not started."""
+        return self.state == "PENDING"
+
+
+@dataclass(frozen=True)
+class SlurmClient:
+    """Runs Slurm's commands.
+
+    Args:
+        environment: The source of the few variables that they get.
+    """
+
+    environment: Mapping[str, str]
+
+    def check(self) -> None:
+        """Check that the controller answers.
+
+        Raises:
+            SlurmUnavailableError: It does not, or Slurm's commands are missing.
+        """
+        self._say("scontrol", "show", "config")
+
+    def submit(self, script: Path, after: str | None = None) -> str:
+        """Submit a script. Return the number of its job.
+
+        Args:
+            script: The script, with its options.
+            after: The job that must succeed before this one starts. If it fails, Slurm removes this one.
+
+        Raises:
+            JobRefusedError: Slurm does not accept it.
+        """
+        chained = dependency_options(after) if after else ()
+        done = self._run("sbatch", "--parsable", "--no-requeue", *chained, str(script))
+        if done.returncode:
+            reason = done.stderr.strip().replace("sbatch: error: ", "")
+            if _is_unavailable(done.stderr):
+                raise _unavailable(done.stderr)
+            message = f"Slurm refuses the job of {script}: {reason}"
+            raise JobRefusedError(message, hint="compare cluster.yaml with: sinfo, sacctmgr show associations")
+        return done.stdout.strip().partition(";")[0]  # behind it is the name of the cluster
+
+    def state(self, job: str, name: str) -> JobState | None:
+        """Return a job's state; None if the controller has no job of that number and name.
+
+        The controller forgets ended jobs after minutes, and gives numbers twice if it lost its newest records.
+        """
+        done = self._run("scontrol", "--oneliner", "show", "job", job)
+        if done.returncode:
+            if _NO_SUCH_JOB in done.stderr:
+                return None
+            raise _unavailable(done.stderr)
+        fields = dict(_FIELD.findall(done.stdout))
+        if fields.get("JobName") != name:
+            return None
+        _, _, number = fields.get("ExitCode", "0:0").partition(":")
+        return JobState(fields["JobState"], fields.get("Reason", ""), int(number or 0))
+
+    def find(self, name: str) -> str | None:
+        """Return the number of the user's queued job of that name; None if there is none."""
+        lines = self._say("squeue", "--me", "--noheader", "--name", name, "--format", "%i").split()
+        return lines[0] if lines else None
+
+    def ask_to_stop(self, job: str) -> None:
+        """Send SIGTERM to the script of a running job."""
+        self._run("scancel", "--signal=TERM", "--batch", job)
+
+    def cancel(self, job: str, *, now: bool = False) -> None:
+        """Remove a job from the queue. With `now`, its processes are killed first."""
+        if now:
+            self._run("scancel", "--signal=KILL", "--full", job)
+        self._run("scancel", job)
+
+    def release(self, job: str) -> None:
+        """Let Slurm start a job again that it holds because its launch failed."""
+        self._run("scontrol", "release", job)
+
+    def _say(self, *command: str) -> str:
+        done = self._run(*command)
+        if done.returncode:
+            raise _unavailable(done.stderr)
+        return done.stdout
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in self.environment.items() if name in _KEPT or name == "SLURM_CONF"}
+        try:
+            return subprocess.run(
+                command,
+                env={"PATH": os.defpath, **kept},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_SECONDS,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches only us
+            )
+        except FileNotFoundError as error:
+            message = f"{command[0]} is not on this machine"
+            hint = "run it on a login node of the cluster, or add Slurm's commands to PATH"
+            raise SlurmUnavailableError(message, hint=hint) from error
+        except subprocess.TimeoutExpired as error:
+            message = f"{command[0]} has not answered for {_SECONDS:.0f} s"
+            raise SlurmUnavailableError(message, hint="look at the controller: scontrol ping") from error
+
+
+def dependency_options(after: str) -> tuple[str, ...]:
+    """Return the options of sbatch for a job that starts only after the success of another."""
+    return (f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes")
+
+
+def _is_unavailable(words: str) -> bool:
+    return any(
+        part in words for part in ("Unable to contact", "Connection refused", "Could not establish", "timed out")
+    )
+
+
+def _unavailable(words: str) -> SlurmUnavailableError:
+    message = f"Slurm does not answer: {words.strip()}"
+    return SlurmUnavailableError(message, hint="look at the controller: scontrol ping")

@@ -1,0 +1,138 @@
+"""Names the files of a Slurm job's folder, the only thing that a login node and a compute node share.
+
+job.sh     the script; without it the job is given up and does nothing
+job        the number that Slurm gave it
+private    values of secret variables, only for the user
+lock       held by the job that runs the command
+submitting held by an orchestrator that looks for the job or submits it
+ending     written by the job when its command has ended; the truth about it, whatever Slurm says
+slurm.txt  the output of the script itself
+log.txt    the output of the command
+out/       the output folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_RESERVED = 4096
+"""Bytes that are reserved for the ending, so that a full disk cannot prevent it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job's command ended, as the job itself recorded it."""
+
+    exit_status: int
+    killed: bool = False
+    """Another process ended it by a signal."""
+    out_of_memory: bool = False
+    """It was killed for lack of memory."""
+    time_limit: bool = False
+    """It was stopped shortly before the time limit."""
+    code: str = ""
+    """The code of the machine's fault, if the machine was at fault."""
+    message: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The folder of one job."""
+
+    path: Path
+
+    @property
+    def script(self) -> Path:
+        """The script that Slurm runs."""
+        return self.path / "job.sh"
+
+    @property
+    def output(self) -> Path:
+        """The output folder of the command."""
+        return self.path / "out"
+
+    @property
+    def log(self) -> Path:
+        """The output of the command."""
+        return self.path / "log.txt"
+
+    @property
+    def script_log(self) -> Path:
+        """The output of the script."""
+        return self.path / "slurm.txt"
+
+    @contextmanager
+    def alone(self, name: str = "lock") -> Iterator[None]:
+        """Hold a lock of the folder, also against processes of other nodes.
+
+        Raises:
+            FileNotFoundError: The folder is gone.
+        """
+        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def ending(self) -> Ending | None:
+        """Read how the command ended; None if it has not ended."""
+        try:
+            return Ending(**json.loads((self.path / "ending").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def reserve_ending(self) -> None:
+        """Take the disk space of the ending before the command starts."""
+        self._new_ending.write_text(" " * _RESERVED, encoding="utf-8")
+
+    def write_ending(self, ending: Ending) -> None:
+        """Record how the command ended, in the reserved space."""
+        short = {**asdict(ending), "message": ending.message[:2000], "hint": ending.hint[:500]}
+        with self._new_ending.open("r+", encoding="utf-8") as stream:
+            stream.write(json.dumps(short))
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._new_ending.replace(self.path / "ending")
+
+    @property
+    def _new_ending(self) -> Path:
+        return self.path / "ending.new"
+
+    def number(self) -> str | None:
+        """Read the number of the submitted job; None if there is none."""
+        try:
+            return (self.path / "job").read_text(encoding="ascii") or None
+        except FileNotFoundError:
+            return None
+
+    def write_number(self, number: str) -> None:
+        """Record the number of the submitted job."""
+        (self.path / "job").write_text(number, encoding="ascii")
+
+    def write_private(self, values: Mapping[str, str]) -> None:
+        """Write the values of secret variables into a file that only the user can read."""
+        file = self.path / "private"
+        file.unlink(missing_ok=True)
+        if values:
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+                json.dump(dict(values), stream)
+
+    def private(self) -> dict[str, str]:
+        """Read the values of secret variables."""
+        try:
+            return dict(json.loads((self.path / "private").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def clear(self) -> None:
+        """Remove everything except the output and the log. A job that Slurm starts later does nothing."""
+        for name in ("job.sh", "private", "job", "ending.new", "ending", "slurm.txt"):
+            (self.path / name).unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""Runs a step's command inside a Slurm job: `python -m orchestrator.executors.slurm_task --folder FOLDER … -- COMMAND`.
+
+Slurm may run a script twice: after its controller was killed, it does not know that the first run goes on or has
+ended. So a job works only while it holds its folder's lock, and does nothing if its ending is already recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from orchestrator.errors import OrchestratorError, from_os_error
+from orchestrator.events import silence
+from orchestrator.executors.job import Job, Outcome
+from orchestrator.executors.process import ProcessExecutor
+from orchestrator.executors.slurm_folder import Ending, JobFolder
+
+_TERMINATED = 143
+"""The exit status of a command that was asked to stop."""
+
+
+class _TimeLimitError(KeyboardInterrupt):
+    """The job's time is nearly over."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    folder = JobFolder(options.folder)
+    try:
+        with folder.alone():
+            if ending := folder.ending():
+                return ending.exit_status
+            if not folder.script.exists():
+                return 0  # it was given up
+            ending = _run(options, folder)
+            folder.write_ending(ending)
+            return ending.exit_status
+    except FileNotFoundError as error:
+        sys.stderr.write(f"{error}: the job was given up\n")
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="slurm_task", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="the job's folder")
+    parser.add_argument("--step", required=True, help="the step's name")
+    parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE", help="for the command")
+    parser.add_argument("--network", action="store_true", help="the command uses the network")
+    parser.add_argument(
+        "--grace", type=float, default=30.0, help="seconds from asking the command to stop to killing it"
+    )
+    parser.add_argument("--stop-after", type=float, default=0.0, help="seconds until the command is stopped; 0: never")
+    parser.add_argument("command", nargs="+")
+    return parser
+
+
+def _run(options: argparse.Namespace, folder: JobFolder) -> Ending:
+    job = Job(
+        step=options.step,
+        key="",
+        recipe="",
+        argv=tuple(options.command),
+        output=folder.output,
+        environment={**_of_slurm(), **dict(each.split("=", 1) for each in options.variable)},
+        secrets=folder.private(),
+        network=options.network,
+    )
+    signal.signal(signal.SIGTERM, _on_terminate)
+    signal.signal(signal.SIGALRM, _on_time_limit)
+    signal.setitimer(signal.ITIMER_REAL, options.stop_after)
+    try:
+        folder.reserve_ending()
+        return _ending_of(ProcessExecutor(os.environ, grace=options.grace).run(job, silence))
+    except _TimeLimitError:
+        return Ending(_TERMINATED, killed=True, time_limit=True)
+    except KeyboardInterrupt:
+        return Ending(_TERMINATED, killed=True)
+    except OrchestratorError as error:
+        return Ending(error.exit_status, code=error.code, message=error.message, hint=error.hint)
+    except OSError as error:
+        known = from_os_error(error, f"running {options.step}")
+        if known is None:
+            raise
+        return Ending(known.exit_status, code=known.code, message=known.message, hint=known.hint)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _of_slurm() -> dict[str, str]:
+    """Return Slurm's variables, by which srun finds the job."""
+    return {name: value for name, value in os.environ.items() if name.startswith("SLURM_")}
+
+
+def _ending_of(outcome: Outcome) -> Ending:
+    return Ending(outcome.exit_status, killed=outcome.killed)
+
+
+def _on_terminate(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _on_time_limit(_number: int, _frame: FrameType | None) -> None:
+    raise _TimeLimitError
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,256 @@
+"""A real Slurm for tests: one controller and two nodes on this machine, which leaves nothing behind.
+
+`pytest_plugins = ("tests.support.slurm",)` in a test module brings the fixtures `slurm` (shared) and `own_slurm`.
+The daemons run in the foreground, listen on loopback only and keep all files in one folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from orchestrator.catalog.cluster import Cluster
+from orchestrator.executors.slurm import SlurmExecutor
+from orchestrator.executors.slurm_script import Resources
+from tests.support.bench import wait_for
+from tests.support.docker_daemon import do_without
+from tests.support.ports import free_port
+
+NODES = ("spark1", "spark2")
+MEMORY = 4000
+"""MiB of each node."""
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin"
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
+_WAIT = 30.0
+
+_SETTINGS = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmctldPort={port}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+PlugStackConfig={folder}/plugstack.conf
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
+PriorityType=priority/basic
+ReturnToService=2
+MpiDefault=none
+GresTypes=gpu
+KillWait=2
+SlurmdTimeout=6
+{nodes}
+PartitionName=build Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=short Nodes=ALL MaxTime=5 State=UP
+"""
+_NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 Sockets=1 CoresPerSocket=2 "
+    f"ThreadsPerCore=1 RealMemory={MEMORY} Gres=gpu:1 State=UNKNOWN"
+)
+
+
+class NoSlurmError(Exception):
+    """No Slurm can be started here; the message gives the reason."""
+
+
+@dataclass
+class Slurm:
+    """A controller and two nodes."""
+
+    folder: Path
+    _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for a program that uses this Slurm."""
+        return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def start(self) -> None:
+        """Write the settings, start every daemon and wait until both nodes are idle.
+
+        Raises:
+            NoSlurmError: A program is missing or does not start.
+        """
+        missing = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
+        if missing:
+            reason = f"{missing[0]} is not installed (apt-get install slurm-wlm munge)"
+            raise NoSlurmError(reason)
+        if os.getuid() != 0:
+            reason = "only root can start the daemons of a Slurm with two nodes on one machine"
+            raise NoSlurmError(reason)
+        self._write_settings()
+        self._start("munged", "--foreground", "--force", *self._munge())
+        wait_for((self.folder / "munge.socket").exists)
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        self.wait_for_nodes()
+
+    def _write_settings(self) -> None:
+        host = socket.gethostname()
+        nodes = "\n".join(_NODE.format(name=name, host=host, port=free_port()) for name in NODES)
+        settings = _SETTINGS.format(host=host, folder=self.folder, port=free_port(), nodes=nodes)
+        gpus = "".join(f"NodeName={name} Name=gpu File=/dev/zero\n" for name in NODES)
+        for name, text in {
+            "slurm.conf": settings,
+            "gres.conf": gpus,
+            "cgroup.conf": "CgroupPlugin=cgroup/v1\n",
+            "plugstack.conf": "",
+        }.items():
+            (self.folder / name).write_text(text)
+        (self.folder / "state").mkdir()
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+
+    def _munge(self) -> Iterator[str]:
+        for option, name in {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed"}.items():
+            yield f"--{option}={self.folder}/munge.{name}"
+        yield f"--log-file={self.folder}/munge.log"
+
+    def _start(self, name: str, *arguments: str) -> None:
+        program = shutil.which(name, path=_PATH)
+        assert program
+        with (self.folder / f"{name}.out").open("ab") as log:
+            self._daemons[" ".join((name, *arguments))] = subprocess.Popen(
+                (program, *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self.environment, "PATH": _PATH},
+                start_new_session=True,
+            )
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", "-D")
+
+    def kill_controller(self) -> None:
+        self._kill("slurmctld -D")
+
+    def start_node(self, name: str) -> None:
+        self._start("slurmd", "-D", "-N", name)
+
+    def kill_node(self, name: str) -> None:
+        """End the daemon of a node as a crash would; its jobs continue."""
+        self._kill(f"slurmd -D -N {name}")
+
+    def _kill(self, name: str) -> None:
+        process = self._daemons.pop(name)
+        process.kill()
+        process.wait(_WAIT)
+
+    def wait_for_nodes(self) -> None:
+        """Wait until the controller answers and each node can take a job."""
+        idle = [f"{name} idle" for name in NODES]
+        wait_for(lambda: self.say("sinfo", "-h", "-N", "-p", "build", "-o", "%N %T").splitlines() == idle, _WAIT)
+
+    def executor(self, grace: float = 3.0, **settings: object) -> SlurmExecutor:
+        """Make an executor for small jobs, with settings of the site."""
+        cluster = Cluster(
+            **{"schema_version": 1, "scheduler": "slurm", "containers": "none", "memory_gb": 0.2, **settings}
+        )
+        resources = Resources(minutes=30, memory=200 << 20)
+        return SlurmExecutor(
+            cluster, lambda _job: resources, environment=self.environment, grace=grace, patience=20.0, settle=2.0
+        )
+
+    def say(self, *command: str) -> str:
+        """Give the output of one of Slurm's commands."""
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+        ).stdout
+
+    def queue(self) -> list[str]:
+        """List the jobs that wait or run: number, name, state."""
+        return self.say("squeue", "-h", "-o", "%i %j %T").splitlines()
+
+    def empty(self) -> None:
+        """Remove every job and wait until the nodes are idle."""
+        for job in self.queue():
+            self.say("scancel", job.split()[0])
+        wait_for(lambda: not self.queue())
+
+    def close(self) -> None:
+        """End all daemons and what they left."""
+        if any(name.startswith("slurmctld") for name in self._daemons):
+            with suppress(subprocess.TimeoutExpired):
+                self.say("scancel", "--user=root", "--signal=KILL", "--full")
+        for process in reversed(self._daemons.values()):
+            process.terminate()
+        for process in self._daemons.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(_WAIT)
+        for pid in _stepds_of(self.folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _stepds_of(folder: Path) -> Iterator[int]:
+    """Find the supervisors of jobs by the settings in their environment."""
+    word = f"SLURM_CONF={folder}/slurm.conf".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "comm").read_text().startswith("slurmstepd") and word in (entry / "environ").read_bytes():
+                yield int(entry.name)
+
+
+@contextmanager
+def slurm_in(parent: Path | None = None) -> Iterator[Slurm]:
+    """Run a Slurm until the block ends.
+
+    Raises:
+        NoSlurmError: None can be started.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="orch-slurm-", dir=parent))  # a short path: a socket's may have 107 bytes
+    found = Slurm(folder)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_slurm() -> Iterator[Slurm]:
+    """One Slurm for all tests of a process."""
+    try:
+        with slurm_in() as found:
+            yield found
+    except NoSlurmError as error:
+        do_without(str(error))
+
+
+@pytest.fixture
+def slurm(shared_slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """The shared Slurm, without jobs of other tests, as this process's own."""
+    monkeypatch.setenv("SLURM_CONF", shared_slurm.environment["SLURM_CONF"])
+    yield shared_slurm
+    shared_slurm.empty()
