@@ -16,7 +16,9 @@ from orchestrator.app.resolving import resolve
 from orchestrator.app.runner import Runner, StepResult
 from orchestrator.app.settings import Settings
 from orchestrator.app.sizes import sizes_of
+from orchestrator.catalog.cluster import Containers
 from orchestrator.events import Observer, silence
+from orchestrator.executors.cluster_containers import RUNTIMES, ClusterContainerExecutor
 from orchestrator.executors.job import Executor
 from orchestrator.executors.process import ProcessExecutor
 from orchestrator.steps.shape import Shape
@@ -126,9 +128,20 @@ def render_bundle(
     )
 
 
-def executors_of(settings: Settings, *, offline: bool = False) -> Executors:
-    """Return the executors of this machine. Offline, downloads use only the Hub's cache."""
+def executors_of(settings: Settings, *, offline: bool = False, containers: Containers = "docker") -> Executors:
+    """Return the executors of this machine. Offline, downloads use only the Hub's cache.
+
+    Args:
+        settings: The environment and the folders.
+        offline: Use no network for models and data.
+        containers: The program that runs containers.
+    """
     environment = {**settings.environment, "HF_HUB_OFFLINE": "1"} if offline else settings.environment
+    if containers in RUNTIMES:
+        return {
+            "process": lambda: ProcessExecutor(environment),
+            "docker": lambda: ClusterContainerExecutor(RUNTIMES[containers], environment),
+        }
     return {"process": lambda: ProcessExecutor(environment), "docker": _docker}
 
 

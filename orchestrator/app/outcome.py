@@ -43,7 +43,7 @@ def check_exit(step: Step, outcome: Outcome, failure: Failure | None, log: Path)
             kind = StepFailedError
         message = f"{step.name}: {failure.message}"
         raise kind(message, hint=failure.hint)
-    tail = _tail(log)
+    tail = tail_of(log)
     if outcome.out_of_memory:
         message = f"{step.name} was killed for memory (exit status {outcome.exit_status}){tail}"
         raise StepOutOfMemoryError(
@@ -56,7 +56,8 @@ def check_exit(step: Step, outcome: Outcome, failure: Failure | None, log: Path)
     raise StepFailedError(message, hint="`orchestrator logs` shows the whole log")
 
 
-def _tail(log: Path) -> str:
+def tail_of(log: Path) -> str:
+    """Return the last lines of a log, for an error's message."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - 8192))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import OrchestratorError, machine_faults
-from orchestrator.events import Event, Observer, Progress, from_record, to_record
+from orchestrator.errors import OrchestratorError, PlanRefusedError, by_code, machine_faults
+from orchestrator.events import Event, Observer, Progress, from_record, silence, to_record
 from orchestrator.store import owner
 from orchestrator.store.temporary import replacing
 
@@ -53,6 +53,23 @@ def recorded(root: Path, recipe: str, observer: Observer) -> Iterator[Observer]:
             writer = _Writer(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL, 0o644), observer)
             writer.put({"event": "begun", "owner": owner.this_process(), "process": os.getpid()})
     try:
+        with _ending_in(writer):
+            yield writer
+    finally:
+        os.close(writer.descriptor)
+
+
+@contextmanager
+def written_to(descriptor: int) -> Iterator[Observer]:
+    """Write the same lines to an open file, such as standard output."""
+    with _ending_in(_Writer(descriptor, silence)) as writer:
+        yield writer
+
+
+@contextmanager
+def _ending_in(writer: _Writer) -> Iterator[_Writer]:
+    """Write how the block ends."""
+    try:
         yield writer
     except OrchestratorError as error:
         writer.end(Ended(error.exit_status, error.code, error.message, error.hint))
@@ -65,8 +82,6 @@ def recorded(root: Path, recipe: str, observer: Observer) -> Iterator[Observer]:
         raise
     else:
         writer.end(Ended(0))
-    finally:
-        os.close(writer.descriptor)
 
 
 @dataclass
@@ -128,7 +143,7 @@ def follow(root: Path, recipe: str, whose: Begun) -> Iterator[Event | Ended]:
                 line += piece
                 if not line.endswith("\n"):
                     break
-                found = _read(line)
+                found = read_line(line)
                 line = ""
                 if found:
                     yield found
@@ -139,7 +154,8 @@ def follow(root: Path, recipe: str, whose: Begun) -> Iterator[Event | Ended]:
             time.sleep(_POLL)
 
 
-def _read(line: str) -> Event | Ended | None:
+def read_line(line: str) -> Event | Ended | None:
+    """Read a line of a record; None if it is none, or of an event that this version does not have."""
     try:
         record: dict[str, Any] = json.loads(line)
         if record.get("event") == "ended":
@@ -147,3 +163,11 @@ def _read(line: str) -> Event | Ended | None:
         return from_record(record)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def error_of(ended: Ended) -> OrchestratorError:
+    """Return the error with which a build ended, by its code."""
+    kind = by_code(ended.code)
+    if kind is None or issubclass(kind, PlanRefusedError):
+        kind = OrchestratorError
+    return kind(ended.message, hint=ended.hint)

@@ -75,7 +75,8 @@ class BuildView:
 
     def _begin(self, event: events.StepStarted) -> None:
         if event.adopted:
-            self._say(f"… {event.step}: its container was left by an earlier build; adopted")
+            what = "job" if event.executor == "slurm" else "container"
+            self._say(f"… {event.step}: its {what} was left by an earlier build; adopted")
             return
         self._last = self._clock()
         self._show(_Running(event.step, self._last))

@@ -38,6 +38,7 @@ _COMMANDS = {
     "deploy": "Start the server of a built recipe and ask it one question.",
     "undeploy": "Stop and remove the server of a recipe.",
     "attach": "Follow a build that runs in another process.",
+    "cancel": "Remove the jobs of a build from the queue of a cluster.",
     "status": "Show the newest builds and the deployments.",
     "logs": "Show the log of a step or of a server.",
     "lock": "Resolve a recipe's revisions to commits and write its lock.",

@@ -106,11 +106,11 @@ def describe(
     return Container(
         name=container_name(job),
         image=job.image.reference,
-        argv=tuple(_text(argument) for argument in job.argv),
+        argv=tuple(text_in_container(argument) for argument in job.argv),
         environment={
             "HOME": HOME,
             "PYTHONUNBUFFERED": "1",  # unbuffered, so that events arrive when they are written
-            **{name: _text(value) for name, value in job.environment.items()},
+            **{name: text_in_container(value) for name, value in job.environment.items()},
             **{f"{name}_PATH": f"{SECRETS}/{name}" for name in job.secrets},
         },
         labels={
@@ -134,7 +134,8 @@ def describe(
     )
 
 
-def _text(argument: Argument) -> str:
+def text_in_container(argument: Argument) -> str:
+    """Write an argument with the paths of a container."""
     if isinstance(argument, Inside):
         return f"{argument.target}/{argument.path}" if argument.path else argument.target
     return argument

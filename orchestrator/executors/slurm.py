@@ -161,7 +161,18 @@ class SlurmExecutor:
             KeyboardInterrupt: The user interrupts. The job was stopped and left the queue, unless it is to continue.
             StepError: Raised by `abort_check`, which stops the job; or the job reached its time limit.
         """
-        submitted = self.submit(job)
+        return self.follow(self.submit(job), job, observer, abort_check)
+
+    def find(self, job: Job) -> SubmittedJob | None:
+        """Find the job of a folder; None if there is none that waits, runs or has left its record."""
+        folder, name = JobFolder(job.output.parent), job_name(job)
+        number = self._find(folder, name)
+        return SubmittedJob(number, name, folder, adopted=True) if number else None
+
+    def follow(
+        self, submitted: SubmittedJob, job: Job, observer: Observer, abort_check: AbortCheck = never_abort
+    ) -> Outcome:
+        """Follow a submitted job to its end, as `run` does."""
         if submitted.adopted:
             observer(StepStarted(job.step, self.name, adopted=True))
         follower = _Follower(self._client, submitted, job.step, observer, self._patience, self._settle, abort_check)

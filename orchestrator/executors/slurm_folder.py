@@ -98,6 +98,7 @@ class JobFolder:
         short = {**asdict(ending), "message": ending.message[:2000], "hint": ending.hint[:500]}
         with self._new_ending.open("r+", encoding="utf-8") as stream:
             stream.write(json.dumps(short))
+            stream.truncate()
             stream.flush()
             os.fsync(stream.fileno())
         self._new_ending.replace(self.path / "ending")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.app.cluster_building import chains_of, follow_chain
+from orchestrator.app.cluster_jobs import Chain
 from orchestrator.app.recipe_name import RecipeName
-from orchestrator.app.record import Begun, Ended, begun, follow
+from orchestrator.app.record import Begun, Ended, begun, error_of, follow
 from orchestrator.app.settings import Settings
 from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.options import not_built, recipe_argument
 from orchestrator.cli.text import program
-from orchestrator.errors import OrchestratorError, PlanRefusedError, StepKilledError, by_code
+from orchestrator.errors import StepKilledError
 
 
 @click.command("attach")
@@ -23,6 +25,9 @@ def command(ctx: click.Context, recipe: RecipeName) -> None:
     """
     settings: Settings = ctx.obj
     root = settings.store.root
+    if chains := chains_of(settings, recipe.name):
+        _follow_jobs(settings, recipe, chains)
+        return
     whose = begun(root, recipe.name)
     if whose is None:
         raise not_built(settings, recipe)
@@ -37,11 +42,24 @@ def command(ctx: click.Context, recipe: RecipeName) -> None:
         message = f"the build of {recipe.name} (process {whose.process}) was killed"
         raise StepKilledError(message, hint=f"{program()} build {recipe} continues it")
     if ended.code:
-        raise _error(ended)
+        raise error_of(ended)
     if ended.status:
         click.echo("interrupted; finished steps are kept", err=True)
         ctx.exit(ended.status)
     click.echo(f"{recipe.name} is built")
+
+
+def _follow_jobs(settings: Settings, recipe: RecipeName, chains: tuple[Chain, ...]) -> None:
+    try:
+        with BuildView() as view:
+            for chain in chains:
+                follow_chain(settings, chain, view)
+    except KeyboardInterrupt as error:
+        if type(error) is not KeyboardInterrupt:  # SIGTERM
+            raise
+        click.echo(f"the jobs continue; follow them again: {program()} attach {recipe}", err=True)
+        return
+    click.echo(f"the jobs of {recipe.name} have ended; to write the deployment: {program()} build {recipe}")
 
 
 def _show(settings: Settings, recipe: str, whose: Begun) -> Ended | None:
@@ -51,10 +69,3 @@ def _show(settings: Settings, recipe: str, whose: Begun) -> Ended | None:
                 return event
             view(event)
     return None
-
-
-def _error(ended: Ended) -> OrchestratorError:
-    kind = by_code(ended.code)
-    if kind is None or issubclass(kind, PlanRefusedError):
-        kind = OrchestratorError
-    return kind(ended.message, hint=ended.hint)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 
 import click
 
-from orchestrator.app.building import Build, build
+from orchestrator.app.building import Build, build, executors_of
+from orchestrator.app.cluster_building import ClusterBuild
 from orchestrator.app.detach import start_detached
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.record import written_to
 from orchestrator.app.settings import Settings
+from orchestrator.catalog.cluster import Containers, read_cluster
 from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.dry_run import dry_run
+from orchestrator.cli.interrupted_jobs import OnInterrupt, leaves_jobs
 from orchestrator.cli.options import (
-    executor_option,
     json_option,
     optional_recipe_argument,
     set_option,
@@ -23,6 +30,7 @@ from orchestrator.cli.options import (
 )
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, program
+from orchestrator.events import Observer
 from orchestrator.units import in_bytes, in_time
 
 
@@ -38,9 +46,41 @@ from orchestrator.units import in_bytes, in_time
     help="Use only what the lock lists. Refuse if the lock is missing, older than the recipe or incomplete.",
 )
 @click.option("--offline", is_flag=True, help="Download no model and no data. Refuse if a file is missing.")
+@click.option(
+    "--executor",
+    type=click.Choice(["process", "docker", "slurm"]),
+    help="Where to run the steps that can run in more than one place; slurm: each step as a job of a cluster.",
+)
+@click.option(
+    "--containers",
+    type=click.Choice(["docker", "apptainer", "pyxis"]),
+    default="docker",
+    show_default=True,
+    help="The program that runs the containers of steps.",
+)
+@click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --executor slurm: the settings of the cluster. Default: cluster.yaml in the project folder.",
+)
+@click.option(
+    "--render",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --executor slurm: write the scripts of the jobs into this folder, and submit nothing.",
+)
+@click.option(
+    "--on-interrupt",
+    type=click.Choice(["ask", "leave", "cancel"]),
+    default="ask",
+    show_default=True,
+    help="With --executor slurm: what Ctrl-C does to the jobs. Without a terminal, `ask` cancels them.",
+)
+@click.option(
+    "--events", is_flag=True, help="Print each event as a line of JSON, for a program that follows the build."
+)
 @click.option("--detach", is_flag=True, help="Build in the background; follow it with attach, status and logs -f.")
 @set_option
-@executor_option
 @json_option
 @verbose_option
 @click.pass_context
@@ -53,46 +93,89 @@ def command(
     last: str | None,
     locked: bool,
     offline: bool,
+    executor: str | None,
+    containers: Containers,
+    cluster_file: Path | None,
+    render: Path | None,
+    on_interrupt: OnInterrupt,
+    events: bool,
     detach: bool,
     overrides: tuple[str, ...],
-    executor: ExecutorName | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
     """Build RECIPE. Finished steps are reused."""
     settings: Settings = ctx.obj
-    if every and not dry:
-        message = "--all needs --dry-run"
-        raise click.UsageError(message)
-    if every == bool(recipe):
-        message = "name one recipe" if not dry else "name one recipe, or --all"
-        raise click.UsageError(message)
-    if detach and dry:
-        message = "--detach and --dry-run exclude each other"
-        raise click.UsageError(message)
+    _check_usage(recipe, dry=dry, every=every, detach=detach, executor=executor, render=render)
+    here: ExecutorName | None = "process" if executor == "process" else "docker" if executor == "docker" else None
     if dry:
-        ctx.exit(dry_run(settings, recipe, overrides, executor, as_json=as_json))
+        ctx.exit(dry_run(settings, recipe, overrides, here, as_json=as_json))
     assert recipe is not None  # noqa: S101 - checked above
     if detach:
         ctx.exit(_detached(settings, recipe, as_json=as_json))
     started = time.monotonic()
-    with BuildView(verbose=verbose) as view:
-        built = build(
+    run: Callable[..., Build]
+    if executor == "slurm":
+        cluster = read_cluster(cluster_file or settings.project.root / "cluster.yaml")
+        prepared = ClusterBuild.prepare(
+            settings, recipe, overrides, cluster, first=first, last=last, locked=locked, offline=offline
+        )
+        if render:
+            _render(prepared, render)
+            return
+        run = partial(prepared.run, leaves=partial(leaves_jobs, on_interrupt, recipe))
+    else:
+        run = partial(
+            build,
             settings,
             recipe,
             overrides,
-            executor=executor,
+            executor=here,
             first=first,
             last=last,
             locked=locked,
             offline=offline,
-            observer=view,
+            executors=executors_of(settings, offline=offline, containers=containers),
         )
+    with _view(events=events, verbose=verbose) as view:
+        built = run(observer=view)
     if as_json:
         print_json(_document(built))
-        return
-    _show(built, time.monotonic() - started)
-    click.echo(_next(recipe, built))
+    elif not events:
+        _show(built, time.monotonic() - started)
+        click.echo(_next(recipe, built))
+
+
+def _check_usage(
+    recipe: RecipeName | None, *, dry: bool, every: bool, detach: bool, executor: str | None, render: Path | None
+) -> None:
+    """Refuse options that exclude each other."""
+    message = ""
+    if every and not dry:
+        message = "--all needs --dry-run"
+    elif every == bool(recipe):
+        message = "name one recipe" if not dry else "name one recipe, or --all"
+    elif detach and dry:
+        message = "--detach and --dry-run exclude each other"
+    elif executor == "slurm" and dry:
+        message = "--executor slurm and --dry-run exclude each other; --render writes the scripts of the jobs"
+    elif render and executor != "slurm":
+        message = "--render needs --executor slurm"
+    elif detach and render:
+        message = "--detach and --render exclude each other"
+    if message:
+        raise click.UsageError(message)
+
+
+def _view(*, events: bool, verbose: bool) -> AbstractContextManager[Observer]:
+    return written_to(sys.stdout.fileno()) if events else BuildView(verbose=verbose)
+
+
+def _render(prepared: ClusterBuild, folder: Path) -> None:
+    chain = prepared.render(folder.resolve())
+    for job in chain.jobs:
+        click.echo(f"{folder / job.step / 'job.sh'}")
+    click.echo(f"submit them in their order: {folder / 'submit.sh'}")
 
 
 def _detached(settings: Settings, recipe: RecipeName, *, as_json: bool) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
+from orchestrator.app.cluster_building import states_of
 from orchestrator.app.deployed import deployed_containers
 from orchestrator.app.journal import Entry, Journal
 from orchestrator.app.recipe_name import RecipeName
@@ -16,6 +19,9 @@ from orchestrator.deployment.deployed_containers import DeployedContainer
 from orchestrator.store.cost import Cost
 from orchestrator.store.store import Store
 from orchestrator.units import in_time
+
+Jobs = Mapping[str, Mapping[str, str]]
+"""The state of each step's job, by recipe and step."""
 
 
 @click.command("status")
@@ -34,16 +40,17 @@ def command(settings: Settings, recipe: RecipeName | None, as_json: bool) -> Non
     if deployed.unknown:
         click.echo(f"the state of servers is unknown: {deployed.unknown}", err=True)
     made = deployed.containers
-    if recipe and not journals and not made:
+    jobs = states_of(settings, recipe.name if recipe else None)
+    if recipe and not journals and not made and not jobs:
         raise not_built(settings, recipe)
     if as_json:
-        names = dict.fromkeys([journal.recipe for journal in journals] + [container.recipe for container in made])
+        names = dict.fromkeys([*(j.recipe for j in journals), *(one.recipe for one in made), *jobs])
         by_name = {journal.recipe: journal for journal in journals}
-        print_json([_document(settings.store, name, by_name.get(name), made) for name in names])
+        print_json([_document(settings.store, name, by_name.get(name), made, jobs.get(name, {})) for name in names])
         return
-    if journals:
-        _show_builds(journals)
-        if recipe:
+    if journals or jobs:
+        _show_builds(journals, jobs)
+        if recipe and journals:
             _show_costs(settings.store, journals[0])
     elif not made:
         click.echo("no recipe was built yet")
@@ -52,18 +59,23 @@ def command(settings: Settings, recipe: RecipeName | None, as_json: bool) -> Non
         _show_deployed(made)
 
 
-def _show_builds(journals: list[Journal]) -> None:
+def _show_builds(journals: list[Journal], jobs: Jobs) -> None:
     rows = [
         (j.recipe, entry.name, _state(j, entry), in_time(entry.seconds) if entry.seconds else "", entry.error)
         for j in journals
         for entry in j.steps
+        if entry.name not in jobs.get(j.recipe, {})
     ]
+    rows += [(recipe, step, state, "", "") for recipe, states in jobs.items() for step, state in states.items()]
+    rows.sort(key=lambda row: row[0])
     print_table(("recipe", "step", "state", "time", ""), rows, right=(3,))
     for journal in journals:
         if journal.is_running:
             click.echo(
                 f"{journal.recipe} is being built by process {journal.process}: {program()} attach {journal.recipe}"
             )
+    for recipe in jobs:
+        click.echo(f"{recipe} has jobs on a cluster: {program()} attach {recipe}, or {program()} cancel {recipe}")
 
 
 def _show_costs(store: Store, journal: Journal) -> None:
@@ -89,13 +101,14 @@ def _since(one: DeployedContainer) -> str:
 
 
 def _document(
-    store: Store, name: str, journal: Journal | None, made: tuple[DeployedContainer, ...]
+    store: Store, name: str, journal: Journal | None, made: tuple[DeployedContainer, ...], jobs: Mapping[str, str]
 ) -> dict[str, object]:
     return {
         "recipe": name,
         "running": journal.is_running if journal else False,
         "process": journal.process if journal else None,
         "steps": [_fields(store, journal, entry) for entry in journal.steps] if journal else [],
+        "jobs": [{"step": step, "state": state} for step, state in jobs.items()],
         "deployed": [_deployed_fields(one) for one in made if one.recipe == name],
     }
 

@@ -1,0 +1,395 @@
+"""Builds a recipe on a cluster: submits the jobs of its steps, follows them, then takes their results from the store.
+
+The scheduler decides when and where a job runs. Each job is a build up to its step, so it publishes its result once,
+even if it runs twice. This process only follows. If it is killed, the jobs continue, and the next build follows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.app.access import require_token
+from orchestrator.app.building import Build, executors_of, render_bundle
+from orchestrator.app.cluster_jobs import (
+    Chain,
+    ClusterPlan,
+    check_containers,
+    executor_on,
+    remove_chain,
+    submit_text,
+)
+from orchestrator.app.forecast import Forecast, forecast
+from orchestrator.app.make_plan import PlacedStep
+from orchestrator.app.outcome import tail_of
+from orchestrator.app.planning import plan
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.record import Ended, error_of, read_line, recorded
+from orchestrator.app.resolving import resolve
+from orchestrator.app.runner import Runner
+from orchestrator.app.settings import Settings
+from orchestrator.catalog.cluster import Cluster
+from orchestrator.errors import (
+    MachineError,
+    NodeLostError,
+    OrchestratorError,
+    OutputMissingError,
+    SlurmUnavailableError,
+    StepFailedError,
+    StepKilledError,
+    StepOutOfMemoryError,
+    StepTimeLimitError,
+    machine_faults,
+)
+from orchestrator.events import Event, LogLine, Observer, StepDone, StepReused, Waiting, Warned, silence
+from orchestrator.executors.job import Job, Outcome
+from orchestrator.executors.slurm import SlurmExecutor, SubmittedJob
+from orchestrator.executors.slurm_folder import JobFolder
+from orchestrator.executors.slurm_script import Resources
+
+Leaves = Callable[[], bool]
+"""Decides after an interrupt whether the jobs continue."""
+
+
+@dataclass
+class _Decision:
+    """Asks once whether the jobs continue."""
+
+    ask: Leaves
+    answer: bool | None = None
+
+    def __call__(self) -> bool:
+        if self.answer is None:
+            self.answer = False  # if the question is interrupted, too
+            self.answer = self.ask()
+        return self.answer
+
+
+@dataclass(frozen=True)
+class ClusterBuild:
+    """One build on a cluster."""
+
+    plan: ClusterPlan
+    steps: tuple[PlacedStep, ...]
+    """The steps up to the last one."""
+    first: str | None = None
+    last: str | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        settings: Settings,
+        recipe: RecipeName,
+        overrides: Sequence[str],
+        cluster: Cluster,
+        *,
+        first: str | None = None,
+        last: str | None = None,
+        locked: bool = False,
+        offline: bool = False,
+    ) -> ClusterBuild:
+        """Plan a recipe for a cluster. The arguments are those of `build`.
+
+        Raises:
+            PlanRefusedError: The recipe cannot work on its target or image.
+            ClusterInvalidError: A step needs a container, and the cluster has none.
+        """
+        planned = plan(settings, recipe, overrides, executor_on(cluster), locked=locked)
+        planned.plan.raise_refusals()
+        planned.plan.between(first, last)
+        check_containers(planned.plan, cluster)
+        if not offline:
+            require_token(settings, planned.plan)
+        resolved = resolve(settings, planned, offline=offline)
+        prepared = ClusterPlan(settings, planned, resolved, cluster, offline)
+        return cls(prepared, resolved.between(first, last), first, last)
+
+    def run(self, observer: Observer = silence, leaves: Leaves = lambda: False) -> Build:
+        """Submit the jobs of all steps without a result, follow them, and return the build.
+
+        Args:
+            observer: Gets the events of the jobs.
+            leaves: Decides after an interrupt whether the jobs continue.
+
+        Raises:
+            OrchestratorError: Of the same kind as without a cluster. Finished steps stay in the store.
+        """
+        settings = self.plan.settings
+        settings.store.make()
+        place = self.plan.folder(self.steps, self._forced())
+        chain = self.plan.chain(place, self._pending(), self._forced())
+        run = _Run(self.plan, chain, self.steps, observer, _Decision(leaves))
+        if chain.jobs:
+            with settings.store.lock(chain.folder.name, lambda: observer(_WAITING)):
+                run.to_the_end()
+        return self._collect(observer, run.made)
+
+    def render(self, folder: Path) -> Chain:
+        """Write the scripts of all steps without a result into a folder, for a person to submit.
+
+        Raises:
+            MachineError: The folder cannot be written.
+        """
+        chain = self.plan.chain(folder, self._pending() or self.steps, self._forced())
+        executor = _executor(self.plan, lambda: False)
+        self.plan.write(chain)
+        with machine_faults("writing the scripts"):
+            for job in chain.jobs:
+                script = job.output.parent / "job.sh"
+                job.output.mkdir(parents=True, exist_ok=True)
+                script.write_text(executor.script(job), encoding="utf-8")
+            submit = folder / "submit.sh"
+            submit.write_text(submit_text(chain), encoding="utf-8")
+            submit.chmod(0o755)
+        return chain
+
+    def _forced(self) -> frozenset[str]:
+        names = [placed.step.name for placed in self.steps]
+        return frozenset(names[names.index(self.first) :]) if self.first in names else frozenset()
+
+    def _pending(self) -> tuple[PlacedStep, ...]:
+        """Return the steps from the first one without a result, because a later result depends on it."""
+        forced = self._forced()
+        found = {one.placed.step.name: one for one in self._forecast()}
+        pending = [placed for placed in self.steps if _is_pending(found[placed.step.name].decision, placed, forced)]
+        return tuple(pending)
+
+    def _forecast(self) -> Iterator[Forecast]:
+        yield from forecast(self.plan.resolved, self.plan.settings.store, Path("unused"))
+
+    def _collect(self, observer: Observer, made: Mapping[str, float]) -> Build:
+        """Read all results from the store, and write the deployment.
+
+        Args:
+            observer: Gets the events, except those of steps that the jobs made.
+            made: The steps that the jobs made, with their seconds.
+
+        Raises:
+            OutputMissingError: A job has succeeded, and its result is not in the store.
+        """
+        settings, resolved = self.plan.settings, self.plan.resolved
+        names = {placed.step.name for placed in self.steps}
+        missing = [
+            one.placed.step.name
+            for one in self._forecast()
+            if one.placed.step.name in names and one.decision != "reuse"
+        ]
+        if missing:
+            message = f"the job of {missing[0]} succeeded, but its result is not in {settings.store.root}"
+            hint = "the store must be on a file system that all nodes share, at the same path"
+            raise OutputMissingError(message, hint=hint)
+
+        def report(event: Event) -> None:
+            if not (isinstance(event, StepReused) and event.step in made):
+                observer(event)
+
+        with recorded(settings.store.root, resolved.recipe.name, report) as recorder:
+            runner = Runner(settings.store, executors_of(settings), recorder, dist=settings.dist)
+            results = runner.run(resolved, last=self.last)
+            artifacts = {result.name: result.artifact for result in results}
+            bundle = None if self.last else render_bundle(settings, resolved, artifacts, recorder)
+        told = (
+            replace(result, reused=False, seconds=made[result.name]) if result.name in made else result
+            for result in results
+        )
+        return Build(resolved, tuple(told), bundle)
+
+
+_WAITING = Waiting("jobs", "another process follows the same jobs")
+
+
+@dataclass
+class _Run:
+    """Submits and follows the jobs of one chain."""
+
+    plan: ClusterPlan
+    chain: Chain
+    steps: tuple[PlacedStep, ...]
+    observer: Observer
+    leaves: _Decision
+    made: dict[str, float] = field(default_factory=dict)
+    """The steps that the jobs made, with their seconds."""
+    executor: SlurmExecutor = field(init=False)
+    _submitted: dict[str, SubmittedJob] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.executor = _executor(self.plan, self.leaves)
+
+    def to_the_end(self) -> None:
+        """Follow every job. If one fails, the later ones are removed."""
+        with self._cleaned_up():
+            self.plan.write(self.chain)
+            self._submit_from(0)
+            for number in range(len(self.chain.jobs)):
+                self._follow(number)
+
+    @contextmanager
+    def _cleaned_up(self) -> Iterator[None]:
+        """Remove the jobs and their folder at the end, unless they are to continue."""
+        try:
+            yield
+        except SlurmUnavailableError:  # the jobs may run, and the next build adopts them
+            raise
+        except KeyboardInterrupt:
+            if not self.leaves():
+                self._remove()
+            raise
+        except BaseException:
+            self._remove()
+            raise
+        self._remove()
+
+    def _submit_from(self, number: int) -> None:
+        """Submit a job and all later ones. Each waits for the success of the one before."""
+        before = None
+        for job in self.chain.jobs[number:]:
+            before = self._submitted[job.step] = self.executor.submit(job, before)
+
+    def _follow(self, number: int) -> None:
+        """Follow a job to its end. A resumable step continues in the next job after a time limit."""
+        job = self.chain.jobs[number]
+        resumable = next(placed.step.resumable for placed in self.steps if placed.step.name == job.step)
+        for left in reversed(range(self.plan.cluster.jobs_of_a_step)):
+            reader = _Reader(job.step, self.observer)
+            try:
+                outcome = self.executor.follow(self._submitted[job.step], job, reader)
+            except StepTimeLimitError as error:
+                if not (resumable and left):
+                    raise
+                self.observer(Warned(f"{error.message}; it continues in the next job"))
+            else:
+                if outcome.exit_status:
+                    raise _error(job, outcome, reader.ended)
+                if reader.seconds is not None:
+                    self.made[job.step] = reader.seconds
+                return
+            for later in self.chain.jobs[number:]:
+                self.executor.discard(later)
+            self._submit_from(number)
+
+    def _remove(self) -> None:
+        try:
+            for job in reversed(self.chain.jobs):
+                self.executor.discard(job)
+        except MachineError as error:
+            self.observer(Warned(f"jobs may be left in the queue: {error.message}"))
+        remove_chain(self.chain)
+
+
+@dataclass
+class _Reader:
+    """Turns the lines of a job, which is a build, into its events."""
+
+    step: str
+    observer: Observer
+    ended: Ended | None = None
+    seconds: float | None = None
+    """How long the step took; None if its result was found."""
+
+    def __call__(self, event: Event) -> None:
+        found = read_line(event.text) if isinstance(event, LogLine) else event
+        match found:
+            case Ended():
+                self.ended = found
+            case StepReused(step=step) if step != self.step:  # the results of earlier jobs
+                pass
+            case None:
+                self.observer(event)
+            case StepDone(step=step, seconds=seconds) if step == self.step:
+                self.seconds = seconds
+                self.observer(found)
+            case _:
+                self.observer(found)
+
+
+def _error(job: Job, outcome: Outcome, ended: Ended | None) -> OrchestratorError:
+    """Return the error with which a job's build ended, of its kind."""
+    if outcome.out_of_memory:
+        message = f"{job.step} used more memory than its job had, and was killed"
+        return StepOutOfMemoryError(message, hint="raise `memory_gb` or `margins.memory` in cluster.yaml")
+    if ended and ended.code:
+        return error_of(ended)
+    if outcome.killed:
+        message = f"{job.step}: its job was ended from outside (exit status {outcome.exit_status})"
+        return StepKilledError(message, hint="run the same command again; finished steps are kept")
+    tail = tail_of(JobFolder(job.output.parent).log)
+    return StepFailedError(f"{job.step}: its job ended with exit status {outcome.exit_status}{tail}")
+
+
+def _is_pending(decision: str, placed: PlacedStep, forced: frozenset[str]) -> bool:
+    return decision != "reuse" or placed.step.name in forced
+
+
+def _executor(prepared: ClusterPlan, leaves: Leaves) -> SlurmExecutor:
+    return SlurmExecutor(prepared.cluster, prepared.resources, environment=prepared.settings.environment, leaves=leaves)
+
+
+def chains_of(settings: Settings, recipe: str) -> tuple[Chain, ...]:
+    """Return the chains of a recipe whose build has not ended, or was killed or left."""
+    return tuple(chain for chain in Chain.unfinished(settings) if chain.jobs[0].recipe == recipe)
+
+
+def follow_chain(settings: Settings, chain: Chain, observer: Observer) -> None:
+    """Follow the jobs of a chain that another process submitted, and submit none. An interrupt leaves them.
+
+    Raises:
+        OrchestratorError: The error with which a job ended.
+    """
+    executor = _executor_of(settings)
+    for job in chain.jobs:
+        submitted = executor.find(job)
+        if submitted is None:
+            if not chain.folder.exists():  # its build has ended and took the results
+                return
+            message = f"{job.recipe}: Slurm does not know the job of {job.step} any more, and it left no record"
+            raise NodeLostError(message, hint="build again: finished steps are kept")
+        reader = _Reader(job.step, observer)
+        outcome = executor.follow(submitted, job, reader)
+        if outcome.exit_status:
+            raise _error(job, outcome, reader.ended)
+
+
+def cancel_chain(settings: Settings, chain: Chain) -> None:
+    """Remove the jobs of a chain from the queue, and its folder. Finished steps stay in the store.
+
+    Raises:
+        SlurmUnavailableError: Slurm does not answer, so the jobs stay.
+    """
+    executor = _executor_of(settings)
+    executor.check(chain.jobs[0])
+    for job in reversed(chain.jobs):
+        executor.discard(job)
+    remove_chain(chain)
+
+
+def states_of(settings: Settings, recipe: str | None = None) -> dict[str, dict[str, str]]:
+    """Return the state of each unfinished job, by recipe and step: `queued (Resources)`, `running` or `lost`.
+
+    `unknown`: Slurm does not answer. The state of an ended job is that of its step.
+    """
+    executor = _executor_of(settings)
+    found: dict[str, dict[str, str]] = {}
+    for chain in Chain.unfinished(settings):
+        for job in chain.jobs:
+            if recipe in (None, job.recipe) and JobFolder(job.output.parent).ending() is None:
+                found.setdefault(job.recipe, {})[job.step] = _state(executor, job)
+    return found
+
+
+def _state(executor: SlurmExecutor, job: Job) -> str:
+    try:
+        state = executor.state(job)
+    except SlurmUnavailableError:
+        return "unknown"
+    if state is None:
+        return "lost"
+    return f"queued ({state.reason})" if state.is_waiting else "running"
+
+
+def _executor_of(settings: Settings) -> SlurmExecutor:
+    """Return an executor that submits nothing."""
+    cluster = Cluster(schema_version=1, scheduler="slurm", containers="none")
+    nothing = Resources(minutes=1, memory=0)
+    return SlurmExecutor(cluster, lambda _job: nothing, environment=settings.environment, leaves=lambda: True)

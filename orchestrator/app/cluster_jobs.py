@@ -1,0 +1,204 @@
+"""Turns a plan into jobs of a cluster: one for each step, each a build up to that step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
+from orchestrator.app.planning import Planned
+from orchestrator.app.settings import Settings
+from orchestrator.catalog.cluster import Cluster
+from orchestrator.errors import ClusterInvalidError, machine_faults
+from orchestrator.executors.job import Job
+from orchestrator.executors.slurm_script import Resources
+from orchestrator.planner.phases import Phase
+from orchestrator.recipe.lock import lock_text
+from orchestrator.store.temporary import replacing
+
+_ID = 12
+"""Hexadecimal digits of the digest in the name of a chain's folder."""
+_STEPS = "steps.json"
+"""Lists the steps of a chain, for commands that find its folder."""
+_PHASES: Mapping[str, Phase] = {
+    "quantize": "quantize",
+    "convert": "convert",
+    "engine": "engine_build",
+    "evaluate": "evaluate",
+    "verify": "load",
+    "benchmark": "serve",
+}
+"""Phases of the plan by step. Every other step downloads."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The jobs of one build, in a folder of their own.
+
+    The folder holds the recipe with its commits and the lock as they were when the jobs were submitted. A later change
+    of the recipe does not change jobs that wait in the queue.
+    """
+
+    folder: Path
+    jobs: tuple[Job, ...]
+
+    @classmethod
+    def unfinished(cls, settings: Settings) -> Iterator[Chain]:
+        """Find the chains that no build has finished. Their jobs have folders, but no commands."""
+        for file in sorted(jobs_folder(settings).glob(f"*/{_STEPS}")):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # a build has just removed it
+                fields = json.loads(file.read_text(encoding="utf-8"))
+                recipe, steps = fields["recipe"], fields["steps"]
+                yield cls(file.parent, tuple(_known_job(file.parent, recipe, step) for step in steps))
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """A plan for one cluster."""
+
+    settings: Settings
+    planned: Planned
+    resolved: Plan
+    cluster: Cluster
+    offline: bool = False
+
+    def folder(self, steps: Sequence[PlacedStep], forced: frozenset[str]) -> Path:
+        """Name the chain's folder in the store after everything that decides what its jobs do.
+
+        Args:
+            steps: All steps of the build, those with a result included.
+            forced: Steps that run even if the store has their results.
+        """
+        words = [placed.step.name for placed in steps], sorted(forced), self.offline, self._containers()
+        digest = hashlib.sha256(json.dumps([self._texts(), words]).encode()).hexdigest()
+        return jobs_folder(self.settings) / f"{self.resolved.recipe.name}-{digest[:_ID]}"
+
+    def chain(self, place: Path, steps: Sequence[PlacedStep], forced: frozenset[str]) -> Chain:
+        """Make the jobs of some steps, in a folder.
+
+        Args:
+            place: The folder of the chain.
+            steps: The steps that get a job, in the order of the plan.
+            forced: Steps that run even if the store has their results.
+        """
+        recipe = place / f"{self.resolved.recipe.name}.yaml"
+        return Chain(place, tuple(self._job(place, recipe, placed, forced) for placed in steps))
+
+    def write(self, chain: Chain) -> None:
+        """Write the recipe and the lock of a chain."""
+        with machine_faults("writing the recipe of the jobs"):
+            chain.folder.mkdir(parents=True, exist_ok=True)
+            steps = json.dumps({"recipe": self.resolved.recipe.name, "steps": [job.step for job in chain.jobs]})
+            for name, text in {**self._texts(), _STEPS: f"{steps}\n"}.items():
+                with replacing(chain.folder / name) as fresh:
+                    fresh.write_text(text, encoding="utf-8")
+
+    def resources(self, job: Job) -> Resources:
+        """Return what a step's job requests: the plan's figures with the site's margins."""
+        margins = self.cluster.margins
+        stage = self.resolved.estimate.stage(_PHASES.get(job.step, "download"))
+        minutes = math.ceil(stage.time.most / 60 * margins.time) if stage and stage.time else margins.unknown_minutes
+        peak = stage.peak.total * margins.memory if stage else 0.0
+        return Resources(
+            minutes=min(max(minutes, margins.shortest_minutes), margins.longest_minutes),
+            memory=int(max(peak, margins.least_memory_gb * 1e9)),
+            gpus=job.gpus,
+        )
+
+    def _texts(self) -> dict[str, str]:
+        """Return the files that the jobs read, by name."""
+        name = self.resolved.recipe.name
+        recipe = json.dumps(self.resolved.recipe.model_dump(mode="json", exclude_defaults=True), indent=1)
+        texts = {f"{name}.yaml": f"{recipe}\n"}
+        if self.planned.lock is not None:
+            texts[f"{name}.lock"] = lock_text(self.planned.lock)
+        return texts
+
+    def _job(self, folder: Path, recipe: Path, placed: PlacedStep, forced: frozenset[str]) -> Job:
+        step = placed.step
+        secrets = self.settings.secrets
+        return Job(
+            step=step.name,
+            key=folder.name,
+            recipe=self.resolved.recipe.name,
+            argv=tuple(self._words(recipe, step.name, forced)),
+            output=folder / step.name / "out",
+            secrets={name: secrets[name] for name in step.secrets if name in secrets},
+            network=True,  # the Hub's client finds its cache by the same variables
+            gpus=step.gpus,
+        )
+
+    def _words(self, recipe: Path, step: str, forced: frozenset[str]) -> Iterator[str]:
+        settings = self.settings
+        yield from ("python3", "-m", "orchestrator.cli.main")
+        yield from ("--project", str(settings.project.root), "--store", str(settings.store.root))
+        yield from ("--dist", str(settings.dist), "build", str(recipe), "--until", step, "--events")
+        yield from self._containers()
+        if step in forced:
+            yield from ("--from", step)
+        if self.offline:
+            yield "--offline"
+
+    def _containers(self) -> tuple[str, ...]:
+        """Return the options for the program that runs containers on a node."""
+        if self.cluster.containers == "none":
+            return ("--executor", "process")
+        return ("--containers", self.cluster.containers)
+
+
+def executor_on(cluster: Cluster) -> ExecutorName | None:
+    """Return where portable steps run on a node."""
+    return "process" if cluster.containers == "none" else None
+
+
+def check_containers(plan: Plan, cluster: Cluster) -> None:
+    """Refuse steps that need a container on a cluster without containers.
+
+    Raises:
+        ClusterInvalidError: There is such a step.
+    """
+    needing = [placed.step.name for placed in plan.steps if placed.executor == "docker"]
+    if cluster.containers == "none" and needing:
+        message = (
+            f"{plan.recipe.name}: {', '.join(needing)} must run in a container, and cluster.yaml has `containers: none`"
+        )
+        raise ClusterInvalidError(message, hint="set containers to docker, apptainer or pyxis")
+
+
+def jobs_folder(settings: Settings) -> Path:
+    """Return the folder of all chains of a store."""
+    return settings.store.root / "jobs"
+
+
+def submit_text(chain: Chain) -> str:
+    """Return a script that submits a chain by hand."""
+    lines = [
+        "#!/bin/bash",
+        f"# Submits the steps of {chain.jobs[0].recipe} in their order. Each waits for the success of the one before.",
+        "# Slurm copies the variables of the shell into a job: only those named here go along.",
+        "set -euo pipefail",
+        'cd "$(dirname "$0")"',
+        "rm -f */ending  # of an earlier submission",
+        'submit() { env -i HOME="$HOME" PATH="$PATH" ${SLURM_CONF:+SLURM_CONF="$SLURM_CONF"} \\',
+        '  sbatch --parsable --no-requeue "$@" | cut -d";" -f1; }',
+        "",
+    ]
+    for number, job in enumerate(chain.jobs):
+        after = '--dependency=afterok:"$job" --kill-on-invalid-dep=yes ' if number else ""
+        lines += [f"job=$(submit {after}{job.step}/job.sh)", f'echo "{job.step}: job $job"']
+    return "\n".join(lines) + "\n"
+
+
+def _known_job(folder: Path, recipe: str, step: str) -> Job:
+    return Job(step=step, key=folder.name, recipe=recipe, argv=(), output=folder / step / "out")
+
+
+def remove_chain(chain: Chain) -> None:
+    """Remove the folder of a chain whose jobs have ended."""
+    shutil.rmtree(chain.folder, ignore_errors=True)
