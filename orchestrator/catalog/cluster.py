@@ -76,6 +76,9 @@ class Cluster(Placement):
     """How much more than the plan's figures a job requests."""
     jobs_of_a_step: int = Field(default=10, ge=1, le=100)
     """The most jobs in a row for one resumable step that does not end within its time limit."""
+    settle_seconds: float = Field(default=10.0, ge=0, le=600)
+    """Seconds after the end of a job within which its files are visible on every node. A network file system that
+    caches attributes shows them late."""
     steps: dict[str, Placement] = {}
     """Settings of single steps by name, such as `download`. They replace those of all steps."""
 

@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 PATIENCE = 300.0
 """Seconds to wait for a controller that does not answer while a job runs."""
 
-SETTLE = 10.0
-"""Seconds after the end of a job within which its files must be visible here. A network file system shows them late."""
-
 _SLICE = 0.2
 """Seconds between two looks at a job's folder."""
 _OFTEN, _SELDOM = 1.0, 10.0
@@ -78,7 +75,6 @@ class SlurmExecutor:
         environment: The source of the few inherited variables.
         grace: Seconds between asking an interrupted command to stop and killing it.
         patience: Seconds to wait for a controller that does not answer.
-        settle: Seconds after a job's end within which its files must be visible here.
         leaves: Decides after an interrupt whether the job continues.
     """
 
@@ -92,7 +88,6 @@ class SlurmExecutor:
         environment: Mapping[str, str] = os.environ,
         grace: float = 30.0,
         patience: float = PATIENCE,
-        settle: float = SETTLE,
         leaves: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cluster = cluster
@@ -101,7 +96,7 @@ class SlurmExecutor:
         self._client = SlurmClient(environment)
         self._grace = grace
         self._patience = patience
-        self._settle = settle
+        self._settle = cluster.settle_seconds
         self._leaves = leaves
 
     def check(self, job: Job) -> None:  # noqa: ARG002 - the cluster is the same for every job

@@ -24,7 +24,7 @@ from tests.chaos.downloading import POINTS as DOWNLOADING
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.chaos.crashing"])
-_MEASURED = frozenset({"verify", "benchmark"})
+MEASURED = frozenset({"verify", "benchmark"})
 """Steps that leave measured seconds: never the same bytes twice."""
 _PATIENCE = 120.0
 _LOCKS = ".locks"
@@ -152,7 +152,7 @@ class Chaos:
 
     def _look(self, place: Path, digests: dict[str, str], since: float) -> None:
         store = Store(place / "store")
-        wrong = [name for name in digests if name not in _MEASURED and digests[name] != self._undisturbed[name]]
+        wrong = [name for name in digests if name not in MEASURED and digests[name] != self._undisturbed[name]]
         wrong += [name for name in self._undisturbed if name not in digests]
         if wrong:
             self._violated(place, f"other bytes than undisturbed: {wrong}")
@@ -171,7 +171,7 @@ class Chaos:
         hidden = (*(place / "store").rglob(".*"), *(place / "dist").glob(".*"), *(place / "hf").rglob(".*"))
         left += [str(path.relative_to(place)) for path in hidden if path.name != _LOCKS]
         left += [found.name for found in self.world.left(place)]
-        left += [f"process {number}" for number in _processes_at(place)]
+        left += [f"process {number}" for number in processes_at(place)]
         found = garbage.find_garbage(store, frozenset(a.key for a in store.artifacts()), ())
         left += [item.name for item in found.garbage]
         if left:
@@ -201,9 +201,9 @@ class Chaos:
         raise ViolationError(message)
 
 
-def _processes_at(folder: Path) -> list[int]:
+def processes_at(folder: Path, patience: float = 5.0) -> list[int]:
     """Find processes with a folder in their arguments; those of a killed build have a moment to be gone."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience
     while True:
         found = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -6,6 +6,7 @@ The daemons run in the foreground, listen on loopback only and keep all files in
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -75,6 +76,12 @@ _NODE = (
 
 class NoSlurmError(Exception):
     """No Slurm can be started here; the message gives the reason."""
+
+
+def cluster_text(**settings: object) -> str:
+    """Write a cluster.yaml for small jobs, with more settings."""
+    base = {"schema_version": 1, "scheduler": "slurm", "containers": "none", "memory_gb": 0.5, "settle_seconds": 1.0}
+    return json.dumps({**base, **settings}, indent=1)
 
 
 @dataclass
@@ -163,6 +170,10 @@ class Slurm:
         process.kill()
         process.wait(_WAIT)
 
+    def wait_for_controller(self) -> None:
+        """Wait until the controller answers."""
+        wait_for(lambda: "UP" in self.say("scontrol", "ping"), _WAIT)
+
     def wait_for_nodes(self) -> None:
         """Wait until the controller answers and each node can take a job."""
         idle = [f"{name} idle" for name in NODES]
@@ -174,9 +185,7 @@ class Slurm:
             **{"schema_version": 1, "scheduler": "slurm", "containers": "none", "memory_gb": 0.2, **settings}
         )
         resources = Resources(minutes=30, memory=200 << 20)
-        return SlurmExecutor(
-            cluster, lambda _job: resources, environment=self.environment, grace=grace, patience=20.0, settle=2.0
-        )
+        return SlurmExecutor(cluster, lambda _job: resources, environment=self.environment, grace=grace, patience=20.0)
 
     def say(self, *command: str) -> str:
         """Give the output of one of Slurm's commands."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,10 @@ from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, program
 from orchestrator.events import Observer
 from orchestrator.units import in_bytes, in_time
+
+
+_HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
+"""The executors of this machine by their names on the command line."""
 
 
 @click.command("build")
@@ -107,7 +111,7 @@ def command(
     """Build RECIPE. Finished steps are reused."""
     settings: Settings = ctx.obj
     _check_usage(recipe, dry=dry, every=every, detach=detach, executor=executor, render=render)
-    here: ExecutorName | None = "process" if executor == "process" else "docker" if executor == "docker" else None
+    here = _HERE.get(executor or "")
     if dry:
         ctx.exit(dry_run(settings, recipe, overrides, here, as_json=as_json))
     assert recipe is not None  # noqa: S101 - checked above
