@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.documents.files import read_document
+from orchestrator.documents.schema import as_text, described_schema
 from orchestrator.documents.validate import validate
 from orchestrator.errors import ClusterInvalidError
 
@@ -99,3 +100,8 @@ def read_cluster(file: Path) -> Cluster:
     """
     document = read_document(file, ClusterInvalidError)
     return validate(Cluster, dict(document.data), document.positions, ClusterInvalidError)
+
+
+def cluster_schema_text() -> str:
+    """Return the schema of `cluster.yaml` as text."""
+    return as_text(described_schema(Cluster), "orchestrator cluster")

@@ -1,72 +1,23 @@
-"""Generates the JSON Schema of recipes for editors from the types, and checks that the file is current."""
+"""Generates the JSON Schema of recipes for editors."""
 
 from __future__ import annotations
 
-import ast
-import inspect
-import json
-import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema
-
+from orchestrator.documents.schema import as_text, described_schema
 from orchestrator.recipe.model import Recipe
-
-if TYPE_CHECKING:
-    from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core.core_schema import ModelSchema
-
-
-class _Described(GenerateJsonSchema):
-    """Describes each key by the docstring under it in its class.
-
-    pydantic can do that (`use_attribute_docstrings`), but when a class is created, so that each start of the command
-    would read and parse the sources.
-    """
-
-    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        result = super().model_schema(schema)
-        for name, text in _descriptions(schema["cls"]).items():
-            if name in result.get("properties", {}):
-                result["properties"][name].setdefault("description", text)
-        return result
 
 
 def recipe_schema() -> dict[str, Any]:
     """Return the schema of a complete recipe, every key with its description."""
-    return Recipe.model_json_schema(schema_generator=_Described)
+    return described_schema(Recipe)
 
 
 def schema_text() -> str:
     """Return the schema as text, with the one key that only the loader reads."""
     schema = recipe_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "orchestrator recipe"
     extends = {"type": "string", "description": "The recipe or base (recipes/bases/) that this one builds on."}
     schema["properties"] = {"extends": extends, **schema["properties"]}
     # A recipe that extends another may leave out all that the other one has.
     schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def is_current(file: Path) -> bool:
-    """Tell whether a schema file matches the types."""
-    return file.is_file() and file.read_text(encoding="utf-8") == schema_text()
-
-
-def _descriptions(kind: type) -> dict[str, str]:
-    """Find the docstring under each key of a class and its bases."""
-    found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        if not one.__module__.startswith(f"{__package__.partition('.')[0]}."):
-            continue
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
-        assert isinstance(node, ast.ClassDef)  # noqa: S101 - the source of a class
-        for key, text in zip(node.body, node.body[1:], strict=False):
-            match key, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                    found[name] = inspect.cleandoc(words)
-                case _:  # no key with a text under it
-                    pass
-    return found
+    return as_text(schema, "orchestrator recipe")

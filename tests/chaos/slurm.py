@@ -156,12 +156,20 @@ class SlurmChaos:
         again = [key for key, folders in published.items() if len(folders) != 1]
         if again or len(published) != len(digests):
             self._violated(place, f"published more than once, or too much: {again}, {sorted(published)}")
-        wait_for(lambda: not self.slurm.queue(), 30)
-        wait_for(lambda: not processes_at(place / "store"))
         left = [*store.attempts(), *store.root.glob("jobs/*"), *store.root.glob("aside/*"), *store.root.glob("uses/*")]
         left += [path for path in (place / "store").rglob(".*") if path.is_file()]
+        self._look_at_queue(place)
         if left:
             self._violated(place, f"left over: {[str(path.relative_to(place)) for path in left]}")
+
+    def _look_at_queue(self, place: Path) -> None:
+        """Look for jobs and their processes; Slurm takes a while to see what was killed."""
+        try:
+            wait_for(lambda: not self.slurm.queue(), 30)
+        except AssertionError:
+            self._violated(place, f"jobs are left: {self.slurm.say('scontrol', '--oneliner', 'show', 'job')}")
+        if found := processes_at(place / "store"):
+            self._violated(place, f"processes are left: {found}")
 
     def _violated(self, place: Path, what: str) -> None:
         said = (place / "said").read_text()[-3000:] if (place / "said").is_file() else ""

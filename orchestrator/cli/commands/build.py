@@ -33,7 +33,6 @@ from orchestrator.cli.text import print_json, program
 from orchestrator.events import Observer
 from orchestrator.units import in_bytes, in_time
 
-
 _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
 """The executors of this machine by their names on the command line."""
 

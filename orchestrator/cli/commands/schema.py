@@ -1,28 +1,36 @@
-"""Prints or checks the JSON Schema of recipes."""
+"""Prints or checks the JSON Schemas of the files that people write."""
 
 from __future__ import annotations
 
 import click
 
 from orchestrator.app.settings import Settings
+from orchestrator.catalog.cluster import cluster_schema_text
+from orchestrator.documents.schema import is_current
 from orchestrator.errors import CheckFailedError
-from orchestrator.recipe.schema import is_current, schema_text
+from orchestrator.recipe.schema import schema_text
+
+_TEXTS = {"recipe": schema_text, "cluster": cluster_schema_text}
+"""A function for each kind of file that writes its schema."""
 
 
 @click.command("schema")
-@click.option("--check", is_flag=True, help="Fail if recipes/recipe.schema.json is not current.")
-@click.option("--write", is_flag=True, help="Write recipes/recipe.schema.json.")
+@click.argument("kind", type=click.Choice(list(_TEXTS)), default="recipe")
+@click.option("--check", is_flag=True, help="Fail if recipes/*.schema.json are not current.")
+@click.option("--write", is_flag=True, help="Write recipes/*.schema.json.")
 @click.pass_obj
-def command(settings: Settings, check: bool, write: bool) -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    file = settings.project.recipes / "recipe.schema.json"
-    if write:
-        file.write_text(schema_text(), encoding="utf-8")
-        click.echo(f"wrote {file}")
-    elif check:
-        if not is_current(file):
-            message = f"{file} differs from the types of recipes"
+def command(settings: Settings, kind: str, check: bool, write: bool) -> None:
+    """Print the JSON Schema of recipes or of cluster.yaml, for editors."""
+    if not (check or write):
+        click.echo(_TEXTS[kind](), nl=False)
+        return
+    for name, text in _TEXTS.items():
+        file = settings.project.recipes / f"{name}.schema.json"
+        if write:
+            file.write_text(text(), encoding="utf-8")
+            click.echo(f"wrote {file}")
+        elif not is_current(file, text()):
+            message = f"{file} differs from the types of the program"
             raise CheckFailedError(message, hint="run: orchestrator schema --write")
-        click.echo(f"{file} is current")
-    else:
-        click.echo(schema_text(), nl=False)
+        else:
+            click.echo(f"{file} is current")

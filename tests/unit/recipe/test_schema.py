@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 
 from orchestrator.documents.files import read_document
+from orchestrator.documents.schema import is_current
 from orchestrator.errors import RecipeUnknownError
 from orchestrator.recipe.load import RecipeBook
-from orchestrator.recipe.schema import is_current, schema_text
+from orchestrator.recipe.schema import schema_text
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 SCHEMA: dict[str, Any] = json.loads(schema_text())
@@ -24,13 +25,13 @@ def validate(data: object) -> None:
 
 
 def test_the_shipped_schema_is_current() -> None:
-    assert is_current(RECIPES / "recipe.schema.json")
+    assert is_current(RECIPES / "recipe.schema.json", schema_text())
 
 
 def test_a_schema_that_is_missing_or_old_is_not_current(tmp_path: Path) -> None:
-    assert not is_current(tmp_path / "none.json")
+    assert not is_current(tmp_path / "none.json", schema_text())
     (tmp_path / "old.json").write_text("{}")
-    assert not is_current(tmp_path / "old.json")
+    assert not is_current(tmp_path / "old.json", schema_text())
 
 
 def test_the_schema_is_a_schema() -> None:
