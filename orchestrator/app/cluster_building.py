@@ -121,9 +121,11 @@ class ClusterBuild:
         place = self.plan.folder(self.steps, self._forced())
         chain = self.plan.chain(place, self._pending(), self._forced())
         run = _Run(self.plan, chain, self.steps, observer, _Decision(leaves))
-        if chain.jobs:
-            with settings.store.lock(chain.folder.name, lambda: observer(_WAITING)):
+        with settings.store.lock(place.name, lambda: observer(_WAITING)):
+            if chain.jobs:
                 run.to_the_end()
+            remove_chain(chain)
+        run.executor.sweep(self.plan.chain(place, self.steps, self._forced()).jobs)
         return self._collect(observer, run.made)
 
     def render(self, folder: Path) -> Chain:

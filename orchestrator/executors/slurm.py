@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -45,12 +45,15 @@ _SLICE = 0.2
 """Seconds between two looks at a job's folder."""
 _OFTEN, _SELDOM = 1.0, 10.0
 """Seconds between two questions to the controller, at the beginning and later."""
+_BRIEF = 5.0
+"""Seconds to wait for an answer about a job that has ended, or whose state is only shown."""
 _CHUNK = 1 << 20
 _NEWEST = 4096
 """Bytes at the end of a log whose middle was cut from which the reader continues."""
 _LAUNCH_FAILED = "launch_failed_requeued_held"
 _TAIL = 12
 """Lines of the output of a failed script in its error."""
+_AGAIN = "build again: finished steps are kept"
 _SIGTERM = 143  # 128 + SIGTERM
 _OUT_OF_MEMORY = 137  # 128 + SIGKILL
 
@@ -94,6 +97,7 @@ class SlurmExecutor:
         self._resources = resources
         self._environment = environment
         self._client = SlurmClient(environment)
+        self._brief = SlurmClient(environment, seconds=_BRIEF)
         self._grace = grace
         self._patience = patience
         self._settle = cluster.settle_seconds
@@ -192,31 +196,42 @@ class SlurmExecutor:
     def discard(self, job: Job) -> None:
         """Remove a job, running or not, with its files except output and log."""
         folder = JobFolder(job.output.parent)
-        number = folder.number() or (self._client.find(job_name(job)) if folder.script.exists() else None)
+        number = folder.number() or (self._queued(job_name(job), self._brief) if folder.script.exists() else None)
         folder.clear()
-        if number and self._is_known(number, job_name(job)):
-            self._client.cancel(number)
+        if number and self._is_known(number, job_name(job), self._brief):
+            self._brief.cancel(number)
+
+    def sweep(self, jobs: Sequence[Job]) -> None:
+        """Remove what Slurm still has of ended jobs. A controller that was killed shows them as waiting or running."""
+        with suppress(SlurmUnavailableError):  # a job that starts later does nothing
+            for number in self._brief.find(*map(job_name, jobs)):
+                self._brief.cancel(number)
 
     def state(self, job: Job) -> JobState | None:
         """Return the state of a job that waits or runs; None for every other."""
         number = JobFolder(job.output.parent).number()
-        found = self._client.state(number, job_name(job)) if number else None
+        found = self._brief.state(number, job_name(job)) if number else None
         return None if found is None or found.is_over else found
 
     def _find(self, folder: JobFolder, name: str) -> str | None:
         """Find the number of a job that has ended with a record, waits or runs."""
         if not folder.script.exists():
             return None
-        number = folder.number() or self._client.find(name)  # killed between sbatch and recording the number
+        number = folder.number() or self._queued(name, self._client)  # killed between sbatch and recording the number
         if number is None:
             return None
-        if folder.ending() is None and not self._is_known(number, name):
+        if folder.ending() is None and not self._is_known(number, name, self._client):
             return None
         folder.write_number(number)
         return number
 
-    def _is_known(self, number: str, name: str) -> bool:
-        state = self._client.state(number, name)
+    @staticmethod
+    def _queued(name: str, client: SlurmClient) -> str | None:
+        return next(iter(client.find(name)), None)
+
+    @staticmethod
+    def _is_known(number: str, name: str, client: SlurmClient) -> bool:
+        state = client.state(number, name)
         return state is not None and not state.is_over
 
     @staticmethod
@@ -274,7 +289,7 @@ class _Follower:
                     return self._settled(state)
                 self._report(state)
             time.sleep(_SLICE)
-        return self._checked_for_memory(ending)
+        return self._explained(ending)
 
     def stop(self, grace: float) -> None:
         """Ask the command to stop, and follow its log until it has ended or the time is over."""
@@ -318,19 +333,27 @@ class _Follower:
             self.observer(from_line(line))
 
     def _state(self) -> JobState | None:
-        """Ask for the job's state, and retry until the controller answers."""
+        """Ask for the job's state, and retry until the controller answers. None if the end is recorded meanwhile.
+
+        Raises:
+            SlurmUnavailableError: The controller does not answer for longer than we wait.
+        """
         deadline, warned = time.monotonic() + self.patience, False
+
+        def gives_up() -> bool:
+            self.abort_check()
+            return self.submitted.folder.ending() is not None or time.monotonic() > deadline
+
         while True:
             try:
-                return self.client.state(self.submitted.number, self.submitted.name)
+                return self.client.state(self.submitted.number, self.submitted.name, gives_up)
             except SlurmUnavailableError as error:
+                if self.submitted.folder.ending() is not None:
+                    return None
                 if time.monotonic() > deadline:
                     message = f"{self.step}: Slurm has not answered for {self.patience:.0f} s"
                     hint = "build again when it answers: the job is adopted"
                     raise SlurmUnavailableError(message, hint=hint) from error
-            if self.submitted.folder.ending() is not None:
-                return None
-            self.abort_check()
             if not warned:
                 self.observer(Warned(f"Slurm does not answer; waiting up to {self.patience:.0f} s for it"))
                 warned = True
@@ -355,30 +378,38 @@ class _Follower:
         deadline = time.monotonic() + self.settle
         while time.monotonic() < deadline:
             if ending := self._look():
-                return self._checked_for_memory(ending)
+                return self._explained(ending)
             time.sleep(_SLICE)
         return self._without_record(state)
 
     def _without_record(self, state: JobState | None) -> Ending:
         name = f"{self.step}: job {self.submitted.number}"
-        match state.state if state else "":
-            case "TIMEOUT" | "DEADLINE":
-                return Ending(_SIGTERM, killed=True, time_limit=True)
-            case "OUT_OF_MEMORY":
-                return Ending(_OUT_OF_MEMORY, out_of_memory=True)
-            case "CANCELLED" | "PREEMPTED":
-                return Ending(_SIGTERM, killed=True)
-            case "COMPLETED" | "FAILED" if state and state.signal:
+        if state is None:
+            message = f"{name} is gone: Slurm does not know it, and it left no record"
+            raise NodeLostError(message, hint=_AGAIN)
+        if state.state in ("COMPLETED", "FAILED"):
+            if state.signal:
                 return Ending(128 + state.signal, killed=True)
-            case "COMPLETED" | "FAILED":
-                message = f"{name} ended before its command started{self._script_log()}"
-                hint = "its node needs this Python and the store at the same paths as this machine"
-                raise JobNotStartedError(message, hint=hint)
-            case "":
-                message = f"{name} is gone: Slurm does not know it, and it left no record"
-            case other:
-                message = f"{name} was lost with its node ({other})"
-        raise NodeLostError(message, hint="build again: finished steps are kept")
+            message = f"{name} ended before its command started{self._script_log()}"
+            hint = "its node needs this Python and the store at the same paths as this machine"
+            raise JobNotStartedError(message, hint=hint)
+        return self._as_slurm_says(Ending(_SIGTERM, killed=True), state)
+
+    def _as_slurm_says(self, ending: Ending, state: JobState) -> Ending:
+        """Return the ending of a killed command with Slurm's reason.
+
+        Raises:
+            NodeLostError: The node was lost.
+        """
+        match state.state:
+            case "OUT_OF_MEMORY":
+                return replace(ending, exit_status=_OUT_OF_MEMORY, out_of_memory=True)
+            case "TIMEOUT" | "DEADLINE":
+                return replace(ending, time_limit=True)
+            case "NODE_FAIL" | "BOOT_FAIL":
+                message = f"{self.step}: job {self.submitted.number} was lost with its node ({state.state})"
+                raise NodeLostError(message, hint=_AGAIN)
+        return ending
 
     def _script_log(self) -> str:
         try:
@@ -387,16 +418,18 @@ class _Follower:
             return ""
         return "".join(f"\n  {line}" for line in text.splitlines()[-_TAIL:])
 
-    def _checked_for_memory(self, ending: Ending) -> Ending:
-        """Ask whether a killed command was killed for memory: only Slurm knows that."""
+    def _explained(self, ending: Ending) -> Ending:
+        """Ask why a command was killed: the job itself knows only the signal."""
         if ending.exit_status not in (_OUT_OF_MEMORY, _SIGTERM) or ending.time_limit:
             return ending
         deadline = time.monotonic() + self.settle
         with suppress(SlurmUnavailableError):
             while time.monotonic() < deadline:
                 state = self.client.state(self.submitted.number, self.submitted.name)
-                if state is None or state.is_over:
-                    return replace(ending, out_of_memory=state is not None and state.state == "OUT_OF_MEMORY")
+                if state is None:
+                    return ending
+                if state.is_over:
+                    return self._as_slurm_says(ending, state)
                 time.sleep(_SLICE)
         return ending
 

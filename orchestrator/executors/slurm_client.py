@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ _FIELD = re.compile(r"(?:^|\s)(\w[\w/:]*)=(.*?)(?=\s\w[\w/:]*=|\s*$)")
 """A field of `scontrol -o`. Its value may have spaces."""
 _NO_SUCH_JOB = "Invalid job id"
 _UNAVAILABLE = ("Unable to contact", "Connection refused", "Could not establish", "timed out")
-_SECONDS = 60.0
-"""Seconds to wait for one answer. Slurm's own commands retry for a few seconds."""
+_SLICE = 0.5
+"""Seconds to wait for an answer before other checks."""
 _KEPT = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
 """Variables of the caller that Slurm's commands get, besides SLURM_CONF. Slurm copies all others into the job."""
 
@@ -26,6 +27,14 @@ _OVER = frozenset(
         *("REVOKED", "TIMEOUT"),
     }
 )
+
+
+GivesUp = Callable[[], bool]
+"""Tells whether an answer is no longer needed."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,11 @@ class SlurmClient:
 
     Args:
         environment: The source of the few variables that they get.
+        seconds: Seconds to wait for one answer. Slurm's commands retry for about half a minute.
     """
 
     environment: Mapping[str, str]
+    seconds: float = 60.0
 
     def check(self) -> None:
         """Check that the controller answers.
@@ -88,12 +99,20 @@ class SlurmClient:
             raise JobRefusedError(message, hint="compare cluster.yaml with: sinfo, sacctmgr show associations")
         return done.stdout.strip().partition(";")[0]  # behind it is the name of the cluster
 
-    def state(self, job: str, name: str) -> JobState | None:
+    def state(self, job: str, name: str, gives_up: GivesUp = _never) -> JobState | None:
         """Return a job's state; None if the controller has no job of that number and name.
 
         The controller forgets ended jobs after minutes, and gives numbers twice if it lost its newest records.
+
+        Args:
+            job: The job's number.
+            name: Its name.
+            gives_up: Called while the controller does not answer. If it returns true, waiting ends.
+
+        Raises:
+            SlurmUnavailableError: The controller does not answer.
         """
-        done = self._run("scontrol", "--oneliner", "show", "job", job)
+        done = self._run("scontrol", "--oneliner", "show", "job", job, gives_up=gives_up)
         if done.returncode:
             if _NO_SUCH_JOB in done.stderr:
                 return None
@@ -104,10 +123,10 @@ class SlurmClient:
         _, _, number = fields.get("ExitCode", "0:0").partition(":")
         return JobState(fields["JobState"], fields.get("Reason", ""), int(number or 0))
 
-    def find(self, name: str) -> str | None:
-        """Return the number of the user's queued job of that name; None if there is none."""
-        lines = self._say("squeue", "--me", "--noheader", "--name", name, "--format", "%i").split()
-        return lines[0] if lines else None
+    def find(self, *names: str) -> tuple[str, ...]:
+        """Return the numbers of the user's jobs of these names that wait or run."""
+        chosen = ("--name", ",".join(names))
+        return tuple(self._say("squeue", "--me", "--noheader", *chosen, "--format", "%i").split())
 
     def ask_to_stop(self, job: str) -> None:
         """Send SIGTERM to the script of a running job."""
@@ -129,26 +148,41 @@ class SlurmClient:
             raise _unavailable(done.stderr)
         return done.stdout
 
-    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *command: str, gives_up: GivesUp = _never) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in self.environment.items() if name in _KEPT or name == "SLURM_CONF"}
         try:
-            return subprocess.run(
+            process = subprocess.Popen(
                 command,
                 env={"PATH": os.defpath, **kept},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_SECONDS,
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
                 start_new_session=True,  # Ctrl-C reaches only us
             )
         except FileNotFoundError as error:
             message = f"{command[0]} is not on this machine"
             hint = "run it on a login node of the cluster, or add Slurm's commands to PATH"
             raise SlurmUnavailableError(message, hint=hint) from error
+        try:
+            output, errors = _answer(process, gives_up, self.seconds)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _answer(process: subprocess.Popen[str], gives_up: GivesUp, seconds: float) -> tuple[str, str]:
+    """Wait for the output of a command."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return process.communicate(timeout=_SLICE)
         except subprocess.TimeoutExpired as error:
-            message = f"{command[0]} has not answered for {_SECONDS:.0f} s"
-            raise SlurmUnavailableError(message, hint="look at the controller: scontrol ping") from error
+            if gives_up() or time.monotonic() > deadline:
+                message = "Slurm does not answer"
+                raise SlurmUnavailableError(message, hint="look at the controller: scontrol ping") from error
 
 
 def dependency_options(after: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from tests.support.fake import FakeExecutor, FakeRun
 if TYPE_CHECKING:
     from tests.support.docker_daemon import Daemon
 
-pytest_plugins = ("tests.support.docker_daemon", "tests.support.slurm")
+pytest_plugins = ("tests.support.docker_daemon",)
 
 SECRET = "hf_canary_0123456789"
 

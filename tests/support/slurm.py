@@ -1,6 +1,6 @@
 """A real Slurm for tests: one controller and two nodes on this machine, which leaves nothing behind.
 
-`pytest_plugins = ("tests.support.slurm",)` in a test module brings the fixtures `slurm` (shared) and `own_slurm`.
+The fixtures are `slurm`, which tests share, and `own_slurm`, which a test may kill.
 The daemons run in the foreground, listen on loopback only and keep all files in one folder.
 """
 
@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ MEMORY = 4000
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 _WAIT = 30.0
+_SMALL = Resources(minutes=30, memory=200 << 20)
 
 _SETTINGS = """\
 ClusterName=test
@@ -179,13 +180,22 @@ class Slurm:
         idle = [f"{name} idle" for name in NODES]
         wait_for(lambda: self.say("sinfo", "-h", "-N", "-p", "build", "-o", "%N %T").splitlines() == idle, _WAIT)
 
-    def executor(self, grace: float = 3.0, **settings: object) -> SlurmExecutor:
+    def executor(
+        self,
+        grace: float = 3.0,
+        patience: float = 20.0,
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> SlurmExecutor:
         """Make an executor for small jobs, with settings of the site."""
-        cluster = Cluster(
-            **{"schema_version": 1, "scheduler": "slurm", "containers": "none", "memory_gb": 0.2, **settings}
+        cluster = Cluster.model_validate_json(cluster_text(**settings))
+        return SlurmExecutor(
+            cluster,
+            lambda _job: _SMALL,
+            environment=environment or self.environment,
+            grace=grace,
+            patience=patience,
         )
-        resources = Resources(minutes=30, memory=200 << 20)
-        return SlurmExecutor(cluster, lambda _job: resources, environment=self.environment, grace=grace, patience=20.0)
 
     def say(self, *command: str) -> str:
         """Give the output of one of Slurm's commands."""
@@ -263,3 +273,13 @@ def slurm(shared_slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slur
     monkeypatch.setenv("SLURM_CONF", shared_slurm.environment["SLURM_CONF"])
     yield shared_slurm
     shared_slurm.empty()
+
+
+@pytest.fixture
+def own_slurm() -> Iterator[Slurm]:
+    """A Slurm that a test may kill."""
+    try:
+        with slurm_in() as found:
+            yield found
+    except NoSlurmError as error:
+        do_without(str(error))
