@@ -32,7 +32,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm chaos docs docs-site clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm chaos chaos-slurm docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -174,13 +174,16 @@ lint: $(VENV)/.tested ## Check style, types, the direction of imports and what i
 chaos: $(VENV)/.tested ## Kill builds some hundred times at random, and look for a wrong byte
 	@$(BIN)/python -m tests.chaos --kills 500 $(ARGS)
 
+chaos-slurm: $(VENV)/.tested ## Kill parts of a Slurm and builds on it 200 times at random, and look for a wrong byte
+	@$(BIN)/python -m tests.chaos.slurm --faults 200 $(ARGS)
+
 docs-site: $(DOCS)/.installed ## Build the documentation as a site in build/site
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 docs: $(VENV)/.tested ## Write the generated pages of docs/ and README.md again
 	@$(BIN)/python -m docs.generate
 
-schema: setup ## Write recipes/recipe.schema.json again
+schema: setup ## Write recipes/*.schema.json again
 	@$(RUN) schema --write
 
 evaluate-planner: setup ## Score the planner's speeds on published measurements, where there are any (DATA=folder)

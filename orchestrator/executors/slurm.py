@@ -188,9 +188,13 @@ class SlurmExecutor:
         return _outcome(ending, job, adopted=submitted.adopted)
 
     def forget(self, job: Job) -> None:
-        """Remove the ended job's files, except output and log, and what Slurm still has of it."""
-        with suppress(SlurmUnavailableError):  # a job that starts later does nothing
-            if JobFolder(job.output.parent).ending() is not None or self.state(job) is None:
+        """Remove the ended job's files, except output and log."""
+        folder = JobFolder(job.output.parent)
+        if folder.ending() is not None:
+            folder.clear()  # Slurm may not know its end yet; if it starts the job again, the job does nothing
+            return
+        with suppress(SlurmUnavailableError):
+            if self.state(job) is None:
                 self.discard(job)
 
     def discard(self, job: Job) -> None:

@@ -26,7 +26,7 @@ from tests.support.slurm import NODES, Slurm, cluster_text, slurm_in
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "tiny-llama-w4a16-nvfp4"
-SMALL = ("--set", "model.generate.num_hidden_layers=1")
+SMALL = ("--set", "model.generate.num_hidden_layers=1", "--until", "quantize")
 _LOST = (5, 6)
 """Exit statuses of a build whose job or node was killed: a step that failed, a machine that was at fault."""
 _FAULTS_OF_A_ROUND = 6

@@ -9,10 +9,13 @@ import pytest
 
 from tests.chaos import crashing, downloading
 from tests.chaos.harness import Chaos, tell
+from tests.chaos.slurm import SlurmChaos
+from tests.chaos.slurm import run as run_on_slurm
 from tests.chaos.worlds import container_world, download_world, process_world
 from tests.support.docker_daemon import Daemon
 from tests.support.hub import Hub, serve
 from tests.support.rehearsal import build_images
+from tests.support.slurm import Slurm
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -51,3 +54,7 @@ def test_builds_in_containers_survive_being_killed(tmp_path: Path, daemon: Daemo
     while chaos.tally.kills < 5 * orchestrators:
         chaos.round(orchestrators, kills=5 * orchestrators)
     tell(chaos.tally, chaos.seed, f"containers, {orchestrators} at once")
+
+
+def test_builds_on_slurm_survive_the_death_of_each_part(tmp_path: Path, own_slurm: Slurm) -> None:
+    run_on_slurm(SlurmChaos(own_slurm, tmp_path, seed=1), faults=12)
