@@ -433,6 +433,12 @@ class DiskFullError(MachineError):
     code = "DISK_FULL"
 
 
+class LocksMissingError(MachineError):
+    """The file system of the store has no locks, which keep two builds from the same work."""
+
+    code = "LOCKS_MISSING"
+
+
 class NoPermissionError(MachineError):
     """The user may not use a file or socket."""
 

@@ -120,12 +120,14 @@ class ClusterBuild:
         settings.store.make()
         place = self.plan.folder(self.steps, self._forced())
         chain = self.plan.chain(place, self._pending(), self._forced())
-        run = _Run(self.plan, chain, self.steps, observer, _Decision(leaves))
+        every = self.plan.chain(place, self.steps, self._forced()).jobs
+        done = tuple(job for job in every if job not in chain.jobs)
+        run = _Run(self.plan, chain, self.steps, observer, _Decision(leaves), done)
         with settings.store.lock(place.name, lambda: observer(_WAITING)):
             if chain.jobs:
                 run.to_the_end()
             remove_chain(chain)
-        run.executor.sweep(self.plan.chain(place, self.steps, self._forced()).jobs)
+        run.executor.sweep(every)
         return self._collect(observer, run.made)
 
     def render(self, folder: Path) -> Chain:
@@ -211,6 +213,8 @@ class _Run:
     steps: tuple[PlacedStep, ...]
     observer: Observer
     leaves: _Decision
+    done: tuple[Job, ...] = ()
+    """The jobs of steps that have a result. Slurm may show them again after its controller was killed."""
     made: dict[str, float] = field(default_factory=dict)
     """The steps that the jobs made, with their seconds."""
     executor: SlurmExecutor = field(init=False)
@@ -224,6 +228,7 @@ class _Run:
         with self._cleaned_up():
             self.plan.write(self.chain)
             self._submit_from(0)
+            self.executor.sweep(self.done)
             for number in range(len(self.chain.jobs)):
                 self._follow(number)
 

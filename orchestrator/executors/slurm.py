@@ -50,12 +50,15 @@ _BRIEF = 5.0
 _CHUNK = 1 << 20
 _NEWEST = 4096
 """Bytes at the end of a log whose middle was cut from which the reader continues."""
+_BEATS = 3
+"""Times `settle` without a sign of life after which a job may be dead."""
+_DEPENDENCY = "Dependency"
 _LAUNCH_FAILED = "launch_failed_requeued_held"
 _TAIL = 12
 """Lines of the output of a failed script in its error."""
 _AGAIN = "build again: finished steps are kept"
 _SIGTERM = 143  # 128 + SIGTERM
-_OUT_OF_MEMORY = 137  # 128 + SIGKILL
+_SIGKILL = 137  # 128 + SIGKILL
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class SubmittedJob:
     folder: JobFolder
     adopted: bool
     """It was submitted by an earlier or another orchestrator."""
+    before: SubmittedJob | None = None
+    """The job that must succeed before it starts."""
 
 
 class SlurmExecutor:
@@ -138,19 +143,21 @@ class SlurmExecutor:
         folder = JobFolder(job.output.parent)
         with machine_faults(f"preparing {job.step}"):
             job.output.mkdir(parents=True, exist_ok=True)
-        name = job_name(job)
+        name, live = job_name(job), self._live(after)
         with folder.alone("submitting"):
             found = self._find(folder, name)
             if found is not None:
-                return SubmittedJob(found, name, folder, adopted=True)
+                if live is None and after is None:  # what it waits for has ended, and Slurm may not know it
+                    self._client.drop_dependency(found)
+                return SubmittedJob(found, name, folder, adopted=True, before=after)
             folder.clear()
             with machine_faults(f"preparing {job.step}"), interrupts_held():
                 folder.log.unlink(missing_ok=True)
                 folder.write_private(private_values(job, self._environment))
                 folder.script.write_text(self.script(job), encoding="utf-8")
-                number = self._client.submit(folder.script, self._live(after))
+                number = self._client.submit(folder.script, live)
                 folder.write_number(number)
-        return SubmittedJob(number, name, folder, adopted=False)
+        return SubmittedJob(number, name, folder, adopted=False, before=after)
 
     def run(self, job: Job, observer: Observer, abort_check: AbortCheck = never_abort) -> Outcome:
         """Run a job to its end: the one of its folder, or a new one.
@@ -276,6 +283,8 @@ class _Follower:
     _position: int = 0
     _lines: Lines = field(default_factory=Lines)
     _reason: str = ""
+    _beat: int | None = None
+    _beaten: float = 0.0
 
     def to_the_end(self) -> Ending:
         """Follow the log until the command has ended.
@@ -292,6 +301,8 @@ class _Follower:
                 if state is None or state.is_over:
                     return self._settled(state)
                 self._report(state)
+                if self._is_dead(state):
+                    return self._killed_unseen()
             time.sleep(_SLICE)
         return self._explained(ending)
 
@@ -363,8 +374,34 @@ class _Follower:
                 warned = True
             time.sleep(_OFTEN)
 
+    def _is_dead(self, state: JobState) -> bool:
+        """Tell whether a job that runs, as Slurm says, has no process any more.
+
+        Slurm takes minutes or hours to see that a job was killed together with its supervisor.
+        """
+        beat, now = self.submitted.folder.last_beat(), time.monotonic()
+        if beat is None or beat != self._beat or state.is_waiting:
+            self._beat, self._beaten = beat, now
+            return False
+        return now - self._beaten > _BEATS * max(self.settle, 1.0) and self.submitted.folder.is_free()
+
+    def _killed_unseen(self) -> Ending:
+        if ending := self._look():  # recorded since
+            return ending
+        self.client.cancel(self.submitted.number)
+        return Ending(_SIGKILL, killed=True)
+
+    def _start_without(self, before: SubmittedJob | None) -> None:
+        """Let the job start if what it waits for has succeeded. Slurm may not know that."""
+        if self._reason != _DEPENDENCY or before is None or before.folder.ending() is None:
+            return
+        self.client.drop_dependency(self.submitted.number)
+        self.client.cancel(before.number)
+
     def _report(self, state: JobState) -> None:
         """Report why the job waits, once for each reason."""
+        if state.reason == _DEPENDENCY:
+            self._start_without(self.submitted.before)
         if not state.is_waiting or state.reason in (self._reason, "None"):
             return
         self._reason = state.reason
@@ -407,13 +444,14 @@ class _Follower:
         """
         match state.state:
             case "OUT_OF_MEMORY":
-                return replace(ending, exit_status=_OUT_OF_MEMORY, out_of_memory=True)
+                return replace(ending, exit_status=_SIGKILL, out_of_memory=True)
             case "TIMEOUT" | "DEADLINE":
                 return replace(ending, time_limit=True)
             case "NODE_FAIL" | "BOOT_FAIL":
                 message = f"{self.step}: job {self.submitted.number} was lost with its node ({state.state})"
                 raise NodeLostError(message, hint=_AGAIN)
-        return ending
+            case _:
+                return ending
 
     def _script_log(self) -> str:
         try:
@@ -424,7 +462,7 @@ class _Follower:
 
     def _explained(self, ending: Ending) -> Ending:
         """Ask why a command was killed: the job itself knows only the signal."""
-        if ending.exit_status not in (_OUT_OF_MEMORY, _SIGTERM) or ending.time_limit:
+        if ending.exit_status not in (_SIGKILL, _SIGTERM) or ending.time_limit:
             return ending
         deadline = time.monotonic() + self.settle
         with suppress(SlurmUnavailableError):

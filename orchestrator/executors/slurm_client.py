@@ -142,6 +142,10 @@ class SlurmClient:
         """Let Slurm start a job again that it holds because its launch failed."""
         self._run("scontrol", "release", job)
 
+    def drop_dependency(self, job: str) -> None:
+        """Let a waiting job start without the end of another one."""
+        self._run("scontrol", "update", f"JobId={job}", "Dependency=")
+
     def _say(self, *command: str) -> str:
         done = self._run(*command)
         if done.returncode:

@@ -4,6 +4,7 @@ job.sh     the script; without it the job is given up and does nothing
 job        the number that Slurm gave it
 private    values of secret variables, only for the user
 lock       held by the job that runs the command
+beat       touched by the job every few seconds while the command runs
 submitting held by an orchestrator that looks for the job or submits it
 ending     written by the job when its command has ended; the truth about it, whatever Slurm says
 slurm.txt  the output of the script itself
@@ -82,6 +83,31 @@ class JobFolder:
         finally:
             os.close(descriptor)
 
+    def is_free(self) -> bool:
+        """Tell whether no job holds the lock."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def beat(self) -> None:
+        """Show that the command runs."""
+        (self.path / "beat").touch()
+
+    def last_beat(self) -> int | None:
+        """Return when the file was touched, only to see a change; None if the command has not started."""
+        try:
+            return (self.path / "beat").stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def ending(self) -> Ending | None:
         """Read how the command ended; None if it has not ended."""
         try:
@@ -135,5 +161,5 @@ class JobFolder:
 
     def clear(self) -> None:
         """Remove everything except the output and the log. A job that Slurm starts later does nothing."""
-        for name in ("job.sh", "private", "job", "ending.new", "ending", "slurm.txt"):
+        for name in ("job.sh", "private", "job", "beat", "ending.new", "ending", "slurm.txt"):
             (self.path / name).unlink(missing_ok=True)

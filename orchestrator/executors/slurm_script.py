@@ -49,7 +49,8 @@ class ScriptWriter:
         minutes = placement.minutes or resources.minutes
         options = "".join(f"#SBATCH {line}\n" for line in _options(folder, name, placement, resources))
         stop_after = max(1, 60 * minutes - self.cluster.margins.stop_seconds)
-        command = " \\\n  ".join(shlex.join(words) for words in _task(job, folder, self.grace, stop_after))
+        task = _task(job, folder, (self.grace, beat_of(self.cluster), stop_after))
+        command = " \\\n  ".join(map(shlex.join, task))
         by_hand = f"sbatch {shlex.quote(str(folder.script))}"
         return (
             f"#!/bin/bash\n# {job.recipe}: the step {job.step}. Without the orchestrator: {by_hand}\n"
@@ -105,11 +106,17 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _task(job: Job, folder: JobFolder, grace: float, stop_after: int) -> Iterator[tuple[str, ...]]:
+def beat_of(cluster: Cluster) -> float:
+    """Return the seconds between two signs of life of a job."""
+    return max(0.5, cluster.settle_seconds / 2)
+
+
+def _task(job: Job, folder: JobFolder, seconds: tuple[float, float, float]) -> Iterator[tuple[str, ...]]:
     """Yield the words of the command, one line of the script at a time."""
+    grace, beat, stop_after = seconds
     yield (sys.executable, "-m", "orchestrator.executors.slurm_task")
     yield ("--folder", str(folder.path), "--step", job.step, *(("--network",) if job.network else ()))
-    yield ("--grace", f"{grace:g}", "--stop-after", f"{stop_after}")
+    yield ("--grace", f"{grace:g}", "--beat", f"{beat:g}", "--stop-after", f"{stop_after:g}")
     for name, value in sorted(job.environment.items()):
         yield ("--variable", f"{name}={text_of(job, value)}")
     yield ("--", *argv_of(job))

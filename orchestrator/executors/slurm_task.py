@@ -7,15 +7,18 @@ ended. So a job works only while it holds its folder's lock, and does nothing if
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from orchestrator.errors import OrchestratorError, from_os_error
 from orchestrator.events import silence
-from orchestrator.executors.job import Job, Outcome
+from orchestrator.executors.job import Job
 from orchestrator.executors.process import ProcessExecutor
 from orchestrator.executors.slurm_folder import Ending, JobFolder
 
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--grace", type=float, default=30.0, help="seconds from asking the command to stop to killing it"
     )
+    parser.add_argument("--beat", type=float, default=5.0, help="seconds between two signs of life")
     parser.add_argument("--stop-after", type=float, default=0.0, help="seconds until the command is stopped; 0: never")
     parser.add_argument("command", nargs="+")
     return parser
@@ -75,7 +79,8 @@ def _run(options: argparse.Namespace, folder: JobFolder) -> Ending:
     signal.setitimer(signal.ITIMER_REAL, options.stop_after)
     try:
         folder.reserve_ending()
-        return _ending_of(ProcessExecutor(os.environ, grace=options.grace).run(job, silence))
+        outcome = ProcessExecutor(os.environ, grace=options.grace).run(job, silence, _Pulse(folder, options.beat))
+        return Ending(outcome.exit_status, killed=outcome.killed)
     except _TimeLimitError:
         return Ending(_TERMINATED, killed=True, time_limit=True)
     except KeyboardInterrupt:
@@ -91,13 +96,23 @@ def _run(options: argparse.Namespace, folder: JobFolder) -> Ending:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@dataclass
+class _Pulse:
+    """Touches a file of the folder every few seconds while the command runs."""
+
+    folder: JobFolder
+    every: float
+    last: float = -math.inf
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            self.folder.beat()
+
+
 def _of_slurm() -> dict[str, str]:
     """Return Slurm's variables, by which srun finds the job."""
     return {name: value for name, value in os.environ.items() if name.startswith("SLURM_")}
-
-
-def _ending_of(outcome: Outcome) -> Ending:
-    return Ending(outcome.exit_status, killed=outcome.killed)
 
 
 def _on_terminate(_number: int, _frame: FrameType | None) -> None:

@@ -7,10 +7,13 @@ stats/<key>.json     the files' fingerprints when they were last hashed
 locks/<key>.lock     held by the process that works on the key; the kernel frees it when that process ends
 aside/<key>-<n>/     artifacts that were found changed on disk
 uses/<n>             a running build and the keys of what it reads
+jobs/<recipe>-<id>/  the jobs of a build on a cluster, until it has taken their results
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -24,7 +27,13 @@ from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 
-from orchestrator.errors import ArtifactCorruptError, NoPermissionError, OutputMissingError, machine_faults
+from orchestrator.errors import (
+    ArtifactCorruptError,
+    LocksMissingError,
+    NoPermissionError,
+    OutputMissingError,
+    machine_faults,
+)
 from orchestrator.events import Checked
 from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
@@ -33,6 +42,7 @@ from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import files_in
 from orchestrator.store.temporary import replacing, sweep_temporaries
 
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _ENDED = "ended"
 _OWED = "owed"
 _MADE_AGAIN = "it is set aside and made again by the next build"
@@ -82,9 +92,11 @@ class Store:
 
         Raises:
             NoPermissionError: They cannot be created.
+            LocksMissingError: Their file system has no locks.
         """
         with machine_faults("making the store"):
             self._folder("artifacts")
+            self._require_locks()
             for name in (".", "runs", "stats"):
                 sweep_temporaries(self.root / name)
             self.used()
@@ -296,6 +308,18 @@ class Store:
     def cost(self, key: str) -> Cost | None:
         """Read an artifact's cost; None if there is no record."""
         return read_cost(self.root / "artifacts" / key)
+
+    def _require_locks(self) -> None:
+        """Try a lock. Some network file systems have none, and a library may take that for a lock held by others."""
+        with (self._folder("locks") / "tried").open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                message = f"the file system of {self.root} has no locks: {error.strerror}"
+                hint = "mount it with locks (Lustre: -o flock; NFS 4: running lock services), or choose another --store"
+                raise LocksMissingError(message, hint=hint) from error
 
     def _lock_of(self, key: str) -> FileLock:
         return FileLock(self._folder("locks") / f"{key}.lock")

@@ -136,6 +136,18 @@ def test_a_job_that_waits_says_why_and_is_lost_with_its_node(slurm: Slurm, bench
     assert Waiting("quantize", f"job {submitted.number} is queued (PartitionDown)") in bench.events
 
 
+def test_a_job_that_was_killed_with_its_supervisor_is_seen_before_slurm_sees_it(slurm: Slurm, tmp_path: Path) -> None:
+    bench = Bench(slurm.executor(settle_seconds=0.5), tmp_path)
+    with in_background(bench, bench.job("wait")) as outcomes:
+        wait_for(lambda: "waiting" in bench.lines)
+        (script,) = _scripts_at(folder_of(bench).path)
+        parent = int((script / "stat").read_text().rpartition(")")[2].split()[1])
+        for pid in (parent, int(script.name)):
+            os.kill(pid, signal.SIGKILL)
+        assert slurm.queue()[0].endswith("RUNNING")
+    assert [(outcome.exit_status, outcome.killed) for outcome in outcomes] == [(137, True)]
+
+
 def test_a_job_is_stopped_before_its_time_limit(slurm: Slurm, tmp_path: Path) -> None:
     bench = Bench(slurm.executor(minutes=1, margins={"stop_seconds": 59}), tmp_path)
     with pytest.raises(StepTimeLimitError):
