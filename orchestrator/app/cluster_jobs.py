@@ -20,6 +20,7 @@ from orchestrator.executors.job import Job
 from orchestrator.executors.slurm_script import Resources
 from orchestrator.planner.phases import Phase
 from orchestrator.recipe.lock import lock_text
+from orchestrator.recipe.model import Recipe
 from orchestrator.store.temporary import replacing
 
 _ID = 12
@@ -114,8 +115,7 @@ class ClusterPlan:
     def _texts(self) -> dict[str, str]:
         """Return the files that the jobs read, by name."""
         name = self.resolved.recipe.name
-        recipe = json.dumps(self.resolved.recipe.model_dump(mode="json", exclude_defaults=True), indent=1)
-        texts = {f"{name}.yaml": f"{recipe}\n"}
+        texts = {f"{name}.yaml": recipe_text(self.resolved.recipe)}
         if self.planned.lock is not None:
             texts[f"{name}.lock"] = lock_text(self.planned.lock)
         return texts
@@ -150,6 +150,11 @@ class ClusterPlan:
         if self.cluster.containers == "none":
             return ("--executor", "process")
         return ("--containers", self.cluster.containers)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Write a recipe as a file that the loader reads: JSON is YAML."""
+    return json.dumps(recipe.model_dump(mode="json", exclude_defaults=True), indent=1) + "\n"
 
 
 def executor_on(cluster: Cluster) -> ExecutorName | None:

@@ -37,7 +37,7 @@ _PLACES_WITH_NETWORK = frozenset(
     }
 )
 """The Hub's client finds its login and its cache by these variables, so the command gets them."""
-_INHERITED = _PLACES | {"LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH"}
+_INHERITED = _PLACES | {"CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH"}
 _INHERITED_WITH_NETWORK = _PLACES_WITH_NETWORK | {
     *(name for both in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (both, both.lower())),
     *("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE"),

@@ -14,6 +14,8 @@ from orchestrator.executors.process import OWN_CODE, argv_of, inherited_of, text
 from orchestrator.executors.slurm_folder import JobFolder
 
 _MIB = 1 << 20
+_OF_THE_NODE = ("CUDA_VISIBLE_DEVICES", "TMPDIR")
+"""Inherited variables that a node has its own values of."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ class ScriptWriter:
 
     def _exports(self, job: Job) -> str:
         variables = {**inherited_of(job, self.environment), "PYTHONPATH": str(OWN_CODE)}
-        lines = (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items() if not is_private(value))
+        lines = (
+            f"export {name}={shlex.quote(value)}\n"
+            for name, value in variables.items()
+            if name not in _OF_THE_NODE and not is_private(value)
+        )
         return "".join(sorted(lines))
 
 

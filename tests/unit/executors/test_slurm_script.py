@@ -71,11 +71,14 @@ def test_a_path_with_blanks_quotes_and_percent_signs_is_quoted_as_sbatch_reads_i
 
 
 def test_a_shell_reads_the_command_as_it_is(tmp_path: Path) -> None:
-    script = write(job_in(tmp_path), {"PATH": "/bin:/a b", "HOME": str(tmp_path)})
+    here = {"PATH": "/bin:/a b", "HOME": str(tmp_path), "TMPDIR": "/scratch/login", "CUDA_VISIBLE_DEVICES": "3"}
+    script = write(job_in(tmp_path), here)
     words = shlex.split(script[script.index("exec ") :].replace("\\\n", " "))
     assert words[words.index("--") + 1 :] == [sys.executable, "a b.py", "$HOME", f"{tmp_path}/in put/weights"]
     assert words[words.index("--variable") + 1] == "MODEL=x y"
-    assert f"export HOME={tmp_path}\n" in script
+    assert f"export HOME={tmp_path}\nexport PATH='/bin:/a b'\n" in script
+    assert "export TMPDIR" not in script
+    assert "CUDA_VISIBLE_DEVICES" not in script, "Slurm tells a job its GPUs"
 
 
 def test_no_secret_and_no_password_of_a_proxy_is_in_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import ArtifactCorruptError, OutputMissingError
+from orchestrator.errors import ArtifactCorruptError, LocksMissingError, OutputMissingError
 from orchestrator.events import Checked
 from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files
@@ -612,3 +614,15 @@ def test_a_file_that_something_happened_to_since_is(store: Store, harm: str) -> 
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     artifact = store.publish(attempt, KEY, "download", {"weights": checked})
     assert artifact.files[0].sha256 == hashlib.sha256(b"WEIGHTS").hexdigest()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(LocksMissingError, match=f"has no locks: {os.strerror(number)}"):
+        store.make()
