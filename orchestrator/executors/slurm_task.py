@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
                 return 0  # it was given up
             ending = _run(options, folder)
             folder.write_ending(ending)
+            folder.write_private({})
             return ending.exit_status
     except FileNotFoundError as error:
         sys.stderr.write(f"{error}: the job was given up\n")

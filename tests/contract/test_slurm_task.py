@@ -84,6 +84,7 @@ def test_secrets_come_from_the_private_file(folder: JobFolder) -> None:
     program = "import os; print(os.environ['HF_TOKEN'], len(os.environ['HF_TOKEN']), os.environ['A'])"
     assert run(folder, program, "--variable", "A=b c") == 0
     assert folder.log.read_text() == "[secret] 20 b c\n"
+    assert not (folder.path / "private").exists(), "nobody may come to remove it"
 
 
 def test_an_ending_fits_into_its_reserved_space(folder: JobFolder) -> None:
