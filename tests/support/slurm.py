@@ -159,6 +159,14 @@ class Slurm:
     def kill_controller(self) -> None:
         self._kill("slurmctld -D")
 
+    def save_state(self) -> None:
+        """Restart the controller as its service would: it saves all that it knows."""
+        process = self._daemons.pop("slurmctld -D")
+        process.terminate()
+        process.wait(_WAIT)
+        self.start_controller()
+        self.wait_for_nodes()
+
     def start_node(self, name: str) -> None:
         self._start("slurmd", "-D", "-N", name)
 
