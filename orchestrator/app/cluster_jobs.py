@@ -77,7 +77,7 @@ class ClusterPlan:
             forced: Steps that run even if the store has their results.
         """
         words = [placed.step.name for placed in steps], sorted(forced), self.offline, self._containers()
-        digest = hashlib.sha256(json.dumps([self._texts(), words]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([self._files(), words]).encode()).hexdigest()
         return jobs_folder(self.settings) / f"{self.resolved.recipe.name}-{digest[:_ID]}"
 
     def chain(self, place: Path, steps: Sequence[PlacedStep], forced: frozenset[str]) -> Chain:
@@ -96,7 +96,7 @@ class ClusterPlan:
         with machine_faults("writing the recipe of the jobs"):
             chain.folder.mkdir(parents=True, exist_ok=True)
             steps = json.dumps({"recipe": self.resolved.recipe.name, "steps": [job.step for job in chain.jobs]})
-            for name, text in {**self._texts(), _STEPS: f"{steps}\n"}.items():
+            for name, text in {**self._files(), _STEPS: f"{steps}\n"}.items():
                 with replacing(chain.folder / name) as fresh:
                     fresh.write_text(text, encoding="utf-8")
 
@@ -112,13 +112,13 @@ class ClusterPlan:
             gpus=job.gpus,
         )
 
-    def _texts(self) -> dict[str, str]:
+    def _files(self) -> dict[str, str]:
         """Return the files that the jobs read, by name."""
         name = self.resolved.recipe.name
-        texts = {f"{name}.yaml": recipe_text(self.resolved.recipe)}
+        files = {f"{name}.yaml": recipe_text(self.resolved.recipe)}
         if self.planned.lock is not None:
-            texts[f"{name}.lock"] = lock_text(self.planned.lock)
-        return texts
+            files[f"{name}.lock"] = lock_text(self.planned.lock)
+        return files
 
     def _job(self, folder: Path, recipe: Path, placed: PlacedStep, forced: frozenset[str]) -> Job:
         step = placed.step
