@@ -72,7 +72,7 @@ class SlurmChaos:
         try:
             for _ in range(faults):
                 with suppress(subprocess.TimeoutExpired):
-                    build.wait(self._random.uniform(0.2, 3.5))
+                    build.wait(self._random.uniform(0.2, 2.5))
                 if build.poll() is not None:
                     self._check_status(place, build.returncode)
                     build = self._start(place)

@@ -116,3 +116,12 @@ def test_what_is_not_bytes_has_time_left_and_no_rate() -> None:
     for second in range(11):
         running.see(Progress(second, 40, "tensors"), float(second))
     assert list(running.lines(10.0, 60))[1] == "  25 % · 30 s left · 10 s so far"
+
+
+@pytest.mark.parametrize(("executor", "what"), [("docker", "container"), ("slurm", "job")])
+def test_what_an_earlier_build_left_is_called_by_its_name(
+    capsys: pytest.CaptureFixture[str], executor: str, what: str
+) -> None:
+    with BuildView() as view:
+        view(StepStarted("quantize", executor, adopted=True))
+    assert capsys.readouterr().err == f"… quantize: its {what} was left by an earlier build; adopted\n"
