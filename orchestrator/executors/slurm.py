@@ -47,6 +47,10 @@ _OFTEN, _SELDOM = 1.0, 10.0
 """Seconds between two questions to the controller, at the beginning and later."""
 _BRIEF = 5.0
 """Seconds to wait for an answer about a job that has ended, or whose state is only shown."""
+_LEAVES_WITHIN = 60.0
+"""Seconds to wait for a cancelled job to leave its node."""
+_NO_NUMBER = "0"
+"""Stands for the number of an ended job if the orchestrator was killed before it recorded the number."""
 _CHUNK = 1 << 20
 _NEWEST = 4096
 """Bytes at the end of a log whose middle was cut from which the reader continues."""
@@ -228,10 +232,10 @@ class SlurmExecutor:
         """Find the number of a job that has ended with a record, waits or runs."""
         if not folder.script.exists():
             return None
+        if folder.ending() is not None:
+            return folder.number() or _NO_NUMBER
         number = folder.number() or self._queued(name, self._client)  # killed between sbatch and recording the number
-        if number is None:
-            return None
-        if folder.ending() is None and not self._is_known(number, name, self._client):
+        if number is None or not self._is_known(number, name, self._client):
             return None
         folder.write_number(number)
         return number
@@ -318,7 +322,7 @@ class _Follower:
 
     def wait_until_gone(self) -> None:
         """Wait for Slurm to end the job's processes."""
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + min(self.patience, _LEAVES_WITHIN)
         while time.monotonic() < deadline:
             state = self.client.state(self.submitted.number, self.submitted.name)
             if state is None or state.is_over:

@@ -59,7 +59,6 @@ def test_a_job_that_ended_without_its_orchestrator_is_found(slurm: Slurm, bench:
     slurm.executor().submit(job)
     wait_for(lambda: folder_of(bench).ending() is not None)
     (folder_of(bench).path / "job").unlink()  # killed between sbatch and recording the number
-    folder_of(bench).write_number("999999")  # a number that Slurm forgot
     outcome = bench.run(job)
     assert (outcome.exit_status, outcome.adopted) == (7, True)
 
