@@ -94,7 +94,7 @@ def test_where_there_is_room_nothing_is_left_out(shell: Shell, monkeypatch: pyte
         ),
         (["--model", "llama-3.3-70b", "--format", "bf16"], ["llama3-70b-bf16"]),
         (["--model", "llama-3.3-70b", "--format", "bf16", "--fits"], []),
-        (["jamba", "--fits"], []),
+        (["jamba", "--fits"], ["jamba-1.5-mini-nvfp4"]),
     ],
 )
 def test_a_list_can_be_filtered(shell: Shell, arguments: list[str], expected: list[str]) -> None:
