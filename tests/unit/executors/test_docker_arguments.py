@@ -125,3 +125,13 @@ def test_the_name_is_that_of_the_key_and_the_store() -> None:
 def test_a_job_without_an_image_has_no_container() -> None:
     with pytest.raises(ValueError, match="names no image"):
         describe(replace(ENGINE, image=None), user=CALLER, secrets={})
+
+
+def test_an_image_whose_own_entry_point_is_a_server_runs_another_command_all_the_same() -> None:
+    image = ContainerImage("vllm/vllm-openai:v0.33.0", "arm64", clears_entrypoint=True)
+    described = describe(replace(ENGINE, image=image), user=CALLER, secrets={})
+    assert create_arguments(described)["entrypoint"] == [""]
+    line = run_line(described)
+    assert line[line.index("--entrypoint") + 1] == ""
+    assert line.index("--entrypoint") < line.index("vllm/vllm-openai:v0.33.0")
+    assert "entrypoint" not in create_arguments(describe(ENGINE, user=CALLER, secrets={}))
