@@ -90,7 +90,7 @@ def _find_subject(settings: Settings, model: str) -> Subject:
     if place.suffix == ".json" or (place / "config.json").is_file():
         files = local_files(place)
         return Subject(model, files.shape, files.where, declared=scheme_of_files(files))
-    family = _family(settings, model)
+    family = family_of(settings, model)
     if family:
         loaded = [settings.book.load(name) for name in family]
         if model not in settings.book.names:
@@ -109,7 +109,7 @@ def _kv_dtype(settings: Settings, model: str) -> KvDtype:
     return known.kv_dtype if known else "bf16"
 
 
-def _family(settings: Settings, model: str) -> list[str]:
+def family_of(settings: Settings, model: str) -> list[str]:
     """Name the recipes of one model: the family `llama3-70b` includes `llama3-70b-nvfp4`."""
     names = settings.book.names
     if model in names:

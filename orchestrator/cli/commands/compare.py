@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from orchestrator.app.comparing import compare_formats
+from orchestrator.app.comparing_runtimes import RuntimeRow, compare_runtimes
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import PageFile, complete_recipe, write_page
 from orchestrator.cli.table import print_table
@@ -45,6 +47,9 @@ from orchestrator.planner.scheme import KvDtype
     "--html", "page", type=PageFile(), metavar="FILE",
     help="Also write one self-contained page with charts.",
 )  # fmt: skip
+@click.option(
+    "--runtimes", is_flag=True, help="Compare the runtimes instead: what each refuses, its speed, its faults."
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.pass_context
 def command(
@@ -57,6 +62,7 @@ def command(
     wanted: tuple[float, ...],
     style: str,
     page: Path | None,
+    runtimes: bool,
     as_json: bool,
 ) -> None:
     """Compare the formats of MODEL: a recipe or the beginning of its name, a repository on the Hub, a config.json.
@@ -64,6 +70,9 @@ def command(
     Only a repository that the catalogue does not know needs the network, for its config.json.
     """
     settings: Settings = ctx.obj
+    if runtimes:
+        _show_runtimes(compare_runtimes(settings, model), as_json=as_json or style == "json")
+        return
     found = compare_formats(
         settings,
         model,
@@ -86,6 +95,24 @@ def command(
             click.echo(comparison_page(found, needed), nl=False)
         case _:
             _show(found, needed)
+
+
+def _show_runtimes(rows: tuple[RuntimeRow, ...], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    heads = ("recipe", "runtime", "image", "works", "tok/s")
+    print_table(heads, map(_runtime_cells, rows), right=(4,), least=(2,))
+    click.echo()
+    for row in rows:
+        for kind, found in (("refused", row.refused), ("limit", row.known)):
+            for each in found:
+                print_text(f"{row.recipe}, {row.runtime}: {kind}[{each.code}]: {each.message}")
+
+
+def _runtime_cells(row: RuntimeRow) -> tuple[str, ...]:
+    speed = f"{row.decode.value:.3g}" if row.decode else ""
+    return row.recipe, row.runtime, row.image, "no" if row.refused else "yes", speed
 
 
 def _show(comparison: Comparison, needed: Drafts | None) -> None:

@@ -283,3 +283,23 @@ def test_a_rate_finds_the_users_of_each_format(shell: Shell) -> None:
     assert shell("compare", "qwen3-8b-nvfp4", "--rate", "0.2", "--ttft", "9s") == 0
     assert "0.2 requests/s of 3,584 tokens in and 512 out" in shell.out
     assert "for 95 of 100 requests: " in shell.out
+
+
+def test_runtimes_are_put_side_by_side_with_what_each_refuses(shell: Shell) -> None:
+    rows = shell.json("compare", "jamba-1.5-mini-nvfp4", "--runtimes")
+    assert [(row["runtime"], bool(row["refused"])) for row in rows] == [("TensorRT-LLM", True), ("vLLM", False)]
+    assert rows[0]["decode"] is None
+    assert rows[1]["decode"]["value"] > 0
+    assert shell("compare", "jamba-1.5-mini-nvfp4", "--runtimes") == 0
+    assert "TensorRT-LLM: refused[MODEL_UNSUPPORTED]" in " ".join(shell.out.split())
+
+
+def test_a_recipe_of_one_runtime_is_planned_with_another_without_its_options(shell: Shell) -> None:
+    rows = {
+        row["runtime"]: row
+        for row in shell.json("compare", "llama3-8b-nvfp4", "--runtimes")
+        if row["format"] == "nvfp4"
+    }
+    assert rows["TensorRT-LLM"]["image"].startswith("tensorrt-llm-")
+    assert rows["vLLM"]["image"].startswith("vllm-")
+    assert rows["vLLM"]["refused"] == []
