@@ -58,11 +58,11 @@ class SlurmChaos:
         """
         place = self.folder / f"round-{self.rounds}"
         place.mkdir()
+        self.slurm.save_state()  # a controller that is killed must not bring back jobs of an earlier round
         with published_in(place / "store") as published:
             self._disturb(place, faults)
             digests = self._digests(place)
         self._look(place, digests, published)
-        self.slurm.save_state()  # a controller that is killed in the next round must not bring back jobs of this one
         remove_tree(place)
         self.rounds += 1
 
