@@ -32,7 +32,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm chaos chaos-slurm docs docs-site clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -192,6 +192,10 @@ evaluate-planner: setup ## Score the planner's speeds on published measurements,
 evaluate-vllm: ## Load every format in a real vLLM (needs an NVIDIA GPU, and PYTHON=… with vllm and requirements/runtime.txt)
 	@$(PYTHON) -c 'import importlib.util as i, sys; sys.exit(not all(map(i.find_spec, ("vllm", "ml_dtypes", "click"))))' || { echo "vllm and what requirements/runtime.txt lists are needed in $$($(PYTHON) -c 'import sys; print(sys.executable)'). Name another: make $@ PYTHON=…" >&2; exit 6; }
 	@$(PYTHON) -m evaluation.vllm $(ARGS)
+
+evaluate-serving: setup ## Serve a random model with a real vLLM behind the gateway (needs an NVIDIA GPU, and PYTHON=… with vllm, aiohttp and openai)
+	@$(RUN) build evaluation/served-llama.yaml --executor process
+	@PATH="$$(dirname $(PYTHON)):$$PATH" $(PYTHON) -m evaluation.serving dist/served-llama $(ARGS)
 
 clean: ## Remove what was set up; results and deployments stay
 	@rm -rf $(VENV) .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

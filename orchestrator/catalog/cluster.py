@@ -92,13 +92,16 @@ class Cluster(Placement):
         return everywhere.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
 
+_NO_FILE = "name another: --cluster FILE; the least is `schema_version: 1`, `scheduler: slurm` and `containers: none`"
+
+
 def read_cluster(file: Path) -> Cluster:
     """Read a cluster's settings.
 
     Raises:
         ClusterInvalidError: The file is missing or not valid. All faults are listed with their lines.
     """
-    document = read_document(file, ClusterInvalidError)
+    document = read_document(file, ClusterInvalidError, hint=_NO_FILE)
     return validate(Cluster, dict(document.data), document.positions, ClusterInvalidError)
 
 

@@ -100,7 +100,7 @@ _draft_options = (
 
 def workload_options(command: Command) -> Command:
     """Add the options of a workload; the command gets them as `asked`."""
-    return _gathered(command, (*_concurrency_options, *_targets_options))
+    return _gathered(command, (*_concurrency_options, *_targets_options, *_former_options))
 
 
 def drafted_workload_options(command: Command) -> Command:

@@ -8,12 +8,13 @@ from orchestrator.documents.yaml_text import MAX_BYTES, Document, parse
 from orchestrator.errors import BadInputError, NoPermissionError
 
 
-def read_document(file: Path, missing: type[BadInputError]) -> Document:
+def read_document(file: Path, missing: type[BadInputError], hint: str = "") -> Document:
     """Read and parse one YAML file.
 
     Args:
         file: The file.
         missing: The class to raise if the file is missing.
+        hint: What to do then.
     """
     try:
         with file.open("rb") as stream:
@@ -23,5 +24,5 @@ def read_document(file: Path, missing: type[BadInputError]) -> Document:
         raise NoPermissionError(message, hint=f"give yourself access: chmod u+r {file}") from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         message = f"{file}: there is no such file"
-        raise missing(message) from error
+        raise missing(message, hint=hint) from error
     return parse(text, file)

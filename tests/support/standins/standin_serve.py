@@ -309,6 +309,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = [part + " " for part in text.split()]
         if "chunks" in words:
             parts = ["word "] * int(words["chunks"] or 1)
+        elif body.get("ignore_eos") and body.get("max_tokens"):
+            parts = [parts[number % len(parts)] for number in range(int(body["max_tokens"]))]
         if body.get("stream"):
             self._stream(body, parts, seconds, breaks="break" in words)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -50,8 +51,10 @@ def test_three_keys_are_enough(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ClusterInvalidError, match=r"cluster.yaml: there is no such file"):
+    with pytest.raises(ClusterInvalidError, match=r"cluster.yaml: there is no such file") as refused:
         read_cluster(tmp_path / "cluster.yaml")
+    least = re.findall("`([^`]+)`", refused.value.hint)
+    assert read(tmp_path, "\n".join(least)) == read(tmp_path, LEAST)
 
 
 def test_a_misspelled_key_is_answered_with_its_line_and_the_right_one(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from orchestrator.cli.workload_options import AskedWorkload
 from orchestrator.planner.queueing import Targets
 from tests.unit.cli.conftest import Shell
@@ -60,3 +62,12 @@ def test_the_sweep_has_a_table_and_a_picture_with_its_knee(shell: Shell, tmp_pat
 def test_a_rate_clears_the_users_of_a_recipe() -> None:
     asked = AskedWorkload(None, None, None, 2.5, Targets(), None)
     assert asked.overrides == ("serve.workload.concurrency=null", "serve.workload.rate=2.5")
+
+
+@pytest.mark.parametrize("command", [("plan", RECIPE), ("compare", "llama3-70b"), ("estimate",)])
+@pytest.mark.parametrize(("former", "instead"), [("--batch", "--concurrency"), ("--context", "--input-tokens")])
+def test_a_former_option_is_answered_with_what_replaces_it(
+    shell: Shell, command: tuple[str, ...], former: str, instead: str
+) -> None:
+    assert shell(*command, former, "4") == 2
+    assert f"there is no option {former} any more: write {instead}" in shell.err
