@@ -70,9 +70,13 @@ def loaded(folder: str) -> dict[str, Any]:
     counts, log = Counts(), logging.getLogger("tensorrt_edgellm.checkpoint.loader")
     log.addHandler(counts)
     log.setLevel(logging.INFO)
-    AutoModel.from_pretrained(folder, device="cpu")
+    try:
+        AutoModel.from_pretrained(folder, device="cpu")
+        fault = None
+    except AttributeError as error:  # after everything was loaded
+        fault = str(error)
     log.removeHandler(counts)
-    return {"loaded": counts.found[0], "left": counts.found[1]}
+    return {"loaded": counts.found[0], "left": counts.found[1], "fault": fault}
 
 
 def exported(folder: str, graph: str) -> list[float]:
