@@ -297,10 +297,15 @@ def edgellm(environment: Environment, quantized: Path) -> Mapping[tuple[str, str
     return dict(zip(asked, json.loads(output.splitlines()[-1]), strict=True))
 
 
-def _scales(written: Checkpoint, prefix: str) -> list[float | None]:
-    weight = "weight_scale_2" if f"{prefix}.weight_scale_2" in written.tensors else "weight_scale"
-    names = [f"{prefix}.{weight}", f"{prefix}.input_scale"]
-    return [float(written.read(name)) if name in written.tensors else None for name in names]
+def _scales(written: Checkpoint, prefix: str) -> list[float]:
+    """The scales that a module should have there: those of FP8 weights are rounded to FP16, a missing one is 1."""
+
+    def scale(name: str) -> float:
+        return float(written.read(name)) if name in written.tensors else 1.0
+
+    second = f"{prefix}.weight_scale_2"
+    weight = scale(second) if second in written.tensors else float(np.float16(scale(f"{prefix}.weight_scale")))
+    return [weight, scale(f"{prefix}.input_scale")]
 
 
 @pytest.mark.parametrize("label", FORMATS)
@@ -314,7 +319,7 @@ def test_edge_llm_reads_every_module_and_scale_as_we_wrote_it(
     assert set(found["builder"]["modules"]) == modules
     for module, (number_format, *scales) in found["builder"]["modules"].items():
         assert number_format in {wanted.number_format, wanted.number_format.removeprefix("w4a16_")}
-        assert scales == [1.0 if scale is None else scale for scale in _scales(written, module)]
+        assert scales == _scales(written, module)
     assert found["builder"]["kv_cache"] == (None if wanted.kv_cache == "none" else wanted.kv_cache)
     for attention, (key, value) in found["builder"]["cache"].items():
         assert key == float(written.read(f"{attention}.k_proj.k_scale"))
