@@ -37,14 +37,13 @@ from typing import Any
 
 import click
 
+from orchestrator.bundle.gateway.metrics import KERNEL
+
 _FAILED = 7
 _AT_ONCE = 16
 _TOKENS = 128
 _ANSWER = 256
 _MODEL = "model"
-_KERNEL = re.compile(
-    r"Using \S+ for \S+ GEMM|Using '\S+' \w+ MoE backend|Using \S+ for mixed-precision linear|Selected \S+ for \S+"
-)
 _CLOSED = ("/invocations", "/ping", "/docs/oauth2-redirect", "/load", "/scale_elastic_ep", "/generative_scoring")
 
 
@@ -129,8 +128,8 @@ class Server:
 
     @property
     def kernels(self) -> list[str]:
-        """The kernels that the runtime's log names."""
-        return sorted(set(_KERNEL.findall(self.log)))
+        """The kernels that the gateway has found in the runtime's log."""
+        return re.findall(rf'^{KERNEL}\{{.*kernel="([^"]*)"', self.get("/v1/metrics"), flags=re.MULTILINE)
 
     def start(self, seconds: float) -> float:
         """Start it, and return how long it took until it was ready."""
@@ -163,11 +162,19 @@ class Server:
 
     def status(self, path: str, method: str = "GET") -> int | None:
         """Ask for a path; None if nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        with contextlib.suppress(OSError), contextlib.closing(connection):
-            connection.request(method, path, b"{}" if method == "POST" else None)
-            return connection.getresponse().status
+        with contextlib.suppress(OSError):
+            return self._ask(path, method)[0]
         return None
+
+    def get(self, path: str) -> str:
+        """Get a document."""
+        return self._ask(path, "GET")[1]
+
+    def _ask(self, path: str, method: str) -> tuple[int, str]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request(method, path, b"{}" if method == "POST" else None)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def stop(self) -> None:
         """End both."""

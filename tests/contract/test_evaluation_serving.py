@@ -22,8 +22,9 @@ def bundle(tmp_path: Path) -> Path:
     deployment.lay_out()
     for file in (deployment.folder / "etc").iterdir():
         file.rename(deployment.folder / file.name)
-    weights = deployment.folder / "model" / "config.json"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    config = deployment.folder / "model" / "config.json"
+    config.write_text(json.dumps({"quantization_config": {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4"}}))
+    digest = hashlib.sha256(config.read_bytes()).hexdigest()
     (deployment.folder / "SHA256SUMS").write_text(f"{digest}  model/config.json\n")
     planned = {"decode_tokens_per_s": {"low": 90, "expected": 100, "high": 110}}
     (deployment.folder / "prediction.json").write_text(json.dumps(planned))
@@ -50,6 +51,7 @@ def test_a_server_is_asked_killed_and_started_again(bundle: Path) -> None:
     status, rows = evaluate(bundle)
     assert status == 0, rows
     assert rows["files of the model are those of SHA256SUMS"] == "1 files"
+    assert rows["kernels"] == "MarlinNvFp4LinearKernel for NVFP4 GEMM"
     assert "tokens/s (planned 100, 90 to 110)" in rows["one streamed answer"]
     assert "tokens/s in all" in rows["16 at once"]
     assert rows["other routes"].startswith("404 for /invocations")

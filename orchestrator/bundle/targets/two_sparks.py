@@ -7,9 +7,10 @@ from orchestrator.bundle.private_files import PRIVATE
 from orchestrator.bundle.targets.environment import SECRETS, from_env_file
 from orchestrator.bundle.targets.shutdown import default_shutdown
 from orchestrator.bundle.templating import render_compose, render_text, verbatim
+from orchestrator.executors.docker_arguments import LABEL
 
 FOLDER = "two-sparks"
-BUNDLE_LABEL = "dev.orchestrator.bundle"
+BUNDLE_LABEL = f"{LABEL}bundle"
 """The label of both images with the digest of the bundle's files."""
 _SSH_PORT = 2233
 """The containers' port for mpirun, because 22 is the machines' own."""
