@@ -45,8 +45,9 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Event, LogLine, Observer, StepDone, StepReused, Waiting, Warned, silence
 from orchestrator.executors.job import Job, Outcome
-from orchestrator.executors.slurm import SlurmExecutor, SubmittedJob
+from orchestrator.executors.slurm import SlurmExecutor
 from orchestrator.executors.slurm_folder import JobFolder
+from orchestrator.executors.slurm_follower import SubmittedJob
 from orchestrator.executors.slurm_script import Resources
 
 Leaves = Callable[[], bool]
