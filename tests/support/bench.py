@@ -119,7 +119,7 @@ def await_line(process: subprocess.Popen[str], text: str) -> None:
     assert any(text in line for line in process.stdout), "the other orchestrator ended without it"
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait until something has come true."""
     deadline = time.monotonic() + seconds
     while not condition():
