@@ -36,11 +36,11 @@ class BuildView:
             verbose: Show every line that the steps write.
             clock: Returns seconds.
         """
-        self._terminal = _is_terminal()
+        self._terminal = is_terminal()
         self._verbose = verbose
         self._clock = clock
         self._last = 0.0
-        self._running: _Running | None = None
+        self._running: RunningStep | None = None
         self._screen: Screen | None = None
 
     def __enter__(self) -> Self:
@@ -67,9 +67,9 @@ class BuildView:
                 self._publishing(event)
             case events.StepDone():
                 self._show(None)
-                self._say(_line(event))
+                self._say(line_of(event))
             case events.StepReused() | events.Waiting() | events.Warned() | events.Failure():
-                self._say(_line(event))
+                self._say(line_of(event))
             case events.Checked() | events.Spent():  # for a build's records only
                 pass
 
@@ -79,7 +79,7 @@ class BuildView:
             self._say(f"… {event.step}: its {what} was left by an earlier build; adopted")
             return
         self._last = self._clock()
-        self._show(_Running(event.step, self._last))
+        self._show(RunningStep(event.step, self._last))
         if not self._terminal:
             self._say(f"▸ {event.step} ({event.executor})")
 
@@ -99,9 +99,9 @@ class BuildView:
         if event.found:
             self._say(f"… {event.step}: an earlier build had finished it; publishing it")
         elif self._running is not None:
-            self._show(_Running(event.step, self._running.started, "hashing"))
+            self._show(RunningStep(event.step, self._running.started, "hashing"))
 
-    def _show(self, running: _Running | None) -> None:
+    def _show(self, running: RunningStep | None) -> None:
         """Update the display. The first step that runs on a terminal creates the screen."""
         self._running = running
         if self._terminal and running and self._screen is None:
@@ -121,12 +121,12 @@ class BuildView:
             click.echo(line, err=True)
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     """Tell whether lines can stay in place on standard error. `TTY_COMPATIBLE` overrides this, as with rich."""
     return {"0": False, "1": True}.get(os.environ.get("TTY_COMPATIBLE", ""), sys.stderr.isatty())
 
 
-class _Running:
+class RunningStep:
     """The step that runs."""
 
     def __init__(self, step: str, started: float, doing: str = "") -> None:
@@ -218,7 +218,8 @@ def amount_of(event: events.Progress) -> str:
     return f"{event.done} of {event.total} {event.unit}" if event.total else f"{event.done} {event.unit}"
 
 
-def _line(event: events.StepDone | events.StepReused | events.Waiting | events.Warned | events.Failure) -> str:
+def line_of(event: events.StepDone | events.StepReused | events.Waiting | events.Warned | events.Failure) -> str:
+    """Format one of the events that stay on the screen."""
     match event:
         case events.StepDone(step=step, seconds=seconds, bytes_out=size):
             return f"✓ {step}: {in_bytes(size)} in {in_time(seconds)}"

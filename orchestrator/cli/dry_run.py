@@ -28,34 +28,43 @@ _WORK = Path("/WORK")
 
 def dry_run(
     settings: Settings,
-    recipe: RecipeName | None,
+    recipes: Sequence[RecipeName],
     overrides: Sequence[str],
     executor: ExecutorName | None,
     *,
     as_json: bool,
 ) -> int:
-    """Print one recipe's plan, or every recipe's.
+    """Print one recipe's plan, or a line for each of several; without a recipe, for all.
 
     Returns:
         The exit status: 4 for a refused recipe. For the whole catalogue, 4 only if a recipe is refused without
         `expected_refusals`, or has them and is not refused.
     """
-    if recipe is not None:
-        planned = planning.plan(settings, recipe, overrides, executor)
+    if len(recipes) == 1:
+        planned = planning.plan(settings, recipes[0], overrides, executor)
         if as_json:
             print_json(document(settings, planned))
         else:
             _print_lines(settings, planned)
         return PlanRefusedError.exit_status if planned.plan.refusals else 0
-    return _dry_run_all(settings, overrides, executor, as_json=as_json)
+    every = recipes or tuple(RecipeName(name) for name in settings.book.names)
+    return _dry_run_many(settings, every, overrides, executor, as_json=as_json)
 
 
-def _dry_run_all(settings: Settings, overrides: Sequence[str], executor: ExecutorName | None, *, as_json: bool) -> int:
+def _dry_run_many(
+    settings: Settings,
+    recipes: Sequence[RecipeName],
+    overrides: Sequence[str],
+    executor: ExecutorName | None,
+    *,
+    as_json: bool,
+) -> int:
     worst = 0
     documents = []
-    for name in settings.book.names:
+    for recipe in recipes:
+        name = recipe.name
         try:
-            planned = planning.plan(settings, RecipeName(name), overrides, executor)
+            planned = planning.plan(settings.at(recipe), recipe, overrides, executor)
             documents.append(document(settings, planned))
         except OrchestratorError as error:
             worst = max(worst, error.exit_status)

@@ -57,6 +57,15 @@ def _use_project_of_recipe(
     return value
 
 
+def _use_project_of_one_recipe(
+    ctx: click.Context, param: click.Parameter, value: tuple[RecipeName, ...]
+) -> tuple[RecipeName, ...]:
+    """Let the command use the project of its recipe, if there is one recipe."""
+    if len(value) == 1:
+        _use_project_of_recipe(ctx, param, value[0])
+    return value
+
+
 class PageFile(click.Path):
     """A file to write a page to. A missing folder is refused before any work."""
 
@@ -103,6 +112,14 @@ def not_built(settings: Settings, recipe: RecipeName) -> RecipeUnknownError:
 
 recipe_argument = click.argument(
     "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_use_project_of_recipe
+)
+recipes_argument = click.argument(
+    "recipes",
+    metavar="[RECIPE]...",
+    type=RecipeParameter(),
+    shell_complete=complete_recipe,
+    nargs=-1,
+    callback=_use_project_of_one_recipe,
 )
 optional_recipe_argument = click.argument(
     "recipe", type=RecipeParameter(), shell_complete=complete_recipe, callback=_use_project_of_recipe, required=False

@@ -1,15 +1,16 @@
-"""Builds a recipe: download, quantize, check, measure, bundle."""
+"""Builds recipes: download, quantize, check, measure, bundle."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from orchestrator.app.building import Build, build, executors_of
 from orchestrator.app.cluster_building import ClusterBuild
@@ -19,12 +20,13 @@ from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import written_to
 from orchestrator.app.settings import Settings
 from orchestrator.catalog.cluster import Containers, read_cluster
+from orchestrator.cli.batch import Wanted, build_many
 from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.dry_run import dry_run
 from orchestrator.cli.interrupted_jobs import OnInterrupt, leaves_jobs
 from orchestrator.cli.options import (
     json_option,
-    optional_recipe_argument,
+    recipes_argument,
     set_option,
     verbose_option,
 )
@@ -38,9 +40,22 @@ _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
 
 
 @click.command("build")
-@optional_recipe_argument
+@recipes_argument
 @click.option("--dry-run", "dry", is_flag=True, help="Print the commands of each step, and run nothing.")
-@click.option("--all", "every", is_flag=True, help="With --dry-run: every recipe.")
+@click.option("--all", "every", is_flag=True, help="Build every recipe.")
+@click.option(
+    "--matrix",
+    multiple=True,
+    metavar="KEY=VALUE,…",
+    help="Build each recipe with each of these values, for example format=fp8,nvfp4. Several keys: every combination.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Build up to N recipes at once. Default: 1; with --executor slurm, all.",
+)
+@click.option("--keep-going", is_flag=True, help="Leave out recipes that are refused, and go on after one has failed.")
 @click.option("--from", "first", metavar="STEP", help="Run STEP and all later steps even if their results are cached.")
 @click.option("--until", "last", metavar="STEP", help="Stop after STEP.")
 @click.option(
@@ -89,9 +104,12 @@ _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
 @click.pass_context
 def command(
     ctx: click.Context,
-    recipe: RecipeName | None,
+    recipes: tuple[RecipeName, ...],
     dry: bool,
     every: bool,
+    matrix: tuple[str, ...],
+    jobs: int | None,
+    keep_going: bool,
     first: str | None,
     last: str | None,
     locked: bool,
@@ -107,13 +125,23 @@ def command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Build RECIPE. Finished steps are reused."""
+    """Build RECIPE. Finished steps are reused.
+
+    Several recipes are planned together, and the smallest is built first. They share what they download.
+    """
     settings: Settings = ctx.obj
-    _check_usage(recipe, dry=dry, every=every, detach=detach, executor=executor, render=render)
+    many = every or bool(matrix) or len(recipes) > 1
+    _check_usage(recipes, dry=dry, every=every, detach=detach, executor=executor, render=render)
+    _check_many(ctx, many=many, dry=dry)
     here = _HERE.get(executor or "")
     if dry:
-        ctx.exit(dry_run(settings, recipe, overrides, here, as_json=as_json))
-    assert recipe is not None  # noqa: S101 - checked above
+        ctx.exit(dry_run(settings, recipes, overrides, here, as_json=as_json))
+    if many:
+        wanted = Wanted(
+            recipes, matrix, overrides, here, last, locked, jobs, keep_going, executor == "slurm", _passed_on(ctx)
+        )
+        ctx.exit(build_many(settings, wanted, as_json=as_json))
+    (recipe,) = recipes
     if detach:
         ctx.exit(_detached(settings, recipe, as_json=as_json))
     started = time.monotonic()
@@ -150,14 +178,12 @@ def command(
 
 
 def _check_usage(
-    recipe: RecipeName | None, *, dry: bool, every: bool, detach: bool, executor: str | None, render: Path | None
+    recipes: tuple[RecipeName, ...], *, dry: bool, every: bool, detach: bool, executor: str | None, render: Path | None
 ) -> None:
     """Refuse options that exclude each other."""
     message = ""
-    if every and not dry:
-        message = "--all needs --dry-run"
-    elif every == bool(recipe):
-        message = "name one recipe" if not dry else "name one recipe, or --all"
+    if every == bool(recipes):
+        message = "name a recipe, or --all"
     elif detach and dry:
         message = "--detach and --dry-run exclude each other"
     elif executor == "slurm" and dry:
@@ -168,6 +194,37 @@ def _check_usage(
         message = "--detach and --render exclude each other"
     if message:
         raise click.UsageError(message)
+
+
+_OF_ONE = ("first", "render", "detach", "events", "verbose")
+"""Options of the build of one recipe."""
+_OF_MANY = ("matrix", "jobs", "keep_going")
+_PASSED_ON = ("last", "locked", "offline", "executor", "containers", "cluster_file", "on_interrupt")
+
+
+def _check_many(ctx: click.Context, *, many: bool, dry: bool) -> None:
+    """Refuse options of one build for several recipes, and options of several for one."""
+    of_one = many and not dry
+    what = "several recipes" if of_one else "--dry-run" if dry else "one recipe"
+    for option in _options(ctx, _OF_ONE if of_one else _OF_MANY):
+        message = f"{option.opts[-1]} is not possible with {what}"
+        raise click.UsageError(message)
+
+
+def _options(ctx: click.Context, names: Sequence[str]) -> Iterator[click.Parameter]:
+    """Yield the options of these names that were given."""
+    for parameter in ctx.command.params:
+        if parameter.name in names and ctx.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            yield parameter
+
+
+def _passed_on(ctx: click.Context) -> tuple[str, ...]:
+    """Return the given options that each build of several gets."""
+    words: list[str] = []
+    for option in _options(ctx, _PASSED_ON):
+        value = ctx.params[option.name or ""]
+        words += [option.opts[-1]] if value is True else [option.opts[-1], str(value)]
+    return tuple(words)
 
 
 def _view(*, events: bool, verbose: bool) -> AbstractContextManager[Observer]:

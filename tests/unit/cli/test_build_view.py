@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.cli.build_view import BuildView, _Running
+from orchestrator.cli.build_view import BuildView, RunningStep
 from orchestrator.cli.rate import Rate
 from orchestrator.events import Progress, Publishing, StepDone, StepStarted
 
@@ -27,8 +27,8 @@ class Watched:
 
     clock: Clock = field(default_factory=Clock)
 
-    def running(self, seconds: int = 60) -> _Running:
-        running = _Running("download", self.clock())
+    def running(self, seconds: int = 60) -> RunningStep:
+        running = RunningStep("download", self.clock())
         for _ in range(seconds):
             self.clock.now += 1
             done = int((self.clock.now - 1000) * 1e8)
@@ -112,7 +112,7 @@ def test_a_log_gets_one_line_a_minute(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_is_not_bytes_has_time_left_and_no_rate() -> None:
-    running = _Running("quantize", 0.0)
+    running = RunningStep("quantize", 0.0)
     for second in range(11):
         running.see(Progress(second, 40, "tensors"), float(second))
     assert list(running.lines(10.0, 60))[1] == "  25 % · 30 s left · 10 s so far"

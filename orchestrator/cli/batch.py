@@ -1,0 +1,141 @@
+"""Builds several recipes from the command line, and prints one table of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import click
+
+from orchestrator.app.batch import (
+    Batch,
+    BatchRun,
+    Member,
+    Result,
+    document_of,
+    log_file,
+    plan_batch,
+    refused_results,
+    start_builds,
+)
+from orchestrator.app.make_plan import ExecutorName
+from orchestrator.app.matrix import derived_recipes, read_axes
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.settings import Settings
+from orchestrator.cli.batch_view import BatchView
+from orchestrator.cli.error_view import show_error
+from orchestrator.cli.table import print_table
+from orchestrator.cli.text import print_json
+from orchestrator.errors import PlanRefusedError
+from orchestrator.units import in_bytes, in_time
+
+_HEADS = ("recipe", "state", "time", "planned", "GPU hours", "steps")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for."""
+
+    recipes: tuple[RecipeName, ...]
+    """None named: every recipe."""
+    matrix: tuple[str, ...]
+    overrides: tuple[str, ...]
+    executor: ExecutorName | None
+    last: str | None
+    locked: bool
+    jobs: int | None
+    """None: one at once, or with a cluster, all."""
+    keeps_going: bool
+    on_cluster: bool
+    options: tuple[str, ...]
+    """The options of each build on its command line."""
+
+
+def build_many(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
+    """Build the recipes, and return the exit status: of the first one that failed, in the order of the builds."""
+    recipes = wanted.recipes
+    if axes := read_axes(wanted.matrix):
+        bases = recipes or tuple(RecipeName(name) for name in settings.book.names)
+        derived = (name for recipe in bases for name in derived_recipes(settings.at(recipe), recipe, axes))
+        recipes = tuple(dict.fromkeys(derived))
+        settings = replace(settings)  # which finds the recipes that were just written
+    batch = plan_batch(settings, recipes, wanted.overrides, wanted.executor, last=wanted.last, locked=wanted.locked)
+    jobs = wanted.jobs or (max(len(batch.ready), 1) if wanted.on_cluster else 1)
+    if not as_json:
+        _show_plan(batch, jobs)
+    batch.check(jobs, shares_memory=not wanted.on_cluster, skips=wanted.keeps_going)
+    settings.store.make()
+    with BatchView() as view:
+        run = BatchRun(start_builds(settings, _command(settings, wanted)), view, jobs, wanted.keeps_going)
+        try:
+            run.run(batch.ready)
+        except KeyboardInterrupt:
+            _show(settings, run.results.values(), as_json=as_json)
+            raise
+    results = (*run.results.values(), *refused_results(batch))
+    _show(settings, results, as_json=as_json)
+    failed = (*(result.error for result in run.results.values()), *(member.error for member in batch.refused))
+    return next((error.exit_status for error in failed if error), 0)
+
+
+def _command(settings: Settings, wanted: Wanted) -> tuple[str, ...]:
+    places = {"project": settings.project_folder, "store": settings.store_folder, "dist": settings.dist_folder}
+    given = (word for name, folder in places.items() if folder for word in (f"--{name}", str(folder)))
+    overrides = (word for override in wanted.overrides for word in ("--set", override))
+    return (sys.executable, "-m", "orchestrator.cli.main", *given, "build", *wanted.options, *overrides)
+
+
+def _show_plan(batch: Batch, jobs: int) -> None:
+    rows = [
+        (member.recipe.name, in_bytes(member.memory), _planned(member), " → ".join(_pending(member)) or "built")
+        for member in batch.ready
+    ]
+    rows += [(member.recipe.name, "", "", f"refused, as the recipe expects{_why(member)}") for member in batch.expected]
+    rows += [(member.recipe.name, "", "", f"refused{_why(member)}") for member in batch.refused]
+    print_table(("recipe", "memory", "time", "steps to run"), rows, right=(1, 2))
+    at_once = f"at most {jobs} at once" if jobs > 1 else "one after another"
+    size = sum(need.size for need in batch.needs)
+    click.echo(f"\n{len(batch.ready)} of {len(rows)} recipes, {at_once}; {in_bytes(size)} will be written\n")
+
+
+def _pending(member: Member) -> Iterator[str]:
+    return (placed.step.name for placed in member.pending)
+
+
+def _why(member: Member) -> str:
+    error = member.error
+    codes = [refusal.code for refusal in error.refusals] if isinstance(error, PlanRefusedError) else []
+    return f": {', '.join(codes) or (error.code if error else '')}"
+
+
+def _planned(member: Member) -> str:
+    time = member.time
+    return f"{in_time(time.least)} to {in_time(time.most)}" if time else ""
+
+
+def _show(settings: Settings, results: Iterable[Result], *, as_json: bool) -> None:
+    results = tuple(results)
+    if as_json:
+        print_json(document_of(results))
+        return
+    rows = [
+        (
+            result.member.recipe.name,
+            result.state,
+            in_time(result.seconds) if result.seconds else "",
+            "" if result.member.error else _planned(result.member),
+            f"{result.gpu_hours:.2f}" if result.gpu_hours else "",
+            ", ".join(f"{step.name} {'reused' if step.reused else in_time(step.seconds)}" for step in result.steps),
+        )
+        for result in results
+    ]
+    print_table(_HEADS, rows, right=(2, 3, 4), least=(5, 4, 3))
+    for result in results:
+        if result.error and result.state == "failed":
+            click.echo(
+                f"\n{result.member.recipe.name} failed; its output: {log_file(settings, result.member)}", err=True
+            )
+            show_error(result.error)
+    built = [result.member.recipe.name for result in results if result.state == "built"]
+    click.echo(f"\n{len(built)} of {len(results)} built")
