@@ -22,14 +22,14 @@ _SHORT = {"format": "quantization.format"}
 _HEAD = "# Written by `orchestrator build --matrix`; edit it like any other recipe.\n"
 
 
-def read_axes(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read_axes(assignments: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Read `KEY=VALUE,VALUE` each.
 
     Raises:
         OverrideError: A text is not of this form, or a key cannot have several values.
     """
     axes: dict[str, tuple[str, ...]] = {}
-    for text in texts:
+    for text in assignments:
         key, _, rest = text.partition("=")
         key = _SHORT.get(key.strip(), key.strip())
         values = tuple(dict.fromkeys(value.strip() for value in rest.split(",")))
