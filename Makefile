@@ -32,7 +32,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
+.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -140,6 +140,9 @@ test-fast: $(VENV)/.tested ## Run the unit tests: under two minutes
 
 test-slow: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed $(DOCS)/.installed ## Run the tests that need containers, ModelOpt or real tools
 	@$(BIN)/python -m pytest --quiet --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder tests/contract tests/integration tests/chaos $(ARGS)
+
+test-every-case: ## As test-slow, with every case of the tables of which it tries a sample: 40 minutes
+	@$(MAKE) test-slow ORCHESTRATOR_EVERY_CASE=1
 
 test-newest: $(VENV)/.tested ## Run every test with the newest of every dependency, and say what changed and what breaks
 	@$(BIN)/python requirements/lock.py --newest build/newest

@@ -1,7 +1,7 @@
 """Counts the values of models as transformers builds them, without memory. Runs in the environment of the oracle.
 
-Reads a JSON list of [name, config] from its input, and prints an object of counts; null if transformers has no such
-class or cannot build it.
+Reads a JSON list of [name, config] from a file, and prints an object of counts; null if transformers has no class or
+cannot build it.
 """
 
 # mypy: disable-error-code="import-not-found,no-any-return"
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,15 +43,15 @@ def _values(model: Any) -> list[torch.Tensor]:  # noqa: ANN401 - a module of tra
 
 
 def main() -> None:
-    """Count every model of the input."""
+    """Count every model of the file."""
     logging.disable()
     found: dict[str, object] = {}
-    for name, config in json.load(sys.stdin):
+    for name, config in json.loads(Path(sys.argv[1]).read_bytes()):
         try:
             found[name] = count(config)
         except Exception as error:  # noqa: BLE001 - whatever transformers raises
             found[name] = f"{type(error).__name__}: {error}"
-    json.dump(found, sys.stdout)
+    print(json.dumps(found))  # noqa: T201 - the answer to the test
 
 
 if __name__ == "__main__":

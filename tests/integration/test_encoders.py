@@ -6,17 +6,13 @@ their roundings. What only a GPU can show is in `benchmarks/encode_gpu.py`.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.encoders import GpuArithmetic, differences
-from tests.support.environments import oracle_python
-
-_ROOT = Path(__file__).parents[2]
+from tests.support.oracle import find_environment
 
 
 def test_the_arithmetic_of_gpus_gives_the_bytes_of_the_definitions(tmp_path: Path) -> None:
@@ -34,8 +30,4 @@ def test_three_operations_divide_every_number_of_bf16_exactly(tmp_path: Path) ->
 @pytest.mark.oracle
 @pytest.mark.timeout(600)
 def test_tensors_are_encoded_to_the_bytes_of_the_definitions() -> None:
-    python = oracle_python()
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    command: list[str | Path] = [python, "-m", "tests.support.encoders", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    find_environment().run("-m", "tests.support.encoders", "cpu")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ from orchestrator.quantization.files import read_json
 from orchestrator.quantization.format_names import MAX
 from orchestrator.quantization.onepass import quantize_checkpoint
 from tests.support.checkpoints import write_model
-from tests.support.environments import oracle_python
+from tests.support.oracle import find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
-_ROOT = Path(__file__).parents[2]
 _SCRIPT = Path(__file__).with_name("oracle_export.py")
 
 # What ModelOpt 0.47 does not write and we do: vLLM reads the group size there, and ModelOpt 0.48 writes it.
@@ -38,18 +36,7 @@ Oracle = Callable[..., str]
 @pytest.fixture(scope="session")
 def oracle() -> Oracle:
     """Run the script with the interpreter that has ModelOpt; return what it printed."""
-    python = oracle_python()
-
-    def run(*arguments: str | Path) -> str:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment.pop("PYTHONPATH", None)
-        done = subprocess.run(
-            [python, _SCRIPT, *arguments], capture_output=True, text=True, env=environment, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
+    return partial(find_environment().with_modelopt.run, _SCRIPT)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,10 @@ CONFIGS = sorted(path.name for path in FOLDER.glob("*_config.json") if not path.
 COUNT = Path(__file__).with_name("meta_parameters.py")
 
 
-def built(configs: dict[str, dict[str, Any]]) -> dict[str, object]:
+def built(configs: dict[str, dict[str, Any]], file: Path) -> dict[str, object]:
     """Count models as transformers builds them."""
-    environment = find_environment()
-    done = subprocess.run(
-        [environment.python, COUNT],
-        input=json.dumps(list(configs.items())),
-        capture_output=True,
-        text=True,
-        env=environment.variables,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
+    file.write_text(json.dumps(list(configs.items())))
+    found: dict[str, object] = json.loads(find_environment().run(COUNT, file).splitlines()[-1])
     return found
 
 
@@ -43,10 +33,10 @@ def counted(config: dict[str, Any], name: str) -> ModelShape | None:
 
 
 @pytest.mark.skipif(not CONFIGS, reason=f"the real configurations are not at {FOLDER}")
-def test_real_configurations_are_counted_as_transformers_builds_them() -> None:
+def test_real_configurations_are_counted_as_transformers_builds_them(tmp_path: Path) -> None:
     configs = {name: json.loads((FOLDER / name).read_bytes()) for name in CONFIGS}
     compared = 0
-    for name, count in built(configs).items():
+    for name, count in built(configs, tmp_path / "configs.json").items():
         shape = counted(configs[name], name)
         if not isinstance(count, int) or shape is None or any("is left out: its sizes" in note for note in shape.notes):
             continue

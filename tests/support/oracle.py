@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.support.environments import ROOT, oracle_python
+from tests.support.warm import Done, warm_python
+
+_MODELOPT = ("modelopt.torch.quantization", "modelopt.torch.export")
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,28 @@ class Environment:
     """An interpreter that has torch, transformers and ModelOpt."""
 
     python: Path
+    libraries: tuple[str, ...] = ()
+    """What is imported once; each program is a fork of that process. Without any, each is a process of its own."""
+
+    @property
+    def with_modelopt(self) -> Environment:
+        """The same, with ModelOpt imported."""
+        return replace(self, libraries=(*self.libraries, *_MODELOPT))
 
     def run(self, *arguments: str | Path, **variables: str) -> str:
-        environment = {**self.variables, **variables}
-        done = subprocess.run([self.python, *arguments], capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        """Run a program that must succeed, and return what it printed."""
+        done = self.end(*arguments, **variables)
+        assert done.status == 0, done.output + done.errors
+        return done.output
+
+    def end(self, *arguments: str | Path, **variables: str) -> Done:
+        """Run a program, and return how it ended."""
+        environment, words = {**self.variables, **variables}, list(map(str, arguments))
+        if self.libraries:
+            deciding = tuple((name, environment[name]) for name in ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE"))
+            return warm_python(self.python, self.libraries, deciding).run(words, environment)
+        done = subprocess.run([self.python, *words], capture_output=True, text=True, env=environment, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def has(self, module: str) -> bool:
         """Tell whether a module is installed there; some are for certain machines and versions of Python only."""
@@ -41,4 +60,4 @@ class Environment:
 
 def find_environment() -> Environment:
     """Find it; without it the test is skipped, or fails where nothing may be skipped."""
-    return Environment(oracle_python())
+    return Environment(oracle_python(), ("torch", "transformers"))
