@@ -74,7 +74,7 @@ def warm_python(python: Path, libraries: tuple[str, ...], variables: tuple[tuple
         variables: The environment variables that matter to an import.
     """
     holder = tempfile.TemporaryDirectory(prefix="warm-")
-    command = [python, _SCRIPT, str(Path(holder.name) / "socket"), *libraries]
+    command = [str(python), str(_SCRIPT), str(Path(holder.name) / "socket"), *libraries]
     process = subprocess.Popen(command, env={**os.environ, **dict(variables)}, stdout=subprocess.DEVNULL)
     atexit.register(holder.cleanup)
     atexit.register(process.kill)
