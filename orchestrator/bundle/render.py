@@ -31,7 +31,7 @@ from orchestrator.bundle.files import (
 )
 from orchestrator.bundle.image_name import ImageName
 from orchestrator.bundle.private_files import EDITED, PRIVATE
-from orchestrator.bundle.targets import choose, render_files
+from orchestrator.bundle.targets import choose, left_out, render_files
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import DiskFullError, NoPermissionError, machine_faults
 from orchestrator.events import Observer, Warned, silence
@@ -106,6 +106,9 @@ def render(
         counted=counted,
     )
     contents = choose(whole, targets)
+    if not targets:
+        for name, refusal in left_out(contents).items():
+            observer(Warned(f"no files for {name}: {refusal}"))
     rendered, parts = render_files(contents), contents.parts
     stamp = _stamp(recipe, parts, rendered)
     folder = dist / recipe.name

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from orchestrator.bundle.files import SUMS
 from orchestrator.documents.validate import validate
 from orchestrator.documents.yaml_text import Data, parse
 from orchestrator.errors import BundleIncompleteError, ComposeUnsupportedError, machine_faults
@@ -256,6 +257,10 @@ def _no_file(folder: Path) -> BundleIncompleteError:
     if start.is_file():
         message = f"{folder.name} is served by two machines together, but this command starts only one"
         return BundleIncompleteError(message, hint=f"on the first of them: {start}")
+    if (folder / SUMS).is_file():
+        message = f"{folder} has no {COMPOSE}: it was written for other ways to deploy, which its README.md lists"
+        hint = f"orchestrator bundle {folder.name} --target compose (without serve.cluster in the recipe)"
+        return BundleIncompleteError(message, hint=hint)
     return BundleIncompleteError(f"there is no {folder / COMPOSE}", hint=f"orchestrator build {folder.name}")
 
 

@@ -14,6 +14,10 @@ from orchestrator.recipe.names import NAME_PATTERN
 
 _REPO_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 _REVISION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+_OBJECT_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""Names of objects of Kubernetes, and hosts."""
+KNOWN_INGRESS_CLASSES = ("nginx", "traefik", "alb")
+"""Their annotations are known."""
 
 Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq", "auto"]
 Method = Literal["onepass", "modelopt", "trtllm", "none"]
@@ -378,6 +382,60 @@ class Workload(_Part):
         return self
 
 
+class GatewayRoute(_Part):
+    """An HTTPRoute leads clients from a Gateway of the cluster (Gateway API) to the server. Its listener ends TLS."""
+
+    type: Literal["gateway"]
+    host: str = Field(pattern=_OBJECT_PATTERN, max_length=253)
+    """The name that clients call."""
+    gateway: str = Field(pattern=_OBJECT_PATTERN, max_length=253)
+    """The Gateway's name."""
+    gateway_namespace: str = Field(pattern=_OBJECT_PATTERN, max_length=63)
+    listener: str = Field(default="https", pattern=_OBJECT_PATTERN, max_length=253)
+    """The Gateway's listener with TLS; without one, keys and prompts cross the network in the clear."""
+    proxy_namespace: str = Field(pattern=_OBJECT_PATTERN, max_length=63)
+    """The namespace of the pods that forward requests. The network policy lets them in."""
+
+
+class IngressRoute(_Part):
+    """An Ingress leads clients to the server, for clusters without the Gateway API. Its controller ends TLS."""
+
+    type: Literal["ingress"]
+    host: str = Field(pattern=_OBJECT_PATTERN, max_length=253)
+    """The name that clients call."""
+    ingress_class: str = Field(pattern=_OBJECT_PATTERN, max_length=253)
+    """The IngressClass, such as `nginx`, `traefik` or `alb`."""
+    tls_secret: str = Field(pattern=_OBJECT_PATTERN, max_length=253)
+    """The Secret with certificate and key of `host`."""
+    annotations: dict[str, str] | None = None
+    """By default those that let streamed answers take their time, for `nginx`, `traefik` and `alb`. Another class
+    needs its own here; `{}` if it cuts nothing off."""
+    proxy_namespace: str = Field(pattern=_OBJECT_PATTERN, max_length=63)
+    """The namespace of the pods that forward requests. The network policy lets them in."""
+
+    @model_validator(mode="after")
+    def _annotations_are_known(self) -> IngressRoute:
+        if self.annotations is None and self.ingress_class not in KNOWN_INGRESS_CLASSES:
+            msg = (
+                f"how {self.ingress_class} lets streamed answers take their time is not known, only for "
+                f"{', '.join(KNOWN_INGRESS_CLASSES)}: give its annotations, or {{}} if it needs none"
+            )
+            raise ValueError(msg)
+        return self
+
+
+Route = Annotated[GatewayRoute | IngressRoute, Field(discriminator="type")]
+
+
+class Cluster(_Part):
+    """How a cluster serves. Other ways to deploy refuse a recipe that changes this."""
+
+    replicas: int = Field(default=1, ge=1, le=1000)
+    """Servers at once, on different nodes if possible."""
+    route: Route | None = None
+    """How clients outside the cluster reach the servers; by default they do not."""
+
+
 class Serve(_Part):
     """The settings of trtllm-serve."""
 
@@ -400,6 +458,18 @@ class Serve(_Part):
     """Further keys of trtllm-serve's configuration file (the LLM API's arguments)."""
     environment: dict[str, str] = {}
     """Further environment of the server, e.g. TLLM_ALLOW_LONG_MAX_MODEL_LEN."""
+    cluster: Cluster = Cluster()
+
+    @model_validator(mode="after")
+    def _tls_ends_once(self) -> Serve:
+        mode = self.environment.get("NIM_SSL_MODE", "disabled")
+        if self.cluster.route is not None and mode.lower() not in ("", "disabled"):
+            msg = (
+                f"cluster.route ends TLS and speaks plain HTTP to the server, which expects TLS by "
+                f"environment.NIM_SSL_MODE={mode}: leave one of them out"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class Recipe(_Part):

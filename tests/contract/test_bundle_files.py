@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from helm_python.chart import Chart, lint
-from helm_python.errors import HelmValuesError
+from helm_python.errors import HelmRenderError, HelmValuesError
 from ruamel.yaml import YAML
 from yamllint import linter
 from yamllint.config import YamlLintConfig
@@ -51,6 +51,7 @@ EVERYTHING_ON = {
     "podAnnotations": {"note": "8"},
     "service": {"type": "LoadBalancer", "port": 80, "annotations": {"note": "true"}},
     "affinity": {"podAntiAffinity": {}},
+    "ingress": {"enabled": True, "host": "llama.example", "className": "nginx", "tlsSecret": "certificate"},
     "networkPolicy": {"enabled": True, "namespaces": ["ingress", "monitoring"]},
     "metrics": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -271,11 +272,37 @@ def test_a_chart_and_a_kustomization_start_the_same_server(bundles: Mapping[str,
 
 @pytest.mark.parametrize(
     "values",
-    [{"replicas": "two"}, {"image": {"tag": ""}}, {"unknown": 1}, {"startupSeconds": 1}],
+    [
+        {"replicas": "two"},
+        {"image": {"tag": ""}},
+        {"unknown": 1},
+        {"startupSeconds": 1},
+        {"ingress": {"enabled": True}},
+        {"httpRoute": {"enabled": True, "host": "llama.example"}},
+    ],
 )
 def test_a_wrong_value_is_refused_by_the_charts_schema(bundles: Mapping[str, Path], values: dict[str, Any]) -> None:
     with Chart.load(bundles[SAMPLES[0]] / "helm") as chart, pytest.raises(HelmValuesError):
         chart.validate_schema(values)
+
+
+def test_the_routes_of_a_chart_are_those_of_a_kustomization(tmp_path: Path) -> None:
+    routes = {
+        "HTTPRoute": "{type: gateway, host: a.example, gateway: b, gateway_namespace: c, proxy_namespace: d}",
+        "Ingress": "{type: ingress, host: a.example, ingress_class: nginx, tls_secret: b, proxy_namespace: d}",
+    }
+    for kind, route in routes.items():
+        folder = tmp_path / kind
+        write(folder, contents_of(SAMPLES[0], tmp_path / "artifacts", f"serve.cluster.route={route}"))
+        plain, chart = one(kustomized(folder / "kubernetes"), kind), one(charted(folder, {}), kind)
+        service = one(charted(folder, {}), "Service")["metadata"]["name"]
+        assert (
+            json.loads(json.dumps(chart["spec"]).replace(service, plain["metadata"]["name"][: -len("-route")]))
+            == (plain["spec"])
+        )
+        assert chart["metadata"].get("annotations") == plain["metadata"].get("annotations")
+    with pytest.raises(HelmRenderError, match="both enabled"):
+        charted(folder, {"httpRoute": dict.fromkeys(("host", "gateway", "gatewayNamespace"), "a") | {"enabled": True}})
 
 
 def is_defined(document: Object) -> bool:

@@ -46,7 +46,7 @@ def core_problems(document: Object, version: str) -> list[str]:
 def is_core(document: Object) -> bool:
     """Tell whether a kind is one that every cluster has."""
     group = document["apiVersion"].rpartition("/")[0]
-    return "." not in group or group.endswith(".k8s.io")
+    return "." not in group or (group.endswith(".k8s.io") and not group.startswith("gateway."))
 
 
 def custom_problems(document: Object, folder: str) -> list[str]:

@@ -21,15 +21,21 @@ from orchestrator.bundle.targets import (
     systemd,
     two_sparks,
 )
-from orchestrator.bundle.targets.cluster import one_machine
 from orchestrator.errors import BundleTargetError
+from orchestrator.recipe.model import Cluster
 
 Files = Callable[[BundleContents], dict[str, str]]
 """Gives the content of files by their path in the bundle; one that begins with `#!` becomes a program."""
 
 
-def _always(_: BundleContents) -> bool:
-    return True
+def _not_for_clusters(contents: BundleContents) -> str:
+    if contents.recipe.serve.cluster == Cluster():
+        return ""
+    return "serve.cluster has settings that only a cluster can follow"
+
+
+def _nothing(_: BundleContents) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -37,18 +43,30 @@ class Target:
     """A deployment target."""
 
     files: Files
-    applies: Callable[[BundleContents], bool] = _always
-    """Tells whether it supports a recipe."""
+    machines: int = 1
+    """Machines that serve together."""
+    refusal: Callable[[BundleContents], str] = _nothing
+    """Says which setting of a recipe it cannot follow; empty if it follows all."""
+
+    def obstacle(self, contents: BundleContents) -> str:
+        """Say why it cannot serve a recipe; empty if it can."""
+        if contents.nodes != self.machines:
+            return f"{_machines(contents.nodes)} this recipe, and it starts {self.machines}"
+        return self.refusal(contents)
+
+
+def _machines(count: int) -> str:
+    return "one machine serves" if count == 1 else f"{count} machines together serve"
 
 
 TARGETS: Mapping[str, Target] = {
-    "compose": Target(compose.files, one_machine),
-    "two-sparks": Target(two_sparks.files, two_sparks.two_machines),
-    "systemd": Target(systemd.files, one_machine),
-    "kubernetes": Target(kubernetes.files, one_machine),
-    "helm": Target(helm.files, one_machine),
-    "nim-operator": Target(nim_operator.files, one_machine),
-    "kserve": Target(kserve.files, one_machine),
+    "compose": Target(compose.files, refusal=_not_for_clusters),
+    "two-sparks": Target(two_sparks.files, machines=2, refusal=_not_for_clusters),
+    "systemd": Target(systemd.files, refusal=_not_for_clusters),
+    "kubernetes": Target(kubernetes.files),
+    "helm": Target(helm.files),
+    "nim-operator": Target(nim_operator.files, refusal=nim_operator.refusal),
+    "kserve": Target(kserve.files),
 }
 """The names for `--target`, in the order of README.md."""
 
@@ -71,16 +89,28 @@ def choose(contents: BundleContents, names: Sequence[str]) -> BundleContents:
         names: The requested targets; none: all supported ones.
 
     Raises:
-        BundleTargetError: A target is unknown, or does not support the recipe.
+        BundleTargetError: A target is unknown, or does not support the recipe; or none does.
     """
-    possible = tuple(name for name, target in TARGETS.items() if target.applies(contents))
+    obstacles = {name: target.obstacle(contents) for name, target in TARGETS.items()}
+    possible = tuple(name for name, obstacle in obstacles.items() if not obstacle)
     for name in names:
         if name not in possible:
-            unsupported = f"{contents.recipe.name} cannot be deployed on {name}"
+            unsupported = f"{contents.recipe.name} cannot be deployed on {name}: {obstacles.get(name)}"
             message = unsupported if name in TARGETS else f"there is no target `{name}`"
-            raise BundleTargetError(message, hint=f"there are: {', '.join(possible)}")
+            raise BundleTargetError(message, hint=f"there are: {', '.join(possible) or 'none'}")
+    if not possible:
+        reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
+        message = f"{contents.recipe.name} cannot be deployed: {reasons}"
+        raise BundleTargetError(message, hint="leave out the settings that are named here")
     chosen = tuple(name for name in possible if name in names) if names else possible
     return replace(contents, targets=chosen)
+
+
+def left_out(contents: BundleContents) -> Mapping[str, str]:
+    """Return the settings for which targets were not chosen although as many machines serve, by the targets' names."""
+    alike = {name: target for name, target in TARGETS.items() if target.machines == contents.nodes}
+    refusals = {name: target.refusal(contents) for name, target in alike.items() if name not in contents.targets}
+    return {name: refusal for name, refusal in refusals.items() if refusal}
 
 
 def render_files(contents: BundleContents) -> dict[str, str]:

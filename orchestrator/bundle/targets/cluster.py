@@ -10,9 +10,13 @@ from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.files import sums_text
 from orchestrator.bundle.targets.alerts import alerts
 from orchestrator.bundle.targets.environment import fixed, from_env_file
+from orchestrator.bundle.targets.route import Backend, annotations, route_file
 from orchestrator.bundle.targets.shutdown import long_shutdown, shutdown_within
 from orchestrator.bundle.templating import render_text, render_yaml
+from orchestrator.recipe.model import GatewayRoute, IngressRoute
 
+ROUTE = "route.yaml"
+"""How clients outside the cluster reach a server."""
 _PROBE_SECONDS = 10
 _GIB = 2**30
 _SHARED_GIB = 16
@@ -23,6 +27,8 @@ _READ_AHEAD = 1.25
 """The page cache of read files counts as the container's memory, too, until the system needs it."""
 _POD_GRACE = 30
 """Seconds that Kubernetes gives a pod to end, where the NIM Operator and the chart nim-llm set no others."""
+_MOST_REPLICAS = 4
+"""To which an autoscaler goes."""
 _MAX_SCALE_DOWN = 3600
 """Seconds; the most that an autoscaler accepts."""
 
@@ -37,11 +43,6 @@ class Sizes:
     startup_attempts: int
     """Number of failed readiness checks before the start counts as failed."""
     scale_down_seconds: int
-
-
-def one_machine(contents: BundleContents) -> bool:
-    """Tell whether one machine serves. Several need a launcher besides a container on each."""
-    return contents.nodes == 1
 
 
 def sizes_of(contents: BundleContents) -> Sizes:
@@ -63,7 +64,7 @@ def sizes_of(contents: BundleContents) -> Sizes:
 
 def values_of(contents: BundleContents) -> dict[str, object]:
     """Return the variables of the templates of all these deployments."""
-    shutdown = long_shutdown(contents)
+    shutdown, route = long_shutdown(contents), contents.recipe.serve.cluster.route
     selector = {"app.kubernetes.io/name": contents.name}
     return {
         "bundle": contents,
@@ -75,6 +76,11 @@ def values_of(contents: BundleContents) -> dict[str, object]:
         "alerts": alerts(contents.recipe.checks.startup_timeout, contents.runtime.SERVER),
         "environment": fixed(contents, shutdown),
         "environment_in_short_grace": fixed(contents, shutdown_within(contents, _POD_GRACE)),
+        "cluster": contents.recipe.serve.cluster,
+        "gateway": route if isinstance(route, GatewayRoute) else None,
+        "ingress": route if isinstance(route, IngressRoute) else None,
+        "most_replicas": max(contents.recipe.serve.cluster.replicas, _MOST_REPLICAS),
+        "annotations": annotations(contents),
         "selector": selector,
         "labels": selector | {"app.kubernetes.io/version": contents.tag, "app.kubernetes.io/component": "model-server"},
         "volume_labels": {
@@ -91,6 +97,12 @@ def values_of(contents: BundleContents) -> dict[str, object]:
         "waiting": str(max(1, contents.recipe.serve.max_batch_size // 2)),
         "model_format": f"{contents.runtime.LIBRARY}-{'engine' if contents.engine_config else 'checkpoint'}",
     }
+
+
+def render_route(contents: BundleContents, folder: str, backend: Backend) -> dict[str, str]:
+    """Render the way of clients to a Service into a folder of the bundle; nothing if the recipe has none."""
+    text = route_file(contents, backend)
+    return {f"{folder}/{ROUTE}": text} if text else {}
 
 
 def render_all(contents: BundleContents, folder: str, templates: str, names: tuple[str, ...]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.bundle.contents import BundleContents
-from orchestrator.bundle.targets.cluster import model_volume, render_all
+from orchestrator.bundle.contents import PORT, BundleContents
+from orchestrator.bundle.targets.cluster import model_volume, render_all, render_route
+from orchestrator.bundle.targets.route import Backend
 
 _MANIFESTS = (
     "kustomization.yaml",
@@ -23,4 +24,6 @@ _MANIFESTS = (
 
 def files(contents: BundleContents) -> dict[str, str]:
     """Render a kustomization of the server, and the volume it reads."""
-    return render_all(contents, "kubernetes", "kubernetes", _MANIFESTS) | model_volume(contents)
+    manifests = render_all(contents, "kubernetes", "kubernetes", _MANIFESTS)
+    route = render_route(contents, "kubernetes", Backend(contents.name, PORT))
+    return manifests | route | model_volume(contents)

@@ -17,11 +17,6 @@ _SSH_PORT = 2233
 _VERBATIM = ("facts.sh", "weights.sh", "up.sh", "down.sh", "node.sh", "launch.sh")
 
 
-def two_machines(contents: BundleContents) -> bool:
-    """Tell whether exactly two machines serve."""
-    return contents.nodes == 2  # noqa: PLR2004 - it is the name of the path
-
-
 def files(contents: BundleContents) -> dict[str, str]:
     """Render the scripts that check, start and stop the two."""
     values = {

@@ -13,7 +13,7 @@
 | FP8_BLOCK_SCALE | FP8 weights with block scales where only one scale per tensor runs |
 | KV_CACHE_UNSUPPORTED | no kernels for the KV cache's format, or no scales from this method |
 | SPECULATIVE_UNSUPPORTED | the backend or the model cannot decode speculatively that way |
-| MULTI_NODE_UNSUPPORTED | the image or the backend does not work over several machines |
+| MULTI_NODE_UNSUPPORTED | the image, the backend or a cluster does not work over several machines |
 | BACKEND_UNSUPPORTED | the recipe chooses a backend, and the image's runtime has none to choose |
 | TENSOR_PARALLEL | more parts than GPUs, or a TensorRT engine with another number of parts |
 | DOES_NOT_FIT | the weights do not fit into memory when quantizing or when serving |
@@ -51,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     formats.method_makes_the_scales,
     model.speculates_as_the_model_can,
     machine.one_node_per_engine,
+    machine.one_machine_per_pod,
     machine.parallel_as_the_machine,
     machine.fits_when_quantized,
     machine.fits_when_served,

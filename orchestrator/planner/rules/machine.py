@@ -15,6 +15,7 @@ from orchestrator.planner.serving import memory_per_node
 from orchestrator.planner.weights import BITS, weights_in
 from orchestrator.quantization import format_names
 from orchestrator.quantization.refused import REASONS
+from orchestrator.recipe.model import Cluster
 from orchestrator.units import in_bytes
 
 _COUNTS = (2, 4, 8)
@@ -80,6 +81,20 @@ def one_node_per_engine(given: RuleInput) -> Iterator[Refusal]:
         yield Refusal(
             "MULTI_NODE_UNSUPPORTED", message, "use backend pytorch, as NVIDIA's playbook for two Sparks does"
         )
+
+
+def one_machine_per_pod(given: RuleInput) -> Iterator[Refusal]:
+    """The pods of a cluster serve from one machine each.
+
+    Over several, a LeaderWorkerSet would need what differs from cluster to cluster: the link's devices and addresses in
+    each pod (RoCE, by a device plugin or the host's network), and keys for mpirun's ssh between them.
+    """
+    if given.target.nodes > 1 and given.recipe.serve.cluster != Cluster():
+        message = (
+            f"serve.cluster has settings, but the {given.target.nodes} machines of {given.recipe.target} serve "
+            "together, and no files are written for that in a cluster"
+        )
+        yield Refusal("MULTI_NODE_UNSUPPORTED", message, "leave serve.cluster out: two-sparks/start.sh serves on both")
 
 
 def _holds(target: Target, given: RuleInput) -> bool:

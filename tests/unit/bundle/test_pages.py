@@ -39,7 +39,7 @@ def test_every_file_that_a_page_names_is_in_the_bundle(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_page_explains_the_ways_to_deploy_that_are_here_and_no_other(target: str, tmp_path: Path) -> None:
-    name = "qwen3-235b-a22b-nvfp4-published" if not TARGETS[target].applies(contents_of(ENGINE, tmp_path)) else ENGINE
+    name = "qwen3-235b-a22b-nvfp4-published" if TARGETS[target].obstacle(contents_of(ENGINE, tmp_path)) else ENGINE
     text = readme.files(contents_of(name, tmp_path / "one", targets=(target,)))["README.md"]
     whole = readme.files(contents_of(name, tmp_path / "all"))["README.md"]
     run = re.compile(r"## Run it\n(.*?)\n## Call it", re.DOTALL)

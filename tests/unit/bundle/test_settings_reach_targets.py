@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.bundle.targets import TARGETS, render_files
+from orchestrator.bundle.targets import TARGETS, choose, left_out, render_files
+from orchestrator.errors import BundleTargetError, RecipeInvalidError
+from orchestrator.recipe.model import Cluster, GatewayRoute, IngressRoute
 from tests.support.bundles import contents_of
+from tests.support.manifests import VERSIONS, core_problems
 
 ONE, TWO = "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4-published"
 ODD = 'a "quoted" word, $HOME, 100 %, back\\slash'
@@ -31,6 +34,30 @@ SETTINGS = (
 )
 WITHOUT_FILES = {"nim-operator"}
 """The operator mounts nothing besides the model."""
+
+IN_CLUSTERS = {"kubernetes", "helm", "nim-operator", "kserve"}
+ROUTES: dict[str, dict[str, object]] = {
+    "gateway": {
+        "type": "gateway",
+        "host": "one.example",
+        "gateway": "two",
+        "gateway_namespace": "three",
+        "listener": "four",
+        "proxy_namespace": "five",
+    },
+    "ingress": {
+        "type": "ingress",
+        "host": "one.example",
+        "ingress_class": "two",
+        "tls_secret": "three",
+        "annotations": {"four": "4"},
+        "proxy_namespace": "five",
+    },
+}
+"""A value for every field of a route."""
+NGINX = ROUTES["ingress"] | {"ingress_class": "nginx", "annotations": None}
+WITHOUT_NETWORK_POLICY = {"nim-operator", "kserve"}
+"""Nothing there keeps the pods of a proxy out."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +176,115 @@ def test_comments_have_spaces_between_their_words(tmp_path: Path) -> None:
             comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
             glued = [line for line in comments if re.search(r"thenrun|[a-z]\.[A-Z][a-z]", line)]
             assert not glued, (name, glued)
+
+
+def _cluster(**settings: object) -> str:
+    return f"serve.cluster={json.dumps(settings)}"
+
+
+def _of(target: str, files: dict[str, str]) -> dict[str, str]:
+    """The files of a target without their comments."""
+    found = {name: text for name, text in files.items() if name.startswith(f"{target}/")}
+    return {name: re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE) for name, text in found.items()}
+
+
+def test_every_field_of_a_cluster_has_a_value_here() -> None:
+    assert set(Cluster.model_fields) == {"replicas", "route"}
+    assert set(GatewayRoute.model_fields) == set(ROUTES["gateway"])
+    assert set(IngressRoute.model_fields) == set(ROUTES["ingress"])
+
+
+@pytest.mark.parametrize("kind", ROUTES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_field_of_a_route_reaches_a_target_or_is_refused_by_it(tmp_path: Path, target: str, kind: str) -> None:
+    contents = contents_of(ONE, tmp_path, _cluster(route=ROUTES[kind]))
+    if target not in IN_CLUSTERS:
+        with pytest.raises(BundleTargetError, match=f"cannot be deployed on {target}: "):
+            choose(contents, [target])
+        return
+    text = "".join(_of(target, render_files(contents)).values())
+    for name, value in ROUTES[kind].items():
+        words = [name for pair in value.items() for name in pair] if isinstance(value, dict) else [str(value)]
+        dropped = [word for word in words if word not in text] if name != "type" else []
+        assert not dropped or (name == "proxy_namespace" and target in WITHOUT_NETWORK_POLICY), name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_number_of_servers_reaches_a_target_or_is_refused_by_it(tmp_path: Path, target: str) -> None:
+    contents = contents_of(ONE, tmp_path, _cluster(replicas=3))
+    if target not in IN_CLUSTERS:
+        assert target in left_out(contents) or TARGETS[target].machines != contents.nodes
+        with pytest.raises(BundleTargetError, match=f"cannot be deployed on {target}: "):
+            choose(contents, [target])
+        return
+    files = render_files(contents)
+    text = "".join(_of(target, files).values())
+    assert re.search(r"\b(replicas|minReplicas): 3$", text, re.MULTILINE)
+    assert "topologyKey: kubernetes.io/hostname" in text
+    assert _yaml(files["model-volume/volume.yaml"])["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_servers_of_a_deployment_are_those_that_are_spread(tmp_path: Path) -> None:
+    pods = _yaml(render_files(contents_of(ONE, tmp_path))["kubernetes/deployment.yaml"])["spec"]["template"]
+    (spread,) = pods["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+
+
+def test_two_machines_have_no_way_into_a_cluster(tmp_path: Path) -> None:
+    with pytest.raises(BundleTargetError, match=r"two-sparks: serve\.cluster .* kserve: 2 machines together serve"):
+        contents_of(TWO, tmp_path, _cluster(replicas=2))
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds", "size"),
+    [("{}", "3600", "16777216"), ("{NIM_GATEWAY_REQUEST_SECONDS: '0', NIM_GATEWAY_MAX_BODY_BYTES: '9'}", "86400", "9")],
+)
+def test_an_ingress_waits_and_takes_bodies_as_the_gateway_does(
+    tmp_path: Path, environment: str, seconds: str, size: str
+) -> None:
+    contents = contents_of(ONE, tmp_path, _cluster(route=NGINX), f"serve.environment={environment}")
+    ingress = _yaml(render_files(contents)["kubernetes/route.yaml"])
+    assert [core_problems(ingress, version) for version in VERSIONS] == [[], []]
+    notes = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
+    assert notes == {
+        "proxy-read-timeout": seconds,
+        "proxy-send-timeout": seconds,
+        "proxy-body-size": size,
+        "proxy-buffering": "off",
+    }
+
+
+def test_a_route_through_a_gateway_has_no_time_limit_and_a_name_of_its_own(tmp_path: Path) -> None:
+    files = render_files(contents_of(ONE, tmp_path, _cluster(route=ROUTES["gateway"])))
+    for target in IN_CLUSTERS - {"helm"}:
+        route = _yaml(files[f"{target}/route.yaml"])
+        assert route["metadata"]["name"] == f"{ONE}-route"  # KServe and the operator own the name of the server
+        assert route["spec"]["rules"][0]["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+    assert _yaml(files["kserve/route.yaml"])["spec"]["rules"][0]["backendRefs"] == [
+        {"name": f"{ONE}-predictor", "port": 80}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ((_cluster(route=ROUTES["ingress"] | {"annotations": None}),), "how two lets streamed answers take their time"),
+        ((_cluster(route=ROUTES["gateway"]), "serve.environment={NIM_SSL_MODE: tls}"), "route ends TLS and speaks"),
+        ((_cluster(replicas=0),), "replicas"),
+        ((_cluster(route=ROUTES["gateway"] | {"host": "a b"}),), "host"),
+    ],
+)
+def test_a_route_that_cannot_work_is_refused_with_the_recipe(
+    tmp_path: Path, overrides: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(RecipeInvalidError, match=told):
+        contents_of(ONE, tmp_path, *overrides)
+
+
+@pytest.mark.parametrize("name", ["NIM_SSL_MODE", "NIM_SSL_KEY_PATH", "NIM_GATEWAY_API_KEYS_FILE"])
+def test_the_operator_refuses_variables_that_name_files(tmp_path: Path, name: str) -> None:
+    contents = contents_of(ONE, tmp_path, f"serve.environment.{name}=tls")
+    assert "nim-operator" not in contents.targets
+    assert name in left_out(contents)["nim-operator"]
+    with pytest.raises(BundleTargetError, match=f"{name}, and the operator mounts no files"):
+        choose(contents, ["nim-operator"])

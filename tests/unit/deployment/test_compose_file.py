@@ -117,6 +117,13 @@ def test_a_bundle_without_the_file_is_not_built(tmp_path: Path) -> None:
     assert "orchestrator build llama" in refused.value.hint
 
 
+def test_a_bundle_without_files_for_this_machine_says_so(tmp_path: Path) -> None:
+    (tmp_path / "SHA256SUMS").touch()
+    with pytest.raises(BundleIncompleteError, match="was written for other ways to deploy") as refused:
+        read(tmp_path, {})
+    assert "--target compose" in refused.value.hint
+
+
 def test_a_bundle_for_two_machines_names_what_starts_them(tmp_path: Path) -> None:
     (tmp_path / "two-sparks").mkdir()
     (tmp_path / "two-sparks" / "start.sh").touch()

@@ -174,6 +174,12 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
         "tensorrt-llm-1.3.0rc5",
     ),
     ("MULTI_NODE_UNSUPPORTED", ENGINE | {"target": "dgx-spark-x2"}, {"backend": "pytorch"}, "pytorch"),
+    (
+        "MULTI_NODE_UNSUPPORTED",
+        {"target": "dgx-spark-x2", "image": "tensorrt-llm-1.3.0rc5", "serve.cluster.replicas": 2},
+        {"serve.cluster.replicas": 1},
+        "serve.cluster",
+    ),
     ("TENSOR_PARALLEL", {"serve.tensor_parallel_size": 2}, {"target": "dgx-spark-x2"}, "dgx-spark-x2"),
     ("TENSOR_PARALLEL", ENGINE | {"engine.convert.tp_size": 2}, {"engine.convert.tp_size": 1}, "tp_size"),
     (
