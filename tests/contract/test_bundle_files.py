@@ -302,7 +302,10 @@ def test_the_routes_of_a_chart_are_those_of_a_kustomization(tmp_path: Path) -> N
         )
         assert chart["metadata"].get("annotations") == plain["metadata"].get("annotations")
     with pytest.raises(HelmRenderError, match="both enabled"):
-        charted(folder, {"httpRoute": dict.fromkeys(("host", "gateway", "gatewayNamespace"), "a") | {"enabled": True}})
+        charted(
+            tmp_path / "Ingress",
+            {"httpRoute": dict.fromkeys(("host", "gateway", "gatewayNamespace"), "a") | {"enabled": True}},
+        )
 
 
 def is_defined(document: Object) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .errors import DocumentError, UsageError
 from .logs import Log
+from .settings import KeyLines
 
 PREFIX = "nimg-"
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<digest>[0-9a-f]{64})")
@@ -106,15 +107,15 @@ class KeyRing:
     """The valid keys.
 
     Args:
-        file: The file of keys.
+        source: The file of keys, or its lines, which never change.
         log: Gets the changes.
 
     Raises:
         DocumentError: The file cannot be read.
     """
 
-    def __init__(self, file: Path, log: Log) -> None:
-        self._file = file
+    def __init__(self, source: Path | KeyLines, log: Log) -> None:
+        self._source = source
         self._log = log
         self._state = self._file_state()
         self._keys = self._read()
@@ -137,7 +138,7 @@ class KeyRing:
         except DocumentError as error:
             self._log.error("cannot read the API keys; the old ones stay", reason=str(error))
         else:
-            self._log.info("keys read", file=str(self._file), keys=len(self._keys))
+            self._log.info("keys read", file=str(self._source), keys=len(self._keys))
 
     def _reload_if_changed(self) -> None:
         now = time.monotonic()
@@ -148,16 +149,20 @@ class KeyRing:
             self.reload()
 
     def _file_state(self) -> tuple[int, ...]:
+        if isinstance(self._source, KeyLines):
+            return ()
         try:
-            status = self._file.stat()
+            status = self._source.stat()
         except OSError:
             return ()
         return status.st_mtime_ns, status.st_ino, status.st_size
 
     def _read(self) -> tuple[Key, ...]:
+        if isinstance(self._source, KeyLines):
+            return parse_keys(self._source.text, "NIM_GATEWAY_API_KEYS")
         try:
-            text = self._file.read_text(encoding="utf-8")
+            text = self._source.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            message = f"cannot read the API keys in {self._file}: {error}"
+            message = f"cannot read the API keys in {self._source}: {error}"
             raise DocumentError(message) from error
-        return parse_keys(text, str(self._file))
+        return parse_keys(text, str(self._source))

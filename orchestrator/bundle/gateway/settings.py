@@ -20,6 +20,13 @@ _MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
+class KeyLines:
+    """The lines of a file of keys, in a variable."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Tls:
     """The files of key and certificates."""
 
@@ -71,7 +78,8 @@ class Settings:
     runtime_port: int
     names: tuple[str, ...]
     """The clients' names of the model. Answers have the first one."""
-    keys: Path | None
+    keys: Path | KeyLines | None
+    """None: no key is required."""
     metrics_need_key: bool
     tls: Tls | None
     cors: Cors | None
@@ -110,14 +118,13 @@ def read_settings(environment: Environment, serve: Serve) -> Settings:
         ContradictionError: A value is not allowed, or two values contradict each other.
     """
     port, health, runtime = _ports(environment, serve)
-    keys = environment.text("NIM_GATEWAY_API_KEYS_FILE")
     return Settings(
         host=environment.text("NIM_GATEWAY_HOST") or environment.default("NIM_GATEWAY_HOST"),
         port=port,
         health_port=health,
         runtime_port=runtime,
         names=environment.words("NIM_SERVED_MODEL_NAME") or (serve.served_model_name,),
-        keys=Path(keys) if keys else None,
+        keys=_keys(environment),
         metrics_need_key=environment.switch("NIM_GATEWAY_METRICS_NEED_KEY") or False,
         tls=_tls(environment),
         cors=_cors(environment),
@@ -147,6 +154,13 @@ def _ports(environment: Environment, serve: Serve) -> tuple[int, int | None, int
         message = f"port {runtime} is used twice: NIM_GATEWAY_RUNTIME_PORT moves the runtime to another"
         raise ContradictionError(message)
     return port, None if health == port else health, runtime
+
+
+def _keys(environment: Environment) -> Path | KeyLines | None:
+    lines, file = environment.text("NIM_GATEWAY_API_KEYS"), environment.text("NIM_GATEWAY_API_KEYS_FILE")
+    if lines:
+        return KeyLines(lines)
+    return Path(file) if file else None
 
 
 def _tls(environment: Environment) -> Tls | None:

@@ -184,6 +184,11 @@ VARIABLES: tuple[Variable, ...] = (
         "A file of hashed keys, read again when it changes. If it is set, all routes except health and metrics "
         "require `Authorization: Bearer KEY`.",
     ),
+    Variable(
+        "NIM_GATEWAY_API_KEYS",
+        Topic.KEYS,
+        "The lines of such a file, for platforms that mount none; then the file is not read.",
+    ),
     Variable("NIM_GATEWAY_METRICS_NEED_KEY", Topic.KEYS, "Require a key for `/v1/metrics` too.", default="false"),
     Variable(
         "NIM_SSL_MODE",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.files import sums_text
 from orchestrator.bundle.targets.alerts import alerts
-from orchestrator.bundle.targets.environment import fixed, from_env_file
-from orchestrator.bundle.targets.route import Backend, annotations, route_file
+from orchestrator.bundle.targets.environment import API_KEYS, fixed, from_env_file
+from orchestrator.bundle.targets.route import Backend, ingress_annotations, route_file
 from orchestrator.bundle.targets.shutdown import long_shutdown, shutdown_within
 from orchestrator.bundle.templating import render_text, render_yaml
 from orchestrator.recipe.model import GatewayRoute, IngressRoute
@@ -70,6 +70,7 @@ def values_of(contents: BundleContents) -> dict[str, object]:
         "bundle": contents,
         "sizes": sizes_of(contents),
         "from_env_file": tuple(from_env_file(contents)),
+        "api_keys": API_KEYS,
         "settings_name": f"{contents.name}-settings",
         "secrets_name": f"{contents.name}-secrets",
         "shutdown": shutdown,
@@ -80,7 +81,7 @@ def values_of(contents: BundleContents) -> dict[str, object]:
         "gateway": route if isinstance(route, GatewayRoute) else None,
         "ingress": route if isinstance(route, IngressRoute) else None,
         "most_replicas": max(contents.recipe.serve.cluster.replicas, _MOST_REPLICAS),
-        "annotations": annotations(contents),
+        "annotations": ingress_annotations(contents),
         "selector": selector,
         "labels": selector | {"app.kubernetes.io/version": contents.tag, "app.kubernetes.io/component": "model-server"},
         "volume_labels": {

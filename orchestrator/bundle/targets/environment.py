@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.bundle.contents import BundleContents
-from orchestrator.bundle.targets.shutdown import DELAY, DRAIN, Shutdown
+from orchestrator.bundle.gateway.variables import VARIABLES
+from orchestrator.bundle.targets.shutdown import Shutdown
 
-_FROM_ENV_FILE = {
-    "NIM_SERVED_MODEL_NAME": "",
-    "NIM_MAX_MODEL_LEN": "",
-    "NIM_KVCACHE_PERCENT": "",
-    "NIM_PASSTHROUGH_ARGS": "",
-    "NIM_GATEWAY_API_KEYS_FILE": "",
-    "NIM_GATEWAY_MAX_CONCURRENT_REQUESTS": "",
-    "NIM_GATEWAY_REQUESTS_PER_MINUTE": "",
-    DELAY: "",
-    DRAIN: "",
-    "NIM_CORS_ALLOW_ORIGINS": "",
-    "NIM_SSL_MODE": "",
-    "NIM_SSL_KEY_PATH": "",
-    "NIM_SSL_CERTS_PATH": "",
-    "NIM_SSL_CA_CERTS_PATH": "",
-    "NIM_LOG_LEVEL": "INFO",
-    "NIM_JSONL_LOGGING": "0",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
-}
-"""The variables that `.env` passes to the server, with their defaults."""
+_OF_THE_CONTAINER = frozenset({
+    "NIM_SERVER_PORT", "NIM_HEALTH_PORT", "NIM_GATEWAY_HOST", "NIM_GATEWAY_RUNTIME_PORT", "NIM_GATEWAY_LAUNCHER",
+    "NIM_GATEWAY_ETC", "NIM_CACHE_PATH", "NIM_MODEL_PATH",
+})  # fmt: skip
+"""Variables about places in the container. The files of each target set them."""
+_DEFAULTS = {"NIM_LOG_LEVEL": "INFO", "NIM_JSONL_LOGGING": "0"}
+API_KEYS = "NIM_GATEWAY_API_KEYS"
+"""The variable with keys, for platforms that mount no file of them."""
 SECRETS = """\
 Put keys and certificates here. The server's container has them in /run/secrets, and .env names them: see .env.example.
 They must be readable for uid 1000. Another build of the bundle keeps this folder.
@@ -35,8 +24,10 @@ They must be readable for uid 1000. Another build of the bundle keeps this folde
 
 
 def from_env_file(contents: BundleContents) -> Mapping[str, str]:
-    """Return the variables that `.env` may set, with their defaults: all except those that the recipe sets."""
-    return {name: text for name, text in _FROM_ENV_FILE.items() if name not in contents.recipe.serve.environment}
+    """Return the variables that `.env` may set, with their defaults: all except the recipe's and the container's."""
+    settings = [variable for variable in VARIABLES if variable.name not in _OF_THE_CONTAINER]
+    names = [name for variable in settings for name in (variable.name, *variable.aliases)]
+    return {name: _DEFAULTS.get(name, "") for name in names if name not in contents.recipe.serve.environment}
 
 
 def fixed(contents: BundleContents, shutdown: Shutdown) -> Mapping[str, str]:

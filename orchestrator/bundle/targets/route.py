@@ -28,11 +28,11 @@ def route_file(contents: BundleContents, backend: Backend) -> str:
     if route is None:
         return ""
     template = "route/http-route.yaml.j2" if isinstance(route, GatewayRoute) else "route/ingress.yaml.j2"
-    values = {"route": route, "backend": backend, "annotations": annotations(contents)}
+    values = {"route": route, "backend": backend, "annotations": ingress_annotations(contents)}
     return render_yaml(template, bundle=contents, **values)
 
 
-def annotations(contents: BundleContents) -> Mapping[str, str]:
+def ingress_annotations(contents: BundleContents) -> Mapping[str, str]:
     """Return the annotations of an Ingress, by which its controller waits as long as the gateway does."""
     route = contents.recipe.serve.cluster.route
     if not isinstance(route, IngressRoute):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from orchestrator.bundle.gateway.variables import VARIABLES
 from orchestrator.bundle.targets import TARGETS, choose, left_out, render_files
 from orchestrator.errors import BundleTargetError, RecipeInvalidError
 from orchestrator.recipe.model import Cluster, GatewayRoute, IngressRoute
@@ -19,21 +20,22 @@ from tests.support.manifests import VERSIONS, core_problems
 
 ONE, TWO = "llama3-70b-nvfp4", "qwen3-235b-a22b-nvfp4-published"
 ODD = 'a "quoted" word, $HOME, 100 %, back\\slash'
-SETTINGS = (
-    "NIM_GATEWAY_API_KEYS_FILE",
-    "NIM_SSL_MODE",
-    "NIM_SSL_KEY_PATH",
-    "NIM_SSL_CERTS_PATH",
-    "NIM_SSL_CA_CERTS_PATH",
-    "NIM_CORS_ALLOW_ORIGINS",
-    "NIM_GATEWAY_MAX_CONCURRENT_REQUESTS",
-    "NIM_GATEWAY_REQUESTS_PER_MINUTE",
-    "NIM_MAX_MODEL_LEN",
-    "NIM_LOG_LEVEL",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-)
+OF_THE_CONTAINER = {
+    "NIM_SERVER_PORT", "NIM_HTTP_API_PORT", "NIM_HEALTH_PORT", "NIM_GATEWAY_HOST", "NIM_GATEWAY_RUNTIME_PORT",
+    "NIM_GATEWAY_ENGINE_PORT", "NIM_GATEWAY_LAUNCHER", "NIM_GATEWAY_ETC", "NIM_CACHE_PATH", "NIM_MODEL_PATH",
+    "NIM_MODEL_NAME",
+}  # fmt: skip
+"""Ports, folders and programs in the container are none of a user's."""
+SETTINGS = [
+    name for variable in VARIABLES for name in (variable.name, *variable.aliases) if name not in OF_THE_CONTAINER
+]
+"""Every variable that a bundle's page lists, under each of its names."""
+OF_A_SCHEDULER = {"NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS", "NIM_GATEWAY_DRAIN_SECONDS", "NIM_JSONL_LOGGING"}
+"""Fixed where no person waits for the end or reads the log: the grace of the same file is made for them."""
 WITHOUT_FILES = {"nim-operator"}
 """The operator mounts nothing besides the model."""
+PLACES = (*TARGETS, "nim-llm")
+"""The targets, and NVIDIA's chart, for which one of them has values."""
 
 IN_CLUSTERS = {"kubernetes", "helm", "nim-operator", "kserve"}
 ROUTES: dict[str, dict[str, object]] = {
@@ -102,13 +104,27 @@ def _of_unit(text: str) -> Reached:
     return Reached({name: value for name, _, value in pairs}, None, secrets)
 
 
-def _of_operator(text: str) -> Reached:
-    entries = _yaml(text)["spec"]["env"]
+def _of_entries(entries: list[dict[str, Any]]) -> tuple[dict[str, str], frozenset[str]]:
     fixed = {entry["name"]: entry["value"] for entry in entries if "value" in entry}
     references = [(entry["name"], entry["valueFrom"]["configMapKeyRef"]) for entry in entries if "value" not in entry]
     for name, reference in references:
         assert reference == {"name": f"{ONE}-settings", "key": name, "optional": True}
-    return Reached(fixed, frozenset(name for name, _ in references), "")
+    return fixed, frozenset(name for name, _ in references)
+
+
+def _of_operator(text: str) -> Reached:
+    entries = _yaml(text)["spec"]["env"]
+    (keys,) = [entry["valueFrom"] for entry in entries if "secretKeyRef" in entry.get("valueFrom", {})]
+    assert keys == {"secretKeyRef": {"name": f"{ONE}-secrets", "key": "api_keys", "optional": True}}
+    fixed, settings = _of_entries([entry for entry in entries if entry.get("valueFrom") != keys])
+    return Reached(fixed, settings | {"NIM_GATEWAY_API_KEYS"}, "")
+
+
+def _of_nim_llm(text: str) -> Reached:
+    values = _yaml(text)
+    assert values["extraVolumes"] == {"secrets": {"secret": {"secretName": f"{ONE}-secrets", "optional": True}}}
+    fixed, settings = _of_entries(values["env"])
+    return Reached(fixed, settings, values["extraVolumeMounts"]["secrets"]["mountPath"])
 
 
 def _of_chart(files: dict[str, str]) -> Reached:
@@ -134,6 +150,7 @@ def _reached(tmp_path: Path, override: str) -> dict[str, Reached]:
         "helm": _of_chart(files),
         "nim-operator": _of_operator(files["nim-operator/nimservice.yaml"]),
         "kserve": _of_container(runtime["containers"][0], runtime["volumes"]),
+        "nim-llm": _of_nim_llm(files["helm/nim-llm-values.yaml"]),
     }
 
 
@@ -142,7 +159,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reached]:
     return _reached(tmp_path_factory.mktemp("bundle"), f"serve.environment.MY_VARIABLE={json.dumps(ODD)}")
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", PLACES)
 def test_a_variable_of_the_recipe_reaches_the_server_as_it_was_written(
     reached: dict[str, Reached], target: str
 ) -> None:
@@ -150,21 +167,26 @@ def test_a_variable_of_the_recipe_reaches_the_server_as_it_was_written(
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", PLACES)
 def test_a_setting_can_be_made_without_editing_a_file(reached: dict[str, Reached], target: str, setting: str) -> None:
     settings = reached[target].settings
-    assert setting not in reached[target].fixed
-    assert settings is None or setting in settings
+    assert setting not in reached[target].fixed or setting in OF_A_SCHEDULER
+    assert settings is None or setting in settings or setting in reached[target].fixed
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", PLACES)
 def test_keys_and_certificates_have_the_same_path_everywhere(reached: dict[str, Reached], target: str) -> None:
     assert reached[target].secrets == ("" if target in WITHOUT_FILES else "/run/secrets")
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_setting_that_the_recipe_makes_is_made_once(tmp_path: Path, target: str) -> None:
-    found = _reached(tmp_path, "serve.environment.NIM_LOG_LEVEL=DEBUG")[target]
+@pytest.fixture(scope="module")
+def reached_by_the_recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reached]:
+    return _reached(tmp_path_factory.mktemp("bundle"), "serve.environment.NIM_LOG_LEVEL=DEBUG")
+
+
+@pytest.mark.parametrize("target", PLACES)
+def test_a_setting_that_the_recipe_makes_is_made_once(reached_by_the_recipe: dict[str, Reached], target: str) -> None:
+    found = reached_by_the_recipe[target]
     assert found.fixed["NIM_LOG_LEVEL"] == "DEBUG"
     assert found.settings is None or "NIM_LOG_LEVEL" not in found.settings
 

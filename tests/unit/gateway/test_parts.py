@@ -22,6 +22,7 @@ from orchestrator.bundle.gateway.model_names import LineBuffer, ModelNames
 from orchestrator.bundle.gateway.openapi import describe
 from orchestrator.bundle.gateway.refusals import RefusedError
 from orchestrator.bundle.gateway.routes import ROUTES, STORED
+from orchestrator.bundle.gateway.settings import KeyLines
 
 ENGINE = """\
 # HELP trtllm_kv_cache_utilization KV cache utilization
@@ -161,6 +162,17 @@ def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
     assert [ring.owner(each) for each in (key, other, key[:-1], "", "nobody's", "é\udcff")] == [
         "alice", "bob", None, None, None, None,
     ]  # fmt: skip
+
+
+def test_keys_may_come_as_the_lines_of_a_file(tmp_path: Path) -> None:
+    key, line = create_key("alice", None)
+    ring = KeyRing(KeyLines(f"# all\n{line}\n"), Log(stream=io.StringIO()))
+    ring.reload()
+    assert [ring.owner(each) for each in (key, "nimg-other")] == ["alice", None]
+    with pytest.raises(DocumentError, match="NIM_GATEWAY_API_KEYS:1: expected NAME sha256:DIGEST"):
+        KeyRing(KeyLines("nimg-secret"), Log(stream=io.StringIO()))
+    with pytest.raises(DocumentError, match="cannot read the API keys"):
+        KeyRing(tmp_path / "missing", Log(stream=io.StringIO()))
 
 
 def test_a_name_has_one_key(tmp_path: Path) -> None:

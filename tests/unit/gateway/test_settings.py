@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.gateway.errors import ContradictionError
-from orchestrator.bundle.gateway.settings import Settings, Tls, read_settings
+from orchestrator.bundle.gateway.settings import KeyLines, Settings, Tls, read_settings
 from orchestrator.bundle.gateway.variables import VARIABLES, Environment
 from tests.support.gateway import example_serve
 
@@ -62,6 +62,13 @@ def test_what_cannot_hold_is_refused(values: dict[str, str], reason: str) -> Non
 def test_certificates_have_names_of_both_versions() -> None:
     given = {"NIM_SSL_MODE": "TLS", "NIM_SSL_KEY_PATH": "/key", "NIM_SSL_CERT_PATH": "/chain"}
     assert settings(**given).tls == Tls(Path("/key"), Path("/chain"), None)
+
+
+def test_keys_in_a_variable_win_over_their_file() -> None:
+    file = {"NIM_GATEWAY_API_KEYS_FILE": "/run/secrets/api_keys"}
+    assert settings(**file).keys == Path("/run/secrets/api_keys")
+    assert settings(**file, NIM_GATEWAY_API_KEYS="alice sha256:00").keys == KeyLines("alice sha256:00")
+    assert settings(NIM_GATEWAY_API_KEYS=" ").keys is None
 
 
 def test_the_runtime_port_has_its_former_name_as_well() -> None:
