@@ -31,6 +31,7 @@ from orchestrator.bundle.files import (
 from orchestrator.bundle.private_files import PRIVATE, shareable
 from orchestrator.bundle.targets.two_sparks import FOLDER as TWO_SPARKS
 from orchestrator.deployment import images, two_sparks
+from orchestrator.deployment.compose_file import image_variables, read
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import ArtifactCorruptError, ImageUnavailableError, machine_faults
 from orchestrator.events import Progress
@@ -61,6 +62,7 @@ class ArchivedImage:
     """An image of an archive."""
 
     name: str
+    """Without a digest: Docker knows none of an image that it loads. The archive's own digests take its place."""
     id: str
     """Of the Docker that wrote it. If another Docker has it under this id, it need not be loaded."""
     size: int
@@ -104,13 +106,14 @@ def archive(
     for one in wanted:
         images.ensure(client, one.service, one.folder, observer, one.marks)
     found = [_image(client, name) for name in dict.fromkeys(one.service.image for one in wanted)]
+    settings = tuple(_image_settings(folder, [one.service.image for one in wanted]))
     contents = list(_contents(folder))
     total = sum(size for _, size in contents) + sum(image.size for image in found)
     with machine_faults(f"writing {file}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         require_space(_needs(client, file, total, found), "name a file on a larger disk: --air-gap /path/to/FILE.tar")
     observer(Phase("archive", f"{in_bytes(total)} to {file}"))
-    script = _install_script(folder, found, images.architecture_of(client))
+    script = _install_script(folder, found, settings, images.architecture_of(client))
     partial = file.with_name(f".{file.name}.part")
     with machine_faults(f"writing {file}"):
         try:
@@ -255,10 +258,39 @@ def _image(client: DockerClient, name: str) -> ArchivedImage:
     if found is None:
         message = f"{name}: Docker no longer has the image"
         raise ImageUnavailableError(message)
-    return ArchivedImage(name, str(found.id), int(found.attrs["Size"]))
+    tagged = _without_digest(name)
+    if tagged != name:
+        with explained(f"naming image {tagged}"):
+            client.api.tag(str(found.id), *_repository_and_tag(tagged))
+    return ArchivedImage(tagged, str(found.id), int(found.attrs["Size"]))
 
 
-def _install_script(folder: Path, found: Sequence[ArchivedImage], architecture: str) -> str:
+def _without_digest(name: str) -> str:
+    """Leave the digest of a name out. What has no tag either gets one from the digest."""
+    tagged, _, digest = name.partition("@")
+    if not digest or _repository_and_tag(tagged)[1]:
+        return tagged
+    return f"{tagged}:{digest.rpartition(':')[2][:12]}"
+
+
+def _repository_and_tag(name: str) -> tuple[str, str]:
+    folder, slash, last = name.rpartition("/")
+    repository, _, tag = last.partition(":")
+    return f"{folder}{slash}{repository}", tag
+
+
+def _image_settings(folder: Path, wanted: Sequence[str]) -> Iterator[str]:
+    """List the lines of `.env` by which the other machine's Compose finds images under their names there."""
+    if two_sparks.is_for_two(folder):
+        return
+    services = read(folder).services
+    for name, (variable, default) in image_variables(folder).items():
+        image = services[name].image
+        if image in wanted and _without_digest(image) != default:
+            yield f"{variable}={_without_digest(image)}"
+
+
+def _install_script(folder: Path, found: Sequence[ArchivedImage], settings: Sequence[str], architecture: str) -> str:
     environment = Environment(
         loader=PackageLoader("orchestrator.deployment"),
         undefined=StrictUndefined,
@@ -272,6 +304,7 @@ def _install_script(folder: Path, found: Sequence[ArchivedImage], architecture: 
     return environment.get_template(f"{INSTALL}.j2").render(
         name=folder.name,
         images=found,
+        settings=settings,
         architecture=architecture,
         not_listed=not_listed,
         two_sparks=TWO_SPARKS if two_sparks.is_for_two(folder) else None,

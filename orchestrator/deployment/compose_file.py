@@ -252,6 +252,13 @@ def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
         raise ComposeUnsupportedError(error.message, hint=hint) from error
 
 
+def image_variables(folder: Path) -> Mapping[str, tuple[str, str]]:
+    """Return the variable that sets the image of a service, and its default, by the service's name."""
+    services = parse((folder / COMPOSE).read_bytes(), folder / COMPOSE).data["services"]
+    found = {name: _VARIABLE.fullmatch(str(service.get("image", ""))) for name, service in services.items()}
+    return {name: (each["name"], each["rest"] or "") for name, each in found.items() if each and each["name"]}
+
+
 def _no_file(folder: Path) -> BundleIncompleteError:
     start = folder / "two-sparks" / "start.sh"
     if start.is_file():

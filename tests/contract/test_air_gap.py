@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.deployment.compose_file import read
 from tests.support.air_gap import MONITOR, SERVER, OtherMachine, WritingDocker, write_bundle
 from tests.support.keys import make_key
 
@@ -169,6 +170,45 @@ def test_a_newer_archive_over_an_older_one_leaves_nothing_of_the_old(tmp_path: P
     assert not (there.bundle / "model" / "old").exists()
     assert there.images["small:2"] == "sha256:3"
     assert "docker image rm small:1" in ended.stdout
+
+
+def _pinned(version: int) -> str:
+    return f"prom/monitor:{version}@sha256:{version:064}"
+
+
+def _write_pinned(folder: Path, version: int) -> Path:
+    monitor = f'  monitor: {{image: "${{MONITOR_IMAGE:-{_pinned(version)}}}", profiles: [monitoring]}}\n'
+    return write_bundle(folder, **{"compose.yaml": COMPOSE_OF_NEWER + monitor})
+
+
+def _archive_pinned(folder: Path, version: int) -> Path:
+    docker = WritingDocker({"small:2": "sha256:3", _pinned(version): f"sha256:{version}"})
+    return docker.archive(_write_pinned(folder, version), folder / "small.tar", "monitoring").file
+
+
+def test_an_image_that_is_pinned_by_digest_is_found_by_its_tag_where_no_registry_is(
+    tmp_path: Path, there: OtherMachine
+) -> None:
+    there.unpack(_archive_pinned(tmp_path, 7))
+    (there.bundle / ".env").write_text("PORT=8001")  # and no end of the line
+    for _ in range(2):
+        ended = there.install()
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert there.images == {"small:2": "sha256:3", "prom/monitor:7": "sha256:7"}
+        assert (there.bundle / ".env").read_text() == "PORT=8001\nMONITOR_IMAGE=prom/monitor:7\n"
+        assert read(there.bundle, shell={}).services["monitor"].image == "prom/monitor:7"
+
+
+def test_a_newer_archive_names_its_own_image_and_leaves_one_of_the_users(tmp_path: Path, there: OtherMachine) -> None:
+    there.unpack(_archive_pinned(tmp_path / "older", 7))
+    assert there.install().returncode == 0
+    there.unpack(_archive_pinned(tmp_path / "newer", 8))
+    assert there.install().returncode == 0
+    assert (there.bundle / ".env").read_text() == "MONITOR_IMAGE=prom/monitor:8\n"
+    (there.bundle / ".env").write_text("MONITOR_IMAGE=mine:1\n")
+    ended = there.install()
+    assert (there.bundle / ".env").read_text() == "MONITOR_IMAGE=mine:1\n"
+    assert ".env names another image than this archive has: MONITOR_IMAGE=mine:1" in ended.stdout
 
 
 COMPOSE_OF_NEWER = 'name: small\nservices:\n  server: {image: "small:2", ports: ["127.0.0.1:8000:8000"]}\n'

@@ -87,7 +87,7 @@ class WritingDocker:
         return archive(self._client(), bundle, wanted, file, observer=observer, sign=sign)
 
     def _client(self) -> DockerClient:
-        api = SimpleNamespace(get_image=self._stream, timeout=60, base_url="tcp://elsewhere")
+        api = SimpleNamespace(get_image=self._stream, tag=self._tag, timeout=60, base_url="tcp://elsewhere")
         client = SimpleNamespace(api=api, images=SimpleNamespace(get=self._get), version=lambda: {"Arch": "arm64"})
         return cast("DockerClient", client)
 
@@ -96,6 +96,9 @@ class WritingDocker:
             raise ImageNotFound(name)
         attributes = {"Architecture": "arm64", "Size": self.size if self.claimed is None else self.claimed}
         return SimpleNamespace(id=self.images[name], attrs=attributes, labels=self.labels.get(name, {}))
+
+    def _tag(self, image: str, repository: str, tag: str) -> None:
+        self.images[f"{repository}:{tag}"] = image
 
     def _stream(self, name: str) -> Iterator[bytes]:
         head = f"{name} {self.images[name]}\n".encode()

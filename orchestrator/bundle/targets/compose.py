@@ -11,10 +11,18 @@ from orchestrator.bundle.targets.shutdown import default_shutdown
 from orchestrator.bundle.templating import render_compose, render_text, render_yaml, verbatim
 
 _IMAGES = {
-    "prometheus": "docker.io/prom/prometheus:v3.5.0",
-    "grafana": "docker.io/grafana/grafana:12.1.1",
-    "chat": "ghcr.io/open-webui/open-webui:v0.6.26",
+    "prometheus": "docker.io/prom/prometheus:v3.5.0"
+    "@sha256:63805ebb8d2b3920190daf1cb14a60871b16fd38bed42b857a3182bc621f4996",
+    "grafana": "docker.io/grafana/grafana:12.1.1"
+    "@sha256:a1701c2180249361737a99a01bc770db39381640e4d631825d38ff4535efa47d",
+    "chat": "ghcr.io/open-webui/open-webui:v0.8.5"
+    "@sha256:2deb90b0423473d8f97febced2e62b8fd898aa3eb61877bb3aa336370214c258",
 }
+"""The images of the profiles: a version, and the digest of its index for all processors.
+
+Digests are those that public repositories pin, read on 28 November 2026. Change both together:
+`docker buildx imagetools inspect NAME:VERSION` prints the digest.
+"""
 
 
 def files(contents: BundleContents) -> dict[str, str]:

@@ -310,3 +310,11 @@ def test_the_operator_refuses_variables_that_name_files(tmp_path: Path, name: st
     assert name in left_out(contents)["nim-operator"]
     with pytest.raises(BundleTargetError, match=f"{name}, and the operator mounts no files"):
         choose(contents, ["nim-operator"])
+
+
+def test_every_image_besides_the_servers_has_a_version_and_a_digest(tmp_path: Path) -> None:
+    services = _yaml(render_files(contents_of(ONE, tmp_path))["compose.yaml"])["services"]
+    images = {name: service["image"] for name, service in services.items() if name != "server"}
+    assert set(images) == {"prometheus", "grafana", "chat"}
+    for image in images.values():
+        assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z./-]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}\}", image), image
