@@ -48,4 +48,5 @@ def _is_trusted(address: str | None, trusted: Sequence[Network]) -> bool:
         found = ipaddress.ip_address(address or "")
     except ValueError:
         return False
-    return any(found in network for network in trusted)
+    mapped = getattr(found, "ipv4_mapped", None)  # of a peer whose socket takes both versions of IP
+    return any((mapped or found) in network for network in trusted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from .refusals import refuse
 from .runtimes import RUNTIMES
@@ -52,7 +52,7 @@ def prepare_body(path: str, body: bytes, rules: BodyRules) -> bytes:
     """
     document = _parse(body)
     _check_fields(path, document, rules)
-    _check_format(document, rules)
+    _check_format(path, document, rules)
     if not rules.remote_media:
         _check_media(document)
     return body if _has_right_name(document, rules) else _renamed(document, rules)
@@ -80,15 +80,16 @@ def _check_fields(path: str, document: Mapping[str, Any], rules: BodyRules) -> N
         refuse(400, message, code="chat_template_off")
 
 
-def _check_format(document: Mapping[str, Any], rules: BodyRules) -> None:
+def _check_format(path: str, document: Mapping[str, Any], rules: BodyRules) -> None:
     """Refuse a format that the runtime would ignore without a word."""
-    if rules.structured:
-        return
     text = document.get("text")
     wanted = document.get("response_format") or (text.get("format") if isinstance(text, dict) else None)
-    if isinstance(wanted, dict) and wanted.get("type") not in {None, "text"}:
-        message = f"Answers of the format {wanted['type']!r} need guided decoding: NIM_GUIDED_DECODING_BACKEND sets it."
+    kind = str(wanted.get("type") or "text") if isinstance(wanted, dict) else "text"
+    if not rules.structured and kind != "text":
+        message = f"Answers of the format {kind[:64]!r} need guided decoding: NIM_GUIDED_DECODING_BACKEND sets it."
         refuse(400, message, code="structured_output_off")
+    if (path, kind) in RUNTIMES[rules.runtime].IGNORED_FORMATS:
+        refuse(400, f"{path} does not force answers into {kind!r}: use 'json_schema'.", code="structured_output_off")
 
 
 def _check_media(document: Mapping[str, Any]) -> None:
@@ -108,18 +109,17 @@ def _check_media(document: Mapping[str, Any]) -> None:
 
 def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Return every part of every message that is not plain text."""
-    for field in ("messages", "input"):
-        entries = document.get(field)
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                yield from _parts_of(entry.get("content"))
-                yield from _parts_of(entry.get("output"))  # of a tool
-                if field == "input" and str(entry.get("type")) in _MEDIA:
-                    yield entry
+    for field in ("messages", "input", "instructions"):
+        for entry in _parts_of(document.get(field)):
+            yield from _parts_of(entry.get("content"))
+            yield from _parts_of(entry.get("output"))  # of a tool
+            if field != "messages" and str(entry.get("type")) in _MEDIA:
+                yield entry
 
 
 def _parts_of(content: object) -> Sequence[Mapping[str, Any]]:
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else ()
+    parts = content if isinstance(content, list) else [content]
+    return [part for part in parts if isinstance(part, dict)]
 
 
 def _has_right_name(document: Mapping[str, Any], rules: BodyRules) -> bool:
@@ -127,10 +127,14 @@ def _has_right_name(document: Mapping[str, Any], rules: BodyRules) -> bool:
     if name is None or name == rules.model == rules.served[0]:
         return True
     if name not in rules.served:
-        shown = name if isinstance(name, str) else json.dumps(name)
-        message = f"The model {shown[:200]!r} does not exist; this server has {', '.join(rules.served)}."
-        refuse(404, message, code="model_not_found")
+        refuse_model(name if isinstance(name, str) else json.dumps(name), rules.served)
     return bool(name == rules.model)
+
+
+def refuse_model(name: str, served: Sequence[str]) -> NoReturn:
+    """Refuse a name that no model here has."""
+    message = f"The model {name[:200]!r} does not exist; this server has {', '.join(served)}."
+    refuse(404, message, code="model_not_found")
 
 
 def _renamed(document: dict[str, Any], rules: BodyRules) -> bytes:

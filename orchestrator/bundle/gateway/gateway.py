@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, cast
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import HttpVersion10, web
@@ -19,7 +20,7 @@ from . import metrics as prometheus
 from . import routes
 from .addresses import client_address
 from .answer_record import AnswerRecord
-from .bodies import BodyRules
+from .bodies import BodyRules, refuse_model
 from .body_worker import BodyWorker
 from .documents import Documents
 from .forward import BrokenAnswerError, ClientLeftError, forward
@@ -209,16 +210,16 @@ class Gateway:
             methods = ", ".join(method for route in found for method in route.accepted)
             refuse(405, f"{path} takes {methods}.", code="method_not_allowed", headers={"Allow": methods})
         exchange.route = route
-        if request.headers.get("Expect", _CONTINUE).lower() != _CONTINUE:
+        if any(each.lower() != _CONTINUE for each in request.headers.getall("Expect", [])):
             refuse(417, f"Expect must be {_CONTINUE}.", code="expectation_failed")
         self._check_key(exchange, route)
         if route.path == routes.RESPONSE:
             return await self._forward_stored(exchange, path)
         if route.for_model:
             return await self._forward(exchange, route)
-        return await self._answer_locally(route)
+        return await self._answer_locally(route, path)
 
-    async def _answer_locally(self, route: Route) -> web.Response:
+    async def _answer_locally(self, route: Route, path: str) -> web.Response:
         """Answer a request that is not for the model."""
         match route.path:
             case routes.LIVE:
@@ -229,6 +230,8 @@ class Gateway:
                 return await self._answer_metrics()
             case routes.MODELS:
                 return self._answer_models()
+            case routes.MODEL:
+                return self._answer_model(unquote(path.removeprefix(f"{routes.MODELS}/")))
             case document:
                 content_type = HTML if document == routes.DOCS else JSON
                 return web.Response(text=self._bodies[document], content_type=content_type)
@@ -259,20 +262,25 @@ class Gateway:
 
     def _answer_models(self) -> web.Response:
         self._check_ready()
-        models: list[dict[str, Any]] = [
-            {
-                "id": name,
-                "object": "model",
-                "created": _STARTED,
-                "owned_by": "system",
-                "root": self._settings.names[0],
-                "parent": None,
-                "max_model_len": self._launch.max_model_len,
-                "permission": [],
-            }
-            for name in self._settings.names
-        ]
-        return json_reply({"object": "list", "data": models})
+        return json_reply({"object": "list", "data": [self._described_model(name) for name in self._settings.names]})
+
+    def _answer_model(self, name: str) -> web.Response:
+        self._check_ready()
+        if name not in self._settings.names:
+            refuse_model(name, self._settings.names)
+        return json_reply(self._described_model(name))
+
+    def _described_model(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": _STARTED,
+            "owned_by": "system",
+            "root": self._settings.names[0],
+            "parent": None,
+            "max_model_len": self._launch.max_model_len,
+            "permission": [],
+        }
 
     async def _answer_metrics(self) -> web.Response:
         ready = self._runtime.state is State.READY

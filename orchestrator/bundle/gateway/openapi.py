@@ -17,6 +17,7 @@ from .routes import (
     METADATA,
     METRICS,
     METRICS_OF_TOOLS,
+    MODEL,
     MODELS,
     READY,
     RESPONSE,
@@ -84,6 +85,9 @@ def _operation(route: Route, names: Sequence[str]) -> dict[str, Any]:
         operation["operationId"] = f"{route.method.lower()}_response"
         schema = {"type": "string", "pattern": "^resp[A-Za-z0-9_-]{1,124}$"}
         operation["parameters"] = [{"name": "response_id", "in": "path", "required": True, "schema": schema}]
+    elif route.path == MODEL:
+        schema = {"enum": list(names)}
+        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": schema}]
     elif route.for_model:
         required, optional = _REQUESTS[route.path]
         schema = _object({"model": {"enum": list(names)}, **required}, **optional) | {"additionalProperties": False}
@@ -157,6 +161,7 @@ _ANSWERS = {
     LIVE: _HEALTH,
     READY: _HEALTH,
     MODELS: _object({"object": {"const": "list"}, "data": {"type": "array", "items": _MODEL}}),
+    MODEL: _MODEL,
     METADATA: _object({
         "assetInfo": {"type": "array", "items": _TEXT},
         "licenseInfo": _LICENSE,

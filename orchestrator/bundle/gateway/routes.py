@@ -27,7 +27,8 @@ class Route:
 
 LIVE, READY, METRICS = "/v1/health/live", "/v1/health/ready", "/v1/metrics"
 HEALTH_OF_TOOLS, METRICS_OF_TOOLS, OPENAPI, DOCS = "/health", "/metrics", "/openapi.json", "/docs"
-MODELS, METADATA, MANIFEST = "/v1/models", "/v1/metadata", "/v1/manifest"
+MODELS, MODEL = "/v1/models", "/v1/models/{model}"
+METADATA, MANIFEST = "/v1/metadata", "/v1/manifest"
 LICENSE, VERSION = "/v1/license", "/v1/version"
 RESPONSE = "/v1/responses/{response_id}"
 
@@ -37,6 +38,7 @@ ROUTES: Mapping[str, Route] = {
         Route(LIVE, "GET", "Whether the server runs; 503 after the runtime has ended or hangs.", open=True),
         Route(READY, "GET", "Whether the model answers; 503 before that, and while the server stops.", open=True),
         Route(MODELS, "GET", "The names of the model."),
+        Route(MODEL, "GET", "One name of the model."),
         Route(METADATA, "GET", "The model, its files and its licence."),
         Route(MANIFEST, "GET", "The profile of the bundle, as YAML in JSON."),
         Route(LICENSE, "GET", "The licence of the base model."),
@@ -73,4 +75,8 @@ def find_routes(path: str, table: Mapping[str, Route], stored: tuple[Route, ...]
     """
     if path in table:
         return (table[path],)
-    return stored if table is ROUTES and _STORED.fullmatch(path) else ()
+    if table is not ROUTES:
+        return ()
+    if path.startswith(f"{MODELS}/") and path != f"{MODELS}/":
+        return (ROUTES[MODEL],)
+    return stored if _STORED.fullmatch(path) else ()

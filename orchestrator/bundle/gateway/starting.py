@@ -108,6 +108,10 @@ class RuntimeKind(Protocol):
         """The fields of a request, by route."""
 
     @property
+    def IGNORED_FORMATS(self) -> frozenset[tuple[str, str]]:  # noqa: N802
+        """Routes and formats of answers that a request may name and that it ignores without a word."""
+
+    @property
     def STORED(self) -> tuple[Route, ...]:  # noqa: N802
         """The routes with the id of an answer in their path that it has."""
 

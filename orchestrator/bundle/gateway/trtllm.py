@@ -93,6 +93,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
 among them.
 """
 
+IGNORED_FORMATS: frozenset[tuple[str, str]] = frozenset()
+
 _FILE_KEYS: Mapping[str, Key] = {
     "--free_gpu_memory_fraction": ("kv_cache_config", "free_gpu_memory_fraction"),
     "--kv_cache_dtype": ("kv_cache_config", "dtype"),

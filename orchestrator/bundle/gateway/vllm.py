@@ -130,6 +130,9 @@ FIELDS: Mapping[str, frozenset[str]] = {
 not among them.
 """
 
+IGNORED_FORMATS = frozenset({("/v1/responses", "json_object")})
+"""`to_sampling_params` of vllm/entrypoints/openai/responses/protocol.py reads `json_schema` alone."""
+
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",

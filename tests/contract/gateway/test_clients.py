@@ -105,6 +105,12 @@ def test_openai_completes_and_responds(client: openai.OpenAI) -> None:
     assert events[-1].response.model == NAME
 
 
+def test_openai_retrieves_a_model_by_its_name(client: openai.OpenAI) -> None:
+    assert client.models.retrieve(NAME).id == NAME
+    with pytest.raises(openai.NotFoundError, match="The model 'other' does not exist; this server has meta/llama-tiny"):
+        client.models.retrieve("other")
+
+
 def test_openai_lists_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [NAME]
 

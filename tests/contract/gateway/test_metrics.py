@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,9 @@ def test_structured_output_is_obeyed_or_refused(tmp_path: Path) -> None:
     with deployed(tmp_path / "default") as server:
         answer = server.ask("Where?", response_format=wanted)[1]
         assert answer["choices"][0]["message"]["content"] == '{"city": "Paris"}'
+        answer = server.ask("Where?", response_format={"type": "json_object"})[1]
+        assert set(json.loads(answer["choices"][0]["message"]["content"])) == {"answer"}
+        assert server.ask("Where?", response_format="json")[0] == 400
     config = "kv_cache_config:\n  free_gpu_memory_fraction: 0.8\n"
     with deployed(tmp_path / "without", ready=False, config=config) as server:
         server.wait_ready()

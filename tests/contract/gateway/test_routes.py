@@ -132,14 +132,22 @@ def test_no_answer_at_all_is_a_bad_gateway(server: Deployment) -> None:
 
 @pytest.mark.parametrize("path", [
     "/", "/v1", "/v1/", "/health/", "/metrics/", "/prometheus/metrics", "/update_weights", "/release_memory",
-    "/v1/models/", "/v1/models/tiny", "/V1/models", "/v1/chat/completions/", "//v1/models", "/v1//models",
-    "/v1/models/../models", "/v1/%6dodels", "/docs/", "/server_info",
+    "/v1/models/", "/V1/models", "/v1/chat/completions/", "//v1/models", "/v1//models",
+    "/v1/%6dodels", "/docs/", "/server_info",
     "/v1/responses/abc", "/v1/responses/resp_a/b", "/v1/responses/resp_..%2f",
 ])  # fmt: skip
 def test_what_is_on_no_list_does_not_exist(server: Deployment, path: str) -> None:
     for method in ("GET", "POST", "DELETE", "PUT"):
         status, _, body = server.request(method, path, b"{}" if method == "POST" else None)
         assert (status, json.loads(body)["error"]["code"]) == (404, "not_found")
+
+
+def test_a_path_behind_a_models_name_leads_nowhere(server: Deployment) -> None:
+    before = len(server.heard)
+    for path in ("/v1/models/../models", "/v1/models/tiny/../../metrics", "/v1/models/%2e%2e/health"):
+        status, _, body = server.request("GET", path)
+        assert (status, json.loads(body)["error"]["code"]) == (404, "model_not_found")
+    assert len(server.heard) == before
 
 
 @pytest.mark.parametrize("path", sorted(ROUTES))
@@ -196,7 +204,8 @@ def test_an_error_that_quotes_a_long_conversation_keeps_its_words(trtllm_server:
 
 
 def test_whatever_is_asked_by_get_is_asked_by_head_too(server: Deployment) -> None:
-    for path in sorted(path for path, route in ROUTES.items() if route.method == "GET"):
+    paths = [path.replace("{model}", "tiny") for path, route in ROUTES.items() if route.method == "GET"]
+    for path in sorted(paths):
         status, headers, body = server.request("HEAD", path)
         assert (status, body) == (200, b"")
         if path != "/health":  # has no body
@@ -223,6 +232,11 @@ def test_a_stored_answer_is_read_and_removed(trtllm_server: Deployment) -> None:
     assert (status, answer["error"]["message"]) == (404, f"Response with id '{name}' not found.")
     status, headers, _ = trtllm_server.request("PUT", f"/v1/responses/{name}")
     assert (status, headers["allow"]) == (405, "GET, HEAD, DELETE")
+
+
+def test_one_of_two_expectations_that_nobody_knows_fails(server: Deployment) -> None:
+    head = "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nExpect: 200-ok\r\n\r\n"
+    assert server.raw(head.encode()).startswith(b"HTTP/1.1 417 ")
 
 
 def test_an_expectation_that_nobody_knows_fails(server: Deployment) -> None:

@@ -426,6 +426,8 @@ def _is_valid(path: str, body: object) -> bool:
         return False
     if path != "/v1/chat/completions":
         return True
+    if not isinstance(body.get("response_format") or {}, dict):
+        return False
     messages = body.get("messages")
     return isinstance(messages, list) and bool(messages) and all(isinstance(each, dict) for each in messages)
 
@@ -451,6 +453,8 @@ def _message(body: dict[str, Any], text: str, *, is_guided: bool) -> tuple[dict[
     asked = body.get("response_format") or {}
     if is_guided and asked.get("type") == "json_schema":
         text = json.dumps(_example(asked["json_schema"]["schema"]))
+    elif is_guided and asked.get("type") == "json_object":
+        text = json.dumps({"answer": text})
     return {"role": "assistant", "content": text}, "stop"
 
 

@@ -105,10 +105,39 @@ def test_media_are_in_the_request_unless_other_addresses_are_allowed(kind: str, 
         {"role": "user", "content": [{"type": "input_image", "image_url": "http://10.0.0.1/"}]},
         {"type": "function_call_output", "output": [{"type": "input_image", "image_url": "http://10.0.0.1/"}]},
         {"type": "input_image", "image_url": "http://10.0.0.1/"},
+        {"role": "user", "content": {"type": "input_image", "image_url": "http://10.0.0.1/"}},
     ],
 )
-def test_media_of_responses_are_found_wherever_they_are(entry: dict[str, Any]) -> None:
-    assert _refused({"input": [entry]}, path=RESPONSES)[:2] == (400, "remote_media_off")
+@pytest.mark.parametrize("field", ["input", "instructions"])
+def test_media_of_responses_are_found_wherever_they_are(entry: dict[str, Any], field: str) -> None:
+    for written in ([entry], entry):
+        assert _refused({field: written}, path=RESPONSES)[:2] == (400, "remote_media_off")
+
+
+def test_a_picture_of_a_screen_is_no_way_around_the_list() -> None:
+    output = {"type": "computer_screenshot", "image_url": "http://10.0.0.1/"}
+    document = {"input": [{"type": "computer_call_output", "call_id": "1", "output": output}]}
+    assert _refused(document, path=RESPONSES)[:2] == (400, "unknown_content")
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "json_object", "regex", ["json_schema"], {"a": 1}, 5])
+def test_a_format_that_is_not_forced_is_refused_whatever_it_is(kind: object) -> None:
+    off = replace(RULES, structured=False)
+    for path, document in (
+        (CHAT, {"messages": [], "response_format": {"type": kind}}),
+        (RESPONSES, {"input": "x", "text": {"format": {"type": kind}}}),
+    ):
+        assert _refused(document, path=path, rules=off)[:2] == (400, "structured_output_off")
+        _accepted(document, path=path)
+    for kind_of_prose in ("text", None):
+        _accepted({"messages": [], "response_format": {"type": kind_of_prose}}, rules=off)
+
+
+def test_a_format_that_vllm_ignores_in_responses_is_refused() -> None:
+    vllm = replace(RULES, runtime="vllm")
+    document = {"input": "x", "text": {"format": {"type": "json_object"}}}
+    assert _refused(document, path=RESPONSES, rules=vllm)[:2] == (400, "structured_output_off")
+    _accepted({"messages": [], "response_format": {"type": "json_object"}}, rules=vllm)
 
 
 @pytest.mark.parametrize("kind", ["image_embeds", "file", "input_file", None, 5, ["text"]])

@@ -119,6 +119,7 @@ def test_the_table_of_routes_is_that_of_a_nim() -> None:
         "/v1/health/live": "GET",
         "/v1/health/ready": "GET",
         "/v1/models": "GET",
+        "/v1/models/{model}": "GET",
         "/v1/metadata": "GET",
         "/v1/manifest": "GET",
         "/v1/license": "GET",
@@ -137,9 +138,13 @@ def test_the_table_of_routes_is_that_of_a_nim() -> None:
     assert set(HEALTH) == {"/v1/health/live", "/v1/health/ready"}
 
 
+def _asked(path: str) -> str:
+    return path.replace("{model}", "tiny")
+
+
 @pytest.mark.parametrize("path", sorted(set(ROUTES) - FOR_MODEL))
 def test_a_route_of_the_gateway_answers(world: World, path: str) -> None:
-    status, headers, _ = world.ask(f"{path}?query=is+ignored")
+    status, headers, _ = world.ask(f"{_asked(path)}?query=is+ignored")
     assert status == 200
     assert (headers["server"], headers["x-content-type-options"]) == ("nim-gateway", "nosniff")
     assert (world.logged()["route"], world.logged()["status"]) == (path, 200)
@@ -161,11 +166,26 @@ def test_another_method_is_refused_with_the_one_that_is_allowed(world: World, pa
         assert answer["error"]["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "/V1/models", "/v1/models/x", "/metrics/", "/v2/models"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "/V1/models", "/v1/modelsx", "/metrics/", "/v2/models"])
 def test_another_path_does_not_exist(world: World, path: str) -> None:
     status, _, answer = world.ask(path)
     assert (status, answer["error"]["code"], answer["error"]["type"]) == (404, "not_found", "not_found_error")
     assert world.logged()["route"] == "other"
+
+
+@pytest.mark.parametrize("path", ["tiny", "tin%79", "meta%2Fllama", "meta/llama"])
+def test_a_model_is_described_under_each_of_its_names(tmp_path: Path, path: str) -> None:
+    world = World(tmp_path / "etc", NIM_SERVED_MODEL_NAME="tiny,meta/llama")
+    status, _, answer = world.ask(f"/v1/models/{path}")
+    assert (status, answer["id"]) == (200, "tiny" if path.startswith("tin") else "meta/llama")
+    assert answer in world.ask("/v1/models")[2]["data"]
+
+
+@pytest.mark.parametrize("path", ["other", "tiny/", "%2e%2e/metrics", "../metrics", "%FF", "{model}", "tiny/tiny"])
+def test_a_name_that_no_model_has_is_not_found(world: World, path: str) -> None:
+    status, _, answer = world.ask(f"/v1/models/{path}")
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    assert world.logged()["route"] == "/v1/models/{model}"
 
 
 def test_the_health_port_has_the_probes_alone(world: World) -> None:
@@ -183,6 +203,7 @@ def test_a_version_of_http_before_the_first_is_refused(world: World, version: tu
 def test_every_route_needs_a_key_but_probes_and_metrics(world: World, tmp_path: Path, path: str) -> None:
     world.require_key(tmp_path)
     method = ROUTES[path].method
+    path = _asked(path)
     missing = world.ask(path, method)
     wrong = world.ask(path, method, Authorization="Bearer nimg-wrong")
     if path in OPEN:
