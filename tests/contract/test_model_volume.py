@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bundle.files import sums_text
 from orchestrator.bundle.targets import cluster
 from tests.support.bundles import contents_of
 
@@ -88,6 +90,27 @@ def test_every_file_arrives_and_a_second_run_has_nothing_to_do(world: World) -> 
     assert again.returncode == 0
     assert "has the model already" in again.stdout
     assert len((world.cluster / "calls").read_text().splitlines()) == len(calls) + 1
+
+
+def test_the_name_of_a_strangers_file_is_a_name_and_no_option(world: World) -> None:
+    names = (
+        "--checkpoint=1",
+        "--checkpoint-action=exec=touch ran",
+        "-C",
+        "back\\nslash.json",
+        "$(touch ran).json",
+        "ä.json",
+    )
+    model, sums = world.bundle / "model", world.bundle / "model-volume" / "SHA256SUMS"
+    for name in names:
+        (model / name).write_text(name)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    sums.write_text(sums_text(digests) + sums.read_text())
+    done = world.load()
+    assert done.returncode == 0, done.stderr
+    assert set(names) <= set(world.loaded())
+    assert not list(world.bundle.rglob("ran"))
+    assert not list(world.cluster.rglob("ran"))
 
 
 def test_a_file_that_is_not_what_was_built_is_found_and_the_volume_stays_incomplete(world: World) -> None:

@@ -36,7 +36,7 @@ done
 kube wait --for=condition=Ready pod --selector "job-name=${job}" --timeout=30m >/dev/null
 echo "copying 0.0 GB" >&2
 cut --characters=67- "${here}/SHA256SUMS" \
-  | tar --create --directory "${here}/../model" --files-from - \
+  | tar --create --directory "${here}/../model" --no-recursion --verbatim-files-from --files-from - \
   | kube exec --stdin "job/${job}" -- tar --extract --directory /model --touch --no-same-owner --no-same-permissions
 echo "checking the sum of every file" >&2
 if ! kube exec "job/${job}" -- bash -ec 'cd /model && sha256sum --check /etc/model/SHA256SUMS && touch .complete' >&2; then
