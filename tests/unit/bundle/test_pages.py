@@ -17,7 +17,7 @@ ENGINE = "llama3-70b-nvfp4-engine"
 TINY = "tiny-llama-w4a16-nvfp4"
 _PATHS = re.compile(r"`((?:\./)?[\w.-]+/[\w./-]*|[\w-]+\.(?:md|json|yaml|sh))`|\]\((?!https?:)([^)]+)\)")
 """What looks like a place in the bundle: in code with a slash or an ending of ours, or the target of a link."""
-_ELSEWHERE = ("/", "secrets/", "edited/", ".env")
+_ELSEWHERE = ("/", "secrets/", "edited/", ".env", "two-sparks/.env")
 
 
 def card(contents: BundleContents) -> str:
