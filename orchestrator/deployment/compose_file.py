@@ -254,8 +254,10 @@ def read(folder: Path, shell: Mapping[str, str] = os.environ) -> ComposeFile:
 
 def image_variables(folder: Path) -> Mapping[str, tuple[str, str]]:
     """Return the variable that sets the image of a service, and its default, by the service's name."""
-    services = parse((folder / COMPOSE).read_bytes(), folder / COMPOSE).data["services"]
-    found = {name: _VARIABLE.fullmatch(str(service.get("image", ""))) for name, service in services.items()}
+    services = parse((folder / COMPOSE).read_bytes(), folder / COMPOSE).data.get("services")
+    described = services.items() if isinstance(services, dict) else ()
+    images = {name: service.get("image") for name, service in described if isinstance(service, dict)}
+    found = {name: _VARIABLE.fullmatch(str(image)) for name, image in images.items()}
     return {name: (each["name"], each["rest"] or "") for name, each in found.items() if each and each["name"]}
 
 

@@ -86,8 +86,8 @@ def _operation(route: Route, names: Sequence[str]) -> dict[str, Any]:
         schema = {"type": "string", "pattern": "^resp[A-Za-z0-9_-]{1,124}$"}
         operation["parameters"] = [{"name": "response_id", "in": "path", "required": True, "schema": schema}]
     elif route.path == MODEL:
-        schema = {"enum": list(names)}
-        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": schema}]
+        named = {"name": "model", "in": "path", "required": True, "schema": {"enum": list(names)}}
+        operation["parameters"] = [named]
     elif route.for_model:
         required, optional = _REQUESTS[route.path]
         schema = _object({"model": {"enum": list(names)}, **required}, **optional) | {"additionalProperties": False}
