@@ -16,6 +16,7 @@ from orchestrator.planner.rule_input import RuleInput, rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving.runtimes import RUNTIMES
+from orchestrator.serving.server import Runtime
 
 _OF_ONE_RUNTIME = frozenset({"backend", "engine"})
 """Fields of a recipe that another runtime does not have."""
@@ -76,11 +77,11 @@ def _inputs(settings: Settings, recipe: Recipe, name: RuntimeName) -> Iterator[R
         yield rule_input(recipe, settings.catalog, find)
         return
     for image in reversed([key for key, entry in images.items() if entry.runtime == name and entry.serves]):
-        yield rule_input(_with_image(recipe, image), settings.catalog, find)
+        yield rule_input(_with_image(recipe, image, RUNTIMES[name]), settings.catalog, find)
 
 
-def _with_image(recipe: Recipe, image: str) -> Recipe:
+def _with_image(recipe: Recipe, image: str, runtime: Runtime) -> Recipe:
     """Replace the image, and leave out the settings that are options of another runtime."""
     fields = recipe.model_dump(exclude_unset=True, exclude=set(_OF_ONE_RUNTIME))
     serve = {key: value for key, value in fields.get("serve", {}).items() if key not in ("options", "environment")}
-    return Recipe.model_validate({**fields, "image": image, "serve": serve})
+    return Recipe.model_validate(runtime.adopted({**fields, "image": image, "serve": serve}))

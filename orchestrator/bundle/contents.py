@@ -38,17 +38,12 @@ CACHE = "/opt/nim/.cache"
 """The folder of compiled kernels, kept between two starts."""
 MODEL_FOLDER = "model"
 """The folder of the model in the bundle: a single one, so that one mount or volume is enough."""
-ENGINE_FOLDER, DRAFT_FOLDER = "trtllm_engine", "draft"
-"""Its folders besides a checkpoint, or beside the files of a tokenizer."""
+DRAFT_FOLDER = "draft"
+"""The folder of a draft model beside the model's own files."""
 DRAFT_PATH = str(MODEL / DRAFT_FOLDER)
 """The path of the draft model for the runtime."""
 _MAX_LABEL = 40
 """Characters of a name that leave space for `-model-loader` and the like within the 63 of a DNS label."""
-_FOLDERS = {
-    CHECKPOINT: MODEL_FOLDER,
-    ENGINE: f"{MODEL_FOLDER}/{ENGINE_FOLDER}",  # the path in a multi-LLM NIM 1.x
-    DRAFT: f"{MODEL_FOLDER}/{DRAFT_FOLDER}",
-}
 _LICENSE_FILE = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
 
 
@@ -229,13 +224,12 @@ class BundleContents:
             config = self.model_config.get("text_config", self.model_config)
             longer = self.recipe.serve.environment.get(self.runtime.ALLOWS_LONGER) == "1"
             return Limits(max_seq_len=None if longer else config.get("max_position_embeddings"))
-        build = self.engine_config.get("build_config", {})
-        mapping = self.engine_config.get("pretrained_config", {}).get("mapping", {})
+        built = self.runtime.engine_limits(self.engine_config)
         return Limits(
-            tensor_parallel_size=mapping.get("tp_size", self.recipe.serve.tensor_parallel_size),
-            pipeline_parallel_size=mapping.get("pp_size", 1),
-            max_seq_len=build.get("max_seq_len"),
-            max_batch_size=build.get("max_batch_size"),
+            tensor_parallel_size=built.tensor_parallel_size or self.recipe.serve.tensor_parallel_size,
+            pipeline_parallel_size=built.pipeline_parallel_size,
+            max_seq_len=built.max_seq_len,
+            max_batch_size=built.max_batch_size,
         )
 
     @property
@@ -342,7 +336,7 @@ def read_contents(
             shape.image.runtime,
             shape.image.version,
         ),
-        parts=tuple(_part(recipe, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
+        parts=tuple(_part(shape, mount.target, artifacts[mount.step]) for mount in shape.served_inputs),
         arguments=shape.runtime.arguments(shape.server, DRAFT_PATH),
         config=shape.runtime.config(shape.server, DRAFT_PATH),
         quality=_report(artifacts, "verify", "quality.json"),
@@ -374,12 +368,13 @@ def _image_digests(locked: LockedImage | None) -> Mapping[Architecture, str]:
     return {architecture: digest for architecture, digest in digests.items() if digest}
 
 
-def _part(recipe: Recipe, target: str, artifact: Artifact) -> Part:
-    """Leave out the weights of a checkpoint if there is a TensorRT engine, which needs only the tokenizer."""
-    files = artifact.files
-    if target == CHECKPOINT and recipe.backend == "tensorrt":
+def _part(shape: Shape, target: str, artifact: Artifact) -> Part:
+    """Leave out the weights of a checkpoint that a TensorRT engine holds: it needs only the tokenizer."""
+    files, runtime = artifact.files, shape.runtime
+    if target == CHECKPOINT and shape.recipe.backend == "tensorrt" and runtime.ENGINE_HOLDS_WEIGHTS:
         files = tuple(file for file in files if not file.path.endswith((".safetensors", ".safetensors.index.json")))
-    return Part(_FOLDERS[target], artifact, files)
+    inside = {CHECKPOINT: "", ENGINE: f"/{runtime.ENGINE_FOLDER}", DRAFT: f"/{DRAFT_FOLDER}"}
+    return Part(MODEL_FOLDER + inside[target], artifact, files)
 
 
 def _report(artifacts: Mapping[str, Artifact], step: str, name: str) -> dict[str, Any] | None:

@@ -9,11 +9,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.catalog.target import Architecture
 
 Tool = Literal[
-    "trtllm-build", "convert_checkpoint.py", "quantize.py", "hf_ptq.py", "trtllm-serve", "trtllm-bench", "vllm"
+    "trtllm-build",
+    "convert_checkpoint.py",
+    "quantize.py",
+    "hf_ptq.py",
+    "trtllm-serve",
+    "trtllm-bench",
+    "vllm",
+    "tensorrt-edgellm-build",
+    "tensorrt-edgellm-serve",
 ]
-RuntimeName = Literal["tensorrt_llm", "vllm"]
-SERVERS: dict[RuntimeName, Tool] = {"tensorrt_llm": "trtllm-serve", "vllm": "vllm"}
+RuntimeName = Literal["tensorrt_llm", "vllm", "edge_llm"]
+SERVERS: dict[RuntimeName, Tool] = {
+    "tensorrt_llm": "trtllm-serve",
+    "vllm": "vllm",
+    "edge_llm": "tensorrt-edgellm-serve",
+}
 """The tool of each runtime that serves."""
+BUILDERS: tuple[Tool, ...] = ("trtllm-build", "tensorrt-edgellm-build")
+"""The tools that build TensorRT engines."""
 
 
 class _Part(BaseModel):
@@ -91,8 +105,18 @@ class Image(_Part):
     """What has to run before any command, such as a script that sets up CUDA. Empty: the image's own is the server,
     and must not run before another command. None: the image's own is left as it is, and a bundle replaces it."""
     engine_families: dict[str, str] = {}
-    """Model architectures that its engine path converts, each with its folder of examples (`LlamaForCausalLM: llama`);
-    empty without `trtllm-build`."""
+    """Model architectures that it builds engines of, each with its folder of examples or its `model_type`
+    (`LlamaForCausalLM: llama`); empty if it builds none."""
+    expert_formats: tuple[str, ...] | None = None
+    """The formats of experts in the engines that it builds; None: those of other weights."""
+    validated_parameters: float | None = None
+    """The parameters of dense models below which its maker supports engines; None: no limit is known."""
+    misread_formats: dict[str, str] = {}
+    """Formats that it accepts without a word and multiplies in another way, each with what it does."""
+    libraries: dict[str, str] = {}
+    """Versions besides the runtime's that decide the bytes of an engine (`tensorrt: 10.16.1.11`)."""
+    experimental: str = ""
+    """Why it is called experimental; empty if it is not."""
     llm_api: tuple[str, ...] = ()
     """Top-level keys of trtllm-serve's configuration file that a recipe may give as `serve.options`."""
     faults: tuple[Fault, ...] = ()
@@ -106,6 +130,11 @@ class Image(_Part):
     def serves(self) -> bool:
         """Whether the image can serve. An image of a quantizer cannot."""
         return self.server in self.tools
+
+    @property
+    def builder(self) -> Tool | None:
+        """The tool that builds TensorRT engines, if the image has one."""
+        return next((tool for tool in BUILDERS if tool in self.tools), None)
 
     def has(self, tool: Tool) -> bool:
         """Tell whether the image has a tool."""

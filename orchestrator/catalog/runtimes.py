@@ -59,7 +59,7 @@ class Unserved:
 
 def software_of(image: Image) -> Software | None:
     """Look up the runtime of an image; None if the data file does not have its version."""
-    return _READERS[image.runtime](image.version)
+    return _READERS[image.runtime](image)
 
 
 def unserved(runtime: RuntimeName = "tensorrt_llm") -> Mapping[str, Unserved]:
@@ -68,10 +68,9 @@ def unserved(runtime: RuntimeName = "tensorrt_llm") -> Mapping[str, Unserved]:
     return {name: Unserved(entry["why"], entry["instead"]) for name, entry in entries.items()}
 
 
-@cache
-def _tensorrt_llm(version: str) -> Software | None:
+def _tensorrt_llm(image: Image) -> Software | None:
     document = _document()
-    entry = document["versions"].get(version)
+    entry = document["versions"].get(image.version)
     if entry is None:
         return None
     found, types = document["lists"][entry["classes"]], document["transformers"][entry["transformers"]]
@@ -80,17 +79,28 @@ def _tensorrt_llm(version: str) -> Software | None:
     return Software(classes, ModelTypes(entry["transformers"], types["read"], frozenset((*types["model_types"], *own))))
 
 
-@cache
-def _vllm(version: str) -> Software | None:
+def _vllm(image: Image) -> Software | None:
     part = _document()["vllm"]
-    name = part["versions"].get(version)
+    name = part["versions"].get(image.version)
     if name is None:
         return None
     found = part["lists"][name]
     return Software(ClassList(found["what"], found["read"], frozenset(found["served"]), frozenset()), None)
 
 
-_READERS: Mapping[RuntimeName, Callable[[str], Software | None]] = {"tensorrt_llm": _tensorrt_llm, "vllm": _vllm}
+def _edge_llm(image: Image) -> Software | None:
+    """It serves what it builds engines of, which is with the image."""
+    part = _document()["edge_llm"]["versions"].get(image.version)
+    if part is None:
+        return None
+    return Software(ClassList(part["what"], part["read"], frozenset(image.engine_families), frozenset()), None)
+
+
+_READERS: Mapping[RuntimeName, Callable[[Image], Software | None]] = {
+    "tensorrt_llm": _tensorrt_llm,
+    "vllm": _vllm,
+    "edge_llm": _edge_llm,
+}
 
 
 @cache

@@ -2,7 +2,8 @@
 
 `python3 -m orchestrator.payloads.measure --checkpoint DIR --output DIR --concurrency 1 … -- vllm serve DIR …`
 writes `dataset.jsonl`, `report-N.json` for each level, `server.log` and `performance.json`. Requests are streamed, with
-token numbers as prompts, and answers have exactly the given length, as those of trtllm-bench.
+token numbers as prompts, and answers have exactly the given length, as those of trtllm-bench. With `--conversations`
+they are conversations of so many words, for a server without a route for bare text; the server counts their tokens.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import http.client
 import json
 import queue
+import random
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import StepFailedError
 from orchestrator.events import Progress
 from orchestrator.payloads import _main
+from orchestrator.payloads._engine_cache import add_engine_option, engine_cache
 from orchestrator.payloads._performance import Level
 from orchestrator.payloads._process import split
 from orchestrator.payloads._report import Reporter
@@ -27,12 +31,29 @@ from orchestrator.payloads.benchmark import DATASET, PERFORMANCE, parser_of, per
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 SERVER_LOG = "server.log"
 _OK = 200
 _EVENT = b"data: "
 _DONE = b"[DONE]"
+_WORDS = (
+    "and",
+    "book",
+    "city",
+    "day",
+    "far",
+    "good",
+    "house",
+    "long",
+    "man",
+    "new",
+    "old",
+    "sea",
+    "the",
+    "time",
+    "year",
+)
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -44,6 +65,10 @@ class Timing:
     tokens: list[float] = field(default_factory=list)
     """When each part of the answer came."""
     ended: float = 0.0
+    read: int = 0
+    """Tokens of the request."""
+    written: int = 0
+    """Tokens of the answer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,12 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours, (command,) = split(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(ours)
     options.output.mkdir(parents=True, exist_ok=True)
-    requests = list(request_lines(options))
+    requests = list(conversation_lines(options) if options.conversations else request_lines(options))
     dataset = options.output / DATASET
     dataset.write_text("".join(requests), encoding="utf-8")
-    server = Server(command, options.port, options.output / SERVER_LOG, options.startup_timeout, options.answer_timeout)
     levels, report, count = [], Reporter(), len(options.concurrency)
-    with server.started() as model:
+    with _started(options, command) as model:
         bodies = [request_body(json.loads(line), model) for line in requests]
         _send(options, bodies[0])  # the first request compiles kernels
         for number, concurrency in enumerate(options.concurrency):
@@ -68,17 +92,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.output / PERFORMANCE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def _started(options: argparse.Namespace, command: Sequence[str]) -> Iterator[str]:
+    log = options.output / SERVER_LOG
+    with engine_cache(options.engine) as cache:
+        server = Server([*command, *cache], options.port, log, options.startup_timeout, options.answer_timeout)
+        with server.started() as model:
+            yield model
+
+
+def conversation_lines(options: argparse.Namespace) -> Iterator[str]:
+    """Generate questions of so many common words, most of which are one token: the same for the same seed."""
+    source = random.Random(options.seed)  # noqa: S311 - repeatable, not secret
+    for number in range(options.requests):
+        question = " ".join(source.choices(_WORDS, k=options.input_tokens))
+        request = {"task_id": number, "question": question, "output_tokens": options.output_tokens}
+        yield json.dumps(request, separators=(",", ":")) + "\n"
+
+
 def request_body(request: dict[str, Any], model: str) -> bytes:
     """Write the body of a request of the data set."""
-    body = {
-        "model": model,
-        "prompt": request["input_ids"],
-        "max_tokens": request["output_tokens"],
-        "ignore_eos": True,
-        "temperature": 0,
-        "stream": True,
-    }
-    return json.dumps(body).encode()
+    sent: dict[str, Any] = {"model": model}
+    if "question" in request:
+        sent |= {"messages": [{"role": "user", "content": request["question"]}], "max_tokens": request["output_tokens"]}
+        sent |= {"stream_options": {"include_usage": True}}
+    else:
+        sent |= {"prompt": request["input_ids"], "max_tokens": request["output_tokens"], "ignore_eos": True}
+    return json.dumps({**sent, "temperature": 0, "stream": True}).encode()
 
 
 def _measure(options: argparse.Namespace, bodies: Sequence[bytes], concurrency: int, command: Sequence[str]) -> Level:
@@ -112,7 +152,11 @@ def _measure(options: argparse.Namespace, bodies: Sequence[bytes], concurrency: 
         raise StepFailedError(message, hint=f"see {SERVER_LOG} among the step's results")
     measured = summarize(timings, seconds, options)
     name = f"report-{concurrency}.json"
-    times = [{"began": each.began, "tokens": each.tokens, "ended": each.ended} for each in timings]
+    counts = [{"read": each.read, "written": each.written} if options.conversations else {} for each in timings]
+    times = [
+        {"began": each.began, "tokens": each.tokens, "ended": each.ended, **count}
+        for each, count in zip(timings, counts, strict=True)
+    ]
     (options.output / name).write_text(json.dumps({"seconds": seconds, "requests": times}) + "\n", encoding="utf-8")
     return Level(concurrency, command, name, measured, None)
 
@@ -121,42 +165,59 @@ def _send(options: argparse.Namespace, body: bytes) -> Timing:
     """Send one request and note when each part of its answer comes."""
     connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=options.answer_timeout)
     try:
-        timing = Timing(time.monotonic())
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        timing = Timing(time.monotonic(), read=options.input_tokens, written=options.output_tokens)
+        path = "/v1/chat/completions" if options.conversations else "/v1/completions"
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         if answer.status != _OK:
-            message = (
-                f"/v1/completions answered with status {answer.status}: {answer.read(500).decode(errors='replace')}"
-            )
+            message = f"{path} answered with status {answer.status}: {answer.read(500).decode(errors='replace')}"
             raise StepFailedError(message)
         for line in answer:
             if line.startswith(_EVENT) and line.removeprefix(_EVENT).strip() != _DONE:
-                timing.tokens.append(time.monotonic())
+                _note(timing, line.removeprefix(_EVENT), conversation=options.conversations)
         timing.ended = time.monotonic()
     finally:
         connection.close()
     if not timing.tokens:
-        message = "/v1/completions answered without a token"
+        message = f"{path} answered without a token"
         raise StepFailedError(message)
     return timing
+
+
+def _note(timing: Timing, event: bytes, *, conversation: bool) -> None:
+    """Note when a token came. Of a conversation, an event may have none, and the last one has the server's counts."""
+    if not conversation:
+        timing.tokens.append(time.monotonic())
+        return
+    document = json.loads(event)
+    if "error" in document:
+        message = f"an answer broke off: {document['error']}"
+        raise StepFailedError(message)
+    usage = document.get("usage")
+    if usage:
+        timing.read, timing.written = usage["prompt_tokens"], usage["completion_tokens"]
+    deltas = [choice["delta"] for choice in document["choices"]]
+    if any(delta.get("content") or delta.get("reasoning_content") for delta in deltas):
+        timing.tokens.append(time.monotonic())
 
 
 def summarize(timings: Sequence[Timing], seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """Calculate the figures as trtllm-bench defines them.
 
     Args:
-        timings: The times of every request.
+        timings: The times and tokens of every request.
         seconds: The time of the whole run.
-        options: The lengths of requests and answers.
+        options: The number of GPUs.
     """
-    asked, written = options.input_tokens, options.output_tokens
     latencies = [each.ended - each.began for each in timings]
-    between = [(each.tokens[-1] - each.tokens[0]) / max(1, written - 1) for each in timings]
-    output = written * len(timings) / seconds
+    between = [(each.tokens[-1] - each.tokens[0]) / max(1, each.written - 1) for each in timings]
+    written = sum(each.written for each in timings)
+    output = written / seconds
+    per_user = sum(each.written / latency for each, latency in zip(timings, latencies, strict=True))
     return {
         "output_tokens_per_second": output,
-        "total_tokens_per_second": (asked + written) * len(timings) / seconds,
-        "output_tokens_per_second_per_user": sum(written / latency for latency in latencies) / len(latencies),
+        "total_tokens_per_second": (sum(each.read for each in timings) + written) / seconds,
+        "output_tokens_per_second_per_user": per_user / len(latencies),
         "output_tokens_per_second_per_gpu": output / options.gpus,
         "requests_per_second": len(timings) / seconds,
         "request_latency_ms": _spread(latencies),
@@ -189,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("measure", "COMMAND …", "Measure a server over HTTP.")
     parser.add_argument("--concurrency", type=int, action="append", required=True, metavar="N", help="requests at once")
     parser.add_argument("--tool", required=True, metavar="NAME", help="the runtime's name")
+    parser.add_argument("--conversations", action="store_true", help="send conversations instead of token numbers")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that serve (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="where the server listens (%(default)s)")
     parser.add_argument(
@@ -197,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--answer-timeout", type=float, default=300, metavar="S", help="for each part of an answer (%(default)s)"
     )
+    add_engine_option(parser)
     return parser
 
 

@@ -17,6 +17,7 @@ REVISIONS: Mapping[str, int] = {
     "benchmark": 1,
     "calibration": 1,
     "download": 2,
+    "edge_engine": 1,
     "evaluate": 2,
     "generate": 1,
     "import_folder": 2,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckFailedError
 from orchestrator.events import Warned
 from orchestrator.payloads import _main
+from orchestrator.payloads._engine_cache import add_engine_option, engine_cache
 from orchestrator.payloads._process import split
 from orchestrator.payloads._report import Reporter
 from orchestrator.payloads._server import Served, Server, kernels
@@ -89,10 +90,11 @@ def _serve(
     report: quality.Report, options: argparse.Namespace, command: Sequence[str]
 ) -> tuple[quality.Report, Served | None]:
     """Ask the server a question: the report with one more check, and the answer if there was one."""
-    server = Server(command, options.port, options.output / SERVER_LOG, options.startup_timeout, options.answer_timeout)
-    served = None
+    served, log = None, options.output / SERVER_LOG
     try:
-        served = server.ask_once(chat=quality.has_chat_template(options.checkpoint))
+        with engine_cache(options.engine) as cache:
+            server = Server([*command, *cache], options.port, log, options.startup_timeout, options.answer_timeout)
+            served = server.ask_once(chat=quality.has_chat_template(options.checkpoint))
         check = quality.Check("served", passed=True, detail=f"answered in {served.seconds_to_answer} seconds")
     except CheckFailedError as error:
         check = quality.Check("served", passed=False, detail=error.message)
@@ -143,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kernel-pattern", action="append", default=[], metavar="X", help="finds kernels in the server's log"
     )
+    add_engine_option(parser)
     return parser
 
 

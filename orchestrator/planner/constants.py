@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from orchestrator.errors import CatalogError
 
-Runtime = Literal["trtllm", "vllm", "sglang", "llama.cpp"]
+Runtime = Literal["trtllm", "vllm", "edge_llm", "sglang", "llama.cpp"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 Cost = Literal[

@@ -9,6 +9,7 @@ from orchestrator.planner.known import Known
 from orchestrator.planner.model_on_target import ModelOnTarget
 from orchestrator.planner.preparation import calibrates
 from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel
+from orchestrator.serving.runtimes import runtime_with_costs
 
 _COPIES = 2
 """New hidden states are written before the old ones are removed."""
@@ -49,7 +50,8 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
     if held_out is not None and known is not None:
         found.append(StepDisk("evaluate", "saved state, until it ends", None, _state(known, held_out, models=2)))
     if recipe.backend == "tensorrt":
-        if quantization.method != "trtllm":
+        runtime = runtime_with_costs(model.runtime)
+        if quantization.method != "trtllm" and (runtime is None or runtime.CONVERTS):
             found.append(StepDisk("convert", "converted checkpoint", weights))
         found.append(StepDisk("engine", "engine", weights))
     return tuple(found)

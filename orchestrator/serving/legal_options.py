@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 
 from orchestrator.catalog.load import Option
-from orchestrator.errors import Refusal
+from orchestrator.errors import RecipeInvalidError, Refusal
 from orchestrator.recipe.model import OptionValue
+from orchestrator.serving.server import Server
 
 
 def legal(where: str, option: Option, value: OptionValue) -> Iterator[Refusal]:
@@ -32,6 +34,34 @@ def near(name: str, known: Iterable[str]) -> str:
     names = [found.lstrip("-") for found in known]
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(names))}"
+
+
+def flag_of(name: str) -> str:
+    """Return the option that a recipe names with dashes or underscores."""
+    return f"--{name.replace('_', '-')}"
+
+
+def further_options(server: Server, own: Mapping[str, str], program: str) -> Iterator[str]:
+    """Write `serve.options` of a server whose options have dashes.
+
+    Args:
+        server: The recipe and the server's options.
+        own: Options that a recipe sets elsewhere, and where.
+        program: The server's name.
+
+    Raises:
+        RecipeInvalidError: The server has no such option, or it is set elsewhere.
+    """
+    for name, value in server.recipe.serve.options.items():
+        flag = flag_of(name)
+        option = server.options.get(flag)
+        if option is None or option.flags[0] in own:
+            message = f"{server.recipe.name}: serve.options.{name}: not an option of {program} {server.image.version}"
+            raise RecipeInvalidError(message, hint=own.get(flag, near(flag, server.options)))
+        if option.type == "flag":
+            yield flag if value is True else f"--no-{flag.removeprefix('--')}"
+        else:
+            yield from (flag, value if isinstance(value, str) else json.dumps(value))
 
 
 def _has_type(option: Option, value: OptionValue) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from orchestrator.catalog.image import Image, RuntimeName
-from orchestrator.serving import trtllm, vllm
+from orchestrator.serving import edge_llm, trtllm, vllm
 from orchestrator.serving.server import Runtime
 
-RUNTIMES: Mapping[RuntimeName, Runtime] = MappingProxyType({"tensorrt_llm": trtllm, "vllm": vllm})
+RUNTIMES: Mapping[RuntimeName, Runtime] = MappingProxyType({"tensorrt_llm": trtllm, "vllm": vllm, "edge_llm": edge_llm})
 
 
 def runtime_of(image: Image) -> Runtime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.catalog.image import Image
 from orchestrator.catalog.load import Option
@@ -49,13 +49,13 @@ class Server:
 class Places:
     """The places of files and the address, for one command line."""
 
-    model: Argument
-    """The checkpoint, or the TensorRT engine's folder."""
+    checkpoint: Argument
+    """The checkpoint, or what is left of it beside an engine that holds the weights."""
     host: str
     """The address to listen on: 0.0.0.0 if the port is published."""
     port: int
-    tokenizer: Argument | None = None
-    """The folder of the tokenizer. A TensorRT engine has none of its own, a checkpoint does."""
+    engine: Argument | None = None
+    """The folder of the TensorRT engine; None: the checkpoint is served."""
     file: Callable[[str], Argument] = str
     """Finds a configuration file of the runtime by its name."""
     draft: str = DRAFT
@@ -70,6 +70,16 @@ class Run:
     """The model's name in reports."""
     output: Callable[[str], Argument]
     """Finds a file of the result by its name."""
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What a TensorRT engine was built for; None if it does not tell."""
+
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    max_seq_len: int | None = None
+    max_batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,22 @@ class Runtime(Protocol):
         """Whether a recipe chooses its backend."""
 
     @property
+    def RESERVES_CACHE(self) -> bool:  # noqa: N802
+        """Whether it takes the cache of all requests at their full length when it starts."""
+
+    @property
+    def CONVERTS(self) -> bool:  # noqa: N802
+        """Whether the checkpoint is converted to another layout before an engine is built of it."""
+
+    @property
+    def ENGINE_FOLDER(self) -> str | None:  # noqa: N802
+        """The folder of an engine beside the model's files in a bundle; None: it has no engines."""
+
+    @property
+    def ENGINE_HOLDS_WEIGHTS(self) -> bool:  # noqa: N802
+        """Whether an engine is served without the checkpoint's weights."""
+
+    @property
     def SPREADS_OVER_NODES(self) -> bool:  # noqa: N802
         """Whether a bundle serves one model from several machines with it."""
 
@@ -145,11 +171,17 @@ class Runtime(Protocol):
     def KERNELS(self) -> tuple[str, ...]:  # noqa: N802
         """Patterns of its log lines that name a kernel, which is their first group."""
 
+    def adopted(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add to the fields of a recipe of another runtime what this one must be told, for a comparison."""
+
     def command(self, server: Server, places: Places) -> Command:
         """Make the server's command line."""
 
     def arguments(self, server: Server, draft: str) -> tuple[str, ...]:
         """Make the recipe's own part of it, for a bundle: without model, names and address."""
+
+    def starting(self, places: Places) -> Command:
+        """Return options for our payloads that start the server in a step."""
 
     def files(self, server: Server) -> Mapping[str, str]:
         """Write the configuration files of a step by name."""
@@ -159,6 +191,9 @@ class Runtime(Protocol):
 
     def environment(self, server: Server) -> Mapping[str, str]:
         """Return the variables of the server, those of the recipe among them."""
+
+    def engine_limits(self, engine_config: Mapping[str, Any]) -> EngineLimits:
+        """Read what an engine was built for from its config.json."""
 
     def measurement(self, server: Server, places: Places, run: Run) -> Measurement | None:
         """Say how it is measured; None if the image has no tool for it."""

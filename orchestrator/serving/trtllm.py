@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from orchestrator.errors import Refusal
 from orchestrator.executors.job import Argument
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving.legal_options import legal, near
-from orchestrator.serving.server import DRAFT, Able, Command, Measurement, Places, Run, Server
+from orchestrator.serving.server import DRAFT, Able, Command, EngineLimits, Measurement, Places, Run, Server
 from orchestrator.serving.trtllm_config import (
     GUIDED,
     KEYS_WITH_A_FIELD,
@@ -26,6 +27,11 @@ MEASURED_BY = "trtllm-bench"
 CONTROL = "/update_weights"
 SPREADS_OVER_NODES = True
 HAS_BACKENDS = True
+RESERVES_CACHE = False
+CONVERTS = True
+ENGINE_FOLDER = "trtllm_engine"
+"""The path in a multi-LLM NIM 1.x."""
+ENGINE_HOLDS_WEIGHTS = True
 CONFIG = "trtllm_config.yaml"
 EAGLE3 = frozenset(
     {
@@ -75,12 +81,17 @@ _SM12X = (120, 121)
 _SM12X_MOE_BACKENDS = ("AUTO", "CUTLASS", "CUTEDSL")
 
 
+def adopted(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Take a recipe of another runtime as it is."""
+    return fields
+
+
 def command(server: Server, places: Places) -> Command:
     """Make the command line of trtllm-serve, without what the configuration file contains."""
     recipe = server.recipe
-    words: list[Argument] = [*server.image.tools["trtllm-serve"].command, places.model]
-    if places.tokenizer is not None:
-        words += ["--tokenizer", places.tokenizer]
+    words: list[Argument] = [*server.image.tools["trtllm-serve"].command, places.engine or places.checkpoint]
+    if places.engine is not None:
+        words += ["--tokenizer", places.checkpoint]  # an engine has none of its own
     words += ["--host", places.host, "--port", str(places.port), *_sizes(recipe)]
     words += ["--config", places.file(STEP_CONFIG), *_parsers(recipe)]
     if recipe.serve.served_model_name is not None and "--served_model_name" in server.options:
@@ -91,6 +102,11 @@ def command(server: Server, places: Places) -> Command:
 def arguments(server: Server, draft: str) -> tuple[str, ...]:  # noqa: ARG001 - the file names the draft
     """Make the recipe's own part of it, without model, names and address."""
     return (*_sizes(server.recipe), *_parsers(server.recipe), *_silence(server))
+
+
+def starting(places: Places) -> Command:  # noqa: ARG001 - as every runtime
+    """Return no option: the command line is whole."""
+    return ()
 
 
 def files(server: Server) -> Mapping[str, str]:
@@ -106,6 +122,18 @@ def config(server: Server, draft: str) -> str:
 def environment(server: Server) -> Mapping[str, str]:
     """Return the recipe's variables."""
     return server.recipe.serve.environment
+
+
+def engine_limits(engine_config: Mapping[str, Any]) -> EngineLimits:
+    """Read what an engine was built for from its config.json."""
+    build = engine_config.get("build_config", {})
+    mapping = engine_config.get("pretrained_config", {}).get("mapping", {})
+    return EngineLimits(
+        tensor_parallel_size=mapping.get("tp_size"),
+        pipeline_parallel_size=mapping.get("pp_size", 1),
+        max_seq_len=build.get("max_seq_len"),
+        max_batch_size=build.get("max_batch_size"),
+    )
 
 
 def measurement(server: Server, places: Places, run: Run) -> Measurement | None:
@@ -154,9 +182,9 @@ def _silence(server: Server) -> tuple[str, ...]:
 def _bench(server: Server, places: Places, run: Run, concurrency: int) -> Command:
     recipe, serve = server.recipe, server.recipe.serve
     words: list[Argument] = [*server.image.tools["trtllm-bench"].command, "--model", run.model]
-    words += ["--model_path", places.tokenizer or places.model, "throughput", "--backend", recipe.backend]
-    if recipe.backend == "tensorrt":
-        words += ["--engine_dir", places.model]
+    words += ["--model_path", places.checkpoint, "throughput", "--backend", recipe.backend]
+    if places.engine is not None:
+        words += ["--engine_dir", places.engine]
     # Without both limits it queries the GPU's memory in a way that GB10's driver does not support, and fails.
     words += ["--max_batch_size", str(serve.max_batch_size), "--max_num_tokens", str(serve.max_num_tokens)]
     if serve.max_seq_len is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
-from orchestrator.errors import RecipeInvalidError, Refusal
+from orchestrator.errors import Refusal
 from orchestrator.executors.job import Argument
 from orchestrator.recipe.model import DraftTarget, Eagle3, KvCache, Mtp, Serve, Speculative
-from orchestrator.serving.legal_options import legal, near
-from orchestrator.serving.server import Able, Command, Measurement, Places, Run, Server
+from orchestrator.serving.legal_options import flag_of, further_options, legal, near
+from orchestrator.serving.server import Able, Command, EngineLimits, Measurement, Places, Run, Server
 
 LABEL = "vLLM"
 COSTS = "vllm"
@@ -24,6 +25,10 @@ MEASURED_BY = "streamed requests over HTTP"
 CONTROL = "/scale_elastic_ep"
 SPREADS_OVER_NODES = False
 HAS_BACKENDS = False
+RESERVES_CACHE = False
+CONVERTS = False
+ENGINE_FOLDER = None
+ENGINE_HOLDS_WEIGHTS = False
 CONFIG = None
 EAGLE3 = frozenset(
     {
@@ -140,10 +145,15 @@ _SHUTDOWN_SECONDS = 5
 """For its workers to end in order; after ten seconds a gateway ends them all."""
 
 
+def adopted(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Take a recipe of another runtime as it is."""
+    return fields
+
+
 def command(server: Server, places: Places) -> Command:
     """Make the command line."""
     serve = server.recipe.serve
-    words: list[Argument] = [*server.image.tools["vllm"].command, places.model]
+    words: list[Argument] = [*server.image.tools["vllm"].command, places.checkpoint]
     words += ["--host", places.host, "--port", str(places.port), *arguments(server, places.draft)]
     if serve.served_model_name is not None:
         words += ["--served-model-name", serve.served_model_name]
@@ -162,7 +172,12 @@ def arguments(server: Server, draft: str) -> tuple[str, ...]:
     words += [*_memory(server), *_cache(serve.kv_cache), *_parsers(serve)]
     if serve.speculative is not None:
         words += ["--speculative-config", json.dumps(_speculative(serve.speculative, draft))]
-    return (*words, *_further(server))
+    return (*words, *further_options(server, OWN_OPTIONS, SERVER))
+
+
+def starting(places: Places) -> Command:  # noqa: ARG001 - as every runtime
+    """Return no option: the command line is whole."""
+    return ()
 
 
 def files(server: Server) -> Mapping[str, str]:  # noqa: ARG001 - as every runtime
@@ -178,6 +193,11 @@ def config(server: Server, draft: str) -> str:  # noqa: ARG001 - as every runtim
 def environment(server: Server) -> Mapping[str, str]:
     """Return the recipe's variables, and those that keep vLLM from reporting and from downloading."""
     return {**ENVIRONMENT, **server.recipe.serve.environment}
+
+
+def engine_limits(engine_config: Mapping[str, Any]) -> EngineLimits:  # noqa: ARG001 - as every runtime
+    """Return no limit: it has no engine."""
+    return EngineLimits()
 
 
 def measurement(server: Server, places: Places, run: Run) -> Measurement | None:
@@ -239,26 +259,8 @@ def _speculative(speculative: Speculative, draft: str) -> dict[str, str | int]:
             return {"method": "mtp", "num_speculative_tokens": layers}
 
 
-def _further(server: Server) -> Iterator[str]:
-    """Write `serve.options`: names are those of `vllm serve`, with dashes or underscores."""
-    for name, value in server.recipe.serve.options.items():
-        flag = _flag(name)
-        option = server.options.get(flag)
-        if option is None or option.flags[0] in OWN_OPTIONS:
-            message = f"{server.recipe.name}: serve.options.{name}: not an option of {SERVER} {server.image.version}"
-            raise RecipeInvalidError(message, hint=OWN_OPTIONS.get(flag, near(flag, server.options)))
-        if option.type == "flag":
-            yield flag if value is True else f"--no-{flag.removeprefix('--')}"
-        else:
-            yield from (flag, value if isinstance(value, str) else json.dumps(value))
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 def _option(server: Server, able: Able, name: str, value: object) -> Iterator[Refusal]:
-    where, flag = f"serve.options.{name}", _flag(name)
+    where, flag = f"serve.options.{name}", flag_of(name)
     option = server.options.get(flag)
     own = OWN_OPTIONS.get(option.flags[0] if option else flag)
     if own is not None:

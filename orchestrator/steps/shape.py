@@ -164,7 +164,7 @@ class Shape:
         """The target's properties that decide a GPU's results. TensorRT engines and measurements are not portable."""
         gpu = self.target.gpu
         facts = {self.image.runtime: self.image.version, "architecture": self.target.architecture}
-        return facts | ({"gpu": gpu.name, "sm": str(gpu.sm)} if gpu else {})
+        return facts | self.image.libraries | ({"gpu": gpu.name, "sm": str(gpu.sm)} if gpu else {})
 
     def has(self, tool: Tool) -> bool:
         """Tell whether the recipe's image has a tool. If not, the plan refuses."""

@@ -54,6 +54,7 @@ def _options(shape: Shape, *, serves: bool) -> tuple[Argument, ...]:
     if serves:
         options += ["--port", str(shape.recipe.serve.port), "--startup-timeout", str(checks.startup_timeout)]
         options += [word for pattern in shape.runtime.KERNELS for word in ("--kernel-pattern", pattern)]
+        options += shape.runtime.starting(places(shape))
     return tuple(options)
 
 
@@ -63,10 +64,9 @@ def _server(shape: Shape) -> Command:
 
 def places(shape: Shape) -> Places:
     """Say where a step's server finds its files and listens."""
-    engine = shape.recipe.backend == "tensorrt"
     return Places(
-        model=Inside(ENGINE) if engine else Inside(CHECKPOINT),
-        tokenizer=Inside(CHECKPOINT) if engine else None,
+        checkpoint=Inside(CHECKPOINT),
+        engine=Inside(ENGINE) if shape.recipe.backend == "tensorrt" else None,
         file=lambda name: Inside(FILES, name),
         host="127.0.0.1",  # the container has no network, so no other process can connect
         port=shape.recipe.serve.port,

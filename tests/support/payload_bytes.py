@@ -385,8 +385,11 @@ def _benchmark(folder: Path) -> dict[str, str]:
 
 def _measure() -> dict[str, str]:
     """What is sent, and the figures of given times: those of a real run are never the same."""
-    options = argparse.Namespace(input_tokens=5, output_tokens=4, gpus=2)
-    timings = [measure.Timing(0.0, [0.25, 0.5, 0.75, 1.0], 1.0), measure.Timing(0.5, [1.0, 1.25, 1.5, 1.75], 2.0)]
+    options = argparse.Namespace(gpus=2)
+    timings = [
+        measure.Timing(0.0, [0.25, 0.5, 0.75, 1.0], 1.0, read=5, written=4),
+        measure.Timing(0.5, [1.0, 1.25, 1.5, 1.75], 2.0, read=5, written=4),
+    ]
     figures = measure.summarize(timings, 2.0, options)
     body = measure.request_body({"task_id": 0, "input_ids": [7, 8], "output_tokens": 4}, "tiny")
     return {"figures": _of_text(json.dumps(figures)), "request": _of_text(body.decode())}

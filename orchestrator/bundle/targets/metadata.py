@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from orchestrator.bundle.contents import DRAFT_FOLDER, ENGINE_FOLDER, BundleContents
+from orchestrator.bundle.contents import DRAFT_FOLDER, BundleContents
 from orchestrator.bundle.gateway.documents import ETC, MODEL, SERVE, Serve, ServeOption
 from orchestrator.bundle.profile import manifest_of, profile_of
 from orchestrator.bundle.templating import render_yaml, to_json
@@ -46,7 +46,7 @@ def _serve(contents: BundleContents) -> Serve:
         version=contents.image.version,
         command=shape.image.tools[shape.image.server].command,
         model=str(MODEL),
-        engine=ENGINE_FOLDER if recipe.backend == "tensorrt" else None,
+        engine=contents.runtime.ENGINE_FOLDER if recipe.backend == "tensorrt" else None,
         draft=DRAFT_FOLDER if shape.draft else None,
         served_model_name=contents.model_name,
         config=str(ETC / name) if name else "",

@@ -14,7 +14,7 @@
 | KV_CACHE_UNSUPPORTED | no kernels for the KV cache's format, or no scales from this method |
 | SPECULATIVE_UNSUPPORTED | the backend or the model cannot decode speculatively that way |
 | MULTI_NODE_UNSUPPORTED | the image, the backend or a cluster does not work over several machines |
-| BACKEND_UNSUPPORTED | the recipe chooses a backend, and the image's runtime has none to choose |
+| BACKEND_UNSUPPORTED | the recipe chooses a backend that the image's runtime does not have |
 | TENSOR_PARALLEL | more parts than GPUs, or a TensorRT engine with another number of parts |
 | DOES_NOT_FIT | the weights do not fit into memory when quantizing or when serving |
 | OPTION_UNKNOWN | a tool of the image does not have the option |
@@ -37,11 +37,13 @@ RULES: tuple[Rule, ...] = (
     model.builds_engines,
     model.has_the_architecture,
     model.knows_the_model,
+    model.experts_are_built,
     formats.gpt_oss_stays_as_it_is,
     published.starts_from_unquantized,
     formats.method_can,
     faults.known_faults,
     formats.has_kernels,
+    formats.reads_it_as_it_is,
     formats.has_block_scale_kernels,
     formats.engines_have_one_format,
     formats.engine_has_its_cache,
@@ -55,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     machine.parallel_as_the_machine,
     machine.fits_when_quantized,
     machine.fits_when_served,
+    machine.reserved_cache_fits,
     options.engine_options,
     options.quantization_options,
     options.serve_options,
@@ -63,9 +66,11 @@ RULES: tuple[Rule, ...] = (
 
 
 CAUTIONS: tuple[Rule, ...] = (
+    cautions.is_experimental,
     model.has_the_parameters,
     cautions.known_faults,
     model.class_is_listed,
+    model.size_is_validated,
     model.type_is_read,
     cautions.engine_memory_is_tight,
     cautions.serving_memory_is_tight,

@@ -28,6 +28,13 @@ def known_faults(given: RuleInput) -> Iterator[Refusal]:
             yield Refusal(fault.code, f"{fault.message} ({fault.source})", fault.hint)
 
 
+def is_experimental(given: RuleInput) -> Iterator[Refusal]:
+    """Some images were never tried by this project."""
+    if given.image.experimental:
+        message = f"image {given.recipe.image} is experimental: {given.image.experimental}"
+        yield Refusal("EXPERIMENTAL", message, "expect that it may not build or start, and compare its answers")
+
+
 def engine_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     """Building a TensorRT engine takes several times the memory of its weights."""
     needed = building(given.model.weights.value, given.target)

@@ -28,13 +28,25 @@ NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
 def has_kernels(given: RuleInput) -> Iterator[Refusal]:
     """The image holds kernels for the format on the target's GPU."""
     wanted = given.weight_format
-    if given.sm is None or wanted == "fp8_block_scale" or wanted in _kernels(given, given.image):
+    if given.sm is None or wanted in ("fp8_block_scale", *given.image.misread_formats, *_kernels(given, given.image)):
         return
     message = f"image {given.recipe.image} has no kernels for {wanted} on SM {given.sm}"
     able = given.images_where(lambda image: wanted in _kernels(given, image))
     nearest = [name for name in NEAREST[wanted] if name in _kernels(given, given.image)]
     ways = ([f"image {able[-1]}"] if able else []) + ([f"format {nearest[0]}"] if nearest else [])
     yield Refusal("FORMAT_UNSUPPORTED", message, f"use {' or '.join(ways)}" if ways else "use another target")
+
+
+def reads_it_as_it_is(given: RuleInput) -> Iterator[Refusal]:
+    """Some builders of engines accept a format and multiply it in another way. One layer of a checkpoint is enough."""
+    known = given.model.known
+    stored = {known.served.algorithm, *(known.served.modules or {}).values()} if known else set()
+    for name, what in given.image.misread_formats.items():
+        if name == given.weight_format or name.upper() in stored:
+            where = "" if name == given.quantization.format else ", which some layers of this checkpoint have"
+            message = f"image {given.recipe.image} must not get {name}{where}: {given.runtime.LABEL} {what}"
+            nearest = next(each for each in NEAREST[name] if each in _kernels(given, given.image))
+            yield Refusal("FORMAT_UNSUPPORTED", message, f"use format {nearest}, or an image of vLLM")
 
 
 def has_block_scale_kernels(given: RuleInput) -> Iterator[Refusal]:
@@ -62,7 +74,7 @@ def engines_have_one_format(given: RuleInput) -> Iterator[Refusal]:
     `quantized_layers`. And `trtllm-build` reads the formats of single layers from a `quant_cfg.json` that the
     conversion does not write.
     """
-    if given.recipe.backend == "tensorrt" and given.quantization.format == "auto":
+    if given.recipe.backend == "tensorrt" and given.runtime.CONVERTS and given.quantization.format == "auto":
         message = (
             "format auto mixes formats (ModelOpt's MIXED_PRECISION), and the conversion to a TensorRT engine"
             " supports one for the whole model"
@@ -75,7 +87,8 @@ def engine_has_its_cache(given: RuleInput) -> Iterator[Refusal]:
     built, asked = given.quantization.kv_cache, given.recipe.serve.kv_cache.dtype
     if given.recipe.backend == "tensorrt" and asked not in ("auto", built):
         message = f"serve.kv_cache.dtype {asked} does not reach a TensorRT engine, which is built with {built}"
-        yield Refusal("KV_CACHE_UNSUPPORTED", message, f"set quantization.kv_cache to {asked}, or use backend pytorch")
+        other = ", or use backend pytorch" if given.runtime.HAS_BACKENDS else ""
+        yield Refusal("KV_CACHE_UNSUPPORTED", message, f"set quantization.kv_cache to {asked}{other}")
 
 
 def mxfp4_is_gpt_oss(given: RuleInput) -> Iterator[Refusal]:

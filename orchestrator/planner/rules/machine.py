@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
@@ -58,6 +59,21 @@ def fits_when_served(given: RuleInput) -> Iterator[Refusal]:
         yield Refusal("DOES_NOT_FIT", message, _what_fits(given, available))
 
 
+def reserved_cache_fits(given: RuleInput) -> Iterator[Refusal]:
+    """Some runtimes take the cache of every request at its full length when they start."""
+    serve, serving = given.recipe.serve, given.model.serving
+    if serving is None or not given.runtime.RESERVES_CACHE or serve.max_seq_len is None:
+        return
+    full = replace(serving, batch=serve.max_batch_size, context=serve.max_seq_len)
+    needed = full.weights + full.workspace + full.cache
+    if needed > full.available >= serving.weights + serving.workspace + serving.cache:
+        message = (
+            f"the engine reserves {in_bytes(full.cache)} for {serve.max_batch_size} requests of {serve.max_seq_len:,} tokens;"
+            f" with the weights {in_bytes(needed)}, and {given.recipe.target} has {in_bytes(full.available)}"
+        )
+        yield Refusal("DOES_NOT_FIT", message, "set serve.max_batch_size or serve.max_seq_len lower")
+
+
 def parallel_as_the_machine(given: RuleInput) -> Iterator[Refusal]:
     """Tensor parallelism takes one GPU per part, and conversion fixes the number of parts of a TensorRT engine."""
     if given.target.gpu is None:
@@ -78,9 +94,8 @@ def one_node_per_engine(given: RuleInput) -> Iterator[Refusal]:
     """No TensorRT engine that serves from two machines is known."""
     if given.target.nodes > 1 and given.recipe.backend == "tensorrt":
         message = f"no TensorRT engine is known to work over the {given.target.nodes} machines of {given.recipe.target}"
-        yield Refusal(
-            "MULTI_NODE_UNSUPPORTED", message, "use backend pytorch, as NVIDIA's playbook for two Sparks does"
-        )
+        able = "backend pytorch" if given.runtime.HAS_BACKENDS else "an image of TensorRT-LLM with backend pytorch"
+        yield Refusal("MULTI_NODE_UNSUPPORTED", message, f"use {able}, as NVIDIA's playbook for two Sparks does")
 
 
 def one_machine_per_pod(given: RuleInput) -> Iterator[Refusal]:

@@ -35,11 +35,50 @@ def knows_the_model(given: RuleInput) -> Iterator[Refusal]:
     if given.recipe.backend == "pytorch" and never is not None:
         message = f"{given.runtime.LABEL} in image {image} does not serve {architecture}: {never.why}"
         yield Refusal("MODEL_UNSUPPORTED", message, never.instead)
-    converts = given.recipe.backend == "tensorrt" and given.image.has("trtllm-build")
-    if converts and architecture not in given.image.engine_families:
+    builds = given.recipe.backend == "tensorrt" and given.image.builder is not None
+    if builds and architecture not in given.image.engine_families:
         known = ", ".join(given.image.engine_families)
         message = f"image {image} has no conversion of {architecture} to a TensorRT engine; it has: {known}"
-        yield Refusal("MODEL_UNSUPPORTED", message, never.instead if never else "use backend pytorch")
+        yield Refusal("MODEL_UNSUPPORTED", message, never.instead if never else _without_an_engine(given))
+
+
+def experts_are_built(given: RuleInput) -> Iterator[Refusal]:
+    """A builder of engines may have kernels of experts in fewer formats than of other weights."""
+    able, wanted = given.image.expert_formats, given.quantization.format
+    if able is None or wanted in able or not given.recipe.model.active_parameters:
+        return
+    message = (
+        f"image {given.recipe.image} builds engines with experts in {', '.join(able)} only, and they are in {wanted}"
+    )
+    yield Refusal("FORMAT_UNSUPPORTED", message, f"use format {able[0]}, or {_without_an_engine(given)}")
+
+
+def _without_an_engine(given: RuleInput) -> str:
+    """Say what serves the model without an engine of this image."""
+    if given.runtime.HAS_BACKENDS:
+        return "use backend pytorch"
+    architecture = given.recipe.model.architecture
+    others = [
+        name
+        for name, image in given.images.items()
+        if image.serves
+        and image.runtime != given.image.runtime
+        and given.target.architecture in image.architectures
+        and has_listed(image, architecture, None)
+    ]
+    return f"use image {others[-1]}, which serves the checkpoint" if others else "use another model"
+
+
+def size_is_validated(given: RuleInput) -> Iterator[Refusal]:
+    """The maker of a runtime may support its engines of small models only."""
+    limit, model = given.image.validated_parameters, given.recipe.model
+    if limit is None or model.active_parameters or model.parameters < limit:
+        return
+    message = (
+        f"the model has {in_words(model.parameters)} parameters, and the maker of {given.runtime.LABEL} supports dense"
+        f" models below {in_words(limit)}; larger ones need a validation of their own"
+    )
+    yield Refusal("MODEL_UNLISTED", message, f"compare its answers first, or {_without_an_engine(given)}")
 
 
 def class_is_listed(given: RuleInput) -> Iterator[Refusal]:
@@ -121,8 +160,11 @@ def speculates_as_the_model_can(given: RuleInput) -> Iterator[Refusal]:
         return
     architecture, runtime = given.recipe.model.architecture, given.runtime
     if given.recipe.backend == "tensorrt":
-        message = "serve.speculative is for backend pytorch; a TensorRT engine must be built for it"
-        yield Refusal("SPECULATIVE_UNSUPPORTED", message, "use backend pytorch")
+        message = (
+            "serve.speculative is for checkpoints; a TensorRT engine must be built for it, which is not written yet"
+        )
+        yield Refusal("SPECULATIVE_UNSUPPORTED", message, _without_an_engine(given))
+        return
     if speculative.type == "mtp" and architecture not in runtime.MTP:
         message = f"{architecture} has no layers that predict tokens (mtp)"
         yield Refusal("SPECULATIVE_UNSUPPORTED", message, "use draft_target with a small model of the same vocabulary")
