@@ -70,6 +70,8 @@ class RuntimeConstants:
     """Whether a measurement behind the costs is of a model with experts."""
     four_bit_products: bool = False
     """Whether it multiplies NVFP4 by NVFP4 on the tensor cores. Others unpack the weights and multiply at 16 bits."""
+    measured: bool = True
+    """Whether any measurement is behind the costs."""
     pads_windows: bool = False
     """The cache of a sliding window holds one more chunk, and attention reads all of it."""
 
@@ -208,6 +210,7 @@ def _runtimes(part: Mapping[str, Any], where: str) -> dict[Runtime, RuntimeConst
                 experts_measured=entry["experts_measured"] is True,
                 four_bit_products=entry["four_bit_products"] is True,
                 pads_windows=entry["pads_windows"] is True,
+                measured=entry.get("measured", True) is True,
             )
         except (KeyError, TypeError) as error:
             message = f"{place}: incomplete: {error}"

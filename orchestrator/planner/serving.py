@@ -51,7 +51,7 @@ class Serving:
     target_name: str
     """Its name in sentences."""
     runtime: str
-    """`trtllm`, `vllm`, `sglang` or `llama.cpp`."""
+    """`trtllm`, `vllm`, `edge_llm`, `sglang` or `llama.cpp`."""
     batch: int = 1
     """Concurrent requests."""
     context: int = 1024

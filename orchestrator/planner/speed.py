@@ -119,6 +119,8 @@ def _margin(load: Load, constants: Constants) -> tuple[float, str]:
         constants.bands[name],
         "9 of 10 measurements of models that were left out of the fit lie within it",
     )
+    if not load.runtime.measured:
+        margin, reason = max(margin, constants.bands["elsewhere"]), "no measurement of this runtime is published"
     if load.shape.is_moe and not load.runtime.experts_measured:
         margin = max(margin, constants.bands["elsewhere"])
         reason = "no model with experts was measured in this runtime on one such machine"

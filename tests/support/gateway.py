@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from orchestrator.bundle.gateway.documents import Limits, Profile, Serve, ServeOption
+from orchestrator.bundle.gateway.routes import routes_of
+from orchestrator.bundle.gateway.runtimes import RUNTIMES
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +220,12 @@ class Deployment:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+    @property
+    def own_routes(self) -> frozenset[str]:
+        """The routes that its runtime has."""
+        kind = RUNTIMES[(self.serve or example_serve()).runtime]
+        return frozenset(route.path for route in routes_of(kind.FIELDS, kind.STORED))
 
     @property
     def log(self) -> str:

@@ -17,9 +17,10 @@ from .errors import MachineError, UsageError
 from .keys import create_key
 from .launch import Launch
 from .openapi import describe
-from .routes import ROUTES
+from .routes import Route, routes_of
 from .runtimes import RUNTIMES
 from .settings import Settings
+from .starting import RuntimeKind
 
 _PROBE_SECONDS = 5.0
 
@@ -41,10 +42,14 @@ def launch_report(settings: Settings, documents: Documents, launch: Launch, warn
         + (f"{limits.per_minute} a minute per client" if limits.per_minute else "any number a minute"),
         "starts: " + shlex.join(launch.command()),
         *(["with these changes in a copy of the configuration:", *changes] if changes else []),
-        "routes: " + ", ".join(f"{route.method} {route.path}" for route in (*ROUTES.values(), *launch.kind.STORED)),
+        "routes: " + ", ".join(f"{route.method} {route.path}" for route in _routes(launch.kind)),
         *(f"warning: {warning}" for warning in warnings),
     ]
     return "\n".join(lines)
+
+
+def _routes(kind: RuntimeKind) -> tuple[Route, ...]:
+    return routes_of(kind.FIELDS, kind.STORED)
 
 
 def profile_list(serve: Serve) -> str:
@@ -109,7 +114,7 @@ def create_api_key(arguments: Sequence[str]) -> str:
 
 def openapi_text(settings: Settings, serve: Serve) -> str:
     """Write the description of the interface."""
-    return json.dumps(describe(settings.names, RUNTIMES[serve.runtime].STORED), indent=1)
+    return json.dumps(describe(settings.names, _routes(RUNTIMES[serve.runtime])), indent=1)
 
 
 def check_health(settings: Settings) -> str:

@@ -16,7 +16,7 @@ from .errors import DocumentError
 
 SERVE = "serve.json"
 FORMAT = 1
-RUNTIMES = ("tensorrt_llm", "vllm")
+RUNTIMES = ("tensorrt_llm", "vllm", "edge_llm")
 """The keys of versions."""
 ETC = Path("/opt/nim/etc")
 """The folder of the documents in an image."""
@@ -66,7 +66,7 @@ class Serve:
 
     recipe: str
     backend: str
-    """`pytorch` or `tensorrt`."""
+    """`pytorch` or `tensorrt`; empty for a runtime without a choice."""
     runtime: str
     """The runtime in the image. In `serve.json` it is the key of its version."""
     version: str
@@ -75,7 +75,7 @@ class Serve:
     model: str
     """The folder with `config.json` and the tokenizer; NIM_MODEL_PATH replaces it."""
     engine: str | None
-    """The TensorRT engine's folder within `model`, if the backend is `tensorrt`: `trtllm_engine`."""
+    """The TensorRT engine's folder within `model`, if one is served: `trtllm_engine`."""
     served_model_name: str
     """The name that clients use if NIM_SERVED_MODEL_NAME is not set."""
     config: str

@@ -34,7 +34,7 @@ from .model_names import ModelNames
 from .openapi import describe, page
 from .refusals import RefusedError, refuse
 from .replies import HTML, JSON, SERVER, error_document, json_reply
-from .routes import HEALTH, ROUTES, Route
+from .routes import HEALTH, Route
 from .runtime import Runtime, State
 from .settings import Settings
 from .traces import Trace, Traces
@@ -128,18 +128,20 @@ class Gateway:
         self._runtime_name = documents.serve.runtime
         self._body_worker = BodyWorker()
         self._budget = BodyBudget(settings.limits.held_bytes)
+        own = routes.routes_of(launch.kind.FIELDS, launch.kind.STORED)
+        self._routes = {route.path: route for route in own if route not in routes.STORED}
         self._bodies = {
             routes.METADATA: documents.metadata,
             routes.LICENSE: documents.license,
             routes.VERSION: documents.version,
             routes.MANIFEST: documents.manifest,
-            routes.OPENAPI: json.dumps(describe(settings.names, launch.kind.STORED)),
-            routes.DOCS: page(settings.names, launch.kind.STORED),
+            routes.OPENAPI: json.dumps(describe(settings.names, own)),
+            routes.DOCS: page(settings.names, own),
         }
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request on the clients' port."""
-        return await self._answer(request, ROUTES)
+        return await self._answer(request, self._routes)
 
     async def answer_health(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request on the health port."""
@@ -300,7 +302,10 @@ class Gateway:
 
     async def _runtime_metrics(self) -> str:
         """Get the runtime's metrics, if it has them."""
-        url, limit = self._runtime.url + self._launch.kind.METRICS_PATH, aiohttp.ClientTimeout(_METRICS_SECONDS)
+        path = self._launch.kind.METRICS_PATH
+        if path is None:
+            return ""
+        url, limit = self._runtime.url + path, aiohttp.ClientTimeout(_METRICS_SECONDS)
         try:
             async with self._session.get(url, timeout=limit, allow_redirects=True) as answer:
                 return await answer.text() if answer.status == 200 else ""  # noqa: PLR2004 - HTTP

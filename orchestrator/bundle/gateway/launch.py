@@ -15,7 +15,7 @@ from .errors import ContradictionError, DocumentError, UsageError
 from .options import MergedOptions, OptionTable
 from .runtimes import RUNTIMES
 from .settings import Settings
-from .starting import ConfigChanges, OptionNames, RuntimeKind
+from .starting import ConfigChanges, Links, OptionNames, RuntimeKind
 from .variables import Environment
 
 
@@ -37,6 +37,8 @@ class Launch:
     """Requests that are answered at once; None: the runtime's own default."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables of the runtime."""
+    links: Links | None = None
+    """Made before the runtime starts."""
 
     def command(self, config: Path | None = None) -> tuple[str, ...]:
         """Return the whole command line, with the bundle's configuration file or another one."""
@@ -68,10 +70,8 @@ def decide_launch(serve: Serve, settings: Settings, environment: Environment, ar
     model = _model(serve, environment)
     prepared = kind.prepare(serve, environment, merged, table, model)
     argv = [*_words(environment, "NIM_GATEWAY_LAUNCHER"), *serve.command]
-    argv += [str(model / serve.engine if serve.engine else model)]
-    if serve.engine:
-        argv += ["--tokenizer", str(model)]
-    argv += ["--host", "127.0.0.1", "--port", str(settings.runtime_port), *merged.words]
+    argv += [*kind.model_words(model, serve.engine), "--host", "127.0.0.1", "--port", str(settings.runtime_port)]
+    argv += [*merged.words, *prepared.words]
     if table.has(kind.OPTIONS.model_name):
         argv += [kind.OPTIONS.model_name, settings.names[0]]
     length, batch = merged.last(kind.OPTIONS.length), merged.last(kind.OPTIONS.batch)
@@ -84,6 +84,7 @@ def decide_launch(serve: Serve, settings: Settings, environment: Environment, ar
         guided=prepared.guided,
         max_batch_size=_count(batch.value) if batch else serve.limits.max_batch_size,
         environment=prepared.environment,
+        links=prepared.links,
     )
 
 
@@ -130,10 +131,17 @@ def _from_variables(kind: RuntimeKind, environment: Environment) -> Iterator[tup
     for name, flag in counts.items():
         number = environment.integer(name, minimum=1)
         if number is not None:
-            yield f"{name}={number}", (flag, str(number))
+            yield f"{name}={number}", (_had(kind, flag, name), str(number))
     if environment.switch("NIM_TRUST_CUSTOM_CODE"):
-        yield "NIM_TRUST_CUSTOM_CODE", (kind.OPTIONS.trust,)
+        yield "NIM_TRUST_CUSTOM_CODE", (_had(kind, kind.OPTIONS.trust, "NIM_TRUST_CUSTOM_CODE"),)
     yield from kind.options_of(environment)
+
+
+def _had(kind: RuntimeKind, flag: str | None, name: str) -> str:
+    if flag is None:
+        message = f"{name}: {kind.PROGRAM} has no such setting"
+        raise ContradictionError(message)
+    return flag
 
 
 def _check_profile(serve: Serve, environment: Environment) -> None:
@@ -150,7 +158,7 @@ def _check_limits(serve: Serve, names: OptionNames, merged: MergedOptions) -> No
         names.pipeline_parallel: limits.pipeline_parallel_size,
     }
     for name, built in exact.items():
-        given = merged.last(name)
+        given = merged.last(name) if name else None
         if built is not None and given is not None and int(given.value) != built:
             what = f"the TensorRT engine was built for {built}: build another one"
             message = f"{given.origin} asks for {name} {given.value}, but {what}"

@@ -10,6 +10,7 @@ from typing import Any
 from .metrics import CONTENT_TYPE
 from .routes import (
     DOCS,
+    EVERY,
     HEALTH_OF_TOOLS,
     LICENSE,
     LIVE,
@@ -21,8 +22,6 @@ from .routes import (
     MODELS,
     READY,
     RESPONSE,
-    ROUTES,
-    STORED,
     VERSION,
     Route,
 )
@@ -30,15 +29,15 @@ from .routes import (
 _TEXT = {"type": "string"}
 
 
-def describe(names: Sequence[str], stored: Sequence[Route] = STORED) -> dict[str, Any]:
+def describe(names: Sequence[str], routes: Sequence[Route] = EVERY) -> dict[str, Any]:
     """Describe the interface.
 
     Args:
         names: The names of the model.
-        stored: The routes of stored answers that the runtime has.
+        routes: The routes of the bundle.
     """
     paths: dict[str, dict[str, Any]] = {}
-    for route in (*ROUTES.values(), *stored):
+    for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names)
     return {
         "openapi": "3.1.0",
@@ -55,16 +54,16 @@ def describe(names: Sequence[str], stored: Sequence[Route] = STORED) -> dict[str
     }
 
 
-def page(names: Sequence[str], stored: Sequence[Route] = STORED) -> str:
+def page(names: Sequence[str], routes: Sequence[Route] = EVERY) -> str:
     """Write the interface as a page, which loads nothing from elsewhere.
 
     Args:
         names: The names of the model.
-        stored: As above.
+        routes: As above.
     """
     rows = "".join(
         f"<tr><td><code>{route.method} {route.path}</code></td><td>{html.escape(route.summary)}</td></tr>"
-        for route in (*ROUTES.values(), *stored)
+        for route in routes
     )
     model = html.escape(", ".join(names))
     return (

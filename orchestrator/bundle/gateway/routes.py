@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -65,6 +65,20 @@ _STORED = re.compile(r"/v1/responses/(resp[A-Za-z0-9_-]{1,124})")
 """An id is one word without a meaning in a path, as the runtime makes them."""
 
 
+EVERY: tuple[Route, ...] = (*ROUTES.values(), *STORED)
+
+
+def routes_of(for_model: Collection[str], stored: tuple[Route, ...]) -> tuple[Route, ...]:
+    """List the routes of a bundle.
+
+    Args:
+        for_model: The paths for the model that its runtime has.
+        stored: The routes of stored answers that the runtime has.
+    """
+    own = (route for route in ROUTES.values() if not route.for_model or route.path in for_model)
+    return (*own, *stored)
+
+
 def find_routes(path: str, table: Mapping[str, Route], stored: tuple[Route, ...] = STORED) -> tuple[Route, ...]:
     """Return the routes of a path; none if it does not exist.
 
@@ -75,7 +89,7 @@ def find_routes(path: str, table: Mapping[str, Route], stored: tuple[Route, ...]
     """
     if path in table:
         return (table[path],)
-    if table is not ROUTES:
+    if table is HEALTH:
         return ()
     if path.startswith(f"{MODELS}/") and path != f"{MODELS}/":
         return (ROUTES[MODEL],)

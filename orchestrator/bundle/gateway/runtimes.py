@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import trtllm, vllm
+from . import edge_llm, trtllm, vllm
 from .starting import RuntimeKind
 
-RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType({"tensorrt_llm": trtllm, "vllm": vllm})
+RUNTIMES: Mapping[str, RuntimeKind] = MappingProxyType({"tensorrt_llm": trtllm, "vllm": vllm, "edge_llm": edge_llm})
 """By the key of the version in `serve.json`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -26,7 +27,7 @@ from .logs import Log
 from .runtime import Runtime, State
 from .settings import TRACES_SECONDS, Settings
 from .silence import Silence, default_limit
-from .starting import ConfigChanges
+from .starting import ConfigChanges, Links
 from .tls import Certificates
 from .traces import Traces, make_traces
 
@@ -85,6 +86,7 @@ async def _running(
         keys = KeyRing(settings.keys, log) if settings.keys else None
         certificates = Certificates(settings.tls) if settings.tls else None
         session = await stack.enter_async_context(_session(settings))
+        _link(launch.links)
         command = launch.command(_config(stack, launch.config))
         url = f"http://127.0.0.1:{settings.runtime_port}"
         runtime = Runtime(
@@ -134,6 +136,18 @@ def _config(stack: AsyncExitStack, config: ConfigChanges | None) -> Path | None:
         message = f"cannot create a folder for the changed {config.file.name}: {error}; mount a tmpfs at /tmp"
         raise MachineError(message) from error
     return write_config(config, Path(folder))
+
+
+def _link(links: Links | None) -> None:
+    """Make the links to a read-only folder that the runtime needs, and remove those of the last start."""
+    if links is None:
+        return
+    try:
+        shutil.rmtree(links.folder, ignore_errors=True)
+        shutil.copytree(links.source.absolute(), links.folder / links.place, copy_function=os.symlink)
+    except OSError as error:
+        message = f"cannot link {links.source} into {links.folder}: {error}; NIM_CACHE_PATH must be writable"
+        raise MachineError(message) from error
 
 
 def _session(settings: Settings) -> aiohttp.ClientSession:

@@ -26,9 +26,10 @@ class OptionNames:
     """Tokens of prompt and answer together."""
     batch: str
     """Requests that are answered at once."""
-    tensor_parallel: str
-    pipeline_parallel: str
-    trust: str
+    tensor_parallel: str | None
+    """None: it has no such option, as of the next two."""
+    pipeline_parallel: str | None
+    trust: str | None
     """Runs Python code that is beside the model."""
     model_name: str
 
@@ -45,6 +46,17 @@ class ConfigChanges:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Links to the files of a read-only folder, for a server that writes beside them."""
+
+    source: Path
+    folder: Path
+    """Made anew with every start."""
+    place: str
+    """Of the files within the folder."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A runtime's own part of the start."""
 
@@ -54,6 +66,10 @@ class Prepared:
     """It can force an answer into a format."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables."""
+    words: tuple[str, ...] = ()
+    """Further options."""
+    links: Links | None = None
+    """None: it reads the model where it is."""
 
 
 class RuntimeKind(Protocol):
@@ -88,8 +104,8 @@ class RuntimeKind(Protocol):
         """What variables mean here, if it is not what they mean for TensorRT-LLM."""
 
     @property
-    def METRICS_PATH(self) -> str:  # noqa: N802
-        """The route of its metrics."""
+    def METRICS_PATH(self) -> str | None:  # noqa: N802
+        """The route of its metrics; None: it has none, and the gateway counts."""
 
     @property
     def METRICS(self) -> Mapping[str, str]:  # noqa: N802
@@ -105,7 +121,7 @@ class RuntimeKind(Protocol):
 
     @property
     def FIELDS(self) -> Mapping[str, frozenset[str]]:  # noqa: N802
-        """The fields of a request, by route."""
+        """The fields of a request, by route. It has no other routes for the model."""
 
     @property
     def IGNORED_FORMATS(self) -> frozenset[tuple[str, str]]:  # noqa: N802
@@ -114,6 +130,9 @@ class RuntimeKind(Protocol):
     @property
     def STORED(self) -> tuple[Route, ...]:  # noqa: N802
         """The routes with the id of an answer in their path that it has."""
+
+    def model_words(self, model: Path, engine: str | None) -> tuple[str, ...]:
+        """Name the model, and the engine within its folder, on the command line."""
 
     def options_of(self, environment: Environment) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield the options that variables set, besides those that every runtime has, with their origin."""

@@ -106,6 +106,11 @@ _DRAFT: Key = ("speculative_config", "speculative_model_dir")
 _LEVELS = {"DEFAULT": "info", "CRITICAL": "error"}
 
 
+def model_words(model: Path, engine: str | None) -> tuple[str, ...]:
+    """Name the checkpoint, or the engine and the folder of its tokenizer."""
+    return (str(model),) if engine is None else (str(model / engine), "--tokenizer", str(model))
+
+
 def options_of(environment: Environment) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the options that variables set, besides those that every runtime has."""
     level = environment.text("NIM_LOG_LEVEL")

@@ -148,6 +148,11 @@ _BACKENDS = {"llguidance": "guidance"}
 _SPECULATIVE = "--speculative-config"
 
 
+def model_words(model: Path, engine: str | None) -> tuple[str, ...]:  # noqa: ARG001 - as every runtime
+    """Name the checkpoint."""
+    return (str(model),)
+
+
 def options_of(environment: Environment) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the options that variables set, besides those that every runtime has.
 

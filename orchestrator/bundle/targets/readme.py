@@ -35,6 +35,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         in_cluster=bool(_CLUSTER & set(contents.targets)),
         settings=list(_settings()),
         kind=RUNTIMES[contents.image.runtime],
+        model_routes=", ".join(f"`{path}`" for path in RUNTIMES[contents.image.runtime].FIELDS),
         upgrades=_UPGRADES,
     )
     return {"README.md": text}

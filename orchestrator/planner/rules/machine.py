@@ -68,8 +68,8 @@ def reserved_cache_fits(given: RuleInput) -> Iterator[Refusal]:
     needed = full.weights + full.workspace + full.cache
     if needed > full.available >= serving.weights + serving.workspace + serving.cache:
         message = (
-            f"the engine reserves {in_bytes(full.cache)} for {serve.max_batch_size} requests of {serve.max_seq_len:,} tokens;"
-            f" with the weights {in_bytes(needed)}, and {given.recipe.target} has {in_bytes(full.available)}"
+            f"the engine reserves {in_bytes(full.cache)} for {serve.max_batch_size} requests of {serve.max_seq_len:,}"
+            f" tokens; with the weights {in_bytes(needed)}, and {given.recipe.target} has {in_bytes(full.available)}"
         )
         yield Refusal("DOES_NOT_FIT", message, "set serve.max_batch_size or serve.max_seq_len lower")
 

@@ -47,9 +47,7 @@ def experts_are_built(given: RuleInput) -> Iterator[Refusal]:
     able, wanted = given.image.expert_formats, given.quantization.format
     if able is None or wanted in able or not given.recipe.model.active_parameters:
         return
-    message = (
-        f"image {given.recipe.image} builds engines with experts in {', '.join(able)} only, and they are in {wanted}"
-    )
+    message = f"image {given.recipe.image} builds engines with experts in {', '.join(able)} only, not in {wanted}"
     yield Refusal("FORMAT_UNSUPPORTED", message, f"use format {able[0]}, or {_without_an_engine(given)}")
 
 
@@ -160,9 +158,7 @@ def speculates_as_the_model_can(given: RuleInput) -> Iterator[Refusal]:
         return
     architecture, runtime = given.recipe.model.architecture, given.runtime
     if given.recipe.backend == "tensorrt":
-        message = (
-            "serve.speculative is for checkpoints; a TensorRT engine must be built for it, which is not written yet"
-        )
+        message = "serve.speculative is for checkpoints: no TensorRT engine is built for it here"
         yield Refusal("SPECULATIVE_UNSUPPORTED", message, _without_an_engine(given))
         return
     if speculative.type == "mtp" and architecture not in runtime.MTP:

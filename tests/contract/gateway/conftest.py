@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.edge_llm import TABLE, EdgeDeployment, example_edge_llm
 from tests.support.gateway import VLLM, Deployment, deployed, example_vllm
 
 
@@ -29,3 +30,12 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment
     folder = tmp_path_factory.mktemp("vllm")
     with deployed(folder, serve=example_vllm(), table=VLLM, variables=variables) as deployment:
         yield deployment
+
+
+@pytest.fixture(scope="session")
+def edge_llm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The same with TensorRT Edge-LLM behind it."""
+    variables = {"NIM_GATEWAY_MAX_BODY_BYTES": "100000"}
+    folder = tmp_path_factory.mktemp("edge")
+    with deployed(folder, kind=EdgeDeployment, serve=example_edge_llm(), table=TABLE, variables=variables) as server:
+        yield server

@@ -1,0 +1,1 @@
+"""As the package of TensorRT Edge-LLM has it."""
