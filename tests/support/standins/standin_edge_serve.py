@@ -1,9 +1,9 @@
-"""Stand-in for tensorrt-edgellm-serve: its routes, bodies and states, read in the wheel of 0.11.0 (experimental/server).
+"""Stand-in for tensorrt-edgellm-serve: its routes, bodies and states, read in experimental/server of the 0.11.0 wheel.
 
 It answers as `standin_serve.py` does, with the same words in square brackets. Differences from trtllm-serve:
 
-- it takes a checkpoint, refuses the folder of an engine, and looks for an engine in its cache, which it writes to; without
-  one it builds one, and does not listen meanwhile (runtime/engine_build.py);
+- it takes a checkpoint, refuses the folder of an engine, and looks for an engine in its cache, which it writes to;
+  without one it builds one, and does not listen meanwhile (runtime/engine_build.py);
 - health is 200 with JSON as soon as it listens, whatever the engine does (api/routes.py);
 - there is one route for text, /v1/chat/completions; it refuses unknown fields (api/protocol.py); there are no metrics;
 - errors are `{"error": {"message", "type", "param", "code"}}` (api/errors.py), an unknown model is 404.

@@ -1,7 +1,7 @@
 """Stand-in for where tensorrt-edgellm-serve looks for engines (experimental/server/runtime/engine_build.py of 0.11.0).
 
-As in the real one, the place follows from the checkpoint's files, wherever they are and without those in `.edgellm`, and
-from three sizes. `tests/integration/test_edge_engine.py` holds what depends on it against the real one.
+As in the real one, the place follows from the checkpoint's files, wherever they are and without those in `.edgellm`,
+and from three sizes. `tests/integration/test_edge_engine.py` holds what depends on it against the real one.
 """
 
 from __future__ import annotations
