@@ -201,9 +201,9 @@ def refusals(server: Server, able: Able) -> Iterator[Refusal]:
 
 
 def _served_by_others(server: Server) -> Iterator[Refusal]:
-    recipe = server.recipe
-    if recipe.serve.tensor_parallel_size > 1:
-        message = f"serve.tensor_parallel_size is {recipe.serve.tensor_parallel_size}, and {SERVER} uses one GPU"
+    recipe, gpu, parts = server.recipe, server.target.gpu, server.recipe.serve.tensor_parallel_size
+    if gpu is not None and 1 < parts <= gpu.count:  # another rule refuses more than the machine has
+        message = f"serve.tensor_parallel_size is {parts}, and {SERVER} uses one GPU"
         yield Refusal("TENSOR_PARALLEL", message, "set it to 1, or use an image of TensorRT-LLM or vLLM")
     if recipe.checks.serve and not recipe.checks.chat_template:
         message = f"checks.chat_template is false, and {SERVER} answers conversations only, which need a chat template"
@@ -216,9 +216,7 @@ def _cache(server: Server) -> Iterator[Refusal]:
         message = "serve.max_seq_len is missing: an engine reserves its cache for that many tokens of every request"
         yield Refusal("OPTION_VALUE", message, f"set it, for example to {_ASSUMED_LENGTH}")
     if serve.kv_cache.max_tokens is not None:
-        message = (
-            "serve.kv_cache.max_tokens: an engine's cache has max_seq_len tokens for each of max_batch_size requests"
-        )
+        message = "serve.kv_cache.max_tokens: an engine's cache has max_seq_len tokens for each of its requests"
         yield Refusal("OPTION_VALUE", message, "remove it")
     if "free_gpu_memory_fraction" in serve.kv_cache.model_fields_set:
         message = "serve.kv_cache.free_gpu_memory_fraction has no effect: an engine's cache is reserved by its sizes"

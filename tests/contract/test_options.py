@@ -29,7 +29,8 @@ VLLM = ROOT.parent / "shared" / "data" / "vllm_cli.json"
 CATALOG = Catalog(Project(ROOT))
 BOOK = RecipeBook(CATALOG.project.recipes)
 
-POSITIONALS: Mapping[Tool, int] = {"trtllm-serve": 1, "trtllm-bench": 1, "vllm": 1}
+EDGE_LLM = ROOT.parent / "shared" / "data" / "edgellm_cli.json"
+POSITIONALS: Mapping[Tool, int] = {"trtllm-serve": 1, "trtllm-bench": 1, "vllm": 1, "tensorrt-edgellm-serve": 1}
 """How many arguments are no options: the model, and `throughput`."""
 
 
@@ -164,6 +165,9 @@ def reference(command: Command) -> dict[str, dict[str, Any]]:
         case "vllm":
             document = json.loads(VLLM.read_bytes())
             read = document.get(f"vllm serve@{image.version}", document["vllm serve@0.27.1"])
+            options = [option for option in read["options"] if not option.get("positional")]
+        case "tensorrt-edgellm-build" | "tensorrt-edgellm-serve":
+            read = json.loads(EDGE_LLM.read_bytes())[command.tool]
             options = [option for option in read["options"] if not option.get("positional")]
         case _:
             options = document[command.tool]["options"]

@@ -61,6 +61,11 @@ def _outputs(recipe: Recipe, step: str) -> Iterator[tuple[str, bytes]]:
     match step:
         case "download" | "import" | "generate" | "download-draft" | "quantize":
             yield from _checkpoint(recipe, step)
+        case "engine" if CATALOG.image(recipe.image).runtime == "edge_llm":
+            sizes = {"max_kv_cache_capacity": recipe.serve.max_seq_len, "max_batch_size": recipe.serve.max_batch_size}
+            yield "config.json", _json({"edgellm_version": "0.11.0", "builder_config": sizes})
+            yield "llm.engine", b"engine"
+            yield "cache_entry.json", _json({"path": "engines/model-0123456789abcdef/i4096-b8-kv8192-none-0123"})
         case "engine":
             yield "config.json", _json(_engine_config(recipe))
             for rank in range(recipe.serve.tensor_parallel_size):

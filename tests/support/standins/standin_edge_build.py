@@ -27,7 +27,7 @@ def run(given: Given) -> None:
     seed = f"{content_digest(checkpoint)} {options}"
     (engine / "llm.engine").write_bytes(b"ftrt" + derived_bytes(seed, _ENGINE_BYTES))
     identity = {"version": 1, "sources": {"component": {"files": ["model.safetensors"]}}}
-    head = {"edgellm_version": "0.11.0", "engine_role": "llm", "model_type": model_type}
+    head: dict[str, object] = {"edgellm_version": "0.11.0", "engine_role": "llm", "model_type": model_type}
     write_json(engine / "config.json", {**head, "builder_config": sizes, "checkpoint_identity": identity})
     say(f"Engine outputs:\n  llm: {engine / 'llm.engine'} ({_ENGINE_BYTES + 4} bytes)")
 

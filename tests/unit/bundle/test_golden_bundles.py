@@ -21,8 +21,13 @@ from tests.support.bundles import ROOT, contents_of
 GOLDEN = ROOT / "tests" / "golden" / "bundles"
 WHOLE = "llama3-70b-nvfp4"
 """With a TensorRT engine; its bundle has every target that runs on one machine."""
-OTHERS = ("tiny-llama-w4a16-nvfp4", "qwen3-235b-a22b-nvfp4-published", "deepseek-coder-v2-lite-nvfp4")
-"""From a seed on any machine, on two Sparks, and with vLLM."""
+OTHERS = (
+    "tiny-llama-w4a16-nvfp4",
+    "qwen3-235b-a22b-nvfp4-published",
+    "deepseek-coder-v2-lite-nvfp4",
+    "qwen3-8b-nvfp4-edge-llm",
+)
+"""From a seed on any machine, on two Sparks, with vLLM, and with TensorRT Edge-LLM."""
 DIFFERENCES = "differences.diff"
 """The lines by which files differ that both bundles have; files that only one of them has are named."""
 BAND = {"low": 4.0, "expected": 5.0, "high": 6.0}

@@ -171,6 +171,8 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
     for path in contents.model_files:
         (tmp_path / "store" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "store" / path).touch()
+        if path.endswith("cache_entry.json"):
+            (tmp_path / "store" / path).write_text('{"path": "engines/model/sizes"}')
     written = parse_serve(metadata.files(contents)["serve.json"], "serve.json")
     (tmp_path / "trtllm_config.yaml").write_text(contents.config)
     serve = replace(written, config=str(tmp_path / "trtllm_config.yaml") if written.config else "")
@@ -181,8 +183,8 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
     recipe, shape = contents.recipe, contents.shape
     store = str(tmp_path / "store")
     places = Places(
-        model=f"{store}/trtllm_engine" if recipe.backend == "tensorrt" else store,
-        tokenizer=store if recipe.backend == "tensorrt" else None,
+        checkpoint=store,
+        engine=f"{store}/{contents.runtime.ENGINE_FOLDER}" if recipe.backend == "tensorrt" else None,
         file=lambda _: command[-1],
         draft=f"{store}/draft",
         host="127.0.0.1",
@@ -197,9 +199,9 @@ def test_what_is_written_starts_the_server_that_the_recipe_describes(name: str, 
 
 
 def without_name(command: Sequence[str]) -> list[str]:
-    """Leave out the name that clients use, which the gateway always gives; in no order, as options have none."""
+    """Leave out the name that clients use and a folder of caches, which the gateway gives; options have no order."""
     words = list(command)
-    for name in ("--served_model_name", "--served-model-name"):
+    for name in ("--served_model_name", "--served-model-name", "--cache-dir"):
         if name in words:
             place = words.index(name)
             del words[place : place + 2]

@@ -22,25 +22,28 @@ DATED = {
     **{f"list {name}": entry for name, entry in DATA["lists"].items()},
     **{f"transformers {name}": entry for name, entry in DATA["transformers"].items()},
     **{f"list of vLLM {name}": entry for name, entry in DATA["vllm"]["lists"].items()},
+    **{f"builders of Edge-LLM {name}": entry for name, entry in DATA["edge_llm"]["versions"].items()},
     "own_model_types": DATA["own_model_types"],
 }
 NAMES = [(f"{what} {key}", names) for what, e in DATED.items() for key, names in e.items() if isinstance(names, list)]
 SOURCE = re.compile(r"https://(github\.com|nvidia\.github\.io)/\S+")
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", [name for name, image in IMAGES.items() if image.tools])
 def test_each_image_has_a_list_of_classes_and_of_model_types(name: str) -> None:
     software = software_of(IMAGES[name])
     assert software is not None
     assert "LlamaForCausalLM" in software.classes.served
-    types = software.model_types  # of vLLM they were not read
-    assert (types is None) == (IMAGES[name].runtime == "vllm")
+    types = software.model_types  # of others they were not read
+    assert (types is None) == (IMAGES[name].runtime != "tensorrt_llm")
     assert types is None or {"llama", "deepseek_v32"} <= types.names  # the second is read by TensorRT-LLM itself
 
 
 def test_no_version_is_listed_that_no_image_has() -> None:
     assert set(DATA["versions"]) == {image.version for image in IMAGES.values() if image.runtime == "tensorrt_llm"}
-    assert set(DATA["vllm"]["versions"]) == {image.version for image in IMAGES.values() if image.runtime == "vllm"}
+    for runtime in ("vllm", "edge_llm"):
+        used = {image.version for image in IMAGES.values() if image.runtime == runtime}
+        assert set(DATA[runtime]["versions"]) == used
     assert set(DATA["vllm"]["versions"].values()) == set(DATA["vllm"]["lists"])
     assert {entry["classes"] for entry in DATA["versions"].values()} == set(DATA["lists"])
     assert {entry["transformers"] for entry in DATA["versions"].values()} == set(DATA["transformers"])

@@ -26,6 +26,7 @@ RECIPES = (
     "nemotron-3-super-120b-nvfp4-published",
     "qwen3-235b-a22b-nvfp4-published",
     "jamba-1.5-mini-nvfp4",
+    "qwen3-8b-nvfp4-edge-llm",
 )
 
 
