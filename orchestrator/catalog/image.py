@@ -113,6 +113,8 @@ class Image(_Part):
     """The parameters of dense models below which its maker supports engines; None: no limit is known."""
     misread_formats: dict[str, str] = {}
     """Formats that it accepts without a word and multiplies in another way, each with what it does."""
+    activations: str = ""
+    """The type that it computes in, whatever the checkpoint's is (`FP16`); empty: the checkpoint's."""
     libraries: dict[str, str] = {}
     """Versions besides the runtime's that decide the bytes of an engine (`tensorrt: 10.16.1.11`)."""
     experimental: str = ""

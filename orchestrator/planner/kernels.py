@@ -42,9 +42,11 @@ def arithmetic(image: Image, target: Target, weight_format: str) -> str:
     """
     sm = target.gpu.sm if target.gpu else None
     kernel = image.weight_only.get(f"sm_{sm}", {}).get(weight_format)
-    if kernel is None:
-        return ""
-    return f"{weight_format} weights are unpacked and multiplied with 16-bit activations, by {kernel}"
+    if kernel is not None:
+        return f"{weight_format} weights are unpacked and multiplied with 16-bit activations, by {kernel}"
+    if image.activations:
+        return f"what is not quantized is computed in {image.activations}, also of a BF16 model, whose range is larger"
+    return ""
 
 
 def limits_of_kernels(serving: Serving) -> Iterator[str]:

@@ -37,11 +37,13 @@ def pinned_recipe(name: str, *overrides: str) -> Recipe:
 
 
 def locked_images(recipe: Recipe) -> Mapping[str, LockedImage]:
-    """Lock the recipe's image to digests that look like some."""
-    image = CATALOG.image(recipe.image)
+    """Lock the recipe's image, or what it is built from, to digests that look like some."""
+    build = CATALOG.image(recipe.image).build
+    name = build.base if build else recipe.image
+    image = CATALOG.image(name)
     digests = {arch: f"sha256:{_hash(image.reference + arch)}" for arch in image.architectures}
     index = f"sha256:{_hash(image.reference)}"
-    return {recipe.image: LockedImage.model_validate({"reference": image.reference, "index": index, **digests})}
+    return {name: LockedImage.model_validate({"reference": image.reference, "index": index, **digests})}
 
 
 def stand_in_artifacts(recipe: Recipe, root: Path) -> dict[str, Artifact]:

@@ -23,19 +23,20 @@ from .standin_tool import Given, existing, fail, main, read_json, refuse, say, w
 sys.path.insert(0, str(Path(__file__).resolve().parent / "packages"))
 from experimental.server.runtime.engine_build import BuildOptions, bundle_cache_path
 
-_CONTROLS = {
+CONTROLS = {
     ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"), ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/audio/speech"), ("GET", "/v1/voices"), ("GET", "/health/ready"), ("GET", "/docs"), ("GET", "/redoc"),
     ("GET", "/openapi.json"),
 }  # fmt: skip
 """What the real one does for anybody who asks."""
-_FIELDS = {
+FIELDS = {
     "messages", "model", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs",
     "max_tokens", "max_completion_tokens", "n", "seed", "stop", "stream", "stream_options", "temperature", "top_p",
     "top_k", "min_p", "repetition_penalty", "tools", "tool_choice", "parallel_tool_calls", "response_format",
     "guided_decoding", "modalities", "audio", "apply_chat_template", "add_generation_prompt", "enable_thinking",
     "reasoning_effort", "chat_template_kwargs", "disable_spec_decode", "reuse_context", "cache_generated_tokens",
 }  # fmt: skip
+"""Those of ChatCompletionRequest."""
 
 
 def run(given: Given) -> None:
@@ -79,7 +80,7 @@ def _find_engine(model: Path, cache: str, sizes: dict[str, int]) -> None:
 
 
 class _Handler(standin_serve.Handler):
-    controls = _CONTROLS
+    controls = CONTROLS
     is_guided = True
     metrics_paths = frozenset()
     longest = 8192
@@ -93,7 +94,7 @@ class _Handler(standin_serve.Handler):
             self._json(404, {"detail": "Not Found"})
         elif not isinstance(body, dict) or not body.get("messages"):
             self._problem(400, "Field required", "invalid_request_error")
-        elif set(body) - _FIELDS:
+        elif set(body) - FIELDS:
             self._problem(400, "Extra inputs are not permitted", "invalid_request_error")
         elif body.get("model") not in {None, self.model}:
             self._problem(404, f"model {body.get('model')!r} is not served by this process", "not_found_error")
