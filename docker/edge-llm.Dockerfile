@@ -8,7 +8,7 @@ FROM ${BASE}
 ARG EDGE_LLM_VERSION=0.11.0
 ARG TENSORRT_VERSION=10.16.1.11
 # PyPI has tensorrt-cu13-libs as a source package only, which fetches the libraries (2 GB and more) from NVIDIA's own
-# index while it installs. Without a network, name a mirror that has the wheels of both.
+# index while it installs. Where that is out of reach, name a mirror that has its wheel.
 ARG NVIDIA_INDEX=https://pypi.nvidia.com
 
 RUN apt-get update \

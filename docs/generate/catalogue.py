@@ -72,8 +72,8 @@ def _images() -> str:
             code(name),
             f"{runtime_of(image).LABEL} {image.version}",
             ", ".join(image.architectures),
-            "yes" if image.has("trtllm-build") else "no",
-            codes(image.formats.get("sm_121", ())) or "quantizes only",
+            "yes" if image.builder else "no",
+            codes(image.formats.get("sm_121", ())) or ("quantizes only" if image.tools else "a base only"),
             _linked(image.description),
         )
         for name, image in _all_images().items()
@@ -85,10 +85,11 @@ def runtimes() -> str:
     """Write the table of what runs on the Spark's GPU: for each format a runtime's first version in the catalogue."""
     images = [image for image in _all_images().values() if image.formats.get(_SPARK)]
     formats = sorted({name for image in images for name in image.formats[_SPARK]} & set(_ORDER), key=_ORDER.index)
-    rows = [
-        (runtime.LABEL, *(_first([image for image in images if image.runtime == name], each) for each in formats))
-        for name, runtime in RUNTIMES.items()
-    ]
+    rows = []
+    for name, runtime in RUNTIMES.items():
+        own = [image for image in images if image.runtime == name]
+        untried = " (experimental, never run on a Spark)" if all(image.experimental for image in own) else ""
+        rows.append((runtime.LABEL + untried, *(_first(own, each) for each in formats)))
     return table(("runtime", *map(code, formats)), rows)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from docs.generate.markdown import block, code, page, table, table_in
 from orchestrator.bundle.gateway import __main__ as program
-from orchestrator.bundle.gateway import errors, trtllm, vllm
+from orchestrator.bundle.gateway import edge_llm, errors, trtllm, vllm
 from orchestrator.bundle.gateway.routes import ROUTES, STORED
+from orchestrator.bundle.gateway.starting import RuntimeKind
 from orchestrator.bundle.gateway.variables import NOT_SERVED, VARIABLES, WITHOUT_EFFECT, Topic, Variable
 
 _INTRODUCTION = """\
@@ -47,13 +48,24 @@ key of its own, because that would guard `/v1` alone. `vllm serve` does not list
 is 503, its engine is dead, and the program ends with status 5. The line `ready` of the log and the metric
 `nim_gateway_runtime_kernel_info` name the kernels that vLLM's log named. Variables with another meaning:"""
 
+_EDGE_LLM = """\
+TensorRT Edge-LLM is experimental here and was never run. Of the routes for the model it has `/v1/chat/completions` alone;
+`/v1/completions` and `/v1/responses` are answered with 404. `tensorrt-edgellm-serve` takes the checkpoint and looks for
+the engine in a cache that it writes to: the program links the bundle's engine into a folder of `NIM_CACHE_PATH`, which it
+makes again with every start. With other sizes than the engine's the server would build another one while it starts, so
+they are refused. It does not listen before it is loaded, and its health is 200 from then on, whatever its engine does: a
+hung engine shows as silence, a dead process as its end. Answers to more than one request at once come in turn if the
+engine was built for one; above a batch and a queue of 16 it answers 429. Variables with another meaning:"""
+
+_MEANING = ("variable", "meaning")
+
 _METRICS = """\
 `/v1/metrics` has the gateway's own (`nim_gateway_…`), those of the runtime, and NIM's names for them, with the label
 `model_name`. A bundle sets `return_perf_metrics` and `enable_iter_perf_stats` where its version knows them. What
 TensorRT-LLM does not measure (releases up to 1.3 have no tokens and no queue) the gateway counts itself under NIM's
 names, with two limits: `gpu_cache_usage_perc` is TensorRT-LLM's alone, and tokens are those that answers tell, an event
 of a stream without `usage` being one. `time_to_first_token_seconds` is of streamed answers. TensorRT-LLM's metrics
-begin with the first answer."""
+begin with the first answer. TensorRT Edge-LLM has no metrics: the gateway counts all but the KV cache."""
 
 _STOPPING = """\
 After SIGTERM ready is 503 at once, while requests are still served for `NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS`, so that
@@ -82,7 +94,8 @@ def reference() -> str:
         f"## Variables\n\n{_VARIABLES}",
         *(f"### {topic.value[0].upper()}{topic.value[1:]}\n\n{_variables(topic)}" for topic in Topic),
         f"### Of NIM, without effect here\n\n{table(('variable', 'why'), _others())}",
-        f"### With vLLM\n\n{_VLLM}\n\n{table(('variable', 'meaning'), _vllm_variables())}",
+        f"### With vLLM\n\n{_VLLM}\n\n{table(_MEANING, _variables_of(vllm, 'vllm'))}",
+        f"### With TensorRT Edge-LLM\n\n{_EDGE_LLM}\n\n{table(_MEANING, _variables_of(edge_llm, 'edge_llm'))}",
         f"## Metrics\n\n{_METRICS}\n\n{table(('NIM', 'TensorRT-LLM', 'vLLM'), _metrics())}",
         f"## Stopping\n\n{_STOPPING}",
         f"## Exit statuses\n\n{table_in(errors.__doc__)}",
@@ -113,11 +126,11 @@ def _others() -> Iterator[tuple[str, str]]:
     yield ", ".join(map(code, sorted(WITHOUT_EFFECT))), "nothing is cached, downloaded or chosen at the start"
 
 
-def _vllm_variables() -> Iterator[tuple[str, str]]:
+def _variables_of(kind: RuntimeKind, runtime: str) -> Iterator[tuple[str, str]]:
     for variable in VARIABLES:
-        if variable.name in vllm.MEANINGS:
-            yield code(variable.name), variable.meaning_in(vllm, "vllm")
-    for name, instead in sorted(vllm.GONE_VARIABLES.items()):
+        if variable.name in kind.MEANINGS:
+            yield code(variable.name), variable.meaning_in(kind, runtime)
+    for name, instead in sorted(kind.GONE_VARIABLES.items()):
         yield code(name), f"refused: {instead}"
 
 

@@ -255,9 +255,9 @@ class Engine(_Part):
     """How the checkpoint becomes a TensorRT engine; only with `backend: tensorrt`."""
 
     convert: dict[str, OptionValue] = {}
-    """Options of convert_checkpoint.py, by name without dashes."""
+    """Options of convert_checkpoint.py, by name without dashes; TensorRT Edge-LLM converts nothing."""
     build: dict[str, OptionValue] = {}
-    """Options of trtllm-build, by name without dashes."""
+    """Options of trtllm-build or tensorrt-edgellm-build, by name without dashes."""
 
 
 class HeldOut(_Part):

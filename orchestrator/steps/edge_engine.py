@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.catalog.load import Catalog
-from orchestrator.executors.job import Inside
+from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving import edge_llm
 from orchestrator.steps.options import OptionTable
@@ -22,7 +22,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     known = catalog.options(shape.image, "tensorrt-edgellm-build")
     table = OptionTable(f"{recipe.name}: engine.build", recipe.engine.build, known)
     sizes = {name: str(size) for name, size in edge_llm.sizes(recipe).items()}
-    own = {"model-dir": Inside(CHECKPOINT), "engine-dir": OUT, **sizes}
+    own: dict[str, Argument] = {"model-dir": Inside(CHECKPOINT), "engine-dir": OUT, **sizes}
     builder = (*shape.command("tensorrt-edgellm-build"), *table.merged(own))
     return Step(
         name="engine",

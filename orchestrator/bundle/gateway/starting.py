@@ -51,7 +51,7 @@ class Links:
 
     source: Path
     folder: Path
-    """Made anew with every start."""
+    """Made again with every start."""
     place: str
     """Of the files within the folder."""
 

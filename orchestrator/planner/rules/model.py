@@ -76,7 +76,7 @@ def size_is_validated(given: RuleInput) -> Iterator[Refusal]:
         f"the model has {in_words(model.parameters)} parameters, and the maker of {given.runtime.LABEL} supports dense"
         f" models below {in_words(limit)}; larger ones need a validation of their own"
     )
-    yield Refusal("MODEL_UNLISTED", message, f"compare its answers first, or {_without_an_engine(given)}")
+    yield Refusal("SIZE_UNVALIDATED", message, f"compare its answers first, or {_without_an_engine(given)}")
 
 
 def class_is_listed(given: RuleInput) -> Iterator[Refusal]:

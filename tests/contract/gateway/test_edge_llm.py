@@ -59,7 +59,7 @@ def test_what_the_server_refuses_is_said_in_its_words(edge_llm_server: Deploymen
     assert (status, answer["error"]["message"]) == (400, "a penalty is not supported by the Edge-LLM runtime")
 
 
-def test_a_server_that_starts_again_makes_its_cache_anew_and_one_that_dies_ends_the_gateway(tmp_path: Path) -> None:
+def test_a_server_that_starts_again_makes_its_cache_again_and_one_that_dies_ends_the_gateway(tmp_path: Path) -> None:
     stale = tmp_path / "cache" / "edge_llm" / ("ef" * 8) / "engines" / "old"
     stale.mkdir(parents=True)
     with deployed(tmp_path, kind=EdgeDeployment, serve=example_edge_llm(), table=TABLE) as server:

@@ -11,6 +11,7 @@ It answers as `standin_serve.py` does, with the same words in square brackets. D
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -21,7 +22,6 @@ from . import standin_serve
 from .standin_tool import Given, existing, fail, main, read_json, refuse, say, work, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "packages"))
-from experimental.server.runtime.engine_build import BuildOptions, bundle_cache_path
 
 CONTROLS = {
     ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"), ("POST", "/v1/audio/transcriptions"),
@@ -65,7 +65,9 @@ def run(given: Given) -> None:
 
 
 def _find_engine(model: Path, cache: str, sizes: dict[str, int]) -> None:
-    engine = Path(bundle_cache_path(str(model), cache, BuildOptions(**sizes)))
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "packages"))
+    package = importlib.import_module("experimental.server.runtime.engine_build")
+    engine = Path(package.bundle_cache_path(str(model), cache, package.BuildOptions(**sizes)))
     engine.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{engine}.lock").write_text("", encoding="utf-8")
     if (engine / "llm.engine").is_file() and read_json(engine / "config.json").get("builder_config") == sizes:

@@ -15,6 +15,7 @@ from orchestrator.payloads import _engine_cache
 from orchestrator.planner.known import in_catalogue, known_model
 from orchestrator.planner.rule_input import RuleInput, rule_input
 from orchestrator.planner.rules import refusals, warnings
+from orchestrator.planner.scheme import Algorithm
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving import edge_llm
@@ -193,8 +194,9 @@ def test_a_mixed_checkpoint_with_some_layers_in_w4a16_is_refused() -> None:
     )
     known = known_model(given.recipe, in_catalogue)
     assert known is not None
-    mixed = {"model.layers.0.mlp.up_proj": "NVFP4", "model.layers.1.mlp.up_proj": "W4A16_NVFP4"}
-    for modules, expected in ((mixed, 1), ({"model.layers.0.mlp.up_proj": "NVFP4"}, 0)):
+    right: dict[str, Algorithm] = {"model.layers.0.mlp.up_proj": "NVFP4"}
+    mixed: dict[str, Algorithm] = {**right, "model.layers.1.mlp.up_proj": "W4A16_NVFP4"}
+    for modules, expected in ((mixed, 1), (right, 0)):
         served = dataclasses.replace(known.served, algorithm="FP8", modules=modules)
         found = refusals(_with(given, dataclasses.replace(known, served=served)))
         assert len(found) == expected, found
@@ -217,7 +219,7 @@ def test_formats_that_its_readers_take_are_planned_as_experimental(quantization:
 @pytest.mark.parametrize(("parameters", "count"), [(8e9, 0), (70.6e9, 1)])
 def test_a_dense_model_above_what_its_maker_supports_is_warned_about(parameters: float, count: int) -> None:
     given = rule_input(edge_recipe(quantization=NVFP4, model={**HUB, "parameters": parameters}), CATALOG)
-    found = [each for each in warnings(given) if each.code == "MODEL_UNLISTED"]
+    found = [each for each in warnings(given) if each.code == "SIZE_UNVALIDATED"]
     assert len(found) == count
     assert all("below 30 billion" in each.message for each in found)
 
