@@ -21,8 +21,6 @@ from typing import Any
 from . import standin_serve
 from .standin_tool import Given, existing, fail, main, read_json, refuse, say, work, write_json
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "packages"))
-
 CONTROLS = {
     ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"), ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/audio/speech"), ("GET", "/v1/voices"), ("GET", "/health/ready"), ("GET", "/docs"), ("GET", "/redoc"),
