@@ -287,7 +287,8 @@ def test_a_rate_finds_the_users_of_each_format(shell: Shell) -> None:
 
 def test_runtimes_are_put_side_by_side_with_what_each_refuses(shell: Shell) -> None:
     rows = shell.json("compare", "jamba-1.5-mini-nvfp4", "--runtimes")
-    assert [(row["runtime"], bool(row["refused"])) for row in rows] == [("TensorRT-LLM", True), ("vLLM", False)]
+    expected = [("TensorRT-LLM", True), ("vLLM", False), ("TensorRT Edge-LLM", True)]
+    assert [(row["runtime"], bool(row["refused"])) for row in rows] == expected
     assert rows[0]["decode"] is None
     assert rows[1]["decode"]["value"] > 0
     assert shell("compare", "jamba-1.5-mini-nvfp4", "--runtimes") == 0
@@ -303,3 +304,6 @@ def test_a_recipe_of_one_runtime_is_planned_with_another_without_its_options(she
     assert rows["TensorRT-LLM"]["image"].startswith("tensorrt-llm-")
     assert rows["vLLM"]["image"].startswith("vllm-")
     assert rows["vLLM"]["refused"] == []
+    assert rows["TensorRT Edge-LLM"]["image"].startswith("edge-llm-")
+    assert rows["TensorRT Edge-LLM"]["refused"] == []
+    assert "EXPERIMENTAL" in {each["code"] for each in rows["TensorRT Edge-LLM"]["known"]}
