@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import CheckFailedError
-from orchestrator.payloads import benchmark, calibration, generate, measure, quantize, verify
+from orchestrator.payloads import benchmark, calibration, edge_engine, generate, measure, quantize, verify
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.choice import Group, Option, choose
 from orchestrator.quantization.files import read_json, write_json
@@ -31,6 +32,7 @@ from orchestrator.quantization.formats import cuda, kernels
 from orchestrator.quantization.tensors import DTYPES, StoredTensor
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model
 from tests.support.downloads import Downloads
+from tests.support.edge_llm import server_of_the_stand_in
 from tests.support.encoders import CompiledLoops, Defined, Encoder, GpuArithmetic, digests
 from tests.support.families import FAMILIES, SIZES
 from tests.support.golden_bytes import Found
@@ -53,6 +55,7 @@ def by_definition(folder: Path) -> Outcome:
         "benchmark": Found(_benchmark(folder / "benchmark")),
         "calibration": Found(_calibration(folder / "calibration")),
         "download": Found(_download(folder / "download")),
+        "edge_engine": Found(_edge_engine(folder / "edge engine")),
         "generate": Found(_generate(folder / "generate")),
         "import_folder": Found(_import(folder / "import")),
         "measure": Found(_measure()),
@@ -392,7 +395,28 @@ def _measure() -> dict[str, str]:
     ]
     figures = measure.summarize(timings, 2.0, options)
     body = measure.request_body({"task_id": 0, "input_ids": [7, 8], "output_tokens": 4}, "tiny")
-    return {"figures": _of_text(json.dumps(figures)), "request": _of_text(body.decode())}
+    asked = argparse.Namespace(seed=420, requests=2, input_tokens=5, output_tokens=4)
+    conversations = list(measure.conversation_lines(asked))
+    sent = measure.request_body(json.loads(conversations[0]), "tiny")
+    return {
+        "figures": _of_text(json.dumps(figures)),
+        "request": _of_text(body.decode()),
+        "conversations": _of_text("".join(conversations)),
+        "conversation": _of_text(sent.decode()),
+    }
+
+
+def _edge_engine(folder: Path) -> dict[str, str]:
+    """Where the engine belongs in a cache. The engine itself is the builder's, and a stand-in's here."""
+    generate.main(["--output", str(folder / "model"), "--hidden-size", "64", "--layers", "1", "--vocab-size", "320"])
+    package = {"experimental.server.runtime.engine_build": server_of_the_stand_in()}
+    builder = _ROOT / "tests" / "support" / "standins" / "tensorrt-edgellm-build"
+    options = [f"{option}={value}" for option, value in (("--model-dir", folder / "model"), ("--engine-dir", folder))]
+    sizes = ["--max-input-len", "16", "--max-kv-cache-capacity", "32", "--max-batch-size", "2"]
+    with mock.patch.dict(sys.modules, package):
+        ours = ["--checkpoint", str(folder / "model"), "--output", str(folder)]
+        edge_engine.main([*ours, "--", sys.executable, str(builder), *options, *sizes])
+    return {"the place in a cache": _of_text((folder / "cache_entry.json").read_text())}
 
 
 def _of_text(text: str) -> str:
