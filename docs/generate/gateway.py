@@ -52,11 +52,10 @@ _EDGE_LLM = """\
 TensorRT Edge-LLM is experimental here and was never run. Of the routes for the model it has `/v1/chat/completions`
 alone; `/v1/completions` and `/v1/responses` are answered with 404. `tensorrt-edgellm-serve` takes the checkpoint and
 looks for the engine in a cache that it writes to: the program links the bundle's engine into a folder of
-`NIM_CACHE_PATH`, which it makes again with every start. With other sizes than the engine's the server would build
-another one while it starts, so they are refused. It does not listen before it is loaded, and its health is 200 from
-then on, whatever its engine does: a hung engine shows as silence, a dead process as its end. Answers to more than one
-request at once come in turn if the engine was built for one; above a batch and a queue of 16 it answers 429.
-Variables with another meaning:"""
+`NIM_CACHE_PATH`. With other sizes than the engine's the server would build another one while it starts, so they are
+refused. It does not listen before it is loaded, and its health is 200 from then on, whatever its engine does: a hung
+engine shows as silence, a dead process as its end. Answers to more than one request at once come in turn if the
+engine was built for one; above a batch and a queue of 16 it answers 429. Variables with another meaning:"""
 
 _MEANING = ("variable", "meaning")
 

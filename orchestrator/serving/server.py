@@ -144,6 +144,10 @@ class Runtime(Protocol):
         """Whether an engine is served without the checkpoint's weights."""
 
     @property
+    def BUILD_OWN(self) -> Mapping[str, str]:  # noqa: N802
+        """Options of its builder that `engine.build` must not have, and what they belong to."""
+
+    @property
     def SPREADS_OVER_NODES(self) -> bool:  # noqa: N802
         """Whether a bundle serves one model from several machines with it."""
 

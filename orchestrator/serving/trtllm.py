@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.errors import Refusal
@@ -49,6 +50,9 @@ KERNELS: tuple[str, ...] = ()
 ALLOWS_LONGER = "TLLM_ALLOW_LONG_MAX_MODEL_LEN"
 LOADS_ONE_BY_ONE = "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL"
 
+BUILD_OWN: Mapping[str, str] = MappingProxyType(
+    {"checkpoint_dir": "the plan", "output_dir": "the plan", "output_timing_cache": "the plan"}
+)
 STEP_CONFIG = "llm_api.yaml"
 """The configuration file of a step."""
 _DATASET = "dataset.jsonl"

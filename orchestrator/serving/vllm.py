@@ -29,6 +29,7 @@ RESERVES_CACHE = False
 CONVERTS = False
 ENGINE_FOLDER = None
 ENGINE_HOLDS_WEIGHTS = False
+BUILD_OWN: Mapping[str, str] = MappingProxyType({})
 CONFIG = None
 EAGLE3 = frozenset(
     {

@@ -33,7 +33,7 @@ OWN_OPTIONS: Mapping[str, str] = {
     "--allowed-local-media-path": "clients send images as data",
     "--api-key": "NIM_GATEWAY_API_KEYS_FILE names a file of keys, which covers every route",
     "--cache-dir": "NIM_CACHE_PATH is the folder of caches",
-    "--clear-engine-cache": "the cache is made again with every start",
+    "--clear-engine-cache": "it has links to one engine",
     "--host": "tensorrt-edgellm-serve listens on 127.0.0.1; NIM_GATEWAY_HOST is the address for clients",
     "--port": "NIM_SERVER_PORT is the port for clients, NIM_GATEWAY_RUNTIME_PORT that of tensorrt-edgellm-serve",
     "--served-model-name": "set NIM_SERVED_MODEL_NAME",

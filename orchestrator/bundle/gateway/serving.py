@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
+import secrets
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -139,12 +139,18 @@ def _config(stack: AsyncExitStack, config: ConfigChanges | None) -> Path | None:
 
 
 def _link(links: Links | None) -> None:
-    """Make the links to a read-only folder that the runtime needs, and remove those of the last start."""
+    """Make the links to a read-only folder that the runtime needs. Another server may use the same ones meanwhile."""
     if links is None:
         return
+    source = links.source.absolute()
     try:
-        shutil.rmtree(links.folder, ignore_errors=True)
-        shutil.copytree(links.source.absolute(), links.folder / links.place, copy_function=os.symlink)
+        for file in (found for found in source.rglob("*") if found.is_file()):
+            link = links.folder / links.place / file.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not (link.is_symlink() and link.readlink() == file):
+                fresh = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+                fresh.symlink_to(file)
+                fresh.replace(link)
     except OSError as error:
         message = f"cannot link {links.source} into {links.folder}: {error}; NIM_CACHE_PATH must be writable"
         raise MachineError(message) from error

@@ -51,7 +51,6 @@ class Links:
 
     source: Path
     folder: Path
-    """Made again with every start."""
     place: str
     """Of the files within the folder."""
 

@@ -9,17 +9,10 @@ from orchestrator.catalog.image import Tool
 from orchestrator.errors import Refusal
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.recipe.model import OptionValue
-from orchestrator.serving import edge_llm
 from orchestrator.serving.legal_options import legal, near
 from orchestrator.serving.server import Options
 
 _CONVERT_OWN = MappingProxyType({"model_dir": "the plan", "output_dir": "the plan", "quant_ckpt_path": "the plan"})
-_BUILD_OWN = MappingProxyType(
-    {"checkpoint_dir": "the plan", "output_dir": "the plan", "output_timing_cache": "the plan"}
-)
-_BUILDERS_OWN: Mapping[Tool, Mapping[str, str]] = MappingProxyType(
-    {"trtllm-build": _BUILD_OWN, "tensorrt-edgellm-build": edge_llm.BUILD_OWN}
-)
 _QUANTIZE_OWN = MappingProxyType(
     {
         "pyt_ckpt_path": "the plan",
@@ -47,7 +40,7 @@ def engine_options(given: RuleInput) -> Iterator[Refusal]:
     yield from _checked(given, "convert_checkpoint.py", "engine.convert", given.recipe.engine.convert, _CONVERT_OWN)
     builder = given.image.builder
     if builder is not None:
-        yield from _checked(given, builder, "engine.build", given.recipe.engine.build, _BUILDERS_OWN[builder])
+        yield from _checked(given, builder, "engine.build", given.recipe.engine.build, given.runtime.BUILD_OWN)
 
 
 def quantization_options(given: RuleInput) -> Iterator[Refusal]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.gateway.metrics import READY
-from tests.support.edge_llm import TABLE, EdgeDeployment, example_edge_llm
+from tests.support.edge_llm import TABLE, EdgeDeployment, example_edge_llm, write_engine
 from tests.support.gateway import Deployment, chat, deployed
 
 _OWN = (
@@ -59,11 +59,19 @@ def test_what_the_server_refuses_is_said_in_its_words(edge_llm_server: Deploymen
     assert (status, answer["error"]["message"]) == (400, "a penalty is not supported by the Edge-LLM runtime")
 
 
-def test_a_server_that_starts_again_makes_its_cache_again_and_one_that_dies_ends_the_gateway(tmp_path: Path) -> None:
-    stale = tmp_path / "cache" / "edge_llm" / ("ef" * 8) / "engines" / "old"
-    stale.mkdir(parents=True)
-    with deployed(tmp_path, kind=EdgeDeployment, serve=example_edge_llm(), table=TABLE) as server:
-        assert not stale.exists()
+def test_links_of_another_start_are_mended_and_a_server_that_dies_ends_the_gateway(tmp_path: Path) -> None:
+    class Moved(EdgeDeployment):
+        """A server whose cache has a link to where the model was."""
+
+        def lay_out(self) -> None:
+            super().lay_out()
+            place = self.folder / "cache" / "edge_llm" / ("ef" * 8) / write_engine(self.folder / "model")
+            place.mkdir(parents=True)
+            (place / "llm.engine").symlink_to(self.folder / "gone" / "llm.engine")
+            (place / "config.json").symlink_to(self.folder / "model" / ".edgellm" / "config.json")
+
+    with deployed(tmp_path, kind=Moved, serve=example_edge_llm(), table=TABLE) as server:
+        assert "Using cached engine bundle" in server.log
         with pytest.raises((OSError, AssertionError)):
             assert server.ask("[die]")[0] == 200
         assert server.wait_end() == 5

@@ -106,7 +106,7 @@ def test_what_a_recipe_switched_on_can_be_switched_off(world: World) -> None:
         ({"EDGELLM_FORCE_TOKENS_FILE": "x"}, (), "replaces the model's answers"),
         ({}, ("--api-key", "nimg-1"), "NIM_GATEWAY_API_KEYS_FILE"),
         ({}, ("--cache-dir", "/elsewhere"), "NIM_CACHE_PATH"),
-        ({}, ("--clear-engine-cache",), "made again"),
+        ({}, ("--clear-engine-cache",), "links to one engine"),
         ({}, ("--max-input-length", "4"), "did you mean --max-input-len"),
     ],
 )
