@@ -12,6 +12,10 @@ from orchestrator.bundle.gateway import edge_llm as gateway
 from orchestrator.catalog.image import Tool
 from orchestrator.errors import RecipeInvalidError, Refusal
 from orchestrator.payloads import _engine_cache
+from orchestrator.planner.constants import default_constants
+from orchestrator.planner.disk import disk_of_steps
+from orchestrator.planner.estimate import decode_of
+from orchestrator.planner.kernels import arithmetic
 from orchestrator.planner.known import in_catalogue, known_model
 from orchestrator.planner.rule_input import RuleInput, rule_input
 from orchestrator.planner.rules import refusals, warnings
@@ -228,6 +232,21 @@ def test_a_recipe_of_another_runtime_is_compared_with_what_this_one_must_be_told
     other = recipe(quantization=FP8, serve={"kv_cache": {"free_gpu_memory_fraction": 0.9}})
     fields = {**other.model_dump(exclude_unset=True, exclude={"backend"}), "image": IMAGE}
     assert refusals(rule_input(Recipe.model_validate(edge_llm.adopted(fields)), CATALOG)) == ()
+
+
+def test_a_plan_says_which_arithmetic_runs_and_that_no_speed_was_measured() -> None:
+    given = rule_input(edge_recipe(quantization=NVFP4, model=QWEN), CATALOG)
+    assert "computed in FP16" in arithmetic(given.image, given.target, "nvfp4")
+    decode = decode_of(given.model)
+    assert decode is not None
+    assert decode.band is not None
+    assert decode.band[0] == pytest.approx(0.65 * decode.value)
+    assert "no measurement is published" in default_constants().runtime(edge_llm.COSTS).basis
+
+
+def test_nothing_is_converted_so_no_disk_is_planned_for_it() -> None:
+    given = rule_input(edge_recipe(quantization=NVFP4, model=QWEN), CATALOG)
+    assert [each.step for each in disk_of_steps(given.model)] == ["download", "engine"]
 
 
 def test_options_that_are_set_elsewhere_never_reach_a_command_line() -> None:
