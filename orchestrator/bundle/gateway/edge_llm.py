@@ -76,6 +76,8 @@ client; nor are `audio`, `modalities`, `disable_spec_decode`, `reuse_context`, `
 `apply_chat_template`.
 """
 
+IGNORED_FORMATS: frozenset[tuple[str, str]] = frozenset()
+"""`_normalize_response_format` of experimental/server/runtime/engine.py follows a format, or refuses it."""
 CACHE_ENTRY = "cache_entry.json"
 """The file beside the engine that names its place in the cache."""
 _SIZES = ("--max-input-len", "--max-kv-cache-capacity", "--max-batch-size")
