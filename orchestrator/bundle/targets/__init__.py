@@ -89,7 +89,7 @@ def choose(contents: BundleContents, names: Sequence[str]) -> BundleContents:
         names: The requested targets; none: all supported ones.
 
     Raises:
-        BundleTargetError: A target is unknown, or does not support the recipe; or none does.
+        BundleTargetError: A target is unknown, or does not support the recipe; or its settings leave none.
     """
     obstacles = {name: target.obstacle(contents) for name, target in TARGETS.items()}
     possible = tuple(name for name, obstacle in obstacles.items() if not obstacle)
@@ -98,7 +98,7 @@ def choose(contents: BundleContents, names: Sequence[str]) -> BundleContents:
             unsupported = f"{contents.recipe.name} cannot be deployed on {name}: {obstacles.get(name)}"
             message = unsupported if name in TARGETS else f"there is no target `{name}`"
             raise BundleTargetError(message, hint=f"there are: {', '.join(possible) or 'none'}")
-    if not possible:
+    if not possible and any(target.machines == contents.nodes for target in TARGETS.values()):
         reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
         message = f"{contents.recipe.name} cannot be deployed: {reasons}"
         raise BundleTargetError(message, hint="leave out the settings that are named here")

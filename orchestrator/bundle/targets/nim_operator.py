@@ -10,6 +10,7 @@ _FILES = (
     "NIM_SSL_MODE",
     "NIM_SSL_KEY_PATH",
     "NIM_SSL_CERTS_PATH",
+    "NIM_SSL_CERT_PATH",
     "NIM_SSL_CA_CERTS_PATH",
     "NIM_GATEWAY_API_KEYS_FILE",
 )
@@ -18,7 +19,8 @@ _FILES = (
 
 def refusal(contents: BundleContents) -> str:
     """Say which variable of the recipe names a file that the operator cannot mount; empty if none does."""
-    given = [name for name in _FILES if name in contents.recipe.serve.environment]
+    environment = contents.recipe.serve.environment
+    given = [name for name in _FILES if environment.get(name, "").lower() not in {"", "disabled"}]
     if not given:
         return ""
     return (

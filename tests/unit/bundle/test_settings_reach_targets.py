@@ -303,13 +303,17 @@ def test_a_route_that_cannot_work_is_refused_with_the_recipe(
         contents_of(ONE, tmp_path, *overrides)
 
 
-@pytest.mark.parametrize("name", ["NIM_SSL_MODE", "NIM_SSL_KEY_PATH", "NIM_GATEWAY_API_KEYS_FILE"])
+@pytest.mark.parametrize("name", ["NIM_SSL_MODE", "NIM_SSL_CERT_PATH", "NIM_GATEWAY_API_KEYS_FILE"])
 def test_the_operator_refuses_variables_that_name_files(tmp_path: Path, name: str) -> None:
     contents = contents_of(ONE, tmp_path, f"serve.environment.{name}=tls")
     assert "nim-operator" not in contents.targets
     assert name in left_out(contents)["nim-operator"]
     with pytest.raises(BundleTargetError, match=f"{name}, and the operator mounts no files"):
         choose(contents, ["nim-operator"])
+
+
+def test_the_operator_takes_a_recipe_that_says_it_has_no_tls(tmp_path: Path) -> None:
+    assert "nim-operator" in contents_of(ONE, tmp_path, "serve.environment.NIM_SSL_MODE=disabled").targets
 
 
 def test_every_image_besides_the_servers_has_a_version_and_a_digest(tmp_path: Path) -> None:
