@@ -1,7 +1,8 @@
 """Write text for calibration as JSON Lines with one `text` each: the form that every quantizer reads.
 
 `python3 -m orchestrator.payloads.calibration --source FILE --samples N --output FILE` reads Parquet (with the
-image's pyarrow), JSON Lines, or plain text whose samples are separated by empty lines.
+image's pyarrow), JSON Lines, or plain text whose samples are separated by empty lines. Plain text with fewer samples
+than are wanted is cut into pieces of at most 2,000 characters, at the ends of words.
 
 With `--conversations` each line has `messages`: those of JSON Lines that have them, else the text as a user's message.
 """
@@ -12,6 +13,8 @@ import argparse
 import importlib
 import json
 import sys
+import textwrap
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +26,27 @@ from orchestrator.payloads._report import Reporter
 from orchestrator.quantization.conversations import Messages, messages_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
+_TEXT = ".txt"
 _ROWS_AT_A_TIME = 256
+_PIECE = 2000
+"""Characters: about 500 tokens of English, the default length of a sequence."""
+_LONG = 500
+"""Characters: text of this length that is in two samples is no accident."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and write the text."""
     options = _parser().parse_args(arguments)
     taken = {_content(sample) for sample in _samples(options.without)} if options.without else set()
-    found = _samples(options.source, options.column, conversations=options.conversations)
-    samples = list(islice((sample for sample in found if _content(sample) not in taken), options.samples))
+    read = partial(_samples, options.source, options.column, conversations=options.conversations)
+    if options.source.suffix == _TEXT:
+        samples = list(islice(_besides_parts(taken, read(), cut=False), options.samples))
+        if len(samples) < options.samples:
+            samples = list(islice(_besides_parts(taken, read(cut=True), cut=True), options.samples))
+    else:
+        samples = list(islice((sample for sample in read() if _content(sample) not in taken), options.samples))
     if len(samples) < options.samples:
         besides = " besides those of the calibration" if taken else ""
         message = f"{options.source}: {options.samples} samples are needed, found {len(samples)}{besides}"
@@ -45,15 +58,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Reporter()(Progress(len(samples), len(samples), "samples"))
 
 
-def _samples(source: Path, column: str = "text", *, conversations: bool | None = None) -> Iterator[str | Messages]:
+def _besides_parts(taken: Collection[str], samples: Iterable[str | Messages], *, cut: bool) -> Iterator[str | Messages]:
+    """Yield the samples that are neither taken, nor a piece of what is taken, nor have such a piece in them.
+
+    A short one may be in a long one by accident, unless it was cut.
+    """
+    long = [one for one in taken if len(one) >= _LONG]
+    for sample in samples:
+        content = _content(sample)
+        is_piece = cut or len(content) >= _LONG
+        if content not in taken and not any(one in content or (is_piece and content in one) for one in long):
+            yield sample
+
+
+def _samples(
+    source: Path, column: str = "text", *, conversations: bool | None = None, cut: bool = False
+) -> Iterator[str | Messages]:
     """Yield the samples that are not empty.
 
     Args:
         source: The file.
         column: Where the text is in Parquet and JSON Lines.
         conversations: True: text becomes a user's message. False: there must be text. None: either.
+        cut: Cut plain text into pieces.
     """
-    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".txt": _paragraphs}
+    readers = {".parquet": _parquet, ".jsonl": _json_lines, _TEXT: _pieces if cut else _paragraphs}
     if source.suffix not in readers:
         message = f"{source}: expected a file that ends in {', '.join(readers)}"
         raise CalibrationTextError(message)
@@ -114,6 +143,17 @@ def _paragraphs(source: Path, _column: str) -> Iterator[tuple[str, str | Message
                 paragraph = []
     if paragraph:
         yield str(source), "".join(paragraph).strip()
+
+
+def _pieces(source: Path, column: str) -> Iterator[tuple[str, str | Messages]]:
+    """Yield paragraphs in pieces, which are the same however many are wanted."""
+    for where, paragraph in _paragraphs(source, column):
+        yield from (
+            (where, piece)
+            for piece in textwrap.wrap(
+                paragraph, _PIECE, replace_whitespace=False, expand_tabs=False, break_on_hyphens=False
+            )
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

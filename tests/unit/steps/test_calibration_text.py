@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,50 @@ def test_text_that_calibration_took_is_left_out(tmp_path: Path) -> None:
     assert [json.loads(line)["text"] for line in kept.read_text().splitlines()] == ["three", "four"]
     with pytest.raises(CalibrationTextError, match="3 samples are needed, found 2 besides those"):
         calibration.main([*options[:-1], "3", "--without", str(taken), "--output", str(kept)])
+
+
+_LONG = " ".join(f"word{number}" for number in range(2000))
+"""One paragraph of some 17,000 characters."""
+
+
+def test_plain_text_of_too_few_samples_is_cut_at_the_ends_of_words(tmp_path: Path) -> None:
+    text = f"{_LONG}\n\nA last line."
+    found = written(tmp_path, "mine.txt", text, 8)
+    assert " ".join(found) == _LONG[: len(" ".join(found))]
+    assert all(1900 < len(piece) <= 2000 for piece in found)
+    assert found == written(tmp_path, "mine.txt", text, 10)[:8]
+    assert written(tmp_path, "mine.txt", text, 10)[-1] == "A last line."
+    assert written(tmp_path, "mine.txt", text, 2) == [_LONG, "A last line."]
+    with pytest.raises(CalibrationTextError, match="99 samples are needed, found 10"):
+        written(tmp_path, "mine.txt", text, 99)
+
+
+def test_lines_within_a_piece_stay_as_they_are(tmp_path: Path) -> None:
+    text = "\n".join(f"    a line of {number}\tcolumns" for number in range(200))
+    found = written(tmp_path, "mine.txt", text, 2)
+    words = "\n".join(found).split()
+    assert words == text.split()[: len(words)]
+    assert "\tcolumns\n    a line" in found[0]
+
+
+@pytest.mark.parametrize(("calibration_wants", "held_out_wants"), [(3, 3), (1, 3), (4, 1)])
+def test_pieces_and_what_they_are_pieces_of_do_not_meet(
+    tmp_path: Path, calibration_wants: int, held_out_wants: int
+) -> None:
+    paragraphs = ["\n".join(f"{name} {number} of a long text" for number in range(120)) for name in ("a", "b")]
+    (tmp_path / "mine.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    taken, kept = tmp_path / "taken.jsonl", tmp_path / "kept.jsonl"
+    options = ["--source", str(tmp_path / "mine.txt"), "--samples"]
+    calibration.main([*options, str(calibration_wants), "--output", str(taken)])
+    with suppress(CalibrationTextError):
+        calibration.main([*options, str(held_out_wants), "--without", str(taken), "--output", str(kept)])
+    lines = [
+        {line for row in file.read_text().splitlines() for line in json.loads(row)["text"].splitlines()}
+        for file in (taken, kept)
+        if file.exists()
+    ]
+    whole = [{line for line in one if line.endswith("long text")} for one in lines]
+    assert len(whole) == 1 or not whole[0] & whole[1]
 
 
 def test_too_few_samples_are_an_error(tmp_path: Path) -> None:
