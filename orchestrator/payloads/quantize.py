@@ -1,7 +1,8 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
-`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted`. The other formats run the model, layer
-by layer, over calibration text, or over tokens from a seed if there is no text, which needs torch and transformers.
+`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted` or `--rounding gptq`. The other formats
+run the model, layer by layer, over calibration text, or over tokens from a seed if there is no text, which needs torch
+and transformers.
 `bf16` writes what is published in MXFP4 (gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
@@ -36,12 +37,25 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     if options.scale_search != format_names.MAX and options.format not in format_names.SEARCHED_FORMATS:
         searched = ", ".join(format_names.SEARCHED_FORMATS)
         parser.error(f"--scale-search goes with --format {searched}: {options.format} has no blocks of NVFP4")
+    _check_rounding(parser, options)
     if alone:
         kernels.compile_meanwhile(options.threads)
     with cost.watched() as peak:
         found = _quantize(options, alone=alone)
     found.peak_bytes = peak.size
     Reporter()(found.spent(kernels.threads_for(options.threads)))
+
+
+def _check_rounding(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.rounding == format_names.NEAREST:
+        return
+    if options.format not in format_names.ROUNDED_FORMATS:
+        rounded = ", ".join(format_names.ROUNDED_FORMATS)
+        parser.error(f"--rounding {options.rounding} goes with --format {rounded}, not with {options.format}")
+    if options.calibration is None:
+        parser.error(
+            f"--rounding {options.rounding} needs --calibration: tokens from a seed tell nothing of the inputs"
+        )
 
 
 def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
@@ -67,7 +81,8 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
 def _runs_the_model(options: argparse.Namespace) -> bool:
     if options.format == format_names.AUTO or SCHEMES[options.format].calibrated:
         return True
-    return bool(options.kv_cache != "none" or options.scale_search == format_names.WEIGHTED)
+    searched = options.scale_search == format_names.WEIGHTED or options.rounding == format_names.GPTQ
+    return bool(options.kv_cache != "none" or searched)
 
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:
@@ -78,7 +93,12 @@ def _calibrate(options: argparse.Namespace) -> cost.Cost:
     quantize = (
         partial(auto.quantize_auto, budget=auto.Budget(options.bits_per_weight, options.budget_bytes))
         if options.format == format_names.AUTO
-        else partial(calibrated.quantize_calibrated, number_format=options.format, shared_scales=options.shared_scales)
+        else partial(
+            calibrated.quantize_calibrated,
+            number_format=options.format,
+            shared_scales=options.shared_scales,
+            rounding=options.rounding,
+        )
     )
     found = quantize(
         options.checkpoint,
@@ -130,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=format_names.SCALE_SEARCHES,
         default=format_names.MAX,
         help="nvfp4: how the scale of each block is chosen (%(default)s); weighted runs the model for every format",
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=format_names.ROUNDINGS,
+        default=format_names.NEAREST,
+        help="nvfp4: how numbers are rounded (%(default)s); gptq runs the model for every format and needs text",
     )
     _text.add_threads(parser)
     _add_calibration(parser.add_argument_group("calibration", "of formats with input scales"))

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
+from orchestrator.quantization.format_names import FUSED, PRODUCT_BYTES, PRODUCT_COPIES
 
 KV_BYTES: dict[KvDtype, float] = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 """Bytes of one number in the KV cache; NVFP4 has an 8-bit scale for 16."""
@@ -158,6 +159,25 @@ def largest_layer(shape: ModelShape) -> int:
             each = 4 if tensor.dtype == "F32" else 2
             sizes[tensor.layer] = sizes.get(tensor.layer, 0) + each * tensor.elements
     return max(sizes.values(), default=0)
+
+
+def input_products(shape: ModelShape) -> int:
+    """Return the bytes that GPTQ needs for the products of inputs: those of the largest layer, and of one module more.
+
+    Modules that runtimes run as one matrix get the same input, and each expert has its own.
+    """
+    layers: dict[int, dict[str, tuple[int, int]]] = {}
+    for tensor in shape.tensors:
+        if tensor.quantizable and tensor.layer is not None and tensor.role != "mtp":
+            parent, _, leaf = tensor.module.rpartition(".")
+            fused = next((names[0] for names in FUSED if leaf in names), leaf)
+            layers.setdefault(tensor.layer, {})[f"{parent}.{fused}"] = (tensor.shape[-1], tensor.count)
+    sizes = [
+        sum(inputs**2 * count for inputs, count in found.values())
+        + PRODUCT_COPIES * max(inputs for inputs, _ in found.values()) ** 2
+        for found in layers.values()
+    ]
+    return PRODUCT_BYTES * max(sizes, default=0)
 
 
 def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -> float:

@@ -35,6 +35,11 @@ _SEARCH_SHARES = (0.7, 1.3)
 """What other GPUs reach of these rates, in proportion to their memory's; assumed. A Spark has a larger share of an
 H100's operations than of its memory's rate, so this is the slower estimate."""
 
+_CHANGES = 6.5e9
+"""Changes of later columns a second, by GPTQ on one core of a shared EPYC, with our compiled loops."""
+_PRODUCTS = (0.05, 0.25)
+"""Share of the tensor cores' peak at which products of inputs are summed, in TF32; assumed."""
+
 _CONVERSION_BASIS = "reads and writes as our quantizer does, 0.5 to 1 GB/s together"
 
 _CALIBRATION = (0.05, 0.4)
@@ -120,6 +125,27 @@ def searching(weights: float, scale_search: str, gpu: Gpu | None) -> Span | None
         )
     basis = f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights; measured: {how}"
     return Span(weights / fastest, weights / slowest, "assumed", basis)
+
+
+def rounding(shape: ModelShape, calibration: Calibration, target: Target) -> Span:
+    """Calculate the additional time of GPTQ: the products of inputs, and what each error changes of later columns.
+
+    The products run where the model does, the changes on the processor.
+    """
+    matrices = [tensor for tensor in shape.tensors if tensor.quantizable]
+    changes = sum(tensor.elements * tensor.shape[-1] / 2 for tensor in matrices)
+    tokens = calibration.samples * calibration.sequence_length
+    products = tokens * sum(tensor.shape[-1] ** 2 * tensor.count * tensor.used for tensor in matrices)
+    slowest, fastest = (_CHANGES * cores for cores in _SEARCH_CORES)
+    least, most = changes / fastest, changes / slowest
+    peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
+    if peak:
+        least, most = least + 2 * products / (peak * _PRODUCTS[1]), most + 2 * products / (peak * _PRODUCTS[0])
+    basis = (
+        f"rounding gptq: {changes / 1e12:.1f} trillion changes of later columns; measured: {_CHANGES / 1e9:.1f} billion"
+        " a second on a core of a shared EPYC, {} to {} cores assumed".format(*_SEARCH_CORES)
+    )
+    return Span(least, most, "assumed", basis)
 
 
 def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target) -> Span | None:

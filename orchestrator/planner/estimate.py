@@ -243,24 +243,29 @@ def _searching(model: ModelOnTarget) -> Span | None:
     quantization, known = model.recipe.quantization, model.known
     matrices = (tensor.elements for tensor in known.shape.tensors if tensor.quantizable) if known else None
     weights = model.recipe.model.parameters if matrices is None else sum(matrices)
-    runs_model = known is not None and calibrates(known.served, quantization.scale_search)
+    runs_model = known is not None and calibrates(known.served, quantization.scale_search, quantization.rounding)
     return duration.searching(weights, quantization.scale_search, model.target.gpu if runs_model else None)
 
 
 def _quantizing(model: ModelOnTarget) -> Span | None:
-    """Calculate the time of quantizing, with the search for scales; None if it is not known."""
-    time, search = _encoding(model), _searching(model)
-    return time.plus(search) if time and search else time
+    """Calculate the time of quantizing, with the search for scales and GPTQ; None if it is not known."""
+    time, known, quantization = _encoding(model), model.known, model.recipe.quantization
+    rounding = None
+    if known and quantization.rounding == "gptq":
+        rounding = duration.rounding(known.shape, quantization.calibration, model.target)
+    for more in (_searching(model), rounding):
+        time = time.plus(more) if time and more else time
+    return time
 
 
 def _encoding(model: ModelOnTarget) -> Span | None:
     read, written, known = model.source.value, model.weights.value, model.known
-    match model.recipe.quantization.method:
+    quantization = model.recipe.quantization
+    match quantization.method:
         case "onepass":
-            if known is None or not calibrates(known.served, model.recipe.quantization.scale_search):
+            if known is None or not calibrates(known.served, quantization.scale_search, quantization.rounding):
                 return duration.one_pass(read, written)
-            calibration = model.recipe.quantization.calibration
-            return duration.calibrating(read, written, known.shape, calibration, model.target)
+            return duration.calibrating(read, written, known.shape, quantization.calibration, model.target)
         case "modelopt" | "trtllm":
             return duration.modelopt(read)
         case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.models.shape import ModelShape
-from orchestrator.planner.bytes import checkpoint_bytes, largest_layer
+from orchestrator.planner.bytes import checkpoint_bytes, input_products, largest_layer
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
@@ -78,18 +78,25 @@ def _comparing(recipe: Recipe, known: Known | None) -> Figure | None:
     return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
 
 
-def calibrates(scheme: Scheme, scale_search: str = "max") -> bool:
-    """Tell whether our own quantizer must run the model for this format and search."""
-    return scale_search == "weighted" or scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
+def calibrates(scheme: Scheme, scale_search: str = "max", rounding: str = "nearest") -> bool:
+    """Tell whether our own quantizer must run the model for this format, search and rounding."""
+    return scale_search == "weighted" or rounding == "gptq" or scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
 
 
-def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration, scale_search: str = "max") -> Figure:
+def one_pass_peak(
+    shape: ModelShape,
+    scheme: Scheme,
+    calibration: Calibration,
+    scale_search: str = "max",
+    rounding: str = "nearest",
+) -> Figure:
     """Calculate the peak of our own quantizer.
 
     Without calibration, weights are read in small pieces. With calibration, the layers run one after the other: one is
-    read while the last one runs and the one before is written. The hidden states of all samples are kept.
+    read while the last one runs and the one before is written. The hidden states of all samples are kept. GPTQ needs
+    the products of every two inputs of a layer's modules as well.
     """
-    if not calibrates(scheme, scale_search):
+    if not calibrates(scheme, scale_search, rounding):
         return Figure(
             ONEPASS_BYTES,
             "B",
@@ -102,7 +109,10 @@ def one_pass_peak(shape: ModelShape, scheme: Scheme, calibration: Calibration, s
         f"method onepass: three layers of {in_bytes(layer)}, {in_bytes(flowing)} of hidden states for"
         f" {calibration.samples} samples of {calibration.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
-    return Figure(ONEPASS_BYTES + 3 * layer + flowing, "B", basis)
+    products = input_products(shape) if rounding == "gptq" else 0
+    if products:
+        basis += f"; rounding gptq: {in_bytes(products)} for the products of every two inputs of a layer's modules"
+    return Figure(ONEPASS_BYTES + 3 * layer + flowing + products, "B", basis)
 
 
 def resident_peak(shape: ModelShape) -> Figure:
@@ -118,7 +128,8 @@ def _one_pass(recipe: Recipe, known: Known | None) -> Figure:
         basis = "method onepass: assumed for one piece of a tensor at a time; calibration adds a few layers"
         return Figure(ONEPASS_BYTES, "B", basis, "assumed")
     quantization = recipe.quantization
-    return one_pass_peak(known.shape, known.served, quantization.calibration, quantization.scale_search)
+    search, rounding = quantization.scale_search, quantization.rounding
+    return one_pass_peak(known.shape, known.served, quantization.calibration, search, rounding)
 
 
 def _resident(recipe: Recipe, source: Figure, weights: Figure) -> Figure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import library, short_numbers_are_exact
 from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Measured:
     """By module that gets the same tensor as an earlier one, the first that got it."""
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     """Errors of the layer's output: by the first module of a group and the format, see `sensitivity`."""
+    singular: list[str] = field(default_factory=list)
+    """Modules whose inputs have products without an inverse, see `InputProducts`; only with GPTQ."""
 
     @classmethod
     def restored(cls, entry: Mapping[str, Any]) -> Measured:
@@ -53,8 +55,23 @@ ENOUGH_TOKENS = 64
 """Fewer do not tell the mean square of an input: of 64 normal numbers it has a standard deviation of 18 %."""
 
 
+@dataclass(frozen=True)
+class InputProducts:
+    """The sum of `x xᵀ` over the inputs `x` that some modules got."""
+
+    modules: tuple[str, ...]
+    sums: Any
+    """FP32 of shape [in, in], on the device."""
+    tokens: int
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether it cannot have an inverse: of fewer tokens than inputs, or with an input that was always zero."""
+        return self.tokens < len(self.sums) or bool((self.sums.diagonal() == 0).any())
+
+
 @dataclass
-class InputSquares:
+class InputMoments:
     """Sums of the squares of each input of a layer's modules, over the tokens of all batches but not over padding.
 
     Padding counts in experts, whose tokens come without their places. Modules that get the same tensor share a sum.
@@ -63,8 +80,12 @@ class InputSquares:
 
     mask: Any = None
     """Whether there is a token, of shape [samples, length], for the present batch; None if all are tokens."""
+    keeps_products: bool = False
+    """Sum the products of every two inputs as well."""
     _sums: dict[str, Any] = field(default_factory=dict)
     """FP64 of shape [in], on the device; by the first module that gets the tensor."""
+    _products: dict[str, Any] = field(default_factory=dict)
+    """FP32 of shape [in, in], on the device; by the first module that gets the tensor."""
     _tokens: dict[str, Any] = field(default_factory=dict)
     """How many tokens are in a sum: a number, or a tensor of one on the device."""
     _first: dict[str, str] = field(default_factory=dict)
@@ -81,8 +102,18 @@ class InputSquares:
         norm = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64)
         self._sums[first] = self._sums[first].addcmul(norm, norm) if first in self._sums else norm.square()
         self._tokens[first] = self._tokens.get(first, 0) + count
+        if self.keeps_products:
+            self._multiply(torch, first, tokens)
         for name in others:
             self.share(name, first)
+
+    def _multiply(self, torch: Any, first: str, tokens: Any) -> None:  # noqa: ANN401 - of torch
+        numbers = tokens.float()
+        with short_numbers_are_exact(torch, tokens):
+            if first in self._products:
+                self._products[first].addmm_(numbers.T, numbers)
+            else:
+                self._products[first] = numbers.T @ numbers
 
     def _counted(self, name: str, tokens: Any, *, masked: bool) -> Any:  # noqa: ANN401 - of torch
         if _of_expert(name):
@@ -106,6 +137,19 @@ class InputSquares:
                 found[first] = (squares / largest).astype(np.float32)
         shared = {name: found[first] for name, first in self._first.items() if first in found}
         return {**found, **shared}
+
+    def taken_products(self) -> Iterator[InputProducts]:
+        """Yield the products of the modules that `importance` knows, and keep them no longer.
+
+        Products that are too large for FP32 are left out as well.
+        """
+        known = self.importance()
+        while self._products:
+            first, sums = self._products.popitem()
+            if first in known and float(sums.diagonal().sum()) < np.inf:
+                others = (name for name, shared in self._first.items() if shared == first)
+                yield InputProducts((first, *others), sums, int(self._tokens[first]))
+            del sums
 
 
 def _of_expert(name: str) -> bool:
@@ -134,7 +178,7 @@ class ModuleProbe:
     torch: Any
     measured: Measured | None
     overrides: Overrides | None
-    squares: InputSquares | None = None
+    moments: InputMoments | None = None
     _inputs: dict[int, tuple[Any, str, Any]] = field(default_factory=dict)
     """The inputs so far: a weak reference to each, the first module that got it, and the largest magnitude."""
     _largest: dict[str, Any] = field(default_factory=dict)
@@ -156,8 +200,8 @@ class ModuleProbe:
         self._keep(name, largest, given)
         if first != name:
             self.measured.fed_alike.setdefault(name, first)
-            if self.squares is not None:
-                self.squares.share(name, first)
+            if self.moments is not None:
+                self.moments.share(name, first)
 
     def record_alike(self, names: Sequence[str], given: Any) -> Any:  # noqa: ANN401 - tensors of torch
         """Record an input by the names of the modules that get it, and return its largest magnitude if it has any."""
@@ -166,8 +210,8 @@ class ModuleProbe:
         largest = given.abs().amax()
         for name in names:
             self._keep(name, largest, given)
-        if self.squares is not None:
-            self.squares.saw(self.torch, names, given)
+        if self.moments is not None:
+            self.moments.saw(self.torch, names, given)
         return largest
 
     def record_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activation_probe import InputSquares, Measured
+from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.calibrated import Settings, check_measured, input_amax, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
@@ -189,20 +189,20 @@ class _Survey:
     ) -> Measured:
         """Run a layer unquantized, and then with each group in each format."""
         prefix, measured = f"{self.plan.stack}.{number}.", Measured()
-        squares = InputSquares() if any(scheme.weighs_errors for scheme in self.schemes.values()) else None
+        moments = InputMoments() if any(scheme.weighs_errors for scheme in self.schemes.values()) else None
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         with (
             self.report.cost.phase("calibrate"),
             model.resident(number, dict(inside)) as layer,
-            layer.running(measured=measured, squares=squares) as running,
+            layer.running(measured=measured, moments=moments) as running,
         ):
             probe = Probe.running(model, running, masks)
         check_measured(self.plan, number, measured)
-        importance = squares.importance() if squares else {}
+        importance = moments.importance() if moments else {}
         with self.report.cost.phase("try"):
             self._try(model, number, tensors, _Seen(measured, importance), probe)
-        if squares is not None:
-            scratch.keep_importance(importance)
+        if moments is not None:
+            scratch.keep(importance)
         model.forget(number)
         return measured
 

@@ -17,11 +17,12 @@ import numpy as np
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
-from orchestrator.quantization.activation_probe import InputSquares, Measured
+from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
-from orchestrator.quantization.format_names import MAX, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8
+from orchestrator.quantization.hessian import changes_of
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude, require_finite
@@ -31,6 +32,7 @@ from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
 from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.torch_arrays import as_array, as_tensor
 from orchestrator.quantization.walk import WalkSettings
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
@@ -68,6 +70,7 @@ def quantize_calibrated(
     exclude: Sequence[str] = (),
     shared_scales: bool = False,
     scale_search: str = MAX,
+    rounding: str = NEAREST,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
@@ -79,12 +82,13 @@ def quantize_calibrated(
         source: The folder of an unquantized checkpoint.
         output: The folder to write to. It is created if it is missing.
         batches: The calibration batches.
-        number_format: One of `schemes.SCHEMES`; `w4a16_nvfp4` runs the model only for the scales of the cache, and
-            for the search `weighted`.
+        number_format: One of `schemes.SCHEMES`; `w4a16_nvfp4` runs the model only for the scales of the cache, for
+            the search `weighted` and for the rounding `gptq`.
         kv_cache: `fp8` writes scales for keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         shared_scales: Fused modules share the scale of their FP8 weights, too. ModelOpt does not do that.
         scale_search: How the scales of NVFP4's blocks are chosen: one of `format_names.SCALE_SEARCHES`.
+        rounding: How NVFP4's numbers are rounded: one of `format_names.ROUNDINGS`.
         settings: How to work.
         observer: Gets the progress in layers.
 
@@ -99,11 +103,13 @@ def quantize_calibrated(
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
     how = settings or Settings()
-    scheme = scheme_named(number_format, shared_scales=shared_scales, scale_search=scale_search)
+    scheme = scheme_named(number_format, shared_scales=shared_scales, scale_search=scale_search, rounding=rounding)
     plan = Plan.make(source, scheme, exclude, kv_cache)
-    report = Report(number_format, kv_cache, scale_search)
+    report = Report(number_format, kv_cache, scale_search, rounding)
     work = fingerprint(plan, batches, how.device)
-    if scheme.weighs_errors:
+    if scheme.compensates:
+        work = f"{GPTQ} {scale_search} {list(exclude)} {work}"  # rounded weights are kept
+    elif scheme.weighs_errors:
         work = f"{WEIGHTED} {work}"  # more is measured
     scratch = Scratch.open(how.scratch, work, Measured.restored)
     write_quantized(plan, output, batches, scratch, how=how, report=report, observer=observer)
@@ -175,7 +181,7 @@ class _Walk:
                     assert model is not None  # noqa: S101 - it exists when a layer ends
                     measured = self._measure(model, number, tensors, scratch)
                     self._note(scratch, model, measured, last=position == len(numbers) - 1)
-                self._write(number, tensors, scratch.measured[position], scratch.importance(position))
+                self._write(number, tensors, scratch.measured[position], scratch.taken(position))
                 tensors.clear()
                 self.memory.let_go(self._names(number))
                 clock.done(number, resumed=position < scratch.done)
@@ -200,15 +206,47 @@ class _Walk:
         self, model: LayeredModel, number: int, tensors: dict[str, Any], scratch: Scratch[Measured]
     ) -> Measured:
         prefix = f"{self.plan.stack}.{number}."
-        squares = InputSquares() if self.plan.scheme.weighs_errors else None
+        scheme = self.plan.scheme
+        moments = (
+            InputMoments(keeps_products=scheme.compensates) if scheme.compensates or scheme.weighs_errors else None
+        )
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         with self.report.cost.phase("calibrate"):
-            measured = model.run(number, within, squares)
+            measured = model.run(number, within, moments)
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         check_measured(self.plan, number, measured)
-        if squares is not None:
-            scratch.keep_importance(squares.importance())
+        if moments is not None:
+            rounds = scheme.compensates
+            scratch.keep(self._rounded(number, tensors, measured, moments) if rounds else moments.importance())
         return measured
+
+    def _rounded(
+        self, number: int, tensors: Mapping[str, Any], measured: Measured, moments: InputMoments
+    ) -> dict[str, NDArray[Any]]:
+        """Round a layer's weights by GPTQ, and return what they become, by name within the layer."""
+        prefix, found = f"{self.plan.stack}.{number}.", {}
+        scales = {
+            name: scale for group in self._groups(number, measured) for name, scale in self._scaled(group, tensors)
+        }
+        importance = moments.importance()
+        with self.report.cost.phase("round"):
+            for inputs in moments.taken_products():
+                weights = [f"{prefix}{module}.weight" for module in inputs.modules]
+                if not any(self._compensates(name) for name in weights):
+                    continue
+                singular, changes = inputs.is_singular, changes_of(load_torch(), inputs.sums)
+                for module, name in zip(inputs.modules, weights, strict=True):
+                    if not self._compensates(name):
+                        continue
+                    scheme, given = self.plan.scheme_of(name), importance[module]
+                    encoded = scheme.encode(tensors[name], scales[name], importance=given, changes=changes)
+                    for suffix, part in encoded.items():
+                        found[f"{module}.weight{suffix}"] = part if isinstance(part, np.ndarray) else as_array(part)
+                    measured.singular.extend([module] if singular else [])
+        return found
+
+    def _compensates(self, name: str) -> bool:
+        return self.plan.quantizes(name) and self.plan.scheme_of(name).compensates
 
     # --- tensors ---
 
@@ -236,13 +274,15 @@ class _Walk:
         number: int,
         tensors: Mapping[str, Any],
         measured: Measured,
-        importance: Mapping[str, NDArray[np.float32]],
+        kept: Mapping[str, NDArray[Any]],
     ) -> None:
         with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
-            known = {f"{self.plan.stack}.{number}.{module}": array for module, array in importance.items()}
+            known = {f"{self.plan.stack}.{number}.{name}": array for name, array in kept.items()}
             for group in self._groups(number, measured):
                 self._quantize(group, tensors, amax, known)
+            for module in measured.singular:
+                self.report.tensors[f"{self.plan.stack}.{number}.{module}"].is_singular = True
             for unit in self.plan.layers[number]:
                 if not self.plan.quantizes(unit[0]):
                     require_finite(tensors[unit[0]], self.plan.checkpoint.tensors[unit[0]])
@@ -261,24 +301,32 @@ class _Walk:
         units = [unit for unit in self.plan.layers[number] if self.plan.quantizes(unit[0])]
         return [part for group in layout.joined(units, alike) for part in self.plan.by_scheme(group)]
 
+    def _scaled(self, group: Sequence[str], tensors: Mapping[str, Any]) -> list[tuple[str, np.float32]]:
+        """Return the scale of each weight of a group."""
+        scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
+        amax = [largest_magnitude(tensors[name], source[name]) for name in group]
+        if scheme.shares(tuple(group)):
+            amax = [max(amax)] * len(amax)
+        return [(name, scheme.weight_scale(largest)) for name, largest in zip(group, amax, strict=True)]
+
     def _quantize(
         self,
         group: Sequence[str],
         tensors: Mapping[str, Any],
         inputs: Mapping[tuple[str, Any], float],
-        importance: Mapping[str, NDArray[np.float32]],
+        kept: Mapping[str, NDArray[Any]],
     ) -> None:
         scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
-        amax = [largest_magnitude(tensors[name], source[name]) for name in group]
-        if scheme.shares(tuple(group)):
-            amax = [max(amax)] * len(amax)
-        for name, largest in zip(group, amax, strict=True):
-            scale, module = scheme.weight_scale(largest), name.removesuffix(".weight")
+        for name, scale in self._scaled(group, tensors):
+            module, rounded = name.removesuffix(".weight"), scheme.compensates and name in kept
             entry = self.report.tensor(module, scheme, scale)
-            entry.falls_back = scheme.weighs_errors and module not in importance
+            entry.falls_back = not rounded if scheme.compensates else scheme.weighs_errors and module not in kept
             pieces = self.memory.pieces(tensors[name])
             for first, rows in [(0, tensors[name])] if is_whole(source[name]) else pieces:
-                encoded = scheme.encode(rows, scale, importance=importance.get(module))
+                if rounded:
+                    encoded = _rows_of(kept, name, first, rows)
+                else:
+                    encoded = scheme.encode(rows, scale, importance=kept.get(module))
                 for suffix, part in encoded.items():
                     self.memory.put_out(*self.plan.written(name, f"{name}{suffix}", part, first))
                 entry.add(rows, encoded)
@@ -289,6 +337,14 @@ class _Walk:
             for scalar, value in scalars.items():
                 if (target := self.plan.scalar(name, scalar)) is not None:
                     self.memory.put_out(target, value)
+
+
+def _rows_of(kept: Mapping[str, NDArray[Any]], name: str, first: int, rows: Any) -> dict[str, Any]:  # noqa: ANN401 - an array, or a tensor of torch
+    """Return what rows of a weight, from `first` on, became when it was rounded, where they are."""
+    there = {suffix: kept[f"{name}{suffix}"][first : first + len(rows)] for suffix in ("", "_scale")}
+    if isinstance(rows, np.ndarray):
+        return there
+    return {suffix: as_tensor(part, rows.device) for suffix, part in there.items()}
 
 
 def check_measured(plan: Plan, number: int, measured: Measured) -> None:

@@ -9,8 +9,24 @@ SINGLE_FORMATS = ("w4a16_nvfp4", "nvfp4", "fp8")
 FORMATS = (*SINGLE_FORMATS, AUTO)
 MAX, MSE, FOUR_OVER_SIX, WEIGHTED = SCALE_SEARCHES = ("max", "mse", "four_over_six", "weighted")
 """How the scales of NVFP4's blocks are chosen, see `formats.nvfp4`."""
+NEAREST, GPTQ = ROUNDINGS = ("nearest", "gptq")
+"""How NVFP4's numbers are rounded, see `formats.gptq`."""
 SEARCHED_FORMATS = ("w4a16_nvfp4", "nvfp4", AUTO)
 """Formats with such blocks."""
+ROUNDED_FORMATS = ("w4a16_nvfp4", "nvfp4")
+"""Formats whose numbers can be rounded by `gptq`."""
 KV_CACHE_FORMATS = ("none", "fp8")
 PROBE_TOKENS = 4096
 """Enough tokens to measure a layer's error: with others its mean changes by a few percent."""
+PRODUCT_BYTES = 4
+"""Of the product of two inputs of a module, which GPTQ needs for every two of them."""
+PRODUCT_COPIES = 3
+"""Matrices of the size of one module's products that are made of them, see `hessian`."""
+FUSED = (
+    ("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("in_proj_qkv", "in_proj_z"),
+)
+"""Modules that share `weight_scale_2`, because runtimes load them as one matrix: TensorRT-LLM asserts that the scales
+of the parts are equal. A latent attention's first projections are such a matrix, too."""

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
+from orchestrator.quantization.format_names import FUSED
 from orchestrator.quantization.formats import nvfp4
 from orchestrator.quantization.structure import HEAD, in_tower, text_config
 from orchestrator.quantization.tensors import TensorSpec
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from orchestrator.quantization.structure import Config, Structure
-
-# Modules that share `weight_scale_2`, because runtimes load them as one matrix: TensorRT-LLM asserts that the scales of
-# the parts are equal. A latent attention's first projections are such a matrix, too.
-_FUSED = (
-    ("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-    ("in_proj_qkv", "in_proj_z"),
-)
 
 # Queries are of another tensor here than keys and values.
 _CROSS_ATTENTION = re.compile(r"(encoder|cross)_?att(n|ention)$")
@@ -194,7 +186,7 @@ def sharing_groups(modules: Iterable[str], one_norm: Container[str] = ()) -> lis
     attention = {
         module.rpartition(".")[0].rpartition(".")[0]: _fused(module)
         for module in modules
-        if module.rpartition(".")[2] in _FUSED[0]
+        if module.rpartition(".")[2] in FUSED[0]
     }
 
     def key(module: str) -> tuple[str, tuple[str, ...]]:
@@ -251,7 +243,7 @@ def _fused(module: str) -> tuple[str, tuple[str, ...]]:
         return parent, ("experts",)
     if _CROSS_ATTENTION.search(parent):
         return parent, (leaf,)
-    return parent, next((kind for kind in _FUSED if leaf in kind), (leaf,))
+    return parent, next((kind for kind in FUSED if leaf in kind), (leaf,))
 
 
 def input_group(module: str) -> tuple[str, tuple[str, ...]]:
@@ -285,8 +277,8 @@ def _stays_whole(module: str) -> bool:
 def declared_order(module: str) -> tuple[bool, int]:
     """Sort the modules of a layer as models declare them: attention first, and fused projections before others."""
     leaf = module.rpartition(".")[2]
-    ranks = [rank for rank, name in enumerate(name for kind in _FUSED for name in kind) if name == leaf]
-    return "attn" not in module, ranks[0] if ranks else sum(map(len, _FUSED))
+    ranks = [rank for rank, name in enumerate(name for kind in FUSED for name in kind) if name == leaf]
+    return "attn" not in module, ranks[0] if ranks else sum(map(len, FUSED))
 
 
 def listed_as(module: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DependencyMissingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
     from orchestrator.quantization.torch_types import Torch
@@ -33,3 +35,19 @@ def library(name: str) -> ModuleType:
         raise DependencyMissingError(
             message, hint="`make setup-torch` installs them beside the command; the images have them"
         ) from error
+
+
+@contextmanager
+def short_numbers_are_exact(torch: Any, given: Any) -> Iterator[None]:  # noqa: ANN401 - the library, and its tensor
+    """Let a GPU multiply in TF32 in a block, whose eleven significant bits hold every number of BF16 and FP16.
+
+    Args:
+        torch: The library.
+        given: The tensor whose numbers are multiplied, before they became FP32.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = given.dtype != torch.float32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -19,7 +19,6 @@ which products are added.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,10 +28,9 @@ from orchestrator.errors import CheckpointError
 from orchestrator.quantization import layout
 from orchestrator.quantization.activation_probe import Overrides
 from orchestrator.quantization.formats import e2m1, fp8, nvfp4
+from orchestrator.quantization.libraries import short_numbers_are_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from orchestrator.quantization.checkpoint import Checkpoint
@@ -89,7 +87,7 @@ class Arithmetic:
         if operand is None:
             return functional.linear(given, weight, bias)
         numbers, scale = self._inputs(given, operand)
-        with _short_numbers_are_exact(self.torch, given):
+        with short_numbers_are_exact(self.torch, given):
             sums = functional.linear(numbers, weight.float())
         result = (sums * float(scale)).to(given.dtype)
         return result if bias is None else result + bias
@@ -136,17 +134,6 @@ def fp8_numbers(torch: Any, given: Tensor, scale: np.float32) -> Tensor:  # noqa
     """Round to E4M3, in FP32, without the scale."""
     quotients = (given.float() / float(scale)).clamp(-fp8.LARGEST, fp8.LARGEST)
     return quotients.to(torch.float8_e4m3fn).float()
-
-
-@contextmanager
-def _short_numbers_are_exact(torch: Any, given: Tensor) -> Iterator[None]:  # noqa: ANN401 - the library
-    """Let a GPU multiply in TF32, whose eleven significant bits hold every number that is multiplied here."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = given.dtype != torch.float32
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 # --- operands ------------------------------------------------------------------------------------------------------

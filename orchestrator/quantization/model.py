@@ -21,7 +21,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization import skeleton, structure
 from orchestrator.quantization.activation_probe import (
-    InputSquares,
+    InputMoments,
     Measured,
     ModuleProbe,
     Overrides,
@@ -228,16 +228,16 @@ class LayeredModel:
             for module in filled:
                 module.to("meta")
 
-    def run(self, number: int, tensors: dict[str, Any], squares: InputSquares | None = None) -> Measured:
+    def run(self, number: int, tensors: dict[str, Any], moments: InputMoments | None = None) -> Measured:
         """Run all batches through a layer.
 
         Args:
             number: The layer. Layers come in order.
             tensors: Its weights by checkpoint name, within the layer.
-            squares: Gets the squares of inputs.
+            moments: Gets the moments of inputs.
         """
         measured = Measured()
-        with self.resident(number, tensors) as layer, layer.running(measured=measured, squares=squares) as running:
+        with self.resident(number, tensors) as layer, layer.running(measured=measured, moments=moments) as running:
             for position in range(len(self.hidden)):
                 running.advance(position)
         self.forget(number)
@@ -403,24 +403,24 @@ class Resident:
         *,
         measured: Measured | None = None,
         overrides: Overrides | None = None,
-        squares: InputSquares | None = None,
+        moments: InputMoments | None = None,
     ) -> Iterator[Running]:
         """Run the layer in a block.
 
         Args:
             measured: Gets the largest magnitudes.
             overrides: Replaces the calculation of linear modules, keys and values.
-            squares: With `measured`, gets the squares of inputs.
+            moments: With `measured`, gets the moments of inputs.
         """
         torch, owner = self.model.torch, self.model
-        probe = ModuleProbe(torch, measured, overrides, squares)
+        probe = ModuleProbe(torch, measured, overrides, moments)
         owner._cache = overrides.cache if overrides else probe.record_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
             probing = probed(self.layer, self.arranged, probe)
             attended = owner._attended  # noqa: SLF001
             attention = probed_attention(owner.model, attended), probed_direct_attention(torch, attended)
             with probing, attention[0], attention[1], torch.inference_mode():
-                yield Running(self, squares)
+                yield Running(self, moments)
             probe.finish()
         finally:
             owner._cache = None  # noqa: SLF001
@@ -431,7 +431,7 @@ class Running:
     """A layer that can run."""
 
     resident: Resident
-    squares: InputSquares | None
+    moments: InputMoments | None
 
     def __call__(self, position: int, hidden: Any) -> Any:  # noqa: ANN401 - tensors of torch
         """Return the layer's output for the hidden states of a batch, by its number."""
@@ -447,8 +447,8 @@ class Running:
 
     def _result(self, position: int, hidden: Any) -> Any:  # noqa: ANN401 - whatever the layer returns
         call = self.resident.calls[position]
-        if self.squares is not None:
-            self.squares.mask = self.resident.masks[position]
+        if self.moments is not None:
+            self.moments.mask = self.resident.masks[position]
         with skeleton.refusing(self.resident.model.model):
             return self.resident.layer(hidden, *call.positional, **call.named)
 

@@ -362,13 +362,20 @@ def copy_companions(source: Path, output: Path) -> None:
         copy_durably(file, output / file.name)
 
 
-def scheme_named(number_format: str, *, shared_scales: bool = False, scale_search: str = format_names.MAX) -> Scheme:
+def scheme_named(
+    number_format: str,
+    *,
+    shared_scales: bool = False,
+    scale_search: str = format_names.MAX,
+    rounding: str = format_names.NEAREST,
+) -> Scheme:
     """Find a format's scheme.
 
     Args:
         number_format: Its name.
         shared_scales: See `Fp8.shared`.
         scale_search: See `Nvfp4.search`.
+        rounding: See `Nvfp4.rounding`.
 
     Raises:
         RecipeInvalidError: The one-pass quantizer does not make this format.
@@ -377,7 +384,7 @@ def scheme_named(number_format: str, *, shared_scales: bool = False, scale_searc
         message = f"quantization.format: found {number_format!r}, which the one-pass quantizer cannot make"
         hint = f"It can make {', '.join(SCHEMES)}; method modelopt makes int4_awq and others."
         raise RecipeInvalidError(message, hint=hint)
-    scheme = searching(scale_search)[number_format]
+    scheme = searching(scale_search, rounding)[number_format]
     if shared_scales and number_format == "fp8":
         return Fp8(shared=True)
     return scheme

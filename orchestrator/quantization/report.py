@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.cost import Cost
-from orchestrator.quantization.format_names import MAX
+from orchestrator.quantization.format_names import MAX, NEAREST
 from orchestrator.quantization.torch_arrays import numbers
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class TensorReport:
     saturated: int = 0
     input_scale: np.float32 | None = None
     falls_back: bool = False
-    """The search `weighted` knew no importance of its inputs, and searched as `mse` does."""
+    """Calibration knew too little of its inputs: it was searched as `mse` does, and rounded to the nearest."""
+    is_singular: bool = False
+    """The inputs of calibration did not tell all its columns apart, so GPTQ rests on the damping."""
 
     def add(self, rows: Numbers, encoded: Mapping[str, Numbers]) -> None:
         """Add some rows and their encoding."""
@@ -71,6 +73,7 @@ class Report:
     number_format: str
     kv_cache: str
     scale_search: str = MAX
+    rounding: str = NEAREST
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     experts: dict[str, dict[str, int]] = field(default_factory=dict)
     """For each layer with experts, how many tokens reached each expert, zeros included."""
@@ -107,6 +110,7 @@ class Report:
             "kv_cache": self.kv_cache,
             **({"without_cache_scales": dict(self.without_cache_scales)} if self.without_cache_scales else {}),
             **(self._search() if self.scale_search != MAX else {}),
+            **(self._rounding() if self.rounding != NEAREST else {}),
             **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
                 "min": min(measured, default=None),
@@ -120,5 +124,12 @@ class Report:
         }
 
     def _search(self) -> dict[str, Any]:
-        fallen = [entry.module for entry in self.tensors.values() if entry.falls_back]
-        return {"scale_search": {"name": self.scale_search, "as_mse": fallen}}
+        return {"scale_search": {"name": self.scale_search, "as_mse": self._fallen}}
+
+    def _rounding(self) -> dict[str, Any]:
+        singular = [entry.module for entry in self.tensors.values() if entry.is_singular]
+        return {"rounding": {"name": self.rounding, "as_nearest": self._fallen, "singular": singular}}
+
+    @property
+    def _fallen(self) -> list[str]:
+        return [entry.module for entry in self.tensors.values() if entry.falls_back]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.errors import MemoryBudgetError
+from orchestrator.quantization.format_names import PRODUCT_BYTES, PRODUCT_COPIES
 from orchestrator.quantization.residence import BUFFER, BUFFERS
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
 
@@ -37,7 +38,8 @@ class Needs:
 
     work: ClassVar[str] = "calibration"
     hint: ClassVar[str] = (
-        "allow more, lower calibration.batch_size or sequence_length, or use w4a16_nvfp4, which runs no model"
+        "allow more, lower calibration.batch_size or sequence_length, leave rounding: gptq out, or use w4a16_nvfp4,"
+        " which runs no model"
     )
 
     libraries: int
@@ -49,11 +51,13 @@ class Needs:
     """Activations while one batch runs through a layer."""
     between: int
     """Hidden states of all batches."""
+    products: int = 0
+    """With GPTQ, the products of a layer's inputs, what is made of those of one module, and the rounded weights."""
 
     def total(self, *, layers: int, spill: bool) -> int:
         """Add up, for a number of layers in memory and hidden states in memory or in a file."""
         between = 0 if spill else self.between
-        return self.libraries + layers * self.layer + self.gathered + self.batch + between
+        return self.libraries + layers * self.layer + self.gathered + self.batch + between + self.products
 
     @property
     def parts(self) -> dict[str, int]:
@@ -64,6 +68,7 @@ class Needs:
             "its experts once more": self.gathered,
             "one batch": self.batch,
             "hidden states": self.between,
+            "products of inputs": self.products,
         }
 
     def __str__(self) -> str:
@@ -99,7 +104,26 @@ def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
         gathered=_size([spec for spec in largest if ".experts." in spec.name]) if device == "cpu" else 0,
         batch=max(tokens, default=0) * (3 * width + 4 * hidden) * _TEMPORARIES + scores,
         between=sum(tokens) * hidden * number,
+        products=_products(plan),
     )
+
+
+def _products(plan: Plan) -> int:
+    """Bytes of the products of every two inputs in the largest layer, and of what GPTQ makes of them."""
+    if not plan.scheme.compensates:
+        return 0
+    most = 0
+    for units in plan.layers.values():
+        weights = [plan.spec(unit[0]) for unit in units if len(plan.spec(unit[0]).shape) > 1]
+        inputs = [spec.shape[1] for spec in weights]
+        products = PRODUCT_BYTES * (sum(count**2 for count in inputs) + PRODUCT_COPIES * max(inputs, default=0) ** 2)
+        rounded = sum(spec.size for unit in units for name in unit for spec in _rounded(plan, name))
+        most = max(most, products + rounded)
+    return most
+
+
+def _rounded(plan: Plan, name: str) -> list[TensorSpec]:
+    return plan.scheme_of(name).specs(plan.spec(name)) if plan.quantizes(name) else []
 
 
 def _size(specs: Sequence[TensorSpec]) -> int:
@@ -147,9 +171,9 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
     needed, budget = needs(plan, batches, device), memory if memory is not None else available()
     if is_shared(torch, device):
         return choose(needed, budget, spill=spill)
-    host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0)
+    host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0, needed.products)
     choose(host, budget, spill=spill)
-    own = Needs(LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between)
+    own = Needs(LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between, needed.products)
     return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory")
 
 

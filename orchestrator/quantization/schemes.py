@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from orchestrator.quantization import layout
-from orchestrator.quantization.format_names import MAX, MSE, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, MAX, MSE, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 
@@ -36,6 +36,10 @@ class Scheme(Protocol):
         """Whether `encode` uses the importance of inputs, which needs a run of the model."""
 
     @property
+    def compensates(self) -> bool:
+        """Whether columns make up for the errors of earlier ones, which needs a run of the model."""
+
+    @property
     def columns(self) -> int:
         """The number of inputs must be a multiple of this."""
 
@@ -57,6 +61,7 @@ class Scheme(Protocol):
         scale: np.float32,
         empty: Empty = np.empty,
         importance: NDArray[np.float32] | None = None,
+        changes: NDArray[np.float32] | None = None,
     ) -> dict[str, Numbers]:
         """Encode rows of a weight; return the rows of each tensor by the suffix of its name.
 
@@ -65,6 +70,7 @@ class Scheme(Protocol):
             scale: See `weight_scale`.
             empty: Allocates the results. Some may be in memory of their own.
             importance: The importance of each input, if it is known and used, see `weighs_errors`.
+            changes: What an error changes of later columns, if it is known and used, see `compensates`.
         """
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
@@ -84,6 +90,8 @@ class Nvfp4:
     algorithm: str
     search: str = MAX
     """One of `format_names.SCALE_SEARCHES`."""
+    rounding: str = NEAREST
+    """One of `format_names.ROUNDINGS`."""
     columns: int = nvfp4.BLOCK
 
     @property
@@ -95,6 +103,11 @@ class Nvfp4:
     def weighs_errors(self) -> bool:
         """See `Scheme`."""
         return self.search == WEIGHTED
+
+    @property
+    def compensates(self) -> bool:
+        """See `Scheme`."""
+        return self.rounding == GPTQ
 
     def shares(self, group: tuple[str, ...]) -> bool:  # noqa: ARG002 - part of every scheme's signature
         """See `Scheme`: TensorRT-LLM asserts it."""
@@ -118,10 +131,15 @@ class Nvfp4:
         scale: np.float32,
         empty: Empty = np.empty,
         importance: NDArray[np.float32] | None = None,
+        changes: NDArray[np.float32] | None = None,
     ) -> dict[str, Numbers]:
-        """See `Scheme`: `weighted` without an importance is `mse`."""
-        search = MSE if self.weighs_errors else self.search
-        encoded = kernels.encode_nvfp4(rows, scale, empty, search, importance if self.weighs_errors else None)
+        """See `Scheme`: what calibration does not know is searched by `mse` and rounded to the nearest."""
+        search = MSE if self.weighs_errors or (self.compensates and changes is None) else self.search
+        importance = importance if self.weighs_errors else None
+        if self.compensates and changes is not None:
+            encoded = kernels.encode_gptq(rows, scale, search, importance, changes)
+        else:
+            encoded = kernels.encode_nvfp4(rows, scale, empty, search, importance)
         return {"": encoded.codes, "_scale": encoded.scales}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
@@ -148,6 +166,7 @@ class Fp8:
     algorithm: str = "FP8"
     calibrated: bool = True
     weighs_errors: bool = False
+    compensates: bool = False
     columns: int = 1
 
     def shares(self, group: tuple[str, ...]) -> bool:
@@ -172,6 +191,7 @@ class Fp8:
         scale: np.float32,
         empty: Empty = np.empty,
         importance: NDArray[np.float32] | None = None,  # noqa: ARG002 - part of every scheme's signature
+        changes: NDArray[np.float32] | None = None,  # noqa: ARG002
     ) -> dict[str, Numbers]:
         """See `Scheme`."""
         if not self.in_fp32:
@@ -201,9 +221,9 @@ SCHEMES: Mapping[str, Scheme] = {
 """By the name of the format in a recipe; `format_names.SINGLE_FORMATS` names them, too."""
 
 
-def searching(scale_search: str) -> Mapping[str, Scheme]:
-    """Return the schemes by the names of `SCHEMES`, with a search for the scales of NVFP4's blocks."""
+def searching(scale_search: str, rounding: str = NEAREST) -> Mapping[str, Scheme]:
+    """Return the schemes by the names of `SCHEMES`, with a search for the scales of NVFP4's blocks and a rounding."""
     return {
-        name: replace(scheme, search=scale_search) if isinstance(scheme, Nvfp4) else scheme
+        name: replace(scheme, search=scale_search, rounding=rounding) if isinstance(scheme, Nvfp4) else scheme
         for name, scheme in SCHEMES.items()
     }

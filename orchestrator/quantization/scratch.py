@@ -2,8 +2,9 @@
 
 Saved are the findings in all layers so far, a few kilobytes, the importance of their inputs if it is used, and the
 hidden states for the next layer. Weights are not saved: encoding them again takes little time beside running the model,
-and gives the same bytes. A saved state counts only if it is complete (by its digests) and of the same work (by its
-fingerprint). Otherwise the work starts over.
+and gives the same bytes. Only those that GPTQ rounded are: to round them again would need the products of their inputs.
+A saved state counts only if it is complete (by its digests) and of the same work (by its fingerprint). Otherwise the
+work starts over.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Scratch(Generic[Found]):
     done: int = 0
     """How many layers the loaded state has."""
     _hidden: _Arrays | None = None
-    _inputs: list[_Inputs | Mapping[str, NDArray[np.float32]]] = field(default_factory=list)
-    """The importance of inputs by layer: a file, or without a folder arrays."""
+    _inputs: list[_Inputs | Mapping[str, NDArray[Any]]] = field(default_factory=list)
+    """What was kept of each layer: a file, or without a folder arrays."""
     _saved: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -125,27 +126,28 @@ class Scratch(Generic[Found]):
         assert self._hidden is not None  # noqa: S101 - the last layer has no hidden states to save
         yield from self._hidden.read(self.folder)
 
-    def keep_importance(self, importance: Mapping[str, NDArray[np.float32]]) -> None:
-        """Keep the importance of inputs in the layer that is measured next, by module.
+    def keep(self, found: Mapping[str, NDArray[Any]]) -> None:
+        """Keep arrays of the layer that is measured next, by name: the importance of inputs, or rounded weights.
 
-        It is in a file of its own that is written once: of many experts it is too large to write again every minute.
+        They are in a file of their own that is written once, because they are too large to write again every minute.
         """
         if self.folder is None:
-            self._inputs.append(importance)
+            self._inputs.append(found)
             return
         modules: dict[int, list[str]] = {}
-        for module, array in importance.items():
+        for module, array in found.items():
             modules.setdefault(id(array), []).append(module)
-        arrays = [importance[names[0]] for names in modules.values()]
+        arrays = [found[names[0]] for names in modules.values()]
         written = _write(self.folder / f"inputs-{len(self._inputs):05d}", arrays)
         self._inputs.append(_Inputs(list(modules.values()), written))
 
-    def importance(self, position: int) -> Mapping[str, NDArray[np.float32]]:
-        """Return what was kept of a layer; nothing if nothing was."""
+    def taken(self, position: int) -> Mapping[str, NDArray[Any]]:
+        """Return what was kept of a layer; nothing if nothing was. Memory keeps it no longer, a file does."""
         if position >= len(self._inputs):
             return {}
         inputs = self._inputs[position]
         if not isinstance(inputs, _Inputs):
+            self._inputs[position] = {}
             return inputs
         assert self.folder is not None  # noqa: S101 - it was written to it
         arrays = inputs.arrays.read(self.folder)

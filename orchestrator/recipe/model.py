@@ -22,6 +22,7 @@ KNOWN_INGRESS_CLASSES = ("nginx", "traefik", "alb")
 Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq", "auto"]
 Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
+Rounding = Literal["nearest", "gptq"]
 ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
 OptionValue = bool | int | float | str
@@ -206,6 +207,10 @@ class Quantization(_Part):
     """NVFP4 of method onepass: how the scale of each block of 16 is chosen. `max`: from its largest magnitude, as
     ModelOpt's default; `mse`: the least squared error of 13 scales; `four_over_six`: of two; `weighted`: as `mse`, with
     errors weighted by how large inputs are in calibration, which then runs for `w4a16_nvfp4` as well."""
+    rounding: Rounding = "nearest"
+    """NVFP4 of method onepass: how numbers are rounded. `nearest`: each to the nearest; `gptq`: each column makes up
+    for the errors of those before it, by what calibration shows of the inputs. It needs 4 bytes for every two inputs of
+    a module."""
     resources: Resources = Resources()
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
@@ -229,6 +234,7 @@ class Quantization(_Part):
                 f" leave scale_search out, or set format: nvfp4, w4a16_nvfp4 or auto"
             )
             raise ValueError(msg)
+        self._check_rounding()
         if self.calibration.chat_template and self.method != "onepass":
             msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"
             raise ValueError(msg)
@@ -236,6 +242,28 @@ class Quantization(_Part):
             msg = "calibration.chat_template: tokens from a seed say nothing; name a data set"
             raise ValueError(msg)
         return self
+
+    def _check_rounding(self) -> None:
+        if self.rounding == "nearest":
+            return
+        if self.method != "onepass":
+            msg = (
+                f"rounding is a choice of method onepass; method {self.method} rounds by itself:"
+                f" leave rounding out, or set method: onepass"
+            )
+            raise ValueError(msg)
+        if self.format not in ("nvfp4", "w4a16_nvfp4"):
+            msg = (
+                f"rounding {self.rounding} rounds the numbers of nvfp4 and w4a16_nvfp4, not those of {self.format}:"
+                f" leave rounding out, or set format: nvfp4 or w4a16_nvfp4"
+            )
+            raise ValueError(msg)
+        if self.calibration.dataset == "random":
+            msg = (
+                f"rounding {self.rounding} follows the inputs of real text, and tokens from a seed are none:"
+                f" name a data set in calibration.dataset, or leave rounding out"
+            )
+            raise ValueError(msg)
 
     @model_validator(mode="after")
     def _format_and_method_agree(self) -> Quantization:

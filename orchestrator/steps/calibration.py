@@ -137,7 +137,7 @@ def runs_the_model(recipe: Recipe) -> bool:
     quantization = recipe.quantization
     if quantization.format != "w4a16_nvfp4" or quantization.kv_cache != "none":
         return True
-    return quantization.scale_search == "weighted"
+    return quantization.scale_search == "weighted" or quantization.rounding == "gptq"
 
 
 def calibration_dataset(recipe: Recipe) -> Dataset | None:

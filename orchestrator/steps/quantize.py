@@ -50,6 +50,8 @@ def _onepass(shape: Shape) -> Step:
     options: dict[str, Argument] = {"checkpoint": Inside(MODEL), "output": OUT, "format": quantization.format}
     if quantization.scale_search != "max":  # the default leaves the keys of earlier results
         options["scale-search"] = quantization.scale_search
+    if quantization.rounding != "nearest":
+        options["rounding"] = quantization.rounding
     if runs_the_model(shape.recipe):
         return _calibrated(shape, options, [*excluded, *(["--shared-scales"] if quantization.shared_scales else [])])
     return Step(

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from orchestrator.payloads import generate
-from orchestrator.quantization.formats import fp8, kernels, nvfp4
+from orchestrator.quantization.formats import fp8, gptq, kernels, nvfp4
 from orchestrator.quantization.onepass import quantize_checkpoint
 
 _EVERY = np.arange(1 << 16, dtype=np.uint16)
@@ -123,3 +123,18 @@ def test_a_checkpoint_has_the_same_bytes_with_and_without_a_compiler(tmp_path: P
 def test_without_a_compiler_numpy_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not kernels.compile_here()
+
+
+@pytest.mark.parametrize("search", ["max", "mse", "four_over_six"])
+@pytest.mark.parametrize(("shape", "exponent"), [((1, 16), 0), ((33, 64), -30), ((150, 512), 3), ((64, 48), -120)])
+def test_gptq_rounds_as_defined_on_every_number_of_threads(search: str, shape: tuple[int, int], exponent: int) -> None:
+    drawn, columns = np.random.default_rng(shape[0]), shape[1]
+    weight = np.ldexp(drawn.standard_normal(shape), exponent).astype(ml_dtypes.bfloat16)
+    weight[0, :8] = 0
+    changes = (drawn.standard_normal((columns, columns)) / np.sqrt(columns)).astype(np.float32)
+    scale_2 = nvfp4.tensor_scale(float(np.abs(weight.astype(np.float32)).max()))
+    for importance in (None, drawn.random(columns).astype(np.float32)):
+        found = kernels.encode_gptq(weight, scale_2, search, importance, changes)
+        expected = gptq.encode(weight, scale_2, search, importance, changes)
+        assert found.scales.tobytes() == expected.scales.tobytes()
+        assert found.codes.tobytes() == expected.codes.tobytes()

@@ -1,9 +1,9 @@
-"""Quantize small models with the search `weighted`, by an interpreter that has torch.
+"""Quantize small models with the search `weighted`, and with GPTQ, by an interpreter that has torch.
 
-`weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,mse}` and, by hooks of our own on transformers' model,
-the sums of squares of inputs into `FOLDER/<family>/squares.npz`; of experts in one tensor, those of each expert and how
-many tokens reached it into `experts.npz`. For the first family there is also `auto`, and `continued`, whose run was
-interrupted.
+`weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,mse,gptq}` and, by hooks of our own on transformers'
+model, the sums of squares of inputs into `FOLDER/<family>/squares.npz`, and those of products into `products.npz`; of
+experts in one tensor, the squares of each expert and how many tokens reached it into `experts.npz`. For the first
+family there is also `auto`, and `continued`, whose run was interrupted; for all, `gptq-continued`.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -12,6 +12,7 @@ interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from orchestrator.events import Event, Progress
+from orchestrator.events import Event, Observer, Progress
 from orchestrator.quantization.auto import Budget, quantize_auto
 from orchestrator.quantization.calibrated import Settings, quantize_calibrated
 from orchestrator.quantization.files import write_json
@@ -40,11 +41,10 @@ def main(folder: Path) -> None:
         place = folder / family
         make(place / "source", {**SIZES, **config})
         for search in ("weighted", "mse"):
-            report = quantize_calibrated(
-                place / "source", place / search, calibration(), number_format="nvfp4", scale_search=search
-            )
-            write_json(place / search / "quantization.json", report.document())
-        np.savez(place / "squares.npz", **squares(place / "source"))
+            quantized(place, search, scale_search=search)
+        rounded(place)
+        np.savez(place / "squares.npz", **sums(place / "source", lambda tokens: tokens.double().square().sum(0)))
+        np.savez(place / "products.npz", **sums(place / "source", lambda tokens: tokens.double().T @ tokens.double()))
     np.savez(folder / "llama-4" / "experts.npz", **squares_of_experts(folder / "llama-4" / "source"))
     interrupted(folder / next(iter(MODELS)))
 
@@ -57,15 +57,46 @@ def calibration() -> list[Batch]:
     return batches
 
 
-def squares(source: Path) -> dict[str, Any]:
-    """Sum the squares of what each linear module gets, padding left out, in the model as transformers runs it."""
+def quantized(place: Path, name: str, **options: Any) -> None:  # noqa: ANN401 - of `quantize_calibrated`
+    report = quantize_calibrated(place / "source", place / name, calibration(), number_format="nvfp4", **options)
+    write_json(place / name / "quantization.json", report.document())
+
+
+def rounded(place: Path) -> None:
+    """Round by GPTQ once in one go, and once in runs that end after a layer."""
+    quantized(place, "gptq", scale_search="weighted", rounding="gptq")
+    for stop in (1, 2, 99):
+        how = Settings(scratch=place / "gptq-scratch", seconds_between_notes=0)
+        with suppress(KeyboardInterrupt):
+            quantized(
+                place,
+                "gptq-continued",
+                scale_search="weighted",
+                rounding="gptq",
+                settings=how,
+                observer=stopping(stop),
+            )
+
+
+def stopping(stop: int) -> Observer:
+    """Interrupt when so much is done."""
+
+    def observer(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == stop:
+            raise KeyboardInterrupt
+
+    return observer
+
+
+def sums(source: Path, added: Callable[[Any], Any]) -> dict[str, Any]:
+    """Sum something of what each linear module gets, padding left out, in the model as transformers runs it."""
     model, mask = AutoModelForCausalLM.from_pretrained(source, dtype="auto"), torch.empty(0)
     found: dict[str, Any] = {}
 
     def hook(name: str) -> Any:  # noqa: ANN401 - as torch calls it
         def add(_: Any, given: Any) -> None:  # noqa: ANN401
             if given[0].shape[:2] == mask.shape:
-                found[name] = found.get(name, 0) + given[0][mask].double().square().sum(0).numpy()
+                found[name] = found.get(name, 0) + added(given[0][mask]).numpy()
 
         return add
 
@@ -114,10 +145,6 @@ def interrupted(place: Path) -> None:
     """Choose formats once in one go, and once in runs that end after a layer was measured or written."""
 
     def choose(output: Path, how: Settings, stop: int) -> None:
-        def observer(event: Event) -> None:
-            if isinstance(event, Progress) and event.done == stop:
-                raise KeyboardInterrupt
-
         report = quantize_auto(
             place / "source",
             output,
@@ -125,7 +152,7 @@ def interrupted(place: Path) -> None:
             budget=Budget(6.0),
             scale_search="weighted",
             settings=how,
-            observer=observer,
+            observer=stopping(stop),
         )
         write_json(output / "quantization.json", report.document())
 

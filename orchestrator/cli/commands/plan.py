@@ -106,6 +106,7 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
             "name": plan.recipe.quantization.scale_search,
             "seconds": asdict(plan.estimate.search) if plan.estimate.search else None,
         },
+        "rounding": plan.recipe.quantization.rounding,
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
         **(users_document(plan.estimate.users) if plan.estimate.users else {}),
         "arithmetic": plan.arithmetic or None,

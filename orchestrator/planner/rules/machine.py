@@ -45,6 +45,10 @@ def fits_when_quantized(given: RuleInput) -> Iterator[Refusal]:
     """The calibrating tools hold the whole model in the memory of one node."""
     needed, available = given.model.preparation.quantizing, memory_per_node(given.target)
     if needed is not None and needed.value > available:
+        if given.quantization.rounding == "gptq":
+            hint = "leave rounding out: gptq needs the products of every two inputs of a layer's modules in memory"
+            yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
+            return
         hint = "use NVIDIA's quantized checkpoint with method none, if there is one"
         if given.quantization.format in format_names.FORMATS and given.recipe.model.architecture not in REASONS:
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"

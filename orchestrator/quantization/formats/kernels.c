@@ -176,6 +176,74 @@ void nvfp4_search_bf16(const uint16_t *weight, int64_t blocks, float scale_2, co
   }
 }
 
+// --- GPTQ, see gptq.py ---
+
+enum search { BY_MAX, FOUR_OVER_SIX, BY_ERROR };
+
+// Chooses the scales of one block in each of as many rows as there are lanes, from what is left of their numbers.
+ALWAYS_INLINE void scales_of_rest(const float (*rest)[LANES], const float *importance, float scale_2, enum search how,
+                                  struct lanes *some, uint8_t *scales) {
+  float most[LANES] = {0};
+  for (int i = 0; i < 16; i++)
+    for (int lane = 0; lane < LANES; lane++) {
+      const float magnitude = fabsf(rest[i][lane]);
+      some->magnitudes[i][lane] = magnitude, some->importance[i][lane] = importance[i];
+      most[lane] = magnitude > most[lane] ? magnitude : most[lane];
+    }
+  const float divisor = 6.0f * scale_2;
+  for (int lane = 0; lane < LANES; lane++) scales[lane] = to_e4m3(limited(most[lane] / divisor));
+  if (how != BY_MAX) search(some, LANES, scale_2, how == FOUR_OVER_SIX, 0, scales);
+}
+
+// Rounds one column, and returns the errors in `off`.
+ALWAYS_INLINE void round_column(const float *numbers, const float *steps, word *codes, float *off) {
+  for (int lane = 0; lane < LANES; lane++) {
+    const float number = numbers[lane], magnitude = fabsf(number);
+    const float quotient = magnitude == 0 ? 0 : magnitude / steps[lane], value = quotient > 6 ? 6 : quotient;
+    codes[lane] = (to_e2m1(value) & 7) | (word)(number < 0 && value > 0) << 3;
+    off[lane] = number - copysignf(nearest_e2m1(value) * steps[lane], number);
+  }
+}
+
+// `rest` has room for `columns` times as many numbers as there are lanes.
+void nvfp4_gptq_bf16(const uint16_t *weight, int64_t rows, int64_t columns, float scale_2, const float *importance,
+                     const float *changes, enum search how, float (*rest)[LANES], uint8_t *codes, uint8_t *scales) {
+  struct lanes some = {0};
+  for (int64_t done = 0; done < rows; done += LANES) {
+    const int count = rows - done < LANES ? (int)(rows - done) : LANES;
+    for (int64_t column = 0; column < columns; column++)
+      for (int lane = 0; lane < LANES; lane++)
+        rest[column][lane] = lane < count ? widened(weight[(done + lane) * columns + column]) : 0;
+    for (int64_t first = 0; first < columns; first += 16) {
+      uint8_t chosen[LANES];
+      word coded[16][LANES];
+      float steps[LANES], off[16][LANES];
+      scales_of_rest(rest + first, importance + first, scale_2, how, &some, chosen);
+      for (int lane = 0; lane < LANES; lane++) steps[lane] = from_e4m3(chosen[lane]) * scale_2;
+      for (int i = 0; i < 16; i++) {
+        const float *change = changes + (first + i) * columns + first;
+        round_column(rest[first + i], steps, coded[i], off[i]);
+        for (int j = i + 1; j < 16; j++)
+          for (int lane = 0; lane < LANES; lane++) rest[first + j][lane] -= off[i][lane] * change[j];
+      }
+      for (int64_t column = first + 16; column < columns; column++) {
+        float left[LANES];
+        memcpy(left, rest[column], sizeof left);
+        for (int i = 0; i < 16; i++) {
+          const float change = changes[(first + i) * columns + column];
+          for (int lane = 0; lane < LANES; lane++) left[lane] -= off[i][lane] * change;
+        }
+        memcpy(rest[column], left, sizeof left);
+      }
+      for (int lane = 0; lane < count; lane++) {
+        scales[((done + lane) * columns + first) / 16] = chosen[lane];
+        for (int i = 0; i < 8; i++)
+          codes[((done + lane) * columns + first) / 2 + i] = (uint8_t)(coded[2 * i][lane] | coded[2 * i + 1][lane] << 4);
+      }
+    }
+  }
+}
+
 void fp8_bf16(const uint16_t *weight, int64_t count, float scale, uint8_t *codes) {
   for (int64_t i = 0; i < count; i++) codes[i] = to_e4m3(as_bf16(widened(weight[i]) / scale));
 }

@@ -27,8 +27,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX
-from orchestrator.quantization.formats import e2m1, fp8, mxfp4, nvfp4
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE
+from orchestrator.quantization.formats import e2m1, fp8, gptq, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 from orchestrator.quantization.formats.gpu import GpuWeight
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
@@ -46,6 +46,10 @@ _PROCESSORS = (("-march=native",), ("-mcpu=native",), ())
 _SECONDS_TO_COMPILE = 60
 _SMALLEST_PART = 1 << 16
 """Elements below which another thread is not worth it."""
+_LANES = 32
+"""Rows that GPTQ's loop works on side by side."""
+_SEARCHES = {MAX: 0, FOUR_OVER_SIX: 1, MSE: 2}
+"""As `enum search` of `kernels.c` has them."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,16 @@ class _Library:
     threads: int
     pool: ThreadPoolExecutor
 
-    def each(self, elements: int, work: Callable[[int, int], Any]) -> list[Any]:
-        """Call `work` with the first and last element of several parts in parallel. Parts are whole blocks."""
+    def each(self, elements: int, work: Callable[[int, int], Any], whole: int = nvfp4.BLOCK) -> list[Any]:
+        """Call `work` with the first and last element of several parts in parallel.
+
+        Args:
+            elements: All of them.
+            work: What to call.
+            whole: Parts begin at multiples of this.
+        """
         step = max(_SMALLEST_PART, -(-elements // self.threads))
-        step = -(-step // nvfp4.BLOCK) * nvfp4.BLOCK
+        step = -(-step // whole) * whole
         parts = [(first, min(first + step, elements)) for first in range(0, elements, step)]
         if len(parts) == 1:
             return [work(*parts[0])]
@@ -153,6 +163,37 @@ def encode_nvfp4(
         library.functions.nvfp4_search_bf16(begin, blocks, scalar, _at(weights, 0), *place, four_over_six, *results)
 
     library.each(weight.size, work)
+    return Encoded(codes, scales)
+
+
+def encode_gptq(
+    weight: Numbers,
+    scale_2: np.float32,
+    search: str,
+    importance: NDArray[np.float32] | None,
+    changes: NDArray[np.float32],
+) -> Encoded[Numbers]:
+    """Encode as `gptq.encode` does, on the processor, wherever the weight is."""
+    e2m1.check_shape("NVFP4", nvfp4.BLOCK, tuple(weight.shape))
+    if not isinstance(weight, np.ndarray):
+        return _returned(encode_gptq(as_array(weight), scale_2, search, importance, changes), weight)
+    library = _library_for(weight)
+    if library is None:
+        return gptq.encode(weight, scale_2, search, importance, changes)
+    rows, columns = weight.shape
+    codes = np.empty((rows, columns // 2), np.uint8)
+    scales = np.empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
+    weights = np.ones(columns, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32)
+    changes = np.ascontiguousarray(changes, np.float32)
+
+    def work(first: int, last: int) -> None:
+        rest = np.empty((columns, _LANES), np.float32)
+        count = (ctypes.c_int64((last - first) // columns), ctypes.c_int64(columns), ctypes.c_float(float(scale_2)))
+        given = (_at(weights, 0), _at(changes, 0), ctypes.c_int(_SEARCHES[search]), _at(rest, 0))
+        results = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
+        library.functions.nvfp4_gptq_bf16(_at(weight, first * 2), *count, *given, *results)
+
+    library.each(weight.size, work, whole=_LANES * columns)
     return Encoded(codes, scales)
 
 

@@ -114,8 +114,8 @@ def encode(
     for first in range(0, rows, step):
         some = slice(first, first + step)
         blocks = weight[some].astype(np.float32).reshape(-1, columns // BLOCK, BLOCK)
-        scales[some] = _chosen(blocks, scale_2, search, importance)
-        codes[some] = e2m1.pack(_codes(blocks, scales[some], scale_2).reshape(-1, columns))
+        scales[some] = chosen_scales(blocks, scale_2, search, importance)
+        codes[some] = e2m1.pack(codes_of(blocks, scales[some], scale_2).reshape(-1, columns))
     return Encoded(codes, scales)
 
 
@@ -123,14 +123,14 @@ def decode(encoded: Encoded[NDArray[Any]], scale_2: np.float32) -> NDArray[np.fl
     """Decode a weight, or some of its rows, to FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
     blocks = e2m1.VALUES[e2m1.unpack(encoded.codes)].reshape(rows, -1, BLOCK)
-    blocks *= _steps(encoded.scales, scale_2)
+    blocks *= steps_of(encoded.scales, scale_2)
     return blocks.reshape(rows, half * 2)
 
 
-def _chosen(
+def chosen_scales(
     blocks: NDArray[np.float32], scale_2: np.float32, search: str, importance: NDArray[np.float32] | None
 ) -> NDArray[Any]:
-    """Return the scale of each block, of shape [out, in/16]."""
+    """Return the scale of each block, of shape [out, in/16], for blocks of shape [out, in/16, 16]."""
     chosen = _block_scales(blocks, scale_2)
     if search == MAX:
         return chosen
@@ -167,7 +167,7 @@ def _errors(
     weights: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """Return the error of each block with its scale."""
-    magnitudes = np.abs(e2m1.VALUES)[_codes(blocks, scales, scale_2)]
+    magnitudes = np.abs(e2m1.VALUES)[codes_of(blocks, scales, scale_2)]
     terms = np.square(magnitudes * scales.astype(np.float32)[..., np.newaxis] - units)
     if weights is not None:
         terms = terms * weights
@@ -186,15 +186,16 @@ def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32, becomes: flo
     return rounded
 
 
-def _steps(scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.float32]:
+def steps_of(scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.float32]:
     """Return the unit of E2M1 in each block, of shape [out, in/16, 1]."""
     return (scales.astype(np.float32) * scale_2)[..., np.newaxis]
 
 
-def _codes(blocks: NDArray[np.float32], scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.uint8]:
+def codes_of(blocks: NDArray[np.float32], scales: NDArray[Any], scale_2: np.float32) -> NDArray[np.uint8]:
+    """Return the code of each number, for blocks of shape [out, in/16, any] and their scales."""
     # A step underflows to 0 only for FP32 weights below 2^-140. Any code of theirs decodes to 0.
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = blocks / _steps(scales, scale_2)
+        values = blocks / steps_of(scales, scale_2)
     codes = (values < 0).astype(np.uint8) << np.uint8(3)
     np.abs(values, out=values)
     for point in _TIES_TO_LOWER:

@@ -12,7 +12,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.models import ModelShape, shape_of
-from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, kv_bytes_read, weights_read_per_step
+from orchestrator.planner.bytes import checkpoint_bytes, input_products, kv_bytes, kv_bytes_read, weights_read_per_step
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving, memory_per_gpu
@@ -171,6 +171,19 @@ def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
     calibrated = one_pass_peak(shape, scheme_of("nvfp4"), Calibration())
     assert one_pass_peak(shape, scheme, Calibration(), "weighted") == calibrated
     assert one_pass_peak(shape, scheme, Calibration(), "mse") == one_pass_peak(shape, scheme, Calibration())
+
+
+def test_gptq_adds_the_products_of_every_two_inputs_of_a_layer() -> None:
+    # q, k and v; o; gate and up; down. Three matrices more are made of the widest.
+    assert input_products(SHAPES["large"]) == 4 * (3 * 8192**2 + (1 + 3) * 28672**2)
+    # Besides attention, each of eight experts has its own.
+    attention, experts = 2 * 4096**2, 8 * (4096**2 + 14336**2)
+    assert input_products(SHAPES["mixture"]) == 4 * (attention + experts + 3 * 14336**2)
+    scheme = scheme_of("w4a16_nvfp4")
+    rounding = one_pass_peak(SHAPES["large"], scheme, Calibration(), "max", "gptq")
+    calibrated = one_pass_peak(SHAPES["large"], scheme, Calibration(), "weighted")
+    assert rounding.value == calibrated.value + input_products(SHAPES["large"])
+    assert "rounding gptq: 14.0 GB" in rounding.basis
 
 
 def test_an_engine_adds_two_phases_and_what_they_may_lack_is_a_limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -421,3 +422,18 @@ def test_an_architecture_that_the_files_contradict_is_refused(catalog: Catalog, 
     found = {refusal.code: refusal for refusal in refusals(rule_input(recipe, catalog))}["ARCHITECTURE_DIFFERS"]
     assert named in found.message
     assert found.hint == "set model.architecture to Qwen3ForCausalLM"
+
+
+def test_a_rounding_whose_products_do_not_fit_is_refused_before_anything_runs(
+    catalog: Catalog, changed: Change
+) -> None:
+    shape = known_repo("Qwen/Qwen3-30B-A3B").shape  # type: ignore[union-attr]
+    layer = [tensor for tensor in shape.tensors if tensor.layer == 0]
+    wide = [replace(tensor, shape=(tensor.shape[0], 16 * tensor.shape[-1])) for tensor in layer if tensor.quantizable]
+    sizes = Sizes(replace(shape, tensors=(*shape.tensors, *wide)), scheme_of("bf16"), "the headers of its files")
+    asked = ONEPASS | {"model.repo": "somebody/Tuned", "model.architecture": "Qwen3MoeForCausalLM"}
+    (refused,) = refusals(rule_input(changed(asked | {"quantization.rounding": "gptq"}), catalog, lambda _: sizes))
+    assert refused.code == "DOES_NOT_FIT"
+    assert refused.message.startswith("quantizing")
+    assert "leave rounding out" in refused.hint
+    assert refusals(rule_input(changed(asked), catalog, lambda _: sizes)) == ()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.quantization.activation_probe import ENOUGH_TOKENS, InputSquares, Measured, ModuleProbe
+from orchestrator.quantization.activation_probe import ENOUGH_TOKENS, InputMoments, InputProducts, Measured, ModuleProbe
 
 _INPUTS = 16
 
@@ -36,6 +36,9 @@ class _Tensor(np.ndarray[Any, Any]):
         found: _Tensor = (self + one * other).view(_Tensor)
         return found
 
+    def addmm_(self, one: _Tensor, other: _Tensor) -> None:
+        self += one @ other
+
     def cpu(self) -> _Tensor:
         return self
 
@@ -59,6 +62,8 @@ def _stack(numbers: list[np.float32]) -> np.ndarray[Any, Any]:
 
 _TORCH = SimpleNamespace(
     linalg=SimpleNamespace(vector_norm=_vector_norm),
+    backends=SimpleNamespace(cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False))),
+    float32=np.float32,
     float64=np.float64,
     where=_where,
     maximum=np.maximum,
@@ -78,21 +83,21 @@ def _zeros(count: int) -> _Tensor:
 
 @pytest.mark.parametrize(("reached", "enough"), [(ENOUGH_TOKENS - 1, False), (ENOUGH_TOKENS, True)])
 def test_tokens_of_zeros_do_not_count_among_those_that_reached_an_expert(reached: int, enough: bool) -> None:
-    squares = InputSquares()
+    squares = InputMoments()
     squares.saw(_TORCH, ["mlp.experts.0.up_proj"], np.concatenate([_tokens(reached), _zeros(500)]).view(_Tensor))
     squares.saw(_TORCH, ["mlp.experts.0.up_proj"], _zeros(500))
     assert ("mlp.experts.0.up_proj" in squares.importance()) is enough
 
 
 def test_tokens_of_zeros_change_no_mean_square() -> None:
-    alone, among_zeros = InputSquares(), InputSquares()
+    alone, among_zeros = InputMoments(), InputMoments()
     alone.saw(_TORCH, ["down_proj"], _tokens(100))
     among_zeros.saw(_TORCH, ["down_proj"], np.concatenate([_zeros(7), _tokens(100)]).view(_Tensor))
     np.testing.assert_array_equal(alone.importance()["down_proj"], among_zeros.importance()["down_proj"])
 
 
 def test_a_token_with_one_input_that_is_not_zero_counts() -> None:
-    squares, tokens = InputSquares(), _zeros(ENOUGH_TOKENS)
+    squares, tokens = InputMoments(), _zeros(ENOUGH_TOKENS)
     tokens[:, 3] = 1
     squares.saw(_TORCH, ["down_proj"], tokens)
     assert squares.importance()["down_proj"].tolist() == [float(place == 3) for place in range(_INPUTS)]
@@ -101,24 +106,62 @@ def test_a_token_with_one_input_that_is_not_zero_counts() -> None:
 def test_padding_counts_neither_as_tokens_nor_in_the_sums() -> None:
     given = _tokens(2 * ENOUGH_TOKENS).reshape(2, ENOUGH_TOKENS, _INPUTS)
     mask = np.array([[True] * ENOUGH_TOKENS, [False] * ENOUGH_TOKENS])
-    padded, first = InputSquares(mask), InputSquares()
+    padded, first = InputMoments(mask), InputMoments()
     padded.saw(_TORCH, ["q_proj", "k_proj"], given)
     first.saw(_TORCH, ["q_proj"], given[0])
     np.testing.assert_array_equal(padded.importance()["k_proj"], first.importance()["q_proj"])
-    short = InputSquares(mask[:, 1:])
+    short = InputMoments(mask[:, 1:])
     short.saw(_TORCH, ["q_proj"], given[:, 1:])
     assert short.importance() == {}
 
 
 def test_a_mask_of_another_shape_leaves_all_tokens() -> None:
-    squares = InputSquares(np.zeros((2, ENOUGH_TOKENS), bool))
+    squares = InputMoments(np.zeros((2, ENOUGH_TOKENS), bool))
     squares.saw(_TORCH, ["mlp.experts.0.down_proj"], _tokens(ENOUGH_TOKENS))
     assert "mlp.experts.0.down_proj" in squares.importance()
 
 
+def test_products_are_summed_over_tokens_without_padding_and_given_out_once() -> None:
+    given = _tokens(2 * ENOUGH_TOKENS).reshape(2, ENOUGH_TOKENS, _INPUTS)
+    mask = np.array([[True] * ENOUGH_TOKENS, [True] * 10 + [False] * (ENOUGH_TOKENS - 10)])
+    moments = InputMoments(mask, keeps_products=True)
+    for _ in range(2):
+        moments.saw(_TORCH, ["q_proj"], given)
+    moments.share("k_proj", "q_proj")
+    (found,) = moments.taken_products()
+    seen = np.asarray(given[mask], np.float64)
+    np.testing.assert_allclose(found.sums, 2 * seen.T @ seen, rtol=1e-4, atol=1e-2)
+    assert found.modules == ("q_proj", "k_proj")
+    assert found.tokens == 2 * (ENOUGH_TOKENS + 10)
+    assert not found.is_singular
+    assert list(moments.taken_products()) == []
+    assert list(InputMoments().taken_products()) == []
+
+
+def test_products_of_few_tokens_are_not_given_out() -> None:
+    moments = InputMoments(keeps_products=True)
+    moments.saw(_TORCH, ["mlp.experts.0.up_proj"], _tokens(ENOUGH_TOKENS - 1))
+    moments.saw(_TORCH, ["mlp.experts.1.up_proj"], _tokens(ENOUGH_TOKENS))
+    assert [found.modules for found in moments.taken_products()] == [("mlp.experts.1.up_proj",)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "silent", "singular"), [(_INPUTS, None, False), (_INPUTS - 1, None, True), (_INPUTS, 3, True)]
+)
+def test_fewer_tokens_than_inputs_or_an_input_of_zeros_cannot_be_inverted(
+    tokens: int, silent: int | None, singular: bool
+) -> None:
+    given = np.asarray(_tokens(tokens), np.float64)
+    if silent is not None:
+        given[:, silent] = 0
+    sums = given.T @ given
+    assert InputProducts(("q_proj",), sums, tokens).is_singular is singular
+    assert bool(np.linalg.matrix_rank(given) < _INPUTS) is singular
+
+
 def _probe() -> tuple[ModuleProbe, Measured]:
     measured = Measured()
-    return ModuleProbe(_TORCH, measured, None, InputSquares()), measured
+    return ModuleProbe(_TORCH, measured, None, InputMoments()), measured
 
 
 def test_the_largest_input_of_all_batches_is_kept_and_experts_count_their_tokens() -> None:

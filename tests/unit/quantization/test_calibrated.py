@@ -318,6 +318,19 @@ def test_a_report_names_the_search_and_the_modules_that_had_no_importance() -> N
     assert "scale_search" not in Report("nvfp4", "none").document()
 
 
+def test_a_report_names_the_rounding_and_the_modules_that_it_did_not_suit() -> None:
+    report = Report("nvfp4", "none", "max", "gptq")
+    for expert, (falls_back, singular) in enumerate([(False, False), (True, False), (False, True)]):
+        entry = report.tensor(f"model.layers.0.mlp.experts.{expert}.up_proj", SCHEMES["nvfp4"], np.float32(1))
+        entry.falls_back, entry.is_singular = falls_back, singular
+    module = "model.layers.0.mlp.experts.{}.up_proj"
+    expected = {"name": "gptq", "as_nearest": [module.format(1)], "singular": [module.format(2)]}
+    document = report.document()
+    assert document["rounding"] == expected
+    assert "scale_search" not in document
+    assert "rounding" not in Report("nvfp4", "none", "weighted").document()
+
+
 def test_the_cost_is_no_part_of_what_is_found() -> None:
     report = Report("fp8", "none")
     with report.cost.phase("calibrate"):

@@ -177,6 +177,7 @@ def test_activations_are_as_wide_as_the_widest_output_of_a_layer(shape: tuple[in
         spec=specs.__getitem__,
         checkpoint=SimpleNamespace(tensors={"embed": TensorSpec("embed", "BF16", (50, 10))}),
         embedding="embed",
+        scheme=scheme_named("nvfp4"),
         computed="BF16",
     )
     tokens, hidden, scores = 2 * 8, 10, 2 * 8 * 8 * 2
@@ -184,3 +185,24 @@ def test_activations_are_as_wide_as_the_widest_output_of_a_layer(shape: tuple[in
     found = resources.needs(cast("Plan", plan), random_batches(50, 2, 8, batch_size=2), "cpu")
     assert found.batch == tokens * (3 * width + 4 * hidden) * per_number + scores
     assert found.layer == shape[0] * shape[1] * 2 + 900 * 2
+
+
+def test_gptq_needs_the_products_of_inputs_and_room_for_what_it_rounded(tiny: Path) -> None:
+    plain, rounding = (
+        resources.needs(Plan.make(tiny, scheme_named("nvfp4", rounding=name)), random_batches(261, 1, 8), "cpu")
+        for name in ("nearest", "gptq")
+    )
+    plan = Plan.make(tiny, scheme_named("nvfp4"))
+    shapes = {
+        name.rpartition(".layers.0.")[2]: spec.shape
+        for name, spec in plan.checkpoint.tensors.items()
+        if ".layers.0." in name and len(spec.shape) > 1
+    }
+    # q, k and v get one tensor, and gate and up another.
+    distinct = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+    inputs = [shapes[f"{module}.weight"][1] for module in distinct]
+    rounded = sum(rows * columns // 2 + rows * columns // 16 + 4 + 4 for rows, columns in shapes.values())
+    assert plain.products == 0
+    assert rounding.products == 4 * (sum(n**2 for n in inputs) + 3 * max(inputs) ** 2) + rounded
+    assert rounding.total(layers=1, spill=True) - plain.total(layers=1, spill=True) == rounding.products
+    assert "products of inputs" in str(rounding)

@@ -96,29 +96,45 @@ def test_the_importance_of_inputs_comes_back_from_files_that_are_written_once(
     importance = {"q_proj": shared, "k_proj": shared, "down_proj": alone}
     scratch = _opened(tmp_path, work())
     for layer in (importance, {}):
-        scratch.keep_importance(layer)
+        scratch.keep(layer)
         scratch.measured.append(_measured())
         scratch.save([np.ones(1, np.float32)])
     again = _opened(tmp_path, work())
-    assert {module: array.tolist() for module, array in again.importance(0).items()} == {
+    assert {module: array.tolist() for module, array in again.taken(0).items()} == {
         module: array.tolist() for module, array in importance.items()
     }
-    assert again.importance(1) == again.importance(2) == {}
+    assert again.taken(1) == again.taken(2) == {}
     assert (tmp_path / "inputs-00000").stat().st_size == shared.nbytes + alone.nbytes
-    again.keep_importance(importance)
+    again.keep(importance)
     assert (tmp_path / "inputs-00002").exists()
+
+
+def test_rounded_weights_come_back_bit_for_bit(tmp_path: Path, work: Callable[..., str]) -> None:
+    codes = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    scales = np.arange(8, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).reshape(4, 2)
+    rounded = {"down_proj.weight": codes, "down_proj.weight_scale": scales}
+    scratch = _opened(tmp_path, work())
+    scratch.keep(rounded)
+    scratch.measured.append(_measured())
+    scratch.save([np.ones(1, np.float32)])
+    for _ in range(2):
+        again = _opened(tmp_path, work()).taken(0)
+        assert {name: (array.dtype, array.tobytes()) for name, array in again.items()} == {
+            name: (array.dtype, array.tobytes()) for name, array in rounded.items()
+        }
 
 
 def test_without_a_folder_the_importance_of_inputs_stays_in_memory(work: Callable[..., str]) -> None:
     scratch = _opened(None, work())
-    scratch.keep_importance({"q_proj": np.ones(2, np.float32)})
-    assert scratch.importance(0)["q_proj"].tolist() == [1, 1]
+    scratch.keep({"q_proj": np.ones(2, np.float32)})
+    assert scratch.taken(0)["q_proj"].tolist() == [1, 1]
+    assert scratch.taken(0) == {}
 
 
 @pytest.mark.parametrize("damage", ["note", "number", "hidden", "gone", "importance"])
 def test_a_damaged_note_does_not_count(tmp_path: Path, work: Callable[..., str], damage: str) -> None:
     scratch = _opened(tmp_path, work())
-    scratch.keep_importance({"q_proj": np.ones(2, np.float32)})
+    scratch.keep({"q_proj": np.ones(2, np.float32)})
     scratch.measured.append(_measured())
     scratch.save([np.ones((4, 4), np.float32)])
     kept = tmp_path / "hidden-00001"

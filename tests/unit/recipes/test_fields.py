@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, str] = {
     "quantization.calibration.batch_size": "3",
     "quantization.shared_scales": "true",
     "quantization.scale_search": "weighted",
+    "quantization.rounding": "gptq",
     "quantization.resources.device": "cpu",
     "quantization.resources.threads": "3",
     "quantization.resources.memory": "16GB",

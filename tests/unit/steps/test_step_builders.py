@@ -142,6 +142,18 @@ def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
     assert without["quantize"].libraries == ()
 
 
+def test_gptq_runs_the_model_over_text_and_other_roundings_leave_keys_as_they_are() -> None:
+    asked = {"format": "w4a16_nvfp4", "method": "onepass"}
+    found = steps(quantization={**asked, "rounding": "gptq"})
+    assert value(found["quantize"].argv, "--rounding") == "gptq"
+    assert value(found["quantize"].argv, "--calibration") == "/calibration/train.jsonl"
+    assert found["quantize"].resumable
+    plain, nearest = (steps(quantization={**asked, **more}) for more in ({}, {"rounding": "nearest"}))
+    assert plain == nearest
+    assert "calibration" not in plain
+    assert "--rounding" not in words(plain["quantize"].argv)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -158,6 +170,16 @@ def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
             "bf16 has none: .* set format: nvfp4",
         ),
         ({"method": "none", "format": "nvfp4", "scale_search": "weighted"}, "method none chooses scales itself"),
+        ({"method": "modelopt", "format": "nvfp4", "rounding": "gptq"}, "rounds by itself: .*set method: onepass"),
+        ({"method": "onepass", "format": "fp8", "rounding": "gptq"}, "not those of fp8: leave rounding out"),
+        (
+            {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "rounding": "gptq"},
+            "not those of auto: leave rounding out",
+        ),
+        (
+            {"method": "onepass", "format": "nvfp4", "rounding": "gptq", "calibration": {"dataset": "random"}},
+            "name a data set in calibration.dataset",
+        ),
         (
             {"method": "onepass", "format": "fp8", "calibration": {"dataset": "random", "chat_template": True}},
             "tokens from a seed say nothing",
