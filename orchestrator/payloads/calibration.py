@@ -132,7 +132,7 @@ def _sample(line: str, column: str, where: str) -> str | Messages:
     return text
 
 
-def _paragraphs(source: Path, _column: str) -> Iterator[tuple[str, str | Messages]]:
+def _paragraphs(source: Path, _column: str) -> Iterator[tuple[str, str]]:
     paragraph: list[str] = []
     with source.open(encoding="utf-8") as stream:
         for line in stream:
@@ -145,7 +145,7 @@ def _paragraphs(source: Path, _column: str) -> Iterator[tuple[str, str | Message
         yield str(source), "".join(paragraph).strip()
 
 
-def _pieces(source: Path, column: str) -> Iterator[tuple[str, str | Messages]]:
+def _pieces(source: Path, column: str) -> Iterator[tuple[str, str]]:
     """Yield paragraphs in pieces, which are the same however many are wanted."""
     for where, paragraph in _paragraphs(source, column):
         yield from (

@@ -205,7 +205,7 @@ ALWAYS_INLINE void round_column(const float *numbers, const float *steps, word *
   }
 }
 
-// `rest` has room for `columns` times as many numbers as there are lanes.
+// `rest` is memory for `columns` times as many numbers as there are lanes.
 void nvfp4_gptq_bf16(const uint16_t *weight, int64_t rows, int64_t columns, float scale_2, const float *importance,
                      const float *changes, enum search how, float (*rest)[LANES], uint8_t *codes, uint8_t *scales) {
   struct lanes some = {0};
