@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor
+    from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor, TransposedMatrix
 
 _KEPT_OPEN = 64
 """Most open files. The least recently read ones are closed."""
@@ -88,12 +88,16 @@ class Checkpoint:
         return data.view(DTYPES[tensor.dtype]).reshape(shape)
 
     def _transposed(
-        self, tensor: ExpertMatrix, first: int, last: int | None, into: NDArray[np.uint8] | None
+        self,
+        tensor: ExpertMatrix | TransposedMatrix,
+        first: int,
+        last: int | None,
+        into: NDArray[np.uint8] | None,
     ) -> NDArray[Any]:
-        """Read rows of a matrix that is stored transposed. All numbers of its expert are read."""
-        stored = np.empty(tensor.stored.row_bytes, np.uint8)
+        """Read rows of a matrix that is stored transposed. All numbers of it, or of its expert, are read."""
+        stored = np.empty(tensor.stored_bytes, np.uint8)
         self.fill(tensor.name, 0, stored)
-        rows = tensor.of_expert(stored.view(DTYPES[tensor.dtype]))[first:last]
+        rows = tensor.straight(stored.view(DTYPES[tensor.dtype]))[first:last]
         if into is None:
             return np.ascontiguousarray(rows)
         target = into[: rows.nbytes].view(rows.dtype).reshape(rows.shape)

@@ -32,6 +32,7 @@ from orchestrator.quantization.activation_probe import (
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.parameter_mapping import Names, arrange, missing
 from orchestrator.quantization.residence import TORCH_TYPES
+from orchestrator.quantization.tensors import TransposedMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +78,7 @@ class LayeredModel:
         """
         model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
         names = Names.of(model, plan.checkpoint.tensors)
+        _make_linear(model, plan, names)
         made = cls(library("torch"), model, plan, device, names, _path_of_layers(plan, names))
         made._check()
         for module in made.model.modules():
@@ -183,6 +185,7 @@ class LayeredModel:
         with ExitStack() as needed:
             needed.callback(module.to, "meta")
             needed.callback(hook.remove)
+            needed.enter_context(skeleton.computing_on(self.device))
             needed.enter_context(self._filled_when_called(besides=module))
             calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
             if calls is None:
@@ -199,9 +202,10 @@ class LayeredModel:
 
     @contextmanager
     def _filled_when_called(self, besides: Any) -> Iterator[None]:  # noqa: ANN401 - a module of torch
-        """Give modules outside of the layers their weights when the model first calls them.
+        """Give modules outside of the layers their weights when the model first calls them, or what they are part of.
 
         Most models call only their embedding before the first layer. Some have more: positions, norms, projections.
+        Some look at the device of a weight before they call its module. The head is not called.
         """
         sources: dict[str, dict[str, str]] = {}
         for name in self.plan.ends:
@@ -215,11 +219,15 @@ class LayeredModel:
                 setattr(module, leaf, self.torch.nn.Parameter(tensor, requires_grad=False))
             filled.append(module)
 
-        def hook(parts: Mapping[str, str]) -> Callable[[Any, Any], None]:
-            return lambda module, _: None if module in filled else fill(module, parts)
+        def hook(module: Any, parts: Mapping[str, str]) -> Callable[[Any, Any], None]:  # noqa: ANN401 - of torch
+            return lambda *_: None if module in filled else fill(module, parts)
 
-        modules = ((self.model.get_submodule(path), parts) for path, parts in sources.items())
-        hooks = [module.register_forward_pre_hook(hook(parts)) for module, parts in modules if module is not besides]
+        head, hooks = self.model.get_output_embeddings(), []
+        for path, parts in sources.items():
+            module = self.model.get_submodule(path)
+            if module is not besides and module is not head:
+                around = self.model.get_submodule(path.rpartition(".")[0])
+                hooks += [one.register_forward_pre_hook(hook(module, parts)) for one in (around, module)]
         try:
             yield
         finally:
@@ -451,6 +459,20 @@ class Running:
             self.moments.mask = self.resident.masks[position]
         with skeleton.refusing(self.resident.model.model):
             return self.resident.layer(hidden, *call.positional, **call.named)
+
+
+def _make_linear(model: Any, plan: Plan, names: Names) -> None:  # noqa: ANN401 - a model of transformers
+    """Replace modules that multiply with transposed matrices by linear ones, as ModelOpt does."""
+    torch, transposing = library("torch"), library("transformers.pytorch_utils").Conv1D
+    for name, tensor in plan.checkpoint.tensors.items():
+        if not isinstance(tensor, TransposedMatrix):
+            continue
+        path = names.target(name).parameter.rpartition(".")[0]
+        module = model.get_submodule(path)
+        if isinstance(module, transposing):
+            outputs, inputs = tensor.shape
+            linear = torch.nn.Linear(inputs, outputs, device="meta", dtype=module.weight.dtype)
+            model.set_submodule(path, linear.requires_grad_(requires_grad=False))
 
 
 def _path_of_layers(plan: Plan, names: Names) -> str:

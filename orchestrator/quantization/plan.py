@@ -17,6 +17,7 @@ from orchestrator.quantization.files import copy_durably, read_json, write_json
 from orchestrator.quantization.schemes import SCHEMES, Fp8, searching
 from orchestrator.quantization.tensors import DTYPES, FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
+from orchestrator.quantization.transposed import turned, turned_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,12 +124,13 @@ class Plan:
         found = structure.read(config, checkpoint.tensors.values())
         require_declared_architecture(config, list(checkpoint.tensors.values()))
         checkpoint = split_experts(checkpoint, config, found)
-        _check_experts(checkpoint)
+        _check_experts(checkpoint, config)
+        checkpoint = turned(checkpoint, layout.linears(found, checkpoint.tensors.values()))
         own = formats or {}
         named = [tensor for name, tensor in checkpoint.tensors.items() if not found.is_redundant(name)]
         selection = layout.select(found, named, exclude)
         selection = selection.without({module for module, name in own.items() if name not in schemes})
-        checkpoint = join_unquantized(checkpoint, selection.quantized)
+        checkpoint = turned_back(join_unquantized(checkpoint, selection.quantized), selection.quantized)
         kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]
         plan = cls(
             checkpoint,
@@ -405,8 +407,10 @@ def _types(
     return stored | ({f"{module}.weight": declared for module in selection.quantized} if declared else {})
 
 
-def _check_experts(checkpoint: Checkpoint) -> None:
-    """Refuse experts that are stored as one tensor for a layer."""
+def _check_experts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Refuse experts that are stored as one tensor for a layer. A model without experts has other such tensors."""
+    if not structure.declares_experts(config):
+        return
     for name in layout.gathered_experts(checkpoint.tensors.values()):
         tensor = checkpoint.tensors[name]
         message = f"{tensor.file}: found {tensor}, all experts of a layer in one tensor, which onepass cannot split"

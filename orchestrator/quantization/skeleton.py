@@ -110,6 +110,17 @@ def _parameters_without_memory(torch: Any) -> Iterator[None]:  # noqa: ANN401 - 
         kind.register_parameter = register
 
 
+@contextmanager
+def computing_on(device: str) -> Iterator[None]:
+    """Make models report a device in a block. Some move what they are given to that of their first parameter."""
+    kind, there = library("transformers").PreTrainedModel, library("torch").device(device)
+    kind.device = property(lambda _: there)
+    try:
+        yield
+    finally:
+        del kind.device
+
+
 # --- what layers are given -----------------------------------------------------------------------------------------
 
 

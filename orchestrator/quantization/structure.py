@@ -28,6 +28,8 @@ _TOWER = re.compile(r"vision|visual|audio|image|speech|multi_modal_projector|(^|
 """Parts of a model beside its language model: towers, and layers that predict further tokens."""
 _NUMBERED = re.compile(r"(.+?)\.(\d+)\.")
 _MATRIX = 2
+_IMAGE_CONVOLUTION = 4
+"""Outputs, inputs, height and width."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ def lists_layers(config: Config) -> bool:
     return any(text_config(config).get(key) for key in _KINDS_OF_LAYERS)
 
 
+def declares_experts(config: Config) -> bool:
+    """Tell whether a configuration declares experts, whatever its field for their number is called."""
+    return any("expert" in field and value for field, value in text_config(config).items())
+
+
 def untied(config: Config) -> dict[str, Any]:
     """Return a configuration that does not tie the head to the embedding."""
     parts = {key: {**config[key], "tie_word_embeddings": False} for key in _TEXT if isinstance(config.get(key), dict)}
@@ -132,13 +139,14 @@ def _stack(architecture: str, text: Config, specs: Iterable[TensorSpec]) -> str:
     """Return the prefix of the layers: the numbered modules with most bytes that are no tower.
 
     Other modules are numbered, too, such as those of a projector. The layers are as many as `config.json` declares.
+    Convolutions over images do not count, whatever the tower is called that has them.
     """
     sizes: Counter[str] = Counter()
     numbers: dict[str, set[str]] = {}
     for spec in specs:
         found = _NUMBERED.match(spec.name)
         if found and not _TOWER.search(found.group(1)):
-            sizes[found.group(1)] += spec.size
+            sizes[found.group(1)] += spec.size if len(spec.shape) < _IMAGE_CONVOLUTION else 0
             numbers.setdefault(found.group(1), set()).add(found.group(2))
     if not sizes:
         message = f"{architecture}: no tensor is in a numbered layer, such as model.layers.0; found no stack of layers"
@@ -149,14 +157,18 @@ def _stack(architecture: str, text: Config, specs: Iterable[TensorSpec]) -> str:
 
 def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], stack: str) -> str:
     """Return the module of the token embedding: a table outside of the layers with a row for each token."""
-    tables = [
+    outside = [
         spec
         for spec in specs
-        if re.search(r"(emb[a-z_]*|wte)\.weight$", spec.name)
+        if spec.name.endswith(".weight")
         and len(spec.shape) == _MATRIX
         and not spec.name.startswith(f"{stack}.")
         and not _TOWER.search(spec.name)
     ]
+    tables = [spec for spec in outside if re.search(r"(emb[a-z_]*|wte)\.weight$", spec.name)]
+    if not tables:  # some have a name of their own, such as transformer.w
+        rows = text.get("vocab_size")
+        tables = [spec for spec in outside if spec.shape[0] == rows and not is_head(spec.name)]
     if not tables:
         message = f"{architecture}: found no embedding, such as model.embed_tokens.weight, beside {stack}"
         raise ModelUnsupportedError(message, hint="Download the checkpoint again if its files are incomplete.")

@@ -72,6 +72,22 @@ class StoredTensor(TensorSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransposedMatrix(StoredTensor):
+    """A matrix that is stored as [inputs, outputs], such as those of GPT-2."""
+
+    stored: StoredTensor
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes from `begin` on that hold the matrix."""
+        return self.stored.size
+
+    def straight(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the matrix, a view, from all its stored numbers."""
+        return stored.reshape(self.stored.shape).T
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExpertMatrix(StoredTensor):
     """A matrix of one expert in a stored tensor that holds a matrix for each."""
 
@@ -85,15 +101,20 @@ class ExpertMatrix(StoredTensor):
     whole: bool = False
     """A quantized checkpoint has the matrices of all experts in one tensor, too, stored as these are."""
 
-    def of_expert(self, stored: NDArray[Any]) -> NDArray[Any]:
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all matrices of its expert, which are from `begin` on if it is transposed."""
+        return self.stored.row_bytes
+
+    def straight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the matrix, a view, from all stored numbers of its expert if it is transposed."""
         outputs = self.shape[0]
         return stored.reshape(self.stored.shape[1:])[:, self.part * outputs : (self.part + 1) * outputs].T
 
 
-def is_transposed(tensor: StoredTensor) -> TypeGuard[ExpertMatrix]:
+def is_transposed(tensor: StoredTensor) -> TypeGuard[ExpertMatrix | TransposedMatrix]:
     """Tell whether a tensor is stored with its axes swapped, so that its bytes are not in order."""
-    return isinstance(tensor, ExpertMatrix) and tensor.transposed
+    return isinstance(tensor, TransposedMatrix) or (isinstance(tensor, ExpertMatrix) and tensor.transposed)
 
 
 def natural(name: str) -> tuple[tuple[bool, int, str], ...]:

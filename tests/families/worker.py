@@ -147,8 +147,9 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
             continue
         parent = target.parameter.removesuffix(".weight") if name != target.parameter else module
         if target.expert is not None:
-            leaves = ("gate_proj", "up_proj") if target.parts > 1 else ("down_proj",)
-            parent = f"{parent.rpartition('.')[0]}.{target.expert}.{leaves[target.part]}"
+            block, _, whole = parent.rpartition(".")
+            leaves = ("gate_proj", "up_proj") if target.parts > 1 else (whole,)
+            parent = f"{block}.{target.expert}.{leaves[target.part]}"
         is_leaf = target.expert is not None or target.parameter.endswith(".weight")
         parts.setdefault(f"{parent}.{leaf}" if is_leaf else target.parameter, {})[target.part] = name
     equal: set[str] = set()
