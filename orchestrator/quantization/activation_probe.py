@@ -153,7 +153,7 @@ class InputMoments:
 
 
 def _of_expert(name: str) -> bool:
-    return ".experts." in name
+    return ".experts." in f".{name}"  # within the layer, experts may come first
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,8 @@ def split_experts(checkpoint: Checkpoint, config: Config, structure: Structure) 
     """Return a checkpoint with a tensor for each matrix of each expert. What is not understood stays as it is."""
     known = str(text_config(config).get("model_type", "")).startswith(_WHOLE)
     tensors = dict(checkpoint.tensors)
-    hidden = tensors[f"{structure.embedding}.weight"].shape[1]
     for experts, leaves in _stacked(checkpoint, structure).items():
-        transposed, whole = _is_transposed(leaves, hidden), known or f"{experts}.gate_up_proj_bias" in tensors
+        transposed, whole = _is_transposed(leaves, structure.hidden), known or f"{experts}.gate_up_proj_bias" in tensors
         if transposed is None or (whole and not transposed):
             continue
         for leaf, stored in leaves.items():

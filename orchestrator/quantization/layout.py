@@ -24,12 +24,21 @@ if TYPE_CHECKING:
 
     from orchestrator.quantization.structure import Config, Structure
 
+# Attention, and the modules in it that read anything but the layer's hidden states. All others there get the same
+# tensor, whatever they are called: queries, keys, values, gates, indexers.
+_ATTENTION = re.compile(r"(?P<block>(.+\.)?(self_|linear_)?att(n|ention))\.(?P<within>.+)")
+_READ_OTHERS = re.compile(
+    r"(.+\.)?(o|out|output|dense|proj|c_proj|o_proj|out_proj|to_out|wo|wo_b)(\.(linear|dense|0))?"
+)
+_READ_QUERIES = ("q_b_proj", "wq_b")
+_NUMBERED_FIRST_OF_MLP = re.compile(r"c_fc_\d")
+
 # Queries are of another tensor here than keys and values.
 _CROSS_ATTENTION = re.compile(r"(encoder|cross)_?att(n|ention)$")
 
 # The first projections of an MLP. In a layer with one norm, that norm feeds attention and MLP, and ModelOpt lets the
 # first projections of both share `weight_scale_2`, because they get the same tensor. Runtimes do not fuse these.
-_FIRST_OF_MLP = ("gate_proj", "up_proj", "fc1", "gate_up_proj", "c_fc", "dense_h_to_4h")
+_FIRST_OF_MLP = ("gate_proj", "up_proj", "fc1", "gate_up_proj", "c_fc", "fc_in", "dense_h_to_4h")
 
 # What ModelOpt's default recipes exclude (`default_disabled_quantizers.yaml`): routers, which choose experts, and small
 # parts of recurrent layers, on which everything after them depends. Its exclusions of towers are not repeated: nothing
@@ -53,6 +62,9 @@ _GROUPED = ("*.wo_a", "*.o_a_proj")
 
 # The last part of names of modules whose weight has two dimensions and is no matrix product.
 _TABLES = ("*norm*", "*embed*", "wte", "wpe", "ln_*", "*conv*")
+
+Group = tuple[str, tuple[str, ...]]
+"""A common name of modules: what they are part of, and their kinds."""
 
 ALGORITHMS = ("W4A16_NVFP4", "NVFP4", "FP8")
 """ModelOpt's supported algorithms."""
@@ -126,13 +138,16 @@ class Selection:
         return Selection(left, (*self.excluded, *more))
 
 
-def select(structure: Structure, tensors: Sequence[TensorSpec], exclude: Sequence[str] = ()) -> Selection:
+def select(
+    structure: Structure, tensors: Sequence[TensorSpec], exclude: Sequence[str] = (), *, runs: bool = True
+) -> Selection:
     """Choose what is quantized.
 
     Args:
         structure: The unquantized model's.
         tensors: Its tensors.
         exclude: Shell patterns (`*`, `?`, `[…]`) of excluded module names, such as `model.layers.0.*`.
+        runs: The model runs, which tells better than names what gets the same tensor.
 
     Raises:
         RecipeInvalidError: A pattern matches nothing, or only a part of what runtimes fuse.
@@ -153,8 +168,11 @@ def select(structure: Structure, tensors: Sequence[TensorSpec], exclude: Sequenc
                 f" {', '.join(group)} is quantized; engines fuse these into one matrix"
             )
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
+    alike = (
+        {} if runs else named_alike(structure, [one for one in tensors if one.name.removesuffix(".weight") in chosen])
+    )
     return Selection(
-        groups=tuple(sharing_groups(quantized, _layers_with_one_norm(tensors))),
+        groups=tuple(sharing_groups(quantized, _layers_with_one_norm(tensors), alike)),
         excluded=tuple(_excluded(all_modules, chosen, tied=structure.tied)),
     )
 
@@ -175,26 +193,56 @@ def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
     return _gathered(modules, _fused)
 
 
-def sharing_groups(modules: Iterable[str], one_norm: Container[str] = ()) -> list[tuple[str, ...]]:
+def named_alike(structure: Structure, weights: Iterable[TensorSpec]) -> dict[str, Group]:
+    """Tell by names and shapes which modules get the same tensor, for a model that does not run.
+
+    Args:
+        structure: The model's.
+        weights: Those of linear modules.
+
+    Returns:
+        By module, a common name for those that get the same tensor; only modules whose group differs from what runtimes
+        fuse.
+    """
+    found: dict[str, Group] = {}
+    for weight in weights:
+        module = weight.name.removesuffix(".weight")
+        parent, _, leaf = module.rpartition(".")
+        attention = _ATTENTION.fullmatch(module)
+        if _NUMBERED_FIRST_OF_MLP.fullmatch(leaf):
+            found[module] = parent, ("c_fc",)
+        elif attention and leaf in _READ_QUERIES:
+            found[module] = attention["block"], (*_READ_QUERIES, str(weight.shape[1]))
+        elif attention and weight.shape[1] == structure.hidden and not _READ_OTHERS.fullmatch(attention["within"]):
+            found[module] = attention["block"], FUSED[0]
+    return found
+
+
+def sharing_groups(
+    modules: Iterable[str], one_norm: Container[str] = (), alike: Mapping[str, Group] | None = None
+) -> list[tuple[str, ...]]:
     """Group modules that share `weight_scale_2`: fused ones, and those that ModelOpt treats as fused.
 
     Args:
         modules: The quantized modules.
         one_norm: Layers in which one norm feeds attention and MLP.
+        alike: See `named_alike`.
     """
-    modules = list(modules)
+    modules, alike = list(modules), alike or {}
     attention = {
-        module.rpartition(".")[0].rpartition(".")[0]: _fused(module)
+        (alike[module][0] if module in alike else module.rpartition(".")[0]).rpartition(".")[0]: alike.get(
+            module, _fused(module)
+        )
         for module in modules
-        if module.rpartition(".")[2] in FUSED[0]
+        if module.rpartition(".")[2] in FUSED[0] or alike.get(module, _fused(module))[1] == FUSED[0]
     }
 
-    def key(module: str) -> tuple[str, tuple[str, ...]]:
+    def key(module: str) -> Group:
         parent, _, leaf = module.rpartition(".")
         layer = parent.rpartition(".")[0]
         if leaf in _FIRST_OF_MLP and layer in one_norm and layer in attention:
             return attention[layer]
-        return _fused(module)
+        return alike.get(module, _fused(module))
 
     return _gathered(modules, key)
 
@@ -229,14 +277,14 @@ def _layers_with_one_norm(tensors: Iterable[TensorSpec]) -> set[str]:
     return {parent for parent, found in norms.items() if len(found) == 1}
 
 
-def _gathered(modules: Iterable[str], key: Callable[[str], tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+def _gathered(modules: Iterable[str], key: Callable[[str], Group]) -> list[tuple[str, ...]]:
+    groups: dict[Group, list[str]] = {}
     for module in modules:
         groups.setdefault(key(module), []).append(module)
     return [tuple(group) for group in groups.values()]
 
 
-def _fused(module: str) -> tuple[str, tuple[str, ...]]:
+def _fused(module: str) -> Group:
     """Return the fused module: its parent, and the kind of projection."""
     parent, _, leaf = module.rpartition(".")
     if _stays_whole(module):
@@ -246,7 +294,7 @@ def _fused(module: str) -> tuple[str, tuple[str, ...]]:
     return parent, next((kind for kind in FUSED if leaf in kind), (leaf,))
 
 
-def input_group(module: str) -> tuple[str, tuple[str, ...]]:
+def input_group(module: str) -> Group:
     """Return a common name for modules that share one `input_scale`. Runtimes use one for all experts of a layer.
 
     Returns:

@@ -128,7 +128,7 @@ class Plan:
         checkpoint = turned(checkpoint, layout.linears(found, checkpoint.tensors.values()))
         own = formats or {}
         named = [tensor for name, tensor in checkpoint.tensors.items() if not found.is_redundant(name)]
-        selection = layout.select(found, named, exclude)
+        selection = layout.select(found, named, exclude, runs=scheme.calibrated)
         selection = selection.without({module for module, name in own.items() if name not in schemes})
         checkpoint = turned_back(join_unquantized(checkpoint, selection.quantized), selection.quantized)
         kept = [name for name in checkpoint.tensors if not found.is_redundant(name)]

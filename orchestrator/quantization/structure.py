@@ -27,9 +27,8 @@ _KINDS_OF_LAYERS = ("layers_block_type", "hybrid_override_pattern")
 _TOWER = re.compile(r"vision|visual|audio|image|speech|multi_modal_projector|(^|\.)mtp(\.|$)")
 """Parts of a model beside its language model: towers, and layers that predict further tokens."""
 _NUMBERED = re.compile(r"(.+?)\.(\d+)\.")
+_EMBEDDING = re.compile(r"(emb[a-z_]*|wte)\.weight$")
 _MATRIX = 2
-_IMAGE_CONVOLUTION = 4
-"""Outputs, inputs, height and width."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Structure:
     """How many layers the language model has. Later ones predict further tokens."""
     embedding: str
     """The module that turns tokens into hidden states."""
+    hidden: int
+    """The size of hidden states."""
     tied: bool
     """The head is tied to the embedding."""
     scaled_embedding: bool
@@ -127,36 +128,47 @@ def read(config: Config, tensors: Iterable[TensorSpec]) -> Structure:
     """
     architecture, text, specs = architecture_of(config), text_config(config), list(tensors)
     stack = _stack(architecture, text, specs)
-    embedding = _embedding(architecture, text, specs, stack)
+    table = _embedding(architecture, text, specs, stack)
     depth = _depth(text, specs, stack)
     kind = str(text.get("model_type") or architecture).lower()
     gemma = kind.startswith("gemma")  # ties by default, and scales its embedding (`Gemma3TextScaledWordEmbedding`)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", gemma))  # the whole model has the head
-    return Structure(stack, depth, embedding, bool(tied), gemma)
+    embedding, hidden = table.name.removesuffix(".weight"), table.shape[1]
+    return Structure(stack, depth, embedding, hidden, bool(tied), gemma)
 
 
 def _stack(architecture: str, text: Config, specs: Iterable[TensorSpec]) -> str:
     """Return the prefix of the layers: the numbered modules with most bytes that are no tower.
 
     Other modules are numbered, too, such as those of a projector. The layers are as many as `config.json` declares.
-    Convolutions over images do not count, whatever the tower is called that has them.
+    A tower may have more bytes, whatever it is called, but the table of tokens lies beside the layers if beside any.
     """
     sizes: Counter[str] = Counter()
+    tables = [spec.name.rpartition(".")[0].rpartition(".")[0] for spec in specs if _is_table(spec, text)]
     numbers: dict[str, set[str]] = {}
     for spec in specs:
         found = _NUMBERED.match(spec.name)
         if found and not _TOWER.search(found.group(1)):
-            sizes[found.group(1)] += spec.size if len(spec.shape) < _IMAGE_CONVOLUTION else 0
+            sizes[found.group(1)] += spec.size
             numbers.setdefault(found.group(1), set()).add(found.group(2))
     if not sizes:
         message = f"{architecture}: no tensor is in a numbered layer, such as model.layers.0; found no stack of layers"
         raise ModelUnsupportedError(message, hint="Method onepass quantizes models whose decoder is a stack of layers.")
     declared = _declared_depth(text) or 0
-    return max(sizes, key=lambda prefix: (len(numbers[prefix]) >= declared, sizes[prefix]))
+
+    def likely(prefix: str) -> tuple[bool, bool, int]:
+        return len(numbers[prefix]) >= declared, prefix.rpartition(".")[0] in tables, sizes[prefix]
+
+    return max(sizes, key=likely)
 
 
-def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], stack: str) -> str:
-    """Return the module of the token embedding: a table outside of the layers with a row for each token."""
+def _is_table(spec: TensorSpec, text: Config) -> bool:
+    """Tell whether a tensor is called an embedding, and has a row for each token."""
+    return bool(_EMBEDDING.search(spec.name)) and len(spec.shape) == _MATRIX and spec.shape[0] == text.get("vocab_size")
+
+
+def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], stack: str) -> TensorSpec:
+    """Return the weight of the token embedding: a table outside of the layers with a row for each token."""
     outside = [
         spec
         for spec in specs
@@ -165,7 +177,7 @@ def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], sta
         and not spec.name.startswith(f"{stack}.")
         and not _TOWER.search(spec.name)
     ]
-    tables = [spec for spec in outside if re.search(r"(emb[a-z_]*|wte)\.weight$", spec.name)]
+    tables = [spec for spec in outside if _EMBEDDING.search(spec.name)]
     if not tables:  # some have a name of their own, such as transformer.w
         rows = text.get("vocab_size")
         tables = [spec for spec in outside if spec.shape[0] == rows and not is_head(spec.name)]
@@ -184,7 +196,7 @@ def _embedding(architecture: str, text: Config, specs: Iterable[TensorSpec], sta
         if size < declared or (size > declared and key == "hidden_size"):
             message = f"{found.name}: found shape {list(found.shape)}, expected {text[key]} for {key} of config.json"
             raise CheckpointError(message)
-    return found.name.removesuffix(".weight")
+    return found
 
 
 def _depth(text: Config, specs: Iterable[TensorSpec], stack: str) -> int:
