@@ -77,9 +77,7 @@ class Names:
         if isinstance(tensor, ExpertMatrix):
             whole = self.target(tensor.stored.name).parameter
             return Target(whole, tensor.expert, tensor.part, tensor.parts, transposed=tensor.whole)
-        renamed = name
-        for renaming in self.renamings:
-            renamed, _ = renaming.rename_source_key(renamed)
+        renamed = self.renamed(name)
         if (found := self._present(renamed)) is not None:
             return Target(found)
         for converter in self.converters:
@@ -90,6 +88,12 @@ class Names:
             return Target(found)
         message = f"{name}: this transformers has no parameter for it"
         raise CheckpointError(message)
+
+    def renamed(self, name: str) -> str:
+        """Return the name that transformers gives to a tensor when it loads it."""
+        for renaming in self.renamings:
+            name, _ = renaming.rename_source_key(name)
+        return name
 
     def _present(self, name: str) -> str | None:
         candidates = (name, name.removeprefix(f"{self.prefix}."), f"{self.prefix}.{name}")

@@ -220,6 +220,13 @@ class Plan:
         return self.structure.layer_of(name)
 
     @property
+    def converts(self) -> bool:
+        """Whether quantized weights are converted to another type before. A model may keep some of them in FP32."""
+        return any(
+            self.types[name] != self.checkpoint.tensors[name].dtype for name in filter(self.quantizes, self.types)
+        )
+
+    @property
     def computed(self) -> str:
         """The type that the model computes in: that of `config.json`, or else that of the stored embedding.
 

@@ -11,6 +11,7 @@ own, so that a crash or an endless loop costs one row. FOLDER keeps models and M
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -100,6 +101,31 @@ def export(folder: Path, number_format: str) -> None:
     oracle_export.quantize(folder / "source", wanted, _tensors())
 
 
+def no_export(folder: Path, number_format: str) -> str:
+    """Tell why what ModelOpt exported is no quantized checkpoint of a model; nothing if it is one."""
+    config = read_json(folder / "source" / "config.json")
+    original, theirs = Checkpoint.open(folder / "source"), Checkpoint.open(folder / number_format / "theirs")
+    stored = list(original.tensors.values())
+    try:
+        model = structure.read(config, stored)
+    except (CheckpointError, ModelUnsupportedError):
+        return ""
+    table = original.tensors[f"{model.embedding}.weight"]
+    alike = [one.name for one in theirs.tensors.values() if (one.dtype, one.shape) == (table.dtype, table.shape)]
+    if alike and original.read(table.name).tobytes() not in [theirs.read(name).tobytes() for name in alike]:
+        return "transformers does not load the weights that it saved"
+    matrices = sum(
+        math.prod(one.shape) for one in stored if len(one.shape) > 1 and model.layer_of(one.name) is not None
+    )
+    scaled = [theirs.tensors[name.removesuffix("_scale")] for name in theirs.tensors if name.endswith(".weight_scale")]
+    quantized = sum(math.prod(one.shape) * (2 if one.dtype == "U8" else 1) for one in scaled)
+    if any(0 in one.shape for one in theirs.tensors.values()):
+        return "it writes empty tensors"
+    if 2 * quantized < matrices:
+        return f"it quantizes {quantized / matrices:.0%} of the weights of the layers"
+    return ""
+
+
 def compare(folder: Path, number_format: str) -> dict[str, list[str]]:
     """Quantize a model by our own code, and return what differs from ModelOpt's export.
 
@@ -137,6 +163,8 @@ def compare(folder: Path, number_format: str) -> dict[str, list[str]]:
 def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, theirs: Checkpoint) -> set[str]:
     """Return the tensors, by both names, whose bytes ModelOpt wrote by the names of transformers."""
     names = Names.of(skeleton.build(source, "bfloat16"), original.tensors)
+    # Where transformers writes a part of a name twice, it reads it twice, too.
+    written = {names.renamed(names.renamed(name)): name for name in theirs.tensors}
     parts: dict[str, dict[int, str]] = {}
     for name in filterfalse(structure.in_tower, ours.tensors):
         module, _, leaf = name.rpartition(".")
@@ -154,10 +182,10 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
         parts.setdefault(f"{parent}.{leaf}" if is_leaf else target.parameter, {})[target.part] = name
     equal: set[str] = set()
     for name, found in parts.items():
-        if name in theirs.tensors:
-            whole = theirs.read(name)  # what is not quantized may be stored in another type
+        if name in written:
+            whole = theirs.read(written[name])  # what is not quantized may be stored in another type
             joined = b"".join(ours.read(found[part]).astype(whole.dtype).tobytes() for part in sorted(found))
-            equal |= {name, *found.values()} if whole.tobytes() == joined else set()
+            equal |= {written[name], *found.values()} if whole.tobytes() == joined else set()
     return equal
 
 
@@ -181,6 +209,8 @@ def _format(folder: Path, number_format: str, seconds: int) -> dict[str, Any]:
     failed = json.loads(theirs.read_text())["error"]
     if failed:
         return {"not_exported": _readable(failed)}
+    if none := no_export(folder, number_format):
+        return {"not_exported": none}
     found = _apart(lambda: compare(folder, number_format), seconds)
     return {"refused": _readable(found["error"])} if found["error"] else found["value"]
 
