@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -131,10 +131,9 @@ def write_quantized(
         report.without_cache_scales = {f"{plan.stack}.{n}": why for n, why in plan.layers_without_cache_scales.items()}
     way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=load_torch())
     model = None
-    if scratch.done < len(plan.layers) or plan.converts:
+    if scratch.done < len(plan.layers):
         with report.cost.phase("load"):
             model = LayeredModel.load(plan, how.device)  # refuses a model before anything is written
-            plan = model.plan = replace(plan, types={**plan.types, **model.kept_in_fp32})
     with (
         CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
         WriteBehind(_WRITES_BEHIND) as behind,

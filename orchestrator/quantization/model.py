@@ -32,7 +32,7 @@ from orchestrator.quantization.activation_probe import (
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.parameter_mapping import Names, arrange, missing
 from orchestrator.quantization.residence import TORCH_TYPES
-from orchestrator.quantization.tensors import FP32, TransposedMatrix
+from orchestrator.quantization.tensors import TransposedMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,14 +92,6 @@ class LayeredModel:
         """The layers without weights."""
         layers: Sequence[Any] = self.model.get_submodule(self.path)
         return layers
-
-    @property
-    def kept_in_fp32(self) -> dict[str, str]:
-        """The type of weights that are quantized from FP32, as stored, because the model never converts them."""
-        names = [name for name in self.plan.types if self.plan.quantizes(name)]
-        stored = [name for name in names if self.plan.checkpoint.tensors[name].dtype == FP32]
-        types = {name: self.model.get_parameter(self.names.target(name).parameter).dtype for name in stored}
-        return dict.fromkeys((name for name, kind in types.items() if kind == self.torch.float32), FP32)
 
     def _check(self) -> None:
         """Check that the model has the planned layers and parameters, and that planned modules are linear.

@@ -220,13 +220,6 @@ class Plan:
         return self.structure.layer_of(name)
 
     @property
-    def converts(self) -> bool:
-        """Whether quantized weights are converted to another type before. A model may keep some of them in FP32."""
-        return any(
-            self.types[name] != self.checkpoint.tensors[name].dtype for name in filter(self.quantizes, self.types)
-        )
-
-    @property
     def computed(self) -> str:
         """The type that the model computes in: that of `config.json`, or else that of the stored embedding.
 
@@ -416,9 +409,9 @@ def _types(
 
 def _check_experts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     """Refuse experts that are stored as one tensor for a layer. A model without experts has other such tensors."""
-    if not structure.declares_experts(config):
-        return
-    for name in layout.gathered_experts(checkpoint.tensors.values()):
+    declared = structure.declares_experts(config)
+    gathered = layout.gathered_experts(checkpoint.tensors.values())
+    for name in gathered if declared else [name for name in gathered if "expert" in name]:
         tensor = checkpoint.tensors[name]
         message = f"{tensor.file}: found {tensor}, all experts of a layer in one tensor, which onepass cannot split"
         raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")

@@ -34,8 +34,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype(np.uint64),
 }
 """Names in a header -> NumPy types, in the order that the safetensors library ranks them (see `header.build`)."""
-FP32 = "F32"
-FLOATS = ("BF16", "F16", FP32)
+FLOATS = ("BF16", "F16", "F32")
 """Types of a model that is not quantized."""
 
 
