@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Attention, and the modules in it that read anything but the layer's hidden states. All others there get the same
 # tensor, whatever they are called: queries, keys, values, gates, indexers.
-_ATTENTION = re.compile(r"(?P<block>(.+\.)?(self_|linear_)?att(n|ention))\.(?P<within>.+)")
+_ATTENTION = re.compile(r"(?P<block>(.+\.)?(self_|linear_|multi_head_)?att(n|ention))\.(?P<within>.+)")
 _READ_OTHERS = re.compile(
     r"(.+\.)?(o|out|output|dense|proj|c_proj|o_proj|out_proj|to_out|wo|wo_b)(\.(linear|dense|0))?"
 )

@@ -117,8 +117,9 @@ def no_export(folder: Path, number_format: str) -> str:
     matrices = sum(
         math.prod(one.shape) for one in stored if len(one.shape) > 1 and model.layer_of(one.name) is not None
     )
-    scaled = [theirs.tensors[name.removesuffix("_scale")] for name in theirs.tensors if name.endswith(".weight_scale")]
-    quantized = sum(math.prod(one.shape) * (2 if one.dtype == "U8" else 1) for one in scaled)
+    scaled = [name.removesuffix("_scale") for name in theirs.tensors if name.endswith("weight_scale")]
+    weights = [theirs.tensors[name if name in theirs.tensors else name.removesuffix("_weight")] for name in scaled]
+    quantized = sum(math.prod(one.shape) * (2 if one.dtype == "U8" else 1) for one in weights)
     if any(0 in one.shape for one in theirs.tensors.values()):
         return "it writes empty tensors"
     if 2 * quantized < matrices:
