@@ -124,7 +124,7 @@ class Plan:
         found = structure.read(config, checkpoint.tensors.values())
         require_declared_architecture(config, list(checkpoint.tensors.values()))
         checkpoint = split_experts(checkpoint, config, found)
-        _check_experts(checkpoint, config)
+        _check_experts(checkpoint, found.hidden)
         checkpoint = turned(checkpoint, layout.linears(found, checkpoint.tensors.values()))
         own = formats or {}
         named = [tensor for name, tensor in checkpoint.tensors.items() if not found.is_redundant(name)]
@@ -407,11 +407,11 @@ def _types(
     return stored | ({f"{module}.weight": declared for module in selection.quantized} if declared else {})
 
 
-def _check_experts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
-    """Refuse experts that are stored as one tensor for a layer. A model without experts has other such tensors."""
-    declared = structure.declares_experts(config)
-    gathered = layout.gathered_experts(checkpoint.tensors.values())
-    for name in gathered if declared else [name for name in gathered if "expert" in name]:
+def _check_experts(checkpoint: Checkpoint, hidden: int) -> None:
+    """Refuse experts that are stored as one tensor for a layer. Their matrices have a side of the hidden size."""
+    for name in layout.gathered_experts(checkpoint.tensors.values()):
         tensor = checkpoint.tensors[name]
+        if hidden not in tensor.shape[1:]:
+            continue
         message = f"{tensor.file}: found {tensor}, all experts of a layer in one tensor, which onepass cannot split"
         raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")

@@ -108,11 +108,6 @@ def lists_layers(config: Config) -> bool:
     return any(text_config(config).get(key) for key in _KINDS_OF_LAYERS)
 
 
-def declares_experts(config: Config) -> bool:
-    """Tell whether a configuration declares experts, whatever its field for their number is called."""
-    return any("expert" in field and value for field, value in text_config(config).items())
-
-
 def untied(config: Config) -> dict[str, Any]:
     """Return a configuration that does not tie the head to the embedding."""
     parts = {key: {**config[key], "tie_word_embeddings": False} for key in _TEXT if isinstance(config.get(key), dict)}

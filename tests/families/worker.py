@@ -11,7 +11,6 @@ own, so that a crash or an endless loop costs one row. FOLDER keeps models and M
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import re
@@ -36,6 +35,7 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.parameter_mapping import Names
+from tests.families.exports import no_export
 from tests.families.tiny import VOCABULARY, shrunk
 from tests.integration import onepass_run, oracle_export
 from tests.support.comparison import described, differences_beyond_stored_types
@@ -99,32 +99,6 @@ def export(folder: Path, number_format: str) -> None:
     """Let ModelOpt export a model."""
     wanted = {"format": number_format, "kv_cache": "none", "exclude": [], "output": folder / number_format / "theirs"}
     oracle_export.quantize(folder / "source", wanted, _tensors())
-
-
-def no_export(folder: Path, number_format: str) -> str:
-    """Tell why what ModelOpt exported is no quantized checkpoint of a model; nothing if it is one."""
-    config = read_json(folder / "source" / "config.json")
-    original, theirs = Checkpoint.open(folder / "source"), Checkpoint.open(folder / number_format / "theirs")
-    stored = list(original.tensors.values())
-    try:
-        model = structure.read(config, stored)
-    except (CheckpointError, ModelUnsupportedError):
-        return ""
-    table = original.tensors[f"{model.embedding}.weight"]
-    alike = [one.name for one in theirs.tensors.values() if (one.dtype, one.shape) == (table.dtype, table.shape)]
-    if alike and original.read(table.name).tobytes() not in [theirs.read(name).tobytes() for name in alike]:
-        return "transformers does not load the weights that it saved"
-    matrices = sum(
-        math.prod(one.shape) for one in stored if len(one.shape) > 1 and model.layer_of(one.name) is not None
-    )
-    scaled = [name.removesuffix("_scale") for name in theirs.tensors if name.endswith("weight_scale")]
-    weights = [theirs.tensors[name if name in theirs.tensors else name.removesuffix("_weight")] for name in scaled]
-    quantized = sum(math.prod(one.shape) * (2 if one.dtype == "U8" else 1) for one in weights)
-    if any(0 in one.shape for one in theirs.tensors.values()):
-        return "it writes empty tensors"
-    if 2 * quantized < matrices:
-        return f"it quantizes {quantized / matrices:.0%} of the weights of the layers"
-    return ""
 
 
 def compare(folder: Path, number_format: str) -> dict[str, list[str]]:
@@ -210,7 +184,7 @@ def _format(folder: Path, number_format: str, seconds: int) -> dict[str, Any]:
     failed = json.loads(theirs.read_text())["error"]
     if failed:
         return {"not_exported": _readable(failed)}
-    if none := no_export(folder, number_format):
+    if none := no_export(folder / "source", folder / number_format / "theirs"):
         return {"not_exported": none}
     found = _apart(lambda: compare(folder, number_format), seconds)
     return {"refused": _readable(found["error"])} if found["error"] else found["value"]

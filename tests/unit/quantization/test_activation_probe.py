@@ -164,13 +164,14 @@ def _probe() -> tuple[ModuleProbe, Measured]:
     return ModuleProbe(_TORCH, measured, None, InputMoments()), measured
 
 
-def test_the_largest_input_of_all_batches_is_kept_and_experts_count_their_tokens() -> None:
+@pytest.mark.parametrize("name", ["mlp.experts.0.up_proj", "experts.0.w3"])
+def test_the_largest_input_of_all_batches_is_kept_and_experts_count_their_tokens(name: str) -> None:
     probe, measured = _probe()
     for count in (3, 4):
-        probe.record("mlp.experts.0.up_proj", _tokens(count))
+        probe.record(name, _tokens(count))
     probe.finish()
-    assert measured.inputs == {"mlp.experts.0.up_proj": max(np.abs(_tokens(count)).max() for count in (3, 4))}
-    assert measured.tokens == {"mlp.experts.0.up_proj": 7}
+    assert measured.inputs == {name: max(np.abs(_tokens(count)).max() for count in (3, 4))}
+    assert measured.tokens == {name: 7}
     assert (measured.keys, measured.values, measured.attended) == (0, 0, False)
 
 

@@ -219,3 +219,12 @@ def test_experts_that_are_not_understood_are_left_whole_and_refused(model: Calla
     assert whole.tensors.keys() == checkpoint.tensors.keys()
     with pytest.raises(ModelUnsupportedError, match="all experts of a layer in one tensor"):
         Plan.make(source, SCHEMES["w4a16_nvfp4"])
+
+
+def test_other_tensors_of_three_dimensions_stay_as_they_are(
+    model: Callable[..., Path], matrices: Arrays, tmp_path: Path
+) -> None:
+    gates = np.ones((4, 16, 16), ml_dtypes.bfloat16)
+    inside = {"mlp.up_proj.weight": matrices["experts.0.up_proj.weight"], "rg_lru.input_gate": gates}
+    quantize_checkpoint(model(inside, "recurrent"), tmp_path / "out")
+    assert Checkpoint.open(tmp_path / "out").read(f"{_LAYER}.rg_lru.input_gate").tobytes() == gates.tobytes()

@@ -89,6 +89,17 @@ def test_a_head_that_is_called_an_embedding_is_none() -> None:
     assert found.embedding == "gpt_neox.embed_in"
 
 
+def test_an_embedding_of_another_name_is_found_by_its_rows() -> None:
+    tensors = _tensors("transformer.h", "transformer.w", more={"transformer.positions.weight": (128, 64)})
+    assert _read(tensors).embedding == "transformer.w"
+
+
+def test_a_larger_tower_of_any_name_is_not_the_stack() -> None:
+    large = {f"model.sam.blocks.{number}.mlp.weight": (4096, 64) for number in range(3)}
+    found = _read(_tensors("model.layers", "model.embed_tokens", more=large))
+    assert (found.stack, found.hidden) == ("model.layers", 64)
+
+
 def test_experts_in_one_tensor_are_found_whatever_their_names() -> None:
     experts = {f"net.blocks.0.moe.{name}.weight": (4, 96, 64) for name in ("input_linear", "output_linear")}
     others = {"net.blocks.0.conv.weight": (64, 1, 4), "vision_tower.table": (4, 8, 8), "net.blocks.0.bias": (4, 8, 8)}
@@ -171,6 +182,34 @@ def test_one_norm_lets_attention_and_mlp_share() -> None:
     together = layout.sharing_groups(modules, {"net.0"})
     assert together == [tuple(modules[:3]), (modules[3],)]
     assert layout.sharing_groups(modules) == [tuple(modules[:2]), (modules[2],), (modules[3],)]
+
+
+def test_what_attention_reads_is_told_by_names_and_shapes_if_the_model_does_not_run() -> None:
+    attention = {
+        **dict.fromkeys(["self.query", "self.key", "gate_proj", "indexer.wk", "q_proj.linear"], (32, 64)),
+        **dict.fromkeys(["o_proj", "output.dense", "o_proj.linear"], (64, 64)),
+        **dict.fromkeys(["q_b_proj", "indexer.wq_b"], (64, 48)),
+        "kv_b_proj": (64, 32),
+    }
+    others = {"encoder_attn.q_proj": (64, 64), "mlp.c_fc_0": (96, 64), "mlp.c_fc_1": (96, 64), "mlp.c_proj": (64, 96)}
+    shapes = {f"net.blocks.0.self_attn.{name}.weight": shape for name, shape in attention.items()}
+    shapes |= {f"net.blocks.0.{name}.weight": shape for name, shape in others.items()}
+    weights = [TensorSpec(name, "BF16", shape) for name, shape in shapes.items()]
+    modules = [weight.name.removesuffix(".weight") for weight in weights]
+    alike = layout.named_alike(_read(_tensors()), weights)
+    together = [group for group in layout.sharing_groups(modules, (), alike) if len(group) > 1]
+    assert [[module.removeprefix("net.blocks.0.") for module in group] for group in together] == [
+        [f"self_attn.{name}" for name in ("self.query", "self.key", "gate_proj", "indexer.wk", "q_proj.linear")],
+        ["self_attn.q_b_proj", "self_attn.indexer.wq_b"],
+        ["mlp.c_fc_0", "mlp.c_fc_1"],
+    ]
+
+
+def test_an_mlp_beside_attention_with_one_norm_shares_with_what_attention_reads() -> None:
+    weights = [TensorSpec(f"net.blocks.0.{name}.weight", "BF16", (96, 64)) for name in ("attn.qkv_proj", "mlp.fc_in")]
+    modules = [weight.name.removesuffix(".weight") for weight in weights]
+    alike = layout.named_alike(_read(_tensors()), weights)
+    assert layout.sharing_groups(modules, {"net.blocks.0"}, alike) == [tuple(modules)]
 
 
 def test_modules_that_get_the_same_tensor_are_joined_in_order() -> None:
