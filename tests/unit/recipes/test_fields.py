@@ -106,20 +106,24 @@ ELSEWHERE = {
     "expected_refusals": "the dry-run of the catalogue",
     "model.gated": "`app.access` asks for a token",
     "model.path": "a model of another kind: tests/unit/steps",
+    "serve.cluster.replicas": "files of clusters: tests/unit/bundle/test_settings_reach_targets.py",
+    "serve.cluster.route": "files of clusters: tests/unit/bundle/test_settings_reach_targets.py",
     "serve.workload.concurrency": "the users of a plan: tests/unit/planner/test_queueing.py",
     "serve.workload.rate": "the users of a plan: tests/unit/planner/test_queueing.py",
     "model.generate": "a model of another kind: tests/unit/payloads/test_generate.py",
 }
 """Fields with another purpose, and what they reach."""
+_WHOLE = ("speculative", "route")
+"""Fields with one value of several kinds."""
 
 
 def paths_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield every field, with the fields of its parts in its place, unless the part is one value of its own."""
     for name, field in model.model_fields.items():
         parts = [part for part in _models(field.annotation) if part.__name__ not in {"HeldOut", "Budget", "Trust"}]
-        if name == "speculative" or not parts:
+        if name in _WHOLE or not parts:
             yield f"{prefix}{name}"
-        for part in parts if name != "speculative" else ():
+        for part in parts if name not in _WHOLE else ():
             yield from paths_of(part, f"{prefix}{name}.")
 
 
