@@ -22,7 +22,7 @@ REVISIONS: Mapping[str, int] = {
     "generate": 1,
     "import_folder": 2,
     "measure": 1,
-    "quantize": 3,
+    "quantize": 4,
     "verify": 4,
 }
 """By the payload's module in this package."""

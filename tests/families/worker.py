@@ -150,8 +150,8 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
             continue
         parent = target.parameter.removesuffix(".weight") if name != target.parameter else module
         if target.expert is not None:
-            block, _, whole = parent.rpartition(".")
-            leaves = ("gate_proj", "up_proj") if target.parts > 1 else (whole,)
+            block, _, gathered = parent.rpartition(".")
+            leaves = ("gate_proj", "up_proj") if target.parts > 1 else (gathered,)
             parent = f"{block}.{target.expert}.{leaves[target.part]}"
         is_leaf = target.expert is not None or target.parameter.endswith(".weight")
         parts.setdefault(f"{parent}.{leaf}" if is_leaf else target.parameter, {})[target.part] = name

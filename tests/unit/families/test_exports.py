@@ -52,8 +52,8 @@ def test_an_export_counts_if_it_is_a_quantized_checkpoint_of_the_model(
 
 
 def test_experts_in_one_tensor_count_as_quantized(tmp_path: Path) -> None:
-    whole = {"net.layers.0.experts.down_proj": np.ones((4, 16, 16), np.float32)}
-    codes = {
+    whole: dict[str, NDArray[Any]] = {"net.layers.0.experts.down_proj": np.ones((4, 16, 16), np.float32)}
+    codes: dict[str, NDArray[Any]] = {
         "net.layers.0.experts.down_proj": np.ones((4, 8, 16), np.uint8),
         "net.layers.0.experts.down_proj_weight_scale": _SCALE,
     }
