@@ -40,6 +40,8 @@ class Measured:
     """Whether attention got keys and values."""
     fed_alike: dict[str, str] = field(default_factory=dict)
     """By module that gets the same tensor as an earlier one, the first that got it."""
+    joined: list[list[str]] = field(default_factory=list)
+    """Modules whose weights transformers puts below each other, in one matrix."""
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
     """Errors of the layer's output: by the first module of a group and the format, see `sensitivity`."""
     singular: list[str] = field(default_factory=list)

@@ -226,7 +226,9 @@ class _Walk:
         """Round a layer's weights by GPTQ, and return what they become, by name within the layer."""
         prefix, found = f"{self.plan.stack}.{number}.", {}
         scales = {
-            name: scale for group in self._groups(number, measured) for name, scale in self._scaled(group, tensors)
+            name: scale
+            for group in self._groups(number, measured)
+            for name, scale in self._scaled(group, tensors, measured)
         }
         importance = moments.importance()
         with self.report.cost.phase("round"):
@@ -280,7 +282,7 @@ class _Walk:
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
             known = {f"{self.plan.stack}.{number}.{name}": array for name, array in kept.items()}
             for group in self._groups(number, measured):
-                self._quantize(group, tensors, amax, known)
+                self._quantize(group, tensors, amax, known, measured)
             for module in measured.singular:
                 self.report.tensors[f"{self.plan.stack}.{number}.{module}"].is_singular = True
             for unit in self.plan.layers[number]:
@@ -301,11 +303,16 @@ class _Walk:
         units = [unit for unit in self.plan.layers[number] if self.plan.quantizes(unit[0])]
         return [part for group in layout.joined(units, alike) for part in self.plan.by_scheme(group)]
 
-    def _scaled(self, group: Sequence[str], tensors: Mapping[str, Any]) -> list[tuple[str, np.float32]]:
-        """Return the scale of each weight of a group."""
+    def _scaled(
+        self, group: Sequence[str], tensors: Mapping[str, Any], measured: Measured
+    ) -> list[tuple[str, np.float32]]:
+        """Return the scale of each weight of a group. Those that are one matrix in transformers share it."""
+        modules = {name.removesuffix(".weight") for name in group}
+        wholes = [tuple(f".{name}" for name in names) for names in measured.joined]
+        one_matrix = any(all(module.endswith(whole) for module in modules) for whole in wholes)
         scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
         amax = [largest_magnitude(tensors[name], source[name]) for name in group]
-        if scheme.shares(tuple(group)):
+        if scheme.shares(tuple(group)) or one_matrix:
             amax = [max(amax)] * len(amax)
         return [(name, scheme.weight_scale(largest)) for name, largest in zip(group, amax, strict=True)]
 
@@ -315,9 +322,10 @@ class _Walk:
         tensors: Mapping[str, Any],
         inputs: Mapping[tuple[str, Any], float],
         kept: Mapping[str, NDArray[Any]],
+        measured: Measured,
     ) -> None:
         scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
-        for name, scale in self._scaled(group, tensors):
+        for name, scale in self._scaled(group, tensors, measured):
             module, rounded = name.removesuffix(".weight"), scheme.compensates and name in kept
             entry = self.report.tensor(module, scheme, scale)
             entry.falls_back = not rounded if scheme.compensates else scheme.weighs_errors and module not in kept

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # tensor, whatever they are called: queries, keys, values, gates, indexers.
 _ATTENTION = re.compile(r"(?P<block>(.+\.)?(self_|linear_|multi_head_)?att(n|ention))\.(?P<within>.+)")
 _READ_OTHERS = re.compile(
-    r"(.+\.)?(o|out|output|dense|proj|c_proj|o_proj|out_proj|to_out|wo|wo_b)(\.(linear|dense|0))?"
+    r"(.+\.)?(o|out|output|dense|proj|c_proj|o_proj|out_proj|to_out|[wW]o|wo_b)(\.(linear|dense|0))?"
 )
 _READ_QUERIES = ("q_b_proj", "wq_b")
 _NUMBERED_FIRST_OF_MLP = re.compile(r"c_fc_\d")

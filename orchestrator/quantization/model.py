@@ -248,6 +248,7 @@ class LayeredModel:
         with self.resident(number, tensors) as layer, layer.running(measured=measured, moments=moments) as running:
             for position in range(len(self.hidden)):
                 running.advance(position)
+            measured.joined = [names for names in layer.arranged.modules.values() if len(names) > 1]
         self.forget(number)
         return measured
 

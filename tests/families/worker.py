@@ -139,7 +139,9 @@ def _equal_by_other_names(source: Path, original: Checkpoint, ours: Checkpoint, 
     """Return the tensors, by both names, whose bytes ModelOpt wrote by the names of transformers."""
     names = Names.of(skeleton.build(source, "bfloat16"), original.tensors)
     # Where transformers writes a part of a name twice, it reads it twice, too.
-    written = {names.renamed(names.renamed(name)): name for name in theirs.tensors}
+    written = {names.renamed(names.renamed(name)): name for name in theirs.tensors} | {
+        name: name for name in theirs.tensors
+    }
     parts: dict[str, dict[int, str]] = {}
     for name in filterfalse(structure.in_tower, ours.tensors):
         module, _, leaf = name.rpartition(".")
