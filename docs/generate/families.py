@@ -36,8 +36,8 @@ read it.
         "## What method onepass refuses",
         table(["family", "class", "reason"], _refused(exported)),
         "## What ModelOpt does not export",
-        """What it writes does not count as an export if it has empty tensors, less than half of the weights of the layers
-quantized, or other weights than the source.""",
+        """What it writes does not count as an export if it has empty tensors, less than half of the weights of the
+layers quantized, or other weights than the source.""",
         table(
             ["family", "class", "error"], ([row.family, row.architecture, _first_error(row)] for row in not_exported)
         ),
