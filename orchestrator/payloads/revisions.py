@@ -15,7 +15,7 @@ PACKAGE = "orchestrator.payloads."
 
 REVISIONS: Mapping[str, int] = {
     "benchmark": 1,
-    "calibration": 1,
+    "calibration": 2,
     "download": 2,
     "edge_engine": 1,
     "evaluate": 2,

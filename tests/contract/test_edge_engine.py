@@ -20,7 +20,7 @@ from orchestrator.steps.registry import build_steps
 from orchestrator.steps.step import Step
 from tests.contract.test_standins import CATALOG
 from tests.support.checkpoints import write_tensors
-from tests.support.edge_llm import PACKAGES
+from tests.support.edge_packages import PACKAGES
 from tests.support.ports import free_port
 
 STANDINS = PACKAGES.parent

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from orchestrator.bundle.gateway.documents import Limits, Profile, Serve
-from tests.support.gateway import ROOT, Deployment, example_serve, serve_options
+from tests.support.edge_packages import server_of_the_stand_in
+from tests.support.gateway import Deployment, example_serve, serve_options
 
 TABLE = "tensorrt-edgellm-serve-0.11.0"
 SIZES = {"max_input_len": 2048, "max_kv_cache_capacity": 4096, "max_batch_size": 8}
-PACKAGES = ROOT / "tests" / "support" / "standins" / "packages"
 
 
 def example_edge_llm(**changes: Any) -> Serve:  # noqa: ANN401 - any field
@@ -35,18 +32,6 @@ def example_edge_llm(**changes: Any) -> Serve:  # noqa: ANN401 - any field
         profile=Profile("ef" * 32, "edge_llm-nvfp4-tp1-pp1", {"llm_engine": "edge_llm", "tp": "1"}),
     )
     return dataclasses.replace(serve, **changes)
-
-
-def server_of_the_stand_in() -> ModuleType:
-    """Load what stands in for the package in which the server looks up the places of engines."""
-    file = PACKAGES / "experimental" / "server" / "runtime" / "engine_build.py"
-    spec = importlib.util.spec_from_file_location("stand_in_engine_build", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_engine(model: Path, sizes: Mapping[str, int] = SIZES) -> Path:

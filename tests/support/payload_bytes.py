@@ -32,7 +32,7 @@ from orchestrator.quantization.formats import cuda, kernels
 from orchestrator.quantization.tensors import DTYPES, StoredTensor
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model
 from tests.support.downloads import Downloads
-from tests.support.edge_llm import server_of_the_stand_in
+from tests.support.edge_packages import server_of_the_stand_in
 from tests.support.encoders import CompiledLoops, Defined, Encoder, GpuArithmetic, digests
 from tests.support.families import FAMILIES, SIZES
 from tests.support.golden_bytes import Found
