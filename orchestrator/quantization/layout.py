@@ -33,6 +33,12 @@ _READ_OTHERS = re.compile(
 _READ_QUERIES = ("q_b_proj", "wq_b")
 _NUMBERED_FIRST_OF_MLP = re.compile(r"c_fc_\d")
 
+# Both branches of a recurrent block (Griffin) read its input.
+_BRANCHES = ("linear_x", "linear_y")
+
+# RWKV's token shift: a vector beside a module, which mixes this token with the one before for that module alone.
+_MIXTURE = "time_mix_"
+
 # Queries are of another tensor here than keys and values.
 _CROSS_ATTENTION = re.compile(r"(encoder|cross)_?att(n|ention)$")
 
@@ -168,9 +174,7 @@ def select(
                 f" {', '.join(group)} is quantized; engines fuse these into one matrix"
             )
             raise RecipeInvalidError(message, hint="Exclude all of them or none.")
-    alike = (
-        {} if runs else named_alike(structure, [one for one in tensors if one.name.removesuffix(".weight") in chosen])
-    )
+    alike = {} if runs else named_alike(structure, tensors, chosen)
     return Selection(
         groups=tuple(sharing_groups(quantized, _layers_with_one_norm(tensors), alike)),
         excluded=tuple(_excluded(all_modules, chosen, tied=structure.tied)),
@@ -193,24 +197,29 @@ def fusion_groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
     return _gathered(modules, _fused)
 
 
-def named_alike(structure: Structure, weights: Iterable[TensorSpec]) -> dict[str, Group]:
+def named_alike(structure: Structure, tensors: Iterable[TensorSpec], modules: Container[str]) -> dict[str, Group]:
     """Tell by names and shapes which modules get the same tensor, for a model that does not run.
 
     Args:
         structure: The model's.
-        weights: Those of linear modules.
+        tensors: All tensors.
+        modules: The linear modules to tell of.
 
     Returns:
         By module, a common name for those that get the same tensor; only modules whose group differs from what runtimes
         fuse.
     """
     found: dict[str, Group] = {}
-    for weight in weights:
-        module = weight.name.removesuffix(".weight")
+    by_module = {tensor.name.removesuffix(".weight"): tensor for tensor in tensors}
+    for module, weight in by_module.items():
         parent, _, leaf = module.rpartition(".")
+        if module not in modules or f"{parent}.{_MIXTURE}{leaf}" in by_module:
+            continue
         attention = _ATTENTION.fullmatch(module)
         if _NUMBERED_FIRST_OF_MLP.fullmatch(leaf):
             found[module] = parent, ("c_fc",)
+        elif leaf in _BRANCHES:
+            found[module] = parent, _BRANCHES
         elif attention and leaf in _READ_QUERIES:
             found[module] = attention["block"], (*_READ_QUERIES, str(weight.shape[1]))
         elif attention and weight.shape[1] == structure.hidden and not _READ_OTHERS.fullmatch(attention["within"]):

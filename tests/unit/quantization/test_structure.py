@@ -196,7 +196,7 @@ def test_what_attention_reads_is_told_by_names_and_shapes_if_the_model_does_not_
     shapes |= {f"net.blocks.0.{name}.weight": shape for name, shape in others.items()}
     weights = [TensorSpec(name, "BF16", shape) for name, shape in shapes.items()]
     modules = [weight.name.removesuffix(".weight") for weight in weights]
-    alike = layout.named_alike(_read(_tensors()), weights)
+    alike = layout.named_alike(_read(_tensors()), weights, modules)
     together = [group for group in layout.sharing_groups(modules, (), alike) if len(group) > 1]
     assert [[module.removeprefix("net.blocks.0.") for module in group] for group in together] == [
         [f"self_attn.{name}" for name in ("self.query", "self.key", "gate_proj", "indexer.wk", "q_proj.linear")],
@@ -205,10 +205,21 @@ def test_what_attention_reads_is_told_by_names_and_shapes_if_the_model_does_not_
     ]
 
 
+def test_branches_of_a_recurrent_block_share_and_modules_with_mixtures_of_their_own_do_not() -> None:
+    shapes = {f"temporal_block.linear_{name}.weight": (64, 64) for name in ("x", "y", "out")}
+    shapes |= {f"attention.{name}.weight": (64, 64) for name in ("key", "value", "receptance", "output")}
+    shapes |= {f"attention.time_mix_{name}": (1, 1, 64) for name in ("key", "value", "receptance")}
+    tensors = [TensorSpec(f"net.blocks.0.{name}", "BF16", shape) for name, shape in shapes.items()]
+    modules = [spec.name.removesuffix(".weight") for spec in tensors if len(spec.shape) == 2]
+    alike = layout.named_alike(_read(_tensors()), tensors, modules)
+    together = [group for group in layout.sharing_groups(modules, (), alike) if len(group) > 1]
+    assert together == [("net.blocks.0.temporal_block.linear_x", "net.blocks.0.temporal_block.linear_y")]
+
+
 def test_an_mlp_beside_attention_with_one_norm_shares_with_what_attention_reads() -> None:
     weights = [TensorSpec(f"net.blocks.0.{name}.weight", "BF16", (96, 64)) for name in ("attn.qkv_proj", "mlp.fc_in")]
     modules = [weight.name.removesuffix(".weight") for weight in weights]
-    alike = layout.named_alike(_read(_tensors()), weights)
+    alike = layout.named_alike(_read(_tensors()), weights, modules)
     assert layout.sharing_groups(modules, {"net.blocks.0"}, alike) == [tuple(modules)]
 
 
