@@ -155,7 +155,7 @@ CASES: list[tuple[str, Edits, Edits, str]] = [
     ("KV_CACHE_UNSUPPORTED", ONEPASS | {"quantization.kv_cache": "nvfp4"}, {"quantization.kv_cache": "fp8"}, "fp8"),
     (
         "MODEL_UNSUPPORTED",
-        ONEPASS | {"model.architecture": "GPT2LMHeadModel"},
+        ONEPASS | {"model.architecture": "InklingForConditionalGeneration"},
         {"model.architecture": "Qwen3MoeForCausalLM"},
         "modelopt",
     ),
