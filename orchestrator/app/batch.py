@@ -308,6 +308,7 @@ class BatchRun:
     """Start further builds after one has failed."""
     results: dict[RecipeName, Result] = field(default_factory=dict)
     _running: dict[RecipeName, _Running] = field(default_factory=dict)
+    _interrupted: bool = False
     _lines: queue.Queue[tuple[RecipeName, bytes]] = field(default_factory=queue.Queue)
 
     def run(self, members: Sequence[Member]) -> tuple[Result, ...]:
@@ -368,7 +369,7 @@ class BatchRun:
             result.state = "built"
         elif ended and ended.code:
             result.state, result.error = "failed", error_of(ended)
-        elif ended:
+        elif ended or self._interrupted:
             result.state = "interrupted"
         else:
             message = f"the build of {recipe.name} ended with exit status {status} and said nothing"
@@ -376,6 +377,7 @@ class BatchRun:
         del self._running[recipe]
 
     def _interrupt(self) -> None:
+        self._interrupted = True
         for running in self._running.values():
             with suppress(ProcessLookupError):
                 running.process.send_signal(signal.SIGINT)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +88,8 @@ def test_leaving_an_attached_build_does_not_end_it(place: Place) -> None:
     process = json.loads(place.run("build", RECIPE, *LONG, "--detach", "--json").stdout)["process"]
     wait_for(place.is_at_work)
     with place.start("attach", RECIPE) as attached:
-        time.sleep(1.5)
+        assert attached.stderr is not None
+        assert attached.stderr.readline()  # it shows a step: it follows
         attached.send_signal(signal.SIGINT)
         _, said = attached.communicate(timeout=20)
     assert attached.returncode == 0, said

@@ -10,6 +10,11 @@ from pathlib import Path
 from tests.support.environments import ROOT, oracle_python
 from tests.support.warm import Done, warm_python
 
+_TRANSFORMERS = (
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",  # transformers imports what models need when it is asked for one
+)
 _MODELOPT = ("modelopt.torch.quantization", "modelopt.torch.export")
 
 
@@ -60,4 +65,4 @@ class Environment:
 
 def find_environment() -> Environment:
     """Find it; without it the test is skipped, or fails where nothing may be skipped."""
-    return Environment(oracle_python(), ("torch", "transformers"))
+    return Environment(oracle_python(), _TRANSFORMERS)

@@ -232,6 +232,25 @@ def test_an_interrupt_reaches_every_build_that_runs_and_no_other_is_started() ->
     assert states == {"a": "interrupted", "b": "interrupted", "c": "not started"}
 
 
+def test_a_build_that_an_interrupt_kills_before_it_says_a_word_is_interrupted() -> None:
+    build = Build()
+
+    def die(number: int) -> None:
+        build.status = -number
+        build.lines.put(None)
+
+    build.send_signal = die  # type: ignore[method-assign]
+    build.say(event="warned", message="x")
+
+    def show(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = BatchRun(lambda _: build, show, 1, False)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(members("a"))
+    assert [result.state for result in run.results.values()] == ["interrupted"]
+
+
 def test_gpu_hours_are_the_seconds_of_steps_that_ran_times_their_gpus(settings: Settings) -> None:
     (member,) = plan_batch(settings, names("qwen3-8b-fp8")).ready
     build = Build()
