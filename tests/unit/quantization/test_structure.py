@@ -206,7 +206,9 @@ def test_what_attention_reads_is_told_by_names_and_shapes_if_the_model_does_not_
 
 
 def test_branches_of_a_recurrent_block_share_and_modules_with_mixtures_of_their_own_do_not() -> None:
-    shapes = {f"temporal_block.linear_{name}.weight": (64, 64) for name in ("x", "y", "out")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"temporal_block.linear_{name}.weight": (64, 64) for name in ("x", "y", "out")
+    }
     shapes |= {f"attention.{name}.weight": (64, 64) for name in ("key", "value", "receptance", "output")}
     shapes |= {f"attention.time_mix_{name}": (1, 1, 64) for name in ("key", "value", "receptance")}
     tensors = [TensorSpec(f"net.blocks.0.{name}", "BF16", shape) for name, shape in shapes.items()]
