@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.app.forecast import forecast
-from orchestrator.app.make_plan import ExecutorName, PlacedStep
+from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
 from orchestrator.app.needs import HINT
 from orchestrator.app.planning import Planned, plan, unexpected_refusals
 from orchestrator.app.recipe_name import RecipeName
@@ -47,22 +47,25 @@ class Member:
     pending: tuple[PlacedStep, ...] = ()
     """The steps that have no result yet."""
 
+    @property
+    def plan(self) -> Plan:
+        """Its plan, if it can be built."""
+        assert self.planned is not None  # noqa: S101 - see above
+        return self.planned.plan
+
     @cached_property
     def memory(self) -> float:
         """The most bytes of memory that one of its phases needs at once."""
-        assert self.planned is not None  # noqa: S101 - it is ready
-        recipe = self.planned.plan.recipe
-        serves = self.planned.plan.target.gpu and (recipe.checks.serve or recipe.benchmark is not None)
-        stages = self.planned.plan.estimate.stages
+        recipe, stages = self.plan.recipe, self.plan.estimate.stages
+        serves = self.plan.target.gpu and (recipe.checks.serve or recipe.benchmark is not None)
         return max((stage.peak.total for stage in stages if serves or stage.phase not in _SERVING), default=0.0)
 
     @property
     def time(self) -> Span | None:
         """How long the phases of its pending steps are planned to take; None if that is not known."""
-        assert self.planned is not None  # noqa: S101 - it is ready
         names = {placed.step.name for placed in self.pending}
         found = None
-        for stage in self.planned.plan.estimate.stages:
+        for stage in self.plan.estimate.stages:
             if stage.time and _runs(stage.phase, names):
                 found = found.plus(stage.time) if found else stage.time
         return found
@@ -88,25 +91,19 @@ class Batch:
     """Recipes that say themselves that they are refused, if all recipes were asked for."""
 
     @property
-    def members(self) -> tuple[Member, ...]:
-        """All recipes, in the order of the tables."""
-        return (*self.ready, *self.expected, *self.refused)
-
-    @property
     def needs(self) -> tuple[Need, ...]:
         """What the builds will write. What several of them download is counted once."""
         found: dict[object, Need] = {}
         for member in self.ready:
-            assert member.planned is not None  # noqa: S101 - it is ready
-            made = member.planned.plan
-            downloads = sources(made.recipe)
+            recipe = member.plan.recipe
+            downloads = sources(recipe)
             for placed in member.pending:
                 if placed.disk and placed.disk.most:
                     name = placed.step.name
                     source = downloads.get(name)
-                    what = source.repo if source else f"{made.recipe.name}: {placed.disk.what}"
+                    what = source.repo if source else f"{recipe.name}: {placed.disk.what}"
                     place = self.settings.store.root
-                    found.setdefault(source or (made.recipe.name, name), Need(place, placed.disk.most, what))
+                    found.setdefault(source or (recipe.name, name), Need(place, placed.disk.most, what))
         return tuple(found.values())
 
     def check(self, jobs: int, *, shares_memory: bool, skips: bool) -> None:
@@ -151,8 +148,7 @@ class Batch:
 
 
 def _available(member: Member) -> float:
-    assert member.planned is not None  # noqa: S101 - it is ready
-    return min(stage.peak.available for stage in member.planned.plan.estimate.stages)
+    return min(stage.peak.available for stage in member.plan.estimate.stages)
 
 
 def plan_batch(

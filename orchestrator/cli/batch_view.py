@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Self
-
-import click
 
 from orchestrator import events
 from orchestrator.app.batch import Member
-from orchestrator.cli.build_view import RunningStep, is_terminal, line_of
+from orchestrator.cli.build_view import Display, RunningStep, is_terminal, line_of
 from orchestrator.cli.screen import Screen
 
 
-class BatchView:
+class BatchView(Display):
     """Shows the events of several builds."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,18 +22,7 @@ class BatchView:
         """
         self._clock = clock
         self._running: dict[str, RunningStep] = {}
-        self._screen = Screen(self._lines) if is_terminal() else None
-
-    def __enter__(self) -> Self:
-        """Start to show."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Restore the terminal."""
-        if self._screen:
-            self._screen.close()
+        super().__init__(Screen(self._lines) if is_terminal() else None)
 
     def __call__(self, member: Member, event: events.Event) -> None:
         """Show one event of a build."""
@@ -62,9 +47,3 @@ class BatchView:
         now = self._clock()
         for running in tuple(self._running.values()):
             yield next(iter(running.lines(now, width)))
-
-    def _say(self, line: str) -> None:
-        if self._screen:
-            self._screen.say(line)
-        else:
-            click.echo(line, err=True)

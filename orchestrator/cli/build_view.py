@@ -26,22 +26,12 @@ _SHORTEST_BAR, _LONGEST_BAR = 8, 40
 _MINUTE, _HOUR = 60, 3600
 
 
-class BuildView:
-    """An observer that shows a build."""
+class Display:
+    """Prints lines on standard error, above those of a screen if there is one."""
 
-    def __init__(self, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        """Show on standard error.
-
-        Args:
-            verbose: Show every line that the steps write.
-            clock: Returns seconds.
-        """
-        self._terminal = is_terminal()
-        self._verbose = verbose
-        self._clock = clock
-        self._last = 0.0
-        self._running: RunningStep | None = None
-        self._screen: Screen | None = None
+    def __init__(self, screen: Screen | None = None) -> None:
+        """Show on a screen, or on plain lines."""
+        self._screen = screen
 
     def __enter__(self) -> Self:
         """Start to show."""
@@ -53,6 +43,30 @@ class BuildView:
         """Restore the terminal."""
         if self._screen:
             self._screen.close()
+
+    def _say(self, line: str) -> None:
+        if self._screen:
+            self._screen.say(line)
+        else:
+            click.echo(line, err=True)
+
+
+class BuildView(Display):
+    """An observer that shows a build."""
+
+    def __init__(self, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show on standard error.
+
+        Args:
+            verbose: Show every line that the steps write.
+            clock: Returns seconds.
+        """
+        super().__init__()
+        self._terminal = is_terminal()
+        self._verbose = verbose
+        self._clock = clock
+        self._last = 0.0
+        self._running: RunningStep | None = None
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -113,12 +127,6 @@ class BuildView:
 
     def _lines(self, width: int) -> Iterable[str]:
         return self._running.lines(self._clock(), width) if self._running else ()
-
-    def _say(self, line: str) -> None:
-        if self._screen:
-            self._screen.say(line)
-        else:
-            click.echo(line, err=True)
 
 
 def is_terminal() -> bool:

@@ -19,7 +19,7 @@ from orchestrator.serving.server import Able, Command, EngineLimits, Measurement
 
 LABEL = "TensorRT Edge-LLM"
 COSTS = "edge_llm"
-LIBRARY = "tensorrt-edge-llm"
+HUB_LIBRARY = "tensorrt-edge-llm"
 SERVER = "tensorrt-edgellm-serve"
 MEASURED_BY = "streamed conversations over HTTP"
 CONTROL = "/v1/messages"

@@ -108,7 +108,7 @@ class Runtime(Protocol):
         """Its name in the planner's constants."""
 
     @property
-    def LIBRARY(self) -> str:  # noqa: N802
+    def HUB_LIBRARY(self) -> str:  # noqa: N802
         """Its name on the Hub: a model card's `library_name`."""
 
     @property

@@ -22,7 +22,7 @@ from orchestrator.serving.trtllm_config import (
 
 LABEL = "TensorRT-LLM"
 COSTS = "trtllm"
-LIBRARY = "tensorrt-llm"
+HUB_LIBRARY = "tensorrt-llm"
 SERVER = "trtllm-serve"
 MEASURED_BY = "trtllm-bench"
 CONTROL = "/update_weights"

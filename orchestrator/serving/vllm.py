@@ -19,7 +19,7 @@ from orchestrator.serving.server import Able, Command, EngineLimits, Measurement
 
 LABEL = "vLLM"
 COSTS = "vllm"
-LIBRARY = "vllm"
+HUB_LIBRARY = "vllm"
 SERVER = "vllm serve"
 MEASURED_BY = "streamed requests over HTTP"
 CONTROL = "/scale_elastic_ep"

@@ -20,8 +20,11 @@ from typing import Any
 import pytest
 
 from orchestrator.bundle.gateway.documents import Limits, Profile, Serve, ServeOption
+from orchestrator.bundle.gateway.launch import Launch, decide_launch
 from orchestrator.bundle.gateway.routes import routes_of
 from orchestrator.bundle.gateway.runtimes import RUNTIMES
+from orchestrator.bundle.gateway.settings import read_settings
+from orchestrator.bundle.gateway.variables import Environment
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -328,3 +331,19 @@ def write_model(folder: Path, engine: str | None = None) -> None:
         (folder / engine).mkdir()
         (folder / engine / "config.json").write_text("{}", encoding="utf-8")
         (folder / engine / "rank0.engine").write_bytes(b"engine")
+
+
+class LaunchWorld:
+    """A folder with a model, and the command lines that its document makes of variables."""
+
+    def __init__(self, folder: Path, example: Serve) -> None:
+        self.folder = folder
+        self.example = example
+        write_model(folder / "model")
+
+    def serve(self, **changes: Any) -> Serve:  # noqa: ANN401 - any field
+        return dataclasses.replace(self.example, model=str(self.folder / "model"), **changes)
+
+    def launch(self, values: Mapping[str, str], *arguments: str, serve: Serve | None = None) -> Launch:
+        serve, environment = serve or self.serve(), Environment(values)
+        return decide_launch(serve, read_settings(environment, serve), environment, arguments)

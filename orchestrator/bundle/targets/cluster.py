@@ -96,7 +96,7 @@ def values_of(contents: BundleContents) -> dict[str, object]:
             "capabilities": {"drop": ["ALL"]},
         },
         "waiting": str(max(1, contents.recipe.serve.max_batch_size // 2)),
-        "model_format": f"{contents.runtime.LIBRARY}-{'engine' if contents.engine_config else 'checkpoint'}",
+        "model_format": f"{contents.runtime.HUB_LIBRARY}-{'engine' if contents.engine_config else 'checkpoint'}",
     }
 
 

@@ -20,7 +20,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         recipe=recipe,
         source=recipe.model if isinstance(recipe.model, HubModel) else None,
         draft=contents.shape.draft,
-        tags=[recipe.quantization.format, contents.runtime.LIBRARY, recipe.target],
+        tags=[recipe.quantization.format, contents.runtime.HUB_LIBRARY, recipe.target],
         performance=contents.performance,
         levels=list(_levels(contents)),
         profile=profile_of(contents),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import click
 from click.core import ParameterSource
@@ -37,6 +38,15 @@ from orchestrator.units import in_bytes, in_time
 
 _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
 """The executors of this machine by their names on the command line."""
+
+
+class _Extent(TypedDict):
+    """Arguments of a build on this machine and of one on a cluster."""
+
+    first: str | None
+    last: str | None
+    locked: bool
+    offline: bool
 
 
 @click.command("build")
@@ -92,7 +102,8 @@ _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
     type=click.Choice(["ask", "leave", "cancel"]),
     default="ask",
     show_default=True,
-    help="With --executor slurm: what Ctrl-C does to the jobs. Without a terminal, `ask` cancels them.",
+    help="With --executor slurm: what Ctrl-C does to the jobs. Without a terminal, and for several recipes, "
+    "`ask` cancels them.",
 )
 @click.option(
     "--events", is_flag=True, help="Print each event as a line of JSON, for a program that follows the build."
@@ -142,32 +153,21 @@ def command(
         )
         ctx.exit(build_many(settings, wanted, as_json=as_json))
     (recipe,) = recipes
+    extent: _Extent = {"first": first, "last": last, "locked": locked, "offline": offline}
     if detach:
         ctx.exit(_detached(settings, recipe, as_json=as_json))
     started = time.monotonic()
     run: Callable[..., Build]
     if executor == "slurm":
         cluster = read_cluster(cluster_file or settings.project.root / "cluster.yaml")
-        prepared = ClusterBuild.prepare(
-            settings, recipe, overrides, cluster, first=first, last=last, locked=locked, offline=offline
-        )
+        prepared = ClusterBuild.prepare(settings, recipe, overrides, cluster, **extent)
         if render:
             _render(prepared, render)
             return
         run = partial(prepared.run, leaves=partial(leaves_jobs, on_interrupt, recipe))
     else:
-        run = partial(
-            build,
-            settings,
-            recipe,
-            overrides,
-            executor=here,
-            first=first,
-            last=last,
-            locked=locked,
-            offline=offline,
-            executors=executors_of(settings, offline=offline, containers=containers),
-        )
+        executors = executors_of(settings, offline=offline, containers=containers)
+        run = partial(build, settings, recipe, overrides, executor=here, executors=executors, **extent)
     with _view(events=events, verbose=verbose) as view:
         built = run(observer=view)
     if as_json:
@@ -182,8 +182,11 @@ def _check_usage(
 ) -> None:
     """Refuse options that exclude each other."""
     message = ""
+    names = [recipe.name for recipe in recipes]
     if every == bool(recipes):
         message = "name a recipe, or --all"
+    elif len({*names}) < len(names):
+        message = f"{max(names, key=names.count)} is named twice"
     elif detach and dry:
         message = "--detach and --dry-run exclude each other"
     elif executor == "slurm" and dry:

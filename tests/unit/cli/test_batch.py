@@ -109,6 +109,8 @@ def test_a_matrix_writes_recipes_and_builds_them(shell: Shell, commands: list[tu
         ([_SMALL, "--dry-run", "--matrix", "format=fp8"], "--matrix is not possible with --dry-run"),
         ([_SMALL, "--all"], "name a recipe, or --all"),
         ([], "name a recipe, or --all"),
+        ([_SMALL, _OTHER, _SMALL], f"{_SMALL} is named twice"),
+        ([f"./elsewhere/{_SMALL}.yaml", _SMALL], f"{_SMALL} is named twice"),
         ([_SMALL, "--matrix", "format=fp8", "-v"], "--verbose is not possible with several recipes"),
     ],
 )

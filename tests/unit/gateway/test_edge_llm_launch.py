@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.bundle.gateway.documents import Serve, parse_serve
 from orchestrator.bundle.gateway.errors import DocumentError, GatewayError
-from orchestrator.bundle.gateway.launch import Launch, decide_launch
+from orchestrator.bundle.gateway.launch import decide_launch
 from orchestrator.bundle.gateway.settings import read_settings
 from orchestrator.bundle.gateway.variables import Environment
 from tests.support.edge_llm import example_edge_llm, write_engine
-from tests.support.gateway import write_model
+from tests.support.gateway import LaunchWorld
 
 
-class World:
-    """A folder with a model and its engine."""
+class World(LaunchWorld):
+    """A model and its engine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        write_model(folder / "model")
+    def __init__(self, folder: Path, example: Serve) -> None:
+        super().__init__(folder, example)
         self.place = write_engine(folder / "model")
-
-    def serve(self, **changes: Any) -> Serve:  # noqa: ANN401 - any field
-        return dataclasses.replace(example_edge_llm(), model=str(self.folder / "model"), **changes)
-
-    def launch(self, values: Mapping[str, str], *arguments: str) -> Launch:
-        serve, environment = self.serve(), Environment(values)
-        return decide_launch(serve, read_settings(environment, serve), environment, arguments)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+    return World(tmp_path, example_edge_llm())
 
 
 def test_the_document_says_which_runtime_it_is_by_the_key_of_its_version() -> None:

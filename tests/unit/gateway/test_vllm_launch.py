@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestrator.bundle.gateway.documents import Serve, parse_serve
+from orchestrator.bundle.gateway.documents import parse_serve
 from orchestrator.bundle.gateway.errors import ContradictionError, GatewayError
-from orchestrator.bundle.gateway.launch import Launch, decide_launch
-from orchestrator.bundle.gateway.settings import read_settings
-from orchestrator.bundle.gateway.variables import Environment
-from tests.support.gateway import example_vllm, serve_options, write_model
-
-
-class World:
-    """A folder with a model."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        write_model(folder / "model")
-
-    def serve(self, **changes: Any) -> Serve:  # noqa: ANN401 - any field
-        return dataclasses.replace(example_vllm(), model=str(self.folder / "model"), **changes)
-
-    def launch(self, values: Mapping[str, str], *arguments: str, serve: Serve | None = None) -> Launch:
-        serve, environment = serve or self.serve(), Environment(values)
-        return decide_launch(serve, read_settings(environment, serve), environment, arguments)
+from tests.support.gateway import LaunchWorld, example_vllm, serve_options, write_model
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> LaunchWorld:
+    return LaunchWorld(tmp_path, example_vllm())
 
 
 def test_the_document_says_which_runtime_it_is_by_the_key_of_its_version() -> None:
@@ -45,7 +24,7 @@ def test_the_document_says_which_runtime_it_is_by_the_key_of_its_version() -> No
     assert parse_serve(text, "serve.json") == example_vllm()
 
 
-def test_the_recipe_alone_starts_its_own_command_on_loopback_without_a_file(world: World) -> None:
+def test_the_recipe_alone_starts_its_own_command_on_loopback_without_a_file(world: LaunchWorld) -> None:
     launch = world.launch({})
     assert launch.command() == (
         "vllm", "serve", str(world.folder / "model"), "--host", "127.0.0.1", "--port", "8001", "--max-num-seqs", "8",
@@ -55,7 +34,7 @@ def test_the_recipe_alone_starts_its_own_command_on_loopback_without_a_file(worl
     assert (launch.max_model_len, launch.max_batch_size, launch.guided) == (4096, 8, True)
 
 
-def test_it_reports_to_nobody_downloads_nothing_and_keeps_its_caches_on_the_volume(world: World) -> None:
+def test_it_reports_to_nobody_downloads_nothing_and_keeps_its_caches_on_the_volume(world: LaunchWorld) -> None:
     given = world.launch({"NIM_CACHE_PATH": "/opt/nim/.cache", "NIM_LOG_LEVEL": "DEFAULT"}).environment
     assert given["VLLM_NO_USAGE_STATS"] == given["DO_NOT_TRACK"] == given["HF_HUB_OFFLINE"] == "1"
     assert given["VLLM_CACHE_ROOT"] == "/opt/nim/.cache/vllm"
@@ -76,7 +55,9 @@ def test_it_reports_to_nobody_downloads_nothing_and_keeps_its_caches_on_the_volu
         ({"NIM_PASSTHROUGH_ARGS": "--kv-cache-memory-bytes 20G"}, ("--kv-cache-memory-bytes", "20G")),
     ],
 )
-def test_variables_of_a_nim_are_options_of_vllm(world: World, values: dict[str, str], words: tuple[str, ...]) -> None:
+def test_variables_of_a_nim_are_options_of_vllm(
+    world: LaunchWorld, values: dict[str, str], words: tuple[str, ...]
+) -> None:
     argv = world.launch(values).argv
     place = argv.index(words[0])
     assert argv[place : place + len(words)] == words
@@ -84,7 +65,7 @@ def test_variables_of_a_nim_are_options_of_vllm(world: World, values: dict[str, 
 
 
 @pytest.mark.parametrize("table", ["vllm-serve-0.27.1", "vllm-serve-0.29-0.31", "vllm-serve-0.33.0"])
-def test_every_option_of_a_variable_is_in_the_tables(world: World, table: str) -> None:
+def test_every_option_of_a_variable_is_in_the_tables(world: LaunchWorld, table: str) -> None:
     values = {
         "NIM_MAX_MODEL_LEN": "9", "NIM_PIPELINE_PARALLEL_SIZE": "1", "NIM_TENSOR_PARALLEL_SIZE": "1",
         "NIM_TRUST_CUSTOM_CODE": "1", "NIM_DISABLE_CUDA_GRAPH": "1", "NIM_ENABLE_KV_CACHE_REUSE": "0",
@@ -110,18 +91,18 @@ def test_every_option_of_a_variable_is_in_the_tables(world: World, table: str) -
     ],
 )
 def test_what_cannot_be_served_is_refused_with_what_to_do_instead(
-    world: World, values: dict[str, str], arguments: tuple[str, ...], reason: str
+    world: LaunchWorld, values: dict[str, str], arguments: tuple[str, ...], reason: str
 ) -> None:
     with pytest.raises(GatewayError, match=reason) as raised:
         world.launch(values, *arguments)
     assert "nimg-1" not in str(raised.value)
 
 
-def test_a_length_that_vllm_chooses_has_no_number(world: World) -> None:
+def test_a_length_that_vllm_chooses_has_no_number(world: LaunchWorld) -> None:
     assert world.launch({}, "--max-model-len", "auto").max_model_len is None
 
 
-def test_a_draft_is_looked_for_where_the_model_is(world: World, tmp_path: Path) -> None:
+def test_a_draft_is_looked_for_where_the_model_is(world: LaunchWorld, tmp_path: Path) -> None:
     config = json.dumps({"method": "eagle3", "model": "/opt/nim/model/draft", "num_speculative_tokens": 5})
     serve = world.serve(draft="draft", arguments=("--speculative-config", config))
     write_model(tmp_path / "elsewhere")
@@ -132,7 +113,7 @@ def test_a_draft_is_looked_for_where_the_model_is(world: World, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("profile", ["tensorrt_llm", "ef" * 32])
-def test_a_profile_of_another_runtime_is_refused(world: World, profile: str) -> None:
+def test_a_profile_of_another_runtime_is_refused(world: LaunchWorld, profile: str) -> None:
     assert world.launch({"NIM_MODEL_PROFILE": "vllm"}).argv
     with pytest.raises(ContradictionError, match="this server has the profile"):
         world.launch({"NIM_MODEL_PROFILE": profile})
