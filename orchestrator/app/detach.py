@@ -28,6 +28,11 @@ class Detached:
     """Its exit status if it has ended."""
 
 
+def log_file(settings: Settings, recipe: str) -> Path:
+    """Return the file of what a build in another process writes to standard error."""
+    return settings.store.root / "runs" / f"{recipe}.log"
+
+
 def start_detached(settings: Settings, recipe: str, arguments: list[str]) -> Detached:
     """Start the same command without its `--detach`, and wait until it has started its record or ended.
 
@@ -37,7 +42,7 @@ def start_detached(settings: Settings, recipe: str, arguments: list[str]) -> Det
         arguments: The command line.
     """
     settings.store.make()
-    log = settings.store.root / "runs" / f"{recipe}.log"
+    log = log_file(settings, recipe)
     command = [argument for argument in arguments if argument != "--detach"]
     with machine_faults("writing to the store"):
         log.parent.mkdir(parents=True, exist_ok=True)

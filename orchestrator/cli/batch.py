@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 
 import click
 
-from orchestrator.app.batch import (
-    Batch,
+from orchestrator.app.batch import Batch, Member, plan_batch
+from orchestrator.app.batch_run import (
     BatchRun,
-    Member,
     Result,
     document_of,
-    log_file,
-    plan_batch,
     refused_results,
     start_builds,
 )
+from orchestrator.app.detach import log_file
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.matrix import derived_recipes, read_axes
 from orchestrator.app.recipe_name import RecipeName
@@ -134,7 +132,8 @@ def _show(settings: Settings, results: Iterable[Result], *, as_json: bool) -> No
     for result in results:
         if result.error and result.state == "failed":
             click.echo(
-                f"\n{result.member.recipe.name} failed; its output: {log_file(settings, result.member)}", err=True
+                f"\n{result.member.recipe.name} failed; its output: {log_file(settings, result.member.recipe.name)}",
+                err=True,
             )
             show_error(result.error)
     built = [result.member.recipe.name for result in results if result.state == "built"]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.app.batch import Batch, BatchRun, Member, plan_batch
+from orchestrator.app.batch import Batch, Member, plan_batch
+from orchestrator.app.batch_run import BatchRun
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.errors import DiskFullError, PlanRefusedError, RecipeUnknownError
