@@ -126,7 +126,7 @@ class BatchRun:
     def run(self, members: Sequence[Member]) -> tuple[Result, ...]:
         """Build them in this order, and return their results in the same order.
 
-        An interrupt reaches every build that runs, and is raised when all have ended.
+        After an interrupt or an error, every build that runs is interrupted, and it is raised when all have ended.
         """
         self.results = {member.recipe: Result(member) for member in members}
         waiting = list(members)
@@ -137,9 +137,8 @@ class BatchRun:
                 if not self._running:
                     break
                 self._take(*self._lines.get())
-        except KeyboardInterrupt:
+        finally:  # after an interrupt or an error, some run
             self._interrupt()
-            raise
         return tuple(self.results.values())
 
     @property

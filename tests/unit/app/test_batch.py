@@ -252,6 +252,20 @@ def test_a_build_that_an_interrupt_kills_before_it_says_a_word_is_interrupted() 
     assert [result.state for result in run.results.values()] == ["interrupted"]
 
 
+def test_a_build_that_cannot_start_ends_the_others() -> None:
+    running = Build()
+
+    def start(member: Member) -> Build:
+        if member.recipe.name == "a":
+            return running
+        message = "the disk is full"
+        raise DiskFullError(message)
+
+    with pytest.raises(DiskFullError):
+        BatchRun(start, lambda *_: None, 2, False).run(members("a", "b"))
+    assert running.signals == [signal.SIGINT]
+
+
 def test_gpu_hours_are_the_seconds_of_steps_that_ran_times_their_gpus(settings: Settings) -> None:
     (member,) = plan_batch(settings, names("qwen3-8b-fp8")).ready
     build = Build()
