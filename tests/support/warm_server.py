@@ -1,7 +1,8 @@
-"""Run programs in forks of a process that has imported large libraries: `warm_server.py SOCKET LIBRARY …`.
+"""Run programs in forks of a process that has imported large libraries: `warm_server.py PROCESS SOCKET LIBRARY …`.
 
 A request is a line of JSON: `arguments` as after `python`, `environment`, `folder`, and the files `output` and
-`errors`. The answer is the exit status. The server ends with the process that started it.
+`errors`. The answer is the exit status. The server ends with the process of that number, and removes the folder of its
+socket. As soon as it answers, there is a file `ready` beside the socket.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import socketserver
 import sys
 import traceback
@@ -61,16 +63,16 @@ def _run(arguments: list[str]) -> None:
 
 
 class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    starter = os.getppid()
-
     def service_actions(self) -> None:
         super().service_actions()
-        if os.getppid() != self.starter:
+        if not Path("/proc", sys.argv[1]).exists():
+            shutil.rmtree(Path(sys.argv[2]).parent)
             os._exit(0)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[2:]:
+    for name in sys.argv[3:]:
         importlib.import_module(name)
-    with _Server(sys.argv[1], _Run) as server:
+    with _Server(sys.argv[2], _Run) as server:
+        Path(sys.argv[2]).with_name("ready").touch()
         server.serve_forever()
