@@ -1,7 +1,7 @@
 """Encodes in the fastest way of this machine. Every way gives the bytes of the definitions.
 
 NumPy is always available. If the machine has a C compiler, `compile_meanwhile` compiles `kernels.c` for
-its processor in less than a second, again for each process. Nothing is installed, kept or trusted from an earlier
+its processor in some two seconds, again for each process. Nothing is installed, kept or trusted from an earlier
 run.
 The compiled loops support BF16, the type of nearly every checkpoint, and run on several threads.
 

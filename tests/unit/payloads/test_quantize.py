@@ -74,3 +74,16 @@ def test_reports_that_follow_at_once_are_dropped_but_never_the_last(capsys: pyte
 def test_only_progress_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     Reporter()(LogLine("text"))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("size", "rounding", "worth"),
+    [(15 * 10**6, "nearest", False), (17 * 10**6, "nearest", True), (1, "gptq", True)],
+)
+def test_loops_are_compiled_where_they_save_more_than_the_compiler_takes(
+    tmp_path: Path, size: int, rounding: str, worth: bool
+) -> None:
+    for shard in ("model-1.safetensors", "model-2.safetensors"):
+        with (tmp_path / shard).open("wb") as file:
+            file.truncate(size // 2)
+    assert quantize.is_worth_compiling(tmp_path, rounding) is worth
