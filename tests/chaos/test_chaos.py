@@ -30,7 +30,7 @@ def test_every_point_at_which_a_build_may_be_killed_is_in_the_program() -> None:
 @pytest.mark.parametrize("orchestrators", [1, 2])
 def test_builds_in_processes_survive_being_killed(tmp_path: Path, orchestrators: int) -> None:
     chaos = Chaos(process_world(tmp_path), tmp_path, seed=orchestrators)
-    while chaos.tally.kills < 12 * orchestrators:
+    while chaos.tally.kills < 6 * orchestrators:
         chaos.round(orchestrators, kills=6 * orchestrators)
     tell(chaos.tally, chaos.seed, f"processes, {orchestrators} at once")
 
@@ -41,8 +41,8 @@ def test_downloads_survive_being_killed_and_fetch_no_more_than_a_chunk_again(
 ) -> None:
     with serve(Hub()) as hub:
         chaos = Chaos(download_world(hub, tmp_path), tmp_path, seed=orchestrators)
-        while chaos.tally.kills < 6 * orchestrators:
-            chaos.round(orchestrators, kills=6 * orchestrators)
+        while chaos.tally.kills < 4 * orchestrators:
+            chaos.round(orchestrators, kills=4 * orchestrators)
     tell(chaos.tally, chaos.seed, f"downloads, {orchestrators} at once")
 
 
@@ -51,8 +51,8 @@ def test_downloads_survive_being_killed_and_fetch_no_more_than_a_chunk_again(
 def test_builds_in_containers_survive_being_killed(tmp_path: Path, daemon: Daemon, orchestrators: int) -> None:
     build_images(daemon)
     chaos = Chaos(container_world(daemon, tmp_path / "project"), tmp_path, seed=orchestrators)
-    while chaos.tally.kills < 5 * orchestrators:
-        chaos.round(orchestrators, kills=5 * orchestrators)
+    while chaos.tally.kills < 3 * orchestrators:
+        chaos.round(orchestrators, kills=3 * orchestrators)
     tell(chaos.tally, chaos.seed, f"containers, {orchestrators} at once")
 
 

@@ -1,8 +1,8 @@
 """Evaluate models by our own code and, independently, whole; run by an interpreter that has torch and ModelOpt.
 
-`evaluate_run.py FOLDER` makes small models, quantizes them, compares each with its original in both ways and writes
-`results.json` into the folder. The second way loads whole models with transformers, takes weights and inputs through
-ModelOpt's own NVFP4 or through float64, and multiplies in float64.
+`evaluate_run.py FOLDER ORIGINAL …` makes small models, quantizes them, compares each with its original in both ways and
+writes `results.json` into the folder. The second way loads whole models with transformers, takes weights and inputs
+through ModelOpt's own NVFP4 or through float64, and multiplies in float64.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -62,7 +62,7 @@ ONE_TENSOR = ("Llama 4", "gpt-oss")
 FORMATS = (("nvfp4", "none"), ("nvfp4", "fp8"), ("fp8", "fp8"), ("w4a16_nvfp4", "none"))
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *originals: str) -> None:
     results = {}
     for family, config in FAMILIES.items():
         source = folder / family / "source"
@@ -73,7 +73,8 @@ def main(folder: Path) -> None:
             results[f"{family} {number_format} {cache}"] = compared(source, output)
     results["originals"] = {
         name: original(folder / "originals" / name, EVERY[stored.family], stored.types)
-        for name, stored in {**{name: Stored(name, {}) for name in EVERY}, **STORED_OTHERWISE}.items()
+        for name in originals
+        for stored in [STORED_OTHERWISE.get(name, Stored(name, {}))]
     }
     results["experts in one tensor"] = {name: experts_in_one_tensor(folder / name, name) for name in ONE_TENSOR}
     results["bad layer"], results["bad layer left alone"] = one_bad_layer(folder)
@@ -312,4 +313,4 @@ def inputs() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -15,6 +15,7 @@ from orchestrator.quantization.formats import e2m1
 from orchestrator.quantization.limits import Limit, Limits
 from tests.support.families import FAMILIES, STORED_OTHERWISE
 from tests.support.oracle import find_environment
+from tests.support.sample import sample
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
@@ -25,10 +26,13 @@ CASES = [
 ]
 
 
+ORIGINALS = sample("originals", [*FAMILIES, *STORED_OTHERWISE], 10)
+
+
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("evaluated")
-    find_environment().run(Path(__file__).parent / "evaluate_run.py", folder)
+    find_environment().run(Path(__file__).parent / "evaluate_run.py", folder, *ORIGINALS)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
 
@@ -42,7 +46,7 @@ def test_the_walk_finds_what_comparing_whole_models_in_float64_finds(results: di
     assert ours["tokens"] == 3 * 23 + 16 + 11
 
 
-@pytest.mark.parametrize("model", [*FAMILIES, *STORED_OTHERWISE])
+@pytest.mark.parametrize("model", ORIGINALS)
 def test_an_original_says_what_transformers_own_model_says(results: dict[str, Any], model: str) -> None:
     found = results["originals"][model]
     family = FAMILIES[STORED_OTHERWISE[model].family if model in STORED_OTHERWISE else model]
