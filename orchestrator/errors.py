@@ -355,14 +355,24 @@ class DockerUnavailableError(MachineError):
     code = "DOCKER_UNAVAILABLE"
 
 
-class SlurmUnavailableError(MachineError):
+class SchedulerUnavailableError(MachineError):
+    """The scheduler of a cluster does not answer. Its jobs may run."""
+
+
+class ClusterAccessError(SchedulerUnavailableError):
+    """The scheduler of a cluster does not let this account do something, or its login has expired."""
+
+    code = "CLUSTER_ACCESS"
+
+
+class SlurmUnavailableError(SchedulerUnavailableError):
     """Slurm's commands are missing, or its controller does not answer."""
 
     code = "SLURM_UNAVAILABLE"
 
 
 class JobRefusedError(MachineError):
-    """Slurm does not accept a job: a partition, account or amount that the cluster does not have."""
+    """The scheduler does not accept a job: a partition, account or amount that the cluster does not have, a quota."""
 
     code = "JOB_REFUSED"
 
@@ -374,7 +384,7 @@ class JobNotStartedError(MachineError):
 
 
 class NodeLostError(MachineError):
-    """Slurm lost a job together with its node, or no longer knows the job."""
+    """The scheduler lost a job together with its node, or no longer knows the job."""
 
     code = "NODE_LOST"
 

@@ -13,42 +13,27 @@ from pathlib import Path
 
 from orchestrator.app.access import require_token
 from orchestrator.app.building import Build, executors_of, render_bundle
-from orchestrator.app.cluster_jobs import (
-    Chain,
-    ClusterPlan,
-    check_containers,
-    executor_on,
-    remove_chain,
-    submit_text,
-)
+from orchestrator.app.cluster_chains import Reader, executor_of, job_error
+from orchestrator.app.cluster_jobs import Chain, ClusterPlan, Site, check_containers, executor_on, remove_chain
 from orchestrator.app.forecast import Forecast, forecast
 from orchestrator.app.make_plan import PlacedStep
-from orchestrator.app.outcome import tail_of
 from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
-from orchestrator.app.record import Ended, error_of, read_line, recorded
+from orchestrator.app.record import recorded
 from orchestrator.app.resolving import resolve
 from orchestrator.app.runner import Runner
 from orchestrator.app.settings import Settings
-from orchestrator.catalog.cluster import Cluster
 from orchestrator.errors import (
     MachineError,
-    NodeLostError,
-    OrchestratorError,
     OutputMissingError,
-    SlurmUnavailableError,
-    StepFailedError,
-    StepKilledError,
-    StepOutOfMemoryError,
+    SchedulerUnavailableError,
     StepTimeLimitError,
     machine_faults,
 )
-from orchestrator.events import Event, LogLine, Observer, StepDone, StepReused, Waiting, Warned, silence
-from orchestrator.executors.job import Job, Outcome
-from orchestrator.executors.slurm import SlurmExecutor
-from orchestrator.executors.slurm_folder import JobFolder
-from orchestrator.executors.slurm_follower import SubmittedJob
-from orchestrator.executors.slurm_script import Resources
+from orchestrator.events import Event, Observer, StepReused, Waiting, Warned, silence
+from orchestrator.executors.cluster import ClusterExecutor
+from orchestrator.executors.job import Job
+from orchestrator.executors.job_follower import SubmittedJob
 
 Leaves = Callable[[], bool]
 """Decides after an interrupt whether the jobs continue."""
@@ -84,7 +69,7 @@ class ClusterBuild:
         settings: Settings,
         recipe: RecipeName,
         overrides: Sequence[str],
-        cluster: Cluster,
+        site: Site,
         *,
         first: str | None = None,
         last: str | None = None,
@@ -97,14 +82,14 @@ class ClusterBuild:
             PlanRefusedError: The recipe cannot work on its target or image.
             ClusterInvalidError: A step needs a container, and the cluster has none.
         """
-        planned = plan(settings, recipe, overrides, executor_on(cluster), locked=locked)
+        planned = plan(settings, recipe, overrides, executor_on(site), locked=locked)
         planned.plan.raise_refusals()
         planned.plan.between(first, last)
-        check_containers(planned.plan, cluster)
+        check_containers(planned.plan, site)
         if not offline:
             require_token(settings, planned.plan)
         resolved = resolve(settings, planned, offline=offline)
-        prepared = ClusterPlan(settings, planned, resolved, cluster, offline)
+        prepared = ClusterPlan(settings, planned, resolved, site, offline)
         return cls(prepared, resolved.between(first, last), first, last)
 
     def run(self, observer: Observer = silence, leaves: Leaves = lambda: False) -> Build:
@@ -132,23 +117,27 @@ class ClusterBuild:
         return self._collect(observer, run.made)
 
     def render(self, folder: Path) -> Chain:
-        """Write the scripts of all steps without a result into a folder, for a person to submit.
+        """Write the requests of all steps without a result into a folder, for a person to submit.
 
         Raises:
             MachineError: The folder cannot be written.
         """
         chain = self.plan.chain(folder, self._pending() or self.steps, self._forced())
-        executor = _executor(self.plan, lambda: False)
+        executor = executor_of(self.plan.settings, chain, self.plan.resources)
         self.plan.write(chain)
-        with machine_faults("writing the scripts"):
+        with machine_faults("writing the requests"):
             for job in chain.jobs:
-                script = job.output.parent / "job.sh"
                 job.output.mkdir(parents=True, exist_ok=True)
-                script.write_text(executor.script(job), encoding="utf-8")
-            submit = folder / "submit.sh"
-            submit.write_text(submit_text(chain), encoding="utf-8")
-            submit.chmod(0o755)
+                (job.output.parent / executor.scheduler.request_name).write_text(executor.request(job), "utf-8")
+            for name, text in executor.scheduler.by_hand(chain.jobs).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            (folder / "submit.sh").chmod(0o755)
         return chain
+
+    @property
+    def request_name(self) -> str:
+        """The name of the file that describes a job to the scheduler."""
+        return self.plan.site.scheduler(self.plan.resources, {}).request_name
 
     def _forced(self) -> frozenset[str]:
         names = [placed.step.name for placed in self.steps]
@@ -218,11 +207,11 @@ class _Run:
     """The jobs of steps that have a result. Slurm may show them again after its controller was killed."""
     made: dict[str, float] = field(default_factory=dict)
     """The steps that the jobs made, with their seconds."""
-    executor: SlurmExecutor = field(init=False)
+    executor: ClusterExecutor = field(init=False)
     _submitted: dict[str, SubmittedJob] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.executor = _executor(self.plan, self.leaves)
+        self.executor = executor_of(self.plan.settings, self.chain, self.plan.resources, self.leaves)
 
     def to_the_end(self) -> None:
         """Follow every job. If one fails, the later ones are removed."""
@@ -238,7 +227,7 @@ class _Run:
         """Remove the jobs and their folder at the end, unless they are to continue."""
         try:
             yield
-        except SlurmUnavailableError:  # the jobs may run, and the next build adopts them
+        except SchedulerUnavailableError:  # the jobs may run, and the next build adopts them
             raise
         except KeyboardInterrupt:
             if not self.leaves():
@@ -250,17 +239,22 @@ class _Run:
         self._remove()
 
     def _submit_from(self, number: int) -> None:
-        """Submit a job and all later ones. Each waits for the success of the one before."""
-        before = None
-        for job in self.chain.jobs[number:]:
+        """Submit a job and all later ones. Each waits for the success of the one before.
+
+        A scheduler without such a dependency gets the later ones one by one.
+        """
+        before, most = None, None if self.executor.scheduler.chains else 1
+        for job in self.chain.jobs[number:][:most]:
             before = self._submitted[job.step] = self.executor.submit(job, before)
 
     def _follow(self, number: int) -> None:
         """Follow a job to its end. A resumable step continues in the next job after a time limit."""
         job = self.chain.jobs[number]
+        if job.step not in self._submitted:
+            self._submit_from(number)
         resumable = next(placed.step.resumable for placed in self.steps if placed.step.name == job.step)
-        for left in reversed(range(self.plan.cluster.jobs_of_a_step)):
-            reader = _Reader(job.step, self.observer)
+        for left in reversed(range(self.plan.site.cluster.jobs_of_a_step)):
+            reader = Reader(job.step, self.observer)
             try:
                 outcome = self.executor.follow(self._submitted[job.step], job, reader)
             except StepTimeLimitError as error:
@@ -269,7 +263,7 @@ class _Run:
                 self.observer(Warned(f"{error.message}; it continues in the next job"))
             else:
                 if outcome.exit_status:
-                    raise _error(job, outcome, reader.ended)
+                    raise job_error(job, outcome, reader.ended)
                 if reader.seconds is not None:
                     self.made[job.step] = reader.seconds
                 return
@@ -286,118 +280,5 @@ class _Run:
         remove_chain(self.chain)
 
 
-@dataclass
-class _Reader:
-    """Turns the lines of a job, which is a build, into its events."""
-
-    step: str
-    observer: Observer
-    ended: Ended | None = None
-    seconds: float | None = None
-    """How long the step took; None if its result was found."""
-
-    def __call__(self, event: Event) -> None:
-        found = read_line(event.text) if isinstance(event, LogLine) else event
-        match found:
-            case Ended():
-                self.ended = found
-            case StepReused(step=step) if step != self.step:  # the results of earlier jobs
-                pass
-            case None:
-                self.observer(event)
-            case StepDone(step=step, seconds=seconds) if step == self.step:
-                self.seconds = seconds
-                self.observer(found)
-            case _:
-                self.observer(found)
-
-
-def _error(job: Job, outcome: Outcome, ended: Ended | None) -> OrchestratorError:
-    """Return the error with which a job's build ended, of its kind."""
-    if outcome.out_of_memory:
-        message = f"{job.step} used more memory than its job had, and was killed"
-        return StepOutOfMemoryError(message, hint="raise `memory_gb` or `margins.memory` in cluster.yaml")
-    if ended and ended.code:
-        return error_of(ended)
-    if outcome.killed:
-        message = f"{job.step}: its job was ended from outside (exit status {outcome.exit_status})"
-        return StepKilledError(message, hint="run the same command again; finished steps are kept")
-    tail = tail_of(JobFolder(job.output.parent).log)
-    return StepFailedError(f"{job.step}: its job ended with exit status {outcome.exit_status}{tail}")
-
-
 def _is_pending(decision: str, placed: PlacedStep, forced: frozenset[str]) -> bool:
     return decision != "reuse" or placed.step.name in forced
-
-
-def _executor(prepared: ClusterPlan, leaves: Leaves) -> SlurmExecutor:
-    return SlurmExecutor(prepared.cluster, prepared.resources, environment=prepared.settings.environment, leaves=leaves)
-
-
-def chains_of(settings: Settings, recipe: str) -> tuple[Chain, ...]:
-    """Return the chains of a recipe whose build has not ended, or was killed or left."""
-    return tuple(chain for chain in Chain.unfinished(settings) if chain.jobs[0].recipe == recipe)
-
-
-def follow_chain(settings: Settings, chain: Chain, observer: Observer) -> None:
-    """Follow the jobs of a chain that another process submitted, and submit none. An interrupt leaves them.
-
-    Raises:
-        OrchestratorError: The error with which a job ended.
-    """
-    executor = _executor_of(settings)
-    for job in chain.jobs:
-        submitted = executor.find(job)
-        if submitted is None:
-            if not chain.folder.exists():  # its build has ended and took the results
-                return
-            message = f"{job.recipe}: Slurm does not know the job of {job.step} any more, and it left no record"
-            raise NodeLostError(message, hint="build again: finished steps are kept")
-        reader = _Reader(job.step, observer)
-        outcome = executor.follow(submitted, job, reader)
-        if outcome.exit_status:
-            raise _error(job, outcome, reader.ended)
-
-
-def cancel_chain(settings: Settings, chain: Chain) -> None:
-    """Remove the jobs of a chain from the queue, and its folder. Finished steps stay in the store.
-
-    Raises:
-        SlurmUnavailableError: Slurm does not answer, so the jobs stay.
-    """
-    executor = _executor_of(settings)
-    executor.check(chain.jobs[0])
-    for job in reversed(chain.jobs):
-        executor.discard(job)
-    remove_chain(chain)
-
-
-def states_of(settings: Settings, recipe: str | None = None) -> dict[str, dict[str, str]]:
-    """Return the state of each unfinished job, by recipe and step: `queued (Resources)`, `running` or `lost`.
-
-    `unknown`: Slurm does not answer. The state of an ended job is that of its step.
-    """
-    executor = _executor_of(settings)
-    found: dict[str, dict[str, str]] = {}
-    for chain in Chain.unfinished(settings):
-        for job in chain.jobs:
-            if recipe in (None, job.recipe) and JobFolder(job.output.parent).ending() is None:
-                found.setdefault(job.recipe, {})[job.step] = _state(executor, job)
-    return found
-
-
-def _state(executor: SlurmExecutor, job: Job) -> str:
-    try:
-        state = executor.state(job)
-    except SlurmUnavailableError:
-        return "unknown"
-    if state is None:
-        return "lost"
-    return f"queued ({state.reason})" if state.is_waiting else "running"
-
-
-def _executor_of(settings: Settings) -> SlurmExecutor:
-    """Return an executor that submits nothing."""
-    cluster = Cluster(schema_version=1, scheduler="slurm", containers="none")
-    nothing = Resources(minutes=1, memory=0)
-    return SlurmExecutor(cluster, lambda _job: nothing, environment=settings.environment, leaves=lambda: True)

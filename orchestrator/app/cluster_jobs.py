@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from pathlib import Path
 from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
 from orchestrator.app.planning import Planned
 from orchestrator.app.settings import Settings
-from orchestrator.catalog.cluster import Cluster
+from orchestrator.catalog.cluster import Cluster, Containers, SchedulerName, read_cluster
 from orchestrator.errors import ClusterInvalidError, machine_faults
 from orchestrator.executors.job import Job
-from orchestrator.executors.slurm_script import Resources
+from orchestrator.executors.scheduler import Resources, Scheduler
+from orchestrator.executors.slurm import SlurmScheduler
 from orchestrator.planner.phases import Phase
 from orchestrator.recipe.lock import lock_text
 from orchestrator.recipe.model import Recipe
@@ -39,6 +40,38 @@ _PHASES: Mapping[str, Phase] = {
 
 
 @dataclass(frozen=True)
+class Site:
+    """One scheduler with its settings."""
+
+    name: SchedulerName
+    cluster: Cluster
+
+    @property
+    def containers(self) -> Containers:
+        """The program that runs the containers of steps on a node."""
+        return self.cluster.slurm.containers if self.cluster.slurm else "none"
+
+    def scheduler(self, resources: Callable[[Job], Resources], environment: Mapping[str, str]) -> Scheduler:
+        """Return the scheduler.
+
+        Args:
+            resources: Returns what a job requests.
+            environment: The source of the few inherited variables.
+        """
+        assert self.cluster.slurm is not None  # noqa: S101 - read_cluster checks it
+        return SlurmScheduler(self.cluster, self.cluster.slurm, resources, environment)
+
+
+def read_site(file: Path, name: SchedulerName) -> Site:
+    """Read the settings of a scheduler.
+
+    Raises:
+        ClusterInvalidError: They are missing or not valid.
+    """
+    return Site(name, read_cluster(file, name))
+
+
+@dataclass(frozen=True)
 class Chain:
     """The jobs of one build, in a folder of their own.
 
@@ -48,6 +81,7 @@ class Chain:
 
     folder: Path
     jobs: tuple[Job, ...]
+    site: Site
 
     @classmethod
     def unfinished(cls, settings: Settings) -> Iterator[Chain]:
@@ -56,7 +90,8 @@ class Chain:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a build has just removed it
                 fields = json.loads(file.read_text(encoding="utf-8"))
                 recipe, steps = fields["recipe"], fields["steps"]
-                yield cls(file.parent, tuple(_known_job(file.parent, recipe, step) for step in steps))
+                site = Site(fields["scheduler"], Cluster.model_validate_json(json.dumps(fields["cluster"])))
+                yield cls(file.parent, tuple(_known_job(file.parent, recipe, step) for step in steps), site)
 
 
 @dataclass(frozen=True)
@@ -66,7 +101,7 @@ class ClusterPlan:
     settings: Settings
     planned: Planned
     resolved: Plan
-    cluster: Cluster
+    site: Site
     offline: bool = False
 
     def folder(self, steps: Sequence[PlacedStep], forced: frozenset[str]) -> Path:
@@ -76,7 +111,7 @@ class ClusterPlan:
             steps: All steps of the build, those with a result included.
             forced: Steps that run even if the store has their results.
         """
-        words = [placed.step.name for placed in steps], sorted(forced), self.offline, self._containers()
+        words = [placed.step.name for placed in steps], sorted(forced), self.offline, self.site.name, self._containers()
         digest = hashlib.sha256(json.dumps([self._files(), words]).encode()).hexdigest()
         return jobs_folder(self.settings) / f"{self.resolved.recipe.name}-{digest[:_ID]}"
 
@@ -89,20 +124,28 @@ class ClusterPlan:
             forced: Steps that run even if the store has their results.
         """
         recipe = place / f"{self.resolved.recipe.name}.yaml"
-        return Chain(place, tuple(self._job(place, recipe, placed, forced) for placed in steps))
+        jobs = tuple(self._job(place, recipe, placed, forced) for placed in steps)
+        return Chain(place, jobs, self.site)
 
     def write(self, chain: Chain) -> None:
         """Write the recipe and the lock of a chain."""
         with machine_faults("writing the recipe of the jobs"):
             chain.folder.mkdir(parents=True, exist_ok=True)
-            steps = json.dumps({"recipe": self.resolved.recipe.name, "steps": [job.step for job in chain.jobs]})
-            for name, text in {**self._files(), _STEPS: f"{steps}\n"}.items():
+            for name, text in {**self._files(), _STEPS: f"{json.dumps(self._about(chain))}\n"}.items():
                 with replacing(chain.folder / name) as fresh:
                     fresh.write_text(text, encoding="utf-8")
 
+    def _about(self, chain: Chain) -> dict[str, object]:
+        return {
+            "recipe": self.resolved.recipe.name,
+            "steps": [job.step for job in chain.jobs],
+            "scheduler": self.site.name,
+            "cluster": self.site.cluster.model_dump(mode="json", exclude_defaults=True),
+        }
+
     def resources(self, job: Job) -> Resources:
         """Return what a step's job requests: the plan's figures with the site's margins."""
-        margins = self.cluster.margins
+        margins = self.site.cluster.margins
         stage = self.resolved.estimate.stage(_PHASES.get(job.step, "download"))
         minutes = math.ceil(stage.time.most / 60 * margins.time) if stage and stage.time else margins.unknown_minutes
         peak = stage.peak.total * margins.memory if stage else 0.0
@@ -147,9 +190,9 @@ class ClusterPlan:
 
     def _containers(self) -> tuple[str, ...]:
         """Return the options for the program that runs containers on a node."""
-        if self.cluster.containers == "none":
+        if self.site.containers == "none":
             return ("--executor", "process")
-        return ("--containers", self.cluster.containers)
+        return ("--containers", self.site.containers)
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -157,19 +200,19 @@ def recipe_text(recipe: Recipe) -> str:
     return json.dumps(recipe.model_dump(mode="json", exclude_defaults=True), indent=1) + "\n"
 
 
-def executor_on(cluster: Cluster) -> ExecutorName | None:
+def executor_on(site: Site) -> ExecutorName | None:
     """Return where portable steps run on a node."""
-    return "process" if cluster.containers == "none" else None
+    return "process" if site.containers == "none" else None
 
 
-def check_containers(plan: Plan, cluster: Cluster) -> None:
+def check_containers(plan: Plan, site: Site) -> None:
     """Refuse steps that need a container on a cluster without containers.
 
     Raises:
         ClusterInvalidError: There is such a step.
     """
     needing = [placed.step.name for placed in plan.steps if placed.executor == "docker"]
-    if cluster.containers == "none" and needing:
+    if site.containers == "none" and needing:
         message = (
             f"{plan.recipe.name}: {', '.join(needing)} must run in a container, and cluster.yaml has `containers: none`"
         )
@@ -179,25 +222,6 @@ def check_containers(plan: Plan, cluster: Cluster) -> None:
 def jobs_folder(settings: Settings) -> Path:
     """Return the folder of all chains of a store."""
     return settings.store.root / "jobs"
-
-
-def submit_text(chain: Chain) -> str:
-    """Return a script that submits a chain by hand."""
-    lines = [
-        "#!/bin/bash",
-        f"# Submits the steps of {chain.jobs[0].recipe} in their order. Each waits for the success of the one before.",
-        "# Slurm copies the variables of the shell into a job: only those named here go along.",
-        "set -euo pipefail",
-        'cd "$(dirname "$0")"',
-        "rm -f */ending  # of an earlier submission",
-        'submit() { env -i HOME="$HOME" PATH="$PATH" ${SLURM_CONF:+SLURM_CONF="$SLURM_CONF"} \\',
-        '  sbatch --parsable --no-requeue "$@" | cut -d";" -f1; }',
-        "",
-    ]
-    for number, job in enumerate(chain.jobs):
-        after = '--dependency=afterok:"$job" --kill-on-invalid-dep=yes ' if number else ""
-        lines += [f"job=$(submit {after}{job.step}/job.sh)", f'echo "{job.step}: job $job"']
-    return "\n".join(lines) + "\n"
 
 
 def _known_job(folder: Path, recipe: str, step: str) -> Job:

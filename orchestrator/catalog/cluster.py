@@ -1,9 +1,10 @@
-"""Reads `cluster.yaml`: what a site's scheduler must be told about each job."""
+"""Reads `cluster.yaml`: what the schedulers of a site must be told about each job."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +16,10 @@ from orchestrator.errors import ClusterInvalidError
 Containers = Literal["none", "docker", "apptainer", "pyxis"]
 """The program that runs the containers of steps; `none`: steps of our own code run on this machine's Python."""
 
+SchedulerName = Literal["slurm"]
+SCHEDULERS: Mapping[str, SchedulerName] = {"slurm": "slurm"}
+"""The schedulers by their names on the command line and in `cluster.yaml`."""
+
 Word = Annotated[str, Field(pattern=r"^[\w.,:;=@+&|*()\[\]/-]+$", max_length=200)]
 """A value without spaces or quotes, because it becomes part of a line of a script."""
 
@@ -23,8 +28,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Placement(_Part):
-    """The settings of a job that the plan does not know."""
+class Request(_Part):
+    """Amounts that replace those of the plan."""
+
+    cpus: int | None = Field(default=None, ge=1, le=1024)
+    """Processor cores of each job; without it, the cluster's default."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """GB of memory; without it, the plan's peak with a margin."""
+    minutes: int | None = Field(default=None, ge=1, le=60 * 24 * 60)
+    """The time limit; without it, the plan's time with a margin."""
+
+
+class SlurmPlacement(Request):
+    """What Slurm is told about a job and the plan does not know."""
 
     partition: Word | None = None
     """The partition; without it, the cluster's default."""
@@ -36,12 +52,6 @@ class Placement(_Part):
     """The features that a node must have, for example `h100&ib`."""
     gpu: Word = "gpu"
     """The name of a GPU as a generic resource, for example `gpu:h100`."""
-    cpus: int | None = Field(default=None, ge=1, le=1024)
-    """Processor cores of each job; without it, the cluster's default."""
-    memory_gb: float | None = Field(default=None, gt=0)
-    """GB of memory; without it, the plan's peak with a margin."""
-    minutes: int | None = Field(default=None, ge=1, le=60 * 24 * 60)
-    """The time limit; without it, the plan's time with a margin."""
     options: tuple[Word, ...] = ()
     """More options of sbatch, for example `--exclude=node7`."""
 
@@ -65,14 +75,32 @@ class Margins(_Part):
     """Seconds before the time limit at which a step is stopped, so that it saves its state."""
 
 
-class Cluster(Placement):
-    """One cluster."""
+_Placement = TypeVar("_Placement", bound=Request)
 
-    schema_version: Literal[1]
-    scheduler: Literal["slurm"]
-    """The program that places jobs on nodes."""
+
+def _placement(kind: type[_Placement], everywhere: _Placement, own: _Placement | None) -> _Placement:
+    """Return the settings of all steps, with those of one step in their place."""
+    changed = {name: getattr(own, name) for name in own.model_fields_set} if own else {}
+    return kind(**{name: getattr(everywhere, name) for name in kind.model_fields} | changed)
+
+
+class Slurm(SlurmPlacement):
+    """One Slurm."""
+
     containers: Containers
     """The program that runs the containers of steps on a node; `none`: all steps run on this machine's Python."""
+    steps: dict[str, SlurmPlacement] = {}
+    """Settings of single steps by name, such as `download`. They replace those of all steps."""
+
+    def placement(self, step: str) -> SlurmPlacement:
+        """Return the settings of a step's job."""
+        return _placement(SlurmPlacement, self, self.steps.get(step))
+
+
+class Cluster(_Part):
+    """The schedulers of a site, and what counts for each of them."""
+
+    schema_version: Literal[1]
     margins: Margins = Margins()
     """How much more than the plan's figures a job requests."""
     jobs_of_a_step: int = Field(default=10, ge=1, le=100)
@@ -80,29 +108,31 @@ class Cluster(Placement):
     settle_seconds: float = Field(default=10.0, ge=0, le=600)
     """Seconds after the end of a job within which its files are visible on every node. A network file system that
     caches attributes shows them late."""
-    steps: dict[str, Placement] = {}
-    """Settings of single steps by name, such as `download`. They replace those of all steps."""
-
-    def placement(self, step: str) -> Placement:
-        """Return the settings of a step's job."""
-        own = self.steps.get(step)
-        everywhere = Placement(**{name: getattr(self, name) for name in Placement.model_fields})
-        if own is None:
-            return everywhere
-        return everywhere.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+    slurm: Slurm | None = None
+    """For `--executor slurm`."""
 
 
-_NO_FILE = "name another: --cluster FILE; the least is `schema_version: 1`, `scheduler: slurm` and `containers: none`"
+LEAST: Mapping[SchedulerName, str] = {"slurm": "slurm: {containers: none}"}
+"""The least section of each scheduler."""
 
 
-def read_cluster(file: Path) -> Cluster:
+def read_cluster(file: Path, scheduler: SchedulerName) -> Cluster:
     """Read a cluster's settings.
 
+    Args:
+        file: The file.
+        scheduler: The scheduler whose section must be there.
+
     Raises:
-        ClusterInvalidError: The file is missing or not valid. All faults are listed with their lines.
+        ClusterInvalidError: The file or the section is missing or not valid. All faults are listed with their lines.
     """
-    document = read_document(file, ClusterInvalidError, hint=_NO_FILE)
-    return validate(Cluster, dict(document.data), document.positions, ClusterInvalidError)
+    least = f"the least is `schema_version: 1` and `{LEAST[scheduler]}`"
+    document = read_document(file, ClusterInvalidError, hint=f"name another: --cluster FILE; {least}")
+    cluster = validate(Cluster, dict(document.data), document.positions, ClusterInvalidError)
+    if getattr(cluster, scheduler) is None:
+        message = f"{file}: it has no section `{scheduler}`, which --executor {scheduler} needs"
+        raise ClusterInvalidError(message, hint=least)
+    return cluster
 
 
 def cluster_schema_text() -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from orchestrator import events
+from orchestrator.catalog.cluster import SCHEDULERS
 from orchestrator.cli.rate import Rate
 from orchestrator.units import in_bytes, in_time
 
@@ -89,7 +90,7 @@ class BuildView(Display):
 
     def _begin(self, event: events.StepStarted) -> None:
         if event.adopted:
-            what = "job" if event.executor == "slurm" else "container"
+            what = "job" if event.executor in SCHEDULERS else "container"
             self._say(f"… {event.step}: its {what} was left by an earlier build; adopted")
             return
         self._last = self._clock()

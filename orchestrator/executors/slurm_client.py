@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import JobRefusedError, SlurmUnavailableError
+from orchestrator.executors.scheduler import Cause, GivesUp, JobState, never
 
 _FIELD = re.compile(r"(?:^|\s)(\w[\w/:]*)=(.*?)(?=\s\w[\w/:]*=|\s*$)")
 """A field of `scontrol -o`. Its value may have spaces."""
@@ -21,42 +22,14 @@ _SLICE = 0.5
 _KEPT = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
 """Variables of the caller that Slurm's commands get, besides SLURM_CONF. Slurm copies all others into the job."""
 
-_OVER = frozenset(
-    {
-        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
-        *("REVOKED", "TIMEOUT"),
-    }
-)
-
-
-GivesUp = Callable[[], bool]
-"""Tells whether an answer is no longer needed."""
-
-
-def _never() -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What Slurm's controller knows of a job. It may be wrong after the controller was killed."""
-
-    state: str
-    """`PENDING`, `RUNNING`, `COMPLETED`, …"""
-    reason: str
-    """Why it waits."""
-    signal: int
-    """The signal that ended its script; 0 if it ended by itself."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended and left its node."""
-        return self.state in _OVER
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it has not started."""
-        return self.state == "PENDING"
+_CAUSES: Mapping[str, Cause] = {
+    **dict.fromkeys(("COMPLETED", "FAILED"), "ended"),
+    **dict.fromkeys(("CANCELLED", "PREEMPTED", "REVOKED"), "cancelled"),
+    **dict.fromkeys(("TIMEOUT", "DEADLINE"), "time_limit"),
+    **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL"), "node_lost"),
+    "OUT_OF_MEMORY": "out_of_memory",
+}
+"""Why a job is over, by its state."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +72,7 @@ class SlurmClient:
             raise JobRefusedError(message, hint="compare cluster.yaml with: sinfo, sacctmgr show associations")
         return done.stdout.strip().partition(";")[0]  # behind it is the name of the cluster
 
-    def state(self, job: str, name: str, gives_up: GivesUp = _never) -> JobState | None:
+    def state(self, job: str, name: str, gives_up: GivesUp = never) -> JobState | None:
         """Return a job's state; None if the controller has no job of that number and name.
 
         The controller forgets ended jobs after minutes, and gives numbers twice if it lost its newest records.
@@ -121,12 +94,13 @@ class SlurmClient:
         if fields.get("JobName") != name:
             return None
         _, _, number = fields.get("ExitCode", "0:0").partition(":")
-        return JobState(fields["JobState"], fields.get("Reason", ""), int(number or 0))
+        return _state(fields["JobState"], fields.get("Reason", ""), int(number or 0))
 
-    def find(self, *names: str) -> tuple[str, ...]:
-        """Return the numbers of the user's jobs of these names that wait or run."""
+    def find(self, *names: str) -> dict[str, str]:
+        """Return the user's jobs of these names that wait or run: the name by the number."""
         chosen = ("--name", ",".join(names))
-        return tuple(self._say("squeue", "--me", "--noheader", *chosen, "--format", "%i").split())
+        said = self._say("squeue", "--me", "--noheader", *chosen, "--format", "%i %j")
+        return dict(line.split(maxsplit=1) for line in said.splitlines())
 
     def ask_to_stop(self, job: str) -> None:
         """Send SIGTERM to the script of a running job."""
@@ -152,7 +126,7 @@ class SlurmClient:
             raise _unavailable(done.stderr)
         return done.stdout
 
-    def _run(self, *command: str, gives_up: GivesUp = _never) -> subprocess.CompletedProcess[str]:
+    def _run(self, *command: str, gives_up: GivesUp = never) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in self.environment.items() if name in _KEPT or name == "SLURM_CONF"}
         try:
             process = subprocess.Popen(
@@ -175,6 +149,13 @@ class SlurmClient:
             process.communicate()
             raise
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _state(name: str, reason: str, signal: int) -> JobState:
+    """Return a state of Slurm's, such as `PENDING` with the reason `Resources`."""
+    if name in _CAUSES:
+        return JobState("over", name, _CAUSES[name], signal)
+    return JobState("waiting", reason) if name == "PENDING" else JobState("running")
 
 
 def _answer(process: subprocess.Popen[str], gives_up: GivesUp, seconds: float) -> tuple[str, str]:

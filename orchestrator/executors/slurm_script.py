@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.catalog.cluster import Cluster, Placement
+from orchestrator.catalog.cluster import Cluster, Slurm, SlurmPlacement
 from orchestrator.executors.job import Job
-from orchestrator.executors.process import OWN_CODE, argv_of, inherited_of, text_of
-from orchestrator.executors.slurm_folder import JobFolder
+from orchestrator.executors.job_folder import JobFolder
+from orchestrator.executors.job_task import task_lines
+from orchestrator.executors.process import OWN_CODE, argv_of, inherited_of
+from orchestrator.executors.scheduler import Resources
+
+REQUEST = "job.sh"
+"""The name of a script in its job's folder."""
+
+OUTPUT = "slurm.txt"
+"""The name of the file with the output of the script itself."""
 
 _MIB = 1 << 20
 _OF_THE_NODE = ("CUDA_VISIBLE_DEVICES", "TMPDIR")
@@ -19,20 +27,11 @@ _OF_THE_NODE = ("CUDA_VISIBLE_DEVICES", "TMPDIR")
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What a job requests of its cluster."""
-
-    minutes: int
-    memory: int
-    """Bytes."""
-    gpus: int = 0
-
-
-@dataclass(frozen=True)
 class ScriptWriter:
     """Writes scripts for one site."""
 
     cluster: Cluster
+    site: Slurm
     environment: Mapping[str, str]
     """The source of the few inherited variables."""
     grace: float
@@ -47,13 +46,11 @@ class ScriptWriter:
             resources: What the job requests.
         """
         folder = JobFolder(job.output.parent)
-        placement = self.cluster.placement(job.step)
-        minutes = placement.minutes or resources.minutes
+        placement = self.site.placement(job.step)
         options = "".join(f"#SBATCH {line}\n" for line in _options(folder, name, placement, resources))
-        stop_after = max(1, 60 * minutes - self.cluster.margins.stop_seconds)
-        task = _task(job, folder, (self.grace, beat_of(self.cluster), stop_after))
-        command = " \\\n  ".join(map(shlex.join, task))
-        by_hand = f"sbatch {shlex.quote(str(folder.script))}"
+        task = task_lines(job, placement.minutes or resources.minutes, self.cluster, self.grace)
+        command = " \\\n  ".join(map(shlex.join, ((sys.executable,), *task, ("--", *argv_of(job)))))
+        by_hand = f"sbatch {shlex.quote(str(folder.path / REQUEST))}"
         return (
             f"#!/bin/bash\n# {job.recipe}: the step {job.step}. Without the orchestrator: {by_hand}\n"
             f"{options}\n{self._exports(job)}\nexec {command}\n"
@@ -80,10 +77,10 @@ def is_private(value: str) -> bool:
     return "://" in value and "@" in value
 
 
-def _options(folder: JobFolder, name: str, placement: Placement, resources: Resources) -> Iterator[str]:
+def _options(folder: JobFolder, name: str, placement: SlurmPlacement, resources: Resources) -> Iterator[str]:
     yield f"--job-name={name}"
     yield f"--chdir={_quoted(str(folder.path))}"
-    yield f"--output={_quoted(str(folder.script_log).replace('%', '%%'))}"
+    yield f"--output={_quoted(str(folder.path / OUTPUT).replace('%', '%%'))}"
     yield "--open-mode=append"
     yield "--no-requeue"
     yield "--nodes=1 --ntasks=1"
@@ -112,17 +109,20 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def beat_of(cluster: Cluster) -> float:
-    """Return the seconds between two signs of life of a job."""
-    return max(0.5, cluster.settle_seconds / 2)
-
-
-def _task(job: Job, folder: JobFolder, seconds: tuple[float, float, float]) -> Iterator[tuple[str, ...]]:
-    """Yield the words of the command, one line of the script at a time."""
-    grace, beat, stop_after = seconds
-    yield (sys.executable, "-m", "orchestrator.executors.slurm_task")
-    yield ("--folder", str(folder.path), "--step", job.step, *(("--network",) if job.network else ()))
-    yield ("--grace", f"{grace:g}", "--beat", f"{beat:g}", "--stop-after", f"{stop_after:g}")
-    for name, value in sorted(job.environment.items()):
-        yield ("--variable", f"{name}={text_of(job, value)}")
-    yield ("--", *argv_of(job))
+def submit_text(jobs: Sequence[Job]) -> str:
+    """Return a script that submits the scripts of jobs by hand, in their order."""
+    lines = [
+        "#!/bin/bash",
+        f"# Submits the steps of {jobs[0].recipe} in their order. Each waits for the success of the one before.",
+        "# Slurm copies the variables of the shell into a job: only those named here go along.",
+        "set -euo pipefail",
+        'cd "$(dirname "$0")"',
+        "rm -f */ending  # of an earlier submission",
+        'submit() { env -i HOME="$HOME" PATH="$PATH" ${SLURM_CONF:+SLURM_CONF="$SLURM_CONF"} \\',
+        '  sbatch --parsable --no-requeue "$@" | cut -d";" -f1; }',
+        "",
+    ]
+    for number, job in enumerate(jobs):
+        after = '--dependency=afterok:"$job" --kill-on-invalid-dep=yes ' if number else ""
+        lines += [f"job=$(submit {after}{job.step}/{REQUEST})", f'echo "{job.step}: job $job"']
+    return "\n".join(lines) + "\n"

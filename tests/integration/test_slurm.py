@@ -22,7 +22,7 @@ from orchestrator.errors import (
     StepTimeLimitError,
 )
 from orchestrator.events import LogLine, StepStarted, Waiting
-from orchestrator.executors.slurm_folder import JobFolder
+from orchestrator.executors.job_folder import JobFolder
 from tests.support.bench import Bench, in_background, wait_for
 from tests.support.slurm import Slurm, cluster_text
 from tests.support.small_disk import small_disk
@@ -182,7 +182,7 @@ def test_a_token_is_in_no_script_no_environment_of_a_job_and_no_record_of_slurm(
         seen = [
             slurm.say("scontrol", "show", "job", "--details", number),
             slurm.say("scontrol", "write", "batch_script", number, "-"),
-            folder_of(bench).script.read_text(),
+            (folder_of(bench).path / "job.sh").read_text(),
             *(_environment_of(pid) for pid in _scripts_at(folder_of(bench).path)),
         ]
         private = folder_of(bench).path / "private"
@@ -200,7 +200,7 @@ def _scripts_at(folder: Path) -> list[Path]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if b"slurm_task" in (words := (entry / "cmdline").read_bytes()) and str(folder).encode() in words:
+            if b"job_task" in (words := (entry / "cmdline").read_bytes()) and str(folder).encode() in words:
                 found.append(entry)
     return found
 

@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.catalog.cluster import Cluster
-from orchestrator.executors.slurm import SlurmExecutor
-from orchestrator.executors.slurm_script import Resources
+from orchestrator.executors.cluster import ClusterExecutor
+from orchestrator.executors.scheduler import Resources
+from orchestrator.executors.slurm import SlurmScheduler
 from tests.support.bench import wait_for
 from tests.support.docker_daemon import do_without
 from tests.support.ports import free_port
@@ -81,8 +82,10 @@ class NoSlurmError(Exception):
 
 def cluster_text(**settings: object) -> str:
     """Write a cluster.yaml for small jobs, with more settings."""
-    base = {"schema_version": 1, "scheduler": "slurm", "containers": "none", "memory_gb": 0.5, "settle_seconds": 1.0}
-    return json.dumps({**base, **settings}, indent=1)
+    everywhere = {name: settings.pop(name) for name in ("margins", "jobs_of_a_step") if name in settings}
+    settle = settings.pop("settle_seconds", 1.0)
+    slurm = {"containers": "none", "memory_gb": 0.5, **settings}
+    return json.dumps({"schema_version": 1, "settle_seconds": settle, **everywhere, "slurm": slurm}, indent=1)
 
 
 @dataclass
@@ -194,16 +197,14 @@ class Slurm:
         patience: float = 20.0,
         environment: Mapping[str, str] | None = None,
         **settings: object,
-    ) -> SlurmExecutor:
+    ) -> ClusterExecutor:
         """Make an executor for small jobs, with settings of the site."""
         cluster = Cluster.model_validate_json(cluster_text(**settings))
-        return SlurmExecutor(
-            cluster,
-            lambda _job: _SMALL,
-            environment=environment or self.environment,
-            grace=grace,
-            patience=patience,
+        assert cluster.slurm
+        scheduler = SlurmScheduler(
+            cluster, cluster.slurm, lambda _job: _SMALL, environment or self.environment, grace=grace
         )
+        return ClusterExecutor(scheduler, settle=cluster.settle_seconds, grace=grace, patience=patience)
 
     def say(self, *command: str) -> str:
         """Give the output of one of Slurm's commands."""

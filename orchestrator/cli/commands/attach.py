@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.app.cluster_building import chains_of, follow_chain
+from orchestrator.app.cluster_chains import chains_of, follow_chain
 from orchestrator.app.cluster_jobs import Chain
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import Begun, Ended, begun, error_of, follow

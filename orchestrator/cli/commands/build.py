@@ -15,12 +15,13 @@ from click.core import ParameterSource
 
 from orchestrator.app.building import Build, build, executors_of
 from orchestrator.app.cluster_building import ClusterBuild
+from orchestrator.app.cluster_jobs import read_site
 from orchestrator.app.detach import start_detached
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import written_to
 from orchestrator.app.settings import Settings
-from orchestrator.catalog.cluster import Containers, read_cluster
+from orchestrator.catalog.cluster import SCHEDULERS, Containers
 from orchestrator.cli.batch import Wanted, build_many
 from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.dry_run import dry_run
@@ -76,7 +77,7 @@ class _Extent(TypedDict):
 @click.option("--offline", is_flag=True, help="Download no model and no data. Refuse if a file is missing.")
 @click.option(
     "--executor",
-    type=click.Choice(["process", "docker", "slurm"]),
+    type=click.Choice(["process", "docker", *SCHEDULERS]),
     help="Where to run the steps that can run in more than one place; slurm: each step as a job of a cluster.",
 )
 @click.option(
@@ -149,7 +150,7 @@ def command(
         ctx.exit(dry_run(settings, recipes, overrides, here, as_json=as_json))
     if many:
         wanted = Wanted(
-            recipes, matrix, overrides, here, last, locked, jobs, keep_going, executor == "slurm", _passed_on(ctx)
+            recipes, matrix, overrides, here, last, locked, jobs, keep_going, executor in SCHEDULERS, _passed_on(ctx)
         )
         ctx.exit(build_many(settings, wanted, as_json=as_json))
     (recipe,) = recipes
@@ -158,9 +159,9 @@ def command(
         ctx.exit(_detached(settings, recipe, as_json=as_json))
     started = time.monotonic()
     run: Callable[..., Build]
-    if executor == "slurm":
-        cluster = read_cluster(cluster_file or settings.project.root / "cluster.yaml")
-        prepared = ClusterBuild.prepare(settings, recipe, overrides, cluster, **extent)
+    if scheduler := SCHEDULERS.get(executor or ""):
+        site = read_site(cluster_file or settings.project.root / "cluster.yaml", scheduler)
+        prepared = ClusterBuild.prepare(settings, recipe, overrides, site, **extent)
         if render:
             _render(prepared, render)
             return
@@ -189,10 +190,10 @@ def _check_usage(
         message = f"{max(names, key=names.count)} is named twice"
     elif detach and dry:
         message = "--detach and --dry-run exclude each other"
-    elif executor == "slurm" and dry:
-        message = "--executor slurm and --dry-run exclude each other; --render writes the scripts of the jobs"
-    elif render and executor != "slurm":
-        message = "--render needs --executor slurm"
+    elif executor in SCHEDULERS and dry:
+        message = f"--executor {executor} and --dry-run exclude each other; --render writes the requests of the jobs"
+    elif render and executor not in SCHEDULERS:
+        message = f"--render needs --executor {' or '.join(SCHEDULERS)}"
     elif detach and render:
         message = "--detach and --render exclude each other"
     if message:
@@ -237,7 +238,7 @@ def _view(*, events: bool, verbose: bool) -> AbstractContextManager[Observer]:
 def _render(prepared: ClusterBuild, folder: Path) -> None:
     chain = prepared.render(folder.resolve())
     for job in chain.jobs:
-        click.echo(f"{folder / job.step / 'job.sh'}")
+        click.echo(f"{folder / job.step / prepared.request_name}")
     click.echo(f"submit them in their order: {folder / 'submit.sh'}")
 
 

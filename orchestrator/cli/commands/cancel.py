@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.app.cluster_building import cancel_chain, chains_of
+from orchestrator.app.cluster_chains import cancel_chain, chains_of
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import recipe_argument

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import click
 
-from orchestrator.app.cluster_building import states_of
+from orchestrator.app.cluster_chains import states_of
 from orchestrator.app.deployed import deployed_containers
 from orchestrator.app.journal import Entry, Journal
 from orchestrator.app.recipe_name import RecipeName

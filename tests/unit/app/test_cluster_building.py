@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.app import cluster_building
-from orchestrator.app.cluster_building import ClusterBuild, cancel_chain, chains_of
-from orchestrator.app.cluster_jobs import recipe_text
+from orchestrator.app import cluster_chains
+from orchestrator.app.cluster_building import ClusterBuild
+from orchestrator.app.cluster_chains import cancel_chain, chains_of
+from orchestrator.app.cluster_jobs import Site, recipe_text
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.catalog.cluster import Cluster
@@ -28,6 +29,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Event, LogLine, StepDone, StepReused, Warned
 from orchestrator.executors.job import Job, Outcome
+from orchestrator.executors.scheduler import Scheduler
 from orchestrator.recipe.lock import pin_commits
 from tests.support.leavings import RECIPE
 
@@ -41,8 +43,14 @@ SETTINGS = Settings({}, ROOT)
 class FakeSlurm:
     """Stands in for the executor: remembers what it is told, and ends jobs as it is told."""
 
+    scheduler: Scheduler = field(init=False)
+
     calls: list[tuple[str, ...]] = field(default_factory=list)
     endings: dict[str, list[Outcome | BaseException | list[str]]] = field(default_factory=dict)
+
+    def made_of(self, scheduler: Scheduler, **_: object) -> FakeSlurm:
+        self.scheduler = scheduler
+        return self
 
     def submit(self, job: Job, after: str | None = None) -> str:
         self.calls.append(("submit", job.step, after or ""))
@@ -72,18 +80,18 @@ class FakeSlurm:
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm()
-    monkeypatch.setattr(cluster_building, "SlurmExecutor", lambda *_, **__: fake)
+    monkeypatch.setattr(cluster_chains, "ClusterExecutor", fake.made_of)
     return fake
 
 
 def cluster(**settings: Any) -> Cluster:  # noqa: ANN401 - values of cluster.yaml
-    base = {"schema_version": 1, "scheduler": "slurm", "containers": "none"}
+    base = {"schema_version": 1, "slurm": {"containers": "none"}}
     return Cluster.model_validate_json(json.dumps({**base, **settings}))
 
 
 def prepare(folder: Path, recipe: str = RECIPE, **settings: Any) -> ClusterBuild:  # noqa: ANN401 - as above
     here = Settings({}, ROOT, folder / "store", folder / "dist")
-    return ClusterBuild.prepare(here, RecipeName(recipe), (), cluster(**settings), offline=True)
+    return ClusterBuild.prepare(here, RecipeName(recipe), (), Site("slurm", cluster(**settings)), offline=True)
 
 
 def test_all_jobs_are_submitted_before_the_first_is_followed(tmp_path: Path, slurm: FakeSlurm) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from orchestrator.catalog.cluster import Cluster
 from orchestrator.executors.job import Inside, Job, Mount
-from orchestrator.executors.slurm_script import Resources, ScriptWriter, private_values
+from orchestrator.executors.scheduler import Resources
+from orchestrator.executors.slurm_script import ScriptWriter, private_values
 
 CLUSTER = Cluster.model_validate_json(
-    '{"schema_version": 1, "scheduler": "slurm", "containers": "none", "partition": "gpu", "account": "team",'
+    '{"schema_version": 1, "slurm": {"containers": "none", "partition": "gpu", "account": "team",'
     ' "qos": "normal", "constraint": "h100&ib", "gpu": "gpu:h100", "cpus": 8, "options": ["--exclude=node7"],'
-    ' "steps": {"verify": {"minutes": 2, "memory_gb": 1.5, "partition": "short"}}}'
+    ' "steps": {"verify": {"minutes": 2, "memory_gb": 1.5, "partition": "short"}}}}'
 )
 RESOURCES = Resources(minutes=1501, memory=3 << 30, gpus=2)
 SECRET = "hf_canary_0123456789"
@@ -34,7 +35,8 @@ def job_in(folder: Path, step: str = "quantize") -> Job:
 
 
 def write(job: Job, environment: dict[str, str] | None = None) -> str:
-    return ScriptWriter(CLUSTER, environment or {}, 30).write(job, "tiny.quantize.abc", RESOURCES)
+    assert CLUSTER.slurm
+    return ScriptWriter(CLUSTER, CLUSTER.slurm, environment or {}, 30).write(job, "tiny.quantize.abc", RESOURCES)
 
 
 def options(script: str) -> list[str]:

@@ -1,13 +1,14 @@
-"""Names the files of a Slurm job's folder, the only thing that a login node and a compute node share.
+"""Names the files of a job's folder, the only thing that the machine of a build and a compute node share.
 
-job.sh     the script; without it the job is given up and does nothing
-job        the number that Slurm gave it
+job.sh     the request: Slurm's script, or
+job.yaml   the manifest of a Kubernetes job; without a request the job is given up and does nothing
+job        the number that the scheduler gave it
 private    values of secret variables, only for the user
 lock       held by the job that runs the command
 beat       touched by the job every few seconds while the command runs
 submitting held by an orchestrator that looks for the job or submits it
-ending     written by the job when its command has ended; the truth about it, whatever Slurm says
-slurm.txt  the output of the script itself
+ending     written by the job when its command has ended; the truth about it, whatever the scheduler says
+slurm.txt  the output of Slurm's script itself
 log.txt    the output of the command
 out/       the output folder
 """
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+_REQUESTS = ("job.sh", "job.yaml")
 _RESERVED = 4096
 """Bytes that are reserved for the ending, so that a full disk cannot prevent it."""
 
@@ -49,10 +51,9 @@ class JobFolder:
 
     path: Path
 
-    @property
-    def script(self) -> Path:
-        """The script that Slurm runs."""
-        return self.path / "job.sh"
+    def is_requested(self) -> bool:
+        """Tell whether the job was submitted and not given up."""
+        return any((self.path / name).exists() for name in _REQUESTS)
 
     @property
     def output(self) -> Path:
@@ -63,11 +64,6 @@ class JobFolder:
     def log(self) -> Path:
         """The output of the command."""
         return self.path / "log.txt"
-
-    @property
-    def script_log(self) -> Path:
-        """The output of the script."""
-        return self.path / "slurm.txt"
 
     @contextmanager
     def alone(self, name: str = "lock") -> Iterator[None]:
@@ -160,6 +156,6 @@ class JobFolder:
             return {}
 
     def clear(self) -> None:
-        """Remove everything except the output and the log. A job that Slurm starts later does nothing."""
-        for name in ("job.sh", "private", "job", "beat", "ending.new", "ending", "slurm.txt"):
+        """Remove everything except the output and the log. A job that starts later does nothing."""
+        for name in (*_REQUESTS, "private", "job", "beat", "ending.new", "ending", "slurm.txt"):
             (self.path / name).unlink(missing_ok=True)

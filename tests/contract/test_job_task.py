@@ -1,4 +1,4 @@
-"""What runs inside a Slurm job: once, whatever Slurm does, and with a record of its end."""
+"""What runs inside a job: once, whatever the scheduler does, and with a record of its end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.executors.slurm_folder import Ending, JobFolder
-from orchestrator.executors.slurm_task import main
+from orchestrator.executors.job_folder import Ending, JobFolder
+from orchestrator.executors.job_task import main
 
 COUNT = "open('starts', 'a').write('start\\n'); raise SystemExit(7)"
 
@@ -20,7 +20,7 @@ COUNT = "open('starts', 'a').write('start\\n'); raise SystemExit(7)"
 def folder(tmp_path: Path) -> JobFolder:
     found = JobFolder(tmp_path / "job")
     found.output.mkdir(parents=True)
-    found.script.touch()
+    (found.path / "job.sh").touch()
     return found
 
 
@@ -43,7 +43,7 @@ def test_it_records_how_the_command_ended(folder: JobFolder) -> None:
     assert folder.ending() == Ending(7)
 
 
-def test_a_job_that_slurm_starts_again_runs_nothing(folder: JobFolder) -> None:
+def test_a_job_that_is_started_again_runs_nothing(folder: JobFolder) -> None:
     assert (run(folder, COUNT), run(folder, COUNT)) == (7, 7)
     assert (folder.output / "starts").read_text() == "start\n"
 

@@ -1,7 +1,7 @@
-"""Runs a step's command inside a Slurm job: `python -m orchestrator.executors.slurm_task --folder FOLDER … -- COMMAND`.
+"""Runs a step's command inside a job: `python -m orchestrator.executors.job_task --folder FOLDER … -- COMMAND`.
 
-Slurm may run a script twice: after its controller was killed, it does not know that the first run goes on or has
-ended. So a job works only while it holds its folder's lock, and does nothing if its ending is already recorded.
+A scheduler may start a job twice: after Slurm's controller was killed, it does not know that the first run goes on or
+has ended. So a job works only while it holds its folder's lock, and does nothing if its ending is already recorded.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from orchestrator.catalog.cluster import Cluster
 from orchestrator.errors import OrchestratorError, from_os_error
 from orchestrator.events import silence
 from orchestrator.executors.job import Job
-from orchestrator.executors.process import ProcessExecutor
-from orchestrator.executors.slurm_folder import Ending, JobFolder
+from orchestrator.executors.job_folder import Ending, JobFolder
+from orchestrator.executors.process import ProcessExecutor, text_of
 
 _TERMINATED = 143
 """The exit status of a command that was asked to stop."""
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> int:
         with folder.alone():
             if ending := folder.ending():
                 return ending.exit_status
-            if not folder.script.exists():
+            if not folder.is_requested():
                 return 0  # it was given up
             ending = _run(options, folder)
             folder.write_ending(ending)
@@ -49,8 +51,26 @@ def main(arguments: list[str]) -> int:
         return 0
 
 
+def task_lines(job: Job, minutes: int, cluster: Cluster, grace: float) -> Iterator[tuple[str, ...]]:
+    """Yield the words behind `python` that run a job's command, one line of a script at a time, without the command.
+
+    Args:
+        job: The job.
+        minutes: Its time limit.
+        cluster: The site's settings.
+        grace: Seconds between asking a command to stop and killing it.
+    """
+    stop_after = max(1, 60 * minutes - cluster.margins.stop_seconds)
+    beat = max(0.5, cluster.settle_seconds / 2)
+    yield ("-m", "orchestrator.executors.job_task")
+    yield ("--folder", str(job.output.parent), "--step", job.step, *(("--network",) if job.network else ()))
+    yield ("--grace", f"{grace:g}", "--beat", f"{beat:g}", "--stop-after", f"{stop_after:g}")
+    for name, value in sorted(job.environment.items()):
+        yield ("--variable", f"{name}={text_of(job, value)}")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="slurm_task", description=__doc__)
+    parser = argparse.ArgumentParser(prog="job_task", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="the job's folder")
     parser.add_argument("--step", required=True, help="the step's name")
     parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE", help="for the command")

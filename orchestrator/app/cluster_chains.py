@@ -1,0 +1,147 @@
+"""Follows and cancels the jobs of a cluster that another process submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.app.cluster_jobs import Chain, remove_chain
+from orchestrator.app.outcome import tail_of
+from orchestrator.app.record import Ended, error_of, read_line
+from orchestrator.app.settings import Settings
+from orchestrator.errors import (
+    NodeLostError,
+    OrchestratorError,
+    SchedulerUnavailableError,
+    StepFailedError,
+    StepKilledError,
+    StepOutOfMemoryError,
+)
+from orchestrator.events import Event, LogLine, Observer, StepDone, StepReused
+from orchestrator.executors.cluster import ClusterExecutor
+from orchestrator.executors.job import Job, Outcome
+from orchestrator.executors.job_folder import JobFolder
+from orchestrator.executors.scheduler import Resources
+
+
+@dataclass
+class Reader:
+    """Turns the lines of a job, which is a build, into its events."""
+
+    step: str
+    observer: Observer
+    ended: Ended | None = None
+    seconds: float | None = None
+    """How long the step took; None if its result was found."""
+
+    def __call__(self, event: Event) -> None:
+        """Report an event, or what a line of the job says."""
+        found = read_line(event.text) if isinstance(event, LogLine) else event
+        match found:
+            case Ended():
+                self.ended = found
+            case StepReused(step=step) if step != self.step:  # the results of earlier jobs
+                pass
+            case None:
+                self.observer(event)
+            case StepDone(step=step, seconds=seconds) if step == self.step:
+                self.seconds = seconds
+                self.observer(found)
+            case _:
+                self.observer(found)
+
+
+def job_error(job: Job, outcome: Outcome, ended: Ended | None) -> OrchestratorError:
+    """Return the error with which a job's build ended, of its kind."""
+    if outcome.out_of_memory:
+        message = f"{job.step} used more memory than its job had, and was killed"
+        return StepOutOfMemoryError(message, hint="raise `memory_gb` or `margins.memory` in cluster.yaml")
+    if ended and ended.code:
+        return error_of(ended)
+    if outcome.killed:
+        message = f"{job.step}: its job was ended from outside (exit status {outcome.exit_status})"
+        return StepKilledError(message, hint="run the same command again; finished steps are kept")
+    tail = tail_of(JobFolder(job.output.parent).log)
+    return StepFailedError(f"{job.step}: its job ended with exit status {outcome.exit_status}{tail}")
+
+
+def chains_of(settings: Settings, recipe: str) -> tuple[Chain, ...]:
+    """Return the chains of a recipe whose build has not ended, or was killed or left."""
+    return tuple(chain for chain in Chain.unfinished(settings) if chain.jobs[0].recipe == recipe)
+
+
+def follow_chain(settings: Settings, chain: Chain, observer: Observer) -> None:
+    """Follow the jobs of a chain that another process submitted, and submit none. An interrupt leaves them.
+
+    Raises:
+        OrchestratorError: The error with which a job ended.
+    """
+    executor = executor_of(settings, chain)
+    for job in chain.jobs:
+        submitted = executor.find(job)
+        if submitted is None:
+            if not chain.folder.exists():  # its build has ended and took the results
+                return
+            title = executor.scheduler.title
+            message = f"{job.recipe}: {title} does not know the job of {job.step} any more, and it left no record"
+            raise NodeLostError(message, hint="build again: finished steps are kept")
+        reader = Reader(job.step, observer)
+        outcome = executor.follow(submitted, job, reader)
+        if outcome.exit_status:
+            raise job_error(job, outcome, reader.ended)
+
+
+def cancel_chain(settings: Settings, chain: Chain) -> None:
+    """Remove the jobs of a chain from the queue, and its folder. Finished steps stay in the store.
+
+    Raises:
+        SchedulerUnavailableError: The scheduler does not answer, so the jobs stay.
+    """
+    executor = executor_of(settings, chain)
+    executor.check(chain.jobs[0])
+    for job in reversed(chain.jobs):
+        executor.discard(job)
+    remove_chain(chain)
+
+
+def states_of(settings: Settings, recipe: str | None = None) -> dict[str, dict[str, str]]:
+    """Return the state of each unfinished job, by recipe and step: `queued (Resources)`, `running` or `lost`.
+
+    `unknown`: the scheduler does not answer. The state of an ended job is that of its step.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for chain in Chain.unfinished(settings):
+        executor = executor_of(settings, chain)
+        for job in chain.jobs:
+            if recipe in (None, job.recipe) and JobFolder(job.output.parent).ending() is None:
+                found.setdefault(job.recipe, {})[job.step] = _state(executor, job)
+    return found
+
+
+def _state(executor: ClusterExecutor, job: Job) -> str:
+    try:
+        state = executor.state(job)
+    except SchedulerUnavailableError:
+        return "unknown"
+    if state is None:
+        return "lost"
+    return f"queued ({state.reason})" if state.is_waiting else "running"
+
+
+def executor_of(
+    settings: Settings,
+    chain: Chain,
+    resources: Callable[[Job], Resources] | None = None,
+    leaves: Callable[[], bool] = lambda: True,
+) -> ClusterExecutor:
+    """Return the executor of a chain.
+
+    Args:
+        settings: The environment.
+        chain: The chain.
+        resources: Returns what a job requests; None for an executor that submits nothing.
+        leaves: Decides after an interrupt whether the jobs continue.
+    """
+    nothing = Resources(minutes=1, memory=0)
+    scheduler = chain.site.scheduler(resources or (lambda _job: nothing), settings.environment)
+    return ClusterExecutor(scheduler, settle=chain.site.cluster.settle_seconds, leaves=leaves)
