@@ -371,6 +371,12 @@ class SlurmUnavailableError(SchedulerUnavailableError):
     code = "SLURM_UNAVAILABLE"
 
 
+class KubernetesUnavailableError(SchedulerUnavailableError):
+    """The API server of a Kubernetes cluster does not answer, or there is no kubeconfig that names it."""
+
+    code = "KUBERNETES_UNAVAILABLE"
+
+
 class JobRefusedError(MachineError):
     """The scheduler does not accept a job: a partition, account or amount that the cluster does not have, a quota."""
 

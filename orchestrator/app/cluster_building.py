@@ -85,8 +85,8 @@ class ClusterBuild:
         planned = plan(settings, recipe, overrides, executor_on(site), locked=locked)
         planned.plan.raise_refusals()
         planned.plan.between(first, last)
-        check_containers(planned.plan, site)
-        if not offline:
+        check_containers(planned.plan, site, last)
+        if not (offline or site.has_token):
             require_token(settings, planned.plan)
         resolved = resolve(settings, planned, offline=offline)
         prepared = ClusterPlan(settings, planned, resolved, site, offline)

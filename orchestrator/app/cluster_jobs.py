@@ -17,11 +17,14 @@ from orchestrator.app.settings import Settings
 from orchestrator.catalog.cluster import Cluster, Containers, SchedulerName, read_cluster
 from orchestrator.errors import ClusterInvalidError, machine_faults
 from orchestrator.executors.job import Job
+from orchestrator.executors.kubernetes import KubernetesScheduler
 from orchestrator.executors.scheduler import Resources, Scheduler
 from orchestrator.executors.slurm import SlurmScheduler
 from orchestrator.planner.phases import Phase
 from orchestrator.recipe.lock import lock_text
 from orchestrator.recipe.model import Recipe
+from orchestrator.steps.download import TOKEN
+from orchestrator.steps.step import Step
 from orchestrator.store.temporary import replacing
 
 _ID = 12
@@ -49,7 +52,17 @@ class Site:
     @property
     def containers(self) -> Containers:
         """The program that runs the containers of steps on a node."""
-        return self.cluster.slurm.containers if self.cluster.slurm else "none"
+        return self.cluster.slurm.containers if self.name == "slurm" and self.cluster.slurm else "none"
+
+    @property
+    def isolates(self) -> bool:
+        """Whether the job of a step without network has none."""
+        return self.name == "kubernetes"
+
+    @property
+    def has_token(self) -> bool:
+        """Whether the jobs get the Hub's token from the cluster, so that this machine needs none."""
+        return self.name == "kubernetes" and bool(self.cluster.kubernetes and TOKEN in self.cluster.kubernetes.secrets)
 
     def scheduler(self, resources: Callable[[Job], Resources], environment: Mapping[str, str]) -> Scheduler:
         """Return the scheduler.
@@ -58,7 +71,10 @@ class Site:
             resources: Returns what a job requests.
             environment: The source of the few inherited variables.
         """
-        assert self.cluster.slurm is not None  # noqa: S101 - read_cluster checks it
+        if self.name == "kubernetes":
+            assert self.cluster.kubernetes is not None  # noqa: S101 - read_cluster checks it
+            return KubernetesScheduler(self.cluster, self.cluster.kubernetes, resources, environment)
+        assert self.cluster.slurm is not None  # noqa: S101 - as above
         return SlurmScheduler(self.cluster, self.cluster.slurm, resources, environment)
 
 
@@ -170,23 +186,35 @@ class ClusterPlan:
             step=step.name,
             key=folder.name,
             recipe=self.resolved.recipe.name,
-            argv=tuple(self._words(recipe, step.name, forced)),
+            argv=tuple(self._words(recipe, step, forced)),
             output=folder / step.name / "out",
-            secrets={name: secrets[name] for name in step.secrets if name in secrets},
-            network=True,  # the Hub's client finds its cache by the same variables
+            secrets={name: secrets.get(name, "") for name in step.secrets if name in secrets or self.site.isolates},
+            network=step.network or not self.site.isolates,  # the Hub's client finds its cache by the same variables
             gpus=step.gpus,
         )
 
-    def _words(self, recipe: Path, step: str, forced: frozenset[str]) -> Iterator[str]:
-        settings = self.settings
-        yield from ("python3", "-m", "orchestrator.cli.main")
-        yield from ("--project", str(settings.project.root), "--store", str(settings.store.root))
-        yield from ("--dist", str(settings.dist), "build", str(recipe), "--until", step, "--events")
-        yield from self._containers()
-        if step in forced:
-            yield from ("--from", step)
-        if self.offline:
+    def _words(self, recipe: Path, step: Step, forced: frozenset[str]) -> Iterator[str]:
+        yield from ("python3", "-m", "orchestrator.cli.main", *self._places())
+        yield from ("build", str(recipe), "--until", step.name, "--events", *self._containers())
+        if step.name in forced:
+            yield from ("--from", step.name)
+        if self.offline or (self.site.isolates and not step.network):
             yield "--offline"
+
+    def _places(self) -> Iterator[str]:
+        """Yield the folders of the program. A pod has its own copy of the tool's files, and no dist/."""
+        settings, kubernetes = self.settings, self.site.cluster.kubernetes
+        if self.site.name == "slurm" or kubernetes is None:
+            yield from ("--project", str(settings.project.root), "--store", str(settings.store.root))
+            yield from ("--dist", str(settings.dist))
+            return
+        project = settings.project
+        if project.root.is_relative_to(kubernetes.volume.path):
+            yield from ("--project", str(project.root))
+        elif project.is_found and project.root != project.packaged:
+            message = f"the project {project.root} is not on the volume that pods see at {kubernetes.volume.path}"
+            raise ClusterInvalidError(message, hint="move it there, because the jobs read its files")
+        yield from ("--store", str(settings.store.root))
 
     def _containers(self) -> tuple[str, ...]:
         """Return the options for the program that runs containers on a node."""
@@ -205,18 +233,26 @@ def executor_on(site: Site) -> ExecutorName | None:
     return "process" if site.containers == "none" else None
 
 
-def check_containers(plan: Plan, site: Site) -> None:
+def check_containers(plan: Plan, site: Site, last: str | None) -> None:
     """Refuse steps that need a container on a cluster without containers.
+
+    Args:
+        plan: The plan.
+        site: The cluster.
+        last: The last step that is wanted; None: all.
 
     Raises:
         ClusterInvalidError: There is such a step.
     """
-    needing = [placed.step.name for placed in plan.steps if placed.executor == "docker"]
+    needing = [placed.step.name for placed in plan.between(None, last) if placed.executor == "docker"]
     if site.containers == "none" and needing:
-        message = (
-            f"{plan.recipe.name}: {', '.join(needing)} must run in a container, and cluster.yaml has `containers: none`"
+        has = (
+            "cluster.yaml has `containers: none`" if site.name == "slurm" else "a pod runs no other image than its own"
         )
-        raise ClusterInvalidError(message, hint="set containers to docker, apptainer or pyxis")
+        message = f"{plan.recipe.name}: {', '.join(needing)} must run in a container, and {has}"
+        until = plan.steps[max(0, [placed.step.name for placed in plan.steps].index(needing[0]) - 1)].step.name
+        hint = "set containers to docker, apptainer or pyxis" if site.name == "slurm" else f"add --until {until}"
+        raise ClusterInvalidError(message, hint=hint)
 
 
 def jobs_folder(settings: Settings) -> Path:

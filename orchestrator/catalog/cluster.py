@@ -16,12 +16,15 @@ from orchestrator.errors import ClusterInvalidError
 Containers = Literal["none", "docker", "apptainer", "pyxis"]
 """The program that runs the containers of steps; `none`: steps of our own code run on this machine's Python."""
 
-SchedulerName = Literal["slurm"]
-SCHEDULERS: Mapping[str, SchedulerName] = {"slurm": "slurm"}
+SchedulerName = Literal["slurm", "kubernetes"]
+SCHEDULERS: Mapping[str, SchedulerName] = {"slurm": "slurm", "kubernetes": "kubernetes"}
 """The schedulers by their names on the command line and in `cluster.yaml`."""
 
 Word = Annotated[str, Field(pattern=r"^[\w.,:;=@+&|*()\[\]/-]+$", max_length=200)]
 """A value without spaces or quotes, because it becomes part of a line of a script."""
+
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
+"""The name of an object of Kubernetes."""
 
 
 class _Part(BaseModel):
@@ -97,6 +100,84 @@ class Slurm(SlurmPlacement):
         return _placement(SlurmPlacement, self, self.steps.get(step))
 
 
+class Toleration(_Part):
+    """A taint of nodes on which a pod may run all the same."""
+
+    key: str | None = Field(default=None, min_length=1, max_length=317)
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: str | None = Field(default=None, max_length=63)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class SecretKey(_Part):
+    """A key of a Secret. Its value is never read here."""
+
+    name: Label
+    """The Secret."""
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+
+
+class Volume(_Part):
+    """The volume that holds the store."""
+
+    claim: Label
+    """The PersistentVolumeClaim: `ReadWriteMany`, or all pods on one node."""
+    path: Annotated[str, Field(pattern=r"^/[^:]+$", max_length=4000)]
+    """Where it is mounted, in the pods and on the machine of the build: the same path."""
+
+
+class KubernetesPlacement(Request):
+    """What Kubernetes is told about a job and the plan does not know."""
+
+    image: Annotated[str, Field(pattern=r"^[\w.:/@-]+$", max_length=500)] | None = None
+    """The image of the pod, with this version of the tool and the libraries of the step."""
+    gpu: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$", max_length=100)] = "nvidia.com/gpu"
+    """The resource that a GPU is."""
+    queue: Label | None = None
+    """A queue of Kueue in the namespace. Jobs are created suspended, and Kueue starts them."""
+    node_selector: dict[str, str] = {}
+    """Labels that a node must have."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes on which the pods may run."""
+    priority_class: Label | None = None
+    """The name of a PriorityClass."""
+    runtime_class: Label | None = None
+    """The name of a RuntimeClass, for example `nvidia`."""
+
+
+class Kubernetes(KubernetesPlacement):
+    """One namespace of a Kubernetes cluster."""
+
+    image: Annotated[str, Field(pattern=r"^[\w.:/@-]+$", max_length=500)]
+    """The image of the pods, with this version of the tool and the libraries of the steps."""
+    volume: Volume
+    """The volume that holds the store."""
+    context: str | None = Field(default=None, min_length=1, max_length=253)
+    """The context of the kubeconfig; without it, the current one."""
+    namespace: Label = "default"
+    """The namespace of the jobs."""
+    python: str = Field(default="python3", pattern=r"^[\w./-]+$")
+    """The Python of the image that has the tool."""
+    secrets: dict[str, SecretKey] = {}
+    """Secrets by the variable that a step gets, for example `HF_TOKEN`."""
+    pull_secrets: tuple[Label, ...] = ()
+    """Secrets with which the nodes pull the image."""
+    user: int = Field(default=1000, ge=1)
+    """The user of the pods, who must be able to write to the volume. It cannot be root."""
+    group: int = Field(default=1000, ge=1)
+    """The group of the pods."""
+    start_minutes: int = Field(default=30, ge=1)
+    """Minutes that pulling the image may take, besides the time of the step."""
+    keep_minutes: int = Field(default=60, ge=1)
+    """Minutes after which Kubernetes removes an ended job."""
+    steps: dict[str, KubernetesPlacement] = {}
+    """Settings of single steps by name, such as `quantize`. They replace those of all steps."""
+
+    def placement(self, step: str) -> KubernetesPlacement:
+        """Return the settings of a step's job."""
+        return _placement(KubernetesPlacement, self, self.steps.get(step))
+
+
 class Cluster(_Part):
     """The schedulers of a site, and what counts for each of them."""
 
@@ -110,9 +191,14 @@ class Cluster(_Part):
     caches attributes shows them late."""
     slurm: Slurm | None = None
     """For `--executor slurm`."""
+    kubernetes: Kubernetes | None = None
+    """For `--executor kubernetes`."""
 
 
-LEAST: Mapping[SchedulerName, str] = {"slurm": "slurm: {containers: none}"}
+LEAST: Mapping[SchedulerName, str] = {
+    "slurm": "slurm: {containers: none}",
+    "kubernetes": "kubernetes: {image: IMAGE, volume: {claim: NAME, path: FOLDER}}",
+}
 """The least section of each scheduler."""
 
 

@@ -68,6 +68,8 @@ class Follower:
     _reason: str = ""
     _beat: int | None = None
     _beaten: float = 0.0
+    _stuck: float | None = None
+    """Since when it cannot start."""
 
     def to_the_end(self) -> Ending:
         """Follow the log until the command has ended.
@@ -84,6 +86,7 @@ class Follower:
                 if state is None or state.is_over:
                     return self._settled(state)
                 self._report(state)
+                self._refuse_stuck(state)
                 if self._is_dead(state):
                     return self._killed_unseen()
             time.sleep(_SLICE)
@@ -136,7 +139,7 @@ class Follower:
         Raises:
             SchedulerUnavailableError: It does not answer for longer than we wait, or refuses to.
         """
-        deadline, warned = time.monotonic() + self.patience, False
+        deadline, warned, pause = time.monotonic() + self.patience, False, _OFTEN
         title = self.scheduler.title
 
         def gives_up() -> bool:
@@ -158,7 +161,8 @@ class Follower:
             if not warned:
                 self.observer(Warned(f"{title} does not answer; waiting up to {self.patience:.0f} s for it"))
                 warned = True
-            time.sleep(_OFTEN)
+            time.sleep(pause)
+            pause = min(2 * pause, _SELDOM)
 
     def _is_dead(self, state: JobState) -> bool:
         """Tell whether a job that runs, as the scheduler says, has no process any more.
@@ -170,6 +174,22 @@ class Follower:
             self._beat, self._beaten = beat, now
             return False
         return now - self._beaten > _BEATS * max(self.settle, 1.0) and self.submitted.folder.is_free()
+
+    def _refuse_stuck(self, state: JobState) -> None:
+        """Give a job up that cannot start.
+
+        Raises:
+            JobNotStartedError: It could not for longer than we wait.
+        """
+        now = time.monotonic()
+        if not state.stuck:
+            self._stuck = None
+        elif self._stuck is None:
+            self._stuck = now
+        elif now - self._stuck > self.patience:
+            self.scheduler.cancel(self.submitted.number, self.submitted.name)
+            message = f"{self.step}: its job cannot start: {state.reason}"
+            raise JobNotStartedError(message, hint="correct it in cluster.yaml or on the cluster, then build again")
 
     def _killed_unseen(self) -> Ending:
         if ending := self._look():  # recorded since

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="the job's folder")
     parser.add_argument("--step", required=True, help="the step's name")
     parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE", help="for the command")
+    parser.add_argument("--secret", action="append", default=[], metavar="NAME", help="a variable that no log shows")
     parser.add_argument("--network", action="store_true", help="the command uses the network")
     parser.add_argument(
         "--grace", type=float, default=30.0, help="seconds from asking the command to stop to killing it"
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace, folder: JobFolder) -> Ending:
         argv=tuple(options.command),
         output=folder.output,
         environment={**_of_slurm(), **dict(each.split("=", 1) for each in options.variable)},
-        secrets=folder.private(),
+        secrets={**{name: os.environ[name] for name in options.secret}, **folder.private()},
         network=options.network,
     )
     signal.signal(signal.SIGTERM, _on_terminate)

@@ -135,6 +135,11 @@ def inherited_of(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
     return {name: _from_here(name, value) for name, value in environment.items() if name in inherited}
 
 
+def is_private(value: str) -> bool:
+    """Tell whether an inherited variable is an address with a user's name or password."""
+    return "://" in value and "@" in value
+
+
 def variables_of(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
     """Return all variables of a job's command."""
     return {

@@ -12,7 +12,7 @@ from orchestrator.catalog.cluster import Cluster, Slurm, SlurmPlacement
 from orchestrator.executors.job import Job
 from orchestrator.executors.job_folder import JobFolder
 from orchestrator.executors.job_task import task_lines
-from orchestrator.executors.process import OWN_CODE, argv_of, inherited_of
+from orchestrator.executors.process import OWN_CODE, argv_of, inherited_of, is_private
 from orchestrator.executors.scheduler import Resources
 
 REQUEST = "job.sh"
@@ -70,11 +70,6 @@ def private_values(job: Job, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that no script may show: secrets, and addresses with a password."""
     addresses = {name: value for name, value in inherited_of(job, environment).items() if is_private(value)}
     return {**addresses, **job.secrets}
-
-
-def is_private(value: str) -> bool:
-    """Tell whether an inherited variable is an address with a user's name or password."""
-    return "://" in value and "@" in value
 
 
 def _options(folder: JobFolder, name: str, placement: SlurmPlacement, resources: Resources) -> Iterator[str]:

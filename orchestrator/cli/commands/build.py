@@ -64,7 +64,7 @@ class _Extent(TypedDict):
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Build up to N recipes at once. Default: 1; with --executor slurm, all.",
+    help="Build up to N recipes at once. Default: 1; on a cluster, all.",
 )
 @click.option("--keep-going", is_flag=True, help="Leave out recipes that are refused, and go on after one has failed.")
 @click.option("--from", "first", metavar="STEP", help="Run STEP and all later steps even if their results are cached.")
@@ -78,7 +78,8 @@ class _Extent(TypedDict):
 @click.option(
     "--executor",
     type=click.Choice(["process", "docker", *SCHEDULERS]),
-    help="Where to run the steps that can run in more than one place; slurm: each step as a job of a cluster.",
+    help="Where to run the steps that can run in more than one place; slurm, kubernetes: each step as a job of a "
+    "cluster.",
 )
 @click.option(
     "--containers",
@@ -91,20 +92,19 @@ class _Extent(TypedDict):
     "--cluster",
     "cluster_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="With --executor slurm: the settings of the cluster. Default: cluster.yaml in the project folder.",
+    help="The settings of the cluster. Default: cluster.yaml in the project folder.",
 )
 @click.option(
     "--render",
     type=click.Path(path_type=Path, file_okay=False),
-    help="With --executor slurm: write the scripts of the jobs into this folder, and submit nothing.",
+    help="Write the scripts or manifests of a cluster's jobs into this folder, and submit nothing.",
 )
 @click.option(
     "--on-interrupt",
     type=click.Choice(["ask", "leave", "cancel"]),
     default="ask",
     show_default=True,
-    help="With --executor slurm: what Ctrl-C does to the jobs. Without a terminal, and for several recipes, "
-    "`ask` cancels them.",
+    help="What Ctrl-C does to the jobs of a cluster. Without a terminal, and for several recipes, `ask` cancels them.",
 )
 @click.option(
     "--events", is_flag=True, help="Print each event as a line of JSON, for a program that follows the build."
