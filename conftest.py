@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.support.docker_daemon", "tests.support.slurm")
+pytest_plugins = ("tests.support.docker_daemon", "tests.support.kubernetes", "tests.support.slurm")
 
 # How long an example takes says how busy the machine is, nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

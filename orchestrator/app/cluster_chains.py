@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ from orchestrator.executors.cluster import ClusterExecutor
 from orchestrator.executors.job import Job, Outcome
 from orchestrator.executors.job_folder import JobFolder
 from orchestrator.executors.scheduler import Resources
+
+_SLICE = 1.0
+"""Seconds between two looks for a job that a build will submit."""
 
 
 @dataclass
@@ -73,14 +77,17 @@ def chains_of(settings: Settings, recipe: str) -> tuple[Chain, ...]:
 def follow_chain(settings: Settings, chain: Chain, observer: Observer) -> None:
     """Follow the jobs of a chain that another process submitted, and submit none. An interrupt leaves them.
 
+    It ends at a job that was not submitted, unless a build runs that submits it.
+
     Raises:
         OrchestratorError: The error with which a job ended.
     """
     executor = executor_of(settings, chain)
     for job in chain.jobs:
-        submitted = executor.find(job)
+        while (submitted := executor.find(job)) is None and _is_to_come(executor, job) and _has_build(settings, chain):
+            time.sleep(_SLICE)
         if submitted is None:
-            if not chain.folder.exists():  # its build has ended and took the results
+            if not chain.folder.exists() or _is_to_come(executor, job):  # its build took the results, or was left
                 return
             title = executor.scheduler.title
             message = f"{job.recipe}: {title} does not know the job of {job.step} any more, and it left no record"
@@ -105,17 +112,30 @@ def cancel_chain(settings: Settings, chain: Chain) -> None:
 
 
 def states_of(settings: Settings, recipe: str | None = None) -> dict[str, dict[str, str]]:
-    """Return the state of each unfinished job, by recipe and step: `queued (Resources)`, `running` or `lost`.
+    """Return the state of each unfinished job, by recipe and step.
 
-    `unknown`: the scheduler does not answer. The state of an ended job is that of its step.
+    It is `queued (Resources)`, `running`, `lost`, `not submitted`, or `unknown` if the scheduler does not answer.
+    The state of an ended job is that of its step.
     """
     found: dict[str, dict[str, str]] = {}
     for chain in Chain.unfinished(settings):
         executor = executor_of(settings, chain)
         for job in chain.jobs:
             if recipe in (None, job.recipe) and JobFolder(job.output.parent).ending() is None:
-                found.setdefault(job.recipe, {})[job.step] = _state(executor, job)
+                state = "not submitted" if _is_to_come(executor, job) else _state(executor, job)
+                found.setdefault(job.recipe, {})[job.step] = state
     return found
+
+
+def _is_to_come(executor: ClusterExecutor, job: Job) -> bool:
+    """Tell whether a job is submitted after the success of another one, and was not yet."""
+    return not (executor.scheduler.chains or JobFolder(job.output.parent).is_requested())
+
+
+def _has_build(settings: Settings, chain: Chain) -> bool:
+    """Tell whether a build of this machine, or of another, follows the chain and submits its jobs."""
+    with settings.store.try_lock(chain.folder.name) as is_free:
+        return chain.folder.exists() and not is_free
 
 
 def _state(executor: ClusterExecutor, job: Job) -> str:

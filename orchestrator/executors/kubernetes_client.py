@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
+from uuid import uuid4
 
 import httpx2
 
@@ -35,6 +37,8 @@ _TIMEOUT = 10.0
 """Seconds to wait for one answer."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 """Seconds between two attempts, doubled each time."""
+_ATTEMPT = "orchestrator.dev/attempt"
+"""The annotation that tells the Job of a request from an earlier one of the same name."""
 _TAIL = 12
 _NOT_FOUND, _CONFLICT, _TOO_MANY, _INTERNAL = 404, 409, 429, 500
 
@@ -88,7 +92,9 @@ class KubernetesClient:
         from lightkube import Client  # noqa: PLC0415 - an extra
 
         with _translated("logging in"):
-            return Client(config=self.config, namespace=self.namespace, timeout=httpx2.Timeout(_TIMEOUT))
+            api = Client(config=self.config, namespace=self.namespace, timeout=httpx2.Timeout(_TIMEOUT))
+        weakref.finalize(self, api.close)  # one client, so that a login by a program is asked for once
+        return api
 
     def jobs(self) -> dict[str, str]:
         """Return our Jobs that wait or run: the name by the UID."""
@@ -98,14 +104,15 @@ class KubernetesClient:
         return {_uid(job): _name(job) for job in found if not is_finished(job)}
 
     def create(self, manifest: Object) -> str:
-        """Create a Job and return its UID. A Job of the same folder that has ended is replaced.
+        """Create a Job and return its UID. An earlier Job of the same folder is replaced.
 
         Raises:
             JobRefusedError: A value of it is not allowed, a quota is exceeded, or its name is taken.
         """
         from lightkube.resources.batch_v1 import Job  # noqa: PLC0415
 
-        name, folder = manifest["metadata"]["name"], manifest["metadata"]["annotations"][FOLDER]
+        name, about = manifest["metadata"]["name"], manifest["metadata"]["annotations"]
+        about[_ATTEMPT] = str(uuid4())
         deadline = time.monotonic() + self.seconds
         wanted = cast("KubernetesJob", Job.from_dict(manifest))
         while True:
@@ -115,12 +122,13 @@ class KubernetesClient:
                 there = self._job(name)
                 if there is None:
                     continue
-                if (there.metadata.annotations or {} if there.metadata else {}).get(FOLDER) != folder:
+                found = (there.metadata.annotations if there.metadata else None) or {}
+                if found.get(FOLDER) != about[FOLDER]:
                     message = f"the job {name} of another folder is in the namespace {self.namespace}"
                     raise JobRefusedError(message, hint=f"look at it: kubectl describe job {name}") from error
+                if found.get(_ATTEMPT) == about[_ATTEMPT]:  # it was created, and the answer was lost
+                    return _uid(there)
                 if there.metadata and not there.metadata.deletionTimestamp:
-                    if not is_finished(there):
-                        return _uid(there)  # an earlier attempt whose answer was lost
                     self.delete(_uid(there), name)
                 if time.monotonic() > deadline:
                     message = f"the job {name} of an earlier build does not end"

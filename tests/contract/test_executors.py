@@ -46,7 +46,7 @@ def grace() -> int:
     return 3
 
 
-@pytest.fixture(params=["fake", "process", "slurm", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["fake", "process", "slurm", "kubernetes", pytest.param("docker", marks=pytest.mark.docker)])
 def bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Bench:
     """Each executor in turn."""
     if request.param == "fake":
@@ -54,7 +54,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Bench:
     return _bench_of_programs(request, tmp_path, grace)
 
 
-@pytest.fixture(params=["process", "slurm", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["process", "slurm", "kubernetes", pytest.param("docker", marks=pytest.mark.docker)])
 def real_bench(request: pytest.FixtureRequest, tmp_path: Path, grace: int) -> Bench:
     """Each executor whose commands are programs: only those can be killed, missing or kept from a folder."""
     return _bench_of_programs(request, tmp_path, grace)
@@ -65,6 +65,11 @@ def _bench_of_programs(request: pytest.FixtureRequest, folder: Path, grace: int)
         return Bench.of_daemon(request.getfixturevalue("daemon"), folder, grace)
     if request.param == "slurm":
         return Bench(request.getfixturevalue("slurm").executor(grace), folder)
+    if request.param == "kubernetes":
+        cluster = request.getfixturevalue("kubernetes")
+        cluster.secrets["hf"] = {"token": SECRET}
+        secrets = {"HF_TOKEN": {"name": "hf", "key": "token"}}
+        return Bench(cluster.executor(folder, grace, secrets=secrets), folder)
     return Bench(ProcessExecutor(grace=grace), folder)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,10 @@ from orchestrator.errors import (
 from orchestrator.events import LogLine, StepStarted, Waiting
 from orchestrator.executors.job_folder import JobFolder
 from tests.support.bench import Bench, in_background, wait_for
+from tests.support.site import RECIPE, Site
 from tests.support.slurm import Slurm, cluster_text
 from tests.support.small_disk import small_disk
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = "tiny-llama-w4a16-nvfp4"
 SECRET = "hf_canary_0123456789"
 
 
@@ -209,57 +207,10 @@ def _environment_of(process: Path) -> str:
     return (process / "environ").read_text(errors="replace")
 
 
-@dataclass(frozen=True)
-class Site:
-    """A store on a cluster, and the command on it."""
-
-    slurm: Slurm
-    folder: Path
-
-    def command(self, *arguments: str) -> list[str]:
-        places = ["--project", str(ROOT), "--store", str(self.folder / "store"), "--dist", str(self.folder / "dist")]
-        return [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments]
-
-    @property
-    def build(self) -> tuple[str, ...]:
-        return ("build", RECIPE, "--executor", "slurm", "--cluster", str(self.folder / "cluster.yaml"))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.folder)}
-        return {**kept, "SLURM_CONF": self.slurm.environment["SLURM_CONF"]}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*arguments),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def states(self) -> dict[str, str]:
-        (document,) = json.loads(self.run("status", RECIPE, "--json").stdout)
-        return {job["step"]: job["state"] for job in document["jobs"]}
-
-
 @pytest.fixture
 def site(slurm: Slurm, tmp_path: Path) -> Site:
     (tmp_path / "cluster.yaml").write_text(cluster_text(minutes=10))
-    return Site(slurm, tmp_path)
+    return Site("slurm", {"SLURM_CONF": slurm.environment["SLURM_CONF"]}, tmp_path)
 
 
 @pytest.fixture
