@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from uuid import uuid4
 
 import httpx2
+import yaml
 
 from orchestrator.catalog.cluster import Kubernetes
 from orchestrator.errors import (
@@ -79,7 +80,7 @@ class KubernetesClient:
             in_pod = "KUBERNETES_SERVICE_HOST" in environment and "KUBECONFIG" not in environment
             found = KubeConfig.from_service_account() if in_pod else KubeConfig.from_file(_kubeconfig(environment))
             config = found.get(site.context)
-        except (ConfigError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        except (ConfigError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
             message = f"no Kubernetes cluster is configured: {error}"
             raise KubernetesUnavailableError(message, hint=hint) from error
         if config is None or config.user is None:

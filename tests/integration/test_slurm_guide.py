@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 
-from orchestrator.errors import OrchestratorError, by_code
 from tests.support.bench import wait_for
+from tests.support.guides import ROOT, blocks, codes, program_in
 from tests.support.slurm import Slurm
 
-ROOT = Path(__file__).resolve().parents[2]
-GUIDE = ROOT / "docs" / "how-to" / "slurm.md"
 _TIME = 120
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-
-
-def program_in(folder: Path) -> Path:
-    """Make the command `orchestrator` of this checkout, in a folder for PATH."""
-    folder.mkdir()
-    command = folder / "orchestrator"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli.main "$@"\n')
-    command.chmod(0o755)
-    return folder
 
 
 def test_the_commands_of_the_guide_work_in_their_order(slurm: Slurm, tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / "recipes").mkdir(parents=True)
-    (settings,) = blocks("yaml")
+    (settings,) = blocks("slurm", "yaml")
     (project / "cluster.yaml").write_text(settings)
     environment = {
         "PATH": f"{program_in(tmp_path / 'bin')}:{os.environ['PATH']}",
@@ -43,7 +26,7 @@ def test_the_commands_of_the_guide_work_in_their_order(slurm: Slurm, tmp_path: P
         "ORCHESTRATOR_STORE": str(tmp_path / "store"),
     }
     ended = []
-    for block in blocks("sh"):
+    for block in blocks("slurm", "sh"):
         done = subprocess.run(
             ("bash", "-euo", "pipefail", "-c", block),
             cwd=project,
@@ -66,7 +49,6 @@ def test_the_commands_of_the_guide_work_in_their_order(slurm: Slurm, tmp_path: P
 
 
 def test_the_codes_of_the_guide_are_those_of_the_program() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (\d) \|", GUIDE.read_text("utf-8"), re.MULTILINE)
-    kinds: dict[str, type[OrchestratorError] | None] = {code: by_code(code) for code, _ in rows}
-    assert {code: str(kind.exit_status) for code, kind in kinds.items() if kind} == dict(rows)
-    assert len(rows) == 6
+    found = codes("slurm")
+    assert len(found) == 6
+    assert all(said == is_so for said, is_so in found.values()), found

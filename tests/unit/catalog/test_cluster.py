@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.catalog.cluster import Cluster, Slurm, cluster_schema_text, read_cluster
+from orchestrator.catalog.cluster import Cluster, SchedulerName, Slurm, cluster_schema_text, read_cluster
 from orchestrator.documents.schema import is_current
 from orchestrator.errors import ClusterInvalidError
 
@@ -89,3 +89,41 @@ def test_the_shipped_schema_is_current_and_accepts_what_the_program_accepts(tmp_
     jsonschema.Draft202012Validator(schema).validate(cluster.model_dump(mode="json", exclude_unset=True))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate({"schema_version": 1, "slurm": {}})
+
+
+PODS = "schema_version: 1\nkubernetes:\n  image: registry.example/tool:1\n  volume: {claim: models, path: /models}\n"
+
+
+def test_the_settings_of_a_step_of_kubernetes_replace_those_of_all_steps(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(
+        f"{PODS}  queue: team\n  steps: {{quantize: {{image: 'tool:2', node_selector: {{gpu: h100}}}}}}\n"
+    )
+    site = read_cluster(tmp_path / "cluster.yaml", "kubernetes").kubernetes
+    assert site
+    quantize, verify = site.placement("quantize"), site.placement("verify")
+    assert (quantize.image, quantize.queue, quantize.node_selector) == ("tool:2", "team", {"gpu": "h100"})
+    assert (verify.image, verify.node_selector) == ("registry.example/tool:1", {})
+
+
+@pytest.mark.parametrize(("text", "other", "here"), [(PODS, "slurm", "kubernetes"), (LEAST, "kubernetes", "slurm")])
+def test_a_section_that_is_missing_is_named(tmp_path: Path, text: str, other: SchedulerName, here: str) -> None:
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(ClusterInvalidError, match=f"no section `{other}`, which --executor {other} needs") as refused:
+        read_cluster(tmp_path / "cluster.yaml", other)
+    assert here not in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("  user: 0", "kubernetes.user"),
+        ("  namespace: Team_A", "kubernetes.namespace"),
+        ("  gpu: h100", "kubernetes.gpu"),
+        ("  node_selctor: {a: b}", "node_selector"),
+        ("  secrets: {HF_TOKEN: hf_canary}", "kubernetes.secrets.HF_TOKEN"),
+    ],
+)
+def test_a_mistake_in_the_section_of_kubernetes_is_answered_with_its_key(tmp_path: Path, line: str, place: str) -> None:
+    (tmp_path / "cluster.yaml").write_text(f"{PODS}{line}\n")
+    with pytest.raises(ClusterInvalidError, match=rf"(?s)cluster.yaml:5:.*{place}"):
+        read_cluster(tmp_path / "cluster.yaml", "kubernetes")
