@@ -11,6 +11,7 @@ from orchestrator.app.outcome import tail_of
 from orchestrator.app.record import Ended, error_of, read_line
 from orchestrator.app.settings import Settings
 from orchestrator.errors import (
+    DependencyMissingError,
     NodeLostError,
     OrchestratorError,
     SchedulerUnavailableError,
@@ -119,12 +120,26 @@ def states_of(settings: Settings, recipe: str | None = None) -> dict[str, dict[s
     """
     found: dict[str, dict[str, str]] = {}
     for chain in Chain.unfinished(settings):
-        executor = executor_of(settings, chain)
-        for job in chain.jobs:
-            if recipe in (None, job.recipe) and JobFolder(job.output.parent).ending() is None:
-                state = "not submitted" if _is_to_come(executor, job) else _state(executor, job)
-                found.setdefault(job.recipe, {})[job.step] = state
-    return found
+        if recipe in (None, chain.jobs[0].recipe):
+            found.setdefault(chain.jobs[0].recipe, {}).update(states_in(settings, chain))
+    return {name: states for name, states in found.items() if states}
+
+
+def states_in(settings: Settings, chain: Chain) -> dict[str, str]:
+    """Return the states of a chain's unfinished jobs by step, as `states_of` does."""
+    executor = executor_of(settings, chain)
+    return {
+        job.step: "not submitted" if _is_to_come(executor, job) else _state(executor, job)
+        for job in chain.jobs
+        if JobFolder(job.output.parent).ending() is None
+    }
+
+
+def is_in_use(settings: Settings, chain: Chain) -> str:
+    """Return why a chain is in use: one of its jobs waits, runs, or may do so; empty if it is not."""
+    over = ("lost", "not submitted")
+    live = (f"{step} is {state}" for step, state in states_in(settings, chain).items() if state not in over)
+    return next(live, "")
 
 
 def _is_to_come(executor: ClusterExecutor, job: Job) -> bool:
@@ -141,7 +156,7 @@ def _has_build(settings: Settings, chain: Chain) -> bool:
 def _state(executor: ClusterExecutor, job: Job) -> str:
     try:
         state = executor.state(job)
-    except SchedulerUnavailableError:
+    except (SchedulerUnavailableError, DependencyMissingError):
         return "unknown"
     if state is None:
         return "lost"

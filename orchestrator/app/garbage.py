@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.app.cluster_chains import is_in_use
+from orchestrator.app.cluster_jobs import Chain, jobs_folder
 from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import Plan
 from orchestrator.app.planning import lock_file_of, plan
@@ -19,7 +21,7 @@ from orchestrator.store.space import files_in
 from orchestrator.store.store import Attempt, Store, remove_tree
 from orchestrator.units import in_bytes
 
-Kind = Literal["artifact", "changed", "attempt", "scratch", "wrong download", "container"]
+Kind = Literal["artifact", "changed", "attempt", "scratch", "wrong download", "container", "jobs"]
 _KEY = 64
 
 
@@ -29,7 +31,8 @@ class Garbage:
 
     kind: Kind
     """`changed`: an artifact that changed on disk and was set aside; `scratch`: saved state of a step that no build
-    will continue; `wrong download`: a file that differs from the Hub's and was set aside in the Hub's cache."""
+    will continue; `wrong download`: a file that differs from the Hub's and was set aside in the Hub's cache; `jobs`:
+    the folder of a cluster's jobs, all of which have ended."""
     name: str
     key: str
     step: str
@@ -113,6 +116,38 @@ def find_garbage(store: Store, needed: frozenset[str], containers: Sequence[Left
         else:
             garbage.append(_scratch(store, folder))
     return Findings(tuple(garbage), tuple(kept))
+
+
+def find_left_jobs(settings: Settings) -> Findings:
+    """Find the folders of jobs of a cluster that no build follows and no scheduler has.
+
+    Args:
+        settings: The store, and the environment in which the schedulers are asked.
+    """
+    store, garbage, kept = settings.store, [], []
+    chains = {chain.folder: chain for chain in Chain.unfinished(settings)}
+    for folder in sorted(jobs_folder(settings).glob("*")):
+        chain = chains.get(folder)
+        with store.try_lock(folder.name) as held:
+            reason = (is_in_use(settings, chain) if chain else "") if held else "a build follows them"
+        if reason:
+            kept.append(f"jobs {folder.name}: {reason}")
+        else:
+            garbage.append(
+                Garbage("jobs", folder.name, "", "", *_sizes(folder), _removing_jobs(settings, folder, chain))
+            )
+    return Findings(tuple(garbage), tuple(kept))
+
+
+def _removing_jobs(settings: Settings, folder: Path, chain: Chain | None) -> Callable[[], bool]:
+    def remove() -> bool:
+        with settings.store.try_lock(folder.name) as held:
+            if not held or (chain and is_in_use(settings, chain)):
+                return False
+            remove_tree(folder)
+            return True
+
+    return remove
 
 
 def _artifacts(store: Store, needed: frozenset[str]) -> Iterator[Garbage]:

@@ -266,6 +266,7 @@ def test_a_left_job_is_seen_attached_to_and_cancelled(kubernetes: Kubernetes, si
     assert (build.returncode, "the jobs continue" in said) == (130, True), said
     states = site.states()
     assert states["generate"].startswith("queued (Unschedulable: ")
+    assert "generate is queued (Unschedulable" in site.run("gc", "--delete").stdout
     assert (states["quantize"], states["verify"]) == ("not submitted", "not submitted")
     kubernetes.claims.add("models")
     attached = site.run("attach", RECIPE)
@@ -273,6 +274,23 @@ def test_a_left_job_is_seen_attached_to_and_cancelled(kubernetes: Kubernetes, si
     assert "✓ generate: " in attached.stderr
     assert f"build {RECIPE}" in attached.stdout
     assert site.run("cancel", RECIPE).returncode == 0
+    assert list((site.folder / "store" / "jobs").iterdir()) == []
+
+
+def test_gc_removes_the_folder_of_jobs_that_are_gone(kubernetes: Kubernetes, site: Site) -> None:
+    kubernetes.claims.clear()
+    with site.start(*site.build) as build:
+        wait_for(lambda: len(kubernetes.queue()) == 1)
+        wait_for(lambda: "queued" in site.states().get("generate", ""))
+        assert "a build follows them" in site.run("gc", "--delete").stdout
+        build.kill()
+        build.communicate()
+    kubernetes.away = True
+    assert "generate is unknown" in site.run("gc", "--delete").stdout
+    kubernetes.away = False
+    kubernetes.kubectl_delete("jobs", kubernetes.queue()[0])
+    (found,) = json.loads(site.run("gc", "--delete", "--json").stdout)
+    assert (found["kind"], found["removed"]) == ("jobs", True)
     assert list((site.folder / "store" / "jobs").iterdir()) == []
 
 

@@ -19,11 +19,13 @@ from orchestrator.units import in_bytes
 def command(settings: Settings, delete: bool, as_json: bool) -> None:
     """Show what neither the newest build of a recipe nor a lock uses. With --delete, remove it.
 
-    This covers artifacts, abandoned attempts, saved state of steps, corrupt artifacts and downloads, and containers
-    whose orchestrator ended. What is in use is never removed.
+    This covers artifacts, abandoned attempts, saved state of steps, corrupt artifacts and downloads, containers
+    whose orchestrator ended, and folders of a cluster's jobs that are gone. What is in use is never removed.
     dist/ stays complete, because its files are hard links of their own.
     """
     found = garbage.find_garbage(settings.store, garbage.needed_keys(settings), garbage.left_containers())
+    jobs = garbage.find_left_jobs(settings)
+    found = garbage.Findings((*found.garbage, *jobs.garbage), (*found.kept, *jobs.kept))
     gone = {id(item): delete and item.remove() for item in found.garbage}
     if as_json:
         print_json([_fields(item, removed=gone[id(item)]) for item in found.garbage])
