@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -461,6 +461,12 @@ class NoPermissionError(MachineError):
     code = "NO_PERMISSION"
 
 
+class FileSystemError(MachineError):
+    """The operating system cannot use a file: a path that is too long, a disk that fails, a folder."""
+
+    code = "FILE_SYSTEM"
+
+
 class HubError(MachineError):
     """The Hugging Face Hub does not answer as it should."""
 
@@ -505,11 +511,30 @@ class DownloadCorruptError(HubError):
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_LONGEST_SHOWN = 200
+_UNUSABLE: Mapping[int, str] = {
+    errno.ENAMETOOLONG: "use shorter names and fewer folders in each other",
+    errno.ELOOP: "look at its links: one leads to itself",
+    errno.ENOTDIR: "a file is where a folder is expected; use another place, or move the file",
+    errno.EISDIR: "a folder is where a file is expected; name the file, or move the folder",
+    errno.EIO: "the disk, or the network behind it, cannot read or write it: look at `dmesg`, and use another disk",
+    errno.ESTALE: "the file server lost it: mount it again",
+    errno.EFBIG: "allow larger files (`ulimit -f`), or use another file system",
+    errno.EMFILE: "allow more open files: `ulimit -n 1024`",
+    errno.ENFILE: "end other programs: the machine has no more open files",
+    errno.ENOMEM: "free some memory",
+    errno.EAGAIN: "end other programs: you have as many processes as you may (`ulimit -u`)",
+    errno.EOPNOTSUPP: "use another place: this file system cannot do that",
+    errno.ENXIO: "name a file, not a device or a pipe",
+    errno.ENODEV: "name a file, not a device or a pipe",
+    errno.ENOTCONN: "mount it again",
+}
+"""What to do about errors of the operating system that no defect of ours causes."""
 
 
 @contextmanager
 def machine_faults(doing: str) -> Iterator[None]:
-    """Turn the operating system's errors into ours: a full disk, a missing permission.
+    """Turn the operating system's errors into ours: a full disk, a missing permission, an unusable file.
 
     Args:
         doing: The current action, for the message, e.g. `writing the checkpoint`.
@@ -530,6 +555,9 @@ def from_os_error(error: OSError, doing: str) -> MachineError | None:
         return DiskFullError(f"no space is left on {where} while {doing}", hint="free some space, then run it again")
     if error.errno in _FORBIDDEN:
         return _no_permission(str(where), doing, read_only_disk=error.errno == errno.EROFS)
+    if error.errno is not None and error.errno in _UNUSABLE:
+        shown = str(where) if len(str(where)) <= _LONGEST_SHOWN else f"{str(where)[:_LONGEST_SHOWN]}…"
+        return FileSystemError(f"{shown}: {error.strerror}; found while {doing}", hint=_UNUSABLE[error.errno])
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
-from orchestrator.errors import HomeMissingError, RecipeUnknownError
+from orchestrator.errors import FileNameError, HomeMissingError, RecipeUnknownError
 from orchestrator.recipe.load import LoadedRecipe, RecipeBook
 from orchestrator.store.store import Store
 
@@ -36,6 +36,15 @@ def data_home(environment: Mapping[str, str]) -> Path:
     except RuntimeError as error:
         message = "this user has no home folder for the store"
         raise HomeMissingError(message, hint="name a folder for it: --store FOLDER or ORCHESTRATOR_STORE") from error
+
+
+def _printable(folder: Path) -> Path:
+    """Return the absolute path of a folder, which scripts, reports and JSON quote."""
+    folder = folder.resolve()
+    if not str(folder).isprintable():  # half a character is not
+        message = f"the path {str(folder)!a:.300} has a character that cannot be printed"
+        raise FileNameError(message, hint="rename the folder, or name another one: --project, --store or --dist FOLDER")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Settings:
     def project(self) -> Project:
         """The project folder."""
         if self.project_folder:
-            return Project(self.project_folder.resolve())
+            return Project(_printable(self.project_folder))
         return Project.find(self.start or Path.cwd())
 
     def load(self, recipe: RecipeName, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -102,12 +111,12 @@ class Settings:
     @cached_property
     def store(self) -> Store:
         """The store."""
-        return Store((self.store_folder or self._own_store or data_home(self.environment) / "orchestrator").resolve())
+        return Store(_printable(self.store_folder or self._own_store or data_home(self.environment) / "orchestrator"))
 
     @property
     def dist(self) -> Path:
         """The folder of deployments: in the project or the working folder."""
-        return (self.dist_folder or (self.project.root if self._is_writable else Path.cwd()) / "dist").resolve()
+        return _printable(self.dist_folder or (self.project.root if self._is_writable else Path.cwd()) / "dist")
 
     @property
     def _own_store(self) -> Path | None:

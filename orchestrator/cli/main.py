@@ -9,6 +9,8 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -66,18 +68,32 @@ class _ReaderLeftError(Exception):
     """The reader of our output has closed it, as `head` does after ten lines."""
 
 
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Raise a broken pipe under another name, because click would turn it into exit status 1."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise _ReaderLeftError from error
+
+
 class _LazyGroup(click.Group):
     """Loads a command's module when it is called, so that `--help` is quick."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+    ) -> click.Context:
+        """Read the command line, which may print help."""
+        with _reader_may_leave():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command. A broken pipe is raised under another name, because click would turn it into exit status 1."""
-        try:
-            try:
-                return super().invoke(ctx)
-            finally:
-                sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise _ReaderLeftError from error
+        """Run a command."""
+        with _reader_may_leave():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -159,6 +175,7 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def main() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _on_terminate)
+    _open_what_is_closed()
     try:
         sys.exit(cli.main(standalone_mode=False))  # the status that a command passed to `ctx.exit`, else None
     except click.ClickException as error:
@@ -170,10 +187,27 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort) as error:
         _end_interrupted(terminated=isinstance(error.__cause__ or error, _Terminated))  # click raises Abort from it
     except _ReaderLeftError:  # the reader may stop at any time
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the last handler: a known system error, or a defect
         _end_unexpected(error)
+
+
+def _open_what_is_closed() -> None:
+    """Open closed standard streams, as `>&-` leaves them, so that no file of ours gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def _drop_output() -> None:
+    """Write the rest of standard output nowhere, because Python fails at its end if it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end_interrupted(*, terminated: bool) -> None:
@@ -186,6 +220,7 @@ def _end_unexpected(error: Exception) -> None:
     known = from_os_error(error, "working") if isinstance(error, OSError) else None
     if known:
         show_error(known)
+        _drop_output()
         sys.exit(known.exit_status)
     from orchestrator.cli.crash_report import without_secrets, write_report  # noqa: PLC0415 - only for a defect
 

@@ -16,6 +16,14 @@ _UNLIMITED = 10_000
 """Columns, more than any table has."""
 
 
+class _Console(Console):
+    """Leaves it to the command line what happens if the reader of our output has closed it."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again; the library's own method ends the process with status 1."""
+        raise  # noqa: PLE0704 - the library calls it as it handles a BrokenPipeError
+
+
 def print_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), least: Sequence[int] = ()
 ) -> tuple[str, ...]:
@@ -31,7 +39,7 @@ def print_table(
     Returns:
         The heads that were left out.
     """
-    console = Console(highlight=False, width=width(sys.stdout) or _UNLIMITED)
+    console = _Console(highlight=False, width=width(sys.stdout) or _UNLIMITED)
     unlimited = console.options.update(width=_UNLIMITED)
     cells = list(rows)
 

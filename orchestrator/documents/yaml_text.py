@@ -34,8 +34,11 @@ KeyPath = tuple[str | int, ...]
 _LARGEST = 1 << 63
 """Larger whole numbers are useless here, and printing a huge one takes long."""
 
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""YAML allows these only as an escape. NUL would end a path early, and half a surrogate pair cannot be written."""
+_UNPRINTABLE = re.compile(
+    "[^\t\n\r\x20-\x7e\x85\xa0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
+"""YAML allows most of these only as an escape. NUL would end a path early, half a surrogate pair cannot be written, and
+U+202A to U+202E and U+2066 to U+2069 change the order in which a terminal shows the rest of a line."""
 
 _STRING = "tag:yaml.org,2002:str"
 _CORE_SCHEMA = (

@@ -61,8 +61,9 @@ def connect(environment: Mapping[str, str] = os.environ) -> DockerClient:
         NoPermissionError: The user may not use its socket.
         DockerUnavailableError: Docker does not answer.
     """
-    host = _host(environment)
+    host = environment.get("DOCKER_HOST") or "the current Docker context"
     try:
+        host = _host(environment)
         _check_socket(host)
         return _client(environment)
     except PermissionError as error:
@@ -71,7 +72,13 @@ def connect(environment: Mapping[str, str] = os.environ) -> DockerClient:
     except OSError as error:  # requests' errors as well
         message = f"Docker does not answer on {host}: {error.strerror or error}"
         raise DockerUnavailableError(message, hint=_START_DOCKER) from error
-    except DockerException as error:
+    except (
+        DockerException,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # something else answers, or no address at all
         message = f"Docker does not answer on {host}: {error}"
         raise DockerUnavailableError(message, hint=_START_DOCKER) from error
 

@@ -177,7 +177,8 @@ def _answers(repo: str, revision: str, path: str = "") -> Iterator[list[httpx2.R
                 message = "an answer without end"
                 raise ValueError(message)
 
-    hooks = get_session().event_hooks["response"]
+    with hub_errors(repo, revision, path):  # certificates are read here
+        hooks = get_session().event_hooks["response"]
     hooks.append(keep)
     try:
         with hub_errors(repo, revision, path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ def hub_errors(repo: str, revision: str, path: str = "") -> Iterator[None]:
     """
     at = f"{repo}@{revision}"
     try:
-        yield
+        with _errors_of_settings(at):
+            yield
     except GatedRepoError as error:
         message = f"{at} is gated: its owner must grant your account access"
         hint = f"ask for it on https://huggingface.co/{repo}, then log in (`hf auth login`) or set HF_TOKEN"
@@ -76,6 +78,21 @@ def hub_errors(repo: str, revision: str, path: str = "") -> Iterator[None]:
         message = f"{at}: the Hub cannot be reached: {reason(error)}"
         hint = "check the network, or HF_ENDPOINT if you use a mirror; with --offline, local files are used"
         raise HubError(message, hint=hint) from error
+
+
+@contextmanager
+def _errors_of_settings(at: str) -> Iterator[None]:
+    """Translate the errors of settings of this machine with which nothing can be sent."""
+    try:
+        yield
+    except UnicodeEncodeError as error:  # a header is ASCII
+        message = f"{at}: the request cannot be sent: the token or HF_ENDPOINT is not ASCII"
+        raise HubError(message, hint="log in again (`hf auth login`), or set another HF_TOKEN") from error
+    except (ssl.SSLError, FileNotFoundError) as error:
+        if error.filename or isinstance(error, LocalEntryNotFoundError):
+            raise
+        message = f"{at}: the certificates of this machine cannot be read: {reason(error)}"
+        raise HubError(message, hint="correct SSL_CERT_FILE and SSL_CERT_DIR, or unset them") from error
 
 
 def refusal(at: str, status: int, wait: float | None = None) -> HubError:

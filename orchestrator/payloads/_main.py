@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from orchestrator.errors import DiskFullError, NoPermissionError, OrchestratorError
+from orchestrator.errors import OrchestratorError, from_os_error
 from orchestrator.events import Failure, to_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(payload: Callable[[], None]) -> int:
@@ -38,7 +34,7 @@ def _status(payload: Callable[[], None]) -> int:
     except OrchestratorError as error:
         return _report(error)
     except OSError as error:
-        known = _known(error)
+        known = from_os_error(error, "working")
         if known is None:
             traceback.print_exc(file=sys.stderr)
             return 1
@@ -53,18 +49,6 @@ def _status(payload: Callable[[], None]) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler
     raise SystemExit(128 + number)
-
-
-def _known(error: OSError) -> OrchestratorError | None:
-    """Translate the errors of the operating system that a user can correct."""
-    where = error.filename or "the output folder"
-    if error.errno in _DISK_FULL:
-        return DiskFullError(
-            f"{where}: no space is left on the disk", hint="Free disk space, or write the output elsewhere."
-        )
-    if error.errno in _NOT_ALLOWED:
-        return NoPermissionError(f"{where}: {error.strerror}", hint="Check who owns it and who may write there.")
-    return None
 
 
 def _report(error: OrchestratorError) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import DiskFullError, NoPermissionError, from_os_error
+from orchestrator.errors import DiskFullError, FileSystemError, NoPermissionError, from_os_error
 
 
 @pytest.mark.parametrize("name", ["store", "dist/one", "recipes/mine.yaml"])
@@ -44,3 +44,21 @@ def test_a_place_that_may_not_even_be_read_is_not_called_read_only(
 def test_other_refusals_keep_their_meaning(tmp_path: Path) -> None:
     assert isinstance(from_os_error(OSError(errno.ENOSPC, "full", str(tmp_path)), "writing it"), DiskFullError)
     assert from_os_error(OSError(errno.ENOENT, "none", str(tmp_path)), "writing it") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENAMETOOLONG, "shorter"),
+        (errno.EIO, "dmesg"),
+        (errno.ENOTDIR, "a file is where"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EMFILE, "ulimit -n"),
+    ],
+)
+def test_what_the_system_cannot_do_is_no_defect(number: int, hint: str) -> None:
+    found = from_os_error(OSError(number, os.strerror(number), "a/" * 3000), "reading it")
+    assert isinstance(found, FileSystemError)
+    assert os.strerror(number) in found.message
+    assert len(found.message) < 300
+    assert hint in found.hint

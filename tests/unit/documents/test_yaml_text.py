@@ -148,6 +148,8 @@ def test_positions_count_from_one() -> None:
         ('a: "\\x1b[31m"\n', "a.yaml:1:4", "U+001B"),
         ('a: "\\ud800"\n', "a.yaml:1:", "Unicode character"),
         ('"\\x07": a\n', "a.yaml:1:1", "U+0007"),
+        ('a: "\\u202e"\n', "a.yaml:1:4", "U+202E"),
+        ("a: b\u2066c\n", "a.yaml:1:4", "U+2066"),
         ("a: [1\n", "a.yaml:2:1", ""),
         ("a: b: c\n", "a.yaml:1:5", ""),
         ("a:\n\t- b\n", "a.yaml:2:1", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import ssl
 import time
 from collections.abc import Mapping
 
@@ -39,6 +40,9 @@ def _response(status: int, headers: Mapping[str, str] | None = None) -> httpx2.R
         (httpx2.ConnectError("no route\nat all"), HubError, "cannot be reached: no route", "--offline"),
         (ConnectionError(), HubError, "cannot be reached: ConnectionError", "--offline"),
         (TimeoutError("late"), HubError, "cannot be reached: late", "--offline"),
+        (UnicodeEncodeError("ascii", "hf_ü", 3, 4, "no"), HubError, "the token or HF_ENDPOINT is not ASCII", "log in"),
+        (ssl.SSLError("no certificate found"), HubError, "certificates .* cannot be read", "SSL_CERT_FILE"),
+        (FileNotFoundError(2, "No such file"), HubError, "certificates .* cannot be read", "SSL_CERT_FILE"),
     ],
 )
 def test_an_error_of_the_client_is_translated(
@@ -49,6 +53,12 @@ def test_an_error_of_the_client_is_translated(
     assert type(raised.value) is kind
     assert hint in raised.value.hint
     assert "signed.example" not in raised.value.message
+
+
+def test_a_file_that_is_missing_is_none_of_the_certificates() -> None:
+    error = FileNotFoundError(2, "No such file", "config.json")
+    with pytest.raises(FileNotFoundError), hub_errors("o/m", "main"):
+        raise error
 
 
 def test_a_file_without_a_name_is_called_a_file() -> None:
