@@ -19,7 +19,7 @@ from orchestrator.planner.known import Find, Known, known_model, known_repo, mis
 from orchestrator.planner.queueing import Targets
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_files
 from orchestrator.recipe.load import LoadedRecipe
-from orchestrator.recipe.model import Workload
+from orchestrator.recipe.model import Recipe, Workload
 from orchestrator.recipe.names import ENDING
 from orchestrator.serving.runtimes import runtime_of
 
@@ -145,7 +145,17 @@ def _of_recipes(name: str, loaded: list[LoadedRecipe], find: Find) -> Subject:
         by_format[recipe.quantization.format] = (*by_format.get(recipe.quantization.format, ()), recipe.name)
         if recipe.name == name:
             schemes[recipe.quantization.format] = known.served
-    return Subject(name, first.shape, first.basis, schemes, by_format)
+    return Subject(name, first.shape, first.basis, schemes, by_format, declared=_published(name, alike))
+
+
+def _published(name: str, alike: list[tuple[Recipe, Known]]) -> Scheme | None:
+    """Return the scheme of a checkpoint that the named recipe, or each of a family, serves as it is published."""
+    asked = [(recipe, known) for recipe, known in alike if recipe.name == name] or alike
+    schemes = {known.source.algorithm: known.source for _, known in asked}
+    if len(schemes) > 1 or any(recipe.quantization.method != "none" for recipe, _ in asked):
+        return None
+    (scheme,) = schemes.values()
+    return None if scheme.algorithm == scheme_of("bf16").algorithm else scheme
 
 
 def _alike(known: Known, first: Known) -> bool:

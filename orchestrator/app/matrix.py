@@ -13,7 +13,7 @@ import yaml
 from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.errors import OverrideError, machine_faults
+from orchestrator.errors import BadInputError, OverrideError, machine_faults
 from orchestrator.recipe.model import Recipe
 from orchestrator.store.temporary import replacing
 
@@ -63,7 +63,7 @@ def derived_recipes(settings: Settings, recipe: RecipeName, axes: Mapping[str, S
     for values in itertools.product(*axes.values()):
         wanted = dict(zip(axes, values, strict=True))
         overrides = [f"{key}={value}" for key, value in wanted.items()]
-        varied = plan(settings, recipe, overrides).loaded.recipe  # which finds values that no catalogue has
+        varied = _varied(settings, recipe, overrides)
         if varied == base:
             yield recipe
             continue
@@ -75,6 +75,18 @@ def derived_recipes(settings: Settings, recipe: RecipeName, axes: Mapping[str, S
         else:
             _write(file, base, wanted)
         yield name
+
+
+def _varied(settings: Settings, recipe: RecipeName, overrides: Sequence[str]) -> Recipe:
+    """Return a recipe with other values, which its plan finds in the catalogues.
+
+    Raises:
+        BadInputError: A value is not valid. The option is named as it was given.
+    """
+    try:
+        return plan(settings, recipe, overrides).loaded.recipe
+    except BadInputError as error:
+        raise type(error)(error.message.replace("--set", "--matrix"), hint=error.hint) from error
 
 
 def _name_of(base: Recipe, wanted: Mapping[str, str]) -> str:

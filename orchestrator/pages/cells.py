@@ -22,8 +22,7 @@ FORMAT_HEADS = ("format", "fits", "weights", "max context", "max batch", "decode
 USER_HEADS = ("users", "tok/s in all", "each", "first token", "95 %", "per token", "95 %")
 PHASE_HEADS = ("phase", "memory", "share used", "disk", "time", "memory rests on")
 
-PHASE_NAMES: Mapping[Phase, str] = {
-    "download": "download",
+_PHASE_NAMES: Mapping[Phase, str] = {
     "quantize": "quantize",
     "evaluate": "compare",
     "convert": "convert",
@@ -32,7 +31,7 @@ PHASE_NAMES: Mapping[Phase, str] = {
     "serve": "serve",
 }
 FIGURE_NAMES: Mapping[str, str] = {
-    "download": "download",
+    "download": "source weights",
     "weights": "weights",
     "disk": "disk",
     "serve_memory": "memory to serve",
@@ -137,11 +136,16 @@ def users_sentences(comparison: Comparison) -> Iterator[str]:
             yield f"{row.label}: {within_words(row.users, targets)}"
 
 
+def phase_name(stage: Stage) -> str:
+    """Name a phase for people: a model is downloaded, generated or imported."""
+    return _PHASE_NAMES.get(stage.phase, stage.step)
+
+
 def phase_cells(stage: Stage) -> tuple[str, ...]:
     """Write one phase, as `PHASE_HEADS` names it."""
     peak = stage.peak
     return (
-        PHASE_NAMES[stage.phase],
+        phase_name(stage),
         peak_words(peak),
         _share(peak),
         f"+{in_bytes(stage.kept)}" if stage.kept else "",

@@ -14,11 +14,11 @@ from orchestrator.pages.advice import advice
 from orchestrator.pages.cells import (
     NOTHING,
     PHASE_HEADS,
-    PHASE_NAMES,
     USER_HEADS,
     conditions,
     format_cells,
     phase_cells,
+    phase_name,
     power_words,
     speed_heads,
     speed_rows,
@@ -129,7 +129,7 @@ def plan_page(contents: PlanContents, comparison: Comparison | None) -> str:
         charts=charts,
         phase_heads=PHASE_HEADS,
         phases=[phase_cells(stage) for stage in contents.stages],
-        reasons=[(PHASE_NAMES[stage.phase], reason) for stage in contents.stages for reason in _reasons(stage)],
+        reasons=[(phase_name(stage), reason) for stage in contents.stages for reason in _reasons(stage)],
         speed_heads=speed_heads(contents.speeds) if contents.speeds else (),
         speeds=list(speed_rows(contents.speeds)) if contents.speeds else (),
         user_heads=USER_HEADS,
@@ -152,7 +152,7 @@ def _memory_of_formats(comparison: Comparison) -> Chart:
 
 
 def _memory_of_phases(contents: PlanContents) -> Chart:
-    held = {PHASE_NAMES[stage.phase]: stage.peak.parts for stage in contents.stages}
+    held = {phase_name(stage): stage.peak.parts for stage in contents.stages}
     return _stacked("Memory at the peak of each phase", held, contents.available, contents.target, contents.gpus)
 
 

@@ -153,8 +153,9 @@ def compare(subject: Subject, terms: Terms, images: Iterable[Image] = ()) -> Com
 
 def _refused(subject: Subject, terms: Terms, name: str, images: Sequence[Image]) -> str:
     """Say why a plan refuses a format with this runtime; empty if it does not."""
-    if subject.declared is not None and name != _DECLARED.get(subject.declared.algorithm):
-        return f"it is published in {subject.declared.label}, and quantizing it again only loses precision"
+    if subject.declared is not None and name.removeprefix("gguf_") != _DECLARED.get(subject.declared.algorithm):
+        lost = "BF16 holds nothing more" if name in ("bf16", "f16") else "quantizing it again only loses precision"
+        return f"it is published in {subject.declared.label}, and {lost}"
     found = next(((key, runtime) for key, runtime in RUNTIMES.items() if terms.runtime == runtime.COSTS), None)
     if found is None:
         return ""

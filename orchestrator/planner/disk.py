@@ -39,7 +39,7 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
     """Calculate what each step writes, in the order of the run. Steps that write only kilobytes are left out."""
     recipe, known, weights = model.recipe, model.known, model.weights
     quantization, held_out = recipe.quantization, recipe.checks.held_out
-    found = [StepDisk(_model_step(model), "download", model.source)]
+    found = [StepDisk(model_step(model), "download", model.source)]
     if model.draft is not None:
         found.append(StepDisk("download-draft", "draft", model.draft))
     if quantization.method != "none":
@@ -67,7 +67,8 @@ def _state(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
     return Figure(_COPIES * _STATE_BYTES * values, "B", f"{basis}, of both models" if models > 1 else basis)
 
 
-def _model_step(model: ModelOnTarget) -> str:
+def model_step(model: ModelOnTarget) -> str:
+    """Name the step that brings the model."""
     match model.recipe.model:
         case HubModel():
             return "download"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from orchestrator.planner import duration
-from orchestrator.planner.disk import StepDisk, disk_of_steps
+from orchestrator.planner.disk import StepDisk, disk_of_steps, model_step
 from orchestrator.planner.draft_speed import DraftSpeed, draft_speed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.figures import Figure, Kind, workload_words
@@ -38,6 +39,8 @@ class Stage:
     """Bytes of its result on disk."""
     time: Span | None = None
     """None if the time is not known."""
+    step: str = "download"
+    """The step of the phase `download`, which is `generate` or `import` for a model that is not on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +214,10 @@ def _stages(model: ModelOnTarget, disk: Iterable[StepDisk]) -> Iterator[Stage]:
     for part in disk:
         if part.result:
             kept[_PHASES.get(part.step, "download")] += part.result.value
-    weights = model.weights.value
+    weights, step = model.weights.value, model_step(model)
+    own = duration.downloading if step == "download" else partial(duration.one_pass, 0.0)
     times: Mapping[Phase, Span | None] = {
-        "download": duration.downloading(kept["download"]),
+        "download": own(kept["download"]),
         "quantize": _quantizing(model),
         "evaluate": _comparing(model),
         "convert": duration.converting(weights),
@@ -222,7 +226,7 @@ def _stages(model: ModelOnTarget, disk: Iterable[StepDisk]) -> Iterator[Stage]:
     }
     for phase, peak in _peaks(model).items():
         if phase != "convert" or kept["convert"]:  # quantize.py writes what trtllm-build reads
-            yield Stage(phase, peak, kept[phase], times.get(phase))
+            yield Stage(phase, peak, kept[phase], times.get(phase), step)
 
 
 def _peaks(model: ModelOnTarget) -> dict[Phase, Peak]:

@@ -26,10 +26,10 @@ from orchestrator.errors import PlanRefusedError
 from orchestrator.pages.cells import (
     FIGURE_NAMES,
     PHASE_HEADS,
-    PHASE_NAMES,
     draft_words,
     figure_words,
     phase_cells,
+    phase_name,
     span_words,
     speed_heads,
     speed_rows,
@@ -223,9 +223,9 @@ def _show_basis(plan: Plan) -> None:
 
 def _basis(estimate: Estimate) -> Iterator[str]:
     for stage in estimate.stages:
-        yield f"{PHASE_NAMES[stage.phase]}, memory: {stage.peak.basis}"
+        yield f"{phase_name(stage)}, memory: {stage.peak.basis}"
         if stage.time:
-            yield f"{PHASE_NAMES[stage.phase]}, time: {stage.time.basis} ({stage.time.kind})"
+            yield f"{phase_name(stage)}, time: {stage.time.basis} ({stage.time.kind})"
     for name, figure in estimate.figures.items():
         yield f"{FIGURE_NAMES[name]} {figure_words(figure)}: {figure.basis}"
     yield from estimate.speeds.basis if estimate.speeds else ()

@@ -84,8 +84,11 @@ def test_what_is_no_axis_is_refused(texts: list[str]) -> None:
         read_axes(texts)
 
 
-@pytest.mark.parametrize("text", ["format=fp9", "quantization.no_such_key=1", "target=no-such-machine"])
+@pytest.mark.parametrize(
+    "text", ["format=fp9", "quantization.no_such_key=1", "target=no-such-machine", "name=x", "format=[", "a..b=1"]
+)
 def test_a_value_that_no_recipe_can_have_is_refused_before_a_file_is_written(settings: Settings, text: str) -> None:
-    with pytest.raises(BadInputError, match=r"format|no_such_key|no-such-machine"):
+    with pytest.raises(BadInputError, match=r"format|no_such_key|no-such-machine|--matrix") as raised:
         derived(settings, text)
+    assert "--set" not in raised.value.message + raised.value.hint
     assert not list(settings.project.recipes.iterdir())

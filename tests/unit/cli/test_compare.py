@@ -158,7 +158,8 @@ def test_llama_cpp_is_asked_about_its_own_formats(shell: Shell) -> None:
 def test_gpt_oss_is_told_to_stay_as_it_is(shell: Shell) -> None:
     found = {row["format"]: row["advice"] for row in shell.json("compare", "gpt-oss-20b")["formats"]}
     assert found["mxfp4"].startswith("What it is published in")
-    assert found["nvfp4"].startswith("Not worth making")
+    assert found["nvfp4"] == "Not here: it is published in MXFP4, and quantizing it again only loses precision."
+    assert found["bf16"] == "Not here: it is published in MXFP4, and BF16 holds nothing more."
 
 
 def test_more_texts_never_leave_room_for_longer_ones(shell: Shell) -> None:
@@ -261,7 +262,29 @@ def test_a_quantized_configuration_is_compared_as_what_it_is(
     assert [row["format"] for row in rows if row["fits"]] == [format_name]
     for row in rows:
         if row["format"] != format_name:
-            assert "quantizing it again only loses precision" in row["advice"]
+            assert "it is published in" in row["advice"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "usable"),
+    [
+        ("llama3-70b-fp8-published", {"fp8"}),
+        ("phi-4-multimodal-nvfp4-published", {"nvfp4"}),
+        ("gpt-oss-20b", {"mxfp4"}),
+        ("qwen3-32b-fp8-published", set()),  # its plan is refused: FP8_BLOCK_SCALE
+    ],
+)
+def test_a_recipe_of_a_published_checkpoint_is_compared_as_what_it_serves(
+    shell: Shell, recipe: str, usable: set[str]
+) -> None:
+    rows = shell.json("compare", recipe, "--engine", "trtllm")["formats"]
+    assert {row["format"] for row in rows if row["fits"]} == usable
+    assert usable == {row["format"] for row in rows if not row["advice"].startswith(("Not here:", "Does not fit"))}
+
+
+def test_gpt_oss_stays_as_it_is_for_llama_cpp_too(shell: Shell) -> None:
+    rows = shell.json("compare", "gpt-oss-20b", "--engine", "llama.cpp")["formats"]
+    assert [row["format"] for row in rows if row["fits"]] == ["gguf_mxfp4"]
 
 
 def test_a_comparison_says_what_users_see_in_each_format(shell: Shell) -> None:

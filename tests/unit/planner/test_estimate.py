@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
+from orchestrator.pages.cells import phase_name
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.model_on_target import model_on_target
@@ -249,3 +250,21 @@ def test_a_recipe_s_drafts_say_from_which_acceptance_they_pay(catalog: Catalog, 
     assert less < more
     assert slow.expected < fast.expected
     assert estimated(changed(LLAMA), target).draft_speed is None
+
+
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [
+        ({"generate": {"seed": 0}}, "generate"),
+        ({"path": "models/mine", "parameters": 8e9, "architecture": "LlamaForCausalLM"}, "import"),
+        (None, "download"),
+    ],
+)
+def test_a_model_is_downloaded_only_from_the_hub(
+    catalog: Catalog, changed: Change, model: dict[str, object] | None, step: str
+) -> None:
+    recipe = changed({} if model is None else {"model": model})
+    first = estimated(recipe, catalog.target("dgx-spark")).stages[0]
+    assert (first.step, phase_name(first)) == (step, step)
+    assert first.time is not None
+    assert ("Gbit/s" in first.time.basis) == (step == "download"), first.time.basis
