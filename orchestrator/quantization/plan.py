@@ -14,6 +14,7 @@ from orchestrator.quantization.agreement import require_declared_architecture
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
 from orchestrator.quantization.files import copy_durably, read_json, write_json
+from orchestrator.quantization.frequencies import require_calculated
 from orchestrator.quantization.schemes import SCHEMES, Fp8, searching
 from orchestrator.quantization.tensors import DTYPES, FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
@@ -123,6 +124,7 @@ class Plan:
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
         require_declared_architecture(config, list(checkpoint.tensors.values()))
+        require_calculated(checkpoint, config)
         checkpoint = split_experts(checkpoint, config, found)
         _check_experts(checkpoint, found.hidden)
         checkpoint = turned(checkpoint, layout.linears(found, checkpoint.tensors.values()))

@@ -27,6 +27,7 @@ from orchestrator.quantization.agreement import require_agreeing_names, require_
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts, split_quantized
 from orchestrator.quantization.files import read_json
+from orchestrator.quantization.frequencies import require_calculated
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.tensors import FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
@@ -329,6 +330,7 @@ class _Examination:
         source = {spec.name: spec for spec in _unquantized(self.original or checkpoint)}
         if self._quantization.name == UNQUANTIZED or self.original is not None:
             require_declared_architecture(config, list(source.values()))
+        require_calculated(checkpoint, config)
         expected = _expected(config, list(source.values()), self._quantization)
         for name, spec in expected.items():
             if name not in checkpoint.tensors:
@@ -340,8 +342,9 @@ class _Examination:
             if found.dtype not in types or found.shape != spec.shape:
                 message = f"{found.file.name}: found {found}, expected {spec.dtype} {list(spec.shape)}"
                 raise CheckFailedError(message)
+        redundant = structure.read(config, source.values()).is_redundant
         for name, found in checkpoint.tensors.items():
-            if name not in expected and not name.endswith(("k_scale", "v_scale")):
+            if name not in expected and not redundant(name) and not name.endswith(("k_scale", "v_scale")):
                 message = f"{found.file.name}: found {found}, which this model does not have"
                 raise CheckFailedError(message)
         return f"all {len(expected)} tensors have the expected type and shape"

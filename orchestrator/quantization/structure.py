@@ -65,7 +65,7 @@ class Structure:
         """Tell whether a tensor only repeats another tensor or the configuration.
 
         Some checkpoints store the head although it is tied to the embedding, old ones also the rotation frequencies.
-        Runtimes ignore both, and ModelOpt does not export them.
+        Runtimes ignore both, and ModelOpt does not export them. `tied` and `frequencies` compare them.
         """
         return (self.tied and is_head(name)) or name.endswith(".rotary_emb.inv_freq")
 

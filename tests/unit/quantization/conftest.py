@@ -9,6 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from orchestrator.payloads import generate
+from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
 from orchestrator.quantization.writer import CheckpointWriter
 
@@ -39,6 +41,20 @@ def save(tmp_path: Path) -> Save:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def altered(tiny: Path, save: Save) -> Callable[..., Path]:
+    """The tiny model with some tensors replaced, added or, where None, left out, and its configuration changed."""
+
+    def alter(tensors: dict[str, NDArray[Any] | None] | None = None, **config: object) -> Path:
+        original = Checkpoint.open(tiny)
+        changed = {name: original.read(name) for name in original.tensors} | (tensors or {})
+        folder = save({name: value for name, value in changed.items() if value is not None}, name="altered")
+        write_json(folder / "config.json", {**read_json(tiny / "config.json"), **config})
+        return folder
+
+    return alter
 
 
 @pytest.fixture
