@@ -1,8 +1,11 @@
-"""No hostile checkpoint is accepted, by `quantize` or by `verify`: each is named, and nothing is published."""
+"""No hostile checkpoint is accepted, by `quantize` or by `verify`: each is named, in bounded memory, and nothing is
+published."""
 
 from __future__ import annotations
 
+import resource
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from orchestrator.quantization.files import read_json
 from tests.support.hostile import HOSTILE, Hostile
 
 BAD_INPUT, CHECK_FAILED = 3, 7
+MOST_MEMORY = 500_000_000
+"""Bytes of addresses, of which threads take most. No file of the table is that large, but one of a gigabyte."""
 REFUSED = {name: one for name, one in HOSTILE.items() if one.quantize}
 FAILED = {name: one for name, one in HOSTILE.items() if one.verify}
 
@@ -30,6 +35,21 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(sound: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sound, tmp_path / "model"))
+
+
+@pytest.fixture(autouse=True)
+def _bounded_memory() -> Iterator[None]:
+    """Let this process take half a gigabyte more than it has, whatever a file announces; more is a traceback."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_MEMORY, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_the_bound_of_memory_holds() -> None:
+    with pytest.raises(MemoryError):
+        bytearray(2 * MOST_MEMORY)
 
 
 def _failure(capsys: pytest.CaptureFixture[str]) -> Failure:
