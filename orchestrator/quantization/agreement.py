@@ -6,7 +6,7 @@ A runtime builds the declared architecture and fills it with the tensors. What c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.errors import ArchitectureUnknownError, CheckpointError, ConfigInvalidError
 from orchestrator.models import ModelShape, is_known, require_one_architecture, shape_of
@@ -23,6 +23,8 @@ _BESIDE = frozenset(("vision", "audio", "adapter", "mtp"))
 """Roles of tensors that are not compared: towers, and layers that predict further tokens."""
 _SIZES = frozenset(("hidden_size", "vocab_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"))
 """Fields for which transformers has defaults, which are those of another model."""
+_LENGTHS = frozenset(("max_position_embeddings", "sliding_window"))
+"""Fields on which no tensor depends."""
 _HINT = "Take the config.json that belongs to these weights."
 
 
@@ -88,12 +90,22 @@ def _exact_shape(config: Config) -> ModelShape | None:
     except ArchitectureUnknownError:
         return None
     except NotDescribedError as error:
+        if not _LENGTHS.isdisjoint(error.missing):
+            return _exact_shape(_with_lengths(config, error.missing))
         if _SIZES.isdisjoint(error.missing) or structure.lists_layers(config):
             return None
         raise CheckpointError(error.message, hint=_HINT) from None
     except ConfigInvalidError as error:
         raise CheckpointError(error.message, hint=_HINT) from None
     return shape if shape.exact else None
+
+
+def _with_lengths(config: Config, names: Iterable[str]) -> Config:
+    """Give a configuration lengths that it lacks. Any will do, because no tensor depends on them."""
+    text, lengths = structure.text_config(config), dict.fromkeys(names, 1)
+    if text is config:
+        return {**config, **lengths}
+    return {key: {**part, **lengths} if part is text else part for key, part in config.items()}
 
 
 def _expected(shape: ModelShape, *, experts: bool) -> Iterator[tuple[Place, str, tuple[int, ...]]]:

@@ -90,7 +90,7 @@ def declared_type(config: Config) -> str | None:
     declared = next((part[key] for part in places for key in ("dtype", "torch_dtype") if part.get(key)), None)
     if declared is None:
         return None
-    if declared not in _STORED_TYPES:
+    if not isinstance(declared, str) or declared not in _STORED_TYPES:
         message = f"config.json: dtype: found {declared!r}, expected one of {', '.join(_STORED_TYPES)}"
         raise CheckpointError(message)
     return _STORED_TYPES[declared]

@@ -331,6 +331,7 @@ class _Examination:
         if self._quantization.name == UNQUANTIZED or self.original is not None:
             require_declared_architecture(config, list(source.values()))
         require_calculated(checkpoint, config)
+        layout.declared_type(config)  # one that no runtime computes in is an error
         expected = _expected(config, list(source.values()), self._quantization)
         for name, spec in expected.items():
             if name not in checkpoint.tensors:

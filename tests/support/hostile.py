@@ -152,6 +152,10 @@ def without(*names: str) -> Change:
     return change
 
 
+def both(first: Change, second: Change) -> Change:
+    return lambda folder: (first(folder), second(folder))
+
+
 def content(name: str, data: bytes) -> Change:
     return lambda folder: (folder / name).write_bytes(data)
 
@@ -408,6 +412,13 @@ HOSTILE: Mapping[str, Hostile] = {
         config(architectures=["MixtralForCausalLM"], model_type="mixtral", num_local_experts=8, num_experts_per_tok=2),
         ("MixtralForCausalLM",),
     ),
+    "types in a list": Hostile(config(dtype=["bfloat16"], torch_dtype=None), ("dtype",)),
+    "a type that is a mapping": Hostile(config(torch_dtype={"": "bfloat16"}), ("dtype",)),
+    **{
+        f"another name, and {field} {what}": Hostile(both(change, renamed(UP + "_")), (UP,))
+        for field in ("max_position_embeddings", "sliding_window")
+        for what, change in {"null": config(**{field: None}), "missing": without(field)}.items()
+    },
     "biases that no tensor has": Hostile(config(attention_bias=True), ("q_proj.bias",)),
     # --- tensors ---
     "no embedding": Hostile(lost(EMBEDDING), ("embedding",), verify=False),
