@@ -92,6 +92,11 @@ MACHINES: dict[str, tuple[Change, str, str]] = {
     ),
     "ssh by another link": (on_worker("arrives", "192.168.1.20"), "OTHER_LINK", "arrives at 192.168.1.20"),
     "no Docker": (on_worker("no-docker"), "DOCKER_UNAVAILABLE", "there: no Docker with Compose"),
+    "a full disk here": (
+        on_head("free", "100"),
+        "DISK_FULL",
+        "here: Docker's disk has 0.0 GB free",
+    ),
     "a full disk": (on_worker("free", "100"), "DISK_FULL", "there: the disk of"),
     "a program that is missing": (remove("worker", "bin/nvidia-smi"), "CHECK_FAILED", "not installed: nvidia-smi"),
     "an unknown host key": (on_head("ssh-fails", "Host key verification failed."), "HOST_KEY", "accept it"),
@@ -308,6 +313,40 @@ def test_a_disk_that_becomes_full_is_our_error(pair: TwoFolders, what: str) -> N
     assert re.findall(r"error\[(\w+)\]", full.stderr) == ["DISK_FULL"]
     assert "tar:" not in full.stderr
     assert "continues" in full.stderr
+
+
+def test_a_disk_that_becomes_full_here_is_our_error(pair: TwoFolders) -> None:
+    pair.head.set("build-is-full")
+    full = pair.start("copy")
+    assert full.returncode == 6
+    assert re.findall(r"error\[(\w+)\]", full.stderr) == ["DISK_FULL"]
+    assert "docker image prune" in full.stderr
+
+
+@pytest.mark.parametrize(("line", "code"), [("timeout 8 bash -s", "PEER_UNREACHABLE"), ("bash -s", "ARTIFACT_CORRUPT")])
+def test_a_second_spark_that_hangs_ends_the_check(copied: TwoFolders, line: str, code: str) -> None:
+    """A cable that is pulled in the middle leaves ssh waiting. The limit is shortened here, and read below."""
+    script = copied.head.bundle / "two-sparks" / "start.sh"
+    script.write_text(script.read_text().replace("seconds=9", "seconds=1"))
+    copied.head.set("ssh-hangs", line)
+    failed = copied.start("check", "--no-sums")
+    assert (failed.returncode, re.findall(r"error\[(\w+)\]", failed.stderr)) == (6, [code]), failed.stderr
+    assert "→" in failed.stderr
+
+
+def test_each_check_ends_within_ten_seconds_by_its_limits(copied: TwoFolders) -> None:
+    """The facts come first, then pings, one after another, or the names of the weights. Each error ends the run."""
+    script = (copied.head.bundle / "two-sparks" / "start.sh").read_text()
+    limits = [int(found) for found in re.findall(r"\bseconds=(\d+)", script)]
+    assert limits == [9, 9]
+    assert script.count("ask_both") > 1
+    assert [int(found) for found in re.findall(r"timeout (\d+) bash -s", script)] == [8, 8]
+    pings = re.findall(r"ping -c (\d+) -W (\d+)", script)
+    assert sum(int(count) * int(wait) for count, wait in pings) <= 2
+    assert all(limit < 10 for limit in limits)
+    connect = re.search(r"ConnectTimeout=(\d+)", script)
+    assert connect
+    assert int(connect[1]) < min(limits)
 
 
 def test_weights_of_the_bundle_that_was_there_before_do_not_stay(copied: TwoFolders) -> None:

@@ -14,6 +14,8 @@ BUNDLE_LABEL = f"{LABEL}bundle"
 """The label of both images with the digest of the bundle's files."""
 _SSH_PORT = 2233
 """The containers' port for mpirun, because 22 is the machines' own."""
+_BUILD_BYTES = 2_000_000_000
+"""Docker's disk for layers of our own, their packages, and the build's cache."""
 _VERBATIM = ("facts.sh", "weights.sh", "up.sh", "down.sh", "node.sh", "launch.sh")
 
 
@@ -28,6 +30,7 @@ def files(contents: BundleContents) -> dict[str, str]:
         "shutdown": default_shutdown(contents),
         "private": PRIVATE,
         "label": BUNDLE_LABEL,
+        "build_bytes": _BUILD_BYTES + (contents.size if contents.embed_model else 0),
         "memory": int(contents.serving_memory or contents.size / contents.nodes),
     }
     rendered = {

@@ -26,7 +26,7 @@ ask_both() { # reads the facts of both machines, at the same time
   ADDRESS=${ADDRESS:-${address}}
   local both=("INTERFACES=${named_interfaces}" "IMAGE=${image}" "CONTAINER=${container}")
   script facts.sh "TOWARDS=${ADDRESS}" "BUNDLE=${PEER_BUNDLE}" "PORTS=${ssh_port}" "${both[@]}" |
-    peer_with_input "timeout 8 bash -s" >"${work}/theirs" 2>"${work}/ssh.log" &
+    seconds=9 peer_with_input "timeout 8 bash -s" >"${work}/theirs" 2>"${work}/ssh.log" &
   script facts.sh "TOWARDS=${PEER_ADDRESS}" "BUNDLE=${bundle}" "PORTS=${ssh_port} ${port} ${health_port}" "${both[@]}" |
     timeout 8 bash -s >"${work}/ours" 2>"${work}/ours.log" || said=$?
   ((said == 0)) || fail 6 CHECK_FAILED "this machine did not answer within 8 s" "look at it: docker info; nvidia-smi"
@@ -195,6 +195,8 @@ compare_weights() { # here|there ACTION: prints the differences, one a line
 }
 compare_both() { # ACTION: at the same time, into files
   local failed=""
+  local seconds=""
+  [[ $1 != names ]] || seconds=9 # of names and sizes; digests take minutes
   compare_weights there "$1" >"${work}/there.weights" 2>"${work}/there.log" &
   compare_weights here "$1" >"${work}/here.weights" 2>"${work}/here.log" || failed=here
   wait $! || failed=there

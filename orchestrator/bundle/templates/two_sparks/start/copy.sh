@@ -56,17 +56,27 @@ send_files() { # WHAT: reads FILEs, one a line
     tar --create --directory "${bundle}" --no-recursion --hard-dereference --verbatim-files-from --files-from "${work}/list"
 }
 
-build_images() { # unless they were built from the same files, here or by the machine that wrote an archive
-  local digest one built=""
-  digest=$(small_files | (cd "${bundle}" && xargs --delimiter='\n' sha256sum --) 2>"${work}/files.log" | sha256sum | cut -c -64) ||
-    fail 7 ARTIFACT_CORRUPT "the bundle lacks a file: $(tail -n 1 "${work}/files.log")" "bring it back: orchestrator build ${name}"
+are_built() { # from these files, here or by the machine that wrote an archive; sets digest, empty if a file is missing
+  local one built=""
+  digest=$(small_files | (cd "${bundle}" && xargs --delimiter='\n' sha256sum --) 2>"${work}/files.log" | sha256sum | cut -c -64) || digest=""
   for one in "${base_image}" "${image}"; do built+=$(label_of "${one}"); done
-  if [[ ${built} == "${digest}${digest}" ]]; then
+  [[ -n ${digest} && ${built} == "${digest}${digest}" ]]
+}
+check_own_disk() { # what is to be built; Docker knows the size of the runtime's image only after it was pulled
+  ((${ours[docker_free]:-0} >= build_bytes)) || problem DISK_FULL \
+    "here: Docker's disk has $(gb "${ours[docker_free]:-0}") free, building the image takes $(gb "${build_bytes}") besides its base" \
+    "free some space here: docker system df; docker image prune"
+}
+build_images() {
+  if are_built; then
     fine "the image ${image} was built from these files"
     return
   fi
-  if ! here docker build --tag "${base_image}" --label "${label}=${digest}" "${bundle}" ||
-    ! here docker build --tag "${image}" --label "${label}=${digest}" .; then
+  [[ -n ${digest} ]] || fail 7 ARTIFACT_CORRUPT "the bundle lacks a file: $(tail -n 1 "${work}/files.log")" "bring it back: orchestrator build ${name}"
+  if ! here docker build --tag "${base_image}" --label "${label}=${digest}" "${bundle}" 2>&1 | tee "${work}/build.log" ||
+    ! here docker build --tag "${image}" --label "${label}=${digest}" . 2>&1 | tee --append "${work}/build.log"; then
+    ! grep -qi 'no space left' "${work}/build.log" ||
+      fail 6 DISK_FULL "Docker's disk here became full while the image was built" "docker system df; docker image prune; then again: ./start.sh copy"
     fail 6 IMAGE_UNAVAILABLE "the image ${image} cannot be built; Docker's words are above" "its base needs a network once; then again: ./start.sh copy"
   fi
 }
@@ -77,7 +87,7 @@ label_of() { # IMAGE
 {% endraw %}
 
 copy() {
-  local kept=names cleaning=clean found missing bytes
+  local kept=names cleaning=clean found missing bytes digest=""
   if ${sums}; then kept=sums cleaning=clean-sums; fi
   exec {lock}<.
   flock --nonblock "${lock}" || fail 6 BUSY "another start.sh is at work here" "wait for it"
@@ -89,6 +99,7 @@ copy() {
   ! grep -q '^unlisted' <<<"${found}" || problem ARTIFACT_CORRUPT \
     "there: ${PEER_BUNDLE} has files that no list names: $(sed -n 's/^unlisted\t//p' <<<"${found}" | head -n 3 | paste -sd ' ')" "remove them there; a runtime would load them"
   check_disk "$(grep -E '^(missing|size|other)' <<<"${found}" | cut -f 2 | bytes_of)"
+  are_built || check_own_disk
   fail_with_problems
   build_images
   if ${dry_run}; then

@@ -1,4 +1,5 @@
 dry_run=false sums=true action=start half_started=false
+seconds="" # after which a command over ssh is given up; a check sets it, because a cable may be pulled at any moment
 work=$(mktemp -d)
 bundle=$(cd .. && pwd)
 
@@ -32,7 +33,7 @@ on_peer() {
 }
 peer_with_input() {
   # shellcheck disable=SC2086,SC2029 # several options of ssh; the line is for the other side
-  ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=2 ${SSH_OPTIONS:-} "${PEER}" "$1"
+  ${seconds:+timeout "${seconds}"} ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=2 ${SSH_OPTIONS:-} "${PEER}" "$1"
 }
 script() { # FILE NAME=VALUE …: the text of a script that has these variables
   local file=$1 assignment

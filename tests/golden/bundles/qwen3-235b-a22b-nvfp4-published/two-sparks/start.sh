@@ -20,12 +20,14 @@ image=qwen3-235b-a22b-nvfp4-published-two-sparks:79389331d66f
 base_image=qwen3-235b-a22b-nvfp4-published:79389331d66f
 container=qwen3-235b-a22b-nvfp4-published-node
 label=dev.orchestrator.bundle # of an image: the digest of the files of the bundle that it was built from
+build_bytes=2000000000 # of Docker's disk, besides the runtime's image
 memory=48000000000 # bytes on each Spark, as the plan says
 startup_seconds=1800
 port=8355 health_port=8002 ssh_port=2233
 private=(.env secrets two-sparks/.env two-sparks/keys edited) # what never leaves this machine
 
 dry_run=false sums=true action=start half_started=false
+seconds="" # after which a command over ssh is given up; a check sets it, because a cable may be pulled at any moment
 work=$(mktemp -d)
 bundle=$(cd .. && pwd)
 
@@ -59,7 +61,7 @@ on_peer() {
 }
 peer_with_input() {
   # shellcheck disable=SC2086,SC2029 # several options of ssh; the line is for the other side
-  ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=2 ${SSH_OPTIONS:-} "${PEER}" "$1"
+  ${seconds:+timeout "${seconds}"} ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 -o ServerAliveCountMax=2 ${SSH_OPTIONS:-} "${PEER}" "$1"
 }
 script() { # FILE NAME=VALUE …: the text of a script that has these variables
   local file=$1 assignment
@@ -109,7 +111,7 @@ ask_both() { # reads the facts of both machines, at the same time
   ADDRESS=${ADDRESS:-${address}}
   local both=("INTERFACES=${named_interfaces}" "IMAGE=${image}" "CONTAINER=${container}")
   script facts.sh "TOWARDS=${ADDRESS}" "BUNDLE=${PEER_BUNDLE}" "PORTS=${ssh_port}" "${both[@]}" |
-    peer_with_input "timeout 8 bash -s" >"${work}/theirs" 2>"${work}/ssh.log" &
+    seconds=9 peer_with_input "timeout 8 bash -s" >"${work}/theirs" 2>"${work}/ssh.log" &
   script facts.sh "TOWARDS=${PEER_ADDRESS}" "BUNDLE=${bundle}" "PORTS=${ssh_port} ${port} ${health_port}" "${both[@]}" |
     timeout 8 bash -s >"${work}/ours" 2>"${work}/ours.log" || said=$?
   ((said == 0)) || fail 6 CHECK_FAILED "this machine did not answer within 8 s" "look at it: docker info; nvidia-smi"
@@ -278,6 +280,8 @@ compare_weights() { # here|there ACTION: prints the differences, one a line
 }
 compare_both() { # ACTION: at the same time, into files
   local failed=""
+  local seconds=""
+  [[ $1 != names ]] || seconds=9 # of names and sizes; digests take minutes
   compare_weights there "$1" >"${work}/there.weights" 2>"${work}/there.log" &
   compare_weights here "$1" >"${work}/here.weights" 2>"${work}/here.log" || failed=here
   wait $! || failed=there
@@ -387,17 +391,27 @@ send_files() { # WHAT: reads FILEs, one a line
     tar --create --directory "${bundle}" --no-recursion --hard-dereference --verbatim-files-from --files-from "${work}/list"
 }
 
-build_images() { # unless they were built from the same files, here or by the machine that wrote an archive
-  local digest one built=""
-  digest=$(small_files | (cd "${bundle}" && xargs --delimiter='\n' sha256sum --) 2>"${work}/files.log" | sha256sum | cut -c -64) ||
-    fail 7 ARTIFACT_CORRUPT "the bundle lacks a file: $(tail -n 1 "${work}/files.log")" "bring it back: orchestrator build ${name}"
+are_built() { # from these files, here or by the machine that wrote an archive; sets digest, empty if a file is missing
+  local one built=""
+  digest=$(small_files | (cd "${bundle}" && xargs --delimiter='\n' sha256sum --) 2>"${work}/files.log" | sha256sum | cut -c -64) || digest=""
   for one in "${base_image}" "${image}"; do built+=$(label_of "${one}"); done
-  if [[ ${built} == "${digest}${digest}" ]]; then
+  [[ -n ${digest} && ${built} == "${digest}${digest}" ]]
+}
+check_own_disk() { # what is to be built; Docker knows the size of the runtime's image only after it was pulled
+  ((${ours[docker_free]:-0} >= build_bytes)) || problem DISK_FULL \
+    "here: Docker's disk has $(gb "${ours[docker_free]:-0}") free, building the image takes $(gb "${build_bytes}") besides its base" \
+    "free some space here: docker system df; docker image prune"
+}
+build_images() {
+  if are_built; then
     fine "the image ${image} was built from these files"
     return
   fi
-  if ! here docker build --tag "${base_image}" --label "${label}=${digest}" "${bundle}" ||
-    ! here docker build --tag "${image}" --label "${label}=${digest}" .; then
+  [[ -n ${digest} ]] || fail 7 ARTIFACT_CORRUPT "the bundle lacks a file: $(tail -n 1 "${work}/files.log")" "bring it back: orchestrator build ${name}"
+  if ! here docker build --tag "${base_image}" --label "${label}=${digest}" "${bundle}" 2>&1 | tee "${work}/build.log" ||
+    ! here docker build --tag "${image}" --label "${label}=${digest}" . 2>&1 | tee --append "${work}/build.log"; then
+    ! grep -qi 'no space left' "${work}/build.log" ||
+      fail 6 DISK_FULL "Docker's disk here became full while the image was built" "docker system df; docker image prune; then again: ./start.sh copy"
     fail 6 IMAGE_UNAVAILABLE "the image ${image} cannot be built; Docker's words are above" "its base needs a network once; then again: ./start.sh copy"
   fi
 }
@@ -407,7 +421,7 @@ label_of() { # IMAGE
 }
 
 copy() {
-  local kept=names cleaning=clean found missing bytes
+  local kept=names cleaning=clean found missing bytes digest=""
   if ${sums}; then kept=sums cleaning=clean-sums; fi
   exec {lock}<.
   flock --nonblock "${lock}" || fail 6 BUSY "another start.sh is at work here" "wait for it"
@@ -419,6 +433,7 @@ copy() {
   ! grep -q '^unlisted' <<<"${found}" || problem ARTIFACT_CORRUPT \
     "there: ${PEER_BUNDLE} has files that no list names: $(sed -n 's/^unlisted\t//p' <<<"${found}" | head -n 3 | paste -sd ' ')" "remove them there; a runtime would load them"
   check_disk "$(grep -E '^(missing|size|other)' <<<"${found}" | cut -f 2 | bytes_of)"
+  are_built || check_own_disk
   fail_with_problems
   build_images
   if ${dry_run}; then
