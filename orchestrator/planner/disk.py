@@ -39,7 +39,8 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
     """Calculate what each step writes, in the order of the run. Steps that write only kilobytes are left out."""
     recipe, known, weights = model.recipe, model.known, model.weights
     quantization, held_out = recipe.quantization, recipe.checks.held_out
-    found = [StepDisk(model_step(model), "download", model.source)]
+    step = model_step(model)
+    found = [StepDisk(step, "download" if step == "download" else "model", model.source)]
     if model.draft is not None:
         found.append(StepDisk("download-draft", "draft", model.draft))
     if quantization.method != "none":
