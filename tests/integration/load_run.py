@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-logging.set_verbosity_error()
+Load: Any = AutoModelForCausalLM.from_pretrained
+
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def loaded(folder: Path) -> dict[str, Any]:
     """Load a checkpoint, and compare each tensor with the stored one."""
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
+        model, info = Load(folder, output_loading_info=True, dtype="auto")
     except Exception as error:  # noqa: BLE001 - the answer is that it does not load
         return {"error": f"{type(error).__name__}: {error}"[:300]}
     stored: dict[str, torch.Tensor] = {}

@@ -46,7 +46,7 @@ FIELDS = (
     "hidden_act",
     "max_position_embeddings",
 )
-VALUES = (
+VALUES: tuple[object, ...] = (
     *(None, True, False, 0, 1, 2, 16, 32, 64, 96, 261, 2.0, "2", "", [], {}, "llama", "mistral", "float16", "bfloat16"),
     *(["LlamaForCausalLM"], ["LlamaModel"], ["MistralForCausalLM"], ["Qwen2ForCausalLM"], ["LlamaForCausalLMX"]),
     *({"hidden_size": 64}, {"num_hidden_layers": 1}, "silu", "gelu"),
