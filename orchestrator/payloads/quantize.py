@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ from orchestrator.quantization.writer import SHARD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from orchestrator.quantization.walk import WalkSettings
 
 
 _COMPILED_FROM_BYTES = 16 * 10**6
@@ -98,8 +101,13 @@ def _runs_the_model(options: argparse.Namespace) -> bool:
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:
     walk = _text.walk_settings(options)
-    if walk.device != "cpu":
-        gpu.warn_if_unavailable(Reporter())
+    with ThreadPoolExecutor(1, "compile for the GPU") as compiling:
+        if walk.device != "cpu":
+            compiling.submit(gpu.warn_if_unavailable, Reporter())
+        return _calibrated(options, walk)
+
+
+def _calibrated(options: argparse.Namespace, walk: WalkSettings) -> cost.Cost:
     settings = calibrated.Settings(**vars(walk), shard_bytes=options.shard_bytes)
     quantize = (
         partial(auto.quantize_auto, budget=auto.Budget(options.bits_per_weight, options.budget_bytes))

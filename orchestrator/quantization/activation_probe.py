@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,9 @@ _EAGER = "eager_attention_forward"
 
 _KEYS, _VALUES = "keys", "values"
 """What the cache gets, among the names of modules."""
+
+_COUNTED_LATER = 64
+"""Numbers that are kept until the largest is calculated: starting a function of a GPU for each batch takes longer."""
 
 _ATTENTION_INPUTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 """The inputs of torch's attention that a caller may leave unnamed."""
@@ -183,8 +188,8 @@ class ModuleProbe:
     moments: InputMoments | None = None
     _inputs: dict[int, tuple[Any, str, Any]] = field(default_factory=dict)
     """The inputs so far: a weak reference to each, the first module that got it, and the largest magnitude."""
-    _largest: dict[str, Any] = field(default_factory=dict)
-    """By module, and for keys and values: a tensor of one number."""
+    _largest: dict[str, list[Any]] = field(default_factory=dict)
+    """By module, and for keys and values: tensors of one number, whose largest counts."""
 
     def record(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
         """Record a module's input, and whether it is the same tensor as an earlier module's.
@@ -209,7 +214,7 @@ class ModuleProbe:
         """Record an input by the names of the modules that get it, and return its largest magnitude if it has any."""
         if self.measured is None or not given.numel():
             return None
-        largest = given.abs().amax()
+        largest = self._magnitude(given)
         for name in names:
             self._keep(name, largest, given)
         if self.moments is not None:
@@ -219,14 +224,15 @@ class ModuleProbe:
     def record_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
         """Record keys and values for the cache without changing them."""
         for name, given in ((_KEYS, keys), (_VALUES, values)):
-            self._larger(name, given.abs().amax())
+            self._add(name, self._magnitude(given))
         return keys, values
 
     def finish(self) -> None:
         """Put what was recorded into `measured`. A number that is not finite wins over all others."""
         if self.measured is None or not self._largest:
             return
-        numbers: list[float] = self.torch.stack([largest.float() for largest in self._largest.values()]).tolist()
+        every = [self.torch.stack(found).amax().float() for found in self._largest.values()]
+        numbers: list[float] = self.torch.stack(every).tolist()
         found = dict(zip(self._largest, numbers, strict=True))
         self.measured.attended = _KEYS in found
         self.measured.keys, self.measured.values = found.pop(_KEYS, 0.0), found.pop(_VALUES, 0.0)
@@ -235,14 +241,20 @@ class ModuleProbe:
     def _keep(self, name: str, largest: Any, given: Any) -> None:  # noqa: ANN401 - tensors of torch
         if largest is None or self.measured is None:
             return
-        self._larger(name, largest)
+        self._add(name, largest)
         if _of_expert(name):
             tokens = given.numel() // given.shape[-1]
             self.measured.tokens[name] = self.measured.tokens.get(name, 0) + tokens
 
-    def _larger(self, name: str, largest: Any) -> None:  # noqa: ANN401 - a tensor of torch
-        before = self._largest.get(name)
-        self._largest[name] = largest if before is None else self.torch.maximum(before, largest)
+    def _magnitude(self, given: Any) -> Any:  # noqa: ANN401 - tensors of torch
+        """Return the largest magnitude, by one function of a GPU; exact, and not a number if one is none."""
+        return self.torch.linalg.vector_norm(given, ord=math.inf)
+
+    def _add(self, name: str, largest: Any) -> None:  # noqa: ANN401 - a tensor of torch
+        found = self._largest.setdefault(name, [])
+        found.append(largest)
+        if len(found) == _COUNTED_LATER:
+            found[:] = [self.torch.stack(found).amax()]
 
 
 @contextmanager
@@ -355,52 +367,63 @@ def _intercepting(torch: Any, call: Callable[[Any, Any, Mapping[str, Any]], Any]
 def probed_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> Iterator[None]:  # noqa: ANN401 - of transformers
     """Make a model's attention pass keys and values to `attended` in a block.
 
-    Replaced are the functions that transformers shares among models, and those named `eager` that models have of their
-    own, because the others do not support what these need (capped scores, sinks). The configuration keeps the name of
-    the function, which some models look at.
+    Replaced are the functions that transformers shares among models, those named `eager` that models have of their
+    own, because the others do not support what these need (capped scores, sinks), and torch's, which some models of
+    transformers 4.57 call themselves (Qwen2-MoE, OLMoE, Nemotron; ModelOpt edits the call in their source). The
+    configuration keeps the name of the function, which some models look at.
 
     Args:
         model: The model.
         attended: Gets keys and values, after their rotation, and returns those to use.
     """
     shared: Any = library("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS
+    torchs: Any = library("torch.nn.functional")
     modules = {type(module).__module__ for module in model.modules()}
-    namespaces: list[dict[str, Any]] = [vars(library(name)) for name in modules]
+    namespaces: list[dict[str, Any]] = [vars(torchs), *(vars(library(name)) for name in modules)]
+    passing, direct = _Passing(attended), torchs.scaled_dot_product_attention
     with ExitStack() as replaced:
         for name in list(shared):
             function = shared[name]
-            shared[name] = _attending(function, attended)
+            shared[name] = partial(passing.attend, function)
             replaced.callback(shared.pop, name)  # the library's own is in another dictionary behind it
-        for namespace in (one for one in namespaces if _EAGER in one):
-            replaced.callback(namespace.__setitem__, _EAGER, namespace[_EAGER])
-            namespace[_EAGER] = _attending(namespace[_EAGER], attended)
+        for namespace in namespaces:
+            found = {_EAGER: passing.attend} if _EAGER in namespace else {}
+            found |= {name: passing.attend_directly for name, value in namespace.items() if value is direct}
+            for name, replacement in found.items():
+                replaced.callback(namespace.__setitem__, name, namespace[name])
+                namespace[name] = partial(replacement, namespace[name])
         yield
 
 
-def _attending(function: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> Any:  # noqa: ANN401 - of transformers
-    torch: Any = library("torch")
+@dataclass
+class _Passing:
+    """Passes keys and values on, once if one function of attention calls torch's."""
 
-    def attend(module: Any, query: Any, key: Any, value: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - of torch
-        found = attended(key, value)
-        with torch._C.DisableTorchFunction():  # noqa: SLF001 - not seen again by `probed_direct_attention`
+    attended: Callable[[Any, Any], tuple[Any, Any]]
+    _within: bool = False
+
+    def attend(
+        self,
+        function: Any,  # noqa: ANN401 - of transformers
+        module: Any,  # noqa: ANN401 - of torch
+        query: Any,  # noqa: ANN401 - tensors of torch
+        key: Any,  # noqa: ANN401
+        value: Any,  # noqa: ANN401
+        *positional: Any,  # noqa: ANN401 - as models call it
+        **named: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 - what attention returns
+        """Call a function of transformers' interface."""
+        found = self.attended(key, value)
+        before, self._within = self._within, True
+        try:
             return function(module, query, *found, *positional, **named)
+        finally:
+            self._within = before
 
-    return attend
-
-
-def probed_direct_attention(torch: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> AbstractContextManager[Any]:  # noqa: ANN401 - the module
-    """Return a block in which attention that calls torch's own function passes keys and values to `attended`.
-
-    In transformers 4.57 some models (Qwen2-MoE, OLMoE, Nemotron) do not use the attention that `probed_attention`
-    replaces. ModelOpt edits the call in their source.
-    """
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def call(function: Any, positional: Any, named: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as torch calls it
-        if function is not attention:
+    def attend_directly(self, function: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - as models call it
+        """Call torch's function."""
+        if self._within:
             return function(*positional, **named)
         given = {**dict(zip(_ATTENTION_INPUTS, positional, strict=False)), **named}
-        given["key"], given["value"] = attended(given["key"], given["value"])
+        given["key"], given["value"] = self.attended(given["key"], given["value"])
         return function(**given)
-
-    return _intercepting(torch, call)

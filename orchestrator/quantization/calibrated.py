@@ -1,16 +1,17 @@
 """Quantizes a checkpoint with calibration, in one pass over the model's layers.
 
 Each layer is read once. Its weights process all calibration samples, which shows how large inputs, keys and values
-get. Then the same weights are encoded and written. One layer and its hidden states are in memory.
+get. Then the same weights are encoded and written. While a layer runs, the next one is read, and on a GPU the one
+before is encoded. These layers and the hidden states are in memory.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from orchestrator.quantization.experts import is_whole
 from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.hessian import changes_of
+from orchestrator.quantization.layers import Layers
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import largest_magnitude, require_finite
-from orchestrator.quantization.pipeline import WriteBehind
+from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
 from orchestrator.quantization.plan import EXCLUDED, Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
@@ -43,13 +45,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.events import Observer
+    from orchestrator.quantization.cost import Cost
+    from orchestrator.quantization.pipeline import Encoding
     from orchestrator.quantization.residence import Residence
     from orchestrator.quantization.samples import Batch
 
 _WRITES_BEHIND = 4
+_PIECES_AHEAD = 4
+"""Of a tensor outside of the layers."""
 _COPIED_AT_ONCE = 1_000_000
 """Bytes. The write queue is then as long as that of an encoded matrix, of which a piece becomes 1.1 MB in NVFP4.
 Its length depends on the disk."""
+
+_COPIED_BESIDE_A_GPU = 8_000_000
+"""Bytes, of a process that has more than a gigabyte of libraries."""
 
 
 @dataclass(frozen=True)
@@ -130,16 +139,15 @@ def write_quantized(
     if plan.kv_cache != "none":
         report.without_cache_scales = {f"{plan.stack}.{n}": why for n, why in plan.layers_without_cache_scales.items()}
     way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=load_torch())
+    writer, behind = CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)), WriteBehind(_WRITES_BEHIND)
+    memory = residence(plan, writer, behind, how.device)
     model = None
-    if scratch.done < len(plan.layers):
-        with report.cost.phase("load"):
-            model = LayeredModel.load(plan, how.device)  # refuses a model before anything is written
-    with (
-        CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)) as writer,
-        WriteBehind(_WRITES_BEHIND) as behind,
-    ):
-        memory = residence(plan, writer, behind, how.device)
-        _Walk(plan, model, writer, memory, how, way, report, observer).run(batches, scratch)
+    with Layers(list(plan.layers), partial(_taken_in, plan, memory, report.cost), way.layers) as layers:
+        if scratch.done < len(plan.layers):
+            with report.cost.phase("load"):
+                model = LayeredModel.load(plan, how.device)  # refuses a model before anything is written
+        with writer, behind, memory.encoding(beside=way.encodes_beside) as encoding:
+            _Walk(plan, model, writer, memory, layers, encoding, how, way, report, observer).run(batches, scratch)
     plan.write_companions(output)
     report.cost.bytes_written += writer.size
     report.cost.add("write", writer.seconds)
@@ -151,6 +159,18 @@ def write_quantized(
         )
 
 
+def _taken_in(plan: Plan, memory: Residence[Any], cost: Cost, number: int) -> dict[str, Any]:
+    names = _names(plan, number)
+    with cost.phase("read"):
+        tensors = memory.take_in(names)
+    cost.read(sum(plan.checkpoint.tensors[name].size for name in names))
+    return tensors
+
+
+def _names(plan: Plan, number: int) -> list[str]:
+    return [name for unit in plan.layers[number] for name in unit]
+
+
 @dataclass
 class _Walk:
     """One run over the layers."""
@@ -160,6 +180,8 @@ class _Walk:
     """None if every layer was measured before."""
     writer: CheckpointWriter
     memory: Residence[Any]
+    layers: Layers
+    encoding: Encoding
     how: Settings
     way: resources.Way
     report: Report
@@ -170,21 +192,17 @@ class _Walk:
         model = self.model
         if model is not None:
             self._begin(model, batches, scratch)
-        for unit in self.plan.units:
-            if self.plan.layer_of(unit[0]) is None and not (model is not None and unit[0] == self.plan.embedding):
-                for _ in self._copied(unit[0]):
-                    pass
+        self.encoding.do(partial(self._copy_ends, besides=None if model is None else self.plan.embedding))
         clock = _Clock(self.plan.stack, len(numbers), self.observer)
-        with _Layers(numbers, self._take_in, ahead=self.way.ahead) as layers:
-            for position, (number, tensors) in enumerate(layers):
-                if position >= scratch.done:
-                    assert model is not None  # noqa: S101 - it exists when a layer ends
-                    measured = self._measure(model, number, tensors, scratch)
-                    self._note(scratch, model, measured, last=position == len(numbers) - 1)
-                self._write(number, tensors, scratch.measured[position], scratch.taken(position))
-                tensors.clear()
-                self.memory.let_go(self._names(number))
-                clock.done(number, resumed=position < scratch.done)
+        for position, (number, tensors) in enumerate(self.layers):
+            if position >= scratch.done:
+                assert model is not None  # noqa: S101 - it exists when a layer ends
+                measured = self._measure(model, number, tensors, scratch)
+                self._note(scratch, model, measured, last=position == len(numbers) - 1)
+            found = scratch.measured[position], scratch.taken(position)
+            write = partial(self._write, number, tensors, *found, partial(clock.done, resumed=position < scratch.done))
+            self.encoding.do(write, finally_=partial(self._let_go, number, tensors))
+            del tensors, found, write
 
     def _begin(self, model: LayeredModel, batches: Sequence[Batch], scratch: Scratch[Measured]) -> None:
         how, embedding = self.how, self.plan.embedding
@@ -213,6 +231,7 @@ class _Walk:
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         with self.report.cost.phase("calibrate"):
             measured = model.run(number, within, moments)
+            self.memory.wait()
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         check_measured(self.plan, number, measured)
         if moments is not None:
@@ -252,24 +271,28 @@ class _Walk:
 
     # --- tensors ---
 
-    def _names(self, number: int) -> list[str]:
-        return [name for unit in self.plan.layers[number] for name in unit]
+    def _let_go(self, number: int, tensors: dict[str, Any]) -> None:
+        tensors.clear()
+        self.memory.let_go(_names(self.plan, number))
+        self.layers.let_go()
+
+    def _copy_ends(self, besides: str | None) -> None:
+        """Copy the tensors outside of the layers."""
+        for unit in self.plan.units:
+            if self.plan.layer_of(unit[0]) is None and unit[0] != besides:
+                for _ in self._copied(unit[0]):
+                    pass
 
     def _copied(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Copy a tensor outside of the layers, and yield its rows meanwhile, so that it is read once."""
         tensor = self.plan.spec(name)
-        for first, rows in self.plan.rows(name, self.how.chunk_bytes):
-            require_finite(rows, self.plan.checkpoint.tensors[name], first)
-            self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
-            yield first, rows
-        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
-
-    def _take_in(self, number: int) -> dict[str, Any]:
-        names = self._names(number)
-        with self.report.cost.phase("read"):
-            tensors = self.memory.take_in(names)
-        self.report.cost.bytes_read += sum(self.plan.checkpoint.tensors[name].size for name in names)
-        return tensors
+        size = self.how.chunk_bytes if self.how.device == "cpu" else _COPIED_BESIDE_A_GPU
+        with ReadAhead(self.plan.rows(name, size), _PIECES_AHEAD) as ahead:
+            for first, rows in ahead:
+                require_finite(rows, self.plan.checkpoint.tensors[name], first)
+                self.memory.put_out(name, rows if tensor.shape else rows.reshape(()), first)
+                yield first, rows
+        self.report.cost.read(self.plan.checkpoint.tensors[name].size)
 
     def _write(
         self,
@@ -277,6 +300,7 @@ class _Walk:
         tensors: Mapping[str, Any],
         measured: Measured,
         kept: Mapping[str, NDArray[Any]],
+        done: Callable[[int], None],
     ) -> None:
         with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
@@ -295,6 +319,8 @@ class _Walk:
                 ):
                     self.memory.put_out(name, np.array(fp8.tensor_scale(magnitude)))
             self.report.layer(f"{self.plan.stack}.{number}", measured)
+            self.memory.wait()
+        done(number)
 
     def _groups(self, number: int, measured: Measured) -> list[tuple[str, ...]]:
         """Return the quantized weights of a layer. Those that get the same tensor share their scales, too."""
@@ -419,30 +445,3 @@ class _Clock:
 def _time(seconds: float) -> str:
     minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{rest} s"  # noqa: PLR2004 - an hour
-
-
-@dataclass
-class _Layers:
-    """Yields layers in order. If requested, the next one is read while one is used."""
-
-    numbers: Sequence[int]
-    reader: Callable[[int], dict[str, Any]]
-    ahead: bool
-    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "read ahead"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield layers. A yielded layer is not kept."""
-        following: Future[dict[str, Any]] | None = None
-        for position, number in enumerate(self.numbers):
-            tensors = following.result() if following else self.reader(number)
-            following = None
-            if self.ahead and position + 1 < len(self.numbers):
-                following = self._pool.submit(self.reader, self.numbers[position + 1])
-            yield number, tensors
-            del tensors

@@ -55,6 +55,11 @@ class Cost:
         with self._lock:
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
+    def read(self, count: int) -> None:
+        """Add bytes that were read."""
+        with self._lock:
+            self.bytes_read += count
+
     def spent(self, threads: int) -> Spent:
         """Return the report.
 

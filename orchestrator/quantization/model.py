@@ -27,7 +27,6 @@ from orchestrator.quantization.activation_probe import (
     Overrides,
     probed,
     probed_attention,
-    probed_direct_attention,
 )
 from orchestrator.quantization.libraries import library
 from orchestrator.quantization.parameter_mapping import Names, arrange, missing
@@ -426,9 +425,8 @@ class Resident:
         owner._cache = overrides.cache if overrides else probe.record_cache if measured else None  # noqa: SLF001 - one thing in two parts
         try:
             probing = probed(self.layer, self.arranged, probe)
-            attended = owner._attended  # noqa: SLF001
-            attention = probed_attention(owner.model, attended), probed_direct_attention(torch, attended)
-            with probing, attention[0], attention[1], torch.inference_mode():
+            attention = probed_attention(owner.model, owner._attended)  # noqa: SLF001
+            with probing, attention, torch.inference_mode():
                 yield Running(self, moments)
             probe.finish()
         finally:

@@ -9,6 +9,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -92,6 +93,9 @@ class WriteBehind:
 
     depth: int
     """Most waiting calls."""
+    name: str = "write behind"
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Makes a block in which the calls are made."""
     _waiting: queue.Queue[tuple[Callable[[], None], Callable[[], None]] | None] = field(init=False)
     _error: BaseException | None = None
     _thread: threading.Thread = field(init=False)
@@ -99,7 +103,7 @@ class WriteBehind:
     def __post_init__(self) -> None:
         """Prepare."""
         self._waiting = queue.Queue(self.depth)
-        self._thread = threading.Thread(target=self._work, name="write behind", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -126,15 +130,39 @@ class WriteBehind:
         self._waiting.put((call, finally_))
 
     def _work(self) -> None:
-        while (asked := self._waiting.get()) is not None:
-            call, finally_ = asked
-            try:
-                if self._error is None:
-                    call()
-            except BaseException as error:  # noqa: BLE001 - raised again where calls are asked for
-                self._error = error
-            finally:
-                finally_()
+        with self.around():
+            while (asked := self._waiting.get()) is not None:
+                call, finally_ = asked
+                try:
+                    if self._error is None:
+                        call()
+                except BaseException as error:  # noqa: BLE001 - raised again where calls are asked for
+                    self._error = error
+                finally:
+                    finally_()
+                del asked, call, finally_  # they may hold a layer
+
+
+class AtOnce:
+    """Calls functions where they are requested, in the place of `WriteBehind`."""
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+
+    def do(self, call: Callable[[], None], finally_: Callable[[], None] = lambda: None) -> None:
+        """Make a call, and in any case the other one after it."""
+        try:
+            call()
+        finally:
+            finally_()
+
+
+Encoding = WriteBehind | AtOnce
+"""Encodes the layers."""
 
 
 class BuffersClosedError(Exception):

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.format_names import MAX, NEAREST
-from orchestrator.quantization.torch_arrays import numbers
+from orchestrator.quantization.libraries import load_torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from orchestrator.quantization.schemes import Scheme
 
 FILE = "quantization.json"
+
+_SMALLEST = 1
+"""The byte of the smallest positive number in FP8 E4M3, 2⁻⁹."""
 
 
 @dataclass
@@ -47,10 +51,9 @@ class TensorReport:
         self.signal += signal
         self.noise += noise
         if "_scale" in encoded:
-            scales = numbers(encoded["_scale"])
-            self.smallest = min(self.smallest, float(scales.min(initial=np.inf)))
-            self.largest = max(self.largest, float(scales.max(initial=0)))
-            self.saturated += int(np.count_nonzero(scales == 2.0**-9))
+            smallest, largest, saturated = _extremes(encoded["_scale"])
+            self.smallest, self.largest = min(self.smallest, smallest), max(self.largest, largest)
+            self.saturated += saturated
 
     def document(self) -> dict[str, Any]:
         """Return the entry in the report."""
@@ -64,6 +67,25 @@ class TensorReport:
         if self.largest:
             entry["block_scales"] = {"min": self.smallest, "max": self.largest, "at_smallest": self.saturated}
         return entry
+
+
+def _extremes(scales: Numbers) -> tuple[float, float, int]:
+    """Return the smallest and the largest scale of the blocks, and how many are the smallest number of their type.
+
+    Positive numbers in FP8 have the order of their bytes, so nothing is converted or copied from a GPU.
+    """
+    if not math.prod(scales.shape):
+        return math.inf, 0.0, 0
+    found: tuple[Any, Any, Any]
+    if isinstance(scales, np.ndarray):
+        codes = scales.view(np.uint8)
+        found = codes.min(), codes.max(), np.count_nonzero(codes == _SMALLEST)
+    else:
+        there = scales.view(load_torch().uint8)
+        found = there.amin(), there.amax(), there.eq(_SMALLEST).sum()
+    smallest, largest, saturated = map(int, found)
+    numbers = np.array([smallest, largest], np.uint8).view(ml_dtypes.float8_e4m3fn)
+    return float(numbers[0]), float(numbers[1]), saturated
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 On a processor they are mapped from the file. The pages are the only copy, none of them is the process's own, and the
 kernel may take them back. A layer is read before it is used, so that a read fault is an error and not a signal, and
-it is released after use. On a GPU they and the results are copied through a few buffers of pinned memory.
+it is released after use. On a GPU they and the results are copied through a few buffers of pinned memory, each way by a
+stream of its own, so that copies do not wait for the layer that runs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import numpy as np
 from orchestrator.quantization.files import give_back, opened
 from orchestrator.quantization.formats.e2m1 import Numbers
 from orchestrator.quantization.libraries import load_torch
+from orchestrator.quantization.pipeline import AtOnce, WriteBehind
 from orchestrator.quantization.tensors import DTYPES, is_transposed
-from orchestrator.quantization.torch_arrays import as_array
+from orchestrator.quantization.torch_arrays import as_array, as_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.pipeline import WriteBehind
+    from orchestrator.quantization.pipeline import Encoding
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.torch_types import CudaEvent, CudaStream, Dtype, Tensor, Torch
     from orchestrator.quantization.writer import CheckpointWriter
@@ -61,6 +63,12 @@ class Residence(Protocol[Numbers]):
 
     def put_out(self, name: str, rows: Numbers | NDArray[Any], first: int = 0) -> None:
         """Write a tensor, or its rows from `first` on, a little later. The caller may release them at once."""
+
+    def encoding(self, *, beside: bool) -> Encoding:
+        """Return what encodes layers: with `beside`, on a GPU, a thread beside the one that runs them."""
+
+    def wait(self) -> None:
+        """Wait for all that this thread gave the device to do."""
 
 
 @dataclass
@@ -100,6 +108,13 @@ class OnProcessor:
         """See `Residence`."""
         kept = np.array(rows) if rows.base is not None else rows  # mapped pages are released before the write
         self.behind.do(partial(self.writer.write, name, kept, first))
+
+    def encoding(self, *, beside: bool) -> Encoding:  # noqa: ARG002 - both would share the processors
+        """See `Residence`."""
+        return AtOnce()
+
+    def wait(self) -> None:
+        """See `Residence`."""
 
     def _is_mapped(self, name: str) -> bool:
         tensor = self.plan.checkpoint.tensors[name]
@@ -142,38 +157,35 @@ class OnGpu:
         return self.torch.empty(BUFFER, dtype=self.torch.uint8, pin_memory=True)
 
     def take_in(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """See `Residence`. Everything has been copied when this returns."""
-        found = {name: self._empty(name) for name in names}
-        # Earlier work on the GPU may still use this memory.
-        self._stream.wait_stream(self.torch.cuda.default_stream(self.device))
-        for name, tensor in found.items():
-            self._read(name, tensor.reshape(-1).view(self.torch.uint8))
-        self._stream.synchronize()
-        wanted = {name: _torch_type(self.torch, self.plan.types[name]) for name in names}
-        return {name: tensor.to(wanted[name]) for name, tensor in found.items()}
+        """See `Residence`. Everything has been copied when this returns.
 
-    def _empty(self, name: str) -> Tensor:
+        The memory belongs to the stream of the copies: torch gives it to no other work, and a tensor is released when
+        the layer that used it has run and was encoded. So a copy waits for nothing.
+        """
+        with self.torch.cuda.stream(self._stream):
+            found = {name: self._read(name) for name in names}
+            taken = {name: tensor.to(_torch_type(self.torch, self.plan.types[name])) for name, tensor in found.items()}
+            self._stream.synchronize()
+        return taken
+
+    def _read(self, name: str) -> Tensor:
         tensor = self.plan.checkpoint.tensors[name]
         kind = _torch_type(self.torch, tensor.dtype)
-        return self.torch.empty(tensor.shape, dtype=kind, device=self.device)
-
-    def _read(self, name: str, target: Tensor) -> None:
-        if is_transposed(self.plan.checkpoint.tensors[name]):
-            rows = self.plan.checkpoint.read(name).reshape(-1).view(np.uint8)
-            with self.torch.cuda.stream(self._stream):
-                target.copy_(self.torch.from_numpy(rows))
-            return
+        if is_transposed(tensor):
+            return as_tensor(self.plan.checkpoint.read(name), self.device)
+        found = self.torch.empty(tensor.shape, dtype=kind, device=self.device)
+        target = found.reshape(-1).view(self.torch.uint8)
         for begin in range(0, target.numel(), BUFFER):
             count = min(BUFFER, target.numel() - begin)
             buffer, free = self._way_in.get()
             try:
                 free.synchronize()
                 self.plan.checkpoint.fill(name, begin, buffer.numpy()[:count])
-                with self.torch.cuda.stream(self._stream):
-                    target[begin : begin + count].copy_(buffer[:count], non_blocking=True)
-                    free.record(self._stream)
+                target[begin : begin + count].copy_(buffer[:count], non_blocking=True)
+                free.record(self._stream)
             finally:
                 self._way_in.put((buffer, free))
+        return found
 
     def let_go(self, names: Sequence[str]) -> None:
         """See `Residence`: torch releases a tensor without references."""
@@ -196,6 +208,17 @@ class OnGpu:
         buffer[: flat.numel()].copy_(flat)
         array = buffer.numpy()[: flat.numel()].view(kind).reshape(tuple(rows.shape))
         self.behind.do(partial(self.writer.write, name, array, first), finally_=partial(self._way_out.put, buffer))
+
+    def encoding(self, *, beside: bool) -> Encoding:
+        """See `Residence`."""
+        if not beside:
+            return AtOnce()
+        stream = self.torch.cuda.Stream(self.device)
+        return WriteBehind(1, "encode", partial(self.torch.cuda.stream, stream))
+
+    def wait(self) -> None:
+        """See `Residence`."""
+        self.torch.cuda.current_stream(self.device).synchronize()
 
 
 def residence(plan: Plan, writer: CheckpointWriter, behind: WriteBehind, device: str) -> Residence[Any]:

@@ -29,6 +29,8 @@ LIBRARIES_OF_GPU = 1_500_000_000
 """Additional memory of a GPU's libraries on the processor's side, and on the GPU."""
 _TEMPORARIES = 6
 """Bytes for each number of the widest activation in a layer: itself in BF16, and once more in FP32."""
+LAYERS = 3
+"""Most layers in memory."""
 _MEMORY_FILE = Path("/proc/meminfo")
 
 
@@ -80,10 +82,15 @@ class Needs:
 class Way:
     """How calibration works within its budget."""
 
-    ahead: bool
-    """The next layer is read while one runs."""
+    layers: int
+    """Layers in memory: one that runs; the next one, which is read meanwhile; the one before, which is encoded."""
     spill: bool
     """Hidden states are kept in a file."""
+
+    @property
+    def encodes_beside(self) -> bool:
+        """Whether a layer is encoded while the next one runs."""
+        return self.layers == LAYERS
 
 
 def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
@@ -130,21 +137,21 @@ def _size(specs: Sequence[TensorSpec]) -> int:
     return sum(spec.size for spec in specs)
 
 
-def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "memory") -> Way:
+def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "memory", layers: int = LAYERS - 1) -> Way:
     """Choose the fastest way that the budget allows.
 
     Args:
         needed: The memory of the work.
         budget: Bytes.
+        layers: Most layers in memory.
         spill: Keep hidden states in a file for any budget.
         where: The memory's name for the message.
 
     Raises:
         MemoryBudgetError: No way fits.
     """
-    ways = [Way(ahead=True, spill=False), Way(ahead=False, spill=False), Way(ahead=True, spill=True)]
-    for way in [*ways, Way(ahead=False, spill=True)]:
-        if way.spill >= spill and needed.total(layers=1 + way.ahead, spill=way.spill) <= budget:
+    for way in (Way(count, spills) for spills in (False, True) for count in range(layers, 0, -1)):
+        if way.spill >= spill and needed.total(layers=way.layers, spill=way.spill) <= budget:
             return way
     least = needed.total(layers=1, spill=True)
     message = (
@@ -169,12 +176,14 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
         MemoryBudgetError: The memory is too small.
     """
     needed, budget = needs(plan, batches, device), memory if memory is not None else available()
+    # A processor encodes with what runs the layers; and what GPTQ rounded is kept of one layer at a time.
+    layers = LAYERS - (device == "cpu" or plan.scheme.compensates)
     if is_shared(torch, device):
-        return choose(needed, budget, spill=spill)
+        return choose(needed, budget, spill=spill, layers=layers)
     host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0, needed.products)
     choose(host, budget, spill=spill)
     own = Needs(LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between, needed.products)
-    return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory")
+    return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory", layers=layers)
 
 
 def is_shared(torch: Torch, device: str) -> bool:

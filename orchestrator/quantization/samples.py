@@ -47,8 +47,8 @@ def picked(runs: Iterable[tuple[int, NDArray[Any]]], numbers: NDArray[np.int64],
     """
     found = np.empty((len(numbers), *matrix.shape[1:]), DTYPES[matrix.dtype])
     for first, rows in runs:
-        here = (numbers >= first) & (numbers < first + len(rows))
-        found[here] = rows[numbers[here] - first]
+        begin, end = np.searchsorted(numbers, (first, first + len(rows)))
+        found[begin:end] = rows[numbers[begin:end] - first]
     return found
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _FAILURES = (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError)
 """Errors of a model's code whose layers run one by one."""
 
+_COMPARED_LAST = 16
+"""Tensors of one batch: a mask, positions and a rotation of each kind of layers."""
+
 
 def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of transformers
     """Create a checkpoint's model without weights, on the processor.
@@ -283,6 +286,8 @@ class _Shared:
 
     torch: Any
     _kept: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
+    _last: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    """The last tensors that were compared, by their identity, and what was kept for each: all layers get the same."""
 
     def of(self, value: Any) -> Any:  # noqa: ANN401 - whatever a layer is given
         if isinstance(value, self.torch.Tensor):
@@ -292,6 +297,13 @@ class _Shared:
         return value
 
     def _tensor(self, tensor: Any) -> Any:  # noqa: ANN401
+        if id(tensor) not in self._last:
+            if len(self._last) == _COMPARED_LAST:
+                self._last.clear()
+            self._last[id(tensor)] = tensor, self._compared(tensor)
+        return self._last[id(tensor)][1]
+
+    def _compared(self, tensor: Any) -> Any:  # noqa: ANN401 - a tensor of torch
         kept = self._kept.setdefault((tuple(tensor.shape), tensor.dtype), [])
         for other in kept[-4:]:  # the current batch's and the one before: enough if all are alike
             if other is tensor or self.torch.equal(other, tensor):

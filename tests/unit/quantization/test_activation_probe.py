@@ -19,9 +19,6 @@ class _Tensor(np.ndarray[Any, Any]):
     def square(self) -> _Tensor:
         return np.square(self).view(_Tensor)
 
-    def abs(self) -> _Tensor:
-        return np.abs(self).view(_Tensor)
-
     def amax(self) -> _Tensor:
         largest: _Tensor = np.asarray(self.max()).view(_Tensor)
         return largest
@@ -46,8 +43,15 @@ class _Tensor(np.ndarray[Any, Any]):
         return np.asarray(self)
 
 
-def _vector_norm(tokens: _Tensor, *, dim: int, dtype: type[np.generic]) -> _Tensor:
-    norms: _Tensor = np.linalg.norm(tokens.astype(dtype), axis=dim).view(_Tensor)
+def _vector_norm(
+    tokens: _Tensor,
+    *,
+    ord: float = 2,  # noqa: A002 - torch's name
+    dim: int | None = None,
+    dtype: type[np.generic] = np.float32,
+) -> _Tensor:
+    flat = tokens.reshape(-1) if dim is None else tokens
+    norms: _Tensor = np.asarray(np.linalg.norm(flat.astype(dtype), ord, axis=dim)).view(_Tensor)
     return norms
 
 
@@ -56,8 +60,9 @@ def _where(condition: np.ndarray[Any, Any], given: _Tensor, other: float) -> _Te
     return found
 
 
-def _stack(numbers: list[np.float32]) -> np.ndarray[Any, Any]:
-    return np.stack(numbers)
+def _stack(numbers: list[_Tensor]) -> _Tensor:
+    stacked: _Tensor = np.stack(numbers).view(_Tensor)
+    return stacked
 
 
 _TORCH = SimpleNamespace(
@@ -66,7 +71,6 @@ _TORCH = SimpleNamespace(
     float32=np.float32,
     float64=np.float64,
     where=_where,
-    maximum=np.maximum,
     stack=_stack,
 )
 
@@ -173,6 +177,15 @@ def test_the_largest_input_of_all_batches_is_kept_and_experts_count_their_tokens
     assert measured.inputs == {name: max(np.abs(_tokens(count)).max() for count in (3, 4))}
     assert measured.tokens == {name: 7}
     assert (measured.keys, measured.values, measured.attended) == (0, 0, False)
+
+
+@pytest.mark.parametrize("largest", [0, 63, 64, 199])
+def test_the_largest_of_many_batches_is_found_wherever_it_is(largest: int) -> None:
+    probe, measured = _probe()
+    for batch in range(200):
+        probe.record("down_proj", _tokens(1) * 0 + (100 if batch == largest else batch / 200))
+    probe.finish()
+    assert measured.inputs == {"down_proj": 100}
 
 
 def test_modules_that_get_the_same_tensor_are_known_by_the_first() -> None:

@@ -27,13 +27,13 @@ _NEEDS = Needs(libraries=100, layer=1000, gathered=0, batch=50, between=5000)
 @pytest.mark.parametrize(
     ("budget", "way"),
     [
-        (7150, Way(ahead=True, spill=False)),
-        (7149, Way(ahead=False, spill=False)),
-        (6150, Way(ahead=False, spill=False)),
-        (6149, Way(ahead=True, spill=True)),
-        (2150, Way(ahead=True, spill=True)),
-        (2149, Way(ahead=False, spill=True)),
-        (1150, Way(ahead=False, spill=True)),
+        (7150, Way(layers=2, spill=False)),
+        (7149, Way(layers=1, spill=False)),
+        (6150, Way(layers=1, spill=False)),
+        (6149, Way(layers=2, spill=True)),
+        (2150, Way(layers=2, spill=True)),
+        (2149, Way(layers=1, spill=True)),
+        (1150, Way(layers=1, spill=True)),
     ],
 )
 def test_the_fastest_way_that_fits_is_taken(budget: int, way: Way) -> None:
@@ -41,7 +41,7 @@ def test_the_fastest_way_that_fits_is_taken(budget: int, way: Way) -> None:
 
 
 def test_what_flows_between_layers_goes_to_a_file_where_that_is_asked_for() -> None:
-    assert choose(_NEEDS, 100_000, spill=True) == Way(ahead=True, spill=True)
+    assert choose(_NEEDS, 100_000, spill=True) == Way(layers=2, spill=True)
 
 
 def test_too_little_is_an_error_that_says_what_is_needed() -> None:
@@ -121,8 +121,8 @@ def test_a_budget_is_for_the_memory_that_is_shared(tiny: Path, device: str) -> N
     def decide(memory: int) -> Way:
         return resources.decide(plan, batches, device=device, memory=memory, spill=False, torch=torch_on(gpu))
 
-    assert decide(whole) == Way(ahead=True, spill=False)
-    assert decide(whole - 1) == Way(ahead=False, spill=False)
+    assert decide(whole) == Way(layers=2, spill=False)
+    assert decide(whole - 1) == Way(layers=1, spill=False)
 
 
 def test_a_gpu_with_memory_of_its_own_must_hold_the_layers_and_the_host_the_buffers(tiny: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_gpu_with_memory_of_its_own_must_hold_the_layers_and_the_host_the_buff
         gpu = Gpu(free, integrated=False)
         return resources.decide(plan, batches, device="cuda", memory=memory, spill=False, torch=torch_on(gpu))
 
-    assert decide(host, own + needed.layer + needed.between) == Way(ahead=True, spill=False)
-    assert decide(host, own + needed.between) == Way(ahead=False, spill=False)
-    assert decide(host, own) == Way(ahead=False, spill=True)
+    assert decide(host, own + needed.layer + needed.between) == Way(layers=2, spill=False)
+    assert decide(host, own + needed.between) == Way(layers=1, spill=False)
+    assert decide(host, own) == Way(layers=1, spill=True)
     with pytest.raises(MemoryBudgetError, match="of the GPU's memory at least"):
         decide(host, own - 1)
     with pytest.raises(MemoryBudgetError, match="of memory at least"):
