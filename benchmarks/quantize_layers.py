@@ -2,7 +2,7 @@
 
 Models from a seed, alike but for the number of their layers, are quantized to W4A16 NVFP4, which looks at weights
 only, and to calibrated NVFP4, where there is an interpreter with torch. Goals: memory of the process's own is flat
-within 5 %; and from 20 to 40 layers each further one takes as much of the processor as from 10 to 20, within 25 % as
+within 15 %; and from 20 to 40 layers each further one takes as much of the processor as from 10 to 20, within 25 % as
 other programs take their share of the caches. It ends with status 7 where one is missed.
 
 Of each size the largest peak of all rounds counts, and the least time of processors: whatever else runs can only add to
@@ -25,7 +25,7 @@ from benchmarks.support.watched import ROOT, Run, forget, watch
 
 _SIZES = {"hidden": 2048, "intermediate": 5632, "heads": 16, "kv_heads": 4, "vocabulary": 32000}
 _LAYERS = (10, 20, 40)
-_FLAT = 0.05
+_FLAT = 0.15
 _LINEAR = 0.25
 _MISSED = 7
 
