@@ -176,6 +176,7 @@ def arrange(targets: Mapping[str, Target], shapes: Mapping[str, Sequence[int]], 
         where = (target.expert, slice(target.part * rows, (target.part + 1) * rows))
         whole[where] = tensors[name]
         if tensors[name].dtype == whole.dtype:
+            _let_go(tensors[name])
             tensors[name] = whole[where]  # the same numbers need only one copy
     for parameter, names in joined.items():
         one = len(names) == 1
@@ -190,9 +191,16 @@ def _join(names: Sequence[str], shape: Sequence[int], tensors: dict[str, Any]) -
         rows = slice(first, first + tensors[name].shape[0])
         whole[rows] = tensors[name]
         if tensors[name].dtype == whole.dtype:
+            _let_go(tensors[name])
             tensors[name] = whole[rows]
         first = rows.stop
     return whole
+
+
+def _let_go(part: Any) -> None:  # noqa: ANN401 - an array or a tensor of torch
+    """Keep the memory of a tensor that is dropped until a GPU has copied it: the next layer is read meanwhile."""
+    if getattr(part, "is_cuda", False):
+        part.record_stream(library("torch").cuda.current_stream(part.device))
 
 
 def _empty_like(part: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array or a tensor of torch

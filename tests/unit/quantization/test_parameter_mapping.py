@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
+from orchestrator.quantization import parameter_mapping
 from orchestrator.quantization.parameter_mapping import Names, Target, arrange, missing
 
 
@@ -135,6 +137,35 @@ def test_an_expert_that_is_stored_in_another_type_keeps_its_own_numbers() -> Non
     assert np.array_equal(whole[1], long.astype(ml_dtypes.bfloat16))
     assert np.shares_memory(tensors["mlp.experts.0.down_proj.weight"], whole)
     assert tensors["mlp.experts.1.down_proj.weight"] is long
+
+
+class _OnGpu(np.ndarray[Any, Any]):
+    """An array with what a tensor on a GPU has besides: its memory belongs to the stream that brought it."""
+
+    is_cuda, used_by = True, ""
+    device = "cuda:0"  # type: ignore[assignment] - torch's
+
+    def record_stream(self, stream: str) -> None:
+        self.used_by = stream
+
+
+@pytest.mark.parametrize(
+    ("targets", "parameter", "dropped"),
+    [
+        ({"experts.0.w2": Target("whole", 0), "experts.1.w2": Target("whole", 1)}, (2, 4, 8), True),
+        ({"gate": Target("whole", None, 0, 2), "up": Target("whole", None, 1, 2)}, (8, 8), True),
+        ({"gate": Target("one"), "up": Target("other")}, (4, 8), False),
+    ],
+)
+def test_memory_of_a_copied_tensor_is_kept_until_the_gpu_has_copied_it(
+    targets: dict[str, Target], parameter: tuple[int, ...], dropped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda device: f"what runs on {device}"))
+    monkeypatch.setattr(parameter_mapping, "library", lambda _: torch)
+    parts = {name: np.ones((4, 8), np.float32).view(_OnGpu) for name in targets}
+    monkeypatch.setattr(parameter_mapping, "_empty_like", lambda part, shape: np.empty(shape, part.dtype))
+    arrange(targets, dict.fromkeys(("whole", "one", "other"), parameter), dict(parts))
+    assert [part.used_by for part in parts.values()] == (["what runs on cuda:0"] if dropped else [""]) * 2
 
 
 def test_gate_and_up_lie_below_each_other_and_keep_their_names() -> None:
