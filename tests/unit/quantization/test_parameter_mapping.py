@@ -143,7 +143,7 @@ class _OnGpu(np.ndarray[Any, Any]):
     """An array with what a tensor on a GPU has besides: its memory belongs to the stream that brought it."""
 
     is_cuda, used_by = True, ""
-    device = "cuda:0"  # type: ignore[assignment] - torch's
+    device = "cuda:0"  # type: ignore[assignment]  # of torch
 
     def record_stream(self, stream: str) -> None:
         self.used_by = stream
