@@ -120,6 +120,10 @@ class Journal:
         """Whether the build continues."""
         return self.alive and not self.finished and not any(entry.state in _OVER for entry in self.steps)
 
+    def state_of(self, entry: Entry) -> str:
+        """Tell a step that runs from one whose orchestrator ended, which is `abandoned`."""
+        return "abandoned" if entry.state == "running" and not self.alive else entry.state
+
     def _save(self) -> None:
         newest = Journal.read(self.file.parent.parent, self.recipe)
         if newest and newest.owner != self.owner and newest.started > self.started:

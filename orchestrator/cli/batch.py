@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import click
 
@@ -17,11 +18,13 @@ from orchestrator.app.batch_run import (
     start_builds,
 )
 from orchestrator.app.detach import log_file
+from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.matrix import derived_recipes, read_axes
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli.batch_view import BatchView
+from orchestrator.cli.build_page_file import write_build_page
 from orchestrator.cli.error_view import show_error
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json
@@ -48,6 +51,8 @@ class Wanted:
     on_cluster: bool
     options: tuple[str, ...]
     """The options of each build on its command line."""
+    page: Path | None = None
+    """Where to write the page of all builds."""
 
 
 def build_many(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
@@ -71,10 +76,18 @@ def build_many(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
         except KeyboardInterrupt:
             _show(settings, run.results.values(), as_json=as_json)
             raise
+        finally:
+            _write_page(settings, [result.member.recipe for result in run.results.values()], wanted.page)
     results = (*run.results.values(), *refused_results(batch))
     _show(settings, results, as_json=as_json)
     failed = (*(result.error for result in run.results.values()), *(member.error for member in batch.refused))
     return next((error.exit_status for error in failed if error), 0)
+
+
+def _write_page(settings: Settings, recipes: Iterable[RecipeName], page: Path | None) -> None:
+    journals = [journal for recipe in recipes if (journal := Journal.read(settings.store.root, recipe.name))]
+    if page and journals:
+        write_build_page(settings, journals, page)
 
 
 def _command(settings: Settings, wanted: Wanted) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -85,3 +85,26 @@ def _version(constants: Constants, name: str) -> dict[str, Any]:
         "sm": constants.measured_sm,
         "orchestrator": __version__,
     }
+
+
+def beside_measured(
+    performance: Mapping[str, Any] | None, prediction: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Pair what a benchmark measured with what was predicted, by requests at once; None for a missing figure.
+
+    Args:
+        performance: performance.json; None: not measured.
+        prediction: See `predict`.
+    """
+    measured = {level["concurrency"]: level for level in (performance or {}).get("levels", [])}
+    levels = (prediction or {}).get("levels", [])
+    predicted = {level["concurrency"]: level["output_tokens_per_second"] for level in levels}
+    return [
+        {
+            "concurrency": concurrency,
+            "measured": measured.get(concurrency, {}).get("output_tokens_per_second"),
+            "predicted": predicted.get(concurrency),
+            "first_token": (measured.get(concurrency, {}).get("time_to_first_token_ms") or {}).get("average"),
+        }
+        for concurrency in sorted(measured.keys() | predicted.keys())
+    ]

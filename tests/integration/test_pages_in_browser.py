@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ import pytest
 from orchestrator.app import planning
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.pages.build_page import build_page
 from orchestrator.pages.page import comparison_page, plan_page
 from orchestrator.pages.plan_contents import comparison_for, plan_contents
 from orchestrator.pages.quality_page import quality_page
 from orchestrator.planner.comparison import Terms, compare
 from orchestrator.planner.drafts import drafts
 from orchestrator.planner.model_on_target import model_on_target
+from tests.support.built import BUILD
 from tests.support.checked import MIXED, quality, quantization
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -151,6 +153,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "compare-qwen3-8b-h200": _compared(settings, "qwen3-8b-nvfp4", target="h200", context=131072),
         "checked-70b": quality_page("llama3-70b-auto", "Llama 3.3 70B.", quality(80), quantization()),
         "checked-experts": quality_page("qwen3-30b", "Qwen3 30B A3B.", quality(48, MIXED)),
+        "build": build_page([BUILD]),
+        "builds": build_page([replace(BUILD, is_running=True), replace(BUILD, recipe="another-recipe")]),
         "checked-tiny": quality_page("tiny", "A tiny one, compared with nothing.", quality(2, compared=False)),
         **{
             f"plan-{name}": _planned(settings, name)

@@ -23,10 +23,12 @@ from orchestrator.app.record import written_to
 from orchestrator.app.settings import Settings
 from orchestrator.catalog.cluster import SCHEDULERS, Containers
 from orchestrator.cli.batch import Wanted, build_many
+from orchestrator.cli.build_page_file import with_page
 from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.dry_run import dry_run
 from orchestrator.cli.interrupted_jobs import OnInterrupt, leaves_jobs
 from orchestrator.cli.options import (
+    PageFile,
     json_option,
     recipes_argument,
     set_option,
@@ -109,6 +111,13 @@ class _Extent(TypedDict):
 @click.option(
     "--events", is_flag=True, help="Print each event as a line of JSON, for a program that follows the build."
 )
+@click.option(
+    "--html",
+    "page",
+    type=PageFile(),
+    metavar="FILE",
+    help="Also write one self-contained page. It follows the build of one recipe, and shows the end of several.",
+)
 @click.option("--detach", is_flag=True, help="Build in the background; follow it with attach, status and logs -f.")
 @set_option
 @json_option
@@ -132,6 +141,7 @@ def command(
     render: Path | None,
     on_interrupt: OnInterrupt,
     events: bool,
+    page: Path | None,
     detach: bool,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -144,13 +154,24 @@ def command(
     settings: Settings = ctx.obj
     many = every or bool(matrix) or len(recipes) > 1
     _check_usage(recipes, dry=dry, every=every, detach=detach, executor=executor, render=render)
+    _check_page(page, dry=dry, detach=detach, executor=executor)
     _check_many(ctx, many=many, dry=dry)
     here = _HERE.get(executor or "")
     if dry:
         ctx.exit(dry_run(settings, recipes, overrides, here, as_json=as_json))
     if many:
         wanted = Wanted(
-            recipes, matrix, overrides, here, last, locked, jobs, keep_going, executor in SCHEDULERS, _passed_on(ctx)
+            recipes,
+            matrix,
+            overrides,
+            here,
+            last,
+            locked,
+            jobs,
+            keep_going,
+            executor in SCHEDULERS,
+            _passed_on(ctx),
+            page,
         )
         ctx.exit(build_many(settings, wanted, as_json=as_json))
     (recipe,) = recipes
@@ -169,8 +190,11 @@ def command(
     else:
         executors = executors_of(settings, offline=offline, containers=containers)
         run = partial(build, settings, recipe, overrides, executor=here, executors=executors, **extent)
-    with _view(events=events, verbose=verbose) as view:
-        built = run(observer=view)
+    with (
+        _view(events=events, verbose=verbose) as view,
+        with_page(settings, recipe, overrides, page, view) as observer,
+    ):
+        built = run(observer=observer)
     if as_json:
         print_json(_document(built))
     elif not events:
@@ -197,6 +221,14 @@ def _check_usage(
     elif detach and render:
         message = "--detach and --render exclude each other"
     if message:
+        raise click.UsageError(message)
+
+
+def _check_page(page: Path | None, *, dry: bool, detach: bool, executor: str | None) -> None:
+    """Refuse a page of a build that does not run here."""
+    other = "--dry-run" if dry else "--detach" if detach else f"--executor {executor}" if executor in SCHEDULERS else ""
+    if page and other:
+        message = f"--html is not possible with {other}; `{program()} status --html FILE` writes the page of a build"
         raise click.UsageError(message)
 
 

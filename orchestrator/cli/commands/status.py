@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
@@ -12,7 +13,8 @@ from orchestrator.app.journal import Entry, Journal
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli import costs
-from orchestrator.cli.options import json_option, not_built, optional_recipe_argument
+from orchestrator.cli.build_page_file import write_build_page
+from orchestrator.cli.options import PageFile, json_option, not_built, optional_recipe_argument
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, program
 from orchestrator.deployment.deployed_containers import DeployedContainer
@@ -26,9 +28,16 @@ Jobs = Mapping[str, Mapping[str, str]]
 
 @click.command("status")
 @optional_recipe_argument
+@click.option(
+    "--html",
+    "page",
+    type=PageFile(),
+    metavar="FILE",
+    help="Also write one self-contained page of the newest builds, with charts.",
+)
 @json_option
 @click.pass_obj
-def command(settings: Settings, recipe: RecipeName | None, as_json: bool) -> None:
+def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as_json: bool) -> None:
     """Show the newest build of RECIPE and the state of its server; all builds, if none is named."""
     root = settings.store.root
     journals = [
@@ -43,6 +52,8 @@ def command(settings: Settings, recipe: RecipeName | None, as_json: bool) -> Non
     jobs = states_of(settings, recipe.name if recipe else None)
     if recipe and not journals and not made and not jobs:
         raise not_built(settings, recipe)
+    if page is not None and journals:
+        write_build_page(settings, journals, page)
     if as_json:
         names = dict.fromkeys([*(j.recipe for j in journals), *(one.recipe for one in made), *jobs])
         by_name = {journal.recipe: journal for journal in journals}
@@ -61,7 +72,7 @@ def command(settings: Settings, recipe: RecipeName | None, as_json: bool) -> Non
 
 def _show_builds(journals: list[Journal], jobs: Jobs) -> None:
     rows = [
-        (j.recipe, entry.name, _state(j, entry), in_time(entry.seconds) if entry.seconds else "", entry.error)
+        (j.recipe, entry.name, j.state_of(entry), in_time(entry.seconds) if entry.seconds else "", entry.error)
         for j in journals
         for entry in j.steps
         if entry.name not in jobs.get(j.recipe, {})
@@ -131,15 +142,10 @@ def _fields(store: Store, journal: Journal, entry: Entry) -> dict[str, object]:
     cost = _cost(store, entry)
     return {
         "name": entry.name,
-        "state": _state(journal, entry),
+        "state": journal.state_of(entry),
         "seconds": round(entry.seconds, 3),
         "key": entry.key,
         "log": entry.log,
         "error": entry.error,
         "cost": cost.document() if cost else None,
     }
-
-
-def _state(journal: Journal, entry: Entry) -> str:
-    """Tell a running step from one whose orchestrator ended."""
-    return "abandoned" if entry.state == "running" and not journal.alive else entry.state

@@ -1,0 +1,89 @@
+"""Collects what is known of a recipe's newest build, for its page."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.app.planning import plan
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.errors import OrchestratorError
+from orchestrator.pages.build_page import BuildStory, StepStory
+from orchestrator.planner.prediction import beside_measured, predict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.app.journal import Entry, Journal
+    from orchestrator.app.make_plan import Plan
+    from orchestrator.app.settings import Settings
+    from orchestrator.store.store import Store
+
+_HAS_RESULT = ("done", "reused")
+
+
+def plan_quietly(settings: Settings, recipe: RecipeName, overrides: Sequence[str] = ()) -> Plan | None:
+    """Plan a recipe; None if that is not possible any more."""
+    try:
+        return plan(settings, recipe, overrides).plan
+    except OrchestratorError:
+        return None
+
+
+def tell(settings: Settings, journal: Journal, planned: Plan | None) -> BuildStory:
+    """Collect a build.
+
+    Args:
+        settings: The folders.
+        journal: The record of the build.
+        planned: Its plan; None if the recipe is not there any more.
+    """
+    store = settings.store
+    folders = {entry.name: _folder(store, entry) for entry in journal.steps}
+    performance = _document(folders.get("benchmark"), "performance.json")
+    prediction = predict(planned.model) if planned else None
+    bundle = settings.dist / journal.recipe
+    return BuildStory(
+        recipe=journal.recipe,
+        description=planned.recipe.description if planned else "",
+        started=time.strftime("%Y-%m-%d %H:%M", time.gmtime(journal.started)),
+        is_running=journal.is_running,
+        is_finished=journal.finished,
+        steps=tuple(_step(store, journal, entry) for entry in journal.steps),
+        memory=planned.target.memory if planned else None,
+        verdict=str(planned.verdict) if planned else "",
+        quality=_document(folders.get("verify"), "quality.json"),
+        levels=beside_measured(performance, prediction),
+        bundle=str(bundle) if journal.finished and bundle.is_dir() else "",
+    )
+
+
+def _step(store: Store, journal: Journal, entry: Entry) -> StepStory:
+    has_result = entry.state in _HAS_RESULT
+    artifact, cost = (store.look(entry.key), store.cost(entry.key)) if has_result else (None, None)
+    spent = cost.spent if cost else None
+    return StepStory(
+        name=entry.name,
+        state=journal.state_of(entry),
+        seconds=entry.seconds,
+        made=cost.finished if cost else "",
+        took=cost.seconds if cost else None,
+        size=artifact.size if artifact else None,
+        peak_memory=spent.peak_memory if spent else None,
+        digest=artifact.digest if artifact else "",
+        error=entry.error,
+    )
+
+
+def _folder(store: Store, entry: Entry) -> Path | None:
+    artifact = store.look(entry.key) if entry.state in _HAS_RESULT else None
+    return artifact.folder if artifact else None
+
+
+def _document(folder: Path | None, name: str) -> dict[str, Any] | None:
+    if folder is None or not (folder / name).is_file():
+        return None
+    document: dict[str, Any] = json.loads((folder / name).read_bytes())
+    return document

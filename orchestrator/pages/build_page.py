@@ -1,0 +1,153 @@
+"""Makes the page of builds: steps, time, memory, quality, speed, deployment and digests. It reloads while one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.pages.charts import Picture, Stack, stacks
+from orchestrator.pages.page import Chart, Key, render
+from orchestrator.units import in_bytes, in_time
+
+RELOAD_SECONDS = 2
+"""Between two looks of a browser at the page of a running build."""
+_DIGITS = 12
+"""Of a digest; the whole one is in the table's cell as its title."""
+_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class StepStory:
+    """One step of a build."""
+
+    name: str
+    state: str
+    """`waiting`, `running`, `done`, `reused`, `failed`, `interrupted` or `abandoned`."""
+    seconds: float
+    made: str = ""
+    """The UTC time at which its result was made, in ISO 8601, be it by an earlier build."""
+    took: float | None = None
+    """Seconds of making the result."""
+    size: int | None = None
+    """Bytes of the result."""
+    peak_memory: int | None = None
+    """Bytes; None where its command did not tell."""
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class BuildStory:
+    """The newest build of one recipe."""
+
+    recipe: str
+    description: str
+    """Empty if the recipe is not there any more."""
+    started: str
+    """The UTC time."""
+    is_running: bool
+    is_finished: bool
+    steps: tuple[StepStory, ...]
+    memory: float | None
+    """Bytes that the target offers; None if the recipe is not there any more."""
+    verdict: str
+    """Of the plan; empty as above."""
+    quality: Mapping[str, Any] | None
+    """quality.json; None before the checks."""
+    levels: Sequence[Mapping[str, Any]]
+    """Measured beside predicted speed, see `prediction.beside_measured`."""
+    bundle: str
+    """The folder of the deployment; empty if there is none."""
+
+    @property
+    def seconds(self) -> float:
+        """The time of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def outcome(self) -> tuple[str, str]:
+        """Say how it ended or what it does, and the style of the words."""
+        for number, step in enumerate(self.steps, start=1):
+            where = f"{step.name}, step {number} of {len(self.steps)}"
+            if step.state == "failed":
+                return f"{step.name} failed: {step.error}", "no"
+            if step.state in ("interrupted", "abandoned"):
+                return f"Ended in {where}; the next build continues", "maybe"
+            if step.state == "running":
+                return f"Now: {where}", "maybe"
+        if self.is_finished:
+            return f"Every step is done: {in_time(self.seconds)}", "yes"
+        return "Between two steps", "maybe"
+
+
+def build_page(builds: Sequence[BuildStory]) -> str:
+    """Write the page of one or more builds."""
+    running = any(build.is_running for build in builds)
+    one = len(builds) == 1
+    return render(
+        "build.html.j2",
+        title=f"{builds[0].recipe}: build" if one else f"Builds of {len(builds)} recipes",
+        reload=RELOAD_SECONDS if running else None,
+        one=one,
+        builds=[(build, *build.outcome, list(_charts(build)), list(_rows(build))) for build in builds],
+        overview=[_overview(build) for build in builds],
+    )
+
+
+def _overview(build: BuildStory) -> tuple[str, ...]:
+    words, style = build.outcome
+    speed = next((level["measured"] for level in build.levels if level["measured"] is not None), None)
+    checks = "" if build.quality is None else "passed" if build.quality["passed"] else "failed"
+    return build.recipe, style, words, in_time(build.seconds), checks, "" if speed is None else f"{speed:.1f}"
+
+
+def _rows(build: BuildStory) -> Iterator[tuple[StepStory, tuple[str, ...]]]:
+    for step in build.steps:
+        yield (
+            step,
+            (
+                in_time(step.seconds) if step.seconds else "",
+                "" if step.took is None else in_time(step.took),
+                step.made[:16].replace("T", " "),
+                "" if step.size is None else in_bytes(step.size),
+                "" if step.peak_memory is None else in_bytes(step.peak_memory),
+                step.digest[:_DIGITS],
+            ),
+        )
+
+
+def _charts(build: BuildStory) -> Iterator[Chart]:
+    yield from _time(build)
+    yield from _memory(build)
+
+
+def _time(build: BuildStory) -> Iterator[Chart]:
+    """Draw how long each step took in this build."""
+    ran = [step for step in build.steps if step.seconds]
+    if not ran:
+        return
+    whole = build.seconds
+    size, unit = next((each for each in _UNITS if whole >= each[0]), _UNITS[-1])
+    title = "Time of each step"
+    longest = max(ran, key=lambda step: step.seconds)
+    said = f"{len(ran)} steps took {in_time(whole)}; the longest is {longest.name} with {in_time(longest.seconds)}."
+    bars = [Stack(step.name, (step.seconds / size,), in_time(step.seconds)) for step in ran]
+    svg = stacks(Picture(f"time-{build.recipe}", title, said), bars, whole / size, f"all: {in_time(whole)}", unit)
+    yield Chart(title, svg, (Key("in this build", "series-0"), Key("all steps", "limit", "mark")), "")
+
+
+def _memory(build: BuildStory) -> Iterator[Chart]:
+    """Draw the memory that each step's command reported, against the machine's."""
+    told = [(step.name, step.peak_memory / _GB) for step in build.steps if step.peak_memory]
+    if not told or build.memory is None:
+        return
+    title = "Peak memory of each step"
+    most, size = max(told, key=lambda each: each[1])
+    said = f"The most is {in_bytes(size * _GB)} in {most}; the machine has {in_bytes(build.memory)}."
+    bars = [Stack(name, (size,), in_bytes(size * _GB)) for name, size in told]
+    limit = build.memory / _GB
+    svg = stacks(Picture(f"memory-{build.recipe}", title, said), bars, limit, in_bytes(build.memory), "GB")
+    keys = (Key("measured when the result was made", "series-0"), Key("memory of the target", "limit", "mark"))
+    yield Chart(title, svg, keys, "")

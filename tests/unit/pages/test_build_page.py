@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.pages.build_page import StepStory, build_page
+from tests.support.built import BUILD, DIGEST
+
+
+def test_a_finished_build_has_its_time_memory_quality_speed_deployment_and_digest() -> None:
+    page = build_page([BUILD])
+    assert "Every step is done: 2 min 57 s" in page
+    assert "the longest is quantize with 2 min 55 s" in page
+    assert "The most is 5.6 GB in quantize; the machine has 128.0 GB." in page
+    assert "2 of 2 checks passed." in page
+    assert "<li>divergence: 0.31 nats</li>" in page
+    assert "<li>tensors" not in page
+    assert ">4.7</td>" in page
+    assert ">4.2 to 5.1</td>" in page
+    assert ">812 ms</td>" in page
+    assert "not measured" in page
+    assert f'<code title="{DIGEST}">{DIGEST[:12]}</code>' in page
+    assert "/dist/a-recipe" in page
+    assert 'http-equiv="refresh"' not in page
+
+
+@pytest.mark.parametrize(
+    ("step", "words", "style"),
+    [
+        (StepStory("verify", "running", 0.0), "Now: verify, step 3 of 3", "maybe"),
+        (StepStory("verify", "failed", 1.0, error="0.5 <nats>"), "verify failed: 0.5 &lt;nats&gt;", "no"),
+        (StepStory("verify", "interrupted", 1.0), "Ended in verify, step 3 of 3; the next build continues", "maybe"),
+        (StepStory("verify", "abandoned", 1.0), "Ended in verify, step 3 of 3; the next build continues", "maybe"),
+        (StepStory("verify", "waiting", 0.0), "Between two steps", "maybe"),
+    ],
+)
+def test_a_build_that_is_not_finished_says_where_it_is(step: StepStory, words: str, style: str) -> None:
+    page = build_page([replace(BUILD, steps=(*BUILD.steps, step), is_finished=False)])
+    assert f'<p class="verdict {style}">{words}</p>' in page
+
+
+def test_the_page_of_a_running_build_reloads() -> None:
+    assert '<meta http-equiv="refresh" content="2">' in build_page([replace(BUILD, is_running=True), BUILD])
+
+
+def test_a_build_of_which_nothing_is_known_yet_has_a_page() -> None:
+    page = build_page(
+        [replace(BUILD, steps=(), quality=None, levels=[], bundle="", memory=None, verdict="", description="")]
+    )
+    assert "<svg" not in page
+    assert "Checks" not in page
+    assert "The plan" not in page
+
+
+def test_several_builds_have_one_table_and_a_part_each() -> None:
+    failed = StepStory("quantize", "failed", 3.0, error="the disk is full")
+    page = build_page([BUILD, replace(BUILD, recipe="another", steps=(failed,), quality=None, levels=[])])
+    assert "Builds of 2 recipes" in page
+    for name in ("a-recipe", "another"):
+        assert f'<a href="#{name}">{name}</a>' in page
+        assert f'<h2 id="{name}">' in page
+    assert page.count("quantize failed: the disk is full") == 2
