@@ -1,22 +1,26 @@
-"""Fits the planner's constants to this machine's own benchmarks."""
+"""Fits the planner's constants to measurements: rows, and benchmarks that the store and `dist/` still have."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.app.measurements import rows_in
 from orchestrator.app.model_files import local_files
 from orchestrator.app.settings import Settings
+from orchestrator.app.sizes import sizes_of
 from orchestrator.catalog.target import Target
+from orchestrator.documents.validate import validate
 from orchestrator.errors import (
     MeasurementsMissingError,
     MeasurementUnusableError,
     OrchestratorError,
     machine_faults,
 )
+from orchestrator.models.shape import ModelShape
 from orchestrator.planner.calibration import (
     Observation,
     calibrated,
@@ -24,10 +28,11 @@ from orchestrator.planner.calibration import (
     observations_of,
 )
 from orchestrator.planner.constants import CALIBRATED, COSTS, Runtime, RuntimeConstants, default_constants, to_document
-from orchestrator.planner.scheme import scheme_of, scheme_of_files
+from orchestrator.planner.known import Find, known_model
+from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_files
+from orchestrator.recipe.model import Recipe
 from orchestrator.serving.runtimes import RUNTIMES
 from orchestrator.store.artifact import Artifact
-from orchestrator.store.store import Store
 from orchestrator.store.temporary import replacing
 
 _CALIBRATED: Runtime = "trtllm"
@@ -41,14 +46,17 @@ _LEAST = 3
 class _Benchmark:
     """One benchmark, and the checkpoint that it measured."""
 
-    file: Path
+    file: str
+    """Where it was found."""
     document: Mapping[str, Any]
     checkpoint: Path | None
     """The folder with its config.json."""
+    recipe: Mapping[str, Any] | None = None
+    """The recipe of a row, from which its model's sizes follow."""
 
 
 def calibrate(settings: Settings, target_name: str) -> dict[str, Any]:
-    """Fit the planner's constants to every benchmark in the store and in `dist/`, and write them into the store.
+    """Fit the planner's constants to every row and benchmark, and write them into the store.
 
     Args:
         settings: The environment and the folders.
@@ -61,8 +69,8 @@ def calibrate(settings: Settings, target_name: str) -> dict[str, Any]:
         MeasurementsMissingError: There are too few usable measurements.
     """
     target = settings.catalog.target(target_name)
-    runs = _runs(settings.store, settings.dist)
-    observations, skipped = _observe(runs, target)
+    runs = _runs(settings)
+    observations, skipped = _observe(runs, target, sizes_of(settings))
     if len(observations) < _LEAST:
         raise _too_few(len(runs), len(observations), skipped, settings)
     before = default_constants().runtime(_CALIBRATED)
@@ -77,29 +85,43 @@ def calibrate(settings: Settings, target_name: str) -> dict[str, Any]:
         "file": str(file),
         "runs": used,
         "levels": len(observations),
-        "skipped": {str(run): reason for run, reason in skipped.items()},
+        "skipped": skipped,
         "mean_error": {"before": mean_error(observations, before), "after": mean_error(observations, after)},
         "costs": {cost: {"before": before.costs[cost], "after": after.costs[cost]} for cost in COSTS},
     }
 
 
-def _runs(store: Store, dist: Path) -> list[_Benchmark]:
-    """Find every benchmark, each once."""
-    artifacts = list(store.artifacts())
+def _runs(settings: Settings) -> list[_Benchmark]:
+    """Find every benchmark, each once. Rows go first; the same step may have been measured again."""
+    artifacts = list(settings.store.artifacts())
     by_digest = {artifact.digest: artifact for artifact in artifacts}
+    rows = [
+        _Benchmark(f"row {row.date:%Y-%m-%d} of {row.recipe.name}", document, _checkpoint(document, by_digest), recipe)
+        for row in rows_in(settings)
+        for document in [row.document()]
+        for recipe in [document["recipe"]]
+    ]
+    measured = {str(_provenance(row.document).get("key")) for row in rows}
+    return [*rows, *(run for key, run in _kept(settings, artifacts, by_digest).items() if key not in measured)]
+
+
+def _kept(
+    settings: Settings, artifacts: Sequence[Artifact], by_digest: Mapping[str, Artifact]
+) -> dict[str, _Benchmark]:
+    """Find the benchmarks of the store and of deployments by their key."""
     found: dict[str, _Benchmark] = {}
     for artifact in artifacts:
         if artifact.step == "benchmark":
             file = artifact.folder / _PERFORMANCE
             document = _read(file)
-            found[artifact.key] = _Benchmark(file, document, _checkpoint(document, by_digest))
-    for file in sorted(dist.glob(f"*/{_PERFORMANCE}")):
+            found[artifact.key] = _Benchmark(str(file), document, _checkpoint(document, by_digest))
+    for file in sorted(settings.dist.glob(f"*/{_PERFORMANCE}")):
         document = _read(file)
         key = str(_provenance(document).get("key", file))
         model = file.parent / "model"
         if key not in found or found[key].checkpoint is None:
-            found[key] = _Benchmark(file, document, model if (model / "config.json").is_file() else None)
-    return list(found.values())
+            found[key] = _Benchmark(str(file), document, model if (model / "config.json").is_file() else None)
+    return found
 
 
 def _checkpoint(document: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> Path | None:
@@ -112,19 +134,19 @@ def _checkpoint(document: Mapping[str, Any], artifacts: Mapping[str, Artifact]) 
     return None
 
 
-def _observe(runs: list[_Benchmark], target: Target) -> tuple[list[Observation], dict[Path, str]]:
+def _observe(runs: list[_Benchmark], target: Target, find: Find) -> tuple[list[Observation], dict[str, str]]:
     """Turn the runs into observations, and give the reason for each unusable run."""
     found: list[Observation] = []
-    skipped: dict[Path, str] = {}
+    skipped: dict[str, str] = {}
     for run in runs:
         try:
-            found += _observations(run, target)
+            found += _observations(run, target, find)
         except OrchestratorError as error:
             skipped[run.file] = error.message
     return found, skipped
 
 
-def _observations(run: _Benchmark, target: Target) -> list[Observation]:
+def _observations(run: _Benchmark, target: Target, find: Find) -> list[Observation]:
     facts = run.document.get("facts")
     facts = facts if isinstance(facts, dict) else {}
     others = [RUNTIMES[name].LABEL for name in RUNTIMES if name in facts and RUNTIMES[name].COSTS != _CALIBRATED]
@@ -135,12 +157,24 @@ def _observations(run: _Benchmark, target: Target) -> list[Observation]:
     if target.gpu is None or measured_on != str(target.gpu.sm):
         message = f"measured on compute capability {measured_on}, which is not that of {target.description}"
         raise MeasurementUnusableError(message)
-    if run.checkpoint is None:
+    if (run.recipe or {}).get("serve", {}).get("speculative"):
+        message = "measured with drafts, whose steps are not those of plain decoding"
+        raise MeasurementUnusableError(message)
+    shape, scheme = _model(run, str(facts.get("format", "bf16")), find)
+    return observations_of(run.document, shape, scheme, target, default_constants())
+
+
+def _model(run: _Benchmark, form: str, find: Find) -> tuple[ModelShape, Scheme]:
+    """Describe what was measured: by its checkpoint, else by the recipe of the row."""
+    if run.checkpoint is not None:
+        files = local_files(run.checkpoint)
+        return files.shape, scheme_of_files(files) or scheme_of(form)
+    recipe = validate(Recipe, dict(run.recipe), {}, MeasurementUnusableError) if run.recipe else None
+    known = known_model(recipe, find) if recipe else None
+    if known is None:
         message = "its checkpoint is no longer here, so what it read is not known"
         raise MeasurementUnusableError(message)
-    files = local_files(run.checkpoint)
-    scheme = scheme_of_files(files) or scheme_of(str(facts.get("format", "bf16")))
-    return observations_of(run.document, files.shape, scheme, target, default_constants())
+    return known.shape, known.served
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -157,8 +191,8 @@ def _provenance(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _too_few(runs: int, levels: int, skipped: Mapping[Path, str], settings: Settings) -> MeasurementsMissingError:
-    where = f"{settings.store.root} and {settings.dist}"
+def _too_few(runs: int, levels: int, skipped: Mapping[str, str], settings: Settings) -> MeasurementsMissingError:
+    where = f"{settings.measurements}, {settings.store.root} and {settings.dist}"
     message = f"found {levels} usable levels in {runs} benchmarks in {where}, expected at least {_LEAST}"
     reasons = "".join(f"\n{file}: {reason}" for file, reason in skipped.items())
     return MeasurementsMissingError(message + reasons, hint="measure first: orchestrator bench RECIPE")

@@ -119,6 +119,11 @@ class Settings:
         return _printable(self.dist_folder or (self.project.root if self._is_writable else Path.cwd()) / "dist")
 
     @property
+    def measurements(self) -> Path:
+        """The folder of measured rows: in the project, where they can be committed, else in the store."""
+        return (self.project.root if self._is_writable else self.store.root) / "measurements"
+
+    @property
     def _own_store(self) -> Path | None:
         """The project's own store: an existing one, or that of a checkout."""
         own = self.project.root / ".orchestrator"

@@ -73,10 +73,12 @@ _targets_options = (
     click.option("--ttft", type=Seconds(), metavar="TIME", help="Longest time to the first token, such as 1s."),
     click.option("--tpot", type=Seconds(), metavar="TIME", help="Longest time per further token, such as 50ms."),
 )
-_concurrency_options = (
+_length_options = (
     click.option("--input-tokens", type=click.IntRange(1, 2**24), metavar="N", help="Tokens of each prompt."),
     click.option("--output-tokens", type=click.IntRange(1, 2**24), metavar="N", help="Tokens of each answer."),
-    click.option("--concurrency", type=click.IntRange(1, 4096), metavar="N", help="Users at once. Default: 1."),
+    click.option("--concurrency", type=click.IntRange(1, 4096), metavar="N", help="Users at once."),
+)
+_rate_options = (
     click.option(
         "--rate", type=click.FloatRange(0, 1e6, min_open=True), metavar="N",
         help="Requests per second that arrive, in place of --concurrency.",
@@ -100,12 +102,17 @@ _draft_options = (
 
 def workload_options(command: Command) -> Command:
     """Add the options of a workload; the command gets them as `asked`."""
-    return _gathered(command, (*_concurrency_options, *_targets_options, *_former_options))
+    return _gathered(command, (*_length_options, *_rate_options, *_targets_options, *_former_options))
+
+
+def measured_workload_options(command: Command) -> Command:
+    """Add the options of a workload that is measured: users, who send their next request after each answer."""
+    return _gathered(command, _length_options)
 
 
 def drafted_workload_options(command: Command) -> Command:
     """Add the options of a workload and of drafts; the command gets them as `asked`."""
-    return _gathered(command, (*_concurrency_options, *_targets_options, *_draft_options, *_former_options))
+    return _gathered(command, (*_length_options, *_rate_options, *_targets_options, *_draft_options, *_former_options))
 
 
 def _refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -131,9 +138,9 @@ def _gathered(command: Command, options: Iterable[Callable[[Command], Command]])
         input_tokens: int | None,
         output_tokens: int | None,
         concurrency: int | None,
-        rate: float | None,
-        ttft: float | None,
-        tpot: float | None,
+        rate: float | None = None,
+        ttft: float | None = None,
+        tpot: float | None = None,
         drafts: DraftKind | None = None,
         draft_tokens: int | None = None,
         acceptance: float | None = None,

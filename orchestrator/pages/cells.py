@@ -20,6 +20,7 @@ NOTHING = "-"
 
 FORMAT_HEADS = ("format", "fits", "weights", "max context", "max batch", "decode tok/s", "limit", "first token")
 USER_HEADS = ("users", "tok/s in all", "each", "first token", "95 %", "per token", "95 %")
+MEASURED_HEADS = ("date", "users", "in", "out", "predicted", "measured", "±")
 PHASE_HEADS = ("phase", "memory", "share used", "disk", "time", "memory rests on")
 
 _PHASE_NAMES: Mapping[Phase, str] = {

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from orchestrator import __version__
 from orchestrator.pages.advice import advice
 from orchestrator.pages.cells import (
+    MEASURED_HEADS,
     NOTHING,
     PHASE_HEADS,
     USER_HEADS,
@@ -95,6 +96,8 @@ class PlanContents:
     """The recipe's own, by the name that it has in the comparison."""
     users: Users | None = None
     """What users of the workload see."""
+    measured: tuple[tuple[str, ...], ...] = ()
+    """Rows of `MEASURED_HEADS`, the oldest first."""
 
 
 def comparison_page(comparison: Comparison, drafts: Drafts | None) -> str:
@@ -128,6 +131,7 @@ def plan_page(contents: PlanContents, comparison: Comparison | None) -> str:
         contents=contents,
         charts=charts,
         phase_heads=PHASE_HEADS,
+        measured_heads=MEASURED_HEADS,
         phases=[phase_cells(stage) for stage in contents.stages],
         reasons=[(phase_name(stage), reason) for stage in contents.stages for reason in _reasons(stage)],
         speed_heads=speed_heads(contents.speeds) if contents.speeds else (),

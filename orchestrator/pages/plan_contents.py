@@ -15,9 +15,13 @@ from orchestrator.planner.verdict import verdict_of
 
 
 def plan_contents(
-    model: ModelOnTarget, estimate: Estimate, refusals: Sequence[Refusal], warnings: Sequence[Refusal]
+    model: ModelOnTarget,
+    estimate: Estimate,
+    refusals: Sequence[Refusal],
+    warnings: Sequence[Refusal],
+    measured: tuple[tuple[str, ...], ...] = (),
 ) -> PlanContents:
-    """Gather what the page of a plan says."""
+    """Gather what the page of a plan says; `measured` are rows of `MEASURED_HEADS`."""
     recipe, target = model.recipe, model.target
     verdict = verdict_of(refusals, warnings)
     return PlanContents(
@@ -39,6 +43,7 @@ def plan_contents(
         gpus=gpus_of(target),
         format=recipe.quantization.format,
         users=estimate.users,
+        measured=measured,
     )
 
 

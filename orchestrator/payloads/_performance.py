@@ -30,6 +30,8 @@ class Level:
     """Tokens and requests per second; latencies in milliseconds."""
     tool_version: str | None
     """The version of TensorRT-LLM that the report names."""
+    interval: Mapping[str, Any] | None = None
+    """Tokens per second of each run, and how well their mean is known; None: it was measured once."""
 
 
 def read_report(file: Path, concurrency: int, command: Sequence[str]) -> Level:

@@ -1,7 +1,8 @@
 """Measures throughput and latency: writes the requests, runs trtllm-bench for each level, merges its reports.
 
 `python3 -m orchestrator.payloads.benchmark --checkpoint DIR --output DIR … -- trtllm-bench … [-- trtllm-bench …]`
-writes `dataset.jsonl` and `performance.json`; each command names the dataset, its concurrency and its report.
+writes `dataset.jsonl` and `performance.json`; each command names the dataset, its concurrency and its report. With
+`--precision` each command is repeated, with a report for each run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from orchestrator.events import Progress
 from orchestrator.payloads import _main
 from orchestrator.payloads._performance import Level, read_report
 from orchestrator.payloads._process import running, split
+from orchestrator.payloads._repeats import LEAST_RUNS, repeated
 from orchestrator.payloads._report import Reporter
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     levels, report = [], Reporter()
     for number, command in enumerate(commands):
         report(Progress(number, len(commands), "runs", f"concurrency {_value(command, '--concurrency')}"))
-        levels.append(_measure(command))
+        levels.append(repeated(partial(_measure, command), options.precision, options.max_runs))
     report(Progress(len(commands), len(commands), "runs"))
     reported = next((level.tool_version for level in levels if level.tool_version), None)
     tool = {"name": "trtllm-bench", "version": os.environ.get("TRT_LLM_VERSION", reported)}
@@ -77,7 +80,8 @@ def _vocabulary(config: Path) -> int:
     return size
 
 
-def _measure(command: Sequence[str]) -> Level:
+def _measure(command: Sequence[str], run: int) -> Level:
+    command = _with_own_report(command, run)
     try:
         with running(command) as process:
             status = process.wait()
@@ -116,10 +120,25 @@ def performance_document(
             "sha256": hashlib.sha256(dataset.read_bytes()).hexdigest(),
         },
         "levels": [
-            {"concurrency": level.concurrency, **level.measured, "report": level.report, "command": list(level.command)}
+            {
+                "concurrency": level.concurrency,
+                **level.measured,
+                **({"interval": dict(level.interval)} if level.interval else {}),
+                "report": level.report,
+                "command": list(level.command),
+            }
             for level in levels
         ],
     }
+
+
+def _with_own_report(command: Sequence[str], run: int) -> Sequence[str]:
+    """Name another report for each further run."""
+    if run == 0:
+        return command
+    report = Path(_value(command, "--report_json"))
+    other = str(report.with_name(f"{report.stem}-{run + 1}{report.suffix}"))
+    return [other if word == str(report) else word for word in command]
 
 
 def _value(command: Sequence[str], option: str) -> str:
@@ -156,6 +175,12 @@ def parser_of(payload: str, commands: str, description: str) -> argparse.Argumen
     parser.add_argument("--input-tokens", type=int, default=128, metavar="N", help="of each request (%(default)s)")
     parser.add_argument("--output-tokens", type=int, default=128, metavar="N", help="of each answer (%(default)s)")
     parser.add_argument("--seed", type=int, default=420, metavar="N", help="of the requests (%(default)s)")
+    parser.add_argument(
+        "--precision", type=float, metavar="SHARE", help="repeat until the mean's 95 %% interval is ± so much"
+    )
+    parser.add_argument(
+        "--max-runs", type=int, default=10, metavar="N", help=f"with --precision, at least {LEAST_RUNS} (%(default)s)"
+    )
     parser.add_argument(
         "--fact", type=_fact, action="append", default=[], metavar="NAME=VALUE", help="to be written with the figures"
     )

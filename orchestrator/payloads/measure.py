@@ -2,13 +2,16 @@
 
 `python3 -m orchestrator.payloads.measure --checkpoint DIR --output DIR --concurrency 1 … -- vllm serve DIR …`
 writes `dataset.jsonl`, `report-N.json` for each level, `server.log` and `performance.json`. Requests are streamed, with
-token numbers as prompts, and answers have exactly the given length, as those of trtllm-bench. With `--conversations`
+token numbers as prompts, and answers have exactly the given length, as those of trtllm-bench. No prompt is sent twice,
+because a server keeps the cache of those that it knows. Each level begins with a warm-up. With `--conversations`
 they are conversations of so many words, for a server without a route for bare text; the server counts their tokens.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
+import itertools
 import json
 import queue
 import random
@@ -25,15 +28,18 @@ from orchestrator.payloads import _main
 from orchestrator.payloads._engine_cache import add_engine_option, engine_cache
 from orchestrator.payloads._performance import Level
 from orchestrator.payloads._process import split
+from orchestrator.payloads._repeats import repeated
 from orchestrator.payloads._report import Reporter
 from orchestrator.payloads._server import Server
 from orchestrator.payloads.benchmark import DATASET, PERFORMANCE, parser_of, performance_document, request_lines
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 SERVER_LOG = "server.log"
+_WARM_UP = 2**32
+"""Added to the seed for requests that are not measured."""
 _OK = 200
 _EVENT = b"data: "
 _DONE = b"[DONE]"
@@ -60,16 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours, (command,) = split(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(ours)
     options.output.mkdir(parents=True, exist_ok=True)
-    requests = list(conversation_lines(options) if options.conversations else request_lines(options))
     dataset = options.output / DATASET
-    dataset.write_text("".join(requests), encoding="utf-8")
+    dataset.unlink(missing_ok=True)
     levels, report, count = [], Reporter(), len(options.concurrency)
     with _started(options, command) as model:
-        bodies = [request_body(json.loads(line), model) for line in requests]
-        _send(options, bodies[0])  # the first request compiles kernels
+        prompts = Prompts(options, dataset, model)
         for number, concurrency in enumerate(options.concurrency):
             report(Progress(number, count, "runs", f"concurrency {concurrency}"))
-            levels.append(_measure(options, bodies, concurrency, command))
+            _answer_all(options, prompts.warm_up(concurrency), concurrency)
+            levels.append(_measure(options, prompts, concurrency, command))
         version = _version(options)
     report(Progress(count, count, "runs"))
     document = performance_document(options, dataset, levels, {"name": options.tool, "version": version})
@@ -105,8 +110,48 @@ def request_body(request: dict[str, Any], model: str) -> bytes:
     return json.dumps({**sent, "temperature": 0, "stream": True}).encode()
 
 
-def _measure(options: argparse.Namespace, bodies: Sequence[bytes], concurrency: int, command: Sequence[str]) -> Level:
-    """Send all requests, so many at once, and summarize their times."""
+@dataclass
+class Prompts:
+    """Makes the requests of each run; those of the first run follow from the seed, as those of trtllm-bench do."""
+
+    options: argparse.Namespace
+    dataset: Path
+    """Gets all requests that are measured, in the order of the runs."""
+    model: str
+    _runs: int = 0
+
+    def warm_up(self, concurrency: int) -> list[bytes]:
+        """Make a request for each user."""
+        lines = self._lines(_WARM_UP + self._runs)
+        return [request_body(json.loads(line), self.model) for line in itertools.islice(lines, concurrency)]
+
+    def next_run(self) -> list[bytes]:
+        """Make requests that were not sent before, and note them."""
+        lines = list(self._lines(self._runs))
+        self._runs += 1
+        with self.dataset.open("a", encoding="utf-8") as stream:
+            stream.writelines(lines)
+        return [request_body(json.loads(line), self.model) for line in lines]
+
+    def _lines(self, number: int) -> Iterator[str]:
+        own = argparse.Namespace(**{**vars(self.options), "seed": self.options.seed + number})
+        return conversation_lines(own) if own.conversations else request_lines(own)
+
+
+def _measure(options: argparse.Namespace, prompts: Prompts, concurrency: int, command: Sequence[str]) -> Level:
+    """Measure a level, more than once if its interval has to be narrow."""
+
+    def measure(run: int) -> Level:
+        timings, seconds = _answer_all(options, prompts.next_run(), concurrency)
+        name = f"report-{concurrency}-{run + 1}.json" if run else f"report-{concurrency}.json"
+        _write_report(options, name, timings, seconds)
+        return Level(concurrency, command, name, summarize(timings, seconds, options), None)
+
+    return repeated(measure, options.precision, options.max_runs)
+
+
+def _answer_all(options: argparse.Namespace, bodies: Sequence[bytes], concurrency: int) -> tuple[list[Timing], float]:
+    """Send all requests, so many at once. Return their times, and the seconds of the whole run."""
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     for body in bodies:
         waiting.put(body)
@@ -134,15 +179,16 @@ def _measure(options: argparse.Namespace, bodies: Sequence[bytes], concurrency: 
     if failed:
         message = f"a request failed at concurrency {concurrency}: {failed[0]}"
         raise StepFailedError(message, hint=f"see {SERVER_LOG} among the step's results")
-    measured = summarize(timings, seconds, options)
-    name = f"report-{concurrency}.json"
+    return timings, seconds
+
+
+def _write_report(options: argparse.Namespace, name: str, timings: Sequence[Timing], seconds: float) -> None:
     counts = [{"read": each.read, "written": each.written} if options.conversations else {} for each in timings]
     times = [
         {"began": each.began, "tokens": each.tokens, "ended": each.ended, **count}
         for each, count in zip(timings, counts, strict=True)
     ]
     (options.output / name).write_text(json.dumps({"seconds": seconds, "requests": times}) + "\n", encoding="utf-8")
-    return Level(concurrency, command, name, measured, None)
 
 
 def _send(options: argparse.Namespace, body: bytes) -> Timing:

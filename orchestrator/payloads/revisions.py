@@ -21,7 +21,7 @@ REVISIONS: Mapping[str, int] = {
     "evaluate": 2,
     "generate": 1,
     "import_folder": 2,
-    "measure": 1,
+    "measure": 2,
     "quantize": 4,
     "verify": 4,
 }

@@ -339,6 +339,18 @@ class Benchmark(_Part):
     concurrency: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (1,)
     """Levels of concurrency, one run each."""
     seed: int = Field(default=420, ge=0)
+    precision: float | None = Field(default=None, gt=0, le=0.5)
+    """Repeat each level until the 95 % interval of its tokens per second is this narrow: its half width relative to the
+    mean, such as 0.03. By default each level runs once."""
+    max_runs: int | None = Field(default=None, ge=3, le=30)
+    """With `precision`: most runs of a level; by default 10."""
+
+    @model_validator(mode="after")
+    def _runs_need_a_precision(self) -> Benchmark:
+        if self.max_runs is not None and self.precision is None:
+            msg = "max_runs bounds the runs until `precision` is reached, which is missing"
+            raise ValueError(msg)
+        return self
 
 
 class DraftTarget(_Part):

@@ -38,6 +38,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
 
 
 def _options(benchmark: Benchmark) -> dict[str, Argument]:
+    repeats = {"precision": benchmark.precision, "max-runs": benchmark.max_runs}
     return {
         "checkpoint": Inside(CHECKPOINT),
         "output": OUT,
@@ -45,6 +46,7 @@ def _options(benchmark: Benchmark) -> dict[str, Argument]:
         "input-tokens": str(benchmark.input_tokens),
         "output-tokens": str(benchmark.output_tokens),
         "seed": str(benchmark.seed),
+        **{name: str(value) for name, value in repeats.items() if value is not None},
     }
 
 

@@ -1,4 +1,4 @@
-"""Fits the planner's constants to this machine's own benchmarks."""
+"""Fits the planner's constants to measurements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from orchestrator.cli.text import print_json
 def command(settings: Settings, target_name: str, as_json: bool) -> None:
     """Fit the planner's constants to the benchmarks of this machine. Later plans use the result.
 
-    Reads every performance.json in the store and in dist/, and writes constants.json into the store.
+    Reads the rows of `measurements` and every performance.json in the store and in dist/, and writes constants.json
+    into the store.
     """
     report = calibrate(settings, target_name)
     if as_json:

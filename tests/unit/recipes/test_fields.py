@@ -67,6 +67,8 @@ COMMANDS: Mapping[str, str] = {
     "benchmark.requests": "77",
     "benchmark.concurrency": "[3]",
     "benchmark.seed": "7",
+    "benchmark.precision": "0.05",
+    "benchmark.max_runs": "4",
     "serve.port": "8123",
     "serve.max_batch_size": "3",
     "serve.max_num_tokens": "777",
