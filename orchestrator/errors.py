@@ -233,6 +233,18 @@ class MeasurementsMissingError(BadInputError):
     code = "MEASUREMENTS_MISSING"
 
 
+class LedgerInvalidError(BadInputError):
+    """The ledger of a tuning that cannot be read."""
+
+    code = "LEDGER_INVALID"
+
+
+class RecipeChangedError(BadInputError):
+    """A recipe whose text cannot be patched, or was changed since it was."""
+
+    code = "RECIPE_CHANGED"
+
+
 class PlanRefusedError(OrchestratorError):
     """The plan cannot work. Every reason is listed."""
 
@@ -453,6 +465,12 @@ class LocksMissingError(MachineError):
     """The file system of the store has no locks, which keep two builds from the same work."""
 
     code = "LOCKS_MISSING"
+
+
+class ServerRunsError(MachineError):
+    """A deployed server uses the GPU that a command needs alone."""
+
+    code = "SERVER_RUNS"
 
 
 class NoPermissionError(MachineError):

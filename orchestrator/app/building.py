@@ -53,6 +53,7 @@ def build(
     last: str | None = None,
     locked: bool = False,
     offline: bool = False,
+    limit: float | None = None,
     executors: Executors | None = None,
     observer: Observer = silence,
 ) -> Build:
@@ -67,6 +68,7 @@ def build(
         last: Stop after this step, and write no deployment.
         locked: Use only what the lock lists.
         offline: Use no network for models and data. Refuse if a file is missing locally.
+        limit: Seconds of one step; None: as long as it takes.
         executors: How to create each executor; None: processes and Docker of this machine.
         observer: Gets the events of the build, in the thread of the caller.
 
@@ -83,7 +85,7 @@ def build(
     executors = executors or executors_of(settings, offline=offline)
     settings.store.make()
     with recorded(settings.store.root, resolved.recipe.name, observer) as recorder:
-        runner = Runner(settings.store, executors, recorder, dist=settings.dist)
+        runner = Runner(settings.store, executors, recorder, dist=settings.dist, limit=limit)
         results = runner.run(resolved, first=first, last=last)
         artifacts = {result.name: result.artifact for result in results}
         return Build(resolved, results, None if last else render_bundle(settings, resolved, artifacts, recorder))

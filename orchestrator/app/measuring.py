@@ -22,17 +22,19 @@ from orchestrator.store.cost import read_cost
 
 PERFORMANCE = "performance.json"
 _STEP = "benchmark"
-_REQUESTS_OF_EACH = 4
+REQUESTS_OF_EACH = 4
 """Requests of each user. With one, all users begin and end together, and prompts are never read between answers."""
 
 
-def benchmark_of(recipe: Recipe, workload: Workload, precision: float, max_runs: int | None) -> tuple[str, ...]:
+def benchmark_of(
+    recipe: Recipe, workload: Workload, precision: float | None = None, max_runs: int | None = None
+) -> tuple[str, ...]:
     """Return the benchmark of a workload as values of a recipe. Lengths that are not given are the recipe's own.
 
     Args:
         recipe: The recipe.
         workload: What users send; fields that are not set are not changed.
-        precision: The relative half width of the 95 % interval.
+        precision: The relative half width of the 95 % interval; None: one run.
         max_runs: Most runs.
     """
     given = workload.model_fields_set
@@ -43,10 +45,10 @@ def benchmark_of(recipe: Recipe, workload: Workload, precision: float, max_runs:
         own = recipe.benchmark.requests if recipe.benchmark else 0
         values |= {
             "concurrency": [workload.concurrency],
-            "requests": max(own, _REQUESTS_OF_EACH * workload.concurrency),
+            "requests": max(own, REQUESTS_OF_EACH * workload.concurrency),
         }
-    values |= {"precision": precision, **({"max_runs": max_runs} if max_runs is not None else {})}
-    return tuple(f"benchmark.{name}={value}" for name, value in values.items())
+    values |= {"max_runs": max_runs, "precision": precision}
+    return tuple(f"benchmark.{name}={json.dumps(value)}" for name, value in values.items())
 
 
 def measure(
@@ -56,6 +58,8 @@ def measure(
     *,
     executor: ExecutorName | None = None,
     again: bool = False,
+    keep: bool = True,
+    limit: float | None = None,
     executors: Executors | None = None,
     observer: Observer = silence,
 ) -> Row:
@@ -67,6 +71,8 @@ def measure(
         overrides: `KEY=VALUE` each.
         executor: Where to run the steps that can run in more than one place.
         again: Measure even if the store has the result.
+        keep: Add the row to the measurements.
+        limit: Seconds of one step.
         executors: How to create each executor; None: processes and Docker of this machine.
         observer: Gets the events of the build.
 
@@ -82,6 +88,7 @@ def measure(
             executor=executor,
             first=_STEP if again else None,
             last=_STEP,
+            limit=limit,
             executors=executors,
             observer=observer,
         )
@@ -89,7 +96,8 @@ def measure(
         message = f"{recipe} has no benchmark, or its target has no GPU"
         raise StepUnknownError(message, hint=error.hint) from error
     row = _row(built)
-    add_rows(settings, [row])
+    if keep:
+        add_rows(settings, [row])
     return row
 
 

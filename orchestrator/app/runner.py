@@ -16,7 +16,13 @@ from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
 from orchestrator.app.memory_guard import Kernel, guard_for
 from orchestrator.app.needs import HINT, needs_of
 from orchestrator.app.outcome import check_exit, check_outputs
-from orchestrator.errors import ArtifactCorruptError, MachineError, OrchestratorError, machine_faults
+from orchestrator.errors import (
+    ArtifactCorruptError,
+    MachineError,
+    OrchestratorError,
+    StepTimeLimitError,
+    machine_faults,
+)
 from orchestrator.events import (
     Checked,
     Event,
@@ -89,6 +95,8 @@ class Runner:
     """The source of this machine's memory figures while a step runs."""
     dist: Path | None = None
     """The folder of the deployment after all steps; None if none is written."""
+    limit: float | None = None
+    """Seconds of one step; None: as long as it takes."""
     _created: dict[ExecutorName, Executor] = field(default_factory=dict)
 
     def run(self, plan: Plan, *, first: str | None = None, last: str | None = None) -> tuple[StepResult, ...]:
@@ -198,7 +206,14 @@ class Runner:
 
     def _execute(self, task: _Task, job: Job, attempt: Attempt, listener: _Listener) -> Outcome:
         started = time.monotonic()
-        abort_check = guard_for(task.plan.target, task.step.name, self.kernel) or never_abort
+        guard = guard_for(task.plan.target, task.step.name, self.kernel) or never_abort
+
+        def abort_check() -> None:
+            guard()
+            if self.limit is not None and time.monotonic() - started > self.limit:
+                message = f"{task.step.name} was stopped after {self.limit:.0f} s"
+                raise StepTimeLimitError(message, hint="see the step's log for its last lines")
+
         try:
             outcome = self._executor(task.placed.executor).run(job, listener, abort_check)
         except MachineError:  # Docker stopped answering: its container may still run, and the next build adopts it

@@ -35,6 +35,7 @@ _COMMANDS = {
     "build": "Build a recipe: download, quantize, check, measure, bundle.",
     "verify": "Build a recipe up to its checks and show the results.",
     "bench": "Measure a recipe's speed and keep the result.",
+    "tune": "Find faster options for a recipe on this machine.",
     "measurements": "Show, export and import what was measured.",
     "bundle": "Write dist/ again from finished steps.",
     "verify-bundle": "Check a bundle's files and its signature.",

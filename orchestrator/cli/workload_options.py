@@ -110,6 +110,11 @@ def measured_workload_options(command: Command) -> Command:
     return _gathered(command, _length_options)
 
 
+def tuned_workload_options(command: Command) -> Command:
+    """Add the same, with the times that users accept."""
+    return _gathered(command, (*_length_options, *_targets_options))
+
+
 def drafted_workload_options(command: Command) -> Command:
     """Add the options of a workload and of drafts; the command gets them as `asked`."""
     return _gathered(command, (*_length_options, *_rate_options, *_targets_options, *_draft_options, *_former_options))

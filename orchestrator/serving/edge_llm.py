@@ -180,6 +180,11 @@ def measurement(server: Server, places: Places, run: Run) -> Measurement | None:
     return Measurement("measure", (command(server, places),), options=tuple(options))
 
 
+def kernels(server: Server) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG001 - as every runtime
+    """Return nothing: its engine has its kernels."""
+    return {}
+
+
 def refusals(server: Server, able: Able) -> Iterator[Refusal]:
     """Refuse what this runtime or this version of it does not have."""
     recipe, image = server.recipe, server.recipe.image

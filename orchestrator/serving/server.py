@@ -202,5 +202,8 @@ class Runtime(Protocol):
     def measurement(self, server: Server, places: Places, run: Run) -> Measurement | None:
         """Say how it is measured; None if the image has no tool for it."""
 
+    def kernels(self, server: Server) -> Mapping[str, tuple[str, ...]]:
+        """Name the kernels to try: values by key path, as far as the image has them and the model uses them."""
+
     def refusals(self, server: Server, able: Able) -> Iterator[Refusal]:
         """List what the recipe asks for and this runtime or image does not have."""

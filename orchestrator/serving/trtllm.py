@@ -151,6 +151,15 @@ def measurement(server: Server, places: Places, run: Run) -> Measurement | None:
     )
 
 
+def kernels(server: Server) -> Mapping[str, tuple[str, ...]]:
+    """Name the kernels of experts and of attention that the image's LLM API can choose."""
+    keys, experts = server.image.llm_api, server.recipe.model.active_parameters is not None
+    if server.recipe.backend == "tensorrt":
+        return {}
+    found = {"serve.options.moe_config.backend": ("CUTLASS", "TRTLLM")} if experts and "moe_config" in keys else {}
+    return found | ({"serve.options.attn_backend": ("FLASHINFER",)} if "attn_backend" in keys else {})
+
+
 def refusals(server: Server, able: Able) -> Iterator[Refusal]:
     """Refuse options of trtllm-serve that only some images have, and keys of its configuration file."""
     serve = server.recipe.serve

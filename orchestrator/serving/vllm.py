@@ -140,6 +140,8 @@ _OF_TENSORRT_LLM = ("TLLM_", "TRTLLM_", "TRT_LLM_")
 _MARLIN_ONLY = ("w4a16_nvfp4",)
 _ANY_LINEAR = ("auto", "marlin", "humming")
 """The kernels for weight-only NVFP4 that SM 120 and 121 have, in 0.27.1 (V:kernels/linear/__init__.py)."""
+_TRIED = ("flashinfer_cutlass", "cutlass", "marlin")
+"""Kernels of NVIDIA's GPUs that quantized formats have."""
 _SM12X = (120, 121)
 _MIB = 2**20
 _SHUTDOWN_SECONDS = 5
@@ -210,6 +212,17 @@ def measurement(server: Server, places: Places, run: Run) -> Measurement | None:
     serve, checks = server.recipe.serve, server.recipe.checks
     more = ("--gpus", str(serve.tensor_parallel_size), "--startup-timeout", str(checks.startup_timeout))
     return Measurement("measure", (command(server, places),), options=(*options, *more))
+
+
+def kernels(server: Server) -> Mapping[str, tuple[str, ...]]:
+    """Name the kernels for products of experts, else of linear layers, that the image's table has."""
+    experts = server.recipe.model.active_parameters is not None
+    name = "moe-backend" if experts else "linear-backend"
+    option = server.options.get(f"--{name}")
+    quantized = server.recipe.quantization.format != "bf16"
+    return (
+        {f"serve.options.{name}": tuple(one for one in _TRIED if one in option.choices)} if option and quantized else {}
+    )
 
 
 def refusals(server: Server, able: Able) -> Iterator[Refusal]:
