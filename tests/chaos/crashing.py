@@ -6,11 +6,14 @@ program from outside; the program knows nothing of them.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import constants
 
 from orchestrator.app import runner
 from orchestrator.app.journal import Journal
@@ -109,6 +112,7 @@ def build(point: str, count: int, arguments: list[str], said: Path, environment:
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    importlib.reload(constants)  # which read the environment of the process that this one was forked from
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in (1, 2):
         os.dup2(descriptor, number)
