@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.docker_daemon import do_without
-from tests.support.sparks import LINK, Host, Sparks, why_not
+from tests.support.sparks import LINK, Host, Sparks, kill_all, why_not
 from tests.support.two_folders import RECIPE, write_bundle
 
 
@@ -121,7 +119,7 @@ def test_a_worker_that_is_lost_ends_the_server_with_its_code(sparks: Sparks) -> 
 
 def test_a_head_that_is_lost_ends_the_worker(sparks: Sparks) -> None:
     assert sparks.start("--no-sums").returncode == 0
-    os.killpg(int((sparks.head.folder / "container.pid").read_text()), signal.SIGKILL)
+    kill_all(sparks.head)
     wait_until_ended(sparks.worker)
     assert f"the head on {sparks.head.address} is gone" in (sparks.worker.folder / "container.log").read_text()
 

@@ -191,7 +191,7 @@ class Sparks:
 
     def reboot(self, host: Host) -> None:
         """End everything that runs on a host at once, as a loss of power does, and start what starts by itself."""
-        _kill_all(host)
+        kill_all(host)
         if host is self.worker and self._sshd is not None:
             self._sshd.wait(10)
             self._start_sshd()
@@ -207,12 +207,12 @@ class Sparks:
             self._sshd.terminate()
             self._sshd.wait(10)
         for host in (self.head, self.worker):
-            _kill_all(host)
+            kill_all(host)
             subprocess.run(("ip", "netns", "delete", host.namespace), check=False, capture_output=True)
 
 
-def _kill_all(host: Host) -> None:
-    """Kill what runs on a host, and what was started while the first of it died."""
+def kill_all(host: Host) -> None:
+    """Kill what runs on a host, as the death of its container does, and what was started while the first of it died."""
     while pids := _pids(host):
         for pid in pids:
             with suppress(ProcessLookupError):
