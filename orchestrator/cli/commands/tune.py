@@ -20,7 +20,7 @@ from orchestrator.cli.workload_options import AskedWorkload, tuned_workload_opti
 from orchestrator.planner.figures import workload_words
 from orchestrator.units import in_time
 
-_HEADS = ("run", "options", "predicted", "tokens/s", "time")
+_HEADS = ("run", "options", "tokens/s predicted", "measured", "time")
 
 
 @click.command("tune")
