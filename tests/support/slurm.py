@@ -213,14 +213,15 @@ class Slurm:
         ).stdout
 
     def queue(self) -> list[str]:
-        """List the jobs that wait or run: number, name, state."""
-        return self.say("squeue", "-h", "-o", "%i %j %T").splitlines()
+        """List the jobs that wait or run: number, name, state. A job whose script has ended is left out (COMPLETING)."""
+        jobs = self.say("squeue", "-h", "-o", "%i %j %T").splitlines()
+        return [job for job in jobs if not job.endswith("COMPLETING")]
 
     def empty(self) -> None:
         """Remove every job and wait until the nodes are idle."""
         for job in self.queue():
             self.say("scancel", job.split()[0])
-        wait_for(lambda: not self.queue())
+        wait_for(lambda: not self.say("squeue", "-h"))
 
     def close(self) -> None:
         """End all daemons and what they left."""
