@@ -20,9 +20,13 @@ NAMED = $(if $(RECIPE),$(RECIPE),$(error name a recipe: make $@ RECIPE=tiny-llam
 
 # $(call install,FOLDER,FILE[,LOCK]): exactly what a file of the lock says; a wheel with another hash is refused. A file is whole,
 # so nothing needs to be resolved, and no constraint of the machine applies; Python compiles a module when it is first imported.
-PIP := -m pip --disable-pip-version-check --quiet
-install = PIP_CONSTRAINT=/dev/null $(1)/bin/python $(PIP) install --no-deps --no-compile --no-build-isolation --require-hashes --requirement $(or $(3),$(LOCK))/$(2).txt
-fresh = $(PYTHON) -m venv --clear
+# The pip of the lock, in $(VENV), serves the other environments too.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+install = PIP_CONSTRAINT=/dev/null $(PIP) --python $(1)/bin/python install --no-deps --no-compile --no-build-isolation --require-hashes --requirement $(or $(3),$(LOCK))/$(2).txt
+fresh = $(PYTHON) -m venv --clear --without-pip
+
+# Installing compiles no module, so each has to be kept once it was imported: without, every command takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Tests find by these names what set-up made for them: the lock, its wheels (they install the tool without a network), interpreters.
 export ORCHESTRATOR_LOCK = $(abspath $(LOCK))
@@ -32,7 +36,7 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
+.PHONY: help setup setup-torch environments build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -44,20 +48,20 @@ $(VENV)/.locked: $(LOCK)/runtime.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12" >&2; exit 6; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: sudo apt-get install -y python3-venv" >&2; exit 6; }
 	@echo "setting up $(VENV) …" >&2
-	@$(fresh) $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@$(call install,$(VENV),build)
 	@$(call install,$(VENV),runtime)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	@$(BIN)/python $(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.locked $(LOCK)/test.txt | $(VENV)/.installed
 	@echo "installing what the tests need …" >&2
 	@$(call install,$(VENV),test)
 	@rm -rf $(VENV)/wheels
-	@$(BIN)/python $(PIP) download --no-deps --no-build-isolation --require-hashes --requirement $(LOCK)/runtime.txt --dest $(VENV)/wheels
+	@$(PIP) download --no-deps --no-build-isolation --require-hashes --requirement $(LOCK)/runtime.txt --dest $(VENV)/wheels
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.locked $(LOCK)/torch.txt | $(VENV)/.installed
@@ -70,25 +74,25 @@ $(VENV)/.mutants: $(VENV)/.locked $(LOCK)/mutants.txt | $(VENV)/.tested
 	@$(call install,$(VENV),mutants)
 	@touch $@
 
-$(CHECKOV)/.installed: $(LOCK)/checkov.txt
+$(CHECKOV)/.installed: $(LOCK)/checkov.txt | $(VENV)/.locked
 	@echo "installing checkov for the tests of bundles; this takes a minute …" >&2
 	@$(fresh) $(CHECKOV)
 	@$(call install,$(CHECKOV),checkov)
 	@touch $@
 
-$(ORACLE)/.installed: $(LOCK)/oracle.txt
+$(ORACLE)/.installed: $(LOCK)/oracle.txt | $(VENV)/.locked
 	@echo "installing ModelOpt and torch for the oracle test; this takes minutes …" >&2
 	@$(fresh) $(ORACLE)
 	@$(call install,$(ORACLE),oracle)
 	@touch $@
 
-$(IMAGE)/.installed: $(LOCK)/image.txt
+$(IMAGE)/.installed: $(LOCK)/image.txt | $(VENV)/.locked
 	@echo "installing the libraries of an image for the tests of what runs in it …" >&2
 	@$(fresh) $(IMAGE)
 	@$(call install,$(IMAGE),image)
 	@touch $@
 
-$(DOCS)/.installed: $(LOCK)/docs.txt
+$(DOCS)/.installed: $(LOCK)/docs.txt | $(VENV)/.locked
 	@echo "installing what builds the documentation …" >&2
 	@$(fresh) $(DOCS)
 	@$(call install,$(DOCS),docs)
@@ -133,12 +137,16 @@ recipes: setup ## List the recipes
 doctor: setup ## Look at this machine, for a recipe if one is named
 	@$(RUN) doctor $(RECIPE) $(ARGS)
 
-test: lint test-fast test-slow ## Run every test
+test: $(VENV)/.tested ## Run every test; what the slow ones need is set up while lint and unit tests run
+	@$(MAKE) environments & trap "kill $$! 2>/dev/null || :" EXIT; $(MAKE) lint test-fast; wait $$!
+	@$(MAKE) test-slow
 
 test-fast: $(VENV)/.tested ## Run the unit tests: under two minutes
 	@$(BIN)/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
 
-test-slow: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed $(DOCS)/.installed ## Run the tests that need containers, ModelOpt or real tools
+environments: $(VENV)/.tested $(ORACLE)/.installed $(IMAGE)/.installed $(CHECKOV)/.installed $(DOCS)/.installed
+
+test-slow: environments ## Run the tests that need containers, ModelOpt or real tools
 	@$(BIN)/python -m pytest --quiet --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder tests/contract tests/integration tests/chaos $(ARGS)
 
 test-every-case: ## As test-slow, with every case of the tables of which it tries a sample: 40 minutes
@@ -146,7 +154,7 @@ test-every-case: ## As test-slow, with every case of the tables of which it trie
 
 test-newest: $(VENV)/.tested ## Run every test with the newest of every dependency, and say what changed and what breaks
 	@$(BIN)/python requirements/lock.py --newest build/newest
-	@$(MAKE) --keep-going test LOCK=build/newest VENV=.venv-newest ORACLE=.venv-newest-oracle IMAGE=.venv-newest-image CHECKOV=.venv-newest-checkov DOCS=.venv-newest-docs
+	@$(MAKE) --keep-going lint test-fast test-slow LOCK=build/newest VENV=.venv-newest ORACLE=.venv-newest-oracle IMAGE=.venv-newest-image CHECKOV=.venv-newest-checkov DOCS=.venv-newest-docs
 
 test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that pyproject.toml allows
 	@$(BIN)/python requirements/lock.py --lowest build/lowest
