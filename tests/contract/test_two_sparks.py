@@ -323,30 +323,57 @@ def test_a_disk_that_becomes_full_here_is_our_error(pair: TwoFolders) -> None:
     assert "docker image prune" in full.stderr
 
 
-@pytest.mark.parametrize(("line", "code"), [("timeout 8 bash -s", "PEER_UNREACHABLE"), ("bash -s", "ARTIFACT_CORRUPT")])
-def test_a_second_spark_that_hangs_ends_the_check(copied: TwoFolders, line: str, code: str) -> None:
-    """A cable that is pulled in the middle leaves ssh waiting. The limit is shortened here, and read below."""
+@pytest.mark.parametrize("hangs", ["ssh", "find"])
+@pytest.mark.parametrize("action", ["check", "copy", "start"])
+def test_a_second_spark_that_hangs_ends_the_check(copied: TwoFolders, action: str, hangs: str) -> None:
+    """A cable that is pulled, or a disk that hangs, leaves ssh waiting. The limits are shortened here."""
     script = copied.head.bundle / "two-sparks" / "start.sh"
-    script.write_text(script.read_text().replace("seconds=9", "seconds=1"))
-    copied.head.set("ssh-hangs", line)
-    failed = copied.start("check", "--no-sums")
-    assert (failed.returncode, re.findall(r"error\[(\w+)\]", failed.stderr)) == (6, [code]), failed.stderr
+    script.write_text(script.read_text().replace("answer_seconds=7 ssh_seconds=8", "answer_seconds=1 ssh_seconds=2"))
+    if hangs == "ssh":
+        copied.head.set("ssh-hangs", "timeout 1 bash -s")
+    else:
+        program(copied.worker, "find", "#!/bin/sh\nexec sleep 60\n")
+    failed = copied.start(action, "--no-sums")
+    assert (failed.returncode, re.findall(r"error\[(\w+)\]", failed.stderr)) == (6, ["PEER_UNREACHABLE"]), failed.stderr
     assert "→" in failed.stderr
+    assert calls(copied) == ["timeout 1 bash -s"]
 
 
-def test_each_check_ends_within_ten_seconds_by_its_limits(copied: TwoFolders) -> None:
-    """The facts come first, then pings, one after another, or the names of the weights. Each error ends the run."""
+def program(machine: Machine, name: str, text: str) -> None:
+    """Put a program in the place of one of a machine."""
+    machine.set(f"bin/{name}", text)
+    (machine.folder / "bin" / name).chmod(0o755)
+
+
+def calls(pair: TwoFolders) -> list[str]:
+    """Return what the last start.sh ran over ssh."""
+    log = pair.head.folder / "ssh-calls"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_a_check_that_fails_is_one_call_over_ssh_and_ends_within_ten_seconds(copied: TwoFolders) -> None:
+    """All answers come in one call with a limit; after that come pings, all at the same time."""
+    (copied.head.folder / "silent").write_text(f"{PRIMARY}\n{TWIN}\n")
+    for action in ("check", "copy", "start"):
+        assert copied.start(action).returncode == 7
+        assert calls(copied) == ["timeout 7 bash -s"]
     script = (copied.head.bundle / "two-sparks" / "start.sh").read_text()
-    limits = [int(found) for found in re.findall(r"\bseconds=(\d+)", script)]
-    assert limits == [9, 9]
-    assert script.count("ask_both") > 1
-    assert [int(found) for found in re.findall(r"timeout (\d+) bash -s", script)] == [8, 8]
-    pings = re.findall(r"ping -c (\d+) -W (\d+)", script)
-    assert sum(int(count) * int(wait) for count, wait in pings) <= 2
-    assert all(limit < 10 for limit in limits)
-    connect = re.search(r"ConnectTimeout=(\d+)", script)
-    assert connect
-    assert int(connect[1]) < min(limits)
+    (limit,) = map(int, re.findall(r"ssh_seconds=(\d+) #", script))
+    pings = re.findall(r"ping -c 1 -W (\d+).* &$", script, re.MULTILINE)
+    assert script.count("ping -c") == len(pings) == 2
+    assert limit + max(map(int, pings)) < 10
+    assert "ConnectTimeout=5" in script
+
+
+def test_what_a_second_spark_answers_is_never_run(pair: TwoFolders, tmp_path: Path) -> None:
+    """Bash's arithmetic runs commands that stand in a number."""
+    program(pair.worker, "date", f"#!/bin/sh\necho 'x[$(touch {tmp_path}/run)]'\n")
+    program(pair.worker, "df", f"#!/bin/sh\necho 'x[$(touch {tmp_path}/run)]'\n")
+    pair.worker.set(f"sys/class/net/{TWIN}/speed", f"x[$(touch {tmp_path}/run)]")
+    refused = pair.start("copy")
+    assert refused.returncode != 0
+    assert not (tmp_path / "run").exists()
+    assert re.findall(r"^error\[(\w+)\]", refused.stderr, re.MULTILINE), refused.stderr
 
 
 def test_weights_of_the_bundle_that_was_there_before_do_not_stay(copied: TwoFolders) -> None:

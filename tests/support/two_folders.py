@@ -126,6 +126,7 @@ class TwoFolders:
 
     def start(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run start.sh on the first machine."""
+        (self.head.folder / "ssh-calls").unlink(missing_ok=True)
         known = {"PEER_ADDRESS": self.worker.address, "PEER_BUNDLE": str(self.worker.bundle), **settings}
         folder = self.head.bundle / "two-sparks"
         (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in known.items()))

@@ -1,4 +1,5 @@
 declare -A ours=() theirs=()
+lists=()
 problems=()
 codes=()
 
@@ -18,43 +19,61 @@ fail_with_problems() { # one error, with all that was found
   exit 7
 }
 
-ask_both() { # reads the facts of both machines, at the same time
-  local address said=0
+ask_both() { # reads the facts of both machines and the names of their weights, at the same time and in one call over ssh
+  local address asked said=0
   command -v ip >/dev/null || fail 6 DEPENDENCY_MISSING "the command ip is not installed here" "sudo apt-get install -y iproute2"
   address=$(ip -o route get "${PEER_ADDRESS}" 2>/dev/null | sed -n 's/.* src \([^ ]*\).*/\1/p') || true
   [[ -n ${address} ]] || fail 6 LINK_DOWN "there is no way to ${PEER_ADDRESS}" "give both ends of the ConnectX-7 link addresses: sudo netplan apply"
   ADDRESS=${ADDRESS:-${address}}
-  local both=("INTERFACES=${named_interfaces}" "IMAGE=${image}" "CONTAINER=${container}")
-  script facts.sh "TOWARDS=${ADDRESS}" "BUNDLE=${PEER_BUNDLE}" "PORTS=${ssh_port}" "${both[@]}" |
-    seconds=9 peer_with_input "timeout 8 bash -s" >"${work}/theirs" 2>"${work}/ssh.log" &
-  script facts.sh "TOWARDS=${PEER_ADDRESS}" "BUNDLE=${bundle}" "PORTS=${ssh_port} ${port} ${health_port}" "${both[@]}" |
-    timeout 8 bash -s >"${work}/ours" 2>"${work}/ours.log" || said=$?
-  ((said == 0)) || fail 6 CHECK_FAILED "this machine did not answer within 8 s" "look at it: docker info; nvidia-smi"
-  wait $! || said=$?
-  ((said == 0)) || not_reached "${said}"
-  ours=() theirs=()
-  read_facts ours
-  read_facts theirs
-  [[ ${ours[complete]-}${theirs[complete]-} == yesyes ]] ||
-    fail 6 CHECK_FAILED "a machine's facts are not complete: $(cat "${work}/ours.log" "${work}/ssh.log" | tail -n 1)" "again: ./start.sh check"
+  lists=("SIZES=$(cat sizes)" "DIGESTS=$(grep '  model/' "${bundle}/SHA256SUMS")") # what the weights have to be
+  questions "TOWARDS=${ADDRESS}" "BUNDLE=${PEER_BUNDLE}" "PORTS=${ssh_port}" |
+    seconds=${ssh_seconds} peer_with_input "timeout ${answer_seconds} bash -s" >"${work}/there" 2>"${work}/there.log" &
+  asked=$!
+  questions "TOWARDS=${PEER_ADDRESS}" "BUNDLE=${bundle}" "PORTS=${ssh_port} ${port} ${health_port}" |
+    timeout "${answer_seconds}" bash -s >"${work}/here" 2>"${work}/here.log" || said=$?
+  read_answer here ours
+  ((said != 124)) || fail 6 CHECK_FAILED "this machine did not answer within ${answer_seconds} s" "look at it: docker info; nvidia-smi; ls ${bundle}/model"
+  answered here "${said}" "${ours[complete]-} ${ours[clock]-}"
+  said=0
+  wait "${asked}" || said=$?
+  read_answer there theirs
+  ((said == 0)) || [[ ${theirs[complete]-} == yes && ${said} != 124 && ${said} != 255 ]] || not_reached "${said}"
+  answered there "${said}" "${theirs[complete]-} ${theirs[clock]-}"
 }
-read_facts() { # NAME of the array, and of the file in ${work}
-  local -n facts=$1
+questions() { # NAME=VALUE …: the scripts that a machine answers with, first its facts, then the differences of its weights
+  script facts.sh "INTERFACES=${named_interfaces}" "IMAGE=${image}" "CONTAINER=${container}" "$@"
+  script weights.sh ACTION=names "${lists[@]}"
+}
+read_answer() { # here|there NAME of the array; without what .bashrc may print, and without what bash's arithmetic would run
+  local -n facts=$2
   local key value
-  # shellcheck disable=SC2034 # it is the array of that name
-  while IFS='=' read -r key value; do facts["${key}"]=${value}; done <"${work}/$1"
+  facts=()
+  while IFS='=' read -r key value; do
+    case ${key} in clock | free | available | disks | *_free | *_bytes) [[ ${value} =~ ^[0-9]+$ ]] || continue ;; *) ;; esac
+    # shellcheck disable=SC2034 # it is the array of that name
+    facts["${key}"]=${value//[^[:alnum:] .\/:_,()+@-]/?}
+  done < <(grep -aE '^[[:alnum:]_.@-]+=' "${work}/$1")
+  only_differences <"${work}/$1" >"${work}/$1.weights"
+}
+only_differences() { sed -nE '/^(missing|size|other|sum|leftover|unlisted)\t/{s/[\x01-\x08\x0b-\x1f\x7f]/?/g;p}'; }
+answered() { # here|there STATUS "COMPLETE CLOCK"
+  [[ $3 == "yes "?* ]] || fail 6 CHECK_FAILED "$1: the facts are not complete: $(tail -n 1 "${work}/$1.log")" "again: ./start.sh check"
+  (($2 == 0)) || weights_not_compared "$1"
+}
+weights_not_compared() { # here|there
+  fail 6 ARTIFACT_CORRUPT "$1: the weights cannot be compared: $(tail -n 1 "${work}/$1.log")" "may this user read the bundle's model/ $1?"
 }
 not_reached() { # STATUS of ssh
   local said
-  said=$(tail -n 1 "${work}/ssh.log")
-  if grep -q 'IDENTIFICATION HAS CHANGED' "${work}/ssh.log"; then
+  said=$(tail -n 1 "${work}/there.log")
+  if grep -q 'IDENTIFICATION HAS CHANGED' "${work}/there.log"; then
     fail 6 HOST_KEY "${PEER} has another host key than before" \
       "if it was installed again: ssh-keygen -R ${PEER#*@}, then ssh ${PEER} once and compare the key"
-  elif grep -q 'Host key verification failed' "${work}/ssh.log"; then
+  elif grep -q 'Host key verification failed' "${work}/there.log"; then
     fail 6 HOST_KEY "ssh does not know the host key of ${PEER}" "ssh ${PEER} once, compare the key it shows and accept it"
   elif (($1 == 124)); then
-    fail 6 PEER_UNREACHABLE "${PEER} did not answer within 8 s" "look at it: ssh ${PEER} docker info; ssh ${PEER} nvidia-smi"
-  elif grep -q 'Connection refused' "${work}/ssh.log"; then
+    fail 6 PEER_UNREACHABLE "${PEER} did not answer within ${ssh_seconds} s" "look at it: ssh ${PEER} docker info; ssh ${PEER} nvidia-smi"
+  elif grep -q 'Connection refused' "${work}/there.log"; then
     fail 6 PEER_UNREACHABLE "no ssh server listens on ${PEER}: ${said}" \
       "there: sudo apt-get install -y openssh-server; another port goes into SSH_OPTIONS in .env"
   fi
@@ -117,6 +136,8 @@ check_link() {
   done
   ((${#mine[@]} == ${#other[@]} && ${#mine[@]})) || problem INTERFACE_MISSING \
     "the interfaces do not pair: here ${mine[*]-none}, there ${other[*]-none}" "name those of the cable: INTERFACES=… in .env"
+  for index in "${!mine[@]}"; do ping_way "${mine[index]}" "${other[index]-}"; done
+  wait
   for index in "${!mine[@]}"; do check_way "${mine[index]}" "${other[index]-}"; done
   INTERFACES=$(printf '%s\n' "${mine[@]}" "${other[@]}" | sort -u | paste -sd ,)
   ROCE=$(roce_devices | sort -u | paste -sd ,)
@@ -128,10 +149,18 @@ check_interface() { # here|there NAME FACTS
   [[ ${address} != - ]] ||
     problem LINK_DOWN "$1: $2 has no address, and carries half of the port's 200 Gb/s" \
       "give it one with netplan, in a network of its own; or use the other one only: INTERFACES=… in .env"
-  ((speed >= ${LINK_SPEED:-100000})) || problem LINK_SLOW "$1: $2 runs at ${speed} Mb/s, a ConnectX-7 link at 100000 or more" \
+  { [[ ${speed} =~ ^[0-9]+$ ]] && ((speed >= ${LINK_SPEED:-100000})); } || problem LINK_SLOW "$1: $2 runs at ${speed} Mb/s, a ConnectX-7 link at 100000 or more" \
     "is it the QSFP cable? If it must be this link: LINK_SPEED=${speed} in .env"
   [[ ${active} == ACTIVE ]] || problem ROCE_MISSING "$1: $2 has no active RoCE device (${device})" \
     "$1: ibdev2netdev lists them; without one, NCCL would use TCP"
+}
+ping_way() { # OUR-INTERFACE THEIR-INTERFACE: one small packet and one as large as they may be, in the background
+  local mtu address
+  read -r _ _ mtu _ <<<"${ours[link.$1]-}"
+  read -r _ _ _ address _ <<<"${theirs[link.$2]-}"
+  [[ -n ${mtu} && -n ${address} && ${address} != - ]] || return 0
+  ping -c 1 -W 1 -I "$1" "${address}" >/dev/null 2>&1 && touch "${work}/small.$1" &
+  ping -c 1 -W 1 -M "do" -s $((mtu - 28)) -I "$1" "${address}" >/dev/null 2>&1 && touch "${work}/large.$1" &
 }
 check_way() { # OUR-INTERFACE THEIR-INTERFACE
   local mtu their_mtu address
@@ -140,9 +169,9 @@ check_way() { # OUR-INTERFACE THEIR-INTERFACE
   [[ -n ${mtu} && -n ${their_mtu} && ${address} != - ]] || return 0
   if [[ ${mtu} != "${their_mtu}" ]]; then
     problem MTU_DIFFERS "the MTU differs: $1 here has ${mtu}, $2 there ${their_mtu}" "on both: sudo ip link set NAME mtu 9000, and in netplan"
-  elif ! ping -c 1 -W 1 -I "$1" "${address}" >/dev/null 2>&1; then
+  elif [[ ! -e ${work}/small.$1 ]]; then
     problem LINK_DOWN "${address} does not answer over $1" "look at both ends: ip address show"
-  elif ! ping -c 1 -W 1 -M "do" -s $((mtu - 28)) -I "$1" "${address}" >/dev/null 2>&1; then
+  elif [[ ! -e ${work}/large.$1 ]]; then
     problem MTU_DIFFERS "packets of ${mtu} bytes do not reach ${address} over $1" "does a switch lie between them? Its MTU must be ${mtu}"
   else
     fine "link $1 to ${address} ($2), MTU ${mtu}"
@@ -185,23 +214,18 @@ check_memory() {
 gb() { awk -v bytes="$1" 'BEGIN { printf "%.1f GB", bytes / 1e9 }'; }
 
 compare_weights() { # here|there ACTION: prints the differences, one a line
-  local variables=("ACTION=$2" "SIZES=$(cat sizes)" "DIGESTS=$(grep '  model/' "${bundle}/SHA256SUMS")")
   if [[ $1 == here ]]; then
-    script weights.sh "BUNDLE=${bundle}" "${variables[@]}" | bash -s
-  else # without what the other Spark's .bashrc may print
-    script weights.sh "BUNDLE=${PEER_BUNDLE}" "${variables[@]}" | peer_with_input "bash -s" |
-      sed -nE '/^(missing|size|other|sum|leftover|unlisted)\t/p'
+    script weights.sh "BUNDLE=${bundle}" "ACTION=$2" "${lists[@]}" | bash -s
+  else
+    script weights.sh "BUNDLE=${PEER_BUNDLE}" "ACTION=$2" "${lists[@]}" | peer_with_input "bash -s" | only_differences
   fi
 }
-compare_both() { # ACTION: at the same time, into files
+compare_sums() { # at the same time, into files; takes minutes
   local failed=""
-  local seconds=""
-  [[ $1 != names ]] || seconds=9 # of names and sizes; digests take minutes
-  compare_weights there "$1" >"${work}/there.weights" 2>"${work}/there.log" &
-  compare_weights here "$1" >"${work}/here.weights" 2>"${work}/here.log" || failed=here
+  compare_weights there sums >"${work}/there.weights" 2>"${work}/there.log" &
+  compare_weights here sums >"${work}/here.weights" 2>"${work}/here.log" || failed=here
   wait $! || failed=there
-  [[ -z ${failed} ]] || fail 6 ARTIFACT_CORRUPT "${failed}: the weights cannot be compared: $(tail -n 1 "${work}/${failed}.log")" \
-    "may this user read the bundle's model/ there?"
+  [[ -z ${failed} ]] || weights_not_compared "${failed}"
 }
 weights_problem() { # here|there NEXT
   local found count
@@ -213,8 +237,7 @@ weights_problem() { # here|there NEXT
 our_weights_problem() {
   weights_problem here "remove what is unlisted; this brings back the rest: orchestrator build ${name}"
 }
-check_weights() { # names|sums
-  compare_both "$1"
+weights_problems() {
   our_weights_problem
   weights_problem there "remove what is unlisted there; this brings the rest again: ./start.sh copy"
 }
@@ -226,6 +249,9 @@ check_machines() { # what a copy needs as well
 }
 check() {
   ask_both
+  check_answers
+}
+check_answers() {
   check_machines
   if [[ ${ours[container]-} != running && ${theirs[container]-} != running ]]; then
     check_free_ports
@@ -233,7 +259,7 @@ check() {
   fi
   same image image IMAGE_UNAVAILABLE "build it, and bring it there: ./start.sh copy"
   if [[ ${theirs[bundle]-} == "${ours[bundle]-none}" ]]; then
-    check_weights names
+    weights_problems
   else
     problem NOT_BUILT "${PEER} has another bundle in ${PEER_BUNDLE}, or none" "bring it there: ./start.sh copy"
   fi
@@ -243,7 +269,8 @@ check() {
     return
   fi
   say "reading the weights on both …"
-  check_weights sums
+  compare_sums
+  weights_problems
   fail_with_problems
   fine "the same weights on both"
 }

@@ -93,7 +93,6 @@ copy() {
   flock --nonblock "${lock}" || fail 6 BUSY "another start.sh is at work here" "wait for it"
   ask_both
   check_machines
-  compare_both names
   our_weights_problem
   found=$(cat "${work}/there.weights")
   ! grep -q '^unlisted' <<<"${found}" || problem ARTIFACT_CORRUPT \

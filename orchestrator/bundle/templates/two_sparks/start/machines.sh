@@ -1,5 +1,6 @@
 dry_run=false sums=true action=start half_started=false
 seconds="" # after which a command over ssh is given up; a check sets it, because a cable may be pulled at any moment
+answer_seconds=7 ssh_seconds=8 # for all that a machine is asked; pings take one more
 work=$(mktemp -d)
 bundle=$(cd .. && pwd)
 

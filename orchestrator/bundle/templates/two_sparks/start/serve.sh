@@ -18,8 +18,9 @@ start() {
   elif [[ ${running} == *running* ]]; then
     say "half a pair runs (here ${running% *}, there ${running#* }): it is stopped first"
     stop
+    ask_both
   fi
-  check
+  check_answers
   local peer_folder="${PEER_BUNDLE}/two-sparks" names="${INTERFACES} ${ROCE}"
   if ${dry_run}; then
     say "here:  make keys for ssh between the two containers"

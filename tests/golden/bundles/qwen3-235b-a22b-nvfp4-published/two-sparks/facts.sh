@@ -42,13 +42,13 @@ gpu() {
 
 containers() {
   local layers
-  if ! timeout 4 docker compose version >/dev/null 2>&1 || ! timeout 4 docker version >/dev/null 2>&1; then return; fi
+  if ! timeout 3 docker compose version >/dev/null 2>&1 || ! timeout 3 docker version >/dev/null 2>&1; then return; fi
   fact docker yes
-  fact container "$(timeout 4 docker inspect --format '{{.State.Status}}' "${CONTAINER}" 2>/dev/null)"
+  fact container "$(timeout 3 docker inspect --format '{{.State.Status}}' "${CONTAINER}" 2>/dev/null)"
   # The layers name an image by its content in every Docker; its id depends on how Docker keeps images.
-  layers=$(timeout 4 docker image inspect --format '{{json .RootFS}}' "${IMAGE}" 2>/dev/null) || return 0
+  layers=$(timeout 3 docker image inspect --format '{{json .RootFS}}' "${IMAGE}" 2>/dev/null) || return 0
   fact image "$(sha256sum <<<"${layers}" | cut -c 1-12)"
-  fact image_bytes "$(timeout 4 docker image inspect --format '{{.Size}}' "${IMAGE}" 2>/dev/null)"
+  fact image_bytes "$(timeout 3 docker image inspect --format '{{.Size}}' "${IMAGE}" 2>/dev/null)"
 }
 
 disks() {
@@ -56,7 +56,7 @@ disks() {
   while [[ ! -d ${folder} ]]; do folder=$(dirname "${folder}"); done
   [[ -w ${folder} ]] || fact unwritable "${folder}"
   fact bundle_free "$(df --output=avail --block-size=1 "${folder}" | tail -n 1 | tr -d ' ')"
-  root=$(timeout 4 docker info --format '{{.DockerRootDir}}' 2>/dev/null)
+  root=$(timeout 3 docker info --format '{{.DockerRootDir}}' 2>/dev/null)
   [[ -d ${root} ]] || root=${folder} # ours may not enter it
   fact docker_free "$(df --output=avail --block-size=1 "${root}" | tail -n 1 | tr -d ' ')"
   fact disks "$(stat --format %d "${folder}" "${root}" | sort -u | wc -l)"
