@@ -4,8 +4,10 @@
 
 Requests go in pairs over connections that are kept: one directly, one through the gateway. Streams are read as fast as
 they come, with the model's name translated in every chunk. The gateway has a core of its own where there are two, and
-all three programs go before others where that is allowed, so that a busy machine can be measured on. Exit status 7
-where it adds more than 1 ms at the median or 5 ms at the 99th percentile, or passes under 5000 chunks a second.
+all three programs go before others where that is allowed, so that a busy machine can be measured on. Then eight clients
+send bodies of 15 MiB that are as hard to read as a body can be, while another one asks whether the server lives. Exit
+status 7 where it adds more than 1 ms at the median or 5 ms at the 99th percentile, passes under 5000 chunks a second,
+or takes more than 0.5 s for that question, or more than 512 MiB with the process that reads the bodies.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.gateway import Deployment, chat, deployed
 
-MEDIAN, P99, CHUNKS = 0.001, 0.005, 5000
-"""Seconds, seconds, a second."""
+MEDIAN, P99, CHUNKS, LIVE, MEMORY = 0.001, 0.005, 5000, 0.5, 512 << 20
+"""Seconds, seconds, a second, seconds, bytes."""
+_BODY, _CLIENTS = 15 << 20, 8
 _WARM = 200
 _MISSED = 7
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -148,6 +152,35 @@ def measure(server: Deployment, requests: int, chunks: int) -> dict[str, float]:
     }
 
 
+def measure_large_bodies(server: Deployment) -> dict[str, float]:
+    """Ask a server whether it lives while it reads bodies of nothing but empty lists."""
+    assert server.process is not None  # noqa: S101 - it is ready
+    gateway = server.process.pid
+    known = _children(gateway)
+    body = b'{"model": "tiny", "documents": [' + b"[]," * (_BODY // 3) + b"1]}"
+    ask = ("POST", "/v1/chat/completions", body)
+    clients = [threading.Thread(target=server.request, args=ask) for _ in range(_CLIENTS)]
+    for client in clients:
+        client.start()
+    live, memory = [], 0
+    while any(client.is_alive() for client in clients):
+        begin = time.perf_counter()
+        server.get("/v1/health/live")
+        live.append(time.perf_counter() - begin)
+        memory = max(memory, sum(map(_resident, (gateway, *(_children(gateway) - known)))))
+    return {"live_beside_large_bodies_ms": 1e3 * max(live), "memory_with_large_bodies_mb": memory / 1e6}
+
+
+def _children(process: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()))
+
+
+def _resident(process: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def main() -> int:
     """Measure and tell."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -157,11 +190,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         quiet = {"NIM_LOG_LEVEL": "WARNING", "STANDIN_LOG": os.devnull}
         with deployed(Path(name) / "bundle", variables=quiet) as server:
-            found = measure(server, arguments.requests, arguments.chunks)
+            found = measure(server, arguments.requests, arguments.chunks) | measure_large_bodies(server)
     reached = {
         "median": found["added_median_ms"] <= 1e3 * MEDIAN,
         "p99": found["added_p99_ms"] <= 1e3 * P99,
         "chunks": found["through_chunks_per_second"] >= CHUNKS,
+        "live": found["live_beside_large_bodies_ms"] <= 1e3 * LIVE,
+        "memory": found["memory_with_large_bodies_mb"] <= MEMORY / 1e6,
     }
     print(json.dumps({**{key: round(value, 3) for key, value in found.items()}, "reached": reached}, indent=1))
     return 0 if all(reached.values()) else _MISSED

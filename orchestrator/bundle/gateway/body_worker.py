@@ -1,15 +1,18 @@
 """Checks large bodies in a process of its own, one at a time, so that health is answered meanwhile.
 
 Python's JSON holds the interpreter while it reads: a body of 16 MiB can take seconds, and thirty times its size. The
-process is started for the first large body and ends when no other waits, which gives its memory back.
+process has a limit of memory. It is started for the first large body and ends when no other waits, which gives its
+memory back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
+import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -21,16 +24,23 @@ from .refusals import RefusedError, refuse
 LARGE = 1 << 17
 """Bytes from which a body is checked here. A smaller one takes a few milliseconds."""
 _LINE = 1 << 16
+_TIMES, _BESIDES = 12, 1 << 26
+"""What reading and renaming text takes, by the size of the body; and bytes for Python itself."""
 _MODULE = __spec__.name
 _PYTHONPATH = str(Path(__file__).resolve().parents[_MODULE.count(".")])
 
 
 class BodyWorker:
-    """Checks bodies: small ones at once, large ones in a process of its own."""
+    """Checks bodies: small ones at once, large ones in a process of its own.
 
-    def __init__(self) -> None:
+    Args:
+        largest: Bytes of the largest body, which decide how much memory the process may take.
+    """
+
+    def __init__(self, largest: int) -> None:
         self.started = 0
         """Processes that were started."""
+        self._memory = _TIMES * largest + _BESIDES
         self._waiting = 0
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
@@ -85,6 +95,7 @@ class BodyWorker:
                 sys.executable,
                 "-m",
                 _MODULE,
+                str(self._memory),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_LINE,
@@ -104,7 +115,8 @@ def answer_all(source: BinaryIO, target: BinaryIO) -> None:
         body = source.read(head["size"])
         rules = BodyRules(**{**head["rules"], "served": tuple(head["rules"]["served"])})
         answer, content = _answer(head["path"], body, rules)
-        target.write(json.dumps(answer).encode() + b"\n" + content)
+        target.write(json.dumps(answer).encode() + b"\n")
+        target.write(content)
         target.flush()
 
 
@@ -113,8 +125,13 @@ def _answer(path: str, body: bytes, rules: BodyRules) -> tuple[dict[str, object]
         content = prepare_body(path, body, rules)
     except RefusedError as refused:
         return {"refused": {"status": refused.status, "message": refused.message, "code": refused.code}}, b""
+    except MemoryError:
+        message = "The body has too many values: reading it takes too much memory."
+        return {"refused": {"status": 413, "message": message, "code": "body_too_complex"}}, b""
     return ({}, b"") if content is body else ({"size": len(content)}, content)
 
 
 if __name__ == "__main__":
+    gc.disable()  # JSON has no cycles, and looking for them takes most of the time
+    resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]),) * 2)
     answer_all(sys.stdin.buffer, sys.stdout.buffer)

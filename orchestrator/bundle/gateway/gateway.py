@@ -126,7 +126,7 @@ class Gateway:
         self._names: ModelNames | None = None
         self._launch = launch
         self._runtime_name = documents.serve.runtime
-        self._body_worker = BodyWorker()
+        self._body_worker = BodyWorker(limits.body_bytes)
         self._budget = BodyBudget(settings.limits.held_bytes)
         own = routes.routes_of(launch.kind.FIELDS, launch.kind.STORED)
         self._routes = {route.path: route for route in own if route not in routes.STORED}
