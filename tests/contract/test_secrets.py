@@ -12,16 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import canaries
 from tests.support.hub import Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKEN = "hf_canary_of_the_hub_0123456789"
-CANARIES = {
-    "HF_TOKEN": TOKEN,
-    "NGC_API_KEY": "nvapi-canary-of-ngc-0123456789",
-    "DOCKER_PASSWORD": "canary-of-docker-0123456789",
-    "AWS_SECRET_ACCESS_KEY": "canary-of-the-cloud-0123456789",
-}
+TOKEN = canaries.VARIABLES["HF_TOKEN"]
+CANARIES = {name: value for name, value in canaries.VARIABLES.items() if name != "HTTPS_PROXY"}
+"""A proxy would be asked for the Hub of this test."""
 NAME = "canary"
 PLAIN = "plain"
 """Without the Hub."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import canaries
 from tests.support.docker_daemon import do_without
 from tests.support.sparks import LINK, Host, Sparks, kill_all, why_not
 from tests.support.two_folders import RECIPE, write_bundle
@@ -147,11 +148,10 @@ def test_after_a_reboot_of_either_a_start_brings_both_back(sparks: Sparks, role:
 
 
 def test_a_copy_over_real_ssh_takes_image_and_bundle_and_no_secret(sparks: Sparks) -> None:
-    (sparks.head.bundle / "secrets" / "api_keys").write_text("a-canary")
+    canaries.fill(sparks.head.bundle)
     shutil.rmtree(sparks.worker.bundle)
     (sparks.worker.folder / "image").unlink()
-    copied = sparks.start("copy", NIM_CANARY="a-canary")
+    copied = sparks.start("copy", **canaries.VARIABLES)
     assert copied.returncode == 0, copied.stdout + copied.stderr
     assert sparks.start("check").returncode == 0
-    files = [file for file in sparks.worker.folder.rglob("*") if file.is_file()]
-    assert not [file for file in files if b"a-canary" in file.read_bytes()]
+    assert canaries.found_in(sparks.worker.folder) == []
