@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.app.settings import Settings
+from orchestrator.app.signing import read_signing_key
 from orchestrator.deployment.compose_file import read
-from tests.support.air_gap import MONITOR, SERVER, OtherMachine, WritingDocker, write_bundle
+from tests.support.air_gap import MONITOR, NAME, SERVER, OtherMachine, WritingDocker, write_bundle
+from tests.support.guides import blocks
 from tests.support.keys import make_key
 
 PART = 16 << 20
@@ -285,6 +288,24 @@ def test_an_image_that_docker_cannot_load_is_an_error_that_names_it(tmp_path: Pa
     assert f"Docker cannot load {SERVER}" in refusal(there.install(), 6)
 
 
+@pytest.mark.parametrize("file", [".env", ".installed"])
+def test_a_disk_that_is_full_at_the_end_costs_no_setting_of_the_users(
+    tmp_path: Path, there: OtherMachine, file: str
+) -> None:
+    there.unpack(_archive_pinned(tmp_path, 7))
+    for name in (".env", ".installed"):
+        (there.bundle / name).write_text("KEY=of the user\n")
+        (there.bundle / name).chmod(0o600)
+    there.give("mv", f'#!/bin/sh\n[ "$3" != {file} ] || exit 1\nexec /bin/mv "$@"\n')
+    assert f"/{file}; it is as it was before" in refusal(there.install(), 6)
+    assert (there.bundle / file).read_text() == "KEY=of the user\n"
+    assert (there.bundle / ".env").stat().st_mode & 0o777 == 0o600
+    assert not list(there.bundle.glob(".*.part"))
+    (there.programs / "mv").unlink()
+    assert there.install().returncode == 0
+    assert (there.bundle / ".env").read_text() == "KEY=of the user\nMONITOR_IMAGE=prom/monitor:7\n"
+
+
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
     """A key to sign with; its public key is beside it."""
@@ -348,6 +369,30 @@ def test_a_machine_without_openssl_is_told_how_to_check_elsewhere(
 def test_an_unknown_argument_changes_nothing(unpacked: OtherMachine) -> None:
     assert "usage" in refusal(unpacked.install("--force"), 2)
     assert unpacked.images == {}
+
+
+def test_the_commands_of_the_guide_work_in_their_order(tmp_path: Path, there: OtherMachine, key: Path) -> None:
+    write, install, with_key, by_hand, _ = blocks("air-gap", "sh")
+    assert write.split()[:2] == ["orchestrator", "bundle"]
+    guide, media = write.split()[2], Path(write.split()[-1])
+    assert media.stem == guide
+    signature = read_signing_key(Settings({}), str(key)).sign_for_openssl
+    for file, sign_list in ((tmp_path / "plain.tar", None), (tmp_path / "signed.tar", signature)):
+        WritingDocker().archive(write_bundle(tmp_path / file.stem), file, sign=sign_list)
+
+    def follow(block: str, archived: Path) -> subprocess.CompletedProcess[str]:
+        return there.run(
+            "bash", "-euo", "pipefail", "-c", block.replace(str(media), str(archived)).replace(guide, NAME)
+        )
+
+    installed = follow(install, tmp_path / "plain.tar")
+    assert installed.returncode == 0, installed.stderr
+    assert f"{NAME}/SHA256SUMS" in installed.stdout
+    assert there.images == {SERVER: "sha256:1"}
+    there.unpack(tmp_path / "signed.tar")
+    (there.folder / "owner.pub").write_bytes(key.with_suffix(".pub").read_bytes())
+    assert "SHA256SUMS is signed with the key of" in follow(with_key, media).stdout
+    assert follow(by_hand, media).stdout == "Verified OK\n"
 
 
 def test_shellcheck_finds_no_fault_in_it(unpacked: OtherMachine) -> None:

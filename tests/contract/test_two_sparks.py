@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from orchestrator.bundle.targets.two_sparks import BUNDLE_LABEL
 from orchestrator.deployment import images, two_sparks
 from tests.support import canaries
 from tests.support.air_gap import WritingDocker
+from tests.support.guides import blocks, text_of
 from tests.support.page_cache import cached
 from tests.support.two_folders import PRIMARY, TWIN, Machine, TwoFolders, write_bundle
 
@@ -250,7 +252,7 @@ def test_an_archive_brings_a_pair_to_where_there_is_no_network(pair: TwoFolders,
 
     installed = pair.run_on_head("install.sh")
     assert installed.returncode == 0, installed.stderr
-    assert "./start.sh copy" in installed.stdout
+    assert all(f"  {line}\n" in installed.stdout for line in blocks("air-gap", "sh")[-1].splitlines())
     copied = pair.start("copy")
     assert copied.returncode == 0, copied.stderr
     assert "was built from these files" in copied.stdout
@@ -413,6 +415,21 @@ def test_reading_the_weights_leaves_the_page_cache_as_it_was(pair: TwoFolders) -
     )
     assert f"sum\t{SHARD}\n" in read.stdout
     assert cached(shard) == 0
+
+
+def test_the_guide_lists_every_code() -> None:
+    scripts = "".join(file.read_text() for file in two_sparks_templates())
+    said = set(re.findall(r"(?:\bfail \d|\bproblem|\bleave) ([A-Z_]{4,})\b", scripts)) | set(
+        re.findall(r"error\[([A-Z_]+)\]", scripts)
+    )
+    said |= set(re.findall(r"\bsame .* ([A-Z]+_[A-Z_]+) ", scripts))
+    table = text_of("two-sparks").partition("| code | meaning |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([A-Z_]+)`", table)) == said
+
+
+def two_sparks_templates() -> list[Path]:
+    folder = Path(str(files("orchestrator.bundle"))) / "templates" / "two_sparks"
+    return [file for file in folder.rglob("*") if ".sh" in file.suffixes]
 
 
 @pytest.mark.parametrize("where", ["head", "worker"])

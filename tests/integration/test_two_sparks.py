@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import canaries
 from tests.support.docker_daemon import do_without
 from tests.support.sparks import LINK, Host, Sparks, kill_all, why_not
 from tests.support.two_folders import RECIPE, write_bundle
@@ -145,13 +143,3 @@ def test_after_a_reboot_of_either_a_start_brings_both_back(sparks: Sparks, role:
     again = sparks.start("--no-sums")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "is served on" in again.stdout
-
-
-def test_a_copy_over_real_ssh_takes_image_and_bundle_and_no_secret(sparks: Sparks) -> None:
-    canaries.fill(sparks.head.bundle)
-    shutil.rmtree(sparks.worker.bundle)
-    (sparks.worker.folder / "image").unlink()
-    copied = sparks.start("copy", **canaries.VARIABLES)
-    assert copied.returncode == 0, copied.stdout + copied.stderr
-    assert sparks.start("check").returncode == 0
-    assert canaries.found_in(sparks.worker.folder) == []

@@ -148,12 +148,18 @@ class OtherMachine:
         ).returncode
 
     def install(self, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run install.sh with few variables, as a service manager does.
+        """Run install.sh.
 
         Args:
             arguments: Its arguments.
             path: The folders of its programs after its own; None: this machine's.
         """
+        return self.run("bash", f"{NAME}/install.sh", *arguments, path=path)
+
+    def run(self, *command: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command with few variables, as a service manager does, and without any network if root runs it."""
         environment = {"PATH": f"{self.programs}:{path or os.environ['PATH']}", "DOCKER_STANDIN": str(self.docker)}
-        command = ("bash", f"{NAME}/install.sh", *arguments)
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        alone = ("unshare", "--net") if os.getuid() == 0 else ()
+        return subprocess.run(
+            (*alone, *command), cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )

@@ -157,16 +157,20 @@ class Sparks:
             assert time.monotonic() < deadline, (self.worker.folder / "sshd.log").read_text()
             time.sleep(0.1)
 
-    def start(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run start.sh on the first one."""
-        known = {
+    @property
+    def settings(self) -> dict[str, str]:
+        """The first one's .env."""
+        return {
             "PEER_ADDRESS": self.worker.address,
             "PEER_BUNDLE": str(self.worker.bundle),
             "SSH_OPTIONS": f"'-i {self.head.folder}/key {_ANY_HOST}'",
             "LINK_SPEED": "10000",
             "POLL_SECONDS": "0.3",
-            **settings,
         }
+
+    def start(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run start.sh on the first one."""
+        known = {**self.settings, **settings}
         script = self.head.bundle / "two-sparks" / "start.sh"
         (script.parent / ".env").write_text("".join(f"{name}={value}\n" for name, value in known.items()))
         return subprocess.run(
