@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from orchestrator.app.memory_guard import Kernel
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.signing import verify_bundle
@@ -16,13 +18,17 @@ from orchestrator.deployment.container import FOLDER
 from orchestrator.deployment.deployed_containers import containers, remove_deployment
 from orchestrator.deployment.gateway_client import API_KEY, Answer, Gateway
 from orchestrator.deployment.images import BuiltFrom
+from orchestrator.deployment.memory import ServerMemory, server_memory
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.deployment.record import forget, lock_of, remember
 from orchestrator.deployment.server import gateway_of, limit_of, wait_until_ready
 from orchestrator.deployment.start import Deployment
 from orchestrator.errors import ComposeUnsupportedError
-from orchestrator.executors.docker_client import connect
+from orchestrator.executors.docker_client import connect, images_folder
 from orchestrator.units import in_time
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 TRUSTED_KEY = "ORCHESTRATOR_TRUSTED_KEY"
 """The variable with the path of a public key. If it is set, only bundles signed with that key are started."""
@@ -56,10 +62,11 @@ def deploy(
         BundleIncompleteError: The recipe has no bundle.
         SignatureInvalidError: It is not signed with the key, or not as it was signed. Nothing was started.
         DockerUnavailableError: Docker does not answer.
+        MemoryBudgetError: The weights do not fit into memory. The running server was not stopped.
         ServerEndedError: The server ended before it was ready.
         ServerNotReadyError: The server was not ready in time.
     """
-    settings.load(recipe)  # an unknown name must not become a path
+    target = settings.load(recipe).recipe.target  # an unknown name must not become a path
     folder = settings.dist / recipe.name
     compose = read_compose(folder, profiles)
     if key:
@@ -69,12 +76,21 @@ def deploy(
         remember(settings.store.root, recipe.name)
         waits = Phase("server", "waiting: another command works on this deployment")
         with settings.store.lock(lock_of(recipe.name), lambda: observer(waits)):
-            container = Deployment(client, folder, compose, tuple(profiles), observer).start()
+            memory = _memory(settings, target, folder, client)
+            container = Deployment(client, folder, compose, tuple(profiles), observer, memory).start()
         gateway = gateway_of(folder, compose, settings.environment.get(API_KEY))
         waited = wait_until_ready(container, gateway, limit_of(compose), observer)
         observer(Done("server", f"ready after {in_time(waited)}"))
         observer(Phase("server", "asking it one question"))
         return Deployed(folder, gateway, waited, None if gateway.mutual else gateway.ask())
+
+
+def _memory(settings: Settings, target: str, folder: Path, client: DockerClient) -> ServerMemory | None:
+    """Compare memory only where Docker runs on this machine, and the GPU uses this machine's memory."""
+    found = Kernel().memory()
+    if found is None or not settings.catalog.target(target).unified_memory or images_folder(client) is None:
+        return None
+    return server_memory(folder, found[0])
 
 
 def undeploy(

@@ -29,6 +29,8 @@ FOLDER = LABEL + "folder"
 SERVICE = LABEL + "service"
 SPECIFICATION = LABEL + "specification"
 """A digest of everything that defines a container."""
+MEMORY = LABEL + "memory"
+"""Bytes that a server takes, as the plan says; on servers of machines with unified memory."""
 
 _NANOSECONDS = 1_000_000_000
 

@@ -16,6 +16,7 @@ from orchestrator.deployment.checks import holds, port_error, require_files, req
 from orchestrator.deployment.compose_file import SERVER, ComposeFile, published, seconds
 from orchestrator.deployment.container import (
     FOLDER,
+    MEMORY,
     SPECIFICATION,
     BundleService,
     create_arguments,
@@ -24,6 +25,7 @@ from orchestrator.deployment.container import (
 )
 from orchestrator.deployment.deployed_containers import remove
 from orchestrator.deployment.digests import mount_digest
+from orchestrator.deployment.memory import ServerMemory
 from orchestrator.deployment.observer import Done, Observer, Phase
 from orchestrator.errors import NameTakenError
 from orchestrator.events import Warned
@@ -45,6 +47,8 @@ class Deployment:
     compose: ComposeFile
     profiles: tuple[str, ...]
     observer: Observer
+    memory: ServerMemory | None = None
+    """None: it is not compared with what the server takes."""
 
     def start(self) -> Container:
         """Run every chosen service's container, created from the bundle's present files.
@@ -55,6 +59,7 @@ class Deployment:
         Raises:
             MachineError: Docker, its GPUs, a port or an image is missing.
             BundleIncompleteError: The bundle lacks a container's file.
+            MemoryBudgetError: The server's weights do not fit into memory. Nothing was stopped.
         """
         chosen = {name: BundleService(self.folder, self.compose, name) for name in self.compose.chosen(self.profiles)}
         for placed in chosen.values():
@@ -140,7 +145,10 @@ class Deployment:
             mount_digest(self.folder / volume.source) for volume in placed.service.volumes if volume.type == "bind"
         )
         found = self._find(placed)
-        if found is not None and found.labels.get(SPECIFICATION) != specification(placed, image, content):
+        same = found is not None and found.labels.get(SPECIFICATION) == specification(placed, image, content)
+        if placed.name == SERVER and self.memory and not (same and found and found.status == "running"):
+            self.memory.check(found, self.observer)
+        if found is not None and not same:
             self.observer(Phase(placed.name, "stopping it, because its image or settings have changed"))
             remove(found, seconds(placed.service.stop_grace_period))
             found = None
@@ -158,6 +166,8 @@ class Deployment:
             ulimits=ulimits,
             version=self.client.api.api_version,
         )
+        if self.memory and placed.name == SERVER:
+            arguments["labels"][MEMORY] = str(self.memory.serving)
         with explained(f"creating container {placed.container}"):
             created = self.client.api.create_container(**arguments)
             return self.client.containers.get(created["Id"])
