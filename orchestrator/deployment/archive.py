@@ -37,6 +37,7 @@ from orchestrator.errors import ArtifactCorruptError, ImageUnavailableError, mac
 from orchestrator.events import Progress
 from orchestrator.executors.docker_client import explained, images_folder, long_timeout
 from orchestrator.store.space import Need, require_space
+from orchestrator.store.temporary import require_replaceable
 from orchestrator.units import in_bytes
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def archive(
         DiskFullError: A disk has no space for the archive, or for the images on their way. Nothing was written.
         ArtifactCorruptError: A file of the model has changed since the build.
         MachineError: Docker has no image and cannot get it.
+        FileSystemError: The archive's name is that of a device, a pipe or a folder.
     """
+    require_replaceable(file)
     for one in wanted:
         images.ensure(client, one.service, one.folder, observer, one.marks)
     found = [_image(client, name) for name in dict.fromkeys(one.service.image for one in wanted)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.errors import FileSystemError
 from orchestrator.store import owner
 
 _NAME = re.compile(r"\..*\.(?P<owner>[^.]*:\d+:\d*)-[0-9a-f]{8}")
@@ -18,9 +19,25 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{owner.this_process()}-{uuid.uuid4().hex[:8]}")
 
 
+def require_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe or a folder, such as `/dev/null`.
+
+    Raises:
+        FileSystemError: Something else than a file has this name.
+    """
+    if path.exists() and not path.is_file():
+        message = f"{path} is no file that could be replaced"
+        raise FileSystemError(message, hint="name another file")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new file that replaces another after the block. If the block fails, nothing changes."""
+    """Yield a new file that replaces another after the block. If the block fails, nothing changes.
+
+    Raises:
+        FileSystemError: Something else than a file has this name.
+    """
+    require_replaceable(path)
     temporary = temporary_of(path)
     try:
         yield temporary

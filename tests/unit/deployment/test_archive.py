@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from orchestrator.bundle.files import sums_text
 from orchestrator.deployment.observer import Done, Phase
-from orchestrator.errors import DiskFullError, FileNameError
+from orchestrator.errors import DiskFullError, FileNameError, FileSystemError
 from orchestrator.events import Event
 from tests.support.air_gap import MONITOR, NAME, SECRET, SERVER, WritingDocker, write_bundle
 
@@ -52,6 +53,16 @@ def test_space_is_asked_for_before_anything_is_written(tmp_path: Path) -> None:
     assert "the archive small.tar" in error.value.message
     assert "--air-gap" in error.value.hint
     assert list(file.parent.iterdir()) == []
+
+
+def test_a_pipe_or_a_folder_is_not_replaced_by_an_archive(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(FileSystemError, match="no file that could be replaced"):
+            WritingDocker().archive(write_bundle(tmp_path), tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_space_that_the_other_machine_needs_is_told(tmp_path: Path) -> None:

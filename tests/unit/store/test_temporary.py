@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import FileSystemError
 from orchestrator.store import owner
 from orchestrator.store.temporary import replacing, sweep_temporaries, temporary_of
 
@@ -44,3 +46,10 @@ def test_the_name_of_a_temporary_file_names_its_process(tmp_path: Path, monkeypa
     left.touch()
     sweep_temporaries(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileSystemError), replacing(tmp_path / "pipe"):
+        pytest.fail("it was written")
+    assert (tmp_path / "pipe").is_fifo()
