@@ -18,6 +18,7 @@ from orchestrator.models.vision import with_towers
 
 _CLASS = re.compile(r"(?P<stem>\w+?)(For(CausalLM|ConditionalGeneration|ImageTextToText)|LMHeadModel)", re.ASCII)
 _TEXT = ("text_config", "llm_config", "language_config")
+_TAKE = "take the config.json that belongs to the model's weights"
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "n_embd": "hidden_size",
@@ -102,11 +103,23 @@ def require_one_architecture(architecture: str, model_type: object, where: str =
     """
     if not isinstance(model_type, str | None):
         message = f"{where}: model_type: found {model_type!r:.60}, expected a string"
-        raise ConfigInvalidError(message, hint="take the config.json that belongs to the model's weights")
+        raise ConfigInvalidError(message, hint=_TAKE)
     declared = HABITS.get(_kind(model_type)) if model_type else None
     if declared is not None and HABITS.get(kind_of(architecture, where), declared) != declared:
         message = f"{where}: architectures: found {architecture}, but model_type is {model_type!r}"
-        raise ConfigInvalidError(message, hint="take the config.json that belongs to the model's weights")
+        raise ConfigInvalidError(message, hint=_TAKE)
+
+
+def require_model_type(config: Mapping[str, object], where: str = "config.json") -> None:
+    """Check that a configuration has a model type, by which transformers' `AutoConfig` finds its class.
+
+    Raises:
+        ConfigInvalidError: It has neither a type nor a class of its own (`auto_map`), so nothing loads it.
+    """
+    own = config.get("auto_map")
+    if not config.get("model_type") and not (isinstance(own, Mapping) and "AutoConfig" in own):
+        message = f"{where}: model_type is missing, and transformers loads no model without it"
+        raise ConfigInvalidError(message, hint=f"{_TAKE}, or add the type of its class")
 
 
 def is_known(config: Mapping[str, object]) -> bool:
@@ -155,4 +168,14 @@ def _architecture(config: Mapping[str, object], where: str) -> str:
     return declared[0]
 
 
-__all__ = ["Memory", "ModelShape", "Role", "Tensor", "is_known", "kind_of", "require_one_architecture", "shape_of"]
+__all__ = [
+    "Memory",
+    "ModelShape",
+    "Role",
+    "Tensor",
+    "is_known",
+    "kind_of",
+    "require_model_type",
+    "require_one_architecture",
+    "shape_of",
+]

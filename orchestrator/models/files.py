@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.models import ModelShape, shape_of
+from orchestrator.models import ModelShape, require_model_type, shape_of
 from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
 from orchestrator.models.stored import originals_of
@@ -58,7 +58,9 @@ class ModelFiles:
             ArchitectureUnknownError: Its class is not that of a language model.
             ConfigInvalidError: A field is missing, impossible, contradicts another, or is not understood.
         """
-        return shape_of(self.config, self.where, self.weights)
+        found = shape_of(self.config, self.where, self.weights)
+        require_model_type(self.config, self.where)
+        return found
 
     @property
     def brings_code(self) -> bool:

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _SECONDS_TO_STOP = 30.0
 
@@ -27,18 +28,25 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
 
 
 @contextmanager
-def running(command: Sequence[str], log: BinaryIO | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], log: BinaryIO | None = None, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a session of its own, so that the workers it starts are stopped with it.
 
     Args:
         command: The program and its arguments.
         log: Gets everything that they write; by default this process's own output does.
+        variables: Further ones than those of this process.
 
     Raises:
         OSError: It cannot be started.
     """
     process = subprocess.Popen(
-        command, stdout=log, stderr=None if log is None else subprocess.STDOUT, start_new_session=True
+        command,
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+        env={**os.environ, **variables},
+        start_new_session=True,
     )
     try:
         yield process

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
+import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from orchestrator.bundle.gateway.harmony import VocabularyError, write_vocabulary
 from orchestrator.errors import CheckFailedError
 from orchestrator.payloads._process import running
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 QUESTION = "What is the capital of France? Answer in one word."
 _TOKENS = 32
@@ -42,6 +45,8 @@ class Server:
     """A server and the command that starts it."""
 
     command: Sequence[str]
+    model: Path
+    """The checkpoint that it serves."""
     port: int
     log: Path
     """Gets everything that the command writes."""
@@ -73,14 +78,23 @@ class Server:
         Raises:
             CheckFailedError: It did not start, or was not healthy in time; with its last log lines.
         """
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, tempfile.TemporaryDirectory(prefix="vocabulary-") as folder:
             try:
                 self._require_free_port()
-                with running(self.command, log) as process:
+                with running(self.command, log, self._vocabulary(Path(folder), log)) as process:
                     self._wait_until_healthy(process, time.monotonic() + self.startup_timeout)
                     yield self._model()
             except (OSError, http.client.HTTPException, _UnusableError) as error:
                 raise self._failed(str(error)) from error
+
+    def _vocabulary(self, folder: Path, log: BinaryIO) -> dict[str, str]:
+        """Return the variables that name the vocabulary of a model that needs one."""
+        try:
+            return write_vocabulary(self.model, lambda: folder, os.environ)
+        except VocabularyError as error:
+            log.write(f"warning: {error}\n".encode())
+            log.flush()
+            return {}
 
     def _require_free_port(self) -> None:
         """Refuse a port on which another process would answer."""

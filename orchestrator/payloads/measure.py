@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _started(options: argparse.Namespace, command: Sequence[str]) -> Iterator[str]:
     log = options.output / SERVER_LOG
     with engine_cache(options.engine) as cache:
-        server = Server([*command, *cache], options.port, log, options.startup_timeout, options.answer_timeout)
+        timeouts = options.startup_timeout, options.answer_timeout
+        server = Server([*command, *cache], options.checkpoint, options.port, log, *timeouts)
         with server.started() as model:
             yield model
 

@@ -93,7 +93,8 @@ def _serve(
     served, log = None, options.output / SERVER_LOG
     try:
         with engine_cache(options.engine) as cache:
-            server = Server([*command, *cache], options.port, log, options.startup_timeout, options.answer_timeout)
+            timeouts = options.startup_timeout, options.answer_timeout
+            server = Server([*command, *cache], options.checkpoint, options.port, log, *timeouts)
             served = server.ask_once(chat=quality.has_chat_template(options.checkpoint))
         check = quality.Check("served", passed=True, detail=f"answered in {served.seconds_to_answer} seconds")
     except CheckFailedError as error:

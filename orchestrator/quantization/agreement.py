@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.errors import ArchitectureUnknownError, CheckpointError, ConfigInvalidError
-from orchestrator.models import ModelShape, is_known, require_one_architecture, shape_of
+from orchestrator.models import ModelShape, is_known, require_model_type, require_one_architecture, shape_of
 from orchestrator.models.fields import NotDescribedError
 from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.structure import Config, Structure
@@ -39,8 +39,10 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
         tensors: Those of the files.
 
     Raises:
-        CheckpointError: A field is impossible, or a tensor is missing, too many or of another shape.
+        CheckpointError: A field is impossible, or the model type or a tensor is missing, or a tensor is too many or of
+            another shape.
     """
+    require_agreeing_names(config)
     shape = _exact_shape(config)
     if shape is None:
         return
@@ -68,17 +70,18 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
 
 
 def require_agreeing_names(config: Config) -> None:
-    """Check that `architectures` and `model_type` name one architecture.
+    """Check that there is a `model_type`, and that `architectures` does not name another architecture.
 
     Raises:
-        CheckpointError: Both are known, and differ.
+        CheckpointError: There is none, or both are known and differ.
     """
     try:
+        require_model_type(config)
         require_one_architecture(structure.architecture_of(config), config.get("model_type"))
     except ArchitectureUnknownError:
         return
     except ConfigInvalidError as error:
-        raise CheckpointError(error.message, hint=_HINT) from None
+        raise CheckpointError(error.message, hint=error.hint or _HINT) from None
 
 
 def _exact_shape(config: Config) -> ModelShape | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.bundle.gateway import harmony
 from orchestrator.errors import CheckFailedError
 from orchestrator.payloads import generate, verify
+from orchestrator.payloads._server import Server
 from orchestrator.quantization.files import read_json, write_json
 
 _STAND_IN = """
@@ -228,3 +231,20 @@ def _wait_for(file: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail(f"{file} did not appear")
+
+
+def test_a_server_of_gpt_oss_gets_its_vocabulary(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(harmony.VARIABLE, raising=False)
+    monkeypatch.setattr(harmony, "DIGEST", hashlib.sha256(b"YQ== 0\n").hexdigest())
+    write_json(tmp_path / "config.json", {"architectures": ["GptOssForCausalLM"]})
+    write_json(tmp_path / "tokenizer.json", {"model": {"vocab": {"a": 0}}})
+    code = f"import os; print(open(os.environ['{harmony.VARIABLE}'] + '/{harmony.FILE}').read())"
+    server = Server([sys.executable, "-c", code], tmp_path, port, tmp_path / "log", 5, 5)
+    with pytest.raises(CheckFailedError, match="YQ== 0"), server.started():
+        pass
+    (tmp_path / "tokenizer.json").unlink()
+    with (
+        pytest.raises(CheckFailedError, match=r"warning: .*tokenizer\.json: expected the vocabulary"),
+        server.started(),
+    ):
+        pass

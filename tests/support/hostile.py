@@ -394,6 +394,8 @@ HOSTILE: Mapping[str, Hostile] = {
     "an architecture that is a number": Hostile(config(architectures=[7]), ("architectures",)),
     "another architecture": Hostile(config(architectures=["MistralForCausalLM"]), ("MistralForCausalLM",)),
     "another model type": Hostile(config(model_type="mistral"), ("mistral",)),
+    "no model type": Hostile(without("model_type"), ("config.json", "model_type is missing")),
+    "a model type of no letters": Hostile(config(model_type=""), ("config.json", "model_type is missing")),
     "no layers": Hostile(config(num_hidden_layers=0), ("num_hidden_layers",)),
     "a billion layers": Hostile(config(num_hidden_layers=10**9), ("config.json",)),
     "layers in words": Hostile(config(num_hidden_layers="2"), ("num_hidden_layers",)),

@@ -21,6 +21,7 @@ from .connections import LimitedServer
 from .documents import Documents
 from .errors import MachineError, RuntimeEndedError, RuntimeHungError
 from .gateway import Gateway, Phase
+from .harmony import VocabularyError, write_vocabulary
 from .keys import KeyRing
 from .launch import Launch
 from .logs import Log
@@ -91,7 +92,11 @@ async def _running(
         url = f"http://127.0.0.1:{settings.runtime_port}"
         runtime = Runtime(
             command,
-            {**runtime_environment(environment), **launch.environment},
+            {
+                **runtime_environment(environment),
+                **launch.environment,
+                **_vocabulary(stack, launch.model, environment, log),
+            },
             launch.kind,
             url,
             log,
@@ -130,12 +135,24 @@ def _config(stack: AsyncExitStack, config: ConfigChanges | None) -> Path | None:
     """Return the configuration file, or a changed copy that is removed at the end."""
     if config is None or not config.changes:
         return None
+    return write_config(config, _folder(stack, f"the changed {config.file.name}"))
+
+
+def _vocabulary(stack: AsyncExitStack, model: Path, environment: Mapping[str, str], log: Log) -> dict[str, str]:
+    """Return the variables that name the vocabulary of a model that needs one, which is removed at the end."""
     try:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nim-gateway-"))
+        return write_vocabulary(model, lambda: _folder(stack, "the vocabulary"), environment)
+    except VocabularyError as error:
+        log.warning(str(error))
+        return {}
+
+
+def _folder(stack: AsyncExitStack, what: str) -> Path:
+    try:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nim-gateway-")))
     except OSError as error:
-        message = f"cannot create a folder for the changed {config.file.name}: {error}; mount a tmpfs at /tmp"
+        message = f"cannot create a folder for {what}: {error}; mount a tmpfs at /tmp"
         raise MachineError(message) from error
-    return write_config(config, Path(folder))
 
 
 def _link(links: Links | None) -> None:

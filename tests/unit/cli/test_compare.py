@@ -79,6 +79,7 @@ def test_a_repository_that_the_catalogue_knows_needs_no_network(shell: Shell) ->
 def test_a_config_or_its_folder_is_read_where_it_lies(shell: Shell, tmp_path: Path) -> None:
     config = {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "hidden_size": 256,
         "intermediate_size": 512,
         "num_hidden_layers": 2,
@@ -235,7 +236,7 @@ def test_a_format_without_kernels_on_the_target_is_not_recommended(shell: Shell)
 def test_a_family_and_its_configuration_give_the_same_figures(shell: Shell, tmp_path: Path) -> None:
     entry = find_model("meta-llama/Llama-3.3-70B-Instruct")
     assert entry is not None
-    (tmp_path / "config.json").write_text(json.dumps(entry.config))
+    (tmp_path / "config.json").write_text(json.dumps({**entry.config, "model_type": "llama"}))
     family, alone = (shell.json("compare", model) for model in ("llama3-70b", str(tmp_path / "config.json")))
     figures = [
         [{key: value for key, value in row.items() if key != "recipes"} for row in found["formats"]]
@@ -257,7 +258,9 @@ def test_a_quantized_configuration_is_compared_as_what_it_is(
 ) -> None:
     entry = find_model("Qwen/Qwen3-8B")
     assert entry is not None
-    (tmp_path / "config.json").write_text(json.dumps({**entry.config, "quantization_config": quantization}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**entry.config, "model_type": "qwen3", "quantization_config": quantization})
+    )
     rows = shell.json("compare", str(tmp_path / "config.json"), "--target", "b200")["formats"]
     assert [row["format"] for row in rows if row["fits"]] == [format_name]
     for row in rows:

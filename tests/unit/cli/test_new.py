@@ -25,6 +25,7 @@ from tests.unit.planner.byte_configs import (
     QWEN2,
     QWEN3_NEXT,
     Config,
+    with_type,
 )
 
 MOE: Config = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "hidden_size": 2048}
@@ -63,7 +64,7 @@ def _in_the_project(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
 def model(folder: Path, config: Config, **beside: Any) -> Path:  # noqa: ANN401 - whatever JSON can say
     """Make a model's folder with its config.json and further JSON files."""
     folder.mkdir(parents=True)
-    for name, content in {"config": config, **beside}.items():
+    for name, content in {"config": with_type(config), **beside}.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 

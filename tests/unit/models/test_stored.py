@@ -14,7 +14,17 @@ from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
 from orchestrator.planner.bytes import checkpoint_bytes, kept_tensors, loaded_bytes, weights_read_per_step
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_files
-from tests.unit.planner.byte_configs import DEEPSEEK_V2, GEMMA3, GLM, LLAMA, MIXTRAL, NEMOTRON, QWEN3_NEXT, Config
+from tests.unit.planner.byte_configs import (
+    DEEPSEEK_V2,
+    GEMMA3,
+    GLM,
+    LLAMA,
+    MIXTRAL,
+    NEMOTRON,
+    QWEN3_NEXT,
+    Config,
+    with_type,
+)
 
 FAMILIES: dict[str, Config] = {
     "Llama": LLAMA,
@@ -40,7 +50,7 @@ def headers_of(shape: ModelShape, scheme: Scheme) -> dict[str, Stored]:
 
 def read(config: Config, scheme: Scheme, **quantization: object) -> ModelFiles:
     declared = quantization or None
-    return ModelFiles.of("here", config, declared, headers_of(shape_of(config), scheme))
+    return ModelFiles.of("here", with_type(config), declared, headers_of(shape_of(config), scheme))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -108,7 +118,9 @@ def test_what_is_read_is_kept_and_what_is_damaged_is_not_there() -> None:
 )
 def test_only_headers_give_the_bytes_of_another_packing(declared: Config) -> None:
     config = {**LLAMA, "quantization_config": declared}
-    found = scheme_of_files(ModelFiles.of("here", config, None, headers_of(shape_of(LLAMA), scheme_of("bf16"))))
+    found = scheme_of_files(
+        ModelFiles.of("here", with_type(config), None, headers_of(shape_of(LLAMA), scheme_of("bf16")))
+    )
     assert found is not None
     assert found.label == declared["quant_method"].upper()
     with pytest.raises(ConfigInvalidError):
@@ -122,8 +134,10 @@ def mixed(*names: str) -> Config:
 
 def test_a_listed_module_covers_what_is_inside() -> None:
     inside = [f"model.layers.3.block_sparse_moe.experts.{n}.{w}" for n in range(8) for w in ("w1", "w2", "w3")]
-    by_parent = scheme_of_files(ModelFiles("here", MIXTRAL, mixed("model.layers.3.block_sparse_moe.experts")))
-    by_name = scheme_of_files(ModelFiles("here", MIXTRAL, mixed(*inside)))
+    by_parent = scheme_of_files(
+        ModelFiles("here", with_type(MIXTRAL), mixed("model.layers.3.block_sparse_moe.experts"))
+    )
+    by_name = scheme_of_files(ModelFiles("here", with_type(MIXTRAL), mixed(*inside)))
     assert by_parent is not None
     assert by_name is not None
     shape = shape_of(MIXTRAL)
@@ -133,4 +147,6 @@ def test_a_listed_module_covers_what_is_inside() -> None:
 
 def test_a_listed_module_that_the_model_does_not_have_is_an_error() -> None:
     with pytest.raises(ConfigInvalidError, match=r"model\.layers\.99\.mlp: the model has no such module"):
-        scheme_of_files(ModelFiles("here", LLAMA, mixed("model.layers.0.mlp.up_proj", "model.layers.99.mlp")))
+        scheme_of_files(
+            ModelFiles("here", with_type(LLAMA), mixed("model.layers.0.mlp.up_proj", "model.layers.99.mlp"))
+        )

@@ -124,7 +124,7 @@ USUAL = {"attention_bias", "mlp_bias"}
 def _is_no_other_model(name: str, value: object) -> bool:
     """Tell whether transformers builds the same model with this value, or none: of no type that it knows."""
     if name == "model_type":
-        return value is None or (isinstance(value, str) and value not in HABITS)
+        return isinstance(value, str) and value not in HABITS and bool(value)
     return value is None and name in USUAL
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.errors import CheckpointError, ConfigInvalidError
 from orchestrator.models import shape_of
+from orchestrator.models.files import ModelFiles
 from orchestrator.quantization.agreement import require_agreeing_names, require_declared_architecture
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.onepass import quantize_checkpoint
@@ -114,12 +115,27 @@ def test_a_class_and_a_model_type_of_two_architectures_are_refused(architecture:
         ("DeciLMForCausalLM", "nemotron-nas"),
         ("AnotherForCausalLM", "llama"),
         ("LlamaForCausalLM", "another"),
-        ("LlamaForCausalLM", None),
         ("BertModel", "llama"),
     ],
 )
-def test_names_that_published_models_have_agree(architecture: str, model_type: str | None) -> None:
+def test_names_that_published_models_have_agree(architecture: str, model_type: str) -> None:
     require_agreeing_names({"architectures": [architecture], "model_type": model_type})
+
+
+@pytest.mark.parametrize("more", [{}, {"model_type": None}, {"model_type": ""}, {"auto_map": {"AutoModel": "a.B"}}])
+def test_without_a_model_type_nothing_loads_it(more: Mapping[str, object]) -> None:
+    config = {**SIZES, "architectures": ["LlamaForCausalLM"], **more}
+    with pytest.raises(CheckpointError, match=r"config.json: model_type is missing") as raised:
+        require_declared_architecture(config, tensors_of(config))
+    assert "or add the type of its class" in str(raised.value.hint)
+    with pytest.raises(ConfigInvalidError, match=r"here: model_type is missing"):
+        assert ModelFiles("here", config).shape
+
+
+def test_a_model_whose_own_code_is_its_type_needs_none() -> None:
+    config = {**SIZES, "architectures": ["LlamaForCausalLM"], "auto_map": {"AutoConfig": "configuration_own.Own"}}
+    require_agreeing_names(config)
+    assert ModelFiles("here", config).shape.parameters
 
 
 def test_neither_quantize_nor_verify_takes_a_model_of_another_architecture(tiny: Path, tmp_path: Path) -> None:

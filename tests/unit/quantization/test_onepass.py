@@ -85,7 +85,8 @@ def test_memory_does_not_grow_with_a_tensor(save: Save, tmp_path: Path, numbers:
     sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 300}
     peaks = []
     for rows in (1 << 15, 1 << 17):
-        config = {"architectures": ["LlamaForCausalLM"], "intermediate_size": rows, "torch_dtype": "bfloat16", **sizes}
+        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", **sizes}
+        config["intermediate_size"] = rows
         folder = save(_model(config, numbers), name=f"model {rows}")
         write_json(folder / "config.json", config)
         tracemalloc.start()
@@ -215,12 +216,20 @@ _STORED_OTHERWISE = {
 }
 
 
+_TYPES = {
+    "LlamaForCausalLM": "llama",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen2ForCausalLM": "qwen2",
+    "DeepseekV3ForCausalLM": "deepseek_v3",
+}
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("architecture", _STORED_OTHERWISE)
 def test_what_is_not_quantized_keeps_the_type_that_is_stored(
     save: Save, tmp_path: Path, numbers: np.random.Generator, architecture: str, kind: type[np.generic]
 ) -> None:
-    config = {**_SIZES, "architectures": [architecture]}
+    config = {**_SIZES, "architectures": [architecture], "model_type": _TYPES[architecture]}
     stored = _model(config, numbers)
     stored |= {name: stored[name].astype(kind) * kind(1.001) for name in _STORED_OTHERWISE[architecture]}
     source = save(stored)
@@ -374,6 +383,7 @@ def test_layers_for_further_tokens_are_copied_and_listed(save: Save, tmp_path: P
         "num_attention_heads": 2,
         "vocab_size": 64,
         "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
         "torch_dtype": "bfloat16",
         "num_hidden_layers": 1,
         **latent,

@@ -274,7 +274,8 @@ def test_a_format_made_by_others_gets_the_checks_that_apply(quantized: Path, sav
     )
     shutil.copy(weights / SINGLE, quantized / SINGLE)
     (quantized / "hf_quant_config.json").unlink()
-    config = {"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}}
+    config = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss"}
+    config |= {"quantization_config": {"quant_method": "mxfp4"}}
     write_json(quantized / "config.json", config)
     report = examine(quantized)
     assert (report.format, report.passed) == ("mxfp4", True)
