@@ -51,17 +51,21 @@ class Member:
     @property
     def time(self) -> Span | None:
         """How long the phases of its pending steps are planned to take; None if that is not known."""
-        names = {placed.step.name for placed in self.pending}
-        found = None
-        for stage in self.plan.estimate.stages:
-            if stage.time and _runs(stage.phase, names):
-                found = found.plus(stage.time) if found else stage.time
-        return found
+        return planned_time(self.plan, {placed.step.name for placed in self.pending})
 
     @property
     def gpus(self) -> Mapping[str, int]:
         """The number of GPUs of each step."""
         return {placed.step.name: placed.step.gpus for placed in self.planned.plan.steps} if self.planned else {}
+
+
+def planned_time(plan: Plan, steps: set[str]) -> Span | None:
+    """Return how long the phases of some steps are planned to take; None if that is not known."""
+    found = None
+    for stage in plan.estimate.stages:
+        if stage.time and _runs(stage.phase, steps):
+            found = found.plus(stage.time) if found else stage.time
+    return found
 
 
 def _runs(phase: str, steps: set[str]) -> bool:

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.app.batch import planned_time
 from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.errors import OrchestratorError
 from orchestrator.pages.build_page import BuildStory, StepStory
 from orchestrator.planner.prediction import beside_measured, predict
+from orchestrator.units import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,22 +47,27 @@ def tell(settings: Settings, journal: Journal, planned: Plan | None) -> BuildSto
     performance = _document(folders.get("benchmark"), "performance.json")
     prediction = predict(planned.model) if planned else None
     bundle = settings.dist / journal.recipe
+    gpus = {placed.step.name: placed.step.gpus for placed in planned.steps} if planned else {}
+    span = (
+        planned_time(planned, {entry.name for entry in journal.steps if entry.state != "reused"}) if planned else None
+    )
     return BuildStory(
         recipe=journal.recipe,
         description=planned.recipe.description if planned else "",
         started=time.strftime("%Y-%m-%d %H:%M", time.gmtime(journal.started)),
         is_running=journal.is_running,
         is_finished=journal.finished,
-        steps=tuple(_step(store, journal, entry) for entry in journal.steps),
+        steps=tuple(_step(store, journal, entry, gpus.get(entry.name, 0)) for entry in journal.steps),
         memory=planned.target.memory if planned else None,
         verdict=str(planned.verdict) if planned else "",
         quality=_document(folders.get("verify"), "quality.json"),
         levels=beside_measured(performance, prediction),
         bundle=str(bundle) if journal.finished and bundle.is_dir() else "",
+        planned=f"{in_time(span.least)} to {in_time(span.most)}" if span else "",
     )
 
 
-def _step(store: Store, journal: Journal, entry: Entry) -> StepStory:
+def _step(store: Store, journal: Journal, entry: Entry, gpus: int) -> StepStory:
     has_result = entry.state in _HAS_RESULT
     artifact, cost = (store.look(entry.key), store.cost(entry.key)) if has_result else (None, None)
     spent = cost.spent if cost else None
@@ -74,6 +81,7 @@ def _step(store: Store, journal: Journal, entry: Entry) -> StepStory:
         peak_memory=spent.peak_memory if spent else None,
         digest=artifact.digest if artifact else "",
         error=entry.error,
+        gpus=gpus,
     )
 
 

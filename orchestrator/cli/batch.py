@@ -18,17 +18,17 @@ from orchestrator.app.batch_run import (
     start_builds,
 )
 from orchestrator.app.detach import log_file
-from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.matrix import derived_recipes, read_axes
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli.batch_view import BatchView
-from orchestrator.cli.build_page_file import write_build_page
+from orchestrator.cli.build_page_file import BatchPage
 from orchestrator.cli.error_view import show_error
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json
 from orchestrator.errors import PlanRefusedError
+from orchestrator.events import Event
 from orchestrator.units import in_bytes, in_time
 
 _HEADS = ("recipe", "state", "time", "planned", "GPU hours", "steps")
@@ -69,25 +69,23 @@ def build_many(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
         _show_plan(batch, jobs)
     batch.check(jobs, shares_memory=not wanted.on_cluster, skips=wanted.keeps_going)
     settings.store.make()
-    with BatchView() as view:
-        run = BatchRun(start_builds(settings, _command(settings, wanted)), view, jobs, wanted.keeps_going)
+    names = [member.recipe.name for member in batch.ready]
+    with BatchView() as view, BatchPage(settings, wanted.page, names) as page:
+
+        def show(member: Member, event: Event) -> None:
+            view(member, event)
+            page(member, event)
+
+        run = BatchRun(start_builds(settings, _command(settings, wanted)), show, jobs, wanted.keeps_going)
         try:
             run.run(batch.ready)
         except KeyboardInterrupt:
             _show(settings, run.results.values(), as_json=as_json)
             raise
-        finally:
-            _write_page(settings, [result.member.recipe for result in run.results.values()], wanted.page)
     results = (*run.results.values(), *refused_results(batch))
     _show(settings, results, as_json=as_json)
     failed = (*(result.error for result in run.results.values()), *(member.error for member in batch.refused))
     return next((error.exit_status for error in failed if error), 0)
-
-
-def _write_page(settings: Settings, recipes: Iterable[RecipeName], page: Path | None) -> None:
-    journals = [journal for recipe in recipes if (journal := Journal.read(settings.store.root, recipe.name))]
-    if page and journals:
-        write_build_page(settings, journals, page)
 
 
 def _command(settings: Settings, wanted: Wanted) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
+from orchestrator.app.batch import Member
 from orchestrator.app.build_story import plan_quietly, tell
 from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import Plan
@@ -15,6 +18,11 @@ from orchestrator.cli.options import write_page
 from orchestrator.errors import MachineError
 from orchestrator.events import Event, Observer, Publishing, StepDone, StepReused, StepStarted
 from orchestrator.store import owner
+
+_SHOWN = (StepStarted, Publishing, StepReused, StepDone)
+"""Events that change a page."""
+_SECONDS = 1.0
+"""Between two pages of several builds."""
 
 
 def write_build_page(settings: Settings, journals: Sequence[Journal], file: Path) -> None:
@@ -49,7 +57,7 @@ def with_page(
 
     def follow(event: Event) -> None:
         observer(event)
-        if isinstance(event, StepStarted | Publishing | StepReused | StepDone):
+        if isinstance(event, _SHOWN):
             with suppress(MachineError):
                 write()
 
@@ -59,7 +67,73 @@ def with_page(
         write()
 
 
-def _write(settings: Settings, builds: Sequence[tuple[Journal, Plan | None]], file: Path) -> None:
+class BatchPage(AbstractContextManager["BatchPage"]):
+    """Keeps the page of several builds up to date in a block, and writes its end.
+
+    A thread writes it, because the page of many builds takes a while, and events come often.
+
+    Args:
+        settings: The folders.
+        file: The page; None: write none.
+        recipes: What is built in the block, in the order of the builds.
+    """
+
+    def __init__(self, settings: Settings, file: Path | None, recipes: Sequence[str]) -> None:
+        self._settings = settings
+        self._file = file
+        self._recipes = recipes
+        self._plans: dict[str, Plan] = {}
+        self._changed, self._ended = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to follow."""
+        if self._file:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write the end."""
+        if self._file:
+            self._ended.set()
+            self._thread.join()
+            self.write(follows=False)
+
+    def __call__(self, member: Member, event: Event) -> None:
+        """Note an event of a build."""
+        if isinstance(event, _SHOWN):
+            self._plans[member.recipe.name] = member.plan
+            self._changed.set()
+
+    def write(self, *, follows: bool) -> None:
+        """Write the builds that have begun."""
+        journals = [journal for name in self._recipes if name in self._plans and (journal := self._journal(name))]
+        if self._file and journals:
+            begun = {journal.recipe for journal in journals}
+            builds = [(journal, self._plans[journal.recipe]) for journal in journals]
+            waiting = [name for name in self._recipes if name not in begun] if follows else []
+            _write(self._settings, builds, self._file, follows=follows, waiting=waiting)
+
+    def _journal(self, name: str) -> Journal | None:
+        return Journal.read(self._settings.store.root, name)
+
+    def _follow(self) -> None:
+        while not self._ended.wait(_SECONDS):
+            if self._changed.is_set():
+                self._changed.clear()
+                with suppress(MachineError):
+                    self.write(follows=True)
+
+
+def _write(
+    settings: Settings,
+    builds: Sequence[tuple[Journal, Plan | None]],
+    file: Path,
+    *,
+    follows: bool = False,
+    waiting: Sequence[str] = (),
+) -> None:
     from orchestrator.pages.build_page import build_page  # noqa: PLC0415 - only for a page
 
-    write_page(file, build_page([tell(settings, journal, planned) for journal, planned in builds]))
+    stories = [tell(settings, journal, planned) for journal, planned in builds]
+    write_page(file, build_page(stories, follows=follows, waiting=waiting))

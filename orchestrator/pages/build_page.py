@@ -16,6 +16,7 @@ _DIGITS = 12
 """Of a digest; the whole one is in the table's cell as its title."""
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _GB = 1e9
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class StepStory:
     """Bytes; None where its command did not tell."""
     digest: str = ""
     error: str = ""
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,18 @@ class BuildStory:
     """Measured beside predicted speed, see `prediction.beside_measured`."""
     bundle: str
     """The folder of the deployment; empty if there is none."""
+    planned: str = ""
+    """How long the steps that were not reused are planned to take, in words."""
 
     @property
     def seconds(self) -> float:
         """The time of all steps."""
         return sum(step.seconds for step in self.steps)
+
+    @property
+    def gpu_hours(self) -> float:
+        """The hours of its steps, times the GPUs of each; a reused result costs none."""
+        return sum(step.seconds * step.gpus for step in self.steps if step.state != "reused") / _HOUR
 
     @property
     def outcome(self) -> tuple[str, str]:
@@ -82,17 +91,24 @@ class BuildStory:
         return "Between two steps", "maybe"
 
 
-def build_page(builds: Sequence[BuildStory]) -> str:
-    """Write the page of one or more builds."""
-    running = any(build.is_running for build in builds)
-    one = len(builds) == 1
+def build_page(builds: Sequence[BuildStory], *, follows: bool = False, waiting: Sequence[str] = ()) -> str:
+    """Write the page of one or more builds.
+
+    Args:
+        builds: At least one.
+        follows: More will happen, even if none of them runs at this moment.
+        waiting: The recipes whose builds have not begun.
+    """
+    running = follows or any(build.is_running for build in builds)
+    one = len(builds) == 1 and not waiting
     return render(
         "build.html.j2",
-        title=f"{builds[0].recipe}: build" if one else f"Builds of {len(builds)} recipes",
+        title=f"{builds[0].recipe}: build" if one else f"Builds of {len(builds) + len(waiting)} recipes",
         reload=RELOAD_SECONDS if running else None,
         one=one,
         builds=[(build, *build.outcome, list(_charts(build)), list(_rows(build))) for build in builds],
         overview=[_overview(build) for build in builds],
+        waiting=", ".join(waiting),
     )
 
 
@@ -100,7 +116,9 @@ def _overview(build: BuildStory) -> tuple[str, ...]:
     words, style = build.outcome
     speed = next((level["measured"] for level in build.levels if level["measured"] is not None), None)
     checks = "" if build.quality is None else "passed" if build.quality["passed"] else "failed"
-    return build.recipe, style, words, in_time(build.seconds), checks, "" if speed is None else f"{speed:.1f}"
+    hours = f"{build.gpu_hours:.2f}" if build.gpu_hours else ""
+    figures = (in_time(build.seconds), build.planned, hours, checks, "" if speed is None else f"{speed:.1f}")
+    return build.recipe, style, words, *figures
 
 
 def _rows(build: BuildStory) -> Iterator[tuple[StepStory, tuple[str, ...]]]:

@@ -45,7 +45,7 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_two_at_once_make_what_they_share_once_and_each_its_deployment(project: Path) -> None:
-    building = start(project, "--jobs", "2", "--json")
+    building = start(project, "--jobs", "2", "--json", "--html", "page.html")
     printed, said = building.communicate()
     assert building.returncode == 0, said
     found = {each["recipe"]: each for each in json.loads(printed)}
@@ -54,6 +54,9 @@ def test_two_at_once_make_what_they_share_once_and_each_its_deployment(project: 
     assert sorted(generated) == [False, True]
     assert sorted(path.name for path in (project / "dist").iterdir()) == ["first", "second"]
     assert "first: ✓ quantize: " in said
+    page = (project / "page.html").read_text()
+    assert page.count("Every step is done") == 4
+    assert 'http-equiv="refresh"' not in page
 
 
 def test_an_interrupt_ends_every_build_and_the_next_one_goes_on(project: Path) -> None:

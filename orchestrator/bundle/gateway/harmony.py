@@ -88,4 +88,4 @@ def _is_gpt_oss(model: Path) -> bool:
         declared = json.loads((model / "config.json").read_bytes()).get("architectures")
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
-    return declared == [_ARCHITECTURE]
+    return bool(declared == [_ARCHITECTURE])

@@ -116,7 +116,7 @@ class _Extent(TypedDict):
     "page",
     type=PageFile(),
     metavar="FILE",
-    help="Also write one self-contained page. It follows the build of one recipe, and shows the end of several.",
+    help="Also write one self-contained page, which follows the builds and shows their end.",
 )
 @click.option("--detach", is_flag=True, help="Build in the background; follow it with attach, status and logs -f.")
 @set_option

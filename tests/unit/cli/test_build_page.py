@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.events import Failure, to_line
+from orchestrator.app.batch import plan_batch
+from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.settings import Settings
+from orchestrator.cli.build_page_file import BatchPage
+from orchestrator.events import Failure, StepStarted, to_line
 from tests.support.fake import FakeRun
 from tests.support.leavings import COMMANDS, QUALITY, RECIPE, checked
 from tests.unit.cli.conftest import Shell
@@ -65,3 +69,21 @@ def test_a_page_that_no_build_here_would_write_is_refused(shell: Shell, tmp_path
     for other in ("--dry-run", "--detach", "--executor=slurm"):
         assert shell("build", RECIPE, "--html", str(tmp_path / "page.html"), other) == 2
         assert "--html is not possible with" in shell.err
+
+
+def test_the_page_of_several_follows_them_and_shows_their_end(shell: Shell, tmp_path: Path) -> None:
+    assert shell("build", RECIPE, "--until", "generate") == 0  # of which a journal is left
+    settings = Settings({}, shell.project, shell.store, shell.dist)
+    members = plan_batch(settings, [RecipeName(RECIPE), RecipeName("tiny-llama-fp8")]).ready
+    file, event = tmp_path / "page.html", StepStarted("generate", "process")
+    with BatchPage(settings, file, [member.recipe.name for member in members]) as page:
+        page.write(follows=True)
+        assert not file.exists(), "none has begun"
+        page(next(member for member in members if member.recipe.name == RECIPE), event)
+        page.write(follows=True)
+        text = file.read_text(encoding="utf-8")
+        assert 'http-equiv="refresh"' in text
+        assert "Not begun: tiny-llama-fp8." in text
+    text = file.read_text(encoding="utf-8")
+    assert 'http-equiv="refresh"' not in text
+    assert "Not begun" not in text

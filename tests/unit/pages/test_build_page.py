@@ -61,3 +61,15 @@ def test_several_builds_have_one_table_and_a_part_each() -> None:
         assert f'<a href="#{name}">{name}</a>' in page
         assert f'<h2 id="{name}">' in page
     assert page.count("quantize failed: the disk is full") == 2
+
+
+def test_several_builds_are_followed_with_planned_times_gpu_hours_and_what_has_not_begun() -> None:
+    step = StepStory("quantize", "done", 5400.0, gpus=2)
+    ended = replace(BUILD, steps=(step, replace(step, state="reused")), planned="1 h to 2 h")
+    page = build_page([ended], follows=True, waiting=["third", "fourth"])
+    assert 'http-equiv="refresh"' in page
+    assert "Builds of 3 recipes" in page
+    assert 'data-label="planned">1 h to 2 h</td>' in page
+    assert 'data-label="GPU hours">3.00</td>' in page
+    assert "Not begun: third, fourth." in page
+    assert "Not begun" not in build_page([ended, BUILD])

@@ -274,8 +274,8 @@ def test_a_format_made_by_others_gets_the_checks_that_apply(quantized: Path, sav
     )
     shutil.copy(weights / SINGLE, quantized / SINGLE)
     (quantized / "hf_quant_config.json").unlink()
-    config = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss"}
-    config |= {"quantization_config": {"quant_method": "mxfp4"}}
+    declared = {"quantization_config": {"quant_method": "mxfp4"}}
+    config = {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", **declared}
     write_json(quantized / "config.json", config)
     report = examine(quantized)
     assert (report.format, report.passed) == ("mxfp4", True)
