@@ -22,7 +22,8 @@ def reference() -> str:
         "Families of models",
         f"""`make families` walks the registry of transformers: all causal language models, and all models of images and
 text. It makes a tiny random model of each from the default configuration, lets ModelOpt export it, and compares every
-tensor with the checkpoint that method `onepass` writes, byte by byte, with scale search `max`. ({versions})""",
+tensor with the checkpoint that method `onepass` writes, byte by byte, with scale search `max`.
+({versions}; {results.day})""",
         _shares(results.rows),
         "## What ModelOpt exports",
         table(["family", "class", *FORMATS], map(_row, exported)),

@@ -57,7 +57,7 @@ def known_model(recipe: Recipe, find: Find = in_catalogue) -> Known | None:
         return None
     shape, basis = found.shape, found.basis
     source = _source(recipe, found.stored)
-    served = source if recipe.quantization.method == "none" else _made(recipe)
+    served = source if recipe.quantization.method == "none" else made(recipe)
     asked = recipe.serve.kv_cache.dtype
     return Known(shape, source, served, served.kv_cache if asked == "auto" else asked, basis)
 
@@ -77,7 +77,7 @@ def _source(recipe: Recipe, stored: Scheme | None) -> Scheme:
         return scheme_of("bf16")
     if has_block_scales(recipe):
         return scheme_of("fp8_block_scale")
-    return _made(recipe)
+    return made(recipe)
 
 
 def at_most(recipe: Recipe) -> Format:
@@ -92,7 +92,8 @@ def at_most(recipe: Recipe) -> Format:
     return "fp8" if bits <= 8 else "bf16"  # noqa: PLR2004 - bits of FP8
 
 
-def _made(recipe: Recipe) -> Scheme:
+def made(recipe: Recipe) -> Scheme:
+    """Return the scheme that a recipe's quantizer writes."""
     quantization = recipe.quantization
     cache_format = quantization.kv_cache
     return scheme_of(

@@ -19,7 +19,7 @@ from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
 from orchestrator.planner.rules.model import has_listed
 from orchestrator.planner.scheme import Algorithm, Scheme
 from orchestrator.quantization.format_names import SINGLE_FORMATS
-from orchestrator.quantization.refused import REASONS
+from orchestrator.quantization.refused import reason
 from orchestrator.recipe.model import Format, Method, Recipe
 
 _FORMATS: Mapping[Algorithm, Format] = MappingProxyType(
@@ -184,7 +184,8 @@ def _candidates(new: NewRecipe, name: Format, catalog: Lookup) -> Iterator[Candi
 def _methods(new: NewRecipe, name: Format) -> tuple[Method, ...]:
     if new.declared is not None or name == "bf16":
         return ("none",)
-    ours = name in SINGLE_FORMATS and new.architecture not in REASONS
+    model_type, runs_model = new.shape.model_type if new.shape else None, name != SINGLE_FORMATS[0]
+    ours = name in SINGLE_FORMATS and not reason(new.architecture, model_type, name, runs_model=runs_model)
     return ("onepass", "modelopt") if ours else ("modelopt",)
 
 

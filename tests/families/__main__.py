@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def main() -> int:
     with ThreadPoolExecutor(given.processes) as pool:
         list(pool.map(run, filter(None, shares)))
     if {row.family for row in rows.results} >= set(registry["families"]):
-        results = Results(registry["versions"], rows.results)
+        results = Results(registry["versions"], rows.results, datetime.now(UTC).date().isoformat())
         FILE.write_text(results.document(), encoding="utf-8")
         refused.FILE.write_text(json.dumps(results.refused, indent=2) + "\n", encoding="utf-8")
     return _summary(rows.results, given.least)

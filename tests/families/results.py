@@ -83,30 +83,34 @@ class Results:
     versions: Mapping[str, str]
     """Of the libraries."""
     rows: tuple[Result, ...]
+    day: str = ""
+    """When the run ended."""
 
     @classmethod
     def read(cls, file: Path = FILE) -> Self:
         """Read the last whole run."""
         found = json.loads(file.read_text(encoding="utf-8"))
-        return cls(found["versions"], tuple(map(Result.of, found["rows"])))
+        return cls(found["versions"], tuple(map(Result.of, found["rows"])), found.get("day", ""))
 
     @property
-    def refused(self) -> dict[str, str]:
-        """Our errors by class: what ModelOpt exports and `onepass` refuses in every format, in all families of it."""
-        exported: dict[str, list[Outcome]] = {}
+    def refused(self) -> dict[str, dict[str, str]]:
+        """Our errors by format: of what ModelOpt exports, by family, and by class if all its families are refused."""
+        exported: dict[str, dict[str, list[Outcome]]] = {}
         for row in self.rows:
-            outcomes = [outcome for outcome in row.formats.values() if not outcome.not_exported]
-            exported.setdefault(row.architecture, []).extend(outcomes)
-        return {
-            architecture: outcomes[0].refused
-            for architecture, outcomes in sorted(exported.items())
-            if outcomes and all(outcome.refused for outcome in outcomes)
+            for name in filter(None, (row.family, row.architecture)):
+                for number_format, outcome in row.formats.items():
+                    if not outcome.not_exported:
+                        exported.setdefault(name, {}).setdefault(number_format, []).append(outcome)
+        found = {
+            name: {key: all_[0].refused for key, all_ in formats.items() if all(each.refused for each in all_)}
+            for name, formats in sorted(exported.items())
         }
+        return {name: formats for name, formats in found.items() if formats}
 
     def document(self) -> str:
         """Return the file's text: a line for each row."""
         rows = ",\n".join(json.dumps(row.document) for row in self.rows)
-        return f'{{"versions": {json.dumps(self.versions)}, "rows": [\n{rows}\n]}}\n'
+        return f'{{"day": {json.dumps(self.day)}, "versions": {json.dumps(self.versions)}, "rows": [\n{rows}\n]}}\n'
 
 
 def _few(value: str | tuple[str, ...]) -> str | tuple[str, ...]:

@@ -41,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     formats.gpt_oss_stays_as_it_is,
     published.starts_from_unquantized,
     formats.method_can,
+    formats.can_be_compared,
     faults.known_faults,
     formats.has_kernels,
     formats.reads_it_as_it_is,

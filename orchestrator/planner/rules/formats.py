@@ -7,9 +7,11 @@ from types import MappingProxyType
 
 from orchestrator.catalog.image import Image
 from orchestrator.errors import Refusal
+from orchestrator.planner.known import made
+from orchestrator.planner.preparation import calibrates
 from orchestrator.planner.rule_input import RuleInput
 from orchestrator.quantization import format_names
-from orchestrator.quantization.refused import REASONS
+from orchestrator.quantization.refused import reason
 from orchestrator.recipe.model import Format
 
 NEAREST: Mapping[str, tuple[Format, ...]] = MappingProxyType(
@@ -156,10 +158,28 @@ def _onepass_can(given: RuleInput) -> Iterator[Refusal]:
     if given.quantization.format not in format_names.FORMATS:
         message = f"method onepass makes {', '.join(format_names.FORMATS)}, not {given.quantization.format}"
         yield Refusal("METHOD_UNSUPPORTED", message, hint)
-    architecture = given.recipe.model.architecture
-    if architecture in REASONS:
-        message = f"method onepass does not quantize {architecture}: {REASONS[architecture]}"
+    if found := onepass_refuses(given):
+        model, name = given.recipe.model.architecture, given.quantization.format
+        message = f"method onepass does not quantize {model} to {name}: {found}"
         yield Refusal("MODEL_UNSUPPORTED", message, hint)
+
+
+def can_be_compared(given: RuleInput) -> Iterator[Refusal]:
+    """Our own code runs a model's layers to compare it with its original, whichever method quantized it."""
+    if given.recipe.checks.held_out and (found := onepass_refuses(given, compares=True)):
+        message = f"{given.recipe.model.architecture} cannot be compared with its original: {found}"
+        yield Refusal("MODEL_UNSUPPORTED", message, "leave checks.held_out out")
+
+
+def onepass_refuses(given: RuleInput, *, compares: bool = False) -> str | None:
+    """Return why method onepass cannot quantize the model, or, with `compares`, why our code cannot run it."""
+    recipe, quantization, known = given.recipe, given.quantization, given.model.known
+    return reason(
+        recipe.model.architecture,
+        known.shape.model_type if known else None,
+        quantization.format,
+        runs_model=compares or calibrates(made(recipe), quantization.scale_search, quantization.rounding),
+    )
 
 
 def _modelopt_can(given: RuleInput) -> Iterator[Refusal]:

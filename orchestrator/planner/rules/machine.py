@@ -12,10 +12,10 @@ from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.phases import peaks
 from orchestrator.planner.preparation import Preparation
 from orchestrator.planner.rule_input import RuleInput
+from orchestrator.planner.rules.formats import onepass_refuses
 from orchestrator.planner.serving import memory_per_node
 from orchestrator.planner.weights import BITS, weights_in
 from orchestrator.quantization import format_names
-from orchestrator.quantization.refused import REASONS
 from orchestrator.recipe.model import Cluster
 from orchestrator.units import in_bytes
 
@@ -50,7 +50,7 @@ def fits_when_quantized(given: RuleInput) -> Iterator[Refusal]:
             yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
             return
         hint = "use NVIDIA's quantized checkpoint with method none, if there is one"
-        if given.quantization.format in format_names.FORMATS and given.recipe.model.architecture not in REASONS:
+        if given.quantization.format in format_names.FORMATS and not onepass_refuses(given):
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"
         yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
 

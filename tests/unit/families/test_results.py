@@ -32,16 +32,17 @@ def test_cells_say_what_became_of_a_family() -> None:
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
-    written = Results({"torch": "2"}, (EQUAL, REFUSED, DIFFERENT, NOT_EXPORTED, NOT_MADE))
+    written = Results({"torch": "2"}, (EQUAL, REFUSED, DIFFERENT, NOT_EXPORTED, NOT_MADE), "2026-11-28")
     (tmp_path / "results.json").write_text(written.document(), encoding="utf-8")
     assert Results.read(tmp_path / "results.json") == written
 
 
 def test_a_class_is_refused_if_all_of_its_families_are() -> None:
     other = Result("six", "TwoForCausalLM", formats={"nvfp4": Outcome()})
-    assert Results({}, (EQUAL, REFUSED)).refused == {"TwoForCausalLM": "it has no layers"}
-    assert Results({}, (EQUAL, REFUSED, other)).refused == {}
+    reasons = {"nvfp4": "it has no layers"}
+    assert Results({}, (EQUAL, REFUSED)).refused == {"TwoForCausalLM": reasons, "two": reasons}
+    assert Results({}, (EQUAL, REFUSED, other)).refused == {"two": reasons}
 
 
-def test_a_plan_refuses_what_the_last_run_found_refused_in_every_format() -> None:
+def test_a_plan_refuses_what_the_last_run_found_refused() -> None:
     assert dict(REASONS) == Results.read().refused
