@@ -1,0 +1,73 @@
+"""The time of a calibrated pass on a GPU covers what was measured, and counts the slower of files and layers."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.catalog.project import Project
+from orchestrator.models import ModelShape, shape_of
+from orchestrator.planner.duration import calibrating
+from orchestrator.recipe.model import Calibration
+from tests.support.environments import ROOT
+
+_SIZES = {
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32},
+    "70b": {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64},
+}
+CATALOG = Catalog(Project(ROOT))
+
+
+@cache
+def llama(size: str, layers: int) -> ModelShape:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_hidden_layers": layers,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+        **_SIZES[size],
+    }
+    return shape_of(config, "Llama")
+
+
+def text(samples: int) -> Calibration:
+    return Calibration(dataset="random", samples=samples, sequence_length=512)
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "samples", "files", "seconds"),
+    [  # docs/explanation/quantization.md, "What it costs"; files: bytes read and written
+        ("h100", ("70b", 15), 512, (29.9e9, 11.4e9), (31.1, 37.5, 40.6, 49.9)),
+        ("h100", ("8b", 16), 128, (7.5e9, 2.8e9), (20,)),
+        ("h100", ("8b", 32), 128, (14.5e9, 5.0e9), (24,)),
+        ("h200", ("70b", 80), 512, (141.1e9, 42.7e9), (174.6,)),
+    ],
+)
+def test_a_calibrated_pass_takes_as_long_as_it_was_measured_to_take(
+    target: str, model: tuple[str, int], samples: int, files: tuple[float, float], seconds: tuple[float, ...]
+) -> None:
+    span = calibrating(*files, llama(*model), text(samples), CATALOG.target(target))
+    assert span is not None
+    assert all(span.least <= measured <= span.most for measured in seconds)
+    assert span.most < 4 * span.least
+
+
+def test_files_and_layers_overlap() -> None:
+    def least(read: float, samples: int) -> float:
+        span = calibrating(read, 0, llama("70b", 8), text(samples), CATALOG.target("dgx-spark"))
+        assert span is not None
+        return span.least
+
+    slow_files, slow_layers = least(1e12, 1), least(1e9, 4096)
+    assert least(1e12, 2) == slow_files
+    assert least(2e9, 4096) == slow_layers
+    assert least(1e12, 4096) == max(slow_files, slow_layers)
+
+
+def test_the_time_is_not_known_without_a_gpu() -> None:
+    assert calibrating(1, 1, llama("8b", 1), text(1), CATALOG.target("cpu")) is None
