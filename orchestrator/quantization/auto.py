@@ -166,11 +166,11 @@ class _Survey:
 
     def _embedding(self, used: NDArray[np.int64]) -> NDArray[Any]:
         name = self.plan.embedding
-        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
+        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].read_size
         return picked(self.plan.rows(name, self.how.chunk_bytes), used, self.plan.spec(name))
 
     def _read(self, name: str) -> NDArray[Any]:
-        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].size
+        self.report.cost.bytes_read += self.plan.checkpoint.tensors[name].read_size
         return self.plan.read(name)
 
     def _note(self, scratch: Scratch[Measured], model: LayeredModel) -> None:

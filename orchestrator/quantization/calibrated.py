@@ -163,7 +163,7 @@ def _taken_in(plan: Plan, memory: Residence[Any], cost: Cost, number: int) -> di
     names = _names(plan, number)
     with cost.phase("read"):
         tensors = memory.take_in(names)
-    cost.read(sum(plan.checkpoint.tensors[name].size for name in names))
+    cost.read(sum(plan.checkpoint.tensors[name].read_size for name in names))
     return tensors
 
 

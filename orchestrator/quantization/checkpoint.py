@@ -20,7 +20,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.models.weight_files import INDEX, SINGLE, named_files
 from orchestrator.quantization import header
 from orchestrator.quantization.files import OpenFile, give_back, read_json
-from orchestrator.quantization.tensors import DTYPES, is_transposed, natural
+from orchestrator.quantization.tensors import DTYPES, PackedTensor, is_derived, natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor, TransposedMatrix
+    from orchestrator.quantization.tensors import StoredTensor
 
 _KEPT_OPEN = 64
 """Most open files. The least recently read ones are closed."""
@@ -79,30 +79,26 @@ class Checkpoint:
             CheckpointError: The file became shorter since its header was read.
         """
         tensor = self.tensors[name]
-        if is_transposed(tensor):
-            return self._transposed(tensor, first, last, into)
+        if is_derived(tensor):  # all numbers of it, or of its expert, are read
+            return _put(tensor.straight(self._rows(tensor.stored, *tensor.stored_rows))[first:last], into)
+        return self._rows(tensor, first, last, again=again, into=into)
+
+    def _rows(
+        self,
+        tensor: StoredTensor,
+        first: int,
+        last: int | None,
+        *,
+        again: bool = False,
+        into: NDArray[np.uint8] | None = None,
+    ) -> NDArray[Any]:
+        if isinstance(tensor, PackedTensor):
+            return _put(tensor.decoded(self._rows, first, last), into)
         shape = tensor.shape and ((tensor.shape[0] if last is None else last) - first, *tensor.shape[1:])
         size = math.prod(shape) * DTYPES[tensor.dtype].itemsize
         data = np.empty(size, np.uint8) if into is None else into[:size]
-        self.fill(name, first * tensor.row_bytes, data, again=again)
+        self._fill(tensor, first * tensor.row_bytes, data, again=again)
         return data.view(DTYPES[tensor.dtype]).reshape(shape)
-
-    def _transposed(
-        self,
-        tensor: ExpertMatrix | TransposedMatrix,
-        first: int,
-        last: int | None,
-        into: NDArray[np.uint8] | None,
-    ) -> NDArray[Any]:
-        """Read rows of a matrix that is stored transposed. All numbers of it, or of its expert, are read."""
-        stored = np.empty(tensor.stored_bytes, np.uint8)
-        self.fill(tensor.name, 0, stored)
-        rows = tensor.straight(stored.view(DTYPES[tensor.dtype]))[first:last]
-        if into is None:
-            return np.ascontiguousarray(rows)
-        target = into[: rows.nbytes].view(rows.dtype).reshape(rows.shape)
-        target[...] = rows
-        return target
 
     def runs(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, int]]:
         """Split a tensor into runs of whole rows of at most `chunk_bytes` (at least one row).
@@ -112,7 +108,7 @@ class Checkpoint:
         """
         tensor = self.tensors[name]
         count = tensor.shape[0] if tensor.shape else 1
-        step = count if is_transposed(tensor) else max(1, chunk_bytes // max(1, tensor.row_bytes))
+        step = count if is_derived(tensor) else max(1, chunk_bytes // max(1, tensor.row_bytes))
         for first in range(0, count, step):
             yield first, min(first + step, count)
 
@@ -126,12 +122,14 @@ class Checkpoint:
             yield first, rows if rows.shape else rows.reshape(1)
 
     def fill(self, name: str, begin: int, data: NDArray[np.uint8], *, again: bool = False) -> None:
-        """Fill an array with bytes of a tensor, from its byte `begin` on.
+        """Fill an array with bytes of a tensor that is in order, from its byte `begin` on.
 
         Raises:
             CheckpointError: The file became shorter since its header was read, or the disk cannot read it.
         """
-        tensor = self.tensors[name]
+        self._fill(self.tensors[name], begin, data, again=again)
+
+    def _fill(self, tensor: StoredTensor, begin: int, data: NDArray[np.uint8], *, again: bool) -> None:
         file = self._opened(tensor.file)
         filled = 0
         while filled < len(data):
@@ -142,6 +140,15 @@ class Checkpoint:
             filled += count
         if not again:
             give_back(file.descriptor, tensor.begin + begin, len(data))
+
+
+def _put(rows: NDArray[Any], into: NDArray[np.uint8] | None) -> NDArray[Any]:
+    """Return rows in order, in the memory that is given."""
+    if into is None:
+        return np.ascontiguousarray(rows)
+    target = into[: rows.nbytes].view(rows.dtype).reshape(rows.shape)
+    target[...] = rows
+    return target
 
 
 def _read_into(descriptor: int, data: NDArray[np.uint8], tensor: StoredTensor, begin: int) -> int:

@@ -161,12 +161,13 @@ class _Conversion:
 
     def _read_unit(self, unit: Sequence[str], *, again: bool = False) -> Iterator[_Rows | _End]:
         for name in unit:
+            stored = self.plan.checkpoint.tensors[name]
             for first, last in self._runs(name):
-                size = (last - first) * self.plan.checkpoint.tensors[name].row_bytes
+                size = (last - first) * stored.row_bytes
                 lent = self.buffers.lend(size)
                 with self.cost.phase("read"):
                     rows = self.plan.checkpoint.read(name, first, last, again=again, into=lent.memory)
-                self.cost.bytes_read += size
+                self.cost.bytes_read += size * stored.read_size // stored.size
                 yield self._converted(_Rows(name, first, rows, lent.give_back))
         yield _End()
 

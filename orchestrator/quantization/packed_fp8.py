@@ -8,50 +8,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.formats import fp8_blocks
-from orchestrator.quantization.onepass import CHUNK_BYTES
-from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.quantization.tensors import PackedTensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from numpy.typing import NDArray
+
     from orchestrator.quantization.checkpoint import Checkpoint
-    from orchestrator.quantization.tensors import StoredTensor
-    from orchestrator.quantization.writer import CheckpointWriter
+    from orchestrator.quantization.tensors import ReadRows, StoredTensor
 
 _SCALE = "_scale_inv"
 _SCALE_TYPES = ("F32", "BF16")
-_CHUNK_CODES = CHUNK_BYTES // 8
-"""Bytes of codes that are decoded at a time. In FP32 a number takes four, and so does its factor."""
+_CODES = 500_000
+"""Codes that are decoded at a time. In FP32 a number takes four bytes, and so does its factor."""
 
 
-@dataclass(frozen=True)
-class Blocks:
+@dataclass(frozen=True, kw_only=True)
+class Blocks(PackedTensor):
     """One weight."""
 
-    codes: StoredTensor
-    scales: StoredTensor
     block: tuple[int, int]
     """Rows and columns that share a scale."""
 
-    @property
-    def spec(self) -> TensorSpec:
-        """The decoded tensor."""
-        return TensorSpec(self.codes.name, "BF16", self.codes.shape)
-
-    def write(self, checkpoint: Checkpoint, writer: CheckpointWriter) -> None:
-        """Decode rows in order."""
-        scales = checkpoint.read(self.scales.name).astype(np.float32)
-        for first, rows in checkpoint.rows(self.codes.name, _CHUNK_CODES):
-            decoded = fp8_blocks.decode(rows, scales, self.block, first)
-            if not np.isfinite(decoded).all():
-                message = f"{self.codes.file}: {self.codes.name} holds what is no number in BF16"
-                raise CheckpointError(message, hint="Download the checkpoint again.")
-            writer.write(self.codes.name, decoded, first)
+    def decoded(self, read: ReadRows, first: int, last: int | None) -> NDArray[Any]:
+        """See `PackedTensor`."""
+        last = self.shape[0] if last is None else last
+        scales = read(self.scales, 0, None).astype(np.float32)
+        rows = np.empty((last - first, self.shape[1]), ml_dtypes.bfloat16)
+        step = max(1, _CODES // max(1, self.shape[1]))
+        for begin in range(first, last, step):
+            end = min(begin + step, last)
+            rows[begin - first : end - first] = fp8_blocks.decode(
+                read(self.codes, begin, end), scales, self.block, begin
+            )
+        if not np.isfinite(rows).all():
+            message = f"{self.file}: {self.name} holds what is no number in BF16"
+            raise CheckpointError(message, hint="Download the checkpoint again.")
+        return rows
 
 
 def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str, Blocks]:
@@ -77,7 +77,9 @@ def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str,
             message = f"{tensor.file}: {name} has no {name}{_SCALE} beside it"
             raise CheckpointError(message)
         _check(tensor, scales, block)
-        found[name] = Blocks(tensor, scales, block)
+        found[name] = Blocks(
+            name, "BF16", tensor.shape, tensor.file, tensor.begin, codes=tensor, scales=scales, block=block
+        )
     if not found:
         message = f"{checkpoint.folder}: config.json says fp8; found no tensor in FP8"
         raise CheckpointError(message)

@@ -16,7 +16,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.formats import mxfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
-from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.quantization.tensors import PackedTensor
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,31 +24,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.checkpoint import Checkpoint
-    from orchestrator.quantization.tensors import StoredTensor
-    from orchestrator.quantization.writer import CheckpointWriter
+    from orchestrator.quantization.tensors import ReadRows, StoredTensor
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
 
-@dataclass(frozen=True)
-class Experts:
+@dataclass(frozen=True, kw_only=True)
+class Experts(PackedTensor):
     """The weights of all experts of a layer."""
 
-    blocks: StoredTensor
-    scales: StoredTensor
-
-    @property
-    def spec(self) -> TensorSpec:
-        """The decoded tensor."""
-        experts, rows, blocks, half = self.blocks.shape
-        return TensorSpec(self.blocks.name.removesuffix(_BLOCKS), "BF16", (experts, blocks * half * 2, rows))
-
-    def write(self, checkpoint: Checkpoint, writer: CheckpointWriter) -> None:
-        """Decode the experts in order."""
-        for expert in range(self.blocks.shape[0]):
-            codes = checkpoint.read(self.blocks.name, expert, expert + 1)
-            scales = checkpoint.read(self.scales.name, expert, expert + 1)
-            writer.write(self.spec.name, self._decoded(codes[0], scales[0], expert)[np.newaxis], expert)
+    def decoded(self, read: ReadRows, first: int, last: int | None) -> NDArray[Any]:
+        """See `PackedTensor`. A row is an expert."""
+        last = self.shape[0] if last is None else last
+        found = np.empty((last - first, *self.shape[1:]), ml_dtypes.bfloat16)
+        for expert in range(first, last):
+            codes, scales = (read(part, expert, expert + 1)[0] for part in (self.codes, self.scales))
+            found[expert - first] = self._decoded(codes, scales, expert)
+        return found
 
     def _decoded(self, codes: NDArray[np.uint8], scales: NDArray[np.uint8], expert: int) -> NDArray[Any]:
         weight = mxfp4.decode(Encoded(codes.reshape(len(codes), -1), scales))
@@ -57,7 +49,7 @@ class Experts:
         if not np.isfinite(rounded).all():
             message = f"{self.scales.file}: {self.scales.name}: expert {expert} holds what is no number in BF16"
             raise CheckpointError(message, hint="Download the checkpoint again.")
-        return np.ascontiguousarray(rounded.T)
+        return rounded.T
 
 
 def packed(checkpoint: Checkpoint) -> dict[str, Experts]:
@@ -78,7 +70,9 @@ def packed(checkpoint: Checkpoint) -> dict[str, Experts]:
             message = f"{blocks.file}: {name} has no {_SCALES} beside it"
             raise CheckpointError(message)
         _check(blocks, scales)
-        found[name.removesuffix(_BLOCKS)] = Experts(blocks, scales)
+        experts, rows, count, half = blocks.shape
+        shape, own = (experts, count * half * 2, rows), name.removesuffix(_BLOCKS)
+        found[own] = Experts(own, "BF16", shape, blocks.file, blocks.begin, codes=blocks, scales=scales)
     if not found:
         message = f"{checkpoint.folder}: config.json says mxfp4; found no tensor that ends in {_BLOCKS}"
         raise CheckpointError(message)

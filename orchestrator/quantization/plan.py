@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeInvalidError
 from orchestrator.models.weight_files import require_no_link_out
-from orchestrator.quantization import configs, format_names, layout, structure
+from orchestrator.quantization import configs, format_names, layout, packed, structure
 from orchestrator.quantization.agreement import require_declared_architecture
-from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
-from orchestrator.quantization.files import copy_durably, read_json, write_json
+from orchestrator.quantization.files import copy_durably, write_json
 from orchestrator.quantization.frequencies import require_calculated
 from orchestrator.quantization.schemes import SCHEMES, Fp8, searching
 from orchestrator.quantization.tensors import DTYPES, FLOATS, TensorSpec
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from orchestrator.quantization.checkpoint import Checkpoint
     from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.schemes import Scheme
     from orchestrator.quantization.structure import Structure
@@ -56,7 +56,6 @@ _COMPANIONS = (
 )
 
 _SERVED_AS_IT_IS = "A checkpoint that is quantized already is served as it is: method none."
-_WRITTEN_IN_BF16_FIRST = "Write it in BF16 first: python -m orchestrator.payloads.quantize --format bf16"
 
 # The key projections. The scales of keys and values are written beside them.
 _KEYS = ("k_proj", "qkv_proj", "query_key_value", "kv_a_proj_with_mqa")
@@ -103,7 +102,7 @@ class Plan:
         """Read a checkpoint's headers and decide.
 
         Args:
-            source: The folder of an unquantized checkpoint.
+            source: The folder of an unquantized checkpoint, or of one that `packed` reads in BF16.
             scheme: The scheme of the weights.
             exclude: Shell patterns of modules that are not quantized.
             kv_cache: One of `format_names.KV_CACHE_FORMATS`.
@@ -117,8 +116,7 @@ class Plan:
         if kv_cache not in format_names.KV_CACHE_FORMATS:
             message = f"quantization.kv_cache: found {kv_cache!r}, whose scales the one-pass quantizer cannot make"
             raise RecipeInvalidError(message, hint=f"It can make {', '.join(format_names.KV_CACHE_FORMATS)}.")
-        config = read_json(source / configs.CONFIG)
-        checkpoint = Checkpoint.open(source)
+        checkpoint, config = packed.opened(source)
         _require_unquantized(source, config)
         if has_own_head(checkpoint, config):
             config = structure.untied(config)
@@ -340,18 +338,10 @@ def _require_unquantized(source: Path, config: Mapping[str, Any]) -> None:
     """
     if "quantization_config" in config:
         message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
-        in_blocks = _has_blocks(config["quantization_config"])
-        raise CheckpointError(message, hint=_WRITTEN_IN_BF16_FIRST if in_blocks else _SERVED_AS_IT_IS)
+        raise CheckpointError(message, hint=_SERVED_AS_IT_IS)
     if (source / configs.QUANT_CONFIG).exists():
         message = f"{source}: found {configs.QUANT_CONFIG}; expected an unquantized checkpoint"
         raise CheckpointError(message, hint=_SERVED_AS_IT_IS)
-
-
-def _has_blocks(quantization: object) -> bool:
-    """Tell whether a configuration declares FP8 with block scales, in which some models are first published."""
-    if not isinstance(quantization, dict) or quantization.get("quant_method") != "fp8":
-        return False
-    return quantization.get("weight_block_size") is not None
 
 
 def copy_companions(source: Path, output: Path) -> None:

@@ -22,7 +22,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Progress, silence
 from orchestrator.models.weight_files import INDEX, own_weights, unrelated_files
-from orchestrator.quantization import chat_template, configs, layout, structure, token_ids
+from orchestrator.quantization import chat_template, configs, layout, packed, structure, token_ids
 from orchestrator.quantization.agreement import require_agreeing_names, require_declared_architecture
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts, split_quantized
@@ -149,7 +149,7 @@ def examine(
     Raises:
         CheckpointError: The reference cannot be read. A bad checkpoint does not raise but fails checks.
     """
-    original = None if reference is None else Checkpoint.open(reference)
+    original = None if reference is None else packed.opened(reference)[0]
     examination = _Examination(folder, original, reference, min_snr_db, observer, chunk_bytes, chat_template)
     return examination.run()
 

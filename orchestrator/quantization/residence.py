@@ -20,7 +20,7 @@ from orchestrator.quantization.files import give_back, opened
 from orchestrator.quantization.formats.e2m1 import Numbers
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.pipeline import AtOnce, WriteBehind
-from orchestrator.quantization.tensors import DTYPES, is_transposed
+from orchestrator.quantization.tensors import DTYPES, is_in_order
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class OnProcessor:
 
     def let_go(self, names: Sequence[str]) -> None:
         """See `Residence`."""
-        for name in names:
+        for name in filter(self._is_mapped, names):
             tensor = self.plan.checkpoint.tensors[name]
             first = -(-tensor.begin // mmap.PAGESIZE) * mmap.PAGESIZE
             whole = (tensor.begin + tensor.size) // mmap.PAGESIZE * mmap.PAGESIZE - first
@@ -119,7 +119,7 @@ class OnProcessor:
     def _is_mapped(self, name: str) -> bool:
         tensor = self.plan.checkpoint.tensors[name]
         aligned = tensor.begin % DTYPES[tensor.dtype].itemsize == 0
-        return tensor.size > 0 and aligned and not is_transposed(tensor)
+        return tensor.size > 0 and aligned and is_in_order(tensor)
 
     def _mapped(self, name: str) -> NDArray[Any]:
         tensor = self.plan.checkpoint.tensors[name]
@@ -171,7 +171,7 @@ class OnGpu:
     def _read(self, name: str) -> Tensor:
         tensor = self.plan.checkpoint.tensors[name]
         kind = _torch_type(self.torch, tensor.dtype)
-        if is_transposed(tensor):
+        if not is_in_order(tensor):
             return as_tensor(self.plan.checkpoint.read(name), self.device)
         found = self.torch.empty(tensor.shape, dtype=kind, device=self.device)
         target = found.reshape(-1).view(self.torch.uint8)

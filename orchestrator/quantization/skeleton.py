@@ -48,6 +48,8 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
     torch, transformers = library("torch"), library("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
+        if hasattr(config, "quantization_config"):  # weights are decoded when they are read
+            del config.quantization_config
         _check_rotation(folder, config)
         config._experts_implementation = "eager"  # noqa: SLF001 - the one that calls a linear function per expert
         with _parameters_without_memory(torch):

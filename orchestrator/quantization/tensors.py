@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -11,9 +12,12 @@ import ml_dtypes
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    ReadRows = Callable[["StoredTensor", int, int | None], NDArray[Any]]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -70,6 +74,37 @@ class StoredTensor(TensorSpec):
     begin: int
     """Offset of its first byte in the file."""
 
+    @property
+    def read_size(self) -> int:
+        """Bytes that are read for it."""
+        return self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedTensor(StoredTensor, ABC):
+    """A tensor that is stored in parts, and decoded when it is read. `file` and `begin` are those of its codes."""
+
+    codes: StoredTensor
+    scales: StoredTensor
+
+    @property
+    def read_size(self) -> int:
+        """Bytes of the parts."""
+        return self.codes.size + self.scales.size
+
+    @abstractmethod
+    def decoded(self, read: ReadRows, first: int, last: int | None) -> NDArray[Any]:
+        """Decode the rows `first` up to but not including `last`.
+
+        Args:
+            read: Reads rows of a part.
+            first: The first row.
+            last: The row after the last one; None: all others.
+
+        Raises:
+            CheckpointError: A value has no number in BF16.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransposedMatrix(StoredTensor):
@@ -78,9 +113,14 @@ class TransposedMatrix(StoredTensor):
     stored: StoredTensor
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes from `begin` on that hold the matrix."""
-        return self.stored.size
+    def read_size(self) -> int:
+        """Bytes that are read for it."""
+        return self.stored.read_size
+
+    @property
+    def stored_rows(self) -> tuple[int, int | None]:
+        """The rows of `stored` that hold the matrix: the first one, and the one after the last; None: all others."""
+        return 0, None
 
     def straight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the matrix, a view, from all its stored numbers."""
@@ -102,19 +142,33 @@ class ExpertMatrix(StoredTensor):
     """A quantized checkpoint has the matrices of all experts in one tensor, too, stored as these are."""
 
     @property
-    def stored_bytes(self) -> int:
-        """Bytes of all matrices of its expert, which are from `begin` on if it is transposed."""
-        return self.stored.row_bytes
+    def read_size(self) -> int:
+        """Bytes that are read for it, of those of all matrices."""
+        return self.stored.read_size * self.size // max(1, self.stored.size)
+
+    @property
+    def stored_rows(self) -> tuple[int, int | None]:
+        """The rows of `stored` with all matrices of its expert."""
+        return self.expert, self.expert + 1
 
     def straight(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the matrix, a view, from all stored numbers of its expert if it is transposed."""
-        outputs = self.shape[0]
-        return stored.reshape(self.stored.shape[1:])[:, self.part * outputs : (self.part + 1) * outputs].T
+        """Return the matrix, a view, from all stored numbers of its expert."""
+        own, whole = (
+            slice(self.part * self.shape[0], (self.part + 1) * self.shape[0]),
+            stored.reshape(self.stored.shape[1:]),
+        )
+        return whole[:, own].T if self.transposed else whole[own]
 
 
-def is_transposed(tensor: StoredTensor) -> TypeGuard[ExpertMatrix | TransposedMatrix]:
-    """Tell whether a tensor is stored with its axes swapped, so that its bytes are not in order."""
-    return isinstance(tensor, TransposedMatrix) or (isinstance(tensor, ExpertMatrix) and tensor.transposed)
+def is_derived(tensor: StoredTensor) -> TypeGuard[ExpertMatrix | TransposedMatrix]:
+    """Tell whether a tensor's bytes are not those of a file in order: it is a part of another one, which is read."""
+    of_packed = isinstance(tensor, ExpertMatrix) and (tensor.transposed or isinstance(tensor.stored, PackedTensor))
+    return of_packed or isinstance(tensor, TransposedMatrix)
+
+
+def is_in_order(tensor: StoredTensor) -> bool:
+    """Tell whether a tensor's bytes are in a file as they are read."""
+    return not isinstance(tensor, PackedTensor) and not is_derived(tensor)
 
 
 def natural(name: str) -> tuple[tuple[bool, int, str], ...]:

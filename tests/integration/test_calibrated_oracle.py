@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -413,6 +413,22 @@ def test_fp8_with_block_scales_in_16_bits_is_what_transformers_makes_of_it(
     environment.with_modelopt.run(_HERE / "oracle_export.py", "dequantize", tmp_path / "source", tmp_path / "theirs")
     dequantize_checkpoint(tmp_path / "source", tmp_path / "ours")
     assert differences(tmp_path / "ours", tmp_path / "theirs") == []
+
+
+@pytest.mark.parametrize("write", [write_gpt_oss, write_fp8_blocks])
+def test_a_packed_source_is_calibrated_as_its_copy_in_16_bits_is(
+    environment: Environment, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    dequantize_checkpoint(write(tmp_path / "source"), tmp_path / "copy")
+    rows = [{"input_ids": [list(range(10, 34))], "attention_mask": [[1] * 24]}]
+    one = {"format": "nvfp4", "kv_cache": "none", "exclude": []}
+    asked = [
+        {"source": str(tmp_path / name), "batches": rows, "exports": [{**one, "ours": str(tmp_path / f"{name}-nvfp4")}]}
+        for name in ("source", "copy")
+    ]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    environment.run(_HERE / "onepass_run.py", tmp_path / "asked.json")
+    assert differences(tmp_path / "source-nvfp4", tmp_path / "copy-nvfp4") == []
 
 
 def test_text_and_conversations_become_the_tokens_that_modelopt_makes_of_it(

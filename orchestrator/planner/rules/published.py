@@ -29,7 +29,8 @@ def starts_from_unquantized(given: RuleInput) -> Iterator[Refusal]:
     if found is None:
         return
     message = f"{found}; method {given.quantization.method} would quantize it again"
-    yield Refusal("REQUANTIZE", message, f"use {_unquantized(given)}, or method none to serve it as it is")
+    ways = f"use {_unquantized(given)}, or method none to serve it as it is"
+    yield Refusal("REQUANTIZE", message, f"{ways}, or method onepass, which decodes it" if _has_blocks(given) else ways)
 
 
 def _quantized(given: RuleInput) -> str | None:
@@ -40,8 +41,9 @@ def _quantized(given: RuleInput) -> str | None:
     name = model.repo if isinstance(model, HubModel) else model.path
     sizes = given.find(model)
     if sizes is not None and sizes.stored is not None:
-        is_quantized = sizes.stored.algorithm != _UNQUANTIZED
-        return f"{name} is quantized: {sizes.stored.algorithm}, as {sizes.basis} says" if is_quantized else None
+        if sizes.stored.algorithm == _UNQUANTIZED or (_has_blocks(given) and given.quantization.method == "onepass"):
+            return None
+        return f"{name} is quantized: {sizes.stored.algorithm}, as {sizes.basis} says"
     if not isinstance(model, HubModel):
         return None  # a folder may have any name
     entry = find_model(name)
@@ -49,6 +51,12 @@ def _quantized(given: RuleInput) -> str | None:
         return f"{name} is quantized: {entry.format}, as the catalogue says" if entry.format else None
     mark = None if "unquantized" in name.lower() else _MARK.search(name)
     return f"{name} is quantized: its name has {mark[1]}" if mark else None
+
+
+def _has_blocks(given: RuleInput) -> bool:
+    """Tell whether the model is published in FP8 with block scales alone, which method onepass decodes as it reads."""
+    known, blocks = given.model.known, scheme_of("fp8_block_scale")
+    return known is not None and (known.source.algorithm, known.source.native) == (blocks.algorithm, blocks.native)
 
 
 def _unquantized(given: RuleInput) -> str:

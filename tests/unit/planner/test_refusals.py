@@ -395,6 +395,18 @@ def test_what_the_files_declare_is_quantized_whatever_the_name_says(
     assert "models/x/config.json" in found.message
 
 
+@pytest.mark.parametrize(("method", "refused"), [(ONEPASS, False), (MODELOPT, True)])
+def test_block_scales_are_decoded_by_our_own_quantizer_alone(
+    catalog: Catalog, changed: Change, method: Edits, refused: bool
+) -> None:
+    sizes = Sizes(known_repo("Qwen/Qwen3-8B").shape, scheme_of("fp8_block_scale"), "config.json")  # type: ignore[union-attr]
+    given = rule_input(changed(method | {"model.repo": "Qwen/Qwen3-8B-FP8"}), catalog, lambda _: sizes)
+    found = [refusal for refusal in refusals(given) if refusal.code == "REQUANTIZE"]
+    assert bool(found) == refused
+    assert all("or method onepass, which decodes it" in refusal.hint for refusal in found)
+    assert given.model.source.value < 0.6 * 2 * 8.19e9
+
+
 def test_a_name_is_not_believed_against_the_files(catalog: Catalog, changed: Change) -> None:
     shape = known_repo("Qwen/Qwen3-8B").shape  # type: ignore[union-attr]
     recipe = changed(ONEPASS | {"model.repo": "somebody/Tuned-FP8", "model.architecture": "Qwen3ForCausalLM"})

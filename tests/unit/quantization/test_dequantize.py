@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -14,7 +15,8 @@ from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.dequantize import dequantize_checkpoint
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import fp8_blocks
-from orchestrator.quantization.onepass import quantize_checkpoint
+from orchestrator.quantization.onepass import CHUNK_BYTES, quantize_checkpoint
+from orchestrator.quantization.quality import examine
 from tests.support.checkpoints import FP8_BLOCKS, GPT_OSS, write_fp8_blocks, write_gpt_oss
 
 _DOWN = "model.layers.1.mlp.experts.down_proj"
@@ -153,8 +155,31 @@ def test_another_kind_of_fp8_is_refused(tmp_path: Path, declared: dict[str, obje
         dequantize_checkpoint(source, tmp_path / "out")
 
 
-def test_a_quantizer_that_meets_block_scales_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_fp8_blocks, write_gpt_oss])
+@pytest.mark.parametrize("chunk_bytes", [3000, CHUNK_BYTES])
+def test_a_packed_source_is_quantized_as_its_copy_in_bf16_is(
+    tmp_path: Path, write: Callable[[Path], Path], chunk_bytes: int
+) -> None:
+    source = write(tmp_path / "source")
+    dequantize_checkpoint(source, tmp_path / "copy")
+    read = quantize_checkpoint(source, tmp_path / "direct", chunk_bytes=chunk_bytes).bytes_read
+    copied = quantize_checkpoint(tmp_path / "copy", tmp_path / "expected", chunk_bytes=chunk_bytes).bytes_read
+    for expected in (tmp_path / "expected").iterdir():
+        assert (tmp_path / "direct" / expected.name).read_bytes() == expected.read_bytes(), expected.name
+    assert read < copied
+
+
+def test_a_result_is_compared_with_what_its_packed_source_stands_for(tmp_path: Path) -> None:
     source = write_fp8_blocks(tmp_path / "source")
+    quantize_checkpoint(source, tmp_path / "out")
+    found = {check.name: check for check in examine(tmp_path / "out", reference=source, min_snr_db=15).checks}
+    assert found["signal_to_noise"].passed
+
+
+def test_fp8_with_one_scale_is_served_as_it_is(tmp_path: Path) -> None:
+    source = write_fp8_blocks(
+        tmp_path / "source", config={**FP8_BLOCKS, "quantization_config": {"quant_method": "fp8"}}
+    )
     with pytest.raises(CheckpointError, match="expected an unquantized checkpoint") as caught:
         quantize_checkpoint(source, tmp_path / "out")
-    assert "python -m orchestrator.payloads.quantize --format bf16" in caught.value.hint
+    assert "method none" in caught.value.hint
