@@ -213,7 +213,7 @@ class Slurm:
         ).stdout
 
     def queue(self) -> list[str]:
-        """List the jobs that wait or run: number, name, state. A job whose script has ended is left out (COMPLETING)."""
+        """List the jobs that wait or run, not those whose script has ended: number, name, state."""
         jobs = self.say("squeue", "-h", "-o", "%i %j %T").splitlines()
         return [job for job in jobs if not job.endswith("COMPLETING")]
 
