@@ -4,9 +4,9 @@ The plan's prediction starts the search, and runs correct it. The logarithm of t
 process (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapter 2) with four parts: a factor of
 the plan's prediction, which may turn out to be 0; an effect of each option alone; an interaction of all; and the noise
 of a run. So every run tells something about each option. Values without an order are tried alone first. Then the next
-run changes one option of the best so far, that with the largest expected improvement (Jones et al., 1998) times the
-chance that it does not crash, which a logistic model of all runs gives; several options, if no single one helps. The
-best is the run with the highest mean of the model, not the luckiest one.
+run changes one option of the best so far, or gives memory from one option to another: the change with the largest
+expected improvement (Jones et al., 1998) times the chance that it does not crash, which a logistic model of all runs
+gives. If none helps, several options change. The best is the run with the highest mean of the model, not the luckiest.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Floats = NDArray[np.float64]
 
 NOISE = 0.03
 """Relative standard deviation of a run."""
-_EFFECT, _INTERACTION = 0.25, 0.12
+_EFFECT, _INTERACTION = 0.2, 0.12
 """Standard deviations of the logarithm of the speed: of one option's effect, and of what options do together."""
 _LEVEL = 0.5
 """The same of the speed of all points."""
 _TRUST = 0.5
 """The factor of the plan's prediction before any run, and its standard deviation."""
-_REACH = 0.35
+_REACH = 0.6
 """How far values of an ordered axis resemble each other, as a share of the axis."""
 _OTHER = 0.6
 """How much values of an axis without order resemble each other."""
@@ -140,9 +140,15 @@ class Search:
         return new[0] if len(new) == 1 and crashed.crash == "refused option" else None
 
     def _near(self, points: Sequence[Point]) -> list[Point]:
-        """Keep the points that differ from the best run in one option."""
+        """Keep the points that differ from the best run in one option, or in two of which one takes less memory."""
         best = self.best
-        return [point for point in points if best and sum(map(operator.ne, point, best.point)) == 1]
+        return [point for point in points if best and self._is_near(point, best.point)]
+
+    def _is_near(self, point: Point, best: Point) -> bool:
+        if (changed := sum(map(operator.ne, point, best))) == 1:
+            return True
+        memory = [(ours - own) * axis.memory for axis, ours, own in zip(self.axes, point, best, strict=True)]
+        return changed == 2 and min(memory) < 0 < max(memory)  # noqa: PLR2004 - two options
 
     @property
     def _kernels(self) -> Iterator[Point]:

@@ -101,11 +101,11 @@ def searched(server: Simulated, source: random.Random, runs: int = RUNS) -> Sear
     return search
 
 
-@pytest.mark.parametrize(("kind", "least"), [(hills, 21), (saturation, 17), (thrashing, 21)])
+@pytest.mark.parametrize(("kind", "least"), [(hills, 22), (saturation, 20), (thrashing, 22)])
 def test_it_is_within_five_percent_of_the_best(
     kind: Callable[[random.Random], Callable[[Point], float]], least: int
 ) -> None:
-    """Of 24 servers. Those of a saturated one are best beside those that crash, where a careful search is slow."""
+    """Of 24 servers. A saturated one is fastest beside options that crash, where a careful search is slow."""
     shares = []
     for seed in range(24):
         source = random.Random(f"{kind.__name__} {seed}")  # noqa: S311 - repeatable
@@ -115,7 +115,7 @@ def test_it_is_within_five_percent_of_the_best(
         assert search.best is not None
         shares.append(server.speed(search.best.point) / server.best)
     assert sum(share >= 0.95 for share in shares) >= least, sorted(shares)[:8]
-    assert min(shares) > 0.7
+    assert min(shares) > 0.85
 
 
 def test_a_crash_is_not_repeated_nor_what_takes_more() -> None:
