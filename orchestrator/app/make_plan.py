@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from orchestrator.app.binding import Binder
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.target import Target
 from orchestrator.errors import PlanRefusedError, RecipeInvalidError, Refusal, StepUnknownError
-from orchestrator.planner.disk import StepDisk
+from orchestrator.planner.disk import StepDisk, disk_of_steps
 from orchestrator.planner.estimate import Estimate, estimate
 from orchestrator.planner.kernels import arithmetic
 from orchestrator.planner.known import Find, in_catalogue
@@ -49,12 +50,18 @@ class Plan:
     steps: tuple[PlacedStep, ...]
     refusals: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
-    estimate: Estimate
     binder: Binder
     images: Mapping[str, LockedImage]
     """The image digests of the lock."""
     arithmetic: str = ""
     """How the server multiplies the weights, if that is not what the format's name says."""
+    targets: Targets | None = None
+    """The times that users accept."""
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """What it costs. Not every command asks, and it takes half of the time of a plan."""
+        return estimate(self.model, self.targets)
 
     @property
     def recipe(self) -> Recipe:
@@ -128,8 +135,7 @@ def make_plan(
         secrets or {},
         image_sizes=lock.image_sizes(model.target.architecture) if lock else {},
     )
-    costs = estimate(model, targets)
-    disk = {part.step: part for part in costs.disk_of_steps}
+    disk = {part.step: part for part in disk_of_steps(model)}
     deployed = {mount.step for mount in Shape(recipe, catalog).served_inputs}
     return Plan(
         model=model,
@@ -139,10 +145,10 @@ def make_plan(
         ),
         refusals=refused,
         warnings=warnings(given),
-        estimate=costs,
         binder=binder,
         images=lock.images if lock else {},
         arithmetic=arithmetic(given.image, given.target, given.weight_format),
+        targets=targets,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -212,7 +213,7 @@ def weights_read_of(shape: ModelShape, scheme: Scheme, role: Role) -> float:
 
 def kv_bytes_per_token(shape: ModelShape, dtype: KvDtype = "bf16") -> float:
     """Return the bytes that one more token adds to the cache while no window is full."""
-    return sum(_per_token(layer, dtype) for layer in shape.layers if not layer.shared)
+    return sum(count * _per_token(layer, dtype) for layer, count in _kinds(shape) if not layer.shared)
 
 
 def _per_token(layer: Memory, dtype: KvDtype) -> float:
@@ -221,16 +222,16 @@ def _per_token(layer: Memory, dtype: KvDtype) -> float:
 
 def kv_bytes(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
     """Return the bytes of the cache for one sequence of `context` tokens. Layers with a window keep only the window."""
-    kept = (layer for layer in shape.layers if not layer.shared)
-    return sum(_per_token(layer, dtype) * _least(context, layer.window) for layer in kept)
+    kept = ((layer, count) for layer, count in _kinds(shape) if not layer.shared)
+    return sum(count * _per_token(layer, dtype) * _least(context, layer.window) for layer, count in kept)
 
 
 def kv_bytes_read(shape: ModelShape, context: int, dtype: KvDtype = "bf16") -> float:
     """Return the bytes of the cache that one step reads for one sequence of `context` tokens."""
     return sum(
-        layer.values_per_token * KV_BYTES[dtype] * _least(context, layer.window, layer.lookback)
-        + layer.index_bytes_per_token * context
-        for layer in shape.layers
+        count * layer.values_per_token * KV_BYTES[dtype] * _least(context, layer.window, layer.lookback)
+        + count * layer.index_bytes_per_token * context
+        for layer, count in _kinds(shape)
     )
 
 
@@ -243,9 +244,16 @@ def state_bytes(shape: ModelShape) -> int:
 
 def flops_per_token(shape: ModelShape, context: int) -> float:
     """Return the floating-point operations of one token after `context` others: two per weight, and attention."""
-    looks = sum(layer.score_width * _least(context, layer.window, layer.lookback) for layer in shape.layers)
-    states = sum(3 * layer.state_values for layer in shape.layers)  # decay, input, output
+    kinds = _kinds(shape)
+    looks = sum(count * layer.score_width * _least(context, layer.window, layer.lookback) for layer, count in kinds)
+    states = sum(count * 3 * layer.state_values for layer, count in kinds)  # decay, input, output
     return 2.0 * (_matrices(shape) + looks + states)
+
+
+@lru_cache(maxsize=512)
+def _kinds(shape: ModelShape) -> tuple[tuple[Memory, int], ...]:
+    """Count layers that are alike. A plan asks for their bytes thousands of times."""
+    return tuple(Counter(shape.layers).items())
 
 
 @lru_cache(maxsize=512)

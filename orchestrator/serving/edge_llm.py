@@ -53,6 +53,7 @@ BUILD_OWN: Mapping[str, str] = MappingProxyType(
         "components": "the plan: every part of the checkpoint",
         "draft-model-dir": "the plan",
         "draft-reduced-vocab-dir": "the plan",
+        "max-lora-rank": "nothing: adapters (LoRA) are not served with TensorRT Edge-LLM yet",
         "num-decoder-layer": "tests of the builder: an engine of some layers answers nonsense",
         "plugin-path": "the image",
         "reduced-vocab-dir": "the plan",

@@ -157,6 +157,7 @@ def test_the_benchmark_sends_conversations_to_one_server_for_each_level() -> Non
         ("OPTION_UNKNOWN", {"engine": {"build": {"gemm_plugin": "auto"}}}, "no option --gemm_plugin", "there are"),
         ("OPTION_VALUE", {"engine": {"build": {"dense": "fast"}}}, "does not take", "one of"),
         ("OPTION_VALUE", {"engine": {"build": {"max-input-len": 32}}}, "set elsewhere", "serve.max_num_tokens"),
+        ("OPTION_VALUE", {"engine": {"build": {"max-lora-rank": 8}}}, "set elsewhere", "adapters (LoRA)"),
         ("OPTION_VALUE", {"engine": {"build": {"num-decoder-layer": 2}}}, "set elsewhere", "nonsense"),
         ("OPTION_VALUE", {"serve": {"max_seq_len": None}}, "is missing", "for example to 8192"),
         ("OPTION_VALUE", {"serve": {"kv_cache": {**CACHE, "max_tokens": 9}}}, "for each of its requests", "remove"),
