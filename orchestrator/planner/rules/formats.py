@@ -35,7 +35,7 @@ def has_kernels(given: RuleInput) -> Iterator[Refusal]:
     message = f"image {given.recipe.image} has no kernels for {wanted} on SM {given.sm}"
     able = given.images_where(lambda image: wanted in _kernels(given, image))
     nearest = [name for name in NEAREST[wanted] if name in _kernels(given, given.image)]
-    ways = ([f"image {able[-1]}"] if able else []) + ([f"format {nearest[0]}"] if nearest else [])
+    ways = ([f"image {able[-1]}"] if able else []) + ([in_format(given, nearest[0])] if nearest else [])
     yield Refusal("FORMAT_UNSUPPORTED", message, f"use {' or '.join(ways)}" if ways else "use another target")
 
 
@@ -48,7 +48,7 @@ def reads_it_as_it_is(given: RuleInput) -> Iterator[Refusal]:
             where = "" if name == given.quantization.format else ", which some layers of this checkpoint have"
             message = f"image {given.recipe.image} must not get {name}{where}: {given.runtime.LABEL} {what}"
             nearest = next(each for each in NEAREST[name] if each in _kernels(given, given.image))
-            yield Refusal("FORMAT_UNSUPPORTED", message, f"use format {nearest}, or an image of vLLM")
+            yield Refusal("FORMAT_UNSUPPORTED", message, f"use {in_format(given, nearest)}, or an image of vLLM")
 
 
 def has_block_scale_kernels(given: RuleInput) -> Iterator[Refusal]:
@@ -207,6 +207,25 @@ def _trtllm_can(given: RuleInput) -> Iterator[Refusal]:
 
 def _quantizes_on(given: RuleInput, image: Image) -> bool:
     return image.has("hf_ptq.py") and given.target.architecture in image.architectures
+
+
+def in_format(given: RuleInput, name: Format) -> str:
+    """Say how a recipe gets another format: what else it has to set."""
+    asked = given.quantization
+    method: str = asked.method
+    if method == "none" and asked.format != "bf16":
+        return f"a checkpoint in format {name}"
+    if name == "bf16":
+        method = "none"
+    elif method in {"none", "onepass"}:
+        method = "onepass" if name in format_names.SINGLE_FORMATS else "modelopt"
+    more = [
+        *([f"method {method}"] if method != asked.method else []),
+        *(["scale_search max"] if asked.scale_search != "max" and name not in format_names.SEARCHED_FORMATS else []),
+        *(["rounding nearest"] if asked.rounding != "nearest" and name not in format_names.ROUNDED_FORMATS else []),
+        *(["budget null"] if asked.budget is not None else []),
+    ]
+    return f"format {name}{' with ' * bool(more)}{' and '.join(more)}"
 
 
 def _kernels(given: RuleInput, image: Image) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from orchestrator.planner.model_on_target import model_on_target
 from orchestrator.planner.phases import peaks
 from orchestrator.planner.preparation import Preparation
 from orchestrator.planner.rule_input import RuleInput
-from orchestrator.planner.rules.formats import onepass_refuses
+from orchestrator.planner.rules.formats import in_format, onepass_refuses
 from orchestrator.planner.serving import memory_per_node
 from orchestrator.planner.weights import BITS, weights_in
 from orchestrator.quantization import format_names
@@ -33,7 +33,9 @@ def built_for_the_processor(given: RuleInput) -> Iterator[Refusal]:
         if wanted not in image.architectures:
             message = f"image {name} is built for {', '.join(image.architectures)}; {given.recipe.target} is {wanted}"
             fitting = [other for other in given.images if _can_replace(given, name, other)]
-            yield Refusal("ARCHITECTURE_MISMATCH", message, f"images for {wanted}: {', '.join(fitting)}")
+            there = f"images for {wanted}: {', '.join(fitting)}"
+            hint = there if fitting else f"use a target with {' or '.join(image.architectures)}"
+            yield Refusal("ARCHITECTURE_MISMATCH", message, hint)
 
 
 def _can_replace(given: RuleInput, name: str, other: str) -> bool:
@@ -50,7 +52,8 @@ def fits_when_quantized(given: RuleInput) -> Iterator[Refusal]:
             yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
             return
         hint = "use NVIDIA's quantized checkpoint with method none, if there is one"
-        if given.quantization.format in format_names.FORMATS and not onepass_refuses(given):
+        ours = given.quantization.format in format_names.FORMATS and given.quantization.method != "onepass"
+        if ours and not onepass_refuses(given):
             hint = f"use method onepass, which holds few layers at a time, or {hint.removeprefix('use ')}"
         yield Refusal("DOES_NOT_FIT", _too_large("quantizing", needed, available, given.recipe.target), hint)
 
@@ -140,10 +143,12 @@ def _too_large(what: str, needed: Figure, available: float, target: str) -> str:
 def _what_fits(given: RuleInput, available: float) -> str:
     """Return the most precise format that fits, or the targets that this one fits on."""
     kernels = given.image.formats.get(f"sm_{given.sm}", ()) if given.sm else tuple(BITS)
+    besides = given.model.serving_memory.value - given.model.weights.value
     for name in BITS:
         size = weights_in(given.recipe, given.model.known, name)
-        if name in kernels and name != "mxfp4" and size.value <= available:
-            return f"use format {name}: {size}"
+        usable = name in kernels and name not in {"mxfp4", given.quantization.format}
+        if usable and size.value + besides <= available:
+            return f"use {in_format(given, name)}: {size}"
     able = {name: target for name, target in given.targets.items() if target.gpu and _spreads(target, given)}
     holding = [name for name, target in able.items() if _holds(target, given)]
     if holding:
@@ -154,8 +159,8 @@ def _what_fits(given: RuleInput, available: float) -> str:
 
 
 def _spreads(target: Target, given: RuleInput) -> bool:
-    """Tell whether the runtime serves from all machines of a target."""
-    return target.nodes == 1 or given.runtime.SPREADS_OVER_NODES
+    """Tell whether the runtime serves from all machines of a target, which no TensorRT engine does."""
+    return target.nodes == 1 or (given.runtime.SPREADS_OVER_NODES and given.recipe.backend != "tensorrt")
 
 
 def _least(target: Target, given: RuleInput) -> int | None:
