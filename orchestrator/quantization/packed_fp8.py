@@ -81,7 +81,7 @@ def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str,
             name, "BF16", tensor.shape, tensor.file, tensor.begin, codes=tensor, scales=scales, block=block
         )
     if not found:
-        message = f"{checkpoint.folder}: config.json says fp8; found no tensor in FP8"
+        message = f"{checkpoint.folder}: config.json: quantization_config says fp8; found no tensor in FP8"
         raise CheckpointError(message)
     return found
 

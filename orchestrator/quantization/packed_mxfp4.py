@@ -74,7 +74,7 @@ def packed(checkpoint: Checkpoint) -> dict[str, Experts]:
         shape, own = (experts, count * half * 2, rows), name.removesuffix(_BLOCKS)
         found[own] = Experts(own, "BF16", shape, blocks.file, blocks.begin, codes=blocks, scales=scales)
     if not found:
-        message = f"{checkpoint.folder}: config.json says mxfp4; found no tensor that ends in {_BLOCKS}"
+        message = f"{checkpoint.folder}: config.json: quantization_config says mxfp4; no tensor ends in {_BLOCKS}"
         raise CheckpointError(message)
     return found
 
