@@ -417,6 +417,22 @@ def test_reading_the_weights_leaves_the_page_cache_as_it_was(pair: TwoFolders) -
     assert cached(shard) == 0
 
 
+@pytest.mark.parametrize("line", ["PEER_ADDRESS = 10.0.0.2", "SSH_OPTIONS=-p 22", "A='b", "B=$(touch x)", "PEER"])
+def test_a_line_of_the_settings_that_is_no_setting_is_named(copied_once: TwoFolders, line: str) -> None:
+    folder = copied_once.head.bundle / "two-sparks"
+    (folder / ".env").write_text(f"# settings\n\nPORT=8355 # of the server\n{line}\n")
+    refused = copied_once.run_on_head("two-sparks/start.sh", "status")
+    assert refused.returncode == 3
+    assert refused.stderr.startswith("error[SETTINGS_MISSING]: .env, line 4: expected NAME=value")
+    assert not (folder / "x").exists()
+
+
+def test_settings_that_windows_wrote_are_read(copied_once: TwoFolders) -> None:
+    settings = f"PEER_ADDRESS={copied_once.worker.address}\r\n\r\nPEER_BUNDLE='{copied_once.worker.bundle}'\r\n"
+    (copied_once.head.bundle / "two-sparks" / ".env").write_text(settings)
+    assert copied_once.run_on_head("two-sparks/start.sh", "check", "--no-sums").returncode == 0
+
+
 def test_the_guide_lists_every_code() -> None:
     scripts = "".join(file.read_text() for file in two_sparks_templates())
     said = set(re.findall(r"(?:\bfail \d|\bproblem|\bleave) ([A-Z_]{4,})\b", scripts)) | set(

@@ -73,9 +73,12 @@ script() { # FILE NAME=VALUE …: the text of a script that has these variables
 
 read_settings() {
   [[ -f .env ]] || fail 3 SETTINGS_MISSING "there is no ${PWD}/.env" "cp .env.example .env, and write the second Spark's address into it"
+  local plain="[^[:space:]'\"#]*" wrong
+  wrong=$(grep -navE "^\s*(#.*)?\$|^(export )?[A-Za-z_][A-Za-z0-9_]*=('[^']*'|\"[^\"]*\"|${plain})(\s+#.*)?\s*\$" .env | head -n 1) || true
+  [[ -z ${wrong} ]] || fail 3 SETTINGS_MISSING ".env, line ${wrong%%:*}: expected NAME=value, in quotes if it has spaces" "mend this line of ${PWD}/.env"
   set -a
   # shellcheck source=/dev/null
-  source ./.env
+  source <(sed 's/\r$//' .env) # an editor of Windows may have written it
   set +a
   [[ -n ${PEER_ADDRESS-} ]] || fail 3 SETTINGS_MISSING ".env names no PEER_ADDRESS" "write the second Spark's address on the link into it"
   PEER=${PEER:-${PEER_ADDRESS}}
