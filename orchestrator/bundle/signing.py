@@ -32,6 +32,9 @@ _HASHES: Mapping[str, hashes.HashAlgorithm] = {
 }
 """The hash of a signature for each curve, as Sigstore pairs them."""
 _KEY_KIND = "expected a PEM file with an ECDSA key on P-256, P-384 or P-521"
+_LARGEST = 1 << 26
+"""Bytes of a signature; one of 100,000 files has a third of that."""
+_FROM_OWNER = "get the bundle from its owner again"
 _MAKE_KEY = "make one: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
 
 
@@ -197,15 +200,18 @@ def read_signature(file: Path, key: PublicKey) -> Signed:
     Raises:
         SignatureInvalidError: It is missing or damaged, or it was made with another key.
     """
+    if file.is_symlink() or (file.exists() and not (file.is_file() and file.stat().st_size <= _LARGEST)):
+        message = f"{file} is no signature: it is a link, a special file, or larger than {_LARGEST} bytes"
+        raise SignatureInvalidError(message, hint=_FROM_OWNER)
     try:
         bundle = json.loads(file.read_bytes())
         return _read_signed(bundle, file, key)
     except FileNotFoundError as error:
         message = f"{file.parent} is not signed: there is no {file.name}"
         raise SignatureInvalidError(message, hint="its owner signs it: orchestrator bundle --sign KEY") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, binascii.Error) as error:
         message = f"{file} is no signature of OpenSSF Model Signing 1.0: {error!r}"
-        raise SignatureInvalidError(message, hint="get the bundle from its owner again") from error
+        raise SignatureInvalidError(message, hint=_FROM_OWNER) from error
 
 
 def _read_signed(bundle: Any, file: Path, key: PublicKey) -> Signed:  # noqa: ANN401 - JSON by a stranger

@@ -62,5 +62,5 @@ def server_memory(folder: Path, available: int) -> ServerMemory | None:
     try:
         document = json.loads((folder / _PREDICTION).read_bytes())
         return ServerMemory(int(document["weights_bytes"]), int(document["peak_memory_bytes"]["serve"]), available)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

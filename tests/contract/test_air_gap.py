@@ -133,7 +133,13 @@ def two_names_in_one(bundle: Path) -> None:
     (bundle / "README.md\nREADME.md").write_text("")
 
 
+def list_that_never_ends(bundle: Path) -> None:
+    (bundle / "SHA256SUMS").unlink()
+    (bundle / "SHA256SUMS").symlink_to("/dev/zero")
+
+
 EXTRA = [
+    list_that_never_ends,
     extra_part,
     extra_image,
     extra_shard,
@@ -153,6 +159,14 @@ def test_what_no_list_names_is_refused_and_nothing_is_loaded(
     for arguments in ((), ("--check",)):
         assert "\x1b" not in refusal(unpacked.install(*arguments), 7)
     assert unpacked.images == {}
+
+
+def test_settings_that_came_with_an_archive_are_shown(unpacked: OtherMachine) -> None:
+    assert "not checked" not in unpacked.install("--check").stdout
+    (unpacked.bundle / "secrets" / "api_keys").write_text("of somebody")
+    (unpacked.bundle / ".env").write_text("NIM_GATEWAY_API_KEYS=of somebody\n")
+    said = unpacked.install().stdout
+    assert "not of the archive, and not checked: $'.env\\nsecrets/api_keys'" in said
 
 
 def test_a_newer_archive_over_an_older_one_leaves_nothing_of_the_old(tmp_path: Path, there: OtherMachine) -> None:

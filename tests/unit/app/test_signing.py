@@ -164,6 +164,25 @@ def test_what_is_no_signature_is_refused(bundle: Path, key: Path, text: str) -> 
         verify_bundle(bundle, key.with_suffix(".pub"))
 
 
+@pytest.mark.parametrize("kind", ["nested", "a link", "a pipe", "a folder", "endless"])
+def test_a_signature_that_would_hang_or_crash_its_reader_is_refused(bundle: Path, key: Path, kind: str) -> None:
+    file = bundle / "model.sig"
+    match kind:
+        case "nested":
+            file.write_text("[" * 100_000)
+        case "a link":
+            file.symlink_to("/dev/zero")
+        case "a pipe":
+            os.mkfifo(file)
+        case "a folder":
+            file.mkdir()
+        case _:
+            file.touch()
+            os.truncate(file, 1 << 40)
+    with pytest.raises(SignatureInvalidError, match="no signature"):
+        verify_bundle(bundle, key.with_suffix(".pub"))
+
+
 def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
     """Sign a statement that was changed, with the right key."""
 
