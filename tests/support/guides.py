@@ -27,7 +27,7 @@ def program_in(folder: Path) -> Path:
     """Make the command `orchestrator` of this checkout, in a folder for PATH."""
     folder.mkdir()
     command = folder / "orchestrator"
-    command.writetext_of(f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli.main "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m orchestrator.cli.main "$@"\n')
     command.chmod(0o755)
     return folder
 

@@ -74,7 +74,9 @@ def _check_fields(path: str, document: Mapping[str, Any], rules: BodyRules) -> N
         shown = ", ".join(repr(name[:64]) for name in unknown[:5])
         refuse(400, f"{path} does not accept {shown}.", code="unknown_field")
     arguments = document.get("chat_template_kwargs")  # they reach the function that renders
-    brought = [document, *([arguments] if isinstance(arguments, dict) else [])]
+    if not isinstance(arguments, dict | None):
+        refuse(400, "'chat_template_kwargs' must be an object.", code="unknown_field")
+    brought = [document, arguments or {}]
     if not rules.chat_templates and any(part.get("chat_template") is not None for part in brought):
         message = "'chat_template' is not accepted: templates are programs. NIM_GATEWAY_ALLOW_CHAT_TEMPLATE allows it."
         refuse(400, message, code="chat_template_off")
@@ -119,6 +121,8 @@ def _parts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _parts_of(content: object) -> Sequence[Mapping[str, Any]]:
     parts = content if isinstance(content, list) else [content]
+    if any(isinstance(part, list) for part in parts):
+        refuse(400, "Content is text or parts, not lists of lists.", code="unknown_content")
     return [part for part in parts if isinstance(part, dict)]
 
 

@@ -99,6 +99,20 @@ def test_media_are_in_the_request_unless_other_addresses_are_allowed(kind: str, 
     _accepted(_message({"type": kind, kind: {"url": PICTURE}}))
 
 
+@pytest.mark.parametrize("wrong", ["x", [["chat_template", "{{ messages }}"]], 5])
+def test_arguments_of_the_template_are_an_object(wrong: object) -> None:
+    assert _refused({"messages": [], "chat_template_kwargs": wrong})[:2] == (400, "unknown_field")
+    _accepted({"messages": [], "chat_template_kwargs": None})
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES])
+def test_media_in_lists_of_lists_are_refused(path: str) -> None:
+    hidden = [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/x"}}]
+    field = "messages" if path == CHAT else "input"
+    for entries in ([[{"role": "user", "content": hidden}]], [{"role": "user", "content": [hidden]}]):
+        assert _refused({field: entries}, path=path)[:2] == (400, "unknown_content")
+
+
 @pytest.mark.parametrize(
     "entry",
     [
