@@ -134,7 +134,7 @@ def _of_catalog(repo: str) -> tuple[ModelFiles, Scheme | None]:
     if entry is None:
         message = f"{repo}: the catalogue does not list this model"
         raise ConfigInvalidError(message, hint="add --online to read them from the Hub, or give its --config")
-    files, quantization = ModelFiles(repo, entry.config), entry.quantization
+    files, quantization = ModelFiles(repo, entry.config, is_excerpt=True), entry.quantization
     if quantization is None:
         return files, scheme_of(entry.format) if entry.format else None
     wrapped = quantization if "quant_method" in quantization else {"quantization": quantization}

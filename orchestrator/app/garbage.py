@@ -14,7 +14,7 @@ from orchestrator.app.make_plan import Plan
 from orchestrator.app.planning import lock_file_of, plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.errors import MachineError
+from orchestrator.errors import FileSystemError, MachineError
 from orchestrator.executors.docker import DockerExecutor, LeftContainer
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.space import files_in
@@ -57,9 +57,12 @@ def needed_keys(settings: Settings) -> frozenset[str]:
     """List the results of each recipe's newest build, and those that each locked recipe would reuse.
 
     Raises:
-        OrchestratorError: A locked recipe cannot be read, so its results are not known.
+        OrchestratorError: A locked recipe or the record of a build cannot be read, so its results are not known.
     """
     root = settings.store.root
+    for file in Journal.unreadable(root):
+        message = f"{file} cannot be read, so the results of the newest build of {file.stem} are not known"
+        raise FileSystemError(message, hint=f"build {file.stem} again, or remove the file if nobody needs the results")
     journals = (Journal.read(root, name) for name in Journal.recipes(root))
     keys = {key for journal in journals if journal for key in journal.keys}
     for recipe in map(RecipeName, settings.book.names):

@@ -86,6 +86,11 @@ class Journal:
         """List every recipe that has a build here."""
         return tuple(sorted(file.stem for file in (root / "runs").glob("*.json")))
 
+    @classmethod
+    def unreadable(cls, root: Path) -> tuple[Path, ...]:
+        """List the files of builds that cannot be read."""
+        return tuple(_file(root, name) for name in cls.recipes(root) if cls.read(root, name) is None)
+
     @contextmanager
     def step(self, name: str, key: str = "") -> Iterator[Entry]:
         """Record that a step runs, its key, and how it ended."""

@@ -110,18 +110,6 @@ def require_one_architecture(architecture: str, model_type: object, where: str =
         raise ConfigInvalidError(message, hint=_TAKE)
 
 
-def require_model_type(config: Mapping[str, object], where: str = "config.json") -> None:
-    """Check that a configuration has a model type, by which transformers' `AutoConfig` finds its class.
-
-    Raises:
-        ConfigInvalidError: It has neither a type nor a class of its own (`auto_map`), so nothing loads it.
-    """
-    own = config.get("auto_map")
-    if not config.get("model_type") and not (isinstance(own, Mapping) and "AutoConfig" in own):
-        message = f"{where}: model_type is missing, and transformers loads no model without it"
-        raise ConfigInvalidError(message, hint=f"{_TAKE}, or add the type of its class")
-
-
 def is_known(config: Mapping[str, object]) -> bool:
     """Tell whether the sizes of a configuration's class, model type and language model are known.
 
@@ -175,7 +163,6 @@ __all__ = [
     "Tensor",
     "is_known",
     "kind_of",
-    "require_model_type",
     "require_one_architecture",
     "shape_of",
 ]

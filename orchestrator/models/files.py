@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator.errors import ConfigInvalidError
-from orchestrator.models import ModelShape, require_model_type, shape_of
+from orchestrator.models import ModelShape, shape_of
+from orchestrator.models.behaviour import require_loadable
 from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
 from orchestrator.models.stored import originals_of
@@ -30,6 +31,8 @@ class ModelFiles:
     """The tensors by the headers of its files; None if no header was read."""
     commit: str | None = None
     """Of a repository on the Hub."""
+    is_excerpt: bool = False
+    """`config` has the fields that decide sizes only, as the catalogue keeps them."""
 
     @classmethod
     def of(
@@ -59,7 +62,8 @@ class ModelFiles:
             ConfigInvalidError: A field is missing, impossible, contradicts another, or is not understood.
         """
         found = shape_of(self.config, self.where, self.weights)
-        require_model_type(self.config, self.where)
+        if not self.is_excerpt:
+            require_loadable(self.config, self.where)
         return found
 
     @property

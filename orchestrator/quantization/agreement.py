@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.errors import ArchitectureUnknownError, CheckpointError, ConfigInvalidError
-from orchestrator.models import ModelShape, is_known, require_model_type, require_one_architecture, shape_of
+from orchestrator.models import ModelShape, is_known, require_one_architecture, shape_of
+from orchestrator.models.behaviour import require_loadable
 from orchestrator.models.fields import NotDescribedError
 from orchestrator.quantization import configs, layout, structure
 from orchestrator.quantization.structure import Config, Structure
@@ -70,13 +71,13 @@ def require_declared_architecture(config: Config, tensors: Sequence[TensorSpec])
 
 
 def require_agreeing_names(config: Config) -> None:
-    """Check that there is a `model_type`, and that `architectures` does not name another architecture.
+    """Check that transformers can load a configuration, and that `architectures` is not of another `model_type`.
 
     Raises:
-        CheckpointError: There is none, or both are known and differ.
+        CheckpointError: There is no model type, a field is impossible, or class and type are known and differ.
     """
     try:
-        require_model_type(config)
+        require_loadable(config)
         require_one_architecture(structure.architecture_of(config), config.get("model_type"))
     except ArchitectureUnknownError:
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, ModelUnsupportedError, RecipeInvalidError
 from orchestrator.models.weight_files import require_no_link_out
 from orchestrator.quantization import configs, format_names, layout, packed, structure
-from orchestrator.quantization.agreement import require_declared_architecture
+from orchestrator.quantization.agreement import require_agreeing_names, require_declared_architecture
 from orchestrator.quantization.experts import is_whole, join_unquantized, split_experts, whole_name, whole_spec
 from orchestrator.quantization.files import copy_durably, write_json
 from orchestrator.quantization.frequencies import require_calculated
@@ -118,6 +118,7 @@ class Plan:
             raise RecipeInvalidError(message, hint=f"It can make {', '.join(format_names.KV_CACHE_FORMATS)}.")
         checkpoint, config = packed.opened(source)
         _require_unquantized(source, config)
+        require_agreeing_names(config)
         if has_own_head(checkpoint, config):
             config = structure.untied(config)
         found = structure.read(config, checkpoint.tensors.values())
@@ -336,9 +337,10 @@ def _require_unquantized(source: Path, config: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: One does.
     """
-    if "quantization_config" in config:
-        message = f"{source}: config.json has a quantization_config; expected an unquantized checkpoint"
-        raise CheckpointError(message, hint=_SERVED_AS_IT_IS)
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name) is not None:
+            message = f"{source}: config.json has a {name}; expected an unquantized checkpoint"
+            raise CheckpointError(message, hint=_SERVED_AS_IT_IS)
     if (source / configs.QUANT_CONFIG).exists():
         message = f"{source}: found {configs.QUANT_CONFIG}; expected an unquantized checkpoint"
         raise CheckpointError(message, hint=_SERVED_AS_IT_IS)

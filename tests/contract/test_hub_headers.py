@@ -25,7 +25,7 @@ from orchestrator.errors import (
 from orchestrator.hub.headers import look_at
 from tests.support.hub import COMMIT, Hub, serve
 
-CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64}
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64}
 QUANTIZATION = {"quantization": {"quant_algo": "FP8"}}
 
 
@@ -48,7 +48,8 @@ FILES = {
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    monkeypatch.setenv("ORCHESTRATOR_STORE", str(tmp_path / "store"))
     with serve(Hub(files=dict(FILES))) as served:
         monkeypatch.setattr(constants, "ENDPOINT", served.endpoint)
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", served.endpoint)
@@ -133,6 +134,7 @@ def test_an_estimate_counts_what_the_headers_say(hub: Hub) -> None:
 
 TINY = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 128,
     "max_position_embeddings": 512,

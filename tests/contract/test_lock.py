@@ -32,6 +32,7 @@ quantization: {format: bf16, method: none}
 HEADER = b'{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "hidden_size": 64,
     "intermediate_size": 128,
     "max_position_embeddings": 512,

@@ -18,7 +18,7 @@ from orchestrator.quantization import header
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.writer import plan_shards
-from tests.support.architectures import ARCHITECTURES, expected_tensors
+from tests.support.architectures import ARCHITECTURES, expected_tensors, with_type
 
 SIZES: Mapping[str, Any] = {
     "head_dim": 16,
@@ -109,7 +109,7 @@ def empty_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path:
     file.write_bytes(start)
     with file.open("r+b") as stream:
         stream.truncate(len(start) + sum(spec.size for spec in specs))
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(with_type(config)), encoding="utf-8")
     return folder
 
 

@@ -9,8 +9,10 @@ some layers have a recurrent state instead of attention.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization import layout, structure
@@ -450,3 +452,13 @@ def selected(config: Config, exclude: Sequence[str] = ()) -> layout.Selection:
     """Choose what is quantized of a model of this configuration."""
     tensors = list(expected_tensors(config).values())
     return layout.select(structure.read(config, tensors), tensors, exclude)
+
+
+def with_type(config: Config) -> dict[str, Any]:
+    """Add the `model_type` that published files of a configuration's class have."""
+    name = architecture_of(config)
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.split("For")[0]).lower()
+    return {
+        "model_type": {"Gemma3ForCausalLM": "gemma3_text", "GPTNeoXForCausalLM": "gpt_neox"}.get(name, words),
+        **config,
+    }

@@ -257,6 +257,19 @@ def _hidden(*tensors: str) -> Change:
 _DEEP = b'{"a":' * 100_000
 _LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 
+IMPOSSIBLE: Mapping[str, tuple[object, ...]] = {
+    "hidden_act": ("gelu_magic", 3),
+    "rms_norm_eps": ("x", -1e-5, float("nan")),
+    "rope_theta": (0, "1e6", float("inf"), True),
+    "rope_scaling": ([1, 2], "linear"),
+    "rope_scaling.rope_type": ("magic", 7),
+    "rope_scaling.factor": (-4, float("nan"), "2"),
+    "rope_parameters.rope_theta": (-1,),
+    "partial_rotary_factor": (0, 2.0),
+    "tie_word_embeddings": ("yes", 1),
+}
+"""Values of fields with which no runtime computes what the model is."""
+
 HOSTILE: Mapping[str, Hostile] = {
     # --- truncated ---
     "an empty file": Hostile(cut(lambda *_: 0), (FIRST,)),
@@ -396,6 +409,18 @@ HOSTILE: Mapping[str, Hostile] = {
     "another model type": Hostile(config(model_type="mistral"), ("mistral",)),
     "no model type": Hostile(without("model_type"), ("config.json", "model_type is missing")),
     "a model type of no letters": Hostile(config(model_type=""), ("config.json", "model_type is missing")),
+    # --- fields on which no tensor depends ---
+    **{
+        f"{name.partition('.')[0]} of {value!r:.30}": Hostile(
+            config(**{name.partition(".")[0]: {name.partition(".")[2]: value} if "." in name else value}),
+            ("config.json", name),
+        )
+        for name, values in IMPOSSIBLE.items()
+        for value in values
+    },
+    "a compression": Hostile(
+        config(compression_config={"quant_method": "compressed-tensors"}), ("compression_config",), verify=False
+    ),
     "no layers": Hostile(config(num_hidden_layers=0), ("num_hidden_layers",)),
     "a billion layers": Hostile(config(num_hidden_layers=10**9), ("config.json",)),
     "layers in words": Hostile(config(num_hidden_layers="2"), ("num_hidden_layers",)),

@@ -30,6 +30,7 @@ from orchestrator.quantization.choice import Group, Option, choose
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.formats import cuda, kernels
 from orchestrator.quantization.tensors import DTYPES, StoredTensor
+from tests.support.architectures import with_type
 from tests.support.checkpoints import write_fp8_blocks, write_gpt_oss, write_model
 from tests.support.downloads import Downloads
 from tests.support.edge_packages import server_of_the_stand_in
@@ -136,6 +137,7 @@ def _families(folder: Path) -> dict[str, str]:
     found, routers = {}, {"*.mlp.gate.*": "F32", "*.mixer.gate.*": "F32"}
     for name, family in FAMILIES.items():
         config = {**SIZES, **family.config, "architectures": [family.architecture], "dtype": "bfloat16"}
+        config = with_type(config)
         model = exact_model(folder / name, partial(write_model, config=config, types=routers))
         found[f"w4a16_nvfp4 of {name}"] = _quantized(model, folder / f"{name} quantized")
     return found

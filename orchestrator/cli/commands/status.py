@@ -45,12 +45,15 @@ def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as
         for name in ([recipe.name] if recipe else Journal.recipes(root))
         if (journal := Journal.read(root, name))
     ]
+    unreadable = [file for file in Journal.unreadable(root) if recipe is None or file.stem == recipe.name]
+    for file in unreadable:
+        click.echo(f"{file} cannot be read, so nothing is known of the newest build of {file.stem}", err=True)
     deployed = deployed_containers(root, recipe.name if recipe else None)
     if deployed.unknown:
         click.echo(f"the state of servers is unknown: {deployed.unknown}", err=True)
     made = deployed.containers
     jobs = states_of(settings, recipe.name if recipe else None)
-    if recipe and not journals and not made and not jobs:
+    if recipe and not (journals or made or jobs or unreadable):
         raise not_built(settings, recipe)
     if page is not None and journals:
         write_build_page(settings, journals, page)
@@ -63,7 +66,7 @@ def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as
         _show_builds(journals, jobs)
         if recipe and journals:
             _show_costs(settings.store, journals[0])
-    elif not made:
+    elif not made and not unreadable:
         click.echo("no recipe was built yet")
     if made:
         click.echo()

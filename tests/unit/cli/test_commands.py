@@ -264,6 +264,24 @@ def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(shell: She
         assert shell.out == ""
 
 
+def test_a_record_that_cannot_be_read_is_named_and_nothing_is_removed(shell: Shell) -> None:
+    assert shell("build", RECIPE) == 0
+    file = shell.store / "runs" / f"{RECIPE}.json"
+    for text in ("", "[]", "{", '{"steps": 1}', '{"steps": [{}]}'):
+        file.write_text(text)
+        for arguments in ((), (RECIPE,)):
+            assert shell("status", *arguments) == 0
+            assert f"{file} cannot be read" in shell.err
+            assert "no recipe was built yet" not in shell.out
+        assert shell("gc", "--delete") == 6
+        assert "error[FILE_SYSTEM]" in shell.err
+        assert str(file) in shell.err.replace("\n", "")
+    assert shell("build", RECIPE) == 0
+    assert "reused" in shell.out
+    assert shell("status") == 0
+    assert shell.err == ""
+
+
 def test_status_tells_what_the_newest_builds_did(shell: Shell) -> None:
     assert shell("status") == 0
     assert shell.out == "no recipe was built yet\n"

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from orchestrator.errors import CheckpointError
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import LocalModel, Recipe
+from tests.support.architectures import with_type
 from tests.unit.cli.conftest import Shell
 from tests.unit.planner.byte_configs import (
     GEMMA3,
@@ -25,7 +26,6 @@ from tests.unit.planner.byte_configs import (
     QWEN2,
     QWEN3_NEXT,
     Config,
-    with_type,
 )
 
 MOE: Config = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "hidden_size": 2048}

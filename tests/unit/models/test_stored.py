@@ -14,6 +14,7 @@ from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
 from orchestrator.planner.bytes import checkpoint_bytes, kept_tensors, loaded_bytes, weights_read_per_step
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_files
+from tests.support.architectures import with_type
 from tests.unit.planner.byte_configs import (
     DEEPSEEK_V2,
     GEMMA3,
@@ -23,7 +24,6 @@ from tests.unit.planner.byte_configs import (
     NEMOTRON,
     QWEN3_NEXT,
     Config,
-    with_type,
 )
 
 FAMILIES: dict[str, Config] = {

@@ -6,22 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 Config = Mapping[str, Any]
-_TYPES: Mapping[str, str] = {
-    "DeepseekV2": "deepseek_v2",
-    "Gemma3": "gemma3_text",
-    "Glm4Moe": "glm4_moe",
-    "NemotronH": "nemotron_h",
-    "Qwen2Moe": "qwen2_moe",
-    "Qwen3Moe": "qwen3_moe",
-    "Qwen3Next": "qwen3_next",
-}
-
-
-def with_type(config: Config) -> Config:
-    """Add the `model_type` that a published file has; the sizes below leave it out."""
-    name = config["architectures"][0].split("For")[0]
-    return {"model_type": _TYPES.get(name, name.lower()), **config}
-
 
 LLAMA: Config = {
     "architectures": ["LlamaForCausalLM"],
