@@ -113,7 +113,15 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
         **(users_document(plan.estimate.users) if plan.estimate.users else {}),
         "arithmetic": plan.arithmetic or None,
         "drafts": asdict(plan.estimate.draft_speed) if plan.estimate.draft_speed else None,
-        "steps": [{"name": f.placed.step.name, "executor": f.placed.executor, "decision": f.decision} for f in steps],
+        "steps": [
+            {
+                "name": f.placed.step.name,
+                "executor": f.placed.executor,
+                "decision": f.decision,
+                "network": f.placed.step.network,
+            }
+            for f in steps
+        ],
     }
 
 
@@ -244,6 +252,9 @@ def _show_steps(steps: tuple[Forecast, ...]) -> None:
 def _show_next(recipe: RecipeName, steps: tuple[Forecast, ...], *, verbose: bool) -> None:
     if not verbose:
         print_text("steps: " + " → ".join(_step(f) for f in steps))
+    online = [f.placed.step.name for f in steps if f.placed.step.network and f.decision != "reuse"]
+    print_text(f"network: {', '.join(online)}" if online else "network: no step needs it")
+    if not verbose:
         print_text("-v explains each figure, --html FILE draws charts")
     click.echo(f"next: {program()} build {recipe}")
 

@@ -112,6 +112,19 @@ def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     assert all(figure["basis"] for figure in document["estimate"].values())
 
 
+def test_a_plan_names_the_steps_that_need_the_network(shell: Shell) -> None:
+    text = shell.project / "text.jsonl"
+    text.write_text('{"text": "one"}\n')
+    own = ("--set", "quantization.calibration.dataset=text.jsonl", "--set", "checks.held_out=null")
+    for arguments, online in (((), ["download", "download-calibration"]), (own, ["download"])):
+        found = shell.json("plan", "llama3-70b-nvfp4", *arguments)
+        assert [step["name"] for step in found["steps"] if step["network"]] == online
+        assert shell("plan", "llama3-70b-nvfp4", *arguments) == 0
+        assert f"network: {', '.join(online)}\n" in shell.out
+    assert shell("plan", RECIPE) == 0
+    assert "network: no step needs it" in shell.out
+
+
 def test_a_plan_says_what_a_search_for_scales_adds(shell: Shell) -> None:
     searched = ("plan", "llama3-8b-w4a16-nvfp4", "--set", "quantization.scale_search=mse")
     shell(*searched)
@@ -417,7 +430,7 @@ def test_the_same_question_has_the_same_figure_everywhere(shell: Shell, recipe: 
     assert limit == plan["estimate"]["decode_ceiling"]["value"] == own["decode_ceiling_tokens_per_s"]
 
 
-@pytest.mark.parametrize(("columns", "most"), [(60, 49), (80, 44), (100, 42)])
+@pytest.mark.parametrize(("columns", "most"), [(60, 50), (80, 45), (100, 42)])
 def test_a_plan_is_readable_on_a_narrow_terminal(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, columns: int, most: int
 ) -> None:
