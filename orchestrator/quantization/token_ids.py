@@ -22,6 +22,7 @@ TOKENIZER = "tokenizer.json"
 _GENERATION = "generation_config.json"
 _END = "eos_token_id"
 _FIELDS = ("bos_token_id", _END, "pad_token_id")
+_WORD = "hello"
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 _HINT = "Correct it, or take the tokenizer and the configuration of the model that this one was made from."
 _NO_PADDING = -1
@@ -99,7 +100,7 @@ def load(folder: Path) -> Tokenizer:
     """Load `tokenizer.json` with the library that runtimes load it with.
 
     Raises:
-        CheckFailedError: The library cannot load it.
+        CheckFailedError: The library cannot load it, or a word is lost in it.
         DependencyMissingError: The library is not installed here.
     """
     try:
@@ -108,12 +109,25 @@ def load(folder: Path) -> Tokenizer:
         message = f"the library tokenizers is not installed here: {error}"
         raise DependencyMissingError(message) from error
     try:
-        return Tokenizer.from_file(str(folder / TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - it raises Exception, and another class for its own defects
         message = f"{folder / TOKENIZER}: the library tokenizers cannot load it: {error!s:.200}"
         raise CheckFailedError(message, hint=_HINT) from None
+    tokenizer.no_truncation()  # as transformers does before each text
+    tokenizer.no_padding()
+    _require_words(tokenizer, folder / TOKENIZER)
+    return tokenizer
+
+
+def _require_words(tokenizer: Tokenizer, file: Path) -> None:
+    """Check that a word is still there after it became tokens, in letters of any case."""
+    numbers = tokenizer.encode(_WORD, add_special_tokens=False).ids
+    found = tokenizer.decode(numbers, skip_special_tokens=False)
+    if _WORD not in "".join(filter(str.isalpha, found)).lower():
+        message = f"{file}: {_WORD!r} becomes {len(numbers)} tokens, which mean {found!a:.60}"
+        raise CheckFailedError(message, hint=_HINT)
 
 
 def check(

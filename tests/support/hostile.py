@@ -254,6 +254,17 @@ def _hidden(*tensors: str) -> Change:
     return change
 
 
+def vocabulary(edit: Callable[[dict[str, int]], dict[str, int]]) -> Change:
+    """Change the numbers of the tokens."""
+
+    def change(folder: Path) -> None:
+        tokenizer = read_json(folder / "tokenizer.json")
+        tokenizer["model"]["vocab"] = edit(tokenizer["model"]["vocab"])
+        write_json(folder / "tokenizer.json", tokenizer)
+
+    return change
+
+
 _DEEP = b'{"a":' * 100_000
 _LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 
@@ -409,6 +420,11 @@ HOSTILE: Mapping[str, Hostile] = {
     "another model type": Hostile(config(model_type="mistral"), ("mistral",)),
     "no model type": Hostile(without("model_type"), ("config.json", "model_type is missing")),
     "a model type of no letters": Hostile(config(model_type=""), ("config.json", "model_type is missing")),
+    # --- the tokenizer ---
+    "a tokenizer without words": Hostile(vocabulary(lambda _: {}), ("tokenizer.json", "hello"), quantize=False),
+    "a tokenizer with one number": Hostile(
+        vocabulary(lambda words: dict.fromkeys(words, 0)), ("tokenizer.json", "hello"), quantize=False
+    ),
     # --- fields on which no tensor depends ---
     **{
         f"{name.partition('.')[0]} of {value!r:.30}": Hostile(
