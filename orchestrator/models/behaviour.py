@@ -10,19 +10,20 @@ from orchestrator.errors import ConfigInvalidError
 _TAKE = "take the config.json that belongs to the model's weights"
 _ACTIVATIONS = frozenset(("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"))
 _ACTIVATION_NAMES = frozenset((
-    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
+    "geglu", "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
     "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu", "relu2",
-    "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu",
+    "relu6", "sigmoid", "silu", "sqrtsoftplus", "swiglu", "swigluoai", "swiglustep", "swish", "tanh", "xielu",
 ))  # fmt: skip
-"""`ACT2FN` of transformers 5.24."""
+"""`ACT2FN` of transformers 5.24, and those of vLLM's own models."""
 _EPSILONS = frozenset(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"))
 _BASES = frozenset(("rope_theta", "rope_local_base_freq"))
 _SHARES = frozenset(("partial_rotary_factor", "rotary_pct"))
 _ROTATIONS = ("rope_scaling", "rope_parameters")
 _ROTATION_TYPES = frozenset((
-    "default", "dynamic", "linear", "llama3", "longrope", "mrope", "proportional", "su", "yarn",
+    "deepseek_llama_scaling", "deepseek_yarn", "default", "dynamic", "fope", "linear", "llama3", "longrope", "mllama4",
+    "mrope", "ntk", "openpangu", "proportional", "su", "telechat3-yarn", "xdrope", "yarn",
 ))  # fmt: skip
-"""`ROPE_INIT_FUNCTIONS` of transformers 5.24, `default`, and names that it replaces."""
+"""`ROPE_INIT_FUNCTIONS` of transformers 5.24, `default`, names that it replaces, and those of vLLM's `get_rope`."""
 _PARTS = ("text_config", "llm_config", "language_config")
 
 
