@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -133,10 +133,10 @@ class Journal:
         newest = Journal.read(self.file.parent.parent, self.recipe)
         if newest and newest.owner != self.owner and newest.started > self.started:
             return  # another build of the recipe was started since and is the newest
-        fields = asdict(self)
-        del fields["file"]
+        fields = {name: value for name, value in vars(self).items() if name != "file"}
+        fields["steps"] = [vars(entry) for entry in self.steps]  # not asdict: it is written for each step of a thousand
         with replacing(self.file) as fresh:
-            fresh.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+            fresh.write_text(json.dumps(fields) + "\n", encoding="utf-8")
 
 
 def _file(root: Path, recipe: str) -> Path:
