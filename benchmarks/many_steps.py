@@ -1,6 +1,6 @@
 """Many steps: the cost of one among a thousand, and forty recipes whose steps sleep on a Slurm of two nodes.
 
-    .venv/bin/python benchmarks/many_steps.py [--seconds 5]
+    .venv/bin/python benchmarks/many_steps.py [--seconds 10]
 
 The first part runs plans of 250 and 1,000 steps that do nothing, and then finds them again: a step of the long plan may
 take 1.5 times as long as one of the short plan. The second part submits forty chains of two jobs, each of which sleeps,
@@ -92,7 +92,7 @@ def seconds_on_slurm(seconds: int) -> float:
 def main() -> int:
     """Measure and tell."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5, help="for which each job sleeps (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=10, help="for which each job sleeps (%(default)s)")
     seconds = parser.parse_args().seconds
     goals = []
     for what, short, long in zip(("run", "found again"), seconds_per_step(SHORT), seconds_per_step(LONG), strict=True):
