@@ -51,7 +51,7 @@ def local_files(place: Path) -> ModelFiles:
         CheckpointError: A header contradicts itself, its file or the index.
     """
     if not place.is_dir():
-        return ModelFiles(str(place), read_object(place))
+        return ModelFiles(str(place), read_object(place), is_excerpt=True)
     config, beside = read_object(place / CONFIG), place / QUANT_CONFIG
     quantization = read_object(beside) if beside.is_file() else None
     return ModelFiles.of(str(place / CONFIG), config, quantization, _headers(place))

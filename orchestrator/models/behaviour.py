@@ -27,10 +27,15 @@ _ROTATION_TYPES = frozenset((
 _PARTS = ("text_config", "llm_config", "language_config")
 
 
-def require_loadable(config: Mapping[str, object], where: str = "config.json") -> None:
+def require_loadable(config: Mapping[str, object], where: str = "config.json", *, is_excerpt: bool = False) -> None:
     """Check that transformers can load a model from a configuration and compute with it.
 
     A model with a class of its own (`auto_map`) may give these fields other meanings.
+
+    Args:
+        config: The content of config.json.
+        where: Its name in messages.
+        is_excerpt: Nothing is loaded from it, and its sizes alone count: it may lack a model type.
 
     Raises:
         ConfigInvalidError: There is no model type, or a field is impossible.
@@ -38,7 +43,7 @@ def require_loadable(config: Mapping[str, object], where: str = "config.json") -
     own = config.get("auto_map")
     if isinstance(own, Mapping) and "AutoConfig" in own:
         return
-    if not config.get("model_type"):
+    if not config.get("model_type") and not is_excerpt:
         message = f"{where}: model_type is missing, and transformers loads no model without it"
         raise ConfigInvalidError(message, hint=f"{_TAKE}, or add the type of its class")
     parts = {"": config} | {f"{name}: ": part for name in _PARTS if isinstance(part := config.get(name), Mapping)}

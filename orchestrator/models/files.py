@@ -32,7 +32,7 @@ class ModelFiles:
     commit: str | None = None
     """Of a repository on the Hub."""
     is_excerpt: bool = False
-    """`config` has the fields that decide sizes only, as the catalogue keeps them."""
+    """`config` may have those fields alone that decide sizes: the catalogue's, or those of a file by itself."""
 
     @classmethod
     def of(
@@ -62,8 +62,7 @@ class ModelFiles:
             ConfigInvalidError: A field is missing, impossible, contradicts another, or is not understood.
         """
         found = shape_of(self.config, self.where, self.weights)
-        if not self.is_excerpt:
-            require_loadable(self.config, self.where)
+        require_loadable(self.config, self.where, is_excerpt=self.is_excerpt)
         return found
 
     @property

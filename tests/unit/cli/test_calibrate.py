@@ -11,6 +11,7 @@ from orchestrator.store.store import Store
 from tests.unit.cli.conftest import Shell
 
 CONFIG = {
+    "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 4096,
     "intermediate_size": 14336,
