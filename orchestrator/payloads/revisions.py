@@ -23,6 +23,6 @@ REVISIONS: Mapping[str, int] = {
     "import_folder": 2,
     "measure": 2,
     "quantize": 4,
-    "verify": 4,
+    "verify": 5,
 }
 """By the payload's module in this package."""
