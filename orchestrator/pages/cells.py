@@ -48,6 +48,7 @@ _RESTS_ON = {
     "formula": "exact bytes, formula",
     "measured": "measured constant",
     "assumed": "assumption",
+    "bound": "a lower bound",
 }
 _THREE_DIGITS = 99.5
 _MINUTE, _HOUR = 60, 3600

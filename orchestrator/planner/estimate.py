@@ -240,7 +240,7 @@ def _peaks(model: ModelOnTarget) -> dict[Phase, Peak]:
         return found | {"load": loading(serving), "serve": serving_full(serving)}
     least = model.serving_memory
     share: Mapping[Part, float] = {"weights": least.value / model.gpus}
-    return found | {"serve": Peak(share, memory_per_gpu(target), least.kind, f"at least: {least.basis}")}
+    return found | {"serve": Peak(share, memory_per_gpu(target), "bound", f"at least: {least.basis}")}
 
 
 def _searching(model: ModelOnTarget) -> Span | None:

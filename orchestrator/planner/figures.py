@@ -9,8 +9,9 @@ from orchestrator.units import in_bytes
 
 Unit = Literal["B", "tok/s", "tokens", "requests"]
 
-Kind = Literal["exact", "formula", "measured", "assumed"]
-"""What a figure is based on: bytes of tensors, a formula of sizes, a measured constant, or a rounded assumption.
+Kind = Literal["exact", "formula", "measured", "assumed", "bound"]
+"""What a figure is based on: bytes of tensors, a formula of sizes, a measured constant, or a rounded assumption; or it
+is a lower bound, to which something unknown is added.
 
 A sum is named after its least certain part. Its `basis` has every part with its source.
 """

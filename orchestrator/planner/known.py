@@ -67,7 +67,9 @@ def missing_sizes(recipe: Recipe) -> str:
     model = recipe.model
     if not isinstance(model, HubModel):
         return "its folder has no config.json of a language model yet"
-    return f"the sizes of {model.repo} are not in the catalogue; `orchestrator plan` reads them from the Hub"
+    return (
+        f"the sizes of {model.repo} are not in the catalogue; `orchestrator plan` reads them where it reaches the Hub"
+    )
 
 
 def _source(recipe: Recipe, stored: Scheme | None) -> Scheme:

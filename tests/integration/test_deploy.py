@@ -117,7 +117,6 @@ def test_an_engine_that_dies_is_seen_and_started_again(bundle: Bundle, daemon: D
     with closing(daemon.connect()) as client:
         client.containers.get(bundle.container).exec_run(["python3", "-c", kill])
     wait_for(lambda: bundle.status()["state"] != "ready")
-    assert bundle.status()["detail"]
     wait_for(lambda: (seen := bundle.status())["state"] == "ready" and seen["restarts"] == 1, 60)
 
 

@@ -38,6 +38,7 @@ from orchestrator.pages.cells import (
     users_words,
 )
 from orchestrator.planner.estimate import Estimate, Speeds, Stage
+from orchestrator.planner.known import missing_sizes
 from orchestrator.planner.serving import memory_words
 from orchestrator.planner.users import users_document
 
@@ -191,6 +192,8 @@ def _show_phases(plan: Plan) -> None:
     click.echo()
     print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
+    if plan.target.gpu and plan.estimate.max_context is None:
+        print_text(f"not counted: KV cache and activations; {missing_sizes(plan.recipe)}")
     if plan.arithmetic:
         print_text(f"arithmetic: {plan.arithmetic}")
     if plan.estimate.search:

@@ -75,6 +75,7 @@ CAUTIONS: tuple[Rule, ...] = (
     model.type_is_read,
     cautions.engine_memory_is_tight,
     cautions.serving_memory_is_tight,
+    cautions.serving_memory_is_enough,
     cautions.loading_is_tight,
     cautions.cache_leaves_memory_for_the_system,
     cautions.hybrid_reuses_no_blocks,

@@ -14,6 +14,7 @@ from orchestrator.recipe.model import Calibration, HubModel, Resources
 from orchestrator.units import in_bytes
 
 _TIGHT = 0.9
+_SMALLER = "use a smaller format"
 _MAX_UNIFIED_FRACTION = 0.9
 _USED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"none": (), "onepass": ("calibration", "resources"), "trtllm": ("calibration", "options", "image")}
@@ -47,9 +48,22 @@ def engine_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
 def serving_memory_is_tight(given: RuleInput) -> Iterator[Refusal]:
     """Little memory is left for the KV cache."""
     needed, available = given.model.serving_memory, given.model.available_memory
-    if available * _TIGHT < needed.value <= available:
+    if _sizes_are_known(given) and available * _TIGHT < needed.value <= available:
         message = f"weights take {needed} of {in_bytes(available)}; little is left for the KV cache"
-        yield Refusal("MEMORY_TIGHT", message, "serve short requests and few at a time, or use a smaller format")
+        yield Refusal("MEMORY_TIGHT", message, f"serve short requests and few at a time, or {_SMALLER}")
+
+
+def serving_memory_is_enough(given: RuleInput) -> Iterator[Refusal]:
+    """The lower bound of a model of unknown sizes takes nearly all memory, or more than CUDA sees."""
+    needed, target = given.model.serving_memory, given.target
+    available, seen = given.model.available_memory, (target.cuda_free or target.usable_memory) * target.nodes
+    if not _sizes_are_known(given) and min(available * _TIGHT, seen) < needed.value <= available:
+        has = f"{given.recipe.target} has {in_bytes(available)}, of which CUDA sees {in_bytes(min(seen, available))}"
+        yield Refusal("SERVING_MEMORY", f"the weights alone take {needed}; {has}", _SMALLER)
+
+
+def _sizes_are_known(given: RuleInput) -> bool:
+    return given.model.known is not None or not given.model.has_server
 
 
 def loading_is_tight(given: RuleInput) -> Iterator[Refusal]:
