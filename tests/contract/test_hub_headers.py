@@ -224,7 +224,7 @@ def test_a_plan_without_the_hub_counts_parameters_and_says_so(commands: Commands
     commands.hub.gated = True
     value, basis = weights_of(commands.plan())
     assert value == 2_000_000
-    assert "reads them from the Hub" in basis
+    assert "reads them where it reaches the Hub" in basis
 
 
 def test_a_header_that_lies_is_found_by_the_plan(commands: Commands) -> None:
