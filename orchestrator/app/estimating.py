@@ -28,7 +28,7 @@ from orchestrator.planner.serving import RUNTIME, Kernels, Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
 from orchestrator.planner.users import Users, users_of
 from orchestrator.quantization.format_names import SINGLE_FORMATS
-from orchestrator.quantization.refused import REASONS
+from orchestrator.quantization.refused import reason
 from orchestrator.recipe.model import Calibration, Workload
 
 
@@ -144,7 +144,9 @@ def _of_catalog(repo: str) -> tuple[ModelFiles, Scheme | None]:
 def _quantizing(method: str | None, scheme: Scheme, shape: ModelShape) -> Figure:
     """Calculate the peak memory of quantizing with our own quantizer, which needs the least, or the named one."""
     if method is None:
-        ours = scheme.name in SINGLE_FORMATS and shape.architecture not in REASONS
+        runs_model = scheme.name != SINGLE_FORMATS[0]
+        refused = reason(shape.architecture, shape.model_type, scheme.name, runs_model=runs_model)
+        ours = scheme.name in SINGLE_FORMATS and refused is None
         method = "onepass" if ours else "modelopt"
     return one_pass_peak(shape, scheme, Calibration()) if method == "onepass" else resident_peak(shape)
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from orchestrator.errors import ArchitectureUnknownError, ConfigInvalidError
 from orchestrator.models import decoder
-from orchestrator.models.fields import Fields
+from orchestrator.models.fields import OWN_CONFIG, TEXT_PARTS, Fields
 from orchestrator.models.habits import HABITS, UNKNOWN
 from orchestrator.models.phi4 import with_adapters
 from orchestrator.models.roles import described
@@ -17,8 +17,6 @@ from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.models.vision import with_towers
 
 _CLASS = re.compile(r"(?P<stem>\w+?)(For(CausalLM|ConditionalGeneration|ImageTextToText)|LMHeadModel)", re.ASCII)
-_TEXT = ("text_config", "llm_config", "language_config")
-_TAKE = "take the config.json that belongs to the model's weights"
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "n_embd": "hidden_size",
@@ -62,7 +60,7 @@ def shape_of(
     require_one_architecture(architecture, config.get("model_type"), where)
     whole = Fields(config, where)
     kind = kind_of(architecture, where)
-    inner = next((name for name in _TEXT if whole.has(name)), None)
+    inner = next((name for name in TEXT_PARTS if whole.has(name)), None)
     text = _text(whole, inner) if inner else whole
     text_kind = _kind(text.text("model_type")) if inner and text.has("model_type") else kind
     habits = HABITS.get(text_kind, UNKNOWN)
@@ -103,11 +101,11 @@ def require_one_architecture(architecture: str, model_type: object, where: str =
     """
     if not isinstance(model_type, str | None):
         message = f"{where}: model_type: found {model_type!r:.60}, expected a string"
-        raise ConfigInvalidError(message, hint=_TAKE)
+        raise ConfigInvalidError(message, hint=OWN_CONFIG)
     declared = HABITS.get(_kind(model_type)) if model_type else None
     if declared is not None and HABITS.get(kind_of(architecture, where), declared) != declared:
         message = f"{where}: architectures: found {architecture}, but model_type is {model_type!r}"
-        raise ConfigInvalidError(message, hint=_TAKE)
+        raise ConfigInvalidError(message, hint=OWN_CONFIG)
 
 
 def is_known(config: Mapping[str, object]) -> bool:
@@ -117,7 +115,7 @@ def is_known(config: Mapping[str, object]) -> bool:
         ArchitectureUnknownError: Its class is not that of a language model.
         ConfigInvalidError: It declares no class.
     """
-    parts = [config, *(part for name in _TEXT if isinstance(part := config.get(name), Mapping))]
+    parts = [config, *(part for name in TEXT_PARTS if isinstance(part := config.get(name), Mapping))]
     types = [part["model_type"] for part in parts if isinstance(part.get("model_type"), str)]
     return all(kind in HABITS for kind in (kind_of(_architecture(config, ""), ""), *map(_kind, map(str, types))))
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.models.fields import OWN_CONFIG, TEXT_PARTS
 
-_TAKE = "take the config.json that belongs to the model's weights"
 _ACTIVATIONS = frozenset(("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"))
 _ACTIVATION_NAMES = frozenset((
     "geglu", "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
@@ -24,7 +24,6 @@ _ROTATION_TYPES = frozenset((
     "mrope", "ntk", "openpangu", "proportional", "su", "telechat3-yarn", "xdrope", "yarn",
 ))  # fmt: skip
 """`ROPE_INIT_FUNCTIONS` of transformers 5.24, `default`, names that it replaces, and those of vLLM's `get_rope`."""
-_PARTS = ("text_config", "llm_config", "language_config")
 
 
 def require_loadable(config: Mapping[str, object], where: str = "config.json", *, is_excerpt: bool = False) -> None:
@@ -45,12 +44,12 @@ def require_loadable(config: Mapping[str, object], where: str = "config.json", *
         return
     if not config.get("model_type") and not is_excerpt:
         message = f"{where}: model_type is missing, and transformers loads no model without it"
-        raise ConfigInvalidError(message, hint=f"{_TAKE}, or add the type of its class")
-    parts = {"": config} | {f"{name}: ": part for name in _PARTS if isinstance(part := config.get(name), Mapping)}
+        raise ConfigInvalidError(message, hint=f"{OWN_CONFIG}, or add the type of its class")
+    parts = {"": config} | {f"{name}: ": part for name in TEXT_PARTS if isinstance(part := config.get(name), Mapping)}
     for prefix, part in parts.items():
         for name, value, expected in _impossible(part):
             message = f"{where}: {prefix}{name}: found {value!r:.60}, expected {expected}"
-            raise ConfigInvalidError(message, hint=_TAKE)
+            raise ConfigInvalidError(message, hint=OWN_CONFIG)
 
 
 def _impossible(config: Mapping[str, object]) -> Iterator[tuple[str, object, str]]:

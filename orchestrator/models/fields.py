@@ -9,6 +9,10 @@ from typing import NoReturn
 
 from orchestrator.errors import ConfigInvalidError
 
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
+"""Fields that hold the configuration of the language model, if it is a part of another model."""
+OWN_CONFIG = "take the config.json that belongs to the model's weights"
+"""What helps if a field contradicts the weights."""
 _LIMITS: Mapping[str, int] = {
     "num_hidden_layers": 2048,
     "num_experts": 2**14,

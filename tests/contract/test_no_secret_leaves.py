@@ -31,7 +31,7 @@ from orchestrator.executors.scheduler import Resources
 from orchestrator.executors.slurm import SlurmScheduler
 from tests.support import canaries
 from tests.support.bundles import contents_of
-from tests.support.two_folders import TwoFolders, write_bundle, write_sums
+from tests.support.two_folders import TwoFolders, write_bundle, write_files
 
 FOR_ONE, FOR_TWO = "llama3-70b-nvfp4-published", "qwen3-235b-a22b-nvfp4-published"
 RESOURCES = Resources(minutes=90, memory=3 << 30, gpus=1)
@@ -45,14 +45,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bundle_for_one(folder: Path, artifacts: Path, *, embed: bool = False) -> Path:
-    contents = replace(contents_of(FOR_ONE, artifacts), embed_model=embed)
-    files = {name: text.encode() for name, text in render_files(contents).items()}
-    for part in contents.parts:
-        files |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    write_sums(folder, files)
+    write_files(folder, replace(contents_of(FOR_ONE, artifacts), embed_model=embed))
     canaries.fill(folder, (*canaries.PLACES, *canaries.IN_THE_MODEL))
     return folder
 

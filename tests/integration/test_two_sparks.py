@@ -9,21 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.docker_daemon import do_without
-from tests.support.sparks import LINK, Host, Sparks, kill_all, why_not
-from tests.support.two_folders import RECIPE, write_bundle
+from tests.support.sparks import LINK, Host, Sparks, kill_all, two_sparks
+from tests.support.two_folders import RECIPE
 
 
 @pytest.fixture
 def sparks(tmp_path: Path) -> Iterator[Sparks]:
-    if reason := why_not():
-        do_without(reason)
-    made = Sparks(tmp_path / "hosts", write_bundle(tmp_path / "bundle", tmp_path / "artifacts"))
-    try:
-        made.begin()
+    with two_sparks(tmp_path) as made:
         yield made
-    finally:
-        made.end()
 
 
 def test_two_hosts_serve_one_model_and_stop_together(sparks: Sparks) -> None:

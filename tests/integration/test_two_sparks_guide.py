@@ -11,24 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.support import canaries
-from tests.support.docker_daemon import do_without
 from tests.support.guides import blocks, text_of
-from tests.support.sparks import Sparks, why_not
-from tests.support.two_folders import RECIPE, write_bundle
+from tests.support.sparks import Sparks, two_sparks
+from tests.support.two_folders import RECIPE
 
 _TIME = 120
 
 
 @pytest.fixture
 def sparks(tmp_path: Path) -> Iterator[Sparks]:
-    if reason := why_not():
-        do_without(reason)
-    made = Sparks(tmp_path / "hosts", write_bundle(tmp_path / "bundle", tmp_path / "artifacts"))
-    try:
-        made.begin()
+    with two_sparks(tmp_path) as made:
         yield made
-    finally:
-        made.end()
 
 
 def test_the_commands_of_the_guide_work_in_their_order(sparks: Sparks) -> None:

@@ -13,10 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.docker_daemon import do_without
+from tests.support.two_folders import write_bundle
 
 _PROGRAMS = Path(__file__).resolve().parent / "host_programs"
 LINK = "enp1s0f1np1"
@@ -213,6 +216,19 @@ class Sparks:
         for host in (self.head, self.worker):
             kill_all(host)
             subprocess.run(("ip", "netns", "delete", host.namespace), check=False, capture_output=True)
+
+
+@contextmanager
+def two_sparks(folder: Path) -> Iterator[Sparks]:
+    """Give two hosts that both have a bundle for two; skip the test, or fail it, where they cannot be made."""
+    if reason := why_not():
+        do_without(reason)
+    made = Sparks(folder / "hosts", write_bundle(folder / "bundle", folder / "artifacts"))
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.end()
 
 
 def kill_all(host: Host) -> None:

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.files import SUMS, sums_text
 from orchestrator.bundle.targets import render_files
 from tests.support.bundles import contents_of
@@ -34,7 +35,11 @@ Attached GPUs                             : 1
 
 def write_bundle(folder: Path, artifacts: Path) -> Path:
     """Write a bundle for two, with a model of a few bytes."""
-    contents = contents_of(RECIPE, artifacts)
+    return write_files(folder, contents_of(RECIPE, artifacts))
+
+
+def write_files(folder: Path, contents: BundleContents) -> Path:
+    """Write the files of a bundle, with those of its results and the list of all."""
     files = {name: text.encode() for name, text in render_files(contents).items()}
     for part in contents.parts:
         files |= {f"{part.name}/{file.path}": (part.artifact.folder / file.path).read_bytes() for file in part.files}

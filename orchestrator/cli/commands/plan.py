@@ -193,7 +193,7 @@ def _show_phases(plan: Plan) -> None:
     print_text(f"available memory: {memory_words(plan.target, plan.recipe.target)}")
     print_text(f"memory to serve: {plan.estimate.serve_memory} at least; disk in total: {plan.estimate.disk}")
     if plan.target.gpu and plan.estimate.max_context is None:
-        print_text(f"not counted: KV cache and activations; {missing_sizes(plan.recipe)}")
+        print_text(f"not counted: KV cache and activations, because {missing_sizes(plan.recipe)}")
     if plan.arithmetic:
         print_text(f"arithmetic: {plan.arithmetic}")
     if plan.estimate.search:

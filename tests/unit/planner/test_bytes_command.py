@@ -71,6 +71,15 @@ def test_a_program_gets_every_key_and_nothing_else(tmp_path: Path) -> None:
     assert set(found["peak_memory_bytes"]) == {"download", "quantize", "load", "serve"}
 
 
+def test_a_model_that_only_calibration_refuses_is_quantized_by_modelopt_only_there(tmp_path: Path) -> None:
+    config = written(tmp_path, {**LLAMA, "model_type": "sarvam_moe"})
+    peaks = [
+        answer("--config", config, "--format", name)["peak_memory_bytes"]["quantize"]
+        for name in ("nvfp4", "w4a16_nvfp4")
+    ]
+    assert peaks[0] > 5 * peaks[1]
+
+
 def test_the_quantization_s_own_file_decides(tmp_path: Path) -> None:
     config, quantization = written(tmp_path, LLAMA), written(tmp_path, NVFP4, "hf_quant_config.json")
     found = answer("--config", config, "--quant-config", quantization)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import CheckFailedError
-from orchestrator.quantization import chat_template
+from orchestrator.quantization import chat_template, token_ids
 from orchestrator.quantization.files import read_json, write_json
 from orchestrator.quantization.quality import Report, examine
 
@@ -185,6 +185,24 @@ def test_a_template_that_knows_no_answers_is_not_asked_for_their_end(model: Path
 def test_a_tokenizer_that_its_library_cannot_load_fails(model: Path) -> None:
     _edit(model, "tokenizer.json", lambda document: document["model"].update(type="Words"))
     assert "the library tokenizers cannot load it" in _failures(examine(model))["tokenizer"]
+
+
+def _of_words(folder: Path, numbers: dict[str, int]) -> Path:
+    words = {"type": "WordLevel", "vocab": numbers, "unk_token": "?"}
+    letters = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+    document = {"version": "1.0", "added_tokens": [], "pre_tokenizer": letters, "model": words}
+    write_json(folder / "tokenizer.json", document)
+    return folder
+
+
+def test_a_word_is_lost_only_where_the_vocabulary_has_its_letters(tmp_path: Path) -> None:
+    token_ids.load(_of_words(tmp_path, {letter: number for number, letter in enumerate("?ACDEFGHIKLMNPQRSTVWY")}))
+    token_ids.load(_of_words(tmp_path, {letter: number for number, letter in enumerate("?abcdefghijklmnop")}))
+    with pytest.raises(CheckFailedError, match=r"cannot use it: .*UNK"):
+        token_ids.load(_of_words(tmp_path, {}))
+    for broken in (dict.fromkeys("?ehlo", 0), {"?": 0, "e": 1, "h": 2, "l": 1, "o": 3}):
+        with pytest.raises(CheckFailedError, match="'hello' becomes"):
+            token_ids.load(_of_words(tmp_path, broken))
 
 
 def test_a_message_is_rendered_and_tokenized(model: Path) -> None:
