@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.command_line import orchestrator
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "tiny-llama-w4a16-nvfp4"
@@ -25,8 +25,7 @@ class Place:
     def run(self, *arguments: str) -> str:
         places = ["--project", str(ROOT), "--store", str(self.folder / "store"), "--dist", str(self.folder / "dist")]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.folder)}
-        command = [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        done = orchestrator(*places, *arguments, environment=environment, folder=self.folder)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from orchestrator.recipe.lock import Lock, LockedFile, LockedRepository, lock_text
 from tests.contract.test_registry import LAYER, push_index
+from tests.support.command_line import orchestrator
 from tests.support.hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,21 +67,14 @@ class Project:
         return json.loads(self.lock.read_text())
 
     def run(self, *arguments: str) -> int:
-        done = subprocess.run(
-            (sys.executable, "-m", "orchestrator.cli.main", "--project", self.root, *arguments),
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
-                "HOME": str(self.root),
-                "HF_HOME": str(self.root / "hf"),
-                "HF_ENDPOINT": self.hub.endpoint,
-            },
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.root),
+            "HF_HOME": str(self.root / "hf"),
+            "HF_ENDPOINT": self.hub.endpoint,
+        }
+        done = orchestrator("--project", self.root, *arguments, environment=environment, folder=self.root)
         self.log = done.stdout + done.stderr
         assert "Traceback" not in self.log, self.log
         return done.returncode

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import HubModel, Recipe
+from tests.support.command_line import orchestrator
 from tests.support.hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,21 +42,14 @@ class Project:
     log: str = ""
 
     def new(self, *arguments: str) -> int:
-        done = subprocess.run(
-            (sys.executable, "-m", "orchestrator.cli.main", "--project", self.root, "new", *arguments),
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
-                "HOME": str(self.root),
-                "HF_HOME": str(self.root / "hf"),
-                "HF_ENDPOINT": self.hub.endpoint,
-            },
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.root),
+            "HF_HOME": str(self.root / "hf"),
+            "HF_ENDPOINT": self.hub.endpoint,
+        }
+        done = orchestrator("--project", self.root, "new", *arguments, environment=environment, folder=self.root)
         self.log = done.stdout + done.stderr
         assert "Traceback" not in self.log, self.log
         return done.returncode

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store.store import Store, remove_tree
+from tests.support import command_line
 
 KEY = "a" * 64
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,14 +37,8 @@ store.publish(attempt, "a" * 64, "quantize")
 
 def orchestrator(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     places = ["--project", str(ROOT), "--store", str(store), "--dist", str(store / "dist")]
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(store.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(store.parent)}
+    return command_line.orchestrator(*places, *arguments, environment=environment, folder=ROOT)
 
 
 def whole_calls(trace: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import httpx2
 from orchestrator.deployment.compose_file import SERVER, read
 from orchestrator.deployment.images import ensure
 from orchestrator.events import silence
+from tests.support.command_line import COMMAND, orchestrator
 from tests.support.docker_daemon import Daemon, do_without
 from tests.support.ports import free_port
 from tests.support.rehearsal import ONEPASS, Rehearsal
@@ -74,15 +76,8 @@ class Bundle:
         self, *arguments: str, status: int = 0, variables: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of the orchestrator's."""
-        ended = subprocess.run(
-            self._command(*arguments),
-            env={**self._environment, **(variables or {})},
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environment = {**self._environment, **(variables or {})}
+        ended = orchestrator(*self._places, *arguments, environment=environment, folder=_ROOT)
         assert ended.returncode == status, f"{arguments}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         assert "Traceback" not in ended.stderr
         return ended
@@ -94,7 +89,11 @@ class Bundle:
         )
 
     def _command(self, *arguments: str) -> list[str]:
-        return self.rehearsal.command("--dist", str(self.dist), "--store", str(self.dist / "store"), *arguments)
+        return [sys.executable, *COMMAND, *self._places, *arguments]
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        return (*self.rehearsal.places, "--dist", str(self.dist), "--store", str(self.dist / "store"))
 
     @property
     def _environment(self) -> dict[str, str]:

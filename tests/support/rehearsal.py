@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.documents.yaml_text import parse
+from tests.support.command_line import COMMAND, orchestrator
 from tests.support.docker_daemon import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,16 +136,18 @@ class Rehearsal:
         """Where its results are kept."""
         return self.folder / "store"
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The options that say where it works."""
+        return ("--project", str(self.folder), "--store", str(self.store))
+
     def command(self, *arguments: str) -> list[str]:
         """Name the command that a user would type."""
-        places = ["--project", str(self.folder), "--store", str(self.store)]
-        return [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments]
+        return [sys.executable, *COMMAND, *self.places, *arguments]
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        ended = subprocess.run(
-            self.command(*arguments), env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        ended = orchestrator(*self.places, *arguments, environment=self.environment, folder=ROOT)
         assert not check or ended.returncode == 0, f"{arguments}\n{ended.stdout}\n{ended.stderr}"
         return ended
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.command_line import COMMAND, orchestrator
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "tiny-llama-w4a16-nvfp4"
 
@@ -24,8 +26,11 @@ class Site:
     folder: Path
 
     def command(self, *arguments: str) -> list[str]:
-        places = ["--project", str(ROOT), "--store", str(self.folder / "store"), "--dist", str(self.folder / "dist")]
-        return [sys.executable, "-m", "orchestrator.cli.main", *places, *arguments]
+        return [sys.executable, *COMMAND, *self.places, *arguments]
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return ("--project", str(ROOT), "--store", str(self.folder / "store"), "--dist", str(self.folder / "dist"))
 
     @property
     def build(self) -> tuple[str, ...]:
@@ -37,15 +42,7 @@ class Site:
         return {**kept, **self.variables}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        return orchestrator(*self.places, *arguments, environment=self.environment, folder=Path.cwd())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -41,11 +41,11 @@ class WarmPython:
 
     folder: Path
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Done:
-        """Run a program as `python ARGUMENTS` would."""
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str], where: Path | None = None) -> Done:
+        """Run a program as `python ARGUMENTS` would, in a folder, by default the one of this process."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             output, errors = Path(folder) / "output", Path(folder) / "errors"
-            asked = {"arguments": list(arguments), "environment": dict(environment), "folder": str(Path.cwd())}
+            asked = {"arguments": list(arguments), "environment": dict(environment), "folder": str(where or Path.cwd())}
             with closing(socket.socket(socket.AF_UNIX)) as connection:
                 connection.connect(str(self.folder / "socket"))
                 with connection.makefile("rwb") as stream:

@@ -7,6 +7,7 @@ socket. As soon as it answers, there is a file `ready` beside the socket.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import runpy
 import shutil
 import socketserver
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -29,6 +31,8 @@ class _Run(socketserver.StreamRequestHandler):
         for descriptor, file in ((1, asked["output"]), (2, asked["errors"])):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
         status = _status(asked["arguments"])
+        threading._shutdown()  # noqa: SLF001 - as at the end of an interpreter, for which Python has no other name
+        atexit._run_exitfuncs()  # noqa: SLF001
         sys.stdout.flush()
         sys.stderr.flush()
         self.wfile.write(b"%d\n" % status)
