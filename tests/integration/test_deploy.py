@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -267,14 +269,15 @@ def test_an_archive_installs_where_there_is_no_network_and_no_bundle(
         client.images.remove("orchestrator-test-base:1")
     (bundle.folder / "secrets" / "api_keys").write_text("a secret of this machine")
     archived = archive(bundle, tmp_path / "bundle.tar")
-    target = tmp_path / "elsewhere"
+    target = home_of_a_user(other)
     with tarfile.open(archived) as file:
         file.extractall(target, filter="data")
+    give_to_the_user(target)
     names = {path.relative_to(target / RECIPE).as_posix() for path in (target / RECIPE).rglob("*") if path.is_file()}
     assert not names & {".env", "secrets/api_keys"}
 
     install = target / RECIPE / "install.sh"
-    subprocess.run((install,), env=other.environment, check=True, capture_output=True)
+    assert as_the_user(other, install).returncode == 0
     moved = replace(bundle, dist=target, daemon=other, port=free_port())
     moved.set()
     with moved.taken_down():
@@ -283,9 +286,44 @@ def test_an_archive_installs_where_there_is_no_network_and_no_bundle(
         assert [tag for image in client.images.list() for tag in image.tags if tag.startswith(RECIPE)]
 
     (target / RECIPE / "serve.json").write_text("{}")
-    spoilt = subprocess.run((install, "--check"), env=other.environment, check=False, capture_output=True, text=True)
+    spoilt = as_the_user(other, install, "--check")
     assert spoilt.returncode == 7
     assert "serve.json" in spoilt.stdout
+    shutil.rmtree(target)
+
+
+USER = 1000
+"""A user without privileges, who may use Docker: the group of the same number has its socket."""
+
+
+def home_of_a_user(daemon: Daemon) -> Path:
+    """Make a folder for the user, outside of those of pytest, which are the user's alone who runs it."""
+    socket = Path(daemon.environment["DOCKER_HOST"].removeprefix("unix://"))
+    os.chown(socket, -1, USER)
+    socket.chmod(0o660)
+    socket.parent.chmod(0o711)
+    home = Path(tempfile.mkdtemp(prefix="a user "))
+    give_to_the_user(home)
+    return home
+
+
+def as_the_user(daemon: Daemon, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**daemon.environment, "HOME": str(program.parent)}
+    return subprocess.run(
+        (program, *arguments),
+        env=environment,
+        user=USER,
+        group=USER,
+        extra_groups=[],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+def give_to_the_user(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER, USER, follow_symlinks=False)
 
 
 def archive(bundle: Bundle, file: Path) -> Path:

@@ -31,7 +31,7 @@ class _Run(socketserver.StreamRequestHandler):
         for descriptor, file in ((1, asked["output"]), (2, asked["errors"])):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
         status = _status(asked["arguments"])
-        threading._shutdown()  # noqa: SLF001 - as at the end of an interpreter, for which Python has no other name
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - what an interpreter does at its end
         atexit._run_exitfuncs()  # noqa: SLF001
         sys.stdout.flush()
         sys.stderr.flush()
