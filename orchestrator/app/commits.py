@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from filelock import FileLock
-
 from orchestrator.errors import machine_faults
 from orchestrator.store.temporary import replacing
 
@@ -25,6 +23,8 @@ def remember_commit(store: Path, repo: str, revision: str, commit: str) -> None:
     name = name_of(repo, revision)
     if known_commits(store).get(name) == commit:
         return
+    from filelock import FileLock  # noqa: PLC0415 - only to write, and a plan seldom does
+
     lock = store / "locks" / "commits.lock"
     with machine_faults("writing to the store"):
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,8 @@ BUILDERS: tuple[Tool, ...] = ("trtllm-build", "tensorrt-edgellm-build")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Validators are built when a model is first used: most are parts of another, and need none of their own.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ToolEntry(_Part):

@@ -35,7 +35,7 @@ _LARGEST = 1 << 63
 """Larger whole numbers are useless here, and printing a huge one takes long."""
 
 _UNPRINTABLE = re.compile(
-    "[^\t\n\r\x20-\x7e\x85\xa0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 """YAML allows most of these only as an escape. NUL would end a path early, half a surrogate pair cannot be written, and
 U+202A to U+202E and U+2066 to U+2069 change the order in which a terminal shows the rest of a line."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
-
 from orchestrator.executors.job import OUTPUT, Inside
 
 if TYPE_CHECKING:
@@ -152,6 +150,8 @@ def capabilities(user: User) -> tuple[str, ...]:
 
 def create_arguments(container: Container) -> dict[str, Any]:
     """Convert the container to arguments of `DockerClient.containers.create`."""
+    from docker.types import DeviceRequest, LogConfig, Mount, Ulimit  # noqa: PLC0415 - the SDK loads slowly
+
     return {
         "image": container.image,
         "command": list(container.argv),

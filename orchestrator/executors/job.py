@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.events import Observer
 from orchestrator.store.space import Need
+
+if TYPE_CHECKING:
+    from orchestrator.events import Observer
 
 OUTPUT = "/out"
 """The only folder in which a command may write."""

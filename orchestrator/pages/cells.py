@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from orchestrator.planner.comparison import Comparison, Row, Terms
 from orchestrator.planner.draft_speed import DraftSpeed
 from orchestrator.planner.duration import Span
 from orchestrator.planner.estimate import Cell, Speeds, Stage
@@ -13,6 +13,9 @@ from orchestrator.planner.phases import Peak, Phase, peak_words
 from orchestrator.planner.queueing import Percentiles, Queue, Targets
 from orchestrator.planner.speed import Band
 from orchestrator.planner.users import Users
+
+if TYPE_CHECKING:
+    from orchestrator.planner.comparison import Comparison, Row, Terms
 from orchestrator.units import in_bytes
 
 NOTHING = "-"

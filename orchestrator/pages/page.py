@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator import __version__
@@ -275,6 +274,8 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, object]:
 
 def render(template: str, **values: object) -> str:
     """Fill in one of the pages' templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - only for a page
+
     environment = Environment(
         loader=PackageLoader("orchestrator.pages"),
         undefined=StrictUndefined,

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
@@ -37,7 +37,7 @@ BESIDE: Mapping[Role, str] = MappingProxyType(
 """Names of the parts beside the layers of text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stored:
     """A tensor as a checkpoint holds it."""
 
@@ -47,7 +47,7 @@ class Stored:
     """The type's name in safetensors."""
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes."""
         return math.prod(self.shape) * _ITEM[self.dtype]
@@ -56,7 +56,8 @@ class Stored:
 _ITEM = {"F32": 4, "BF16": 2, "F8_E4M3": 1, "U8": 1}
 
 
-def stored(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool = False) -> list[Stored]:
+@lru_cache(maxsize=4096)  # layers repeat their shapes
+def stored(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool = False) -> tuple[Stored, ...]:
     """Return what one tensor of the unquantized model becomes.
 
     Args:
@@ -65,11 +66,11 @@ def stored(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool = False
         native: Use the publisher's names of the scales.
     """
     if algorithm in ("BF16", "F32"):
-        return [Stored("", algorithm, shape)]
+        return (Stored("", algorithm, shape),)
     if algorithm in _BLOCKS:
         message = f"{algorithm} is a format of llama.cpp's files"
         raise ValueError(message)
-    return _quantized(shape, algorithm, native=native)
+    return tuple(_quantized(shape, algorithm, native=native))
 
 
 def _quantized(shape: tuple[int, ...], algorithm: Algorithm, *, native: bool) -> list[Stored]:
@@ -111,6 +112,7 @@ def tensor_bytes(tensor: Tensor, scheme: Scheme, layers: int) -> int:
     return sum(_bytes_of(tensor.shape, algorithm) * count for algorithm, count in scheme.split(tensor, layers))
 
 
+@lru_cache(maxsize=4096)
 def _bytes_of(shape: tuple[int, ...], algorithm: Algorithm) -> int:
     if algorithm in _BLOCKS:
         block, size = _BLOCKS[algorithm]

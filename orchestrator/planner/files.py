@@ -63,11 +63,19 @@ def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
 
 
 def _file(tensors: Sequence[tuple[str, Stored]]) -> int:
-    """Return the bytes of one file: 8 for the header's length, the header padded to a multiple of 8, the data."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
+    """Return the bytes of one file: 8 for the header's length, the header padded to a multiple of 8, the data.
+
+    The header is measured and not written: a checkpoint has tens of thousands of tensors.
+    """
+    text, end = len('{"__metadata__":{"format":"pt"}}'), 0
     for name, part in sorted(tensors, key=lambda pair: (-_RANK.index(pair[1].dtype), pair[0])):
-        header[name] = {"dtype": part.dtype, "shape": part.shape, "data_offsets": [end, end + part.size]}
-        end += part.size
-    text = len(json.dumps(header, separators=(",", ":")))
+        offsets = len(str(end)) + len(str(end := end + part.size))
+        text += len(json.dumps(name)) + _described(part.dtype, part.shape) + offsets
     return 8 + text + -text % 8 + end
+
+
+@lru_cache(maxsize=4096)
+def _described(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a tensor's entry in a header, with the comma before it, without its name and offsets."""
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}
+    return len(",:") + len(json.dumps(entry, separators=(",", ":"))) - len("00")

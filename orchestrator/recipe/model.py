@@ -31,7 +31,8 @@ OptionValue = bool | int | float | str
 class _Part(BaseModel):
     """A frozen part of a recipe. An unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Validators are built when a model is first used: most are parts of another, and need none of their own.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
 
 class Trust(_Part):

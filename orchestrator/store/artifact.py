@@ -6,15 +6,16 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
-from orchestrator.events import Checked
 from orchestrator.store.fingerprint import fingerprint_of, sha256_of
+
+if TYPE_CHECKING:
+    from orchestrator.events import Checked
 
 _FORMAT = 1
 _HASHERS = 4
@@ -83,6 +84,8 @@ def hash_files(folder: Path, known: Mapping[str, Checked] = MappingProxyType({})
         folder: The folder.
         known: Already hashed files, by path. A file that changed since is hashed again.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - loads logging, which a plan does not need
+
     paths = list_files(folder)
     ended = threading.Event()
 

@@ -10,10 +10,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.events import Spent
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from orchestrator.events import Spent
 
 _FORMAT = 1
 _FILE = "cost.json"
@@ -43,6 +43,8 @@ def write_cost(folder: Path, cost: Cost) -> None:
 
 def read_cost(folder: Path) -> Cost | None:
     """Read it; None if the artifact is older than this record, or if the file cannot be read."""
+    from orchestrator.events import Spent  # noqa: PLC0415 - the dozen of events load slowly, and a plan has none
+
     try:
         fields = json.loads((folder / _FILE).read_bytes())
         if fields.pop("format") != _FORMAT:

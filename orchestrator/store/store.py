@@ -24,8 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import (
     ArtifactCorruptError,
@@ -34,13 +33,17 @@ from orchestrator.errors import (
     OutputMissingError,
     machine_faults,
 )
-from orchestrator.events import Checked
 from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.store.cost import Cost, read_cost
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import files_in
 from orchestrator.store.temporary import replacing, sweep_temporaries
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from orchestrator.events import Checked
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _ENDED = "ended"
@@ -109,6 +112,8 @@ class Store:
             key: The key.
             waiting: Called once if another process holds it.
         """
+        from filelock import Timeout  # noqa: PLC0415 - a plan locks nothing
+
         with machine_faults("locking the store"):
             lock = self._lock_of(key)
             try:
@@ -122,6 +127,8 @@ class Store:
     @contextmanager
     def try_lock(self, key: str) -> Iterator[bool]:
         """Try to hold a key's lock and yield the success."""
+        from filelock import Timeout  # noqa: PLC0415 - as above
+
         try:
             with machine_faults("locking the store"):
                 held = self._lock_of(key).acquire(blocking=False)
@@ -322,6 +329,8 @@ class Store:
                 raise LocksMissingError(message, hint=hint) from error
 
     def _lock_of(self, key: str) -> FileLock:
+        from filelock import FileLock  # noqa: PLC0415 - as above
+
         return FileLock(self._folder("locks") / f"{key}.lock")
 
     def _folder(self, name: str) -> Path:

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 from click.core import ParameterSource
 
 from orchestrator.app.building import Build, build, executors_of
-from orchestrator.app.cluster_building import ClusterBuild
-from orchestrator.app.cluster_jobs import read_site
 from orchestrator.app.detach import start_detached
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
@@ -38,6 +36,9 @@ from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, program
 from orchestrator.events import Observer
 from orchestrator.units import in_bytes, in_time
+
+if TYPE_CHECKING:
+    from orchestrator.app.cluster_building import ClusterBuild
 
 _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
 """The executors of this machine by their names on the command line."""
@@ -181,6 +182,9 @@ def command(
     started = time.monotonic()
     run: Callable[..., Build]
     if scheduler := SCHEDULERS.get(executor or ""):
+        from orchestrator.app.cluster_building import ClusterBuild  # noqa: PLC0415 - loads clients of schedulers
+        from orchestrator.app.cluster_jobs import read_site  # noqa: PLC0415 - as above
+
         site = read_site(cluster_file or settings.project.root / "cluster.yaml", scheduler)
         prepared = ClusterBuild.prepare(settings, recipe, overrides, site, **extent)
         if render:

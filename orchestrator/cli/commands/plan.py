@@ -13,12 +13,10 @@ from orchestrator.app import planning
 from orchestrator.app.access import GatedModel, gated_model
 from orchestrator.app.forecast import Forecast, forecast
 from orchestrator.app.make_plan import ExecutorName, Plan
-from orchestrator.app.measurements import rows_in
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.shadows import Shadow, shadows_of
 from orchestrator.cli.error_view import show_error
-from orchestrator.cli.measured_view import measured_cells
 from orchestrator.cli.options import PageFile, executor_option, json_option, recipe_argument, set_option, write_page
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text, program
@@ -74,7 +72,7 @@ def command(
     planned = planning.plan(settings, recipe, everything, executor, targets=asked.targets, asks_hub=True)
     steps = forecast(planned.plan, settings.store, Path("WORK"))
     if page is not None:
-        _write_page(planned.plan, page, tuple(measured_cells(rows_in(settings, planned.plan.recipe.name))))
+        _write_page(settings, planned.plan, page)
     shadows = shadows_of(settings, planned.loaded, (placed.step.image for placed in planned.plan.steps))
     if as_json:
         print_json(plan_document(planned.plan, steps, shadows))
@@ -85,10 +83,13 @@ def command(
         ctx.exit(PlanRefusedError.exit_status)
 
 
-def _write_page(plan: Plan, file: Path, measured: tuple[tuple[str, ...], ...]) -> None:
-    from orchestrator.pages.page import plan_page  # noqa: PLC0415 - only for a page
+def _write_page(settings: Settings, plan: Plan, file: Path) -> None:
+    from orchestrator.app.measurements import rows_in  # noqa: PLC0415 - only for a page
+    from orchestrator.cli.measured_view import measured_cells  # noqa: PLC0415 - as above
+    from orchestrator.pages.page import plan_page  # noqa: PLC0415 - as above
     from orchestrator.pages.plan_contents import comparison_for, plan_contents  # noqa: PLC0415 - as above
 
+    measured = tuple(measured_cells(rows_in(settings, plan.recipe.name)))
     contents = plan_contents(plan.model, plan.estimate, plan.refusals, plan.warnings, measured)
     write_page(file, plan_page(contents, comparison_for(plan.model)))
 
