@@ -117,7 +117,7 @@ def _reasons(new: NewRecipe, proposal: Proposal) -> dict[str, str]:
 def _why_format(new: NewRecipe, proposal: Proposal) -> list[str]:
     row = proposal.row
     reasons = [f"Not {name}: {refusal.message}." for name, refusal in proposal.passed_over.items()]
-    if new.declared is not None:
+    if new.declared is not None and proposal.candidate.method == "none":
         reasons.append("It is published in this format; quantizing it again would only lose precision.")
     elif new.wanted is not None:
         reasons.append("As requested.")

@@ -17,6 +17,7 @@ from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals
 from orchestrator.planner.rules.formats import NEAREST, block_scales_refused
 from orchestrator.planner.rules.model import has_listed
+from orchestrator.planner.rules.published import is_decoded
 from orchestrator.planner.scheme import Algorithm, Scheme
 from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.quantization.refused import reason
@@ -121,10 +122,10 @@ def propose(new: NewRecipe, catalog: Lookup, written: Callable[[Candidate], Reci
     _insist_on_published(new)
     passed_over: dict[Format, Refusal] = {}
     first: tuple[Refusal, ...] = ()
-    for name in _formats(new):
-        row = _row(new, name)
+    for name, methods in _ways(new):
+        row = _row(new, name, methods)
         unlisted: Proposal | None = None
-        for candidate in _candidates(new, name, catalog):
+        for candidate in _candidates(new, name, methods, catalog):
             recipe = written(candidate)
             refused = _refused(new, recipe, catalog)
             if not refused and (row is None or row.figures.fits):
@@ -142,8 +143,8 @@ def propose(new: NewRecipe, catalog: Lookup, written: Callable[[Candidate], Reci
 
 
 def _insist_on_published(new: NewRecipe) -> None:
-    """Refuse to quantize a quantized model again."""
-    if new.declared is None or new.wanted is None:
+    """Refuse to quantize a quantized model again, unless our quantizer decodes it."""
+    if new.declared is None or new.wanted is None or is_decoded(new.declared):
         return
     published = published_format(new.shape, new.declared)
     if new.wanted != published:
@@ -152,41 +153,56 @@ def _insist_on_published(new: NewRecipe) -> None:
         raise PlanRefusedError((Refusal("REQUANTIZE", message, hint),))
 
 
+def _ways(new: NewRecipe) -> Iterator[tuple[Format, tuple[Method, ...]]]:
+    """Yield formats with the methods that make them: a published one as it is, then what can be made."""
+    if new.declared is not None:
+        published = published_format(new.shape, new.declared)
+        if new.wanted in (None, published):
+            yield published, ("none",)
+        if not is_decoded(new.declared):
+            return
+    for name in _formats(new):
+        if methods := _methods(new, name):
+            yield name, methods
+
+
 def _formats(new: NewRecipe) -> tuple[Format, ...]:
     if new.wanted is not None:
         return (new.wanted,)
-    if new.declared is not None:
-        return (published_format(new.shape, new.declared),)
     usual: Format = next(name for name in get_args(Format) if name == usual_format(new.architecture, new.terms))
     return (usual, *NEAREST[usual])
 
 
-def _row(new: NewRecipe, name: Format) -> Row | None:
+def _row(new: NewRecipe, name: Format, methods: tuple[Method, ...]) -> Row | None:
     """Ask `compare` about a format."""
     if new.shape is None:
         return None
-    schemes: dict[str, Scheme] = {name: new.declared} if new.declared else {}
+    schemes: dict[str, Scheme] = {name: new.declared} if new.declared and methods == ("none",) else {}
     return compare_one(Subject(new.name, new.shape, "", schemes), new.terms, name)
 
 
-def _candidates(new: NewRecipe, name: Format, catalog: Lookup) -> Iterator[Candidate]:
+def _candidates(
+    new: NewRecipe, name: Format, methods: tuple[Method, ...], catalog: Lookup
+) -> Iterator[Candidate]:
     """Yield methods, our own first, and images: that of the base, then those of the catalogue in order."""
     architecture = new.target.architecture
     serving = [key for key, image in catalog.images.items() if image.serves]
     fitting = [key for key in serving if architecture in catalog.images[key].architectures]
     images = (*((None,) if new.has_base else ()), *(fitting or serving))
-    for method in _methods(new, name):
+    for method in methods:
         for image in images:
             quantizer = _quantizer(catalog, architecture) if method == "modelopt" else None
             yield Candidate(name, method, image, quantizer)
 
 
 def _methods(new: NewRecipe, name: Format) -> tuple[Method, ...]:
-    if new.declared is not None or name == "bf16":
-        return ("none",)
+    """Return the methods that make a format, our own first; of a model that is published quantized ours alone."""
+    if name == "bf16":
+        return () if new.declared else ("none",)
     model_type, runs_model = new.shape.model_type if new.shape else None, name != SINGLE_FORMATS[0]
     ours = name in SINGLE_FORMATS and not reason(new.architecture, model_type, name, runs_model=runs_model)
-    return ("onepass", "modelopt") if ours else ("modelopt",)
+    other: tuple[Method, ...] = () if new.declared else ("modelopt",)
+    return ("onepass", *other) if ours else other
 
 
 def _quantizer(catalog: Lookup, architecture: str) -> str | None:
@@ -205,7 +221,8 @@ def _refused(new: NewRecipe, recipe: Recipe, catalog: Lookup) -> tuple[Refusal, 
     found = refusals(rule_input(recipe, catalog, lambda _: sizes))
     gpu = catalog.target(recipe.target).gpu
     blocks = new.declared is not None and new.declared.algorithm == "FP8_BLOCK"
-    if gpu is None or not blocks or has_block_scales(recipe):
+    as_it_is = recipe.quantization.method == "none"
+    if gpu is None or not (blocks and as_it_is) or has_block_scales(recipe):
         return found
     runs = "fp8_block_scale" in catalog.image(recipe.image).formats.get(f"sm_{gpu.sm}", ())
     return found if runs else (*found, block_scales_refused(recipe.image, gpu.sm))

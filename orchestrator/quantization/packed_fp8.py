@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.tensors import ReadRows, StoredTensor
 
 _SCALE = "_scale_inv"
-_SCALE_TYPES = ("F32", "BF16")
+_SCALE_TYPES = ("F32", "BF16", "F8_E8M0")
 _CODES = 500_000
 """Codes that are decoded at a time. In FP32 a number takes four bytes, and so does its factor."""
 
@@ -70,7 +70,7 @@ def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str,
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) not in checkpoint.tensors:
             message = f"{tensor.file}: {name} has no {name.removesuffix(_SCALE)} beside it"
             raise CheckpointError(message)
-        if not tensor.dtype.startswith("F8_"):
+        if parts(name) or not tensor.dtype.startswith("F8_"):
             continue
         scales = checkpoint.tensors.get(f"{name}{_SCALE}")
         if scales is None:
@@ -112,5 +112,5 @@ def _check(codes: StoredTensor, scales: StoredTensor, block: tuple[int, int]) ->
             return
         message = f"{scales.file}: found {scales} for {codes}, expected shape {list(shape)}"
         raise CheckpointError(message)
-    message = f"{codes.file}: found {codes} with {scales}; expected a matrix in F8_E4M3 with scales in F32 or BF16"
+    message = f"{codes.file}: found {codes} with {scales}; expected a matrix in F8_E4M3 with scales in F32, BF16 or F8_E8M0"
     raise CheckpointError(message)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from orchestrator.catalog.models import find_model, known_repos
 from orchestrator.errors import Refusal
 from orchestrator.planner.rule_input import RuleInput
-from orchestrator.planner.scheme import scheme_of
+from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.recipe.model import GeneratedModel, HubModel
 
 _GPT_OSS = "GptOssForCausalLM"
@@ -54,9 +54,15 @@ def _quantized(given: RuleInput) -> str | None:
 
 
 def _has_blocks(given: RuleInput) -> bool:
-    """Tell whether the model is published in FP8 with block scales alone, which method onepass decodes as it reads."""
-    known, blocks = given.model.known, scheme_of("fp8_block_scale")
-    return known is not None and (known.source.algorithm, known.source.native) == (blocks.algorithm, blocks.native)
+    """Tell whether the model is published in a form that method onepass decodes."""
+    known = given.model.known
+    return known is not None and is_decoded(known.source)
+
+
+def is_decoded(scheme: Scheme) -> bool:
+    """Tell whether method onepass decodes a published checkpoint as it reads it: FP8 with block scales alone."""
+    blocks = scheme_of("fp8_block_scale")
+    return (scheme.algorithm, scheme.native) == (blocks.algorithm, blocks.native)
 
 
 def _unquantized(given: RuleInput) -> str:

@@ -205,13 +205,35 @@ def test_what_is_published_quantized_is_not_quantized_again(shell: Shell, tmp_pa
     assert "is published in nvfp4" in shell.err
 
 
-def test_fp8_with_block_scales_is_refused_where_no_image_runs_it(shell: Shell, tmp_path: Path) -> None:
-    blocks = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    place = model(tmp_path / "blocks", {**LLAMA, "quantization_config": blocks})
-    assert shell("new", str(place)) == 4
-    assert "error[FP8_BLOCK_SCALE]" in shell.err
+BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+def test_fp8_with_block_scales_is_served_where_an_image_runs_it_and_else_decoded(shell: Shell, tmp_path: Path) -> None:
+    place = model(tmp_path / "blocks", {**LLAMA, "quantization_config": BLOCKS})
     assert shell("new", str(place), "--target", "h200") == 0, shell.err
     assert made(shell, "blocks-fp8").quantization.method == "none"
+    assert shell("new", str(place)) == 0, shell.err
+    quantization = made(shell, "blocks-nvfp4").quantization
+    assert (quantization.format, quantization.method) == ("nvfp4", "onepass")
+    assert "Not fp8: the FP8 weights have block scales" in (shell.project / "recipes/blocks-nvfp4.yaml").read_text()
+    assert shell("plan", "blocks-nvfp4") == 0, shell.err
+
+
+@pytest.mark.parametrize(("asked", "code"), [("w4a16_nvfp4", 0), ("fp8", 0), ("bf16", 4)])
+def test_block_scales_become_the_format_that_is_asked_for(
+    shell: Shell, tmp_path: Path, asked: str, code: int
+) -> None:
+    place = model(tmp_path / "blocks", {**LLAMA, "quantization_config": BLOCKS})
+    assert shell("new", str(place), "--format", asked) == code, shell.err
+    if code == 0:
+        assert made(shell, f"blocks-{asked.replace('_', '-')}").quantization.method == "onepass"
+
+
+def test_block_scales_that_our_quantizer_does_not_decode_are_refused(shell: Shell, tmp_path: Path) -> None:
+    other = {**BLOCKS, "weight_block_size": [64, 64]}
+    place = model(tmp_path / "blocks", {**LLAMA, "quantization_config": other})
+    assert shell("new", str(place)) != 0
+    assert "weight_block_size" in shell.err
 
 
 @pytest.mark.parametrize(

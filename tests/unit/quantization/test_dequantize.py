@@ -81,7 +81,7 @@ def test_a_claim_of_mxfp4_without_any_is_refused(tiny: Path, tmp_path: Path) -> 
 # --- FP8 with block scales ---
 
 _GATE = "model.layers.1.mlp.gate_proj.weight"
-_E4M3 = ml_dtypes.float8_e4m3fn
+_E4M3, _E8M0 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e8m0fnu
 
 
 def test_every_number_has_the_scale_of_its_block_and_edges_have_smaller_ones(numbers: np.random.Generator) -> None:
@@ -110,11 +110,10 @@ def test_fp8_with_block_scales_becomes_bf16_which_can_be_quantized(tmp_path: Pat
     assert Checkpoint.open(tmp_path / "nvfp4").tensors[_GATE].dtype == "U8"
 
 
-@pytest.mark.parametrize("kind", ["F32", "BF16"])
-def test_scales_may_be_in_16_bits(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [np.float32, ml_dtypes.bfloat16, ml_dtypes.float8_e8m0fnu])
+def test_scales_may_be_in_fewer_bits(tmp_path: Path, kind: type) -> None:
     scales = np.array([[0.5, 0.25], [2, 4], [1, 8]], np.float32)
-    stored = scales.astype(ml_dtypes.bfloat16) if kind == "BF16" else scales
-    source = write_fp8_blocks(tmp_path / "source", {f"{_GATE}_scale_inv": stored})
+    source = write_fp8_blocks(tmp_path / "source", {f"{_GATE}_scale_inv": scales.astype(kind)})
     dequantize_checkpoint(source, tmp_path / "out")
     codes = Checkpoint.open(source).read(_GATE).astype(np.float32)
     expected = codes * np.repeat(np.repeat(scales, 128, 0), 128, 1)
@@ -127,12 +126,13 @@ def test_scales_may_be_in_16_bits(tmp_path: Path, kind: str) -> None:
         ({f"{_GATE}_scale_inv": None}, f"{_GATE} has no {_GATE}_scale_inv beside it"),
         ({_GATE: None}, f"{_GATE}_scale_inv has no {_GATE} beside it"),
         ({f"{_GATE}_scale_inv": np.ones((2, 3), np.float32)}, r"expected shape \[3, 2\]"),
-        ({f"{_GATE}_scale_inv": np.ones((3, 2), np.uint8)}, "expected a matrix in F8_E4M3 with scales in F32 or BF16"),
+        ({f"{_GATE}_scale_inv": np.ones((3, 2), np.uint8)}, "expected a matrix in F8_E4M3 with scales in F32, BF16 or F8_E8M0"),
         ({_GATE: np.ones((384, 256), ml_dtypes.float8_e5m2)}, "expected a matrix in F8_E4M3"),
         ({_GATE: np.full((384, 256), np.nan, _E4M3)}, f"{_GATE} holds what is no number in BF16"),
         ({f"{_GATE}_scale_inv": np.full((3, 2), np.inf, np.float32)}, f"{_GATE} holds what is no number in BF16"),
+        ({f"{_GATE}_scale_inv": np.full((3, 2), 255, np.uint8).view(_E8M0)}, f"{_GATE} holds what is no number"),
     ],
-    ids=["no scales", "no codes", "other shape", "other scales", "other codes", "not a number", "infinite"],
+    ids=["no scales", "no codes", "other shape", "other scales", "other codes", "not a number", "infinite", "E8M0"],
 )
 def test_broken_fp8_is_named_and_nothing_is_left(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
     source = write_fp8_blocks(tmp_path / "source", changes)  # type: ignore[arg-type]
