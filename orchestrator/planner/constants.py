@@ -77,6 +77,20 @@ class RuntimeConstants:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """What a runtime has kernels for, where that is not the rule."""
+
+    gguf: bool = False
+    """It loads GGUF files, and nothing else."""
+    marlin_fp8: tuple[int, ...] = ()
+    """Compute capabilities on which FP8 is unpacked by Marlin, unless ModelOpt made it."""
+    no_fp8_blocks: tuple[int, ...] = ()
+    """Compute capabilities for which it has no kernels for FP8 with block scales."""
+    mxfp4: tuple[str, ...] = ()
+    """The only classes that it loads in MXFP4; empty: any."""
+
+
+@dataclass(frozen=True)
 class Constants:
     """All measured constants of the speed model."""
 
@@ -85,6 +99,8 @@ class Constants:
     """Operations per second of dense 16-bit products by compute capability, as the vendor states them."""
     bands: Mapping[str, float]
     """Half width of the range by kind, as a share of the expected value."""
+    kernels: Mapping[str, Kernels]
+    """By runtime; without an entry, it has all."""
     measured_sm: int = 121
     """The compute capability of the machine that the figures were measured on."""
 
@@ -190,6 +206,10 @@ def _constants(document: Mapping[str, Any], where: str) -> Constants:
     return Constants(
         runtimes=_runtimes(document["engines"], where),
         tensor_flops={int(sm): _positive(value, where, sm) for sm, value in document["tensor_flops"].items()},
+        kernels={
+            name: Kernels(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+            for name, entry in document["kernels"].items()
+        },
         bands={name: _positive(document["bands"][name], where, name) for name in _BANDS},
         measured_sm=document["sm"],
     )

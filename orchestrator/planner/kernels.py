@@ -6,14 +6,20 @@ from collections.abc import Iterator
 
 from orchestrator.catalog.image import Image
 from orchestrator.catalog.target import Gpu, Target
+from orchestrator.planner.constants import Kernels, default_constants
 from orchestrator.planner.scheme import GGUF_FORMATS
 from orchestrator.planner.serving import Serving
+from orchestrator.serving.runtimes import runtime_with_costs
 
 GPT_OSS = "GptOssForCausalLM"
 
 _FIRST_FOUR_BITS = 100
 """The first compute capability whose tensor cores multiply four-bit floats: Blackwell's."""
-_GB10 = 121
+
+
+def kernels_of(runtime: str) -> Kernels:
+    """Return what a runtime has kernels for, by its name in the planner's constants."""
+    return default_constants().kernels.get(runtime, Kernels())
 
 
 def has_four_bits(gpu: Gpu) -> bool:
@@ -30,7 +36,7 @@ def uses_marlin(serving: Serving) -> bool:
     scheme, gpu = serving.scheme, serving.target.gpu
     if serving.kernels != "auto" or gpu is None:
         return serving.kernels == "marlin"
-    falls_back = serving.runtime == "vllm" and gpu.sm == _GB10
+    falls_back = gpu.sm in kernels_of(serving.runtime).marlin_fp8
     listed = scheme.exclude is not None or scheme.modules is not None or scheme.as_stored
     return falls_back and (scheme.algorithm == "FP8_BLOCK" or (scheme.algorithm == "FP8" and not listed))
 
@@ -52,13 +58,15 @@ def arithmetic(image: Image, target: Target, weight_format: str) -> str:
 def limits_of_kernels(serving: Serving) -> Iterator[str]:
     """Describe what a runtime lacks for a format on a GPU."""
     algorithm, runtime, gpu = serving.scheme.algorithm, serving.runtime, serving.target.gpu
-    if (serving.scheme.gguf in GGUF_FORMATS) != (runtime == "llama.cpp"):
-        loads = "only GGUF files" if runtime == "llama.cpp" else "no GGUF files"
+    kernels, module = kernels_of(runtime), runtime_with_costs(runtime)
+    label = module.LABEL if module else runtime
+    if (serving.scheme.gguf in GGUF_FORMATS) != kernels.gguf:
+        loads = "only GGUF files" if kernels.gguf else "no GGUF files"
         yield f"{runtime} loads {loads}; the figures are for the bytes alone"
     if gpu and not has_four_bits(gpu) and algorithm in ("NVFP4", "MXFP4"):
         runs = f"{algorithm} runs with 16-bit activations, if at all"
         yield f"SM {gpu.sm} has no four-bit floating-point products: {runs}"
-    if gpu and gpu.sm == _GB10 and algorithm == "FP8_BLOCK" and runtime == "trtllm":
-        yield "TensorRT-LLM has no kernels for FP8 with block scales on SM 121; take one scale per tensor"
-    if algorithm == "MXFP4" and runtime == "trtllm" and serving.shape.architecture != GPT_OSS:
-        yield "TensorRT-LLM loads MXFP4 only as gpt-oss publishes it"
+    if gpu and gpu.sm in kernels.no_fp8_blocks and algorithm == "FP8_BLOCK":
+        yield f"{label} has no kernels for FP8 with block scales on SM {gpu.sm}; take one scale per tensor"
+    if algorithm == "MXFP4" and kernels.mxfp4 and serving.shape.architecture not in kernels.mxfp4:
+        yield f"{label} loads MXFP4 only as gpt-oss publishes it"

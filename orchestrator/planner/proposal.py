@@ -181,9 +181,7 @@ def _row(new: NewRecipe, name: Format, methods: tuple[Method, ...]) -> Row | Non
     return compare_one(Subject(new.name, new.shape, "", schemes), new.terms, name)
 
 
-def _candidates(
-    new: NewRecipe, name: Format, methods: tuple[Method, ...], catalog: Lookup
-) -> Iterator[Candidate]:
+def _candidates(new: NewRecipe, name: Format, methods: tuple[Method, ...], catalog: Lookup) -> Iterator[Candidate]:
     """Yield methods, our own first, and images: that of the base, then those of the catalogue in order."""
     architecture = new.target.architecture
     serving = [key for key, image in catalog.images.items() if image.serves]

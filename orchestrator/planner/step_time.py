@@ -17,7 +17,7 @@ from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token, kv_bytes_read, state_bytes, weights_read_per_step
 from orchestrator.planner.constants import Constants, Cost, RuntimeConstants, constants_in_use
 from orchestrator.planner.drafting import Drafting, bytes_of_pass
-from orchestrator.planner.kernels import uses_marlin
+from orchestrator.planner.kernels import GPT_OSS, kernels_of, uses_marlin
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving, gpus_of
 
@@ -107,7 +107,7 @@ def load_of(serving: Serving, constants: Constants | None = None) -> Load:
 
 def _as_read(scheme: Scheme, shape: ModelShape, runtime: str) -> Scheme:
     """Return the scheme of the file that a runtime reads. llama.cpp's gpt-oss has Q8_0 besides MXFP4."""
-    if runtime == "llama.cpp" and scheme.algorithm == "MXFP4" and shape.architecture == "GptOssForCausalLM":
+    if kernels_of(runtime).gguf and scheme.algorithm == "MXFP4" and shape.architecture == GPT_OSS:
         return scheme_of("gguf_mxfp4", kv_cache=scheme.kv_cache)
     return scheme
 

@@ -112,5 +112,7 @@ def _check(codes: StoredTensor, scales: StoredTensor, block: tuple[int, int]) ->
             return
         message = f"{scales.file}: found {scales} for {codes}, expected shape {list(shape)}"
         raise CheckpointError(message)
-    message = f"{codes.file}: found {codes} with {scales}; expected a matrix in F8_E4M3 with scales in F32, BF16 or F8_E8M0"
+    message = (
+        f"{codes.file}: found {codes} with {scales}; expected a matrix in F8_E4M3 with scales in F32, BF16 or F8_E8M0"
+    )
     raise CheckpointError(message)

@@ -220,9 +220,7 @@ def test_fp8_with_block_scales_is_served_where_an_image_runs_it_and_else_decoded
 
 
 @pytest.mark.parametrize(("asked", "code"), [("w4a16_nvfp4", 0), ("fp8", 0), ("bf16", 4)])
-def test_block_scales_become_the_format_that_is_asked_for(
-    shell: Shell, tmp_path: Path, asked: str, code: int
-) -> None:
+def test_block_scales_become_the_format_that_is_asked_for(shell: Shell, tmp_path: Path, asked: str, code: int) -> None:
     place = model(tmp_path / "blocks", {**LLAMA, "quantization_config": BLOCKS})
     assert shell("new", str(place), "--format", asked) == code, shell.err
     if code == 0:

@@ -126,7 +126,10 @@ def test_scales_may_be_in_fewer_bits(tmp_path: Path, kind: type) -> None:
         ({f"{_GATE}_scale_inv": None}, f"{_GATE} has no {_GATE}_scale_inv beside it"),
         ({_GATE: None}, f"{_GATE}_scale_inv has no {_GATE} beside it"),
         ({f"{_GATE}_scale_inv": np.ones((2, 3), np.float32)}, r"expected shape \[3, 2\]"),
-        ({f"{_GATE}_scale_inv": np.ones((3, 2), np.uint8)}, "expected a matrix in F8_E4M3 with scales in F32, BF16 or F8_E8M0"),
+        (
+            {f"{_GATE}_scale_inv": np.ones((3, 2), np.uint8)},
+            "expected a matrix in F8_E4M3 with scales in F32, BF16 or F8_E8M0",
+        ),
         ({_GATE: np.ones((384, 256), ml_dtypes.float8_e5m2)}, "expected a matrix in F8_E4M3"),
         ({_GATE: np.full((384, 256), np.nan, _E4M3)}, f"{_GATE} holds what is no number in BF16"),
         ({f"{_GATE}_scale_inv": np.full((3, 2), np.inf, np.float32)}, f"{_GATE} holds what is no number in BF16"),
