@@ -9,8 +9,8 @@ A weight `w` of shape [out, in] is published as two tensors:
 
 and stands for `weight * weight_scale_inv`, each number with the scale of its block: the product in FP32, rounded to
 BF16, ties to even (`weight_dequant` of DeepSeek-V3's `inference/kernel.py`; `Fp8Dequantize` of transformers 5, which
-takes only matrices that blocks divide). The last blocks of a matrix may be smaller. E8M0 is a power of two by its exponent, 0xFF is no number (OCP Microscaling
-Formats 1.0, section 5.4.1).
+takes only matrices that blocks divide). The last blocks of a matrix may be smaller. E8M0 is a power of two by its
+exponent, and 0xFF is no number (OCP Microscaling Formats 1.0, section 5.4.1).
 """
 
 from __future__ import annotations

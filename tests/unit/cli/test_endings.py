@@ -114,6 +114,29 @@ def test_a_corrupt_result_ends_a_deep_check_with_7_and_is_made_again(shell: Shel
     assert shell("verify", RECIPE, "--deep") == 0
 
 
+def change_a_bit(file: Path) -> None:
+    """Change one bit, and keep the file's size and times."""
+    status, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "hf_quant_config.json"])
+@pytest.mark.parametrize(
+    ("command", "status", "says"), [("build", 0, "set aside"), ("bundle", 3, "quantize, verify left to do")]
+)
+def test_a_changed_bit_is_found_and_not_shipped(shell: Shell, name: str, command: str, status: int, says: str) -> None:
+    assert shell("build", RECIPE) == 0
+    shipped = shell.dist / RECIPE / "model" / name
+    before = shipped.read_bytes()
+    change_a_bit(shipped)  # a link to the store's file
+    assert shell(command, RECIPE) == status, shell.err
+    assert says in shell.err
+    assert status or shipped.read_bytes() == before
+
+
 def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(shell: Shell) -> None:
     shell.executor.interrupt("quantize")
     assert shell("build", RECIPE) == 130
