@@ -131,7 +131,9 @@ def _classes(module: ModuleType, names: Iterable[str]) -> str:
     nodes = {node.name: node for node in classes_of(module)}
     parts = []
     for name in names:
-        fields = [field for field in fields_of(nodes[name]) if field.type != "Path"]  # where it lies is not in it
+        fields = [  # neither where it lies nor what a process keeps for itself is in it
+            field for field in fields_of(nodes[name]) if field.type != "Path" and not field.name.startswith("_")
+        ]
         rows = [(code(field.name), code(field.type), field.words) for field in fields]
         words = first_line(vars(module)[name].__doc__)
         parts.append(f"### {name}\n\n{words}\n\n{table(('field', 'type', 'meaning'), rows)}")

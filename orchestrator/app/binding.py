@@ -68,7 +68,7 @@ class Binder:
         """Return the fields of a step's key, by name. The arguments are those of `key`."""
         here = executor == "process"
         surroundings = Surroundings(
-            inputs={name: artifact.digest for name, artifact in inputs.items()},
+            inputs={mount.step: inputs[mount.step].digest for mount in step.inputs},
             folders={folder.path: _digest_of_folder(self.place(folder.path)) for folder in step.folders},
             image=None if here else self._reference(step),
             python=self._python() if here else {},

@@ -8,30 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.app.batch import planned_time
-from orchestrator.app.planning import plan
-from orchestrator.app.recipe_name import RecipeName
-from orchestrator.errors import OrchestratorError
 from orchestrator.pages.build_page import BuildStory, StepStory
 from orchestrator.planner.prediction import beside_measured, predict
 from orchestrator.units import in_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from orchestrator.app.journal import Entry, Journal
     from orchestrator.app.make_plan import Plan
     from orchestrator.app.settings import Settings
     from orchestrator.store.store import Store
 
 _HAS_RESULT = ("done", "reused")
-
-
-def plan_quietly(settings: Settings, recipe: RecipeName, overrides: Sequence[str] = ()) -> Plan | None:
-    """Plan a recipe; None if that is not possible any more."""
-    try:
-        return plan(settings, recipe, overrides).plan
-    except OrchestratorError:
-        return None
 
 
 def tell(settings: Settings, journal: Journal, planned: Plan | None) -> BuildStory:

@@ -17,7 +17,6 @@ from orchestrator.app.settings import Settings
 from orchestrator.catalog.cluster import Cluster, Containers, SchedulerName, read_cluster
 from orchestrator.errors import ClusterInvalidError, machine_faults
 from orchestrator.executors.job import Job
-from orchestrator.executors.kubernetes import KubernetesScheduler
 from orchestrator.executors.scheduler import Resources, Scheduler
 from orchestrator.executors.slurm import SlurmScheduler
 from orchestrator.planner.phases import Phase
@@ -72,6 +71,8 @@ class Site:
             environment: The source of the few inherited variables.
         """
         if self.name == "kubernetes":
+            from orchestrator.executors.kubernetes import KubernetesScheduler  # noqa: PLC0415 - its client loads slowly
+
             assert self.cluster.kubernetes is not None  # noqa: S101 - read_cluster checks it
             return KubernetesScheduler(self.cluster, self.cluster.kubernetes, resources, environment)
         assert self.cluster.slurm is not None  # noqa: S101 - as above

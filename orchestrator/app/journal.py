@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.store import owner
+from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.temporary import replacing
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 _OVER = ("failed", "interrupted")
+_FIELDS = ("recipe", "process", "started", "finished", "owner", "beyond")
+"""What the file has besides the entries."""
 
 
 @dataclass
@@ -49,6 +52,10 @@ class Journal:
     """The process, in a form that no later process has."""
     beyond: dict[str, str] = field(default_factory=dict)
     """Results of earlier builds for steps that this build does not reach. They are kept."""
+    _texts: dict[str, str] = field(default_factory=dict, repr=False)
+    """The JSON of each entry as it was last written. Only those that changed are encoded again."""
+    _written: str = field(default="", repr=False)
+    """The fingerprint of the file that was last written. If it is unchanged, the file is not read again."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -96,7 +103,7 @@ class Journal:
         """Record that a step runs, its key, and how it ended."""
         entry = next(entry for entry in self.steps if entry.name == name)
         entry.state, entry.key = "running", key
-        self._save()
+        self._save(entry)
         started = time.monotonic()
         try:
             yield entry
@@ -105,10 +112,10 @@ class Journal:
             entry.error = str(error)
             entry.seconds = time.monotonic() - started
             with suppress(OSError):  # on a full disk, the reason why the step failed matters more
-                self._save()
+                self._save(entry)
             raise
         entry.seconds = time.monotonic() - started
-        self._save()
+        self._save(entry)
 
     def done(self) -> None:
         """Record the end of the build."""
@@ -129,14 +136,24 @@ class Journal:
         """Tell a step that runs from one whose orchestrator ended, which is `abandoned`."""
         return "abandoned" if entry.state == "running" and not self.alive else entry.state
 
-    def _save(self) -> None:
-        newest = Journal.read(self.file.parent.parent, self.recipe)
-        if newest and newest.owner != self.owner and newest.started > self.started:
-            return  # another build of the recipe was started since and is the newest
-        fields = {name: value for name, value in vars(self).items() if name != "file"}
-        fields["steps"] = [vars(entry) for entry in self.steps]  # not asdict: it is written for each step of a thousand
+    def _save(self, changed: Entry | None = None) -> None:
+        """Write the file, with one changed entry or all."""
+        if not self._is_newest():
+            return
+        for entry in self.steps if changed is None else (changed,):
+            self._texts[entry.name] = json.dumps(vars(entry))
+        fields = {name: value for name, value in vars(self).items() if name in _FIELDS}
         with replacing(self.file) as fresh:
-            fresh.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+            fresh.write_text(f'{json.dumps(fields)[:-1]}, "steps": [{", ".join(self._texts.values())}]}}\n', "utf-8")
+        self._written = fingerprint_of(self.file)
+
+    def _is_newest(self) -> bool:
+        """Whether no other build of the recipe was started since."""
+        with suppress(OSError):
+            if fingerprint_of(self.file) == self._written:
+                return True
+        newest = Journal.read(self.file.parent.parent, self.recipe)
+        return newest is None or newest.owner == self.owner or newest.started <= self.started
 
 
 def _file(root: Path, recipe: str) -> Path:

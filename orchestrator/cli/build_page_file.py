@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Self
 
 from orchestrator.app.batch import Member
-from orchestrator.app.build_story import plan_quietly, tell
 from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import Plan
+from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import write_page
-from orchestrator.errors import MachineError
+from orchestrator.errors import MachineError, OrchestratorError
 from orchestrator.events import Event, Observer, Publishing, StepDone, StepReused, StepStarted
 from orchestrator.store import owner
 
@@ -27,7 +27,7 @@ _SECONDS = 1.0
 
 def write_build_page(settings: Settings, journals: Sequence[Journal], file: Path) -> None:
     """Write one page of the newest builds of some recipes."""
-    _write(settings, [(journal, plan_quietly(settings, RecipeName(journal.recipe))) for journal in journals], file)
+    _write(settings, [(journal, _plan_quietly(settings, RecipeName(journal.recipe))) for journal in journals], file)
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def with_page(
     if file is None:
         yield observer
         return
-    planned = plan_quietly(settings, recipe, overrides)
+    planned = _plan_quietly(settings, recipe, overrides)
 
     def write() -> None:
         journal = Journal.read(settings.store.root, recipe.name)
@@ -133,7 +133,16 @@ def _write(
     follows: bool = False,
     waiting: Sequence[str] = (),
 ) -> None:
-    from orchestrator.pages.build_page import build_page  # noqa: PLC0415 - only for a page
+    from orchestrator.app.build_story import tell  # noqa: PLC0415 - only for a page
+    from orchestrator.pages.build_page import build_page  # noqa: PLC0415 - as above
 
     stories = [tell(settings, journal, planned) for journal, planned in builds]
     write_page(file, build_page(stories, follows=follows, waiting=waiting))
+
+
+def _plan_quietly(settings: Settings, recipe: RecipeName, overrides: Sequence[str] = ()) -> Plan | None:
+    """Plan a recipe; None if that is not possible any more."""
+    try:
+        return plan(settings, recipe, overrides).plan
+    except OrchestratorError:
+        return None

@@ -27,6 +27,8 @@ _SLICE = 0.2
 """Seconds between two looks at a job's folder."""
 _OFTEN, _SELDOM = 1.0, 10.0
 """Seconds between two questions to the scheduler, at the beginning and later."""
+_ASKED_IN_A_TIME = 5
+"""Between the two, the next question comes after this part of the time that has passed: forty builds may follow."""
 _LEAVES_WITHIN = 60.0
 """Seconds to wait for a cancelled job to leave its node."""
 _CHUNK = 1 << 20
@@ -280,7 +282,7 @@ class _Pause:
     def is_over(self) -> bool:
         """Tell whether it is time to ask, and count it as asked."""
         now = time.monotonic()
-        if now - self._asked < min(_SELDOM, max(_OFTEN, (now - self._started) / 20)):
+        if now - self._asked < min(_SELDOM, max(_OFTEN, (now - self._started) / _ASKED_IN_A_TIME)):
             return False
         self._asked = now
         return True

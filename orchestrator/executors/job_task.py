@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from orchestrator.catalog.cluster import Cluster
 from orchestrator.errors import OrchestratorError, from_os_error
 from orchestrator.events import silence
 from orchestrator.executors.job import Job
 from orchestrator.executors.job_folder import Ending, JobFolder
 from orchestrator.executors.process import ProcessExecutor, text_of
+
+if TYPE_CHECKING:
+    from orchestrator.catalog.cluster import Cluster  # it would import pydantic in every job
 
 _TERMINATED = 143
 """The exit status of a command that was asked to stop."""

@@ -38,6 +38,7 @@ HEAVY = (
 """Modules that load slowly, and packages of ours that bring such."""
 
 
+RECIPE = "tiny-llama-w4a16-nvfp4"
 CANARY = "hf_canary_0123456789"
 
 
@@ -80,6 +81,18 @@ def test_a_command_that_runs_nothing_loads_little(command: tuple[str, ...], tmp_
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.splitlines()[-1].split()[1:]) == LIGHT[command]
     assert command != ("--help",) or "Exit statuses:" in done.stdout
+
+
+def test_a_job_of_a_cluster_loads_only_what_its_step_needs(tmp_path: Path) -> None:
+    """Forty recipes start hundreds of these processes. The clients of other executors and what draws pages cost most."""
+    start = "import sys, runpy\ntry: runpy.run_module({0!r}, run_name='__main__', alter_sys=True)\n"
+    tell = "except SystemExit: print('LOADED', [name for name in {1!r} if name in sys.modules])"
+    job = run("-c", (start + tell).format("orchestrator.executors.job_task", HEAVY), "--help")
+    assert job.stdout.splitlines()[-1] == "LOADED []", job.stderr
+    build = ("--store", str(tmp_path), "build", RECIPE, "--executor", "process", "--until", "generate")
+    others = ("docker", "requests", "httpx2", "jinja2")
+    done = run("-c", (start + tell).format("orchestrator.cli.main", others), *build)
+    assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_failure() -> None:

@@ -814,6 +814,23 @@ def test_an_older_build_does_not_write_over_the_journal_of_a_newer(world: World)
     assert found.owner == "another"
 
 
+def test_a_step_writes_its_own_entry_again_and_no_other(tmp_path: Path) -> None:
+    journal = Journal.start(tmp_path, "x", ["a", "b", "c"])
+    with journal.step("b", "f00d") as entry:
+        vars(journal.steps[0])["state"] = "failed"  # nothing but the entry that changed is encoded
+        entry.finished("f00d", reused=True, log=tmp_path / "log.txt")
+    found = Journal.read(tmp_path, "x")
+    assert found is not None
+    assert [(entry.name, entry.state, entry.key) for entry in found.steps] == [
+        ("a", "waiting", ""),
+        ("b", "reused", "f00d"),
+        ("c", "waiting", ""),
+    ]
+    assert not found.finished
+    journal.done()
+    assert [entry.state for entry in Journal.read(tmp_path, "x").steps] == ["failed", "reused", "waiting"]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("moment", [0.0, 1e9, 3e9])
 def test_nothing_depends_on_what_the_clock_says(world: World, monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
     keys = [result.artifact.key for result in world.build()]
