@@ -229,6 +229,10 @@ class Follower:
         if state is None:
             message = f"{name} is gone: {self.scheduler.title} does not know it, and it left no record"
             raise NodeLostError(message, hint=_AGAIN)
+        if state.cause == "time_limit" and self.submitted.folder.last_beat() is None:
+            message = f"{name} was removed before its command started ({state.reason})"
+            hint = "a deadline must leave more than `minutes` of waiting: change `options` or `minutes` in cluster.yaml"
+            raise JobNotStartedError(message, hint=hint)
         if state.cause == "ended":
             if state.signal:
                 return Ending(128 + state.signal, killed=True)
@@ -257,17 +261,21 @@ class Follower:
                 return ending
 
     def _explained(self, ending: Ending) -> Ending:
-        """Ask why a command was killed: the job itself knows only the signal."""
-        if ending.exit_status not in (_SIGKILL, _SIGTERM) or ending.time_limit:
+        """Ask why a command was killed: the job itself knows only the signal.
+
+        A child of the command may have been killed for memory. Then the command fails with a status of its own.
+        """
+        if ending.exit_status == 0 or ending.time_limit or ending.code:
             return ending
-        deadline = time.monotonic() + self.settle
+        was_killed, deadline = ending.exit_status in (_SIGKILL, _SIGTERM), time.monotonic() + self.settle
         with suppress(SchedulerUnavailableError):
             while time.monotonic() < deadline:
-                state = self.scheduler.state(self.submitted.number, self.submitted.name)
+                number, name = self.submitted.number, self.submitted.name
+                state = self.scheduler.state(number, name, lambda: time.monotonic() > deadline)
                 if state is None:
                     return ending
                 if state.is_over:
-                    return self._as_told(ending, state)
+                    return self._as_told(ending, state) if was_killed or state.cause == "out_of_memory" else ending
                 time.sleep(_SLICE)
         return ending
 

@@ -84,7 +84,7 @@ def test_a_command_that_runs_nothing_loads_little(command: tuple[str, ...], tmp_
 
 
 def test_a_job_of_a_cluster_loads_only_what_its_step_needs(tmp_path: Path) -> None:
-    """Forty recipes start hundreds of these processes. The clients of other executors and what draws pages cost most."""
+    """Forty recipes start hundreds of these processes. Clients of other executors and what draws pages cost most."""
     start = "import sys, runpy\ntry: runpy.run_module({0!r}, run_name='__main__', alter_sys=True)\n"
     tell = "except SystemExit: print('LOADED', [name for name in {1!r} if name in sys.modules])"
     job = run("-c", (start + tell).format("orchestrator.executors.job_task", HEAVY), "--help")

@@ -70,6 +70,13 @@ SlurmdTimeout=6
 PartitionName=build Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=short Nodes=ALL MaxTime=5 State=UP
 """
+_LIMITS = {
+    "ProctrackType=proctrack/linuxproc": "ProctrackType=proctrack/cgroup",
+    "TaskPlugin=task/none": "TaskPlugin=task/cgroup",
+    "JobAcctGatherType=jobacct_gather/none": "JobAcctGatherType=jobacct_gather/cgroup",
+}
+"""Settings with which the kernel holds a job to its memory."""
+_CGROUPS = "CgroupPlugin=cgroup/v1\nCgroupAutomount=no\nConstrainRAMSpace=yes\nAllowedRAMSpace=100\n"
 _NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 Sockets=1 CoresPerSocket=2 "
     f"ThreadsPerCore=1 RealMemory={MEMORY} Gres=gpu:1 State=UNKNOWN"
@@ -93,6 +100,8 @@ class Slurm:
     """A controller and two nodes."""
 
     folder: Path
+    limits_memory: bool = False
+    """The kernel kills jobs that use more memory than they requested (cgroup v1)."""
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -126,10 +135,12 @@ class Slurm:
         nodes = "\n".join(_NODE.format(name=name, host=host, port=free_port()) for name in NODES)
         settings = _SETTINGS.format(host=host, folder=self.folder, port=free_port(), nodes=nodes)
         gpus = "".join(f"NodeName={name} Name=gpu File=/dev/zero\n" for name in NODES)
+        for before, after in _LIMITS.items() if self.limits_memory else ():
+            settings = settings.replace(before, after)
         for name, text in {
             "slurm.conf": settings,
             "gres.conf": gpus,
-            "cgroup.conf": "CgroupPlugin=cgroup/v1\n",
+            "cgroup.conf": _CGROUPS if self.limits_memory else "CgroupPlugin=cgroup/v1\n",
             "plugstack.conf": "",
         }.items():
             (self.folder / name).write_text(text)
@@ -251,14 +262,18 @@ def _stepds_of(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def slurm_in(parent: Path | None = None) -> Iterator[Slurm]:
+def slurm_in(parent: Path | None = None, *, limits_memory: bool = False) -> Iterator[Slurm]:
     """Run a Slurm until the block ends.
+
+    Args:
+        parent: The parent of its folder.
+        limits_memory: See `Slurm`.
 
     Raises:
         NoSlurmError: None can be started.
     """
     folder = Path(tempfile.mkdtemp(prefix="orch-slurm-", dir=parent))  # a short path: a socket's may have 107 bytes
-    found = Slurm(folder)
+    found = Slurm(folder, limits_memory)
     try:
         found.start()
         yield found

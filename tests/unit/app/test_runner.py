@@ -50,6 +50,7 @@ from orchestrator.recipe.load import RecipeBook
 from orchestrator.steps.step import Input, Output, Step
 from orchestrator.store import owner
 from orchestrator.store.fingerprint import fingerprint_of
+from orchestrator.store.owner import this_process
 from orchestrator.store.space import Need
 from orchestrator.store.store import Store, remove_tree
 from tests.support.fake import FakeExecutor, FakeRun
@@ -812,6 +813,20 @@ def test_an_older_build_does_not_write_over_the_journal_of_a_newer(world: World)
     found = Journal.read(world.store.root, RECIPE)
     assert found is not None
     assert found.owner == "another"
+
+
+def test_a_build_on_a_machine_whose_clock_is_behind_is_the_newest_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Journal.start(tmp_path, "x", ["a"])
+    before.owner = "another machine"
+    before.done()
+    monkeypatch.setattr("time.time", lambda: before.started - 300)
+    Journal.start(tmp_path, "x", ["a"]).done()
+    before.done()  # it was going on: it ends after the newer one has begun
+    found = Journal.read(tmp_path, "x")
+    assert found is not None
+    assert (found.owner, found.started) == (this_process(), before.started - 300)
 
 
 def test_a_step_writes_its_own_entry_again_and_no_other(tmp_path: Path) -> None:
