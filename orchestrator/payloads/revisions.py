@@ -22,7 +22,7 @@ REVISIONS: Mapping[str, int] = {
     "generate": 1,
     "import_folder": 2,
     "measure": 2,
-    "quantize": 4,
+    "quantize": 5,
     "verify": 5,
 }
 """By the payload's module in this package."""

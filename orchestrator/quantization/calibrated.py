@@ -249,7 +249,6 @@ class _Walk:
             for group in self._groups(number, measured)
             for name, scale in self._scaled(group, tensors, measured)
         }
-        importance = moments.importance()
         with self.report.cost.phase("round"):
             for inputs in moments.taken_products():
                 weights = [f"{prefix}{module}.weight" for module in inputs.modules]
@@ -259,8 +258,7 @@ class _Walk:
                 for module, name in zip(inputs.modules, weights, strict=True):
                     if not self._compensates(name):
                         continue
-                    scheme, given = self.plan.scheme_of(name), importance[module]
-                    encoded = scheme.encode(tensors[name], scales[name], importance=given, changes=changes)
+                    encoded = self.plan.scheme_of(name).encode(tensors[name], scales[name], changes=changes)
                     for suffix, part in encoded.items():
                         found[f"{module}.weight{suffix}"] = part if isinstance(part, np.ndarray) else as_array(part)
                     measured.singular.extend([module] if singular else [])

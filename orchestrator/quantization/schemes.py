@@ -16,6 +16,7 @@ from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from orchestrator.quantization.formats.gptq import Changes
     from orchestrator.quantization.formats.kernels import Empty
     from orchestrator.quantization.tensors import TensorSpec
 
@@ -61,7 +62,7 @@ class Scheme(Protocol):
         scale: np.float32,
         empty: Empty = np.empty,
         importance: NDArray[np.float32] | None = None,
-        changes: NDArray[np.float32] | None = None,
+        changes: Changes | None = None,
     ) -> dict[str, Numbers]:
         """Encode rows of a weight; return the rows of each tensor by the suffix of its name.
 
@@ -131,15 +132,14 @@ class Nvfp4:
         scale: np.float32,
         empty: Empty = np.empty,
         importance: NDArray[np.float32] | None = None,
-        changes: NDArray[np.float32] | None = None,
+        changes: Changes | None = None,
     ) -> dict[str, Numbers]:
         """See `Scheme`: what calibration does not know is searched by `mse` and rounded to the nearest."""
-        search = MSE if self.weighs_errors or (self.compensates and changes is None) else self.search
-        importance = importance if self.weighs_errors else None
         if self.compensates and changes is not None:
-            encoded = kernels.encode_gptq(rows, scale, search, importance, changes)
+            encoded = kernels.encode_gptq(rows, scale, self.search, changes)
         else:
-            encoded = kernels.encode_nvfp4(rows, scale, empty, search, importance)
+            search = MSE if self.weighs_errors or self.compensates else self.search
+            encoded = kernels.encode_nvfp4(rows, scale, empty, search, importance if self.weighs_errors else None)
         return {"": encoded.codes, "_scale": encoded.scales}
 
     def decode(self, encoded: Mapping[str, NDArray[Any]], scale: np.float32) -> NDArray[np.float32]:
@@ -191,7 +191,7 @@ class Fp8:
         scale: np.float32,
         empty: Empty = np.empty,
         importance: NDArray[np.float32] | None = None,  # noqa: ARG002 - part of every scheme's signature
-        changes: NDArray[np.float32] | None = None,  # noqa: ARG002
+        changes: Changes | None = None,  # noqa: ARG002
     ) -> dict[str, Numbers]:
         """See `Scheme`."""
         if not self.in_fp32:

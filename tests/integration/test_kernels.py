@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from orchestrator.payloads import generate
+from orchestrator.quantization.format_names import SCALE_SEARCHES
 from orchestrator.quantization.formats import fp8, gptq, kernels, nvfp4
 from orchestrator.quantization.onepass import quantize_checkpoint
 
@@ -125,16 +126,16 @@ def test_without_a_compiler_numpy_is_used(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert not kernels.compile_here()
 
 
-@pytest.mark.parametrize("search", ["max", "mse", "four_over_six"])
+@pytest.mark.parametrize("search", SCALE_SEARCHES)
 @pytest.mark.parametrize(("shape", "exponent"), [((1, 16), 0), ((33, 64), -30), ((150, 512), 3), ((64, 48), -120)])
 def test_gptq_rounds_as_defined_on_every_number_of_threads(search: str, shape: tuple[int, int], exponent: int) -> None:
     drawn, columns = np.random.default_rng(shape[0]), shape[1]
     weight = np.ldexp(drawn.standard_normal(shape), exponent).astype(ml_dtypes.bfloat16)
     weight[0, :8] = 0
-    changes = (drawn.standard_normal((columns, columns)) / np.sqrt(columns)).astype(np.float32)
+    matrix = (drawn.standard_normal((columns, columns)) / np.sqrt(columns)).astype(np.float32)
     scale_2 = nvfp4.tensor_scale(float(np.abs(weight.astype(np.float32)).max()))
-    for importance in (None, drawn.random(columns).astype(np.float32)):
-        found = kernels.encode_gptq(weight, scale_2, search, importance, changes)
-        expected = gptq.encode(weight, scale_2, search, importance, changes)
-        assert found.scales.tobytes() == expected.scales.tobytes()
-        assert found.codes.tobytes() == expected.codes.tobytes()
+    order = drawn.permutation(columns // 16).astype(np.int32)
+    changes = gptq.Changes(matrix, drawn.random(columns).astype(np.float32), order)
+    found, expected = (encode(weight, scale_2, search, changes) for encode in (kernels.encode_gptq, gptq.encode))
+    assert found.scales.tobytes() == expected.scales.tobytes()
+    assert found.codes.tobytes() == expected.codes.tobytes()

@@ -11,7 +11,7 @@ from orchestrator.quantization.activation_probe import ENOUGH_TOKENS
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.formats import gptq, nvfp4
-from orchestrator.quantization.hessian import DAMPING
+from orchestrator.quantization.hessian import DAMPING, OWN_DAMPING
 from tests.support.oracle import find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
@@ -112,12 +112,15 @@ def test_gptq_rounds_by_the_products_of_inputs_without_padding(made: Path, famil
         if f"{name}_scale" not in found.tensors:
             continue
         squares = hessian.diagonal()
-        importance = (squares / squares.max()).astype(np.float32)
-        damped = hessian + DAMPING * squares.mean() * np.eye(len(hessian))
-        upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-        changes = (upper / upper.diagonal()[:, np.newaxis]).astype(np.float32)
+        order = np.argsort(-squares.reshape(-1, 16).sum(1), kind="stable")
+        columns = (order[:, np.newaxis] * 16 + np.arange(16)).reshape(-1)
+        damped = hessian + np.diag(OWN_DAMPING * squares + DAMPING * squares.mean())
+        upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(columns, columns)])).T
+        matrix = (upper / upper.diagonal()[:, np.newaxis]).astype(np.float32)
+        costs = 1 / np.square(upper.diagonal())
+        changes = gptq.Changes(matrix, (costs / costs.max()).astype(np.float32), order.astype(np.int32))
         scale_2 = np.float32(found.read(f"{name}_scale_2"))
-        expected = gptq.encode(source.read(name), scale_2, "mse", importance, changes)
+        expected = gptq.encode(source.read(name), scale_2, "weighted", changes)
         same += int(np.count_nonzero(found.read(name) == expected.codes))
         checked += expected.codes.size
     assert checked > 1000

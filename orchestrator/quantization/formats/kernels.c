@@ -178,21 +178,19 @@ void nvfp4_search_bf16(const uint16_t *weight, int64_t blocks, float scale_2, co
 
 // --- GPTQ, see gptq.py ---
 
-enum search { BY_MAX, FOUR_OVER_SIX, BY_ERROR };
+enum search { BY_MAX, FOUR_OVER_SIX, BY_ERROR, BY_COST };
 
-// Chooses the scales of one block in each of as many rows as there are lanes, from what is left of their numbers.
-ALWAYS_INLINE void scales_of_rest(const float (*rest)[LANES], const float *importance, float scale_2, enum search how,
-                                  struct lanes *some, uint8_t *scales) {
+typedef float column[LANES];  // a number of each row
+
+ALWAYS_INLINE void scales_of_rest(const column *rest, float scale_2, column magnitudes[16], uint8_t *scales) {
   float most[LANES] = {0};
   for (int i = 0; i < 16; i++)
     for (int lane = 0; lane < LANES; lane++) {
-      const float magnitude = fabsf(rest[i][lane]);
-      some->magnitudes[i][lane] = magnitude, some->importance[i][lane] = importance[i];
+      const float magnitude = magnitudes[i][lane] = fabsf(rest[i][lane]);
       most[lane] = magnitude > most[lane] ? magnitude : most[lane];
     }
   const float divisor = 6.0f * scale_2;
   for (int lane = 0; lane < LANES; lane++) scales[lane] = to_e4m3(limited(most[lane] / divisor));
-  if (how != BY_MAX) search(some, LANES, scale_2, how == FOUR_OVER_SIX, 0, scales);
 }
 
 // Rounds one column, and returns the errors in `off`.
@@ -205,40 +203,82 @@ ALWAYS_INLINE void round_column(const float *numbers, const float *steps, word *
   }
 }
 
-// `rest` is memory for `columns` times as many numbers as there are lanes.
-void nvfp4_gptq_bf16(const uint16_t *weight, int64_t rows, int64_t columns, float scale_2, const float *importance,
-                     const float *changes, enum search how, float (*rest)[LANES], uint8_t *codes, uint8_t *scales) {
+// Rounds one block, and changes `rest`, its numbers. `changes` has `columns` numbers in a row.
+ALWAYS_INLINE void round_block(column *rest, const float *steps, const float *changes, int64_t columns,
+                               word codes[16][LANES], column *off) {
+  for (int i = 0; i < 16; i++) {
+    round_column(rest[i], steps, codes[i], off[i]);
+    for (int j = i + 1; j < 16; j++)
+      for (int lane = 0; lane < LANES; lane++) rest[j][lane] -= off[i][lane] * changes[i * columns + j];
+  }
+}
+
+// Puts the scales whose roundings cost least in the place of those that fit the largest magnitudes.
+ALWAYS_INLINE void search_by_cost(const column *rest, float scale_2, const float *costs, const float *changes,
+                                  int64_t columns, uint8_t *scales) {
+  column units[16], least;
+  word largest[LANES];
+  for (int i = 0; i < 16; i++)
+    for (int lane = 0; lane < LANES; lane++) units[i][lane] = rest[i][lane] / scale_2;
+  for (int lane = 0; lane < LANES; lane++) largest[lane] = scales[lane];
+  for (int number = 0; number < CANDIDATES; number++) {
+    column trial[16], off[16], steps, cost = {0};
+    word unused[16][LANES];
+    for (int lane = 0; lane < LANES; lane++) steps[lane] = from_e4m3((byte)candidate(largest[lane], number));
+    memcpy(trial, units, sizeof trial);
+    round_block(trial, steps, changes, columns, unused, off);
+    for (int i = 0; i < 16; i++)
+      for (int lane = 0; lane < LANES; lane++) cost[lane] += off[i][lane] * off[i][lane] * costs[i];
+    for (int lane = 0; lane < LANES; lane++) {
+      const int better = number == 0 || cost[lane] < least[lane];
+      least[lane] = better ? cost[lane] : least[lane];
+      scales[lane] = better ? (byte)candidate(largest[lane], number) : scales[lane];
+    }
+  }
+}
+
+// Changes all columns behind a block by its errors, of which each row has sixteen.
+ALWAYS_INLINE void change_behind(column *rest, int64_t behind, const column *off, const float *changes,
+                                 int64_t columns) {
+  for (int64_t k = behind; k < columns; k++) {
+    column left;
+    memcpy(left, rest[k], sizeof left);
+    for (int i = 0; i < 16; i++)
+      for (int lane = 0; lane < LANES; lane++) left[lane] -= off[i][lane] * changes[i * columns + k];
+    memcpy(rest[k], left, sizeof left);
+  }
+}
+
+// `order` has the numbers of the blocks in the order of `costs`, `changes` and `rest`, memory for `columns` times as many
+// numbers as there are lanes.
+void nvfp4_gptq_bf16(const uint16_t *weight, int64_t rows, int64_t columns, float scale_2, const int32_t *order,
+                     const float *costs, const float *changes, enum search how, column *rest, uint8_t *codes,
+                     uint8_t *scales) {
   struct lanes some = {0};
+  for (int i = 0; i < 16; i++)
+    for (int lane = 0; lane < LANES; lane++) some.importance[i][lane] = 1;
   for (int64_t done = 0; done < rows; done += LANES) {
     const int count = rows - done < LANES ? (int)(rows - done) : LANES;
-    for (int64_t column = 0; column < columns; column++)
+    for (int64_t k = 0; k < columns; k++)
       for (int lane = 0; lane < LANES; lane++)
-        rest[column][lane] = lane < count ? widened(weight[(done + lane) * columns + column]) : 0;
+        rest[k][lane] = lane < count ? widened(weight[(done + lane) * columns + order[k / 16] * 16 + k % 16]) : 0;
     for (int64_t first = 0; first < columns; first += 16) {
       uint8_t chosen[LANES];
       word coded[16][LANES];
-      float steps[LANES], off[16][LANES];
-      scales_of_rest(rest + first, importance + first, scale_2, how, &some, chosen);
+      column steps, off[16];
+      const float *from_here = changes + first * columns;
+      scales_of_rest(rest + first, scale_2, some.magnitudes, chosen);
+      if (how == BY_COST)
+        search_by_cost(rest + first, scale_2, costs + first, from_here + first, columns, chosen);
+      else if (how != BY_MAX)
+        search(&some, LANES, scale_2, how == FOUR_OVER_SIX, 0, chosen);
       for (int lane = 0; lane < LANES; lane++) steps[lane] = from_e4m3(chosen[lane]) * scale_2;
-      for (int i = 0; i < 16; i++) {
-        const float *change = changes + (first + i) * columns + first;
-        round_column(rest[first + i], steps, coded[i], off[i]);
-        for (int j = i + 1; j < 16; j++)
-          for (int lane = 0; lane < LANES; lane++) rest[first + j][lane] -= off[i][lane] * change[j];
-      }
-      for (int64_t column = first + 16; column < columns; column++) {
-        float left[LANES];
-        memcpy(left, rest[column], sizeof left);
-        for (int i = 0; i < 16; i++) {
-          const float change = changes[(first + i) * columns + column];
-          for (int lane = 0; lane < LANES; lane++) left[lane] -= off[i][lane] * change;
-        }
-        memcpy(rest[column], left, sizeof left);
-      }
+      round_block(rest + first, steps, from_here + first, columns, coded, off);
+      change_behind(rest, first + 16, off, from_here, columns);
       for (int lane = 0; lane < count; lane++) {
-        scales[((done + lane) * columns + first) / 16] = chosen[lane];
-        for (int i = 0; i < 8; i++)
-          codes[((done + lane) * columns + first) / 2 + i] = (uint8_t)(coded[2 * i][lane] | coded[2 * i + 1][lane] << 4);
+        const int64_t block = (done + lane) * columns / 16 + order[first / 16];
+        scales[block] = chosen[lane];
+        for (int i = 0; i < 8; i++) codes[block * 8 + i] = (uint8_t)(coded[2 * i][lane] | coded[2 * i + 1][lane] << 4);
       }
     }
   }

@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE, WEIGHTED
 from orchestrator.quantization.formats import e2m1, fp8, gptq, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 from orchestrator.quantization.formats.gpu import GpuWeight
@@ -48,7 +48,7 @@ _SMALLEST_PART = 1 << 16
 """Elements below which another thread is not worth it."""
 _LANES = 32
 """Rows that GPTQ's loop works on side by side."""
-_SEARCHES = {MAX: 0, FOUR_OVER_SIX: 1, MSE: 2}
+_SEARCHES = {MAX: 0, FOUR_OVER_SIX: 1, MSE: 2, WEIGHTED: 3}
 """As `enum search` of `kernels.c` has them."""
 
 
@@ -166,32 +166,26 @@ def encode_nvfp4(
     return Encoded(codes, scales)
 
 
-def encode_gptq(
-    weight: Numbers,
-    scale_2: np.float32,
-    search: str,
-    importance: NDArray[np.float32] | None,
-    changes: NDArray[np.float32],
-) -> Encoded[Numbers]:
+def encode_gptq(weight: Numbers, scale_2: np.float32, search: str, changes: gptq.Changes) -> Encoded[Numbers]:
     """Encode as `gptq.encode` does, on the processor, wherever the weight is."""
     e2m1.check_shape("NVFP4", nvfp4.BLOCK, tuple(weight.shape))
     if not isinstance(weight, np.ndarray):
-        return _returned(encode_gptq(as_array(weight), scale_2, search, importance, changes), weight)
+        return _returned(encode_gptq(as_array(weight), scale_2, search, changes), weight)
     library = _library_for(weight)
     if library is None:
-        return gptq.encode(weight, scale_2, search, importance, changes)
+        return gptq.encode(weight, scale_2, search, changes)
     rows, columns = weight.shape
     codes = np.empty((rows, columns // 2), np.uint8)
     scales = np.empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
-    weights = np.ones(columns, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32)
-    changes = np.ascontiguousarray(changes, np.float32)
+    known: tuple[NDArray[Any], ...] = (changes.order, changes.costs, changes.matrix)
+    known = tuple(map(np.ascontiguousarray, known))
 
     def work(first: int, last: int) -> None:
         rest = np.empty((columns, _LANES), np.float32)
         count = (ctypes.c_int64((last - first) // columns), ctypes.c_int64(columns), ctypes.c_float(float(scale_2)))
-        given = (_at(weights, 0), _at(changes, 0), ctypes.c_int(_SEARCHES[search]), _at(rest, 0))
+        how = (*(_at(array, 0) for array in known), ctypes.c_int(_SEARCHES[search]), _at(rest, 0))
         results = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
-        library.functions.nvfp4_gptq_bf16(_at(weight, first * 2), *count, *given, *results)
+        library.functions.nvfp4_gptq_bf16(_at(weight, first * 2), *count, *how, *results)
 
     library.each(weight.size, work, whole=_LANES * columns)
     return Encoded(codes, scales)

@@ -139,7 +139,8 @@ def chosen_scales(
     with np.errstate(over="ignore", invalid="ignore"):
         units = np.divide(np.abs(blocks), scale_2, dtype=np.float32)
         least = _errors(blocks, units, chosen, scale_2, weights)
-        for scales in _others(blocks, chosen, scale_2, search):
+        others = [_block_scales(blocks, scale_2, FOUR)] if search == FOUR_OVER_SIX else candidates(chosen)
+        for scales in others:
             errors = _errors(blocks, units, scales, scale_2, weights)
             better = errors < least
             chosen = np.where(better, scales, chosen)
@@ -147,13 +148,8 @@ def chosen_scales(
     return chosen
 
 
-def _others(
-    blocks: NDArray[np.float32], largest: NDArray[Any], scale_2: np.float32, search: str
-) -> Iterator[NDArray[Any]]:
-    """Yield the candidates besides those of `max`."""
-    if search == FOUR_OVER_SIX:
-        yield _block_scales(blocks, scale_2, FOUR)
-        return
+def candidates(largest: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the scales that `mse` compares with those of `max`."""
     codes = largest.view(np.uint8).astype(np.int16)
     for offset in OFFSETS[1:]:
         yield np.clip(codes + offset, FIRST_BYTE, LAST_BYTE).astype(np.uint8).view(largest.dtype)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from orchestrator.quantization import hessian
-from orchestrator.quantization.hessian import DAMPING, changes_of
+from orchestrator.quantization.formats.gptq import Changes
+from orchestrator.quantization.hessian import DAMPING, OWN_DAMPING, changes_of
 
-_INPUTS = 24
+_INPUTS = 48
 
 
 class _Tensor(np.ndarray[Any, Any]):
@@ -22,6 +23,9 @@ class _Tensor(np.ndarray[Any, Any]):
 
     def add_(self, number: float) -> None:
         self += number
+
+    def mul_(self, number: float) -> None:
+        self *= number
 
     def diagonal(self, *_: object, **__: object) -> _Tensor:
         writable: _Tensor = np.einsum("ii->i", self).view(_Tensor)
@@ -67,27 +71,37 @@ def arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hessian, "as_array", np.asarray)
 
 
-def _expected(sums: np.ndarray[Any, Any], damping: float) -> np.ndarray[Any, Any]:
-    damped = sums + damping * np.eye(len(sums))
+def _check(found: Changes, sums: np.ndarray[Any, Any], damping: float) -> None:
+    """Compare with the definition in float64: `damping` was added to the diagonal, besides a part of itself."""
+    columns = (found.order[:, np.newaxis] * 16 + np.arange(16)).reshape(-1)
+    damped = (sums + damping * np.eye(len(sums)) + OWN_DAMPING * np.diag(sums.diagonal()))[np.ix_(columns, columns)]
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    return upper / upper.diagonal()[:, np.newaxis]
+    np.testing.assert_allclose(found.matrix, upper / upper.diagonal()[:, np.newaxis], rtol=1e-6, atol=1e-9)
+    costs = 1 / np.square(upper.diagonal())
+    np.testing.assert_allclose(found.costs, costs / costs.max(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [5 * _INPUTS, _INPUTS // 3, 1])
 def test_changes_are_those_of_the_damped_inverse_even_of_few_tokens(tokens: int) -> None:
     given = np.random.default_rng(tokens).standard_normal((tokens, _INPUTS))
     sums = given.T @ given
-    found = changes_of(_TORCH, sums.copy().view(_Tensor))
-    np.testing.assert_allclose(found, _expected(sums, DAMPING * sums.diagonal().mean()), rtol=1e-6, atol=1e-9)
-    np.testing.assert_array_equal(found.diagonal(), 1)
+    _check(changes_of(_TORCH, sums.copy().view(_Tensor)), sums, DAMPING * sums.diagonal().mean())
+
+
+def test_blocks_with_the_largest_inputs_come_first_and_of_equal_ones_the_first() -> None:
+    sizes = np.repeat([1.0, 3.0, 2.0], 16)
+    sums = np.diag(sizes)
+    assert changes_of(_TORCH, sums.copy().view(_Tensor)).order.tolist() == [1, 2, 0]
+    assert changes_of(_TORCH, np.eye(_INPUTS).view(_Tensor)).order.tolist() == [0, 1, 2]
 
 
 def test_an_input_that_is_always_zero_changes_nothing_and_is_not_changed() -> None:
     given = np.random.default_rng(1).standard_normal((100, _INPUTS))
     given[:, 7] = 0
     found = changes_of(_TORCH, (given.T @ given).view(_Tensor))
-    assert not found[7, 8:].any()
-    assert not found[:7, 7].any()
+    place = found.order.tolist().index(0) * 16 + 7
+    assert not found.matrix[place, place + 1 :].any()
+    assert not found.matrix[:place, place].any()
 
 
 def test_what_damping_does_not_make_positive_is_damped_tenfold() -> None:
@@ -95,8 +109,7 @@ def test_what_damping_does_not_make_positive_is_damped_tenfold() -> None:
     sums = given.T @ given
     mean = sums.diagonal().mean()
     # As roundings might, take away more than the first damping gives back.
-    lowest = np.linalg.eigh(sums)
-    sums -= (lowest[0][0] + 0.2 * mean) * np.outer(lowest[1][:, 0], lowest[1][:, 0])
+    lowest = np.linalg.eigh(sums + OWN_DAMPING * np.diag(sums.diagonal()))
+    sums -= (lowest[0][0] + 2 * DAMPING * mean) * np.outer(lowest[1][:, 0], lowest[1][:, 0])
     first = DAMPING * sums.diagonal().mean()
-    found = changes_of(_TORCH, sums.copy().view(_Tensor))
-    np.testing.assert_allclose(found, _expected(sums, 11 * first), rtol=1e-6, atol=1e-9)
+    _check(changes_of(_TORCH, sums.copy().view(_Tensor)), sums, 11 * first)
