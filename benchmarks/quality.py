@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct, see `support.smollm2`, is quantized with every search for
 GPTQ, with and without 4-bit inputs, and compared with its original by the payload `evaluate`. It is calibrated on
 source code of Python's library and judged on prose of Python's reference, which every Python brings: a search that
 suits only its own text would show. Goals, for the divergence over that of `max`: 1 for `mse` and `four_over_six`, with
-16-bit inputs 0.6 for `weighted` and 0.45 for GPTQ, with 4-bit inputs 0.7 for GPTQ. It ends with status 7 where one is
+16-bit inputs 0.6 for `weighted` and 0.33 for GPTQ, with 4-bit inputs 0.7 for GPTQ. It ends with status 7 where one is
 missed, and says that it is skipped where the model or torch is missing.
 """
 
@@ -35,7 +35,7 @@ _SOURCES = ("argparse", "ast", "bisect", "calendar", "configparser", "csv", "dat
 _CHARACTERS = 4000
 """Of a sample: more than its tokens, to which it is cut."""
 _OF_MAX = 1.0
-_LIMITS = {(WEIGHTED, "W4A16"): 0.6, (_ROUNDED, "W4A16"): 0.45, (_ROUNDED, "W4A4"): 0.7}
+_LIMITS = {(WEIGHTED, "W4A16"): 0.6, (_ROUNDED, "W4A16"): 0.33, (_ROUNDED, "W4A4"): 0.7}
 """Largest divergence over that of `max`; `_OF_MAX` for all others."""
 _MISSED = 7
 

@@ -15,7 +15,7 @@ from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import flops_per_token
 from orchestrator.planner.constants import constants_in_use
 from orchestrator.planner.figures import Kind
-from orchestrator.quantization.format_names import FOUR_OVER_SIX, MSE, PROBE_TOKENS, WEIGHTED
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, GPTQ, MSE, PROBE_TOKENS, WEIGHTED
 from orchestrator.recipe.model import Calibration, HeldOut
 
 _LINE = (12.5e6, 125e6)
@@ -28,6 +28,8 @@ _FILES_BASIS = (
 
 _SEARCHED: Mapping[str, float] = {MSE: 0.07e9, FOUR_OVER_SIX: 0.16e9, WEIGHTED: 0.07e9}
 """Weights a second on one core of a shared EPYC, with our compiled loops."""
+_SEARCHED_WITH_GPTQ = {**_SEARCHED, WEIGHTED: 0.025e9}
+"""There `weighted` rounds a block with each candidate."""
 _SEARCH_CORES = (2, 16)
 _SEARCHED_ON_GPU: Mapping[str, float] = {MSE: 94e9, FOUR_OVER_SIX: 231e9, WEIGHTED: 98e9}
 """Weights a second on an H100, 27 November 2026."""
@@ -124,15 +126,18 @@ def calibrating(
     return Span(least, most, kind, _CALIBRATION_BASIS)
 
 
-def searching(weights: float, scale_search: str, gpu: Gpu | None) -> Span | None:
+def searching(weights: float, scale_search: str, rounding: str, gpu: Gpu | None) -> Span | None:
     """Calculate the additional time of a search for the scales of NVFP4's blocks; None for `max`.
 
     Args:
         weights: The numbers that become NVFP4.
         scale_search: One of `format_names.SCALE_SEARCHES`.
-        gpu: Where the search runs; None: on the processor.
+        rounding: One of `format_names.ROUNDINGS`. With `gptq` the processor searches.
+        gpu: Where the search runs otherwise; None: on the processor.
     """
-    rate = (_SEARCHED_ON_GPU if gpu else _SEARCHED).get(scale_search)
+    gpu = None if rounding == GPTQ else gpu
+    on_processor = _SEARCHED_WITH_GPTQ if rounding == GPTQ else _SEARCHED
+    rate = (_SEARCHED_ON_GPU if gpu else on_processor).get(scale_search)
     if rate is None:
         return None
     if gpu:
@@ -140,7 +145,7 @@ def searching(weights: float, scale_search: str, gpu: Gpu | None) -> Span | None
         how = f"{rate / 1e9:.0f} billion a second on an H100, in proportion to the memory's rate"
     else:
         slowest, fastest = (rate * cores for cores in _SEARCH_CORES)
-        how = "{:.2f} billion a second on a core of a shared EPYC, {} to {} cores assumed".format(
+        how = "{:.3g} billion a second on a core of a shared EPYC, {} to {} cores assumed".format(
             rate / 1e9, *_SEARCH_CORES
         )
     basis = f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights; measured: {how}"

@@ -248,7 +248,8 @@ def _searching(model: ModelOnTarget) -> Span | None:
     matrices = (tensor.elements for tensor in known.shape.tensors if tensor.quantizable) if known else None
     weights = model.recipe.model.parameters if matrices is None else sum(matrices)
     runs_model = known is not None and calibrates(known.served, quantization.scale_search, quantization.rounding)
-    return duration.searching(weights, quantization.scale_search, model.target.gpu if runs_model else None)
+    gpu = model.target.gpu if runs_model else None
+    return duration.searching(weights, quantization.scale_search, quantization.rounding, gpu)
 
 
 def _quantizing(model: ModelOnTarget) -> Span | None:

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.models import ModelShape, shape_of
-from orchestrator.planner.duration import calibrating
+from orchestrator.planner.duration import calibrating, searching
 from orchestrator.recipe.model import Calibration
 from tests.support.environments import ROOT
 
@@ -71,3 +71,18 @@ def test_files_and_layers_overlap() -> None:
 
 def test_the_time_is_not_known_without_a_gpu() -> None:
     assert calibrating(1, 1, llama("8b", 1), text(1), CATALOG.target("cpu")) is None
+
+
+def test_with_gptq_the_processor_searches_and_rounds_a_block_with_each_candidate() -> None:
+    gpu = CATALOG.target("h100").gpu
+    alone, on_processor, with_gptq = (
+        searching(8e9, "weighted", rounding, where)
+        for rounding, where in (("nearest", gpu), ("nearest", None), ("gptq", gpu))
+    )
+    assert alone is not None
+    assert on_processor is not None
+    assert with_gptq is not None
+    assert alone.most < on_processor.least
+    assert with_gptq.least > 2 * on_processor.least
+    assert searching(8e9, "mse", "gptq", gpu) == searching(8e9, "mse", "nearest", None)
+    assert searching(8e9, "max", "gptq", gpu) is None
