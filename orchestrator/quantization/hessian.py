@@ -24,7 +24,7 @@ from orchestrator.quantization.formats.nvfp4 import BLOCK
 from orchestrator.quantization.torch_arrays import as_array
 
 OWN_DAMPING, DAMPING = 0.2, 0.1
-"""Measured on texts unlike the calibration's: GPTQ's own default, 0.01 of the mean alone, keeps less of the model."""
+"""Measured on text unlike the calibration's: GPTQ's own default, 0.01 of the mean alone, keeps less of the model."""
 _MORE = 10
 
 
