@@ -139,9 +139,9 @@ def test_inputs_that_do_not_depend_on_each_other_round_to_the_nearest(search: st
     assert found.codes.tobytes() == nearest.codes.tobytes()
 
 
-@pytest.mark.parametrize("search", SCALE_SEARCHES)
+@pytest.mark.parametrize("search", [MSE, WEIGHTED])
 @given(weight=_weights, seed=_seeds)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_permuting_rows_permutes_bytes(search: str, weight: NDArray[Any], seed: int) -> None:
     order, scale_2 = np.random.default_rng(seed).permutation(len(weight)), _scale(weight)
     changes = _changes(_hessian(seed))
@@ -150,20 +150,23 @@ def test_permuting_rows_permutes_bytes(search: str, weight: NDArray[Any], seed: 
     assert permuted.codes.tobytes() == found.codes[order].tobytes()
 
 
+@pytest.mark.parametrize("search", [MSE, WEIGHTED])
 @given(weight=_weights, seed=_seeds, exponent=st.integers(-60, 60))
-@settings(deadline=None, max_examples=50)
-def test_scaling_a_weight_by_a_power_of_two_changes_no_byte(weight: NDArray[Any], seed: int, exponent: int) -> None:
+@settings(deadline=None, max_examples=10)
+def test_scaling_a_weight_by_a_power_of_two_changes_no_byte(
+    search: str, weight: NDArray[Any], seed: int, exponent: int
+) -> None:
     if not weight.astype(np.float32).any():
         return  # the scale of a tensor of zeros is 1
     scaled = np.ldexp(weight.astype(np.float32), exponent).astype(weight.dtype)
-    one, other = (gptq.encode(w, _scale(w), MSE, _changes(_hessian(seed))) for w in (weight, scaled))
+    one, other = (gptq.encode(w, _scale(w), search, _changes(_hessian(seed))) for w in (weight, scaled))
     assert one.scales.tobytes() == other.scales.tobytes()
     assert one.codes.tobytes() == other.codes.tobytes()
 
 
-@pytest.mark.parametrize("search", SCALE_SEARCHES)
+@pytest.mark.parametrize("search", [MSE, WEIGHTED])
 @given(weight=_weights, seed=_seeds)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_another_order_of_blocks_is_that_of_a_weight_with_its_blocks_in_this_order(
     search: str, weight: NDArray[Any], seed: int
 ) -> None:
@@ -212,8 +215,8 @@ def test_weighted_takes_the_scale_whose_rounding_leaves_the_least_error_of_outpu
 
 
 def test_weighted_leaves_less_error_of_outputs_than_the_other_searches() -> None:
-    weight = np.random.default_rng(7).standard_normal((64, 256)).astype(ml_dtypes.bfloat16)
-    hessian, scale_2 = _hessian(1, 256), _scale(weight)
+    weight = np.random.default_rng(7).standard_normal((64, 96)).astype(ml_dtypes.bfloat16)
+    hessian, scale_2 = _hessian(1, 96), _scale(weight)
     losses = {
         search: _loss(weight, gptq.encode(weight, scale_2, search, _changes(hessian)), scale_2, hessian)
         for search in SCALE_SEARCHES
