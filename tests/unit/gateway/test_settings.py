@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bundle.gateway.errors import ContradictionError
-from orchestrator.bundle.gateway.settings import KeyLines, Settings, Tls, read_settings
+from orchestrator.bundle.gateway.settings import KeyLines, RequestLimits, Settings, Tls, read_settings
 from orchestrator.bundle.gateway.variables import VARIABLES, Environment
 from tests.support.gateway import example_serve
 
@@ -21,7 +21,18 @@ def test_without_variables_the_recipe_and_the_defaults_hold() -> None:
     assert (found.port, found.runtime_port, found.health_port) == (9000, 8001, None)
     assert found.names == ("tiny",)
     assert (found.keys, found.tls, found.cors) == (None, None, None)
-    assert (found.limits.body_bytes, found.limits.per_minute) == (16 << 20, 0)
+    assert found.limits == RequestLimits(
+        body_bytes=16 << 20,
+        concurrent_requests=256,
+        connections=1024,
+        held_bytes=256 << 20,
+        concurrent_requests_of_one=0,
+        per_minute=0,
+        header_seconds=10,
+        body_seconds=60,
+        write_seconds=60,
+        request_seconds=3600,
+    )
     assert (found.log_level, found.json_logs, found.log_prompts) == ("INFO", False, False)
 
 

@@ -15,7 +15,7 @@ from orchestrator.planner.bytes import checkpoint_bytes, loaded_bytes, stored_te
 from orchestrator.planner.files import file_bytes
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.quantization.checkpoint import Checkpoint
-from tests.unit.planner.byte_configs import DEEPSEEK_V2, LLAMA, MIXTRAL, Config
+from tests.unit.planner.byte_configs import DEEPSEEK_V2, GLM, LLAMA, MIXTRAL, Config
 
 TINY: Config = {
     "architectures": ["LlamaForCausalLM"],
@@ -171,6 +171,16 @@ def test_routers_and_latent_gates_stay_as_they_are() -> None:
     deepseek = dict(stored_tensors(shape_of(DEEPSEEK_V2), scheme_of("fp8_block_scale")))
     assert deepseek["model.layers.1.mlp.gate.weight"].dtype == "BF16"
     assert "model.layers.1.self_attn.kv_b_proj.weight_scale_inv" in deepseek
+
+
+def test_publishers_quantize_the_layer_that_proposes_tokens_and_modelopt_does_not() -> None:
+    shape = shape_of(GLM)
+    proposing = f"model.layers.{len(shape.layers)}.self_attn.q_proj.weight"
+    stored = {name: dict(stored_tensors(shape, scheme_of(name))) for name in ("fp8_block_scale", "fp8")}
+    assert stored["fp8_block_scale"][proposing].dtype == "F8_E4M3"
+    assert stored["fp8"][proposing].dtype == "BF16"
+    assert stored["fp8"][proposing.replace(str(len(shape.layers)), "0")].dtype == "F8_E4M3"
+    assert {each["lm_head.weight"].dtype for each in stored.values()} == {"BF16"}
 
 
 def test_a_batch_reads_the_expected_number_of_experts() -> None:
