@@ -56,7 +56,6 @@ def main() -> int:
     parser.add_argument("--most-equivalent", type=float, default=5, help="percent that may be listed (default: 5)")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for one mutant at most (default: 60)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="mutants at a time")
-    parser.add_argument("--same-map", action="store_true", help="keep what the last run knows of tests and lines")
     parser.add_argument(
         "--tests", nargs="+", default=TESTS, metavar="PATH", help="only these (default: unit, contract)"
     )
@@ -64,7 +63,9 @@ def main() -> int:
     started = time.monotonic()
     areas = [area for area in AREAS if not given.area or area.name in given.area]
     trees = _copies(given.processes)
-    reached = _reach(trees[0], given.tests, again=not given.same_map)
+    reached = reach.measure(trees, _BUILD, given.tests, areas)
+    for test in reached.failed:
+        sys.stdout.write(f"left out, because it fails without a change: {test}\n")
     mutants = sample(areas, trees[0], given.count, given.seed)
     sys.stdout.write(f"{len(mutants)} mutants, seed {given.seed}\n")
     results = list(_try_all(mutants, trees, reached, given.seconds))
@@ -130,17 +131,6 @@ def _copies(number: int) -> list[Path]:
     return trees
 
 
-def _reach(tree: Path, tests: Sequence[str], *, again: bool) -> reach.Reach:
-    if again or not (_BUILD / "tests.json").is_file():
-        sys.stdout.write("running every test once, to learn what it reaches …\n")
-        sys.stdout.flush()
-        reach.measure(tree, _BUILD, tests)
-    found = reach.read(tree, _BUILD)
-    for test in found.failed:
-        sys.stdout.write(f"left out, because it fails without a change: {test}\n")
-    return found
-
-
 def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach, seconds: float) -> Iterator[Result]:
     """Try each mutant, several at a time, and print how it ends."""
     load_libraries()
@@ -176,6 +166,8 @@ def _require_soundness(tree: Path, work: Sequence[tuple[Mutant, list[str], float
 
 _TREE: list[Path] = []
 """In a process of the pool: its copy of the project."""
+_SOUND: set[str] = set()
+"""In a process of the pool: the tests that noticed a mutant, and that pass without one."""
 
 
 def _take_tree(free: multiprocessing.SimpleQueue[Path]) -> None:
@@ -183,8 +175,19 @@ def _take_tree(free: multiprocessing.SimpleQueue[Path]) -> None:
 
 
 def _try(work: tuple[Mutant, list[str], float]) -> Result:
+    """Try a mutant, without the tests that fail without it as well: what is known of them may be old."""
     mutant, tests, seconds = work
-    return Result(mutant, tried(_TREE[0], mutant.site.module, mutant.text, tests, seconds))
+    tree, module = _TREE[0], mutant.site.module
+    while True:
+        outcome = tried(tree, module, mutant.text, tests, seconds)
+        by = outcome.test_among(tests)
+        if by is None or by in _SOUND:
+            return Result(mutant, outcome)
+        if tried(tree, module, (tree / module).read_text("utf-8"), [by], seconds).ending is Ending.SURVIVED:
+            _SOUND.add(by)
+        else:
+            sys.stdout.write(f"left out, because it fails without a change: {by}\n")
+            tests = [test for test in tests if test != by]
 
 
 def _entry(mutant: Mutant) -> tuple[str, ...]:

@@ -1,22 +1,30 @@
-"""Measures which tests reach which lines: every test runs once with coverage, and each under its own name."""
+"""Measures which tests reach which lines: each test runs once with coverage, under its own name."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import coverage
 import pytest
 
+from mutants.areas import Area
+from mutants.imports import Imports
+
 _SETTINGS = """\
 [run]
-source = orchestrator
+include =
+{include}
 data_file = {folder}/coverage
 disable_warnings = no-data-collected, module-not-imported, couldnt-parse
 """
@@ -26,8 +34,8 @@ disable_warnings = no-data-collected, module-not-imported, couldnt-parse
 class Reach:
     """Which tests reach which lines, and how long each test takes."""
 
-    lines: dict[str, dict[int, frozenset[str]]]
-    """For each module and line the tests that run it; a line that runs on import has none."""
+    lines: Mapping[str, Mapping[int, AbstractSet[str]]]
+    """For each module and line the tests that run it; a line that only runs on import is not there."""
     seconds: dict[str, float]
     """The time of each test that passes without a change, in order of the run."""
     failed: tuple[str, ...]
@@ -45,7 +53,7 @@ class Reach:
             most: The seconds that the tests may take together.
         """
         lines = self.lines.get(module, {})
-        near = lines.get(line) or frozenset().union(*lines.values())
+        near = set(lines.get(line) or set().union(*lines.values()))
         far = {test for test in self.seconds if test.startswith(elsewhere)} - near if elsewhere else set()
         chosen, spent = [], 0.0
         for test in (*sorted(near & self.seconds.keys(), key=self._order), *sorted(far, key=self._order)):
@@ -59,46 +67,117 @@ class Reach:
         return round(self.seconds[test], 1), test
 
 
-def measure(tree: Path, folder: Path, tests: Sequence[str]) -> None:
-    """Run the tests with coverage and write what they reach into a folder. Tests may fail; `read` names them.
+def measure(trees: Sequence[Path], folder: Path, tests: Sequence[str], areas: Sequence[Area]) -> Reach:
+    """Run the tests that can reach the areas, each once, with coverage.
+
+    What a file of tests reaches is kept in the folder for as long as nothing changes that it imports. Each folder of
+    tests is kept when it is done, so that a run that is stopped goes on there. Tests may fail; the result names them.
 
     Args:
-        tree: The copy of the project.
-        folder: Where the results go.
-        tests: Files and folders of tests, relative to the tree.
+        trees: Copies of the project; as many processes run tests.
+        folder: Where the results are kept.
+        tests: Files and folders of tests, relative to a tree.
+        areas: What they have to reach.
 
     Raises:
         subprocess.CalledProcessError: The tests could not be run.
     """
-    for old in (folder / "coverage", folder / "tests.json"):
-        old.unlink(missing_ok=True)
-    settings = folder / "coverage.ini"
-    settings.write_text(_SETTINGS.format(folder=folder), "utf-8")
-    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-p", "mutants.reach"]
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0", "-m", "not docker"]
+    kept = folder / "reach.json"
+    entries = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    wanted = dict(_wanted(trees[0], tests, areas))
+    ahead = defaultdict(list)
+    for file, entry in wanted.items():
+        old = entries.get(file, {})
+        if old.get("digest") != entry["digest"] or not set(entry["areas"]) <= set(old["areas"]):
+            ahead[str(Path(file).parent)].append(file)
+    runs = sum(map(len, ahead.values()))
+    sys.stdout.write(
+        f"running {runs} of the {len(wanted)} files of tests that can reach it, to learn what they reach …\n"
+    )
+    sys.stdout.flush()
+    free = list(trees)
+
+    def run(files: list[str]) -> dict[str, Any]:
+        tree = free.pop()
+        try:
+            return _run(tree, folder, files, areas)
+        finally:
+            free.append(tree)
+
+    with ThreadPoolExecutor(len(trees)) as pool:
+        for done in as_completed([pool.submit(run, files) for files in ahead.values()]):
+            entries |= {file: wanted[file] | found for file, found in done.result().items()}
+            kept.write_text(json.dumps(entries), "utf-8")
+    return _reach([entries[file] for file in wanted])
+
+
+def _wanted(tree: Path, tests: Sequence[str], areas: Sequence[Area]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return the files of tests that can reach the areas, with which ones and the digest of what they import."""
+    imports = Imports(tree)
+    files = [file for name in tests for file in (sorted((tree / name).rglob("test_*.py")) or [tree / name])]
+    modules = {area: frozenset(area.modules(tree)) for area in areas}
+    for file in files:
+        name = file.relative_to(tree).as_posix()
+        reached = imports.reached(file)
+        reaching = [area.name for area in areas if modules[area] & reached or name.startswith(area.elsewhere or "|")]
+        if reaching:
+            yield name, {"areas": reaching, "digest": imports.digest(reached)}
+
+
+def _run(tree: Path, folder: Path, files: Sequence[str], areas: Sequence[Area]) -> dict[str, Any]:
+    """Run files of tests; for each its tests, and the tests that reach each line, by their number."""
+    place = folder / f"reach-{tree.name}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    include = "\n".join(f"    {file}" for area in areas for file in area.modules(tree))
+    (place / "coverage.ini").write_text(_SETTINGS.format(folder=place, include=include), "utf-8")
+    command = [sys.executable, "-m", "coverage", "run", f"--rcfile={place / 'coverage.ini'}"]
+    command += ["-m", "pytest", "-p", "mutants.reach", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    command += [f"--basetemp={place / 'tests'}", "--hypothesis-seed=0", "-m", "not docker", *files]
     variables = {
         **os.environ,
         "PYTHONPATH": f"{tree}{os.pathsep}{Path(__file__).resolve().parent.parent}",
-        "ORCHESTRATOR_MUTANTS_TESTS": str(folder / "tests.json"),
+        "ORCHESTRATOR_MUTANTS_TESTS": str(place / "tests.json"),
     }
-    done = subprocess.run([*command, *options, *tests], cwd=tree, env=variables, check=False)
-    if done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    done = subprocess.run(command, cwd=tree, env=variables, check=False)
+    if done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         done.check_returncode()
+    return _read(tree, place, files)
 
 
-def read(tree: Path, folder: Path) -> Reach:
-    """Read what `measure` wrote."""
-    data = coverage.CoverageData(str(folder / "coverage"))
+def _read(tree: Path, place: Path, files: Sequence[str]) -> dict[str, Any]:
+    tests = json.loads((place / "tests.json").read_text("utf-8"))
+    found: dict[str, Any] = {file: {"tests": {}, "lines": {}} for file in files}
+    for test, each in tests.items():
+        found[_file_of(test)]["tests"][test] = each
+    numbers = {test: number for each in found.values() for number, test in enumerate(each["tests"])}
+    data = coverage.CoverageData(str(place / "coverage"))
     data.read()
-    lines: dict[str, dict[int, frozenset[str]]] = {}
     for file in data.measured_files():
-        contexts = data.contexts_by_lineno(file)
         module = Path(file).relative_to(tree).as_posix()
-        lines[module] = {line: frozenset(tests) - {""} for line, tests in contexts.items()}
-    tests = json.loads((folder / "tests.json").read_text("utf-8"))
+        for line, contexts in data.contexts_by_lineno(file).items():
+            for test in filter(None, contexts):
+                lines = found[_file_of(test)]["lines"].setdefault(module, {})
+                lines.setdefault(str(line), []).append(numbers[test])
+    return found
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _reach(entries: Iterable[dict[str, Any]]) -> Reach:
+    lines: dict[str, dict[int, set[str]]] = {}
+    tests: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        tests |= entry["tests"]
+        names = list(entry["tests"])
+        for module, reached in entry["lines"].items():
+            of_module = lines.setdefault(module, {})
+            for line, numbers in reached.items():
+                of_module.setdefault(int(line), set()).update(names[number] for number in numbers)
     failed = tuple(test for test, each in tests.items() if each["failed"])
-    seconds = {test: each["seconds"] for test, each in tests.items() if not each["failed"]}
-    return Reach(lines, seconds, failed)
+    return Reach(lines, {test: each["seconds"] for test, each in tests.items() if not each["failed"]}, failed)
 
 
 # What follows runs in pytest's process, as its plugin.

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -49,6 +49,11 @@ class Outcome:
     noticed_by: str = ""
     """The test that failed, as pytest's summary has it."""
     seconds: float = 0.0
+
+    def test_among(self, tests: Iterable[str]) -> str | None:
+        """Return the test that failed; None if none did, or if the process ended before pytest could say so."""
+        said = self.noticed_by.partition(" ")[2]
+        return max((test for test in tests if said == test or said.startswith(f"{test} - ")), key=len, default=None)
 
 
 def load_libraries() -> None:
