@@ -78,6 +78,17 @@ def test_a_container_starts_from_the_image_with_the_digest_of_the_lock(pinned: B
     assert job.image.build is None
 
 
+@pytest.mark.parametrize(
+    ("image", "cleared"), [("vllm-0.27.1", False), ("vllm-openai-0.27.1", True), ("tensorrt-llm-1.2.1", False)]
+)
+def test_only_an_image_that_is_a_server_itself_starts_without_its_entry_point(
+    pinned: Binder, tmp_path: Path, image: str, *, cleared: bool
+) -> None:
+    job = pinned.job(Step("verify", ("vllm",), (), image=image), "docker", "", {}, tmp_path)
+    assert job.image is not None
+    assert job.image.clears_entrypoint is cleared
+
+
 def test_an_image_of_our_own_is_built_from_its_base_with_the_digest_of_the_lock(pinned: Binder, tmp_path: Path) -> None:
     job = pinned.job(Step("quantize", ("python3",), (), image="quantizer-0.46.0"), "docker", "", {}, tmp_path)
     assert job.image is not None

@@ -394,10 +394,14 @@ def test_a_cost_that_nobody_noted_or_can_read_is_none(world: World) -> None:
 
 
 def test_a_link_among_the_outputs_is_a_failure(world: World) -> None:
+    commands = world.executor.commands
     world.spoil("quantize", lambda out: (out / "extra").symlink_to("/etc/passwd"))
     with pytest.raises(OutputMissingError, match="link or special file"):
         world.build()
     assert world.published() == ["generate"]
+    assert world.failed_log("quantize")
+    world.executor.commands = commands
+    assert world.ran() == ["quantize", "verify"], "what failed is not taken up again"
 
 
 def test_a_step_killed_for_memory_is_told_apart(world: World) -> None:
