@@ -72,6 +72,13 @@ def test_neither_chunks_nor_repetition_change_a_byte(tiny: Path, tmp_path: Path)
     assert _files(tmp_path / "once") == _files(tmp_path / "again") == _files(tmp_path / "by row")
 
 
+def test_the_largest_group_that_is_kept_leaves_buffers_for_its_result(tiny: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(tiny, tmp_path / "once")
+    pieces = 11 * 64 * 2  # bytes of 11 rows: the 64, 32 and 32 rows of q, k and v are 6, 3 and 3 pieces
+    quantize_checkpoint(tiny, tmp_path / "pieces", chunk_bytes=pieces)
+    assert _files(tmp_path / "once") == _files(tmp_path / "pieces")
+
+
 def test_shards_hold_the_same_tensors_as_one_file(tiny: Path, tmp_path: Path) -> None:
     quantize_checkpoint(tiny, tmp_path / "one")
     quantize_checkpoint(tiny, tmp_path / "many", shard_bytes=20_000)
