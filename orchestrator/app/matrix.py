@@ -100,8 +100,8 @@ def _word(value: object) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", str(value).lower()).strip("-.")
 
 
-def _value(recipe: Recipe, key: str) -> Any:  # noqa: ANN401 - any value of a recipe
-    found: Any = recipe
+def _value(recipe: Recipe, key: str) -> object:
+    found: object = recipe
     for part in key.split("."):
         found = getattr(found, part, None)
     return found

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from orchestrator.documents.yaml_text import Data, KeyPath, Position
 from orchestrator.errors import BadInputError
@@ -69,7 +70,7 @@ class _Fault:
     expected: str
 
     @classmethod
-    def of(cls, fault: Any, schema: _Schema) -> _Fault:  # noqa: ANN401 - pydantic's dict
+    def of(cls, fault: ErrorDetails, schema: _Schema) -> _Fault:
         expected = str(fault.get("ctx", {}).get("expected"))
         return cls(schema.path_in_file(fault["loc"]), fault["type"], str(fault["msg"]), fault["input"], expected)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_url
@@ -30,6 +30,7 @@ from orchestrator.hub.retry import no_long_waits, retried
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.transfer import ATTEMPTS, LONGEST_PAUSE
 
+_Kind = TypeVar("_Kind")
 _SECONDS = 30
 _MOST_PAGES = 1000
 """Answers to one request. The Hub lists a thousand files in each."""
@@ -231,7 +232,7 @@ def _remote_file(entry: RepoFile) -> RemoteFile:
     return file
 
 
-def _typed(value: Any, kind: type[Any]) -> Any:  # noqa: ANN401 - of the kind
+def _typed(value: object, kind: type[_Kind]) -> _Kind:
     if not isinstance(value, kind) or isinstance(value, bool):
         message = f"a {type(value).__name__} instead of a {kind.__name__}"
         raise TypeError(message)

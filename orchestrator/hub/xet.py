@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Protocol
 
 from huggingface_hub.utils import XetFileData, build_hf_headers  # type: ignore[attr-defined] # exported lazily
 
@@ -29,6 +29,20 @@ _CONFIG = {
     "client.retry_base_delay": "1s",
     "telemetry.enabled": False,
 }
+
+
+class _Pieces(Protocol):
+    """Bytes of a file in their order; hf_xet declares no types."""
+
+    def __next__(self) -> bytes: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    def cancel(self) -> None: ...
+
+
+class _Group(Protocol):
+    """A connection to the storage of a repository."""
+
+    def download_stream(self, about: object, *, start: int) -> _Pieces: ...
 
 
 class XetFaultError(Exception):
@@ -56,7 +70,7 @@ def stream(file: XetFileData, partial: Partial, stop: Stop, report: Callable[[in
         raise XetFaultError(message)
 
 
-def _take(pieces: Any, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:  # noqa: ANN401 - hf_xet has no types
+def _take(pieces: _Pieces, partial: Partial, stop: Stop, report: Callable[[int], None]) -> None:
     while True:
         with _faults():
             piece = next(pieces, None)
@@ -77,7 +91,7 @@ def _parts(piece: bytes, size: int = 1 << 20) -> Iterator[bytes]:
 
 
 @contextmanager
-def _opened(file: XetFileData, partial: Partial) -> Iterator[Any]:
+def _opened(file: XetFileData, partial: Partial) -> Iterator[_Pieces]:
     with _faults():
         from hf_xet import XetFileInfo  # type: ignore[import-untyped] # noqa: PLC0415 - some machines have none
 
@@ -90,16 +104,17 @@ def _opened(file: XetFileData, partial: Partial) -> Iterator[Any]:
 
 
 @cache
-def _group(refresh_route: str) -> Any:  # noqa: ANN401 - hf_xet has no types
+def _group(refresh_route: str) -> _Group:
     """Connect to the storage of a repository. Its files share the connection and so one token."""
     from hf_xet import XetConfig, XetSession  # noqa: PLC0415 - loaded if a repository needs it
 
     headers = build_hf_headers()
-    return XetSession(XetConfig().with_config(_CONFIG)).new_download_stream_group(
+    group: _Group = XetSession(XetConfig().with_config(_CONFIG)).new_download_stream_group(
         token_refresh_url=refresh_route,
         token_refresh_headers=headers,
         custom_headers={name: value for name, value in headers.items() if name.lower() != "authorization"},
     )
+    return group
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -323,7 +323,7 @@ def _named(file: Path) -> str:
     return file.stem if file.parent.name == "recipes" else str(file.with_name(f"{file.stem}{ENDING}"))
 
 
-def _without_nothing(value: Any) -> Any:  # noqa: ANN401 - any part of a JSON document
+def _without_nothing(value: object) -> object:
     """Leave out null values, which do not help reviewers."""
     if isinstance(value, dict):
         return {name: _without_nothing(part) for name, part in value.items() if part is not None}
