@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 _CODE = ("orchestrator", "tests")
+_NO_INPUT = ("docs", "mutants", ".github")
+_NO_DATA = (".py", ".pyc", ".md")
 
 
 class Imports:
@@ -40,8 +42,9 @@ class Imports:
 
     @cached_property
     def _others(self) -> str:
-        found = (file for file in self._tree.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc", ".md"))
-        return _digest(self._tree, found)
+        folders = (folder for folder in self._tree.iterdir() if folder.name not in _NO_INPUT)
+        found = (file for folder in folders for file in (folder, *folder.rglob("*")) if file.suffix not in _NO_DATA)
+        return _digest(self._tree, filter(Path.is_file, found))
 
     def _imported(self, name: str) -> frozenset[str]:
         if name not in self._imports:

@@ -46,7 +46,7 @@ BEFORE: dict[str, tuple[Place, ...]] = {
 AFTER: dict[str, tuple[Place, ...]] = {
     "after-the-journal": ((Journal, "_save"),),
     "after-the-attempt": ((store.Store, "attempt"),),
-    "after-the-container-is-made": ((docker, "_create"),),
+    "after-the-container-is-made": ((docker, "create"),),
     "after-the-container-started": ((docker, "start_once"),),
     "after-the-run": ((ProcessExecutor, "run"), (docker.DockerExecutor, "run")),
     "after-the-seal": ((store.Attempt, "seal"),),

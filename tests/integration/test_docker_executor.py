@@ -37,9 +37,9 @@ from orchestrator.errors import (
     WrongArchitectureError,
 )
 from orchestrator.events import LogLine, Progress, StepStarted, Warned
-from orchestrator.executors import docker
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED, User, create_arguments, describe
 from orchestrator.executors.docker_client import connect
+from orchestrator.executors.docker_container import start_once
 from orchestrator.executors.docker_logs import LogStream
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of, write_secrets
 from orchestrator.executors.job import ContainerImage, ImageBuild, Mount
@@ -275,7 +275,7 @@ def test_a_container_that_ran_since_it_was_found_is_not_started_again(bench: Ben
     found = client.containers.get(bench.container)
     assert bench.executor.run(job, bench.see).exit_status == 0  # somebody else was faster
     assert found.status == "created"
-    assert docker.start_once(found) == {}
+    assert start_once(found) == {}
     assert (job.output / "starts").read_text() == "start\n"
 
 
@@ -284,7 +284,7 @@ def test_of_several_that_find_a_container_one_starts_it(bench: Bench, client: Do
     create_only(client, job)
     found = [client.containers.get(bench.container) for _ in range(6)]
     with ThreadPoolExecutor(len(found)) as pool:
-        assert list(pool.map(docker.start_once, found)) == [{}] * len(found)
+        assert list(pool.map(start_once, found)) == [{}] * len(found)
     client.containers.get(bench.container).wait()
     assert (job.output / "starts").read_text() == "start\n"
 

@@ -10,8 +10,8 @@ from docker.errors import APIError, DockerException
 
 from orchestrator.errors import DiskFullError, DockerUnavailableError, GpuRuntimeMissingError, MachineError
 from orchestrator.events import Progress
-from orchestrator.executors.docker import outcome
 from orchestrator.executors.docker_client import explain
+from orchestrator.executors.docker_container import outcome
 from orchestrator.executors.docker_images import PullProgress
 
 OUT = Path("/attempt/out")
