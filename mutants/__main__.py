@@ -178,12 +178,15 @@ def _try(work: tuple[Mutant, list[str], float]) -> Result:
     """Try a mutant, without the tests that fail without it as well: what is known of them may be old."""
     mutant, tests, seconds = work
     tree, module = _TREE[0], mutant.site.module
+    original = (tree / module).read_text("utf-8")
     while True:
         outcome = tried(tree, module, mutant.text, tests, seconds)
-        by = outcome.test_among(tests)
-        if by is None or by in _SOUND:
+        by, late = outcome.test_among(tests), Ending.TIMED_OUT
+        if outcome.ending is late and tried(tree, module, original, tests, seconds).ending is late:
+            seconds *= 4  # the machine is slow, the tests do not hang
+        elif by is None or by in _SOUND:
             return Result(mutant, outcome)
-        if tried(tree, module, (tree / module).read_text("utf-8"), [by], seconds).ending is Ending.SURVIVED:
+        elif tried(tree, module, original, [by], seconds).ending is Ending.SURVIVED:
             _SOUND.add(by)
         else:
             sys.stdout.write(f"left out, because it fails without a change: {by}\n")
