@@ -21,6 +21,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert json.loads(documents.version)["api"]
 
 
+def test_other_alphabets_can_be_read_in_an_answer_as_they_are(tmp_path: Path) -> None:
+    write_documents(tmp_path, example_serve())
+    (tmp_path / "model_manifest.yaml").write_text("name: 通义千问\n", encoding="utf-8")
+    (tmp_path / "license.json").write_text('{"name": "Lizenz für Qwen"}', encoding="utf-8")
+    documents = read_documents(tmp_path)
+    assert "通义千问" in documents.manifest
+    assert "für" in documents.license
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
