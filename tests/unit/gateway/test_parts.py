@@ -203,6 +203,7 @@ def test_a_broken_file_leaves_the_keys_of_before(tmp_path: Path) -> None:
     ring.reload()
     assert ring.owner(key) == "alice"
     assert "cannot read the API keys; the old ones stay" in log.getvalue()
+    assert f"{file}:1: expected NAME sha256:DIGEST" in log.getvalue()
     file.write_text("")
     ring.reload()
     assert ring.owner(key) is None
