@@ -183,6 +183,13 @@ def test_what_stands_in_the_file_is_changed_in_a_copy_of_it(world: World, tmp_pa
     assert (world.folder / "trtllm_config.yaml").read_text() == _CONFIG
 
 
+def test_answers_can_be_forced_into_a_format_where_the_file_or_a_variable_names_a_backend(world: World) -> None:
+    assert not world.decide_launch().guided
+    assert world.decide_launch(NIM_GUIDED_DECODING_BACKEND="xgrammar").guided
+    (world.folder / "trtllm_config.yaml").write_text("guided_decoding_backend: xgrammar\n")
+    assert world.decide_launch().guided
+
+
 def test_an_option_that_the_file_decides_goes_there(world: World) -> None:
     launch = world.decide_launch("--kv_cache_free_gpu_memory_fraction", "0.5", NIM_KVCACHE_PERCENT="0.7")
     assert "--kv_cache_free_gpu_memory_fraction" not in launch.argv
