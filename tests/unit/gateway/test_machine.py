@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +21,16 @@ def _certificate(end: bytes, tag: int, *, version: bytes = b"\xa0\x03\x02\x01\x0
     validity = _der(0x30, _der(0x17, b"200101000000Z") + _der(tag, end))
     issuer = _der(0x30, b"x" * 200)
     fields = version + _der(0x02, b"\x01") + _der(0x30, b"") + issuer + validity + _der(0x30, b"subject")
-    body = base64.encodebytes(_der(0x30, _der(0x30, fields) + _der(0x30, b"") + _der(0x03, b"s"))).decode()
-    return f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n"
+    return _pem(_der(0x30, _der(0x30, fields) + _der(0x30, b"") + _der(0x03, b"s")))
+
+
+def _pem(certificate: bytes) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(certificate).decode()}-----END CERTIFICATE-----\n"
+
+
+def _cut_off() -> str:
+    """Leave out the last byte, of the signature."""
+    return _pem(ssl.PEM_cert_to_DER_cert(_certificate(b"301231235959Z", 0x17))[:-1])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,7 @@ def test_the_end_of_the_first_certificate_is_read(tmp_path: Path, text: str, end
 
 @pytest.mark.parametrize(
     "text",
-    ["", "broken", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", _certificate(b"soon", 0x17)],
+    ["", "broken", _pem(bytes(3)), _certificate(b"soon", 0x17), _cut_off()],
 )
 def test_what_is_no_certificate_has_no_end(tmp_path: Path, text: str) -> None:
     (tmp_path / "tls.crt").write_text(text)
