@@ -251,6 +251,7 @@ def test_traces_go_on_through_the_gateway_and_to_the_collector(tmp_path: Path) -
     assert path == "/v1/traces"
     assert bytes.fromhex(trace) in body
     assert b"/v1/chat/completions" in body
+    assert b"http.request.method" in body
     assert b"secret-prompt" not in body
 
 

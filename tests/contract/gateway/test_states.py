@@ -141,6 +141,7 @@ def test_running_requests_finish_before_the_end(tmp_path: Path) -> None:
         assert answers[0][0] == 200
         assert server.wait_end() == 0
         assert "cut off" not in server.log
+        assert f"listening port={server.port}" in server.log
 
 
 def test_it_ends_as_asked_while_the_model_loads(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_the_recipe_alone_starts_its_own_command_on_loopback_with_a_cache_of_its
     [
         ({"NIM_ENABLE_KV_CACHE_REUSE": "1"}, ("--enable-context-reuse",)),
         ({"NIM_LOG_LEVEL": "TRACE"}, ("--log-level", "debug")),
+        ({"NIM_LOG_LEVEL": "DEFAULT"}, ("--log-level", "info")),
         ({"NIM_LOG_LEVEL": "CRITICAL"}, ("--log-level", "error")),
         ({"NIM_MAX_MODEL_LEN": "4096"}, ("--max-kv-cache-capacity", "4096")),
         ({"NIM_PASSTHROUGH_ARGS": "--max-queued-requests 4"}, ("--max-queued-requests", "4")),

@@ -273,6 +273,7 @@ def test_a_launcher_comes_before_the_command(world: World) -> None:
 
 def test_levels_of_nim_are_levels_of_tensorrt_llm(world: World) -> None:
     assert world.value("--log_level", NIM_LOG_LEVEL="CRITICAL") == "error"
+    assert world.value("--log_level", NIM_LOG_LEVEL="DEFAULT") == "info"
     assert world.value("--log_level", NIM_LOG_LEVEL="debug") == "debug"
 
 
