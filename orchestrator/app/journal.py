@@ -52,7 +52,7 @@ class Journal:
     """The process, in a form that no later process has."""
     beyond: dict[str, str] = field(default_factory=dict)
     """Results of earlier builds for steps that this build does not reach. They are kept."""
-    _texts: dict[str, str] = field(default_factory=dict, repr=False)
+    _encoded: dict[str, str] = field(default_factory=dict, repr=False)
     """The JSON of each entry as it was last written. Only those that changed are encoded again."""
     _written: str = field(default="", repr=False)
     """The fingerprint of the file that was last written. If it is unchanged, the file is not read again."""
@@ -141,10 +141,10 @@ class Journal:
         if not self._is_newest():
             return
         for entry in self.steps if changed is None else (changed,):
-            self._texts[entry.name] = json.dumps(vars(entry))
+            self._encoded[entry.name] = json.dumps(vars(entry))
         fields = {name: value for name, value in vars(self).items() if name in _FIELDS}
         with replacing(self.file) as fresh:
-            fresh.write_text(f'{json.dumps(fields)[:-1]}, "steps": [{", ".join(self._texts.values())}]}}\n', "utf-8")
+            fresh.write_text(f'{json.dumps(fields)[:-1]}, "steps": [{", ".join(self._encoded.values())}]}}\n', "utf-8")
         self._written = fingerprint_of(self.file)
 
     def _is_newest(self) -> bool:

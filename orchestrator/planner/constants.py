@@ -202,14 +202,16 @@ def to_document(constants: Constants, *runtimes: Runtime) -> dict[str, Any]:
     }
 
 
+def _kernels(entry: Mapping[str, Any]) -> Kernels:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Kernels(**fields)
+
+
 def _constants(document: Mapping[str, Any], where: str) -> Constants:
     return Constants(
         runtimes=_runtimes(document["engines"], where),
         tensor_flops={int(sm): _positive(value, where, sm) for sm, value in document["tensor_flops"].items()},
-        kernels={
-            name: Kernels(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-            for name, entry in document["kernels"].items()
-        },
+        kernels={name: _kernels(entry) for name, entry in document["kernels"].items()},
         bands={name: _positive(document["bands"][name], where, name) for name in _BANDS},
         measured_sm=document["sm"],
     )
