@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 ORACLE := .venv-oracle
 IMAGE := .venv-image
+VLLM := .venv-vllm
 CHECKOV := .venv-checkov
 DOCS := .venv-docs
 # The folder of the lock. `make test-newest` and `make test-lowest` take one of their own.
@@ -33,10 +34,11 @@ export ORCHESTRATOR_LOCK = $(abspath $(LOCK))
 export ORCHESTRATOR_WHEELS = $(abspath $(VENV))/wheels
 export ORCHESTRATOR_ORACLE_PYTHON = $(abspath $(ORACLE))/bin/python
 export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
+export ORCHESTRATOR_VLLM_PYTHON = $(abspath $(VLLM))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
 
-.PHONY: help setup setup-torch environments build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
+.PHONY: help setup setup-torch environments build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest test-vllm mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -90,6 +92,15 @@ $(IMAGE)/.installed: $(LOCK)/image.txt | $(VENV)/.locked
 	@echo "installing the libraries of an image for the tests of what runs in it …" >&2
 	@$(fresh) $(IMAGE)
 	@$(call install,$(IMAGE),image)
+	@touch $@
+
+# Only Python files of vLLM's wheels are unpacked, so those for x86_64 do on every machine.
+$(VLLM)/.installed: $(LOCK)/vllm.txt $(wildcard requirements/vllm-*.in) | $(VENV)/.locked
+	@echo "installing what vLLM imports, and its own Python files; this takes minutes …" >&2
+	@$(fresh) $(VLLM)
+	@$(call install,$(VLLM),vllm)
+	@for version in 0.27.1 0.33.0; do $(PIP) download --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 --require-hashes --requirement requirements/vllm-$$version.in --dest $(VLLM)/wheels; $(BIN)/python -c 'import sys, zipfile as z; [z.ZipFile(w).extractall(sys.argv[2], [n for n in z.ZipFile(w).namelist() if not n.endswith(".so")]) for w in sys.argv[1:2]]' $(VLLM)/wheels/vllm-$$version-*.whl $(VLLM)/vllm-$$version; done
+	@rm -r $(VLLM)/wheels
 	@touch $@
 
 $(DOCS)/.installed: $(LOCK)/docs.txt | $(VENV)/.locked
@@ -162,6 +173,9 @@ test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that
 	@$(call install,.venv-lowest,build)
 	@$(call install,.venv-lowest,test,build/lowest)
 	@.venv-lowest/bin/python -m pytest --quiet --numprocesses auto tests/unit $(ARGS)
+
+test-vllm: $(VENV)/.tested $(VLLM)/.installed ## Let vLLM's own parser and configuration classes read every command and file that is written for it
+	@$(BIN)/python -m pytest --quiet tests/vllm $(ARGS)
 
 mutants: $(VENV)/.mutants $(ORACLE)/.installed ## Change the code in 300 places, one at a time, and count what the tests notice
 	@$(BIN)/python -m mutants $(ARGS)

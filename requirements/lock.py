@@ -51,6 +51,7 @@ ENVIRONMENTS = (
     Environment("torch", ("build", "torch"), project=True, base="test"),
     Environment("mutants", ("build", "mutants"), base="test"),
     Environment("oracle", ("oracle",)),
+    Environment("vllm", ("vllm",)),
     Environment("image", ("image",)),
     Environment("checkov", ("checkov",)),
     Environment("docs", ("docs",)),

@@ -27,10 +27,13 @@ def read_object(file: Path) -> dict[str, object]:
         ConfigInvalidError: The file contains no object.
     """
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            message = f"{file}: not an ordinary file; a pipe or a device may have no end"
+            raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one")
         if file.stat().st_size > _LARGEST:
             message = f"{file}: found {file.stat().st_size} bytes, expected a configuration of at most {_LARGEST}"
             raise ConfigInvalidError(message)
-        found = json.loads(file.read_bytes())
+        found = json.loads(file.read_text(encoding="utf-8"))  # bytes may be UTF-16 for json
     except FileNotFoundError:
         message = f"{file} is missing"
         raise ConfigInvalidError(message, hint="give a config.json, or a folder that has one") from None

@@ -45,11 +45,11 @@ def is_marked(folder: Path) -> bool:
 
 
 def _beginnings(folder: Path, pattern: str) -> Iterator[bytes]:
-    """Read the beginnings of files. Unreadable files are skipped."""
+    """Read the beginnings of files. Unreadable files are skipped, and pipes, for which a reader would wait."""
     place, _, name = pattern.rpartition("/")
     if not (folder / place).is_dir():
         return
-    for file in sorted((folder / place).glob(name)):
+    for file in filter(Path.is_file, sorted((folder / place).glob(name))):
         try:
             with file.open("rb") as stream:
                 yield stream.read(_BEGINNING)

@@ -16,6 +16,9 @@ def read_document(file: Path, missing: type[BadInputError], hint: str = "") -> D
         missing: The class to raise if the file is missing.
         hint: What to do then.
     """
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        message = f"{file}: not an ordinary file; a pipe or a device may have no end"
+        raise missing(message, hint=hint)
     try:
         with file.open("rb") as stream:
             text = stream.read(MAX_BYTES + 1)  # one more than allowed, so that a huge file is never read whole

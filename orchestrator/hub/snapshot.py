@@ -126,7 +126,7 @@ def read_json(listing: Snapshot, file: RemoteFile) -> object:
         message = f"{where}: the Hub lists {file.size} bytes, and sent {shown(content)}"
         raise HubError(message, hint=NOT_THE_HUB)
     try:
-        found: object = json.loads(content)
+        found: object = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         message = f"{where} is not JSON: {error}"
         raise CheckpointError(message) from None

@@ -84,7 +84,7 @@ def parse(text: bytes | str, where: str, data_bytes: int | None = None) -> dict[
         CheckpointError: It is not a header, or it contradicts itself or the file.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as error:
         message = f"{where}: the header is not JSON: {error!s:.100}"
         raise CheckpointError(message) from None

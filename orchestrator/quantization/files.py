@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(message)
     text = path.read_bytes()
     try:
-        document = json.loads(text)
+        document = json.loads(text.decode())  # bytes may be UTF-16 for json, and no loader of models reads that
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         message = f"{path}: not JSON: {error!s:.200}"
         raise CheckpointError(message) from None

@@ -43,7 +43,7 @@ def read(file: Path) -> dict[str, StoredTensor]:
         length = _length(file, start, size)
         text = os.pread(descriptor, length, 8)
     try:
-        entries = json.loads(text, object_pairs_hook=_no_duplicates)
+        entries = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         message = f"{file}: the header is not JSON: {error!s:.200}"
         raise CheckpointError(message) from None

@@ -280,6 +280,9 @@ def _apply_override(merged: _Merged, override: str) -> None:
     except DocumentSyntaxError as error:
         message = f"--set {override}: {text!r} is not a value: {error.message}"
         raise OverrideError(message) from error
+    if value == {}:
+        message = f"--set {override}: an empty mapping changes nothing, because mappings are laid over each other"
+        raise OverrideError(message, hint=f"name what to change below it: --set {key}.KEY=VALUE")
     data: dict[str, Data] = {}
     innermost = data
     for part in parts[:-1]:

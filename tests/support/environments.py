@@ -29,6 +29,11 @@ def image_python() -> Path:
     return _found("ORCHESTRATOR_IMAGE_PYTHON", ".venv-image/bin/python", ".venv-image/.installed")
 
 
+def vllm_python() -> Path:
+    """Give the interpreter that has what vLLM's configuration classes import; beside it lie vLLM's Python files."""
+    return _found("ORCHESTRATOR_VLLM_PYTHON", ".venv-vllm/bin/python", "test-vllm")
+
+
 def checkov() -> Path:
     """Give the command of the checker of manifests."""
     return _found("ORCHESTRATOR_CHECKOV", ".venv-checkov/bin/checkov", ".venv-checkov/.installed")

@@ -53,6 +53,9 @@ def test_a_misspelt_command_brings_the_likely_one(shell: Shell) -> None:
         (["logs", "../x"], "RECIPE_UNKNOWN"),
         (["status", "never-built"], "RECIPE_UNKNOWN"),
         (["build", RECIPE, "--set", "name=x"], "OVERRIDE_INVALID"),
+        (["plan", RECIPE, "--set", "model={}"], "OVERRIDE_INVALID"),
+        (["plan", RECIPE, "--set", "serve.options={}"], "OVERRIDE_INVALID"),
+        (["plan", RECIPE, "--set", "benchmark={ }"], "OVERRIDE_INVALID"),
         (["build", RECIPE, "--set", "quantization.format=fp9"], "RECIPE_INVALID"),
         (["build", RECIPE, "--set", "target=moon"], "TARGET_UNKNOWN"),
         (["build", RECIPE, "--set", "image=nothing"], "IMAGE_UNKNOWN"),
@@ -246,3 +249,23 @@ def test_what_a_step_writes_cannot_draw_on_the_terminal(shell: Shell) -> None:
 def test_json_on_standard_output_is_one_document_whatever_is_shown(shell: Shell) -> None:
     shell("build", RECIPE, "--json", "-v")
     assert json.loads(shell.out)["recipe"] == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "code"),
+    [
+        ("recipes/pipe.yaml", ["plan", "another"], "RECIPE_UNKNOWN"),
+        ("cluster.yaml", ["build", RECIPE, "--executor", "slurm"], "CLUSTER_INVALID"),
+        ("config.json", ["estimate", "--config", "config.json"], "CONFIG_INVALID"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, name: str, command: list[str], code: str
+) -> None:
+    place = shell.project / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    monkeypatch.chdir(shell.project)
+    assert shell(*command) == 3
+    assert f"error[{code}]" in shell.err
+    assert code == "RECIPE_UNKNOWN" or "not an ordinary file" in shell.err

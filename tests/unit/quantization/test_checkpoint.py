@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.support.watched import forget
 from orchestrator.errors import CheckpointError
 from orchestrator.models.weight_files import INDEX, SINGLE
 from orchestrator.quantization.checkpoint import Checkpoint
+from orchestrator.quantization.packed import opened
 from tests.support.page_cache import cached
 
 Save = Callable[..., Path]
@@ -279,3 +281,15 @@ def test_an_index_that_is_none_is_refused(save: Save, index: str) -> None:
     (folder / INDEX).write_text(index)
     with pytest.raises(CheckpointError, match=INDEX):
         Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-le", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_json_that_is_not_plain_utf_8_is_refused_as_loaders_do(
+    tiny: Path, tmp_path: Path, name: str, encoding: str
+) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    text = (tiny / name).read_text(encoding="utf-8")
+    (tmp_path / "model" / name).write_text(text, encoding=encoding)
+    with pytest.raises(CheckpointError, match=f"{name}: not JSON"):
+        opened(tmp_path / "model")
