@@ -217,6 +217,11 @@ def _constants(document: Mapping[str, Any], where: str) -> Constants:
     )
 
 
+def _kernels(entry: Mapping[str, Any]) -> Kernels:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Kernels(**fields)
+
+
 def _runtimes(part: Mapping[str, Any], where: str) -> dict[Runtime, RuntimeConstants]:
     found: dict[Runtime, RuntimeConstants] = {}
     for runtime in RUNTIMES:
