@@ -13,6 +13,7 @@ IMAGE := .venv-image
 VLLM := .venv-vllm
 CHECKOV := .venv-checkov
 DOCS := .venv-docs
+CLIENTS := .venv-clients
 # The folder of the lock. `make test-newest` and `make test-lowest` take one of their own.
 LOCK := requirements
 BIN := $(VENV)/bin
@@ -37,8 +38,9 @@ export ORCHESTRATOR_IMAGE_PYTHON = $(abspath $(IMAGE))/bin/python
 export ORCHESTRATOR_VLLM_PYTHON = $(abspath $(VLLM))/bin/python
 export ORCHESTRATOR_CHECKOV = $(abspath $(CHECKOV))/bin/checkov
 export ORCHESTRATOR_MKDOCS = $(abspath $(DOCS))/bin/mkdocs
+export ORCHESTRATOR_CLIENTS = $(abspath $(CLIENTS))/bin
 
-.PHONY: help setup setup-torch environments build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest test-vllm mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
+.PHONY: help setup setup-torch environments build plan dry-run lock verify bench deploy undeploy recipes doctor test test-fast test-slow test-every-case test-newest test-lowest test-vllm test-clients mutants families lint relock schema evaluate-planner evaluate-vllm evaluate-serving chaos chaos-slurm docs docs-site clean
 
 help: ## List the targets
 	@echo "make TARGET [RECIPE=name] [ARGS='--set key=value …']"; echo
@@ -109,6 +111,15 @@ $(DOCS)/.installed: $(LOCK)/docs.txt | $(VENV)/.locked
 	@$(call install,$(DOCS),docs)
 	@touch $@
 
+$(CLIENTS)/.installed: $(LOCK)/clients.txt tests/clients/package-lock.json | $(VENV)/.locked
+	@command -v npm >/dev/null || { echo "npm is missing, for OpenAI's client for JavaScript: sudo apt-get install -y npm" >&2; exit 6; }
+	@echo "installing load generators and clients of a deployment; this takes minutes and a gigabyte …" >&2
+	@$(fresh) $(CLIENTS)
+	@$(call install,$(CLIENTS),clients)
+	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
+	@npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 setup-torch: $(VENV)/.torch ## Install torch and transformers, for recipes that calibrate without a container
 
 # The recipes that run a model on this machine's Python.
@@ -176,6 +187,9 @@ test-lowest: $(VENV)/.tested ## Run the unit tests with the lowest versions that
 
 test-vllm: $(VENV)/.tested $(VLLM)/.installed ## Let vLLM's own parser and configuration classes read every command and file that is written for it
 	@$(BIN)/python -m pytest --quiet tests/vllm $(ARGS)
+
+test-clients: $(VENV)/.tested $(CLIENTS)/.installed ## Let guidellm, aiperf, litellm and OpenAI for JavaScript load a deployment with few requests
+	@$(BIN)/python -m pytest --quiet tests/clients $(ARGS)
 
 mutants: $(VENV)/.mutants $(ORACLE)/.installed ## Change the code in 300 places, one at a time, and count what the tests notice
 	@$(BIN)/python -m mutants $(ARGS)

@@ -55,6 +55,7 @@ ENVIRONMENTS = (
     Environment("image", ("image",)),
     Environment("checkov", ("checkov",)),
     Environment("docs", ("docs",)),
+    Environment("clients", ("clients",)),
 )
 """In the order in which they are resolved: a base comes first."""
 

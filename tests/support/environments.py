@@ -44,6 +44,11 @@ def mkdocs() -> Path:
     return _found("ORCHESTRATOR_MKDOCS", ".venv-docs/bin/mkdocs", ".venv-docs/.installed")
 
 
+def clients() -> Path:
+    """Give the folder of the programs that load a deployment."""
+    return _found("ORCHESTRATOR_CLIENTS", ".venv-clients/bin", ".venv-clients/.installed")
+
+
 def _found(variable: str, place: str, target: str) -> Path:
     """Find what a variable names or a target makes; else skip, or fail where nothing may be skipped."""
     path = Path(os.environ.get(variable) or ROOT / place)
