@@ -49,6 +49,8 @@ def test_without_its_switches_tensorrt_llm_shows_nothing_and_the_gateway_counts(
         lacking = {name for query in dashboard_queries(dashboard("tiny")) for name in metrics_of(query)} - set(found)
         assert lacking == {"gpu_cache_usage_perc"}
         assert found["time_to_first_token_seconds_count"] == 1  # of the streamed one alone
+        assert found["time_per_output_token_seconds_count"] == 1
+        assert found["e2e_request_latency_seconds_count"] == 2
 
 
 def test_before_the_first_request_the_gateway_counts_too(tmp_path: Path) -> None:
