@@ -188,6 +188,7 @@ def _try(work: tuple[Mutant, list[str], float]) -> Result:
             return Result(mutant, outcome)
         elif tried(tree, module, original, [by], seconds).ending is Ending.SURVIVED:
             _SOUND.add(by)
+            return Result(mutant, outcome)
         else:
             sys.stdout.write(f"left out, because it fails without a change: {by}\n")
             tests = [test for test in tests if test != by]
