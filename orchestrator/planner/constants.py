@@ -202,11 +202,6 @@ def to_document(constants: Constants, *runtimes: Runtime) -> dict[str, Any]:
     }
 
 
-def _kernels(entry: Mapping[str, Any]) -> Kernels:
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-    return Kernels(**fields)
-
-
 def _constants(document: Mapping[str, Any], where: str) -> Constants:
     return Constants(
         runtimes=_runtimes(document["engines"], where),
