@@ -259,12 +259,19 @@ def test_two_machines_have_no_way_into_a_cluster(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "seconds", "size"),
-    [("{}", "3600", "16777216"), ("{NIM_GATEWAY_REQUEST_SECONDS: '0', NIM_GATEWAY_MAX_BODY_BYTES: '9'}", "86400", "9")],
+    [
+        ((), "3600", "16777216"),
+        (
+            ("serve.environment={NIM_GATEWAY_REQUEST_SECONDS: '0', NIM_GATEWAY_MAX_BODY_BYTES: '9'}",),
+            "86400",
+            "9",
+        ),
+    ],
 )
 def test_an_ingress_waits_and_takes_bodies_as_the_gateway_does(
-    tmp_path: Path, environment: str, seconds: str, size: str
+    tmp_path: Path, environment: tuple[str, ...], seconds: str, size: str
 ) -> None:
-    contents = contents_of(ONE, tmp_path, _cluster(route=NGINX), f"serve.environment={environment}")
+    contents = contents_of(ONE, tmp_path, _cluster(route=NGINX), *environment)
     ingress = _yaml(render_files(contents)["kubernetes/route.yaml"])
     assert [core_problems(ingress, version) for version in VERSIONS] == [[], []]
     notes = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
