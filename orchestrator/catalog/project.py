@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -67,7 +68,7 @@ class Project:
     def image_files(self) -> tuple[Path, ...]:
         """The catalogues of images, the tool's first. Later ones have priority."""
         own = tuple(layer / "docker" / "images.yaml" for layer in reversed(self.layers[:-1]))
-        return (self.packaged / "docker" / "images.yaml", *(file for file in own if file.is_file()))
+        return (self.packaged / "docker" / "images.yaml", *filter(os.path.lexists, own))
 
     @property
     def target_files(self) -> tuple[Path, ...]:

@@ -16,8 +16,9 @@ def read_document(file: Path, missing: type[BadInputError], hint: str = "") -> D
         missing: The class to raise if the file is missing.
         hint: What to do then.
     """
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        message = f"{file}: not an ordinary file; a pipe or a device may have no end"
+    if file.exists() and not file.is_file():
+        found = "a folder" if file.is_dir() else "a pipe or a device, which may have no end"
+        message = f"{file}: not an ordinary file but {found}"
         raise missing(message, hint=hint)
     try:
         with file.open("rb") as stream:
@@ -25,7 +26,7 @@ def read_document(file: Path, missing: type[BadInputError], hint: str = "") -> D
     except PermissionError as error:
         message = f"{file}: no permission to read it"
         raise NoPermissionError(message, hint=f"give yourself access: chmod u+r {file}") from error
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         message = f"{file}: there is no such file"
         raise missing(message, hint=hint) from error
     return parse(text, file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,23 @@ def test_an_image_extends_one_of_the_tool_and_takes_its_faults_by_name(tmp_path:
     assert image.tools == catalog.image(IMAGE).tools
     assert [fault.code for fault in image.faults][1] == "OURS"
     assert catalog.shadows_image("mirror") is None
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "not an ordinary file but a pipe"),
+        (Path.mkdir, "not an ordinary file but a folder"),
+        (lambda place: place.symlink_to("nothing"), "there is no such file"),
+    ],
+)
+def test_images_that_cannot_be_read_are_not_passed_over(
+    tmp_path: Path, make: Callable[[Path], None], said: str
+) -> None:
+    (tmp_path / "docker").mkdir()
+    make(tmp_path / "docker" / "images.yaml")
+    with pytest.raises(CatalogError, match=rf"docker/images\.yaml: {said}"):
+        Catalog(Project(tmp_path)).image(IMAGE)
 
 
 def test_an_image_may_change_the_one_of_its_own_name(tmp_path: Path) -> None:
