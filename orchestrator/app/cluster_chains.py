@@ -65,7 +65,8 @@ def job_error(job: Job, outcome: Outcome, ended: Ended | None) -> OrchestratorEr
         return error_of(ended)
     if outcome.killed:
         message = f"{job.step}: its job was ended from outside (exit status {outcome.exit_status})"
-        return StepKilledError(message, hint="run the same command again; finished steps are kept")
+        hint = "run the same command again; finished steps are kept. If that repeats, raise `memory_gb` in cluster.yaml"
+        return StepKilledError(message, hint=hint)
     tail = tail_of(JobFolder(job.output.parent).log)
     return StepFailedError(f"{job.step}: its job ended with exit status {outcome.exit_status}{tail}")
 

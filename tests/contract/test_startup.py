@@ -88,7 +88,7 @@ def test_a_job_of_a_cluster_loads_only_what_its_step_needs(tmp_path: Path) -> No
     start = "import sys, runpy\ntry: runpy.run_module({0!r}, run_name='__main__', alter_sys=True)\n"
     tell = "except SystemExit: print('LOADED', [name for name in {1!r} if name in sys.modules])"
     job = run("-c", (start + tell).format("orchestrator.executors.job_task", HEAVY), "--help")
-    assert job.stdout.splitlines()[-1] == "LOADED []", job.stderr
+    assert job.stdout.splitlines()[-1] == "LOADED ['orchestrator.events']", job.stderr
     build = ("--store", str(tmp_path), "build", RECIPE, "--executor", "process", "--until", "generate")
     others = ("docker", "requests", "httpx2", "jinja2")
     done = run("-c", (start + tell).format("orchestrator.cli.main", others), *build)

@@ -50,5 +50,5 @@ def test_the_commands_of_the_guide_work_in_their_order(slurm: Slurm, tmp_path: P
 
 def test_the_codes_of_the_guide_are_those_of_the_program() -> None:
     found = codes("slurm")
-    assert len(found) == 6
+    assert len(found) == 7
     assert all(said == is_so for said, is_so in found.values()), found

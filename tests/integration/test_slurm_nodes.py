@@ -19,6 +19,8 @@ from tests.support.slurm import NODES, NoSlurmError, Slurm, cluster_text, slurm_
 
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
 FIVE_MINUTES = 300
+_TRIES = 8
+"""Slurm 22.05 misses one in four of the kernel's messages about memory, and then says only that the job failed."""
 
 
 def site_of(slurm: Slurm, folder: Path, **settings: object) -> Site:
@@ -30,17 +32,20 @@ def test_a_step_that_the_kernel_kills_for_memory_says_so_and_what_to_change(tmp_
     """The kernel kills the command of the step; the build in the job, which started it, ends by itself."""
     if not MEMORY_CGROUP.exists():
         pytest.skip("this Slurm limits memory through cgroup v1 only")
+    said: list[str] = []
     try:
         with slurm_in(limits_memory=True) as slurm:
             site = site_of(slurm, tmp_path, steps={"quantize": {"memory_gb": 0.08}})
-            ended = site.run(*site.build)
-            assert slurm.queue() == []
+            while not said or ("STEP_KILLED" in said[-1] and len(said) < _TRIES):
+                ended = site.run(*site.build)
+                assert slurm.queue() == []
+                assert ended.returncode == 5, ended.stderr
+                assert "raise `memory_gb`" in ended.stderr
+                said.append(ended.stderr)
     except NoSlurmError as error:
         do_without(str(error))
-    assert ended.returncode == 5, ended.stderr
-    assert "✓ generate" in ended.stderr, "it had half a gigabyte"
-    assert "error[STEP_OUT_OF_MEMORY]: quantize used more memory than its job had" in ended.stderr
-    assert "raise `memory_gb`" in ended.stderr
+    assert "✓ generate" in said[0], "it had half a gigabyte"
+    assert "error[STEP_OUT_OF_MEMORY]: quantize used more memory than its job had" in said[-1]
 
 
 def test_login_nodes_whose_clocks_are_ten_minutes_apart_share_each_result(slurm: Slurm, tmp_path: Path) -> None:
@@ -51,10 +56,12 @@ def test_login_nodes_whose_clocks_are_ten_minutes_apart_share_each_result(slurm:
     starts, reused = [], []
     for offset in (FIVE_MINUTES, -FIVE_MINUTES):
         clock = {"LD_PRELOAD": str(library), "FAKETIME": f"{offset:+}"}
-        built = replace(site, variables={**site.variables, **clock}).run(*site.build, "--until", "quantize", "--json")
-        assert built.returncode == 0, built.stderr
-        assert "created again" not in built.stderr
-        reused.append([step["reused"] for step in json.loads(built.stdout)["steps"]])
+        login = replace(site, variables={**site.variables, **clock})
+        with login.start(*site.build, "--until", "quantize", "--json") as built:  # the library is loaded at the start
+            told, said = built.communicate(timeout=120)
+        assert built.returncode == 0, said
+        assert "created again" not in said
+        reused.append([step["reused"] for step in json.loads(told)["steps"]])
         journal = Journal.read(store.root, RECIPE)
         assert journal is not None
         assert journal.finished

@@ -233,10 +233,15 @@ def two_sparks(folder: Path) -> Iterator[Sparks]:
 
 def kill_all(host: Host) -> None:
     """Kill what runs on a host, as the death of its container does, and what was started while the first of it died."""
-    while pids := _pids(host):
+    looks = 2  # a program that `ip netns exec` is starting is not there yet
+    while looks:
+        pids = _pids(host)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if not pids:
+            looks -= 1
+            time.sleep(0.1)
 
 
 def _pids(host: Host) -> list[int]:
