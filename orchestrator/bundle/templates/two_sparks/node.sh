@@ -5,7 +5,7 @@ set -euo pipefail
 if [[ ${1-} == bond ]]; then # ssh gives no variables
   touch "${TMPDIR:-/tmp}/ssh/joined"
   cat >/dev/null
-  rm -f "${TMPDIR:-/tmp}/ssh/joined"
+  touch "${TMPDIR:-/tmp}/ssh/left" # the head may come and go within a second, so nothing that was there is taken away
   exit
 fi
 : "${ADDRESS:?}" "${PEER_ADDRESS:?}" "${SSH_PORT:?}"
@@ -51,7 +51,7 @@ CONFIG
 
 be_worker() {
   local waited=0
-  rm -f "${ssh_folder}/joined"
+  rm -f "${ssh_folder}/joined" "${ssh_folder}/left"
   /usr/sbin/sshd -D -e -f "${ssh_folder}/sshd_config" &
   sshd=$!
   trap 'kill "${sshd}"; exit 143' TERM INT
@@ -59,7 +59,7 @@ be_worker() {
     ((++waited <= 2 * wait_seconds)) || leave PEER_UNREACHABLE "the head on ${PEER_ADDRESS} did not come"
     wait_a_second
   done
-  while [[ -e ${ssh_folder}/joined ]]; do wait_a_second; done
+  until [[ -e ${ssh_folder}/left ]]; do wait_a_second; done
   leave PEER_UNREACHABLE "the head on ${PEER_ADDRESS} is gone"
 }
 wait_a_second() {
