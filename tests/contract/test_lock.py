@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pytest
 
 from orchestrator.recipe.lock import Lock, LockedFile, LockedRepository, lock_text
 from tests.contract.test_registry import LAYER, push_index
-from tests.support.command_line import orchestrator
+from tests.support.command_line import orchestrator, variables_of
 from tests.support.hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,13 +66,7 @@ class Project:
         return json.loads(self.lock.read_text())
 
     def run(self, *arguments: str) -> int:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.root),
-            "HF_HOME": str(self.root / "hf"),
-            "HF_ENDPOINT": self.hub.endpoint,
-        }
+        environment = variables_of(self.root, self.hub.endpoint)
         done = orchestrator("--project", self.root, *arguments, environment=environment, folder=self.root)
         self.log = done.stdout + done.stderr
         assert "Traceback" not in self.log, self.log

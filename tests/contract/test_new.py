@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pytest
 
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import HubModel, Recipe
-from tests.support.command_line import orchestrator
+from tests.support.command_line import orchestrator, variables_of
 from tests.support.hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,13 +41,7 @@ class Project:
     log: str = ""
 
     def new(self, *arguments: str) -> int:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.root),
-            "HF_HOME": str(self.root / "hf"),
-            "HF_ENDPOINT": self.hub.endpoint,
-        }
+        environment = variables_of(self.root, self.hub.endpoint)
         done = orchestrator("--project", self.root, "new", *arguments, environment=environment, folder=self.root)
         self.log = done.stdout + done.stderr
         assert "Traceback" not in self.log, self.log

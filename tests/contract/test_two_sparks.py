@@ -497,3 +497,13 @@ def test_the_second_spark_stops_its_own_container_and_starts_nothing(copied: Two
     assert "run it on the first one" in copied.start_on_worker().stderr
     assert copied.start_on_worker("stop").returncode == 0
     assert copied.worker.state is None
+
+
+def test_a_head_that_comes_and_goes_at_once_leaves_a_trace_of_both(tmp_path: Path) -> None:
+    """The second Spark looks once a second: what had appeared and was taken away in between, it never saw."""
+    node = files("orchestrator") / "bundle" / "templates" / "two_sparks" / "node.sh"
+    (tmp_path / "ssh").mkdir()
+    command = ("bash", "-c", node.read_text(), "node.sh", "bond")
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True, timeout=60)
+    assert sorted(path.name for path in (tmp_path / "ssh").iterdir()) == ["joined", "left"]

@@ -6,6 +6,7 @@ limits, or to be asked for its start needs a process of its own: `python` with `
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,3 +33,14 @@ def orchestrator(
     python = warm_python(Path(sys.executable), _LIBRARIES, (("PYTHONPATH", str(ROOT)),))
     done = python.run(words, environment, folder)
     return subprocess.CompletedProcess(words, done.status, done.output, done.errors)
+
+
+def variables_of(home: Path, hub: str) -> dict[str, str]:
+    """Return the variables of a user who has nothing but an empty home and the address of a Hub."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": hub,
+    }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.events import Checked, Failure, Progress, Warned, from_line
+from tests.support.command_line import variables_of
 from tests.support.hub import COMMIT, Hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,14 +29,7 @@ class Downloads:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.root),
-            "HF_HOME": str(self.root / "hf"),
-            "HF_ENDPOINT": self.hub.endpoint,
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
+        return {**variables_of(self.root, self.hub.endpoint), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
     @property
     def out(self) -> Path:
