@@ -313,9 +313,15 @@ def test_a_parser_without_libyaml_reads_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_file_that_is_not_there_raises_what_the_caller_wants(tmp_path: Path) -> None:
-    for missing in (tmp_path / "none.yaml", tmp_path, tmp_path / "none" / "a.yaml"):
+    (tmp_path / "file").write_text("a: 1\n")
+    for missing in (tmp_path / "none.yaml", tmp_path / "none" / "a.yaml", tmp_path / "file" / "a.yaml"):
         with pytest.raises(RecipeUnknownError, match="no such file"):
             read_document(missing, RecipeUnknownError)
+
+
+def test_a_folder_is_not_a_document(tmp_path: Path) -> None:
+    with pytest.raises(RecipeUnknownError, match="not an ordinary file but a folder"):
+        read_document(tmp_path, RecipeUnknownError)
 
 
 def test_an_endless_file_is_not_read() -> None:
