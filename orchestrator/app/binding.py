@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from orchestrator.app.key import Surroundings, key_fields, key_of
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import FolderMissingError
 from orchestrator.executors.job import ContainerImage, ImageBuild, Inside, Job, Mount
+from orchestrator.libraries import installed
 from orchestrator.recipe.load import resolve_inside
 from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Step
 from orchestrator.store.artifact import Artifact
@@ -27,14 +27,9 @@ _SMALL = 1 << 20
 
 
 @cache
-def installed(name: str) -> str:
+def host_version(name: str) -> str:
     """Return the version of this machine's Python or of one of its libraries; `none` if it is missing."""
-    if name == "python":
-        return f"{sys.version_info.major}.{sys.version_info.minor}"
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
+    return f"{sys.version_info.major}.{sys.version_info.minor}" if name == "python" else installed(name)
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Binder:
     """The secrets of this machine, by name."""
     image_sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes to pull for an image, if the lock has them."""
-    versions: Callable[[str], str] = installed
+    versions: Callable[[str], str] = host_version
     """The version of this machine's Python and of its libraries, by name."""
 
     def key(self, step: Step, executor: str, inputs: Mapping[str, Artifact]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from orchestrator import __version__
@@ -16,6 +15,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.errors import LockInvalidError, machine_faults
 from orchestrator.hub.snapshot import resolve_commit, snapshot
 from orchestrator.hub.trust import require_trusted_commit
+from orchestrator.libraries import installed
 from orchestrator.recipe.lock import (
     Lock,
     LockedContent,
@@ -103,7 +103,7 @@ def _resolve(settings: Settings, recipe: Recipe) -> Lock:
         tools={
             "orchestrator": __version__,
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _TOOLS},
+            **{name: installed(name) for name in _TOOLS},
         },
     )
 

@@ -15,12 +15,12 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from orchestrator.errors import CheckpointError
+from orchestrator.libraries import installed
 from orchestrator.quantization.files import give_back, read_json, write_json
 from orchestrator.quantization.tensors import DTYPES
 
@@ -54,7 +54,7 @@ def fingerprint(plan: Plan, batches: Sequence[Batch], device: str, *more: Checkp
     """
     digest = hashlib.sha256()
     tensors = [_described(checkpoint) for checkpoint in (plan.checkpoint, *more)]
-    versions = [_version(name) for name in ("torch", "transformers")]
+    versions = [installed(name) for name in ("torch", "transformers")]
     digest.update(json.dumps([_FORMAT, plan.config, tensors, versions, device], sort_keys=True).encode())
     for batch in batches:
         digest.update(f"{batch.tokens.shape}".encode() + batch.tokens.tobytes() + batch.mask.tobytes())
@@ -66,13 +66,6 @@ def _described(checkpoint: Checkpoint) -> list[Any]:
     tensors = checkpoint.tensors.values()
     written = {tensor.file.name: tensor.file.stat().st_mtime_ns for tensor in tensors}
     return [[[t.name, t.dtype, t.shape, t.file.name, t.begin] for t in tensors], written]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.binding import Binder, installed
+from orchestrator.app.binding import Binder, host_version
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.errors import FolderMissingError, PathEscapesError
@@ -117,9 +117,9 @@ def test_a_step_is_told_what_it_was_made_from(pinned: Binder, tmp_path: Path, ex
 
 
 def test_versions_are_those_of_this_interpreter() -> None:
-    assert installed("python") == f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert installed("numpy") == metadata.version("numpy")
-    assert installed("no_such_library") == "none"
+    assert host_version("python") == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert host_version("numpy") == metadata.version("numpy")
+    assert host_version("no_such_library") == "none"
 
 
 @pytest.mark.parametrize("own", [False, True])
