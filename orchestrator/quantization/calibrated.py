@@ -23,6 +23,7 @@ from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
 from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8
+from orchestrator.quantization.formats.e2m1 import Numbers
 from orchestrator.quantization.hessian import changes_of
 from orchestrator.quantization.layers import Layers
 from orchestrator.quantization.libraries import load_torch
@@ -371,12 +372,13 @@ class _Walk:
                     self.memory.put_out(target, value)
 
 
-def _rows_of(kept: Mapping[str, NDArray[Any]], name: str, first: int, rows: Any) -> dict[str, Any]:  # noqa: ANN401 - an array, or a tensor of torch
+def _rows_of(kept: Mapping[str, NDArray[Any]], name: str, first: int, rows: Numbers) -> dict[str, Numbers]:
     """Return what rows of a weight, from `first` on, became when it was rounded, where they are."""
     there = {suffix: kept[f"{name}{suffix}"][first : first + len(rows)] for suffix in ("", "_scale")}
-    if isinstance(rows, np.ndarray):
-        return there
-    return {suffix: as_tensor(part, rows.device) for suffix, part in there.items()}
+    found: dict[str, Any] = there
+    if not isinstance(rows, np.ndarray):
+        found = {suffix: as_tensor(part, rows.device) for suffix, part in there.items()}
+    return found
 
 
 def check_measured(plan: Plan, number: int, measured: Measured) -> None:

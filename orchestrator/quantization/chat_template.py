@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from jinja2 import Template
+    from jinja2.runtime import Context
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -159,7 +161,7 @@ def special_tokens(folder: Path) -> dict[str, str]:
     return found
 
 
-def _compile(environment: ImmutableSandboxedEnvironment, template: str, where: str) -> Any:  # noqa: ANN401 - of Jinja
+def _compile(environment: ImmutableSandboxedEnvironment, template: str, where: str) -> Template:
     from jinja2 import TemplateSyntaxError  # noqa: PLC0415 - see `_environment`
 
     try:
@@ -173,7 +175,7 @@ def _compile(environment: ImmutableSandboxedEnvironment, template: str, where: s
     raise CheckFailedError(message, hint=_HINT)
 
 
-def _rendered(template: Any, values: Mapping[str, str], folder: Path) -> str:  # noqa: ANN401 - of Jinja
+def _rendered(template: Template, values: Mapping[str, str], folder: Path) -> str:
     """Render a message as text, or as a list of parts if the template expects one."""
     fault = ""
     for content in (MESSAGE, [{"type": "text", "text": MESSAGE}]):
@@ -196,7 +198,7 @@ def _rendered(template: Any, values: Mapping[str, str], folder: Path) -> str:  #
 
 
 def _filled(
-    template: Any,  # noqa: ANN401 - of Jinja
+    template: Template,
     values: Mapping[str, str],
     messages: Sequence[Mapping[str, object]],
     *,
@@ -236,7 +238,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
         intercepted_binops = frozenset(("*", "**"))
 
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401 - of templates
+        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401 - values of templates
             sizes = [abs(side) if isinstance(side, int) else len(side) for side in (left, right) if _has_size(side)]
             if any(size > _LARGEST_FACTOR for size in sizes) or (operator == "**" and max(sizes, default=0) > 1000):  # noqa: PLR2004
                 message = f"{operator} of values that large is not calculated here"

@@ -12,7 +12,6 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 
 class StoppedError(Exception):
@@ -26,7 +25,7 @@ class Forward:
     work: Callable[[], None]
     """Calls the model."""
     _arrived: queue.SimpleQueue[BaseException | None] = field(default_factory=queue.SimpleQueue)
-    _results: queue.SimpleQueue[tuple[Any] | None] = field(default_factory=queue.SimpleQueue)
+    _results: queue.SimpleQueue[tuple[object] | None] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,7 +37,7 @@ class Forward:
         self._thread.start()
         self._wait()
 
-    def hand_on(self, result: Any) -> None:  # noqa: ANN401 - whatever a layer returns
+    def hand_on(self, result: object) -> None:
         """Give the model a layer's result, and run to the next layer, or to the end."""
         self._results.put((result,))
         self._wait()
@@ -48,7 +47,7 @@ class Forward:
         self._results.put(None)
         self._thread.join()
 
-    def wait_for_result(self) -> Any:  # noqa: ANN401 - whatever a layer returns
+    def wait_for_result(self) -> object:
         """Stop at a layer. It is called in the thread of this forward.
 
         Raises:

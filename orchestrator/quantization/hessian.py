@@ -15,7 +15,7 @@ each time.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,12 +23,15 @@ from orchestrator.quantization.formats.gptq import Changes
 from orchestrator.quantization.formats.nvfp4 import BLOCK
 from orchestrator.quantization.torch_arrays import as_array
 
+if TYPE_CHECKING:
+    from orchestrator.quantization.torch_types import Tensor, Torch
+
 OWN_DAMPING, DAMPING = 0.2, 0.1
 """Measured on text unlike the calibration's: GPTQ's own default, 0.01 of the mean alone, keeps less of the model."""
 _MORE = 10
 
 
-def changes_of(torch: Any, sums: Any) -> Changes:  # noqa: ANN401 - the library, and its tensor
+def changes_of(torch: Torch, sums: Tensor) -> Changes:
     """Return what the errors of a module with these products change.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    from orchestrator.quantization.torch_types import Torch
+    from orchestrator.quantization.torch_types import Tensor, Torch
 
 
 def load_torch() -> Torch:
@@ -38,7 +38,7 @@ def library(name: str) -> ModuleType:
 
 
 @contextmanager
-def short_numbers_are_exact(torch: Any, given: Any) -> Iterator[None]:  # noqa: ANN401 - the library, and its tensor
+def short_numbers_are_exact(torch: Torch, given: Tensor) -> Iterator[None]:
     """Let a GPU multiply in TF32 in a block, whose eleven significant bits hold every number of BF16 and FP16.
 
     Args:

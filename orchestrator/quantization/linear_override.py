@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.checkpoint import Checkpoint
+    from orchestrator.quantization.torch_types import Tensor, Torch
 
 Inputs = Literal["as they are", "nvfp4", "fp8"]
 """The rounding of a module's input."""
-
-Tensor = Any
-"""A tensor of torch, which is not installed for type checks."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Operand:
 class Arithmetic:
     """The runtime's arithmetic for some modules of a layer."""
 
-    torch: Any
+    torch: Torch
     operands: Mapping[str, Operand]
     """By the module's name within the layer. All others compute unchanged."""
     cache_scales: tuple[np.float32, np.float32] | None = None
@@ -73,7 +71,7 @@ class Arithmetic:
         """The overrides of a layer."""
         return Overrides(self.linear, self.cache)
 
-    def linear(self, name: str, given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def linear(self, name: str, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply as a runtime does.
 
         Args:
@@ -113,7 +111,7 @@ class Arithmetic:
                 return given.float(), operand.scale
 
 
-def nvfp4_numbers(torch: Any, given: Tensor, input_scale: np.float32) -> Tensor:  # noqa: ANN401 - the library
+def nvfp4_numbers(torch: Torch, given: Tensor, input_scale: np.float32) -> Tensor:
     """Round to NVFP4: E2M1 times E4M3 in FP32, without the scale of the whole.
 
     Args:
@@ -130,7 +128,7 @@ def nvfp4_numbers(torch: Any, given: Tensor, input_scale: np.float32) -> Tensor:
     return (rounded.clamp(max=e2m1.LARGEST).copysign(quotients) * scales).flatten(-2)
 
 
-def fp8_numbers(torch: Any, given: Tensor, scale: np.float32) -> Tensor:  # noqa: ANN401 - the library
+def fp8_numbers(torch: Torch, given: Tensor, scale: np.float32) -> Tensor:
     """Round to E4M3, in FP32, without the scale."""
     quotients = (given.float() / float(scale)).clamp(-fp8.LARGEST, fp8.LARGEST)
     return quotients.to(torch.float8_e4m3fn).float()
@@ -173,7 +171,7 @@ def stored(checkpoint: Checkpoint, module: str) -> Stored | None:
     raise CheckpointError(message)
 
 
-def operands(torch: Any, found: Mapping[str, Stored], device: str) -> dict[str, Operand]:  # noqa: ANN401 - the library
+def operands(torch: Torch, found: Mapping[str, Stored], device: str) -> dict[str, Operand]:
     """Make the operands of a layer's quantized modules, with the runtime's scales for fused modules.
 
     Args:
@@ -192,7 +190,7 @@ def operands(torch: Any, found: Mapping[str, Stored], device: str) -> dict[str, 
     return made
 
 
-def _operand(torch: Any, part: Stored, device: str) -> Operand:  # noqa: ANN401 - the library
+def _operand(torch: Torch, part: Stored, device: str) -> Operand:
     scale_of_inputs = np.float32(1) if part.input_scale is None else part.input_scale
     codes = torch.from_numpy(part.weight.view(np.uint8)).to(device)
     if part.block_scales is None:
@@ -206,13 +204,13 @@ def _operand(torch: Any, part: Stored, device: str) -> Operand:  # noqa: ANN401 
     return Operand(weight, part.scale, "as they are" if part.input_scale is None else "nvfp4", scale_of_inputs)
 
 
-def _fused(torch: Any, parts: Sequence[Operand]) -> list[Operand]:  # noqa: ANN401 - the library
+def _fused(torch: Torch, parts: Sequence[Operand]) -> list[Operand]:
     """Give fused FP8 matrices one scale, the largest. The others' numbers are rounded again."""
     scale = max(part.scale for part in parts)
     return [_rescaled(torch, part, scale) for part in parts]
 
 
-def _rescaled(torch: Any, part: Operand, scale: np.float32) -> Operand:  # noqa: ANN401 - the library
+def _rescaled(torch: Torch, part: Operand, scale: np.float32) -> Operand:
     if part.scale == scale:
         return part
     numbers = (part.weight.float() * float(part.scale)).to(torch.bfloat16).float() / float(scale)

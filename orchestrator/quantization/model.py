@@ -28,7 +28,7 @@ from orchestrator.quantization.activation_probe import (
     probed,
     probed_attention,
 )
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import library, load_torch
 from orchestrator.quantization.parameter_mapping import Names, arrange, missing
 from orchestrator.quantization.residence import TORCH_TYPES
 from orchestrator.quantization.tensors import TransposedMatrix
@@ -40,32 +40,32 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.skeleton import Call
-    from orchestrator.quantization.torch_types import HiddenStates
+    from orchestrator.quantization.torch_types import HiddenStates, Model, Module, Tensor, Torch
 
 
 @dataclass
 class LayeredModel:
     """The model without weights, and the progress of each batch."""
 
-    torch: Any
-    model: Any
+    torch: Torch
+    model: Model
     plan: Plan
     device: str
     names: Names
     """The model's parameters."""
     path: str
     """The module of the model that holds the layers."""
-    hidden: HiddenStates = field(default_factory=list[Any])
+    hidden: HiddenStates = field(default_factory=list["Tensor"])
     """Hidden states for the next layer, a tensor for each batch."""
     _calls: list[list[Call]] = field(default_factory=list)
     """For each layer and batch, the layer's other inputs."""
-    _masks: list[Any] = field(default_factory=list)
+    _masks: list[Tensor | None] = field(default_factory=list)
     """For each batch, whether there is a token; None if all are tokens."""
     _forwards: skeleton.Forwards | None = None
     """None if layers hand on hidden states alone."""
     _open: ExitStack = field(default_factory=ExitStack)
     """What the forwards need until the last layer has run."""
-    _cache: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    _cache: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     @classmethod
     def load(cls, plan: Plan, device: str = "cpu") -> LayeredModel:
@@ -78,7 +78,7 @@ class LayeredModel:
         model = skeleton.build(plan.checkpoint.folder, TORCH_TYPES[plan.computed])
         names = Names.of(model, plan.checkpoint.tensors)
         _make_linear(model, plan, names)
-        made = cls(library("torch"), model, plan, device, names, _path_of_layers(plan, names))
+        made = cls(load_torch(), model, plan, device, names, _path_of_layers(plan, names))
         made._check()
         for module in made.model.modules():
             for name, buffer in module._buffers.items():  # noqa: SLF001 - torch has no other way to replace one
@@ -87,10 +87,10 @@ class LayeredModel:
         return made
 
     @property
-    def layers(self) -> Sequence[Any]:
+    def layers(self) -> Sequence[Module]:
         """The layers without weights."""
-        layers: Sequence[Any] = self.model.get_submodule(self.path)
-        return layers
+        layers: Any = self.model.get_submodule(self.path)  # a list of modules
+        return tuple(layers)
 
     def _check(self) -> None:
         """Check that the model has the planned layers and parameters, and that planned modules are linear.
@@ -200,7 +200,7 @@ class LayeredModel:
         return self._forwards is None
 
     @contextmanager
-    def _filled_when_called(self, besides: Any) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+    def _filled_when_called(self, besides: Module) -> Iterator[None]:
         """Give modules outside of the layers their weights when the model first calls them, or what they are part of.
 
         Most models call only their embedding before the first layer. Some have more: positions, norms, projections.
@@ -208,17 +208,17 @@ class LayeredModel:
         """
         sources: dict[str, dict[str, str]] = {}
         for name in self.plan.ends:
-            module, _, leaf = self.names.target(name).parameter.rpartition(".")
-            sources.setdefault(module, {})[leaf] = name
-        filled: list[Any] = []
+            path, _, leaf = self.names.target(name).parameter.rpartition(".")
+            sources.setdefault(path, {})[leaf] = name
+        filled: list[Module] = []
 
-        def fill(module: Any, parts: Mapping[str, str]) -> None:  # noqa: ANN401 - a module of torch
+        def fill(module: Module, parts: Mapping[str, str]) -> None:
             for leaf, name in parts.items():
                 tensor = self.tensor(self.plan.read(name)).to(getattr(module, leaf).dtype)
                 setattr(module, leaf, self.torch.nn.Parameter(tensor, requires_grad=False))
             filled.append(module)
 
-        def hook(module: Any, parts: Mapping[str, str]) -> Callable[[Any, Any], None]:  # noqa: ANN401 - of torch
+        def hook(module: Module, parts: Mapping[str, str]) -> Callable[[object, object], None]:
             return lambda *_: None if module in filled else fill(module, parts)
 
         head, hooks = self.model.get_output_embeddings(), []
@@ -279,7 +279,7 @@ class LayeredModel:
         if number == len(self._calls) - 1:
             self._open.close()
 
-    def hand_on(self, number: int, position: int, result: Any) -> None:  # noqa: ANN401 - whatever a layer returns
+    def hand_on(self, number: int, position: int, result: object) -> None:
         """Make what a layer returned for a batch the next layer's input.
 
         Raises:
@@ -290,13 +290,13 @@ class LayeredModel:
                 self._forwards.hand_on(number, position, result)
             return
         first, *more = result if isinstance(result, tuple) else (result,)
-        if any(isinstance(one, self.torch.Tensor) for one in more):
+        if any(self.torch.is_tensor(one) for one in more):
             message = f"{type(self.model).__name__}: a layer returns more than hidden states"
             raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
         self.hidden[position] = first
 
     @contextmanager
-    def head(self, tensors: Mapping[str, Any]) -> Iterator[Callable[[Any], Any]]:
+    def head(self, tensors: Mapping[str, Any]) -> Iterator[Callable[[Tensor], Tensor]]:
         """Keep the modules after the last layer in memory for a block.
 
         Args:
@@ -309,8 +309,8 @@ class LayeredModel:
         torch, base = self.torch, self.model.get_submodule(self.path.partition(".")[0])
         parts: dict[str, dict[str, Any]] = {}
         for name, array in tensors.items():
-            module, _, leaf = self.names.target(name).parameter.rpartition(".")
-            parts.setdefault(module, {})[leaf] = array
+            path, _, leaf = self.names.target(name).parameter.rpartition(".")
+            parts.setdefault(path, {})[leaf] = array
         embedding = self.names.target(self.plan.embedding).parameter.rpartition(".")[0]
         head, norm = self._after_layers(parts.keys() - {embedding})
         table = parts.pop(embedding, {})
@@ -321,10 +321,11 @@ class LayeredModel:
         outputs: Any = library("transformers.modeling_outputs").MoeModelOutputWithPast
         last = self.model.get_submodule(norm)
 
-        def logits(hidden: Any) -> Any:  # noqa: ANN401 - a tensor of torch
+        def logits(hidden: Tensor) -> Tensor:
             base.forward = lambda *_, **__: outputs(last_hidden_state=last(hidden))
             tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-            return self.model(input_ids=tokens, use_cache=False).logits
+            found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+            return found
 
         try:
             with torch.inference_mode():
@@ -357,19 +358,16 @@ class LayeredModel:
         self.hidden.clear()
         self.hidden.extend(map(self.tensor, state))
 
-    def arrays(self, tensors: Iterable[Any]) -> Iterable[NDArray[Any]]:
+    def arrays(self, tensors: Iterable[Tensor]) -> Iterable[NDArray[Any]]:
         """View tensors of torch as arrays, one at a time."""
         return map(self._array, tensors)
 
-    def _array(self, tensor: Any) -> NDArray[Any]:  # noqa: ANN401 - a tensor of torch
-        array: NDArray[Any]
+    def _array(self, tensor: Tensor) -> NDArray[Any]:
         if tensor.dtype == self.torch.bfloat16:
-            array = tensor.cpu().contiguous().view(self.torch.uint16).numpy().view(ml_dtypes.bfloat16)
-        else:
-            array = tensor.cpu().contiguous().numpy()
-        return array
+            return tensor.cpu().contiguous().view(self.torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.cpu().contiguous().numpy()
 
-    def _fill(self, module: Any, tensors: Mapping[str, Any]) -> None:  # noqa: ANN401 - a module of torch
+    def _fill(self, module: Module, tensors: Mapping[str, NDArray[Any] | Tensor]) -> None:
         types = {name: parameter.dtype for name, parameter in module.state_dict().items()}
         filled = {name: self.tensor(array) for name, array in tensors.items()}
         # The model may compute in another type than the checkpoint's.
@@ -380,9 +378,9 @@ class LayeredModel:
             message = f"config.json and the weights make another model in this transformers: {f'{error}':.500}"
             raise CheckpointError(message) from error
 
-    def tensor(self, array: Any) -> Any:  # noqa: ANN401 - a tensor of torch, or what becomes one
+    def tensor(self, array: NDArray[Any] | Tensor) -> Tensor:
         """View an array as a tensor on the device. On the CPU they share their memory."""
-        if isinstance(array, self.torch.Tensor):
+        if not isinstance(array, np.ndarray):
             return array.to(self.device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing writes to it
@@ -390,7 +388,7 @@ class LayeredModel:
                 return self.torch.from_numpy(array.view(np.uint16)).view(self.torch.bfloat16).to(self.device)
             return self.torch.from_numpy(array).to(self.device)
 
-    def _attended(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
+    def _attended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return self._cache(keys, values) if self._cache else (keys, values)
 
 
@@ -400,10 +398,10 @@ class Resident:
 
     model: LayeredModel
     number: int
-    layer: Any
+    layer: Module
     arranged: Arranged
     calls: Sequence[Call]
-    masks: Sequence[Any]
+    masks: Sequence[Tensor | None]
 
     @contextmanager
     def running(
@@ -440,29 +438,30 @@ class Running:
     resident: Resident
     moments: InputMoments | None
 
-    def __call__(self, position: int, hidden: Any) -> Any:  # noqa: ANN401 - tensors of torch
+    def __call__(self, position: int, hidden: Tensor) -> Tensor:
         """Return the layer's output for the hidden states of a batch, by its number."""
         result = self._result(position, hidden)
         return result[0] if isinstance(result, tuple) else result
 
-    def advance(self, position: int) -> Any:  # noqa: ANN401 - a tensor of torch
+    def advance(self, position: int) -> Tensor:
         """Run a batch through the layer to the next one, and return the layer's output."""
         model = self.resident.model
         result = self._result(position, model.hidden[position])
         model.hand_on(self.resident.number, position, result)
         return result[0] if isinstance(result, tuple) else result
 
-    def _result(self, position: int, hidden: Any) -> Any:  # noqa: ANN401 - whatever the layer returns
+    def _result(self, position: int, hidden: Tensor) -> tuple[Any, ...] | Tensor:
         call = self.resident.calls[position]
         if self.moments is not None:
             self.moments.mask = self.resident.masks[position]
         with skeleton.refusing(self.resident.model.model):
-            return self.resident.layer(hidden, *call.positional, **call.named)
+            result: tuple[Any, ...] | Tensor = self.resident.layer(hidden, *call.positional, **call.named)
+        return result
 
 
-def _make_linear(model: Any, plan: Plan, names: Names) -> None:  # noqa: ANN401 - a model of transformers
+def _make_linear(model: Model, plan: Plan, names: Names) -> None:
     """Replace modules that multiply with transposed matrices by linear ones, as ModelOpt does."""
-    torch, transposing = library("torch"), library("transformers.pytorch_utils").Conv1D
+    torch, transposing = load_torch(), library("transformers.pytorch_utils").Conv1D
     for name, tensor in plan.checkpoint.tensors.items():
         if not isinstance(tensor, TransposedMatrix):
             continue

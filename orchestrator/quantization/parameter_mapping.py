@@ -9,16 +9,42 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import library, load_torch
 from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.torch_types import Model, Tensor
+
+    Part = NDArray[Any] | Tensor
 
 _GATHERING = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
 """Operations of transformers that gather experts: a matrix for each, of one or several weights below each other."""
+
+
+class Renaming(Protocol):
+    """A conversion of transformers that changes a name."""
+
+    def rename_source_key(self, name: str) -> tuple[str, str | None]:
+        """Return the name after it, and the pattern that it matched."""
+
+
+class Converter(Renaming, Protocol):
+    """A conversion of transformers that changes tensors."""
+
+    @property
+    def operations(self) -> Sequence[object]:
+        """Its operations, in order."""
+
+    @property
+    def source_patterns(self) -> Sequence[str]:
+        """The patterns of the names that it converts."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +68,16 @@ class Names:
     parameters: Container[str]
     prefix: str
     """Of the base model. Some checkpoints leave it out, or have it in addition."""
-    renamings: Sequence[Any] = ()
+    renamings: Sequence[Renaming] = ()
     """Of transformers: `WeightRenaming`, or a pattern and its replacement for version 4."""
-    converters: Sequence[Any] = ()
+    converters: Sequence[Converter] = ()
     """Of transformers: `WeightConverter`."""
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
     """The checkpoint's. A matrix of an expert may be a part of a stored tensor."""
     _known: dict[str, Target] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Any, tensors: Mapping[str, StoredTensor]) -> Names:  # noqa: ANN401 - a model of transformers
+    def of(cls, model: Model, tensors: Mapping[str, StoredTensor]) -> Names:
         """Ask transformers for the conversions from a checkpoint's tensors to a model's parameters."""
         parameters, prefix = frozenset(model.state_dict()), model.base_model_prefix
         if library("transformers").__version__.startswith("4."):
@@ -111,7 +137,7 @@ class _Replacement:
         return re.sub(self.pattern, self.replacement, name), None
 
 
-def _converted(name: str, renamed: str, parameter: str, converter: Any, pattern: str) -> Target:  # noqa: ANN401 - of transformers
+def _converted(name: str, renamed: str, parameter: str, converter: Converter, pattern: str) -> Target:
     operations = [type(operation).__name__ for operation in converter.operations]
     sources = list(converter.source_patterns)
     if operations == ["Concatenate"] and getattr(converter.operations[0], "dim", 0) == 0:
@@ -184,9 +210,10 @@ def arrange(targets: Mapping[str, Target], shapes: Mapping[str, Sequence[int]], 
     return arranged
 
 
-def _join(names: Sequence[str], shape: Sequence[int], tensors: dict[str, Any]) -> Any:  # noqa: ANN401 - as in `arrange`
+def _join(names: Sequence[str], shape: Sequence[int], tensors: dict[str, Part]) -> Part:
     """Put tensors below each other, and make them views of the result if they have its type."""
-    whole, first = _empty_like(tensors[names[0]], tuple(shape)), 0
+    whole: Any = _empty_like(tensors[names[0]], tuple(shape))
+    first = 0
     for name in names:
         rows = slice(first, first + tensors[name].shape[0])
         whole[rows] = tensors[name]
@@ -194,16 +221,18 @@ def _join(names: Sequence[str], shape: Sequence[int], tensors: dict[str, Any]) -
             _let_go(tensors[name])
             tensors[name] = whole[rows]
         first = rows.stop
-    return whole
+    joined: Part = whole
+    return joined
 
 
-def _let_go(part: Any) -> None:  # noqa: ANN401 - an array or a tensor of torch
+def _let_go(part: Part) -> None:
     """Keep the memory of a tensor that is dropped until a GPU has copied it: the next layer is read meanwhile."""
-    if getattr(part, "is_cuda", False):
-        part.record_stream(library("torch").cuda.current_stream(part.device))
+    tensor: Any = part
+    if getattr(tensor, "is_cuda", False):
+        tensor.record_stream(load_torch().cuda.current_stream(tensor.device))
 
 
-def _empty_like(part: Any, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array or a tensor of torch
+def _empty_like(part: Part, shape: tuple[int, ...]) -> Part:
     return np.empty(shape, part.dtype) if isinstance(part, np.ndarray) else part.new_empty(shape)
 
 

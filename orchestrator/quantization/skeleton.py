@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization.forwards import Forward, StoppedError
-from orchestrator.quantization.libraries import library
+from orchestrator.quantization.libraries import library, load_torch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator.quantization.torch_types import HiddenStates
+    from orchestrator.quantization.torch_types import Dtype, HiddenStates, Model, ModelClass, Module, Tensor, Torch
 
 
 _FAILURES = (TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError)
@@ -34,7 +34,7 @@ _COMPARED_LAST = 16
 """Tensors of one batch: a mask, positions and a rotation of each kind of layers."""
 
 
-def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of transformers
+def build(folder: Path, computed: str) -> Model:
     """Create a checkpoint's model without weights, on the processor.
 
     Args:
@@ -45,7 +45,7 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
         DependencyMissingError: torch or transformers is missing.
         CheckpointError: This version of transformers does not support the model.
     """
-    torch, transformers = library("torch"), library("transformers")
+    torch, transformers = load_torch(), library("transformers")
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         if hasattr(config, "quantization_config"):  # weights are decoded when they are read
@@ -58,19 +58,21 @@ def build(folder: Path, computed: str) -> Any:  # noqa: ANN401 - a model of tran
         message = f"{folder}: transformers {transformers.__version__} cannot build this model: {error}"
         raise CheckpointError(message) from error
     _keep_in_fp32(torch, model, getattr(torch, computed))
-    return model.eval()
+    model.eval()
+    return model
 
 
-def _class_for(config: Any) -> Any:  # noqa: ANN401 - of transformers
+def _class_for(config: object) -> ModelClass:
     """Return the family of classes that has a configuration's model: of text, or of images and text."""
     transformers = library("transformers")
     multimodal = getattr(transformers, "AutoModelForImageTextToText", None)
+    found: ModelClass = transformers.AutoModelForCausalLM
     if multimodal is not None and type(config) in multimodal._model_mapping:  # noqa: SLF001 - only this lists them
-        return multimodal
-    return transformers.AutoModelForCausalLM
+        found = multimodal
+    return found
 
 
-def _check_rotation(folder: Path, config: Any) -> None:  # noqa: ANN401 - of transformers
+def _check_rotation(folder: Path, config: object) -> None:
     """Refuse a rotation that this transformers would ignore: version 4 does not read `rope_parameters`."""
     rotation, version = getattr(config, "rope_parameters", None), library("transformers").__version__
     if not version.startswith("4.") or not rotation:
@@ -84,7 +86,7 @@ def _check_rotation(folder: Path, config: Any) -> None:  # noqa: ANN401 - of tra
         raise CheckpointError(message, hint=hint)
 
 
-def _keep_in_fp32(torch: Any, model: Any, computed: Any) -> None:  # noqa: ANN401 - the library; of it and transformers
+def _keep_in_fp32(torch: Torch, model: Model, computed: Dtype) -> None:
     """Convert parameters and buffers to FP32 that transformers always loads in FP32."""
     kept = list(model._keep_in_fp32_modules_strict or ())  # noqa: SLF001 - only this attribute lists them
     if computed == torch.float16:
@@ -98,12 +100,12 @@ def _keep_in_fp32(torch: Any, model: Any, computed: Any) -> None:  # noqa: ANN40
 
 
 @contextmanager
-def _parameters_without_memory(torch: Any) -> Iterator[None]:  # noqa: ANN401 - the library
+def _parameters_without_memory(torch: Torch) -> Iterator[None]:
     """Create parameters in this block without memory. Other data of modules stays real."""
     kind = torch.nn.Module
     register = kind.register_parameter
 
-    def without_memory(module: Any, name: str, parameter: Any) -> None:  # noqa: ANN401 - of torch
+    def without_memory(module: Module, name: str, parameter: Tensor | None) -> None:
         if parameter is not None:
             parameter = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, parameter)
@@ -118,7 +120,7 @@ def _parameters_without_memory(torch: Any) -> Iterator[None]:  # noqa: ANN401 - 
 @contextmanager
 def computing_on(device: str) -> Iterator[None]:
     """Make models report a device in a block. Some move what they are given to that of their first parameter."""
-    kind, there = library("transformers").PreTrainedModel, library("torch").device(device)
+    kind, there = library("transformers").PreTrainedModel, load_torch().device(device)
     kind.device = property(lambda _: there)
     try:
         yield
@@ -138,8 +140,8 @@ class Call:
 
 
 def listen(
-    model: Any,  # noqa: ANN401 - a model of transformers
-    layers: Sequence[Any],
+    model: Model,
+    layers: Sequence[Module],
     inputs: Iterable[Mapping[str, Any]],
     hidden: HiddenStates,
 ) -> list[list[Call]] | None:
@@ -155,7 +157,7 @@ def listen(
         For each layer and batch, the layer's other inputs; None if layers hand on more than hidden states, or if some
         are not called once.
     """
-    torch = library("torch")
+    torch = load_torch()
     notes = _Notes(_Shared(torch), hidden, [[] for _ in layers])
     try:
         with _replaced_forwards(layers, notes.layer), torch.inference_mode():
@@ -178,10 +180,10 @@ class _Notes:
     shared: _Shared
     hidden: HiddenStates
     calls: list[list[Call]]
-    returned: list[Any] = field(default_factory=list)
+    returned: list[object] = field(default_factory=list)
     """What the layer before returned, as a tuple and alone. Models of version 4 pass on the one or the other."""
 
-    def layer(self, number: int, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
+    def layer(self, number: int, *positional: object, **named: object) -> object:
         """Record a layer's inputs, and return the hidden states.
 
         Some models of transformers 4 take the first element of a layer's result. The others pass on the tuple, which
@@ -205,19 +207,18 @@ class _HandsOnMoreError(Exception):
     """Hidden states change between two layers, or layers may write to what they are given."""
 
 
-def _inputs(positional: Sequence[Any], named: Mapping[str, Any], shared: _Shared) -> tuple[Any, Call]:
+def _inputs(positional: Sequence[Any], named: Mapping[str, Any], shared: _Shared) -> tuple[Tensor, Call]:
     """Return a layer's hidden states, and its other inputs."""
-    others = {name: shared.of(value) for name, value in named.items()}
-    if positional:
-        return positional[0], Call(shared.of(tuple(positional[1:])), others)
-    return others.pop("hidden_states"), Call((), others)
+    others = dict(named)
+    hidden, *more = positional or (others.pop("hidden_states"),)
+    return hidden, Call(shared.of(tuple(more)), {name: shared.of(value) for name, value in others.items()})
 
 
 @dataclass
 class Forwards:
     """The forwards of all batches of a model whose layers hand on more than hidden states."""
 
-    layers: Sequence[Any]
+    layers: Sequence[Module]
     hidden: HiddenStates
     """The hidden states for the next layer, a tensor for each batch."""
     calls: list[list[Call]]
@@ -229,13 +230,13 @@ class Forwards:
     @classmethod
     def start(
         cls,
-        model: Any,  # noqa: ANN401 - a model of transformers
-        layers: Sequence[Any],
+        model: Model,
+        layers: Sequence[Module],
         inputs: Iterable[Mapping[str, Any]],
         hidden: HiddenStates,
     ) -> Forwards:
         """Run each batch to the first layer; see `listen`."""
-        torch = library("torch")
+        torch = load_torch()
         made = cls(layers, hidden, [[] for _ in layers], _Shared(torch))
         made._open.enter_context(_replaced_forwards(layers, made._layer))
 
@@ -249,7 +250,7 @@ class Forwards:
                 made._batches[-1].start()
         return made
 
-    def hand_on(self, number: int, batch: int, result: Any) -> None:  # noqa: ANN401 - whatever a layer returns
+    def hand_on(self, number: int, batch: int, result: object) -> None:
         """Give the model what a layer returned for a batch, and run it to the next layer.
 
         Raises:
@@ -267,7 +268,7 @@ class Forwards:
         """Give the layers their own forwards again."""
         self._open.close()
 
-    def _layer(self, number: int, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - what layers get
+    def _layer(self, number: int, *positional: object, **named: object) -> object:
         """Replace a layer: record its inputs and wait for its result. The caller's thread gets the real layer."""
         batch = next((number for number, one in enumerate(self._batches) if one.is_current), None)
         if batch is None:
@@ -286,26 +287,26 @@ class Forwards:
 class _Shared:
     """Keeps one of equal tensors: batches of one length have the same masks and rotations."""
 
-    torch: Any
-    _kept: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
-    _last: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    torch: Torch
+    _kept: dict[tuple[Any, ...], list[Tensor]] = field(default_factory=dict)
+    _last: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """The last tensors that were compared, by their identity, and what was kept for each: all layers get the same."""
 
-    def of(self, value: Any) -> Any:  # noqa: ANN401 - whatever a layer is given
-        if isinstance(value, self.torch.Tensor):
+    def of(self, value: object) -> object:
+        if self.torch.is_tensor(value):
             return self._tensor(value)
         if isinstance(value, tuple):
             return tuple(self.of(part) for part in value)
         return value
 
-    def _tensor(self, tensor: Any) -> Any:  # noqa: ANN401
+    def _tensor(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._last:
             if len(self._last) == _COMPARED_LAST:
                 self._last.clear()
             self._last[id(tensor)] = tensor, self._compared(tensor)
         return self._last[id(tensor)][1]
 
-    def _compared(self, tensor: Any) -> Any:  # noqa: ANN401 - a tensor of torch
+    def _compared(self, tensor: Tensor) -> Tensor:
         kept = self._kept.setdefault((tuple(tensor.shape), tensor.dtype), [])
         for other in kept[-4:]:  # the current batch's and the one before: enough if all are alike
             if other is tensor or self.torch.equal(other, tensor):
@@ -315,7 +316,7 @@ class _Shared:
 
 
 @contextmanager
-def refusing(model: Any) -> Iterator[None]:  # noqa: ANN401 - a model of transformers
+def refusing(model: Model) -> Iterator[None]:
     """Refuse a model whose code fails in a block because its layers run one by one.
 
     Raises:
@@ -329,7 +330,7 @@ def refusing(model: Any) -> Iterator[None]:  # noqa: ANN401 - a model of transfo
 
 
 @contextmanager
-def _replaced_forwards(layers: Sequence[Any], forward: Callable[..., Any]) -> Iterator[None]:
+def _replaced_forwards(layers: Sequence[Module], forward: Callable[..., object]) -> Iterator[None]:
     """Make layers call a function, with their number first, instead of their forward."""
     for number, layer in enumerate(layers):
         layer.forward = _bound(forward, number)
@@ -340,5 +341,5 @@ def _replaced_forwards(layers: Sequence[Any], forward: Callable[..., Any]) -> It
             del layer.forward
 
 
-def _bound(forward: Callable[..., Any], number: int) -> Callable[..., Any]:
+def _bound(forward: Callable[..., object], number: int) -> Callable[..., object]:
     return lambda *positional, **named: forward(number, *positional, **named)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from orchestrator.quantization import hessian
 from orchestrator.quantization.formats.gptq import Changes
 from orchestrator.quantization.hessian import DAMPING, OWN_DAMPING, changes_of
+from orchestrator.quantization.torch_types import Tensor
 
 _INPUTS = 48
 
@@ -42,6 +43,10 @@ class _Tensor(np.ndarray[Any, Any]):
 
     def unsqueeze(self, axis: int) -> _Tensor:
         return np.expand_dims(self, axis).view(_Tensor)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    return cast("Tensor", array.copy().view(_Tensor))
 
 
 def _cholesky(matrix: _Tensor) -> tuple[_Tensor, int]:
@@ -85,20 +90,20 @@ def _check(found: Changes, sums: np.ndarray[Any, Any], damping: float) -> None:
 def test_changes_are_those_of_the_damped_inverse_even_of_few_tokens(tokens: int) -> None:
     given = np.random.default_rng(tokens).standard_normal((tokens, _INPUTS))
     sums = given.T @ given
-    _check(changes_of(_TORCH, sums.copy().view(_Tensor)), sums, DAMPING * sums.diagonal().mean())
+    _check(changes_of(_TORCH, _tensor(sums)), sums, DAMPING * sums.diagonal().mean())
 
 
 def test_blocks_with_the_largest_inputs_come_first_and_of_equal_ones_the_first() -> None:
     sizes = np.repeat([1.0, 3.0, 2.0], 16)
     sums = np.diag(sizes)
-    assert changes_of(_TORCH, sums.copy().view(_Tensor)).order.tolist() == [1, 2, 0]
-    assert changes_of(_TORCH, np.eye(_INPUTS).view(_Tensor)).order.tolist() == [0, 1, 2]
+    assert changes_of(_TORCH, _tensor(sums)).order.tolist() == [1, 2, 0]
+    assert changes_of(_TORCH, _tensor(np.eye(_INPUTS))).order.tolist() == [0, 1, 2]
 
 
 def test_an_input_that_is_always_zero_changes_nothing_and_is_not_changed() -> None:
     given = np.random.default_rng(1).standard_normal((100, _INPUTS))
     given[:, 7] = 0
-    found = changes_of(_TORCH, (given.T @ given).view(_Tensor))
+    found = changes_of(_TORCH, _tensor(given.T @ given))
     place = found.order.tolist().index(0) * 16 + 7
     assert not found.matrix[place, place + 1 :].any()
     assert not found.matrix[:place, place].any()
@@ -112,4 +117,4 @@ def test_what_damping_does_not_make_positive_is_damped_tenfold() -> None:
     lowest = np.linalg.eigh(sums + OWN_DAMPING * np.diag(sums.diagonal()))
     sums -= (lowest[0][0] + 2 * DAMPING * mean) * np.outer(lowest[1][:, 0], lowest[1][:, 0])
     first = DAMPING * sums.diagonal().mean()
-    _check(changes_of(_TORCH, sums.copy().view(_Tensor)), sums, 11 * first)
+    _check(changes_of(_TORCH, _tensor(sums)), sums, 11 * first)

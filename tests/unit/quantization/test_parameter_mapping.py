@@ -161,7 +161,7 @@ def test_memory_of_a_copied_tensor_is_kept_until_the_gpu_has_copied_it(
     targets: dict[str, Target], parameter: tuple[int, ...], dropped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda device: f"what runs on {device}"))
-    monkeypatch.setattr(parameter_mapping, "library", lambda _: torch)
+    monkeypatch.setattr(parameter_mapping, "load_torch", lambda: torch)
     parts = {name: np.ones((4, 8), np.float32).view(_OnGpu) for name in targets}
     monkeypatch.setattr(parameter_mapping, "_empty_like", lambda part, shape: np.empty(shape, part.dtype))
     arrange(targets, dict.fromkeys(("whole", "one", "other"), parameter), dict(parts))

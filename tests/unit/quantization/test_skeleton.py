@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.quantization import skeleton
 from orchestrator.quantization.skeleton import Call, listen
-from orchestrator.quantization.torch_types import HiddenStates
+from orchestrator.quantization.torch_types import HiddenStates, Model, Module
 
 
 class Tensor:
@@ -45,17 +45,18 @@ def model(between: Between = lambda hidden: hidden, **given: object) -> Callable
 @pytest.fixture(autouse=True, params=["4.57.0", "5.1.0"])
 def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     libraries: Mapping[str, Any] = {
-        "torch": SimpleNamespace(Tensor=type("Other", (), {}), inference_mode=nullcontext),
+        "torch": SimpleNamespace(is_tensor=lambda _: False, inference_mode=nullcontext),
         "transformers": SimpleNamespace(__version__=request.param),
     }
     monkeypatch.setattr(skeleton, "library", libraries.__getitem__)
+    monkeypatch.setattr(skeleton, "load_torch", lambda: libraries["torch"])
     return str(request.param)
 
 
 def heard(forward: Callable[..., None], batches: int = 2) -> tuple[list[list[Call]] | None, list[Tensor]]:
     hidden: list[Tensor] = []
     inputs = [{"inputs": Tensor()} for _ in range(batches)]
-    calls = listen(forward, LAYERS, inputs, cast("HiddenStates", hidden))
+    calls = listen(cast("Model", forward), cast("tuple[Module, ...]", LAYERS), inputs, cast("HiddenStates", hidden))
     assert not hidden or hidden == [each["inputs"] for each in inputs]
     return calls, hidden
 
