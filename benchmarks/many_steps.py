@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.support.goals import Goal, missed  # noqa: E402 - the path comes first
 from orchestrator.app.make_plan import PlacedStep, make_plan  # noqa: E402
+from orchestrator.app.record import recorded  # noqa: E402
 from orchestrator.app.runner import Runner  # noqa: E402
 from orchestrator.catalog.load import Catalog  # noqa: E402
 from orchestrator.catalog.project import Project  # noqa: E402
@@ -76,7 +77,8 @@ def cost_of_a_step(count: int) -> dict[str, tuple[float, float]]:
         store = Path(folder) / "store"
         for what in ("run", "found again"):
             began, started = time.process_time(), time.perf_counter()
-            results = Runner(Store(store), {"process": lambda: executor}, silence).run(plan)
+            with recorded(store, RECIPE, names, silence) as recorder:
+                results = Runner(Store(store), {"process": lambda: executor}, recorder).run(plan)
             costs[what] = (time.process_time() - began) / count, (time.perf_counter() - started) / count
             if [result.reused for result in results] != [what == "found again"] * count:
                 message = "a step ran that has a result, or the reverse"

@@ -76,6 +76,14 @@ class LogLine:
 
 
 @dataclass(frozen=True)
+class StepReached:
+    """A build comes to a step. It looks for the result, and runs the step if there is none."""
+
+    step: str
+    key: str
+
+
+@dataclass(frozen=True)
 class StepStarted:
     """A step begins to run."""
 
@@ -117,6 +125,16 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class StepStopped:
+    """A step failed or was interrupted, and the build ends."""
+
+    step: str
+    message: str
+    seconds: float
+    interrupted: bool
+
+
+@dataclass(frozen=True)
 class Waiting:
     """Another build holds a key that this one needs."""
 
@@ -132,7 +150,19 @@ class Warned:
 
 
 Event = (
-    Progress | Failure | Checked | Spent | LogLine | StepStarted | Publishing | StepReused | StepDone | Waiting | Warned
+    Progress
+    | Failure
+    | Checked
+    | Spent
+    | LogLine
+    | StepReached
+    | StepStarted
+    | Publishing
+    | StepReused
+    | StepDone
+    | StepStopped
+    | Waiting
+    | Warned
 )
 
 
@@ -180,10 +210,12 @@ def from_line(line: str) -> PayloadEvent | LogLine:
 
 _RECORDED: dict[str, type[Event]] = {
     **_CHANNEL,
+    "reached": StepReached,
     "started": StepStarted,
     "publishing": Publishing,
     "reused": StepReused,
     "done": StepDone,
+    "stopped": StepStopped,
     "waiting": Waiting,
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 from docs.generate.markdown import block, classes_of, code, fields_of, first_line, page, table
 from docs.generate.recipes import SETTINGS
 from orchestrator import events
-from orchestrator.app import journal, planning
+from orchestrator.app import planning, record
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.cli.dry_run import document
 from orchestrator.store import artifact, cost, store
@@ -53,7 +53,7 @@ where `--store` says: [where everything lies](../how-to/install.md#where-everyth
 while nothing is being built: the next build makes it again."""
 
 _OTHERS = (
-    ("`runs/<recipe>.json`", "what the newest build of a recipe did; read by `status`, `logs` and `gc`"),
+    ("`runs/<recipe>.events`", "what the newest build of a recipe did; read by `status`, `logs`, `attach` and `gc`"),
     ("`commits.json`", "which commit a branch was when a build last asked for it; what `--offline` goes by"),
     ("`models/<repository>@<commit>.json`", "the configurations and headers of a model on the Hub, for plans"),
     ("`logs/<recipe>/<step>.log`", "the log of a step's last failed try"),
@@ -72,8 +72,15 @@ _MANIFEST = """\
 list: two artifacts with the same bytes are the same to whatever reads them."""
 
 _RUN = """\
-What the newest build did; `steps` has an entry for each. A `state` is `waiting`, `running`, `done`, `reused`, `failed`
-or `interrupted`; `status` calls a running step whose process is gone `abandoned`."""
+What the newest build did, as lines of JSON; each is one call that appends, so a build that was killed leaves whole
+lines except perhaps the last. The first, `begun`, has `process`, `owner`, `started`, the names of all `steps`, and
+`beyond`. Each [event](events.md) but lines of log follows with its fields and its name as `event`: `reached`,
+`started`, `publishing`, `reused`, `done`, `stopped`, `waiting`, or that of a payload. The last, `ended`, has `status`,
+`code`, `message` and `hint`. From them follow what `status` and `logs` know. A `state` is `waiting`, `running`, `done`,
+`reused`, `failed` or `interrupted`; `status` calls a running step whose process is gone `abandoned`.
+
+A build writes a new file. Until it reaches a step, the results of earlier builds stay needed. Versions up to 28
+November 2026 kept `runs/<recipe>.json` besides; it is read until the next build removes it."""
 
 
 def dry_run() -> str:
@@ -109,7 +116,7 @@ def store_layout() -> str:
         f"{rule}\n\n{block(layout)}\n\nBeside them:\n\n{table(('file', 'what'), _OTHERS)}",
         f"## manifest.json\n\n{_MANIFEST}\n\n{_classes(artifact, ('StoredFile',))}",
         f"## cost.json\n\n{_COST}\n\n{_classes(cost, ('Cost',))}",
-        f"## runs/&lt;recipe&gt;.json\n\n{_RUN}\n\n{_classes(journal, ('Journal', 'Entry'))}",
+        f"## runs/&lt;recipe&gt;.events\n\n{_RUN}\n\n{_classes(record, ('Record', 'Entry', 'Ended'))}",
     )
 
 

@@ -13,54 +13,50 @@ from orchestrator.planner.prediction import beside_measured, predict
 from orchestrator.units import in_time
 
 if TYPE_CHECKING:
-    from orchestrator.app.journal import Entry, Journal
     from orchestrator.app.make_plan import Plan
+    from orchestrator.app.record import Entry, Record
     from orchestrator.app.settings import Settings
     from orchestrator.store.store import Store
 
-_HAS_RESULT = ("done", "reused")
 
-
-def tell(settings: Settings, journal: Journal, planned: Plan | None) -> BuildStory:
+def tell(settings: Settings, record: Record, planned: Plan | None) -> BuildStory:
     """Collect a build.
 
     Args:
         settings: The folders.
-        journal: The record of the build.
+        record: The record of the build.
         planned: Its plan; None if the recipe is not there any more.
     """
     store = settings.store
-    folders = {entry.name: _folder(store, entry) for entry in journal.steps}
+    folders = {entry.name: _folder(store, entry) for entry in record.steps}
     performance = _document(folders.get("benchmark"), "performance.json")
     prediction = predict(planned.model) if planned else None
-    bundle = settings.dist / journal.recipe
+    bundle = settings.dist / record.recipe
     gpus = {placed.step.name: placed.step.gpus for placed in planned.steps} if planned else {}
-    span = (
-        planned_time(planned, {entry.name for entry in journal.steps if entry.state != "reused"}) if planned else None
-    )
+    span = planned_time(planned, {entry.name for entry in record.steps if entry.state != "reused"}) if planned else None
     return BuildStory(
-        recipe=journal.recipe,
+        recipe=record.recipe,
         description=planned.recipe.description if planned else "",
-        started=time.strftime("%Y-%m-%d %H:%M", time.gmtime(journal.started)),
-        is_running=journal.is_running,
-        is_finished=journal.finished,
-        steps=tuple(_step(store, journal, entry, gpus.get(entry.name, 0)) for entry in journal.steps),
+        started=time.strftime("%Y-%m-%d %H:%M", time.gmtime(record.started)),
+        is_running=record.is_running,
+        is_finished=record.finished,
+        error=record.error,
+        steps=tuple(_step(store, record, entry, gpus.get(entry.name, 0)) for entry in record.steps),
         memory=planned.target.memory if planned else None,
         verdict=str(planned.verdict) if planned else "",
         quality=_document(folders.get("verify"), "quality.json"),
         levels=beside_measured(performance, prediction),
-        bundle=str(bundle) if journal.finished and bundle.is_dir() else "",
+        bundle=str(bundle) if record.finished and bundle.is_dir() else "",
         planned=f"{in_time(span.least)} to {in_time(span.most)}" if span else "",
     )
 
 
-def _step(store: Store, journal: Journal, entry: Entry, gpus: int) -> StepStory:
-    has_result = entry.state in _HAS_RESULT
-    artifact, cost = (store.look(entry.key), store.cost(entry.key)) if has_result else (None, None)
+def _step(store: Store, record: Record, entry: Entry, gpus: int) -> StepStory:
+    artifact, cost = (store.look(entry.key), store.cost(entry.key)) if entry.has_result else (None, None)
     spent = cost.spent if cost else None
     return StepStory(
         name=entry.name,
-        state=journal.state_of(entry),
+        state=record.state_of(entry),
         seconds=entry.seconds,
         made=cost.finished if cost else "",
         took=cost.seconds if cost else None,
@@ -73,7 +69,7 @@ def _step(store: Store, journal: Journal, entry: Entry, gpus: int) -> StepStory:
 
 
 def _folder(store: Store, entry: Entry) -> Path | None:
-    artifact = store.look(entry.key) if entry.state in _HAS_RESULT else None
+    artifact = store.look(entry.key) if entry.has_result else None
     return artifact.folder if artifact else None
 
 

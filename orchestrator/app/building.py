@@ -78,13 +78,13 @@ def build(
     """
     planned = plan(settings, recipe, overrides, executor, locked=locked)
     planned.plan.raise_refusals()
-    planned.plan.between(first, last)  # before any network request
+    steps = [placed.step.name for placed in planned.plan.between(first, last)]  # before any network request
     if not offline:
         require_token(settings, planned.plan)
     resolved = resolve(settings, planned, offline=offline)
     executors = executors or executors_of(settings, offline=offline)
     settings.store.make()
-    with recorded(settings.store.root, resolved.recipe.name, observer) as recorder:
+    with recorded(settings.store.root, resolved.recipe.name, steps, observer) as recorder:
         runner = Runner(settings.store, executors, recorder, dist=settings.dist, limit=limit)
         results = runner.run(resolved, first=first, last=last)
         artifacts = {result.name: result.artifact for result in results}

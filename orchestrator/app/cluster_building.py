@@ -179,7 +179,8 @@ class ClusterBuild:
             if not (isinstance(event, StepReused) and event.step in made):
                 observer(event)
 
-        with recorded(settings.store.root, resolved.recipe.name, report) as recorder:
+        steps = [placed.step.name for placed in resolved.between(None, self.last)]
+        with recorded(settings.store.root, resolved.recipe.name, steps, report) as recorder:
             runner = Runner(settings.store, executors_of(settings), recorder, dist=settings.dist)
             results = runner.run(resolved, last=self.last)
             artifacts = {result.name: result.artifact for result in results}

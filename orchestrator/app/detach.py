@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.app.record import begun
+from orchestrator.app.record import Record
 from orchestrator.app.settings import Settings
 from orchestrator.errors import machine_faults
 
@@ -58,8 +58,8 @@ def start_detached(settings: Settings, recipe: str, arguments: list[str]) -> Det
     deadline = time.monotonic() + _STARTS_WITHIN
     while time.monotonic() < deadline:
         status = process.poll()
-        whose = begun(settings.store.root, recipe)
-        if status is not None or (whose and whose.process == process.pid):
+        record = Record.read(settings.store.root, recipe)
+        if status is not None or (record and record.process == process.pid):
             return Detached(process.pid, log, status)
         time.sleep(_POLL)
     return Detached(process.pid, log)

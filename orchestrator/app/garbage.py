@@ -9,10 +9,10 @@ from typing import Literal
 
 from orchestrator.app.cluster_chains import is_in_use
 from orchestrator.app.cluster_jobs import Chain, jobs_folder
-from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import Plan
 from orchestrator.app.planning import lock_file_of, plan
 from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.record import Record
 from orchestrator.app.settings import Settings
 from orchestrator.errors import FileSystemError, MachineError
 from orchestrator.executors.docker import DockerExecutor, LeftContainer
@@ -60,11 +60,11 @@ def needed_keys(settings: Settings) -> frozenset[str]:
         OrchestratorError: A locked recipe or the record of a build cannot be read, so its results are not known.
     """
     root = settings.store.root
-    for file in Journal.unreadable(root):
+    for file in Record.unreadable(root):
         message = f"{file} cannot be read, so the results of the newest build of {file.stem} are not known"
         raise FileSystemError(message, hint=f"build {file.stem} again, or remove the file if nobody needs the results")
-    journals = (Journal.read(root, name) for name in Journal.recipes(root))
-    keys = {key for journal in journals if journal for key in journal.keys}
+    records = (Record.read(root, name) for name in Record.recipes(root))
+    keys = {key for record in records if record for key in record.results.values()}
     for recipe in map(RecipeName, settings.book.names):
         if lock_file_of(settings, recipe).is_file():
             keys.update(_keys_of(plan(settings, recipe).plan, settings.store))

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.app.forecast import forecast
-from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
 from orchestrator.app.memory_guard import Kernel, guard_for
 from orchestrator.app.needs import HINT, needs_of
@@ -31,8 +30,10 @@ from orchestrator.events import (
     Publishing,
     Spent,
     StepDone,
+    StepReached,
     StepReused,
     StepStarted,
+    StepStopped,
     Waiting,
     Warned,
 )
@@ -116,19 +117,15 @@ class Runner:
         forced = set(names[names.index(first) :]) if first in names else set()
         self.store.make()
         self._check_machine(plan, names, forced, self.dist if last is None else None)
-        journal = Journal.start(self.store.root, plan.recipe.name, names)
         artifacts: dict[str, Artifact] = {}
         results = []
         with self.store.use() as note:
             for placed in placed_steps:
                 task = _task(plan, placed, artifacts, forced)
                 note(task.key)
-                with journal.step(task.step.name, task.key) as entry:
-                    result = self._reuse_or_run(task)
-                    entry.finished(result.artifact.key, reused=result.reused, log=result.artifact.log)
+                result = self._finish(task)
                 artifacts[result.name] = result.artifact
                 results.append(result)
-        journal.done()
         return tuple(results)
 
     def _check_machine(self, plan: Plan, names: list[str], forced: set[str], dist: Path | None) -> None:
@@ -143,19 +140,30 @@ class Runner:
         }  # steps share them
         require_space((*sorted(images, key=lambda need: need.what), *needs_of(plan, self.store, keys, dist)), HINT)
 
-    def _reuse_or_run(self, task: _Task) -> StepResult:
+    def _finish(self, task: _Task) -> StepResult:
         started = time.monotonic()
+        name = task.step.name
+        self.observer(StepReached(name, task.key))
+        try:
+            cached, artifact = self._reuse_or_run(task)
+        except BaseException as error:
+            is_interrupt = isinstance(error, KeyboardInterrupt)
+            self.observer(StepStopped(name, str(error), time.monotonic() - started, is_interrupt))
+            raise
+        seconds = time.monotonic() - started
+        bytes_in = sum(read.size for read in task.inputs.values())
+        kind = StepReused if cached else StepDone
+        self.observer(kind(name, task.key, bytes_in, artifact.size, seconds))
+        return StepResult(name, cached, seconds, bytes_in, artifact)
+
+    def _reuse_or_run(self, task: _Task) -> tuple[bool, Artifact]:
+        """Return whether the store had the result, and the result."""
         name = task.step.name
         with self.store.lock(task.key, lambda: self.observer(Waiting(name, "another build is making the same"))):
             cached = None if task.forced else self._find(task.key)
             if cached and self.store.has_leftovers(task.key):
                 self._clean_up_killed_build(task)
-            artifact = cached or self._run(task)
-        seconds = time.monotonic() - started
-        bytes_in = sum(read.size for read in task.inputs.values())
-        kind = StepReused if cached else StepDone
-        self.observer(kind(name, task.key, bytes_in, artifact.size, seconds))
-        return StepResult(name, cached is not None, seconds, bytes_in, artifact)
+            return cached is not None, cached or self._run(task)
 
     def _find(self, key: str) -> Artifact | None:
         """Find an artifact. One that changed on disk is set aside and counts as missing."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.app.journal import Entry, Journal
+from orchestrator.app.record import Entry, Record
 from orchestrator.app.runner import failed_log
 from orchestrator.errors import StepUnknownError
 from orchestrator.store.store import Store
@@ -26,9 +26,9 @@ class StepLogs:
     recipe: str
 
     @property
-    def journal(self) -> Journal | None:
+    def record(self) -> Record | None:
         """The newest build, read again at each use; None if there is none."""
-        return Journal.read(self.store.root, self.recipe)
+        return Record.read(self.store.root, self.recipe)
 
     def lines(self, entry: Entry, *, follow: bool) -> Iterator[bytes]:
         """Yield the lines of a step's log; with `follow`, also new lines while the step runs."""
@@ -42,27 +42,27 @@ class StepLogs:
 
     def next_step(self, entry: Entry) -> Entry | None:
         """Wait for the step after this one; None if the build ends first."""
-        while journal := self.journal:
-            names = [other.name for other in journal.steps]
-            later = journal.steps[names.index(entry.name) + 1 :] if entry.name in names else []
+        while record := self.record:
+            names = [other.name for other in record.steps]
+            later = record.steps[names.index(entry.name) + 1 :] if entry.name in names else []
             found = next((other for other in later if other.state != "waiting"), None)
-            if found or not later or not journal.is_running:
+            if found or not later or not record.is_running:
                 return found
             time.sleep(_POLL)
         return None
 
     def _entry(self, step: str) -> Entry | None:
-        journal = self.journal
-        return next((entry for entry in journal.steps if entry.name == step), None) if journal else None
+        record = self.record
+        return next((entry for entry in record.steps if entry.name == step), None) if record else None
 
     def _runs(self, step: str) -> bool:
-        journal, entry = self.journal, self._entry(step)
-        return bool(journal and journal.alive and entry and entry.state == "running")
+        record, entry = self.record, self._entry(step)
+        return bool(record and record.alive and entry and entry.state == "running")
 
     def _file(self, entry: Entry) -> Path | None:
         """Find a step's log: with its artifact, in its running attempt, or kept after a failure."""
-        if entry.state in ("done", "reused"):  # by its key, because the store may have been moved
-            places = [self.store.root / "artifacts" / entry.key / "log.txt"]
+        if entry.has_result:
+            places = [self.store.log(entry.key)]
         elif entry.state == "running":
             attempts = [folder for folder in self.store.attempts() if folder.name.startswith(f"{entry.key}-")]
             places = [folder / "log.txt" for folder in attempts]
@@ -71,20 +71,20 @@ class StepLogs:
         return next((place for place in places if place.is_file()), None)
 
 
-def chosen_step(journal: Journal, step: str | None) -> Entry:
+def chosen_step(record: Record, step: str | None) -> Entry:
     """Return a step of a build; the step that ran last, if none is named.
 
     Raises:
         StepUnknownError: The build has no such step.
     """
     if step is None:
-        touched = [entry for entry in journal.steps if entry.state != "waiting"]
-        return touched[-1] if touched else journal.steps[0]
-    for entry in journal.steps:
+        touched = [entry for entry in record.steps if entry.state != "waiting"]
+        return touched[-1] if touched else record.steps[0]
+    for entry in record.steps:
         if entry.name == step:
             return entry
-    message = f"{journal.recipe} has no step `{step}`"
-    raise StepUnknownError(message, hint=f"its steps are: {', '.join(entry.name for entry in journal.steps)}")
+    message = f"{record.recipe} has no step `{step}`"
+    raise StepUnknownError(message, hint=f"its steps are: {', '.join(entry.name for entry in record.steps)}")
 
 
 def lines_of(file: Path, is_written: Callable[[], bool], poll: float = _POLL) -> Iterator[bytes]:

@@ -40,7 +40,14 @@ class BatchView(Display):
                 self._say(f"{name}: {line_of(event)}")
             case events.Waiting() | events.Warned() | events.Failure():
                 self._say(f"{name}: {line_of(event)}")
-            case events.LogLine() | events.Publishing() | events.Checked() | events.Spent():
+            case (
+                events.LogLine()
+                | events.Publishing()
+                | events.Checked()
+                | events.Spent()
+                | events.StepReached()
+                | events.StepStopped()
+            ):
                 pass  # each build's own log has them
 
     def _lines(self, width: int) -> Iterable[str]:

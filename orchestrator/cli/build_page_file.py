@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Self
 
 from orchestrator.app.batch import Member
-from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import Plan
 from orchestrator.app.planning import plan
 from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.record import Record
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import write_page
 from orchestrator.errors import MachineError, OrchestratorError
@@ -25,9 +25,9 @@ _SECONDS = 1.0
 """Between two pages of several builds."""
 
 
-def write_build_page(settings: Settings, journals: Sequence[Journal], file: Path) -> None:
+def write_build_page(settings: Settings, records: Sequence[Record], file: Path) -> None:
     """Write one page of the newest builds of some recipes."""
-    _write(settings, [(journal, _plan_quietly(settings, RecipeName(journal.recipe))) for journal in journals], file)
+    _write(settings, [(record, _plan_quietly(settings, RecipeName(record.recipe))) for record in records], file)
 
 
 @contextmanager
@@ -51,9 +51,9 @@ def with_page(
     planned = _plan_quietly(settings, recipe, overrides)
 
     def write() -> None:
-        journal = Journal.read(settings.store.root, recipe.name)
-        if journal and journal.owner == owner.this_process():
-            _write(settings, [(journal, planned)], file)
+        record = Record.read(settings.store.root, recipe.name)
+        if record and record.owner == owner.this_process():
+            _write(settings, [(record, planned)], file)
 
     def follow(event: Event) -> None:
         observer(event)
@@ -107,15 +107,15 @@ class BatchPage(AbstractContextManager["BatchPage"]):
 
     def write(self, *, follows: bool) -> None:
         """Write the builds that have begun."""
-        journals = [journal for name in self._recipes if name in self._plans and (journal := self._journal(name))]
-        if self._file and journals:
-            begun = {journal.recipe for journal in journals}
-            builds = [(journal, self._plans[journal.recipe]) for journal in journals]
+        records = [record for name in self._recipes if name in self._plans and (record := self._record(name))]
+        if self._file and records:
+            begun = {record.recipe for record in records}
+            builds = [(record, self._plans[record.recipe]) for record in records]
             waiting = [name for name in self._recipes if name not in begun] if follows else []
             _write(self._settings, builds, self._file, follows=follows, waiting=waiting)
 
-    def _journal(self, name: str) -> Journal | None:
-        return Journal.read(self._settings.store.root, name)
+    def _record(self, name: str) -> Record | None:
+        return Record.read(self._settings.store.root, name)
 
     def _follow(self) -> None:
         while not self._ended.wait(_SECONDS):
@@ -127,7 +127,7 @@ class BatchPage(AbstractContextManager["BatchPage"]):
 
 def _write(
     settings: Settings,
-    builds: Sequence[tuple[Journal, Plan | None]],
+    builds: Sequence[tuple[Record, Plan | None]],
     file: Path,
     *,
     follows: bool = False,
@@ -136,7 +136,7 @@ def _write(
     from orchestrator.app.build_story import tell  # noqa: PLC0415 - only for a page
     from orchestrator.pages.build_page import build_page  # noqa: PLC0415 - as above
 
-    stories = [tell(settings, journal, planned) for journal, planned in builds]
+    stories = [tell(settings, record, planned) for record, planned in builds]
     write_page(file, build_page(stories, follows=follows, waiting=waiting))
 
 

@@ -85,8 +85,8 @@ class BuildView(Display):
                 self._say(line_of(event))
             case events.StepReused() | events.Waiting() | events.Warned() | events.Failure():
                 self._say(line_of(event))
-            case events.Checked() | events.Spent():  # for a build's records only
-                pass
+            case events.Checked() | events.Spent() | events.StepReached() | events.StepStopped():
+                pass  # for a build's record only
 
     def _begin(self, event: events.StepStarted) -> None:
         if event.adopted:

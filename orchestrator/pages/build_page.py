@@ -62,6 +62,8 @@ class BuildStory:
     """Measured beside predicted speed, see `prediction.beside_measured`."""
     bundle: str
     """The folder of the deployment; empty if there is none."""
+    error: str = ""
+    """The error with which it ended outside of a step."""
     planned: str = ""
     """How long the steps that were not reused are planned to take, in words."""
 
@@ -88,7 +90,7 @@ class BuildStory:
                 return f"Now: {where}", "maybe"
         if self.is_finished:
             return f"Every step is done: {in_time(self.seconds)}", "yes"
-        return "Between two steps", "maybe"
+        return (f"Ended: {self.error}", "no") if self.error else ("Between two steps", "maybe")
 
 
 def build_page(builds: Sequence[BuildStory], *, follows: bool = False, waiting: Sequence[str] = ()) -> str:

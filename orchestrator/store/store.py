@@ -316,6 +316,10 @@ class Store:
         """Read an artifact's cost; None if there is no record."""
         return read_cost(self.root / "artifacts" / key)
 
+    def log(self, key: str) -> Path:
+        """Return the path of an artifact's log."""
+        return self.root / "artifacts" / key / "log.txt"
+
     def _require_locks(self) -> None:
         """Try a lock. Some network file systems have none, and a library may take that for a lock held by others."""
         with (self._folder("locks") / "tried").open("a") as stream:

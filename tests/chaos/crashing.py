@@ -15,8 +15,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from orchestrator.app import runner
-from orchestrator.app.journal import Journal
+from orchestrator.app import record, runner
 from orchestrator.bundle import render
 from orchestrator.cli import main as program
 from orchestrator.executors import docker, process
@@ -30,7 +29,7 @@ from tests.chaos.points import Place, wrap
 NOWHERE = "-"
 
 BEFORE: dict[str, tuple[Place, ...]] = {
-    "before-the-journal": ((Journal, "_save"),),
+    "before-the-record": ((vars(record)["_Writer"], "put"),),
     "before-the-lock": ((store.Store, "lock"),),
     "before-the-attempt": ((store.Store, "attempt"),),
     "before-the-run": ((ProcessExecutor, "run"), (docker.DockerExecutor, "run")),
@@ -44,7 +43,7 @@ BEFORE: dict[str, tuple[Place, ...]] = {
     "before-the-swap": ((render, "replace_folder"),),
 }
 AFTER: dict[str, tuple[Place, ...]] = {
-    "after-the-journal": ((Journal, "_save"),),
+    "after-the-record": ((vars(record)["_Writer"], "put"),),
     "after-the-attempt": ((store.Store, "attempt"),),
     "after-the-container-is-made": ((docker, "create"),),
     "after-the-container-started": ((docker, "start_once"),),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.journal import Journal
+from orchestrator.app.record import Record
 from orchestrator.errors import JobNotStartedError
 from orchestrator.store.store import Store
 from tests.support.bench import Bench
@@ -62,10 +62,10 @@ def test_login_nodes_whose_clocks_are_ten_minutes_apart_share_each_result(slurm:
         assert built.returncode == 0, said
         assert "created again" not in said
         reused.append([step["reused"] for step in json.loads(told)["steps"]])
-        journal = Journal.read(store.root, RECIPE)
-        assert journal is not None
-        assert journal.finished
-        starts.append(journal.started)
+        record = Record.read(store.root, RECIPE)
+        assert record is not None
+        assert record.finished
+        starts.append(record.started)
     assert reused == [[False] * 2, [True] * 2]
     assert sorted(artifact.step for artifact in store.artifacts()) == ["generate", "quantize"]
     assert store.attempts() == ()

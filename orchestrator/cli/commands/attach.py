@@ -7,7 +7,7 @@ import click
 from orchestrator.app.cluster_chains import chains_of, follow_chain
 from orchestrator.app.cluster_jobs import Chain
 from orchestrator.app.recipe_name import RecipeName
-from orchestrator.app.record import Begun, Ended, begun, error_of, follow
+from orchestrator.app.record import Ended, Record, error_of, follow
 from orchestrator.app.settings import Settings
 from orchestrator.cli.build_view import BuildView
 from orchestrator.cli.options import not_built, recipe_argument
@@ -24,22 +24,21 @@ def command(ctx: click.Context, recipe: RecipeName) -> None:
     Ctrl-C leaves the build running.
     """
     settings: Settings = ctx.obj
-    root = settings.store.root
     if chains := chains_of(settings, recipe.name):
         _follow_jobs(settings, recipe, chains)
         return
-    whose = begun(root, recipe.name)
-    if whose is None:
+    record = Record.read(settings.store.root, recipe.name)
+    if record is None:
         raise not_built(settings, recipe)
     try:
-        ended = _show(settings, recipe.name, whose)
+        ended = _show(record)
     except KeyboardInterrupt as error:
         if type(error) is not KeyboardInterrupt:  # SIGTERM
             raise
         click.echo(f"the build continues; follow it again: {program()} attach {recipe}", err=True)
         return
     if ended is None:
-        message = f"the build of {recipe.name} (process {whose.process}) was killed"
+        message = f"the build of {recipe.name} (process {record.process}) was killed"
         raise StepKilledError(message, hint=f"{program()} build {recipe} continues it")
     if ended.code:
         raise error_of(ended)
@@ -62,9 +61,9 @@ def _follow_jobs(settings: Settings, recipe: RecipeName, chains: tuple[Chain, ..
     click.echo(f"the jobs of {recipe.name} have ended; to write the deployment: {program()} build {recipe}")
 
 
-def _show(settings: Settings, recipe: str, whose: Begun) -> Ended | None:
+def _show(record: Record) -> Ended | None:
     with BuildView() as view:
-        for event in follow(settings.store.root, recipe, whose):
+        for event in follow(record):
             if isinstance(event, Ended):
                 return event
             view(event)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from orchestrator.app.deployed import container_of, server_log
-from orchestrator.app.journal import Entry
 from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.record import Entry
 from orchestrator.app.settings import Settings
 from orchestrator.app.step_logs import StepLogs, chosen_step
 from orchestrator.cli.build_view import amount_of
@@ -31,16 +31,16 @@ def command(settings: Settings, recipe: RecipeName, step: str | None, follow: bo
     Without STEP: the running build, else the deployed server, else the step that ran last.
     """
     logs = StepLogs(settings.store, recipe.name)
-    journal = logs.journal
-    if not (journal and (journal.is_running or step in {entry.name for entry in journal.steps})):
+    record = logs.record
+    if not (record and (record.is_running or step in {entry.name for entry in record.steps})):
         container = container_of(settings.store.root, recipe.name, step)
         if container is not None:
             for piece in server_log(container, follow=follow):
                 click.echo(piece.decode("utf-8", errors="replace"), nl=False)
             return
-    if journal is None:
+    if record is None or not record.steps:
         raise not_built(settings, recipe)
-    _show(logs, chosen_step(journal, step), follow=follow, all_steps=step is None)
+    _show(logs, chosen_step(record, step), follow=follow, all_steps=step is None)
 
 
 def _show(logs: StepLogs, entry: Entry, *, follow: bool, all_steps: bool) -> None:

@@ -9,14 +9,14 @@ import click
 
 from orchestrator.app.cluster_chains import states_of
 from orchestrator.app.deployed import deployed_containers
-from orchestrator.app.journal import Entry, Journal
 from orchestrator.app.recipe_name import RecipeName
+from orchestrator.app.record import Entry, Record
 from orchestrator.app.settings import Settings
 from orchestrator.cli import costs
 from orchestrator.cli.build_page_file import write_build_page
 from orchestrator.cli.options import PageFile, json_option, not_built, optional_recipe_argument
 from orchestrator.cli.table import print_table
-from orchestrator.cli.text import print_json, program
+from orchestrator.cli.text import print_json, print_text, program
 from orchestrator.deployment.deployed_containers import DeployedContainer
 from orchestrator.store.cost import Cost
 from orchestrator.store.store import Store
@@ -40,12 +40,10 @@ Jobs = Mapping[str, Mapping[str, str]]
 def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as_json: bool) -> None:
     """Show the newest build of RECIPE and the state of its server; all builds, if none is named."""
     root = settings.store.root
-    journals = [
-        journal
-        for name in ([recipe.name] if recipe else Journal.recipes(root))
-        if (journal := Journal.read(root, name))
+    records = [
+        record for name in ([recipe.name] if recipe else Record.recipes(root)) if (record := Record.read(root, name))
     ]
-    unreadable = [file for file in Journal.unreadable(root) if recipe is None or file.stem == recipe.name]
+    unreadable = [file for file in Record.unreadable(root) if recipe is None or file.stem == recipe.name]
     for file in unreadable:
         click.echo(f"{file} cannot be read, so nothing is known of the newest build of {file.stem}", err=True)
     deployed = deployed_containers(root, recipe.name if recipe else None)
@@ -53,19 +51,19 @@ def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as
         click.echo(f"the state of servers is unknown: {deployed.unknown}", err=True)
     made = deployed.containers
     jobs = states_of(settings, recipe.name if recipe else None)
-    if recipe and not (journals or made or jobs or unreadable):
+    if recipe and not (records or made or jobs or unreadable):
         raise not_built(settings, recipe)
-    if page is not None and journals:
-        write_build_page(settings, journals, page)
+    if page is not None and records:
+        write_build_page(settings, records, page)
     if as_json:
-        names = dict.fromkeys([*(j.recipe for j in journals), *(one.recipe for one in made), *jobs])
-        by_name = {journal.recipe: journal for journal in journals}
+        names = dict.fromkeys([*(j.recipe for j in records), *(one.recipe for one in made), *jobs])
+        by_name = {record.recipe: record for record in records}
         print_json([_document(settings.store, name, by_name.get(name), made, jobs.get(name, {})) for name in names])
         return
-    if journals or jobs:
-        _show_builds(journals, jobs)
-        if recipe and journals:
-            _show_costs(settings.store, journals[0])
+    if records or jobs:
+        _show_builds(records, jobs)
+        if recipe and records:
+            _show_costs(settings.store, records[0])
     elif not made and not unreadable:
         click.echo("no recipe was built yet")
     if made:
@@ -73,28 +71,30 @@ def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as
         _show_deployed(made)
 
 
-def _show_builds(journals: list[Journal], jobs: Jobs) -> None:
+def _show_builds(records: list[Record], jobs: Jobs) -> None:
     rows = [
         (j.recipe, entry.name, j.state_of(entry), in_time(entry.seconds) if entry.seconds else "", entry.error)
-        for j in journals
+        for j in records
         for entry in j.steps
         if entry.name not in jobs.get(j.recipe, {})
     ]
     rows += [(recipe, step, state, "", "") for recipe, states in jobs.items() for step, state in states.items()]
     rows.sort(key=lambda row: row[0])
     print_table(("recipe", "step", "state", "time", ""), rows, right=(3,))
-    for journal in journals:
-        if journal.is_running:
+    for record in records:
+        if record.error:
+            print_text(f"{record.recipe}: {record.error}")
+        if record.is_running:
             click.echo(
-                f"{journal.recipe} is being built by process {journal.process}: {program()} attach {journal.recipe}"
+                f"{record.recipe} is being built by process {record.process}: {program()} attach {record.recipe}"
             )
     for recipe in jobs:
         click.echo(f"{recipe} has jobs on a cluster: {program()} attach {recipe}, or {program()} cancel {recipe}")
 
 
-def _show_costs(store: Store, journal: Journal) -> None:
+def _show_costs(store: Store, record: Record) -> None:
     """Show the cost of each result, also if another build made it."""
-    found = [(entry.name, _cost(store, entry)) for entry in journal.steps]
+    found = [(entry.name, _cost(store, entry)) for entry in record.steps]
     rows = [costs.cells(name, cost) for name, cost in found if cost]
     if rows:
         click.echo("\ncost of each step")
@@ -102,7 +102,7 @@ def _show_costs(store: Store, journal: Journal) -> None:
 
 
 def _cost(store: Store, entry: Entry) -> Cost | None:
-    return store.cost(entry.key) if entry.state in ("done", "reused") else None
+    return store.cost(entry.key) if entry.has_result else None
 
 
 def _show_deployed(made: tuple[DeployedContainer, ...]) -> None:
@@ -115,13 +115,14 @@ def _since(one: DeployedContainer) -> str:
 
 
 def _document(
-    store: Store, name: str, journal: Journal | None, made: tuple[DeployedContainer, ...], jobs: Mapping[str, str]
+    store: Store, name: str, record: Record | None, made: tuple[DeployedContainer, ...], jobs: Mapping[str, str]
 ) -> dict[str, object]:
     return {
         "recipe": name,
-        "running": journal.is_running if journal else False,
-        "process": journal.process if journal else None,
-        "steps": [_fields(store, journal, entry) for entry in journal.steps] if journal else [],
+        "running": record.is_running if record else False,
+        "process": record.process if record else None,
+        "steps": [_fields(store, record, entry) for entry in record.steps] if record else [],
+        "ended": vars(record.ended) if record and record.ended else None,
         "jobs": [{"step": step, "state": state} for step, state in jobs.items()],
         "deployed": [_deployed_fields(one) for one in made if one.recipe == name],
     }
@@ -141,14 +142,14 @@ def _deployed_fields(one: DeployedContainer) -> dict[str, object]:
     }
 
 
-def _fields(store: Store, journal: Journal, entry: Entry) -> dict[str, object]:
+def _fields(store: Store, record: Record, entry: Entry) -> dict[str, object]:
     cost = _cost(store, entry)
     return {
         "name": entry.name,
-        "state": journal.state_of(entry),
+        "state": record.state_of(entry),
         "seconds": round(entry.seconds, 3),
         "key": entry.key,
-        "log": entry.log,
+        "log": str(store.log(entry.key)) if entry.has_result else "",
         "error": entry.error,
         "cost": cost.document() if cost else None,
     }

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.app.building import Executors
 from orchestrator.app.forecast import forecast
-from orchestrator.app.journal import Journal
 from orchestrator.app.make_plan import PlacedStep, Plan, make_plan
 from orchestrator.app.memory_guard import Kernel
+from orchestrator.app.record import Record, recorded
 from orchestrator.app.runner import Runner, StepResult
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
@@ -50,7 +51,6 @@ from orchestrator.recipe.load import RecipeBook
 from orchestrator.steps.step import Input, Output, Step
 from orchestrator.store import owner
 from orchestrator.store.fingerprint import fingerprint_of
-from orchestrator.store.owner import this_process
 from orchestrator.store.space import Need
 from orchestrator.store.store import Store, remove_tree
 from tests.support.fake import FakeExecutor, FakeRun
@@ -81,8 +81,15 @@ class World:
     def build(
         self, *overrides: str, name: str = RECIPE, first: str | None = None, last: str | None = None
     ) -> tuple[StepResult, ...]:
-        runner = Runner(self.store, {"process": lambda: self.executor, "docker": pytest.fail}, self.see)
-        return runner.run(self.plan(*overrides, name=name), first=first, last=last)
+        return self.run(self.plan(*overrides, name=name), first=first, last=last)
+
+    def run(
+        self, plan: Plan, *, first: str | None = None, last: str | None = None, kernel: Kernel | None = None
+    ) -> tuple[StepResult, ...]:
+        steps = [placed.step.name for placed in plan.steps]
+        executors: Executors = {"process": lambda: self.executor, "docker": pytest.fail}
+        with recorded(self.store.root, plan.recipe.name, steps, self.see) as observer:
+            return Runner(self.store, executors, observer, kernel or Kernel()).run(plan, first=first, last=last)
 
     def see(self, event: Event) -> None:
         self.events.append(event)
@@ -99,10 +106,13 @@ class World:
     def failed_log(self, step: str) -> str:
         return (self.store.root / "logs" / RECIPE / f"{step}.log").read_text()
 
-    def journal(self) -> dict[str, str]:
-        journal = Journal.read(self.store.root, RECIPE)
-        assert journal is not None
-        return {entry.name: entry.state for entry in journal.steps}
+    def record(self) -> Record:
+        record = Record.read(self.store.root, RECIPE)
+        assert record is not None
+        return record
+
+    def states(self) -> dict[str, str]:
+        return {entry.name: entry.state for entry in self.record().steps}
 
     def spoil(self, step: str, what: Callable[[Path], object]) -> None:
         """Let a step end with 0 after something was done to its output."""
@@ -149,13 +159,12 @@ def test_sixty_steps_run_one_after_another_and_are_found_again(world: World) -> 
     def command(run: FakeRun) -> None:
         (run.output / "x").write_text(run.argv[1])
 
-    executor = FakeExecutor(dict.fromkeys(names, command))
-    runner = Runner(world.store, {"process": lambda: executor}, world.see)
-    assert [result.reused for result in runner.run(long)] == [False] * 60
-    assert executor.steps == names
-    assert [result.reused for result in runner.run(long)] == [True] * 60
+    world.executor = FakeExecutor(dict.fromkeys(names, command))
+    assert [result.reused for result in world.run(long)] == [False] * 60
+    assert world.executor.steps == names
+    assert [result.reused for result in world.run(long)] == [True] * 60
     assert list(world.store.attempts()) == []
-    assert set(world.journal().values()) == {"reused"}
+    assert set(world.states().values()) == {"reused"}
 
 
 def test_bytes_in_are_those_of_the_steps_that_are_read(world: World) -> None:
@@ -519,7 +528,7 @@ def test_an_interrupt_leaves_the_store_clean_and_the_next_build_goes_on(world: W
     with pytest.raises(KeyboardInterrupt):
         world.build()
     assert world.store.attempts() == ()
-    assert world.journal()[step] == "interrupted"
+    assert world.states()[step] == "interrupted"
     assert world.failed_log(step) == f"at work: {step}\n"
     world.executor.mend(step)
     assert world.ran() == STEPS[STEPS.index(step) :]
@@ -584,25 +593,24 @@ def test_two_builds_of_the_same_at_once_run_each_step_once(world: World) -> None
     assert world.store.attempts() == ()
 
 
-def test_the_journal_tells_what_became_of_each_step(world: World) -> None:
+def test_the_record_tells_what_became_of_each_step(world: World) -> None:
     world.executor.fail("quantize")
     with pytest.raises(StepFailedError):
         world.build()
-    assert world.journal() == {"generate": "done", "quantize": "failed", "verify": "waiting"}
+    assert world.states() == {"generate": "done", "quantize": "failed", "verify": "waiting"}
     world.executor.mend("quantize")
     world.build()
-    assert world.journal() == {"generate": "reused", "quantize": "done", "verify": "done"}
+    assert world.states() == {"generate": "reused", "quantize": "done", "verify": "done"}
 
 
-def test_the_journal_knows_the_key_and_the_time_of_a_step_that_runs(world: World) -> None:
+def test_the_record_knows_the_key_and_the_time_of_a_step_that_runs(world: World) -> None:
     seen: list[tuple[str, str]] = []
 
     def looking(run: FakeRun) -> None:
-        journal = Journal.read(world.store.root, RECIPE)
-        assert journal is not None
-        seen.extend((entry.state, entry.key) for entry in journal.steps if entry.name == "quantize")
-        assert journal.alive
-        assert not journal.finished
+        record = world.record()
+        seen.extend((entry.state, entry.key) for entry in record.steps if entry.name == "quantize")
+        assert record.is_running
+        assert not record.finished
         quantized(run)
 
     world.executor.commands = {**world.executor.commands, "quantize": looking}
@@ -610,28 +618,11 @@ def test_the_journal_knows_the_key_and_the_time_of_a_step_that_runs(world: World
     assert seen == [("running", results[1].artifact.key)]
 
 
-def test_the_journal_has_the_words_of_the_failure(world: World) -> None:
+def test_the_record_has_the_words_of_the_failure(world: World) -> None:
     world.executor.fail("quantize", status=9)
     with pytest.raises(StepFailedError):
         world.build()
-    journal = Journal.read(world.store.root, RECIPE)
-    assert journal is not None
-    assert "exit status 9" in journal.steps[1].error
-
-
-@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"steps": [{}]}', '{"steps": 1}', "null"])
-def test_a_journal_that_cannot_be_read_is_none(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "runs").mkdir()
-        (tmp_path / "runs" / "x.json").write_text(text)
-    assert Journal.read(tmp_path, "x") is None
-
-
-def test_a_journal_is_never_read_outside_its_folder(tmp_path: Path) -> None:
-    Journal.start(tmp_path, "x", [])
-    (tmp_path / "logs").mkdir()
-    assert Journal.read(tmp_path, "../runs/x") is None
-    assert Journal.recipes(tmp_path) == ("x",)
+    assert "exit status 9" in world.record().steps[1].error
 
 
 def test_a_forecast_says_what_a_build_will_do(world: World) -> None:
@@ -799,55 +790,11 @@ def test_a_machine_short_of_memory_stops_the_step(world: World, tmp_path: Path) 
     plan = world.plan()
     spark = plan.target.model_copy(update={"unified_memory": True})
     kernel = Kernel(tmp_path / "meminfo", tmp_path / "pressure")
-    runner = Runner(world.store, {"process": lambda: world.executor}, world.see, kernel)
     with pytest.raises(HostMemoryError, match="generate was stopped before this machine froze"):
-        runner.run(replace(plan, model=replace(plan.model, target=spark)))
+        world.run(replace(plan, model=replace(plan.model, target=spark)), kernel=kernel)
     assert world.store.attempts() == ()
-    assert world.journal()["generate"] == "failed"
-    runner.run(plan)
-
-
-def test_an_older_build_does_not_write_over_the_journal_of_a_newer(world: World) -> None:
-    older = Journal.start(world.store.root, RECIPE, STEPS)
-    newer = Journal.start(world.store.root, RECIPE, STEPS)
-    newer.owner = "another"
-    newer.started += 1
-    newer.done()
-    older.done()
-    found = Journal.read(world.store.root, RECIPE)
-    assert found is not None
-    assert found.owner == "another"
-
-
-def test_a_build_on_a_machine_whose_clock_is_behind_is_the_newest_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = Journal.start(tmp_path, "x", ["a"])
-    before.owner = "another machine"
-    before.done()
-    monkeypatch.setattr("time.time", lambda: before.started - 300)
-    Journal.start(tmp_path, "x", ["a"]).done()
-    before.done()  # it was going on: it ends after the newer one has begun
-    found = Journal.read(tmp_path, "x")
-    assert found is not None
-    assert (found.owner, found.started) == (this_process(), before.started - 300)
-
-
-def test_a_step_writes_its_own_entry_again_and_no_other(tmp_path: Path) -> None:
-    journal = Journal.start(tmp_path, "x", ["a", "b", "c"])
-    with journal.step("b", "f00d") as entry:
-        vars(journal.steps[0])["state"] = "failed"  # nothing but the entry that changed is encoded
-        entry.finished("f00d", reused=True, log=tmp_path / "log.txt")
-    found = Journal.read(tmp_path, "x")
-    assert found is not None
-    assert [(entry.name, entry.state, entry.key) for entry in found.steps] == [
-        ("a", "waiting", ""),
-        ("b", "reused", "f00d"),
-        ("c", "waiting", ""),
-    ]
-    assert not found.finished
-    journal.done()
-    assert [entry.state for entry in Journal.read(tmp_path, "x").steps] == ["failed", "reused", "waiting"]  # type: ignore[union-attr]
+    assert world.states()["generate"] == "failed"
+    world.run(plan, kernel=kernel)
 
 
 @pytest.mark.parametrize("moment", [0.0, 1e9, 3e9])
@@ -856,12 +803,3 @@ def test_nothing_depends_on_what_the_clock_says(world: World, monkeypatch: pytes
     monkeypatch.setattr("time.time", lambda: moment)
     assert [result.artifact.key for result in world.build()] == keys
     assert world.ran() == []
-
-
-def test_a_journal_of_a_process_whose_number_was_given_to_another_is_over(world: World) -> None:
-    journal = Journal.start(world.store.root, RECIPE, STEPS)
-    assert journal.is_running
-    boot, number, _ = journal.owner.split(":")
-    for gone in (f"{boot}:{number}:1", f"00000000-0000-0000-0000-000000000000:{number}:1", ""):
-        journal.owner = gone
-        assert not journal.is_running

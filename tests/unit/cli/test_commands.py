@@ -279,7 +279,7 @@ def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(shell: She
 
 def test_a_record_that_cannot_be_read_is_named_and_nothing_is_removed(shell: Shell) -> None:
     assert shell("build", RECIPE) == 0
-    file = shell.store / "runs" / f"{RECIPE}.json"
+    file = shell.store / "runs" / f"{RECIPE}.events"
     for text in ("", "[]", "{", '{"steps": 1}', '{"steps": [{}]}'):
         file.write_text(text)
         for arguments in ((), (RECIPE,)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.journal import Journal
+from orchestrator.app.record import Record
 from orchestrator.app.step_logs import lines_of
 from orchestrator.executors.docker import LeftContainer
 from orchestrator.executors.log_file import LogFile
@@ -89,11 +89,7 @@ def test_a_recipe_that_was_never_built_is_told_from_one_that_is_none(shell: Shel
 
 
 def test_status_tells_of_a_build_that_runs(shell: Shell) -> None:
-    shell("build", RECIPE)
-    journal = Journal.read(shell.store, RECIPE)
-    assert journal is not None
-    journal.finished = False
-    journal._save()  # noqa: SLF001 - as it stands on the disk while the build runs
+    record(shell, whose=owner.this_process())
     assert shell("status", RECIPE) == 0
     assert f"attach {RECIPE}" in shell.out
 
@@ -210,9 +206,9 @@ def test_gc_removes_what_a_step_noted_that_nobody_goes_on_with(shell: Shell) -> 
 def test_gc_keeps_what_the_next_build_goes_on_from_and_says_how_much_it_is(shell: Shell) -> None:
     shell.executor.interrupt("quantize")
     shell("build", RECIPE)
-    journal = Journal.read(shell.store, RECIPE)
-    assert journal is not None
-    noted = note(shell, journal.steps[1].key)
+    found = Record.read(shell.store, RECIPE)
+    assert found is not None
+    noted = note(shell, found.steps[1].key)
     assert kinds(shell, "--delete") == []
     assert noted.exists()
     assert shell("gc") == 0
@@ -266,9 +262,9 @@ def test_gc_forgets_the_use_of_a_build_that_is_gone(shell: Shell) -> None:
 def test_gc_keeps_what_the_next_build_publishes(shell: Shell) -> None:
     shell.executor.interrupt("generate")
     shell("build", RECIPE)
-    journal = Journal.read(shell.store, RECIPE)
-    assert journal is not None
-    attempt = Store(shell.store).attempt(journal.steps[0].key)
+    found = Record.read(shell.store, RECIPE)
+    assert found is not None
+    attempt = Store(shell.store).attempt(found.steps[0].key)
     assert kinds(shell) == ["attempt"]
     attempt.seal()
     assert kinds(shell, "--delete") == []
@@ -302,9 +298,9 @@ def test_gc_leaves_the_containers_of_other_stores(shell: Shell, tmp_path: Path) 
 def test_gc_keeps_the_ended_container_that_the_next_build_adopts(shell: Shell) -> None:
     shell.executor.interrupt("generate")
     shell("build", RECIPE)
-    journal = Journal.read(shell.store, RECIPE)
-    assert journal is not None
-    shell.containers = [container(shell, key=journal.steps[0].key)]
+    found = Record.read(shell.store, RECIPE)
+    assert found is not None
+    shell.containers = [container(shell, key=found.steps[0].key)]
     shell.containers[0].output.mkdir(parents=True)
     assert kinds(shell) == []
 
