@@ -185,6 +185,18 @@ class SigningKeyError(BadInputError):
     code = "SIGNING_KEY"
 
 
+class IdentityTokenError(BadInputError):
+    """No usable identity token to sign with."""
+
+    code = "IDENTITY_TOKEN"
+
+
+class TrustConfigError(BadInputError):
+    """A trust configuration of Sigstore that cannot be used."""
+
+    code = "TRUST_CONFIG"
+
+
 class CheckpointError(BadInputError):
     """A checkpoint that cannot be read: truncated, misnamed, mistyped or incomplete."""
 
@@ -344,7 +356,7 @@ class ArtifactCorruptError(CheckFailedError):
 
 
 class SignatureInvalidError(CheckFailedError):
-    """A bundle is not signed, not with the trusted key, or its files differ from the signed ones."""
+    """A bundle is not signed, not with the trusted key or identity, or its files differ from the signed ones."""
 
     code = "SIGNATURE_INVALID"
 
@@ -519,6 +531,12 @@ class RegistryAccessError(RegistryError):
     """A registry refuses the credentials, or requires some."""
 
     code = "REGISTRY_ACCESS"
+
+
+class SigstoreError(MachineError):
+    """A service of Sigstore, or an identity provider, does not answer as it should."""
+
+    code = "SIGSTORE_UNREACHABLE"
 
 
 class DownloadCorruptError(HubError):

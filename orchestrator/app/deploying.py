@@ -12,6 +12,7 @@ from orchestrator.app.memory_guard import Kernel
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.app.signing import verify_bundle
+from orchestrator.bundle.keyless import Identity, TrustedIdentity
 from orchestrator.deployment import two_sparks
 from orchestrator.deployment.compose_file import ComposeFile, read
 from orchestrator.deployment.container import FOLDER
@@ -30,9 +31,6 @@ from orchestrator.units import in_time
 if TYPE_CHECKING:
     from docker import DockerClient
 
-TRUSTED_KEY = "ORCHESTRATOR_TRUSTED_KEY"
-"""The variable with the path of a public key. If it is set, only bundles signed with that key are started."""
-
 
 @dataclass(frozen=True)
 class Deployed:
@@ -47,7 +45,12 @@ class Deployed:
 
 
 def deploy(
-    settings: Settings, recipe: RecipeName, profiles: Sequence[str], observer: Observer, *, key: Path | None = None
+    settings: Settings,
+    recipe: RecipeName,
+    profiles: Sequence[str],
+    observer: Observer,
+    *,
+    trusted: Path | TrustedIdentity | None = None,
 ) -> Deployed:
     """Start the server of a recipe's bundle, wait until it is ready and ask it one question.
 
@@ -56,11 +59,11 @@ def deploy(
         recipe: The recipe.
         profiles: The profiles of further services.
         observer: Gets the phases of the deployment.
-        key: The public key with which the bundle must be signed; None: it need not be.
+        trusted: The public key or the identity that must have signed the bundle; None: it need not be signed.
 
     Raises:
         BundleIncompleteError: The recipe has no bundle.
-        SignatureInvalidError: It is not signed with the key, or not as it was signed. Nothing was started.
+        SignatureInvalidError: It is not signed by whom it must be, or not as it was signed. Nothing was started.
         DockerUnavailableError: Docker does not answer.
         MemoryBudgetError: The weights do not fit into memory. The running server was not stopped.
         ServerEndedError: The server ended before it was ready.
@@ -69,9 +72,10 @@ def deploy(
     target = settings.load(recipe).recipe.target  # an unknown name must not become a path
     folder = settings.dist / recipe.name
     compose = read_compose(folder, profiles)
-    if key:
-        verified = verify_bundle(folder, key, observer)
-        observer(Done("signature", f"{verified.files} files are signed with the key of {key}"))
+    if trusted:
+        verified = verify_bundle(folder, trusted, observer)
+        owner = verified.signer if isinstance(verified.signer, Identity) else f"the owner of {trusted}"
+        observer(Done("signature", f"{verified.files} files are signed by {owner}"))
     with closing(connect()) as client:
         remember(settings.store.root, recipe.name)
         waits = Phase("server", "waiting: another command works on this deployment")

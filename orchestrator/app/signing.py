@@ -10,21 +10,24 @@ from pathlib import Path
 from orchestrator.app.settings import Settings
 from orchestrator.bundle.contents import MODEL_FOLDER
 from orchestrator.bundle.files import IMAGES, INSTALL, INSTALLED, SIGNATURE, SUMS, SUMS_SIGNATURE, read_sums
+from orchestrator.bundle.keyless import Identity, KeylessSigner, TrustedIdentity, keyless_signer
 from orchestrator.bundle.private_files import PRIVATE
 from orchestrator.bundle.signing import (
     PrivateKey,
     PublicKey,
     Signed,
+    Signer,
     read_private_key,
     read_public_key,
     read_signature,
-    signature_text,
+    statement_of,
 )
-from orchestrator.errors import BundleIncompleteError, SignatureInvalidError, SigningKeyError, machine_faults
+from orchestrator.errors import BundleIncompleteError, SignatureInvalidError, machine_faults
 from orchestrator.events import Observer, Progress, silence
 from orchestrator.store.fingerprint import sha256_of
 
-_KEYLESS = "keyless"
+KEYLESS = "keyless"
+"""In place of a key: sign with an identity."""
 _PASSWORD = "ORCHESTRATOR_KEY_PASSWORD"  # noqa: S105 - the name of the variable
 _NOT_SIGNED = (SIGNATURE, *PRIVATE, SUMS, SUMS_SIGNATURE, INSTALLED, IMAGES, INSTALL)
 """Files beside the signed ones: the signature, the user's files, and those of an archive."""
@@ -39,41 +42,55 @@ class Verified:
     folder: Path
     files: int
     """Number of signed files."""
-    key: PublicKey
-    """The key that was trusted."""
+    signer: PublicKey | Identity
+    """The key or the identity that was trusted."""
     unsigned: tuple[str, ...]
     """Files that the signature is not about: the user's settings and secrets, and those of an archive."""
 
 
-def read_signing_key(settings: Settings, key: str) -> PrivateKey:
+@dataclass(frozen=True)
+class Signature:
+    """The signature of a bundle."""
+
+    file: Path
+    signer: PublicKey | Identity
+    """What it is checked with."""
+
+
+def read_signing_key(
+    settings: Settings, key: str, *, trust_config: Path | None = None, interactive: bool = False
+) -> PrivateKey | KeylessSigner:
     """Read the key to sign with.
 
     Args:
-        settings: The environment, for the key's password.
-        key: The path of its PEM file.
+        settings: The environment, for the key's password, or for the identity's token.
+        key: The path of its PEM file, or `keyless` for an identity.
+        trust_config: For `keyless`: the services and their keys; None: Sigstore's own.
+        interactive: For `keyless`: a person can log in.
 
     Raises:
         SigningKeyError: It cannot sign.
+        IdentityTokenError: There is no token that can sign.
+        TrustConfigError: The trust configuration cannot be used.
+        SigstoreError: The services cannot be found.
+        DependencyMissingError: The library for `keyless` is not installed.
     """
-    if key == _KEYLESS:
-        message = "keyless signing is not supported: it needs an identity provider, Fulcio and Rekor"
-        hint = "sign with a key: --sign KEY.pem; or sign the finished bundle: model_signing sign sigstore FOLDER"
-        raise SigningKeyError(message, hint=hint)
+    if key == KEYLESS:
+        return keyless_signer(settings.environment, trust_config, interactive=interactive)
     return read_private_key(Path(key), settings.environment.get(_PASSWORD))
 
 
-def sign_bundle(folder: Path, key: PrivateKey) -> Path:
+def sign_bundle(folder: Path, signer: Signer) -> Signature:
     """Sign a bundle that was just written. The model is not read: its digests are those of the store.
 
     Args:
         folder: The bundle.
-        key: The key to sign with.
-
-    Returns:
-        The file of the signature.
+        signer: The key to sign with, or the identity.
 
     Raises:
         SignatureInvalidError: The user has changed a file since the bundle was written.
+        IdentityTokenError: The identity's token has expired.
+        SigstoreError: A service for the identity did not answer as it should.
     """
     whole = Signed(folder.name, read_sums(folder), _NOT_SIGNED)
     files = {name: digest for name, digest in whole.files.items() if not whole.ignores(name)}
@@ -82,25 +99,29 @@ def sign_bundle(folder: Path, key: PrivateKey) -> Path:
     if changed:
         message = f"{folder}: changed since the bundle was written, so not signed: {_listed(changed)}"
         raise SignatureInvalidError(message, hint="write settings into .env, or remove the folder and write it again")
+    text, checked_by = signer.seal(statement_of(Signed(folder.name, files, whole.ignored)))
     file = folder / SIGNATURE
     with machine_faults(f"writing {file}"):
-        file.write_text(signature_text(Signed(folder.name, files, whole.ignored), key), encoding="utf-8")
-    return file
+        file.write_text(text, encoding="utf-8")
+    return Signature(file, checked_by)
 
 
-def verify_bundle(folder: Path, key_file: Path, observer: Observer = silence) -> Verified:
+def verify_bundle(folder: Path, trusted: Path | TrustedIdentity, observer: Observer = silence) -> Verified:
     """Check every file of a bundle against its signature.
 
     Args:
         folder: The bundle.
-        key_file: The public key that is trusted.
+        trusted: The file of the public key that is trusted, or the identity.
         observer: Gets the progress.
 
     Raises:
         SigningKeyError: The key cannot check signatures.
-        SignatureInvalidError: The signature is missing or by another key, or a file is changed, missing or not signed.
+        TrustConfigError: The identity's trusted root cannot be used.
+        SigstoreError: It cannot be fetched.
+        DependencyMissingError: The library for identities is not installed.
+        SignatureInvalidError: The signature is missing or by another, or a file is changed, missing or not signed.
     """
-    key = read_public_key(key_file)
+    key = trusted if isinstance(trusted, TrustedIdentity) else read_public_key(trusted)
     if not folder.is_dir():
         message = f"there is no bundle {folder}"
         raise BundleIncompleteError(message, hint="name the folder of a bundle, such as dist/RECIPE")
@@ -112,7 +133,8 @@ def verify_bundle(folder: Path, key_file: Path, observer: Observer = silence) ->
         message = f"{folder} is not as it was signed:\n" + "\n".join(f"  {problem}" for problem in problems)
         raise SignatureInvalidError(message, hint="get the bundle from its owner again")
     unsigned = sorted(name for name in present if signed.ignores(name) and name != SIGNATURE)
-    return Verified(folder, len(signed.files), key, tuple(unsigned))
+    signer = key.identity if isinstance(key, TrustedIdentity) else key
+    return Verified(folder, len(signed.files), signer, tuple(unsigned))
 
 
 def _problems(folder: Path, signed: Signed, present: frozenset[str], observer: Observer) -> Iterator[str]:

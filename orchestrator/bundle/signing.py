@@ -1,7 +1,8 @@
 """Signs a bundle in the format of OpenSSF Model Signing 1.0, and reads such a signature.
 
 The signature is one file among the signed ones: a Sigstore bundle, in it a DSSE envelope, in it an in-toto statement
-with the SHA-256 of every file. https://github.com/ossf/model-signing-spec, https://github.com/secure-systems-lab/dsse
+with the SHA-256 of every file. A key signs it here, an identity in `keyless.py`.
+https://github.com/ossf/model-signing-spec, https://github.com/secure-systems-lab/dsse
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from orchestrator.bundle.keyless import Identity
 from orchestrator.errors import SignatureInvalidError, SigningKeyError
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -38,6 +40,20 @@ _FROM_OWNER = "get the bundle from its owner again"
 _MAKE_KEY = "make one: openssl ecparam -name prime256v1 -genkey -noout -out KEY.pem"
 
 
+class Trusted(Protocol):
+    """Checks signatures."""
+
+    def opened(self, content: bytes, file: Path) -> bytes:
+        """Check a Sigstore bundle, and return its in-toto statement. `file` is for messages."""
+
+
+class Signer(Protocol):
+    """Makes signatures."""
+
+    def seal(self, statement: bytes) -> tuple[str, PublicKey | Identity]:
+        """Sign an in-toto statement. Returns a Sigstore bundle, and what it is checked with."""
+
+
 @dataclass(frozen=True)
 class PublicKey:
     """A key that checks signatures."""
@@ -54,8 +70,32 @@ class PublicKey:
         """Its name in a signature: the SHA-256 of its PEM form."""
         return self._digest(serialization.Encoding.PEM)
 
-    def has_signed(self, content: bytes, signature: bytes) -> bool:
-        """Tell whether the owner of the private key has signed the content."""
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a JSON document says about it."""
+        return {"key_sha256": self.digest}
+
+    def opened(self, content: bytes, file: Path) -> bytes:
+        """Check a Sigstore bundle, and return its in-toto statement. `file` is for messages.
+
+        Raises:
+            SignatureInvalidError: Somebody else made it.
+        """
+        bundle = json.loads(content)
+        envelope = bundle["dsseEnvelope"]
+        if "publicKey" not in bundle["verificationMaterial"]:
+            message = f"{file} was signed without a key, by an identity or a certificate"
+            hint = "check who signed it: --identity WHO --issuer URL in place of a key"
+            raise SignatureInvalidError(message, hint=hint)
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+        expected_type = bundle["mediaType"] == _MEDIA_TYPE and envelope["payloadType"] == _PAYLOAD_TYPE
+        if not expected_type or not self._has_signed(_pre_authentication(payload), signature):
+            message = f"{file} was not made with the key whose SHA-256 is {self.digest}"
+            raise SignatureInvalidError(message, hint="ask the owner for the key, or do not use this bundle")
+        return payload
+
+    def _has_signed(self, content: bytes, signature: bytes) -> bool:
         try:
             self.key.verify(signature, content, ec.ECDSA(_HASHES[self.key.curve.name]))
         except InvalidSignature:
@@ -81,6 +121,17 @@ class PrivateKey:
     def sign(self, content: bytes) -> bytes:
         """Sign with the hash that Sigstore pairs with the key's curve."""
         return self.key.sign(content, ec.ECDSA(_HASHES[self.key.curve.name]))
+
+    def seal(self, statement: bytes) -> tuple[str, PublicKey]:
+        """Sign an in-toto statement. Returns a Sigstore bundle, and the key that checks it."""
+        envelope = {
+            "payload": base64.b64encode(statement).decode(),
+            "payloadType": _PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(self.sign(_pre_authentication(statement))).decode(), "keyid": ""}],
+        }
+        material = {"publicKey": {"hint": self.public.hint}, "tlogEntries": []}
+        bundle = {"mediaType": _MEDIA_TYPE, "verificationMaterial": material, "dsseEnvelope": envelope}
+        return json.dumps(bundle) + "\n", self.public
 
     def sign_for_openssl(self, content: bytes) -> bytes:
         """Sign for `openssl dgst -sha256 -verify`, which takes any curve."""
@@ -150,17 +201,9 @@ def _read_key(file: Path) -> bytes:
         raise SigningKeyError(message, hint="name the PEM file of a key") from error
 
 
-def signature_text(signed: Signed, key: PrivateKey) -> str:
-    """Sign files by their digests, and write the signature's file."""
-    payload = json.dumps(_statement(signed), separators=(",", ":")).encode()
-    envelope = {
-        "payload": base64.b64encode(payload).decode(),
-        "payloadType": _PAYLOAD_TYPE,
-        "signatures": [{"sig": base64.b64encode(key.sign(_pre_authentication(payload))).decode(), "keyid": ""}],
-    }
-    material = {"publicKey": {"hint": key.public.hint}, "tlogEntries": []}
-    bundle = {"mediaType": _MEDIA_TYPE, "verificationMaterial": material, "dsseEnvelope": envelope}
-    return json.dumps(bundle) + "\n"
+def statement_of(signed: Signed) -> bytes:
+    """Write the in-toto statement about files, from their digests."""
+    return json.dumps(_statement(signed), separators=(",", ":")).encode()
 
 
 def _statement(signed: Signed) -> dict[str, object]:
@@ -190,46 +233,32 @@ def _pre_authentication(payload: bytes) -> bytes:
     return f"DSSEv1 {len(_PAYLOAD_TYPE)} {_PAYLOAD_TYPE} {len(payload)} ".encode() + payload
 
 
-def read_signature(file: Path, key: PublicKey) -> Signed:
+def read_signature(file: Path, trusted: Trusted) -> Signed:
     """Check a signature, and return what it is about.
 
     Args:
         file: The signature.
-        key: The key that is trusted.
+        trusted: The key or the identity that is trusted.
 
     Raises:
-        SignatureInvalidError: It is missing or damaged, or it was made with another key.
+        SignatureInvalidError: It is missing or damaged, or somebody else made it.
     """
     if file.is_symlink() or (file.exists() and not (file.is_file() and file.stat().st_size <= _LARGEST)):
         message = f"{file} is no signature: it is a link, a special file, or larger than {_LARGEST} bytes"
         raise SignatureInvalidError(message, hint=_FROM_OWNER)
     try:
-        bundle = json.loads(file.read_bytes())
-        return _read_signed(bundle, file, key)
+        return _read_statement(json.loads(trusted.opened(file.read_bytes(), file)))
     except FileNotFoundError as error:
         message = f"{file.parent} is not signed: there is no {file.name}"
-        raise SignatureInvalidError(message, hint="its owner signs it: orchestrator bundle --sign KEY") from error
+        raise SignatureInvalidError(
+            message, hint="its owner signs it: orchestrator bundle --sign KEY, or keyless"
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, binascii.Error) as error:
         message = f"{file} is no signature of OpenSSF Model Signing 1.0: {error!r}"
         raise SignatureInvalidError(message, hint=_FROM_OWNER) from error
 
 
-def _read_signed(bundle: Any, file: Path, key: PublicKey) -> Signed:  # noqa: ANN401 - JSON by a stranger
-    material, envelope = bundle["verificationMaterial"], bundle["dsseEnvelope"]
-    if "publicKey" not in material:
-        message = f"{file} was signed without a key, by an identity or a certificate"
-        hint = f"check it with: model_signing verify sigstore {file.parent} --signature {file} --identity … "
-        raise SignatureInvalidError(message, hint=hint.strip())
-    payload = base64.b64decode(envelope["payload"], validate=True)
-    signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
-    expected_type = bundle["mediaType"] == _MEDIA_TYPE and envelope["payloadType"] == _PAYLOAD_TYPE
-    if not expected_type or not key.has_signed(_pre_authentication(payload), signature):
-        message = f"{file} was not made with the key whose SHA-256 is {key.digest}"
-        raise SignatureInvalidError(message, hint="ask the owner for the key, or do not use this bundle")
-    return _read_statement(json.loads(payload))
-
-
-def _read_statement(statement: Any) -> Signed:  # noqa: ANN401 - JSON by the owner of the key
+def _read_statement(statement: Any) -> Signed:  # noqa: ANN401 - JSON by a trusted signer
     if (statement["_type"], statement["predicateType"]) != (_STATEMENT_TYPE, _PREDICATE_TYPE):
         message = f"it is a statement of type {statement['predicateType']}"
         raise ValueError(message)

@@ -18,13 +18,14 @@ def leaves_jobs(on_interrupt: OnInterrupt, recipe: RecipeName) -> bool:
 
     A second Ctrl-C at the question cancels them.
     """
-    left = on_interrupt == "leave" or (on_interrupt == "ask" and _is_interactive() and _ask())
+    left = on_interrupt == "leave" or (on_interrupt == "ask" and is_interactive() and _ask())
     if left:
         click.echo(f"the jobs continue: {program()} attach {recipe}, or {program()} cancel {recipe}", err=True)
     return left
 
 
-def _is_interactive() -> bool:
+def is_interactive() -> bool:
+    """Tell whether a person can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 

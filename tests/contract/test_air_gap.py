@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app.settings import Settings
-from orchestrator.app.signing import read_signing_key
+from orchestrator.bundle.signing import read_private_key
 from orchestrator.deployment.compose_file import read
 from tests.support.air_gap import MONITOR, NAME, SERVER, OtherMachine, WritingDocker, write_bundle
 from tests.support.guides import blocks
@@ -390,7 +389,7 @@ def test_the_commands_of_the_guide_work_in_their_order(tmp_path: Path, there: Ot
     assert write.split()[:2] == ["orchestrator", "bundle"]
     guide, media = write.split()[2], Path(write.split()[-1])
     assert media.stem == guide
-    signature = read_signing_key(Settings({}), str(key)).sign_for_openssl
+    signature = read_private_key(key, None).sign_for_openssl
     for file, sign_list in ((tmp_path / "plain.tar", None), (tmp_path / "signed.tar", signature)):
         WritingDocker().archive(write_bundle(tmp_path / file.stem), file, sign=sign_list)
 

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.app.settings import Settings
 from orchestrator.app.signing import read_signing_key, sign_bundle, verify_bundle
+from orchestrator.bundle.signing import read_private_key
 from tests.support.air_gap import NAME, SERVER, OtherMachine, WritingDocker, write_bundle
 from tests.support.keys import make_key
 
@@ -132,7 +133,7 @@ def test_a_deployment_demands_a_signature(bundle: Path, key: Path, tmp_path: Pat
 
 
 def test_a_signed_archive_is_checked_by_its_install_script(bundle: Path, key: Path, tmp_path: Path) -> None:
-    private = read_signing_key(Settings({}), str(key))
+    private = read_private_key(key, None)
     sign_bundle(bundle, private)
     archived = WritingDocker().archive(bundle, tmp_path / "small.tar", sign=private.sign_for_openssl)
     (tmp_path / "there").mkdir()
@@ -143,4 +144,4 @@ def test_a_signed_archive_is_checked_by_its_install_script(bundle: Path, key: Pa
     assert private.public.digest in ended.stdout
     assert there.images == {SERVER: "sha256:1"}
     assert official(there.folder / NAME, key).returncode == 0
-    assert verify_bundle(there.folder / NAME, key.with_suffix(".pub")).key == private.public
+    assert verify_bundle(there.folder / NAME, key.with_suffix(".pub")).signer == private.public

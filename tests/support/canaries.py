@@ -16,6 +16,7 @@ VARIABLES = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-the-cloud-0123456789",
     "ORCHESTRATOR_API_KEY": "nimg-canary-of-the-gateway-0123456789",
     "ORCHESTRATOR_KEY_PASSWORD": "canary-of-the-signing-key-0123456789",
+    "SIGSTORE_ID_TOKEN": "canary.of.an-identity-0123456789",
     "HTTPS_PROXY": "http://me:canary-of-the-proxy-0123456789@proxy.example:8080",
 }
 """Of the shell that a command is typed in."""

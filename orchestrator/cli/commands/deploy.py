@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
-from orchestrator.app.deploying import TRUSTED_KEY, Deployed, deploy
+from orchestrator.app.deploying import Deployed, deploy
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
+from orchestrator.bundle.keyless import TrustedIdentity
 from orchestrator.cli.deploy_view import DeployView
 from orchestrator.cli.options import json_option, profile_option, recipe_argument, verbose_option
 from orchestrator.cli.text import print_json, program
+from orchestrator.cli.trust import trust_options
 from orchestrator.deployment.compose_file import SERVER
 from orchestrator.units import in_time
 
@@ -19,14 +21,7 @@ from orchestrator.units import in_time
 @click.command("deploy")
 @recipe_argument
 @profile_option
-@click.option(
-    "--key",
-    "key",
-    type=click.Path(path_type=Path),
-    envvar=TRUSTED_KEY,
-    metavar="FILE",
-    help=f"Start only a bundle that is signed with this public key (PEM). Default: {TRUSTED_KEY}, if that is set.",
-)
+@trust_options(by_variables=True)
 @verbose_option
 @json_option
 @click.pass_obj
@@ -34,7 +29,7 @@ def command(
     settings: Settings,
     recipe: RecipeName,
     profiles: tuple[str, ...],
-    key: Path | None,
+    trusted: Path | TrustedIdentity | None,
     verbose: bool,
     as_json: bool,
 ) -> None:
@@ -44,7 +39,7 @@ def command(
     to wait for it. Needs Docker (or Podman's socket), but not Compose.
     """
     with DeployView(verbose=verbose) as view:
-        deployed = deploy(settings, recipe, profiles, view, key=key)
+        deployed = deploy(settings, recipe, profiles, view, trusted=trusted)
     if as_json:
         print_json(_document(recipe.name, deployed))
     else:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from orchestrator.app.settings import Settings
 from orchestrator.app.signing import read_signing_key, sign_bundle, verify_bundle
 from orchestrator.bundle.files import sums_text
-from orchestrator.errors import BundleIncompleteError, SignatureInvalidError, SigningKeyError
+from orchestrator.bundle.keyless import Identity, TrustedIdentity
+from orchestrator.bundle.signing import read_private_key
+from orchestrator.errors import BundleIncompleteError, DependencyMissingError, SignatureInvalidError, SigningKeyError
 from tests.support.keys import make_key
 
 FILES = {
@@ -46,7 +49,7 @@ def key(tmp_path: Path) -> Path:
 
 
 def sign(bundle: Path, key: Path, **environment: str) -> Path:
-    return sign_bundle(bundle, read_signing_key(Settings(environment), str(key)))
+    return sign_bundle(bundle, read_signing_key(Settings(environment), str(key))).file
 
 
 def test_a_signed_bundle_is_verified_with_the_key_that_is_named(bundle: Path, key: Path) -> None:
@@ -59,7 +62,7 @@ def test_a_signed_bundle_is_verified_with_the_key_that_is_named(bundle: Path, ke
     der = serialization.load_pem_public_key(key.with_suffix(".pub").read_bytes()).public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    assert verified.key.digest == hashlib.sha256(der).hexdigest()
+    assert verified.signer.facts["key_sha256"] == hashlib.sha256(der).hexdigest()
     assert verified.files == 4
     assert verified.unsigned == (".env", "SHA256SUMS", "images/0/00000.part", "secrets/README", "secrets/api_keys")
 
@@ -191,8 +194,9 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], N
         statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
         change(statement)
         payload = json.dumps(statement).encode()
-        private = read_signing_key(Settings({}), str(key))
-        signature = private.sign(b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload))
+        signature = read_private_key(key, None).sign(
+            b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload)
+        )
         document["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
         document["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(signature).decode()
         file.write_text(json.dumps(document))
@@ -217,20 +221,26 @@ def test_a_signed_statement_of_another_kind_is_refused(
         verify_bundle(bundle, key.with_suffix(".pub"))
 
 
-def test_a_signature_by_an_identity_names_the_program_that_checks_it(bundle: Path, key: Path) -> None:
+def test_a_signature_by_an_identity_names_the_options_that_check_it(bundle: Path, key: Path) -> None:
     file = sign(bundle, key)
     document = json.loads(file.read_text())
     document["verificationMaterial"] = {"certificate": {"rawBytes": ""}, "tlogEntries": []}
     file.write_text(json.dumps(document))
     with pytest.raises(SignatureInvalidError, match="without a key") as error:
         verify_bundle(bundle, key.with_suffix(".pub"))
-    assert "model_signing verify" in error.value.hint
+    assert "--identity WHO --issuer URL" in error.value.hint
 
 
-def test_keyless_signing_is_refused_with_what_to_do_instead() -> None:
-    with pytest.raises(SigningKeyError, match="keyless signing is not supported") as error:
-        read_signing_key(Settings({}), "keyless")
-    assert "--sign KEY.pem" in error.value.hint
+def test_without_the_extra_an_identity_neither_signs_nor_is_checked(
+    bundle: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign(bundle, key)
+    monkeypatch.setitem(sys.modules, "sigstore.sign", None)
+    identity = TrustedIdentity(Identity("owner@example.com", "https://issuer.example"))
+    for use in (lambda: read_signing_key(Settings({}), "keyless"), lambda: verify_bundle(bundle, identity)):
+        with pytest.raises(DependencyMissingError, match="sigstore is missing") as error:
+            use()
+        assert "[keyless]" in error.value.hint
 
 
 PASSWORD = "ORCHESTRATOR_KEY_PASSWORD"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -271,9 +272,32 @@ def test_a_bundle_is_signed_and_verified_with_the_key_that_is_named(shell: Shell
 
 def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(shell: Shell, tmp_path: Path) -> None:
     assert shell("build", RECIPE) == 0
-    for key in ("keyless", str(tmp_path / "missing.pem")):
-        assert shell("bundle", RECIPE, "--sign", key) == 3
-        assert "error[SIGNING_KEY]" in shell.err
+    assert shell("bundle", RECIPE, "--sign", str(tmp_path / "missing.pem")) == 3
+    assert "error[SIGNING_KEY]" in shell.err
+    assert shell.out == ""
+    shell.patch.setitem(sys.modules, "sigstore.sign", None)
+    assert shell("bundle", RECIPE, "--sign", "keyless") == 6
+    assert "error[DEPENDENCY_MISSING]" in shell.err
+    assert shell.out == ""
+
+
+def test_options_about_signatures_that_do_not_fit_are_refused(shell: Shell, tmp_path: Path) -> None:
+    assert shell("build", RECIPE) == 0
+    bundle, archive = str(shell.dist / RECIPE), str(tmp_path / "bundle.tar")
+    for arguments, words in (
+        (("bundle", RECIPE, "--sign", "keyless", "--air-gap", archive), "openssl checks its list"),
+        (("bundle", RECIPE, "--trust-config", "trust.json"), "it needs --sign keyless"),
+        (("verify-bundle", bundle), "name whom you trust"),
+        (("verify-bundle", bundle, "--identity", "owner@example.com"), "belong together"),
+        (("verify-bundle", bundle, "--issuer", "https://issuer.example", "--key", "owner.pub"), "name one of them"),
+        (
+            ("verify-bundle", bundle, "--key", "owner.pub", "--trust-config", "trust.json"),
+            "needs --identity and --issuer",
+        ),
+        (("deploy", RECIPE, "--identity", "owner@example.com"), "belong together"),
+    ):
+        assert shell(*arguments) == 2, arguments
+        assert words in shell.err, arguments
         assert shell.out == ""
 
 

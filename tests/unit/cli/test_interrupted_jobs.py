@@ -21,7 +21,7 @@ def sit_down(monkeypatch: pytest.MonkeyPatch, answer: bool | type[Exception], *,
             return answer
         raise answer
 
-    monkeypatch.setattr(interrupted_jobs, "_is_interactive", lambda: there)
+    monkeypatch.setattr(interrupted_jobs, "is_interactive", lambda: there)
     monkeypatch.setattr(click, "confirm", confirm)
     return questions
 

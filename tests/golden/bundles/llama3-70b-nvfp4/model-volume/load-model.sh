@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts the model into a volume of the cluster: ./load-model.sh [OPTIONS OF KUBECTL, such as --namespace NAME]
 # TRUSTED_KEY=FILE demands that the bundle is signed with this public key (PEM); then nothing else is loaded.
+# TRUSTED_IDENTITY=WHO and TRUSTED_ISSUER=URL demand a signature by this identity; TRUST_CONFIG=FILE names its trusted root.
 set -euo pipefail
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 volume=llama3-70b-nvfp4-8e159722
@@ -9,18 +10,28 @@ options=("$@")
 
 kube() { kubectl ${options[@]+"${options[@]}"} "$@"; }
 
-check_signature() { # reads every file
-  local bundle="${here%/*}"
+check_signature() { # reads every file; openssl cannot check an identity, so one of these programs must
+  local bundle="${here%/*}" ours=() theirs=()
+  if [[ -n "${TRUSTED_KEY-}" && -z "${TRUSTED_IDENTITY-}${TRUSTED_ISSUER-}" ]]; then
+    ours=(--key "${TRUSTED_KEY}") theirs=(key --public_key "${TRUSTED_KEY}")
+  elif [[ -z "${TRUSTED_KEY-}" && -n "${TRUSTED_IDENTITY-}" && -n "${TRUSTED_ISSUER-}" ]]; then
+    ours=(--identity "${TRUSTED_IDENTITY}" --issuer "${TRUSTED_ISSUER}" ${TRUST_CONFIG:+--trust-config "${TRUST_CONFIG}"})
+    theirs=(sigstore --identity "${TRUSTED_IDENTITY}" --identity_provider "${TRUSTED_ISSUER}"
+      ${TRUST_CONFIG:+--trust_config "${TRUST_CONFIG}"})
+  else
+    echo "set TRUSTED_KEY, or TRUSTED_IDENTITY and TRUSTED_ISSUER, and not both" >&2
+    exit 3
+  fi
   if command -v orchestrator >/dev/null; then
-    orchestrator verify-bundle "${bundle}" --key "${TRUSTED_KEY}" >&2
+    orchestrator verify-bundle "${bundle}" "${ours[@]}" >&2
   elif command -v model_signing >/dev/null; then
-    model_signing verify key "${bundle}" --signature "${bundle}/model.sig" --public_key "${TRUSTED_KEY}" >&2
+    model_signing verify "${theirs[@]}" --signature "${bundle}/model.sig" "${bundle}" >&2
   else
     echo "the signature cannot be checked: neither orchestrator nor model_signing is installed here" >&2
     exit 6
   fi
 }
-if [[ -n "${TRUSTED_KEY-}" ]]; then check_signature; fi
+if [[ -n "${TRUSTED_KEY-}${TRUSTED_IDENTITY-}${TRUSTED_ISSUER-}" ]]; then check_signature; fi
 
 loaded="$(kube get persistentvolumeclaim "${volume}" --ignore-not-found --output 'jsonpath={.metadata.annotations.loaded}')"
 if [[ "${loaded}" == complete ]]; then
