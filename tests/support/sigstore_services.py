@@ -114,7 +114,7 @@ class Services:
     def trust_config(self, file: Path) -> Path:
         """Write the services and their keys into a file, as a ClientTrustConfig."""
         stamps = [_service(f"{self.url}/api/v1/timestamp")] if self.timestamps else []
-        signing = {
+        signing: dict[str, Any] = {
             "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
             "caUrls": [_service(self.url)],
             "oidcUrls": [_service(self.issuer)],
@@ -124,7 +124,7 @@ class Services:
             "tsaConfig": {"selector": "ANY"},
         }
         kind = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
-        document = {"mediaType": kind, "trustedRoot": self.trusted_root(), "signingConfig": signing}
+        document: dict[str, Any] = {"mediaType": kind, "trustedRoot": self.trusted_root(), "signingConfig": signing}
         file.write_text(json.dumps(document))
         return file
 
@@ -183,7 +183,7 @@ class Services:
         (signature,) = (one["sig"] for one in envelope["signatures"])
         signed = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
         key.verify(base64.b64decode(signature), signed, _HASH)
-        spec = {
+        spec: dict[str, Any] = {
             "envelopeHash": {"algorithm": "sha256", "value": hashlib.sha256(content["envelope"].encode()).hexdigest()},
             "payloadHash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()},
             "signatures": [{"signature": signature, "verifier": verifier}],
@@ -224,8 +224,8 @@ class Services:
             ("tsa.key", self.tsa_key.private_bytes(*_PRIVATE)),
         ):
             (self.folder / name).write_bytes(content)
-        command = ("openssl", "ts", "-reply", "-config", "tsa.cnf", "-section", "it", "-queryfile", "query")
-        command += ("-signer", "tsa.pem", "-inkey", "tsa.key", "-out", "reply")
+        command = ["openssl", "ts", "-reply", "-config", "tsa.cnf", "-section", "it", "-queryfile", "query"]
+        command += ["-signer", "tsa.pem", "-inkey", "tsa.key", "-out", "reply"]
         subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
         return (self.folder / "reply").read_bytes()
 

@@ -22,6 +22,7 @@ from orchestrator.bundle.targets import (
     two_sparks,
 )
 from orchestrator.errors import BundleTargetError
+from orchestrator.planner.rules.machine import PODS_APART
 from orchestrator.recipe.model import Cluster
 
 Files = Callable[[BundleContents], dict[str, str]]
@@ -47,6 +48,8 @@ class Target:
     """Machines that serve together."""
     refusal: Callable[[BundleContents], str] = _nothing
     """Says which setting of a recipe it cannot follow; empty if it follows all."""
+    pods: bool = False
+    """Whether it serves in the pods of a cluster."""
 
     def obstacle(self, contents: BundleContents) -> str:
         """Say why it cannot serve a recipe; empty if it can."""
@@ -63,10 +66,10 @@ TARGETS: Mapping[str, Target] = {
     "compose": Target(compose.files, refusal=_not_for_clusters),
     "two-sparks": Target(two_sparks.files, machines=2, refusal=_not_for_clusters),
     "systemd": Target(systemd.files, refusal=_not_for_clusters),
-    "kubernetes": Target(kubernetes.files),
-    "helm": Target(helm.files),
-    "nim-operator": Target(nim_operator.files, refusal=nim_operator.refusal),
-    "kserve": Target(kserve.files),
+    "kubernetes": Target(kubernetes.files, pods=True),
+    "helm": Target(helm.files, pods=True),
+    "nim-operator": Target(nim_operator.files, refusal=nim_operator.refusal, pods=True),
+    "kserve": Target(kserve.files, pods=True),
 }
 """The names for `--target`, in the order of README.md."""
 
@@ -95,8 +98,7 @@ def choose(contents: BundleContents, names: Sequence[str]) -> BundleContents:
     possible = tuple(name for name, obstacle in obstacles.items() if not obstacle)
     for name in names:
         if name not in possible:
-            unsupported = f"{contents.recipe.name} cannot be deployed on {name}: {obstacles.get(name)}"
-            message = unsupported if name in TARGETS else f"there is no target `{name}`"
+            message = _unsupported(contents, name) if name in TARGETS else f"there is no target `{name}`"
             raise BundleTargetError(message, hint=f"there are: {', '.join(possible) or 'none'}")
     if not possible and any(target.machines == contents.nodes for target in TARGETS.values()):
         reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
@@ -104,6 +106,12 @@ def choose(contents: BundleContents, names: Sequence[str]) -> BundleContents:
         raise BundleTargetError(message, hint="leave out the settings that are named here")
     chosen = tuple(name for name in possible if name in names) if names else possible
     return replace(contents, targets=chosen)
+
+
+def _unsupported(contents: BundleContents, name: str) -> str:
+    target = TARGETS[name]
+    why = f": {PODS_APART}" if target.pods and contents.nodes > 1 else ""
+    return f"{contents.recipe.name} cannot be deployed on {name}: {target.obstacle(contents)}{why}"
 
 
 def left_out(contents: BundleContents) -> Mapping[str, str]:

@@ -23,6 +23,18 @@ _COUNTS = (2, 4, 8)
 """GPUs of common machines."""
 
 
+PODS_APART = (
+    "RDMA over the link locks memory, which Kubernetes allows a container that is not root only as far as each node's "
+    "container runtime does (LimitMEMLOCK), and beyond that NCCL falls back to sockets without an error"
+)
+"""Why no LeaderWorkerSet is written: its file could not say what decides its speed.
+
+Kubernetes has no field for the limit, and the capability IPC_LOCK counts for root only:
+https://github.com/NVIDIA/nvidia-container-toolkit/issues/2037. The RDMA device, its network and its interfaces differ
+from cluster to cluster as well.
+"""
+
+
 def built_for_the_processor(given: RuleInput) -> Iterator[Refusal]:
     """An image runs on the processors it was built for. Without containers, none is needed."""
     if given.target.gpu is None:
@@ -106,15 +118,11 @@ def one_node_per_engine(given: RuleInput) -> Iterator[Refusal]:
 
 
 def one_machine_per_pod(given: RuleInput) -> Iterator[Refusal]:
-    """The pods of a cluster serve from one machine each.
-
-    Over several, a LeaderWorkerSet would need what differs from cluster to cluster: the link's devices and addresses in
-    each pod (RoCE, by a device plugin or the host's network), and keys for mpirun's ssh between them.
-    """
+    """The pods of a cluster serve from one machine each."""
     if given.target.nodes > 1 and given.recipe.serve.cluster != Cluster():
         message = (
             f"serve.cluster has settings, but the {given.target.nodes} machines of {given.recipe.target} serve "
-            "together, and no files are written for that in a cluster"
+            f"together, and no files are written for that in a cluster: {PODS_APART}"
         )
         yield Refusal("MULTI_NODE_UNSUPPORTED", message, "leave serve.cluster out: two-sparks/start.sh serves on both")
 

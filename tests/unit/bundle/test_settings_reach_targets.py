@@ -255,6 +255,10 @@ def test_servers_of_a_deployment_are_those_that_are_spread(tmp_path: Path) -> No
 def test_two_machines_have_no_way_into_a_cluster(tmp_path: Path) -> None:
     with pytest.raises(BundleTargetError, match=r"two-sparks: serve\.cluster .* kserve: 2 machines together serve"):
         contents_of(TWO, tmp_path, _cluster(replicas=2))
+    for target in IN_CLUSTERS:
+        with pytest.raises(BundleTargetError, match=rf"on {target}: 2 machines .*LimitMEMLOCK") as refused:
+            choose(contents_of(TWO, tmp_path), [target])
+        assert refused.value.hint == "there are: two-sparks"
 
 
 @pytest.mark.parametrize(
