@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.app.access import token_is_there
+from orchestrator.app.gpu_clock import read_clock
 from orchestrator.app.make_plan import Plan
 from orchestrator.errors import OrchestratorError
+from orchestrator.planner.constants import default_constants
+from orchestrator.planner.speed import Band
 from orchestrator.recipe.lock import hub_models
 from orchestrator.units import in_bytes
 
@@ -29,6 +32,13 @@ _UNIFIED = ("GB10",)
 _PATIENCE = 20
 """Seconds. nvidia-smi is slow if the driver sleeps, and hangs if the driver is broken."""
 _NOT_REPORTED = ("", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
+_SLOWED = 0.9
+"""Share of the usual clock below which a GPU counts as slowed. Every band holds more than the rest."""
+_COOL = "let it cool: free its vents, and lower the room's temperature"
+_POWER = "use the power adapter that came with the machine, and take it out of wall and machine for a minute"
+_UNLOCK = "remove a limit that someone set: sudo nvidia-smi -rgc"
+_FASTER = {"heat": _COOL, "power": _POWER, "power supply": _POWER, "slowdown": f"{_COOL}; {_POWER}", "limit": _UNLOCK}
+"""What raises a clock, by the reason that the driver reports."""
 _INHERITED = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH")
 """Environment variables that programs get."""
 _PUBLIC_REPO = "openai/gpt-oss-20b"
@@ -131,6 +141,8 @@ def _findings(store: Path, plan: Plan | None, host: Host, *, online: bool) -> It
     yield _architecture(plan if containers else None, host)
     if uses_docker:
         yield from _gpu_findings(gpu, plan, needed=gpus)
+        if gpu:
+            yield _clock(gpu, plan, host)
     yield from _memory(plan, gpu, host)
     yield _disk(store, plan, host)
     if uses_docker:
@@ -198,6 +210,37 @@ def _capability(gpu: _Gpu, plan: Plan | None, *, needed: bool) -> Finding:
         fix = f"the target has SM {wanted}: build there, or choose another target: --set target=NAME"
         return Finding(name, "missing", f"SM {gpu.sm}", fix, needed)
     return Finding(name, "ok", f"SM {gpu.sm}")
+
+
+def _clock(gpu: _Gpu, plan: Plan | None, host: Host) -> Finding:
+    """Compare the clock with that of the planner's measurements. Only a GPU that works shows what it reaches."""
+    clock = read_clock(lambda command: host.run(command, host.environment))
+    if clock is None:
+        return Finding("clock", "unknown", "not reported", "check: nvidia-smi -q -d CLOCK,PERFORMANCE")
+    usual = default_constants().clock_mhz.get(gpu.sm or 0, clock.most) or clock.now
+    found = f"{clock.now:,.0f} of {usual:,.0f} MHz"
+    if clock.idle:
+        fix = "look at the clock under load: run doctor again while a model answers"
+        return Finding("clock", "unknown", f"{found}, because the GPU is idle", fix)
+    share = clock.now / usual
+    if share >= _SLOWED:
+        return Finding("clock", "ok", "; ".join(filter(None, (found, clock.conditions))))
+    why = ", ".join(filter(None, (*(clock.why or ("no reason reported",)), clock.conditions)))
+    fixes = [_FASTER[name] for name in clock.why] or [_POWER, _UNLOCK]
+    return Finding(
+        "clock", "missing", f"{found} ({why}): {_loss(share, gpu, plan)}", "; or ".join(dict.fromkeys(fixes))
+    )
+
+
+def _loss(share: float, gpu: _Gpu, plan: Plan | None) -> str:
+    """Say what a low clock costs, with the plan's own band if it is of this GPU."""
+    least = f"speeds are {share:.0%} to 100 % of those planned"
+    decode = plan.estimate.decode if plan and plan.target.gpu and plan.target.gpu.sm == gpu.sm else None
+    if decode is None or decode.band is None:
+        return least
+    low, high = decode.band
+    slow = Band(low, decode.value, high).at_clock(share)
+    return f"{least}, decode {slow.low:.1f} to {high:.1f} instead of {low:.1f} to {high:.1f} {decode.unit}"
 
 
 def _memory(plan: Plan | None, gpu: _Gpu | None, host: Host) -> Iterator[Finding]:

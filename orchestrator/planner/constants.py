@@ -101,6 +101,8 @@ class Constants:
     """Half width of the range by kind, as a share of the expected value."""
     kernels: Mapping[str, Kernels]
     """By runtime; without an entry, it has all."""
+    clock_mhz: Mapping[int, float]
+    """Of the multiprocessors under load by compute capability, at which the figures were measured."""
     measured_sm: int = 121
     """The compute capability of the machine that the figures were measured on."""
 
@@ -207,6 +209,7 @@ def _constants(document: Mapping[str, Any], where: str) -> Constants:
         runtimes=_runtimes(document["engines"], where),
         tensor_flops={int(sm): _positive(value, where, sm) for sm, value in document["tensor_flops"].items()},
         kernels={name: _kernels(entry) for name, entry in document["kernels"].items()},
+        clock_mhz={int(sm): _positive(value, where, sm) for sm, value in document["clock_mhz"].items()},
         bands={name: _positive(document["bands"][name], where, name) for name in _BANDS},
         measured_sm=document["sm"],
     )

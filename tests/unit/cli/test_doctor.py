@@ -34,8 +34,24 @@ class Engine:
         pass
 
 
-def nvidia_smi(rows: str, head: str = HEAD) -> Callable[[Sequence[str], Mapping[str, str]], str | None]:
-    return lambda command, _: (rows if len(command) > 1 else head) if command[0] == "nvidia-smi" else None
+SERVING = "2392, 3003, 96, 61, 78.21, [N/A], 0x0000000000000000, [N/A]\n"
+"""What a Spark answers while a model is served: it has no power limit and no slowdown temperature to tell."""
+
+
+def nvidia_smi(
+    rows: str, head: str = HEAD, clock: str = SERVING, reasons: str = "clocks_event_reasons.active"
+) -> Callable[[Sequence[str], Mapping[str, str]], str | None]:
+    """Answer as nvidia-smi does: nothing, if it does not know one of the fields."""
+
+    def run(command: Sequence[str], _: Mapping[str, str]) -> str | None:
+        if command[0] != "nvidia-smi":
+            return None
+        asked = next((word for word in command if word.startswith("--query-gpu=")), "")
+        if "clocks." not in asked:
+            return rows if asked else head
+        return clock if reasons in asked else None
+
+    return run
 
 
 def refused(*_: object) -> Any:  # noqa: ANN401 - it never returns
@@ -92,6 +108,70 @@ def test_what_the_driver_does_not_tell_is_unknown_and_not_wrong(spark: Host, pla
         assert findings[name].state == "unknown"
         assert not findings[name].needed
         assert findings[name].fix
+
+
+SLOWED = [
+    # A Spark whose power adapter fell back: nothing is reported (799 MHz and 19.5 W were seen with 96 % in use).
+    ("799, 3003, 96, 52, 19.50, [N/A], 0x0000000000000000, [N/A]", "no reason reported", "33% to 100 %", "adapter"),
+    ("1404, 3003, 97, 91, 62.10, [N/A], 0x0000000000000020, [N/A]", "heat", "58% to 100 %", "cool"),
+    ("1404, 3003, 97, 91, 62.10, [N/A], 0x0000000000000048, 2", "slowdown, heat, 91 °C, 2 below", "58% to", "cool"),
+    ("507, 3003, 99, 48, [N/A], [N/A], 0x0000000000000084, [N/A]", "power, power supply, 48 °C)", "21% to", "adapter"),
+    ("2000, 3003, [N/A], 48, 50, 140.00, 0x2, [N/A]", "limit, 48 °C, 50 of 140 W)", "83% to 100 %", "nvidia-smi -rgc"),
+    ("507, 3003, 99, [N/A], [N/A], [N/A], [N/A], [N/A]", "(no reason reported)", "21% to 100 %", "nvidia-smi -rgc"),
+]
+
+
+@pytest.mark.parametrize(("clock", "why", "share", "fix"), SLOWED)
+def test_a_clock_that_throttles_says_what_it_costs(spark: Host, clock: str, why: str, share: str, fix: str) -> None:
+    slowed = found(replace(spark, run=nvidia_smi(SPARK, clock=f"{clock}\n")))["clock"]
+    assert slowed.state == "missing"
+    assert not slowed.needed
+    assert slowed.found.partition(" of 2,400 MHz (")[2].startswith(why.removeprefix("("))
+    assert share in slowed.found
+    assert fix in slowed.fix
+    assert "\n" not in slowed.found
+
+
+def test_a_throttled_clock_moves_the_lower_end_of_the_plans_band(spark: Host, plan: Callable[[str], Plan]) -> None:
+    recipe = plan("llama3-70b-nvfp4")
+    decode = recipe.estimate.decode
+    assert decode
+    assert decode.band
+    low, high = decode.band
+    half = replace(spark, run=nvidia_smi(SPARK, clock=SERVING.replace("2392", "1200")))
+    said = found(half, recipe)["clock"].found
+    assert f"decode {low / 2:.1f} to {high:.1f} instead of {low:.1f} to {high:.1f} tok/s" in said
+    elsewhere = replace(
+        half, run=nvidia_smi("NVIDIA H100 80GB HBM3, 9.0, 570.1\n", clock="990, 1980, 99, 60, 1, 2, 0, 5")
+    )
+    assert "decode" not in found(elsewhere, recipe)["clock"].found  # the plan is of another GPU
+
+
+@pytest.mark.parametrize(
+    ("row", "clock", "state"),
+    [
+        (SPARK, "2392, 3003, 96, 61, 78.21, [N/A], 0x0000000000000000, [N/A]", "ok"),
+        (SPARK, "2184, 3003, 96, 61, 78.21, [N/A], 0x0000000000000004, [N/A]", "ok"),  # every band holds so little
+        (SPARK, "208, 3003, 0, 38, 4.02, [N/A], 0x0000000000000001, [N/A]", "unknown"),
+        (SPARK, "208, 3003, 3, 38, 4.02, [N/A], 0x0000000000000000, [N/A]", "unknown"),
+        (SPARK, "[N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]", "unknown"),
+        (SPARK, "2392, [N/A], 96, 61, 78.21, [N/A], [Unknown Error], [N/A]", "ok"),
+        (SPARK, "", "unknown"),
+        (SPARK, "ERROR: the driver is not loaded", "unknown"),
+        ("NVIDIA H100 80GB HBM3, 9.0, 570.1\n", "1980, 1980, 100, 64, 612.44, 700.00, 0x0, 23", "ok"),
+        ("NVIDIA H100 80GB HBM3, 9.0, 570.1\n", "1395, 1980, 100, 64, 699.44, 700.00, 0x4, 23", "missing"),
+    ],
+)
+def test_only_a_busy_gpu_tells_what_its_clock_reaches(spark: Host, row: str, clock: str, state: str) -> None:
+    finding = found(replace(spark, run=nvidia_smi(row, clock=clock)))["clock"]
+    assert finding.state == state
+    assert bool(finding.fix) is (state != "ok")
+
+
+def test_older_drivers_call_the_reasons_otherwise(spark: Host) -> None:
+    clock = SLOWED[1][0].rpartition(",")[0]
+    older = replace(spark, run=nvidia_smi(SPARK, clock=clock, reasons="clocks_throttle_reasons.active"))
+    assert "heat, 91 °C" in found(older)["clock"].found
 
 
 def test_memory_is_never_asked_of_the_driver(spark: Host) -> None:
