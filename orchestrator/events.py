@@ -94,6 +94,19 @@ class StepStarted:
 
 
 @dataclass(frozen=True)
+class MemoryUsed:
+    """The memory of the machine that runs a step, all that is in use on it."""
+
+    step: str
+    seconds: float
+    """Since the step's command began."""
+    used: int
+    """Bytes, the highest since the last such event."""
+    limit: int
+    """Bytes: at more the step is stopped, or all that the machine has."""
+
+
+@dataclass(frozen=True)
 class Publishing:
     """A step's command succeeded. Its result is hashed and put into the store."""
 
@@ -157,6 +170,7 @@ Event = (
     | LogLine
     | StepReached
     | StepStarted
+    | MemoryUsed
     | Publishing
     | StepReused
     | StepDone
@@ -212,6 +226,7 @@ _RECORDED: dict[str, type[Event]] = {
     **_CHANNEL,
     "reached": StepReached,
     "started": StepStarted,
+    "memory": MemoryUsed,
     "publishing": Publishing,
     "reused": StepReused,
     "done": StepDone,

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.app.batch import planned_time
+from orchestrator.app.memory_guard import MemorySeries
+from orchestrator.app.record import read_line
+from orchestrator.events import MemoryUsed
 from orchestrator.pages.build_page import BuildStory, StepStory
+from orchestrator.planner.phases import PHASES
 from orchestrator.planner.prediction import beside_measured, predict
 from orchestrator.units import in_time
 
 if TYPE_CHECKING:
-    from orchestrator.app.make_plan import Plan
+    from orchestrator.app.make_plan import PlacedStep, Plan
     from orchestrator.app.record import Entry, Record
     from orchestrator.app.settings import Settings
     from orchestrator.store.store import Store
+
+_MEMORY = b'{"event": "memory"'
+"""How the lines with memory begin. A long build has many others, which a page does not need."""
 
 
 def tell(settings: Settings, record: Record, planned: Plan | None) -> BuildStory:
@@ -32,7 +42,8 @@ def tell(settings: Settings, record: Record, planned: Plan | None) -> BuildStory
     performance = _document(folders.get("benchmark"), "performance.json")
     prediction = predict(planned.model) if planned else None
     bundle = settings.dist / record.recipe
-    gpus = {placed.step.name: placed.step.gpus for placed in planned.steps} if planned else {}
+    curves = _curves(record.file)
+    plans = {placed.step.name: _planned(planned, placed) for placed in planned.steps} if planned else {}
     span = planned_time(planned, {entry.name for entry in record.steps if entry.state != "reused"}) if planned else None
     return BuildStory(
         recipe=record.recipe,
@@ -41,7 +52,7 @@ def tell(settings: Settings, record: Record, planned: Plan | None) -> BuildStory
         is_running=record.is_running,
         is_finished=record.finished,
         error=record.error,
-        steps=tuple(_step(store, record, entry, gpus.get(entry.name, 0)) for entry in record.steps),
+        steps=tuple(_step(store, record, entry, plans.get(entry.name, (0, None)), curves) for entry in record.steps),
         memory=planned.target.memory if planned else None,
         verdict=str(planned.verdict) if planned else "",
         quality=_document(folders.get("verify"), "quality.json"),
@@ -51,7 +62,28 @@ def tell(settings: Settings, record: Record, planned: Plan | None) -> BuildStory
     )
 
 
-def _step(store: Store, record: Record, entry: Entry, gpus: int) -> StepStory:
+def _planned(plan: Plan, placed: PlacedStep) -> tuple[int, float | None]:
+    """Return a step's GPUs and its planned peak, the latter if it lies in the memory that a curve is of."""
+    stage = plan.estimate.stage(PHASES.get(placed.step.name, "download"))
+    shares = plan.target.unified_memory or plan.target.gpu is None
+    return placed.step.gpus, stage.peak.total if stage and shares else None
+
+
+def _curves(file: Path) -> dict[str, MemorySeries]:
+    """Read the memory of each step that this build has begun. A cluster's jobs have records of their own."""
+    found: dict[str, MemorySeries] = defaultdict(MemorySeries)
+    with suppress(OSError), file.open("rb") as lines:
+        for line in lines:
+            event = read_line(line) if line.startswith(_MEMORY) else None
+            if isinstance(event, MemoryUsed):
+                found[event.step].add(event.seconds, event.used, event.limit)
+    return found
+
+
+def _step(
+    store: Store, record: Record, entry: Entry, planned: tuple[int, float | None], curves: Mapping[str, MemorySeries]
+) -> StepStory:
+    begun = curves[entry.name].curve if entry.name in curves else None
     artifact, cost = (store.look(entry.key), store.cost(entry.key)) if entry.has_result else (None, None)
     spent = cost.spent if cost else None
     return StepStory(
@@ -64,7 +96,9 @@ def _step(store: Store, record: Record, entry: Entry, gpus: int) -> StepStory:
         peak_memory=spent.peak_memory if spent else None,
         digest=artifact.digest if artifact else "",
         error=entry.error,
-        gpus=gpus,
+        gpus=planned[0],
+        memory=cost.memory if cost else begun,
+        predicted_memory=planned[1],
     )
 
 

@@ -19,7 +19,7 @@ from orchestrator.errors import ClusterInvalidError, machine_faults
 from orchestrator.executors.job import Job
 from orchestrator.executors.scheduler import Resources, Scheduler
 from orchestrator.executors.slurm import SlurmScheduler
-from orchestrator.planner.phases import Phase
+from orchestrator.planner.phases import PHASES
 from orchestrator.recipe.lock import lock_text
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.download import TOKEN
@@ -30,15 +30,6 @@ _ID = 12
 """Hexadecimal digits of the digest in the name of a chain's folder."""
 _STEPS = "steps.json"
 """Lists the steps of a chain, for commands that find its folder."""
-_PHASES: Mapping[str, Phase] = {
-    "quantize": "quantize",
-    "convert": "convert",
-    "engine": "engine_build",
-    "evaluate": "evaluate",
-    "verify": "load",
-    "benchmark": "serve",
-}
-"""Phases of the plan by step. Every other step downloads."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +154,7 @@ class ClusterPlan:
     def resources(self, job: Job) -> Resources:
         """Return what a step's job requests: the plan's figures with the site's margins."""
         margins = self.site.cluster.margins
-        stage = self.resolved.estimate.stage(_PHASES.get(job.step, "download"))
+        stage = self.resolved.estimate.stage(PHASES.get(job.step, "download"))
         minutes = math.ceil(stage.time.most / 60 * margins.time) if stage and stage.time else margins.unknown_minutes
         peak = stage.peak.total * margins.memory if stage else 0.0
         return Resources(

@@ -1,4 +1,4 @@
-"""Guards this machine's memory while a step runs, and stops the step before the machine freezes.
+"""Guards this machine's memory while a step runs, stops the step before the machine freezes, and keeps the curve.
 
 If processor and GPU share one memory, a machine without memory often hangs until its power is cut. A container's
 limit does not count the GPU's memory. The kernel's own figures do: `MemAvailable`, and the share
@@ -20,6 +20,8 @@ from pathlib import Path
 
 from orchestrator.catalog.target import Target
 from orchestrator.errors import HostMemoryError
+from orchestrator.events import MemoryUsed, Observer, silence
+from orchestrator.store.cost import MemoryCurve
 from orchestrator.units import in_gib
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -29,6 +31,8 @@ _PRESSURE = 60.0
 """Per cent of the last ten seconds in which every task waited for memory."""
 _LASTING = 20.0
 """Seconds for which the pressure must be that high."""
+POINTS = 120
+"""Points of a curve at most. A step that takes longer has fewer per minute, and none of its peaks is lost."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,50 @@ class _Sample:
 
 
 @dataclass
+class MemorySeries:
+    """The highest memory in use over time, in at most `POINTS` points: if there are more, each two become one."""
+
+    every: float = 1.0
+    """Seconds of one point."""
+    used: list[int] = field(default_factory=list)
+    before: int = 0
+    limit: int = 0
+
+    def add(self, seconds: float, used: int, limit: int) -> bool:
+        """Add a sample, in the order of time, and tell whether it begins a point. Times without one stay level."""
+        self.before, self.limit = self.before if self.used else used, limit
+        while seconds >= self.every * POINTS:
+            self.used = [max(self.used[place : place + 2]) for place in range(0, len(self.used), 2)]
+            self.every *= 2
+        missing = int(seconds / self.every) - len(self.used)
+        if missing < 0:
+            self.used[-1] = max(self.used[-1], used)
+            return False
+        self.used += [*(self.used[-1:] or [used]) * missing, used]
+        return True
+
+    @property
+    def curve(self) -> MemoryCurve | None:
+        """The points so far; None if there is none."""
+        return MemoryCurve(self.every, self.before, tuple(self.used), self.limit) if self.used else None
+
+
+@dataclass
 class MemoryGuard:
     """Checks memory during one step. It may be called often, and checks once a second."""
 
     step: str
     floor: int
-    """Bytes of the target's memory below which the step is stopped."""
+    """Bytes of the target's memory below which the step is stopped; 0: it is not stopped."""
     target_memory: int
     """Bytes of the target. A smaller machine has a proportionally smaller limit."""
     kernel: Kernel = field(default_factory=Kernel)
+    observer: Observer = silence
+    """Gets the curve while it grows."""
+    series: MemorySeries = field(default_factory=MemorySeries)
+    _started: float | None = None
+    _unsent: MemoryUsed | None = None
+    """The highest sample since the last event."""
     _curve: deque[_Sample] = field(default_factory=lambda: deque(maxlen=_MINUTE))
     _pressed_since: float | None = None
 
@@ -93,6 +132,9 @@ class MemoryGuard:
         stalled = self.kernel.stalled()
         self._curve.append(_Sample(now, available, stalled))
         floor = min(self.floor, self.floor * total // self.target_memory)
+        self._note(now, total - available, total - floor)
+        if not floor:
+            return
         if available < floor:
             self._stop(f"{in_gib(available)} of memory are available, the machine needs {in_gib(floor)}")
         if stalled < _PRESSURE:
@@ -102,6 +144,21 @@ class MemoryGuard:
         elif now - self._pressed_since >= _LASTING:
             lasted = now - self._pressed_since
             self._stop(f"everything waited for memory {stalled:.0f} % of the time, for {lasted:.0f} s")
+
+    def send(self) -> None:
+        """Send what was not sent yet, at the end of the step."""
+        if self._unsent:
+            self.observer(self._unsent)
+        self._unsent = None
+
+    def _note(self, now: float, used: int, limit: int) -> None:
+        """Add a sample to the curve, and send the point before it if it begins a new one."""
+        self._started = now if self._started is None else self._started
+        seconds = now - self._started
+        if self.series.add(seconds, used, limit):
+            self.send()
+        if self._unsent is None or used >= self._unsent.used:
+            self._unsent = MemoryUsed(self.step, seconds, used, limit)
 
     def _stop(self, reason: str) -> None:
         message = f"{self.step} was stopped before this machine froze: {reason}\n{self._drawn()}"
@@ -121,8 +178,7 @@ class MemoryGuard:
         return f"available over the last {last - self._curve[0].moment:.0f} s: {bars}\n{values}"
 
 
-def guard_for(target: Target, step: str, kernel: Kernel) -> MemoryGuard | None:
-    """Return a memory guard for a target whose GPU shares the system's memory."""
-    if not target.unified_memory or not target.reserve:
-        return None
-    return MemoryGuard(step, target.reserve // 2, target.memory, kernel)
+def guard_for(target: Target, step: str, kernel: Kernel, observer: Observer = silence) -> MemoryGuard:
+    """Return a memory guard. It stops a step only on a target whose GPU shares the system's memory."""
+    floor = target.reserve // 2 if target.unified_memory else 0
+    return MemoryGuard(step, floor, target.memory, kernel, observer)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.app.forecast import forecast
 from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
-from orchestrator.app.memory_guard import Kernel, guard_for
+from orchestrator.app.memory_guard import Kernel, MemoryGuard, guard_for
 from orchestrator.app.needs import HINT, needs_of
 from orchestrator.app.outcome import check_exit, check_outputs
 from orchestrator.errors import (
@@ -37,7 +37,7 @@ from orchestrator.events import (
     Waiting,
     Warned,
 )
-from orchestrator.executors.job import Executor, Job, Outcome, never_abort
+from orchestrator.executors.job import Executor, Job, Outcome
 from orchestrator.steps.step import Step
 from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.cost import Cost, write_cost
@@ -214,7 +214,7 @@ class Runner:
 
     def _execute(self, task: _Task, job: Job, attempt: Attempt, listener: _Listener) -> Outcome:
         started = time.monotonic()
-        guard = guard_for(task.plan.target, task.step.name, self.kernel) or never_abort
+        guard = listener.guard = guard_for(task.plan.target, task.step.name, self.kernel, self.observer)
 
         def abort_check() -> None:
             guard()
@@ -233,6 +233,8 @@ class Runner:
             self._keep_log(task, attempt)
             self._remove_leftovers(task, job)
             raise
+        finally:
+            guard.send()
         listener.seconds = None if outcome.adopted else time.monotonic() - started
         return outcome
 
@@ -244,7 +246,8 @@ class Runner:
             list_files(attempt.out)
             with machine_faults(f"writing the cost of {task.step.name}"):
                 finished = datetime.now(UTC).isoformat(timespec="seconds")
-                write_cost(attempt.folder, Cost(executor.name, finished, listener.seconds, listener.spent))
+                curve = listener.guard.series.curve if listener.guard else None
+                write_cost(attempt.folder, Cost(executor.name, finished, listener.seconds, listener.spent, curve))
         except (OrchestratorError, OSError):
             self._keep_log(task, attempt)
             self._remove_leftovers(task, job)
@@ -315,6 +318,8 @@ class _Listener:
     """The cost of its work."""
     seconds: float | None = None
     """How long it took; None if an earlier build had started it."""
+    guard: MemoryGuard | None = None
+    """Has the curve of the machine's memory."""
 
     def __call__(self, event: Event) -> None:
         match event:

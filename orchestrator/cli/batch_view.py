@@ -42,6 +42,7 @@ class BatchView(Display):
                 self._say(f"{name}: {line_of(event)}")
             case (
                 events.LogLine()
+                | events.MemoryUsed()
                 | events.Publishing()
                 | events.Checked()
                 | events.Spent()

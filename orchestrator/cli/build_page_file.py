@@ -16,10 +16,10 @@ from orchestrator.app.record import Record
 from orchestrator.app.settings import Settings
 from orchestrator.cli.options import write_page
 from orchestrator.errors import MachineError, OrchestratorError
-from orchestrator.events import Event, Observer, Publishing, StepDone, StepReused, StepStarted
+from orchestrator.events import Event, MemoryUsed, Observer, Publishing, StepDone, StepReused, StepStarted
 from orchestrator.store import owner
 
-_SHOWN = (StepStarted, Publishing, StepReused, StepDone)
+_SHOWN = (StepStarted, MemoryUsed, Publishing, StepReused, StepDone)
 """Events that change a page."""
 _SECONDS = 1.0
 """Between two pages of several builds."""

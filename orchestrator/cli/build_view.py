@@ -85,7 +85,7 @@ class BuildView(Display):
                 self._say(line_of(event))
             case events.StepReused() | events.Waiting() | events.Warned() | events.Failure():
                 self._say(line_of(event))
-            case events.Checked() | events.Spent() | events.StepReached() | events.StepStopped():
+            case events.Checked() | events.Spent() | events.MemoryUsed() | events.StepReached() | events.StepStopped():
                 pass  # for a build's record only
 
     def _begin(self, event: events.StepStarted) -> None:

@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.pages.charts import Picture, Stack, stacks
+from orchestrator.pages.charts import Picture, Stack, over_time, stacks
 from orchestrator.pages.page import Chart, Key, render
+from orchestrator.store.cost import MemoryCurve
 from orchestrator.units import in_bytes, in_time
 
 RELOAD_SECONDS = 2
 """Between two looks of a browser at the page of a running build."""
 _DIGITS = 12
 """Of a digest; the whole one is in the table's cell as its title."""
+_LEAST = 3
+"""Points of a curve that is drawn."""
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _GB = 1e9
 _HOUR = 3600.0
@@ -38,6 +41,10 @@ class StepStory:
     digest: str = ""
     error: str = ""
     gpus: int = 0
+    memory: MemoryCurve | None = None
+    """Of the machine while it ran."""
+    predicted_memory: float | None = None
+    """Bytes of the step's own planned peak; None if they lie in a GPU's memory, or are not known."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,9 @@ def _rows(build: BuildStory) -> Iterator[tuple[StepStory, tuple[str, ...]]]:
 def _charts(build: BuildStory) -> Iterator[Chart]:
     yield from _time(build)
     yield from _memory(build)
+    for step in build.steps:
+        if step.memory and len(step.memory.used) >= _LEAST:
+            yield _memory_over_time(build.recipe, step, step.memory)
 
 
 def _time(build: BuildStory) -> Iterator[Chart]:
@@ -149,7 +159,7 @@ def _time(build: BuildStory) -> Iterator[Chart]:
     if not ran:
         return
     whole = build.seconds
-    size, unit = next((each for each in _UNITS if whole >= each[0]), _UNITS[-1])
+    size, unit = _unit(whole)
     title = "Time of each step"
     longest = max(ran, key=lambda step: step.seconds)
     said = f"{len(ran)} steps took {in_time(whole)}; the longest is {longest.name} with {in_time(longest.seconds)}."
@@ -171,3 +181,31 @@ def _memory(build: BuildStory) -> Iterator[Chart]:
     svg = stacks(Picture(f"memory-{build.recipe}", title, said), bars, limit, in_bytes(build.memory), "GB")
     keys = (Key("measured when the result was made", "series-0"), Key("memory of the target", "limit", "mark"))
     yield Chart(title, svg, keys, "")
+
+
+def _memory_over_time(recipe: str, step: StepStory, memory: MemoryCurve) -> Chart:
+    """Draw the memory that was in use on the machine during a step, below its limit and the planned peak."""
+    size, unit = _unit(len(memory.used) * memory.every)
+    most, before = max(memory.used), memory.before
+    title = f"Memory during {step.name}"
+    said = (
+        f"The machine had {in_bytes(before)} in use when {step.name} began and {in_bytes(most)} at most,"
+        f" {in_time(memory.used.index(most) * memory.every)} later; the limit is {in_bytes(memory.limit)}."
+    )
+    levels = [(memory.limit / _GB, "limit", "")]
+    keys = [
+        Key(f"in use by all programs, at most {in_bytes(most)}", "series-0"),
+        Key(f"limit: {in_bytes(memory.limit)}", "limit", "mark"),
+    ]
+    if step.predicted_memory:
+        planned = before + step.predicted_memory
+        said += f" Planned were {in_bytes(step.predicted_memory)} more than before."
+        levels.append((planned / _GB, "series-1", "6 3"))
+        keys.append(Key(f"planned: {in_bytes(planned)}, with what was in use before", "series-1", "mark"))
+    points = [(number * memory.every / size, used / _GB) for number, used in enumerate(memory.used)]
+    svg = over_time(Picture(f"memory-{recipe}-{step.name}", title, said), points, levels, unit, "GB")
+    return Chart(title, svg, tuple(keys), "")
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return next((each for each in _UNITS if seconds >= each[0]), _UNITS[-1])

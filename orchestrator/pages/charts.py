@@ -195,6 +195,27 @@ def curve(
     return _svg(picture, marks, _TOP + _PLOT + _BOTTOM)
 
 
+def over_time(
+    picture: Picture,
+    points: Sequence[tuple[float, float]],
+    levels: Sequence[tuple[float, str, str]],
+    across: str,
+    up: str,
+) -> Markup:
+    """Draw a value over time, both from 0 on, and levels: a value, the colour and the dashes of each."""
+    most = max([*(value for _, value in points), *(value for value, _, _ in levels)])
+    x, y = _axes((0.0, points[-1][0]), (0.0, most))
+    spots = [(x.at(place), y.at(value)) for place, value in points]
+    marks = [
+        *_grid(x, [(tick, f"{tick:g}") for tick in _ticks(x.last)], across),
+        *_heights(y, [(tick, f"{tick:.3g}") for tick in _ticks(y.last)], up),
+        _area(spots, y.start, "series-0"),
+        _path(spots, "series-0"),
+        *(_path([(_LEFT, y.at(value)), (_RIGHT, y.at(value))], color, dashes) for value, color, dashes in levels),
+    ]
+    return _svg(picture, marks, _TOP + _PLOT + _BOTTOM)
+
+
 def _ticks(last: float, first: float = 0.0, most: int = 6) -> list[float]:
     """Choose at most `most` round numbers from first to last: multiples of 1, 2 or 5 times a power of ten."""
     if last <= first:

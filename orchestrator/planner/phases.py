@@ -16,6 +16,16 @@ Phase = Literal["download", "quantize", "evaluate", "convert", "engine_build", "
 Part = Literal["weights", "KV cache", "activations", "the file being read", "draft", "the tool's whole need"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
+PHASES: Mapping[str, Phase] = {
+    "quantize": "quantize",
+    "convert": "convert",
+    "engine": "engine_build",
+    "evaluate": "evaluate",
+    "verify": "load",
+    "benchmark": "serve",
+}
+"""Phases of the plan by step. Every other step downloads."""
+
 _DOWNLOAD = 150 * 2**20
 """Memory of a download of any size. `benchmarks/download.py` checks it."""
 

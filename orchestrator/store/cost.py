@@ -20,6 +20,20 @@ _FILE = "cost.json"
 
 
 @dataclass(frozen=True)
+class MemoryCurve:
+    """The memory in use on the machine while a step ran, all programs together."""
+
+    every: float
+    """Seconds from one point to the next."""
+    before: int
+    """Bytes when the step began."""
+    used: tuple[int, ...]
+    """Bytes, the highest within each of these times."""
+    limit: int
+    """Bytes: at more the step is stopped, or all that the machine has."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """The cost of one artifact, measured when it was made."""
 
@@ -30,6 +44,8 @@ class Cost:
     """Seconds of the successful attempt, without earlier ones; None if its container started before this process."""
     spent: Spent | None = None
     """The command's own report, if any."""
+    memory: MemoryCurve | None = None
+    """None if the machine does not report its memory."""
 
     def document(self) -> dict[str, Any]:
         """Convert it to JSON, for the disk and for programs."""
@@ -49,7 +65,8 @@ def read_cost(folder: Path) -> Cost | None:
         fields = json.loads((folder / _FILE).read_bytes())
         if fields.pop("format") != _FORMAT:
             return None
-        spent = fields.pop("spent")
-        return Cost(**fields, spent=Spent(**spent) if spent else None)
+        spent, memory = fields.pop("spent"), fields.pop("memory", None)
+        curve = MemoryCurve(**{**memory, "used": tuple(memory["used"])}) if memory else None
+        return Cost(**fields, spent=Spent(**spent) if spent else None, memory=curve)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from orchestrator.pages.build_page import BuildStory, StepStory
+from orchestrator.store.cost import MemoryCurve
 
+GB = 10**9
 DIGEST = "3f" * 32
-DONE = StepStory("quantize", "done", 175.2, "2026-11-28T01:00:00", 175.2, 5_700_000_000, 5_600_000_000, DIGEST)
+CURVE = MemoryCurve(2.0, 9 * GB, tuple((9 + min(4 * point, 41) + point % 5) * GB for point in range(88)), 122 * GB)
+DONE = StepStory(
+    "quantize",
+    "done",
+    175.2,
+    "2026-11-28T01:00:00",
+    175.2,
+    5_700_000_000,
+    5_600_000_000,
+    DIGEST,
+    memory=CURVE,
+    predicted_memory=44e9,
+)
 PREDICTED = {"low": 4.2, "expected": 4.8, "high": 5.1}
 BUILD = BuildStory(
     recipe="a-recipe",

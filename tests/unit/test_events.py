@@ -12,6 +12,7 @@ from orchestrator.events import (
     Event,
     Failure,
     LogLine,
+    MemoryUsed,
     Progress,
     Publishing,
     Spent,
@@ -75,6 +76,7 @@ def test_what_cannot_be_read_is_a_line_of_log(rest: str) -> None:
     "event",
     [
         StepStarted("quantize", "docker", adopted=True),
+        MemoryUsed("quantize", 1.5, 9_000_000_000, 128_000_000_000),
         Publishing("quantize"),
         StepReused("quantize", "a" * 64, 1, 2, 0.5),
         StepDone("quantize", "a" * 64, 1, 2, 3),

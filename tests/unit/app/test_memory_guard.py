@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.app.memory_guard import Kernel, MemoryGuard, guard_for
+from orchestrator.app.memory_guard import POINTS, Kernel, MemoryGuard, MemorySeries, guard_for
 from orchestrator.catalog.target import Target
 from orchestrator.errors import HostMemoryError
+from orchestrator.events import Event, MemoryUsed
 
 GIB = 1 << 30
 SPARK = Target(description="a Spark", architecture="arm64", memory=122 * GIB, reserve=12 * GIB, unified_memory=True)
@@ -35,9 +37,7 @@ class Machine:
         )
 
     def watch(self) -> MemoryGuard:
-        watch = guard_for(SPARK, "quantize", self.kernel)
-        assert watch is not None
-        return watch
+        return guard_for(SPARK, "quantize", self.kernel)
 
 
 @pytest.fixture
@@ -115,8 +115,52 @@ def test_a_smaller_machine_has_a_smaller_floor(machine: Machine) -> None:
         watch()
 
 
-def test_a_target_with_memory_of_its_own_is_not_watched(machine: Machine) -> None:
-    assert guard_for(SPARK.model_copy(update={"unified_memory": False}), "quantize", machine.kernel) is None
+@pytest.mark.parametrize("unlike", [{"unified_memory": False}, {"reserve": 0}])
+def test_a_target_with_memory_of_its_own_is_not_stopped_but_has_a_curve(
+    machine: Machine, unlike: dict[str, object]
+) -> None:
+    watch = guard_for(SPARK.model_copy(update=unlike), "quantize", machine.kernel)
+    for available in (100, 0.25):
+        machine.say(available, stalled=99)
+        for _ in range(30):
+            watch()
+            machine.moment += 1
+    curve = watch.series.curve
+    assert curve
+    assert (curve.before, max(curve.used), curve.limit) == (22 * GIB, 122 * GIB - GIB // 4, 122 * GIB)
+
+
+@pytest.mark.parametrize("seconds", [1, 119, 120, 121, 500, 36_000])
+def test_a_curve_keeps_its_peak_and_stays_small(machine: Machine, seconds: int) -> None:
+    sent: list[Event] = []
+    watch = guard_for(SPARK, "quantize", machine.kernel, sent.append)
+    peak = seconds * 2 // 3
+    for second in range(seconds):
+        watch._note(float(second), 90 * GIB if second == peak else 9 * GIB + second, 116 * GIB)  # noqa: SLF001 - quick
+    watch.send()
+    curve = watch.series.curve
+    assert curve
+    assert len(curve.used) <= POINTS
+    assert len(curve.used) * curve.every >= seconds > (len(curve.used) - 1) * curve.every
+    assert (max(curve.used), curve.limit) == (90 * GIB, 116 * GIB)
+    assert curve.used.index(90 * GIB) == int(peak / curve.every)
+    assert curve.before == (90 if peak == 0 else 9) * GIB
+    assert len(sent) <= 2 * POINTS + POINTS // 2 * max(0, math.ceil(math.log2(seconds / POINTS)))
+    again = MemorySeries()
+    for event in sent:
+        assert isinstance(event, MemoryUsed)
+        again.add(event.seconds, event.used, event.limit)
+    told = again.curve
+    assert told is not None
+    assert replace(told, used=()) == replace(curve, used=())
+    assert max(told.used) == 90 * GIB
+
+
+def test_a_curve_is_level_where_nothing_was_measured() -> None:
+    series = MemorySeries()
+    for seconds, used in ((0.0, 5), (4.2, 9), (4.9, 7)):
+        series.add(seconds, used, 20)
+    assert series.used == [5, 5, 5, 5, 9]
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: 5 kB\n", "MemAvailable:\nMemTotal: x kB\n", "no colon\n"])

@@ -38,6 +38,7 @@ from orchestrator.events import (
     Event,
     Failure,
     LogLine,
+    MemoryUsed,
     Publishing,
     Spent,
     StepDone,
@@ -50,6 +51,7 @@ from orchestrator.events import (
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.steps.step import Input, Output, Step
 from orchestrator.store import owner
+from orchestrator.store.cost import MemoryCurve
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import Need
 from orchestrator.store.store import Store, remove_tree
@@ -794,7 +796,23 @@ def test_a_machine_short_of_memory_stops_the_step(world: World, tmp_path: Path) 
         world.run(replace(plan, model=replace(plan.model, target=spark)), kernel=kernel)
     assert world.store.attempts() == ()
     assert world.states()["generate"] == "failed"
+    last = [event for event in world.events if isinstance(event, MemoryUsed)][-1]
+    assert (last.step, last.used) == ("generate", 126_999_000 * 1024)  # sent, although the step was stopped
     world.run(plan, kernel=kernel)
+
+
+def test_a_result_keeps_the_memory_of_the_machine_while_it_was_made(world: World, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 127000000 kB\nMemAvailable: 100000000 kB\n")
+    runner = Runner(
+        world.store, {"process": lambda: world.executor}, world.see, Kernel(tmp_path / "meminfo", tmp_path / "pressure")
+    )
+    for _ in range(2):  # the second one uses the result
+        made, *_ = runner.run(world.plan(), last="generate")
+        cost = world.store.cost(made.artifact.key)
+        assert cost
+        assert cost.memory == MemoryCurve(1.0, 27_000_000 * 1024, (27_000_000 * 1024,), 127_000_000 * 1024)
+        assert cost.document()["memory"]["used"] == (27_000_000 * 1024,)
+    assert len([event for event in world.events if isinstance(event, MemoryUsed)]) == 1
 
 
 @pytest.mark.parametrize("moment", [0.0, 1e9, 3e9])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from orchestrator.pages.build_page import StepStory, build_page
-from tests.support.built import BUILD, DIGEST
+from orchestrator.store.cost import MemoryCurve
+from tests.support.built import BUILD, CURVE, DIGEST, DONE
 
 
 def test_a_finished_build_has_its_time_memory_quality_speed_deployment_and_digest() -> None:
@@ -38,6 +40,30 @@ def test_a_finished_build_has_its_time_memory_quality_speed_deployment_and_diges
 def test_a_build_that_is_not_finished_says_where_it_is(step: StepStory, words: str, style: str) -> None:
     page = build_page([replace(BUILD, steps=(*BUILD.steps, step), is_finished=False)])
     assert f'<p class="verdict {style}">{words}</p>' in page
+
+
+def test_memory_over_time_is_drawn_below_the_limit_and_the_plan() -> None:
+    page = build_page([BUILD])
+    assert "<h3>Memory during quantize</h3>" in page
+    assert "The machine had 9.0 GB in use when quantize began and 54.0 GB at most, 28.0 s later" in page
+    assert "the limit is 122.0 GB. Planned were 44.0 GB more than before." in page
+    assert "planned: 53.0 GB, with what was in use before" in page
+    chart = page.partition("Memory during quantize")[2]
+    line = re.search(r'<polyline points="([^"]*)"', chart)
+    assert line
+    spots = [tuple(map(float, spot.split(","))) for spot in line[1].split()]
+    assert len(spots) == 88
+    assert [spots[0][0], spots[-1][0]] == [42.0, 316.0]  # from one side of the plot to the other
+    assert min(y for _, y in spots) == pytest.approx(190 - 170 * 54 / 122, abs=0.1)
+
+
+@pytest.mark.parametrize("memory", [None, MemoryCurve(1.0, 1, (), 9), replace(CURVE, used=CURVE.used[:2])])
+def test_a_step_without_samples_has_no_curve(memory: MemoryCurve | None) -> None:
+    steps = (replace(DONE, memory=memory), replace(DONE, name="verify", predicted_memory=None))
+    page = build_page([replace(BUILD, steps=steps)])
+    assert "Memory during quantize" not in page
+    assert "Memory during verify" in page
+    assert "planned:" not in page
 
 
 def test_the_page_of_a_running_build_reloads() -> None:
