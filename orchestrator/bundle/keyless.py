@@ -241,8 +241,9 @@ def _ready_token(environment: Mapping[str, str]) -> IdentityToken | None:
     """Read the token, or ask the CI system for one."""
     from sigstore.oidc import IdentityToken, detect_credential  # noqa: PLC0415 - an extra
 
+    given = _given_token(environment)
     with _identity_faults():
-        raw = _given_token(environment) or detect_credential()
+        raw = given or detect_credential()
         return IdentityToken(raw) if raw else None
 
 
@@ -256,18 +257,17 @@ def _log_in(trust: ClientTrustConfig) -> IdentityToken:
 
 @contextmanager
 def _identity_faults() -> Iterator[None]:
-    from sigstore.errors import Error, NetworkError  # noqa: PLC0415 - an extra
-    from sigstore.oidc import IssuerError  # noqa: PLC0415
+    from sigstore.oidc import IdentityError  # noqa: PLC0415 - an extra
 
     try:
         yield
-    except (IssuerError, NetworkError) as error:
+    except IdentityError as error:
+        # The cause is the JWT library's error, which tells an expired token from a malformed one.
+        message = f"the identity token cannot be used: {_said(error.__cause__ or error)}"
+        raise IdentityTokenError(message, hint=f"get a new one for the audience `sigstore`, in {TOKEN}") from error
+    except Exception as error:  # whatever a provider answers, and whatever the library makes of it
         message = f"the identity provider does not answer as it should: {_said(error)}"
         raise SigstoreError(message, hint=f"put a token into {TOKEN}") from error
-    except Error as error:
-        # The cause is the JWT library's error, which tells an expired token from a malformed one.
-        message = f"the identity token cannot be used: {error.__cause__ or error}"
-        raise IdentityTokenError(message, hint=f"get a new one for the audience `sigstore`, in {TOKEN}") from error
 
 
 def _given_token(environment: Mapping[str, str]) -> str:
