@@ -81,15 +81,16 @@ def official(verb: str, bundle: Path, trust: Path, *options: str) -> subprocess.
     return run(MODEL_SIGNING, verb, "sigstore", bundle, *files, *options)
 
 
-@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize(("timestamps", "log_version"), [(False, 1), (True, 1), (True, 2)])
 def test_a_signature_by_an_identity_is_verified(
-    services: Services, bundle: Path, tmp_path: Path, timestamps: bool
+    services: Services, bundle: Path, tmp_path: Path, timestamps: bool, log_version: int
 ) -> None:
-    services.timestamps = timestamps
+    services.timestamps, services.log_version = timestamps, log_version
     trust = services.trust_config(tmp_path / "trust.json")
     signed = sign_bundle(bundle, signer(trust, services.token()))
     assert signed.signer == Identity(WHO, services.issuer)
-    assert services.seen == [FULCIO, *(["/api/v1/timestamp"] if timestamps else []), REKOR]
+    stamped = ["/api/v1/timestamp"] if timestamps else []
+    assert services.seen == [FULCIO, *stamped, f"/api/v{log_version}/log/entries"]
     verified = verify_bundle(bundle, trusted(services, trust))
     assert (verified.files, verified.signer) == (4, Identity(WHO, services.issuer))
 

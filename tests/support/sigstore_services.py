@@ -1,8 +1,9 @@
 """The services of Sigstore on a port of this machine, with keys of their own.
 
-Fulcio's POST /api/v2/signingCert, Rekor's POST /api/v1/log/entries (entries `dsse` 0.0.1), a timestamp authority of
-RFC 3161 and an OpenID provider with a log-in by browser. They check what the real ones do: `pkg/server/grpc_server.go`
-of sigstore/fulcio and `pkg/types/dsse/v0.0.1/entry.go` of sigstore/rekor.
+Fulcio's POST /api/v2/signingCert, POST /api/v1/log/entries of Rekor (entries `dsse` 0.0.1) and /api/v2/log/entries of
+its second version (`hashedrekord` 0.0.2), a timestamp authority of RFC 3161 and an OpenID provider with a log-in by
+browser. They check what the real ones do: `pkg/server/grpc_server.go` of sigstore/fulcio and
+`pkg/types/dsse/v0.0.1/entry.go` of sigstore/rekor.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import rfc8785
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from tests.support.xet import QuietServer
@@ -73,6 +75,8 @@ class Services:
     url: str = ""
     timestamps: bool = False
     """Whether clients are told of the timestamp authority, as those of the public services are."""
+    log_version: int = 1
+    """The version of Rekor that clients are told of; the second has no time of its own."""
     seen: list[str] = field(default_factory=list)
     """The path of each request."""
     hung: set[str] = field(default_factory=set)
@@ -118,7 +122,7 @@ class Services:
             "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
             "caUrls": [_service(self.url)],
             "oidcUrls": [_service(self.issuer)],
-            "rekorTlogUrls": [_service(self.url)],
+            "rekorTlogUrls": [{**_service(self.url), "majorApiVersion": self.log_version}],
             "tsaUrls": stamps,
             "rekorTlogConfig": {"selector": "ANY"},
             "tsaConfig": {"selector": "ANY"},
@@ -191,6 +195,34 @@ class Services:
         entry = rfc8785.dumps({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec})
         self.entries.append(entry)
         return {hashlib.sha256(entry).hexdigest(): self.proved(entry)}
+
+    def list_digest(self, body: bytes) -> dict[str, Any]:
+        """Rekor's second version: check a signed digest, list it, and prove that it is listed."""
+        request = json.loads(body)["hashedRekordRequestV002"]
+        signature, digest = request["signature"], base64.b64decode(request["digest"])
+        raw = base64.b64decode(signature["verifier"]["x509Certificate"]["rawBytes"])
+        key = x509.load_der_x509_certificate(raw).public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        key.verify(base64.b64decode(signature["content"]), digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+        data = {"algorithm": "SHA2_256", "digest": request["digest"]}
+        spec: dict[str, Any] = {"hashedRekordV002": {"data": data, "signature": signature}}
+        entry = rfc8785.dumps({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": spec})
+        self.entries.append(entry)
+        listed = self.proved(entry)
+        proof = listed["verification"]["inclusionProof"]
+        return {
+            "logIndex": str(listed["logIndex"]),
+            "logId": {"keyId": _base64_of(listed["logID"])},
+            "kindVersion": {"kind": "hashedrekord", "version": "0.0.2"},
+            "canonicalizedBody": listed["body"],
+            "inclusionProof": {
+                "logIndex": str(proof["logIndex"]),
+                "treeSize": str(proof["treeSize"]),
+                "rootHash": _base64_of(proof["rootHash"]),
+                "hashes": [_base64_of(one) for one in proof["hashes"]],
+                "checkpoint": {"envelope": proof["checkpoint"]},
+            },
+        }
 
     def proved(self, entry: bytes) -> dict[str, Any]:
         """Prove that the last entry is listed."""
@@ -275,6 +307,10 @@ def _der(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _identifier(key: ec.EllipticCurvePrivateKey) -> bytes:
     return hashlib.sha256(_der(key)).digest()
+
+
+def _base64_of(digits: str) -> str:
+    return base64.b64encode(bytes.fromhex(digits)).decode()
 
 
 def _sized(content: bytes) -> bytes:
@@ -364,6 +400,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return json.dumps(self.services.certify(self.headers["Authorization"].split()[1], body)).encode()
             case "/api/v1/log/entries":
                 return json.dumps(self.services.list_entry(body)).encode()
+            case "/api/v2/log/entries":
+                return json.dumps(self.services.list_digest(body)).encode()
             case "/api/v1/timestamp":
                 return self.services.stamp(body)
             case "/auth/token":
