@@ -16,7 +16,7 @@ from orchestrator.app.resolving import resolve
 from orchestrator.app.runner import Runner, StepResult
 from orchestrator.app.settings import Settings
 from orchestrator.app.sizes import sizes_of
-from orchestrator.catalog.cluster import Containers
+from orchestrator.catalog.schedulers import Containers
 from orchestrator.events import Observer, silence
 from orchestrator.executors.cluster_containers import RUNTIMES, ClusterContainerExecutor
 from orchestrator.executors.job import Executor

@@ -14,7 +14,8 @@ from pathlib import Path
 from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
 from orchestrator.app.planning import Planned
 from orchestrator.app.settings import Settings
-from orchestrator.catalog.cluster import Cluster, Containers, SchedulerName, read_cluster
+from orchestrator.catalog.cluster import Cluster, read_cluster
+from orchestrator.catalog.schedulers import Containers, SchedulerName
 from orchestrator.errors import ClusterInvalidError, machine_faults
 from orchestrator.executors.job import Job
 from orchestrator.executors.scheduler import Resources, Scheduler

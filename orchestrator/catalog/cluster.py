@@ -8,17 +8,11 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.catalog.schedulers import Containers, SchedulerName
 from orchestrator.documents.files import read_document
 from orchestrator.documents.schema import as_text, described_schema
 from orchestrator.documents.validate import validate
 from orchestrator.errors import ClusterInvalidError
-
-Containers = Literal["none", "docker", "apptainer", "pyxis"]
-"""The program that runs the containers of steps; `none`: steps of our own code run on this machine's Python."""
-
-SchedulerName = Literal["slurm", "kubernetes"]
-SCHEDULERS: Mapping[str, SchedulerName] = {"slurm": "slurm", "kubernetes": "kubernetes"}
-"""The schedulers by their names on the command line and in `cluster.yaml`."""
 
 Word = Annotated[str, Field(pattern=r"^[\w.,:;=@+&|*()\[\]/-]+$", max_length=200)]
 """A value without spaces or quotes, because it becomes part of a line of a script."""
@@ -28,7 +22,7 @@ Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_le
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
 
 class Request(_Part):

@@ -25,7 +25,7 @@ from orchestrator.errors import BadInputError, CatalogError, ImageUnknownError, 
 class Option(BaseModel):
     """One option of a tool, as its own help gives it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     flags: tuple[str, ...]
     """Every spelling, with dashes."""
@@ -35,13 +35,13 @@ class Option(BaseModel):
 
 
 class _Images(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     images: dict[str, Image]
 
 
 class _Targets(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     targets: dict[str, Target]
 
@@ -132,7 +132,7 @@ def _find(
     raise error(message, hint=hint)
 
 
-_TABLE = TypeAdapter(tuple[Option, ...])
+_TABLE = TypeAdapter(tuple[Option, ...], config=ConfigDict(defer_build=True))
 
 
 @cache  # many recipes share a table, and the files do not change during a run

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from orchestrator import events
-from orchestrator.catalog.cluster import SCHEDULERS
+from orchestrator.catalog.schedulers import SCHEDULERS
 from orchestrator.cli.rate import Rate
 from orchestrator.units import in_bytes, in_time
 

@@ -25,7 +25,7 @@ _DESCRIPTIVE = frozenset({"description", "formerly", "expected_refusals"})
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class LockedFile(_Part):

@@ -64,7 +64,7 @@ LIGHT: dict[tuple[str, ...], set[str]] = {
     ("plan", "tiny-llama-w4a16-nvfp4"): SHOWN,
     ("plan", "llama3-8b-nvfp4"): SHOWN,
     ("compare", "llama3-8b"): SHOWN,
-    ("build", "--dry-run", "tiny-llama-w4a16-nvfp4"): SHOWN | {"orchestrator.events"},
+    ("build", "--dry-run", "tiny-llama-w4a16-nvfp4"): {"pydantic", "yaml", "orchestrator.events"},
 }
 """Commands that run nothing, and those of the heavy modules that each may load. Loading is most of their time."""
 
@@ -89,8 +89,8 @@ def test_a_job_of_a_cluster_loads_only_what_its_step_needs(tmp_path: Path) -> No
     tell = "except SystemExit: print('LOADED', [name for name in {1!r} if name in sys.modules])"
     job = run("-c", (start + tell).format("orchestrator.executors.job_task", HEAVY), "--help")
     assert job.stdout.splitlines()[-1] == "LOADED ['orchestrator.events']", job.stderr
-    build = ("--store", str(tmp_path), "build", RECIPE, "--executor", "process", "--until", "generate")
-    others = ("docker", "requests", "httpx2", "jinja2")
+    build = ("--store", str(tmp_path), "build", RECIPE, "--executor", "process", "--until", "generate", "--events")
+    others = ("docker", "requests", "httpx2", "jinja2", "rich", "orchestrator.catalog.cluster")
     done = run("-c", (start + tell).format("orchestrator.cli.main", others), *build)
     assert done.stdout.splitlines()[-1] == "LOADED []", done.stderr
 

@@ -19,11 +19,8 @@ from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import written_to
 from orchestrator.app.settings import Settings
-from orchestrator.catalog.cluster import SCHEDULERS, Containers
-from orchestrator.cli.batch import Wanted, build_many
+from orchestrator.catalog.schedulers import SCHEDULERS, Containers
 from orchestrator.cli.build_page_file import with_page
-from orchestrator.cli.build_view import BuildView
-from orchestrator.cli.dry_run import dry_run
 from orchestrator.cli.interrupted_jobs import OnInterrupt, leaves_jobs
 from orchestrator.cli.options import (
     PageFile,
@@ -32,7 +29,6 @@ from orchestrator.cli.options import (
     set_option,
     verbose_option,
 )
-from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, program
 from orchestrator.events import Observer
 from orchestrator.units import in_bytes, in_time
@@ -159,8 +155,12 @@ def command(
     _check_many(ctx, many=many, dry=dry)
     here = _HERE.get(executor or "")
     if dry:
+        from orchestrator.cli.dry_run import dry_run  # noqa: PLC0415 - each job of a cluster loads this module
+
         ctx.exit(dry_run(settings, recipes, overrides, here, as_json=as_json))
     if many:
+        from orchestrator.cli.batch import Wanted, build_many  # noqa: PLC0415 - as above
+
         wanted = Wanted(
             recipes,
             matrix,
@@ -268,7 +268,11 @@ def _passed_on(ctx: click.Context) -> tuple[str, ...]:
 
 
 def _view(*, events: bool, verbose: bool) -> AbstractContextManager[Observer]:
-    return written_to(sys.stdout.fileno()) if events else BuildView(verbose=verbose)
+    if events:
+        return written_to(sys.stdout.fileno())
+    from orchestrator.cli.build_view import BuildView  # noqa: PLC0415 - as above
+
+    return BuildView(verbose=verbose)
 
 
 def _render(prepared: ClusterBuild, folder: Path) -> None:
@@ -316,6 +320,8 @@ def _document(built: Build) -> dict[str, object]:
 
 
 def _show(built: Build, seconds: float) -> None:
+    from orchestrator.cli.table import print_table  # noqa: PLC0415 - as above
+
     rows = [
         (
             result.name,

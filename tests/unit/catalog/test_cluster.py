@@ -9,7 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.catalog.cluster import Cluster, SchedulerName, Slurm, cluster_schema_text, read_cluster
+from orchestrator.catalog.cluster import Cluster, Slurm, cluster_schema_text, read_cluster
+from orchestrator.catalog.schedulers import SchedulerName
 from orchestrator.documents.schema import is_current
 from orchestrator.errors import ClusterInvalidError
 
