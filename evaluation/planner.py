@@ -45,6 +45,7 @@ PRIOR: Mapping[Cost, float] = {
     "recurrent": 50.0,
     "compute": 4.0,
     "exchange": 100.0,
+    "host": 0.0,  # in `launch`, as it has to be told apart by faster GPUs
     "prefill_16": 2.5,
     "prefill_8": 1.5,
     "prefill_4": 0.75,  # half of eight bits, as the tensor cores are twice as fast

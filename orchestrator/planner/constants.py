@@ -26,6 +26,7 @@ Cost = Literal[
     "recurrent",
     "compute",
     "exchange",
+    "host",
     "prefill_16",
     "prefill_8",
     "prefill_4",
@@ -42,6 +43,8 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
 - `recurrent`: additional microseconds per recurrent layer, whose many small kernels cost more than its bytes.
 - `compute`: time of a decode step's products, relative to the peak of the tensor cores at 16 bits.
 - `exchange`: microseconds to add up one block's result over a network of several nodes.
+- `host`: milliseconds of a step in which the GPU waits for the runtime's own work on the processor. 0 on the machine
+  whose `launch` was measured with it; `Constants.host_ms` has it for others.
 - `prefill_16`, `_8`, `_4`: time of a prompt's products relative to the same peak, by the bits of the weights;
   `prefill_block`: for the block formats of llama.cpp, which it multiplies as integers of eight bits;
   `prefill_experts`: added for products of experts, each of which gets few of the tokens.
@@ -51,6 +54,7 @@ CALIBRATED = "constants.json"
 """The file that `orchestrator calibrate` writes into the store."""
 
 _FILE = "constants.json"
+_SPARK = 121
 _STORE: ContextVar[Callable[[], Path] | None] = ContextVar("store", default=None)
 _BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsewhere")
 
@@ -72,6 +76,8 @@ class RuntimeConstants:
     """Whether it multiplies NVFP4 by NVFP4 on the tensor cores. Others unpack the weights and multiply at 16 bits."""
     measured: bool = True
     """Whether any measurement is behind the costs."""
+    sm: int = _SPARK
+    """The compute capability of the machine that the costs were measured on."""
     pads_windows: bool = False
     """The cache of a sliding window holds one more chunk, and attention reads all of it."""
 
@@ -103,24 +109,30 @@ class Constants:
     """By runtime; without an entry, it has all."""
     clock_mhz: Mapping[int, float]
     """Of the multiprocessors under load by compute capability, at which the figures were measured."""
-    measured_sm: int = 121
-    """The compute capability of the machine that the figures were measured on."""
+    host_ms: Mapping[str, float]
+    """By runtime, the cost `host` on machines that its costs were not measured on; without an entry, 0."""
 
-    def runtime(self, name: str) -> RuntimeConstants:
+    def runtime(self, name: str, sm: int | None = None) -> RuntimeConstants:
         """Find a runtime's constants.
+
+        Args:
+            name: Of the runtime.
+            sm: The compute capability of the machine that it runs on. Default: that of the measurements.
 
         Raises:
             CatalogError: No such runtime.
         """
         for runtime, constants in self.runtimes.items():
             if runtime == name:
-                return constants
+                if sm in (None, constants.sm):
+                    return constants
+                return replace(constants, costs={**constants.costs, "host": self.host_ms.get(name, 0.0)})
         message = f"no runtime is called {name!r:.60}"
         raise CatalogError(message, hint=f"there are: {', '.join(self.runtimes)}")
 
-    def with_runtime(self, name: Runtime, constants: RuntimeConstants, sm: int | None = None) -> Constants:
-        """Replace one runtime's constants with those measured on a machine of compute capability `sm`."""
-        return replace(self, runtimes={**self.runtimes, name: constants}, measured_sm=sm or self.measured_sm)
+    def with_runtime(self, name: Runtime, constants: RuntimeConstants) -> Constants:
+        """Replace one runtime's constants."""
+        return replace(self, runtimes={**self.runtimes, name: constants})
 
 
 @cache
@@ -145,12 +157,11 @@ def constants_with(file: Path) -> Constants:
     if not isinstance(document, dict) or not isinstance(document.get("engines"), dict):
         message = f"{file}: engines: expected an object"
         raise CatalogError(message, hint="run `orchestrator calibrate` again, or remove the file")
-    runtimes = {**shipped.runtimes, **_runtimes(document["engines"], str(file))}
-    sm = document.get("sm", shipped.measured_sm)
+    sm = document.get("sm", _SPARK)
     if not isinstance(sm, int):
         message = f"{file}: sm: expected a whole number; found {sm!r:.60}"
         raise CatalogError(message)
-    return replace(shipped, runtimes=runtimes, measured_sm=sm)
+    return replace(shipped, runtimes={**shipped.runtimes, **_runtimes(document["engines"], str(file), sm)})
 
 
 @contextmanager
@@ -206,12 +217,12 @@ def to_document(constants: Constants, *runtimes: Runtime) -> dict[str, Any]:
 
 def _constants(document: Mapping[str, Any], where: str) -> Constants:
     return Constants(
-        runtimes=_runtimes(document["engines"], where),
+        runtimes=_runtimes(document["engines"], where, document["sm"]),
         tensor_flops={int(sm): _positive(value, where, sm) for sm, value in document["tensor_flops"].items()},
         kernels={name: _kernels(entry) for name, entry in document["kernels"].items()},
         clock_mhz={int(sm): _positive(value, where, sm) for sm, value in document["clock_mhz"].items()},
+        host_ms={name: _positive(value, where, name) for name, value in document["host_ms"].items()},
         bands={name: _positive(document["bands"][name], where, name) for name in _BANDS},
-        measured_sm=document["sm"],
     )
 
 
@@ -220,15 +231,16 @@ def _kernels(entry: Mapping[str, Any]) -> Kernels:
     return Kernels(**fields)
 
 
-def _runtimes(part: Mapping[str, Any], where: str) -> dict[Runtime, RuntimeConstants]:
+def _runtimes(part: Mapping[str, Any], where: str, sm: int) -> dict[Runtime, RuntimeConstants]:
     found: dict[Runtime, RuntimeConstants] = {}
     for runtime in RUNTIMES:
         if runtime not in part:
             continue
         entry, place = part[runtime], f"{where}: engines.{runtime}"
         try:
+            costs = {"host": 0.0, **entry["costs"]}  # older calibrations have none
             found[runtime] = RuntimeConstants(
-                costs={cost: _positive(entry["costs"][cost], place, cost, zero=True) for cost in COSTS},
+                costs={cost: _positive(costs[cost], place, cost, zero=True) for cost in COSTS},
                 likeness=_positive(entry["likeness"], place, "likeness"),
                 chunk=round(_positive(entry["chunk"], place, "chunk")),
                 basis=str(entry["basis"]),
@@ -236,6 +248,7 @@ def _runtimes(part: Mapping[str, Any], where: str) -> dict[Runtime, RuntimeConst
                 four_bit_products=entry["four_bit_products"] is True,
                 pads_windows=entry["pads_windows"] is True,
                 measured=entry.get("measured", True) is True,
+                sm=sm,
             )
         except (KeyError, TypeError) as error:
             message = f"{place}: incomplete: {error}"

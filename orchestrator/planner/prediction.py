@@ -78,11 +78,13 @@ def _levels(recipe: Recipe, serving: Serving) -> Iterator[dict[str, Any]]:
 
 def _version(constants: Constants, name: str) -> dict[str, Any]:
     runtime = constants.runtime(name)
-    text = json.dumps([to_document(constants), dict(constants.bands), constants.measured_sm], sort_keys=True)
+    text = json.dumps(
+        [to_document(constants), dict(constants.bands), dict(constants.host_ms), runtime.sm], sort_keys=True
+    )
     return {
         "version": hashlib.sha256(text.encode()).hexdigest()[:12],
         "basis": runtime.basis,
-        "sm": constants.measured_sm,
+        "sm": runtime.sm,
         "orchestrator": __version__,
     }
 

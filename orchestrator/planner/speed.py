@@ -137,7 +137,7 @@ def _margin(load: Load, constants: Constants) -> tuple[float, str]:
     gpu = gpu_of(load.target)
     if load.drafter is not None:
         margin, reason = max(margin, constants.bands["elsewhere"]), "the text decides how many drafts are accepted"
-    if gpu.sm != constants.measured_sm:
+    if gpu.sm != load.runtime.sm:
         margin, reason = max(margin, constants.bands["elsewhere"]), f"the constants were not measured on {gpu.name}"
     return margin, reason
 
@@ -161,6 +161,7 @@ def _decode_basis(load: Load, terms: Terms, queue: Queue | None) -> Iterator[str
         else "",
         f"products {terms['compute'] * costs['compute'] * 1e3:.3g} ms",
         f"{blocks} exchanges between nodes of {costs['exchange']:.3g} µs" if terms["exchange"] else "",
+        f"work on the processor {terms['host'] * costs['host'] * 1e3:.3g} ms" if costs["host"] else "",
     ]
     asked = f"{requests(queue.running if queue else load.batch)} at {load.context:,} tokens"
     step = total(terms, load.runtime) * 1e3

@@ -1,7 +1,8 @@
 """Calculates the time of a step from what it reads and multiplies, and the runtime's share of the machine's peak.
 
 The time of a step is a sum: bytes of weights over bandwidth, bytes of cache over bandwidth, operations over the peak
-of the tensor cores, and a fixed time per block of a layer. Each is multiplied by one constant of the runtime.
+of the tensor cores, a fixed time per block of a layer, and the runtime's own work on the processor. Each is multiplied
+by one constant of the runtime.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def load_of(serving: Serving, constants: Constants | None = None) -> Load:
         scheme=_as_read(serving.scheme, serving.shape, serving.runtime),
         kv_dtype=serving.kv_dtype,
         target=target,
-        runtime=known.runtime(serving.runtime),
+        runtime=known.runtime(serving.runtime, gpu.sm),
         tensor_flops=known.tensor_flops.get(gpu.sm, gpu.memory_bandwidth * _FLOPS_PER_BYTE),
         gpus=count,
         batch=serving.batch,
@@ -132,6 +133,7 @@ def step_terms(load: Load, tokens: int = 1) -> dict[Cost, float]:
         "recurrent": recurrent * 1e-6,
         "compute": load.batch * tokens * flops_per_token(shape, 0) / (load.tensor_flops * load.gpus),
         "exchange": blocks * 1e-6 if load.nodes > 1 else 0.0,
+        "host": 1e-3,
     }
 
 
@@ -149,6 +151,7 @@ def prefill_terms(load: Load, prompt: int) -> dict[Cost, float]:
         "launch": blocks * chunks * 1e-6,
         "recurrent": recurrent * chunks * 1e-6,
         "exchange": blocks * chunks * 1e-6 if load.nodes > 1 else 0.0,
+        "host": chunks * 1e-3,
         prefill_cost(load): work * (MARLIN if unpacks_eight_bits(load) else 1.0),
         "prefill_experts": prompt * _expert_flops(shape) / (load.tensor_flops * load.gpus),
     }

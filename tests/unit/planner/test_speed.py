@@ -249,3 +249,33 @@ def test_the_constants_of_a_runtime_change_its_speed() -> None:
     before = known.runtimes["trtllm"]
     slow = known.with_runtime("trtllm", dataclasses.replace(before, costs={**before.costs, "weights": 3.0}))
     assert of(constants=slow).decode.expected < of().decode.expected
+
+
+H100 = TARGETS["h100"]
+SERVED: dict[str, dict[str, Any]] = {
+    "1b": {
+        **LLAMA_8B,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "vocab_size": 32000,
+    },
+    "7b": {**LLAMA_8B, "vocab_size": 32000},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "form", "measured"), [("1b", "w4a16_nvfp4", 510), ("1b", "fp8", 457), ("7b", "w4a16_nvfp4", 301)]
+)
+def test_small_models_wait_for_the_processor_on_a_fast_gpu(model: str, form: str, measured: float) -> None:
+    serving = Serving(shape_of(SERVED[model]), scheme_of(form), "bf16", H100, "h100", "vllm")
+    asked = dataclasses.replace(serving, context=356, output_tokens=256)
+    found = speed(asked)
+    assert found.decode.expected == pytest.approx(measured, rel=0.16)  # of docs/explanation/on-a-real-gpu.md
+    assert "work on the processor 1.3 ms" in found.basis[0]
+
+
+def test_a_sparks_constants_have_the_processor_in_them_already() -> None:
+    assert "processor" not in of(runtime="vllm").basis[0]
+    assert "processor" not in of(target=H100, target_name="h100").basis[0]  # nothing is known of TensorRT-LLM

@@ -190,3 +190,20 @@ def test_a_calibration_keeps_every_field_of_its_runtime(tmp_path: Path) -> None:
         document = {"sm": 121, **to_document(KNOWN.with_runtime("trtllm", runtime), "trtllm")}
         (tmp_path / "constants.json").write_text(json.dumps(document), encoding="utf-8")
         assert constants_of(tmp_path)[0].runtimes["trtllm"] == runtime
+
+
+def test_what_was_fitted_on_a_machine_has_its_processor_and_other_runtimes_do_not(tmp_path: Path) -> None:
+    document: dict[str, Any] = {"sm": 90, **to_document(KNOWN, "vllm")}
+    document["engines"]["vllm"]["costs"]["host"] = 2.5
+    (tmp_path / "constants.json").write_text(json.dumps(document), encoding="utf-8")
+    found = constants_of(tmp_path)[0]
+    assert found.runtime("vllm", 90).costs["host"] == 2.5
+    assert found.runtime("vllm", 100).costs["host"] == KNOWN.host_ms["vllm"]
+    assert [found.runtimes["trtllm"].sm, found.runtimes["vllm"].sm] == [121, 90]  # each keeps its own machine
+
+
+def test_a_calibration_of_an_older_version_has_no_such_cost(tmp_path: Path) -> None:
+    document: dict[str, Any] = {"sm": 121, **to_document(KNOWN, "trtllm")}
+    del document["engines"]["trtllm"]["costs"]["host"]
+    (tmp_path / "constants.json").write_text(json.dumps(document), encoding="utf-8")
+    assert constants_of(tmp_path)[0].runtimes["trtllm"].costs["host"] == 0
