@@ -34,9 +34,6 @@ _LARGE = 8.0e9
 _MOST = 32
 """Streams up to which batches are scored."""
 
-_ENOUGH = 8
-"""Figures from which a runtime has constants of its own. Fewer tell one version of it from another, at most."""
-
 PRIOR: Mapping[Cost, float] = {
     "weights": 1.25,  # 80 % of the peak, as direct reads of the memory reach
     "four_bit": 0.1,
@@ -114,7 +111,7 @@ def fitted(rows: Iterable[Row], targets: Mapping[str, Target], constants: Consta
     for runtime, before in constants.runtimes.items():
         models = len(set(names[runtime]))
         near = {cost: max(shared[cost], 0.05 * PRIOR[cost]) for cost in COSTS}
-        costs = fit_costs(seen[runtime] if len(seen[runtime]) >= _ENOUGH else (), near)
+        costs = fit_costs(seen[runtime], near)
         basis = f"{len(seen[runtime])} published measurements of {models} models on a DGX Spark, and what engines share"
         known = known.with_runtime(runtime, replace(before, costs=costs, basis=basis))
     return known
