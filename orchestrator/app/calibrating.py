@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.app.measurements import rows_in
 from orchestrator.app.model_files import local_files
@@ -35,11 +36,9 @@ from orchestrator.serving.runtimes import RUNTIMES
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.temporary import replacing
 
-_CALIBRATED: Runtime = "trtllm"
-"""The runtime whose constants are calibrated."""
 _PERFORMANCE = "performance.json"
 _LEAST = 3
-"""Levels of concurrency. With fewer, slow bandwidth and slow start-up look the same."""
+"""Levels of concurrency of a runtime. With fewer, slow bandwidth and slow start-up look the same."""
 
 
 @dataclass(frozen=True)
@@ -56,39 +55,65 @@ class _Benchmark:
 
 
 def calibrate(settings: Settings, target_name: str) -> dict[str, Any]:
-    """Fit the planner's constants to every row and benchmark, and write them into the store.
+    """Fit the planner's constants of each measured runtime to its rows and benchmarks, and write them into the store.
 
     Args:
         settings: The environment and the folders.
         target_name: The target that this machine is.
 
     Returns:
-        A report for JSON: the file, the benchmarks that were used or skipped, and the constants before and after.
+        A report for JSON: the file, the benchmarks that were skipped, and for each runtime how many were used, the
+        mean error and the constants before and after.
 
     Raises:
         MeasurementsMissingError: There are too few usable measurements.
     """
     target = settings.catalog.target(target_name)
     runs = _runs(settings)
-    observations, skipped = _observe(runs, target, sizes_of(settings))
-    if len(observations) < _LEAST:
-        raise _too_few(len(runs), len(observations), skipped, settings)
-    before = default_constants().runtime(_CALIBRATED)
-    used = len(runs) - len(skipped)
-    basis = (
-        f"{len(observations)} levels of {used} benchmarks of this machine ({target_name}), and published measurements"
-    )
-    after = calibrated(before, observations, basis)
+    observed, skipped = _observe(runs, target, sizes_of(settings))
+    enough = {name: found for name, found in observed.items() if len(found) >= _LEAST}
+    if not enough:
+        raise _too_few(len(runs), observed, skipped, settings)
+    fits = {name: _fit(name, found, target_name, target) for name, found in enough.items()}
     file = settings.store.root / CALIBRATED
-    _write(file, after, target)
+    _write(file, {name: fit.after for name, fit in fits.items()}, target)
     return {
         "file": str(file),
-        "runs": used,
-        "levels": len(observations),
         "skipped": skipped,
-        "mean_error": {"before": mean_error(observations, before), "after": mean_error(observations, after)},
-        "costs": {cost: {"before": before.costs[cost], "after": after.costs[cost]} for cost in COSTS},
+        "runtimes": {name: fit.report for name, fit in fits.items()},
+        "too_few": {name: len(found) for name, found in observed.items() if name not in fits},
     }
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The constants of one runtime before and after, and what was fitted."""
+
+    before: RuntimeConstants
+    after: RuntimeConstants
+    observations: Sequence[Observation]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        before, after = self.before, self.after
+        return {
+            "runs": len({one.group for one in self.observations}),
+            "levels": len(self.observations),
+            "mean_error": {
+                name: mean_error(self.observations, of) for name, of in (("before", before), ("after", after))
+            },
+            "costs": {cost: {"before": before.costs[cost], "after": after.costs[cost]} for cost in COSTS},
+        }
+
+
+def _fit(name: Runtime, observations: Sequence[Observation], target_name: str, target: Target) -> _Fit:
+    assert target.gpu is not None  # noqa: S101 - runs of other machines were skipped
+    before = default_constants().runtime(name, target.gpu.sm)
+    runs = len({one.group for one in observations})
+    basis = (
+        f"{len(observations)} levels of {runs} benchmarks of this machine ({target_name}), and published measurements"
+    )
+    return _Fit(before, calibrated(before, observations, basis), observations)
 
 
 def _runs(settings: Settings) -> list[_Benchmark]:
@@ -134,25 +159,33 @@ def _checkpoint(document: Mapping[str, Any], artifacts: Mapping[str, Artifact]) 
     return None
 
 
-def _observe(runs: list[_Benchmark], target: Target, find: Find) -> tuple[list[Observation], dict[str, str]]:
-    """Turn the runs into observations, and give the reason for each unusable run."""
-    found: list[Observation] = []
+def _observe(
+    runs: list[_Benchmark], target: Target, find: Find
+) -> tuple[dict[Runtime, list[Observation]], dict[str, str]]:
+    """Turn the runs into observations of each runtime, and give the reason for each unusable run."""
+    found: dict[Runtime, list[Observation]] = defaultdict(list)
     skipped: dict[str, str] = {}
     for run in runs:
         try:
-            found += _observations(run, target, find)
+            found[_runtime(run)] += _observations(run, target, find)
         except OrchestratorError as error:
             skipped[run.file] = error.message
-    return found, skipped
+    return {name: some for name, some in found.items() if some}, skipped
+
+
+def _facts(run: _Benchmark) -> Mapping[str, Any]:
+    facts = run.document.get("facts")
+    return facts if isinstance(facts, dict) else {}
+
+
+def _runtime(run: _Benchmark) -> Runtime:
+    """Return what served a run, by the version that its facts have; older ones have none, and are of TensorRT-LLM."""
+    facts = _facts(run)
+    return cast("Runtime", next((RUNTIMES[name].COSTS for name in RUNTIMES if name in facts), "trtllm"))
 
 
 def _observations(run: _Benchmark, target: Target, find: Find) -> list[Observation]:
-    facts = run.document.get("facts")
-    facts = facts if isinstance(facts, dict) else {}
-    others = [RUNTIMES[name].LABEL for name in RUNTIMES if name in facts and RUNTIMES[name].COSTS != _CALIBRATED]
-    if others:
-        message = f"measured with {others[0]}, and the constants of TensorRT-LLM are calibrated"
-        raise MeasurementUnusableError(message)
+    facts = _facts(run)
     measured_on = facts.get("sm")
     if target.gpu is None or measured_on != str(target.gpu.sm):
         message = f"measured on compute capability {measured_on}, which is not that of {target.description}"
@@ -161,7 +194,7 @@ def _observations(run: _Benchmark, target: Target, find: Find) -> list[Observati
         message = "measured with drafts, whose steps are not those of plain decoding"
         raise MeasurementUnusableError(message)
     shape, scheme = _model(run, str(facts.get("format", "bf16")), find)
-    return observations_of(run.document, shape, scheme, target, default_constants())
+    return observations_of(run.document, shape, scheme, target, default_constants(), runtime=_runtime(run))
 
 
 def _model(run: _Benchmark, form: str, find: Find) -> tuple[ModelShape, Scheme]:
@@ -191,16 +224,19 @@ def _provenance(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _too_few(runs: int, levels: int, skipped: Mapping[str, str], settings: Settings) -> MeasurementsMissingError:
+def _too_few(
+    runs: int, found: Mapping[Runtime, Sequence[Observation]], skipped: Mapping[str, str], settings: Settings
+) -> MeasurementsMissingError:
     where = f"{settings.measurements}, {settings.store.root} and {settings.dist}"
-    message = f"found {levels} usable levels in {runs} benchmarks in {where}, expected at least {_LEAST}"
+    levels = max(map(len, found.values()), default=0)
+    message = f"found {levels} usable levels in {runs} benchmarks in {where}, expected at least {_LEAST} of one runtime"
     reasons = "".join(f"\n{file}: {reason}" for file, reason in skipped.items())
     return MeasurementsMissingError(message + reasons, hint="measure first: orchestrator bench RECIPE")
 
 
-def _write(file: Path, runtime: RuntimeConstants, target: Target) -> None:
+def _write(file: Path, runtimes: Mapping[Runtime, RuntimeConstants], target: Target) -> None:
     assert target.gpu is not None  # noqa: S101 - runs of other machines were skipped
-    document = to_document(default_constants().with_runtime(_CALIBRATED, runtime), _CALIBRATED)
+    document = to_document(replace(default_constants(), runtimes=runtimes))
     text = json.dumps({"sm": target.gpu.sm, **document}, indent=2) + "\n"
     with machine_faults("writing the result of the calibration"):
         file.parent.mkdir(parents=True, exist_ok=True)

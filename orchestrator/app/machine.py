@@ -34,7 +34,7 @@ _PATIENCE = 20
 _NOT_REPORTED = ("", "n/a", "[n/a]", "[not supported]", "not supported", "[unknown error]")
 _SLOWED = 0.9
 """Share of the usual clock below which a GPU counts as slowed. Every band holds more than the rest."""
-_COOL = "let it cool: free its vents, and keep it away from other heat"
+_COOL = "let it cool: free its vents, and keep warm air away from it"
 _POWER = "use the power adapter that came with the machine, and take it out of wall and machine for a minute"
 _UNLOCK = "remove a limit that someone set: sudo nvidia-smi -rgc"
 _FASTER = {"heat": _COOL, "power": _POWER, "power supply": _POWER, "slowdown": f"{_COOL}; {_POWER}", "limit": _UNLOCK}

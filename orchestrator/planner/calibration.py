@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.catalog.target import Target
 from orchestrator.errors import MeasurementUnusableError
 from orchestrator.models.shape import ModelShape
-from orchestrator.planner.constants import COSTS, Constants, Cost, RuntimeConstants
+from orchestrator.planner.constants import COSTS, Constants, Cost, Runtime, RuntimeConstants
 from orchestrator.planner.queueing import queue_of
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.serving import Serving
@@ -25,6 +26,8 @@ Floats = NDArray[np.float64]
 _ROUNDS = 6
 """Rounds of reweighting. The costs settle in three or four."""
 _SWEEPS = 200
+_TENSOR_PARALLEL = ("--tp", "--tensor-parallel-size")
+"""The options of trtllm-bench and vLLM for the GPUs that share a model."""
 _OUTLIER = 0.1
 """Relative error above which a measurement gets less weight (Huber's rule)."""
 
@@ -76,15 +79,23 @@ def calibrated(
         costs=fit_costs(observations, runtime.costs, trust=trust),
         basis=basis,
         experts_measured=runtime.experts_measured or experts,
+        measured=True,
     )
 
 
 def observations_of(
-    document: Mapping[str, Any], shape: ModelShape, scheme: Scheme, target: Target, constants: Constants
+    document: Mapping[str, Any],
+    shape: ModelShape,
+    scheme: Scheme,
+    target: Target,
+    constants: Constants,
+    *,
+    runtime: Runtime = "trtllm",
 ) -> list[Observation]:
-    """Read what trtllm-bench measured, one observation per level of concurrency.
+    """Read what a benchmark measured, one observation per level of concurrency.
 
-    It keeps `concurrency` requests active: while one answer is generated, as many prompts are read.
+    trtllm-bench and `payloads/measure.py`, which measures the other runtimes, keep `concurrency` requests active: while
+    one answer is generated, as many prompts are read.
 
     Args:
         document: A performance.json.
@@ -92,6 +103,7 @@ def observations_of(
         scheme: The format of its weights.
         target: The machine.
         constants: The known constants.
+        runtime: What served it.
 
     Raises:
         MeasurementUnusableError: It lacks a figure, or is faster than the machine's bandwidth allows.
@@ -112,7 +124,7 @@ def observations_of(
         scheme.kv_cache,
         target,
         target.description,
-        "trtllm",
+        runtime,
         context=prompt + answer,
         output_tokens=answer,
         gpus=gpus,
@@ -147,7 +159,8 @@ def mean_error(observations: Sequence[Observation], runtime: RuntimeConstants) -
 
 
 def _tensor_parallel(command: Sequence[str]) -> int:
-    return int(command[command.index("--tp") + 1]) if "--tp" in command else 1
+    found = (int(value) for name, value in pairwise(command) if name in _TENSOR_PARALLEL)
+    return next(found, 1)
 
 
 def _non_negative(matrix: Floats, right: Floats, start: Floats) -> Floats:

@@ -34,10 +34,13 @@ def command(settings: Settings, target_name: str, as_json: bool) -> None:
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    print_table(("cost", "before", "after"), _rows(report["costs"]), right=(1, 2))
-    error = report["mean_error"]
-    click.echo(f"{report['levels']} levels of {report['runs']} benchmarks")
-    click.echo(f"mean error of the predicted times: {error['before']:.0%} before, {error['after']:.0%} after")
+    for name, fit in report["runtimes"].items():
+        click.echo(f"{name}: {fit['levels']} levels of {fit['runs']} benchmarks")
+        print_table(("cost", "before", "after"), _rows(fit["costs"]), right=(1, 2))
+        error = fit["mean_error"]
+        click.echo(f"mean error of the predicted times: {error['before']:.0%} before, {error['after']:.0%} after\n")
+    for name, levels in report["too_few"].items():
+        click.echo(f"not fitted: {name}: {levels} levels are too few")
     for file, reason in report["skipped"].items():
         click.echo(f"not used: {file}: {reason}")
     click.echo(f"wrote {report['file']}; plans and estimates now use it")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.store.artifact import Artifact
@@ -35,27 +37,70 @@ def publish(shell: Shell, key: str, step: str, **files: Any) -> Artifact:  # noq
     return store.publish(attempt, key, step)
 
 
-def measure(shell: Shell, speeds: dict[int, float] = SPEEDS, *, sm: str = "121") -> None:
+def measure(
+    shell: Shell,
+    speeds: dict[int, float] = SPEEDS,
+    *,
+    sm: str = "121",
+    key: str = "b",
+    facts: Mapping[str, str] = MappingProxyType({}),
+    command: Sequence[str] = ("trtllm-bench",),
+) -> None:
     checkpoint = publish(shell, "a" * 64, "quantize", config=CONFIG)
     performance = {
-        "facts": {"format": "nvfp4", "sm": sm},
-        "provenance": {"key": "b" * 64, "inputs": {"quantize": checkpoint.digest}},
+        "facts": {"format": "nvfp4", "sm": sm, **facts},
+        "provenance": {"key": key * 64, "inputs": {"quantize": checkpoint.digest}},
         "dataset": {"input_tokens": 512, "output_tokens": 128},
         "levels": [
-            {"concurrency": number, "output_tokens_per_second": speed, "command": ["trtllm-bench"]}
+            {"concurrency": number, "output_tokens_per_second": speed, "command": list(command)}
             for number, speed in speeds.items()
         ],
     }
-    publish(shell, "b" * 64, "benchmark", performance=performance)
+    publish(shell, key * 64, "benchmark", performance=performance)
 
 
 def test_what_was_measured_is_fitted_and_written_into_the_store(shell: Shell) -> None:
     measure(shell)
-    report = shell.json("calibrate")
+    [report] = shell.json("calibrate")["runtimes"].values()
     assert report["levels"] == 3
     assert report["mean_error"]["after"] < report["mean_error"]["before"]
     written = json.loads((shell.store / "constants.json").read_bytes())
     assert "3 levels of 1 benchmarks of this machine" in written["engines"]["trtllm"]["basis"]
+
+
+VLLM = {"vllm": "0.27.1"}
+
+
+def test_each_runtime_is_fitted_to_its_own_measurements(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIG), encoding="utf-8")
+    ask = ("estimate", "--config", str(config), "--format", "nvfp4", "--engine")
+    shipped = {name: shell.json(*ask, name)["decode_tokens_per_s"]["expected"] for name in ("trtllm", "vllm", "sglang")}
+    measure(shell, {1: 24.0, 4: 90.0, 16: 250.0}, key="c", facts=VLLM, command=("vllm", "serve"))
+    first = shell.json("calibrate")
+    assert list(first["runtimes"]) == ["vllm"]
+    slower = {name: shell.json(*ask, name)["decode_tokens_per_s"]["expected"] for name in shipped}
+    assert slower["vllm"] < 0.9 * shipped["vllm"]
+    assert [slower["trtllm"], slower["sglang"]] == [shipped["trtllm"], shipped["sglang"]]
+    measure(shell)
+    both = shell.json("calibrate")
+    assert both["runtimes"]["vllm"] == first["runtimes"]["vllm"]
+    assert set(json.loads((shell.store / "constants.json").read_bytes())["engines"]) == {"trtllm", "vllm"}
+
+
+def test_a_runtime_with_too_few_levels_is_named_and_the_other_is_fitted(shell: Shell) -> None:
+    measure(shell)
+    measure(shell, {1: 30.0, 4: 110.0}, key="c", facts=VLLM)
+    report = shell.json("calibrate")
+    assert (list(report["runtimes"]), report["too_few"]) == (["trtllm"], {"vllm": 2})
+    assert shell("calibrate") == 0
+    assert "not fitted: vllm: 2 levels are too few" in shell.out
+
+
+def test_measurements_of_two_runtimes_do_not_add_up_to_enough(shell: Shell) -> None:
+    measure(shell, {1: 30.0, 4: 110.0})
+    measure(shell, {16: 300.0}, key="c", facts=VLLM)
+    assert "found 2 usable levels in 2 benchmarks" in shell.error("calibrate")["message"]
 
 
 def test_the_table_shows_what_changed_and_where_it_is(shell: Shell) -> None:

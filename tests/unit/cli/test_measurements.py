@@ -154,9 +154,10 @@ def test_calibrate_needs_no_store_for_rows(shell: Shell) -> None:
     shell.json("bench", RECIPE)
     row = rows_of(shell)[0]
     again = shell.json("calibrate")
-    assert (again["runs"], again["levels"]) == (1, 3)  # the row and the store's benchmark are the same
+    fit = again["runtimes"]["trtllm"]
+    assert (fit["runs"], fit["levels"]) == (1, 3)  # the row and the store's benchmark are the same
     shell.store.rename(shell.folder / "gone")
-    assert shell.json("calibrate")["costs"] == again["costs"]
+    assert shell.json("calibrate")["runtimes"] == again["runtimes"]
     row["recipe"]["serve"] = {"speculative": {"type": "mtp"}}
     (shell.project / "measurements" / f"{RECIPE}.jsonl").write_text(json.dumps(row) + "\n")
     assert "measured with drafts" in shell.error("calibrate")["message"]

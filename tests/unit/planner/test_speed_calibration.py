@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import CatalogError, MeasurementUnusableError
+from orchestrator.errors import CatalogError, MeasurementUnusableError, SpeedInputError
 from orchestrator.planner.calibration import (
     Observation,
     calibrated,
@@ -92,6 +92,15 @@ def test_one_wild_measurement_moves_little() -> None:
     wild = Observation(good[0].terms, good[0].seconds * 10, good[0].group)
     after = calibrated(TRTLLM, [*good, *good, *good, wild], "ours")
     assert after.costs["weights"] == pytest.approx(TRTLLM.costs["weights"], rel=0.15)
+
+
+@pytest.mark.parametrize("option", ["--tp", "--tensor-parallel-size"])
+def test_the_gpus_that_share_a_model_are_read_from_the_command(option: str) -> None:
+    document = performance(TRTLLM)
+    for level in document["levels"]:
+        level["command"] = ["server", option, "2"]
+    with pytest.raises(SpeedInputError, match="gpus: found 2"):
+        observe(document)  # a Spark has one
 
 
 def test_a_measurement_faster_than_the_bandwidth_is_refused() -> None:
