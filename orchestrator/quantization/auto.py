@@ -18,9 +18,10 @@ from orchestrator.events import Progress, silence
 from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
-from orchestrator.quantization.calibrated import Settings, check_measured, input_amax, write_quantized
+from orchestrator.quantization.calibrated import Settings, check_measured, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
 from orchestrator.quantization.format_names import AUTO, MAX
+from orchestrator.quantization.layer_encoding import input_amax
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import Arithmetic, Stored, operands
 from orchestrator.quantization.model import LayeredModel

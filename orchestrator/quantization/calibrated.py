@@ -24,18 +24,18 @@ from orchestrator.quantization.experts import is_whole
 from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.formats.e2m1 import Numbers
-from orchestrator.quantization.hessian import changes_of
+from orchestrator.quantization.layer_encoding import input_amax, rounded, weight_groups, weight_scales
 from orchestrator.quantization.layers import Layers
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
-from orchestrator.quantization.onepass import largest_magnitude, require_finite
+from orchestrator.quantization.onepass import require_finite
 from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
 from orchestrator.quantization.plan import EXCLUDED, Plan, scheme_named
 from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
 from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.scratch import Scratch, fingerprint
-from orchestrator.quantization.torch_arrays import as_array, as_tensor
+from orchestrator.quantization.torch_arrays import as_tensor
 from orchestrator.quantization.walk import WalkSettings
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
 
@@ -236,37 +236,16 @@ class _Walk:
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         check_measured(self.plan, number, measured)
         if moments is not None:
-            rounds = scheme.compensates
-            scratch.keep(self._rounded(number, tensors, measured, moments) if rounds else moments.importance())
+            scratch.keep(
+                self._rounded(number, tensors, measured, moments) if scheme.compensates else moments.importance()
+            )
         return measured
 
     def _rounded(
         self, number: int, tensors: Mapping[str, Any], measured: Measured, moments: InputMoments
     ) -> dict[str, NDArray[Any]]:
-        """Round a layer's weights by GPTQ, and return what they become, by name within the layer."""
-        prefix, found = f"{self.plan.stack}.{number}.", {}
-        scales = {
-            name: scale
-            for group in self._groups(number, measured)
-            for name, scale in self._scaled(group, tensors, measured)
-        }
         with self.report.cost.phase("round"):
-            for inputs in moments.taken_products():
-                weights = [f"{prefix}{module}.weight" for module in inputs.modules]
-                if not any(self._compensates(name) for name in weights):
-                    continue
-                singular, changes = inputs.is_singular, changes_of(load_torch(), inputs.sums)
-                for module, name in zip(inputs.modules, weights, strict=True):
-                    if not self._compensates(name):
-                        continue
-                    encoded = self.plan.scheme_of(name).encode(tensors[name], scales[name], changes=changes)
-                    for suffix, part in encoded.items():
-                        found[f"{module}.weight{suffix}"] = part if isinstance(part, np.ndarray) else as_array(part)
-                    measured.singular.extend([module] if singular else [])
-        return found
-
-    def _compensates(self, name: str) -> bool:
-        return self.plan.quantizes(name) and self.plan.scheme_of(name).compensates
+            return rounded([self.plan], number, tensors, measured, moments)[0]
 
     # --- tensors ---
 
@@ -304,7 +283,7 @@ class _Walk:
         with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
             known = {f"{self.plan.stack}.{number}.{name}": array for name, array in kept.items()}
-            for group in self._groups(number, measured):
+            for group in weight_groups(self.plan, number, measured):
                 self._quantize(group, tensors, amax, known, measured)
             for module in measured.singular:
                 self.report.tensors[f"{self.plan.stack}.{number}.{module}"].is_singular = True
@@ -321,26 +300,6 @@ class _Walk:
             self.memory.wait()
         done(number)
 
-    def _groups(self, number: int, measured: Measured) -> list[tuple[str, ...]]:
-        """Return the quantized weights of a layer. Those that get the same tensor share their scales, too."""
-        prefix = f"{self.plan.stack}.{number}."
-        alike = {f"{prefix}{one}.weight": f"{prefix}{other}.weight" for one, other in measured.fed_alike.items()}
-        units = [unit for unit in self.plan.layers[number] if self.plan.quantizes(unit[0])]
-        return [part for group in layout.joined(units, alike) for part in self.plan.by_scheme(group)]
-
-    def _scaled(
-        self, group: Sequence[str], tensors: Mapping[str, Any], measured: Measured
-    ) -> list[tuple[str, np.float32]]:
-        """Return the scale of each weight of a group. Those that are one matrix in transformers share it."""
-        modules = {name.removesuffix(".weight") for name in group}
-        wholes = [tuple(f".{name}" for name in names) for names in measured.joined]
-        one_matrix = any(all(module.endswith(whole) for module in modules) for whole in wholes)
-        scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
-        amax = [largest_magnitude(tensors[name], source[name]) for name in group]
-        if scheme.shares(tuple(group)) or one_matrix:
-            amax = [max(amax)] * len(amax)
-        return [(name, scheme.weight_scale(largest)) for name, largest in zip(group, amax, strict=True)]
-
     def _quantize(
         self,
         group: Sequence[str],
@@ -350,7 +309,7 @@ class _Walk:
         measured: Measured,
     ) -> None:
         scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
-        for name, scale in self._scaled(group, tensors, measured):
+        for name, scale in weight_scales(self.plan, group, tensors, measured):
             module, rounded = name.removesuffix(".weight"), scheme.compensates and name in kept
             entry = self.report.tensor(module, scheme, scale)
             entry.falls_back = not rounded if scheme.compensates else scheme.weighs_errors and module not in kept
@@ -406,15 +365,6 @@ def check_measured(plan: Plan, number: int, measured: Measured) -> None:
         found = "keys and values were not recorded: it uses no attention of transformers' interface, nor that of torch"
     message = f"quantization.kv_cache: {layer}: {found}"
     raise ModelUnsupportedError(message, hint="Set quantization.kv_cache: none, or exclude this layer.")
-
-
-def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
-    """Return the largest input of each group of modules that share its scale. All experts of a layer share it."""
-    found: dict[tuple[str, Any], float] = {}
-    for module, amax in measured.inputs.items():
-        group = layout.input_group(f"{layer}.{module}")
-        found[group] = max(found.get(group, 0.0), amax)
-    return found
 
 
 @dataclass

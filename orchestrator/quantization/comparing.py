@@ -39,7 +39,7 @@ class ComparisonNeeds(Needs):
     def total(self, *, layers: int, spill: bool) -> int:  # noqa: ARG002 - one layer of each model at a time
         """Add up, with hidden states in memory or in a file."""
         between = 0 if spill else self.between
-        return self.libraries + between + max(self.layer + self.gathered + self.batch, self.head)
+        return self.libraries + between + max(self.layer + self.gathered + self.batch + self.products, self.head)
 
     @property
     def parts(self) -> dict[str, int]:
@@ -60,7 +60,16 @@ def spills(plan: Plan, quantized: Quantized, batches: Sequence[Batch], how: Walk
     Raises:
         MemoryBudgetError: The memory is too small even with a file.
     """
-    host, device = _needs(plan, quantized, batches, how.device)
+    host, device = comparison_needs(plan, _quantized_bytes(plan, quantized), batches, how.device)
+    return spills_within(host, device, how, torch)
+
+
+def spills_within(host: ComparisonNeeds, device: ComparisonNeeds, how: WalkSettings, torch: Torch) -> bool:
+    """Decide the same from what the processor and the device need, see `comparison_needs`.
+
+    Raises:
+        MemoryBudgetError: The memory is too small even with a file.
+    """
     budget = how.memory if how.memory is not None else resources.available()
     if resources.is_shared(torch, how.device):
         return resources.choose(_together(host, device), budget, spill=how.spill).spill
@@ -69,23 +78,29 @@ def spills(plan: Plan, quantized: Quantized, batches: Sequence[Batch], how: Walk
     return resources.choose(device, free, spill=how.spill, where="the GPU's memory").spill
 
 
-def _needs(
-    plan: Plan, quantized: Quantized, batches: Sequence[Batch], device: str
+def comparison_needs(
+    plan: Plan, quantized: tuple[int, int, int], batches: Sequence[Batch], device: str
 ) -> tuple[ComparisonNeeds, ComparisonNeeds]:
     """Calculate from shapes alone: the processor's memory for reading, and the device's for running.
 
     A layer needs the original's weights, the stored quantized weights, and these again in BF16 for the
     multiplication. A processor runs what it reads. A GPU gets a copy.
+
+    Args:
+        plan: The original.
+        quantized: Bytes of a layer's quantized weights in BF16, as stored, and of the largest one; over all layers.
+        batches: The batches for both models.
+        device: As torch names it.
     """
     ours = resources.needs(plan, batches, device)
-    served, codes, widest = _quantized_bytes(plan, quantized)
+    served, codes, widest = quantized
     layers = [[plan.spec(name) for unit in units for name in unit] for units in plan.layers.values()]
     experts = max(sum(spec.size for spec in layer if ".experts." in spec.name) for layer in layers)
     head = max(plan.spec(name).size for name in plan.ends)
     longest = max(batch.tokens.size for batch in batches)
     logits = min(LOGITS_BYTES, longest * 4 * plan.spec(plan.embedding).shape[0])
     copied = device != "cpu"
-    host = ComparisonNeeds(ours.libraries, ours.layer + codes, experts, 0, 0, head)
+    host = ComparisonNeeds(ours.libraries, ours.layer + codes, experts, 0, 0, head=head)
     running = ComparisonNeeds(
         libraries=resources.LIBRARIES_OF_GPU if copied else 0,
         layer=served + (ours.layer if copied else 0),
@@ -112,4 +127,4 @@ def _quantized_bytes(plan: Plan, quantized: Quantized) -> tuple[int, int, int]:
 def _together(host: ComparisonNeeds, running: ComparisonNeeds) -> ComparisonNeeds:
     """Add up what uses one memory. `host` includes the libraries of a GPU already."""
     added = map(operator.add, astuple(host), astuple(running))
-    return replace(ComparisonNeeds(*added), libraries=host.libraries)
+    return replace(type(host)(*added), libraries=host.libraries)

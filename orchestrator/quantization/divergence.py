@@ -31,7 +31,7 @@ from orchestrator.quantization.structure import is_head
 from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -106,14 +106,8 @@ class _Walk:
 
     def _begin(self, scratch: Scratch[LayerError]) -> None:
         """Load the hidden states for the first layer that was not compared yet."""
-        plan, model, used = self.plan, self.model, used_tokens(self.batches)
-        rows = plan.rows(plan.embedding, _CHUNK_BYTES)
-        model.begin(picked(rows, used, plan.spec(plan.embedding)), self.batches, used)
-        if not model.can_restore:
-            message = (
-                f"{type(model.model).__name__}: its layers hand on more than hidden states; comparing needs these alone"
-            )
-            raise ModelUnsupportedError(message, hint="Leave out the comparison with the original.")
+        model = self.model
+        begin(model, self.batches)
         self.masks = [model.tensor(batch.mask).bool() for batch in self.batches]
         if scratch.done:
             state = scratch.hidden()
@@ -129,16 +123,10 @@ class _Walk:
             probe = Probe.running(model, running, self.masks[: probes(self.batches)])
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
-        overrides = Arithmetic(model.torch, served, cache).overrides
-        drift = Drift()
-        with model.resident(number, _mixed(tensors, served)) as layer, layer.running(overrides=overrides) as forward:
-            for position, hidden in enumerate(self.hidden):
-                after = forward(position, hidden)
-                drift.add(model.hidden[position], after, self.masks[position])
-                self.hidden[position] = after
+        error = run_quantized(model, number, Served(tensors, served, cache), self.hidden, self.masks)
         groups = tuple(self._group(number, tensors, served, probe, group) for group in groups_of(served))
         model.forget(number)
-        return LayerError(number, drift.mean, groups)
+        return LayerError(number, error, groups)
 
     def _group(
         self,
@@ -159,22 +147,117 @@ class _Walk:
 
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
         """Compare the next-token probabilities of both models, some tokens at a time."""
-        torch = self.model.torch
-        plan = self.plan
-        tied = not any(is_head(name) for name in plan.ends)
-        tensors = {name: plan.read(name) for name in plan.ends if tied or name != plan.embedding}
-        step = max(1, LOGITS_BYTES // (4 * plan.checkpoint.tensors[plan.embedding].shape[0]))
         found = _Totals()
-        with self.model.head(tensors) as logits:
-            for batch, mask, exact, other in zip(self.batches, self.masks, self.model.hidden, self.hidden, strict=True):
-                followed = mask[:, :-1] & mask[:, 1:]
-                following = self.model.tensor(batch.tokens)[:, 1:][followed]
-                rows = [hidden[:, :-1][followed] for hidden in (exact, other)]
-                for first in range(0, len(following), step):
-                    some = slice(first, first + step)
-                    expected = [torch.log_softmax(logits(part[some][None])[0].float(), -1) for part in rows]
-                    found.add(torch, expected[0], expected[1], following[some])
+        for exact, others, tokens in predictions(
+            self.model, self.batches, self.masks, self.model.hidden, [self.hidden]
+        ):
+            found.add(self.model.torch, exact, next(others), tokens.following)
         return found.evaluation(layers)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A layer as a runtime computes it."""
+
+    tensors: Mapping[str, NDArray[Any]]
+    """The original's weights, by name within the layer."""
+    operands: Mapping[str, Operand]
+    """The quantized modules."""
+    cache_scales: tuple[np.float32, np.float32] | None
+    """Scales of keys and values, if the cache is FP8."""
+
+
+def begin(model: LayeredModel, batches: Sequence[Batch]) -> None:
+    """Prepare the hidden states of the first layer.
+
+    Raises:
+        ModelUnsupportedError: Layers hand on more than these.
+    """
+    plan, used = model.plan, used_tokens(batches)
+    model.begin(picked(plan.rows(plan.embedding, _CHUNK_BYTES), used, plan.spec(plan.embedding)), batches, used)
+    if not model.can_restore:
+        message = (
+            f"{type(model.model).__name__}: its layers hand on more than hidden states; comparing needs these alone"
+        )
+        raise ModelUnsupportedError(message, hint="Leave out the comparison with the original.")
+
+
+def run_quantized(
+    model: LayeredModel,
+    number: int,
+    served: Served,
+    hidden: HiddenStates,
+    masks: Sequence[Tensor],
+) -> float:
+    """Run hidden states through a quantized layer to the next one, and return the relative error of its output.
+
+    Args:
+        model: The model, whose original has run through the layer. Its last batches are those of `hidden`.
+        number: The layer.
+        served: The layer.
+        hidden: The quantized model's hidden states.
+        masks: For each of its batches, whether there is a token.
+    """
+    overrides, drift = Arithmetic(model.torch, served.operands, served.cache_scales).overrides, Drift()
+    first = len(model.hidden) - len(hidden)
+    with (
+        model.resident(number, _mixed(served.tensors, served.operands)) as layer,
+        layer.running(overrides=overrides) as forward,
+    ):
+        for position, before in enumerate(hidden):
+            after = forward(first + position, before)
+            drift.add(model.hidden[first + position], after, masks[position])
+            hidden[position] = after
+    return drift.mean
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Tokens whose next-token probabilities are compared."""
+
+    following: Tensor
+    """The next tokens, of shape [tokens]."""
+    sequences: Tensor
+    """The sequence of each, counted over all batches, of shape [tokens]."""
+
+
+def predictions(
+    model: LayeredModel,
+    batches: Sequence[Batch],
+    masks: Sequence[Tensor],
+    exact: Iterable[Tensor],
+    others: Sequence[Iterable[Tensor]],
+) -> Iterator[tuple[Tensor, Iterator[Tensor], Compared]]:
+    """Yield log probabilities of next tokens, of shape [tokens, vocabulary], some tokens at a time.
+
+    Args:
+        model: The model, after its last layer.
+        batches: The batches.
+        masks: For each batch, whether there is a token.
+        exact: The original's hidden states after the last layer, for each batch.
+        others: Those of each quantized model, whose log probabilities are calculated when they are taken.
+    """
+    torch, plan, before = model.torch, model.plan, 0
+    tied = not any(is_head(name) for name in plan.ends)
+    tensors = {name: plan.read(name) for name in plan.ends if tied or name != plan.embedding}
+    step = max(1, LOGITS_BYTES // (4 * plan.checkpoint.tensors[plan.embedding].shape[0]))
+    with model.head(tensors) as logits:
+        for batch, mask, *states in zip(batches, masks, exact, *others, strict=True):
+            followed = mask[:, :-1] & mask[:, 1:]
+            following = model.tensor(batch.tokens)[:, 1:][followed]
+            sequences, before = followed.nonzero()[:, 0] + before, before + len(batch.tokens)
+            rows = [hidden[:, :-1][followed] for hidden in states]
+            for first in range(0, len(following), step):
+                some = slice(first, first + step)
+                found = (torch.log_softmax(logits(part[some][None])[0].float(), -1) for part in rows)
+                yield next(found), found, Compared(following[some], sequences[some])
+
+
+def divergence(torch: Torch, original: Tensor, quantized: Tensor) -> NDArray[np.float64]:
+    """Return the Kullback-Leibler divergence of each token, from log probabilities of shape [tokens, vocabulary]."""
+    terms = original.exp() * (original - quantized)
+    found = torch.where(original > -torch.inf, terms, 0.0).double().sum(-1)  # p ln p is 0 where p is
+    return found.clamp(min=0).cpu().numpy()
 
 
 def _mixed(tensors: Mapping[str, NDArray[Any]], served: Mapping[str, Operand]) -> dict[str, Any]:
@@ -193,9 +276,7 @@ class _Totals:
 
     def add(self, torch: Torch, original: Tensor, quantized: Tensor, following: Tensor) -> None:
         """Add tokens: log probabilities of both models of shape [tokens, vocabulary], and the next tokens."""
-        terms = original.exp() * (original - quantized)
-        divergence = torch.where(original > -torch.inf, terms, 0.0).double().sum(-1)  # p ln p is 0 where p is
-        self.divergences.append(divergence.clamp(min=0).cpu().numpy())
+        self.divergences.append(divergence(torch, original, quantized))
         self.agreed += int(original.argmax(-1).eq(quantized.argmax(-1)).sum())
         for number, logarithms in enumerate((original, quantized)):
             self.surprise[number] -= float(logarithms.gather(-1, following[:, None]).double().sum())

@@ -1,0 +1,135 @@
+"""Decides which weights of a layer share a scale, and encodes a layer's weights in memory, as they would be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.quantization import layout
+from orchestrator.quantization.hessian import changes_of
+from orchestrator.quantization.libraries import load_torch
+from orchestrator.quantization.linear_override import Stored
+from orchestrator.quantization.onepass import largest_magnitude
+from orchestrator.quantization.torch_arrays import as_array
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from orchestrator.quantization.activation_probe import InputMoments, Measured
+    from orchestrator.quantization.plan import Plan
+
+
+def weight_groups(plan: Plan, number: int, measured: Measured) -> list[tuple[str, ...]]:
+    """Return the quantized weights of a layer. Those that get the same tensor share their scales, too."""
+    prefix = f"{plan.stack}.{number}."
+    alike = {f"{prefix}{one}.weight": f"{prefix}{other}.weight" for one, other in measured.fed_alike.items()}
+    units = [unit for unit in plan.layers[number] if plan.quantizes(unit[0])]
+    return [part for group in layout.joined(units, alike) for part in plan.by_scheme(group)]
+
+
+def weight_scales(
+    plan: Plan, group: Sequence[str], tensors: Mapping[str, Any], measured: Measured
+) -> list[tuple[str, np.float32]]:
+    """Return the scale of each weight of a group. Those that are one matrix in transformers share it."""
+    modules = {name.removesuffix(".weight") for name in group}
+    wholes = [tuple(f".{name}" for name in names) for names in measured.joined]
+    one_matrix = any(all(module.endswith(whole) for module in modules) for whole in wholes)
+    scheme, source = plan.scheme_of(group[0]), plan.checkpoint.tensors
+    amax = [largest_magnitude(tensors[name], source[name]) for name in group]
+    if scheme.shares(tuple(group)) or one_matrix:
+        amax = [max(amax)] * len(amax)
+    return [(name, scheme.weight_scale(largest)) for name, largest in zip(group, amax, strict=True)]
+
+
+def scales_of_layer(plan: Plan, number: int, tensors: Mapping[str, Any], measured: Measured) -> dict[str, np.float32]:
+    """Return the scale of each quantized weight of a layer."""
+    groups = weight_groups(plan, number, measured)
+    return dict(pair for group in groups for pair in weight_scales(plan, group, tensors, measured))
+
+
+def rounded(
+    plans: Sequence[Plan], number: int, tensors: Mapping[str, Any], measured: Measured, moments: InputMoments
+) -> list[dict[str, NDArray[Any]]]:
+    """Round a layer's weights by GPTQ.
+
+    Args:
+        plans: They differ in their schemes alone, all of which compensate. They use the same products.
+        number: The layer.
+        tensors: Its weights by name, arrays or tensors of torch.
+        measured: What calibration recorded. It gets the modules whose products have no inverse.
+        moments: The products of inputs, which are kept no longer.
+
+    Returns:
+        For each plan, what the weights become, by name within the layer.
+    """
+    prefix = f"{plans[0].stack}.{number}."
+    found: list[dict[str, NDArray[Any]]] = [{} for _ in plans]
+    scales = [scales_of_layer(plan, number, tensors, measured) for plan in plans]
+    for inputs in moments.taken_products():
+        weights = [f"{prefix}{module}.weight" for module in inputs.modules]
+        if not any(_compensates(plans[0], name) for name in weights):
+            continue
+        singular, changes = inputs.is_singular, changes_of(load_torch(), inputs.sums)
+        for module, name in zip(inputs.modules, weights, strict=True):
+            if not _compensates(plans[0], name):
+                continue
+            for plan, scale, kept in zip(plans, scales, found, strict=True):
+                encoded = plan.scheme_of(name).encode(tensors[name], scale[name], changes=changes)
+                for suffix, part in encoded.items():
+                    kept[f"{module}.weight{suffix}"] = part if isinstance(part, np.ndarray) else as_array(part)
+            measured.singular.extend([module] if singular else [])
+    return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """What calibration found of a layer."""
+
+    measured: Measured
+    importance: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Of inputs, by module within the layer."""
+    rounded: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """See `rounded`."""
+
+
+@dataclass(frozen=True)
+class EncodedLayer:
+    """The quantized weights of a layer."""
+
+    stored: dict[str, Stored]
+    """By module within the layer."""
+    as_mse: int
+    """Modules of which calibration saw too little for the plan's search or rounding."""
+
+
+def encoded_layer(plan: Plan, number: int, tensors: Mapping[str, NDArray[Any]], known: Known) -> EncodedLayer:
+    """Encode a layer's weights, given by their names."""
+    layer, rows, made, as_mse = f"{plan.stack}.{number}", known.rounded, dict[str, Stored](), 0
+    inputs = input_amax(layer, known.measured)
+    for name, scale in scales_of_layer(plan, number, tensors, known.measured).items():
+        module, scheme = name.removeprefix(f"{layer}.").removesuffix(".weight"), plan.scheme_of(name)
+        importance = known.importance.get(module)
+        encoded = {suffix: rows[key] for suffix in ("", "_scale") if (key := f"{module}.weight{suffix}") in rows}
+        as_mse += not encoded if scheme.compensates else scheme.weighs_errors and importance is None
+        encoded = encoded or scheme.encode(tensors[name], scale, importance=importance)
+        amax = inputs.get(layout.input_group(f"{layer}.{module}"), 0.0)
+        input_scale = scheme.input_scale(amax) if scheme.calibrated else None
+        made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)
+    return EncodedLayer(made, as_mse)
+
+
+def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
+    """Return the largest input of each group of modules that share its scale. All experts of a layer share it."""
+    found: dict[tuple[str, Any], float] = {}
+    for module, amax in measured.inputs.items():
+        group = layout.input_group(f"{layer}.{module}")
+        found[group] = max(found.get(group, 0.0), amax)
+    return found
+
+
+def _compensates(plan: Plan, name: str) -> bool:
+    return plan.quantizes(name) and plan.scheme_of(name).compensates
