@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = Path(os.environ.get("ORCHESTRATOR_LOCK") or ROOT / "requirements")
 
@@ -53,6 +51,8 @@ def _found(variable: str, place: str, target: str) -> Path:
     """Find what a variable names or a target makes; else skip, or fail where nothing may be skipped."""
     path = Path(os.environ.get(variable) or ROOT / place)
     if not path.exists():
+        import pytest  # noqa: PLC0415 - environments for programs of tests lack it
+
         why = f"there is no {path}: run `make {target}` or set {variable}"
         if os.environ.get("ORCHESTRATOR_REQUIRE_ALL") == "1":
             pytest.fail(why)
