@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.app.access import require_token
@@ -54,6 +54,7 @@ def build(
     locked: bool = False,
     offline: bool = False,
     limit: float | None = None,
+    adapt: Callable[[Plan], Plan] = lambda made: made,
     executors: Executors | None = None,
     observer: Observer = silence,
 ) -> Build:
@@ -69,6 +70,7 @@ def build(
         locked: Use only what the lock lists.
         offline: Use no network for models and data. Refuse if a file is missing locally.
         limit: Seconds of one step; None: as long as it takes.
+        adapt: Changes the plan, once more with its commits.
         executors: How to create each executor; None: processes and Docker of this machine.
         observer: Gets the events of the build, in the thread of the caller.
 
@@ -77,11 +79,12 @@ def build(
         OrchestratorError: Another error, of its kind. Finished steps stay in the store.
     """
     planned = plan(settings, recipe, overrides, executor, locked=locked)
+    planned = replace(planned, plan=adapt(planned.plan))
     planned.plan.raise_refusals()
     steps = [placed.step.name for placed in planned.plan.between(first, last)]  # before any network request
     if not offline:
         require_token(settings, planned.plan)
-    resolved = resolve(settings, planned, offline=offline)
+    resolved = adapt(resolve(settings, planned, offline=offline))
     executors = executors or executors_of(settings, offline=offline)
     settings.store.make()
     with recorded(settings.store.root, resolved.recipe.name, steps, observer) as recorder:

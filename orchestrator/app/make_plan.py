@@ -140,7 +140,7 @@ def make_plan(
     return Plan(
         model=model,
         steps=tuple(
-            PlacedStep(step, _executor(step, executor), disk.get(step.name), step.name in deployed)
+            PlacedStep(step, executor_of(step, executor), disk.get(step.name), step.name in deployed)
             for step in _steps(recipe, catalog, refused)
         ),
         refusals=refused,
@@ -161,6 +161,6 @@ def _steps(recipe: Recipe, catalog: Catalog, refused: tuple[Refusal, ...]) -> tu
         raise
 
 
-def _executor(step: Step, wanted: ExecutorName | None) -> ExecutorName:
+def executor_of(step: Step, wanted: ExecutorName | None = None) -> ExecutorName:
     """Use containers for steps with an image. Our own code runs on the requested executor."""
     return "process" if step.image is None or (wanted == "process" and step.portable) else "docker"

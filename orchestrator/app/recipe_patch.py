@@ -62,13 +62,22 @@ def apply_patch(settings: Settings, patch: Patch, kept: Path) -> None:
     Raises:
         RecipeUnknownError: The recipe belongs to the tool, not to the project.
     """
-    if not patch.file.is_relative_to(settings.project.root):
-        message = f"{patch.file} belongs to the tool"
-        raise RecipeUnknownError(message, hint=f"copy it to {settings.project.recipes} first")
+    require_own(settings, patch.file)
     with machine_faults(f"writing {patch.file}"):
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"before": patch.before, "after": patch.after}), encoding="utf-8")
         _write(patch.file, patch.after)
+
+
+def require_own(settings: Settings, file: Path) -> None:
+    """Check that a recipe can be changed.
+
+    Raises:
+        RecipeUnknownError: It belongs to the tool, not to the project.
+    """
+    if not file.is_relative_to(settings.project.root):
+        message = f"{file} belongs to the tool"
+        raise RecipeUnknownError(message, hint=f"copy it to {settings.project.recipes} first; the copy counts instead")
 
 
 def undo_patch(file: Path, kept: Path) -> Patch:
@@ -79,7 +88,7 @@ def undo_patch(file: Path, kept: Path) -> Patch:
     """
     if not kept.is_file():
         message = f"{file}: no patch was applied"
-        raise RecipeChangedError(message, hint="orchestrator tune RECIPE --apply applies one")
+        raise RecipeChangedError(message, hint="tune RECIPE --apply and quality RECIPE --write apply one")
     stored = json.loads(kept.read_bytes())
     if file.read_text(encoding="utf-8") != stored["after"]:
         message = f"{file} was changed after the patch"

@@ -34,6 +34,7 @@ _COMMANDS = {
     "compare": "Compare the formats of a model.",
     "build": "Build a recipe: download, quantize, check, measure, bundle.",
     "verify": "Build a recipe up to its checks and show the results.",
+    "quality": "Compare searches for NVFP4's scales on a recipe's model.",
     "bench": "Measure a recipe's speed and keep the result.",
     "tune": "Find faster options for a recipe on this machine.",
     "measurements": "Show, export and import what was measured.",

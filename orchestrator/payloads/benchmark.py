@@ -22,8 +22,9 @@ from orchestrator.events import Progress
 from orchestrator.payloads import _main
 from orchestrator.payloads._performance import Level, read_report
 from orchestrator.payloads._process import running, split
-from orchestrator.payloads._repeats import LEAST_RUNS, repeated
+from orchestrator.payloads._repeats import repeated
 from orchestrator.payloads._report import Reporter
+from orchestrator.quantization.intervals import LEAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -179,7 +180,7 @@ def parser_of(payload: str, commands: str, description: str) -> argparse.Argumen
         "--precision", type=float, metavar="SHARE", help="repeat until the mean's 95 %% interval is ± so much"
     )
     parser.add_argument(
-        "--max-runs", type=int, default=10, metavar="N", help=f"with --precision, at least {LEAST_RUNS} (%(default)s)"
+        "--max-runs", type=int, default=10, metavar="N", help=f"with --precision, at least {LEAST} (%(default)s)"
     )
     parser.add_argument(
         "--fact", type=_fact, action="append", default=[], metavar="NAME=VALUE", help="to be written with the figures"

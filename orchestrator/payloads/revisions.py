@@ -16,6 +16,7 @@ PACKAGE = "orchestrator.payloads."
 REVISIONS: Mapping[str, int] = {
     "benchmark": 1,
     "calibration": 2,
+    "candidates": 1,
     "download": 2,
     "edge_engine": 1,
     "evaluate": 2,

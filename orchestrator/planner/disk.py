@@ -13,6 +13,7 @@ from orchestrator.serving.runtimes import runtime_with_costs
 
 _COPIES = 2
 """New hidden states are written before the old ones are removed."""
+_COUNTED = {2: "both"}
 _STATE_BYTES = 2
 """Bytes of one hidden value: a model computes in BF16."""
 
@@ -48,12 +49,12 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
         runs_model = (
             known is not None and onepass and calibrates(known.served, quantization.scale_search, quantization.rounding)
         )
-        state = _state(known, quantization.calibration, models=1) if known and runs_model else None
+        state = saved_state(known, quantization.calibration, models=1) if known and runs_model else None
         if state is not None and quantization.rounding == "gptq":
             state = Figure(state.value + weights.value, "B", f"{state.basis}, and the rounded weights")
         found.append(StepDisk("quantize", "quantized checkpoint", weights, state))
     if held_out is not None and known is not None:
-        found.append(StepDisk("evaluate", "saved state, until it ends", None, _state(known, held_out, models=2)))
+        found.append(StepDisk("evaluate", "saved state, until it ends", None, saved_state(known, held_out, models=2)))
     if recipe.backend == "tensorrt":
         runtime = runtime_with_costs(model.runtime)
         if quantization.method != "trtllm" and (runtime is None or runtime.CONVERTS):
@@ -62,10 +63,15 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
     return tuple(found)
 
 
-def _state(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
+def saved_state(known: Known, text: Calibration | HeldOut, models: int) -> Figure:
+    """Calculate the saved hidden states of a text in a number of models."""
     values = models * text.samples * text.sequence_length * known.shape.hidden_size
     basis = f"hidden states of {text.samples} samples of {text.sequence_length} tokens, twice while they are replaced"
-    return Figure(_COPIES * _STATE_BYTES * values, "B", f"{basis}, of both models" if models > 1 else basis)
+    return Figure(
+        _COPIES * _STATE_BYTES * values,
+        "B",
+        f"{basis}, of {_COUNTED.get(models, models)} models" if models > 1 else basis,
+    )
 
 
 def model_step(model: ModelOnTarget) -> str:

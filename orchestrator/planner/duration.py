@@ -173,17 +173,19 @@ def rounding(shape: ModelShape, calibration: Calibration, target: Target) -> Spa
     return Span(least, most, "assumed", basis)
 
 
-def comparing(read: float, shape: ModelShape, held_out: HeldOut, target: Target) -> Span | None:
-    """Calculate the time of comparing both models; None if the machine's peak operations are not known.
+def comparing(
+    read: float, shape: ModelShape, held_out: HeldOut, target: Target, *, models: int = 2, groups: int = _GROUPS
+) -> Span | None:
+    """Calculate the time of comparing models; None if the machine's peak operations are not known.
 
-    Both run once over the held-out text, and each group of modules alone over the tokens that measure its share of
+    Each runs once over the held-out text, and each group of modules alone over the tokens that measure its share of
     the error.
     """
     peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
     if peak is None:
         return None
     tokens = held_out.samples * held_out.sequence_length
-    runs = 2 * tokens + _GROUPS * min(tokens, PROBE_TOKENS)
+    runs = models * tokens + groups * min(tokens, PROBE_TOKENS)
     work = runs * flops_per_token(shape, held_out.sequence_length // 2) / peak
     files = one_pass(read, 0)
     least, most = files.least + work / _COMPARISON[1], files.most + work / _COMPARISON[0]

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.payloads import evaluate, quantize
-from orchestrator.quantization import evaluation, report
+from orchestrator.payloads import candidates, evaluate, quantize
+from orchestrator.quantization import candidate_findings, evaluation, report
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.libraries import library
@@ -60,7 +60,7 @@ def by_torch(folder: Path) -> dict[str, Found]:
     compared = Found()
     for case in ("nvfp4, fp8 cache", "fp8, shared scales", "auto"):
         compared = compared.and_then(_evaluated(f"{case} of Llama", models["Llama"], folder))
-    return {"quantize": quantized, "evaluate": compared}
+    return {"candidates": _tried(models["Llama"], folder), "quantize": quantized, "evaluate": compared}
 
 
 def on_a_gpu() -> bool:
@@ -121,6 +121,23 @@ def _evaluated(case: str, model: Path, folder: Path) -> Found:
     del document["perplexity"]["increase"]  # the small difference of two numbers that are compared
     document = _without_fractions(document, "", near)
     return Found({case: _digest(document)}, {case: near})
+
+
+def _tried(model: Path, folder: Path) -> Found:
+    """Compare candidates, calibrated by tokens from a seed; differences between them are small, and left out."""
+    case, output = "nvfp4, fp8 cache of Llama", folder / "tried"
+    names = ("--try", "max,mse,weighted", "--format", "nvfp4", "--kv-cache", "fp8")
+    calibration = ("--calibration-samples", "4", "--calibration-sequence-length", "32")
+    given = ("--checkpoint", str(model), "--output", str(output), *_LITTLE_TEXT, *_ON_THE_PROCESSOR)
+    candidates.main([*given, *names, *calibration])
+    document, near = read_json(output / candidate_findings.FILE), dict[str, float]()
+    for verdict in ("lowest", "tied", "best"):
+        del document[verdict]
+    for row in document["candidates"]:
+        del row["behind"], row["perplexity_increase"]
+        for figure in ("divergence", "agreement"):
+            row[figure] = row[figure]["mean"]
+    return Found({case: _digest(_without_fractions(document, "", near))}, {case: near})
 
 
 def _without_fractions(value: Any, place: str, near: dict[str, float]) -> Any:  # noqa: ANN401 - JSON

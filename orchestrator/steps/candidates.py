@@ -1,0 +1,69 @@
+"""Declares the comparison of ways to quantize a model. `orchestrator quality` adds it to a plan; no build has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.catalog.load import Catalog
+from orchestrator.errors import RecipeInvalidError
+from orchestrator.executors.job import Argument, Inside
+from orchestrator.quantization.candidates import Candidate
+from orchestrator.recipe.model import Recipe
+from orchestrator.steps.calibration import RANDOM, TEXT, needs_text, runs_the_model
+from orchestrator.steps.shape import CALIBRATION, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload, walk_options
+from orchestrator.steps.step import Input, Output, Step
+
+STEP = "candidates"
+RESULT = "candidates.json"
+
+
+def build(recipe: Recipe, catalog: Catalog, candidates: Sequence[Candidate]) -> Step:
+    """Declare the comparison.
+
+    Args:
+        recipe: The recipe, with the values of the most demanding candidate.
+        catalog: Images and targets.
+        candidates: What is compared.
+
+    Raises:
+        RecipeInvalidError: There is no held-out text.
+    """
+    shape, quantization, held_out = Shape(recipe, catalog), recipe.quantization, recipe.checks.held_out
+    if held_out is None:
+        message = f"{recipe.name}: checks.held_out is missing: there is no text to compare on"
+        raise RecipeInvalidError(message, hint="name one, for this run: --set 'checks.held_out={dataset: wikitext}'")
+    options: dict[str, Argument] = {
+        "checkpoint": Inside(MODEL),
+        "output": OUT,
+        "try": ",".join(candidate.name for candidate in candidates),
+        "format": quantization.format,
+        "kv-cache": quantization.kv_cache,
+        **walk_options(held_out),
+    }
+    inputs = [Input(shape.model_step, MODEL)]
+    if runs_the_model(recipe):
+        calibration = walk_options(quantization.calibration)
+        options |= {f"calibration-{name}": value for name, value in calibration.items() if name != "scratch"}
+    if needs_text(recipe):
+        options["calibration"] = Inside(CALIBRATION, TEXT)
+        inputs.append(Input("calibration", CALIBRATION))
+    if held_out.dataset != RANDOM:
+        options["text"] = Inside(HELD_OUT, TEXT)
+        inputs.append(Input("held-out", HELD_OUT))
+    if quantization.resources.device != "auto":
+        options["device"] = quantization.resources.device
+    excluded: list[Argument] = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]
+    return Step(
+        name=STEP,
+        argv=payload("candidates", options, *excluded),
+        outputs=(Output(RESULT, "json"),),
+        image=shape.container,
+        inputs=tuple(inputs),
+        needs_code=True,
+        environment=OFFLINE,
+        limits=shape.resources,
+        gpus=shape.gpus,
+        resumable=True,
+        libraries=("torch", "transformers"),
+        identity=shape.host,
+    )
