@@ -25,10 +25,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.payloads import evaluate, quantize
+from orchestrator.payloads import candidates, evaluate, quantize
 from orchestrator.quantization.files import read_json
 
-PAYLOADS = {"quantize": quantize.main, "calibrate": quantize.main, "evaluate": evaluate.main}
+PAYLOADS = {
+    "quantize": quantize.main,
+    "calibrate": quantize.main,
+    "candidates": candidates.main,
+    "evaluate": evaluate.main,
+}
 _WITHOUT_NOTES = "quantize"
 _MOST_RUNS = 60
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
