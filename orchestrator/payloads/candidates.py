@@ -85,15 +85,20 @@ def _compared(options: argparse.Namespace, spent: cost.Cost) -> dict[str, object
     ).document()
 
 
+def _names(text: str) -> tuple[candidates.Candidate, ...]:
+    try:
+        return candidates.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.payloads.candidates", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="an unquantized checkpoint")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help=f"where to write {candidate_findings.FILE}"
     )
-    parser.add_argument(
-        "--try", dest="candidates", type=candidates.parse, required=True, metavar="NAMES", help="weighted+gptq,…"
-    )
+    parser.add_argument("--try", dest="candidates", type=_names, required=True, metavar="NAMES", help="weighted+gptq,…")
     parser.add_argument("--format", choices=format_names.ROUNDED_FORMATS, required=True)
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="as in quantize")
     parser.add_argument("--kv-cache", choices=format_names.KV_CACHE_FORMATS, default="none", help="as in quantize")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from orchestrator.events import Observer
     from orchestrator.quantization.candidates import Candidate
     from orchestrator.quantization.samples import Batch
-    from orchestrator.quantization.torch_types import HiddenStates, Tensor
+    from orchestrator.quantization.torch_types import HiddenStates, Tensor, Torch
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,26 @@ def compare_candidates(
     scratch = Scratch.open(
         how.scratch, f"candidates {words} {fingerprint(plan, samples.all, how.device)}", LayerFindings.restored
     )
-    spill = spills_within(*_needs(plans, samples, how.device), how, torch)
+    spill = spills_within(*needs_of(plans, samples, how.device, torch), how, torch)
     model = LayeredModel.load(plan, how.device)
     model.hidden, *others = (hidden_states(how.device, spill=spill, folder=how.scratch) for _ in range(len(plans) + 1))
     streams = dict(zip(plans, others, strict=True))
     walk = _Walk(plans, samples, model, streams, how, cost or Cost(), observer)
-    sums = walk.run(scratch)
-    return replace(sums, candidates=candidates)
+    return replace(walk.run(scratch), candidates=candidates)
 
 
-def _needs(plans: Mapping[str, Plan], samples: Samples, device: str) -> tuple[CandidateNeeds, CandidateNeeds]:
+def needs_of(
+    plans: Mapping[str, Plan], samples: Samples, device: str, torch: Torch
+) -> tuple[CandidateNeeds, CandidateNeeds]:
     """Calculate from shapes alone: the processor's memory, and the device's.
 
     GPTQ needs the products of inputs once, and keeps the rounded weights of each candidate that it rounds.
+
+    Args:
+        plans: By candidate.
+        samples: The samples.
+        device: As torch names it.
+        torch: The library.
     """
     plan, compensating = next(iter(plans.values())), [each for each in plans.values() if each.scheme.compensates]
     weights = [
@@ -140,9 +147,10 @@ def _needs(plans: Mapping[str, Plan], samples: Samples, device: str) -> tuple[Ca
     once = resources.needs(plan, samples.all, device).between
     products = resources.needs(compensating[0], samples.all, device).products if compensating else 0
     products += codes * max(0, len(compensating) - 1)
+    beside = 0 if resources.is_shared(torch, device) else products  # a GPU has them too
     own = vars(host) | {"products": products}
-    device_side = vars(running) | {"between": once + len(plans) * flowing}
-    return CandidateNeeds(**own), CandidateNeeds(**device_side)
+    of_device = vars(running) | {"between": once + len(plans) * flowing, "products": beside}
+    return CandidateNeeds(**own), CandidateNeeds(**of_device)
 
 
 @dataclass

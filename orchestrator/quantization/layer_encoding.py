@@ -112,7 +112,7 @@ def encoded_layer(plan: Plan, number: int, tensors: Mapping[str, NDArray[Any]], 
     inputs = input_amax(layer, known.measured)
     for name, scale in scales_of_layer(plan, number, tensors, known.measured).items():
         module, scheme = name.removeprefix(f"{layer}.").removesuffix(".weight"), plan.scheme_of(name)
-        importance = known.importance.get(module)
+        importance = None if scheme.compensates else known.importance.get(module)
         encoded = {suffix: rows[key] for suffix in ("", "_scale") if (key := f"{module}.weight{suffix}") in rows}
         as_mse += not encoded if scheme.compensates else scheme.weighs_errors and importance is None
         encoded = encoded or scheme.encode(tensors[name], scale, importance=importance)

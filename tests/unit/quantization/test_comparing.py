@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,12 +11,14 @@ import pytest
 
 from orchestrator.errors import MemoryBudgetError
 from orchestrator.quantization import resources
-from orchestrator.quantization.comparing import spills
+from orchestrator.quantization.candidate_walk import Samples, needs_of
+from orchestrator.quantization.candidates import parse
+from orchestrator.quantization.comparing import comparison_needs, spills, spills_within
 from orchestrator.quantization.onepass import quantize_checkpoint
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.quantized import Quantized
 from orchestrator.quantization.samples import Batch, random_batches
-from orchestrator.quantization.schemes import SCHEMES
+from orchestrator.quantization.schemes import SCHEMES, searching
 from orchestrator.quantization.torch_types import Torch
 from orchestrator.quantization.walk import WalkSettings
 
@@ -106,3 +109,48 @@ def test_a_gpu_that_shares_the_memory_takes_from_one_budget(pair: tuple[Plan, Qu
     assert not _spills(pair, batches, WalkSettings(device="cuda", memory=10**11), gpu)
     with pytest.raises(MemoryBudgetError):
         _spills(pair, batches, WalkSettings(device="cuda", memory=2 * 10**9), gpu)
+
+
+def test_a_head_that_is_larger_than_a_layer_counts(pair: tuple[Plan, Quantized], batches: list[Batch]) -> None:
+    host, _ = comparison_needs(pair[0], (0, 0, 0), batches, "cpu")
+    ends = max(pair[0].spec(name).size for name in pair[0].ends)
+    assert (host.head, host.products) == (ends, 0)
+    wide = replace(host, head=10**9)
+    assert wide.total(layers=1, spill=True) == host.libraries + 10**9
+
+
+# --- candidates ---
+
+
+def _plans(tiny: Path, names: str) -> dict[str, Plan]:
+    return {one.name: Plan.make(tiny, searching(**one.values)["nvfp4"]) for one in parse(names)}
+
+
+def _total(tiny: Path, names: str, samples: Samples, *, spill: bool) -> int:
+    parts = needs_of(_plans(tiny, names), samples, "cpu", cast("Torch", None))
+    return sum(part.total(layers=1, spill=spill) for part in parts)
+
+
+def test_each_candidate_adds_the_hidden_states_of_held_out_samples(tiny: Path, batches: list[Batch]) -> None:
+    samples = Samples(batches[:500], batches[500:])
+    held_out, calibration = (
+        2 * _HIDDEN * sum(one.tokens.size for one in part) for part in (batches[500:], batches[:500])
+    )
+    one, two = (_total(tiny, names, samples, spill=False) for names in ("max", "max,mse"))
+    assert two - one == held_out
+    assert one - _total(tiny, "max", samples, spill=True) == calibration + 2 * held_out
+    assert _total(tiny, "max,mse", samples, spill=True) == _total(tiny, "max", samples, spill=True)
+
+
+def test_gptq_adds_products_once_and_rounded_weights_of_each(tiny: Path, batches: list[Batch]) -> None:
+    samples = Samples(batches[:2], batches[2:4])
+    names = ("max", "max,max+gptq", "max,max+gptq,mse+gptq")
+    plain, once, twice = (needs_of(_plans(tiny, each), samples, "cpu", cast("Torch", None))[0] for each in names)
+    assert plain.products == 0 < twice.products - once.products < once.products
+
+
+def test_too_little_memory_for_candidates_is_refused_with_what_to_leave_out(tiny: Path, batches: list[Batch]) -> None:
+    needs = needs_of(_plans(tiny, "max,mse+gptq"), Samples(batches, batches), "cpu", cast("Torch", None))
+    with pytest.raises(MemoryBudgetError, match="comparing candidates needs") as caught:
+        spills_within(*needs, WalkSettings(memory=10**6), cast("Torch", None))
+    assert "fewer with +gptq" in caught.value.hint
