@@ -1,8 +1,8 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
-`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted` or `--rounding gptq`. The other formats
-run the model, layer by layer, over calibration text, or over tokens from a seed if there is no text, which needs torch
-and transformers.
+`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted`, `--rounding gptq` or `--smoothing
+norms`. The other formats run the model, layer by layer, over calibration text, or over tokens from a seed if there is
+no text, which needs torch and transformers.
 `bf16` writes what is published in MXFP4 (gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
     if options.scale_search != format_names.MAX and options.format not in format_names.SEARCHED_FORMATS:
         searched = ", ".join(format_names.SEARCHED_FORMATS)
         parser.error(f"--scale-search goes with --format {searched}: {options.format} has no blocks of NVFP4")
-    _check_rounding(parser, options)
+    _check_text_choices(parser, options)
     if alone and is_worth_compiling(options.checkpoint, options.rounding):
         kernels.compile_meanwhile(options.threads)
     with cost.watched() as peak:
@@ -60,16 +60,16 @@ def is_worth_compiling(checkpoint: Path, rounding: str) -> bool:
     return rounding != format_names.NEAREST or weights >= _COMPILED_FROM_BYTES
 
 
-def _check_rounding(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.rounding == format_names.NEAREST:
-        return
-    if options.format not in format_names.ROUNDED_FORMATS:
-        rounded = ", ".join(format_names.ROUNDED_FORMATS)
-        parser.error(f"--rounding {options.rounding} goes with --format {rounded}, not with {options.format}")
-    if options.calibration is None:
-        parser.error(
-            f"--rounding {options.rounding} needs --calibration: tokens from a seed tell nothing of the inputs"
-        )
+def _check_text_choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    defaults = {"rounding": format_names.NEAREST, "smoothing": format_names.NONE}
+    for name, chosen in ((name, getattr(options, name)) for name in defaults):
+        if chosen == defaults[name]:
+            continue
+        if options.format not in format_names.ROUNDED_FORMATS:
+            formats = ", ".join(format_names.ROUNDED_FORMATS)
+            parser.error(f"--{name} {chosen} goes with --format {formats}, not with {options.format}")
+        if options.calibration is None:
+            parser.error(f"--{name} {chosen} needs --calibration: tokens from a seed tell nothing of the inputs")
 
 
 def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
@@ -95,8 +95,8 @@ def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
 def _runs_the_model(options: argparse.Namespace) -> bool:
     if options.format == format_names.AUTO or SCHEMES[options.format].calibrated:
         return True
-    searched = options.scale_search == format_names.WEIGHTED or options.rounding == format_names.GPTQ
-    return bool(options.kv_cache != "none" or searched)
+    choices = (options.scale_search, options.rounding, options.smoothing)
+    return options.kv_cache != "none" or any(one in format_names.MEASURED for one in choices)
 
 
 def _calibrate(options: argparse.Namespace) -> cost.Cost:
@@ -117,6 +117,7 @@ def _calibrated(options: argparse.Namespace, walk: WalkSettings) -> cost.Cost:
             number_format=options.format,
             shared_scales=options.shared_scales,
             rounding=options.rounding,
+            smoothing=options.smoothing,
         )
     )
     found = quantize(
@@ -175,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=format_names.ROUNDINGS,
         default=format_names.NEAREST,
         help="nvfp4: how numbers are rounded (%(default)s); gptq runs the model for every format and needs text",
+    )
+    parser.add_argument(
+        "--smoothing",
+        choices=format_names.SMOOTHINGS,
+        default=format_names.NONE,
+        help="nvfp4: norms divides inputs after norms by powers of two (%(default)s), and runs the model as gptq does",
     )
     _text.add_threads(parser)
     _add_calibration(parser.add_argument_group("calibration", "of formats with input scales"))

@@ -58,7 +58,7 @@ def trial_cost(model: ModelOnTarget, candidates: Sequence[Candidate], held_out: 
         basis = "assumed for one layer at a time, because the model's sizes are not known; large layers add"
         return TrialCost(Peak({"the tool's whole need": ONEPASS_BYTES}, available, "assumed", basis), None, None)
     quantization = model.recipe.quantization
-    runs = calibrates(known.served, quantization.scale_search, quantization.rounding)
+    runs = calibrates(known.served, quantization.choices)
     states = [saved_state(known, held_out, len(candidates) + 1)]
     states += [saved_state(known, quantization.calibration, 1)] if runs else []
     flowing = sum(state.value for state in states) / 2  # a saved state is there twice while it is replaced

@@ -46,9 +46,7 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
         found.append(StepDisk("download-draft", "draft", model.draft))
     if quantization.method != "none":
         onepass = quantization.method == "onepass"
-        runs_model = (
-            known is not None and onepass and calibrates(known.served, quantization.scale_search, quantization.rounding)
-        )
+        runs_model = known is not None and onepass and calibrates(known.served, quantization.choices)
         state = saved_state(known, quantization.calibration, models=1) if known and runs_model else None
         if state is not None and quantization.rounding == "gptq":
             state = Figure(state.value + weights.value, "B", f"{state.basis}, and the rounded weights")

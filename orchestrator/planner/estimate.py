@@ -247,7 +247,7 @@ def _searching(model: ModelOnTarget) -> Span | None:
     quantization, known = model.recipe.quantization, model.known
     matrices = (tensor.elements for tensor in known.shape.tensors if tensor.quantizable) if known else None
     weights = model.recipe.model.parameters if matrices is None else sum(matrices)
-    runs_model = known is not None and calibrates(known.served, quantization.scale_search, quantization.rounding)
+    runs_model = known is not None and calibrates(known.served, quantization.choices)
     gpu = model.target.gpu if runs_model else None
     return duration.searching(weights, quantization.scale_search, quantization.rounding, gpu)
 
@@ -268,7 +268,7 @@ def _encoding(model: ModelOnTarget) -> Span | None:
     quantization = model.recipe.quantization
     match quantization.method:
         case "onepass":
-            if known is None or not calibrates(known.served, quantization.scale_search, quantization.rounding):
+            if known is None or not calibrates(known.served, quantization.choices):
                 return duration.one_pass(read, written)
             return duration.calibrating(read, written, known.shape, quantization.calibration, model.target)
         case "modelopt" | "trtllm":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.models.shape import ModelShape
@@ -9,6 +10,7 @@ from orchestrator.planner.bytes import checkpoint_bytes, input_products, largest
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
+from orchestrator.quantization.format_names import GPTQ, MEASURED
 from orchestrator.recipe.model import Calibration, Recipe
 from orchestrator.units import in_bytes
 
@@ -78,17 +80,16 @@ def _comparing(recipe: Recipe, known: Known | None) -> Figure | None:
     return Figure(ONEPASS_BYTES + 4 * layer + flowing, "B", basis)
 
 
-def calibrates(scheme: Scheme, scale_search: str = "max", rounding: str = "nearest") -> bool:
-    """Tell whether our own quantizer must run the model for this format, search and rounding."""
-    return scale_search == "weighted" or rounding == "gptq" or scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
+def calibrates(scheme: Scheme, choices: Sequence[str] = ()) -> bool:
+    """Tell whether our own quantizer must run the model for this format and `Quantization.choices`."""
+    return any(one in MEASURED for one in choices) or scheme.algorithm != "W4A16_NVFP4" or scheme.kv_scales
 
 
 def one_pass_peak(
     shape: ModelShape,
     scheme: Scheme,
     calibration: Calibration,
-    scale_search: str = "max",
-    rounding: str = "nearest",
+    choices: Sequence[str] = (),
 ) -> Figure:
     """Calculate the peak of our own quantizer.
 
@@ -96,7 +97,7 @@ def one_pass_peak(
     read while the last one runs and the one before is written. The hidden states of all samples are kept. GPTQ needs
     the products of every two inputs of a layer's modules as well.
     """
-    if not calibrates(scheme, scale_search, rounding):
+    if not calibrates(scheme, choices):
         return Figure(
             ONEPASS_BYTES,
             "B",
@@ -109,7 +110,7 @@ def one_pass_peak(
         f"method onepass: three layers of {in_bytes(layer)}, {in_bytes(flowing)} of hidden states for"
         f" {calibration.samples} samples of {calibration.sequence_length} tokens, and 2 GiB assumed for the rest"
     )
-    products = input_products(shape) if rounding == "gptq" else 0
+    products = input_products(shape) if GPTQ in choices else 0
     if products:
         basis += f"; rounding gptq: {in_bytes(products)} for the products of every two inputs of a layer's modules"
     return Figure(ONEPASS_BYTES + 3 * layer + flowing + products, "B", basis)
@@ -128,8 +129,7 @@ def _one_pass(recipe: Recipe, known: Known | None) -> Figure:
         basis = "method onepass: assumed for one piece of a tensor at a time; calibration adds a few layers"
         return Figure(ONEPASS_BYTES, "B", basis, "assumed")
     quantization = recipe.quantization
-    search, rounding = quantization.scale_search, quantization.rounding
-    return one_pass_peak(known.shape, known.served, quantization.calibration, search, rounding)
+    return one_pass_peak(known.shape, known.served, quantization.calibration, quantization.choices)
 
 
 def _resident(recipe: Recipe, source: Figure, weights: Figure) -> Figure:

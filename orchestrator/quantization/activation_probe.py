@@ -51,6 +51,10 @@ class Measured:
     """Errors of the layer's output: by the first module of a group and the format, see `sensitivity`."""
     singular: list[str] = field(default_factory=list)
     """Modules whose inputs have products without an inverse, see `InputProducts`; only with GPTQ."""
+    smoothed: dict[str, list[str]] = field(default_factory=dict)
+    """By norm that puts its numbers out divided by powers of two, the modules that get it, see `smoothing`."""
+    unsmoothed: list[str] = field(default_factory=list)
+    """Norms that quantized modules get, but that cannot be divided."""
 
     @classmethod
     def restored(cls, entry: Mapping[str, Any]) -> Measured:
@@ -130,6 +134,17 @@ class InputMoments:
     def share(self, name: str, first: str) -> None:
         """Record that a module gets the same tensor as an earlier one."""
         self._first[name] = first
+
+    def rescale(self, modules: Sequence[str], exponents: NDArray[np.int8]) -> None:
+        """Convert what was summed to the units of inputs that are divided by 2^exponents."""
+        torch: Any = library("torch")
+        powers = torch.from_numpy(np.exp2(-exponents.astype(np.float32)))
+        with torch.inference_mode():  # in which they were summed
+            for first in self._sums.keys() & set(modules):
+                factors = powers.to(self._sums[first].device)
+                self._sums[first] *= factors.square()
+                if first in self._products:
+                    self._products[first].mul_(factors).mul_(factors[:, None])
 
     def importance(self) -> dict[str, NDArray[np.float32]]:
         """Return the mean square of each input over the largest, by module. Modules share arrays.

@@ -21,10 +21,10 @@ from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
-from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, NONE, WEIGHTED
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.formats.e2m1 import Numbers
-from orchestrator.quantization.layer_encoding import input_amax, rounded, weight_groups, weight_scales
+from orchestrator.quantization.layer_encoding import Weights, input_amax, rounded, weight_groups, weight_scales
 from orchestrator.quantization.layers import Layers
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.model import LayeredModel
@@ -35,6 +35,7 @@ from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
 from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.smoothing import Smoother, changes_of
 from orchestrator.quantization.torch_arrays import as_tensor
 from orchestrator.quantization.walk import WalkSettings
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
@@ -81,6 +82,7 @@ def quantize_calibrated(
     shared_scales: bool = False,
     scale_search: str = MAX,
     rounding: str = NEAREST,
+    smoothing: str = NONE,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
@@ -99,6 +101,7 @@ def quantize_calibrated(
         shared_scales: Fused modules share the scale of their FP8 weights, too. ModelOpt does not do that.
         scale_search: How the scales of NVFP4's blocks are chosen: one of `format_names.SCALE_SEARCHES`.
         rounding: How NVFP4's numbers are rounded: one of `format_names.ROUNDINGS`.
+        smoothing: Which inputs are smoothed: one of `format_names.SMOOTHINGS`.
         settings: How to work.
         observer: Gets the progress in layers.
 
@@ -115,12 +118,14 @@ def quantize_calibrated(
     how = settings or Settings()
     scheme = scheme_named(number_format, shared_scales=shared_scales, scale_search=scale_search, rounding=rounding)
     plan = Plan.make(source, scheme, exclude, kv_cache)
-    report = Report(number_format, kv_cache, scale_search, rounding)
+    report = Report(number_format, kv_cache, scale_search, rounding, smoothing)
     work = fingerprint(plan, batches, how.device)
     if scheme.compensates:
         work = f"{GPTQ} {scale_search} {list(exclude)} {work}"  # rounded weights are kept
     elif scheme.weighs_errors:
         work = f"{WEIGHTED} {work}"  # more is measured
+    if smoothing != NONE:
+        work = f"smoothing {list(exclude)} {work}"  # by the weights that are quantized
     scratch = Scratch.open(how.scratch, work, Measured.restored)
     write_quantized(plan, output, batches, scratch, how=how, report=report, observer=observer)
     return report
@@ -229,20 +234,33 @@ class _Walk:
         moments = (
             InputMoments(keeps_products=scheme.compensates) if scheme.compensates or scheme.weighs_errors else None
         )
+        smoother = None
+        if self.report.smoothing != NONE:
+            smoother = Smoother(self.plan.structure.hidden, lambda name: self.plan.quantizes(f"{prefix}{name}.weight"))
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         with self.report.cost.phase("calibrate"):
-            measured = model.run(number, within, moments)
+            measured = model.run(number, within, moments, smoother)
             self.memory.wait()
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         check_measured(self.plan, number, measured)
-        if moments is not None:
-            scratch.keep(
-                self._rounded(number, tensors, measured, moments) if scheme.compensates else moments.importance()
-            )
+        found: dict[str, NDArray[Any]] = smoother.found if smoother else {}
+        if scheme.compensates and moments is not None:
+            found |= self._rounded(number, self._weights(number, tensors, measured, found), measured, moments)
+        elif moments is not None:
+            found |= moments.importance()
+        if smoother or moments:
+            scratch.keep(found)
         return measured
 
+    def _weights(
+        self, number: int, tensors: Mapping[str, Any], measured: Measured, found: Mapping[str, NDArray[Any]]
+    ) -> Weights:
+        prefix, changes = f"{self.plan.stack}.{number}.", changes_of(measured.smoothed, found)
+        named = {f"{prefix}{name}": exponents for name, exponents in changes.items()}
+        return Weights(tensors, self.plan.checkpoint.tensors, named, self.memory.pieces)
+
     def _rounded(
-        self, number: int, tensors: Mapping[str, Any], measured: Measured, moments: InputMoments
+        self, number: int, tensors: Weights, measured: Measured, moments: InputMoments
     ) -> dict[str, NDArray[Any]]:
         with self.report.cost.phase("round"):
             return rounded([self.plan], number, tensors, measured, moments)[0]
@@ -283,14 +301,15 @@ class _Walk:
         with self.report.cost.phase("encode"):
             amax = input_amax(f"{self.plan.stack}.{number}", measured)
             known = {f"{self.plan.stack}.{number}.{name}": array for name, array in kept.items()}
+            weights = self._weights(number, tensors, measured, kept)
             for group in weight_groups(self.plan, number, measured):
-                self._quantize(group, tensors, amax, known, measured)
+                self._quantize(group, weights, amax, known, measured)
             for module in measured.singular:
                 self.report.tensors[f"{self.plan.stack}.{number}.{module}"].is_singular = True
             for unit in self.plan.layers[number]:
                 if not self.plan.quantizes(unit[0]):
                     require_finite(tensors[unit[0]], self.plan.checkpoint.tensors[unit[0]])
-                    for first, rows in self.memory.pieces(tensors[unit[0]]):
+                    for first, rows in weights.pieces(unit[0]):
                         self.memory.put_out(unit[0], rows, first)
                 for name, magnitude in zip(
                     self.plan.cache_scales(unit), (measured.keys, measured.values), strict=False
@@ -303,7 +322,7 @@ class _Walk:
     def _quantize(
         self,
         group: Sequence[str],
-        tensors: Mapping[str, Any],
+        tensors: Weights,
         inputs: Mapping[tuple[str, Any], float],
         kept: Mapping[str, NDArray[Any]],
         measured: Measured,
@@ -313,8 +332,8 @@ class _Walk:
             module, rounded = name.removesuffix(".weight"), scheme.compensates and name in kept
             entry = self.report.tensor(module, scheme, scale)
             entry.falls_back = not rounded if scheme.compensates else scheme.weighs_errors and module not in kept
-            pieces = self.memory.pieces(tensors[name])
-            for first, rows in [(0, tensors[name])] if is_whole(source[name]) else pieces:
+            pieces = [(0, tensors.whole(name))] if is_whole(source[name]) else tensors.pieces(name)
+            for first, rows in pieces:
                 if rounded:
                     encoded = _rows_of(kept, name, first, rows)
                 else:

@@ -28,7 +28,7 @@ from orchestrator.quantization.comparing import ComparisonNeeds, comparison_need
 from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.divergence import Served, begin, divergence, predictions, run_quantized
 from orchestrator.quantization.formats import fp8
-from orchestrator.quantization.layer_encoding import Known, encoded_layer, rounded
+from orchestrator.quantization.layer_encoding import Known, Weights, encoded_layer, rounded
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import operands
 from orchestrator.quantization.model import LayeredModel
@@ -219,14 +219,15 @@ class _Walk:
         moments = InputMoments(keeps_products=compensates) if weighs else None
         measured = self._calibrate(number, inside, moments)
         importance = moments.importance() if moments else {}
-        kept = self._rounded(number, tensors, measured, moments)
+        weights = Weights(tensors, plan.checkpoint.tensors)
+        kept = self._rounded(number, weights, measured, moments)
         cache, errors, as_mse = self._cache_scales(number, measured), {}, {}
         for name, each in self.plans.items():
             with self.cost.phase(name):
-                weights = encoded_layer(each, number, tensors, Known(measured, importance, kept.pop(name, {})))
-                served = Served(inside, operands(model.torch, weights.stored, model.device), cache)
+                encoded = encoded_layer(each, number, weights, Known(measured, importance, kept.pop(name, {})))
+                served = Served(inside, operands(model.torch, encoded.stored, model.device), cache)
                 errors[name] = run_quantized(model, number, served, self.streams[name], self.masks)
-                as_mse[name] = weights.as_mse
+                as_mse[name] = encoded.as_mse
         model.forget(number)
         return LayerFindings(number, errors, as_mse)
 
@@ -246,14 +247,14 @@ class _Walk:
         return measured
 
     def _rounded(
-        self, number: int, tensors: Mapping[str, Any], measured: Measured, moments: InputMoments | None
+        self, number: int, weights: Weights, measured: Measured, moments: InputMoments | None
     ) -> dict[str, dict[str, NDArray[Any]]]:
         """Return what the weights become of each candidate that GPTQ rounds."""
         compensating = {name: each for name, each in self.plans.items() if each.scheme.compensates}
         if moments is None or not compensating:
             return {}
         with self.cost.phase("round"):
-            found = rounded(list(compensating.values()), number, tensors, measured, moments)
+            found = rounded(list(compensating.values()), number, weights, measured, moments)
         return dict(zip(compensating, found, strict=True))
 
     def _cache_scales(self, number: int, measured: Measured) -> tuple[np.float32, np.float32] | None:

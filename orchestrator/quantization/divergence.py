@@ -27,6 +27,7 @@ from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Drift, Probe, groups_of, probes
+from orchestrator.quantization.smoothing import scaled
 from orchestrator.quantization.structure import is_head
 from orchestrator.quantization.walk import WalkSettings
 
@@ -121,6 +122,9 @@ class _Walk:
         tensors = {n.removeprefix(prefix): self.plan.read(n) for unit in self.plan.layers[number] for n in unit}
         with model.resident(number, tensors) as layer, layer.running() as running:
             probe = Probe.running(model, running, self.masks[: probes(self.batches)])
+        for name, tensor in tensors.items():
+            if (exponents := self.quantized.smoothed.get(f"{prefix}{name}")) is not None:
+                tensors[name] = scaled(tensor, exponents)  # which changes none of the layer's results
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
         error = run_quantized(model, number, Served(tensors, served, cache), self.hidden, self.masks)

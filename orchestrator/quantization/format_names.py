@@ -11,10 +11,14 @@ MAX, MSE, FOUR_OVER_SIX, WEIGHTED = SCALE_SEARCHES = ("max", "mse", "four_over_s
 """How the scales of NVFP4's blocks are chosen, see `formats.nvfp4`."""
 NEAREST, GPTQ = ROUNDINGS = ("nearest", "gptq")
 """How NVFP4's numbers are rounded, see `formats.gptq`."""
+NONE, NORMS = SMOOTHINGS = ("none", "norms")
+"""Which inputs are divided by powers of two before they are quantized, see `smoothing`."""
+MEASURED = (WEIGHTED, GPTQ, NORMS)
+"""Choices that follow inputs: they need a run of the model for every format."""
 SEARCHED_FORMATS = ("w4a16_nvfp4", "nvfp4", AUTO)
 """Formats with such blocks."""
 ROUNDED_FORMATS = ("w4a16_nvfp4", "nvfp4")
-"""Formats whose numbers can be rounded by `gptq`."""
+"""Formats whose numbers can be rounded by `gptq`, and whose inputs can be smoothed."""
 KV_CACHE_FORMATS = ("none", "fp8")
 PROBE_TOKENS = 4096
 """Enough tokens to measure a layer's error: with others its mean changes by a few percent."""

@@ -12,15 +12,52 @@ from orchestrator.quantization.hessian import changes_of
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import Stored
 from orchestrator.quantization.onepass import largest_magnitude
+from orchestrator.quantization.smoothing import scaled
 from orchestrator.quantization.torch_arrays import as_array
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from orchestrator.quantization.activation_probe import InputMoments, Measured
     from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.smoothing import Exponents
+    from orchestrator.quantization.tensors import StoredTensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a layer as they are encoded or copied: smoothed, some rows at a time."""
+
+    tensors: Mapping[str, Any]
+    """By name, arrays or tensors of torch."""
+    source: Mapping[str, StoredTensor]
+    """The checkpoint's."""
+    changes: Mapping[str, Exponents] = field(default_factory=dict)
+    """See `smoothing.changes_of`."""
+    cut: Callable[[Any], Iterable[tuple[int, Any]]] = lambda rows: ((0, rows),)
+    """Cuts a tensor into runs of rows, and tells the first row of each."""
+
+    def whole(self, name: str) -> Any:  # noqa: ANN401 - an array, or a tensor of torch
+        """Return a weight."""
+        return self._smoothed(name, self.tensors[name])
+
+    def pieces(self, name: str) -> Iterator[tuple[int, Any]]:
+        """Yield runs of rows; what has one dimension is one piece."""
+        if self.tensors[name].ndim == 1:
+            yield 0, self.whole(name)
+            return
+        for first, rows in self.cut(self.tensors[name]):
+            yield first, self._smoothed(name, rows)
+
+    def largest(self, name: str) -> float:
+        """Return the largest magnitude of a weight."""
+        pieces = self.pieces(name) if name in self.changes else [(0, self.tensors[name])]
+        return max(largest_magnitude(rows, self.source[name], first) for first, rows in pieces)
+
+    def _smoothed(self, name: str, rows: Any) -> Any:  # noqa: ANN401 - as in `whole`
+        return scaled(rows, self.changes[name]) if name in self.changes else rows
 
 
 def weight_groups(plan: Plan, number: int, measured: Measured) -> list[tuple[str, ...]]:
@@ -32,34 +69,33 @@ def weight_groups(plan: Plan, number: int, measured: Measured) -> list[tuple[str
 
 
 def weight_scales(
-    plan: Plan, group: Sequence[str], tensors: Mapping[str, Any], measured: Measured
+    plan: Plan, group: Sequence[str], weights: Weights, measured: Measured
 ) -> list[tuple[str, np.float32]]:
     """Return the scale of each weight of a group. Those that are one matrix in transformers share it."""
     modules = {name.removesuffix(".weight") for name in group}
     wholes = [tuple(f".{name}" for name in names) for names in measured.joined]
     one_matrix = any(all(module.endswith(whole) for module in modules) for whole in wholes)
-    scheme, source = plan.scheme_of(group[0]), plan.checkpoint.tensors
-    amax = [largest_magnitude(tensors[name], source[name]) for name in group]
+    scheme, amax = plan.scheme_of(group[0]), [weights.largest(name) for name in group]
     if scheme.shares(tuple(group)) or one_matrix:
         amax = [max(amax)] * len(amax)
     return [(name, scheme.weight_scale(largest)) for name, largest in zip(group, amax, strict=True)]
 
 
-def scales_of_layer(plan: Plan, number: int, tensors: Mapping[str, Any], measured: Measured) -> dict[str, np.float32]:
+def scales_of_layer(plan: Plan, number: int, weights: Weights, measured: Measured) -> dict[str, np.float32]:
     """Return the scale of each quantized weight of a layer."""
     groups = weight_groups(plan, number, measured)
-    return dict(pair for group in groups for pair in weight_scales(plan, group, tensors, measured))
+    return dict(pair for group in groups for pair in weight_scales(plan, group, weights, measured))
 
 
 def rounded(
-    plans: Sequence[Plan], number: int, tensors: Mapping[str, Any], measured: Measured, moments: InputMoments
+    plans: Sequence[Plan], number: int, weights: Weights, measured: Measured, moments: InputMoments
 ) -> list[dict[str, NDArray[Any]]]:
     """Round a layer's weights by GPTQ.
 
     Args:
         plans: They differ in their schemes alone, all of which compensate. They use the same products.
         number: The layer.
-        tensors: Its weights by name, arrays or tensors of torch.
+        weights: Its weights.
         measured: What calibration recorded. It gets the modules whose products have no inverse.
         moments: The products of inputs, which are kept no longer.
 
@@ -68,17 +104,17 @@ def rounded(
     """
     prefix = f"{plans[0].stack}.{number}."
     found: list[dict[str, NDArray[Any]]] = [{} for _ in plans]
-    scales = [scales_of_layer(plan, number, tensors, measured) for plan in plans]
+    scales = [scales_of_layer(plan, number, weights, measured) for plan in plans]
     for inputs in moments.taken_products():
-        weights = [f"{prefix}{module}.weight" for module in inputs.modules]
-        if not any(_compensates(plans[0], name) for name in weights):
+        names = [f"{prefix}{module}.weight" for module in inputs.modules]
+        if not any(_compensates(plans[0], name) for name in names):
             continue
         singular, changes = inputs.is_singular, changes_of(load_torch(), inputs.sums)
-        for module, name in zip(inputs.modules, weights, strict=True):
+        for module, name in zip(inputs.modules, names, strict=True):
             if not _compensates(plans[0], name):
                 continue
             for plan, scale, kept in zip(plans, scales, found, strict=True):
-                encoded = plan.scheme_of(name).encode(tensors[name], scale[name], changes=changes)
+                encoded = plan.scheme_of(name).encode(weights.whole(name), scale[name], changes=changes)
                 for suffix, part in encoded.items():
                     kept[f"{module}.weight{suffix}"] = part if isinstance(part, np.ndarray) else as_array(part)
             measured.singular.extend([module] if singular else [])
@@ -106,16 +142,16 @@ class EncodedLayer:
     """Modules of which calibration saw too little for the plan's search or rounding."""
 
 
-def encoded_layer(plan: Plan, number: int, tensors: Mapping[str, NDArray[Any]], known: Known) -> EncodedLayer:
-    """Encode a layer's weights, given by their names."""
+def encoded_layer(plan: Plan, number: int, weights: Weights, known: Known) -> EncodedLayer:
+    """Encode a layer's weights."""
     layer, rows, made, as_mse = f"{plan.stack}.{number}", known.rounded, dict[str, Stored](), 0
     inputs = input_amax(layer, known.measured)
-    for name, scale in scales_of_layer(plan, number, tensors, known.measured).items():
+    for name, scale in scales_of_layer(plan, number, weights, known.measured).items():
         module, scheme = name.removeprefix(f"{layer}.").removesuffix(".weight"), plan.scheme_of(name)
         importance = None if scheme.compensates else known.importance.get(module)
         encoded = {suffix: rows[key] for suffix in ("", "_scale") if (key := f"{module}.weight{suffix}") in rows}
         as_mse += not encoded if scheme.compensates else scheme.weighs_errors and importance is None
-        encoded = encoded or scheme.encode(tensors[name], scale, importance=importance)
+        encoded = encoded or scheme.encode(weights.whole(name), scale, importance=importance)
         amax = inputs.get(layout.input_group(f"{layer}.{module}"), 0.0)
         input_scale = scheme.input_scale(amax) if scheme.calibrated else None
         made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.samples import Batch
     from orchestrator.quantization.skeleton import Call
+    from orchestrator.quantization.smoothing import Smoother
     from orchestrator.quantization.torch_types import HiddenStates, Model, Module, Tensor, Torch
 
 
@@ -235,19 +236,32 @@ class LayeredModel:
             for module in filled:
                 module.to("meta")
 
-    def run(self, number: int, tensors: dict[str, Any], moments: InputMoments | None = None) -> Measured:
+    def run(
+        self,
+        number: int,
+        tensors: dict[str, Any],
+        moments: InputMoments | None = None,
+        smoother: Smoother | None = None,
+    ) -> Measured:
         """Run all batches through a layer.
 
         Args:
             number: The layer. Layers come in order.
             tensors: Its weights by checkpoint name, within the layer.
             moments: Gets the moments of inputs.
+            smoother: Smooths the layer's inputs; then what was measured is in the new units.
         """
-        measured = Measured()
-        with self.resident(number, tensors) as layer, layer.running(measured=measured, moments=moments) as running:
-            for position in range(len(self.hidden)):
-                running.advance(position)
+        measured, first = Measured(), self.hidden[0] if smoother else None
+        with self.resident(number, tensors) as layer:
+            watching = smoother.watching(layer) if smoother else nullcontext()
+            with watching, layer.running(measured=measured, moments=moments) as running:
+                for position in range(len(self.hidden)):
+                    if smoother:
+                        smoother.mask = self._masks[position]
+                    running.advance(position)
             measured.joined = [names for names in layer.arranged.modules.values() if len(names) > 1]
+            if smoother:
+                smoother.smooth(layer, first, tensors, measured, moments)
         self.forget(number)
         return measured
 

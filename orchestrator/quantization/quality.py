@@ -22,7 +22,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Progress, silence
 from orchestrator.models.weight_files import INDEX, own_weights, unrelated_files
-from orchestrator.quantization import chat_template, configs, layout, packed, structure, token_ids
+from orchestrator.quantization import chat_template, configs, layout, packed, smoothing, structure, token_ids
 from orchestrator.quantization.agreement import require_agreeing_names, require_declared_architecture
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_experts, split_quantized
@@ -35,6 +35,7 @@ from orchestrator.quantization.tied import has_own_head
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
     from orchestrator.events import Observer
@@ -186,6 +187,29 @@ class _Quantization:
         if self.layers:
             return self.layers.get(module, self.layers.get(layout.listed_as(module)))
         return None if layout.matches(module, self.excluded) else self.algorithm
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The original, in the units of a checkpoint whose inputs may be smoothed."""
+
+    checkpoint: Checkpoint
+    smoothed: Mapping[str, NDArray[np.int8]]
+    """The exponents of the tensors that were multiplied by powers of two."""
+
+    @classmethod
+    def of(cls, quantized: Checkpoint, original: Checkpoint) -> _Original:
+        return cls(original, smoothing.read(quantized, original))
+
+    def rows(self, name: str, chunk_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Read a tensor in runs of rows, see `Checkpoint.rows`."""
+        exponents = self.smoothed.get(name)
+        for first, rows in self.checkpoint.rows(name, chunk_bytes):
+            if exponents is None:
+                yield first, rows
+            else:
+                some = exponents if rows.ndim > 1 else exponents[first : first + len(rows)]
+                yield first, np.ldexp(rows.astype(np.float32), some)
 
 
 @dataclass
@@ -373,6 +397,7 @@ class _Examination:
         if self.original is None:
             reason = "there is no reference to compare with"
             raise _SkippedError(reason)
+        original = _Original.of(checkpoint, self.original)
         same = [
             name
             for name in checkpoint.tensors
@@ -380,8 +405,10 @@ class _Examination:
         ]
         for position, name in enumerate(same, start=1):
             self.observer(Progress(position, len(same), "tensors", f"comparing {name}"))
-            _check_unchanged(checkpoint, self.original, name, self.chunk_bytes)
+            _check_unchanged(checkpoint, original, name, self.chunk_bytes)
         found = f"{len(same)} tensors that are not quantized equal their originals"
+        if smoothed := len(original.smoothed.keys() & set(same)):
+            found += f", {smoothed} of them times powers of two that smooth inputs"
         shorter = [name for name in same if checkpoint.tensors[name].size < self.original.tensors[name].size]
         if not shorter:
             return found
@@ -393,10 +420,11 @@ class _Examination:
         if self.original is None:
             reason = "there is no reference to compare with"
             raise _SkippedError(reason)
+        original = _Original.of(checkpoint, self.original)
         for position, name in enumerate(weights, start=1):
             self.observer(Progress(position, len(weights), "layers", f"signal to noise of {name}"))
             scheme = _BY_ALGORITHM[str(self._quantization.algorithm_of(name.removesuffix(".weight")))]
-            snr_db = _snr_db(checkpoint, self.original, name, scheme, self.chunk_bytes)
+            snr_db = _snr_db(checkpoint, original, name, scheme, self.chunk_bytes)
             self._layers.append(LayerQuality(name.removesuffix(".weight"), snr_db))
         return _judge(self._layers, self.min_snr_db)
 
@@ -533,8 +561,8 @@ def _check_equal(checkpoint: Checkpoint, names: Iterable[str]) -> None:
             raise CheckFailedError(message)
 
 
-def _check_unchanged(checkpoint: Checkpoint, original: Checkpoint, name: str, chunk_bytes: int) -> None:
-    """Check that a tensor equals the original's, rounded if its type is shorter."""
+def _check_unchanged(checkpoint: Checkpoint, original: _Original, name: str, chunk_bytes: int) -> None:
+    """Check that a tensor equals the original's, smoothed, and rounded if its type is shorter."""
     for first, rows in original.rows(name, chunk_bytes):
         found = checkpoint.read(name, first, first + len(rows))
         expected = rows.reshape(found.shape).astype(found.dtype, copy=False)
@@ -556,7 +584,7 @@ def _decodable(checkpoint: Checkpoint, quantization: _Quantization) -> list[str]
     return [name for name in checkpoint.tensors if f"{name}_scale" in checkpoint.tensors]
 
 
-def _snr_db(checkpoint: Checkpoint, original: Checkpoint, name: str, scheme: Scheme, chunk_bytes: int) -> float | None:
+def _snr_db(checkpoint: Checkpoint, original: _Original, name: str, scheme: Scheme, chunk_bytes: int) -> float | None:
     """Return the signal-to-noise ratio of one weight in decibels: 10 log10 of sum(w^2) / sum((w - decoded)^2)."""
     scalar = next(iter(scheme.scalars(np.float32(1))))
     scale = np.float32(checkpoint.read(f"{name}{scalar}"))

@@ -1,4 +1,7 @@
-"""Reads a quantized checkpoint beside its original: the quantized modules by layer. All others are the original's."""
+"""Reads a quantized checkpoint beside its original: the quantized modules by layer, and what smoothing changed.
+
+All else is the original's.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.errors import CheckpointError
+from orchestrator.quantization import smoothing
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_quantized
 from orchestrator.quantization.linear_override import stored
@@ -15,6 +19,8 @@ from orchestrator.quantization.linear_override import stored
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from orchestrator.quantization.linear_override import Stored
     from orchestrator.quantization.plan import Plan
@@ -29,6 +35,8 @@ class Quantized:
     """The prefix of a layer's number in a name."""
     modules: Mapping[int, tuple[str, ...]]
     """The quantized modules of each layer."""
+    smoothed: Mapping[str, NDArray[np.int8]]
+    """The exponents of the tensors that were multiplied by powers of two."""
 
     @classmethod
     def open(cls, folder: Path, original: Plan) -> Quantized:
@@ -49,7 +57,8 @@ class Quantized:
                 message = f"{folder}: {module} is quantized, {what}; expected linear modules of layers of the original"
                 raise CheckpointError(message)
             found.setdefault(number, []).append(module)
-        return cls(checkpoint, original.stack, {number: tuple(modules) for number, modules in found.items()})
+        modules = {number: tuple(names) for number, names in found.items()}
+        return cls(checkpoint, original.stack, modules, smoothing.read(checkpoint, original.checkpoint))
 
     def layer(self, number: int) -> dict[str, Stored]:
         """Read the quantized weights of a layer, by module within it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.cost import Cost
-from orchestrator.quantization.format_names import MAX, NEAREST
+from orchestrator.quantization.format_names import MAX, NEAREST, NONE
 from orchestrator.quantization.libraries import load_torch
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ class Report:
     kv_cache: str
     scale_search: str = MAX
     rounding: str = NEAREST
+    smoothing: str = NONE
+    norms: dict[str, list[str]] = field(default_factory=dict)
+    """By norm that puts its numbers out divided by powers of two, patterns of the modules that make up for it."""
+    unsmoothed: list[str] = field(default_factory=list)
+    """Norms that quantized modules get, but that cannot be divided."""
     tensors: dict[str, TensorReport] = field(default_factory=dict)
     experts: dict[str, dict[str, int]] = field(default_factory=dict)
     """For each layer with experts, how many tokens reached each expert, zeros included."""
@@ -112,8 +118,12 @@ class Report:
         return entry
 
     def layer(self, layer: str, measured: Measured) -> None:
-        """Add how many tokens reached each expert of a written layer."""
+        """Add what was smoothed in a written layer, and how many tokens reached each expert."""
         prefix = f"{layer}."
+        for norm, modules in measured.smoothed.items():
+            patterns = (re.sub(r"(^|\.)experts\.\d+\.", r"\1experts.*.", module) for module in modules)
+            self.norms[f"{prefix}{norm}"] = [f"{prefix}{one}" for one in dict.fromkeys(patterns)]
+        self.unsmoothed += [f"{prefix}{norm}" for norm in measured.unsmoothed]
         there = [module for module in self.tensors if module.startswith(prefix) and ".experts." in module]
         hits: dict[str, int] = {}
         for module in there:
@@ -133,6 +143,7 @@ class Report:
             **({"without_cache_scales": dict(self.without_cache_scales)} if self.without_cache_scales else {}),
             **(self._search() if self.scale_search != MAX else {}),
             **(self._rounding() if self.rounding != NEAREST else {}),
+            **(self._smoothing() if self.smoothing != NONE else {}),
             **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
                 "min": min(measured, default=None),
@@ -151,6 +162,9 @@ class Report:
     def _rounding(self) -> dict[str, Any]:
         singular = [entry.module for entry in self.tensors.values() if entry.is_singular]
         return {"rounding": {"name": self.rounding, "as_nearest": self._fallen, "singular": singular}}
+
+    def _smoothing(self) -> dict[str, Any]:
+        return {"smoothing": {"name": self.smoothing, "norms": self.norms, "left_out": self.unsmoothed}}
 
     @property
     def _fallen(self) -> list[str]:

@@ -23,6 +23,7 @@ Format = Literal["bf16", "fp8", "nvfp4", "w4a16_nvfp4", "mxfp4", "int4_awq", "au
 Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
 Rounding = Literal["nearest", "gptq"]
+Smoothing = Literal["none", "norms"]
 ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
 OptionValue = bool | int | float | str
@@ -212,6 +213,10 @@ class Quantization(_Part):
     """NVFP4 of method onepass: how numbers are rounded. `nearest`: each to the nearest; `gptq`: each column makes up
     for the errors of those before it, by what calibration shows of the inputs. It needs 4 bytes for every two inputs of
     a module."""
+    smoothing: Smoothing = "none"
+    """NVFP4 of method onepass: which inputs are divided by powers of two, so that large ones cost those beside them
+    less. `norms`: those that a norm puts out; its weight is divided, and the weights that get them are multiplied. The
+    model calculates the same; layout and speed stay. Calibration then runs for `w4a16_nvfp4` as well, over text."""
     resources: Resources = Resources()
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
@@ -235,7 +240,8 @@ class Quantization(_Part):
                 f" leave scale_search out, or set format: nvfp4, w4a16_nvfp4 or auto"
             )
             raise ValueError(msg)
-        self._check_rounding()
+        self._check_following_text("rounding", "nearest")
+        self._check_following_text("smoothing", "none")
         if self.calibration.chat_template and self.method != "onepass":
             msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"
             raise ValueError(msg)
@@ -244,25 +250,32 @@ class Quantization(_Part):
             raise ValueError(msg)
         return self
 
-    def _check_rounding(self) -> None:
-        if self.rounding == "nearest":
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """How method onepass makes NVFP4; some choices need a run of the model, see `format_names.MEASURED`."""
+        return self.scale_search, self.rounding, self.smoothing
+
+    def _check_following_text(self, field: str, default: str) -> None:
+        """Check a choice that follows the inputs of text."""
+        chosen = getattr(self, field)
+        if chosen == default:
             return
         if self.method != "onepass":
             msg = (
-                f"rounding is a choice of method onepass; method {self.method} rounds by itself:"
-                f" leave rounding out, or set method: onepass"
+                f"{field} is a choice of method onepass, which method {self.method} does not have:"
+                f" leave {field} out, or set method: onepass"
             )
             raise ValueError(msg)
         if self.format not in ("nvfp4", "w4a16_nvfp4"):
             msg = (
-                f"rounding {self.rounding} rounds the numbers of nvfp4 and w4a16_nvfp4, not those of {self.format}:"
-                f" leave rounding out, or set format: nvfp4 or w4a16_nvfp4"
+                f"{field} {chosen} goes with formats nvfp4 and w4a16_nvfp4, not with {self.format}:"
+                f" leave {field} out, or set format: nvfp4 or w4a16_nvfp4"
             )
             raise ValueError(msg)
         if self.calibration.dataset == "random":
             msg = (
-                f"rounding {self.rounding} follows the inputs of real text, and tokens from a seed are none:"
-                f" name a data set in calibration.dataset, or leave rounding out"
+                f"{field} {chosen} follows the inputs of real text, and tokens from a seed are none:"
+                f" name a data set in calibration.dataset, or leave {field} out"
             )
             raise ValueError(msg)
 

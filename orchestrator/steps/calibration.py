@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument, Inside
+from orchestrator.quantization.format_names import MEASURED
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.download import TOKEN
 from orchestrator.steps.shape import OUT, SOURCE, Shape, payload
@@ -137,7 +138,7 @@ def runs_the_model(recipe: Recipe) -> bool:
     quantization = recipe.quantization
     if quantization.format != "w4a16_nvfp4" or quantization.kv_cache != "none":
         return True
-    return quantization.scale_search == "weighted" or quantization.rounding == "gptq"
+    return any(one in MEASURED for one in quantization.choices)
 
 
 def calibration_dataset(recipe: Recipe) -> Dataset | None:

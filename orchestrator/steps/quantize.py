@@ -52,6 +52,8 @@ def _onepass(shape: Shape) -> Step:
         options["scale-search"] = quantization.scale_search
     if quantization.rounding != "nearest":
         options["rounding"] = quantization.rounding
+    if quantization.smoothing != "none":
+        options["smoothing"] = quantization.smoothing
     if runs_the_model(shape.recipe):
         return _calibrated(shape, options, [*excluded, *(["--shared-scales"] if quantization.shared_scales else [])])
     return Step(

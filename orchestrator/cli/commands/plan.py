@@ -111,6 +111,7 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
             "seconds": asdict(plan.estimate.search) if plan.estimate.search else None,
         },
         "rounding": plan.recipe.quantization.rounding,
+        "smoothing": plan.recipe.quantization.smoothing,
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
         **(users_document(plan.estimate.users) if plan.estimate.users else {}),
         "arithmetic": plan.arithmetic or None,

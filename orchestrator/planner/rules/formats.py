@@ -178,7 +178,7 @@ def onepass_refuses(given: RuleInput, *, compares: bool = False) -> str | None:
         recipe.model.architecture,
         known.shape.model_type if known else None,
         quantization.format,
-        runs_model=compares or calibrates(made(recipe), quantization.scale_search, quantization.rounding),
+        runs_model=compares or calibrates(made(recipe), quantization.choices),
     )
 
 
@@ -223,6 +223,7 @@ def in_format(given: RuleInput, name: Format) -> str:
         *([f"method {method}"] if method != asked.method else []),
         *(["scale_search max"] if asked.scale_search != "max" and name not in format_names.SEARCHED_FORMATS else []),
         *(["rounding nearest"] if asked.rounding != "nearest" and name not in format_names.ROUNDED_FORMATS else []),
+        *(["smoothing none"] if asked.smoothing != "none" and name not in format_names.ROUNDED_FORMATS else []),
         *(["budget null"] if asked.budget is not None else []),
     ]
     return f"format {name}{' with ' * bool(more)}{' and '.join(more)}"

@@ -169,8 +169,8 @@ def test_quantizing_is_a_phase_only_where_the_weights_do_not_come_so() -> None:
 def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
     shape, scheme = SHAPES["large"], scheme_of("w4a16_nvfp4")
     calibrated = one_pass_peak(shape, scheme_of("nvfp4"), Calibration())
-    assert one_pass_peak(shape, scheme, Calibration(), "weighted") == calibrated
-    assert one_pass_peak(shape, scheme, Calibration(), "mse") == one_pass_peak(shape, scheme, Calibration())
+    assert one_pass_peak(shape, scheme, Calibration(), ["weighted"]) == calibrated
+    assert one_pass_peak(shape, scheme, Calibration(), ["mse"]) == one_pass_peak(shape, scheme, Calibration())
 
 
 def test_gptq_adds_the_products_of_every_two_inputs_of_a_layer() -> None:
@@ -180,8 +180,8 @@ def test_gptq_adds_the_products_of_every_two_inputs_of_a_layer() -> None:
     attention, experts = 2 * 4096**2, 8 * (4096**2 + 14336**2)
     assert input_products(SHAPES["mixture"]) == 4 * (attention + experts + 3 * 14336**2)
     scheme = scheme_of("w4a16_nvfp4")
-    rounding = one_pass_peak(SHAPES["large"], scheme, Calibration(), "max", "gptq")
-    calibrated = one_pass_peak(SHAPES["large"], scheme, Calibration(), "weighted")
+    rounding = one_pass_peak(SHAPES["large"], scheme, Calibration(), ["max", "gptq"])
+    calibrated = one_pass_peak(SHAPES["large"], scheme, Calibration(), ["weighted"])
     assert rounding.value == calibrated.value + input_products(SHAPES["large"])
     assert "rounding gptq: 14.0 GB" in rounding.basis
 

@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, str] = {
     "quantization.shared_scales": "true",
     "quantization.scale_search": "weighted",
     "quantization.rounding": "gptq",
+    "quantization.smoothing": "norms",
     "quantization.resources.device": "cpu",
     "quantization.resources.threads": "3",
     "quantization.resources.memory": "16GB",

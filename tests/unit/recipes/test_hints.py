@@ -23,7 +23,7 @@ _KEYS = {
     "image": "image",
     "target": "target",
     "backend": "backend",
-    **{key: f"quantization.{key}" for key in ("format", "method", "scale_search", "rounding", "budget")},
+    **{key: f"quantization.{key}" for key in ("format", "method", "scale_search", "rounding", "smoothing", "budget")},
 }
 _NAME = r"[\w.-]++"
 _ONE = rf"(?:{'|'.join(_KEYS)}) {_NAME}"

@@ -170,11 +170,24 @@ def test_gptq_runs_the_model_over_text_and_other_roundings_leave_keys_as_they_ar
             "bf16 has none: .* set format: nvfp4",
         ),
         ({"method": "none", "format": "nvfp4", "scale_search": "weighted"}, "method none chooses scales itself"),
-        ({"method": "modelopt", "format": "nvfp4", "rounding": "gptq"}, "rounds by itself: .*set method: onepass"),
-        ({"method": "onepass", "format": "fp8", "rounding": "gptq"}, "not those of fp8: leave rounding out"),
+        (
+            {"method": "modelopt", "format": "nvfp4", "rounding": "gptq"},
+            "modelopt does not have: .*set method: onepass",
+        ),
+        ({"method": "none", "format": "nvfp4", "smoothing": "norms"}, "none does not have: leave smoothing out"),
+        ({"method": "onepass", "format": "fp8", "smoothing": "norms"}, "not with fp8: leave smoothing out"),
+        (
+            {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "smoothing": "norms"},
+            "not with auto: leave smoothing out",
+        ),
+        (
+            {"method": "onepass", "format": "nvfp4", "smoothing": "norms", "calibration": {"dataset": "random"}},
+            "tokens from a seed are none: .*or leave smoothing out",
+        ),
+        ({"method": "onepass", "format": "fp8", "rounding": "gptq"}, "not with fp8: leave rounding out"),
         (
             {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "rounding": "gptq"},
-            "not those of auto: leave rounding out",
+            "not with auto: leave rounding out",
         ),
         (
             {"method": "onepass", "format": "nvfp4", "rounding": "gptq", "calibration": {"dataset": "random"}},
