@@ -28,9 +28,10 @@ _SIZES = st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3)), min_siz
 
 
 def test_the_worked_example() -> None:
-    # sqrt(input / weight): 8, 2, 1, 1/4; their geometric mean is sqrt(2), and 1/sqrt(2) is rounded to the even exponent
-    inputs, weights = np.array([16.0, 1, 0.25, 1 / 32]), np.array([0.25, 0.25, 0.25, 0.5])
-    assert exponents_of(inputs, weights).tolist() == [2, 0, 0, -2]
+    inputs, weights = np.array([16, 1, 1 / 4, 1 / 512]), np.array([1 / 4, 1 / 4, 1 / 4, 1 / 2])
+    exponents = exponents_of(inputs, weights)
+    assert exponents.tolist() == [3, 1, 0, -4]
+    assert np.ldexp(inputs, -exponents).tolist() == np.ldexp(weights, exponents).tolist() == [2, 1 / 2, 1 / 4, 1 / 32]
 
 
 @given(_SIZES)
