@@ -51,7 +51,7 @@ def smoothed(place: Path, family: str) -> dict[str, Any]:
     multiplied = {name: original.read(name) for name in original.tensors}
     multiplied |= {name: smoothing.scaled(multiplied[name], exponents[name]) for name in exponents.keys() & multiplied}
     shutil.copytree(source, place / "multiplied")
-    tensors = {name: as_tensor(array, "cpu") for name, array in multiplied.items()}
+    tensors: dict[str, Any] = {name: as_tensor(array, "cpu") for name, array in multiplied.items()}
     safetensors.torch.save_file(tensors, place / "multiplied" / "model.safetensors", {"format": "pt"})
     return {
         "powers": sorted({int(one) for array in exponents.values() for one in array}),

@@ -61,6 +61,25 @@ def test_options_that_are_missing_or_unknown_are_wrong_usage(options: list[str])
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("choice", [["--rounding", "gptq"], ["--smoothing", "norms"]])
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--format", "nvfp4"], "needs --calibration: tokens from a seed tell nothing of the inputs"),
+        (["--format", "fp8", "--calibration", "c"], "goes with --format w4a16_nvfp4, nvfp4, not with fp8"),
+        (["--format", "auto", "--bits-per-weight", "5", "--calibration", "c"], "not with auto"),
+    ],
+)
+def test_what_follows_inputs_needs_text_and_blocks_of_nvfp4(
+    choice: list[str], more: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        quantize.main(["--checkpoint", "a", "--output", "b", *choice, *more])
+    said = capsys.readouterr().err
+    assert f"error: {' '.join(choice)} " in said
+    assert reason in said
+
+
 def test_reports_that_follow_at_once_are_dropped_but_never_the_last(capsys: pytest.CaptureFixture[str]) -> None:
     report = Reporter()
     for done in range(1, 101):

@@ -142,16 +142,21 @@ def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
     assert without["quantize"].libraries == ()
 
 
-def test_gptq_runs_the_model_over_text_and_other_roundings_leave_keys_as_they_are() -> None:
+@pytest.mark.parametrize(
+    ("field", "chosen", "default"), [("rounding", "gptq", "nearest"), ("smoothing", "norms", "none")]
+)
+def test_gptq_and_smoothing_run_the_model_over_text_and_defaults_leave_keys_as_they_are(
+    field: str, chosen: str, default: str
+) -> None:
     asked = {"format": "w4a16_nvfp4", "method": "onepass"}
-    found = steps(quantization={**asked, "rounding": "gptq"})
-    assert value(found["quantize"].argv, "--rounding") == "gptq"
+    found = steps(quantization={**asked, field: chosen})
+    assert value(found["quantize"].argv, f"--{field}") == chosen
     assert value(found["quantize"].argv, "--calibration") == "/calibration/train.jsonl"
     assert found["quantize"].resumable
-    plain, nearest = (steps(quantization={**asked, **more}) for more in ({}, {"rounding": "nearest"}))
-    assert plain == nearest
+    plain, as_default = (steps(quantization={**asked, **more}) for more in ({}, {field: default}))
+    assert plain == as_default
     assert "calibration" not in plain
-    assert "--rounding" not in words(plain["quantize"].argv)
+    assert f"--{field}" not in words(plain["quantize"].argv)
 
 
 @pytest.mark.parametrize(
