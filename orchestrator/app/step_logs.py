@@ -64,8 +64,7 @@ class StepLogs:
         if entry.has_result:
             places = [self.store.log(entry.key)]
         elif entry.state == "running":
-            attempts = [folder for folder in self.store.attempts() if folder.name.startswith(f"{entry.key}-")]
-            places = [folder / "log.txt" for folder in attempts]
+            places = [folder / "log.txt" for folder in self.store.attempts(entry.key)]
         else:
             places = [failed_log(self.store.root, self.recipe, entry.name)]
         return next((place for place in places if place.is_file()), None)

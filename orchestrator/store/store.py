@@ -232,12 +232,12 @@ class Store:
 
     def sealed(self, key: str) -> Attempt | None:
         """Find a successful attempt that is not published. The caller holds the key's lock."""
-        tries = (Attempt(folder) for folder in sorted((self.root / "attempts").glob(f"{key}-*")))
+        tries = map(Attempt, self.attempts(key))
         return next((attempt for attempt in tries if attempt.is_sealed), None)
 
     def size_of_attempts(self, key: str) -> int:
         """Return the bytes of unfinished attempts at a key. They are reused or freed, so they are not needed twice."""
-        places = (*(self.root / "attempts").glob(f"{key}-*"), self.root / "scratch" / key)
+        places = (*self.attempts(key), self.root / "scratch" / key)
         return sum(status.st_size for place in places for status in files_in(place))
 
     def mark_leftovers(self, key: str) -> None:
@@ -247,11 +247,11 @@ class Store:
 
     def has_leftovers(self, key: str) -> bool:
         """Whether something of earlier attempts at a key must still be removed."""
-        return any((self.root / "attempts").glob(f"{key}-*"))
+        return bool(self.attempts(key))
 
     def sweep(self, key: str, executor: str = "") -> None:
         """Remove earlier attempts at a key, all or those of one executor. The caller holds the key's lock."""
-        for leftover in (self.root / "attempts").glob(f"{key}-{executor}*"):
+        for leftover in self.attempts(key, executor):
             remove_tree(leftover)
 
     def set_aside(self, key: str) -> Path:
@@ -274,9 +274,10 @@ class Store:
             except ArtifactCorruptError:
                 continue
 
-    def attempts(self) -> tuple[Path, ...]:
-        """Every attempt that runs or was left behind."""
-        return tuple(sorted((self.root / "attempts").glob("*")))
+    def attempts(self, key: str = "", executor: str = "") -> tuple[Path, ...]:
+        """Every attempt that runs or was left behind, or those at a key, or of one executor at a key."""
+        start = f"{key}-{executor}" if key else ""  # no pattern: Python would compile one for each key
+        return tuple(sorted(each for each in (self.root / "attempts").glob("*") if each.name.startswith(start)))
 
     @contextmanager
     def use(self) -> Iterator[Callable[[str], None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -626,3 +627,22 @@ def test_a_file_system_without_locks_is_refused_at_once(
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(LocksMissingError, match=f"has no locks: {os.strerror(number)}"):
         store.make()
+
+
+def test_attempts_are_found_by_key_and_executor_without_a_pattern_for_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, translate = "a" * 64, fnmatch.translate
+    patterns: list[str] = []
+    mine, docker, _ = store.attempt(key, "process"), store.attempt(key, "docker"), store.attempt("b" * 64, "process")
+
+    def counted(pattern: str) -> str:
+        patterns.append(pattern)
+        return translate(pattern)
+
+    monkeypatch.setattr(fnmatch, "translate", counted)
+    assert store.attempts(key) == tuple(sorted((mine.folder, docker.folder)))
+    assert store.attempts(key, "docker") == (docker.folder,)
+    assert len(store.attempts()) == 3
+    assert not any(store.has_leftovers(f"{number:064}") for number in range(9))
+    assert len(patterns) <= 1, "each takes a millisecond to compile"
