@@ -94,6 +94,17 @@ def test_status_tells_of_a_build_that_runs(shell: Shell) -> None:
     assert f"attach {RECIPE}" in shell.out
 
 
+def test_status_and_the_page_tell_an_error_outside_of_a_step(shell: Shell) -> None:
+    ended = {"status": 6, "code": "DISK_FULL", "message": "no space", "hint": "free some"}
+    record(shell, {"event": "ended", **ended}, whose=GONE)
+    page = shell.folder / "page.html"
+    assert shell("status", RECIPE, "--html", str(page)) == 0
+    assert f"{RECIPE}: no space" in shell.out
+    assert "Ended: no space" in page.read_text(encoding="utf-8")
+    (found,) = shell.json("status", RECIPE)
+    assert found["ended"] == ended
+
+
 def test_logs_are_found_in_a_store_that_was_moved(shell: Shell) -> None:
     shell("build", RECIPE)
     moved = shell.store.with_name("moved")
