@@ -53,9 +53,10 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
 def _check_calibration(parser: argparse.ArgumentParser, options: argparse.Namespace, most: Mapping[str, str]) -> None:
     """Refuse candidates, a format or a cache that need the calibration that is left out."""
     scheme = searching(**most)[options.format]
-    if scheme.compensates and options.calibration is None:
-        parser.error("+gptq needs --calibration: tokens from a seed tell nothing of the inputs")
-    needs = scheme.calibrated or scheme.weighs_errors or options.kv_cache != "none"
+    follows_text = "+gptq" if scheme.compensates else "--smoothing norms" if options.smoothing != "none" else ""
+    if follows_text and options.calibration is None:
+        parser.error(f"{follows_text} needs --calibration: tokens from a seed tell nothing of the inputs")
+    needs = scheme.calibrated or scheme.weighs_errors or follows_text or options.kv_cache != "none"
     if needs and not options.calibration_samples:
         parser.error("these candidates, this format or this cache need --calibration-samples")
 
@@ -79,6 +80,7 @@ def _compared(options: argparse.Namespace, spent: cost.Cost) -> dict[str, object
         number_format=options.format,
         kv_cache=options.kv_cache,
         exclude=options.exclude,
+        smoothing=options.smoothing,
         settings=_text.walk_settings(options),
         cost=spent,
         observer=Reporter(),
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=format_names.ROUNDED_FORMATS, required=True)
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="as in quantize")
     parser.add_argument("--kv-cache", choices=format_names.KV_CACHE_FORMATS, default="none", help="as in quantize")
+    parser.add_argument("--smoothing", choices=format_names.SMOOTHINGS, default="none", help="as in quantize, of all")
     group = parser.add_argument_group("calibration", "which is left out without samples")
     group.add_argument("--calibration", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
     group.add_argument("--calibration-samples", type=int, default=0, metavar="N", help="default: %(default)s")

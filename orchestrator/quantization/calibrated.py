@@ -234,9 +234,7 @@ class _Walk:
         moments = (
             InputMoments(keeps_products=scheme.compensates) if scheme.compensates or scheme.weighs_errors else None
         )
-        smoother = None
-        if self.report.smoothing != NONE:
-            smoother = Smoother(self.plan.structure.hidden, lambda name: self.plan.quantizes(f"{prefix}{name}.weight"))
+        smoother = None if self.report.smoothing == NONE else Smoother.of(self.plan, number)
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         with self.report.cost.phase("calibrate"):
             measured = model.run(number, within, moments, smoother)

@@ -27,6 +27,7 @@ from orchestrator.quantization.candidate_findings import Findings, LayerFindings
 from orchestrator.quantization.comparing import ComparisonNeeds, comparison_needs, spills_within
 from orchestrator.quantization.cost import Cost
 from orchestrator.quantization.divergence import Served, begin, divergence, predictions, run_quantized
+from orchestrator.quantization.format_names import NONE
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.layer_encoding import Known, Weights, encoded_layer, rounded
 from orchestrator.quantization.libraries import load_torch
@@ -35,6 +36,7 @@ from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.schemes import searching
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.smoothing import Smoother, changes_of, scaled
 from orchestrator.quantization.walk import WalkSettings
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def compare_candidates(
     number_format: str,
     kv_cache: str = "none",
     exclude: Sequence[str] = (),
+    smoothing: str = NONE,
     settings: WalkSettings | None = None,
     cost: Cost | None = None,
     observer: Observer = silence,
@@ -94,6 +97,7 @@ def compare_candidates(
         number_format: One of `format_names.ROUNDED_FORMATS`.
         kv_cache: `fp8` rounds keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
+        smoothing: Which inputs all candidates have smoothed: one of `format_names.SMOOTHINGS`.
         settings: How to work.
         cost: Gets the time of each candidate.
         observer: Gets the progress in layers.
@@ -109,7 +113,7 @@ def compare_candidates(
     schemes = {one.name: searching(**one.values)[number_format] for one in candidates}
     plan = Plan.make(source, next(iter(schemes.values())), exclude, kv_cache)
     plans = {name: replace(plan, scheme=scheme) for name, scheme in schemes.items()}
-    words = [list(schemes), number_format, kv_cache, list(exclude), len(samples.calibration)]
+    words = [list(schemes), number_format, kv_cache, list(exclude), smoothing, len(samples.calibration)]
     scratch = Scratch.open(
         how.scratch, f"candidates {words} {fingerprint(plan, samples.all, how.device)}", LayerFindings.restored
     )
@@ -117,7 +121,7 @@ def compare_candidates(
     model = LayeredModel.load(plan, how.device)
     model.hidden, *others = (hidden_states(how.device, spill=spill, folder=how.scratch) for _ in range(len(plans) + 1))
     streams = dict(zip(plans, others, strict=True))
-    walk = _Walk(plans, samples, model, streams, how, cost or Cost(), observer)
+    walk = _Walk(plans, samples, model, streams, how, cost or Cost(), observer, smooths=smoothing != NONE)
     return replace(walk.run(scratch), candidates=candidates)
 
 
@@ -167,6 +171,7 @@ class _Walk:
     how: WalkSettings
     cost: Cost
     observer: Observer
+    smooths: bool = False
     masks: list[Tensor] = field(default_factory=list)
 
     @property
@@ -217,7 +222,11 @@ class _Walk:
         compensates = any(scheme.compensates for scheme in schemes)
         weighs = compensates or any(scheme.weighs_errors for scheme in schemes)
         moments = InputMoments(keeps_products=compensates) if weighs else None
-        measured = self._calibrate(number, inside, moments)
+        smoother = Smoother.of(plan, number) if self.smooths else None
+        measured = self._calibrate(number, inside, moments, smoother)
+        for name, exponents in changes_of(measured.smoothed, smoother.found if smoother else {}).items():
+            if name in inside:
+                inside[name] = tensors[f"{prefix}{name}"] = scaled(inside[name], exponents)
         importance = moments.importance() if moments else {}
         weights = Weights(tensors, plan.checkpoint.tensors)
         kept = self._rounded(number, weights, measured, moments)
@@ -231,15 +240,15 @@ class _Walk:
         model.forget(number)
         return LayerFindings(number, errors, as_mse)
 
-    def _calibrate(self, number: int, inside: Mapping[str, Any], moments: InputMoments | None) -> Measured:
+    def _calibrate(
+        self, number: int, inside: Mapping[str, Any], moments: InputMoments | None, smoother: Smoother | None
+    ) -> Measured:
         """Run calibration and the original through a layer to the next one."""
         measured = Measured()
         with self.model.resident(number, dict(inside)) as layer:
             if self.first:
-                with self.cost.phase("calibrate"), layer.running(measured=measured, moments=moments) as running:
-                    for position in range(self.first):
-                        running.advance(position)
-                measured.joined = [names for names in layer.arranged.modules.values() if len(names) > 1]
+                with self.cost.phase("calibrate"):
+                    measured = layer.measured(self.first, inside, moments, smoother)
                 check_measured(self.plan, number, measured)
             with self.cost.phase("original"), layer.running() as running:
                 for position in range(self.first, len(self.samples.all)):

@@ -251,17 +251,8 @@ class LayeredModel:
             moments: Gets the moments of inputs.
             smoother: Smooths the layer's inputs; then what was measured is in the new units.
         """
-        measured, first = Measured(), self.hidden[0] if smoother else None
         with self.resident(number, tensors) as layer:
-            watching = smoother.watching(layer) if smoother else nullcontext()
-            with watching, layer.running(measured=measured, moments=moments) as running:
-                for position in range(len(self.hidden)):
-                    if smoother:
-                        smoother.mask = self._masks[position]
-                    running.advance(position)
-            measured.joined = [names for names in layer.arranged.modules.values() if len(names) > 1]
-            if smoother:
-                smoother.smooth(layer, first, tensors, measured, moments)
+            measured = layer.measured(len(self.hidden), tensors, moments, smoother)
         self.forget(number)
         return measured
 
@@ -416,6 +407,26 @@ class Resident:
     arranged: Arranged
     calls: Sequence[Call]
     masks: Sequence[Tensor | None]
+
+    def measured(
+        self,
+        batches: int,
+        tensors: Mapping[str, Any],
+        moments: InputMoments | None = None,
+        smoother: Smoother | None = None,
+    ) -> Measured:
+        """Run the first batches to the next layer, and record; see `LayeredModel.run`."""
+        measured, first = Measured(), self.model.hidden[0] if smoother else None
+        watching = smoother.watching(self) if smoother else nullcontext()
+        with watching, self.running(measured=measured, moments=moments) as running:
+            for position in range(batches):
+                if smoother:
+                    smoother.mask = self.masks[position]
+                running.advance(position)
+        measured.joined = [names for names in self.arranged.modules.values() if len(names) > 1]
+        if smoother:
+            smoother.smooth(self, first, tensors, measured, moments)
+        return measured
 
     @contextmanager
     def running(

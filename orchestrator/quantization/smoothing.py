@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.checkpoint import Checkpoint
     from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.model import Resident
+    from orchestrator.quantization.plan import Plan
 
     Exponents = NDArray[np.int8]
 
@@ -135,6 +136,11 @@ class Smoother:
     """What norms put out last; kept, so that no other tensor gets its memory."""
     _readers: dict[str, dict[str, None]] = field(default_factory=dict)
     """Modules of transformers that got it."""
+
+    @classmethod
+    def of(cls, plan: Plan, number: int) -> Smoother:
+        """Make that of a layer."""
+        return cls(plan.structure.hidden, lambda module: plan.quantizes(f"{plan.stack}.{number}.{module}.weight"))
 
     @contextmanager
     def watching(self, layer: Resident) -> Iterator[None]:

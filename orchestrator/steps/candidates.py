@@ -50,6 +50,8 @@ def build(recipe: Recipe, catalog: Catalog, candidates: Sequence[Candidate]) -> 
     if held_out.dataset != RANDOM:
         options["text"] = Inside(HELD_OUT, TEXT)
         inputs.append(Input("held-out", HELD_OUT))
+    if quantization.smoothing != "none":
+        options["smoothing"] = quantization.smoothing
     if quantization.resources.device != "auto":
         options["device"] = quantization.resources.device
     excluded: list[Argument] = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]

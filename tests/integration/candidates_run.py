@@ -43,10 +43,12 @@ class Case:
     held_out: tuple[str, ...] = ()
     samples: int = 12
     """Of calibration."""
+    smoothing: str = "none"
 
     def compared(self, folder: Path) -> dict[str, Any]:
         """Compare in one walk, and each candidate by itself."""
         common = ("--format", self.number_format, "--kv-cache", self.cache, "--exclude", "*layers.1*o_proj")
+        common += ("--smoothing", self.smoothing)
         given = ("--checkpoint", str(self.model), *common, *SIZE, *self.calibration)
         sizes = {"samples": self.samples, "sequence-length": 32, "batch-size": 2}
         own = [word for name, size in sizes.items() for word in (f"--calibration-{name}", str(size))]
@@ -75,6 +77,7 @@ def main(folder: Path) -> None:
     llama = model_of(folder / "llama")
     cases = {
         "inputs of 4 bits, cache of 8": Case(llama, "nvfp4", "fp8", "max,weighted+gptq", *text),
+        "smoothed": Case(llama, "nvfp4", "none", "max,weighted+gptq", *text, smoothing="norms"),
         "weights alone": Case(llama, "w4a16_nvfp4", "none", "four_over_six,weighted", *text),
         "experts": Case(experts_in(folder / "experts"), "nvfp4", "none", "max,weighted", samples=3),
         "experts in one tensor": Case(one_tensor_in(folder / "one"), "nvfp4", "none", "max,weighted", samples=3),

@@ -14,7 +14,7 @@ from tests.support.oracle import find_environment
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
-CASES = ("inputs of 4 bits, cache of 8", "weights alone", "experts", "experts in one tensor")
+CASES = ("inputs of 4 bits, cache of 8", "smoothed", "weights alone", "experts", "experts in one tensor")
 RECIPE = """\
 schema_version: 1
 name: mine
@@ -55,6 +55,13 @@ def test_the_walk_finds_what_quantizing_and_comparing_find(results: dict[str, An
         assert walk["tokens"] == alone["tokens"]
         errors = [layer["errors"][row["name"]] for layer in walk["layers"]]
         assert errors == pytest.approx([layer["error"] for layer in alone["layers"]], rel=1e-5)
+
+
+def test_smoothing_changes_what_all_candidates_lose(results: dict[str, Any]) -> None:
+    smoothed, plain = (results[case]["walk"]["candidates"] for case in ("smoothed", CASES[0]))
+    assert all(
+        one["divergence"]["mean"] != other["divergence"]["mean"] for one, other in zip(smoothed, plain, strict=True)
+    )
 
 
 def test_candidates_differ_and_the_lowest_is_named(results: dict[str, Any]) -> None:
