@@ -47,8 +47,8 @@ class Case:
 
     def compared(self, folder: Path) -> dict[str, Any]:
         """Compare in one walk, and each candidate by itself."""
-        common = ("--format", self.number_format, "--kv-cache", self.cache, "--exclude", "*layers.1*o_proj")
-        common += ("--smoothing", self.smoothing)
+        own_choices = ("--format", self.number_format, "--kv-cache", self.cache, "--smoothing", self.smoothing)
+        common = (*own_choices, "--exclude", "*layers.1*o_proj")
         given = ("--checkpoint", str(self.model), *common, *SIZE, *self.calibration)
         sizes = {"samples": self.samples, "sequence-length": 32, "batch-size": 2}
         own = [word for name, size in sizes.items() for word in (f"--calibration-{name}", str(size))]
