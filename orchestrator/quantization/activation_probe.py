@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.quantization.libraries import library, short_numbers_are_exact
+from orchestrator.quantization.libraries import library, load_torch, short_numbers_are_exact
 from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from orchestrator.quantization.torch_types import Linear, Model, Module, Tensor, Torch
+
+    Function = Callable[..., Any]
+    """A function of torch or transformers."""
 
 _EAGER = "eager_attention_forward"
 """The name of a model's own attention in its module."""
@@ -71,14 +76,14 @@ class InputProducts:
     """The sum of `x xᵀ` over the inputs `x` that some modules got."""
 
     modules: tuple[str, ...]
-    sums: Any
+    sums: Tensor
     """FP32 of shape [in, in], on the device."""
     tokens: int
 
     @property
     def is_singular(self) -> bool:
         """Whether it cannot have an inverse: of fewer tokens than inputs, or with an input that was always zero."""
-        return self.tokens < len(self.sums) or bool((self.sums.diagonal() == 0).any())
+        return self.tokens < len(self.sums) or not (self.sums.diagonal() > 0).all()
 
 
 @dataclass
@@ -89,36 +94,36 @@ class InputMoments:
     Tokens whose inputs are all zero are not counted in experts: some get zeros for the tokens of others.
     """
 
-    mask: Any = None
+    mask: Tensor | None = None
     """Whether there is a token, of shape [samples, length], for the present batch; None if all are tokens."""
     keeps_products: bool = False
     """Sum the products of every two inputs as well."""
-    _sums: dict[str, Any] = field(default_factory=dict)
+    _sums: dict[str, Tensor] = field(default_factory=dict)
     """FP64 of shape [in], on the device; by the first module that gets the tensor."""
-    _products: dict[str, Any] = field(default_factory=dict)
+    _products: dict[str, Tensor] = field(default_factory=dict)
     """FP32 of shape [in, in], on the device; by the first module that gets the tensor."""
     _tokens: dict[str, Any] = field(default_factory=dict)
     """How many tokens are in a sum: a number, or a tensor of one on the device."""
     _first: dict[str, str] = field(default_factory=dict)
     """By module that shares a sum, the first one."""
 
-    def saw(self, torch: Any, names: Sequence[str], given: Any) -> None:  # noqa: ANN401 - of torch
+    def saw(self, torch: Torch, names: Sequence[str], given: Tensor) -> None:
         """Add an input, by the names of the modules that get it."""
         first, *others = names
-        masked = self.mask is not None and given.shape[:-1] == self.mask.shape
-        if masked:
-            given = torch.where(self.mask[..., None], given, 0.0)
+        mask = self.mask if self.mask is not None and given.shape[:-1] == self.mask.shape else None
+        if mask is not None:
+            given = torch.where(mask[..., None], given, 0.0)
         tokens = given.reshape(-1, given.shape[-1])
-        count = self._counted(first, tokens, masked=masked)
+        count = tokens.any(-1).sum() if _of_expert(first) else len(tokens) if mask is None else mask.sum()
         norm = torch.linalg.vector_norm(tokens, dim=0, dtype=torch.float64)
         self._sums[first] = self._sums[first].addcmul(norm, norm) if first in self._sums else norm.square()
-        self._tokens[first] = self._tokens.get(first, 0) + count
+        self._tokens[first] = count + self._tokens.get(first, 0)
         if self.keeps_products:
             self._multiply(torch, first, tokens)
         for name in others:
             self.share(name, first)
 
-    def _multiply(self, torch: Any, first: str, tokens: Any) -> None:  # noqa: ANN401 - of torch
+    def _multiply(self, torch: Torch, first: str, tokens: Tensor) -> None:
         numbers = tokens.float()
         with short_numbers_are_exact(torch, tokens):
             if first in self._products:
@@ -126,18 +131,13 @@ class InputMoments:
             else:
                 self._products[first] = numbers.T @ numbers
 
-    def _counted(self, name: str, tokens: Any, *, masked: bool) -> Any:  # noqa: ANN401 - of torch
-        if _of_expert(name):
-            return tokens.any(-1).sum()
-        return self.mask.sum() if masked else len(tokens)
-
     def share(self, name: str, first: str) -> None:
         """Record that a module gets the same tensor as an earlier one."""
         self._first[name] = first
 
     def rescale(self, modules: Sequence[str], exponents: NDArray[np.int8]) -> None:
         """Convert what was summed to the units of inputs that are divided by 2^exponents."""
-        torch: Any = library("torch")
+        torch = load_torch()
         powers = torch.from_numpy(np.exp2(-exponents.astype(np.float32)))
         with torch.inference_mode():  # in which they were summed
             for first in self._sums.keys() & set(modules):
@@ -182,10 +182,10 @@ def _of_expert(name: str) -> bool:
 class Overrides:
     """Replacements for parts of a layer."""
 
-    linear: Callable[[str, Any, Any, Any], Any]
+    linear: Callable[[str, Tensor, Tensor, Tensor | None], Tensor]
     """A linear module: from its name in the checkpoint within the layer, its input, weight and bias (or None). If
     several are one matrix, such as the gate and up of an expert, the name is that of the first."""
-    cache: Callable[[Any, Any], tuple[Any, Any]]
+    cache: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """Keys and values, after their rotation: what attention gets instead."""
 
 
@@ -197,16 +197,16 @@ class ModuleProbe:
     to do before.
     """
 
-    torch: Any
+    torch: Torch
     measured: Measured | None
     overrides: Overrides | None
     moments: InputMoments | None = None
-    _inputs: dict[int, tuple[Any, str, Any]] = field(default_factory=dict)
+    _inputs: dict[int, tuple[weakref.ref[Tensor], str, Tensor | None]] = field(default_factory=dict)
     """The inputs so far: a weak reference to each, the first module that got it, and the largest magnitude."""
-    _largest: dict[str, list[Any]] = field(default_factory=dict)
+    _largest: dict[str, list[Tensor]] = field(default_factory=dict)
     """By module, and for keys and values: tensors of one number, whose largest counts."""
 
-    def record(self, name: str, given: Any) -> None:  # noqa: ANN401 - a tensor of torch
+    def record(self, name: str, given: Tensor) -> None:
         """Record a module's input, and whether it is the same tensor as an earlier module's.
 
         Args:
@@ -215,17 +215,18 @@ class ModuleProbe:
         """
         if self.measured is None:
             return
-        earlier, first, largest = self._inputs.get(id(given), (None, "", None))
-        if earlier is None or earlier() is not given:
+        found = self._inputs.get(id(given))
+        if found is None or found[0]() is not given:
             self._inputs[id(given)] = (weakref.ref(given), name, self.record_alike([name], given))
             return
+        _, first, largest = found
         self._keep(name, largest, given)
         if first != name:
             self.measured.fed_alike.setdefault(name, first)
             if self.moments is not None:
                 self.moments.share(name, first)
 
-    def record_alike(self, names: Sequence[str], given: Any) -> Any:  # noqa: ANN401 - tensors of torch
+    def record_alike(self, names: Sequence[str], given: Tensor) -> Tensor | None:
         """Record an input by the names of the modules that get it, and return its largest magnitude if it has any."""
         if self.measured is None or not given.numel():
             return None
@@ -236,7 +237,7 @@ class ModuleProbe:
             self.moments.saw(self.torch, names, given)
         return largest
 
-    def record_cache(self, keys: Any, values: Any) -> tuple[Any, Any]:  # noqa: ANN401 - tensors of torch
+    def record_cache(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Record keys and values for the cache without changing them."""
         for name, given in ((_KEYS, keys), (_VALUES, values)):
             self._add(name, self._magnitude(given))
@@ -253,7 +254,7 @@ class ModuleProbe:
         self.measured.keys, self.measured.values = found.pop(_KEYS, 0.0), found.pop(_VALUES, 0.0)
         self.measured.inputs.update(found)
 
-    def _keep(self, name: str, largest: Any, given: Any) -> None:  # noqa: ANN401 - tensors of torch
+    def _keep(self, name: str, largest: Tensor | None, given: Tensor) -> None:
         if largest is None or self.measured is None:
             return
         self._add(name, largest)
@@ -261,11 +262,11 @@ class ModuleProbe:
             tokens = given.numel() // given.shape[-1]
             self.measured.tokens[name] = self.measured.tokens.get(name, 0) + tokens
 
-    def _magnitude(self, given: Any) -> Any:  # noqa: ANN401 - tensors of torch
+    def _magnitude(self, given: Tensor) -> Tensor:
         """Return the largest magnitude, by one function of a GPU; exact, and not a number if one is none."""
         return self.torch.linalg.vector_norm(given, ord=math.inf)
 
-    def _add(self, name: str, largest: Any) -> None:  # noqa: ANN401 - a tensor of torch
+    def _add(self, name: str, largest: Tensor) -> None:
         found = self._largest.setdefault(name, [])
         found.append(largest)
         if len(found) == _COUNTED_LATER:
@@ -273,7 +274,7 @@ class ModuleProbe:
 
 
 @contextmanager
-def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]:  # noqa: ANN401 - a module of torch
+def probed(layer: Module, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]:
     """Record, or replace, every linear module of a layer in a block.
 
     Args:
@@ -299,27 +300,27 @@ def probed(layer: Any, arranged: Arranged, probe: ModuleProbe) -> Iterator[None]
             del module.forward
 
 
-def _linear_hook(names: Sequence[str], probe: ModuleProbe) -> Callable[[Any, Any], None]:
-    def hook(_: Any, positional: Any) -> None:  # noqa: ANN401 - as torch calls it
+def _linear_hook(names: Sequence[str], probe: ModuleProbe) -> Callable[[Module, tuple[Tensor, ...]], None]:
+    def hook(_: Module, positional: tuple[Tensor, ...]) -> None:
         for name in names:
             probe.record(name, positional[0])
 
     return hook
 
 
-def _replace_linear(module: Any, name: str, overrides: Overrides) -> Any:  # noqa: ANN401 - a module of torch
+def _replace_linear(module: Linear, name: str, overrides: Overrides) -> Module:
     """Replace the calculation. Deleting our forward restores the module's own."""
     module.forward = lambda given: overrides.linear(name, given, module.weight, module.bias)
     return module
 
 
-def _probe_experts(experts: Any, gathered: GatheredExperts, probe: ModuleProbe) -> Any:  # noqa: ANN401 - a module of torch
+def _probe_experts(experts: Module, gathered: GatheredExperts, probe: ModuleProbe) -> Module:
     """Record, or replace, each expert of a module that gathers them. Deleting our forward restores its own."""
     forward = experts.forward
     weights = [(getattr(experts, leaf), sorted(names.items())) for leaf, names in gathered.leaves.items()]
     products = _ExpertProducts(probe, [(whole, [name for _, name in names]) for whole, names in weights])
 
-    def seen(*positional: Any, **named: Any) -> Any:  # noqa: ANN401 - as the layer calls it
+    def seen(*positional: object, **named: object) -> object:
         with _intercepting(probe.torch, products.call):
             return forward(*positional, **named)
 
@@ -332,12 +333,12 @@ class _ExpertProducts:
     """The products of inputs and matrices of experts: one for each expert, or one of all experts."""
 
     probe: ModuleProbe
-    weights: list[tuple[Any, list[str]]]
+    weights: list[tuple[Tensor, list[str]]]
     """Parameters of the module, and the names of the weights below each other, with `{}` for the expert's number."""
 
-    def call(self, function: Any, positional: Any, named: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as torch calls it
+    def call(self, function: Function, positional: tuple[Any, ...], named: Mapping[str, Any]) -> object:
         """Call a function of torch, and record, or replace, what multiplies with experts."""
-        torch = self.probe.torch
+        torch: Any = self.probe.torch  # whose functions are compared here
         linear, products = torch.nn.functional.linear, (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
         if function not in (linear, torch.bmm, *products) or not (found := self._names(positional[1])):
             return function(*positional, **named)
@@ -353,7 +354,7 @@ class _ExpertProducts:
         ]
         return torch.stack(replaced) if function is torch.bmm else replaced[0]
 
-    def _names(self, weight: Any) -> list[list[str]]:  # noqa: ANN401 - a tensor of torch
+    def _names(self, weight: Tensor) -> list[list[str]]:
         """Return the modules of each expert whose matrix is in a factor; none if it is another tensor."""
         storage = weight.untyped_storage().data_ptr()
         for whole, names in self.weights:
@@ -364,14 +365,22 @@ class _ExpertProducts:
         return []
 
 
-def _intercepting(torch: Any, call: Callable[[Any, Any, Mapping[str, Any]], Any]) -> AbstractContextManager[Any]:  # noqa: ANN401 - the module
+def _intercepting(
+    torch: Torch, call: Callable[[Function, tuple[Any, ...], Mapping[str, Any]], object]
+) -> AbstractContextManager[object]:
     """Return a block in which `call` gets each function of torch that is called, and its arguments."""
 
-    def intercept(self: Any, function: Any, types: Any, positional: Any = (), named: Any = None) -> Any:  # noqa: ANN401, ARG001 - as torch calls it
+    def intercept(
+        _: object,
+        function: Function,
+        __: object,
+        positional: tuple[Any, ...] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> object:
         return call(function, positional, named or {})
 
-    mode: Any = torch.overrides.TorchFunctionMode
-    block: AbstractContextManager[Any] = type("Intercepting", (mode,), {"__torch_function__": intercept})()
+    mode = torch.overrides.TorchFunctionMode
+    block: AbstractContextManager[object] = type("Intercepting", (mode,), {"__torch_function__": intercept})()
     return block
 
 
@@ -379,7 +388,7 @@ def _intercepting(torch: Any, call: Callable[[Any, Any, Mapping[str, Any]], Any]
 
 
 @contextmanager
-def probed_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]) -> Iterator[None]:  # noqa: ANN401 - of transformers
+def probed_attention(model: Model, attended: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Make a model's attention pass keys and values to `attended` in a block.
 
     Replaced are the functions that transformers shares among models, those named `eager` that models have of their
@@ -414,19 +423,19 @@ def probed_attention(model: Any, attended: Callable[[Any, Any], tuple[Any, Any]]
 class _Passing:
     """Passes keys and values on, once if one function of attention calls torch's."""
 
-    attended: Callable[[Any, Any], tuple[Any, Any]]
+    attended: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     _within: bool = False
 
     def attend(
         self,
-        function: Any,  # noqa: ANN401 - of transformers
-        module: Any,  # noqa: ANN401 - of torch
-        query: Any,  # noqa: ANN401 - tensors of torch
-        key: Any,  # noqa: ANN401
-        value: Any,  # noqa: ANN401
-        *positional: Any,  # noqa: ANN401 - as models call it
-        **named: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401 - what attention returns
+        function: Function,
+        module: Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *positional: object,
+        **named: object,
+    ) -> object:
         """Call a function of transformers' interface."""
         found = self.attended(key, value)
         before, self._within = self._within, True
@@ -435,10 +444,10 @@ class _Passing:
         finally:
             self._within = before
 
-    def attend_directly(self, function: Any, *positional: Any, **named: Any) -> Any:  # noqa: ANN401 - as models call it
+    def attend_directly(self, function: Function, *positional: object, **named: object) -> object:
         """Call torch's function."""
         if self._within:
             return function(*positional, **named)
-        given = {**dict(zip(_ATTENTION_INPUTS, positional, strict=False)), **named}
+        given: dict[str, Any] = {**dict(zip(_ATTENTION_INPUTS, positional, strict=False)), **named}
         given["key"], given["value"] = self.attended(given["key"], given["value"])
         return function(**given)

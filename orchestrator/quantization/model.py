@@ -424,7 +424,7 @@ class Resident:
                     smoother.mask = self.masks[position]
                 running.advance(position)
         measured.joined = [names for names in self.arranged.modules.values() if len(names) > 1]
-        if smoother:
+        if smoother and first is not None:
             smoother.smooth(self, first, tensors, measured, moments)
         return measured
 

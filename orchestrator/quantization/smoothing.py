@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.model import Resident
     from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.torch_types import Module, Tensor
 
     Exponents = NDArray[np.int8]
 
@@ -126,13 +127,13 @@ class Smoother:
     """How many numbers a norm of hidden states puts out."""
     quantizes: Callable[[str], bool]
     """Tells whether a module is quantized."""
-    mask: Any = None
+    mask: Tensor | None = None
     """Whether there is a token, as in `InputMoments`."""
     found: dict[str, Exponents] = field(default_factory=dict)
     """By the norm."""
-    _largest: dict[str, Any] = field(default_factory=dict)
+    _largest: dict[str, Tensor] = field(default_factory=dict)
     """By the norm's module of transformers: the largest magnitude of each number that it put out."""
-    _outputs: dict[str, Any] = field(default_factory=dict)
+    _outputs: dict[str, Tensor] = field(default_factory=dict)
     """What norms put out last; kept, so that no other tensor gets its memory."""
     _readers: dict[str, dict[str, None]] = field(default_factory=dict)
     """Modules of transformers that got it."""
@@ -154,23 +155,25 @@ class Smoother:
             yield
         self._outputs.clear()
 
-    def _is_norm(self, layer: Resident, path: str, module: Any) -> bool:  # noqa: ANN401 - of torch
+    def _is_norm(self, layer: Resident, path: str, module: Module) -> bool:
         own = {name: parameter.shape for name, parameter in module.named_parameters(recurse=False)}
         named = len(layer.arranged.modules.get(path, ())) == 1
         return named and "weight" in own and own.keys() <= {"weight", "bias"} and set(own.values()) == {(self.hidden,)}
 
-    def _on_output(self, path: str) -> Callable[[Any, Any, Any], None]:
-        def hook(_: Any, __: Any, output: Any) -> None:  # noqa: ANN401 - as torch calls it
-            masked = self.mask is not None and output.shape[:-1] == self.mask.shape
-            largest = _largest(output.masked_fill(~self.mask[..., None], 0) if masked else output)
+    def _on_output(self, path: str) -> Callable[[Module, object, Tensor], None]:
+        def hook(_: Module, __: object, output: Tensor) -> None:
+            mask = self.mask if self.mask is not None and output.shape[:-1] == self.mask.shape else None
+            largest = _largest(output if mask is None else output.masked_fill(~mask[..., None], 0))
             self._largest[path] = largest.maximum(self._largest.get(path, largest))
             self._outputs[path] = output
 
         return hook
 
-    def _on_input(self, path: str) -> Callable[[Any, Any, Any], None]:
-        def hook(_: Any, positional: Any, named: Any) -> None:  # noqa: ANN401 - as torch calls it
-            tensors = [given for given in (*positional, *named.values()) if hasattr(given, "untyped_storage")]
+    def _on_input(self, path: str) -> Callable[[Module, tuple[object, ...], Mapping[str, object]], None]:
+        is_tensor = load_torch().is_tensor
+
+        def hook(_: Module, positional: tuple[object, ...], named: Mapping[str, object]) -> None:
+            tensors = [given for given in (*positional, *named.values()) if is_tensor(given)]
             places = {given.untyped_storage().data_ptr() for given in tensors}
             for norm, output in self._outputs.items():
                 if output.untyped_storage().data_ptr() in places:
@@ -181,7 +184,7 @@ class Smoother:
     def smooth(
         self,
         layer: Resident,
-        hidden: Any,  # noqa: ANN401 - a tensor of torch
+        hidden: Tensor,
         tensors: Mapping[str, Any],
         measured: Measured,
         moments: InputMoments | None,
@@ -216,8 +219,7 @@ class Smoother:
         weights = [layer.model.tensor(tensors[f"{name}.weight"]) for name in modules if self.quantizes(name)]
         if not weights:
             return None
-        torch: Any = load_torch()
-        columns = torch.stack([_largest(weight) for weight in weights]).amax(0)
+        columns = load_torch().stack([_largest(weight) for weight in weights]).amax(0)
         inputs = as_array(self._largest[path].float())
         exponents = exponents_of(inputs, as_array(columns.float()))
         largest, fits = float(np.ldexp(inputs, -exponents).max()), bool(scaled(columns, exponents).isfinite().all())
@@ -234,10 +236,9 @@ class Smoother:
         return found
 
 
-def _largest(rows: Any) -> Any:  # noqa: ANN401 - a tensor of torch
+def _largest(rows: Tensor) -> Tensor:
     """Return the largest magnitude of each column, of numbers of shape [..., in]."""
-    torch: Any = load_torch()
-    return torch.linalg.vector_norm(rows.flatten(0, -2), ord=math.inf, dim=0)
+    return load_torch().linalg.vector_norm(rows.flatten(0, -2), ord=math.inf, dim=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,23 +258,25 @@ class _Folded:
     """Whether the weights are still in the range of their type."""
 
 
-def _exact(layer: Resident, hidden: Any, folded: Sequence[_Folded]) -> Sequence[_Folded]:  # noqa: ANN401 - a tensor of torch
+def _exact(layer: Resident, hidden: Tensor, folded: Sequence[_Folded]) -> Sequence[_Folded]:
     """Return those that change no bit of the layer's output."""
-    expected = _bits(layer, hidden, []) if folded else None
-    if not folded or _bits(layer, hidden, folded).equal(expected):
+    if not folded:
+        return folded
+    expected = _bits(layer, hidden, [])
+    if _bits(layer, hidden, folded).equal(expected):
         return folded
     return [one for one in folded if len(folded) > 1 and _bits(layer, hidden, [one]).equal(expected)]
 
 
-def _bits(layer: Resident, hidden: Any, folded: Sequence[_Folded]) -> Any:  # noqa: ANN401 - tensors of torch
+def _bits(layer: Resident, hidden: Tensor, folded: Sequence[_Folded]) -> Tensor:
     """Run the first batch through the layer with smoothed norms, and return the bits of its output.
 
     To multiply an input by a power of two is to multiply the columns of a weight, and takes less memory.
     """
-    torch: Any = load_torch()
+    torch = load_torch()
     exponents = {name: one.exponents for one in folded for name in one.modules}
 
-    def linear(name: str, given: Any, weight: Any, bias: Any) -> Any:  # noqa: ANN401 - tensors of torch
+    def linear(name: str, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         given = scaled(given, exponents[name]) if name in exponents else given
         return torch.nn.functional.linear(given, weight, bias)
 
@@ -290,9 +293,9 @@ def _bits(layer: Resident, hidden: Any, folded: Sequence[_Folded]) -> Any:  # no
 
 
 @contextmanager
-def _multiplied(module: Any, leaf: str, exponents: Exponents) -> Iterator[None]:  # noqa: ANN401 - of torch
+def _multiplied(module: Module, leaf: str, exponents: Exponents) -> Iterator[None]:
     before = getattr(module, leaf)
-    setattr(module, leaf, type(before)(scaled(before.data, exponents), requires_grad=False))
+    setattr(module, leaf, load_torch().nn.Parameter(scaled(before.data, exponents), requires_grad=False))
     try:
         yield
     finally:

@@ -75,20 +75,24 @@ _TORCH = SimpleNamespace(
 )
 
 
-def _tokens(count: int) -> _Tensor:
+def _acting(array: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - it acts as a tensor of torch
+    return array.view(_Tensor)
+
+
+def _tokens(count: int) -> Any:  # noqa: ANN401 - as above
     """Draw inputs whose magnitudes differ by position."""
     drawn = np.random.default_rng(count).normal(size=(count, _INPUTS)).astype(np.float32)
-    return (drawn * np.arange(1, _INPUTS + 1, dtype=np.float32)).view(_Tensor)
+    return _acting(drawn * np.arange(1, _INPUTS + 1, dtype=np.float32))
 
 
-def _zeros(count: int) -> _Tensor:
-    return np.zeros((count, _INPUTS), np.float32).view(_Tensor)
+def _zeros(count: int) -> Any:  # noqa: ANN401 - as above
+    return _acting(np.zeros((count, _INPUTS), np.float32))
 
 
 @pytest.mark.parametrize(("reached", "enough"), [(ENOUGH_TOKENS - 1, False), (ENOUGH_TOKENS, True)])
 def test_tokens_of_zeros_do_not_count_among_those_that_reached_an_expert(reached: int, enough: bool) -> None:
     squares = InputMoments()
-    squares.saw(_TORCH, ["mlp.experts.0.up_proj"], np.concatenate([_tokens(reached), _zeros(500)]).view(_Tensor))
+    squares.saw(_TORCH, ["mlp.experts.0.up_proj"], _acting(np.concatenate([_tokens(reached), _zeros(500)])))
     squares.saw(_TORCH, ["mlp.experts.0.up_proj"], _zeros(500))
     assert ("mlp.experts.0.up_proj" in squares.importance()) is enough
 
@@ -96,7 +100,7 @@ def test_tokens_of_zeros_do_not_count_among_those_that_reached_an_expert(reached
 def test_tokens_of_zeros_change_no_mean_square() -> None:
     alone, among_zeros = InputMoments(), InputMoments()
     alone.saw(_TORCH, ["down_proj"], _tokens(100))
-    among_zeros.saw(_TORCH, ["down_proj"], np.concatenate([_zeros(7), _tokens(100)]).view(_Tensor))
+    among_zeros.saw(_TORCH, ["down_proj"], _acting(np.concatenate([_zeros(7), _tokens(100)])))
     np.testing.assert_array_equal(alone.importance()["down_proj"], among_zeros.importance()["down_proj"])
 
 
@@ -109,7 +113,7 @@ def test_a_token_with_one_input_that_is_not_zero_counts() -> None:
 
 def test_padding_counts_neither_as_tokens_nor_in_the_sums() -> None:
     given = _tokens(2 * ENOUGH_TOKENS).reshape(2, ENOUGH_TOKENS, _INPUTS)
-    mask = np.array([[True] * ENOUGH_TOKENS, [False] * ENOUGH_TOKENS])
+    mask = _acting(np.array([[True] * ENOUGH_TOKENS, [False] * ENOUGH_TOKENS]))
     padded, first = InputMoments(mask), InputMoments()
     padded.saw(_TORCH, ["q_proj", "k_proj"], given)
     first.saw(_TORCH, ["q_proj"], given[0])
@@ -120,21 +124,21 @@ def test_padding_counts_neither_as_tokens_nor_in_the_sums() -> None:
 
 
 def test_a_mask_of_another_shape_leaves_all_tokens() -> None:
-    squares = InputMoments(np.zeros((2, ENOUGH_TOKENS), bool))
+    squares = InputMoments(_acting(np.zeros((2, ENOUGH_TOKENS), bool)))
     squares.saw(_TORCH, ["mlp.experts.0.down_proj"], _tokens(ENOUGH_TOKENS))
     assert "mlp.experts.0.down_proj" in squares.importance()
 
 
 def test_products_are_summed_over_tokens_without_padding_and_given_out_once() -> None:
     given = _tokens(2 * ENOUGH_TOKENS).reshape(2, ENOUGH_TOKENS, _INPUTS)
-    mask = np.array([[True] * ENOUGH_TOKENS, [True] * 10 + [False] * (ENOUGH_TOKENS - 10)])
+    mask = _acting(np.array([[True] * ENOUGH_TOKENS, [True] * 10 + [False] * (ENOUGH_TOKENS - 10)]))
     moments = InputMoments(mask, keeps_products=True)
     for _ in range(2):
         moments.saw(_TORCH, ["q_proj"], given)
     moments.share("k_proj", "q_proj")
     (found,) = moments.taken_products()
     seen = np.asarray(given[mask], np.float64)
-    np.testing.assert_allclose(found.sums, 2 * seen.T @ seen, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(np.asarray(found.sums), 2 * seen.T @ seen, rtol=1e-4, atol=1e-2)
     assert found.modules == ("q_proj", "k_proj")
     assert found.tokens == 2 * (ENOUGH_TOKENS + 10)
     assert not found.is_singular
@@ -159,7 +163,7 @@ def test_fewer_tokens_than_inputs_or_an_input_of_zeros_cannot_be_inverted(
     if silent is not None:
         given[:, silent] = 0
     sums = given.T @ given
-    assert InputProducts(("q_proj",), sums, tokens).is_singular is singular
+    assert InputProducts(("q_proj",), _acting(sums), tokens).is_singular is singular
     assert bool(np.linalg.matrix_rank(given) < _INPUTS) is singular
 
 
