@@ -1,4 +1,4 @@
-"""What does each way to NVFP4 keep of a trained model? `python -m benchmarks.quality` prints a table for each kind of text.
+"""What does each way to NVFP4 keep of a trained model? `python -m benchmarks.quality` prints tables.
 
 SmolLM2-135M-Instruct, see `support.smollm2`, is compared with every search for scales, and with `weighted` rounded by
 GPTQ, both also with smoothed inputs; with and without 4-bit inputs, as `orchestrator quality` compares them. It is

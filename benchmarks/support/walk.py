@@ -42,4 +42,5 @@ def main(model: Path, folder: Path, number_format: str, smoothing: str, names: s
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:]))
+    _, place, work, form, smooth, ways, *numbers = sys.argv
+    main(Path(place), Path(work), form, smooth, ways, *map(int, numbers))
