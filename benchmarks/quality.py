@@ -24,13 +24,14 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
-from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from benchmarks.support.goals import Goal, missed
 from benchmarks.support.watched import ROOT, watch
-from orchestrator.payloads._repeats import half_width
 from orchestrator.quantization.format_names import GPTQ, MAX, NONE, NORMS, SCALE_SEARCHES, WEIGHTED
+from orchestrator.quantization.intervals import half_width_of_ratio
 
 _WALKS = {NONE: (*SCALE_SEARCHES, f"{WEIGHTED}+{GPTQ}"), NORMS: (WEIGHTED, f"{WEIGHTED}+{GPTQ}")}
 """Candidates by smoothing. Each is one walk over the weights."""
@@ -130,9 +131,10 @@ def _mean(samples: list[dict[str, float]], what: str) -> float:
 
 def _interval(one: list[dict[str, float]], most: list[dict[str, float]]) -> tuple[float, float]:
     """Return the 95 % interval of the difference from `max`."""
-    differences = [own["divergence"] - other["divergence"] for own, other in zip(one, most, strict=True)]
-    mean, width = fmean(differences), abs(half_width(differences) * fmean(differences))
-    return mean - width, mean + width
+    tokens = np.array([sample["tokens"] for sample in one])
+    sums = tokens * [own["divergence"] - other["divergence"] for own, other in zip(one, most, strict=True)]
+    mean, half = float(sums.sum() / tokens.sum()), half_width_of_ratio(sums, tokens) or 0.0  # of 3 samples or more
+    return mean - half, mean + half
 
 
 def _table(found: dict[str, dict[str, list[dict[str, float]]]]) -> str:

@@ -23,6 +23,15 @@ def add_options(group: argparse._ArgumentGroup, *, samples: int, seed: int = 0) 
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
 
 
+def add_held_out(parser: argparse.ArgumentParser, *, seed: int) -> None:
+    """Add the held-out text of a comparison, and the resources of its walk over layers."""
+    group = parser.add_argument_group("held-out text", "which was not used for calibration")
+    group.add_argument("--text", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
+    add_options(group, samples=64, seed=seed)
+    add_threads(parser)
+    add_resources(parser.add_argument_group("resources", "none of which changes the result"))
+
+
 def add_resources(group: argparse._ArgumentGroup) -> None:
     """Add the resources of a pass over layers and the folder of its saved state. None of them changes a byte."""
     group.add_argument(

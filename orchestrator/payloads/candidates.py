@@ -110,11 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--calibration-samples", type=int, default=0, metavar="N", help="default: %(default)s")
     group.add_argument("--calibration-sequence-length", type=_text.positive, default=512, metavar="N")
     group.add_argument("--calibration-batch-size", type=_text.positive, default=1, metavar="N")
-    group = parser.add_argument_group("held-out text", "which was not used for calibration")
-    group.add_argument("--text", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
-    _text.add_options(group, samples=64, seed=_SEED)
-    _text.add_threads(parser)
-    _text.add_resources(parser.add_argument_group("resources", "none of which changes the result"))
+    _text.add_held_out(parser, seed=_SEED)
     return parser
 
 

@@ -52,11 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="the quantized checkpoint")
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="the original")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where to write {evaluation.FILE}")
-    group = parser.add_argument_group("held-out text", "which was not used for calibration")
-    group.add_argument("--text", type=Path, metavar="FILE", help="JSON Lines of `text`; else tokens from a seed")
-    _text.add_options(group, samples=64, seed=_SEED)
-    _text.add_threads(parser)
-    _text.add_resources(parser.add_argument_group("resources", "none of which changes the result"))
+    _text.add_held_out(parser, seed=_SEED)
     return parser
 
 

@@ -10,7 +10,7 @@ from orchestrator.executors.job import Argument, Inside
 from orchestrator.quantization.candidates import Candidate
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import RANDOM, TEXT, needs_text, runs_the_model
-from orchestrator.steps.shape import CALIBRATION, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload, walk_options
+from orchestrator.steps.shape import CALIBRATION, HELD_OUT, MODEL, OUT, Shape, walk_options, walk_step
 from orchestrator.steps.step import Input, Output, Step
 
 STEP = "candidates"
@@ -55,17 +55,4 @@ def build(recipe: Recipe, catalog: Catalog, candidates: Sequence[Candidate]) -> 
     if quantization.resources.device != "auto":
         options["device"] = quantization.resources.device
     excluded: list[Argument] = [argument for pattern in quantization.exclude for argument in ("--exclude", pattern)]
-    return Step(
-        name=STEP,
-        argv=payload("candidates", options, *excluded),
-        outputs=(Output(RESULT, "json"),),
-        image=shape.container,
-        inputs=tuple(inputs),
-        needs_code=True,
-        environment=OFFLINE,
-        limits=shape.resources,
-        gpus=shape.gpus,
-        resumable=True,
-        libraries=("torch", "transformers"),
-        identity=shape.host,
-    )
+    return walk_step(shape, STEP, options, inputs, (Output(RESULT, "json"),), *excluded)

@@ -6,7 +6,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import RANDOM, TEXT
-from orchestrator.steps.shape import CHECKPOINT, HELD_OUT, MODEL, OFFLINE, OUT, Shape, payload, walk_options
+from orchestrator.steps.shape import CHECKPOINT, HELD_OUT, MODEL, OUT, Shape, walk_options, walk_step
 from orchestrator.steps.step import Input, Output, Step
 
 RESULT = "evaluation.json"
@@ -31,17 +31,4 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     if held_out.dataset != RANDOM:
         options["text"] = Inside(HELD_OUT, TEXT)
         inputs.append(Input("held-out", HELD_OUT))
-    return Step(
-        name="evaluate",
-        argv=payload("evaluate", options),
-        outputs=(Output(RESULT, "json"),),
-        image=shape.container,
-        inputs=tuple(inputs),
-        needs_code=True,
-        environment=OFFLINE,
-        limits=shape.resources,
-        gpus=shape.gpus,
-        resumable=True,
-        libraries=("torch", "transformers"),
-        identity=shape.host,
-    )
+    return walk_step(shape, "evaluate", options, inputs, (Output(RESULT, "json"),))

@@ -18,6 +18,7 @@ from orchestrator.steps.shape import (
     Shape,
     payload,
     walk_options,
+    walk_step,
 )
 from orchestrator.steps.step import Input, Output, Step
 
@@ -86,24 +87,8 @@ def _calibrated(shape: Shape, options: dict[str, Argument], more: list[Argument]
     if needs_text(shape.recipe):
         options["calibration"] = Inside(CALIBRATION, TEXT)
         inputs.append(Input("calibration", CALIBRATION))
-    return Step(
-        name="quantize",
-        argv=payload("quantize", options, *more),
-        outputs=(
-            *HF_CHECKPOINT,
-            Output("hf_quant_config.json", "json"),
-            Output("quantization.json", "json"),
-        ),
-        image=shape.container,
-        inputs=tuple(inputs),
-        needs_code=True,
-        environment=OFFLINE,
-        limits=shape.resources,
-        gpus=shape.gpus,
-        resumable=True,
-        libraries=("torch", "transformers"),
-        identity=shape.host,
-    )
+    outputs = (*HF_CHECKPOINT, Output("hf_quant_config.json", "json"), Output("quantization.json", "json"))
+    return walk_step(shape, "quantize", options, inputs, outputs, *more)
 
 
 def _modelopt(shape: Shape) -> Step | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.catalog.image import Image, Tool
@@ -24,7 +24,7 @@ from orchestrator.recipe.model import (
 )
 from orchestrator.serving.runtimes import runtime_of
 from orchestrator.serving.server import DRAFT, CacheMemory, Runtime, Server
-from orchestrator.steps.step import SCRATCH, Input, Output
+from orchestrator.steps.step import SCRATCH, Input, Output, Step
 
 MODEL = "/model"
 """The published weights."""
@@ -186,6 +186,31 @@ def payload(name: str, options: Mapping[str, Argument], *more: Argument) -> tupl
     """
     flags = (argument for option, value in options.items() for argument in (f"--{option}", value))
     return ("python3", "-m", f"orchestrator.payloads.{name}", *flags, *more)
+
+
+def walk_step(
+    shape: Shape,
+    name: str,
+    options: Mapping[str, Argument],
+    inputs: Sequence[Input],
+    outputs: Sequence[Output],
+    *more: Argument,
+) -> Step:
+    """Declare a payload that runs samples through the model's layers, with torch and the GPUs of the target."""
+    return Step(
+        name=name,
+        argv=payload(name, options, *more),
+        outputs=tuple(outputs),
+        image=shape.container,
+        inputs=tuple(inputs),
+        needs_code=True,
+        environment=OFFLINE,
+        limits=shape.resources,
+        gpus=shape.gpus,
+        resumable=True,
+        libraries=("torch", "transformers"),
+        identity=shape.host,
+    )
 
 
 def walk_options(samples: Calibration | HeldOut) -> dict[str, Argument]:
