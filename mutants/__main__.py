@@ -17,7 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import TypeAlias
 
 import yaml
 
@@ -29,6 +31,9 @@ from mutants.trial import Ending, Outcome, load_libraries, tried
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build" / "mutants"
 _EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
+
+_Work: TypeAlias = tuple[Mutant, list[str], float]
+"""A mutant, the tests that reach it, and how many seconds they take."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,8 @@ def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach,
         site = mutant.site
         tests = reached.tests(site.module, site.line, areas[mutant.area].elsewhere, seconds)
         work.append((mutant, tests, sum(reached.seconds[test] for test in tests)))
-    _require_soundness(trees[0], work)
     with context.Pool(len(trees), _take_tree, [free]) as pool, (_BUILD / "results.jsonl").open("w") as log:
+        _require_soundness(pool, work)
         for number, result in enumerate(pool.imap(_try, work), start=1):
             outcome = result.outcome
             sys.stdout.write(f"{number:>4} {outcome.ending:<10}{outcome.seconds:6.1f} s  {result.mutant}\n")
@@ -155,11 +160,10 @@ def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach,
             yield result
 
 
-def _require_soundness(tree: Path, work: Sequence[tuple[Mutant, list[str], float]]) -> None:
+def _require_soundness(pool: Pool, work: Sequence[_Work]) -> None:
     """Exit if tests fail without any change: then a failure says nothing about a mutant."""
-    first = {mutant.area: (mutant.site.module, tests, seconds) for mutant, tests, seconds in reversed(work) if tests}
-    for module, tests, seconds in first.values():
-        outcome = tried(tree, module, (tree / module).read_text("utf-8"), tests, seconds)
+    first = {mutant.area: (mutant, tests, seconds) for mutant, tests, seconds in reversed(work) if tests}
+    for outcome in pool.imap(_try_unchanged, first.values()):
         if outcome.ending is not Ending.SURVIVED:
             sys.exit(f"tests fail without a change, so that no mutant can be tried: {outcome.noticed_by}")
 
@@ -174,7 +178,13 @@ def _take_tree(free: multiprocessing.SimpleQueue[Path]) -> None:
     _TREE.append(free.get())
 
 
-def _try(work: tuple[Mutant, list[str], float]) -> Result:
+def _try_unchanged(work: _Work) -> Outcome:
+    mutant, tests, seconds = work
+    tree, module = _TREE[0], mutant.site.module
+    return tried(tree, module, (tree / module).read_text("utf-8"), tests, seconds)
+
+
+def _try(work: _Work) -> Result:
     """Try a mutant, without the tests that fail without it as well: what is known of them may be old."""
     mutant, tests, seconds = work
     tree, module = _TREE[0], mutant.site.module
