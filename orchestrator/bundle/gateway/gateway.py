@@ -7,7 +7,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -16,11 +16,12 @@ from urllib.parse import unquote
 import aiohttp
 from aiohttp import HttpVersion10, web
 
+from . import cross_origin, routes
 from . import metrics as prometheus
-from . import routes
 from .addresses import client_address
 from .answer_record import AnswerRecord
 from .bodies import BodyRules, refuse_model
+from .body_reader import check_content, read_body
 from .body_worker import BodyWorker
 from .documents import Documents
 from .forward import BrokenAnswerError, ClientLeftError, forward
@@ -54,7 +55,6 @@ _FAILED = frozenset({State.ENDED, State.HUNG, State.DEAD})
 _METRICS = frozenset({routes.METRICS, routes.METRICS_OF_TOOLS})
 _METRICS_SECONDS = 5.0
 _CONTINUE = "100-continue"
-_CHUNK = 1 << 16
 _STARTED = 1700000000
 """The model's `created` time if the runtime reports none. It is a constant, so that a restart does not change it."""
 
@@ -206,7 +206,7 @@ class Gateway:
             refuse(404, "There is no such route; GET /v1/models names the model.", code="not_found")
         exchange.route = found[0]
         if request.method == "OPTIONS" and self._settings.cors and "Origin" in request.headers:
-            return self._preflight(request)
+            return cross_origin.preflight(self._settings.cors, request)
         route = next((route for route in found if request.method in route.accepted), None)
         if route is None:
             methods = ", ".join(method for route in found for method in route.accepted)
@@ -325,11 +325,11 @@ class Gateway:
 
     async def _forward(self, exchange: _Exchange, route: Route) -> web.StreamResponse:
         self._check_ready()
-        _check_content(exchange.request, self._settings.limits.body_bytes)
+        check_content(exchange.request, self._settings.limits.body_bytes)
         client = exchange.key or f"@{exchange.client}"
         self._rate.take(client, time.monotonic())
         with self.concurrency.running_request(client), self._budget.share() as take:
-            body = await self._read_body(exchange.request, take)
+            body = await read_body(exchange.request, self._settings.limits, take)
             if self._settings.log_prompts:
                 exchange.body = body
             names = self._model_names()
@@ -379,60 +379,13 @@ class Gateway:
             self._names = ModelNames(self._settings.names, self._runtime.model or self._settings.names[0])
         return self._names
 
-    async def _read_body(self, request: web.BaseRequest, take: Callable[[int], None]) -> bytes:
-        """Read the whole body before the request to the runtime, so that slow or endless bodies never reach it."""
-        if "Expect" in request.headers:
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        limit, parts, size = self._settings.limits.body_bytes, [], 0
-        try:
-            async with asyncio.timeout(self._settings.limits.body_seconds):
-                async for part in request.content.iter_chunked(_CHUNK):
-                    size += len(part)
-                    if size > limit:
-                        _refuse_large(limit)
-                    take(len(part))
-                    parts.append(part)
-        except TimeoutError:
-            refuse(408, "The body did not arrive in time.", code="timeout")
-        except (
-            web.PayloadAccessError,
-            web.RequestPayloadError,
-            aiohttp.ClientPayloadError,
-            aiohttp.http.HttpProcessingError,
-        ):
-            refuse(400, "The body could not be read.", code="bad_request")
-        return b"".join(parts)
-
-    def _preflight(self, request: web.BaseRequest) -> web.Response:
-        cors = self._settings.cors
-        assert cors is not None  # noqa: S101 - checked by the caller
-        reply = web.Response(status=204)
-        if self._allows_origin(request):
-            reply.headers["Access-Control-Allow-Methods"] = ", ".join(cors.methods)
-            reply.headers["Access-Control-Allow-Headers"] = ", ".join(cors.headers)
-            reply.headers["Access-Control-Max-Age"] = str(cors.max_age)
-        return reply
-
-    def _allows_origin(self, request: web.BaseRequest) -> bool:
-        cors = self._settings.cors
-        origin = request.headers.get("Origin")
-        return cors is not None and origin is not None and ("*" in cors.origins or origin in cors.origins)
-
     def _added(self, exchange: _Exchange) -> dict[str, str]:
         """Return the headers of every answer."""
         added = {REQUEST_ID: exchange.id, "Server": SERVER, "X-Content-Type-Options": "nosniff"}
         if self.phase is not Phase.SERVING:
             added["Connection"] = "close"  # the client's next connection leads to another server
         cors = self._settings.cors
-        if cors is not None:
-            added["Vary"] = "Origin"
-            if self._allows_origin(exchange.request):
-                added["Access-Control-Allow-Origin"] = (
-                    "*" if "*" in cors.origins else exchange.request.headers["Origin"]
-                )
-                added["Access-Control-Expose-Headers"] = ", ".join(cors.exposed)
-        return added
+        return {**added, **cross_origin.headers(cors, exchange.request)} if cors else added
 
     def _finish(self, exchange: _Exchange, status: int) -> None:
         """Count and log a request."""
@@ -477,25 +430,8 @@ class Gateway:
             counted.per_token.observe(record.seconds_per_token)
 
 
-def _check_content(request: web.BaseRequest, limit: int) -> None:
-    """Refuse a body that is too large, compressed, or not JSON, before it is read.
-
-    A page of another origin can send other content types without a preflight, so JSON is required.
-    """
-    if request.content_type != JSON:
-        refuse(415, f"Content-Type must be {JSON}.", code="unsupported_media_type")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        refuse(415, "Compressed bodies are not accepted: leave out Content-Encoding.", code="unsupported_media_type")
-    if (request.content_length or 0) > limit:
-        _refuse_large(limit)
-
-
 def _refuse_stopping() -> NoReturn:
     refuse(503, "The server is stopping.", code="stopping", retry_after=10)
-
-
-def _refuse_large(limit: int) -> None:
-    refuse(413, f"The body is larger than {limit} bytes.", code="body_too_large")
 
 
 def _accepted(request: web.BaseRequest) -> dict[str, str]:
