@@ -7,6 +7,7 @@ mutants are chosen and tried.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from mutants.trial import Ending, Outcome, load_libraries, tried
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build" / "mutants"
+_RESULTS = _BUILD / "endings.jsonl"
 _EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 
 _QUICKEST = 20
@@ -139,27 +141,39 @@ def _copies(number: int) -> list[Path]:
 
 
 def _try_all(mutants: Sequence[Mutant], trees: list[Path], reached: reach.Reach, seconds: float) -> Iterator[Result]:
-    """Try each mutant, several at a time, and print how it ends."""
+    """Try each mutant that is not known, several at a time, and print how it ends."""
     load_libraries()
     context = multiprocessing.get_context("fork")
     free = context.SimpleQueue()
     for tree in trees:
         free.put(tree)
     areas = {area.name: area for area in AREAS}
-    work = []
+    known, work = _known(), []
     for mutant in mutants:
-        site = mutant.site
-        tests = reached.tests(site.module, site.line, areas[mutant.area].elsewhere, seconds)
-        work.append((mutant, tests, sum(reached.seconds[test] for test in tests)))
-    with context.Pool(len(trees), _take_tree, [free]) as pool, (_BUILD / "results.jsonl").open("w") as log:
-        _require_soundness(pool, work)
-        for number, result in enumerate(pool.imap(_try, work), start=1):
+        tests = reached.tests(mutant.site.module, mutant.site.line, areas[mutant.area].elsewhere, seconds)
+        key = hashlib.sha256(f"{mutant.text}{reached.digest(tests)}".encode()).hexdigest()
+        if key in known:
+            yield Result(mutant, known[key])
+        else:
+            work.append((key, (mutant, tests, sum(reached.seconds[test] for test in tests))))
+    sys.stdout.write(f"{len(mutants) - len(work)} are known from earlier runs\n")
+    with context.Pool(len(trees), _take_tree, [free]) as pool, _RESULTS.open("a") as log:
+        _require_soundness(pool, [each for _, each in work])
+        results = pool.imap(_try, [each for _, each in work])
+        for number, ((key, _), result) in enumerate(zip(work, results, strict=True), start=1):
             outcome = result.outcome
             sys.stdout.write(f"{number:>4} {outcome.ending:<10}{outcome.seconds:6.1f} s  {result.mutant}\n")
             sys.stdout.flush()
-            log.write(json.dumps({"mutant": str(result.mutant), "area": result.mutant.area, **asdict(outcome)}) + "\n")
+            log.write(json.dumps({"key": key, "mutant": str(result.mutant), **asdict(outcome)}) + "\n")
             log.flush()
             yield result
+
+
+def _known() -> dict[str, Outcome]:
+    """Read what became of mutants in earlier runs, each by its change, its tests and what these import."""
+    lines = _RESULTS.read_text("utf-8").splitlines() if _RESULTS.is_file() else []
+    found = (json.loads(line) for line in lines)
+    return {each["key"]: Outcome(Ending(each["ending"]), each["noticed_by"], each["seconds"]) for each in found}
 
 
 def _require_soundness(pool: Pool, work: Sequence[_Work]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -40,6 +41,14 @@ class Reach:
     """The time of each test that passes without a change, in order of the run."""
     failed: tuple[str, ...]
     """The tests that fail without a change."""
+    digests: Mapping[str, str]
+    """For each file of tests the digest of what it imports."""
+
+    def digest(self, tests: Iterable[str]) -> str:
+        """Return a digest of tests and of what their files import."""
+        names = list(tests)
+        known = sorted({self.digests[_file_of(test)] for test in names})
+        return hashlib.sha256("\n".join([*names, *known]).encode()).hexdigest()
 
     def tests(self, module: str, line: int, elsewhere: tuple[str, ...], most: float) -> list[str]:
         """Return the tests for a change of a line, the quickest first.
@@ -108,7 +117,7 @@ def measure(trees: Sequence[Path], folder: Path, tests: Sequence[str], areas: Se
         for done in as_completed([pool.submit(run, files) for files in ahead.values()]):
             entries |= {file: wanted[file] | found for file, found in done.result().items()}
             kept.write_text(json.dumps(entries), "utf-8")
-    return _reach([entries[file] for file in wanted])
+    return _reach({file: entries[file] for file in wanted})
 
 
 def _wanted(tree: Path, tests: Sequence[str], areas: Sequence[Area]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -166,10 +175,10 @@ def _file_of(test: str) -> str:
     return test.partition("::")[0]
 
 
-def _reach(entries: Iterable[dict[str, Any]]) -> Reach:
+def _reach(entries: Mapping[str, dict[str, Any]]) -> Reach:
     lines: dict[str, dict[int, set[str]]] = {}
     tests: dict[str, dict[str, Any]] = {}
-    for entry in entries:
+    for entry in entries.values():
         tests |= entry["tests"]
         names = list(entry["tests"])
         for module, reached in entry["lines"].items():
@@ -177,7 +186,8 @@ def _reach(entries: Iterable[dict[str, Any]]) -> Reach:
             for line, numbers in reached.items():
                 of_module.setdefault(int(line), set()).update(names[number] for number in numbers)
     failed = tuple(test for test, each in tests.items() if each["failed"])
-    return Reach(lines, {test: each["seconds"] for test, each in tests.items() if not each["failed"]}, failed)
+    seconds = {test: each["seconds"] for test, each in tests.items() if not each["failed"]}
+    return Reach(lines, seconds, failed, {file: entry["digest"] for file, entry in entries.items()})
 
 
 # What follows runs in pytest's process, as its plugin.
