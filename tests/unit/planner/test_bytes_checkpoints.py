@@ -249,3 +249,18 @@ def test_what_llm_compressor_declares_is_understood(
     assert any(
         name.startswith("model.layers.0.mlp.up_proj.weight") and part.dtype != "BF16" for name, part in names.items()
     )
+
+
+@pytest.mark.parametrize(
+    ("declared", "algorithm"),
+    [
+        ("FP8", "FP8"),
+        ("FP8_PB_WO", "FP8_BLOCK"),
+        ("NVFP4", "NVFP4"),
+        ("W4A16_NVFP4", "W4A16_NVFP4"),
+        ("MXFP4", "MXFP4"),
+        ("W4A16_AWQ", "INT4_AWQ"),
+    ],
+)
+def test_names_of_modelopt_are_known(declared: str, algorithm: str) -> None:
+    assert scheme_of_quant_config({"quantization": {"quant_algo": declared}}).algorithm == algorithm

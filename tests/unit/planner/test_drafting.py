@@ -8,6 +8,7 @@ import pytest
 from orchestrator.models import shape_of
 from orchestrator.planner.bytes import weights_read_of
 from orchestrator.planner.drafting import DRAFT_KINDS, bytes_of_pass, drafting
+from orchestrator.planner.drafts import Wanted
 from orchestrator.planner.scheme import as_published, scheme_of
 from orchestrator.planner.speed import speed
 from orchestrator.planner.step_time import MARLIN, load_of, prefill_terms, step_terms
@@ -115,3 +116,8 @@ def test_linear_attention_of_a_published_checkpoint_stays_as_it_is() -> None:
     assert [name for name, _ in ours.split(mixer, 48)] == ["NVFP4"]
     assert [name for name, _ in theirs.split(mixer, 48)] == ["BF16"]
     assert as_published(scheme_of("bf16")).extra_exclude == ()
+
+
+def test_a_step_yields_one_token_besides_accepted_drafts() -> None:
+    found = [Wanted(100.0, 1.0, with_costs, None).drafts_accepted for with_costs in (0.5, 1.0, 3.5)]
+    assert found == [0.0, 0.0, 2.5]

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.models import ModelShape, shape_of
-from orchestrator.planner.duration import calibrating, searching
+from orchestrator.planner.duration import calibrating, rounding, searching
 from orchestrator.recipe.model import Calibration
 from tests.support.environments import ROOT
 
@@ -86,3 +86,14 @@ def test_with_gptq_the_processor_searches_and_rounds_a_block_with_each_candidate
     assert with_gptq.least > 2 * on_processor.least
     assert searching(8e9, "mse", "gptq", gpu) == searching(8e9, "mse", "nearest", None)
     assert searching(8e9, "max", "gptq", gpu) is None
+
+
+def test_gptq_takes_changes_of_later_columns_and_products_of_inputs() -> None:
+    shape, calibration = llama("8b", 1), text(64)
+    changes = sum(each.elements * each.shape[-1] / 2 for each in shape.tensors if each.quantizable)
+    alone = rounding(shape, calibration, CATALOG.target("cpu"))
+    with_gpu = rounding(shape, calibration, CATALOG.target("h100"))
+    assert (alone.least, alone.most) == (changes / (6.5e9 * 16), changes / (6.5e9 * 2))
+    assert "measured: 6.5 billion a second" in alone.basis
+    products = (with_gpu.least - alone.least, with_gpu.most - alone.most)
+    assert products[1] == pytest.approx(5 * products[0])  # at 25 % and at 5 % of the peak

@@ -137,3 +137,8 @@ def test_more_users_than_the_server_takes_are_named() -> None:
 def test_without_a_gpu_or_a_length_there_are_no_users() -> None:
     assert users_of(of(target=TARGETS["cpu"]), 8) is None
     assert users_of(asked(), 8) is None
+
+
+def test_targets_without_any_time_are_not_given() -> None:
+    assert not Targets().given
+    assert Targets(per_token=0.05).given

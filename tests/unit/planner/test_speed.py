@@ -14,7 +14,7 @@ from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.errors import CatalogError, ConfigInvalidError, SpeedInputError
 from orchestrator.models import shape_of
-from orchestrator.planner.constants import RUNTIMES, default_constants
+from orchestrator.planner.constants import RUNTIMES, Constants, default_constants
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.speed import Speed, served, speed
@@ -279,3 +279,18 @@ def test_small_models_wait_for_the_processor_on_a_fast_gpu(model: str, form: str
 def test_a_sparks_constants_have_the_processor_in_them_already() -> None:
     assert "processor" not in of(runtime="vllm").basis[0]
     assert "processor" not in of(target=H100, target_name="h100").basis[0]  # nothing is known of TensorRT-LLM
+
+
+def test_a_runtime_that_pads_windows_reads_a_window_and_a_chunk() -> None:
+    windowed = shape_of({**LLAMA_8B, "architectures": ["MistralForCausalLM"], "sliding_window": 4096})
+    known = default_constants()
+    exact = dataclasses.replace(known.runtimes["llama.cpp"], pads_windows=False)
+
+    def read(context: int, constants: Constants | None = None) -> float:
+        serving = Serving(windowed, scheme_of("q8_0"), "bf16", SPARK, "dgx-spark", "llama.cpp", context=context)
+        return 1 / speed(serving, constants).decode.expected
+
+    without = known.with_runtime("llama.cpp", exact)
+    assert read(32768) > read(32768, without)
+    assert read(1024) == pytest.approx(read(1024, without))
+    assert read(32768) == read(4096 + exact.chunk)

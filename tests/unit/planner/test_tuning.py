@@ -160,3 +160,12 @@ def test_the_luckiest_run_is_not_the_best() -> None:
     search = Search(AXES, dict.fromkeys(points_of(AXES), 100.0), START, tried)
     assert search.best is not None
     assert search.best.point[3] == 1
+
+
+def test_an_ordered_axis_may_say_nothing_of_memory() -> None:
+    axes = (*AXES, Axis("drafts", (1, 2, 3)))
+    start = (*START, 0)
+    search = Search(axes, dict.fromkeys(points_of(axes), 100.0), start, (Tried(start, 100.0),))
+    after = search.next()
+    assert after is not None
+    assert after != start
