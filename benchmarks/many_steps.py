@@ -49,10 +49,14 @@ PROCESSORS = 2 * len(NODES)
 MOST_OVER_IDEAL = 1.3
 
 _SLEEPER = """\
-# Each Python with this folder in PYTHONPATH reads this file when it starts.
+# Each Python with this folder in PYTHONPATH reads this file. Only the process of a step loads its payload.
 import sys, time
-if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("orchestrator.payloads."):
-    time.sleep({seconds})
+class Sleeper:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name in {modules!r}:
+            time.sleep({seconds})
+sys.meta_path.insert(0, Sleeper)
 """
 
 
@@ -103,7 +107,8 @@ def seconds_on_slurm(slurm: Slurm, count: int, seconds: float) -> float:
     code = slurm.folder / "code"
     for part in ("orchestrator", "docker", "recipes"):
         shutil.copytree(ROOT / part, code / part)
-    (code / "sitecustomize.py").write_text(_SLEEPER.format(seconds=seconds))
+    modules = [f"orchestrator.payloads.{step}" for step in SLEEPING_STEPS]
+    (code / "sitecustomize.py").write_text(_SLEEPER.format(seconds=seconds, modules=modules))
     (slurm.folder / "cluster.yaml").write_text(cluster_text(minutes=10))
     for number in range(count):
         fields = {"extends": RECIPE, "name": f"r{number:02}", "description": "Its steps sleep first."}

@@ -17,7 +17,7 @@ from orchestrator.app.cluster_chains import Reader, executor_of, job_error
 from orchestrator.app.cluster_jobs import Chain, ClusterPlan, Site, check_containers, executor_on, remove_chain
 from orchestrator.app.forecast import Forecast, forecast
 from orchestrator.app.make_plan import PlacedStep
-from orchestrator.app.planning import plan
+from orchestrator.app.planning import Planned, plan
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import recorded
 from orchestrator.app.resolving import resolve
@@ -32,7 +32,7 @@ from orchestrator.errors import (
 )
 from orchestrator.events import Event, Observer, StepReused, Waiting, Warned, silence
 from orchestrator.executors.cluster import ClusterExecutor
-from orchestrator.executors.job import Job
+from orchestrator.executors.job import AbortCheck, Job, never_abort
 from orchestrator.executors.job_follower import SubmittedJob
 
 Leaves = Callable[[], bool]
@@ -83,6 +83,20 @@ class ClusterBuild:
             ClusterInvalidError: A step needs a container, and the cluster has none.
         """
         planned = plan(settings, recipe, overrides, executor_on(site), locked=locked)
+        return cls.of(settings, planned, site, first=first, last=last, offline=offline)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        planned: Planned,
+        site: Site,
+        *,
+        first: str | None = None,
+        last: str | None = None,
+        offline: bool = False,
+    ) -> ClusterBuild:
+        """Prepare a build of a plan that was made for this cluster; see `prepare`."""
         planned.plan.raise_refusals()
         planned.plan.between(first, last)
         check_containers(planned.plan, site, last)
@@ -92,12 +106,18 @@ class ClusterBuild:
         prepared = ClusterPlan(settings, planned, resolved, site, offline)
         return cls(prepared, resolved.between(first, last), first, last)
 
-    def run(self, observer: Observer = silence, leaves: Leaves = lambda: False) -> Build:
+    def run(
+        self,
+        observer: Observer = silence,
+        leaves: Leaves = lambda: False,
+        abort_check: AbortCheck = never_abort,
+    ) -> Build:
         """Submit the jobs of all steps without a result, follow them, and return the build.
 
         Args:
             observer: Gets the events of the jobs.
             leaves: Decides after an interrupt whether the jobs continue.
+            abort_check: Called often. It may raise KeyboardInterrupt, which works as Ctrl-C does.
 
         Raises:
             OrchestratorError: Of the same kind as without a cluster. Finished steps stay in the store.
@@ -108,13 +128,13 @@ class ClusterBuild:
         chain = self.plan.chain(place, self._pending(), self._forced())
         every = self.plan.chain(place, self.steps, self._forced()).jobs
         done = tuple(job for job in every if job not in chain.jobs)
-        run = _Run(self.plan, chain, self.steps, observer, _Decision(leaves), done)
-        with settings.store.lock(place.name, lambda: observer(_WAITING)):
+        run = _Run(self.plan, chain, self.steps, observer, _Decision(leaves), abort_check, done)
+        with settings.store.lock(place.name, lambda: observer(_WAITING), abort_check):
             if chain.jobs:
                 run.to_the_end()
             remove_chain(chain)
         run.executor.sweep(every)
-        return self._collect(observer, run.made)
+        return self._collect(observer, run.made, run.reused)
 
     def render(self, folder: Path) -> Chain:
         """Write the requests of all steps without a result into a folder, for a person to submit.
@@ -153,12 +173,13 @@ class ClusterBuild:
     def _forecast(self) -> Iterator[Forecast]:
         yield from forecast(self.plan.resolved, self.plan.settings.store, Path("unused"))
 
-    def _collect(self, observer: Observer, made: Mapping[str, float]) -> Build:
+    def _collect(self, observer: Observer, made: Mapping[str, float], reused: set[str]) -> Build:
         """Read all results from the store, and write the deployment.
 
         Args:
             observer: Gets the events, except those of steps that the jobs made.
             made: The steps that the jobs made, with their seconds.
+            reused: The steps whose results the jobs found.
 
         Raises:
             OutputMissingError: A job has succeeded, and its result is not in the store.
@@ -175,8 +196,10 @@ class ClusterBuild:
             hint = "the store must be on a file system that all nodes share, at the same path"
             raise OutputMissingError(message, hint=hint)
 
+        reported = {*made, *reused}
+
         def report(event: Event) -> None:
-            if not (isinstance(event, StepReused) and event.step in made):
+            if not (isinstance(event, StepReused) and event.step in reported):
                 observer(event)
 
         steps = [placed.step.name for placed in resolved.between(None, self.last)]
@@ -204,10 +227,13 @@ class _Run:
     steps: tuple[PlacedStep, ...]
     observer: Observer
     leaves: _Decision
+    abort_check: AbortCheck
     done: tuple[Job, ...] = ()
     """The jobs of steps that have a result. Slurm may show them again after its controller was killed."""
     made: dict[str, float] = field(default_factory=dict)
     """The steps that the jobs made, with their seconds."""
+    reused: set[str] = field(default_factory=set)
+    """The steps whose results the jobs found, and reported."""
     executor: ClusterExecutor = field(init=False)
     _submitted: dict[str, SubmittedJob] = field(default_factory=dict)
 
@@ -246,6 +272,7 @@ class _Run:
         """
         before, most = None, None if self.executor.scheduler.chains else 1
         for job in self.chain.jobs[number:][:most]:
+            self.abort_check()
             before = self._submitted[job.step] = self.executor.submit(job, before)
 
     def _follow(self, number: int) -> None:
@@ -257,7 +284,7 @@ class _Run:
         for left in reversed(range(self.plan.site.cluster.jobs_of_a_step)):
             reader = Reader(job.step, self.observer)
             try:
-                outcome = self.executor.follow(self._submitted[job.step], job, reader)
+                outcome = self.executor.follow(self._submitted[job.step], job, reader, self.abort_check)
             except StepTimeLimitError as error:
                 if not (resumable and left):
                     raise
@@ -267,6 +294,8 @@ class _Run:
                     raise job_error(job, outcome, reader.ended)
                 if reader.seconds is not None:
                     self.made[job.step] = reader.seconds
+                if reader.is_reused:
+                    self.reused.add(job.step)
                 return
             for later in self.chain.jobs[number:]:
                 self.executor.discard(later)

@@ -38,6 +38,7 @@ class Reader:
     ended: Ended | None = None
     seconds: float | None = None
     """How long the step took; None if its result was found."""
+    is_reused: bool = False
 
     def __call__(self, event: Event) -> None:
         """Report an event, or what a line of the job says."""
@@ -49,6 +50,9 @@ class Reader:
                 pass
             case None:
                 self.observer(event)
+            case StepReused():
+                self.is_reused = True
+                self.observer(found)
             case StepDone(step=step, seconds=seconds) if step == self.step:
                 self.seconds = seconds
                 self.observer(found)

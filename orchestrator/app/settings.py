@@ -67,7 +67,7 @@ class Settings:
 
     def at(self, recipe: RecipeName) -> Settings:
         """Return the settings for a recipe. A recipe that is named by its file belongs to the project of that file."""
-        return replace(self, start=recipe.file.parent) if recipe.file else self
+        return replace(self, start=recipe.file.parent) if recipe.file and not self.project_folder else self
 
     @cached_property
     def project(self) -> Project:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,10 +14,14 @@ from orchestrator.app.batch import Batch, Member, plan_batch
 from orchestrator.app.batch_run import (
     BatchRun,
     Result,
+    Start,
     document_of,
     refused_results,
     start_builds,
 )
+from orchestrator.app.batch_threads import start_threads
+from orchestrator.app.cluster_building import ClusterBuild
+from orchestrator.app.cluster_jobs import Site, executor_on
 from orchestrator.app.detach import log_file
 from orchestrator.app.make_plan import ExecutorName
 from orchestrator.app.matrix import derived_recipes, read_axes
@@ -24,11 +29,14 @@ from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
 from orchestrator.cli.batch_view import BatchView
 from orchestrator.cli.build_page_file import BatchPage
+from orchestrator.cli.crash_report import without_secrets, write_report
 from orchestrator.cli.error_view import show_error
 from orchestrator.cli.table import print_table
-from orchestrator.cli.text import print_json
-from orchestrator.errors import PlanRefusedError
-from orchestrator.events import Event
+from orchestrator.cli.text import print_json, program
+from orchestrator.errors import OrchestratorError, PlanRefusedError, from_os_error
+from orchestrator.events import Event, Observer
+from orchestrator.executors.job import AbortCheck
+from orchestrator.planner.constants import calibrations_of
 from orchestrator.units import in_bytes, in_time
 
 _HEADS = ("recipe", "state", "time", "planned", "GPU hours", "steps")
@@ -48,9 +56,13 @@ class Wanted:
     jobs: int | None
     """None: one at once, or with a cluster, all."""
     keeps_going: bool
-    on_cluster: bool
     options: tuple[str, ...]
     """The options of each build on its command line."""
+    site: Site | None = None
+    """The cluster whose jobs the steps are; None: this machine."""
+    offline: bool = False
+    leaves_jobs: bool = False
+    """The jobs of a cluster continue after an interrupt."""
     page: Path | None = None
     """Where to write the page of all builds."""
 
@@ -63,11 +75,12 @@ def build_many(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
         derived = (name for recipe in bases for name in derived_recipes(settings.at(recipe), recipe, axes))
         recipes = tuple(dict.fromkeys(derived))
         settings = replace(settings)  # which finds the recipes that were just written
-    batch = plan_batch(settings, recipes, wanted.overrides, wanted.executor, last=wanted.last, locked=wanted.locked)
-    jobs = wanted.jobs or (max(len(batch.ready), 1) if wanted.on_cluster else 1)
+    executor = executor_on(wanted.site) if wanted.site else wanted.executor
+    batch = plan_batch(settings, recipes, wanted.overrides, executor, last=wanted.last, locked=wanted.locked)
+    jobs = wanted.jobs or (max(len(batch.ready), 1) if wanted.site else 1)
     if not as_json:
         _show_plan(batch, jobs)
-    batch.check(jobs, shares_memory=not wanted.on_cluster, skips=wanted.keeps_going)
+    batch.check(jobs, shares_memory=not wanted.site, skips=wanted.keeps_going)
     settings.store.make()
     names = [member.recipe.name for member in batch.ready]
     with BatchView() as view, BatchPage(settings, wanted.page, names) as page:
@@ -76,16 +89,48 @@ def build_many(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
             view(member, event)
             page(member, event)
 
-        run = BatchRun(start_builds(settings, _command(settings, wanted)), show, jobs, wanted.keeps_going)
+        run = BatchRun(_starts(settings, wanted), show, jobs, wanted.keeps_going)
         try:
             run.run(batch.ready)
         except KeyboardInterrupt:
-            _show(settings, run.results.values(), as_json=as_json)
+            _show(settings, run.results.values(), as_json=as_json, on_cluster=bool(wanted.site))
+            if wanted.leaves_jobs:
+                click.echo(f"the jobs continue: {program()} attach RECIPE, or {program()} cancel RECIPE", err=True)
             raise
     results = (*run.results.values(), *refused_results(batch))
-    _show(settings, results, as_json=as_json)
+    _show(settings, results, as_json=as_json, on_cluster=bool(wanted.site))
     failed = (*(result.error for result in run.results.values()), *(member.error for member in batch.refused))
     return next((error.exit_status for error in failed if error), 0)
+
+
+def _starts(settings: Settings, wanted: Wanted) -> Start:
+    """Return what starts a build: in a process on this machine, or in a thread that follows jobs of a cluster."""
+    if wanted.site is None:
+        return start_builds(settings, _command(settings, wanted))
+    return start_threads(partial(_follow, settings, wanted))
+
+
+def _follow(settings: Settings, wanted: Wanted, member: Member, observer: Observer, abort_check: AbortCheck) -> None:
+    """Build a recipe on a cluster.
+
+    Raises:
+        OrchestratorError: It failed; a defect as well, with a report.
+    """
+    assert wanted.site  # noqa: S101 - see above
+    assert member.planned  # noqa: S101 - a member that can be built has a plan
+    own = settings.at(member.recipe)
+    try:
+        with calibrations_of(lambda: own.store.root):
+            prepared = ClusterBuild.of(own, member.planned, wanted.site, last=wanted.last, offline=wanted.offline)
+            prepared.run(observer, lambda: wanted.leaves_jobs, abort_check)
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and (known := from_os_error(error, "working")):
+            raise known from error
+        message = without_secrets(f"{type(error).__name__}: {error}")
+        hint = f"this is a defect of this program; please report it with {write_report(error)}"
+        raise OrchestratorError(message, hint=hint) from error
 
 
 def _command(settings: Settings, wanted: Wanted) -> tuple[str, ...]:
@@ -123,7 +168,7 @@ def _planned(member: Member) -> str:
     return f"{in_time(time.least)} to {in_time(time.most)}" if time else ""
 
 
-def _show(settings: Settings, results: Iterable[Result], *, as_json: bool) -> None:
+def _show(settings: Settings, results: Iterable[Result], *, as_json: bool, on_cluster: bool) -> None:
     results = tuple(results)
     if as_json:
         print_json(document_of(results))
@@ -142,10 +187,9 @@ def _show(settings: Settings, results: Iterable[Result], *, as_json: bool) -> No
     print_table(_HEADS, rows, right=(2, 3, 4), least=(5, 4, 3))
     for result in results:
         if result.error and result.state == "failed":
-            click.echo(
-                f"\n{result.member.recipe.name} failed; its output: {log_file(settings, result.member.recipe.name)}",
-                err=True,
-            )
+            name = result.member.recipe.name
+            output = "" if on_cluster else f"; its output: {log_file(settings, name)}"
+            click.echo(f"\n{name} failed{output}", err=True)
             show_error(result.error)
     built = [result.member.recipe.name for result in results if result.state == "built"]
     click.echo(f"\n{len(built)} of {len(results)} built")

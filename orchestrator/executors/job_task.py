@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace, folder: JobFolder) -> Ending:
     signal.setitimer(signal.ITIMER_REAL, options.stop_after)
     try:
         folder.reserve_ending()
-        outcome = ProcessExecutor(os.environ, grace=options.grace).run(job, silence, _Pulse(folder, options.beat))
+        outcome = ProcessExecutor(os.environ, options.grace, forks=True).run(job, silence, _Pulse(folder, options.beat))
         return Ending(outcome.exit_status, killed=outcome.killed)
     except _TimeLimitError:
         return Ending(_TERMINATED, killed=True, time_limit=True)

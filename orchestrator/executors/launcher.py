@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,14 +69,23 @@ def _on_signals(handler: Callable[[int, FrameType | None], None] | signal.Handle
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit status."""
-    orchestrator, command = int(arguments[0]), arguments[1:]
+    return launch(int(arguments[0]), partial(become, arguments[1:]))
+
+
+def launch(orchestrator: int, command: Callable[[], int]) -> int:
+    """Run a command in a child, and end like it; returns its exit status.
+
+    Args:
+        orchestrator: The number of our parent.
+        command: What the child does. It returns the exit status.
+    """
     launcher = os.getpid()
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
         if not die_with(launcher, signal.SIGKILL):
             os._exit(1)
-        os._exit(become(command))
+        os._exit(command())
     with suppress(PermissionError, ProcessLookupError):  # if it is past its exec, hence past its own setpgid
         os.setpgid(child, child)  # in both processes, because either may be first
     code = os.waitstatus_to_exitcode(supervise(orchestrator, child))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import MachineError
 from orchestrator.executors import launcher
 from orchestrator.executors.channel import Channel
+from orchestrator.executors.forked import Forked, can_fork, is_fork
 from orchestrator.executors.job import OUTPUT, AbortCheck, Job, Outcome, never_abort
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ _INHERITED_WITH_NETWORK = _PLACES_WITH_NETWORK | {
     *("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_OFFLINE"),
 }
 
+Running = subprocess.Popen[bytes] | Forked
+
 OWN_CODE = Path(__file__).resolve().parents[2]
 """The folder that holds the package `orchestrator`."""
 
@@ -55,13 +58,17 @@ class ProcessExecutor:
     Args:
         environment: The source of the few inherited variables.
         grace: Seconds between asking an interrupted command to end and killing it.
+        forks: Run modules of ours in a fork of this process if it has one thread. None: if it is a fork itself.
     """
 
     name = "process"
 
-    def __init__(self, environment: Mapping[str, str] = os.environ, grace: float = 1.0) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, grace: float = 1.0, *, forks: bool | None = None
+    ) -> None:
         self._environment = environment
         self._grace = grace
+        self._forks = is_fork() if forks is None else forks
 
     def check(self, job: Job) -> None:
         """Check whether the job's program exists.
@@ -87,7 +94,7 @@ class ProcessExecutor:
         job.output.mkdir(parents=True, exist_ok=True)
         channel = Channel(job.output, observer, job.secrets.values())
         try:
-            with _start(job, variables_of(job, self._environment)) as process:
+            with self._start(job, variables_of(job, self._environment)) as process:
                 try:
                     _follow(process, channel, abort_check)
                 except BaseException:
@@ -95,7 +102,13 @@ class ProcessExecutor:
                     raise
         finally:
             channel.close()
-        return _outcome(process.returncode, job.output)
+        return _outcome(process.wait(), job.output)
+
+    def _start(self, job: Job, variables: Mapping[str, str]) -> Running:
+        command = argv_of(job)
+        if self._forks and can_fork(command) and "PYTHONPATH" not in job.environment:
+            return Forked(command, job.output, variables)
+        return _start(job, variables)
 
     def forget(self, job: Job) -> None:
         """Do nothing: an ended process leaves nothing behind."""
@@ -174,7 +187,7 @@ def _start(job: Job, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
+    process: Running,
     channel: Channel,
     abort_check: AbortCheck = never_abort,
     until: float = float("inf"),
@@ -195,7 +208,7 @@ def _follow(
         channel.take(chunk)
 
 
-def _stop(process: subprocess.Popen[bytes], channel: Channel, grace: float) -> None:
+def _stop(process: Running, channel: Channel, grace: float) -> None:
     """Ask the command to end, then kill it. Its output is still read, so that it cannot block."""
     try:
         process.send_signal(signal.SIGTERM)

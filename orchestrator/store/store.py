@@ -105,14 +105,21 @@ class Store:
             self.used()
 
     @contextmanager
-    def lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+    def lock(
+        self, key: str, waiting: Callable[[], None], abort_check: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """Hold a key's lock. Others wait for it.
 
         Args:
             key: The key.
             waiting: Called once if another process holds it.
+            abort_check: Called often while it waits. If it raises, waiting ends.
         """
         from filelock import Timeout  # noqa: PLC0415 - a plan locks nothing
+
+        def is_cancelled() -> bool:
+            abort_check()
+            return False
 
         with machine_faults("locking the store"):
             lock = self._lock_of(key)
@@ -120,7 +127,7 @@ class Store:
                 held = lock.acquire(blocking=False)
             except Timeout:
                 waiting()
-                held = lock.acquire()
+                held = lock.acquire(cancel_check=is_cancelled)
         with held:
             yield
 

@@ -28,6 +28,7 @@ from tests.support.slurm import Slurm, cluster_text
 from tests.support.small_disk import small_disk
 
 SECRET = "hf_canary_0123456789"
+OTHER = "tiny-llama-fp8"
 
 
 @pytest.fixture
@@ -248,6 +249,33 @@ def test_without_a_terminal_an_interrupt_cancels_the_jobs(slurm: Slurm, site: Si
         build.send_signal(signal.SIGTERM)
         _, said = build.communicate(timeout=30)
     assert build.returncode == 143, said
+    assert slurm.queue() == []
+    assert list((site.folder / "store" / "jobs").iterdir()) == []
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("choice", ["leave", "cancel"])
+def test_an_interrupt_of_several_builds_reaches_the_jobs_of_each(slurm: Slurm, site: Site, choice: str) -> None:
+    command, _, *options = site.build
+    with site.start(command, RECIPE, OTHER, *options, "--until", "generate", "--on-interrupt", choice) as build:
+        wait_for(lambda: len(slurm.queue()) == 2)
+        build.send_signal(signal.SIGINT)
+        printed, said = build.communicate(timeout=30)
+    assert build.returncode == 130, said
+    assert printed.count("interrupted") == 2
+    assert len(slurm.queue()) == (2 if choice == "leave" else 0)
+    assert len(list((site.folder / "store" / "jobs").iterdir())) == len(slurm.queue())
+    assert ("the jobs continue" in said) == (choice == "leave")
+
+
+def test_several_builds_make_what_they_share_once(slurm: Slurm, site: Site) -> None:
+    command, _, *options = site.build
+    done = site.run(command, RECIPE, OTHER, *options, "--until", "generate", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [each["state"] for each in found] == ["built", "built"]
+    steps = [step for each in found for step in each["steps"]]
+    assert sorted((step["name"], step["reused"]) for step in steps) == [("generate", False), ("generate", True)]
     assert slurm.queue() == []
     assert list((site.folder / "store" / "jobs").iterdir()) == []
 

@@ -35,6 +35,7 @@ from orchestrator.units import in_bytes, in_time
 
 if TYPE_CHECKING:
     from orchestrator.app.cluster_building import ClusterBuild
+    from orchestrator.app.cluster_jobs import Site
 
 _HERE: Mapping[str, ExecutorName] = {"process": "process", "docker": "docker"}
 """The executors of this machine by their names on the command line."""
@@ -170,8 +171,10 @@ def command(
             locked,
             jobs,
             keep_going,
-            executor in SCHEDULERS,
             _passed_on(ctx),
+            _site_of(settings, executor, cluster_file, recipes),
+            offline,
+            on_interrupt == "leave",
             page,
         )
         ctx.exit(build_many(settings, wanted, as_json=as_json))
@@ -181,11 +184,9 @@ def command(
         ctx.exit(_detached(settings, recipe, as_json=as_json))
     started = time.monotonic()
     run: Callable[..., Build]
-    if scheduler := SCHEDULERS.get(executor or ""):
+    if site := _site_of(settings, executor, cluster_file, recipes):
         from orchestrator.app.cluster_building import ClusterBuild  # noqa: PLC0415 - loads clients of schedulers
-        from orchestrator.app.cluster_jobs import read_site  # noqa: PLC0415 - as above
 
-        site = read_site(cluster_file or settings.project.root / "cluster.yaml", scheduler)
         prepared = ClusterBuild.prepare(settings, recipe, overrides, site, **extent)
         if render:
             _render(prepared, render)
@@ -204,6 +205,19 @@ def command(
     elif not events:
         _show(built, time.monotonic() - started)
         click.echo(_next(recipe, built))
+
+
+def _site_of(
+    settings: Settings, executor: str | None, file: Path | None, recipes: tuple[RecipeName, ...]
+) -> Site | None:
+    """Read the settings of a cluster, by default those of the first recipe's project; None for this machine."""
+    scheduler = SCHEDULERS.get(executor or "")
+    if scheduler is None:
+        return None
+    from orchestrator.app.cluster_jobs import read_site  # noqa: PLC0415 - loads clients of schedulers
+
+    project = settings.at(recipes[0]).project if recipes else settings.project
+    return read_site(file or project.root / "cluster.yaml", scheduler)
 
 
 def _check_usage(
@@ -239,7 +253,7 @@ def _check_page(page: Path | None, *, dry: bool, detach: bool, executor: str | N
 _OF_ONE = ("first", "render", "detach", "events", "verbose")
 """Options of the build of one recipe."""
 _OF_MANY = ("matrix", "jobs", "keep_going")
-_PASSED_ON = ("last", "locked", "offline", "executor", "containers", "cluster_file", "on_interrupt")
+_PASSED_ON = ("last", "locked", "offline", "executor", "containers")
 
 
 def _check_many(ctx: click.Context, *, many: bool, dry: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 
 from orchestrator.app.batch import Batch, Member, plan_batch
 from orchestrator.app.batch_run import BatchRun
+from orchestrator.app.batch_threads import start_threads
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.settings import Settings
-from orchestrator.errors import DiskFullError, PlanRefusedError, RecipeUnknownError
-from orchestrator.events import Event
+from orchestrator.errors import CheckFailedError, DiskFullError, PlanRefusedError, RecipeUnknownError
+from orchestrator.events import Event, Observer, StepDone, Warned
+from orchestrator.executors.job import AbortCheck
 
 _ROOT = Path(__file__).parents[3]
 
@@ -89,6 +92,43 @@ def test_results_that_do_not_fit_on_the_disk_are_refused_together(
     monkeypatch.setattr("orchestrator.store.space.free_bytes", lambda _: size - 1)
     with pytest.raises(DiskFullError, match="Qwen/Qwen3-8B"):
         batch.check(1, shares_memory=True, skips=False)
+
+
+# builds in threads
+
+
+def test_a_build_in_a_thread_ends_as_one_in_a_process() -> None:
+    def follow(member: Member, observer: Observer, abort_check: AbortCheck) -> None:
+        abort_check()
+        observer(StepDone("generate", "a" * 64, 0, 1, 2.0))
+        if member.recipe.name == "b":
+            message = "too bad"
+            raise CheckFailedError(message, hint="do it")
+
+    bench = Bench()
+    run = BatchRun(start_threads(follow), bench.show, 2, True)
+    good, bad = run.run(members("a", "b"))
+    assert (good.state, bad.state) == ("built", "failed")
+    assert bad.error is not None
+    assert (bad.error.code, bad.error.message, bad.error.hint) == ("CHECK_FAILED", "too bad", "do it")
+    assert sorted(name for name, _ in bench.shown) == ["a", "b"]
+
+
+def test_an_interrupt_reaches_builds_in_threads() -> None:
+    def follow(member: Member, observer: Observer, abort_check: AbortCheck) -> None:
+        if member.recipe.name == "a":
+            observer(Warned("x"))
+        while True:
+            abort_check()
+            time.sleep(0.01)
+
+    def show(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = BatchRun(start_threads(follow), show, 2, False)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(members("a", "b", "c"))
+    assert [result.state for result in run.results.values()] == ["interrupted", "interrupted", "not started"]
 
 
 # builds

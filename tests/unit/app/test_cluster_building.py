@@ -56,7 +56,9 @@ class FakeSlurm:
         self.calls.append(("submit", job.step, after or ""))
         return job.step
 
-    def follow(self, _submitted: str, job: Job, observer: Callable[[Event], None]) -> Outcome:
+    def follow(
+        self, _submitted: str, job: Job, observer: Callable[[Event], None], _abort_check: Callable[[], None]
+    ) -> Outcome:
         ending = self.endings.get(job.step, [Outcome(0, job.output)]).pop(0)
         if isinstance(ending, BaseException):
             raise ending
