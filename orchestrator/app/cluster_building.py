@@ -34,6 +34,7 @@ from orchestrator.events import Event, Observer, StepReused, Waiting, Warned, si
 from orchestrator.executors.cluster import ClusterExecutor
 from orchestrator.executors.job import AbortCheck, Job, never_abort
 from orchestrator.executors.job_follower import SubmittedJob
+from orchestrator.store.mounts import local_locks
 
 Leaves = Callable[[], bool]
 """Decides after an interrupt whether the jobs continue."""
@@ -124,6 +125,8 @@ class ClusterBuild:
         """
         settings = self.plan.settings
         settings.store.make()
+        if kind := local_locks(settings.store.root):
+            observer(Warned(f"{settings.store.root} is on {kind}: its locks do not reach other nodes{_LOCAL}"))
         place = self.plan.folder(self.steps, self._forced())
         chain = self.plan.chain(place, self._pending(), self._forced())
         every = self.plan.chain(place, self.steps, self._forced()).jobs
@@ -215,6 +218,7 @@ class ClusterBuild:
         return Build(resolved, tuple(told), bundle)
 
 
+_LOCAL = ". Two jobs may do the same work twice, and one of them may fail; mount it with the locks of its server"
 _WAITING = Waiting("jobs", "another process follows the same jobs")
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _ENDED = "ended"
 _OWED = "owed"
+_REMEMBERED, _SLICE = 75.0, 0.1
+"""Seconds to wait for a name that is listed, and between two looks. NFS trusts what it knows for 60 (`acdirmax`)."""
 _MADE_AGAIN = "it is set aside and made again by the next build"
 
 
@@ -144,6 +147,18 @@ class Store:
             return
         with held:
             yield True
+
+    def settle(self, key: str) -> None:
+        """Wait for an artifact that is listed and cannot be opened yet. The caller holds the key's lock.
+
+        A shared file system may remember for a minute that a name was missing, and nevertheless list it.
+        """
+        artifacts = self.root / "artifacts"
+        deadline = time.monotonic() + _REMEMBERED
+        while not (artifacts / key).is_dir() and time.monotonic() < deadline:
+            if key not in os.listdir(artifacts):  # noqa: PTH208 - names alone
+                break
+            time.sleep(_SLICE)
 
     def find(self, key: str) -> Artifact | None:
         """Find the artifact of a key.
@@ -406,8 +421,9 @@ def _make_read_only(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with its read-only parts. A missing folder is no error."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(stat.S_IRWXU)
+    """Remove a folder with its read-only parts. A missing folder is no error, nor one that another process removes."""
+    with suppress(FileNotFoundError):
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(stat.S_IRWXU)
     shutil.rmtree(folder, ignore_errors=True)

@@ -18,12 +18,15 @@ RECIPE = "tiny-llama-w4a16-nvfp4"
 _MACHINE = "hostname {name} && mkdir -p {mount} && mount --bind {store} {mount} && exec {command}"
 
 
-def start_on(name: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_on(name: str, folder: Path, *arguments: str, store: Path | None = None) -> subprocess.Popen[str]:
     """Run the command on a machine of that name. Its processes, its host's name and its mounts are its own."""
     mount = folder / f"mount-of-{name}"
     command = [sys.executable, "-m", "orchestrator.cli.main", "--project", str(ROOT), "--store", str(mount)]
     line = _MACHINE.format(
-        name=name, mount=mount, store=folder / "store", command=" ".join((*command, "--dist", str(folder), *arguments))
+        name=name,
+        mount=mount,
+        store=store or folder / "store",
+        command=" ".join((*command, "--dist", str(folder), *arguments)),
     )
     return subprocess.Popen(
         ("unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-euc", line),
