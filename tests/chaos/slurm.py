@@ -3,85 +3,53 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import random
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.store.store import Store, remove_tree
-from tests.chaos.harness import MEASURED, ViolationError, processes_at
-from tests.support.bench import wait_for
+from orchestrator.store.store import remove_tree
+from tests.chaos.cluster import ClusterChaos, Fault, run
+from tests.chaos.harness import ViolationError
 from tests.support.slurm import NODES, Slurm, cluster_text, slurm_in
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = "tiny-llama-w4a16-nvfp4"
-SMALL = ("--set", "model.generate.num_hidden_layers=1", "--until", "quantize")
-_LOST = (5, 6)
-"""Exit statuses of a build whose job or node was killed: a step that failed, a machine that was at fault."""
-_FAULTS_OF_A_ROUND = 6
-_PATIENCE = 180.0
-_OVER_AGAIN = 4
-"""Builds until one succeeds after the last fault: what was killed just before may still be found."""
 
-
-@dataclass
-class SlurmChaos:
-    """Rounds of faults, each with a store of its own."""
+@dataclass(kw_only=True)
+class SlurmChaos(ClusterChaos):
+    """On a Slurm of two nodes."""
 
     slurm: Slurm
-    folder: Path
-    seed: int
-    faults: Counter[str] = field(default_factory=Counter)
-    rounds: int = 0
 
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)  # noqa: S311 - chaos that can be repeated
-        (self.folder / "cluster.yaml").write_text(cluster_text(settle_seconds=0.5, minutes=5))
-        self._undisturbed = self._digests(self.folder / "undisturbed")
+    executor = "slurm"
 
-    def round(self, faults: int) -> None:
-        """Disturb builds of one recipe, then build undisturbed and look.
+    @property
+    def kinds(self) -> Mapping[str, Fault]:
+        return {
+            "slurmctld": self.kill_controller,
+            "slurmd": self.kill_node,
+            "job": self.kill_job,
+            "orchestrator": self.kill_build,
+        }
 
-        Raises:
-            ViolationError: With the seed.
-        """
-        place = self.folder / f"round-{self.rounds}"
-        place.mkdir()
+    @property
+    def variables(self) -> Mapping[str, str]:
+        return {"SLURM_CONF": self.slurm.environment["SLURM_CONF"]}
+
+    def settings(self) -> str:
+        return cluster_text(settle_seconds=0.5, minutes=5)
+
+    def queue(self) -> list[str]:
+        return self.slurm.queue()
+
+    def begin_round(self) -> None:
         self.slurm.save_state()  # a controller that is killed must not bring back jobs of an earlier round
-        with published_in(place / "store") as published:
-            self._disturb(place, faults)
-            digests = self._digests(place)
-        self._look(place, digests, published)
-        remove_tree(place)
-        self.rounds += 1
 
-    def _disturb(self, place: Path, faults: int) -> None:
-        """Make so many faults while a build runs. A build that was killed or ended is started again."""
-        build = self._start(place)
-        try:
-            for _ in range(faults):
-                with suppress(subprocess.TimeoutExpired):
-                    build.wait(self._random.uniform(0.2, 2.5))
-                if build.poll() is not None:
-                    self._check_status(place, build.returncode)
-                    build = self._start(place)
-                kind = self._random.choice(tuple(_FAULTS))
-                self.faults[kind] += 1
-                _FAULTS[kind](self, build, place)
-        finally:
-            build.kill()
-            build.wait()
+    def wait_until_it_answers(self) -> None:
+        self.slurm.wait_for_controller()
 
     def kill_controller(self, _build: subprocess.Popen[bytes], _place: Path) -> None:
         self.slurm.kill_controller()
@@ -94,131 +62,6 @@ class SlurmChaos:
         time.sleep(self._random.uniform(0, 1.5))
         self.slurm.start_node(node)
 
-    def kill_job(self, build: subprocess.Popen[bytes], place: Path) -> None:
-        """Kill a process of a job: its script, the build in it or the step's command."""
-        found = [pid for pid in processes_at(place / "store", patience=0) if pid != build.pid]
-        if found:
-            with suppress(ProcessLookupError):
-                os.kill(self._random.choice(found), signal.SIGKILL)
-
-    def kill_build(self, build: subprocess.Popen[bytes], _place: Path) -> None:
-        build.kill()
-        build.wait()
-
-    def _command(self, place: Path) -> list[str]:
-        places = ["--project", str(ROOT), "--store", str(place / "store"), "--dist", str(place / "dist")]
-        cluster = ["--executor", "slurm", "--cluster", str(self.folder / "cluster.yaml")]
-        return [sys.executable, "-m", "orchestrator.cli.main", *places, "build", RECIPE, *SMALL, *cluster, "--json"]
-
-    @property
-    def _environment(self) -> Mapping[str, str]:
-        kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(self.folder)}
-        return {**kept, "SLURM_CONF": self.slurm.environment["SLURM_CONF"]}
-
-    def _start(self, place: Path) -> subprocess.Popen[bytes]:
-        with (place / "said").open("ab") as said:
-            return subprocess.Popen(
-                self._command(place), env=self._environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-            )
-
-    def _digests(self, place: Path) -> dict[str, str]:
-        """Build undisturbed and give the digest of what each step left."""
-        place.mkdir(exist_ok=True)
-        self.slurm.wait_for_controller()
-        for _ in range(_OVER_AGAIN):
-            done = subprocess.run(
-                self._command(place),
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_PATIENCE,
-            )
-            if done.returncode == 0:
-                return {step["name"]: step["digest"] for step in json.loads(done.stdout)["steps"]}
-            with (place / "said").open("a") as said:
-                said.write(done.stderr)
-            self._check_status(place, done.returncode)
-        self._violated(place, "no undisturbed build succeeds")
-        return {}
-
-    def _check_status(self, place: Path, status: int) -> None:
-        if status not in (0, -signal.SIGKILL, *_LOST):
-            self._violated(place, f"a build ended with {status}")
-
-    def _look(self, place: Path, digests: dict[str, str], published: dict[str, set[int]]) -> None:
-        store = Store(place / "store")
-        wrong = [name for name in digests if name not in MEASURED and digests[name] != self._undisturbed[name]]
-        if wrong or digests.keys() != self._undisturbed.keys():
-            self._violated(place, f"other results than undisturbed: {wrong}, {sorted(digests)}")
-        for artifact in store.artifacts():
-            store.check(artifact)
-        again = [key for key, folders in published.items() if len(folders) != 1]
-        if again or len(published) != len(digests):
-            self._violated(place, f"published more than once, or too much: {again}, {sorted(published)}")
-        left = [*store.attempts(), *store.root.glob("jobs/*"), *store.root.glob("aside/*"), *store.root.glob("uses/*")]
-        left += [path for path in (place / "store").rglob(".*") if path.is_file()]
-        self._look_at_queue(place)
-        if left:
-            self._violated(place, f"left over: {[str(path.relative_to(place)) for path in left]}")
-
-    def _look_at_queue(self, place: Path) -> None:
-        """Look for jobs and their processes; Slurm takes a while to see what was killed."""
-        try:
-            wait_for(lambda: not self.slurm.queue(), 30)
-        except AssertionError:
-            self._violated(place, "jobs are left")
-        if found := processes_at(place / "store"):
-            self._violated(place, f"processes are left: {found}")
-
-    def _violated(self, place: Path, what: str) -> None:
-        said = (place / "said").read_text()[-3000:] if (place / "said").is_file() else ""
-        message = f"seed {self.seed}, round {self.rounds}: {what}\n{place}\n{said}\n{self.slurm.queue()}"
-        raise ViolationError(message)
-
-
-_FAULTS: Mapping[str, Callable[[SlurmChaos, subprocess.Popen[bytes], Path], None]] = {
-    "slurmctld": SlurmChaos.kill_controller,
-    "slurmd": SlurmChaos.kill_node,
-    "job": SlurmChaos.kill_job,
-    "orchestrator": SlurmChaos.kill_build,
-}
-
-
-@contextmanager
-def published_in(store: Path) -> Iterator[dict[str, set[int]]]:
-    """Note each folder that appears under a key in a store while the block runs, by its inode."""
-    found: dict[str, set[int]] = {}
-    ended = threading.Event()
-
-    def look() -> None:
-        while True:
-            last = ended.is_set()  # before the look, so that it is complete
-            for folder in (store / "artifacts").glob("*"):
-                with suppress(FileNotFoundError):
-                    found.setdefault(folder.name, set()).add(folder.stat().st_ino)
-            if last:
-                return
-            time.sleep(0.02)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def run(chaos: SlurmChaos, faults: int) -> None:
-    """Make rounds until there were so many faults, and print what was done."""
-    while (left := faults - chaos.faults.total()) > 0:
-        chaos.round(min(left, _FAULTS_OF_A_ROUND))
-        made = ", ".join(f"{kind} {count}" for kind, count in sorted(chaos.faults.items()))
-        sys.stdout.write(f"chaos: Slurm, seed {chaos.seed}: {chaos.rounds} rounds, killed {made}, 0 violations\n")
-        sys.stdout.flush()
-
 
 def main() -> int:
     """Run until there were so many faults; exit status 1 at the first violation, whose files are kept."""
@@ -230,7 +73,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="orch-chaos-"))
     with slurm_in() as slurm:
         try:
-            run(SlurmChaos(slurm, folder, asked.seed), asked.faults)
+            run(SlurmChaos(folder, asked.seed, slurm=slurm), asked.faults)
         except ViolationError as error:
             sys.stdout.write(f"VIOLATION: {error}\n")
             return 1

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import crashing, downloading
+from tests.chaos.cluster import run
 from tests.chaos.harness import Chaos, tell
+from tests.chaos.kubernetes import KubernetesChaos
 from tests.chaos.slurm import SlurmChaos
-from tests.chaos.slurm import run as run_on_slurm
 from tests.chaos.worlds import container_world, download_world, process_world
 from tests.support.docker_daemon import Daemon
 from tests.support.hub import Hub, serve
+from tests.support.kubernetes import Kubernetes
 from tests.support.rehearsal import build_images
 from tests.support.slurm import Slurm
 
@@ -57,4 +59,8 @@ def test_builds_in_containers_survive_being_killed(tmp_path: Path, daemon: Daemo
 
 
 def test_builds_on_slurm_survive_the_death_of_each_part(tmp_path: Path, own_slurm: Slurm) -> None:
-    run_on_slurm(SlurmChaos(own_slurm, tmp_path, seed=1), faults=12)
+    run(SlurmChaos(tmp_path, seed=1, slurm=own_slurm), faults=12)
+
+
+def test_builds_on_kubernetes_survive_what_a_cluster_does_to_them(tmp_path: Path, kubernetes: Kubernetes) -> None:
+    run(KubernetesChaos(tmp_path, seed=1, kubernetes=kubernetes), faults=6)

@@ -30,7 +30,7 @@ CACHED = 2.0
 AHEAD = 600
 """Seconds between the clocks of the server and of the machines."""
 TIMES = 15
-BUILD = ("build", RECIPE, "--json", "--until", "quantize", "--set", "model.generate.num_hidden_layers=1")
+BUILD = ("build", RECIPE, "--json", "--until", "generate", "--set", "model.generate.num_hidden_layers=1")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_without_shared_locks_a_build_may_fail_and_no_result_is_torn(folder: Pat
         _, said = again.communicate(timeout=120)
         assert again.returncode == 0, said
     artifacts = tuple(store.artifacts())
-    assert len(artifacts) == 2
+    assert len(artifacts) == 1
     for artifact in artifacts:
         store.check(artifact)
 

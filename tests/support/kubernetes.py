@@ -92,12 +92,12 @@ class Kubernetes:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _ended: threading.Event = field(default_factory=threading.Event)
     _version: int = 0
+    _port: int = 0
 
     def start(self) -> None:
         """Listen, and start the controllers and the kubelet."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        for target in (self._server.serve_forever, self._work):
-            threading.Thread(target=target, daemon=True).start()
+        self.start_server()
+        threading.Thread(target=self._work, daemon=True).start()
         user = {"name": "me", "user": {"token": _TOKEN}}
         server = {"name": "here", "cluster": {"server": f"http://127.0.0.1:{self._server.server_port}"}}
         context = {"name": "here", "context": {"cluster": "here", "user": "me"}}
@@ -108,12 +108,22 @@ class Kubernetes:
         (self.folder / "bin" / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         (self.folder / "bin" / "python3").chmod(0o755)
 
+    def start_server(self) -> None:
+        """Listen at the port that it had before."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(_TICK,), daemon=True).start()
+
+    def stop_server(self) -> None:
+        """End the API server. The objects stay, and so do pods and controllers."""
+        self._server.shutdown()
+        self._server.server_close()
+
     def close(self) -> None:
         """Stop everything."""
         self.empty()
         self._ended.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self.stop_server()
 
     @property
     def environment(self) -> dict[str, str]:
