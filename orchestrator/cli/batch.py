@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import click
@@ -37,6 +37,7 @@ from orchestrator.errors import OrchestratorError, PlanRefusedError, from_os_err
 from orchestrator.events import Event, Observer
 from orchestrator.executors.job import AbortCheck
 from orchestrator.planner.constants import calibrations_of
+from orchestrator.planner.duration import Span
 from orchestrator.units import in_bytes, in_time
 
 _HEADS = ("recipe", "state", "time", "planned", "GPU hours", "steps")
@@ -150,7 +151,13 @@ def _show_plan(batch: Batch, jobs: int) -> None:
     print_table(("recipe", "memory", "time", "steps to run"), rows, right=(1, 2))
     at_once = f"at most {jobs} at once" if jobs > 1 else "one after another"
     size = sum(need.size for need in batch.needs)
-    click.echo(f"\n{len(batch.ready)} of {len(rows)} recipes, {at_once}; {in_bytes(size)} will be written\n")
+    known = [member.time for member in batch.ready if member.time]
+    hours = f"; {_span(reduce(Span.plus, known))} of work in all" if known else ""
+    unknown = sum(bool(member.pending) and member.time is None for member in batch.ready)
+    rest = f", without {unknown} whose time is not known" if known and unknown else ""
+    click.echo(
+        f"\n{len(batch.ready)} of {len(rows)} recipes, {at_once}; {in_bytes(size)} will be written{hours}{rest}\n"
+    )
 
 
 def _pending(member: Member) -> Iterator[str]:
@@ -164,8 +171,11 @@ def _why(member: Member) -> str:
 
 
 def _planned(member: Member) -> str:
-    time = member.time
-    return f"{in_time(time.least)} to {in_time(time.most)}" if time else ""
+    return _span(member.time) if member.time else ""
+
+
+def _span(time: Span) -> str:
+    return f"{in_time(time.least)} to {in_time(time.most)}"
 
 
 def _show(settings: Settings, results: Iterable[Result], *, as_json: bool, on_cluster: bool) -> None:

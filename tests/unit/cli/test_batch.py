@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -38,6 +39,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def test_a_table_before_and_one_after(shell: Shell, commands: list[tuple[str, ...]]) -> None:
     assert shell("build", _OTHER, _SMALL) == 0
     before, _, after = shell.out.partition("2 of 2 recipes, one after another")
+    assert re.match(r"; [\d.]+ MB will be written; \d+ ms to \d+ ms of work in all\n", after)
     assert f"{_SMALL} " in before
     assert "generate → quantize → verify" in before
     assert "generate 2.0 s" in after
