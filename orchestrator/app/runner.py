@@ -160,7 +160,6 @@ class Runner:
         """Return whether the store had the result, and the result."""
         name = task.step.name
         with self.store.lock(task.key, lambda: self.observer(Waiting(name, "another build is making the same"))):
-            self.store.settle(task.key)
             cached = None if task.forced else self._find(task.key)
             if cached and self.store.has_leftovers(task.key):
                 self._clean_up_killed_build(task)

@@ -148,18 +148,6 @@ class Store:
         with held:
             yield True
 
-    def settle(self, key: str) -> None:
-        """Wait for an artifact that is listed and cannot be opened yet. The caller holds the key's lock.
-
-        A shared file system may remember for a minute that a name was missing, and nevertheless list it.
-        """
-        artifacts = self.root / "artifacts"
-        deadline = time.monotonic() + _REMEMBERED
-        while not (artifacts / key).is_dir() and time.monotonic() < deadline:
-            if key not in os.listdir(artifacts):  # noqa: PTH208 - names alone
-                break
-            time.sleep(_SLICE)
-
     def find(self, key: str) -> Artifact | None:
         """Find the artifact of a key.
 
@@ -169,6 +157,7 @@ class Store:
             ArtifactCorruptError: A file is missing or has changed.
         """
         folder = self.root / "artifacts" / key
+        self._settle(key)
         if not folder.is_dir():
             return None
         artifact = read_manifest(folder)
@@ -244,6 +233,7 @@ class Store:
                 _flush(folder)
             artifacts = self._folder("artifacts")
             final = artifacts / key
+            self._settle(key)
             if final.exists():
                 final.rename(self.root / "attempts" / f"{key}-{uuid.uuid4().hex[:8]}")
             attempt.folder.rename(final)
@@ -368,6 +358,18 @@ class Store:
             message = f"cannot create the store in {folder}: {error.strerror}"
             raise NoPermissionError(message, hint="choose another folder: --store FOLDER") from error
         return folder
+
+    def _settle(self, key: str) -> None:
+        """Wait for an artifact that is listed and cannot be opened yet.
+
+        A shared file system may remember for a minute that a name was missing, and nevertheless list it.
+        """
+        artifacts = self.root / "artifacts"
+        deadline = time.monotonic() + _REMEMBERED
+        while not (artifacts / key).is_dir() and time.monotonic() < deadline:
+            if not artifacts.is_dir() or key not in os.listdir(artifacts):  # noqa: PTH208 - names alone
+                break
+            time.sleep(_SLICE)
 
     def _known_fingerprints(self, key: str) -> object:
         try:
