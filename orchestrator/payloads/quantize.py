@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
         searched = ", ".join(format_names.SEARCHED_FORMATS)
         parser.error(f"--scale-search goes with --format {searched}: {options.format} has no blocks of NVFP4")
     _check_text_choices(parser, options)
+    _check_layer_inputs(parser, options)
     if alone and is_worth_compiling(options.checkpoint, options.rounding):
         kernels.compile_meanwhile(options.threads)
     with cost.watched() as peak:
@@ -70,6 +71,13 @@ def _check_text_choices(parser: argparse.ArgumentParser, options: argparse.Names
             parser.error(f"--{name} {chosen} goes with --format {formats}, not with {options.format}")
         if options.calibration is None:
             parser.error(f"--{name} {chosen} needs --calibration: tokens from a seed tell nothing of the inputs")
+
+
+def _check_layer_inputs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.layer_inputs == format_names.ORIGINAL:
+        return
+    if options.format in (format_names.AUTO, dequantize.NUMBER_FORMAT) or not _runs_the_model(options):
+        parser.error(f"--layer-inputs {options.layer_inputs} needs a calibration of one format, not {options.format}'s")
 
 
 def _quantize(options: argparse.Namespace, *, alone: bool) -> cost.Cost:
@@ -118,6 +126,7 @@ def _calibrated(options: argparse.Namespace, walk: WalkSettings) -> cost.Cost:
             shared_scales=options.shared_scales,
             rounding=options.rounding,
             smoothing=options.smoothing,
+            layer_inputs=options.layer_inputs,
         )
     )
     found = quantize(
@@ -182,6 +191,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=format_names.SMOOTHINGS,
         default=format_names.NONE,
         help="nvfp4: norms divides inputs after norms by powers of two (%(default)s), and runs the model as gptq does",
+    )
+    parser.add_argument(
+        "--layer-inputs",
+        choices=format_names.LAYER_INPUTS,
+        default=format_names.ORIGINAL,
+        help="which layers calculate the inputs of those after them in calibration (%(default)s); not with auto",
     )
     _text.add_threads(parser)
     _add_calibration(parser.add_argument_group("calibration", "of formats with input scales"))

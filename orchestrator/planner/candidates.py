@@ -14,7 +14,7 @@ from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.model_on_target import ModelOnTarget
 from orchestrator.planner.phases import Peak
-from orchestrator.planner.preparation import ONEPASS_BYTES, calibrates
+from orchestrator.planner.preparation import ENCODED, ONEPASS_BYTES, calibrates
 from orchestrator.planner.serving import memory_per_node
 from orchestrator.quantization.candidates import Candidate
 from orchestrator.recipe.model import HeldOut
@@ -22,8 +22,6 @@ from orchestrator.units import in_bytes
 
 _LAYERS = 4
 """The original's as it is read and as it runs, a candidate's as it is stored and as it is multiplied."""
-_ENCODED = 4.5 / 16
-"""Of the bytes of a layer in BF16."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def trial_cost(model: ModelOnTarget, candidates: Sequence[Candidate], held_out: 
 
 def _memory(known: Known, candidates: Sequence[Candidate], flowing: float, available: float) -> Peak:
     layer, compensating = largest_layer(known.shape), sum("gptq" in one.besides for one in candidates)
-    products = input_products(known.shape) + _ENCODED * layer * compensating if compensating else 0
+    products = input_products(known.shape) + ENCODED * layer * compensating if compensating else 0
     basis = (
         f"{_LAYERS} layers of {in_bytes(layer)}, {in_bytes(flowing)} of hidden states of calibration, the original and"
         f" {len(candidates)} candidates, which a file takes if memory is too small, and 2 GiB assumed for the rest"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.models.shape import ModelShape
@@ -174,22 +174,34 @@ def rounding(shape: ModelShape, calibration: Calibration, target: Target) -> Spa
 
 
 def comparing(
-    read: float, shape: ModelShape, held_out: HeldOut, target: Target, *, models: int = 2, groups: int = _GROUPS
+    read: float,
+    shape: ModelShape,
+    text: HeldOut | Calibration,
+    target: Target,
+    *,
+    models: int = 2,
+    groups: int = _GROUPS,
 ) -> Span | None:
     """Calculate the time of comparing models; None if the machine's peak operations are not known.
 
-    Each runs once over the held-out text, and each group of modules alone over the tokens that measure its share of
-    the error.
+    Each runs once over the text, and each group of modules alone over the tokens that measure its share of the error.
     """
     peak = constants_in_use().tensor_flops.get(target.gpu.sm) if target.gpu else None
     if peak is None:
         return None
-    tokens = held_out.samples * held_out.sequence_length
+    tokens = text.samples * text.sequence_length
     runs = models * tokens + groups * min(tokens, PROBE_TOKENS)
-    work = runs * flops_per_token(shape, held_out.sequence_length // 2) / peak
+    work = runs * flops_per_token(shape, text.sequence_length // 2) / peak
     files = one_pass(read, 0)
     least, most = files.least + work / _COMPARISON[1], files.most + work / _COMPARISON[0]
     return Span(least, most, "assumed", f"{files.basis}; {_COMPARISON_BASIS}")
+
+
+def running_quantized(shape: ModelShape, calibration: Calibration, target: Target) -> Span | None:
+    """Calculate the time of running quantized layers over the calibration; None as for `comparing`."""
+    found = comparing(0, shape, calibration, target, models=1, groups=0)
+    basis = "layer_inputs quantized: assumed: quantized layers at 1 to 20 % of the tensor cores' peak"
+    return found and replace(found, basis=basis)
 
 
 def modelopt(size: float) -> Span:

@@ -10,12 +10,14 @@ from orchestrator.planner.bytes import checkpoint_bytes, input_products, largest
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
-from orchestrator.quantization.format_names import GPTQ, MEASURED
+from orchestrator.quantization.format_names import GPTQ, MEASURED, QUANTIZED
 from orchestrator.recipe.model import Calibration, Recipe
 from orchestrator.units import in_bytes
 
 ONEPASS_BYTES = 2 * 2**30
 """Most memory that our own quantizer takes besides layers of the model."""
+ENCODED = 4.5 / 16
+"""Bytes of NVFP4 over those of BF16."""
 ENGINE_WEIGHTS, ENGINE_PEAK = 5.7e9, 17.8e9
 """Bytes of the weights, and the peak memory of their conversion to a TensorRT engine, in the one published log."""
 ENGINE_BASIS = (
@@ -95,7 +97,8 @@ def one_pass_peak(
 
     Without calibration, weights are read in small pieces. With calibration, the layers run one after the other: one is
     read while the last one runs and the one before is written. The hidden states of all samples are kept. GPTQ needs
-    the products of every two inputs of a layer's modules as well.
+    the products of every two inputs of a layer's modules as well. Inputs of quantized layers need the layer once more,
+    as it is stored and as it is multiplied.
     """
     if not calibrates(scheme, choices):
         return Figure(
@@ -113,7 +116,10 @@ def one_pass_peak(
     products = input_products(shape) if GPTQ in choices else 0
     if products:
         basis += f"; rounding gptq: {in_bytes(products)} for the products of every two inputs of a layer's modules"
-    return Figure(ONEPASS_BYTES + 3 * layer + flowing + products, "B", basis)
+    quantized = (1 + ENCODED) * layer if QUANTIZED in choices else 0
+    if quantized:
+        basis += f"; layer_inputs quantized: {in_bytes(quantized)} for the quantized layer"
+    return Figure(ONEPASS_BYTES + 3 * layer + flowing + products + quantized, "B", basis)
 
 
 def resident_peak(shape: ModelShape) -> Figure:

@@ -3,6 +3,10 @@
 Each layer is read once. Its weights process all calibration samples, which shows how large inputs, keys and values
 get. Then the same weights are encoded and written. While a layer runs, the next one is read, and on a GPU the one
 before is encoded. These layers and the hidden states are in memory.
+
+The samples get to the next layer by the layer's own weights. With the layer inputs `quantized`, they get there by its
+quantized weights, inputs and cache, as a runtime computes it: once a layer is measured and encoded, it runs again.
+So each layer is calibrated on what it will get (ModelOpt's `get_qdq_activations_from_prev_layer`).
 """
 
 from __future__ import annotations
@@ -21,12 +25,22 @@ from orchestrator.quantization import layout, resources
 from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
-from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, NONE, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, NONE, ORIGINAL, QUANTIZED, WEIGHTED
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.formats.e2m1 import Numbers
-from orchestrator.quantization.layer_encoding import Weights, input_amax, rounded, weight_groups, weight_scales
+from orchestrator.quantization.layer_encoding import (
+    Known,
+    Weights,
+    cache_scales,
+    encoded_layer,
+    input_amax,
+    rounded,
+    weight_groups,
+    weight_scales,
+)
 from orchestrator.quantization.layers import Layers
 from orchestrator.quantization.libraries import load_torch
+from orchestrator.quantization.linear_override import operands
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.onepass import require_finite
 from orchestrator.quantization.pipeline import ReadAhead, WriteBehind
@@ -35,6 +49,7 @@ from orchestrator.quantization.report import Report
 from orchestrator.quantization.residence import residence
 from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.served import Served
 from orchestrator.quantization.smoothing import Smoother, changes_of
 from orchestrator.quantization.torch_arrays import as_tensor
 from orchestrator.quantization.walk import WalkSettings
@@ -83,6 +98,7 @@ def quantize_calibrated(
     scale_search: str = MAX,
     rounding: str = NEAREST,
     smoothing: str = NONE,
+    layer_inputs: str = ORIGINAL,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
@@ -102,6 +118,7 @@ def quantize_calibrated(
         scale_search: How the scales of NVFP4's blocks are chosen: one of `format_names.SCALE_SEARCHES`.
         rounding: How NVFP4's numbers are rounded: one of `format_names.ROUNDINGS`.
         smoothing: Which inputs are smoothed: one of `format_names.SMOOTHINGS`.
+        layer_inputs: Which layers calculate the inputs of later ones: one of `format_names.LAYER_INPUTS`.
         settings: How to work.
         observer: Gets the progress in layers.
 
@@ -118,7 +135,7 @@ def quantize_calibrated(
     how = settings or Settings()
     scheme = scheme_named(number_format, shared_scales=shared_scales, scale_search=scale_search, rounding=rounding)
     plan = Plan.make(source, scheme, exclude, kv_cache)
-    report = Report(number_format, kv_cache, scale_search, rounding, smoothing)
+    report = Report(number_format, kv_cache, scale_search, rounding, smoothing, layer_inputs)
     work = fingerprint(plan, batches, how.device)
     if scheme.compensates:
         work = f"{GPTQ} {scale_search} {list(exclude)} {work}"  # rounded weights are kept
@@ -126,6 +143,8 @@ def quantize_calibrated(
         work = f"{WEIGHTED} {work}"  # more is measured
     if smoothing != NONE:
         work = f"smoothing {list(exclude)} {work}"  # by the weights that are quantized
+    if layer_inputs != ORIGINAL:  # which all choices change
+        work = f"{layer_inputs} {scheme} {list(exclude)} {kv_cache} {work}"
     scratch = Scratch.open(how.scratch, work, Measured.restored)
     write_quantized(plan, output, batches, scratch, how=how, report=report, observer=observer)
     return report
@@ -144,7 +163,15 @@ def write_quantized(
     """Write a planned checkpoint. The model runs through the layers that are not measured yet."""
     if plan.kv_cache != "none":
         report.without_cache_scales = {f"{plan.stack}.{n}": why for n, why in plan.layers_without_cache_scales.items()}
-    way = resources.decide(plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=load_torch())
+    way = resources.decide(
+        plan,
+        batches,
+        device=how.device,
+        memory=how.memory,
+        spill=how.spill,
+        torch=load_torch(),
+        quantized=report.layer_inputs == QUANTIZED,
+    )
     writer, behind = CheckpointWriter(output, plan_shards(plan.outputs, how.shard_bytes)), WriteBehind(_WRITES_BEHIND)
     memory = residence(plan, writer, behind, how.device)
     model = None
@@ -236,8 +263,9 @@ class _Walk:
         )
         smoother = None if self.report.smoothing == NONE else Smoother.of(self.plan, number)
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
+        stays = self.report.layer_inputs == QUANTIZED
         with self.report.cost.phase("calibrate"):
-            measured = model.run(number, within, moments, smoother)
+            measured = model.run(number, within, moments, smoother, stays=stays)
             self.memory.wait()
         tensors.update({f"{prefix}{name}": tensor for name, tensor in within.items()})
         check_measured(self.plan, number, measured)
@@ -248,7 +276,24 @@ class _Walk:
             found |= moments.importance()
         if smoother or moments:
             scratch.keep(found)
+        if stays:
+            with self.report.cost.phase("calibrate"):
+                self._advance(
+                    model, number, self._weights(number, tensors, measured, found), Known(measured, found, found)
+                )
+                self.memory.wait()
         return measured
+
+    def _advance(self, model: LayeredModel, number: int, weights: Weights, known: Known) -> None:
+        """Run all batches through the quantized layer to the next one."""
+        encoded = encoded_layer(self.plan, number, weights, known)
+        tensors = {name.removeprefix(f"{self.plan.stack}.{number}."): weights.whole(name) for name in weights.tensors}
+        cache = cache_scales(self.plan, number, known.measured)
+        served = Served(tensors, operands(model.torch, encoded.stored, model.device), cache)
+        with served.running(model, number) as running:
+            for position in range(len(model.hidden)):
+                running.advance(position)
+        model.forget(number)
 
     def _weights(
         self, number: int, tensors: Mapping[str, Any], measured: Measured, found: Mapping[str, NDArray[Any]]

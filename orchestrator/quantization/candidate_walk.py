@@ -26,16 +26,16 @@ from orchestrator.quantization.calibrated import check_measured
 from orchestrator.quantization.candidate_findings import Findings, LayerFindings, Sums
 from orchestrator.quantization.comparing import ComparisonNeeds, comparison_needs, spills_within
 from orchestrator.quantization.cost import Cost
-from orchestrator.quantization.divergence import Served, begin, divergence, predictions, run_quantized
+from orchestrator.quantization.divergence import begin, divergence, predictions, run_quantized
 from orchestrator.quantization.format_names import NONE
-from orchestrator.quantization.formats import fp8
-from orchestrator.quantization.layer_encoding import Known, Weights, encoded_layer, rounded
+from orchestrator.quantization.layer_encoding import Known, Weights, cache_scales, encoded_layer, rounded
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import operands
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.schemes import searching
 from orchestrator.quantization.scratch import Scratch, fingerprint
+from orchestrator.quantization.served import Served
 from orchestrator.quantization.smoothing import Smoother, changes_of, scaled
 from orchestrator.quantization.walk import WalkSettings
 
@@ -139,14 +139,9 @@ def needs_of(
         torch: The library.
     """
     plan, compensating = next(iter(plans.values())), [each for each in plans.values() if each.scheme.compensates]
-    weights = [
-        [spec for unit in units for spec in map(plan.spec, unit) if plan.quantizes(spec.name)]
-        for units in plan.layers.values()
-    ]
-    served = max(sum(spec.size for spec in layer) for layer in weights)
-    codes = max(sum(part.size for spec in layer for part in plan.scheme.specs(spec)) for layer in weights)
-    widest = max((spec.size for layer in weights for spec in layer), default=0)
-    host, running = comparison_needs(plan, (served, codes, widest), samples.all, device)
+    quantized = resources.quantized_bytes(plan)
+    codes = quantized[1]
+    host, running = comparison_needs(plan, quantized, samples.all, device)
     flowing = resources.needs(plan, samples.held_out, device).between
     once = resources.needs(plan, samples.all, device).between
     products = resources.needs(compensating[0], samples.all, device).products if compensating else 0
@@ -230,7 +225,7 @@ class _Walk:
         importance = moments.importance() if moments else {}
         weights = Weights(tensors, plan.checkpoint.tensors)
         kept = self._rounded(number, weights, measured, moments)
-        cache, errors, as_mse = self._cache_scales(number, measured), {}, {}
+        cache, errors, as_mse = cache_scales(self.plan, number, measured), {}, {}
         for name, each in self.plans.items():
             with self.cost.phase(name):
                 encoded = encoded_layer(each, number, weights, Known(measured, importance, kept.pop(name, {})))
@@ -265,11 +260,6 @@ class _Walk:
         with self.cost.phase("round"):
             found = rounded(list(compensating.values()), number, weights, measured, moments)
         return dict(zip(compensating, found, strict=True))
-
-    def _cache_scales(self, number: int, measured: Measured) -> tuple[np.float32, np.float32] | None:
-        if not any(map(self.plan.cache_scales, self.plan.layers[number])):
-            return None
-        return fp8.tensor_scale(measured.keys), fp8.tensor_scale(measured.values)
 
     def _head(self) -> Findings:
         """Compare next-token probabilities."""

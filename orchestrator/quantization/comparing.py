@@ -22,8 +22,6 @@ LOGITS_BYTES = 64_000_000
 """Bytes of one model's logits at a time, in FP32."""
 _COMPARED = 8
 """Factor of the logits of one model that comparing takes."""
-_DECODED = 5
-"""Factor of a BF16 matrix that decoding takes besides the result: its codes as numbers, and halves of rows."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def comparison_needs(
         libraries=resources.LIBRARIES_OF_GPU if copied else 0,
         layer=served + (ours.layer if copied else 0),
         gathered=experts if copied else 0,
-        batch=ours.batch + _DECODED * widest,
+        batch=ours.batch + resources.DECODED * widest,
         between=2 * ours.between,
         head=_COMPARED * logits + (head if copied else 0),
     )

@@ -19,7 +19,7 @@ from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.comparing import LOGITS_BYTES, spills
 from orchestrator.quantization.evaluation import Evaluation, GroupError, LayerError
 from orchestrator.quantization.libraries import load_torch
-from orchestrator.quantization.linear_override import Arithmetic, operands
+from orchestrator.quantization.linear_override import operands
 from orchestrator.quantization.model import LayeredModel
 from orchestrator.quantization.plan import Plan
 from orchestrator.quantization.quantized import Quantized
@@ -27,6 +27,7 @@ from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Drift, Probe, groups_of, probes
+from orchestrator.quantization.served import Served
 from orchestrator.quantization.smoothing import scaled
 from orchestrator.quantization.structure import is_head
 from orchestrator.quantization.walk import WalkSettings
@@ -142,11 +143,7 @@ class _Walk:
     ) -> GroupError:
         """Measure the error of a layer's output from one group of modules alone."""
         alone = {module: served[module] for module in group}
-        overrides = Arithmetic(self.model.torch, alone).overrides
-        with (
-            self.model.resident(number, _mixed(tensors, alone)) as layer,
-            layer.running(overrides=overrides) as forward,
-        ):
+        with Served(tensors, alone).running(self.model, number) as forward:
             return GroupError(tuple(f"{self.plan.stack}.{number}.{module}" for module in group), probe.error(forward))
 
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
@@ -157,18 +154,6 @@ class _Walk:
         ):
             found.add(self.model.torch, exact, next(others), tokens.following)
         return found.evaluation(layers)
-
-
-@dataclass(frozen=True)
-class Served:
-    """A layer as a runtime computes it."""
-
-    tensors: Mapping[str, NDArray[Any]]
-    """The original's weights, by name within the layer."""
-    operands: Mapping[str, Operand]
-    """The quantized modules."""
-    cache_scales: tuple[np.float32, np.float32] | None
-    """Scales of keys and values, if the cache is FP8."""
 
 
 def begin(model: LayeredModel, batches: Sequence[Batch]) -> None:
@@ -202,12 +187,8 @@ def run_quantized(
         hidden: The quantized model's hidden states.
         masks: For each of its batches, whether there is a token.
     """
-    overrides, drift = Arithmetic(model.torch, served.operands, served.cache_scales).overrides, Drift()
-    first = len(model.hidden) - len(hidden)
-    with (
-        model.resident(number, _mixed(served.tensors, served.operands)) as layer,
-        layer.running(overrides=overrides) as forward,
-    ):
+    drift, first = Drift(), len(model.hidden) - len(hidden)
+    with served.running(model, number) as forward:
         for position, before in enumerate(hidden):
             after = forward(first + position, before)
             drift.add(model.hidden[first + position], after, masks[position])
@@ -262,11 +243,6 @@ def divergence(torch: Torch, original: Tensor, quantized: Tensor) -> NDArray[np.
     terms = original.exp() * (original - quantized)
     found = torch.where(original > -torch.inf, terms, 0.0).double().sum(-1)  # p ln p is 0 where p is
     return found.clamp(min=0).cpu().numpy()
-
-
-def _mixed(tensors: Mapping[str, NDArray[Any]], served: Mapping[str, Operand]) -> dict[str, Any]:
-    """Return a layer's weights, with some of them as a runtime multiplies them."""
-    return {**tensors, **{f"{module}.weight": operand.weight for module, operand in served.items()}}
 
 
 @dataclass

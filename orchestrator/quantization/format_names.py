@@ -13,6 +13,8 @@ NEAREST, GPTQ = ROUNDINGS = ("nearest", "gptq")
 """How NVFP4's numbers are rounded, see `formats.gptq`."""
 NONE, NORMS = SMOOTHINGS = ("none", "norms")
 """Which inputs are divided by powers of two before they are quantized, see `smoothing`."""
+ORIGINAL, QUANTIZED = LAYER_INPUTS = ("original", "quantized")
+"""Which layers calculate the inputs of calibration, see `calibrated`."""
 MEASURED = (WEIGHTED, GPTQ, NORMS)
 """Choices that follow inputs: they need a run of the model for every format."""
 SEARCHED_FORMATS = ("w4a16_nvfp4", "nvfp4", AUTO)

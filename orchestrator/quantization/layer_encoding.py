@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.quantization import layout
+from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.hessian import changes_of
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import Stored
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.activation_probe import InputMoments, Measured
+    from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.plan import Plan
     from orchestrator.quantization.smoothing import Exponents
     from orchestrator.quantization.tensors import StoredTensor
@@ -149,13 +151,22 @@ def encoded_layer(plan: Plan, number: int, weights: Weights, known: Known) -> En
     for name, scale in scales_of_layer(plan, number, weights, known.measured).items():
         module, scheme = name.removeprefix(f"{layer}.").removesuffix(".weight"), plan.scheme_of(name)
         importance = None if scheme.compensates else known.importance.get(module)
+        encoded: dict[str, Numbers]
         encoded = {suffix: rows[key] for suffix in ("", "_scale") if (key := f"{module}.weight{suffix}") in rows}
         as_mse += not encoded if scheme.compensates else scheme.weighs_errors and importance is None
         encoded = encoded or scheme.encode(weights.whole(name), scale, importance=importance)
         amax = inputs.get(layout.input_group(f"{layer}.{module}"), 0.0)
         input_scale = scheme.input_scale(amax) if scheme.calibrated else None
-        made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)
+        parts = {suffix: part if isinstance(part, np.ndarray) else as_array(part) for suffix, part in encoded.items()}
+        made[module] = Stored(parts[""], parts.get("_scale"), scale, input_scale)
     return EncodedLayer(made, as_mse)
+
+
+def cache_scales(plan: Plan, number: int, measured: Measured) -> tuple[np.float32, np.float32] | None:
+    """Return the scales of a layer's keys and values; None if it gets none."""
+    if not any(map(plan.cache_scales, plan.layers[number])):
+        return None
+    return fp8.tensor_scale(measured.keys), fp8.tensor_scale(measured.values)
 
 
 def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:

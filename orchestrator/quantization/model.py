@@ -242,6 +242,8 @@ class LayeredModel:
         tensors: dict[str, Any],
         moments: InputMoments | None = None,
         smoother: Smoother | None = None,
+        *,
+        stays: bool = False,
     ) -> Measured:
         """Run all batches through a layer.
 
@@ -250,10 +252,12 @@ class LayeredModel:
             tensors: Its weights by checkpoint name, within the layer.
             moments: Gets the moments of inputs.
             smoother: Smooths the layer's inputs; then what was measured is in the new units.
+            stays: Keep the hidden states, for another run that leads to the next layer.
         """
         with self.resident(number, tensors) as layer:
-            measured = layer.measured(len(self.hidden), tensors, moments, smoother)
-        self.forget(number)
+            measured = layer.measured(len(self.hidden), tensors, moments, smoother, stays=stays)
+        if not stays:
+            self.forget(number)
         return measured
 
     @contextmanager
@@ -272,11 +276,14 @@ class LayeredModel:
             targets[name] = replace(target, parameter=target.parameter.removeprefix(inside))
         shapes = {name: parameter.shape for name, parameter in layer.state_dict().items()}
         arranged = arrange(targets, shapes, tensors)
+        own = [(module, name, buffer) for module in layer.modules() for name, buffer in module._buffers.items()]  # noqa: SLF001 - as in `load`
         self._fill(layer, arranged.parameters)
         try:
             yield Resident(self, number, layer, arranged, self._calls[number], self._masks)
         finally:
             layer.to("meta")
+            for module, name, buffer in own:  # which are calculated, not read
+                module._buffers[name] = buffer  # noqa: SLF001
 
     def forget(self, number: int) -> None:
         """Release a layer's other inputs. It will not run again."""
@@ -414,6 +421,8 @@ class Resident:
         tensors: Mapping[str, Any],
         moments: InputMoments | None = None,
         smoother: Smoother | None = None,
+        *,
+        stays: bool = False,
     ) -> Measured:
         """Run the first batches to the next layer, and record; see `LayeredModel.run`."""
         measured, first = Measured(), self.model.hidden[0] if smoother else None
@@ -422,7 +431,10 @@ class Resident:
             for position in range(batches):
                 if smoother:
                     smoother.mask = self.masks[position]
-                running.advance(position)
+                if stays:
+                    running(position, self.model.hidden[position])
+                else:
+                    running.advance(position)
         measured.joined = [names for names in self.arranged.modules.values() if len(names) > 1]
         if smoother and first is not None:
             smoother.smooth(self, first, tensors, measured, moments)

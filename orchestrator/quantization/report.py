@@ -12,7 +12,7 @@ import numpy as np
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.cost import Cost
-from orchestrator.quantization.format_names import MAX, NEAREST, NONE
+from orchestrator.quantization.format_names import MAX, NEAREST, NONE, ORIGINAL
 from orchestrator.quantization.libraries import load_torch
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class Report:
     scale_search: str = MAX
     rounding: str = NEAREST
     smoothing: str = NONE
+    layer_inputs: str = ORIGINAL
     norms: dict[str, list[str]] = field(default_factory=dict)
     """By norm that puts its numbers out divided by powers of two, patterns of the modules that make up for it."""
     unsmoothed: list[str] = field(default_factory=list)
@@ -144,6 +145,7 @@ class Report:
             **(self._search() if self.scale_search != MAX else {}),
             **(self._rounding() if self.rounding != NEAREST else {}),
             **(self._smoothing() if self.smoothing != NONE else {}),
+            **({"layer_inputs": self.layer_inputs} if self.layer_inputs != ORIGINAL else {}),
             **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
                 "min": min(measured, default=None),

@@ -7,7 +7,7 @@ GPU with memory of its own has a second budget: its free memory.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +31,8 @@ _TEMPORARIES = 6
 """Bytes for each number of the widest activation in a layer: itself in BF16, and once more in FP32."""
 LAYERS = 3
 """Most layers in memory."""
+DECODED = 5
+"""Factor of a BF16 matrix that decoding takes besides the result: its codes as numbers, and halves of rows."""
 _MEMORY_FILE = Path("/proc/meminfo")
 
 
@@ -55,11 +57,14 @@ class Needs:
     """Hidden states of all batches."""
     products: int = 0
     """With GPTQ, the products of a layer's inputs, what is made of those of one module, and the rounded weights."""
+    quantized: int = 0
+    """If inputs are those of quantized layers: a layer as it is stored and as it is multiplied."""
 
     def total(self, *, layers: int, spill: bool) -> int:
         """Add up, for a number of layers in memory and hidden states in memory or in a file."""
         between = 0 if spill else self.between
-        return self.libraries + layers * self.layer + self.gathered + self.batch + between + self.products
+        beside = self.gathered + self.batch + self.products + self.quantized
+        return self.libraries + layers * self.layer + between + beside
 
     @property
     def parts(self) -> dict[str, int]:
@@ -71,6 +76,7 @@ class Needs:
             "one batch": self.batch,
             "hidden states": self.between,
             "products of inputs": self.products,
+            "the quantized layer": self.quantized,
         }
 
     def __str__(self) -> str:
@@ -93,8 +99,15 @@ class Way:
         return self.layers == LAYERS
 
 
-def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
-    """Calculate what a plan needs, from shapes alone."""
+def needs(plan: Plan, batches: Sequence[Batch], device: str, *, quantized: bool = False) -> Needs:
+    """Calculate what a plan needs, from shapes alone.
+
+    Args:
+        plan: The work.
+        batches: The batches to run.
+        device: As torch names it.
+        quantized: Each quantized layer runs as well.
+    """
     layers = [[plan.spec(name) for unit in units for name in unit] for units in plan.layers.values()]
     largest = max(layers, key=_size)
     hidden = plan.checkpoint.tensors[plan.embedding].shape[1]
@@ -112,7 +125,24 @@ def needs(plan: Plan, batches: Sequence[Batch], device: str) -> Needs:
         batch=max(tokens, default=0) * (3 * width + 4 * hidden) * _TEMPORARIES + scores,
         between=sum(tokens) * hidden * number,
         products=_products(plan),
+        quantized=_multiplied(plan) if quantized else 0,
     )
+
+
+def quantized_bytes(plan: Plan) -> tuple[int, int, int]:
+    """Return bytes of a layer's quantized weights before, as stored, and of the largest one before; over all layers."""
+    weights = [
+        [spec for unit in units for spec in map(plan.spec, unit) if plan.quantizes(spec.name)]
+        for units in plan.layers.values()
+    ]
+    before = max(sum(spec.size for spec in layer) for layer in weights)
+    codes = max(sum(part.size for spec in layer for part in plan.scheme.specs(spec)) for layer in weights)
+    return before, codes, max((spec.size for layer in weights for spec in layer), default=0)
+
+
+def _multiplied(plan: Plan) -> int:
+    before, codes, widest = quantized_bytes(plan)
+    return before + codes + DECODED * widest
 
 
 def _products(plan: Plan) -> int:
@@ -161,7 +191,16 @@ def choose(needed: Needs, budget: int, *, spill: bool = False, where: str = "mem
     raise MemoryBudgetError(message, hint=needed.hint)
 
 
-def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | None, spill: bool, torch: Torch) -> Way:
+def decide(
+    plan: Plan,
+    batches: Sequence[Batch],
+    *,
+    device: str,
+    memory: int | None,
+    spill: bool,
+    torch: Torch,
+    quantized: bool = False,
+) -> Way:
     """Choose the way for a plan on this machine.
 
     Args:
@@ -171,18 +210,19 @@ def decide(plan: Plan, batches: Sequence[Batch], *, device: str, memory: int | N
         memory: The budget in bytes; None: the available memory.
         spill: See `choose`.
         torch: The library.
+        quantized: See `needs`.
 
     Raises:
         MemoryBudgetError: The memory is too small.
     """
-    needed, budget = needs(plan, batches, device), memory if memory is not None else available()
+    needed, budget = needs(plan, batches, device, quantized=quantized), memory if memory is not None else available()
     # A processor encodes with what runs the layers; and what GPTQ rounded is kept of one layer at a time.
     layers = LAYERS - (device == "cpu" or plan.scheme.compensates)
     if is_shared(torch, device):
         return choose(needed, budget, spill=spill, layers=layers)
-    host = Needs(needed.libraries + 2 * BUFFERS * BUFFER, 0, 0, 0, 0, needed.products)
+    host = replace(needed, libraries=needed.libraries + 2 * BUFFERS * BUFFER, layer=0, gathered=0, batch=0, between=0)
     choose(host, budget, spill=spill)
-    own = Needs(LIBRARIES_OF_GPU, needed.layer, needed.gathered, needed.batch, needed.between, needed.products)
+    own = replace(needed, libraries=LIBRARIES_OF_GPU)
     return choose(own, torch.cuda.mem_get_info(device)[0], spill=spill, where="the GPU's memory", layers=layers)
 
 

@@ -24,6 +24,7 @@ Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
 Rounding = Literal["nearest", "gptq"]
 Smoothing = Literal["none", "norms"]
+LayerInputs = Literal["original", "quantized"]
 ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
 OptionValue = bool | int | float | str
@@ -217,6 +218,10 @@ class Quantization(_Part):
     """NVFP4 of method onepass: which inputs are divided by powers of two, so that large ones cost those beside them
     less. `norms`: those that a norm puts out; its weight is divided, and the weights that get them are multiplied. The
     model calculates the same; layout and speed stay. Calibration then runs for `w4a16_nvfp4` as well, over text."""
+    layer_inputs: LayerInputs = "original"
+    """Calibration of method onepass: which layers calculate the inputs of later ones. `original`: the model's own;
+    `quantized`: those that are quantized so far, as a runtime computes them, ModelOpt's
+    get_qdq_activations_from_prev_layer. It runs each layer twice."""
     resources: Resources = Resources()
     exclude: tuple[str, ...] = ()
     """Modules to leave in BF16 besides ModelOpt's own exclusions; shell patterns."""
@@ -242,6 +247,7 @@ class Quantization(_Part):
             raise ValueError(msg)
         self._check_following_text("rounding", "nearest")
         self._check_following_text("smoothing", "none")
+        self._check_layer_inputs()
         if self.calibration.chat_template and self.method != "onepass":
             msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"
             raise ValueError(msg)
@@ -253,7 +259,25 @@ class Quantization(_Part):
     @property
     def choices(self) -> tuple[str, ...]:
         """How method onepass makes NVFP4; some choices need a run of the model, see `format_names.MEASURED`."""
-        return self.scale_search, self.rounding, self.smoothing
+        return self.scale_search, self.rounding, self.smoothing, self.layer_inputs
+
+    def _check_layer_inputs(self) -> None:
+        """Check that formats are known while layers run."""
+        chosen = f"layer_inputs {self.layer_inputs}"
+        if self.layer_inputs == "original":
+            return
+        if self.method != "onepass":
+            msg = (
+                f"{chosen} is a choice of method onepass, which method {self.method} does not have:"
+                f" leave layer_inputs out, or set method: onepass"
+            )
+            raise ValueError(msg)
+        if self.format == "auto":
+            msg = (
+                f"{chosen} needs the format of each layer before the next one runs, and auto chooses formats when all"
+                f" layers have run: leave layer_inputs out, or set format: nvfp4, fp8 or w4a16_nvfp4"
+            )
+            raise ValueError(msg)
 
     def _check_following_text(self, field: str, default: str) -> None:
         """Check a choice that follows the inputs of text."""

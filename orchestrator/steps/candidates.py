@@ -32,6 +32,10 @@ def build(recipe: Recipe, catalog: Catalog, candidates: Sequence[Candidate]) -> 
     if held_out is None:
         message = f"{recipe.name}: checks.held_out is missing: there is no text to compare on"
         raise RecipeInvalidError(message, hint="name one, for this run: --set 'checks.held_out={dataset: wikitext}'")
+    if quantization.layer_inputs != "original":
+        message = f"{recipe.name}: quantization.layer_inputs {quantization.layer_inputs}: ways are compared on one"
+        message += " calibration, and there each of them has inputs of its own"
+        raise RecipeInvalidError(message, hint="compare with --set quantization.layer_inputs=original")
     options: dict[str, Argument] = {
         "checkpoint": Inside(MODEL),
         "output": OUT,

@@ -55,8 +55,15 @@ def _onepass(shape: Shape) -> Step:
         options["rounding"] = quantization.rounding
     if quantization.smoothing != "none":
         options["smoothing"] = quantization.smoothing
+    if quantization.layer_inputs != "original":
+        options["layer-inputs"] = quantization.layer_inputs
     if runs_the_model(shape.recipe):
         return _calibrated(shape, options, [*excluded, *(["--shared-scales"] if quantization.shared_scales else [])])
+    if quantization.layer_inputs != "original":
+        chosen = f"{shape.recipe.name}: quantization.layer_inputs {quantization.layer_inputs}"
+        message = f"{chosen} is a choice of calibration, and {quantization.format} has none with these choices"
+        hint = "leave layer_inputs out, or set scale_search: weighted, rounding: gptq or smoothing: norms"
+        raise RecipeInvalidError(message, hint=hint)
     return Step(
         name="quantize",
         argv=payload("quantize", options, *excluded),

@@ -276,6 +276,7 @@ class _Engine:
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *more: Tensor, **named: Tensor) -> Tensor:
         if self.cache:
             scales = self.cache[self.layer % len(self.cache)]
+        if self.cache and scales:
             key, value = (_fp8(x, scale).to(x.dtype) for x, scale in zip((key, value), scales, strict=True))
         self.layer += 1
         return self.attention(query, key, value, *more, **named)

@@ -61,6 +61,23 @@ def test_options_that_are_missing_or_unknown_are_wrong_usage(options: list[str])
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("format_options", "named"),
+    [
+        (["--format", "auto", "--bits-per-weight", "5"], "auto"),
+        (["--format", "w4a16_nvfp4"], "w4a16_nvfp4"),
+        (["--format", "w4a16_nvfp4", "--scale-search", "mse"], "w4a16_nvfp4"),
+        (["--format", "bf16"], "bf16"),
+    ],
+)
+def test_inputs_of_quantized_layers_need_a_calibration_of_one_format(
+    format_options: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        quantize.main(["--checkpoint", "a", "--output", "b", "--layer-inputs", "quantized", *format_options])
+    assert f"--layer-inputs quantized needs a calibration of one format, not {named}'s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("choice", [["--rounding", "gptq"], ["--smoothing", "norms"]])
 @pytest.mark.parametrize(
     ("more", "reason"),

@@ -12,7 +12,14 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.catalog.target import Target
 from orchestrator.models import ModelShape, shape_of
-from orchestrator.planner.bytes import checkpoint_bytes, input_products, kv_bytes, kv_bytes_read, weights_read_per_step
+from orchestrator.planner.bytes import (
+    checkpoint_bytes,
+    input_products,
+    kv_bytes,
+    kv_bytes_read,
+    largest_layer,
+    weights_read_per_step,
+)
 from orchestrator.planner.preparation import Preparation, one_pass_peak, resident_peak
 from orchestrator.planner.scheme import scheme_of
 from orchestrator.planner.serving import Serving, memory_per_gpu
@@ -184,6 +191,15 @@ def test_gptq_adds_the_products_of_every_two_inputs_of_a_layer() -> None:
     calibrated = one_pass_peak(SHAPES["large"], scheme, Calibration(), ["weighted"])
     assert rounding.value == calibrated.value + input_products(SHAPES["large"])
     assert "rounding gptq: 14.0 GB" in rounding.basis
+
+
+def test_inputs_of_quantized_layers_need_a_layer_as_it_is_stored_and_multiplied() -> None:
+    shape, scheme = SHAPES["large"], scheme_of("nvfp4")
+    plain, quantized = (
+        one_pass_peak(shape, scheme, Calibration(), ["max", name]) for name in ("original", "quantized")
+    )
+    assert quantized.value - plain.value == (16 + 4.5) / 16 * largest_layer(shape)
+    assert "layer_inputs quantized: " in quantized.basis
 
 
 def test_an_engine_adds_two_phases_and_what_they_may_lack_is_a_limit() -> None:

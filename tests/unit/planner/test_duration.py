@@ -9,7 +9,7 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.models import ModelShape, shape_of
-from orchestrator.planner.duration import calibrating, rounding, searching
+from orchestrator.planner.duration import calibrating, rounding, running_quantized, searching
 from orchestrator.recipe.model import Calibration
 from tests.support.environments import ROOT
 
@@ -71,6 +71,18 @@ def test_files_and_layers_overlap() -> None:
 
 def test_the_time_is_not_known_without_a_gpu() -> None:
     assert calibrating(1, 1, llama("8b", 1), text(1), CATALOG.target("cpu")) is None
+    assert running_quantized(llama("8b", 1), text(1), CATALOG.target("cpu")) is None
+
+
+def test_quantized_layers_run_once_more_over_the_calibration() -> None:
+    one, two = (running_quantized(llama("8b", 2), text(samples), CATALOG.target("h100")) for samples in (64, 128))
+    assert one is not None
+    assert two is not None
+    assert two.most == pytest.approx(2 * one.most)
+    first = calibrating(0, 0, llama("8b", 2), text(128), CATALOG.target("h100"))
+    assert first is not None
+    assert two.most > first.most - 17  # its products are FP32; the other has seconds to start
+    assert "layer_inputs quantized" in two.basis
 
 
 def test_with_gptq_the_processor_searches_and_rounds_a_block_with_each_candidate() -> None:

@@ -64,6 +64,17 @@ def test_needs_follow_from_shapes(tiny: Path) -> None:
     assert many.batch == few.batch > 0
 
 
+def test_a_quantized_layer_that_runs_needs_its_codes_and_what_is_multiplied(tiny: Path) -> None:
+    plan = Plan.make(tiny, scheme_named("fp8"))
+    once, again = (resources.needs(plan, random_batches(261, 2, 8), "cpu", quantized=both) for both in (False, True))
+    weights = [plan.spec(unit[0]) for unit in plan.layers[0] if plan.quantizes(unit[0])]
+    before = sum(spec.size for spec in weights)
+    assert again.quantized > before * 1.5 + 5 * max(spec.size for spec in weights)
+    assert again.total(layers=1, spill=False) == once.total(layers=1, spill=False) + again.quantized
+    assert "the quantized layer" in f"{again}"
+    assert "the quantized layer" not in f"{once}"
+
+
 def test_what_the_model_computes_with_in_another_type_is_there_twice(tiny: Path, save: Save) -> None:
     source = Checkpoint.open(tiny)
     stored = {name: source.read(name) for name in source.tensors}

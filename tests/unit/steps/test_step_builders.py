@@ -142,6 +142,25 @@ def test_a_weighted_search_runs_the_model_for_weights_alone() -> None:
     assert without["quantize"].libraries == ()
 
 
+def test_layer_inputs_of_weights_alone_are_a_choice_of_nothing() -> None:
+    asked = {"format": "w4a16_nvfp4", "method": "onepass", "layer_inputs": "quantized"}
+    with pytest.raises(RecipeInvalidError, match="a choice of calibration, and w4a16_nvfp4 has none") as caught:
+        steps(quantization=asked)
+    assert "leave layer_inputs out" in caught.value.hint
+    for more in ({"scale_search": "weighted"}, {"kv_cache": "fp8"}):
+        assert value(steps(quantization=asked | more)["quantize"].argv, "--layer-inputs") == "quantized"
+
+
+@pytest.mark.parametrize("number_format", ["fp8", "nvfp4"])
+def test_layer_inputs_are_an_option_of_formats_with_input_scales(number_format: str) -> None:
+    asked = {"format": number_format, "method": "onepass"}
+    found = steps(quantization={**asked, "layer_inputs": "quantized"})
+    assert value(found["quantize"].argv, "--layer-inputs") == "quantized"
+    plain, as_default = (steps(quantization={**asked, **more}) for more in ({}, {"layer_inputs": "original"}))
+    assert plain == as_default
+    assert "--layer-inputs" not in words(plain["quantize"].argv)
+
+
 @pytest.mark.parametrize(
     ("field", "chosen", "default"), [("rounding", "gptq", "nearest"), ("smoothing", "norms", "none")]
 )
@@ -188,6 +207,14 @@ def test_gptq_and_smoothing_run_the_model_over_text_and_defaults_leave_keys_as_t
         (
             {"method": "onepass", "format": "nvfp4", "smoothing": "norms", "calibration": {"dataset": "random"}},
             "tokens from a seed are none: .*or leave smoothing out",
+        ),
+        (
+            {"method": "modelopt", "format": "nvfp4", "layer_inputs": "quantized"},
+            "modelopt does not have: leave layer_",
+        ),
+        (
+            {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "layer_inputs": "quantized"},
+            "auto chooses formats when all layers have run: leave layer_inputs out",
         ),
         ({"method": "onepass", "format": "fp8", "rounding": "gptq"}, "not with fp8: leave rounding out"),
         (
