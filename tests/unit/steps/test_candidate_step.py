@@ -47,9 +47,7 @@ def test_it_runs_where_the_comparison_with_the_original_runs_and_continues_after
 
 
 def test_ways_are_not_compared_on_inputs_of_their_own() -> None:
-    with pytest.raises(
-        RecipeInvalidError, match="layer_inputs quantized: ways are compared on one calibration"
-    ) as caught:
+    with pytest.raises(RecipeInvalidError, match="ways are compared on one calibration") as caught:
         _step("llama3-70b-nvfp4", "max", HELD_OUT, "quantization.layer_inputs=quantized")
     assert "--set quantization.layer_inputs=original" in caught.value.hint
 
