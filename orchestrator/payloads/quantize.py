@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> None
         searched = ", ".join(format_names.SEARCHED_FORMATS)
         parser.error(f"--scale-search goes with --format {searched}: {options.format} has no blocks of NVFP4")
     _check_text_choices(parser, options)
+    if options.input_scales != format_names.MAX and options.format not in format_names.FORMATS_OF_4_BIT_INPUTS:
+        parser.error(f"--input-scales goes with --format nvfp4 and auto: {options.format} has no 4-bit inputs")
     _check_layer_inputs(parser, options)
     if alone and is_worth_compiling(options.checkpoint, options.rounding):
         kernels.compile_meanwhile(options.threads)
@@ -136,6 +138,7 @@ def _calibrated(options: argparse.Namespace, walk: WalkSettings) -> cost.Cost:
         kv_cache=options.kv_cache,
         exclude=options.exclude,
         scale_search=options.scale_search,
+        input_scales=options.input_scales,
         settings=settings,
         observer=Reporter(),
     )
@@ -191,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=format_names.SMOOTHINGS,
         default=format_names.NONE,
         help="nvfp4: norms divides inputs after norms by powers of two (%(default)s), and runs the model as gptq does",
+    )
+    parser.add_argument(
+        "--input-scales",
+        choices=format_names.INPUT_SCALES,
+        default=format_names.MAX,
+        help="nvfp4 and auto: how the scales of 4-bit inputs are chosen (%(default)s)",
     )
     parser.add_argument(
         "--layer-inputs",

@@ -204,6 +204,12 @@ def running_quantized(shape: ModelShape, calibration: Calibration, target: Targe
     return found and replace(found, basis=basis)
 
 
+def running_again(shape: ModelShape, calibration: Calibration, target: Target) -> Span | None:
+    """Calculate the time of another run over the calibration with smoothed inputs; None as for `calibrating`."""
+    found = calibrating(0, 0, shape, calibration, target)
+    return found and replace(found, basis="input_scales headroom, smoothing: as calibrating without files")
+
+
 def modelopt(size: float) -> Span:
     """Calculate the time of ModelOpt for a model, by its bytes in BF16."""
     return Span(size * _MODELOPT[1], size * _MODELOPT[0], "measured", _MODELOPT_BASIS)

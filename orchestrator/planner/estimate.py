@@ -255,12 +255,14 @@ def _searching(model: ModelOnTarget) -> Span | None:
 def _quantizing(model: ModelOnTarget) -> Span | None:
     """Calculate the time of quantizing, with the search for scales and what choices add; None if it is not known."""
     time, known, quantization = _encoding(model), model.known, model.recipe.quantization
-    rounding = again = None
+    rounding = again = smoothed = None
     if known and quantization.rounding == "gptq":
         rounding = duration.rounding(known.shape, quantization.calibration, model.target)
     if known and quantization.layer_inputs == "quantized":
         again = duration.running_quantized(known.shape, quantization.calibration, model.target)
-    for more in (_searching(model), rounding, again):
+    if known and quantization.input_scales == "headroom" and quantization.smoothing != "none":
+        smoothed = duration.running_again(known.shape, quantization.calibration, model.target)
+    for more in (_searching(model), rounding, smoothed, again):
         time = time.plus(more) if time and more else time
     return time
 

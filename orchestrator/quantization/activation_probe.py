@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.quantization import layout
+from orchestrator.quantization.input_ranges import InputRanges, range_of
 from orchestrator.quantization.libraries import library, load_torch, short_numbers_are_exact
 from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from orchestrator.quantization.schemes import Scheme
     from orchestrator.quantization.torch_types import Linear, Model, Module, Tensor, Torch
 
     Function = Callable[..., Any]
@@ -60,6 +63,8 @@ class Measured:
     """By norm that puts its numbers out divided by powers of two, the modules that get it, see `smoothing`."""
     unsmoothed: list[str] = field(default_factory=list)
     """Norms that quantized modules get, but that cannot be divided."""
+    headroom: dict[str, float] = field(default_factory=dict)
+    """The largest input magnitude that is represented with headroom, as in `inputs`, see `input_ranges`."""
 
     @classmethod
     def restored(cls, entry: Mapping[str, Any]) -> Measured:
@@ -98,6 +103,8 @@ class InputMoments:
     """Whether there is a token, of shape [samples, length], for the present batch; None if all are tokens."""
     keeps_products: bool = False
     """Sum the products of every two inputs as well."""
+    ranges: InputRanges | None = None
+    """Counts how large blocks are as well."""
     _sums: dict[str, Tensor] = field(default_factory=dict)
     """FP64 of shape [in], on the device; by the first module that gets the tensor."""
     _products: dict[str, Tensor] = field(default_factory=dict)
@@ -106,6 +113,15 @@ class InputMoments:
     """How many tokens are in a sum: a number, or a tensor of one on the device."""
     _first: dict[str, str] = field(default_factory=dict)
     """By module that shares a sum, the first one."""
+
+    @classmethod
+    def of(cls, schemes: Collection[Scheme]) -> InputMoments | None:
+        """Sum what some schemes need to know of inputs; None if it is nothing."""
+        compensates = any(scheme.compensates for scheme in schemes)
+        ranges = InputRanges() if any(scheme.leaves_headroom for scheme in schemes) else None
+        if not (compensates or ranges or any(scheme.weighs_errors for scheme in schemes)):
+            return None
+        return cls(keeps_products=compensates, ranges=ranges)
 
     def saw(self, torch: Torch, names: Sequence[str], given: Tensor) -> None:
         """Add an input, by the names of the modules that get it."""
@@ -120,6 +136,8 @@ class InputMoments:
         self._tokens[first] = count + self._tokens.get(first, 0)
         if self.keeps_products:
             self._multiply(torch, first, tokens)
+        if self.ranges is not None:
+            self.ranges.saw(torch, first, tokens)
         for name in others:
             self.share(name, first)
 
@@ -159,6 +177,23 @@ class InputMoments:
                 found[first] = (squares / largest).astype(np.float32)
         shared = {name: found[first] for name, first in self._first.items() if first in found}
         return {**found, **shared}
+
+    def headroom(self, largest: Mapping[str, float]) -> dict[str, float]:
+        """Return the largest magnitude of inputs that is represented with headroom, by module.
+
+        All experts of a layer share a scale, so their blocks count together.
+
+        Args:
+            largest: The largest magnitude of calibration.
+        """
+        counts, groups = self.ranges.counts() if self.ranges else {}, dict[layout.Group, tuple[Any, float]]()
+        named = {first: layout.input_group(f".{first}") for first in counts}
+        for first, group in named.items():
+            before, most = groups.get(group, (0, 0.0))
+            groups[group] = before + counts[first], max(most, largest[first])
+        ranges = {group: range_of(*found) for group, found in groups.items()}
+        found = {first: ranges[group] for first, group in named.items()}
+        return {**found, **{name: found[first] for name, first in self._first.items() if first in found}}
 
     def taken_products(self) -> Iterator[InputProducts]:
         """Yield the products of the modules that `importance` knows, and keep them no longer.

@@ -21,7 +21,7 @@ from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.calibrated import Settings, check_measured, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
 from orchestrator.quantization.format_names import AUTO, MAX
-from orchestrator.quantization.layer_encoding import input_amax
+from orchestrator.quantization.layer_encoding import InputScales
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import Arithmetic, Stored, operands
 from orchestrator.quantization.model import LayeredModel
@@ -67,6 +67,7 @@ def quantize_auto(
     kv_cache: str = "none",
     exclude: Sequence[str] = (),
     scale_search: str = MAX,
+    input_scales: str = MAX,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
@@ -80,6 +81,7 @@ def quantize_auto(
         kv_cache: `fp8` writes scales for keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         scale_search: How the scales of NVFP4's blocks are chosen, while errors are measured as well.
+        input_scales: How the scales of NVFP4's inputs are chosen: one of `format_names.INPUT_SCALES`.
         settings: How to work.
         observer: Gets the progress in layers, each of which is counted twice.
 
@@ -92,9 +94,10 @@ def quantize_auto(
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
-    how, report, schemes = settings or Settings(), Report(AUTO, kv_cache, scale_search), searching(scale_search)
+    how, schemes = settings or Settings(), searching(scale_search, input_scales=input_scales)
+    report = Report(AUTO, kv_cache, scale_search, input_scales=input_scales)
     surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
-    searched = "" if scale_search == MAX else f"{scale_search} "
+    searched = "".join(f"{choice} " for choice in (scale_search, input_scales) if choice != MAX)
     work = hashlib.sha256(f"auto {searched}{fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
     scratch = Scratch.open(how.scratch, work, Measured.restored)
     choose(
@@ -190,7 +193,7 @@ class _Survey:
     ) -> Measured:
         """Run a layer unquantized, and then with each group in each format."""
         prefix, measured = f"{self.plan.stack}.{number}.", Measured()
-        moments = InputMoments() if any(scheme.weighs_errors for scheme in self.schemes.values()) else None
+        moments = InputMoments.of(self.schemes.values())
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         with (
             self.report.cost.phase("calibrate"),
@@ -199,6 +202,8 @@ class _Survey:
         ):
             probe = Probe.running(model, running, masks)
         check_measured(self.plan, number, measured)
+        if moments:
+            measured.headroom = moments.headroom(measured.inputs)
         importance = moments.importance() if moments else {}
         with self.report.cost.phase("try"):
             self._try(model, number, tensors, _Seen(measured, importance), probe)
@@ -218,7 +223,7 @@ class _Survey:
         """Run a layer with each group in each format, and record the error of its output."""
         prefix = f"{self.plan.stack}.{number}."
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
-        inputs = input_amax(prefix[:-1], seen.measured)
+        inputs = InputScales.of(prefix[:-1], seen.measured)
         known = {f"{prefix}{module}": array for module, array in seen.importance.items()}
         modules = [name.removesuffix(".weight") for name in tensors if self.plan.quantizes(name)]
         for group in groups_of(modules):
@@ -237,7 +242,7 @@ class _Survey:
         scheme: Scheme,
         group: Sequence[str],
         tensors: Mapping[str, NDArray[Any]],
-        inputs: Mapping[tuple[str, Any], float],
+        inputs: InputScales,
         importance: Mapping[str, NDArray[np.float32]],
     ) -> dict[str, Stored]:
         """Encode a group as it would be written."""
@@ -250,7 +255,7 @@ class _Survey:
             for module, largest in zip(fused, amax, strict=True):
                 scale = scheme.weight_scale(largest)
                 encoded = scheme.encode(tensors[f"{module}.weight"], scale, importance=importance.get(module))
-                input_scale = scheme.input_scale(inputs.get(layout.input_group(module), 0.0))
+                input_scale = inputs.scale(scheme, module)
                 made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)
         return made
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.events import Progress, silence
-from orchestrator.quantization import layout, resources
+from orchestrator.quantization import resources
 from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
@@ -29,11 +29,11 @@ from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, NONE, ORI
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.formats.e2m1 import Numbers
 from orchestrator.quantization.layer_encoding import (
+    InputScales,
     Known,
     Weights,
     cache_scales,
     encoded_layer,
-    input_amax,
     rounded,
     weight_groups,
     weight_scales,
@@ -99,6 +99,7 @@ def quantize_calibrated(
     rounding: str = NEAREST,
     smoothing: str = NONE,
     layer_inputs: str = ORIGINAL,
+    input_scales: str = MAX,
     settings: Settings | None = None,
     observer: Observer = silence,
 ) -> Report:
@@ -118,6 +119,7 @@ def quantize_calibrated(
         scale_search: How the scales of NVFP4's blocks are chosen: one of `format_names.SCALE_SEARCHES`.
         rounding: How NVFP4's numbers are rounded: one of `format_names.ROUNDINGS`.
         smoothing: Which inputs are smoothed: one of `format_names.SMOOTHINGS`.
+        input_scales: How the scales of NVFP4's inputs are chosen: one of `format_names.INPUT_SCALES`.
         layer_inputs: Which layers calculate the inputs of later ones: one of `format_names.LAYER_INPUTS`.
         settings: How to work.
         observer: Gets the progress in layers.
@@ -133,9 +135,15 @@ def quantize_calibrated(
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
     how = settings or Settings()
-    scheme = scheme_named(number_format, shared_scales=shared_scales, scale_search=scale_search, rounding=rounding)
+    scheme = scheme_named(
+        number_format,
+        shared_scales=shared_scales,
+        scale_search=scale_search,
+        rounding=rounding,
+        input_scales=input_scales,
+    )
     plan = Plan.make(source, scheme, exclude, kv_cache)
-    report = Report(number_format, kv_cache, scale_search, rounding, smoothing, layer_inputs)
+    report = Report(number_format, kv_cache, scale_search, rounding, smoothing, layer_inputs, input_scales)
     work = fingerprint(plan, batches, how.device)
     if scheme.compensates:
         work = f"{GPTQ} {scale_search} {list(exclude)} {work}"  # rounded weights are kept
@@ -143,6 +151,8 @@ def quantize_calibrated(
         work = f"{WEIGHTED} {work}"  # more is measured
     if smoothing != NONE:
         work = f"smoothing {list(exclude)} {work}"  # by the weights that are quantized
+    if scheme.leaves_headroom:
+        work = f"{input_scales} {work}"
     if layer_inputs != ORIGINAL:  # which all choices change
         work = f"{layer_inputs} {scheme} {list(exclude)} {kv_cache} {work}"
     scratch = Scratch.open(how.scratch, work, Measured.restored)
@@ -258,9 +268,7 @@ class _Walk:
     ) -> Measured:
         prefix = f"{self.plan.stack}.{number}."
         scheme = self.plan.scheme
-        moments = (
-            InputMoments(keeps_products=scheme.compensates) if scheme.compensates or scheme.weighs_errors else None
-        )
+        moments = InputMoments.of([scheme])
         smoother = None if self.report.smoothing == NONE else Smoother.of(self.plan, number)
         within = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors)}
         stays = self.report.layer_inputs == QUANTIZED
@@ -272,7 +280,7 @@ class _Walk:
         found: dict[str, NDArray[Any]] = smoother.found if smoother else {}
         if scheme.compensates and moments is not None:
             found |= self._rounded(number, self._weights(number, tensors, measured, found), measured, moments)
-        elif moments is not None:
+        elif scheme.weighs_errors and moments is not None:
             found |= moments.importance()
         if smoother or moments:
             scratch.keep(found)
@@ -342,11 +350,11 @@ class _Walk:
         done: Callable[[int], None],
     ) -> None:
         with self.report.cost.phase("encode"):
-            amax = input_amax(f"{self.plan.stack}.{number}", measured)
+            inputs = InputScales.of(f"{self.plan.stack}.{number}", measured)
             known = {f"{self.plan.stack}.{number}.{name}": array for name, array in kept.items()}
             weights = self._weights(number, tensors, measured, kept)
             for group in weight_groups(self.plan, number, measured):
-                self._quantize(group, weights, amax, known, measured)
+                self._quantize(group, weights, inputs, known, measured)
             for module in measured.singular:
                 self.report.tensors[f"{self.plan.stack}.{number}.{module}"].is_singular = True
             for unit in self.plan.layers[number]:
@@ -366,7 +374,7 @@ class _Walk:
         self,
         group: Sequence[str],
         tensors: Weights,
-        inputs: Mapping[tuple[str, Any], float],
+        inputs: InputScales,
         kept: Mapping[str, NDArray[Any]],
         measured: Measured,
     ) -> None:
@@ -386,7 +394,8 @@ class _Walk:
                 entry.add(rows, encoded)
             scalars = {f"{name}{suffix}": scalar for suffix, scalar in scheme.scalars(scale).items()}
             if scheme.calibrated:
-                entry.input_scale = scheme.input_scale(inputs.get(layout.input_group(module), 0.0))
+                entry.input_scale = inputs.scale(scheme, module)
+                entry.cuts_off = inputs.cuts_off(scheme, module)
                 scalars[f"{module}.input_scale"] = np.array(entry.input_scale)
             for scalar, value in scalars.items():
                 if (target := self.plan.scalar(name, scalar)) is not None:

@@ -213,10 +213,7 @@ class _Walk:
             tensors = {name: plan.read(name) for unit in plan.layers[number] for name in unit}
         self.cost.read(sum(plan.checkpoint.tensors[name].read_size for name in tensors))
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
-        schemes = [each.scheme for each in self.plans.values()]
-        compensates = any(scheme.compensates for scheme in schemes)
-        weighs = compensates or any(scheme.weighs_errors for scheme in schemes)
-        moments = InputMoments(keeps_products=compensates) if weighs else None
+        moments = InputMoments.of([each.scheme for each in self.plans.values()])
         smoother = Smoother.of(plan, number) if self.smooths else None
         measured = self._calibrate(number, inside, moments, smoother)
         for name, exponents in changes_of(measured.smoothed, smoother.found if smoother else {}).items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.quantization.format_names import (
     FOUR_OVER_SIX,
     GPTQ,
+    HEADROOM,
     MAX,
     MSE,
     NEAREST,
@@ -22,7 +23,10 @@ from orchestrator.quantization.format_names import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_BESIDES: Mapping[str, tuple[str, str, str]] = {GPTQ: ("rounding", GPTQ, NEAREST)}
+_BESIDES: Mapping[str, tuple[str, str, str]] = {
+    GPTQ: ("rounding", GPTQ, NEAREST),
+    HEADROOM: ("input_scales", HEADROOM, MAX),
+}
 """What is done besides a search, by its name: the field of a recipe's `quantization`, its value, and the value
 without."""
 _QUICKEST_FIRST = (MAX, FOUR_OVER_SIX, MSE, WEIGHTED)
@@ -50,9 +54,9 @@ class Candidate:
         return {"scale_search": self.search, **others}
 
     @property
-    def effort(self) -> tuple[int, int]:
-        """What it costs to quantize, to compare with others."""
-        return len(self.besides), _QUICKEST_FIRST.index(self.search)
+    def effort(self) -> tuple[bool, int, int]:
+        """What it costs to quantize, to compare with others: headroom costs next to nothing."""
+        return GPTQ in self.besides, _QUICKEST_FIRST.index(self.search), len(self.besides)
 
 
 def parse(text: str) -> tuple[Candidate, ...]:

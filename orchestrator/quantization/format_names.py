@@ -13,6 +13,9 @@ NEAREST, GPTQ = ROUNDINGS = ("nearest", "gptq")
 """How NVFP4's numbers are rounded, see `formats.gptq`."""
 NONE, NORMS = SMOOTHINGS = ("none", "norms")
 """Which inputs are divided by powers of two before they are quantized, see `smoothing`."""
+HEADROOM = "headroom"
+INPUT_SCALES = (MAX, HEADROOM)
+"""How the scales of NVFP4's inputs are chosen, see `input_ranges`."""
 ORIGINAL, QUANTIZED = LAYER_INPUTS = ("original", "quantized")
 """Which layers calculate the inputs of calibration, see `calibrated`."""
 MEASURED = (WEIGHTED, GPTQ, NORMS)
@@ -21,6 +24,7 @@ SEARCHED_FORMATS = ("w4a16_nvfp4", "nvfp4", AUTO)
 """Formats with such blocks."""
 ROUNDED_FORMATS = ("w4a16_nvfp4", "nvfp4")
 """Formats whose numbers can be rounded by `gptq`, and whose inputs can be smoothed."""
+FORMATS_OF_4_BIT_INPUTS = ("nvfp4", AUTO)
 KV_CACHE_FORMATS = ("none", "fp8")
 PROBE_TOKENS = 4096
 """Enough tokens to measure a layer's error: with others its mean changes by a few percent."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from orchestrator.quantization.activation_probe import InputMoments, Measured
-    from orchestrator.quantization.formats.e2m1 import Numbers
     from orchestrator.quantization.plan import Plan
+    from orchestrator.quantization.schemes import Scheme
     from orchestrator.quantization.smoothing import Exponents
     from orchestrator.quantization.tensors import StoredTensor
 
@@ -147,16 +147,15 @@ class EncodedLayer:
 def encoded_layer(plan: Plan, number: int, weights: Weights, known: Known) -> EncodedLayer:
     """Encode a layer's weights."""
     layer, rows, made, as_mse = f"{plan.stack}.{number}", known.rounded, dict[str, Stored](), 0
-    inputs = input_amax(layer, known.measured)
+    inputs = InputScales.of(layer, known.measured)
     for name, scale in scales_of_layer(plan, number, weights, known.measured).items():
         module, scheme = name.removeprefix(f"{layer}.").removesuffix(".weight"), plan.scheme_of(name)
         importance = None if scheme.compensates else known.importance.get(module)
-        encoded: dict[str, Numbers]
+        encoded: dict[str, Any]
         encoded = {suffix: rows[key] for suffix in ("", "_scale") if (key := f"{module}.weight{suffix}") in rows}
         as_mse += not encoded if scheme.compensates else scheme.weighs_errors and importance is None
         encoded = encoded or scheme.encode(weights.whole(name), scale, importance=importance)
-        amax = inputs.get(layout.input_group(f"{layer}.{module}"), 0.0)
-        input_scale = scheme.input_scale(amax) if scheme.calibrated else None
+        input_scale = inputs.scale(scheme, f"{layer}.{module}") if scheme.calibrated else None
         parts = {suffix: part if isinstance(part, np.ndarray) else as_array(part) for suffix, part in encoded.items()}
         made[module] = Stored(parts[""], parts.get("_scale"), scale, input_scale)
     return EncodedLayer(made, as_mse)
@@ -169,10 +168,36 @@ def cache_scales(plan: Plan, number: int, measured: Measured) -> tuple[np.float3
     return fp8.tensor_scale(measured.keys), fp8.tensor_scale(measured.values)
 
 
-def input_amax(layer: str, measured: Measured) -> dict[tuple[str, Any], float]:
-    """Return the largest input of each group of modules that share its scale. All experts of a layer share it."""
+@dataclass(frozen=True)
+class InputScales:
+    """The scales of a layer's inputs. All experts of a layer share them."""
+
+    largest: Mapping[tuple[str, Any], float]
+    """By group of modules that share a scale, the largest magnitude."""
+    headroom: Mapping[tuple[str, Any], float]
+    """The largest that is represented with headroom."""
+
+    @classmethod
+    def of(cls, layer: str, measured: Measured) -> InputScales:
+        """Make those of a layer, by its whole name."""
+        return cls(_by_group(layer, measured.inputs), _by_group(layer, measured.headroom))
+
+    def scale(self, scheme: Scheme, module: str) -> np.float32:
+        """Return that of a module, by its whole name."""
+        return scheme.input_scale(self._range(scheme).get(layout.input_group(module), 0.0))
+
+    def cuts_off(self, scheme: Scheme, module: str) -> bool:
+        """Tell whether calibration saw larger inputs than are represented."""
+        group = layout.input_group(module)
+        return self._range(scheme).get(group, 0.0) < self.largest.get(group, 0.0)
+
+    def _range(self, scheme: Scheme) -> Mapping[tuple[str, Any], float]:
+        return self.headroom if scheme.leaves_headroom else self.largest
+
+
+def _by_group(layer: str, inputs: Mapping[str, float]) -> dict[tuple[str, Any], float]:
     found: dict[tuple[str, Any], float] = {}
-    for module, amax in measured.inputs.items():
+    for module, amax in inputs.items():
         group = layout.input_group(f"{layer}.{module}")
         found[group] = max(found.get(group, 0.0), amax)
     return found

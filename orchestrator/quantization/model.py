@@ -426,18 +426,28 @@ class Resident:
     ) -> Measured:
         """Run the first batches to the next layer, and record; see `LayeredModel.run`."""
         measured, first = Measured(), self.model.hidden[0] if smoother else None
+        ranges = moments.ranges if moments else None
+        if moments and smoother:
+            moments.ranges = None  # those of smoothed inputs need another run
+        again = smoother is not None and ranges is not None
         watching = smoother.watching(self) if smoother else nullcontext()
         with watching, self.running(measured=measured, moments=moments) as running:
             for position in range(batches):
                 if smoother:
                     smoother.mask = self.masks[position]
-                if stays:
-                    running(position, self.model.hidden[position])
-                else:
-                    running.advance(position)
+                running.step(position, stays=stays or again)
         measured.joined = [names for names in self.arranged.modules.values() if len(names) > 1]
         if smoother and first is not None:
             smoother.smooth(self, first, tensors, measured, moments)
+        if again and smoother and moments and ranges:
+            moments.ranges = ranges
+            for norm, modules in measured.smoothed.items():
+                ranges.divide(modules, smoother.found[norm])
+            with self.running(measured=Measured(), moments=InputMoments(ranges=ranges)) as running:
+                for position in range(batches):
+                    running.step(position, stays=stays)
+        if moments:
+            measured.headroom = moments.headroom(measured.inputs)
         return measured
 
     @contextmanager
@@ -479,6 +489,13 @@ class Running:
         """Return the layer's output for the hidden states of a batch, by its number."""
         result = self._result(position, hidden)
         return result[0] if isinstance(result, tuple) else result
+
+    def step(self, position: int, *, stays: bool) -> None:
+        """Run a batch through the layer, to the next one unless it stays."""
+        if stays:
+            self(position, self.resident.model.hidden[position])
+        else:
+            self.advance(position)
 
     def advance(self, position: int) -> Tensor:
         """Run a batch through the layer to the next one, and return the layer's output."""

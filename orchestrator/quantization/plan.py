@@ -364,6 +364,7 @@ def scheme_named(
     shared_scales: bool = False,
     scale_search: str = format_names.MAX,
     rounding: str = format_names.NEAREST,
+    input_scales: str = format_names.MAX,
 ) -> Scheme:
     """Find a format's scheme.
 
@@ -372,6 +373,7 @@ def scheme_named(
         shared_scales: See `Fp8.shared`.
         scale_search: See `Nvfp4.search`.
         rounding: See `Nvfp4.rounding`.
+        input_scales: See `Nvfp4.input_scales`.
 
     Raises:
         RecipeInvalidError: The one-pass quantizer does not make this format.
@@ -380,7 +382,7 @@ def scheme_named(
         message = f"quantization.format: found {number_format!r}, which the one-pass quantizer cannot make"
         hint = f"It can make {', '.join(SCHEMES)}; method modelopt makes int4_awq and others."
         raise RecipeInvalidError(message, hint=hint)
-    scheme = searching(scale_search, rounding)[number_format]
+    scheme = searching(scale_search, rounding, input_scales)[number_format]
     if shared_scales and number_format == "fp8":
         return Fp8(shared=True)
     return scheme

@@ -41,6 +41,8 @@ class TensorReport:
     largest: float = 0.0
     saturated: int = 0
     input_scale: np.float32 | None = None
+    cuts_off: bool = False
+    """Calibration saw larger inputs than its scale represents."""
     falls_back: bool = False
     """Calibration knew too little of its inputs: it was searched as `mse` does, and rounded to the nearest."""
     is_singular: bool = False
@@ -99,6 +101,7 @@ class Report:
     rounding: str = NEAREST
     smoothing: str = NONE
     layer_inputs: str = ORIGINAL
+    input_scales: str = MAX
     norms: dict[str, list[str]] = field(default_factory=dict)
     """By norm that puts its numbers out divided by powers of two, patterns of the modules that make up for it."""
     unsmoothed: list[str] = field(default_factory=list)
@@ -145,6 +148,7 @@ class Report:
             **(self._search() if self.scale_search != MAX else {}),
             **(self._rounding() if self.rounding != NEAREST else {}),
             **(self._smoothing() if self.smoothing != NONE else {}),
+            **(self._input_scales() if self.input_scales != MAX else {}),
             **({"layer_inputs": self.layer_inputs} if self.layer_inputs != ORIGINAL else {}),
             **({"choice": self.choice} if self.choice else {}),
             "snr_db": {
@@ -164,6 +168,10 @@ class Report:
     def _rounding(self) -> dict[str, Any]:
         singular = [entry.module for entry in self.tensors.values() if entry.is_singular]
         return {"rounding": {"name": self.rounding, "as_nearest": self._fallen, "singular": singular}}
+
+    def _input_scales(self) -> dict[str, Any]:
+        cut = [entry.module for entry in self.tensors.values() if entry.cuts_off]
+        return {"input_scales": {"name": self.input_scales, "cut_off": cut}}
 
     def _smoothing(self) -> dict[str, Any]:
         return {"smoothing": {"name": self.smoothing, "norms": self.norms, "left_out": self.unsmoothed}}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from orchestrator.quantization import layout
-from orchestrator.quantization.format_names import GPTQ, MAX, MSE, NEAREST, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, HEADROOM, MAX, MSE, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 
@@ -39,6 +39,10 @@ class Scheme(Protocol):
     @property
     def compensates(self) -> bool:
         """Whether columns make up for the errors of earlier ones, which needs a run of the model."""
+
+    @property
+    def leaves_headroom(self) -> bool:
+        """Whether `input_scale` gets the range of `input_ranges`, not the largest magnitude."""
 
     @property
     def columns(self) -> int:
@@ -93,6 +97,8 @@ class Nvfp4:
     """One of `format_names.SCALE_SEARCHES`."""
     rounding: str = NEAREST
     """One of `format_names.ROUNDINGS`."""
+    input_scales: str = MAX
+    """One of `format_names.INPUT_SCALES`."""
     columns: int = nvfp4.BLOCK
 
     @property
@@ -109,6 +115,11 @@ class Nvfp4:
     def compensates(self) -> bool:
         """See `Scheme`."""
         return self.rounding == GPTQ
+
+    @property
+    def leaves_headroom(self) -> bool:
+        """See `Scheme`."""
+        return self.calibrated and self.input_scales == HEADROOM
 
     def shares(self, group: tuple[str, ...]) -> bool:  # noqa: ARG002 - part of every scheme's signature
         """See `Scheme`: TensorRT-LLM asserts it."""
@@ -167,6 +178,7 @@ class Fp8:
     calibrated: bool = True
     weighs_errors: bool = False
     compensates: bool = False
+    leaves_headroom: bool = False
     columns: int = 1
 
     def shares(self, group: tuple[str, ...]) -> bool:
@@ -221,9 +233,11 @@ SCHEMES: Mapping[str, Scheme] = {
 """By the name of the format in a recipe; `format_names.SINGLE_FORMATS` names them, too."""
 
 
-def searching(scale_search: str, rounding: str = NEAREST) -> Mapping[str, Scheme]:
-    """Return the schemes by the names of `SCHEMES`, with a search for the scales of NVFP4's blocks and a rounding."""
+def searching(scale_search: str, rounding: str = NEAREST, input_scales: str = MAX) -> Mapping[str, Scheme]:
+    """Return the schemes by the names of `SCHEMES`, with choices for NVFP4: of scales, of rounding, of input scales."""
     return {
-        name: replace(scheme, search=scale_search, rounding=rounding) if isinstance(scheme, Nvfp4) else scheme
+        name: replace(scheme, search=scale_search, rounding=rounding, input_scales=input_scales)
+        if isinstance(scheme, Nvfp4)
+        else scheme
         for name, scheme in SCHEMES.items()
     }

@@ -24,6 +24,7 @@ Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
 Rounding = Literal["nearest", "gptq"]
 Smoothing = Literal["none", "norms"]
+InputScales = Literal["max", "headroom"]
 LayerInputs = Literal["original", "quantized"]
 ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
@@ -218,6 +219,10 @@ class Quantization(_Part):
     """NVFP4 of method onepass: which inputs are divided by powers of two, so that large ones cost those beside them
     less. `norms`: those that a norm puts out; its weight is divided, and the weights that get them are multiplied. The
     model calculates the same; layout and speed stay. Calibration then runs for `w4a16_nvfp4` as well, over text."""
+    input_scales: InputScales = "max"
+    """NVFP4 with 4-bit inputs, of method onepass: how each `input_scale` is chosen. `max`: from the largest input of
+    calibration, as ModelOpt's default; `headroom`: from the small ones, so that larger inputs than those of calibration
+    are not cut off, ModelOpt's nvfp4_act_headroom. Padding does not count for it."""
     layer_inputs: LayerInputs = "original"
     """Calibration of method onepass: which layers calculate the inputs of later ones. `original`: the model's own;
     `quantized`: those that are quantized so far, as a runtime computes them, ModelOpt's
@@ -247,6 +252,7 @@ class Quantization(_Part):
             raise ValueError(msg)
         self._check_following_text("rounding", "nearest")
         self._check_following_text("smoothing", "none")
+        self._check_input_scales()
         self._check_layer_inputs()
         if self.calibration.chat_template and self.method != "onepass":
             msg = "calibration.chat_template: NVIDIA's quantizers read text alone; use method onepass"
@@ -259,7 +265,23 @@ class Quantization(_Part):
     @property
     def choices(self) -> tuple[str, ...]:
         """How method onepass makes NVFP4; some choices need a run of the model, see `format_names.MEASURED`."""
-        return self.scale_search, self.rounding, self.smoothing, self.layer_inputs
+        return self.scale_search, self.rounding, self.smoothing, self.input_scales, self.layer_inputs
+
+    def _check_input_scales(self) -> None:
+        if self.input_scales == "max":
+            return
+        if self.method != "onepass":
+            msg = (
+                f"input_scales is a choice of method onepass, which method {self.method} does not have:"
+                f" leave input_scales out, or set method: onepass"
+            )
+            raise ValueError(msg)
+        if self.format not in ("nvfp4", "auto"):
+            msg = (
+                f"input_scales {self.input_scales} chooses the scales of 4-bit inputs, and {self.format} has none:"
+                f" leave input_scales out, or set format: nvfp4 or auto"
+            )
+            raise ValueError(msg)
 
     def _check_layer_inputs(self) -> None:
         """Check that formats are known while layers run."""

@@ -55,6 +55,8 @@ def _onepass(shape: Shape) -> Step:
         options["rounding"] = quantization.rounding
     if quantization.smoothing != "none":
         options["smoothing"] = quantization.smoothing
+    if quantization.input_scales != "max":
+        options["input-scales"] = quantization.input_scales
     if quantization.layer_inputs != "original":
         options["layer-inputs"] = quantization.layer_inputs
     if runs_the_model(shape.recipe):

@@ -112,6 +112,7 @@ def plan_document(plan: Plan, steps: tuple[Forecast, ...], shadows: tuple[Shadow
         },
         "rounding": plan.recipe.quantization.rounding,
         "smoothing": plan.recipe.quantization.smoothing,
+        "input_scales": plan.recipe.quantization.input_scales,
         "layer_inputs": plan.recipe.quantization.layer_inputs,
         "speeds": asdict(plan.estimate.speeds) if plan.estimate.speeds else None,
         **(users_document(plan.estimate.users) if plan.estimate.users else {}),

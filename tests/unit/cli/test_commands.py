@@ -105,8 +105,8 @@ def test_a_plan_says_what_it_costs_and_does(shell: Shell) -> None:
     assert isinstance(document, dict)
     assert set(document) == {
         "recipe", "target", "works", "verdict", "refusals", "warnings",
-        "estimate", "phases", "scale_search", "rounding", "smoothing", "layer_inputs", "shadows", "speeds", "drafts",
-        "steps", "arithmetic",
+        "estimate", "phases", "scale_search", "rounding", "smoothing", "input_scales", "layer_inputs", "shadows",
+        "speeds", "drafts", "steps", "arithmetic",
     }  # fmt: skip
     assert document["scale_search"] == {"name": "max", "seconds": None}
     assert [phase["phase"] for phase in document["phases"]] == ["download", "quantize"]

@@ -61,6 +61,13 @@ def test_options_that_are_missing_or_unknown_are_wrong_usage(options: list[str])
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("number_format", ["fp8", "w4a16_nvfp4", "bf16"])
+def test_input_scales_are_of_4_bit_inputs(number_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        quantize.main(["--checkpoint", "a", "--output", "b", "--input-scales", "headroom", "--format", number_format])
+    assert f"{number_format} has no 4-bit inputs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("format_options", "named"),
     [

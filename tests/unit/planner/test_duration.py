@@ -9,7 +9,7 @@ import pytest
 from orchestrator.catalog.load import Catalog
 from orchestrator.catalog.project import Project
 from orchestrator.models import ModelShape, shape_of
-from orchestrator.planner.duration import calibrating, rounding, running_quantized, searching
+from orchestrator.planner.duration import calibrating, rounding, running_again, running_quantized, searching
 from orchestrator.recipe.model import Calibration
 from tests.support.environments import ROOT
 
@@ -72,6 +72,7 @@ def test_files_and_layers_overlap() -> None:
 def test_the_time_is_not_known_without_a_gpu() -> None:
     assert calibrating(1, 1, llama("8b", 1), text(1), CATALOG.target("cpu")) is None
     assert running_quantized(llama("8b", 1), text(1), CATALOG.target("cpu")) is None
+    assert running_again(llama("8b", 1), text(1), CATALOG.target("cpu")) is None
 
 
 def test_quantized_layers_run_once_more_over_the_calibration() -> None:

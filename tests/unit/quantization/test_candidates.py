@@ -31,10 +31,10 @@ def _found(**divergences: list[float]) -> dict[str, Any]:
 
 
 def test_names_are_read_in_any_order_and_once() -> None:
-    found = parse(" weighted+gptq, max,max ,four_over_six+gptq")
-    assert [one.name for one in found] == ["weighted+gptq", "max", "four_over_six+gptq"]
-    assert found[0].values == {"scale_search": "weighted", "rounding": "gptq"}
-    assert found[1].values == {"scale_search": "max", "rounding": "nearest"}
+    found = parse(" weighted+headroom+gptq, max,max ,four_over_six+gptq")
+    assert [one.name for one in found] == ["weighted+gptq+headroom", "max", "four_over_six+gptq"]
+    assert found[0].values == {"scale_search": "weighted", "rounding": "gptq", "input_scales": "headroom"}
+    assert found[1].values == {"scale_search": "max", "rounding": "nearest", "input_scales": "max"}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, str] = {
     "quantization.scale_search": "weighted",
     "quantization.rounding": "gptq",
     "quantization.smoothing": "norms",
+    "quantization.input_scales": "headroom",
     "quantization.layer_inputs": "quantized",
     "quantization.resources.device": "cpu",
     "quantization.resources.threads": "3",

@@ -151,6 +151,16 @@ def test_layer_inputs_of_weights_alone_are_a_choice_of_nothing() -> None:
         assert value(steps(quantization=asked | more)["quantize"].argv, "--layer-inputs") == "quantized"
 
 
+@pytest.mark.parametrize("more", [{"format": "nvfp4"}, {"format": "auto", "budget": {"bits_per_weight": 5}}])
+def test_input_scales_are_an_option_of_formats_with_4_bit_inputs(more: dict[str, object]) -> None:
+    asked = {"method": "onepass", **more}
+    found = steps(quantization={**asked, "input_scales": "headroom"})
+    assert value(found["quantize"].argv, "--input-scales") == "headroom"
+    plain, as_default = (steps(quantization={**asked, **one}) for one in ({}, {"input_scales": "max"}))
+    assert plain == as_default
+    assert "--input-scales" not in words(plain["quantize"].argv)
+
+
 @pytest.mark.parametrize("number_format", ["fp8", "nvfp4"])
 def test_layer_inputs_are_an_option_of_formats_with_input_scales(number_format: str) -> None:
     asked = {"format": number_format, "method": "onepass"}
@@ -216,6 +226,12 @@ def test_gptq_and_smoothing_run_the_model_over_text_and_defaults_leave_keys_as_t
             {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "layer_inputs": "quantized"},
             "auto chooses formats when all layers have run: leave layer_inputs out",
         ),
+        ({"method": "modelopt", "format": "nvfp4", "input_scales": "headroom"}, "modelopt does not have: leave input_"),
+        (
+            {"method": "onepass", "format": "fp8", "input_scales": "headroom"},
+            "4-bit inputs, and fp8 has none: leave inp",
+        ),
+        ({"method": "onepass", "format": "w4a16_nvfp4", "input_scales": "headroom"}, "and w4a16_nvfp4 has none"),
         ({"method": "onepass", "format": "fp8", "rounding": "gptq"}, "not with fp8: leave rounding out"),
         (
             {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "rounding": "gptq"},
