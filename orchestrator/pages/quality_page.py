@@ -71,7 +71,14 @@ def quality_page(
         advice=quality["advice"],
         meaning=(quality["divergence"] or {}).get("meaning"),
         skipped=quality["skipped"],
-        charts=[*_weights(measured), *_outputs(quality.get("divergence")), *_trade(quantization)],
+        compared=(compared := quality.get("compared")),
+        costs=costliest(quality.get("divergence")),
+        charts=[
+            *_weights(measured),
+            *_outputs(quality.get("divergence")),
+            *_ways(compared),
+            *_trade(quantization),
+        ],
         worst=sorted(measured, key=lambda layer: float(layer["snr_db"]))[:_WEAKEST],
         notes=list(_notes(quantization)),
         making=making or Making(),
@@ -102,6 +109,29 @@ def _outputs(divergence: Mapping[str, Any] | None) -> Iterator[Chart]:
     }
     note = "What quantizing these modules alone leaves of what their layer says, on held-out text."
     yield from _shaded("outputs", "Signal to noise of a layer's output", cells, note)
+
+
+def _ways(compared: Mapping[str, Any] | None) -> Iterator[Chart]:
+    """Draw the error of each layer's output, with all before it quantized, by way to quantize."""
+    cells = {
+        (name, layer["layer"]): -10 * math.log10(error)
+        for layer in (compared["layers"] if compared else [])
+        for name, error in layer["errors"].items()
+        if error > 0
+    }
+    note = "What quantizing all layers so far leaves of what a layer says, on held-out text."
+    yield from _shaded("ways", "Signal to noise by way to quantize", cells, note)
+
+
+def costliest(divergence: Mapping[str, Any] | None) -> list[tuple[int, float]]:
+    """Return the layers that cost most, with nats: shares of the divergence by what a layer's groups do alone."""
+    layers = divergence["layers"] if divergence else []
+    errors = {layer["layer"]: math.fsum(group["error"] for group in layer["groups"]) for layer in layers}
+    total = math.fsum(errors.values())
+    if divergence is None or not total:
+        return []
+    mean = float(divergence["kl_divergence"]["mean"])
+    return sorted(((n, mean * error / total) for n, error in errors.items()), key=lambda one: -one[1])[:_WEAKEST]
 
 
 def _group_name(modules: Sequence[str]) -> str:

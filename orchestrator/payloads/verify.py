@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report, document["divergence"] = _compare(report, options, reporter)
     else:
         report = replace(report, skipped=(*report.skipped, quality.Skipped("kl_divergence", _NO_TEXT)))
+    if options.candidates:
+        document["compared"] = {"own": options.own, **read_json(options.candidates)}
     served = None
     if commands and report.passed:
         report, served = _serve(report, options, commands[0])
@@ -121,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--evaluation", type=Path, metavar="FILE", help="the result of the comparison with the original"
     )
+    parser.add_argument("--candidates", type=Path, metavar="FILE", help="the result of comparing ways to quantize")
+    parser.add_argument("--own", metavar="NAME", help="which of them the checkpoint is")
     parser.add_argument(
         "--max-kl-divergence",
         type=float,

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from orchestrator.errors import Refusal
 from orchestrator.planner import duration
 from orchestrator.planner.bytes import input_products, largest_layer
-from orchestrator.planner.disk import StepDisk, saved_state
+from orchestrator.planner.disk import TRIAL, StepDisk, trial_state
 from orchestrator.planner.duration import Span
-from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.model_on_target import ModelOnTarget
 from orchestrator.planner.phases import Peak
@@ -57,13 +56,11 @@ def trial_cost(model: ModelOnTarget, candidates: Sequence[Candidate], held_out: 
         return TrialCost(Peak({"the tool's whole need": ONEPASS_BYTES}, available, "assumed", basis), None, None)
     quantization = model.recipe.quantization
     runs = calibrates(known.served, quantization.choices)
-    states = [saved_state(known, held_out, len(candidates) + 1)]
-    states += [saved_state(known, quantization.calibration, 1)] if runs else []
-    flowing = sum(state.value for state in states) / 2  # a saved state is there twice while it is replaced
-    disk = Figure(2 * flowing, "B", "; ".join(state.basis for state in states))
+    disk = trial_state(known, held_out, quantization.calibration if runs else None, len(candidates))
+    flowing = disk.value / 2  # a saved state is there twice while it is replaced
     memory = _memory(known, candidates, flowing, available)
     time = _time(model, known, candidates, held_out) if runs else None
-    return TrialCost(memory, StepDisk("candidates", "saved state, until it ends", None, disk), time)
+    return TrialCost(memory, StepDisk("candidates", TRIAL, None, disk), time)
 
 
 def _memory(known: Known, candidates: Sequence[Candidate], flowing: float, available: float) -> Peak:

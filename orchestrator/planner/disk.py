@@ -8,12 +8,14 @@ from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.model_on_target import ModelOnTarget
 from orchestrator.planner.preparation import calibrates
+from orchestrator.quantization.candidates import compared
 from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel
 from orchestrator.serving.runtimes import runtime_with_costs
 
 _COPIES = 2
 """New hidden states are written before the old ones are removed."""
 _COUNTED = {2: "both"}
+TRIAL = "saved state, until it ends"
 _STATE_BYTES = 2
 """Bytes of one hidden value: a model computes in BF16."""
 
@@ -53,12 +55,23 @@ def disk_of_steps(model: ModelOnTarget) -> tuple[StepDisk, ...]:
         found.append(StepDisk("quantize", "quantized checkpoint", weights, state))
     if held_out is not None and known is not None:
         found.append(StepDisk("evaluate", "saved state, until it ends", None, saved_state(known, held_out, models=2)))
+    if held_out is not None and known is not None and (ways := compared(recipe)):
+        runs = calibrates(known.served, quantization.choices)
+        state = trial_state(known, held_out, quantization.calibration if runs else None, len(ways))
+        found.append(StepDisk("candidates", TRIAL, None, state))
     if recipe.backend == "tensorrt":
         runtime = runtime_with_costs(model.runtime)
         if quantization.method != "trtllm" and (runtime is None or runtime.CONVERTS):
             found.append(StepDisk("convert", "converted checkpoint", weights))
         found.append(StepDisk("engine", "engine", weights))
     return tuple(found)
+
+
+def trial_state(known: Known, text: HeldOut, calibration: Calibration | None, ways: int) -> Figure:
+    """Calculate the saved hidden states of comparing ways to quantize: of the original, of each, and of calibration."""
+    states = [saved_state(known, text, ways + 1)]
+    states += [saved_state(known, calibration, 1)] if calibration else []
+    return Figure(sum(state.value for state in states), "B", "; ".join(state.basis for state in states))
 
 
 def saved_state(known: Known, text: Calibration | HeldOut, models: int) -> Figure:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from orchestrator.planner import duration
+from orchestrator.planner.candidates import trial_cost
 from orchestrator.planner.disk import StepDisk, disk_of_steps, model_step
 from orchestrator.planner.draft_speed import DraftSpeed, draft_speed
 from orchestrator.planner.duration import Span
@@ -20,6 +21,7 @@ from orchestrator.planner.serving import Serving, memory_per_gpu
 from orchestrator.planner.speed import Band, speed
 from orchestrator.planner.users import Users, users_of
 from orchestrator.planner.weights import weights_per_token
+from orchestrator.quantization.candidates import compared
 
 _BATCHES = (1, 8)
 """Numbers of concurrent requests, besides the server's maximum."""
@@ -234,6 +236,9 @@ def _peaks(model: ModelOnTarget) -> dict[Phase, Peak]:
     serving, target = model.serving, model.target
     weights = serving.checkpoint_bytes if serving else model.weights.value
     found = preparing(model.preparation, weights, target)
+    held_out, ways = model.recipe.checks.held_out, compared(model.recipe)
+    if held_out is not None and ways:
+        found["evaluate"] = max(found["evaluate"], trial_cost(model, ways, held_out).memory, key=lambda one: one.total)
     if target.gpu is None:
         return found
     if serving is not None:
@@ -283,7 +288,11 @@ def _encoding(model: ModelOnTarget) -> Span | None:
 
 def _comparing(model: ModelOnTarget) -> Span | None:
     held_out, read = model.recipe.checks.held_out, model.source.value + model.weights.value
-    return duration.comparing(read, model.known.shape, held_out, model.target) if model.known and held_out else None
+    if model.known is None or held_out is None:
+        return None
+    found = duration.comparing(read, model.known.shape, held_out, model.target)
+    others = trial_cost(model, ways, held_out).time if (ways := compared(model.recipe)) else None
+    return found.plus(others) if found and others else found
 
 
 def _disk(steps: Iterable[StepDisk]) -> Figure:

@@ -21,6 +21,7 @@ PHASES: Mapping[str, Phase] = {
     "convert": "convert",
     "engine": "engine_build",
     "evaluate": "evaluate",
+    "candidates": "evaluate",
     "verify": "load",
     "benchmark": "serve",
 }

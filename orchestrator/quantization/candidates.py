@@ -23,6 +23,8 @@ from orchestrator.quantization.format_names import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from orchestrator.recipe.model import Recipe
+
 _BESIDES: Mapping[str, tuple[str, str, str]] = {
     GPTQ: ("rounding", GPTQ, NEAREST),
     HEADROOM: ("input_scales", HEADROOM, MAX),
@@ -57,6 +59,14 @@ class Candidate:
     def effort(self) -> tuple[bool, int, int]:
         """What it costs to quantize, to compare with others: headroom costs next to nothing."""
         return GPTQ in self.besides, _QUICKEST_FIRST.index(self.search), len(self.besides)
+
+
+def compared(recipe: Recipe) -> tuple[Candidate, ...]:
+    """Return a recipe's own way and those that `checks.compare` names; none if it names none."""
+    chosen = recipe.quantization
+    besides = frozenset(part for part, (key, value, _) in _BESIDES.items() if getattr(chosen, key) == value)
+    others = map(Candidate, recipe.checks.compare)
+    return tuple(dict.fromkeys((Candidate(chosen.scale_search, besides), *others))) if recipe.checks.compare else ()
 
 
 def parse(text: str) -> tuple[Candidate, ...]:

@@ -24,6 +24,7 @@ Method = Literal["onepass", "modelopt", "trtllm", "none"]
 Backend = Literal["tensorrt", "pytorch"]
 Rounding = Literal["nearest", "gptq"]
 Smoothing = Literal["none", "norms"]
+DataFreeSearch = Literal["max", "mse", "four_over_six"]
 InputScales = Literal["max", "headroom"]
 LayerInputs = Literal["original", "quantized"]
 ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
@@ -373,6 +374,10 @@ class Checks(_Part):
     """Largest relative increase of perplexity on `held_out`: 0.01 is one percent. By default as for divergence."""
     held_out: HeldOut | None = None
     """If given, both models run over this text, and limits are in force. This needs torch, which images have."""
+    compare: tuple[DataFreeSearch, ...] = ()
+    """Searches for NVFP4's scales that the recipe's own is compared with on `held_out`, such as `[max]`, as `quality`
+    does: divergence, perplexity and agreement with 95 % intervals, and each layer's error. It calibrates once more and
+    runs the original and each way."""
     chat_template: bool = True
     """The tokenizer must have a chat template."""
     serve: bool = True
@@ -385,6 +390,9 @@ class Checks(_Part):
         gates = (self.max_kl_divergence, self.max_perplexity_increase)
         if self.held_out is None and any(gate is not None for gate in gates):
             msg = "max_kl_divergence and max_perplexity_increase are measured on held_out, which is missing"
+            raise ValueError(msg)
+        if self.held_out is None and self.compare:
+            msg = "compare needs text to compare on, and held_out is missing: add held_out, or leave compare out"
             raise ValueError(msg)
         return self
 

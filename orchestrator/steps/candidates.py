@@ -1,4 +1,4 @@
-"""Declares the comparison of ways to quantize a model. `orchestrator quality` adds it to a plan; no build has it."""
+"""Declares the comparison of ways to quantize a model, which `orchestrator quality` or `checks.compare` asks for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from orchestrator.catalog.load import Catalog
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument, Inside
-from orchestrator.quantization.candidates import Candidate
+from orchestrator.quantization.candidates import Candidate, compared
+from orchestrator.quantization.format_names import ROUNDED_FORMATS
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import RANDOM, TEXT, needs_text, runs_the_model
 from orchestrator.steps.shape import CALIBRATION, HELD_OUT, MODEL, OUT, Shape, walk_options, walk_step
@@ -15,6 +16,27 @@ from orchestrator.steps.step import Input, Output, Step
 
 STEP = "candidates"
 RESULT = "candidates.json"
+
+
+def build_check(recipe: Recipe, catalog: Catalog) -> Step | None:
+    """Declare the comparison of the recipe's own way with others.
+
+    Raises:
+        RecipeInvalidError: The recipe has no other way, or none at all.
+    """
+    candidates = compared(recipe)
+    if not candidates:
+        return None
+    quantization, names = recipe.quantization, ", ".join(recipe.checks.compare)
+    hint = "leave checks.compare out"
+    if quantization.method != "onepass" or quantization.format not in ROUNDED_FORMATS:
+        message = f"{recipe.name}: checks.compare {names}: ways to encode {' and '.join(ROUNDED_FORMATS)} of method"
+        message += f" onepass; the recipe has {quantization.format} of method {quantization.method}"
+        raise RecipeInvalidError(message, hint=hint)
+    if len(candidates) == 1:
+        message = f"{recipe.name}: checks.compare: {names} is what the recipe itself does"
+        raise RecipeInvalidError(message, hint=f"{hint}, or choose another scale_search")
+    return build(recipe, catalog, candidates)
 
 
 def build(recipe: Recipe, catalog: Catalog, candidates: Sequence[Candidate]) -> Step:

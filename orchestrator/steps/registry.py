@@ -9,6 +9,7 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.steps import (
     benchmark,
     calibration,
+    candidates,
     convert,
     download,
     edge_engine,
@@ -38,6 +39,7 @@ STEPS: tuple[Builder, ...] = (
     held_out.build_download,
     held_out.build,
     evaluate.build,
+    candidates.build_check,
     verify.build,
     benchmark.build,
 )

@@ -35,6 +35,7 @@ ENGINE = "/engine"
 CALIBRATION = "/calibration"
 HELD_OUT = "/held_out"
 EVALUATION = "/evaluation"
+CANDIDATES = "/candidates"
 SOURCE = "/source"
 """A user's own folder or file."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from orchestrator.catalog.load import Catalog
 from orchestrator.executors.job import Argument, Inside
+from orchestrator.quantization.candidates import compared
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving.server import Command, Places
+from orchestrator.steps import candidates
 from orchestrator.steps.evaluate import RESULT
-from orchestrator.steps.shape import CHECKPOINT, ENGINE, EVALUATION, MODEL, OFFLINE, OUT, Shape, payload
+from orchestrator.steps.shape import CANDIDATES, CHECKPOINT, ENGINE, EVALUATION, MODEL, OFFLINE, OUT, Shape, payload
 from orchestrator.steps.step import FILES, Input, Output, Step
 
 
@@ -17,14 +19,16 @@ def build(recipe: Recipe, catalog: Catalog) -> Step:
     serves = recipe.checks.serve and shape.measurable and shape.image.serves
     inputs = shape.served_inputs if serves else (Input(shape.checkpoint_step, CHECKPOINT),)
     reference = (Input(shape.model_step, MODEL),) if shape.checkpoint_step != shape.model_step else ()
-    compared = (Input("evaluate", EVALUATION),) if recipe.checks.held_out else ()
+    findings = (Input("evaluate", EVALUATION),) if recipe.checks.held_out else ()
+    if recipe.checks.compare:
+        findings = (*findings, Input(candidates.STEP, CANDIDATES))
     return Step(
         name="verify",
         argv=payload("verify", {}, *_options(shape, serves=serves), *(("--", *_server(shape)) if serves else ())),
         outputs=(Output("quality.json", "json"),),
         image=shape.container,
         portable=not serves,
-        inputs=(*inputs, *reference, *compared),
+        inputs=(*inputs, *reference, *findings),
         files=shape.runtime.files(shape.server) if serves else {},
         needs_code=True,
         environment={**OFFLINE, **shape.runtime.environment(shape.server)} if serves else {},
@@ -42,6 +46,9 @@ def _options(shape: Shape, *, serves: bool) -> tuple[Argument, ...]:
         options += ["--min-snr-db", str(checks.min_snr_db)]
     if checks.held_out is not None:
         options += ["--evaluation", Inside(EVALUATION, RESULT)]
+    if checks.compare:
+        own = compared(shape.recipe)[0].name
+        options += ["--candidates", Inside(CANDIDATES, candidates.RESULT), "--own", own]
     for name, gate in (
         ("kl-divergence", checks.max_kl_divergence),
         ("perplexity-increase", checks.max_perplexity_increase),

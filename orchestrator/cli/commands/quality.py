@@ -21,7 +21,8 @@ from orchestrator.quantization.candidates import Candidate, parse
 from orchestrator.quantization.format_names import SCALE_SEARCHES
 from orchestrator.units import in_bytes, in_time
 
-_HEADS = ("", "way", "nats a token", "perplexity", "agree", "time")
+FIGURES = ("nats a token", "perplexity", "agree")
+_HEADS = ("", "way", *FIGURES, "time")
 _LEAST_DECIMALS, _MOST_DECIMALS = 3, 6
 
 
@@ -157,8 +158,12 @@ def _cells(found: dict[str, Any], row: dict[str, Any], seconds: dict[str, float]
     name, tied = row["name"], row["name"] in found["tied"]
     mark = "best" if name == found["best"] else "tied" if tied else ""
     taken = in_time(seconds[name]) if name in seconds else ""
-    agreement = f"{row['agreement']['mean']:.1%}"
-    return mark, name, figure(row["divergence"]), f"{row['perplexity']:.4g}", agreement, taken
+    return mark, name, *figures(row), taken
+
+
+def figures(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Write what was found of a way to quantize, under `FIGURES`."""
+    return figure(row["divergence"]), f"{row['perplexity']:.4g}", f"{row['agreement']['mean']:.1%}"
 
 
 def figure(interval: dict[str, float | None]) -> str:

@@ -14,6 +14,7 @@ from orchestrator.app.settings import Settings
 from orchestrator.app.verifying import Verification, failed_verification, verify
 from orchestrator.cli import costs
 from orchestrator.cli.build_view import BuildView
+from orchestrator.cli.commands.quality import FIGURES, figures
 from orchestrator.cli.options import (
     PageFile,
     executor_option,
@@ -71,6 +72,13 @@ def command(
     print_table(("", "check", "found"), rows)
     if quality["divergence"] is not None:
         click.echo(f"\n{quality['divergence']['meaning']}")
+    if compared := quality.get("compared"):
+        own, ways = compared["own"], compared["candidates"]
+        click.echo("")
+        print_table(
+            ("way", "", *FIGURES),
+            [(row["name"], "this model" if row["name"] == own else "", *figures(row)) for row in ways],
+        )
     if quality["advice"]:
         click.echo(f"\nwhat to try: {quality['advice']}")
     if (quality.get("snr_db") or {}).get("min") is not None:  # absent if nothing was quantized

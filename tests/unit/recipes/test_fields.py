@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, str] = {
     "checks.max_kl_divergence": "0.77",
     "checks.max_perplexity_increase": "0.77",
     "checks.held_out": "{samples: 3}",
+    "checks.compare": "[max]",
     "checks.chat_template": "false",
     "checks.serve": "false",
     "checks.startup_timeout": "77",
