@@ -54,6 +54,7 @@ def divergence(layers: int, modules: tuple[str, ...], drawn: random.Random) -> d
     groups = [list(modules[:3]), [modules[3]]]
     groups += [list(modules[4:])] if ".experts." in modules[4] else [list(modules[4:6]), [modules[6]]]
     return {
+        "kl_divergence": {"mean": 0.021, "p99": 0.4},
         "meaning": "This model's divergence is 0.17 times what is normal for NVFP4.",
         "layers": [
             {
@@ -81,3 +82,19 @@ def quantization() -> dict[str, Any]:
             "groups": [{"format": "nvfp4"}, {"format": "fp8"}, {"format": "nvfp4"}, {"format": "bf16"}],
         },
     }
+
+
+def compared() -> dict[str, Any]:
+    """Return two ways of which the own is better, as `verify` reports them."""
+    rows = [
+        {
+            "name": name,
+            "divergence": {"mean": mean, "low": mean - 0.02, "high": mean + 0.02},
+            "behind": {"mean": behind, "low": behind, "high": behind},
+            "perplexity": 10.5,
+            "agreement": {"mean": 0.75, "low": 0.7, "high": 0.8},
+        }
+        for name, mean, behind in (("weighted+gptq", 0.252, 0.0), ("max", 0.467, 0.215))
+    ]
+    layers = [{"layer": number, "errors": {"weighted+gptq": 0.01, "max": 0.1 + number}} for number in range(3)]
+    return {"own": "weighted+gptq", "tokens": 1020, "sequences": 4, "candidates": rows, "layers": layers}

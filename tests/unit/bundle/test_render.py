@@ -24,6 +24,7 @@ from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.lock import LockedImage
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
+from tests.support.checked import compared
 
 ROOT = Path(__file__).resolve().parents[3]
 CATALOG = Catalog(Project(ROOT))
@@ -221,6 +222,14 @@ def test_the_model_card_has_warnings_what_to_try_and_what_the_figures_mean(world
     assert "**Warning**, `kl_divergence`: 0.3 nats, which is worse than normal." in text
     assert "What to try: more bits." in text
     assert "| checks | 2 of 2 passed, 1 with a warning |" in text
+
+
+def test_the_model_card_compares_ways_to_quantize(world: World) -> None:
+    world.leave("verify", {"quality.json": json.dumps({**QUALITY, "compared": compared()})})
+    text = (world.render().folder / "MODEL_CARD.md").read_text()
+    assert "On the same held-out text, 1020 tokens, with intervals of 95 %:" in text
+    assert "| weighted+gptq (this model) | 0.252 (0.232 to 0.272) | 0 (0 to 0) | 10.5 | 75.0 % |" in text
+    assert "| max | 0.467 (0.447 to 0.487) | 0.215 (0.215 to 0.215) | 10.5 | 75.0 % |" in text
 
 
 def test_rendering_again_from_the_same_changes_nothing(world: World) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.pages.quality_page import quality_page
-from tests.support.checked import MIXED, quality, quantization
+import pytest
+
+from orchestrator.pages.quality_page import costliest, quality_page
+from tests.support.checked import MIXED, compared, quality, quantization
 
 
 def test_the_weakest_modules_are_listed_from_the_worst_on() -> None:
@@ -50,3 +52,26 @@ def test_a_model_that_is_not_quantized_has_a_page_without_pictures() -> None:
     page = quality_page("a-recipe", "What it is.", found)
     assert "<svg" not in page
     assert "://" not in page  # nothing is fetched
+
+
+def test_ways_are_compared_in_a_table_and_by_layer() -> None:
+    page = quality_page("a-recipe", "What it is.", {**quality(4), "compared": compared()})
+    assert "weighted+gptq, this model" in page
+    assert "0.467 (0.447 to 0.487)" in page
+    assert "0.215 (0.215 to 0.215)" in page
+    assert "75.0 % (70.0 to 80.0)" in page
+    assert "The lowest is max in layer 2 with -3.2 dB." in page
+    assert "Compared with other ways" not in quality_page("a-recipe", "What it is.", quality(4))
+
+
+def test_the_divergence_is_shared_out_to_layers() -> None:
+    layers = [
+        {"layer": 0, "groups": [{"modules": ["q_proj"], "error": 0.1}, {"modules": ["o_proj"], "error": 0.2}]},
+        {"layer": 1, "groups": [{"modules": ["q_proj"], "error": 0.7}]},
+    ]
+    found = costliest({"kl_divergence": {"mean": 2.0}, "layers": layers})
+    assert [number for number, _ in found] == [1, 0]
+    assert [nats for _, nats in found] == pytest.approx([1.4, 0.6])
+    assert costliest(None) == []
+    assert costliest({"kl_divergence": {"mean": 0.0}, "layers": [{"layer": 0, "groups": []}]}) == []
+    assert "What layers cost" in quality_page("a-recipe", "What it is.", quality(4))

@@ -64,6 +64,14 @@ def _evaluation(folder: Path, divergence: float) -> list[str]:
     return ["--evaluation", str(folder / "evaluation.json")]
 
 
+def test_other_ways_are_in_the_report_with_the_name_of_the_checkpoints_own(quantized: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "candidates.json", {"tokens": 9, "candidates": [{"name": "max"}]})
+    more = ["--candidates", str(tmp_path / "candidates.json"), "--own", "weighted"]
+    verify.main(["--checkpoint", str(quantized), "--output", str(tmp_path / "out"), *more])
+    found = read_json(tmp_path / "out" / "quality.json")["compared"]
+    assert found == {"own": "weighted", "tokens": 9, "candidates": [{"name": "max"}]}
+
+
 def test_without_a_gate_much_worse_than_normal_fails_and_says_what_to_try(
     model: Path, quantized: Path, tmp_path: Path
 ) -> None:

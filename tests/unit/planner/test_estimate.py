@@ -188,6 +188,25 @@ def test_comparing_with_the_original_is_a_phase_with_its_memory_and_time(catalog
     assert stage.kept == 0
 
 
+def test_comparing_with_other_ways_adds_to_that_phase(catalog: Catalog, changed: Change) -> None:
+    text = {"checks.held_out": {"samples": 64, "sequence_length": 512}}
+    asked = LLAMA | text | {"quantization.method": "onepass", "quantization.scale_search": "weighted"}
+    plain, more = (
+        estimated(changed(asked | chosen), catalog.target("dgx-spark")) for chosen in ({}, {"checks.compare": ["max"]})
+    )
+    before, after = (costs.stage("evaluate") for costs in (plain, more))
+    assert before is not None
+    assert before.time is not None
+    assert after is not None
+    assert after.time is not None
+    assert after.time.least > before.time.least + 141e9 / 2e9  # the original once more, at the fast rate
+    assert after.peak.total >= before.peak.total
+    states = {part.step: part.state.value for part in more.disk_of_steps if part.state}
+    assert "candidates" not in {part.step for part in plain.disk_of_steps}
+    # The original and two ways over held-out text, and calibration; twice while they are replaced.
+    assert states["candidates"] == 2 * 2 * 8192 * (3 * 64 * 512 + 512 * 512)
+
+
 def test_comparing_comes_after_quantizing_and_only_where_text_is_held_out(catalog: Catalog, changed: Change) -> None:
     for target in ("dgx-spark", "cpu"):
         there = estimated(changed(HELD_OUT), catalog.target(target))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from statistics import fmean, stdev
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from orchestrator.quantization.candidate_findings import Findings, LayerFindings, Sums
-from orchestrator.quantization.candidates import most_demanding, parse
+from orchestrator.quantization.candidates import compared, most_demanding, parse
 from orchestrator.quantization.format_names import SCALE_SEARCHES
 from orchestrator.quantization.intervals import half_width_of_ratio, student
 from orchestrator.quantization.schemes import Nvfp4, searching
+from orchestrator.recipe.model import Quantization, Recipe
 
 _TOKENS = np.array([10, 20, 10, 30], np.int64)
 _LAYER = LayerFindings(0, {}, {name: 0 for search in SCALE_SEARCHES for name in (search, f"{search}+gptq")})
@@ -133,3 +135,26 @@ def test_students_quantile_goes_on_beyond_the_table() -> None:
     assert values == sorted(values, reverse=True)
     assert student(31) == pytest.approx(2.042, abs=0.002)
     assert student(101) == pytest.approx(1.984, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "others", "names"),
+    [
+        ({}, ["max"], ["max"]),
+        ({"scale_search": "weighted"}, [], []),
+        ({"scale_search": "weighted"}, ["max", "max", "mse"], ["weighted", "max", "mse"]),
+        (
+            {"scale_search": "weighted", "rounding": "gptq", "input_scales": "headroom", "smoothing": "norms"},
+            ["max"],
+            ["weighted+gptq+headroom", "max"],
+        ),
+    ],
+)
+def test_a_recipes_own_way_comes_before_those_that_it_is_compared_with(
+    chosen: dict[str, str], others: list[str], names: list[str]
+) -> None:
+    recipe = SimpleNamespace(
+        quantization=Quantization(format="nvfp4", method="onepass", **chosen),  # type: ignore[arg-type]
+        checks=SimpleNamespace(compare=others),
+    )
+    assert [one.name for one in compared(cast("Recipe", recipe))] == names

@@ -110,3 +110,41 @@ def _without_calibration(step: Step) -> str:
 def test_a_budget_and_auto_go_together(overrides: tuple[str, ...], reason: str) -> None:
     with pytest.raises(RecipeInvalidError, match=reason):
         BOOK.load("qwen3-8b-auto", overrides)
+
+
+def test_other_ways_are_compared_after_the_original_and_before_the_checks() -> None:
+    steps = _steps("wikitext", "cnn_dailymail", "checks.compare=[max]", "quantization.scale_search=weighted")
+    order = list(steps)
+    assert order.index("evaluate") < order.index("candidates") < order.index("verify")
+    line = " ".join(words(steps["candidates"].argv))
+    assert "--try weighted,max --format nvfp4" in line
+    assert "--text /held_out/train.jsonl" in line
+    assert "--calibration /calibration/train.jsonl" in line
+    assert "--candidates /candidates/candidates.json --own weighted" in " ".join(words(steps["verify"].argv))
+    assert [one.step for one in steps["verify"].inputs][-2:] == ["evaluate", "candidates"]
+
+
+def test_without_other_ways_every_step_is_as_it_was() -> None:
+    plain, empty = (_steps("wikitext", "cnn_dailymail", *more) for more in ((), ("checks.compare=[]",)))
+    assert plain == empty
+    assert "candidates" not in plain
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("checks.compare=[max]",), "checks.compare: max is what the recipe itself does"),
+        (("checks.compare=[mse]", "quantization.format=fp8"), "the recipe has fp8 of method onepass"),
+        (("checks.compare=[mse]", "quantization.method=modelopt"), "the recipe has nvfp4 of method modelopt"),
+        (("checks.compare=[mse]", "quantization.layer_inputs=quantized"), "ways are compared on one calibration"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(overrides: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(RecipeInvalidError, match=reason) as caught:
+        _steps("wikitext", "cnn_dailymail", *overrides)
+    assert caught.value.hint
+
+
+def test_ways_need_text_to_be_compared_on() -> None:
+    with pytest.raises(RecipeInvalidError, match="compare needs text to compare on"):
+        BOOK.load("qwen3-8b-nvfp4", ("checks.compare=[max]",))
