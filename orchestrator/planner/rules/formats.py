@@ -229,6 +229,7 @@ def in_format(given: RuleInput, name: Format) -> str:
             if asked.input_scales != "max" and name not in format_names.FORMATS_OF_4_BIT_INPUTS
             else []
         ),
+        *(["layer_inputs original"] if asked.layer_inputs != "original" and name not in ("nvfp4", "fp8") else []),
         *(["budget null"] if asked.budget is not None else []),
     ]
     return f"format {name}{' with ' * bool(more)}{' and '.join(more)}"

@@ -19,11 +19,21 @@ from tests.support.sample import sample
 
 BOOK = RecipeBook(ROOT / "recipes")
 CATALOG = Catalog(Project(ROOT))
+_QUANTIZATION = (
+    "format",
+    "method",
+    "scale_search",
+    "rounding",
+    "smoothing",
+    "input_scales",
+    "layer_inputs",
+    "budget",
+)
 _KEYS = {
     "image": "image",
     "target": "target",
     "backend": "backend",
-    **{key: f"quantization.{key}" for key in ("format", "method", "scale_search", "rounding", "smoothing", "budget")},
+    **{key: f"quantization.{key}" for key in _QUANTIZATION},
 }
 _NAME = r"[\w.-]++"
 _ONE = rf"(?:{'|'.join(_KEYS)}) {_NAME}"
