@@ -90,13 +90,14 @@ def modelopt(place: Path, batches: list[Batch]) -> None:
 
 def drawn(seed: int) -> dict[str, float]:
     """Calculate the range of drawn inputs: of several widths, with zeros, tiny and huge ones."""
+    library: Any = torch
     source, spread = np.random.default_rng(seed), 1 + seed / 2
     ours, theirs, largest = InputRanges(), NVFP4ActHeadroomCalibrator(), 0.0
     for rows in (1, 7, 300):
         numbers = source.standard_normal((rows, 64)) * np.exp(source.standard_normal((rows, 1)) * spread)
         numbers[source.random((rows, 64)) < seed / 24] = 0
-        tokens = torch.from_numpy(numbers).to(torch.bfloat16)
-        ours.saw(torch, "q_proj", tokens)
+        tokens: Any = torch.from_numpy(numbers).to(torch.bfloat16)
+        ours.saw(library, "q_proj", tokens)
         theirs.collect(tokens)
         largest = max(largest, float(tokens.abs().max()))
     counts = ours.counts()["q_proj"]

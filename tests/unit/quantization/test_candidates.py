@@ -154,7 +154,7 @@ def test_a_recipes_own_way_comes_before_those_that_it_is_compared_with(
     chosen: dict[str, str], others: list[str], names: list[str]
 ) -> None:
     recipe = SimpleNamespace(
-        quantization=Quantization(format="nvfp4", method="onepass", **chosen),  # type: ignore[arg-type]
+        quantization=Quantization(format="nvfp4", method="onepass", **chosen),
         checks=SimpleNamespace(compare=others),
     )
     assert [one.name for one in compared(cast("Recipe", recipe))] == names
