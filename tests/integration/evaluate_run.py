@@ -274,9 +274,8 @@ class _Engine:
         return (rounded @ entry["weight"].T).to(given.dtype)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, *more: Tensor, **named: Tensor) -> Tensor:
-        if self.cache:
-            scales = self.cache[self.layer % len(self.cache)]
-        if self.cache and scales:
+        scales = self.cache[self.layer % len(self.cache)] if self.cache else None
+        if scales:
             key, value = (_fp8(x, scale).to(x.dtype) for x, scale in zip((key, value), scales, strict=True))
         self.layer += 1
         return self.attention(query, key, value, *more, **named)
