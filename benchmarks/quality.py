@@ -1,9 +1,10 @@
 """What does each way to NVFP4 keep of a trained model? `python -m benchmarks.quality` prints tables.
 
-SmolLM2-135M-Instruct, see `support.smollm2`, is compared with every search for scales, and with `weighted` rounded by
-GPTQ, both also with smoothed inputs; with and without 4-bit inputs, as `orchestrator quality` compares them. It is
-calibrated on source code of Python's library and judged on three kinds: prose of Python's reference, other source
-code, and prose of another language, see `support/german.txt`. A search that suits only its own text would show. The
+SmolLM2-135M-Instruct, see `support.smollm2`, is compared with every search for scales, and with `weighted` and
+`local_hessian` rounded by GPTQ, some of these also with smoothed inputs; with and without 4-bit inputs, as `orchestrator
+quality` compares them. It is calibrated on source code of Python's library and judged on three kinds: prose of Python's
+reference, other source code, and prose of another language, see `support/german.txt`. A search that suits only its own
+text would show. The
 difference from `max` has an interval of 95 %: Student's, paired over the samples of a text.
 
 Goals, for the divergence over that of `max`, on prose: with 16-bit inputs 0.45 for `weighted` and smoothing, the
@@ -30,10 +31,13 @@ import numpy as np
 
 from benchmarks.support.goals import Goal, missed
 from benchmarks.support.watched import ROOT, watch
-from orchestrator.quantization.format_names import GPTQ, MAX, NONE, NORMS, SCALE_SEARCHES, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, LOCAL_HESSIAN, MAX, NONE, NORMS, SCALE_SEARCHES, WEIGHTED
 from orchestrator.quantization.intervals import half_width_of_ratio
 
-_WALKS = {NONE: (*SCALE_SEARCHES, f"{WEIGHTED}+{GPTQ}"), NORMS: (WEIGHTED, f"{WEIGHTED}+{GPTQ}")}
+_WALKS = {
+    NONE: (*SCALE_SEARCHES, f"{WEIGHTED}+{GPTQ}", f"{LOCAL_HESSIAN}+{GPTQ}"),
+    NORMS: (WEIGHTED, LOCAL_HESSIAN, f"{WEIGHTED}+{GPTQ}"),
+}
 """Candidates by smoothing. Each is one walk over the weights."""
 _FORMATS = {"w4a16_nvfp4": "W4A16", "nvfp4": "W4A4"}
 _CALIBRATION = ("argparse", "ast", "bisect", "calendar", "configparser", "csv", "datetime", "difflib", "email.message")

@@ -1,8 +1,8 @@
 """Quantize a checkpoint: `python -m orchestrator.payloads.quantize --checkpoint DIR --output DIR --format NAME`.
 
-`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted`, `--rounding gptq` or `--smoothing
-norms`. The other formats run the model, layer by layer, over calibration text, or over tokens from a seed if there is
-no text, which needs torch and transformers.
+`w4a16_nvfp4` looks at the weights only, except with `--scale-search weighted` or `local_hessian`, `--rounding gptq` or
+`--smoothing norms`. The other formats run the model, layer by layer, over calibration text, or over tokens from a seed
+if there is no text, which needs torch and transformers.
 `bf16` writes what is published in MXFP4 (gpt-oss) or in FP8 with block scales (DeepSeek-V3) in 16 bits.
 
 The variables `ORCHESTRATOR_THREADS`, `ORCHESTRATOR_MEMORY` and `ORCHESTRATOR_SPILL` are the options of these names.
@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scale-search",
         choices=format_names.SCALE_SEARCHES,
         default=format_names.MAX,
-        help="nvfp4: how the scale of each block is chosen (%(default)s); weighted runs the model for every format",
+        help="nvfp4: how the scale of each block is chosen (%(default)s); weighted and local_hessian run the model",
     )
     parser.add_argument(
         "--rounding",

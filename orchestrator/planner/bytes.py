@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
-from orchestrator.quantization.format_names import FUSED, PRODUCT_BYTES, PRODUCT_COPIES
+from orchestrator.quantization.format_names import FUSED, PAIR_BYTES, PRODUCT_BYTES, PRODUCT_COPIES
 
 KV_BYTES: dict[KvDtype, float] = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 """Bytes of one number in the KV cache; NVFP4 has an 8-bit scale for 16."""
@@ -165,7 +165,22 @@ def largest_layer(shape: ModelShape) -> int:
 
 
 def input_products(shape: ModelShape) -> int:
-    """Return the bytes that GPTQ needs for the products of inputs: those of the largest layer, and of one module more.
+    """Return the bytes that GPTQ needs for products of inputs: those of the largest layer, and of one module more."""
+    sizes = [
+        sum(inputs**2 * count for inputs, count in found) + PRODUCT_COPIES * max(inputs for inputs, _ in found) ** 2
+        for found in _inputs_of_layers(shape)
+    ]
+    return PRODUCT_BYTES * max(sizes, default=0)
+
+
+def input_pairs(shape: ModelShape) -> int:
+    """Return the bytes that `local_hessian` needs for the products of inputs of a block, in the largest layer."""
+    sizes = [sum(inputs * count for inputs, count in found) for found in _inputs_of_layers(shape)]
+    return PAIR_BYTES * max(sizes, default=0)
+
+
+def _inputs_of_layers(shape: ModelShape) -> list[list[tuple[int, int]]]:
+    """Return, for each layer, the sizes of inputs of quantized modules and how often there is one.
 
     Modules that runtimes run as one matrix get the same input, and each expert has its own.
     """
@@ -175,12 +190,7 @@ def input_products(shape: ModelShape) -> int:
             parent, _, leaf = tensor.module.rpartition(".")
             fused = next((names[0] for names in FUSED if leaf in names), leaf)
             layers.setdefault(tensor.layer, {})[f"{parent}.{fused}"] = (tensor.shape[-1], tensor.count)
-    sizes = [
-        sum(inputs**2 * count for inputs, count in found.values())
-        + PRODUCT_COPIES * max(inputs for inputs, _ in found.values()) ** 2
-        for found in layers.values()
-    ]
-    return PRODUCT_BYTES * max(sizes, default=0)
+    return [list(found.values()) for found in layers.values()]
 
 
 def weights_read_per_step(shape: ModelShape, scheme: Scheme, batch: float = 1) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import Refusal
 from orchestrator.planner import duration
-from orchestrator.planner.bytes import input_products, largest_layer
+from orchestrator.planner.bytes import input_pairs, input_products, largest_layer
 from orchestrator.planner.disk import TRIAL, StepDisk, trial_state
 from orchestrator.planner.duration import Span
 from orchestrator.planner.known import Known
@@ -16,6 +16,7 @@ from orchestrator.planner.phases import Peak
 from orchestrator.planner.preparation import ENCODED, ONEPASS_BYTES, calibrates
 from orchestrator.planner.serving import memory_per_node
 from orchestrator.quantization.candidates import Candidate
+from orchestrator.quantization.format_names import LOCAL_HESSIAN
 from orchestrator.recipe.model import HeldOut
 from orchestrator.units import in_bytes
 
@@ -72,6 +73,9 @@ def _memory(known: Known, candidates: Sequence[Candidate], flowing: float, avail
     )
     if products:
         basis += f"; gptq: {in_bytes(products)} for the products of every two inputs and the rounded weights"
+    if any(one.search == LOCAL_HESSIAN for one in candidates):
+        products += input_pairs(known.shape)
+        basis += f"; local_hessian: {in_bytes(input_pairs(known.shape))} for the products of inputs within blocks"
     least = ONEPASS_BYTES + _LAYERS * layer + products
     return Peak({"the tool's whole need": least + flowing}, available, "formula", basis, least)
 

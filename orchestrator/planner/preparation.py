@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.models.shape import ModelShape
-from orchestrator.planner.bytes import checkpoint_bytes, input_products, largest_layer
+from orchestrator.planner.bytes import checkpoint_bytes, input_pairs, input_products, largest_layer
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.scheme import Scheme, scheme_of
-from orchestrator.quantization.format_names import GPTQ, MEASURED, QUANTIZED
+from orchestrator.quantization.format_names import GPTQ, LOCAL_HESSIAN, MEASURED, QUANTIZED
 from orchestrator.recipe.model import Calibration, Recipe
 from orchestrator.units import in_bytes
 
@@ -97,8 +97,8 @@ def one_pass_peak(
 
     Without calibration, weights are read in small pieces. With calibration, the layers run one after the other: one is
     read while the last one runs and the one before is written. The hidden states of all samples are kept. GPTQ needs
-    the products of every two inputs of a layer's modules as well. Inputs of quantized layers need the layer once more,
-    as it is stored and as it is multiplied.
+    the products of every two inputs of a layer's modules as well, and the search `local_hessian` those within blocks.
+    Inputs of quantized layers need the layer once more, as it is stored and as it is multiplied.
     """
     if not calibrates(scheme, choices):
         return Figure(
@@ -116,6 +116,9 @@ def one_pass_peak(
     products = input_products(shape) if GPTQ in choices else 0
     if products:
         basis += f"; rounding gptq: {in_bytes(products)} for the products of every two inputs of a layer's modules"
+    elif LOCAL_HESSIAN in choices:
+        products = input_pairs(shape)
+        basis += f"; scale_search local_hessian: {in_bytes(products)} for the products of inputs within blocks of 16"
     quantized = (1 + ENCODED) * layer if QUANTIZED in choices else 0
     if quantized:
         basis += f"; layer_inputs quantized: {in_bytes(quantized)} for the quantized layer"

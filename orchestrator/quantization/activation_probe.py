@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.quantization import layout
+from orchestrator.quantization.formats.nvfp4 import BLOCK, pairs_of
 from orchestrator.quantization.input_ranges import InputRanges, range_of
 from orchestrator.quantization.libraries import library, load_torch, short_numbers_are_exact
 from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
@@ -105,10 +106,14 @@ class InputMoments:
     """Sum the products of every two inputs as well."""
     ranges: InputRanges | None = None
     """Counts how large blocks are as well."""
+    keeps_blocks: bool = False
+    """Sum the products of every two inputs of a block of `nvfp4.BLOCK` as well."""
     _sums: dict[str, Tensor] = field(default_factory=dict)
     """FP64 of shape [in], on the device; by the first module that gets the tensor."""
     _products: dict[str, Tensor] = field(default_factory=dict)
     """FP32 of shape [in, in], on the device; by the first module that gets the tensor."""
+    _blocks: dict[str, Tensor] = field(default_factory=dict)
+    """FP32 of shape [in/16, 16, 16], on the device; by the first module that gets the tensor."""
     _tokens: dict[str, Any] = field(default_factory=dict)
     """How many tokens are in a sum: a number, or a tensor of one on the device."""
     _first: dict[str, str] = field(default_factory=dict)
@@ -117,11 +122,12 @@ class InputMoments:
     @classmethod
     def of(cls, schemes: Collection[Scheme]) -> InputMoments | None:
         """Sum what some schemes need to know of inputs; None if it is nothing."""
+        pairs = any(scheme.weighs_pairs and not scheme.compensates for scheme in schemes)
         compensates = any(scheme.compensates for scheme in schemes)
         ranges = InputRanges() if any(scheme.leaves_headroom for scheme in schemes) else None
         if not (compensates or ranges or any(scheme.weighs_errors for scheme in schemes)):
             return None
-        return cls(keeps_products=compensates, ranges=ranges)
+        return cls(keeps_products=compensates, keeps_blocks=pairs, ranges=ranges)
 
     def saw(self, torch: Torch, names: Sequence[str], given: Tensor) -> None:
         """Add an input, by the names of the modules that get it."""
@@ -138,6 +144,8 @@ class InputMoments:
             self._multiply(torch, first, tokens)
         if self.ranges is not None:
             self.ranges.saw(torch, first, tokens)
+        if self.keeps_blocks and tokens.shape[-1] % BLOCK == 0:
+            self._multiply_blocks(torch, first, tokens)
         for name in others:
             self.share(name, first)
 
@@ -148,6 +156,12 @@ class InputMoments:
                 self._products[first].addmm_(numbers.T, numbers)
             else:
                 self._products[first] = numbers.T @ numbers
+
+    def _multiply_blocks(self, torch: Torch, first: str, tokens: Tensor) -> None:
+        numbers = tokens.float().reshape(len(tokens), -1, BLOCK).permute(1, 2, 0)
+        with short_numbers_are_exact(torch, tokens):
+            products = numbers @ numbers.mT
+        self._blocks[first] = self._blocks[first] + products if first in self._blocks else products
 
     def share(self, name: str, first: str) -> None:
         """Record that a module gets the same tensor as an earlier one."""
@@ -163,11 +177,17 @@ class InputMoments:
                 self._sums[first] *= factors.square()
                 if first in self._products:
                     self._products[first].mul_(factors).mul_(factors[:, None])
+                if first in self._blocks:
+                    blocks = factors.reshape(-1, BLOCK)
+                    self._blocks[first].mul_(blocks[:, :, None]).mul_(blocks[:, None])
 
-    def importance(self) -> dict[str, NDArray[np.float32]]:
+    def importance(self, *, pairs: bool = False) -> dict[str, NDArray[np.float32]]:
         """Return the mean square of each input over the largest, by module. Modules share arrays.
 
         Modules that too few tokens reached are missing, and those whose inputs are all zero or are not finite.
+
+        Args:
+            pairs: Return those of pairs of inputs in place of them, see `nvfp4.pairs_of`.
         """
         found: dict[str, NDArray[np.float32]] = {}
         for first, sums in self._sums.items():
@@ -175,6 +195,9 @@ class InputMoments:
             largest = float(squares.max(initial=0))
             if int(self._tokens[first]) >= ENOUGH_TOKENS and 0 < largest < np.inf:
                 found[first] = (squares / largest).astype(np.float32)
+        if pairs:
+            blocks = {first: self._blocks[first].cpu().numpy() for first in found.keys() & self._blocks.keys()}
+            found = {first: pairs_of(sums) for first, sums in blocks.items() if np.isfinite(sums).all()}
         shared = {name: found[first] for name, first in self._first.items() if first in found}
         return {**found, **shared}
 

@@ -204,7 +204,7 @@ class _Survey:
         check_measured(self.plan, number, measured)
         if moments:
             measured.headroom = moments.headroom(measured.inputs)
-        importance = moments.importance() if moments else {}
+        importance = moments.importance(pairs=self.schemes["nvfp4"].weighs_pairs) if moments else {}
         with self.report.cost.phase("try"):
             self._try(model, number, tensors, _Seen(measured, importance), probe)
         if moments is not None:

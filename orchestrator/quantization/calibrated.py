@@ -25,7 +25,7 @@ from orchestrator.quantization import resources
 from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.experts import is_whole
-from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, NONE, ORIGINAL, QUANTIZED, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, MAX, NEAREST, NONE, ORIGINAL, QUANTIZED
 from orchestrator.quantization.formats import fp8
 from orchestrator.quantization.formats.e2m1 import Numbers
 from orchestrator.quantization.layer_encoding import (
@@ -112,7 +112,7 @@ def quantize_calibrated(
         output: The folder to write to. It is created if it is missing.
         batches: The calibration batches.
         number_format: One of `schemes.SCHEMES`; `w4a16_nvfp4` runs the model only for the scales of the cache, for
-            the search `weighted` and for the rounding `gptq`.
+            the searches `weighted` and `local_hessian` and for the rounding `gptq`.
         kv_cache: `fp8` writes scales for keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         shared_scales: Fused modules share the scale of their FP8 weights, too. ModelOpt does not do that.
@@ -148,7 +148,7 @@ def quantize_calibrated(
     if scheme.compensates:
         work = f"{GPTQ} {scale_search} {list(exclude)} {work}"  # rounded weights are kept
     elif scheme.weighs_errors:
-        work = f"{WEIGHTED} {work}"  # more is measured
+        work = f"{scale_search} {work}"  # more is measured
     if smoothing != NONE:
         work = f"smoothing {list(exclude)} {work}"  # by the weights that are quantized
     if scheme.leaves_headroom:
@@ -281,7 +281,7 @@ class _Walk:
         if scheme.compensates and moments is not None:
             found |= self._rounded(number, self._weights(number, tensors, measured, found), measured, moments)
         elif scheme.weighs_errors and moments is not None:
-            found |= moments.importance()
+            found |= moments.importance(pairs=scheme.weighs_pairs)
         if smoother or moments:
             scratch.keep(found)
         if stays:

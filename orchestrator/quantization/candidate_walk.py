@@ -146,6 +146,8 @@ def needs_of(
     once = resources.needs(plan, samples.all, device).between
     products = resources.needs(compensating[0], samples.all, device).products if compensating else 0
     products += codes * max(0, len(compensating) - 1)
+    by_pairs = [each for each in plans.values() if each.scheme.weighs_pairs and not each.scheme.compensates]
+    products += sum(resources.needs(each, samples.all, device).products for each in by_pairs[:1])
     beside = 0 if resources.is_shared(torch, device) else products  # a GPU has them too
     own = vars(host) | {"products": products}
     of_device = vars(running) | {"between": once + len(plans) * flowing, "products": beside}
@@ -219,13 +221,14 @@ class _Walk:
         for name, exponents in changes_of(measured.smoothed, smoother.found if smoother else {}).items():
             if name in inside:
                 inside[name] = tensors[f"{prefix}{name}"] = scaled(inside[name], exponents)
-        importance = moments.importance() if moments else {}
+        importance = {pairs: moments.importance(pairs=pairs) if moments else {} for pairs in (False, True)}
         weights = Weights(tensors, plan.checkpoint.tensors)
         kept = self._rounded(number, weights, measured, moments)
         cache, errors, as_mse = cache_scales(self.plan, number, measured), {}, {}
         for name, each in self.plans.items():
             with self.cost.phase(name):
-                encoded = encoded_layer(each, number, weights, Known(measured, importance, kept.pop(name, {})))
+                known = Known(measured, importance[each.scheme.weighs_pairs], kept.pop(name, {}))
+                encoded = encoded_layer(each, number, weights, known)
                 served = Served(inside, operands(model.torch, encoded.stored, model.device), cache)
                 errors[name] = run_quantized(model, number, served, self.streams[name], self.masks)
                 as_mse[name] = encoded.as_mse

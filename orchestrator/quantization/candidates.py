@@ -13,6 +13,7 @@ from orchestrator.quantization.format_names import (
     FOUR_OVER_SIX,
     GPTQ,
     HEADROOM,
+    LOCAL_HESSIAN,
     MAX,
     MSE,
     NEAREST,
@@ -31,7 +32,7 @@ _BESIDES: Mapping[str, tuple[str, str, str]] = {
 }
 """What is done besides a search, by its name: the field of a recipe's `quantization`, its value, and the value
 without."""
-_QUICKEST_FIRST = (MAX, FOUR_OVER_SIX, MSE, WEIGHTED)
+_QUICKEST_FIRST = (MAX, FOUR_OVER_SIX, MSE, WEIGHTED, LOCAL_HESSIAN)
 """Searches by the time that they take. What is done besides takes longer than any."""
 
 

@@ -7,7 +7,13 @@ AUTO = "auto"
 SINGLE_FORMATS = ("w4a16_nvfp4", "nvfp4", "fp8")
 """Format names for the whole model: the keys of `schemes.SCHEMES`."""
 FORMATS = (*SINGLE_FORMATS, AUTO)
-MAX, MSE, FOUR_OVER_SIX, WEIGHTED = SCALE_SEARCHES = ("max", "mse", "four_over_six", "weighted")
+MAX, MSE, FOUR_OVER_SIX, WEIGHTED, LOCAL_HESSIAN = SCALE_SEARCHES = (
+    "max",
+    "mse",
+    "four_over_six",
+    "weighted",
+    "local_hessian",
+)
 """How the scales of NVFP4's blocks are chosen, see `formats.nvfp4`."""
 NEAREST, GPTQ = ROUNDINGS = ("nearest", "gptq")
 """How NVFP4's numbers are rounded, see `formats.gptq`."""
@@ -18,7 +24,7 @@ INPUT_SCALES = (MAX, HEADROOM)
 """How the scales of NVFP4's inputs are chosen, see `input_ranges`."""
 ORIGINAL, QUANTIZED = LAYER_INPUTS = ("original", "quantized")
 """Which layers calculate the inputs of calibration, see `calibrated`."""
-MEASURED = (WEIGHTED, GPTQ, NORMS)
+MEASURED = (WEIGHTED, LOCAL_HESSIAN, GPTQ, NORMS)
 """Choices that follow inputs: they need a run of the model for every format."""
 SEARCHED_FORMATS = ("w4a16_nvfp4", "nvfp4", AUTO)
 """Formats with such blocks."""
@@ -30,6 +36,8 @@ PROBE_TOKENS = 4096
 """Enough tokens to measure a layer's error: with others its mean changes by a few percent."""
 PRODUCT_BYTES = 4
 """Of the product of two inputs of a module, which GPTQ needs for every two of them."""
+PAIR_BYTES = 98
+"""Of each input, for the 16 products that `local_hessian` sums, and the 8.5 numbers of pairs that it keeps of them."""
 PRODUCT_COPIES = 3
 """Matrices of the size of one module's products that are made of them, see `hessian`."""
 FUSED = (

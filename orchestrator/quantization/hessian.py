@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orchestrator.quantization.formats.gptq import Changes
-from orchestrator.quantization.formats.nvfp4 import BLOCK
+from orchestrator.quantization.formats.nvfp4 import BLOCK, pairs_of
 from orchestrator.quantization.torch_arrays import as_array
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def changes_of(torch: Torch, sums: Tensor) -> Changes:
         torch: The library.
         sums: `H`, finite and not zero, with whole blocks in each row.
     """
-    sizes = as_array(sums.diagonal()).astype(np.float64).reshape(-1, BLOCK).sum(1)
+    blocks = np.arange(len(sums) // BLOCK)
+    products = as_array(sums.reshape(len(blocks), BLOCK, len(blocks), BLOCK)[blocks, :, blocks])
+    sizes = np.einsum("bii->b", products.astype(np.float64))
     order = np.argsort(-sizes, kind="stable")
     backwards = (order[:, np.newaxis] * BLOCK + np.arange(BLOCK)).reshape(-1)[::-1].copy()
     damping = DAMPING * float(sizes.sum()) / len(sums)
@@ -58,4 +60,5 @@ def changes_of(torch: Torch, sums: Tensor) -> Changes:
         del factor
         inverse /= inverse.diagonal().clone().unsqueeze(1)
         matrix = as_array(inverse.flip(0, 1))
-    return Changes(matrix, (costs / costs.max()).astype(np.float32), order.astype(np.int32))
+    pairs = pairs_of(products)[order]
+    return Changes(matrix, (costs / costs.max()).astype(np.float32), order.astype(np.int32), pairs)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.quantization import configs
-from orchestrator.quantization.format_names import SEARCHED_FORMATS, WEIGHTED
+from orchestrator.quantization.format_names import LOCAL_HESSIAN, SEARCHED_FORMATS, WEIGHTED
 
 WORSE = 2.0
 """Times what is normal: a greater figure is a warning. Small models lose more: torchao #4303 has +19 % for NVFP4 of
@@ -138,7 +138,7 @@ def other_ways(number_format: str, scale_search: str) -> list[str]:
     """
     mixed = number_format == configs.MIXED.lower()
     ways = []
-    if (mixed or number_format in SEARCHED_FORMATS) and scale_search != WEIGHTED:
+    if (mixed or number_format in SEARCHED_FORMATS) and scale_search not in (WEIGHTED, LOCAL_HESSIAN):
         ways.append(f"set scale_search: {WEIGHTED} (method onepass), at the same size")
     if number_format == "nvfp4":
         ways.append("quantize weights alone with format: w4a16_nvfp4")

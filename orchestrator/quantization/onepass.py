@@ -63,7 +63,7 @@ def quantize_checkpoint(
         source: The folder of an unquantized checkpoint.
         output: The folder to write to. It is created if it is missing.
         number_format: One of `WEIGHT_ONLY`.
-        scale_search: One of `format_names.SCALE_SEARCHES` except `weighted`.
+        scale_search: One of `format_names.SCALE_SEARCHES` that follows no inputs.
         exclude: Shell patterns of modules that are not quantized, besides embedding and head.
         observer: Gets the progress in bytes read. A quantized tensor is read twice.
         chunk_bytes: Bytes of a tensor in memory at a time; at least a whole row.

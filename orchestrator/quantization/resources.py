@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.errors import MemoryBudgetError
-from orchestrator.quantization.format_names import PRODUCT_BYTES, PRODUCT_COPIES
+from orchestrator.quantization.format_names import PAIR_BYTES, PRODUCT_BYTES, PRODUCT_COPIES
 from orchestrator.quantization.residence import BUFFER, BUFFERS
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
 
@@ -56,7 +56,8 @@ class Needs:
     between: int
     """Hidden states of all batches."""
     products: int = 0
-    """With GPTQ, the products of a layer's inputs, what is made of those of one module, and the rounded weights."""
+    """With GPTQ, the products of a layer's inputs, what is made of those of one module, and the rounded weights; with
+    `local_hessian`, the products within blocks, and what is kept of them."""
     quantized: int = 0
     """If inputs are those of quantized layers: a layer as it is stored and as it is multiplied."""
 
@@ -146,13 +147,16 @@ def _multiplied(plan: Plan) -> int:
 
 
 def _products(plan: Plan) -> int:
-    """Bytes of the products of every two inputs in the largest layer, and of what GPTQ makes of them."""
-    if not plan.scheme.compensates:
+    """Bytes of the products of inputs in the largest layer, and of what is made of them."""
+    if not (plan.scheme.compensates or plan.scheme.weighs_pairs):
         return 0
     most = 0
     for units in plan.layers.values():
         weights = [plan.spec(unit[0]) for unit in units if len(plan.spec(unit[0]).shape) > 1]
         inputs = [spec.shape[1] for spec in weights]
+        if not plan.scheme.compensates:
+            most = max(most, PAIR_BYTES * sum(inputs))
+            continue
         products = PRODUCT_BYTES * (sum(count**2 for count in inputs) + PRODUCT_COPIES * max(inputs, default=0) ** 2)
         rounded = sum(spec.size for unit in units for name in unit for spec in _rounded(plan, name))
         most = max(most, products + rounded)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from orchestrator.quantization import layout
-from orchestrator.quantization.format_names import GPTQ, HEADROOM, MAX, MSE, NEAREST, WEIGHTED
+from orchestrator.quantization.format_names import GPTQ, HEADROOM, LOCAL_HESSIAN, MAX, MSE, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 
@@ -35,6 +35,10 @@ class Scheme(Protocol):
     @property
     def weighs_errors(self) -> bool:
         """Whether `encode` uses the importance of inputs, which needs a run of the model."""
+
+    @property
+    def weighs_pairs(self) -> bool:
+        """Whether that importance is of pairs of inputs."""
 
     @property
     def compensates(self) -> bool:
@@ -74,7 +78,7 @@ class Scheme(Protocol):
             rows: Of the weight.
             scale: See `weight_scale`.
             empty: Allocates the results. Some may be in memory of their own.
-            importance: The importance of each input, if it is known and used, see `weighs_errors`.
+            importance: The importance of inputs, if it is known and used, see `weighs_errors` and `nvfp4.encode`.
             changes: What an error changes of later columns, if it is known and used, see `compensates`.
         """
 
@@ -109,7 +113,12 @@ class Nvfp4:
     @property
     def weighs_errors(self) -> bool:
         """See `Scheme`."""
-        return self.search == WEIGHTED
+        return self.search in (WEIGHTED, LOCAL_HESSIAN)
+
+    @property
+    def weighs_pairs(self) -> bool:
+        """See `Scheme`."""
+        return self.search == LOCAL_HESSIAN
 
     @property
     def compensates(self) -> bool:
@@ -177,6 +186,7 @@ class Fp8:
     algorithm: str = "FP8"
     calibrated: bool = True
     weighs_errors: bool = False
+    weighs_pairs: bool = False
     compensates: bool = False
     leaves_headroom: bool = False
     columns: int = 1

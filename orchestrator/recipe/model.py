@@ -27,7 +27,7 @@ Smoothing = Literal["none", "norms"]
 DataFreeSearch = Literal["max", "mse", "four_over_six"]
 InputScales = Literal["max", "headroom"]
 LayerInputs = Literal["original", "quantized"]
-ScaleSearch = Literal["max", "mse", "four_over_six", "weighted"]
+ScaleSearch = Literal["max", "mse", "four_over_six", "weighted", "local_hessian"]
 KvCacheFormat = Literal["none", "fp8", "nvfp4"]
 OptionValue = bool | int | float | str
 
@@ -211,7 +211,8 @@ class Quantization(_Part):
     scale_search: ScaleSearch = "max"
     """NVFP4 of method onepass: how the scale of each block of 16 is chosen. `max`: from its largest magnitude, as
     ModelOpt's default; `mse`: the least squared error of 13 scales; `four_over_six`: of two; `weighted`: as `mse`, with
-    errors weighted by how large inputs are in calibration, which then runs for `w4a16_nvfp4` as well."""
+    errors weighted by how large inputs are in calibration, which then runs for `w4a16_nvfp4` as well; `local_hessian`:
+    by how the inputs of a block go together, too; its search takes up to twice as long."""
     rounding: Rounding = "nearest"
     """NVFP4 of method onepass: how numbers are rounded. `nearest`: each to the nearest; `gptq`: each column makes up
     for the errors of those before it, by what calibration shows of the inputs. It needs 4 bytes for every two inputs of

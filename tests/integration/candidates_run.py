@@ -78,7 +78,7 @@ def main(folder: Path) -> None:
     cases = {
         "inputs of 4 bits, cache of 8": Case(llama, "nvfp4", "fp8", "max,weighted+gptq", *text),
         "smoothed": Case(llama, "nvfp4", "none", "max,weighted+gptq", *text, smoothing="norms"),
-        "weights alone": Case(llama, "w4a16_nvfp4", "none", "four_over_six,weighted", *text),
+        "weights alone": Case(llama, "w4a16_nvfp4", "none", "four_over_six,weighted,local_hessian", *text),
         "experts": Case(experts_in(folder / "experts"), "nvfp4", "none", "max,weighted", samples=3),
         "experts in one tensor": Case(one_tensor_in(folder / "one"), "nvfp4", "none", "max,weighted", samples=3),
     }

@@ -1,4 +1,4 @@
-"""Do the search `weighted` and GPTQ follow the inputs of a real model?"""
+"""Do the searches `weighted` and `local_hessian` and GPTQ follow the inputs of a real model?"""
 
 from __future__ import annotations
 
@@ -46,16 +46,37 @@ def test_errors_count_as_much_as_their_inputs_without_padding(made: Path, family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_scales_of_blocks_and_codes_differ_from_another_search(made: Path, family: str) -> None:
-    weighted, mse = (Checkpoint.open(made / family / name) for name in ("weighted", "mse"))
+def test_errors_count_as_pairs_of_inputs_in_a_block_go_together(made: Path, family: str) -> None:
+    source, searched = (Checkpoint.open(made / family / name) for name in ("source", "local_hessian"))
+    products = np.load(made / family / "products.npz")
+    checked = differing = 0
+    for module in products.files:
+        name, sums = f"{module}.weight", products[module]
+        if f"{name}_scale" not in searched.tensors:
+            continue
+        blocks = np.stack([sums[here : here + 16, here : here + 16] for here in range(0, len(sums), 16)])
+        scale_2 = np.float32(searched.read(f"{name}_scale_2"))
+        expected = nvfp4.encode(source.read(name), scale_2, "mse", nvfp4.pairs_of(blocks))
+        found = searched.read(f"{name}_scale")
+        differing += int(np.count_nonzero(found.view(np.uint8) != expected.scales.view(np.uint8)))
+        checked += found.size
+    assert checked > 1000
+    assert differing <= checked / 1000  # products differ in their last places
+
+
+@pytest.mark.parametrize("search", ["weighted", "local_hessian"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_scales_of_blocks_and_codes_differ_from_another_search(made: Path, family: str, search: str) -> None:
+    weighted, mse = (Checkpoint.open(made / family / name) for name in (search, "mse"))
     differ = {name for name in mse.tensors if mse.read(name).tobytes() != weighted.read(name).tobytes()}
     assert differ
     assert all(name.endswith((".weight", "weight_scale", ".gate_up_proj", ".down_proj")) for name in differ)
 
 
-def test_experts_that_few_tokens_reached_are_searched_without_weights_and_counted(made: Path) -> None:
-    weighted, mse = (Checkpoint.open(made / "qwen3-moe" / name) for name in ("weighted", "mse"))
-    report = read_json(made / "qwen3-moe" / "weighted" / "quantization.json")
+@pytest.mark.parametrize("search", ["weighted", "local_hessian"])
+def test_experts_that_few_tokens_reached_are_searched_without_weights_and_counted(made: Path, search: str) -> None:
+    weighted, mse = (Checkpoint.open(made / "qwen3-moe" / name) for name in (search, "mse"))
+    report = read_json(made / "qwen3-moe" / search / "quantization.json")
     tokens = report["experts"]["tokens"]
     few = {
         f"{layer}.{expert}" for layer, hits in tokens.items() for expert, count in hits.items() if count < ENOUGH_TOKENS
@@ -118,7 +139,8 @@ def test_gptq_rounds_by_the_products_of_inputs_without_padding(made: Path, famil
         upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(columns, columns)])).T
         matrix = (upper / upper.diagonal()[:, np.newaxis]).astype(np.float32)
         costs = 1 / np.square(upper.diagonal())
-        changes = gptq.Changes(matrix, (costs / costs.max()).astype(np.float32), order.astype(np.int32))
+        unused = np.zeros((len(order), 136), np.float32)
+        changes = gptq.Changes(matrix, (costs / costs.max()).astype(np.float32), order.astype(np.int32), unused)
         scale_2 = np.float32(found.read(f"{name}_scale_2"))
         expected = gptq.encode(source.read(name), scale_2, "weighted", changes)
         same += int(np.count_nonzero(found.read(name) == expected.codes))
@@ -127,9 +149,10 @@ def test_gptq_rounds_by_the_products_of_inputs_without_padding(made: Path, famil
     assert same >= 0.98 * checked  # products differ in their last places, and a tie changes what comes after it
 
 
+@pytest.mark.parametrize("name", ["gptq", "local_hessian"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_interrupted_rounding_goes_on_and_leaves_the_same_bytes(made: Path, family: str) -> None:
-    whole, continued = made / family / "gptq", made / family / "gptq-continued"
+def test_an_interrupted_run_goes_on_and_leaves_the_same_bytes(made: Path, family: str, name: str) -> None:
+    whole, continued = made / family / name, made / family / f"{name}-continued"
     for file in whole.iterdir():
         assert file.read_bytes() == (continued / file.name).read_bytes(), file.name
 

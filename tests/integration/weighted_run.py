@@ -1,9 +1,10 @@
 """Quantize small models with the search `weighted`, and with GPTQ, by an interpreter that has torch.
 
-`weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,mse,gptq}` and, by hooks of our own on transformers'
-model, the sums of squares of inputs into `FOLDER/<family>/squares.npz`, and those of products into `products.npz`; of
-experts in one tensor, the squares of each expert and how many tokens reached it into `experts.npz`. For the first
-family there is also `auto`, and `continued`, whose run was interrupted; for all, `gptq-continued`.
+`weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,local_hessian,mse,gptq}` and, by hooks of our own on
+transformers' model, the sums of squares of inputs into `FOLDER/<family>/squares.npz`, and those of products into
+`products.npz`; of experts in one tensor, the squares of each expert and how many tokens reached it into `experts.npz`.
+For the first family there is also `auto`, and `continued`, whose run was interrupted; for all, `gptq-continued` and
+`local_hessian-continued`.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -42,7 +43,8 @@ def main(folder: Path) -> None:
         make(place / "source", {**SIZES, **config})
         for search in ("weighted", "mse"):
             quantized(place, search, scale_search=search)
-        rounded(place)
+        for options in ({"scale_search": "local_hessian"}, {"scale_search": "weighted", "rounding": "gptq"}):
+            continued(place, **options)
         np.savez(place / "squares.npz", **sums(place / "source", lambda tokens: tokens.double().square().sum(0)))
         np.savez(place / "products.npz", **sums(place / "source", lambda tokens: tokens.double().T @ tokens.double()))
     np.savez(folder / "llama-4" / "experts.npz", **squares_of_experts(folder / "llama-4" / "source"))
@@ -62,20 +64,14 @@ def quantized(place: Path, name: str, **options: Any) -> None:  # noqa: ANN401 -
     write_json(place / name / "quantization.json", report.document())
 
 
-def rounded(place: Path) -> None:
-    """Round by GPTQ once in one go, and once in runs that end after a layer."""
-    quantized(place, "gptq", scale_search="weighted", rounding="gptq")
+def continued(place: Path, **options: str) -> None:
+    """Quantize once in one go, and once in runs that end after a layer."""
+    name = list(options.values())[-1]
+    quantized(place, name, **options)
     for stop in (1, 2, 99):
-        how = Settings(scratch=place / "gptq-scratch", seconds_between_notes=0)
+        how = Settings(scratch=place / f"{name}-scratch", seconds_between_notes=0)
         with suppress(KeyboardInterrupt):
-            quantized(
-                place,
-                "gptq-continued",
-                scale_search="weighted",
-                rounding="gptq",
-                settings=how,
-                observer=stopping(stop),
-            )
+            quantized(place, f"{name}-continued", settings=how, observer=stopping(stop), **options)
 
 
 def stopping(stop: int) -> Observer:

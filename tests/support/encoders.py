@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, LOCAL_HESSIAN, MAX, MSE
 from orchestrator.quantization.formats import cuda, e2m1, fp8, kernels, mxfp4, nvfp4
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
 from orchestrator.quantization.torch_types import Tensor
@@ -29,8 +29,13 @@ FINITE = _EVERY[(_EVERY & 0x7F80) != 0x7F80]
 _E4M3 = np.arange(0x7F, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 _EXPONENTS = (-133, -126, -100, -96, -60, -20, -11, -7, -1, 0, 3, 15, 16, 100)
 _SCALES = 40
-SEARCHES = (("nvfp4 mse", MSE, False), ("nvfp4 four_over_six", FOUR_OVER_SIX, False), ("nvfp4 weighted", MSE, True))
-"""By a name: the search, and whether inputs have an importance."""
+SEARCHES = (
+    ("nvfp4 mse", MSE, 0),
+    ("nvfp4 four_over_six", FOUR_OVER_SIX, 0),
+    ("nvfp4 weighted", MSE, 1),
+    ("nvfp4 local_hessian", MSE, 2),
+)
+"""By a name: the search, and whether nothing, inputs or pairs of inputs have an importance."""
 _SEARCHED = 10
 """One of so many cases is searched: thirteen candidates take their time."""
 
@@ -102,8 +107,9 @@ class GpuArithmetic:
         if search == MAX:
             return self._blocks(self._functions.nvfp4, weight, 16, scale)
         weights = np.ones(columns, np.float32) if importance is None else importance
-        row, four_over_six = ctypes.c_int64(columns // nvfp4.BLOCK), ctypes.c_int(search == FOUR_OVER_SIX)
-        return self._blocks(self._functions.nvfp4_search, weight, 16, scale, _at(weights), row, four_over_six)
+        how = kernels.SEARCHES[search if weights.ndim == 1 else LOCAL_HESSIAN]
+        row = ctypes.c_int64(columns // nvfp4.BLOCK)
+        return self._blocks(self._functions.nvfp4_search, weight, 16, scale, _at(weights), row, ctypes.c_int(how))
 
     def mxfp4(self, weight: NDArray[Any]) -> tuple[bytes, bytes]:
         """See `Encoder`."""
@@ -270,9 +276,11 @@ def _nvfp4_cases() -> Iterator[tuple[str, NDArray[Any], np.float32]]:
 def _search_cases() -> Iterator[tuple[str, NDArray[Any], np.float32, str, NDArray[np.float32] | None]]:
     for case, weight, scale in islice(_nvfp4_cases(), 0, None, _SEARCHED):
         columns = weight.shape[1]
-        drawn = (np.random.PCG64(columns).random_raw((columns,)) % 1000).astype(np.float32) / np.float32(1000)
-        for name, search, weighted in SEARCHES:
-            yield f"{name}, {case}", weight, scale, search, drawn if weighted else None
+        raw = np.random.PCG64(columns).random_raw
+        drawn = (raw((columns,)) % 1000).astype(np.float32) / np.float32(1000)
+        pairs = (raw((columns // 16, 136)) % 2001).astype(np.float32) / np.float32(1000) - np.float32(1)
+        for name, search, kind in SEARCHES:
+            yield f"{name}, {case}", weight, scale, search, (None, drawn, pairs)[kind]
 
 
 def _ties(scale: np.float32) -> NDArray[Any]:

@@ -27,14 +27,14 @@ void nvfp4(const word *weight, int64_t blocks, float scale_2, word *codes, byte 
   }
 }
 
-void nvfp4_search(const word *weight, int64_t blocks, float scale_2, const float *importance, int64_t row, int four_over_six,
+void nvfp4_search(const word *weight, int64_t blocks, float scale_2, const float *importance, int64_t row, enum search how,
                   word *codes, byte *scales) {
   const int fast = divides_fast(0x1p-9f * scale_2) && divides_fast(448 * scale_2);
   struct block_scale table[LAST_BYTE + 1];
   for (word code = 0; code <= LAST_BYTE; code++) table[code] = block_scale_of(code, scale_2);
   for (int64_t block = 0; block < blocks; block++, weight += 8) {
-    const float *weights = importance + block % row * 16;
-    scales[block] = searched(weight, widened(largest(weight, 2)), weights, scale_2, four_over_six, table, fast);
+    const float *weights = importance + block % row * (how == BY_PAIRS ? PAIRS : 16);
+    scales[block] = searched(weight, widened(largest(weight, 2)), weights, scale_2, how, table, fast);
     const struct block_scale scale = table[scales[block]];
     for (int i = 0; i < 2; i++)
       codes[2 * block + i] = fast ? eight_nvfp4(weight + 4 * i, scale.step, scale.reciprocal)

@@ -75,7 +75,9 @@ SHARED float quotient(float number, float divisor, float reciprocal) {
 
 // --- the search for the scales of NVFP4's blocks, see nvfp4.py ---
 
-enum { CANDIDATES = 13, FIRST_BYTE = 1, LAST_BYTE = 126 };
+enum { CANDIDATES = 13, FIRST_BYTE = 1, LAST_BYTE = 126, PAIRS = 136 };
+
+enum search { BY_MAX, FOUR_OVER_SIX, BY_ERROR, BY_COST, BY_PAIRS };  // BY_COST is GPTQ's alone
 
 // The bytes that are tried, in their order, the scale that fits the largest magnitude first: 0, -1, 1, ... -4, 4, 5, ... 8.
 SHARED word candidate(word largest, int number) {
@@ -102,8 +104,8 @@ SHARED float nearest_e2m1(float magnitude) {
   return (magnitude + rounder) - rounder;
 }
 
-// The error of one number, in units of the tensor's scale; `unit` is the magnitude in these units.
-SHARED float error_of(float magnitude, float unit, float importance, struct block_scale scale, int fast) {
+// The difference that a scale makes to a magnitude, in units of the tensor's scale; `unit` is the magnitude in these units.
+SHARED float difference_of(float magnitude, float unit, struct block_scale scale, int fast) {
   float value;
   if (fast) {
     value = quotient(magnitude < scale.most ? magnitude : scale.most, scale.step, scale.reciprocal);
@@ -111,7 +113,11 @@ SHARED float error_of(float magnitude, float unit, float importance, struct bloc
     value = magnitude == 0 ? 0 : magnitude / scale.step;
     value = value > 6 ? 6 : value;
   }
-  const float off = nearest_e2m1(value) * scale.value - unit;
+  return nearest_e2m1(value) * scale.value - unit;
+}
+
+SHARED float error_of(float magnitude, float unit, float importance, struct block_scale scale, int fast) {
+  const float off = difference_of(magnitude, unit, scale, fast);
   return off * off * importance;
 }
 
@@ -192,8 +198,20 @@ SHARED word eight_mxfp4(const word *eight, word exponent) {
   return codes;
 }
 
-// The scale with the least error of a block of sixteen numbers, of which `magnitude` is the largest.
-SHARED byte searched(const word *numbers, float magnitude, const float *importance, float scale_2, int four_over_six,
+// The error of a block by the pairs of its differences.
+SHARED float error_of_pairs(const float *off, const float *pairs) {
+  float total = 0;
+  for (int i = 0; i < 16; i++) {
+    float part = off[i] * *pairs++;
+    for (int j = i + 1; j < 16; j++) part += off[j] * *pairs++;
+    total += off[i] * part;
+  }
+  return total;
+}
+
+// The scale with the least error of a block of sixteen numbers, of which `magnitude` is the largest. `importance` has a
+// number for each of them, or for each pair.
+SHARED byte searched(const word *numbers, float magnitude, const float *importance, float scale_2, enum search how,
                      const struct block_scale *table, int fast) {
   const word largest = to_e4m3(limited(magnitude / (6.0f * scale_2)));
   float magnitudes[16], units[16], least = 0;
@@ -202,14 +220,23 @@ SHARED byte searched(const word *numbers, float magnitude, const float *importan
     units[i] = magnitudes[i] / scale_2;
   }
   word best = largest;
-  for (int number = 0; number < (four_over_six ? 2 : CANDIDATES); number++) {
-    const word code = four_over_six && number ? to_e4m3(limited(magnitude / (4.0f * scale_2))) : candidate(largest, number);
+  for (int number = 0; number < (how == FOUR_OVER_SIX ? 2 : CANDIDATES); number++) {
+    const word code =
+        how == FOUR_OVER_SIX && number ? to_e4m3(limited(magnitude / (4.0f * scale_2))) : candidate(largest, number);
     const struct block_scale scale = table[code];
-    float terms[8];
-    for (int i = 0; i < 8; i++)
-      terms[i] = error_of(magnitudes[i], units[i], importance[i], scale, fast) +
-                 error_of(magnitudes[i + 8], units[i + 8], importance[i + 8], scale, fast);
-    const float error = ((terms[0] + terms[4]) + (terms[2] + terms[6])) + ((terms[1] + terms[5]) + (terms[3] + terms[7]));
+    float terms[16], error;
+    if (how == BY_PAIRS) {
+      for (int i = 0; i < 16; i++) {
+        const float off = difference_of(magnitudes[i], units[i], scale, fast);
+        terms[i] = number_of(numbers, i) & 0x8000 ? -off : off;
+      }
+      error = error_of_pairs(terms, importance);
+    } else {
+      for (int i = 0; i < 8; i++)
+        terms[i] = error_of(magnitudes[i], units[i], importance[i], scale, fast) +
+                   error_of(magnitudes[i + 8], units[i + 8], importance[i + 8], scale, fast);
+      error = ((terms[0] + terms[4]) + (terms[2] + terms[6])) + ((terms[1] + terms[5]) + (terms[3] + terms[7]));
+    }
     if (number == 0 || error < least) least = error, best = code;
   }
   return (byte)best;

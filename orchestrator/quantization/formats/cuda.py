@@ -25,7 +25,16 @@ SOURCE = Path(__file__).with_name("kernels.cu")
 
 EXACT = (b"--fmad=false", b"--prec-div=true", b"--ftz=false", b"--std=c++17")
 """Compiler options that the exact bytes depend on."""
-_FUNCTIONS = ("largest_bf16", "nvfp4_bf16", "nvfp4_search_bf16", "fp8_bf16", "mxfp4_bf16", "nvfp4_error", "fp8_error")
+_FUNCTIONS = (
+    "largest_bf16",
+    "nvfp4_bf16",
+    "nvfp4_search_bf16",
+    "nvfp4_search_pairs_bf16",
+    "fp8_bf16",
+    "mxfp4_bf16",
+    "nvfp4_error",
+    "fp8_error",
+)
 _THREADS = 256
 _BLOCKS_PER_PROCESSOR = 128
 """Measured on an H100: fewer leave the end to a few processors, many more cost start-up time."""

@@ -7,7 +7,8 @@ Here whole blocks are put in another order first, and what is below is about col
 triangular `U` of `UᵀU = H⁻¹`, and `T[j, k] = U[j, k] / U[j, j]`:
 
 1. A block's scale is chosen when its first column is reached, by its numbers as they are then. `weight_scale_2` is that
-   of the weight before any change. The searches are those of `nvfp4`, except `weighted`, which tries steps 2 and 3.
+   of the weight before any change. The searches are those of `nvfp4`, `local_hessian` with the blocks of `H`, except
+   `weighted`, which tries steps 2 and 3.
 2. Column `j` gets its codes as in `nvfp4`. `e[j] = w[j] - E2M1(code) * (weight_scale * weight_scale_2)`.
 3. For each later column `k`: `w[k] = w[k] - e[j] * T[j, k]`.
 
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from orchestrator.quantization.format_names import MAX, WEIGHTED
+from orchestrator.quantization.format_names import LOCAL_HESSIAN, MAX, WEIGHTED
 from orchestrator.quantization.formats import e2m1, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
 from orchestrator.quantization.formats.nvfp4 import BLOCK
@@ -50,6 +51,8 @@ class Changes:
     """`c`, of shape [in]."""
     order: NDArray[np.int32]
     """The numbers of the blocks in the order in which they are rounded, of shape [in/16]."""
+    pairs: NDArray[np.float32]
+    """What `local_hessian` compares by, see `nvfp4.encode`, in the order of `order`."""
 
 
 def encode(weight: NDArray[Any], scale_2: np.float32, search: str, changes: Changes) -> Encoded[NDArray[Any]]:
@@ -84,7 +87,8 @@ def _scales(rest: NDArray[np.float32], first: int, scale_2: np.float32, search: 
     here = slice(first, first + BLOCK)
     numbers = rest[:, here]
     if search != WEIGHTED:
-        return nvfp4.chosen_scales(numbers[:, np.newaxis], scale_2, search, None)
+        pairs = changes.pairs[[first // BLOCK]] if search == LOCAL_HESSIAN else None
+        return nvfp4.chosen_scales(numbers[:, np.newaxis], scale_2, search, pairs)
     chosen = nvfp4.chosen_scales(numbers[:, np.newaxis], scale_2, MAX, None)
     matrix, costs = changes.matrix[here, here], changes.costs[here]
     # As in `nvfp4.chosen_scales`, a number far above the scale may become infinite.

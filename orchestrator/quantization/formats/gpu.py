@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.quantization.torch_types import Dtype, Tensor, Torch
 
 _EIGHT = 8
+_WARP = 32
+"""Threads that work side by side."""
 _ALIGNED = 16
 """The address of a group must be a multiple of this."""
 
@@ -62,10 +64,12 @@ class GpuWeight:
             self._run("nvfp4_bf16", _float(scale_2), codes, scales)
             return Encoded(codes, scales)
         weights = as_tensor(np.ones(columns, np.float32) if importance is None else importance, codes.device)
-        row, four_over_six = ctypes.c_longlong(columns // nvfp4.BLOCK), ctypes.c_longlong(search == FOUR_OVER_SIX)
-        blocks = self.numbers.numel() // nvfp4.BLOCK
-        given = (ctypes.c_longlong(blocks), _float(scale_2), weights, row, four_over_six)
-        self.functions.run("nvfp4_search_bf16", blocks, self.numbers, *given, codes, scales)
+        row, paired = columns // nvfp4.BLOCK, weights.dim() > 1
+        name = "nvfp4_search_pairs_bf16" if paired else "nvfp4_search_bf16"
+        steps = row * (-(-rows // _WARP) * _WARP if paired else rows)
+        how = ctypes.c_longlong(rows if paired else search == FOUR_OVER_SIX)
+        given = (ctypes.c_longlong(steps), _float(scale_2), weights, ctypes.c_longlong(row), how)
+        self.functions.run(name, steps, self.numbers, *given, codes, scales)
         return Encoded(codes, scales)
 
     def encode_fp8(self, scale: np.float32) -> Tensor:

@@ -96,50 +96,68 @@ void nvfp4_bf16(const uint16_t *weight, int64_t blocks, float scale_2, uint8_t *
 // one of whole vectors.
 enum { LANES = 32 };
 
+typedef float column[LANES];  // a number of each block, or of each row
+
 struct lanes {
-  float magnitudes[16][LANES], units[16][LANES], importance[16][LANES], least[LANES];
-  word best[LANES];
+  column magnitudes[16], units[16], importance[16], pairs[PAIRS], least;
+  word signs[16][LANES], best[LANES];
 };
 
+// Adds up what pairs of differences count, see nvfp4.py.
+ALWAYS_INLINE void add_pairs(const column *off, const column *pairs, float *errors) {
+  for (int lane = 0; lane < LANES; lane++) errors[lane] = 0;
+  for (int i = 0; i < 16; i++) {
+    column part;
+    for (int lane = 0; lane < LANES; lane++) part[lane] = off[i][lane] * (*pairs)[lane];
+    pairs++;
+    for (int j = i + 1; j < 16; j++, pairs++)
+      for (int lane = 0; lane < LANES; lane++) part[lane] += off[j][lane] * (*pairs)[lane];
+    for (int lane = 0; lane < LANES; lane++) errors[lane] += off[i][lane] * part[lane];
+  }
+}
+
 // Compares a scale for each block with the best so far.
-ALWAYS_INLINE void compare(struct lanes *blocks, const word *codes, float scale_2, int fast) {
+ALWAYS_INLINE void compare(struct lanes *blocks, const word *codes, float scale_2, int first, int paired, int fast) {
   struct {
-    float value[LANES], step[LANES], reciprocal[LANES], most[LANES];
+    column value, step, reciprocal, most;
   } scales;
-  float terms[8][LANES];
+  column terms[16];
   for (int lane = 0; lane < LANES; lane++) {
     const struct block_scale scale = block_scale_of(codes[lane], scale_2);
     scales.value[lane] = scale.value, scales.step[lane] = scale.step;
     scales.reciprocal[lane] = scale.reciprocal, scales.most[lane] = scale.most;
   }
-  for (int i = 0; i < 8; i++)
+  for (int i = 0; i < 16; i++)
     for (int lane = 0; lane < LANES; lane++) {
       const struct block_scale scale = {scales.value[lane], scales.step[lane], scales.reciprocal[lane], scales.most[lane]};
-      const int j = i + 8;
+      const float off = difference_of(blocks->magnitudes[i][lane], blocks->units[i][lane], scale, fast);
       terms[i][lane] =
-          error_of(blocks->magnitudes[i][lane], blocks->units[i][lane], blocks->importance[i][lane], scale, fast) +
-          error_of(blocks->magnitudes[j][lane], blocks->units[j][lane], blocks->importance[j][lane], scale, fast);
+          paired ? from_bits(to_bits(off) ^ blocks->signs[i][lane]) : off * off * blocks->importance[i][lane];
     }
-  for (int half = 4; half; half /= 2)
-    for (int i = 0; i < half; i++)
-      for (int lane = 0; lane < LANES; lane++) terms[i][lane] += terms[i + half][lane];
+  column errors;
+  if (paired) {
+    add_pairs(terms, blocks->pairs, errors);
+  } else {
+    for (int half = 8; half; half /= 2)
+      for (int i = 0; i < half; i++)
+        for (int lane = 0; lane < LANES; lane++) terms[i][lane] += terms[i + half][lane];
+    memcpy(errors, terms[0], sizeof errors);
+  }
   for (int lane = 0; lane < LANES; lane++) {
-    const int better = terms[0][lane] < blocks->least[lane];
-    blocks->least[lane] = better ? terms[0][lane] : blocks->least[lane];
+    const int better = first || errors[lane] < blocks->least[lane];
+    blocks->least[lane] = better ? errors[lane] : blocks->least[lane];
     blocks->best[lane] = better ? codes[lane] : blocks->best[lane];
   }
 }
 
 // Puts better scales in the place of those that fit the largest magnitudes, for at most as many blocks as there are lanes.
-ALWAYS_INLINE void search(struct lanes *blocks, int count, float scale_2, int four_over_six, int fast, uint8_t *scales) {
+ALWAYS_INLINE void search(struct lanes *blocks, int count, float scale_2, enum search how, int fast, uint8_t *scales) {
+  const int four_over_six = how == FOUR_OVER_SIX, paired = how == BY_PAIRS;
   word largest[LANES], codes[LANES];
   for (int i = 0; i < 16; i++)
     for (int lane = 0; lane < LANES; lane++) blocks->units[i][lane] = blocks->magnitudes[i][lane] / scale_2;
-  for (int lane = 0; lane < LANES; lane++) {
-    largest[lane] = blocks->best[lane] = lane < count ? scales[lane] : FIRST_BYTE;
-    blocks->least[lane] = INFINITY;
-  }
-  compare(blocks, largest, scale_2, fast);
+  for (int lane = 0; lane < LANES; lane++) largest[lane] = lane < count ? scales[lane] : FIRST_BYTE;
+  compare(blocks, largest, scale_2, 1, paired, fast);
   for (int number = 1; number < (four_over_six ? 2 : CANDIDATES); number++) {
     for (int lane = 0; lane < LANES; lane++) {
       float most = 0;
@@ -147,15 +165,24 @@ ALWAYS_INLINE void search(struct lanes *blocks, int count, float scale_2, int fo
         most = blocks->magnitudes[i][lane] > most ? blocks->magnitudes[i][lane] : most;
       codes[lane] = four_over_six ? to_e4m3(limited(most / (4.0f * scale_2))) : candidate(largest[lane], number);
     }
-    compare(blocks, codes, scale_2, fast);
+    compare(blocks, codes, scale_2, 0, paired, fast);
   }
   for (int lane = 0; lane < count; lane++) scales[lane] = (byte)blocks->best[lane];
 }
 
-// `importance` has a number for each column; `first` is the number of the first block within its matrix, whose rows have
-// `row` blocks.
+// Each search by itself, so that the compiler sees what it does not do.
+static void search_by(struct lanes *blocks, int count, float scale_2, enum search how, int fast, uint8_t *scales) {
+  if (how == BY_PAIRS)
+    fast ? search(blocks, count, scale_2, BY_PAIRS, 1, scales) : search(blocks, count, scale_2, BY_PAIRS, 0, scales);
+  else
+    fast ? search(blocks, count, scale_2, how, 1, scales) : search(blocks, count, scale_2, how, 0, scales);
+}
+
+// `first` is the number of the first block within its matrix, whose rows have `row` blocks. `importance` has a number for
+// each column; `BY_PAIRS`, for each pair, one for each block of a row and then for as many as there are lanes, from the
+// first one on again.
 void nvfp4_search_bf16(const uint16_t *weight, int64_t blocks, float scale_2, const float *importance, int64_t first,
-                       int64_t row, int four_over_six, uint8_t *codes, uint8_t *scales) {
+                       int64_t row, enum search how, uint8_t *codes, uint8_t *scales) {
   const int fast = steps_divide_fast(scale_2);
   struct lanes some = {0};
   float steps[LANES];
@@ -164,13 +191,14 @@ void nvfp4_search_bf16(const uint16_t *weight, int64_t blocks, float scale_2, co
     scales_of(weight + done * 16, count, scale_2, scales + done, steps);
     for (int lane = 0; lane < count; lane++)
       for (int i = 0; i < 16; i++) {
-        some.magnitudes[i][lane] = widened(weight[(done + lane) * 16 + i] & 0x7fff);
-        some.importance[i][lane] = importance[(first + done + lane) % row * 16 + i];
+        const uint16_t number = weight[(done + lane) * 16 + i];
+        some.magnitudes[i][lane] = widened(number & 0x7fff);
+        some.signs[i][lane] = (word)(number & 0x8000) << 16;
+        if (how != BY_PAIRS) some.importance[i][lane] = importance[(first + done + lane) % row * 16 + i];
       }
-    if (fast)
-      search(&some, count, scale_2, four_over_six, 1, scales + done);
-    else
-      search(&some, count, scale_2, four_over_six, 0, scales + done);
+    for (int pair = 0; how == BY_PAIRS && pair < PAIRS; pair++)
+      memcpy(some.pairs[pair], importance + pair * (row + LANES) + (first + done) % row, sizeof(column));
+    search_by(&some, count, scale_2, how, fast, scales + done);
     for (int64_t block = done; block < done + count; block++)
       codes_of(weight + block * 16, from_e4m3(scales[block]) * scale_2, fast, codes + block * 8);
   }
@@ -178,15 +206,12 @@ void nvfp4_search_bf16(const uint16_t *weight, int64_t blocks, float scale_2, co
 
 // --- GPTQ, see gptq.py ---
 
-enum search { BY_MAX, FOUR_OVER_SIX, BY_ERROR, BY_COST };
-
-typedef float column[LANES];  // a number of each row
-
-ALWAYS_INLINE void scales_of_rest(const column *rest, float scale_2, column magnitudes[16], uint8_t *scales) {
+ALWAYS_INLINE void scales_of_rest(const column *rest, float scale_2, struct lanes *some, uint8_t *scales) {
   float most[LANES] = {0};
   for (int i = 0; i < 16; i++)
     for (int lane = 0; lane < LANES; lane++) {
-      const float magnitude = magnitudes[i][lane] = fabsf(rest[i][lane]);
+      const float magnitude = some->magnitudes[i][lane] = fabsf(rest[i][lane]);
+      some->signs[i][lane] = to_bits(rest[i][lane]) & 0x80000000u;
       most[lane] = magnitude > most[lane] ? magnitude : most[lane];
     }
   const float divisor = 6.0f * scale_2;
@@ -249,11 +274,11 @@ ALWAYS_INLINE void change_behind(column *rest, int64_t behind, const column *off
   }
 }
 
-// `order` has the numbers of the blocks in the order of `costs`, `changes` and `rest`, memory for `columns` times as many
-// numbers as there are lanes.
+// `order` has the numbers of the blocks in the order of `costs`, `pairs`, `changes` and `rest`, memory for `columns` times
+// as many numbers as there are lanes. `pairs` has those of each block.
 void nvfp4_gptq_bf16(const uint16_t *weight, int64_t rows, int64_t columns, float scale_2, const int32_t *order,
-                     const float *costs, const float *changes, enum search how, column *rest, uint8_t *codes,
-                     uint8_t *scales) {
+                     const float *costs, const float *changes, const float *pairs, enum search how, column *rest,
+                     uint8_t *codes, uint8_t *scales) {
   struct lanes some = {0};
   for (int i = 0; i < 16; i++)
     for (int lane = 0; lane < LANES; lane++) some.importance[i][lane] = 1;
@@ -267,11 +292,13 @@ void nvfp4_gptq_bf16(const uint16_t *weight, int64_t rows, int64_t columns, floa
       word coded[16][LANES];
       column steps, off[16];
       const float *from_here = changes + first * columns;
-      scales_of_rest(rest + first, scale_2, some.magnitudes, chosen);
+      scales_of_rest(rest + first, scale_2, &some, chosen);
+      for (int pair = 0; how == BY_PAIRS && pair < PAIRS; pair++)
+        for (int lane = 0; lane < LANES; lane++) some.pairs[pair][lane] = pairs[first / 16 * PAIRS + pair];
       if (how == BY_COST)
         search_by_cost(rest + first, scale_2, costs + first, from_here + first, columns, chosen);
       else if (how != BY_MAX)
-        search(&some, LANES, scale_2, how == FOUR_OVER_SIX, 0, chosen);
+        search_by(&some, LANES, scale_2, how, 0, chosen);
       for (int lane = 0; lane < LANES; lane++) steps[lane] = from_e4m3(chosen[lane]) * scale_2;
       round_block(rest + first, steps, from_here + first, columns, coded, off);
       change_behind(rest, first + 16, off, from_here, columns);

@@ -71,30 +71,57 @@ extern "C" __global__ void nvfp4_bf16(const uint4 *weight, count_t eights, float
   }
 }
 
-// One thread searches a whole block. `importance` has a number for each column, and rows have `row` blocks.
+// One thread searches a whole block, and writes its scale and codes.
+SHARED void search_block(const uint4 *weight, float scale_2, const float *importance, enum search how,
+                         const struct block_scale *table, uint2 *codes, byte *scales) {
+  const bool fast = divides_fast(0x1p-9f * scale_2) && divides_fast(448 * scale_2);
+  word numbers[8];
+  take(weight, numbers), take(weight + 1, numbers + 4);
+  const float largest = widened(max(largest_of(numbers), largest_of(numbers + 4)));
+  const byte coded = fast ? searched(numbers, largest, importance, scale_2, how, table, 1)
+                          : searched(numbers, largest, importance, scale_2, how, table, 0);
+  const struct block_scale scale = table[coded];
+  *scales = coded;
+  __stcs(codes, fast ? make_uint2(eight_nvfp4(numbers, scale.step, scale.reciprocal),
+                                  eight_nvfp4(numbers + 4, scale.step, scale.reciprocal))
+                     : make_uint2(eight_nvfp4_slowly(numbers, scale.step),
+                                  eight_nvfp4_slowly(numbers + 4, scale.step)));
+}
+
+SHARED void tabulate_scales(struct block_scale *table, float scale_2) {
+  for (word code = threadIdx.x; code <= LAST_BYTE; code += blockDim.x) table[code] = block_scale_of(code, scale_2);
+  __syncthreads();
+}
+
+// `importance` has a number for each column, and rows have `row` blocks.
 extern "C" __global__ void nvfp4_search_bf16(const uint4 *weight, count_t blocks, float scale_2, const float4 *importance,
                                              count_t row, count_t four_over_six, uint2 *codes, byte *scales) {
   __shared__ struct block_scale table[LAST_BYTE + 1];
-  for (word code = threadIdx.x; code <= LAST_BYTE; code += blockDim.x) table[code] = block_scale_of(code, scale_2);
-  __syncthreads();
-  const bool fast = divides_fast(0x1p-9f * scale_2) && divides_fast(448 * scale_2);
+  tabulate_scales(table, scale_2);
   EACH(i, blocks) {
-    word numbers[8];
-    take(weight + 2 * i, numbers), take(weight + 2 * i + 1, numbers + 4);
     float weights[16];
     for (int j = 0; j < 4; j++) {
       const float4 four = importance[i % row * 4 + j];
       weights[4 * j] = four.x, weights[4 * j + 1] = four.y, weights[4 * j + 2] = four.z, weights[4 * j + 3] = four.w;
     }
-    const float largest = widened(max(largest_of(numbers), largest_of(numbers + 4)));
-    const byte coded = fast ? searched(numbers, largest, weights, scale_2, four_over_six, table, 1)
-                            : searched(numbers, largest, weights, scale_2, four_over_six, table, 0);
-    const struct block_scale scale = table[coded];
-    scales[i] = coded;
-    __stcs(codes + i, fast ? make_uint2(eight_nvfp4(numbers, scale.step, scale.reciprocal),
-                                        eight_nvfp4(numbers + 4, scale.step, scale.reciprocal))
-                           : make_uint2(eight_nvfp4_slowly(numbers, scale.step),
-                                        eight_nvfp4_slowly(numbers + 4, scale.step)));
+    if (four_over_six)
+      search_block(weight + 2 * i, scale_2, weights, FOUR_OVER_SIX, table, codes + i, scales + i);
+    else
+      search_block(weight + 2 * i, scale_2, weights, BY_ERROR, table, codes + i, scales + i);
+  }
+}
+
+// The threads of a warp search the same block of 32 rows, so that one read of a pair's number serves all. `rows` is that
+// of the matrix, `steps` the number of blocks with its rows rounded up to whole warps.
+extern "C" __global__ void nvfp4_search_pairs_bf16(const uint4 *weight, count_t steps, float scale_2, const float *pairs,
+                                                   count_t row, count_t rows, uint2 *codes, byte *scales) {
+  __shared__ struct block_scale table[LAST_BYTE + 1];
+  tabulate_scales(table, scale_2);
+  const count_t whole = (rows + 31) / 32 * 32;
+  EACH(i, steps) {
+    const count_t column = i / whole, block = i % whole * row + column;
+    if (i % whole < rows)
+      search_block(weight + 2 * block, scale_2, pairs + column * PAIRS, BY_PAIRS, table, codes + block, scales + block);
   }
 }
 

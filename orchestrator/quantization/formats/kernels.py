@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.quantization.format_names import FOUR_OVER_SIX, MAX, MSE, WEIGHTED
+from orchestrator.quantization.format_names import FOUR_OVER_SIX, LOCAL_HESSIAN, MAX, MSE, WEIGHTED
 from orchestrator.quantization.formats import e2m1, fp8, gptq, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 from orchestrator.quantization.formats.gpu import GpuWeight
@@ -47,9 +47,9 @@ _SECONDS_TO_COMPILE = 60
 _SMALLEST_PART = 1 << 16
 """Elements below which another thread is not worth it."""
 _LANES = 32
-"""Rows that GPTQ's loop works on side by side."""
-_SEARCHES = {MAX: 0, FOUR_OVER_SIX: 1, MSE: 2, WEIGHTED: 3}
-"""As `enum search` of `kernels.c` has them."""
+"""Blocks that a search compares side by side, and rows that GPTQ's loop works on."""
+SEARCHES = {MAX: 0, FOUR_OVER_SIX: 1, MSE: 2, WEIGHTED: 3, LOCAL_HESSIAN: 4}
+"""As `enum search` of `arithmetic.h` has them."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,11 @@ def encode_nvfp4(
     codes = empty((rows, columns // 2), np.uint8)
     scales = empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
     scalar = ctypes.c_float(float(scale_2))
-    weights = np.ones(columns, np.float32) if importance is None else np.ascontiguousarray(importance, np.float32)
+    weights = np.ones(columns, np.float32) if importance is None else importance
+    how = search if weights.ndim == 1 else LOCAL_HESSIAN
+    if weights.ndim > 1:  # the pairs of blocks side by side, and of the first ones again behind the last
+        weights = weights[np.arange(len(weights) + _LANES) % len(weights)].T
+    weights = np.ascontiguousarray(weights, np.float32)
 
     def work(first: int, last: int) -> None:
         begin, blocks = _at(weight, first * 2), ctypes.c_int64((last - first) // nvfp4.BLOCK)
@@ -158,9 +162,12 @@ def encode_nvfp4(
         if search == MAX:
             library.functions.nvfp4_bf16(begin, blocks, scalar, *results)
             return
-        place = (ctypes.c_int64(first // nvfp4.BLOCK), ctypes.c_int64(columns // nvfp4.BLOCK))
-        four_over_six = ctypes.c_int(search == FOUR_OVER_SIX)
-        library.functions.nvfp4_search_bf16(begin, blocks, scalar, _at(weights, 0), *place, four_over_six, *results)
+        place = (
+            ctypes.c_int64(first // nvfp4.BLOCK),
+            ctypes.c_int64(columns // nvfp4.BLOCK),
+            ctypes.c_int(SEARCHES[how]),
+        )
+        library.functions.nvfp4_search_bf16(begin, blocks, scalar, _at(weights, 0), *place, *results)
 
     library.each(weight.size, work)
     return Encoded(codes, scales)
@@ -177,13 +184,13 @@ def encode_gptq(weight: Numbers, scale_2: np.float32, search: str, changes: gptq
     rows, columns = weight.shape
     codes = np.empty((rows, columns // 2), np.uint8)
     scales = np.empty((rows, columns // nvfp4.BLOCK), ml_dtypes.float8_e4m3fn)
-    known: tuple[NDArray[Any], ...] = (changes.order, changes.costs, changes.matrix)
+    known: tuple[NDArray[Any], ...] = (changes.order, changes.costs, changes.matrix, changes.pairs)
     known = tuple(map(np.ascontiguousarray, known))
 
     def work(first: int, last: int) -> None:
         rest = np.empty((columns, _LANES), np.float32)
         count = (ctypes.c_int64((last - first) // columns), ctypes.c_int64(columns), ctypes.c_float(float(scale_2)))
-        how = (*(_at(array, 0) for array in known), ctypes.c_int(_SEARCHES[search]), _at(rest, 0))
+        how = (*(_at(array, 0) for array in known), ctypes.c_int(SEARCHES[search]), _at(rest, 0))
         results = (_at(codes, first // 2), _at(scales, first // nvfp4.BLOCK))
         library.functions.nvfp4_gptq_bf16(_at(weight, first * 2), *count, *how, *results)
 

@@ -31,12 +31,18 @@ error; `weight_scale_2` stays. With E4M3's positive numbers in order, as their b
 
 - `mse`: the 13 bytes from 4 below that of `s` to 8 above it, as far as they exist;
 - `four_over_six`: `s`, and what step 2 gives with 4 in place of 6, so that the largest number becomes 4 and not 6;
-- `weighted`: the bytes of `mse`, but each number's error counts as much as the mean square of its input.
+- `weighted`: the bytes of `mse`, but each number's error counts as much as the mean square of its input;
+- `local_hessian`: the bytes of `mse`, by what errors of a block together change in outputs.
 
 The error of a block, in units of `weight_scale_2`, is the sum of `h * (E2M1(code) * s - |w| / weight_scale_2)^2`, with
 the magnitude of the code of step 4, and with `h` 1 or the input's importance. All of it is FP32, one rounding per
 operation. The sixteen terms are added in halves: the first eight to the last eight, four to four, two to two. Of equal
 errors the byte nearest to that of `s` wins, of two as near the smaller one; with `four_over_six`, `s` does.
+
+For `local_hessian` the error is `e H e` instead. `e` has the block's differences with the signs of `w`, and `H` is the
+sum of `x x^T` over the block's inputs `x` of calibration. So the error is the sum over `i` of `e[i] * (h[i, i] * e[i] +
+h[i, i + 1] * e[i + 1] + ... + h[i, 15] * e[15])`, all added one after the other, with `h[i, j]` twice `H[i, j]` for `i`
+below `j`. ModelOpt's algorithm of this name compares all 126 numbers and adds in another order.
 
 The definition of `max` is that of NVIDIA's Model Optimizer 0.47
 (`modelopt/torch/quantization/qtensor/nvfp4_tensor.py`); other than for a tensor of zeros the bytes are the same, which
@@ -67,6 +73,8 @@ FOUR = 4.0
 
 OFFSETS = (0, -1, 1, -2, 2, -3, 3, -4, 4, 5, 6, 7, 8)
 """Distances of candidates from the byte of `max`, in the order in which the first of equal errors wins."""
+PAIRS = np.triu_indices(BLOCK)
+"""The pairs of inputs of a block, row by row: each with itself, and then with all behind it."""
 FIRST_BYTE, LAST_BYTE = 1, 126
 """E4M3's smallest positive number and its largest."""
 
@@ -100,8 +108,8 @@ def encode(
         weight: Finite numbers of shape [out, in], BF16, FP16 or FP32.
         scale_2: `tensor_scale` of the largest magnitude of the whole tensor or group. A magnitude above it saturates.
         search: The candidates for the scales of blocks: `max`, `mse` or `four_over_six`.
-        importance: Weights of the errors of each column, of shape [in]; by default all count alike. With `mse` it makes
-            the search `weighted`.
+        importance: By default all errors count alike. With `mse`, weights of the errors of each column, of shape [in],
+            make the search `weighted`; `h` of `PAIRS` in each block, of shape [in/16, 136], makes it `local_hessian`.
 
     Raises:
         ValueError: The shape is not two-dimensional with whole blocks in each row.
@@ -119,6 +127,20 @@ def encode(
     return Encoded(codes, scales)
 
 
+def pairs_of(products: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Return what `local_hessian` takes as importance, of shape [in/16, 136].
+
+    Args:
+        products: The sum of `x x^T` over the inputs `x` of each block, of shape [in/16, 16, 16]; finite and not all 0.
+    """
+    exact = products.astype(np.float64)
+    exact /= np.einsum("bii->bi", exact).max()
+    rows, columns = PAIRS
+    pairs = exact[:, rows, columns].astype(np.float32)
+    pairs[:, rows < columns] *= 2
+    return pairs
+
+
 def decode(encoded: Encoded[NDArray[Any]], scale_2: np.float32) -> NDArray[np.float32]:
     """Decode a weight, or some of its rows, to FP32 of shape [out, in]."""
     rows, half = encoded.codes.shape
@@ -134,7 +156,7 @@ def chosen_scales(
     chosen = _block_scales(blocks, scale_2)
     if search == MAX:
         return chosen
-    weights = None if importance is None else importance.reshape(-1, BLOCK)
+    weights = importance.reshape(-1, BLOCK) if importance is not None and importance.ndim == 1 else importance
     # A number far above the scale may become infinite here. Then no candidate is better than `max`.
     with np.errstate(over="ignore", invalid="ignore"):
         units = np.divide(np.abs(blocks), scale_2, dtype=np.float32)
@@ -164,13 +186,28 @@ def _errors(
 ) -> NDArray[np.float32]:
     """Return the error of each block with its scale."""
     magnitudes = np.abs(e2m1.VALUES)[codes_of(blocks, scales, scale_2)]
-    terms = np.square(magnitudes * scales.astype(np.float32)[..., np.newaxis] - units)
+    off = magnitudes * scales.astype(np.float32)[..., np.newaxis] - units
+    if weights is not None and weights.shape[-1] != BLOCK:
+        return _products(np.where(blocks < 0, -off, off), weights)
+    terms = np.square(off)
     if weights is not None:
         terms = terms * weights
     for half in (8, 4, 2, 1):
         terms = terms[..., :half] + terms[..., half:]
     errors: NDArray[np.float32] = terms[..., 0]
     return errors
+
+
+def _products(off: NDArray[np.float32], pairs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sum over the pairs of each block: the product of both errors and of their weight."""
+    columns, weights = np.moveaxis(off, -1, 0).copy(), iter(pairs.T)
+    total = np.zeros(off.shape[:-1], np.float32)
+    for number, column in enumerate(columns):
+        part = column * next(weights)
+        for other in columns[number + 1 :]:
+            part += other * next(weights)
+        total += column * part
+    return total
 
 
 def _block_scales(blocks: NDArray[np.float32], scale_2: np.float32, becomes: float = e2m1.LARGEST) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.bytes import (
     checkpoint_bytes,
+    input_pairs,
     input_products,
     kv_bytes,
     kv_bytes_read,
@@ -191,6 +192,18 @@ def test_gptq_adds_the_products_of_every_two_inputs_of_a_layer() -> None:
     calibrated = one_pass_peak(SHAPES["large"], scheme, Calibration(), ["weighted"])
     assert rounding.value == calibrated.value + input_products(SHAPES["large"])
     assert "rounding gptq: 14.0 GB" in rounding.basis
+    assert one_pass_peak(SHAPES["large"], scheme, Calibration(), ["local_hessian", "gptq"]).value == rounding.value
+
+
+def test_local_hessian_adds_the_products_of_inputs_within_blocks() -> None:
+    large = SHAPES["large"]
+    assert input_pairs(large) == 98 * (3 * 8192 + 28672)
+    assert input_pairs(SHAPES["mixture"]) == 98 * (2 * 4096 + 8 * (4096 + 14336))
+    plain, searching = (
+        one_pass_peak(large, scheme_of("nvfp4"), Calibration(), [search]) for search in ("max", "local_hessian")
+    )
+    assert searching.value == plain.value + input_pairs(large)
+    assert "scale_search local_hessian: 5.2 MB" in searching.basis
 
 
 def test_inputs_of_quantized_layers_need_a_layer_as_it_is_stored_and_multiplied() -> None:

@@ -99,6 +99,10 @@ def test_with_gptq_the_processor_searches_and_rounds_a_block_with_each_candidate
     assert with_gptq.least > 2 * on_processor.least
     assert searching(8e9, "mse", "gptq", gpu) == searching(8e9, "mse", "nearest", None)
     assert searching(8e9, "max", "gptq", gpu) is None
+    pairs = searching(8e9, "local_hessian", "nearest", None)
+    assert pairs is not None
+    assert pairs.least > on_processor.least
+    assert searching(8e9, "local_hessian", "gptq", gpu) == pairs
 
 
 def test_gptq_takes_changes_of_later_columns_and_products_of_inputs() -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from orchestrator.quantization.activation_probe import ENOUGH_TOKENS, InputMoments, InputProducts, Measured, ModuleProbe
+from orchestrator.quantization.candidates import parse
+from orchestrator.quantization.formats.nvfp4 import pairs_of
+from orchestrator.quantization.schemes import searching
 
 _INPUTS = 16
 
@@ -35,6 +38,9 @@ class _Tensor(np.ndarray[Any, Any]):
 
     def addmm_(self, one: _Tensor, other: _Tensor) -> None:
         self += one @ other
+
+    def permute(self, *axes: int) -> _Tensor:
+        return self.transpose(axes)
 
     def cpu(self) -> _Tensor:
         return self
@@ -144,6 +150,48 @@ def test_products_are_summed_over_tokens_without_padding_and_given_out_once() ->
     assert not found.is_singular
     assert list(moments.taken_products()) == []
     assert list(InputMoments().taken_products()) == []
+
+
+def test_pairs_of_inputs_within_blocks_are_summed_over_tokens_without_padding() -> None:
+    wide = np.concatenate([_tokens(2 * ENOUGH_TOKENS), _tokens(2 * ENOUGH_TOKENS)[::-1]], axis=1)
+    given = _acting(wide.reshape(2, ENOUGH_TOKENS, 2 * _INPUTS))
+    mask = _acting(np.array([[True] * ENOUGH_TOKENS, [True] * 10 + [False] * (ENOUGH_TOKENS - 10)]))
+    moments = InputMoments(mask, keeps_blocks=True)
+    for _ in range(2):
+        moments.saw(_TORCH, ["q_proj", "k_proj"], given)
+    moments.saw(_TORCH, ["mlp.experts.0.up_proj"], given[:, : ENOUGH_TOKENS // 4])
+    seen = np.asarray(given[mask], np.float64)
+    blocks = np.stack([seen[:, here : here + 16].T @ seen[:, here : here + 16] for here in (0, 16)])
+    found = moments.importance(pairs=True)
+    np.testing.assert_allclose(found["q_proj"], pairs_of(blocks), rtol=1e-4, atol=1e-6)
+    assert found.keys() == moments.importance().keys() == {"q_proj", "k_proj"}
+    assert found["q_proj"] is found["k_proj"]
+
+
+def test_pairs_that_no_number_of_32_bits_holds_are_left_out() -> None:
+    moments = InputMoments(keeps_blocks=True)
+    with np.errstate(over="ignore"):
+        moments.saw(_TORCH, ["down_proj"], _tokens(ENOUGH_TOKENS) * np.float32(1e20))
+    assert moments.importance().keys() == {"down_proj"}
+    assert moments.importance(pairs=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("ways", "products", "blocks"),
+    [
+        (("mse", "max+gptq"), True, False),
+        (("weighted",), False, False),
+        (("max", "local_hessian"), False, True),
+        (("local_hessian+gptq",), True, False),
+        (("weighted+gptq", "local_hessian"), True, True),
+    ],
+)
+def test_what_is_summed_is_what_a_scheme_needs(ways: tuple[str, ...], products: bool, blocks: bool) -> None:
+    schemes = [searching(**one.values)["nvfp4"] for one in parse(",".join(ways))]
+    found = InputMoments.of(schemes)
+    assert found is not None
+    assert (found.keeps_products, found.keeps_blocks) == (products, blocks)
+    assert InputMoments.of([searching("mse")["nvfp4"], searching("local_hessian")["fp8"]]) is None
 
 
 def test_products_of_few_tokens_are_not_given_out() -> None:

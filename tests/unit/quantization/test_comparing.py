@@ -149,6 +149,16 @@ def test_gptq_adds_products_once_and_rounded_weights_of_each(tiny: Path, batches
     assert plain.products == 0 < twice.products - once.products < once.products
 
 
+def test_local_hessian_adds_pairs_once(tiny: Path, batches: list[Batch]) -> None:
+    samples = Samples(batches[:2], batches[2:4])
+    names = ("max,local_hessian", "max+gptq", "max+gptq,local_hessian", "max+gptq,local_hessian+gptq")
+    pairs, gptq, both, rounded = (
+        needs_of(_plans(tiny, each), samples, "cpu", cast("Torch", None))[0].products for each in names
+    )
+    assert 0 < pairs == both - gptq
+    assert rounded > gptq
+
+
 def test_too_little_memory_for_candidates_is_refused_with_what_to_leave_out(tiny: Path, batches: list[Batch]) -> None:
     needs = needs_of(_plans(tiny, "max,mse+gptq"), Samples(batches, batches), "cpu", cast("Torch", None))
     with pytest.raises(MemoryBudgetError, match="comparing candidates needs") as caught:

@@ -217,3 +217,5 @@ def test_gptq_needs_the_products_of_inputs_and_room_for_what_it_rounded(tiny: Pa
     assert rounding.products == 4 * (sum(n**2 for n in inputs) + 3 * max(inputs) ** 2) + rounded
     assert rounding.total(layers=1, spill=True) - plain.total(layers=1, spill=True) == rounding.products
     assert "products of inputs" in str(rounding)
+    by_pairs = Plan.make(tiny, scheme_named("nvfp4", scale_search="local_hessian"))
+    assert resources.needs(by_pairs, random_batches(261, 1, 8), "cpu").products == 98 * sum(inputs)
