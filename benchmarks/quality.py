@@ -1,11 +1,11 @@
 """What does each way to NVFP4 keep of a trained model? `python -m benchmarks.quality` prints tables.
 
 SmolLM2-135M-Instruct, see `support.smollm2`, is compared with every search for scales, and with `weighted` and
-`local_hessian` rounded by GPTQ, some of these also with smoothed inputs; with and without 4-bit inputs, as `orchestrator
-quality` compares them. It is calibrated on source code of Python's library and judged on three kinds: prose of Python's
-reference, other source code, and prose of another language, see `support/german.txt`. A search that suits only its own
-text would show. The
-difference from `max` has an interval of 95 %: Student's, paired over the samples of a text.
+`local_hessian` rounded by GPTQ, some of these also with smoothed inputs; with and without 4-bit inputs, as
+`orchestrator quality` compares them. It is calibrated on source code of Python's library and judged on three kinds:
+prose of Python's reference, other source code, and prose of another language, see `support/german.txt`. A search that
+suits only its own text would show. The difference from `max` has an interval of 95 %: Student's, paired over the
+samples of a text.
 
 Goals, for the divergence over that of `max`, on prose: with 16-bit inputs 0.45 for `weighted` and smoothing, the
 default of calibrated recipes, and 0.33 for GPTQ; with 4-bit inputs 0.6 for that default, and 0.5 with GPTQ as well.
