@@ -17,7 +17,7 @@ from orchestrator.errors import RecipeInvalidError
 from orchestrator.events import Observer, silence
 from orchestrator.planner.candidates import TrialCost, trial_cost
 from orchestrator.quantization.candidates import Candidate, most_demanding
-from orchestrator.quantization.format_names import ROUNDED_FORMATS
+from orchestrator.quantization.format_names import SMOOTHED_FORMATS
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps import candidates as step_of_candidates
 
@@ -143,11 +143,11 @@ def _values(candidate: Candidate) -> list[str]:
 
 def _require_blocks(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
     quantization = recipe.quantization
-    if quantization.method == "onepass" and quantization.format in ROUNDED_FORMATS:
+    if quantization.method == "onepass" and quantization.format in SMOOTHED_FORMATS:
         return
     names = ", ".join(candidate.name for candidate in candidates)
     message = (
-        f"{recipe.name}: {names}: ways to encode {' and '.join(ROUNDED_FORMATS)} of method onepass; the recipe has"
+        f"{recipe.name}: {names}: ways to encode {' and '.join(SMOOTHED_FORMATS)} of method onepass; the recipe has"
         f" format {quantization.format}, method {quantization.method}"
     )
     hint = "try them with --set quantization.format=nvfp4 --set quantization.method=onepass"

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, metavar="DIR", help=f"where to write {candidate_findings.FILE}"
     )
     parser.add_argument("--try", dest="candidates", type=_names, required=True, metavar="NAMES", help="weighted+gptq,…")
-    parser.add_argument("--format", choices=format_names.ROUNDED_FORMATS, required=True)
+    parser.add_argument("--format", choices=format_names.SMOOTHED_FORMATS, required=True)
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="as in quantize")
     parser.add_argument("--kv-cache", choices=format_names.KV_CACHE_FORMATS, default="none", help="as in quantize")
     parser.add_argument("--smoothing", choices=format_names.SMOOTHINGS, default="none", help="as in quantize, of all")

@@ -64,13 +64,16 @@ def is_worth_compiling(checkpoint: Path, rounding: str) -> bool:
 
 
 def _check_text_choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    defaults = {"rounding": format_names.NEAREST, "smoothing": format_names.NONE}
-    for name, chosen in ((name, getattr(options, name)) for name in defaults):
-        if chosen == defaults[name]:
+    allowed = {
+        "rounding": (format_names.NEAREST, format_names.ROUNDED_FORMATS),
+        "smoothing": (format_names.NONE, format_names.SMOOTHED_FORMATS),
+    }
+    for name, (default, formats) in allowed.items():
+        chosen = getattr(options, name)
+        if chosen == default:
             continue
-        if options.format not in format_names.ROUNDED_FORMATS:
-            formats = ", ".join(format_names.ROUNDED_FORMATS)
-            parser.error(f"--{name} {chosen} goes with --format {formats}, not with {options.format}")
+        if options.format not in formats:
+            parser.error(f"--{name} {chosen} goes with --format {', '.join(formats)}, not with {options.format}")
         if options.calibration is None:
             parser.error(f"--{name} {chosen} needs --calibration: tokens from a seed tell nothing of the inputs")
 
@@ -126,7 +129,6 @@ def _calibrated(options: argparse.Namespace, walk: WalkSettings) -> cost.Cost:
             calibrated.quantize_calibrated,
             number_format=options.format,
             shared_scales=options.shared_scales,
-            rounding=options.rounding,
             smoothing=options.smoothing,
             layer_inputs=options.layer_inputs,
         )
@@ -139,6 +141,7 @@ def _calibrated(options: argparse.Namespace, walk: WalkSettings) -> cost.Cost:
         exclude=options.exclude,
         scale_search=options.scale_search,
         input_scales=options.input_scales,
+        rounding=options.rounding,
         settings=settings,
         observer=Reporter(),
     )

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from orchestrator.errors import CheckpointError, RecipeInvalidError
 from orchestrator.events import Progress, silence
@@ -20,8 +25,8 @@ from orchestrator.quantization.activation_probe import InputMoments, Measured
 from orchestrator.quantization.activations import hidden_states
 from orchestrator.quantization.calibrated import Settings, check_measured, write_quantized
 from orchestrator.quantization.choice import BF16, Choice, Group, Option, choose
-from orchestrator.quantization.format_names import AUTO, MAX
-from orchestrator.quantization.layer_encoding import InputScales
+from orchestrator.quantization.format_names import AUTO, MAX, NEAREST
+from orchestrator.quantization.layer_encoding import InputScales, Weights, rounded, scales_of_layer
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.linear_override import Arithmetic, Stored, operands
 from orchestrator.quantization.model import LayeredModel
@@ -34,10 +39,8 @@ from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Probe, groups_of, probes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from orchestrator.events import Event, Observer
@@ -67,6 +70,7 @@ def quantize_auto(
     kv_cache: str = "none",
     exclude: Sequence[str] = (),
     scale_search: str = MAX,
+    rounding: str = NEAREST,
     input_scales: str = MAX,
     settings: Settings | None = None,
     observer: Observer = silence,
@@ -81,6 +85,8 @@ def quantize_auto(
         kv_cache: `fp8` writes scales for keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         scale_search: How the scales of NVFP4's blocks are chosen, while errors are measured as well.
+        rounding: How NVFP4's numbers are rounded, likewise. With `gptq`, NVFP4 of all layers is kept in files: in
+            `settings.scratch`, or in the output until the end.
         input_scales: How the scales of NVFP4's inputs are chosen: one of `format_names.INPUT_SCALES`.
         settings: How to work.
         observer: Gets the progress in layers, each of which is counted twice.
@@ -94,27 +100,42 @@ def quantize_auto(
     if output.resolve() == source.resolve():
         message = f"{output}: the output folder is the source folder; expected another one"
         raise CheckpointError(message)
-    how, schemes = settings or Settings(), searching(scale_search, input_scales=input_scales)
-    report = Report(AUTO, kv_cache, scale_search, input_scales=input_scales)
+    how = settings or Settings()
+    report = Report(AUTO, kv_cache, scale_search, rounding, input_scales=input_scales)
+    schemes = searching(scale_search, rounding, input_scales=input_scales)
     surveyed = Plan.make(source, SCHEMES["fp8"], exclude, kv_cache)  # whose modules may have any shape
     searched = "".join(f"{choice} " for choice in (scale_search, input_scales) if choice != MAX)
+    if rounding != NEAREST:
+        searched += f"{rounding} {list(exclude)} "  # rounded weights are kept
     work = hashlib.sha256(f"auto {searched}{fingerprint(surveyed, batches, how.device)}".encode()).hexdigest()
-    scratch = Scratch.open(how.scratch, work, Measured.restored)
     choose(
         _groups(surveyed, {}), _limit(surveyed, budget), _weights(surveyed)
     )  # refuse too small a budget before any layer runs
-    halfway = partial(_half, observer, len(surveyed.layers))
-    _Survey(surveyed, schemes, how, report, partial(halfway, 0)).run(batches, scratch)
-    chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget), _weights(surveyed))
-    plan = Plan.make(source, schemes["nvfp4"], exclude, kv_cache, chosen.formats, schemes=schemes)
-    report.choice = _document(chosen, budget, surveyed)
-    if not plan.selection.groups:
-        message = "quantization.budget: the whole model fits as it is; nothing was quantized"
-        raise RecipeInvalidError(message, hint="allow less, or use format bf16 with method none")
-    known = replace(scratch, done=len(scratch.measured))
-    rest = partial(halfway, len(surveyed.layers))
-    write_quantized(plan, output, batches, known, how=how, report=report, observer=rest)
+    with _scratch_folder(how, output, rounding) as folder:
+        scratch = Scratch.open(folder, work, Measured.restored)
+        halfway = partial(_half, observer, len(surveyed.layers))
+        _Survey(surveyed, schemes, how, report, partial(halfway, 0)).run(batches, scratch)
+        chosen = choose(_groups(surveyed, _errors(surveyed, scratch)), _limit(surveyed, budget), _weights(surveyed))
+        plan = Plan.make(source, schemes["nvfp4"], exclude, kv_cache, chosen.formats, schemes=schemes)
+        report.choice = _document(chosen, budget, surveyed)
+        if not plan.selection.groups:
+            message = "quantization.budget: the whole model fits as it is; nothing was quantized"
+            raise RecipeInvalidError(message, hint="allow less, or use format bf16 with method none")
+        known = replace(scratch, done=len(scratch.measured))
+        rest = partial(halfway, len(surveyed.layers))
+        write_quantized(plan, output, batches, known, how=how, report=report, observer=rest)
     return report
+
+
+@contextmanager
+def _scratch_folder(how: Settings, output: Path, rounding: str) -> Iterator[Path | None]:
+    """Return the folder of the saved state; without one, a temporary folder for what GPTQ rounded of all layers."""
+    if how.scratch is not None or rounding == NEAREST:
+        yield how.scratch
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rounded-", dir=output) as folder:
+        yield Path(folder)
 
 
 def _half(observer: Observer, layers: int, before: int, event: Event) -> None:
@@ -130,8 +151,9 @@ class _Seen:
     """What calibration showed of a layer."""
 
     measured: Measured
-    importance: Mapping[str, NDArray[np.float32]]
-    """Of inputs, by module within the layer."""
+    kept: Mapping[str, NDArray[Any]]
+    """By name within the layer: the importance of a module's inputs, or what GPTQ made of a weight, see `rounded`, and
+    its `weight_scale_2`."""
 
 
 @dataclass
@@ -143,6 +165,16 @@ class _Survey:
     how: Settings
     report: Report
     observer: Observer
+
+    @cached_property
+    def smallest(self) -> Plan:
+        """All modules in NVFP4 whose shape allows it."""
+        odd = {
+            module: self.schemes["fp8"]
+            for module in self.plan.selection.quantized
+            if self.plan.spec(f"{module}.weight").shape[-1] % self.schemes["nvfp4"].columns
+        }
+        return replace(self.plan, scheme=self.schemes["nvfp4"], formats=odd)
 
     def run(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> None:
         numbers = list(self.plan.layers)
@@ -159,7 +191,9 @@ class _Survey:
 
     def _begin(self, batches: Sequence[Batch], scratch: Scratch[Measured]) -> LayeredModel:
         how, torch = self.how, load_torch()
-        way = resources.decide(self.plan, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch)
+        way = resources.decide(
+            self.smallest, batches, device=how.device, memory=how.memory, spill=how.spill, torch=torch
+        )
         with self.report.cost.phase("load"):
             model = LayeredModel.load(self.plan, how.device)
             model.hidden = hidden_states(how.device, spill=way.spill, folder=how.scratch)
@@ -204,13 +238,27 @@ class _Survey:
         check_measured(self.plan, number, measured)
         if moments:
             measured.headroom = moments.headroom(measured.inputs)
-        importance = moments.importance(pairs=self.schemes["nvfp4"].weighs_pairs) if moments else {}
+        kept = self._kept(number, tensors, measured, moments) if moments else {}
         with self.report.cost.phase("try"):
-            self._try(model, number, tensors, _Seen(measured, importance), probe)
+            self._try(model, number, tensors, _Seen(measured, kept), probe)
         if moments is not None:
-            scratch.keep(importance)
+            scratch.keep(kept)
         model.forget(number)
         return measured
+
+    def _kept(
+        self, number: int, tensors: Mapping[str, NDArray[Any]], measured: Measured, moments: InputMoments
+    ) -> Mapping[str, NDArray[Any]]:
+        scheme = self.schemes["nvfp4"]
+        if not scheme.compensates:
+            return moments.importance(pairs=scheme.weighs_pairs)
+        weights, prefix = Weights(tensors, self.plan.checkpoint.tensors), f"{self.plan.stack}.{number}."
+        with self.report.cost.phase("round"):
+            (found,) = rounded([self.smallest], number, weights, measured, moments)
+            for name, scale in scales_of_layer(self.smallest, number, weights, measured).items():
+                if (inside := name.removeprefix(prefix)) in found:
+                    found[f"{inside}_scale_2"] = np.array(scale)
+        return found
 
     def _try(
         self,
@@ -224,7 +272,7 @@ class _Survey:
         prefix = f"{self.plan.stack}.{number}."
         inside = {name.removeprefix(prefix): array for name, array in tensors.items()}
         inputs = InputScales.of(prefix[:-1], seen.measured)
-        known = {f"{prefix}{module}": array for module, array in seen.importance.items()}
+        known = {f"{prefix}{name}": array for name, array in seen.kept.items()}
         modules = [name.removesuffix(".weight") for name in tensors if self.plan.quantizes(name)]
         for group in groups_of(modules):
             errors = seen.measured.errors[group[0].removeprefix(prefix)] = {}
@@ -243,9 +291,9 @@ class _Survey:
         group: Sequence[str],
         tensors: Mapping[str, NDArray[Any]],
         inputs: InputScales,
-        importance: Mapping[str, NDArray[np.float32]],
+        known: Mapping[str, NDArray[Any]],
     ) -> dict[str, Stored]:
-        """Encode a group as it would be written."""
+        """Encode a group as it would be written; `known` are those of `_Seen.kept` by their whole names."""
         made: dict[str, Stored] = {}
         for fused in layout.fusion_groups(group):
             source = self.plan.checkpoint.tensors
@@ -253,8 +301,12 @@ class _Survey:
             if scheme.shares(fused):
                 amax = [max(amax)] * len(amax)
             for module, largest in zip(fused, amax, strict=True):
-                scale = scheme.weight_scale(largest)
-                encoded = scheme.encode(tensors[f"{module}.weight"], scale, importance=importance.get(module))
+                scale, name = scheme.weight_scale(largest), f"{module}.weight"
+                if scheme.compensates and name in known:
+                    scale = np.float32(known[f"{name}_scale_2"])
+                    encoded: Mapping[str, Any] = {suffix: known[f"{name}{suffix}"] for suffix in ("", "_scale")}
+                else:
+                    encoded = scheme.encode(tensors[name], scale, importance=known.get(module))
                 input_scale = inputs.scale(scheme, module)
                 made[module] = Stored(encoded[""], encoded.get("_scale"), scale, input_scale)
         return made

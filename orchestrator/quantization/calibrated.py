@@ -356,7 +356,9 @@ class _Walk:
             for group in weight_groups(self.plan, number, measured):
                 self._quantize(group, weights, inputs, known, measured)
             for module in measured.singular:
-                self.report.tensors[f"{self.plan.stack}.{number}.{module}"].is_singular = True
+                entry = self.report.tensors.get(f"{self.plan.stack}.{number}.{module}")
+                if entry is not None and entry.scheme.compensates:  # `auto` may give it another format
+                    entry.is_singular = True
             for unit in self.plan.layers[number]:
                 if not self.plan.quantizes(unit[0]):
                     require_finite(tensors[unit[0]], self.plan.checkpoint.tensors[unit[0]])
@@ -381,6 +383,8 @@ class _Walk:
         scheme, source = self.plan.scheme_of(group[0]), self.plan.checkpoint.tensors
         for name, scale in weight_scales(self.plan, group, tensors, measured):
             module, rounded = name.removesuffix(".weight"), scheme.compensates and name in kept
+            if rounded and f"{name}_scale_2" in kept:
+                scale = np.float32(kept[f"{name}_scale_2"])  # noqa: PLW2901 - with which `auto` rounded it
             entry = self.report.tensor(module, scheme, scale)
             entry.falls_back = not rounded if scheme.compensates else scheme.weighs_errors and module not in kept
             pieces = [(0, tensors.whole(name))] if is_whole(source[name]) else tensors.pieces(name)

@@ -94,7 +94,7 @@ def compare_candidates(
         source: The folder of an unquantized checkpoint.
         candidates: Each once.
         samples: The samples.
-        number_format: One of `format_names.ROUNDED_FORMATS`.
+        number_format: One of `format_names.SMOOTHED_FORMATS`.
         kv_cache: `fp8` rounds keys and values.
         exclude: Shell patterns of modules that are not quantized, besides embedding, head and routers.
         smoothing: Which inputs all candidates have smoothed: one of `format_names.SMOOTHINGS`.

@@ -28,8 +28,10 @@ MEASURED = (WEIGHTED, LOCAL_HESSIAN, GPTQ, NORMS)
 """Choices that follow inputs: they need a run of the model for every format."""
 SEARCHED_FORMATS = ("w4a16_nvfp4", "nvfp4", AUTO)
 """Formats with such blocks."""
-ROUNDED_FORMATS = ("w4a16_nvfp4", "nvfp4")
-"""Formats whose numbers can be rounded by `gptq`, and whose inputs can be smoothed."""
+ROUNDED_FORMATS = SEARCHED_FORMATS
+"""Formats whose numbers can be rounded by `gptq`."""
+SMOOTHED_FORMATS = ("w4a16_nvfp4", "nvfp4")
+"""Formats whose inputs can be smoothed, and whose candidates are compared."""
 FORMATS_OF_4_BIT_INPUTS = ("nvfp4", AUTO)
 KV_CACHE_FORMATS = ("none", "fp8")
 PROBE_TOKENS = 4096

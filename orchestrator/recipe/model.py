@@ -252,8 +252,8 @@ class Quantization(_Part):
                 f" leave scale_search out, or set format: nvfp4, w4a16_nvfp4 or auto"
             )
             raise ValueError(msg)
-        self._check_following_text("rounding", "nearest")
-        self._check_following_text("smoothing", "none")
+        self._check_following_text("rounding", "nearest", ("nvfp4", "w4a16_nvfp4", "auto"))
+        self._check_following_text("smoothing", "none", ("nvfp4", "w4a16_nvfp4"))
         self._check_input_scales()
         self._check_layer_inputs()
         if self.calibration.chat_template and self.method != "onepass":
@@ -303,7 +303,7 @@ class Quantization(_Part):
             )
             raise ValueError(msg)
 
-    def _check_following_text(self, field: str, default: str) -> None:
+    def _check_following_text(self, field: str, default: str, formats: tuple[str, ...]) -> None:
         """Check a choice that follows the inputs of text."""
         chosen = getattr(self, field)
         if chosen == default:
@@ -314,10 +314,11 @@ class Quantization(_Part):
                 f" leave {field} out, or set method: onepass"
             )
             raise ValueError(msg)
-        if self.format not in ("nvfp4", "w4a16_nvfp4"):
+        if self.format not in formats:
+            *others, last = formats
             msg = (
-                f"{field} {chosen} goes with formats nvfp4 and w4a16_nvfp4, not with {self.format}:"
-                f" leave {field} out, or set format: nvfp4 or w4a16_nvfp4"
+                f"{field} {chosen} goes with formats {', '.join(others)} and {last}, not with {self.format}:"
+                f" leave {field} out, or set format: {', '.join(others)} or {last}"
             )
             raise ValueError(msg)
         if self.calibration.dataset == "random":

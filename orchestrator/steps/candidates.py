@@ -8,7 +8,7 @@ from orchestrator.catalog.load import Catalog
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.quantization.candidates import Candidate, compared
-from orchestrator.quantization.format_names import ROUNDED_FORMATS
+from orchestrator.quantization.format_names import SMOOTHED_FORMATS
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.calibration import RANDOM, TEXT, needs_text, runs_the_model
 from orchestrator.steps.shape import CALIBRATION, HELD_OUT, MODEL, OUT, Shape, walk_options, walk_step
@@ -29,8 +29,8 @@ def build_check(recipe: Recipe, catalog: Catalog) -> Step | None:
         return None
     quantization, names = recipe.quantization, ", ".join(recipe.checks.compare)
     hint = "leave checks.compare out"
-    if quantization.method != "onepass" or quantization.format not in ROUNDED_FORMATS:
-        message = f"{recipe.name}: checks.compare {names}: ways to encode {' and '.join(ROUNDED_FORMATS)} of method"
+    if quantization.method != "onepass" or quantization.format not in SMOOTHED_FORMATS:
+        message = f"{recipe.name}: checks.compare {names}: ways to encode {' and '.join(SMOOTHED_FORMATS)} of method"
         message += f" onepass; the recipe has {quantization.format} of method {quantization.method}"
         raise RecipeInvalidError(message, hint=hint)
     if len(candidates) == 1:

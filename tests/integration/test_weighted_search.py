@@ -115,12 +115,30 @@ def test_experts_in_one_tensor_have_scales_by_what_each_of_them_gets(made: Path)
     assert set(read_json(made / "llama-4" / "weighted" / "quantization.json")["scale_search"]["as_mse"]) == few
 
 
-def test_an_interrupted_choice_of_formats_goes_on_and_leaves_the_same_bytes(made: Path) -> None:
-    whole, continued = made / "llama" / "auto", made / "llama" / "continued"
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_an_interrupted_choice_of_formats_goes_on_and_leaves_the_same_bytes(made: Path, rounding: str) -> None:
+    whole, continued = (made / "llama" / f"{name}-{rounding}" for name in ("auto", "continued"))
     assert read_json(whole / "quantization.json")["scale_search"]["name"] == "weighted"
-    assert len(list((made / "llama" / "scratch").glob("inputs-*"))) == 3
+    assert len(list((made / "llama" / f"scratch-{rounding}").glob("inputs-*"))) == 3
     for file in whole.iterdir():
         assert file.read_bytes() == (continued / file.name).read_bytes(), file.name
+
+
+def test_a_choice_of_formats_measures_and_writes_what_gptq_rounded(made: Path) -> None:
+    chosen, gptq_alone = (Checkpoint.open(made / "llama" / name) for name in ("auto-gptq", "gptq"))
+    reports = [read_json(made / "llama" / f"auto-{name}" / "quantization.json") for name in ("nearest", "gptq")]
+    four_bits = [name for name in chosen.tensors if name.endswith("weight_scale_2")]
+    assert 0 < len(four_bits) < sum(name.endswith("weight_scale_2") for name in gptq_alone.tensors)
+    for name in (name.removesuffix("_scale_2") for name in four_bits):
+        for suffix in ("", "_scale", "_scale_2"):
+            assert chosen.read(f"{name}{suffix}").tobytes() == gptq_alone.read(f"{name}{suffix}").tobytes()
+    by_nearest, by_gptq = (
+        sum(group["errors"]["nvfp4"] for group in report["choice"]["groups"] if "nvfp4" in group["errors"])
+        for report in reports
+    )
+    assert by_nearest != by_gptq
+    assert reports[1]["rounding"]["as_nearest"] == []
+    assert {path.name for path in (made / "llama" / "auto-gptq").iterdir() if path.name.startswith(".")} == set()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,8 +3,8 @@
 `weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,local_hessian,mse,gptq}` and, by hooks of our own on
 transformers' model, the sums of squares of inputs into `FOLDER/<family>/squares.npz`, and those of products into
 `products.npz`; of experts in one tensor, the squares of each expert and how many tokens reached it into `experts.npz`.
-For the first family there is also `auto`, and `continued`, whose run was interrupted; for all, `gptq-continued` and
-`local_hessian-continued`.
+For the first family there is also `auto-<rounding>`, and `continued-<rounding>`, whose run was interrupted; for all,
+`gptq-continued` and `local_hessian-continued`.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -48,7 +48,8 @@ def main(folder: Path) -> None:
         np.savez(place / "squares.npz", **sums(place / "source", lambda tokens: tokens.double().square().sum(0)))
         np.savez(place / "products.npz", **sums(place / "source", lambda tokens: tokens.double().T @ tokens.double()))
     np.savez(folder / "llama-4" / "experts.npz", **squares_of_experts(folder / "llama-4" / "source"))
-    interrupted(folder / next(iter(MODELS)))
+    for rounding in ("nearest", "gptq"):
+        interrupted(folder / next(iter(MODELS)), rounding)
 
 
 def calibration() -> list[Batch]:
@@ -137,7 +138,7 @@ def run(model: Any, batch: Batch) -> None:  # noqa: ANN401 - of transformers
         model(input_ids=torch.from_numpy(batch.tokens), attention_mask=torch.from_numpy(batch.mask))
 
 
-def interrupted(place: Path) -> None:
+def interrupted(place: Path, rounding: str) -> None:
     """Choose formats once in one go, and once in runs that end after a layer was measured or written."""
 
     def choose(output: Path, how: Settings, stop: int) -> None:
@@ -147,15 +148,17 @@ def interrupted(place: Path) -> None:
             calibration(),
             budget=Budget(6.0),
             scale_search="weighted",
+            rounding=rounding,
             settings=how,
             observer=stopping(stop),
         )
         write_json(output / "quantization.json", report.document())
 
-    choose(place / "auto", Settings(), 99)
+    choose(place / f"auto-{rounding}", Settings(), 99)
     for stop in (1, 2, 5, 99):
         with suppress(KeyboardInterrupt):
-            choose(place / "continued", Settings(scratch=place / "scratch", seconds_between_notes=0), stop)
+            how = Settings(scratch=place / f"scratch-{rounding}", seconds_between_notes=0)
+            choose(place / f"continued-{rounding}", how, stop)
 
 
 if __name__ == "__main__":

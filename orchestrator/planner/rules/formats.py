@@ -223,7 +223,7 @@ def in_format(given: RuleInput, name: Format) -> str:
         *([f"method {method}"] if method != asked.method else []),
         *(["scale_search max"] if asked.scale_search != "max" and name not in format_names.SEARCHED_FORMATS else []),
         *(["rounding nearest"] if asked.rounding != "nearest" and name not in format_names.ROUNDED_FORMATS else []),
-        *(["smoothing none"] if asked.smoothing != "none" and name not in format_names.ROUNDED_FORMATS else []),
+        *(["smoothing none"] if asked.smoothing != "none" and name not in format_names.SMOOTHED_FORMATS else []),
         *(
             ["input_scales max"]
             if asked.input_scales != "max" and name not in format_names.FORMATS_OF_4_BIT_INPUTS

@@ -85,13 +85,19 @@ def test_inputs_of_quantized_layers_need_a_calibration_of_one_format(
     assert f"--layer-inputs quantized needs a calibration of one format, not {named}'s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("choice", [["--rounding", "gptq"], ["--smoothing", "norms"]])
+_ROUNDING, _SMOOTHING, _AUTO = ["--rounding", "gptq"], ["--smoothing", "norms"], ["--bits-per-weight", "5"]
+_NO_TEXT, _TEXT = "needs --calibration: tokens from a seed tell nothing of the inputs", ["--calibration", "c"]
+
+
 @pytest.mark.parametrize(
-    ("more", "reason"),
+    ("choice", "more", "reason"),
     [
-        (["--format", "nvfp4"], "needs --calibration: tokens from a seed tell nothing of the inputs"),
-        (["--format", "fp8", "--calibration", "c"], "goes with --format w4a16_nvfp4, nvfp4, not with fp8"),
-        (["--format", "auto", "--bits-per-weight", "5", "--calibration", "c"], "not with auto"),
+        (_ROUNDING, ["--format", "nvfp4"], _NO_TEXT),
+        (_SMOOTHING, ["--format", "nvfp4"], _NO_TEXT),
+        (_ROUNDING, ["--format", "auto", *_AUTO], _NO_TEXT),
+        (_ROUNDING, ["--format", "fp8", *_TEXT], "goes with --format w4a16_nvfp4, nvfp4, auto, not with fp8"),
+        (_SMOOTHING, ["--format", "fp8", *_TEXT], "goes with --format w4a16_nvfp4, nvfp4, not with fp8"),
+        (_SMOOTHING, ["--format", "auto", *_AUTO, *_TEXT], "not with auto"),
     ],
 )
 def test_what_follows_inputs_needs_text_and_blocks_of_nvfp4(

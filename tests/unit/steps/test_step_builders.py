@@ -234,10 +234,6 @@ def test_gptq_and_smoothing_run_the_model_over_text_and_defaults_leave_keys_as_t
         ({"method": "onepass", "format": "w4a16_nvfp4", "input_scales": "headroom"}, "and w4a16_nvfp4 has none"),
         ({"method": "onepass", "format": "fp8", "rounding": "gptq"}, "not with fp8: leave rounding out"),
         (
-            {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, "rounding": "gptq"},
-            "not with auto: leave rounding out",
-        ),
-        (
             {"method": "onepass", "format": "nvfp4", "rounding": "gptq", "calibration": {"dataset": "random"}},
             "name a data set in calibration.dataset",
         ),
@@ -250,6 +246,14 @@ def test_gptq_and_smoothing_run_the_model_over_text_and_defaults_leave_keys_as_t
 def test_what_only_our_quantizer_can_is_refused_elsewhere(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         steps(quantization=changes)
+
+
+def test_auto_searches_and_rounds_as_the_recipe_chooses() -> None:
+    choices = {"scale_search": "local_hessian", "rounding": "gptq"}
+    asked = {"method": "onepass", "format": "auto", "budget": {"bits_per_weight": 5}, **choices}
+    step = steps(quantization=asked)["quantize"]
+    assert value(step.argv, "--scale-search") == "local_hessian"
+    assert value(step.argv, "--rounding") == "gptq"
 
 
 def test_modelopt_gets_the_recipes_format_cache_and_text() -> None:
