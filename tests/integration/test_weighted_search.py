@@ -167,8 +167,7 @@ def test_gptq_rounds_by_the_products_of_inputs_without_padding(made: Path, famil
     assert same >= 0.98 * checked  # products differ in their last places, and a tie changes what comes after it
 
 
-@pytest.mark.parametrize("name", ["gptq", "local_hessian"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "name"), [*((family, "gptq") for family in FAMILIES), ("llama", "local_hessian")])
 def test_an_interrupted_run_goes_on_and_leaves_the_same_bytes(made: Path, family: str, name: str) -> None:
     whole, continued = made / family / name, made / family / f"{name}-continued"
     for file in whole.iterdir():

@@ -3,8 +3,8 @@
 `weighted_run.py FOLDER` writes `FOLDER/<family>/{source,weighted,local_hessian,mse,gptq}` and, by hooks of our own on
 transformers' model, the sums of squares of inputs into `FOLDER/<family>/squares.npz`, and those of products into
 `products.npz`; of experts in one tensor, the squares of each expert and how many tokens reached it into `experts.npz`.
-For the first family there is also `auto-<rounding>`, and `continued-<rounding>`, whose run was interrupted; for all,
-`gptq-continued` and `local_hessian-continued`.
+For the first family there is also `auto-<rounding>`, and `continued-<rounding>` and `local_hessian-continued`, whose
+runs were interrupted; for all, `gptq-continued`.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -41,13 +41,14 @@ def main(folder: Path) -> None:
     for family, config in MODELS.items():
         place = folder / family
         make(place / "source", {**SIZES, **config})
-        for search in ("weighted", "mse"):
+        for search in ("weighted", "local_hessian", "mse"):
             quantized(place, search, scale_search=search)
-        for options in ({"scale_search": "local_hessian"}, {"scale_search": "weighted", "rounding": "gptq"}):
-            continued(place, **options)
+        quantized(place, "gptq", scale_search="weighted", rounding="gptq")
+        continued(place, "gptq", scale_search="weighted", rounding="gptq")
         np.savez(place / "squares.npz", **sums(place / "source", lambda tokens: tokens.double().square().sum(0)))
         np.savez(place / "products.npz", **sums(place / "source", lambda tokens: tokens.double().T @ tokens.double()))
     np.savez(folder / "llama-4" / "experts.npz", **squares_of_experts(folder / "llama-4" / "source"))
+    continued(folder / next(iter(MODELS)), "local_hessian", scale_search="local_hessian")
     for rounding in ("nearest", "gptq"):
         interrupted(folder / next(iter(MODELS)), rounding)
 
@@ -65,10 +66,8 @@ def quantized(place: Path, name: str, **options: Any) -> None:  # noqa: ANN401 -
     write_json(place / name / "quantization.json", report.document())
 
 
-def continued(place: Path, **options: str) -> None:
-    """Quantize once in one go, and once in runs that end after a layer."""
-    name = list(options.values())[-1]
-    quantized(place, name, **options)
+def continued(place: Path, name: str, **options: str) -> None:
+    """Quantize in runs that end after a layer."""
     for stop in (1, 2, 99):
         how = Settings(scratch=place / f"{name}-scratch", seconds_between_notes=0)
         with suppress(KeyboardInterrupt):
