@@ -23,7 +23,7 @@ REVISIONS: Mapping[str, int] = {
     "generate": 1,
     "import_folder": 2,
     "measure": 2,
-    "quantize": 5,
+    "quantize": 6,
     "verify": 5,
 }
 """By the payload's module in this package."""
