@@ -22,11 +22,12 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import ClassVar
 
+from orchestrator.values import frozen
 
-@dataclass(frozen=True)
+
+@frozen
 class Refusal:
     """One reason why a plan cannot work, found before anything was downloaded."""
 

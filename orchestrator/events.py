@@ -7,13 +7,15 @@ that begin with a marker. `to_line` and `from_line` are the two ends of that cha
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any, Protocol
+
+from orchestrator.values import frozen
 
 _MARKER = "@orchestrator "
 
 
-@dataclass(frozen=True)
+@frozen
 class Progress:
     """The progress of the running step."""
 
@@ -31,7 +33,7 @@ class Progress:
     part_total: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Failure:
     """The error of a payload that gives up, by its code."""
 
@@ -40,7 +42,7 @@ class Failure:
     hint: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Checked:
     """A download has hashed and verified a file while it was in memory."""
 
@@ -51,7 +53,7 @@ class Checked:
     """The file's fingerprint afterwards. The digest counts only while the fingerprint is the same."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Spent:
     """The cost of a payload's work, reported at its end. It differs from run to run."""
 
@@ -68,14 +70,14 @@ class Spent:
     """`cpu`, or a GPU's name."""
 
 
-@dataclass(frozen=True)
+@frozen
 class LogLine:
     """One line that the step's command wrote."""
 
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class StepReached:
     """A build comes to a step. It looks for the result, and runs the step if there is none."""
 
@@ -83,7 +85,7 @@ class StepReached:
     key: str
 
 
-@dataclass(frozen=True)
+@frozen
 class StepStarted:
     """A step begins to run."""
 
@@ -93,7 +95,7 @@ class StepStarted:
     """Its container was already running and was adopted."""
 
 
-@dataclass(frozen=True)
+@frozen
 class MemoryUsed:
     """The memory of the machine that runs a step, all that is in use on it."""
 
@@ -106,7 +108,7 @@ class MemoryUsed:
     """Bytes: at more the step is stopped, or all that the machine has."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Publishing:
     """A step's command succeeded. Its result is hashed and put into the store."""
 
@@ -115,7 +117,7 @@ class Publishing:
     """An earlier build reached this point."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StepReused:
     """A step's artifact was already in the store."""
 
@@ -126,7 +128,7 @@ class StepReused:
     seconds: float
 
 
-@dataclass(frozen=True)
+@frozen
 class StepDone:
     """A step ran, its outputs were checked and published."""
 
@@ -137,7 +139,7 @@ class StepDone:
     seconds: float
 
 
-@dataclass(frozen=True)
+@frozen
 class StepStopped:
     """A step failed or was interrupted, and the build ends."""
 
@@ -147,7 +149,7 @@ class StepStopped:
     interrupted: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class Waiting:
     """Another build holds a key that this one needs."""
 
@@ -155,7 +157,7 @@ class Waiting:
     reason: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Warned:
     """A message for the user that does not end the build."""
 

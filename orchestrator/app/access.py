@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.forecast import forecast
@@ -13,12 +12,13 @@ from orchestrator.errors import HubAccessError
 from orchestrator.recipe.load import RecipeBook
 from orchestrator.recipe.model import HubModel, Recipe
 from orchestrator.steps.download import TOKEN
+from orchestrator.values import frozen
 
 _PUBLISHED = "-published"
 """The ending of the name of a recipe's twin that takes the checkpoint that a vendor quantized."""
 
 
-@dataclass(frozen=True)
+@frozen
 class GatedModel:
     """A recipe's model that its owner gives only to accounts that accepted the licence."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from orchestrator.planner.duration import Span
 from orchestrator.steps.sources import sources
 from orchestrator.store.space import Need, require_space
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 _SERVING = ("load", "serve")
 """The phases that run only if the build asks its server something."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Member:
     """One recipe of a batch."""
 
@@ -72,7 +72,7 @@ def _runs(phase: str, steps: set[str]) -> bool:
     return phase in steps or (phase == "download" and bool(steps & {"download", "generate", "import"}))
 
 
-@dataclass(frozen=True)
+@frozen
 class Batch:
     """Recipes that are built together: those that can be, the smallest peak of memory first, and the others."""
 

@@ -19,13 +19,14 @@ from orchestrator.app.record import Ended, error_of, read_line
 from orchestrator.app.settings import Settings
 from orchestrator.errors import OrchestratorError, StepKilledError, machine_faults
 from orchestrator.events import Event, StepDone, StepReused
+from orchestrator.values import frozen
 
 State = Literal["built", "failed", "refused", "interrupted", "not started"]
 
 _HOUR = 3600.0
 
 
-@dataclass(frozen=True)
+@frozen
 class StepTime:
     """One step of a build."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from orchestrator.libraries import installed
 from orchestrator.recipe.load import resolve_inside
 from orchestrator.steps.step import CODE, FILES, PROVENANCE, SCRATCH, Step
 from orchestrator.store.artifact import Artifact
+from orchestrator.values import frozen
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _LIBRARIES = ("numpy", "ml_dtypes", "tokenizers")
@@ -32,7 +33,7 @@ def host_version(name: str) -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}" if name == "python" else installed(name)
 
 
-@dataclass(frozen=True)
+@frozen
 class Binder:
     """Binds the steps of one recipe to this machine."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.app.access import require_token
@@ -23,6 +23,7 @@ from orchestrator.executors.job import Executor
 from orchestrator.executors.process import ProcessExecutor
 from orchestrator.steps.shape import Shape
 from orchestrator.store.artifact import Artifact
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.bundle.image_name import ImageName
@@ -32,7 +33,7 @@ Executors = Mapping[ExecutorName, Callable[[], Executor]]
 """A function for each executor that creates it. An executor is created when a step needs it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Build:
     """The result of a build."""
 

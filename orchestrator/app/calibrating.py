@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,13 +35,14 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.serving.runtimes import RUNTIMES
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.temporary import replacing
+from orchestrator.values import frozen
 
 _PERFORMANCE = "performance.json"
 _LEAST = 3
 """Levels of concurrency of a runtime. With fewer, slow bandwidth and slow start-up look the same."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Benchmark:
     """One benchmark, and the checkpoint that it measured."""
 
@@ -85,7 +86,7 @@ def calibrate(settings: Settings, target_name: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
+@frozen
 class _Fit:
     """The constants of one runtime before and after, and what was fitted."""
 

@@ -35,6 +35,7 @@ from orchestrator.executors.cluster import ClusterExecutor
 from orchestrator.executors.job import AbortCheck, Job, never_abort
 from orchestrator.executors.job_follower import SubmittedJob
 from orchestrator.store.mounts import local_locks
+from orchestrator.values import frozen
 
 Leaves = Callable[[], bool]
 """Decides after an interrupt whether the jobs continue."""
@@ -54,7 +55,7 @@ class _Decision:
         return self.answer
 
 
-@dataclass(frozen=True)
+@frozen
 class ClusterBuild:
     """One build on a cluster."""
 

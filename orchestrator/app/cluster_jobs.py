@@ -8,7 +8,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.make_plan import ExecutorName, PlacedStep, Plan
@@ -26,6 +25,7 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.steps.download import TOKEN
 from orchestrator.steps.step import Step
 from orchestrator.store.temporary import replacing
+from orchestrator.values import frozen
 
 _ID = 12
 """Hexadecimal digits of the digest in the name of a chain's folder."""
@@ -33,7 +33,7 @@ _STEPS = "steps.json"
 """Lists the steps of a chain, for commands that find its folder."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Site:
     """One scheduler with its settings."""
 
@@ -80,7 +80,7 @@ def read_site(file: Path, name: SchedulerName) -> Site:
     return Site(name, read_cluster(file, name))
 
 
-@dataclass(frozen=True)
+@frozen
 class Chain:
     """The jobs of one build, in a folder of their own.
 
@@ -103,7 +103,7 @@ class Chain:
                 yield cls(file.parent, tuple(_known_job(file.parent, recipe, step) for step in steps), site)
 
 
-@dataclass(frozen=True)
+@frozen
 class ClusterPlan:
     """A plan for one cluster."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from orchestrator.app.comparing import family_of
 from orchestrator.app.settings import Settings
@@ -17,12 +16,13 @@ from orchestrator.planner.rules import refusals, warnings
 from orchestrator.recipe.model import Recipe
 from orchestrator.serving.runtimes import RUNTIMES
 from orchestrator.serving.server import Runtime
+from orchestrator.values import frozen
 
 _OF_ONE_RUNTIME = frozenset({"backend", "engine"})
 """Fields of a recipe that another runtime does not have."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RuntimeRow:
     """One recipe with one runtime."""
 

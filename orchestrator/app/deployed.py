@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.deployment.compose_file import SERVER
@@ -14,12 +13,13 @@ from orchestrator.deployment.record import remembered
 from orchestrator.errors import DockerUnavailableError, NotDeployedError
 from orchestrator.executors.docker_client import connect, explained
 from orchestrator.executors.docker_logs import LogStream
+from orchestrator.values import frozen
 
 _SLICE = 0.5
 """Seconds between two checks for an interrupt."""
 
 
-@dataclass(frozen=True)
+@frozen
 class DeployedContainers:
     """The containers of deployments on this machine."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +26,13 @@ from orchestrator.deployment.start import Deployment
 from orchestrator.errors import ComposeUnsupportedError
 from orchestrator.executors.docker_client import connect, images_folder
 from orchestrator.units import in_time
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 
-@dataclass(frozen=True)
+@frozen
 class Deployed:
     """A server that is ready."""
 

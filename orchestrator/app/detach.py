@@ -5,19 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.record import Record
 from orchestrator.app.settings import Settings
 from orchestrator.errors import machine_faults
+from orchestrator.values import frozen
 
 _STARTS_WITHIN = 60.0
 """Seconds within which a build has resolved its commits and started its record."""
 _POLL = 0.05
 
 
-@dataclass(frozen=True)
+@frozen
 class Detached:
     """A build in another process."""
 

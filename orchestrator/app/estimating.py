@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.app.model_files import hub_files, local_files, read_object
@@ -30,9 +30,10 @@ from orchestrator.planner.users import Users, users_of
 from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.quantization.refused import reason
 from orchestrator.recipe.model import Calibration, Workload
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class EstimateInput:
     """The model to estimate. Either `config_file` or `repo` is set."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +10,12 @@ from orchestrator.errors import ArtifactCorruptError
 from orchestrator.executors.job import Job
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store
+from orchestrator.values import frozen
 
 Decision = Literal["run", "reuse", "later"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Forecast:
     """The state of one step, and the job that would run."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +19,13 @@ from orchestrator.store.artifact import Artifact
 from orchestrator.store.space import files_in
 from orchestrator.store.store import Attempt, Store, remove_tree
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 Kind = Literal["artifact", "changed", "attempt", "scratch", "wrong download", "container", "jobs"]
 _KEY = 64
 
 
-@dataclass(frozen=True)
+@frozen
 class Garbage:
     """Something that can be removed."""
 
@@ -44,7 +44,7 @@ class Garbage:
     """Remove it; False if a process uses it now."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Findings:
     """The content of a store by use."""
 

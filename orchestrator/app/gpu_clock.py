@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from orchestrator.values import frozen
 
 _COMMON = (
     "clocks.current.sm",
@@ -26,7 +27,7 @@ _BUSY = 50.0
 """Per cent of the time in which a kernel ran; below it the clock may be low because nothing asks for more."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Clock:
     """What the driver reports of the first GPU; None for what it does not report."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
 from orchestrator.executors.job import Argument, Inside
 from orchestrator.payloads.revisions import PACKAGE, REVISIONS
 from orchestrator.steps.step import Step
+from orchestrator.values import frozen
 
 FORMAT = 2
 """The version of this list of fields. With a new version, every user runs every step once more."""
@@ -33,7 +33,7 @@ NOT_IN_KEY: Mapping[str, str] = {
 """The fields of a step that do not decide its bytes, each with the reason."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Surroundings:
     """The properties of this machine that decide a step's bytes."""
 

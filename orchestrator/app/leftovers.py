@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 from orchestrator.app.settings import Settings, data_home
 from orchestrator.errors import HomeMissingError
+from orchestrator.values import frozen
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _DATA = Path("orchestrator") / "_project"
@@ -17,7 +17,7 @@ _DISTRIBUTIONS = ("orchestrator", "trtllm-orchestrator")
 """The distribution's old and new name."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Leftover:
     """A folder of results inside a package."""
 

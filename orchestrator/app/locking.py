@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import __version__
@@ -34,11 +33,12 @@ from orchestrator.registry.digests import image_digests
 from orchestrator.steps.sources import Source, sources
 from orchestrator.store.fingerprint import sha256_of
 from orchestrator.store.temporary import replacing, sweep_temporaries
+from orchestrator.values import frozen
 
 _TOOLS = ("huggingface_hub", "python-dxf")
 
 
-@dataclass(frozen=True)
+@frozen
 class ResolvedLock:
     """A recipe's lock as it would be written now."""
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ from orchestrator.planner.constants import default_constants
 from orchestrator.planner.speed import Band
 from orchestrator.recipe.lock import hub_models
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -73,7 +74,7 @@ def _digest(reference: str) -> str:
     return image_digests(reference).index
 
 
-@dataclass(frozen=True)
+@frozen
 class Host:
     """The machine to check; tests pass another one."""
 
@@ -93,7 +94,7 @@ class Host:
     """Asks a registry for an image."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """One check."""
 
@@ -106,7 +107,7 @@ class Finding:
     """The recipe cannot be built without it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Gpu:
     """What the driver reports; None for what it does not report."""
 

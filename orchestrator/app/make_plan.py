@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -25,11 +24,12 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.steps.registry import build_steps
 from orchestrator.steps.shape import Shape
 from orchestrator.steps.step import Step
+from orchestrator.values import frozen
 
 ExecutorName = Literal["process", "docker"]
 
 
-@dataclass(frozen=True)
+@frozen
 class PlacedStep:
     """A step, where it runs, and what becomes of its result."""
 
@@ -41,7 +41,7 @@ class PlacedStep:
     """Whether the deployment contains its result."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """The result of planning, before anything runs."""
 

@@ -23,6 +23,7 @@ from orchestrator.errors import HostMemoryError
 from orchestrator.events import MemoryUsed, Observer, silence
 from orchestrator.store.cost import MemoryCurve
 from orchestrator.units import in_gib
+from orchestrator.values import frozen
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MINUTE = 60
@@ -35,7 +36,7 @@ POINTS = 120
 """Points of a curve at most. A step that takes longer has fewer per minute, and none of its peaks is lost."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Kernel:
     """The kernel's files with memory figures."""
 
@@ -61,7 +62,7 @@ class Kernel:
             return 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class _Sample:
     moment: float
     available: int

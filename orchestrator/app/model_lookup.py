@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from orchestrator.planner.figures import in_words
 from orchestrator.planner.known import known_repo
 from orchestrator.planner.scheme import Scheme, scheme_of_files
 from orchestrator.recipe.model import HubModel, LocalModel
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.hub.about import About
@@ -27,7 +28,7 @@ _CONFIG = "from its config.json"
 _ACTIVE = "what one token reads, calculated from its config.json"
 
 
-@dataclass(frozen=True)
+@frozen
 class FoundModel:
     """What is known of a model without its weights."""
 

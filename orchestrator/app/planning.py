@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.app.make_plan import ExecutorName, Plan, make_plan
@@ -26,12 +26,13 @@ from orchestrator.recipe.lock import (
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps.sources import sources, with_listing
 from orchestrator.store.fingerprint import sha256_of
+from orchestrator.values import frozen
 
 _HASHED_ALWAYS = 64 << 20
 """Files up to this many bytes are hashed at each locked build. `lock --check` hashes all."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Planned:
     """A recipe, its lock and its plan."""
 

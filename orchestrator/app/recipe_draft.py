@@ -6,13 +6,13 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from orchestrator.app.model_lookup import FoundModel
 from orchestrator.catalog.target import Target
 from orchestrator.planner.proposal import Candidate
 from orchestrator.planner.serving import gpus_of
 from orchestrator.recipe.model import Format, LocalModel
+from orchestrator.values import frozen
 
 _WIDTH = 110
 _LONGEST_NAME = 64
@@ -28,7 +28,7 @@ _Entry = tuple[str, "_Value | Sequence[_Entry]", str]
 """A key, its value or its children, and the reason."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RecipeDraft:
     """A recipe that will be written."""
 

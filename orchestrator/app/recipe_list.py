@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from orchestrator.app.settings import Settings
 from orchestrator.app.sizes import sizes_of
@@ -11,9 +10,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planner.summary import Summary, summary_of
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.recipe.model import Format, Recipe
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class ListedRecipe:
     """A readable recipe."""
 
@@ -31,7 +31,7 @@ class ListedRecipe:
         return self.loaded.file in self.loaded.shadows
 
 
-@dataclass(frozen=True)
+@frozen
 class BrokenRecipe:
     """A file that is not a valid recipe."""
 
@@ -39,7 +39,7 @@ class BrokenRecipe:
     error: OrchestratorError
 
 
-@dataclass(frozen=True)
+@frozen
 class RecipeFilter:
     """The recipes to list."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import RecipeUnknownError
 from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class RecipeName:
     """A recipe as the user named it. `str()` writes it for a command line."""
 

@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.recipe_name import RecipeName
@@ -15,9 +14,10 @@ from orchestrator.documents.yaml_text import parse
 from orchestrator.errors import BadInputError, RecipeChangedError, RecipeUnknownError, machine_faults
 from orchestrator.recipe.load import LoadedRecipe
 from orchestrator.store.temporary import replacing
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Patch:
     """A change of one recipe."""
 

@@ -33,6 +33,7 @@ from orchestrator.events import (
 )
 from orchestrator.store import owner
 from orchestrator.store.temporary import replacing
+from orchestrator.values import frozen
 
 State = Literal["waiting", "running", "done", "reused", "failed", "interrupted"]
 _EVERY = 1.0
@@ -60,7 +61,7 @@ class Entry:
         return self.state in ("done", "reused")
 
 
-@dataclass(frozen=True)
+@frozen
 class Ended:
     """How a build ended."""
 

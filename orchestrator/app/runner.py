@@ -43,9 +43,10 @@ from orchestrator.store.artifact import Artifact, list_files
 from orchestrator.store.cost import Cost, write_cost
 from orchestrator.store.space import require_space
 from orchestrator.store.store import Attempt, Store
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class StepResult:
     """The result of one step."""
 
@@ -56,7 +57,7 @@ class StepResult:
     artifact: Artifact
 
 
-@dataclass(frozen=True)
+@frozen
 class _Task:
     """One step of a run, with the results that it reads."""
 
@@ -84,7 +85,7 @@ class _Task:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class Runner:
     """Runs plans against one store."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from orchestrator.catalog.project import Project
 from orchestrator.errors import FileNameError, HomeMissingError, RecipeUnknownError
 from orchestrator.recipe.load import LoadedRecipe, RecipeBook
 from orchestrator.store.store import Store
+from orchestrator.values import frozen
 
 _SECRETS = {"HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
 """Environment variables for each secret, by its name in a step. The Hub's client accepts the older name, too."""
@@ -47,7 +48,7 @@ def _printable(folder: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
+@frozen
 class Settings:
     """The environment and the folders of a program, and what they contain.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.settings import Settings
 from orchestrator.recipe.load import LoadedRecipe
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Shadow:
     """A file of the user that replaces one of the tool."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.settings import Settings
@@ -25,6 +24,7 @@ from orchestrator.bundle.signing import (
 from orchestrator.errors import BundleIncompleteError, SignatureInvalidError, machine_faults
 from orchestrator.events import Observer, Progress, silence
 from orchestrator.store.fingerprint import sha256_of
+from orchestrator.values import frozen
 
 KEYLESS = "keyless"
 """In place of a key: sign with an identity."""
@@ -35,7 +35,7 @@ _NAMED = 5
 """Most files that a message names."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Verified:
     """A bundle that is as it was signed."""
 
@@ -48,7 +48,7 @@ class Verified:
     """Files that the signature is not about: the user's settings and secrets, and those of an archive."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Signature:
     """The signature of a bundle."""
 

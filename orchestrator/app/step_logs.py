@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.app.record import Entry, Record
 from orchestrator.app.runner import failed_log
 from orchestrator.errors import StepUnknownError
 from orchestrator.store.store import Store
+from orchestrator.values import frozen
 
 _POLL = 0.3
 _NEWEST = 4096
 """Bytes at the end of a truncated log from which the reader continues."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StepLogs:
     """The logs of the newest build of a recipe."""
 

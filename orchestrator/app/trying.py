@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from orchestrator.quantization.candidates import Candidate, most_demanding
 from orchestrator.quantization.format_names import SMOOTHED_FORMATS
 from orchestrator.recipe.model import Recipe
 from orchestrator.steps import candidates as step_of_candidates
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Trial:
     """A recipe, and the ways to try."""
 
@@ -91,7 +92,7 @@ class Trial:
         return {f"quantization.{key}": value for key, value in candidate.values.items() if getattr(own, key) != value}
 
 
-@dataclass(frozen=True)
+@frozen
 class Tried:
     """The result of a comparison."""
 

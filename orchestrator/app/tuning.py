@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import __version__
@@ -38,6 +38,7 @@ from orchestrator.planner.tuning import NOISE, Axis, Crash, Point, Search, Tried
 from orchestrator.planner.tuning_space import axes_of, changes_of, point_of, predicted, start_of
 from orchestrator.recipe.model import Workload
 from orchestrator.steps.shape import Shape
+from orchestrator.values import frozen
 
 MOST_RUNS = 12
 _MEMORY = re.compile(
@@ -53,7 +54,7 @@ _REFUSED = re.compile(
 _HANG = re.compile(r"was not healthy after|timed out|timeout", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@frozen
 class Question:
     """What to tune, and for whom."""
 
@@ -70,7 +71,7 @@ class Question:
     """Seconds of one step, after which the run counts as one that hangs."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Tuning:
     """The space of a question, its ledger and the search so far."""
 

@@ -12,11 +12,12 @@ from orchestrator.errors import LedgerInvalidError, machine_faults
 from orchestrator.planner.tuning import Axis, Crash
 from orchestrator.store import owner
 from orchestrator.store.temporary import replacing
+from orchestrator.values import frozen
 
 _VERSION = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Run:
     """One run."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.app.building import Executors, build, executors_of
@@ -16,11 +15,12 @@ from orchestrator.app.runner import Runner, StepResult
 from orchestrator.app.settings import Settings
 from orchestrator.errors import ArtifactCorruptError, CheckFailedError
 from orchestrator.events import Observer, silence
+from orchestrator.values import frozen
 
 _STEP = "verify"
 
 
-@dataclass(frozen=True)
+@frozen
 class Verification:
     """The results of a recipe's checks."""
 

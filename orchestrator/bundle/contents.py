@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,6 +28,7 @@ from orchestrator.steps.registry import build_steps
 from orchestrator.steps.shape import CHECKPOINT, ENGINE, Shape
 from orchestrator.steps.step import Step
 from orchestrator.store.artifact import Artifact, StoredFile
+from orchestrator.values import frozen
 
 PORT = 8000
 """The gateway's port in its container."""
@@ -47,7 +47,7 @@ _MAX_LABEL = 40
 _LICENSE_FILE = re.compile(r"(LICEN[SC]E|COPYING)([._-].*)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@frozen
 class Part:
     """Files of an artifact in a bundle."""
 
@@ -63,7 +63,7 @@ class Part:
         return sum(file.size for file in self.files)
 
 
-@dataclass(frozen=True)
+@frozen
 class BaseImage:
     """The image that holds the runtime."""
 
@@ -83,7 +83,7 @@ class BaseImage:
         return f"{self.reference}@{self.digest}" if self.digest else self.reference
 
 
-@dataclass(frozen=True)
+@frozen
 class License:
     """The licence of the base model."""
 
@@ -97,7 +97,7 @@ class License:
     """The text of that file, or a sentence that names the source of the terms."""
 
 
-@dataclass(frozen=True)
+@frozen
 class BuiltStep:
     """A step and its result."""
 
@@ -105,7 +105,7 @@ class BuiltStep:
     artifact: Artifact
 
 
-@dataclass(frozen=True)
+@frozen
 class BundleContents:
     """Everything that the files of one bundle are rendered from."""
 

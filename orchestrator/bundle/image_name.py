@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from orchestrator.errors import BundleTargetError
+from orchestrator.values import frozen
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(
@@ -13,7 +13,7 @@ _NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageName:
     """The name of an image."""
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,6 +24,7 @@ from orchestrator.errors import (
     SigstoreError,
     TrustConfigError,
 )
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, UnrecognizedExtension
@@ -41,7 +42,7 @@ _LONGEST = 120.0
 _ELSEWHERE = "without Sigstore's own services: --trust-config FILE"
 
 
-@dataclass(frozen=True)
+@frozen
 class Identity:
     """Who signed: a name, and the identity provider that knows it."""
 
@@ -64,7 +65,7 @@ class Identity:
         return shlex.join(["--identity", self.name, "--issuer", self.issuer])
 
 
-@dataclass(frozen=True)
+@frozen
 class KeylessSigner:
     """Signs with the identity of a token."""
 
@@ -154,7 +155,7 @@ class _Anybody:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class TrustedIdentity:
     """Checks signatures of one identity."""
 

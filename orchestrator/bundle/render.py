@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -41,13 +40,14 @@ from orchestrator.recipe.lock import LockedImage
 from orchestrator.recipe.model import Recipe
 from orchestrator.store.artifact import Artifact
 from orchestrator.store.store import Store, remove_tree
+from orchestrator.values import frozen
 
 _STAMP = "bundle.json"
 _DIGESTS = "texts"  # codespell:ignore texts
 """The field of the stamp with the digest of each rendered file."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Bundle:
     """A rendered deployment."""
 

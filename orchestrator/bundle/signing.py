@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from orchestrator.bundle.keyless import Identity
 from orchestrator.errors import SignatureInvalidError, SigningKeyError
+from orchestrator.values import frozen
 
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -54,7 +54,7 @@ class Signer(Protocol):
         """Sign an in-toto statement. Returns a Sigstore bundle, and what it is checked with."""
 
 
-@dataclass(frozen=True)
+@frozen
 class PublicKey:
     """A key that checks signatures."""
 
@@ -107,7 +107,7 @@ class PublicKey:
         return hashlib.sha256(content).hexdigest()
 
 
-@dataclass(frozen=True)
+@frozen
 class PrivateKey:
     """A key that signs."""
 
@@ -138,7 +138,7 @@ class PrivateKey:
         return self.key.sign(content, ec.ECDSA(hashes.SHA256()))
 
 
-@dataclass(frozen=True)
+@frozen
 class Signed:
     """What a signature is about."""
 

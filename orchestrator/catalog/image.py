@@ -1,7 +1,5 @@
 """Describes a container image: its tools, their options, formats by GPU, and known faults."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field

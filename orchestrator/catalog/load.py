@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.documents.files import read_document
 from orchestrator.documents.validate import validate
 from orchestrator.errors import BadInputError, CatalogError, ImageUnknownError, TargetUnknownError
+from orchestrator.values import frozen
 
 
 class Option(BaseModel):
@@ -46,7 +46,7 @@ class _Targets(BaseModel):
     targets: dict[str, Target]
 
 
-@dataclass(frozen=True)
+@frozen
 class Catalog:
     """Looks up images, targets and options by name."""
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.values import frozen
 
 _BEGINNING = 64 * 1024
 """Bytes of a file that are read."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Mark:
     """Files of one kind, and the keys that they have."""
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from orchestrator.values import frozen
+
 _FILE = "models.json"
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelEntry:
     """What the catalogue knows of one repository on the Hub."""
 

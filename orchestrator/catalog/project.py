@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
 from orchestrator.catalog.marks import is_marked
+from orchestrator.values import frozen
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -19,7 +20,7 @@ def packaged_data() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent
 
 
-@dataclass(frozen=True)
+@frozen
 class Project:
     """A user's folder with `recipes/`, `docker/` or `targets/`. The tool provides what it lacks."""
 

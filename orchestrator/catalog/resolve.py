@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from orchestrator.documents.yaml_text import Data, Document, KeyPath
 from orchestrator.errors import CatalogError
+from orchestrator.values import frozen
 
 Table = Mapping[str, Data]
 
 
-@dataclass(frozen=True)
+@frozen
 class Layer:
     """The images of a file and of those below it, each with its `extends`. Their faults are names."""
 

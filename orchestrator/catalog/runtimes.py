@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from orchestrator.catalog.image import Image, RuntimeName
+from orchestrator.values import frozen
 
 _FILE = "runtimes.json"
 
 
-@dataclass(frozen=True)
+@frozen
 class ClassList:
     """The model classes of a version of a runtime."""
 
@@ -28,7 +28,7 @@ class ClassList:
     """Architectures that it documents for its AutoDeploy backend only."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelTypes:
     """The `model_type`s of config.json that a version of transformers, or TensorRT-LLM itself, can read."""
 
@@ -39,7 +39,7 @@ class ModelTypes:
     names: frozenset[str]
 
 
-@dataclass(frozen=True)
+@frozen
 class Software:
     """The software of one version of a runtime."""
 
@@ -48,7 +48,7 @@ class Software:
     """None: not read."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Unserved:
     """An architecture that no version serves."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from orchestrator.values import frozen
 
-@dataclass(frozen=True)
+
+@frozen
 class Score:
     """What somebody measured and published."""
 

@@ -1,7 +1,5 @@
 """Describes a target machine: memory, bandwidth, SM, architecture. Each constant has its source."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 
@@ -39,11 +39,12 @@ from orchestrator.executors.job import AbortCheck
 from orchestrator.planner.constants import calibrations_of
 from orchestrator.planner.duration import Span
 from orchestrator.units import in_bytes, in_time
+from orchestrator.values import frozen
 
 _HEADS = ("recipe", "state", "time", "planned", "GPU hours", "steps")
 
 
-@dataclass(frozen=True)
+@frozen
 class Wanted:
     """What was asked for."""
 

@@ -22,7 +22,7 @@ class Screen:
         Args:
             lines: Returns the display's lines for a number of columns.
         """
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._lines = lines
         self._live = Live(
             console=self._console,

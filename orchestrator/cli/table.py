@@ -39,7 +39,7 @@ def print_table(
     Returns:
         The heads that were left out.
     """
-    console = _Console(highlight=False, width=width(sys.stdout) or _UNLIMITED)
+    console = _Console(highlight=False, emoji=False, width=width(sys.stdout) or _UNLIMITED)
     unlimited = console.options.update(width=_UNLIMITED)
     cells = list(rows)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ import click
 from orchestrator.planner.drafting import DRAFT_KINDS, Drafting, DraftKind, drafting
 from orchestrator.planner.queueing import Targets
 from orchestrator.recipe.model import Workload
+from orchestrator.values import frozen
 
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 
@@ -37,7 +37,7 @@ class Seconds(click.ParamType[float]):
         return float(found[1]) * _SECONDS[found[2]]
 
 
-@dataclass(frozen=True)
+@frozen
 class AskedWorkload:
     """What the command line says of the users; None: nothing."""
 

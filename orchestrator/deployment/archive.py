@@ -12,7 +12,6 @@ import os
 import shlex
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -39,6 +38,7 @@ from orchestrator.executors.docker_client import explained, images_folder, long_
 from orchestrator.store.space import Need, require_space
 from orchestrator.store.temporary import require_replaceable
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -58,7 +58,7 @@ Sign = Callable[[bytes], bytes]
 """Signs a list of digests so that openssl can check it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ArchivedImage:
     """An image of an archive."""
 
@@ -69,7 +69,7 @@ class ArchivedImage:
     size: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Archived:
     """A finished archive."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from docker.types import (
 
 from orchestrator.deployment.compose_file import ComposeFile, Devices, Service, Volume, published, seconds
 from orchestrator.executors.docker_arguments import LABEL
+from orchestrator.values import frozen
 
 RECIPE = LABEL + "deployment"
 """The label with the recipe's name, on everything that a deployment creates."""
@@ -35,7 +35,7 @@ MEMORY = LABEL + "memory"
 _NANOSECONDS = 1_000_000_000
 
 
-@dataclass(frozen=True)
+@frozen
 class BundleService:
     """A service of a bundle."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from orchestrator.deployment.compose_file import SERVER
 from orchestrator.deployment.container import FOLDER, RECIPE, SERVICE
 from orchestrator.deployment.gateway_client import Gateway, Health
 from orchestrator.executors.docker_client import explained
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -25,7 +25,7 @@ _GRACE = 60
 """Seconds for a container to finish its requests before it is killed, if it names none itself."""
 
 
-@dataclass(frozen=True)
+@frozen
 class DeployedContainer:
     """One container of a deployment."""
 

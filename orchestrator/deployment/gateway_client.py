@@ -6,7 +6,6 @@ import json
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import httpx2
 
 from orchestrator.errors import KeyMissingError, ServerNotReadyError
+from orchestrator.values import frozen
 
 API_KEY = "ORCHESTRATOR_API_KEY"
 """The variable with the API key, if the gateway requires one."""
@@ -26,7 +26,7 @@ _MAX_SHOWN = 300
 """Characters of an error that are shown."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Health:
     """The health of the gateway and of the server behind it."""
 
@@ -38,7 +38,7 @@ class Health:
     """Something answered."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Answer:
     """The answer and its speed."""
 
@@ -58,7 +58,7 @@ class Answer:
         return (self.tokens - 1) / (self.total - self.first) if self.tokens > 1 and self.total > self.first else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Gateway:
     """The address of a deployed server."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -19,6 +19,7 @@ from orchestrator.executors import docker_images
 from orchestrator.executors.docker_arguments import LABEL
 from orchestrator.executors.docker_client import explained
 from orchestrator.executors.job import ContainerImage
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker.models.images import Image
@@ -31,7 +32,7 @@ DOCKER_ID = LABEL + "engine"
 """The label with the id of the Docker that built an image, to recognize loaded ones."""
 
 
-@dataclass(frozen=True)
+@frozen
 class BuiltFrom:
     """An image and what it is built from."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from orchestrator.deployment.observer import Observer
 from orchestrator.errors import MemoryBudgetError
 from orchestrator.events import Warned
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PREDICTION = "prediction.json"
 
 
-@dataclass(frozen=True)
+@frozen
 class ServerMemory:
     """What a bundle's server takes, and what a machine with unified memory has. Bytes."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.events import Event
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase:
     """The current action or wait."""
 
@@ -24,7 +24,7 @@ class Phase:
     """The last message."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Done:
     """The result."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from orchestrator.errors import NameTakenError
 from orchestrator.events import Warned
 from orchestrator.executors.docker_arguments import LIMITS_UNRAISED
 from orchestrator.executors.docker_client import DOCKER_ERRORS, explain, explained, require_architecture, require_gpus
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-@dataclass(frozen=True)
+@frozen
 class Deployment:
     """A bundle in Docker."""
 

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.documents.yaml_text import Data, KeyPath, Position
 from orchestrator.errors import BadInputError
+from orchestrator.values import frozen
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
@@ -58,7 +59,7 @@ def validate(
         raise error("\n".join(_lines(faults, schema, positions))) from failure
 
 
-@dataclass(frozen=True)
+@frozen
 class _Fault:
     """One fault, with its position in the file."""
 
@@ -144,7 +145,7 @@ def _suggestion(found: str, known: list[str]) -> str:
     return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Schema:
     """The JSON Schema of the model. It tells keys of the file from other parts of pydantic's locations."""
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.resolver import BaseResolver
 
 from orchestrator.errors import DocumentSyntaxError
+from orchestrator.values import frozen
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
@@ -34,9 +35,7 @@ KeyPath = tuple[str | int, ...]
 _LARGEST = 1 << 63
 """Larger whole numbers are useless here, and printing a huge one takes long."""
 
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
+_UNPRINTABLE = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 """YAML allows most of these only as an escape. NUL would end a path early, half a surrogate pair cannot be written, and
 U+202A to U+202E and U+2066 to U+2069 change the order in which a terminal shows the rest of a line."""
 
@@ -51,7 +50,7 @@ _CORE_SCHEMA = (
 """Tag, pattern and first characters of plain scalars: the core schema of YAML 1.2.2, section 10.3.2."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Position:
     """A place in a file, counted from 1."""
 
@@ -64,7 +63,7 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}" if self.line else str(self.file)
 
 
-@dataclass(frozen=True)
+@frozen
 class Document:
     """One parsed file."""
 
@@ -206,7 +205,7 @@ class _StrictLoader(Composer, SafeConstructor, BaseResolver):
 
     def construct_text(self, node: ScalarNode) -> str:
         """Return a scalar's text without unprintable characters."""
-        found = _UNPRINTABLE.search(node.value)
+        found = None if node.value.isprintable() else re.search(_UNPRINTABLE, node.value)
         if found:
             raise self._error(node, f"the character U+{ord(found.group()):04X} is not allowed in a text")
         return str(node.value)

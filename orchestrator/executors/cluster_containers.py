@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ImageUnavailableError, MachineError
 from orchestrator.executors.docker_arguments import text_in_container
 from orchestrator.executors.job import OUTPUT, AbortCheck, Job, Mount, Outcome, never_abort
 from orchestrator.executors.process import ProcessExecutor
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
@@ -46,7 +47,7 @@ def pyxis_line(job: Job, image: str) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class Runtime:
     """A program that runs containers."""
 

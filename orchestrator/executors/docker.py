@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +43,7 @@ from orchestrator.executors.docker_follower import Follower
 from orchestrator.executors.docker_secrets import remove_secrets, secrets_of
 from orchestrator.executors.job import ContainerImage, Outcome, never_abort
 from orchestrator.store import owner
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +63,7 @@ _GIVEN_AWAY = 30.0
 """Seconds for which a container may have a name without being listed, because a busy Docker is slow."""
 
 
-@dataclass(frozen=True)
+@frozen
 class LeftContainer:
     """A container of an orchestrator that was not removed yet."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.executors.job import OUTPUT, Inside
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ _KEY_LENGTH = 16
 _STORE_LENGTH = 6
 
 
-@dataclass(frozen=True)
+@frozen
 class User:
     """The user of a container's command, so that its files belong to the caller."""
 
@@ -44,7 +44,7 @@ class User:
         return self.uid == 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Bind:
     """A path of this machine inside the container."""
 
@@ -53,7 +53,7 @@ class Bind:
     read_only: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class Container:
     """Everything that defines a job's container."""
 

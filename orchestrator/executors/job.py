@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.store.space import Need
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
@@ -16,7 +17,7 @@ OUTPUT = "/out"
 """The only folder in which a command may write."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Inside:
     """An argument that is a path in one of the job's mounts."""
 
@@ -29,7 +30,7 @@ class Inside:
 Argument = str | Inside
 
 
-@dataclass(frozen=True)
+@frozen
 class Mount:
     """A folder or file of this machine that the command can read."""
 
@@ -39,7 +40,7 @@ class Mount:
     read_only: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageBuild:
     """How to build an image that is not pulled."""
 
@@ -50,7 +51,7 @@ class ImageBuild:
     arguments: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerImage:
     """A container's image."""
 
@@ -65,7 +66,7 @@ class ContainerImage:
     """Its own entry point is a server, which must not run before another command."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Job:
     """One command with everything that it may access."""
 
@@ -85,7 +86,7 @@ class Job:
     gpus: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Outcome:
     """How a command ended."""
 

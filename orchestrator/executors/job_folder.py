@@ -20,15 +20,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+
+from orchestrator.values import frozen
 
 _REQUESTS = ("job.sh", "job.yaml")
 _RESERVED = 4096
 """Bytes that are reserved for the ending, so that a full disk cannot prevent it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Ending:
     """How a job's command ended, as the job itself recorded it."""
 
@@ -45,7 +47,7 @@ class Ending:
     hint: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class JobFolder:
     """The folder of one job."""
 

@@ -18,6 +18,7 @@ from orchestrator.events import Waiting, Warned, from_line
 from orchestrator.executors.channel import Lines
 from orchestrator.executors.job_folder import Ending, JobFolder
 from orchestrator.executors.scheduler import JobState, Scheduler
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.events import Observer
@@ -41,7 +42,7 @@ _SIGTERM = 143  # 128 + SIGTERM
 _SIGKILL = 137  # 128 + SIGKILL
 
 
-@dataclass(frozen=True)
+@frozen
 class SubmittedJob:
     """A job that the scheduler knows or knew."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,12 +27,13 @@ from orchestrator.executors.kubernetes_manifest import (
     submit_text,
 )
 from orchestrator.executors.scheduler import GivesUp, JobState, Resources, never
+from orchestrator.values import frozen
 
 _BRIEF = 5.0
 """Seconds to retry a question about a job that has ended, or whose state is only shown."""
 
 
-@dataclass(frozen=True)
+@frozen
 class KubernetesScheduler:
     """One namespace of a cluster with a site's settings. It fulfils `Scheduler`.
 

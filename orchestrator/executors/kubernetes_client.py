@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -27,6 +26,7 @@ from orchestrator.errors import (
 from orchestrator.executors.kubernetes_manifest import FOLDER, MANAGED_BY, Object
 from orchestrator.executors.kubernetes_state import is_finished, state_of, words_of
 from orchestrator.executors.scheduler import JobState
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from lightkube import ApiError, Client
@@ -46,7 +46,7 @@ _NOT_FOUND, _CONFLICT, _TOO_MANY, _INTERNAL = 404, 409, 429, 500
 _Answer = TypeVar("_Answer")
 
 
-@dataclass(frozen=True)
+@frozen
 class KubernetesClient:
     """Asks one namespace.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestrator.executors.job import Job
 from orchestrator.executors.job_task import task_lines
 from orchestrator.executors.process import inherited_of, is_private, text_of
 from orchestrator.executors.scheduler import Resources
+from orchestrator.values import frozen
 
 Object = dict[str, Any]
 """One object of Kubernetes."""
@@ -38,7 +39,7 @@ _PATHS = frozenset({"HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_XET_CACHE", "HUGGINGFAC
 _CERTIFICATES = frozenset({"REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"})
 
 
-@dataclass(frozen=True)
+@frozen
 class ManifestWriter:
     """Writes manifests for one site."""
 

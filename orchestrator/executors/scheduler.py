@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from orchestrator.executors.job import Job
 from orchestrator.executors.job_folder import JobFolder
+from orchestrator.values import frozen
 
 GivesUp = Callable[[], bool]
 """Tells whether an answer is no longer needed."""
@@ -22,7 +22,7 @@ def never() -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@frozen
 class Resources:
     """What a job requests of its cluster."""
 
@@ -32,7 +32,7 @@ class Resources:
     gpus: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class JobState:
     """What a scheduler knows of a job. It may be wrong after the scheduler was killed."""
 

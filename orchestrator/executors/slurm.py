@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from orchestrator.catalog.cluster import Cluster, Slurm
@@ -14,6 +14,7 @@ from orchestrator.executors.job_folder import JobFolder
 from orchestrator.executors.scheduler import GivesUp, JobState, Resources, never
 from orchestrator.executors.slurm_client import SlurmClient
 from orchestrator.executors.slurm_script import OUTPUT, REQUEST, ScriptWriter, private_values, submit_text
+from orchestrator.values import frozen
 
 _BRIEF = 5.0
 """Seconds to wait for an answer about a job that has ended, or whose state is only shown."""
@@ -23,7 +24,7 @@ _TAIL = 12
 """Lines of the output of a failed script in its error."""
 
 
-@dataclass(frozen=True)
+@frozen
 class SlurmScheduler:
     """One Slurm with a site's settings. It fulfils `Scheduler`.
 

@@ -7,11 +7,11 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import JobRefusedError, SlurmUnavailableError
 from orchestrator.executors.scheduler import Cause, GivesUp, JobState, never
+from orchestrator.values import frozen
 
 _FIELD = re.compile(r"(?:^|\s)(\w[\w/:]*)=(.*?)(?=\s\w[\w/:]*=|\s*$)")
 """A field of `scontrol -o`. Its value may have spaces."""
@@ -32,7 +32,7 @@ _CAUSES: Mapping[str, Cause] = {
 """Why a job is over, by its state."""
 
 
-@dataclass(frozen=True)
+@frozen
 class SlurmClient:
     """Runs Slurm's commands.
 

@@ -6,7 +6,6 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from orchestrator.catalog.cluster import Cluster, Slurm, SlurmPlacement
 from orchestrator.executors.job import Job
@@ -14,6 +13,7 @@ from orchestrator.executors.job_folder import JobFolder
 from orchestrator.executors.job_task import task_lines
 from orchestrator.executors.process import OWN_CODE, argv_of, inherited_of, is_private
 from orchestrator.executors.scheduler import Resources
+from orchestrator.values import frozen
 
 REQUEST = "job.sh"
 """The name of a script in its job's folder."""
@@ -26,7 +26,7 @@ _OF_THE_NODE = ("CUDA_VISIBLE_DEVICES", "TMPDIR")
 """Inherited variables that a node has its own values of."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ScriptWriter:
     """Writes scripts for one site."""
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import HubNotFoundError
 from orchestrator.hub import calls
 from orchestrator.models.files import CONFIG, QUANT_CONFIG
 from orchestrator.models.weight_files import INDEX, kind_of_weights, own_weights
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class About:
     """The Hub's answers about one model."""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import Timeout
@@ -26,6 +25,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # e
 from orchestrator.hub.listing import Snapshot
 from orchestrator.hub.patterns import RepoType
 from orchestrator.hub.stop import Stop
+from orchestrator.values import frozen
 
 _OURS = ".orchestrator"
 _ASIDE = "orchestrator/aside"
@@ -33,7 +33,7 @@ _LOOK = 0.5
 """Seconds between two checks for a stop while another program holds a lock."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RepoCache:
     """One repository in the cache."""
 

@@ -11,7 +11,6 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -29,6 +28,7 @@ from orchestrator.hub.patterns import RepoType, is_commit
 from orchestrator.hub.retry import no_long_waits, retried
 from orchestrator.hub.stop import Stop, StoppedError
 from orchestrator.hub.transfer import ATTEMPTS, LONGEST_PAUSE
+from orchestrator.values import frozen
 
 _Kind = TypeVar("_Kind")
 _SECONDS = 30
@@ -36,7 +36,7 @@ _MOST_PAGES = 1000
 """Answers to one request. The Hub lists a thousand files in each."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelCard:
     """What the Hub tells everybody about a model."""
 

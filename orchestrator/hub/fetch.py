@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_url
@@ -26,6 +25,7 @@ from orchestrator.hub.xet import XetFaultError, stream
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import existing
 from orchestrator.store.temporary import replacing, sweep_temporaries
+from orchestrator.values import frozen
 
 _READ = 1 << 20
 
@@ -33,7 +33,7 @@ Report = Callable[[RemoteFile, int], None]
 """Called with a file and its number of bytes, from several threads."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Fetcher:
     """Fetches the files of one snapshot. Several threads may fetch different files."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.errors import LockInvalidError, PathEscapesError
 from orchestrator.hub.patterns import RepoType
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class RemoteFile:
     """A file as the Hub's tree describes it."""
 
@@ -28,7 +29,7 @@ class RemoteFile:
         return self.sha256 or self.git_sha1
 
 
-@dataclass(frozen=True)
+@frozen
 class Snapshot:
     """One commit of a repository and its files that match the file patterns."""
 

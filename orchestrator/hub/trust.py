@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import UntrustedCodeError
+from orchestrator.values import frozen
 
 _CONFIGURATIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "*processor_config.json")
 _KEYS = ("auto_map", "custom_generate", "trust_remote_code")
 """Configuration keys that make transformers load code of the model."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Trusted:
     """A recipe's trust in one repository."""
 

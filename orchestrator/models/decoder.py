@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from orchestrator.models import blocks, mixers, mlps
@@ -13,11 +12,12 @@ from orchestrator.models.layers import Layer, layers_of
 from orchestrator.models.mixers import Mixer
 from orchestrator.models.parts import Heads, Tensors, linear, renamed, vector, weights
 from orchestrator.models.shape import Memory, ModelShape, Tensor
+from orchestrator.values import frozen
 
 _STATE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
 
 
-@dataclass(frozen=True)
+@frozen
 class Built:
     """The tensors of one layer, what it caches, and its widest activation."""
 

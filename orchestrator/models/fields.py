@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NoReturn
 
 from orchestrator.errors import ConfigInvalidError
+from orchestrator.values import frozen
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 """Fields that hold the configuration of the language model, if it is a part of another model."""
@@ -48,7 +49,7 @@ class NotDescribedError(ConfigInvalidError):
     """The names of the field that is missing."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Fields:
     """The fields of one config.json, or of a part of it."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator.errors import ConfigInvalidError
@@ -13,11 +12,12 @@ from orchestrator.models.behaviour import require_loadable
 from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
 from orchestrator.models.stored import originals_of
+from orchestrator.values import frozen
 
 CONFIG, QUANT_CONFIG = "config.json", "hf_quant_config.json"
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class ModelFiles:
     """The configurations of a model, and what its checkpoint holds."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 from typing import Literal
+
+from orchestrator.values import frozen
 
 Part = Literal[
     "experts", "latent", "indexer", "delta_rule", "mamba", "blocks", "proposers", "layer_inputs", "shared_cache"
@@ -19,7 +21,7 @@ TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
 FOUR_NORMS = (*TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
-@dataclass(frozen=True)
+@frozen
 class Habits:
     """The habits of one model type. The defaults are Llama's."""
 

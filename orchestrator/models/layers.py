@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
 from orchestrator.models.habits import Habits
+from orchestrator.values import frozen
 
 MixerKind = Literal["full", "window", "delta_rule", "mamba", "none"]
 MlpKind = Literal["dense", "experts", "none"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Layer:
     """One layer. Equal layers have equal tensors."""
 

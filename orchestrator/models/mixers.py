@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.models.fields import Fields
 from orchestrator.models.habits import Habits
@@ -10,9 +10,10 @@ from orchestrator.models.layers import Layer
 from orchestrator.models.parts import Heads, Tensors, heads_of, linear, vector
 from orchestrator.models.parts import attention as projections
 from orchestrator.models.shape import Memory, Tensor
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Mixer:
     """The mixer of one layer."""
 

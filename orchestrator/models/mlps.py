@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
 from orchestrator.models.habits import Habits
 from orchestrator.models.parts import Tensors, linear, renamed
 from orchestrator.models.shape import Tensor
+from orchestrator.values import frozen
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts")
 _CHOSEN = (
@@ -28,7 +29,7 @@ _EXPERT_SIZES = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Experts:
     """The routed experts of a layer."""
 

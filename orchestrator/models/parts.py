@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
 from orchestrator.models.shape import Memory, Tensor
+from orchestrator.values import frozen
 
 Tensors = tuple[Tensor, ...]
 
@@ -36,7 +36,7 @@ def renamed(tensors: Iterable[Tensor], parent: str) -> Tensors:
     return tuple(tensor.renamed(f"{parent}.{tensor.name}") for tensor in tensors)
 
 
-@dataclass(frozen=True)
+@frozen
 class Heads:
     """The heads of one attention."""
 

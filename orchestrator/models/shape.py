@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from orchestrator.values import frozen
+
 Role = Literal[
     "embedding",
     "head",
@@ -111,7 +113,7 @@ class Memory:
     """It reads the cache of an earlier layer and keeps none of its own."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class ModelShape:
     """The source of all bytes and operations of a model. It equals only itself, so that sums can be cached."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.fields import Fields
 from orchestrator.models.parts import Tensors, renamed, weights
 from orchestrator.models.shape import Tensor
+from orchestrator.values import frozen
 
 _POSITIONS = 16384
 """The most positions that a usual tower has an embedding for."""
@@ -33,7 +33,7 @@ def each(names: str, *shape: int) -> dict[str, tuple[int, ...]]:
     return {pattern.format(word): shape for word in words.split()}
 
 
-@dataclass(frozen=True)
+@frozen
 class Siglip:
     """Google's SigLIP, the tower of Gemma 3 and of Phi-4 multimodal."""
 

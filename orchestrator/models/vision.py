@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from orchestrator.models.fields import Fields
@@ -18,9 +18,10 @@ from orchestrator.models.towers import (
     pixtral_tower,
     qwen3_tower,
 )
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Around:
     """How a checkpoint holds a language model and its tower."""
 

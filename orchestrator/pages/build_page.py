@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.pages.charts import Picture, Stack, over_time, stacks
 from orchestrator.pages.page import Chart, Key, render
 from orchestrator.store.cost import MemoryCurve
 from orchestrator.units import in_bytes, in_time
+from orchestrator.values import frozen
 
 RELOAD_SECONDS = 2
 """Between two looks of a browser at the page of a running build."""
@@ -22,7 +22,7 @@ _GB = 1e9
 _HOUR = 3600.0
 
 
-@dataclass(frozen=True)
+@frozen
 class StepStory:
     """One step of a build."""
 
@@ -47,7 +47,7 @@ class StepStory:
     """Bytes of the step's own planned peak; None if they lie in a GPU's memory, or are not known."""
 
 
-@dataclass(frozen=True)
+@frozen
 class BuildStory:
     """The newest build of one recipe."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
 from markupsafe import Markup
+
+from orchestrator.values import frozen
 
 SERIES = 6
 """Colours that a reader can tell apart."""
@@ -39,7 +40,7 @@ _LONGEST_NAME = 20
 Anchor = Literal["start", "middle", "end"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Picture:
     """What a chart says in words."""
 
@@ -50,7 +51,7 @@ class Picture:
     """Read aloud to a reader who cannot see the chart."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Stack:
     """One bar: a name, its parts in the order of the legend, and the text behind it."""
 
@@ -59,7 +60,7 @@ class Stack:
     note: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Range:
     """From low to high with the expected value between, and the ceiling that it cannot pass."""
 
@@ -76,7 +77,7 @@ Line = tuple[tuple[int, int], ...]
 """Points of one line over powers of two; points at 0 are not drawn."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Scale:
     """Maps values from `first` to `last` to units from `start` to `end`."""
 

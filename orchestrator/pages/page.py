@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
@@ -34,11 +33,12 @@ from orchestrator.planner.figures import requests, workload_words
 from orchestrator.planner.phases import PARTS, Part
 from orchestrator.planner.serving import gpus_of
 from orchestrator.planner.users import Users
+from orchestrator.values import frozen
 
 _GB = 1e9
 
 
-@dataclass(frozen=True)
+@frozen
 class Key:
     """One entry of a legend."""
 
@@ -49,7 +49,7 @@ class Key:
     """`box`, `dot`, `mark` (a ceiling or limit), `pale` (a band) or `shade-0` to `shade-4`."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Chart:
     """A picture with its words."""
 
@@ -59,7 +59,7 @@ class Chart:
     note: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Notice:
     """A refusal or a warning."""
 
@@ -68,7 +68,7 @@ class Notice:
     hint: str
 
 
-@dataclass(frozen=True)
+@frozen
 class PlanContents:
     """What a plan's page says besides its pictures."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.pages.charts import SHADES, Picture, curve, shades
 from orchestrator.pages.page import Chart, Key, render
+from orchestrator.values import frozen
 
 _WEAKEST = 10
 _IN_LAYER = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
@@ -34,7 +34,7 @@ Cells = Mapping[tuple[str, int], float]
 """By the name of a row and the number of a layer."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Making:
     """What each step's result cost when it was made, as a table of words."""
 

@@ -6,10 +6,10 @@ On GB10 the block about the machine can be absent and the clocks null; streaming
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import OutputMissingError
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PERCENTILES = ("p50", "p90", "p95", "p99", "minimum", "maximum", "average")
 
 
-@dataclass(frozen=True)
+@frozen
 class Level:
     """What was measured at one level of concurrency."""
 

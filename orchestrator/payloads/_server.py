@@ -10,13 +10,13 @@ import re
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from orchestrator.bundle.gateway.harmony import VocabularyError, write_vocabulary
 from orchestrator.errors import CheckFailedError
 from orchestrator.payloads._process import running
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     import subprocess
@@ -29,7 +29,7 @@ _LOG_LINES = 20
 _OK = 200
 
 
-@dataclass(frozen=True)
+@frozen
 class Served:
     """One question and its answer."""
 
@@ -40,7 +40,7 @@ class Served:
     seconds_to_answer: float
 
 
-@dataclass(frozen=True)
+@frozen
 class Server:
     """A server and the command that starts it."""
 

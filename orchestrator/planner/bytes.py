@@ -12,6 +12,7 @@ from types import MappingProxyType
 from orchestrator.models.shape import Memory, ModelShape, Role, Tensor
 from orchestrator.planner.scheme import Algorithm, KvDtype, Scheme
 from orchestrator.quantization.format_names import FUSED, PAIR_BYTES, PRODUCT_BYTES, PRODUCT_COPIES
+from orchestrator.values import frozen
 
 KV_BYTES: dict[KvDtype, float] = {"bf16": 2.0, "fp8": 1.0, "nvfp4": 0.5 + 1 / 16}
 """Bytes of one number in the KV cache; NVFP4 has an 8-bit scale for 16."""
@@ -37,7 +38,7 @@ BESIDE: Mapping[Role, str] = MappingProxyType(
 """Names of the parts beside the layers of text."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Stored:
     """A tensor as a checkpoint holds it."""
 

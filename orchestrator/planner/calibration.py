@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,7 @@ from orchestrator.planner.queueing import queue_of
 from orchestrator.planner.scheme import Scheme
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.step_time import load_of, served_terms, step_terms
+from orchestrator.values import frozen
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ _OUTLIER = 0.1
 """Relative error above which a measurement gets less weight (Huber's rule)."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Observation:
     """One measured time and its terms."""
 

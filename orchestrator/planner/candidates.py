@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orchestrator.errors import Refusal
 from orchestrator.planner import duration
@@ -19,12 +18,13 @@ from orchestrator.quantization.candidates import Candidate
 from orchestrator.quantization.format_names import LOCAL_HESSIAN
 from orchestrator.recipe.model import HeldOut
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 _LAYERS = 4
 """The original's as it is read and as it runs, a candidate's as it is stored and as it is multiplied."""
 
 
-@dataclass(frozen=True)
+@frozen
 class TrialCost:
     """What a comparison takes."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 
 from orchestrator.catalog.image import Image
@@ -18,6 +18,7 @@ from orchestrator.planner.scheme import KvDtype, Scheme, as_published, scheme_of
 from orchestrator.planner.serving import RUNTIME, Serving
 from orchestrator.planner.serving_figures import ServingFigures, serving_figures
 from orchestrator.serving.runtimes import RUNTIMES
+from orchestrator.values import frozen
 
 _CHECKPOINTS = {
     "bf16": "BF16",
@@ -37,7 +38,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Concurrent requests for which the longest context is calculated."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Subject:
     """The model to compare."""
 
@@ -53,7 +54,7 @@ class Subject:
     """How its files store it, if they are quantized."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Terms:
     """The question that all formats share."""
 
@@ -75,7 +76,7 @@ class Terms:
     """Drafts tokens; None: plain decoding."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Reach:
     """The longest context for a number of concurrent requests."""
 
@@ -84,7 +85,7 @@ class Reach:
     """Tokens; 0 if not one request fits."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Row:
     """One format."""
 
@@ -107,7 +108,7 @@ class Row:
         return self.figures.fits and not self.refused
 
 
-@dataclass(frozen=True)
+@frozen
 class Comparison:
     """The result of a comparison."""
 

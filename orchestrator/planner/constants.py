@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orchestrator.errors import CatalogError
+from orchestrator.values import frozen
 
 Runtime = Literal["trtllm", "vllm", "edge_llm", "sglang", "llama.cpp"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
@@ -59,7 +60,7 @@ _STORE: ContextVar[Callable[[], Path] | None] = ContextVar("store", default=None
 _BANDS = ("dense", "dense_batch", "moe", "moe_batch", "prefill", "nodes", "elsewhere")
 
 
-@dataclass(frozen=True)
+@frozen
 class RuntimeConstants:
     """The costs of one runtime."""
 
@@ -82,7 +83,7 @@ class RuntimeConstants:
     """The cache of a sliding window holds one more chunk, and attention reads all of it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Kernels:
     """What a runtime has kernels for, where that is not the rule."""
 
@@ -96,7 +97,7 @@ class Kernels:
     """The only classes that it loads in MXFP4; empty: any."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Constants:
     """All measured constants of the speed model."""
 

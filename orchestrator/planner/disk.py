@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Known
 from orchestrator.planner.model_on_target import ModelOnTarget
@@ -11,6 +9,7 @@ from orchestrator.planner.preparation import calibrates
 from orchestrator.quantization.candidates import compared
 from orchestrator.recipe.model import Calibration, GeneratedModel, HeldOut, HubModel
 from orchestrator.serving.runtimes import runtime_with_costs
+from orchestrator.values import frozen
 
 _COPIES = 2
 """New hidden states are written before the old ones are removed."""
@@ -20,7 +19,7 @@ _STATE_BYTES = 2
 """Bytes of one hidden value: a model computes in BF16."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StepDisk:
     """The disk space of one step."""
 

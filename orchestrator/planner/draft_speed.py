@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.planner.bytes import weights_read_per_step
 from orchestrator.planner.drafting import bytes_of_pass, drafting
 from orchestrator.planner.serving import Serving
@@ -15,12 +13,13 @@ from orchestrator.planner.speculative import (
 from orchestrator.planner.speed import Band, speed
 from orchestrator.planner.step_time import load_of
 from orchestrator.recipe.model import Recipe
+from orchestrator.values import frozen
 
 _ACCEPTED = (0.6, 0.8)
 """Acceptance rates for which the speed is given."""
 
 
-@dataclass(frozen=True)
+@frozen
 class DraftSpeed:
     """One request with drafts."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import weights_read_of
 from orchestrator.planner.scheme import Scheme
+from orchestrator.values import frozen
 
 DraftKind = Literal["mtp", "eagle3", "dflash", "dspark"]
 DRAFT_KINDS: tuple[DraftKind, ...] = get_args(DraftKind)
@@ -19,7 +19,7 @@ _EAGLE_VOCABULARY = 32_000
 """EAGLE-3 heads predict the most frequent tokens only (arXiv:2503.01840; `draft_vocab_size` of published heads)."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Habits:
     """What drafters of one kind have in common."""
 
@@ -42,7 +42,7 @@ _HABITS: Mapping[DraftKind, _Habits] = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Drafting:
     """A drafter."""
 

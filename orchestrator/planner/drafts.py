@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orchestrator.planner.comparison import Comparison, Row, usual_format
 from orchestrator.planner.speculative import (
@@ -15,6 +14,7 @@ from orchestrator.planner.speculative import (
 )
 from orchestrator.planner.speed import Band
 from orchestrator.planner.step_time import load_of
+from orchestrator.values import frozen
 
 DRAFT_LENGTH = 5
 """Tokens drafted per step, as in NVIDIA's playbook for EAGLE-3 on a Spark."""
@@ -24,7 +24,7 @@ QUOTED = (18.0, 20.0)
 _QUOTED_FOR = (65e9, 75e9)
 
 
-@dataclass(frozen=True)
+@frozen
 class Wanted:
     """One target speed and its requirements."""
 
@@ -43,7 +43,7 @@ class Wanted:
         return max(self.with_costs - 1, 0.0)
 
 
-@dataclass(frozen=True)
+@frozen
 class Drafts:
     """The requirements on drafts for one format."""
 

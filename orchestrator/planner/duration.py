@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.catalog.target import Gpu, Target
 from orchestrator.models.shape import ModelShape
@@ -17,6 +17,7 @@ from orchestrator.planner.constants import constants_in_use
 from orchestrator.planner.figures import Kind
 from orchestrator.quantization.format_names import FOUR_OVER_SIX, GPTQ, LOCAL_HESSIAN, MSE, PROBE_TOKENS, WEIGHTED
 from orchestrator.recipe.model import Calibration, HeldOut
+from orchestrator.values import frozen
 
 _LINE = (12.5e6, 125e6)
 _LINE_BASIS = "a line of 0.1 to 1 Gbit/s"
@@ -80,7 +81,7 @@ _LOAD_BASIS = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Span:
     """Seconds, minimum and maximum."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from orchestrator.planner import duration
@@ -22,6 +22,7 @@ from orchestrator.planner.speed import Band, speed
 from orchestrator.planner.users import Users, users_of
 from orchestrator.planner.weights import weights_per_token
 from orchestrator.quantization.candidates import compared
+from orchestrator.values import frozen
 
 _BATCHES = (1, 8)
 """Numbers of concurrent requests, besides the server's maximum."""
@@ -31,7 +32,7 @@ _PHASES: Mapping[str, Phase] = {"quantize": "quantize", "convert": "convert", "e
 """Phases by step. Every other step downloads."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Stage:
     """One phase of a recipe."""
 
@@ -45,7 +46,7 @@ class Stage:
     """The step of the phase `download`, which is `generate` or `import` for a model that is not on the Hub."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Cell:
     """Decode speed at one batch and context."""
 
@@ -55,7 +56,7 @@ class Cell:
     """Tokens per second of all requests together; None if they do not fit into the cache."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Prefill:
     """The prefill speed of one prompt."""
 
@@ -65,7 +66,7 @@ class Prefill:
     """Upper limit in tokens per second of decoding one request at this context without drafts."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Speeds:
     """The server's speed by users and context, without drafts. Answers are as long as in the workload."""
 
@@ -77,7 +78,7 @@ class Speeds:
     """How the first cell was calculated."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Estimate:
     """The cost of one recipe on its target, before any download."""
 

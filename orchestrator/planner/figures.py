@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 Unit = Literal["B", "tok/s", "tokens", "requests"]
 
@@ -17,7 +17,7 @@ A sum is named after its least certain part. Its `basis` has every part with its
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Figure:
     """A predicted quantity."""
 

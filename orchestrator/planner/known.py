@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 from orchestrator.catalog.models import find_model
 from orchestrator.models import ModelShape, shape_of
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of, scheme_of_quant_config
 from orchestrator.recipe.model import Format, GeneratedModel, GenerateOptions, HubModel, LocalModel, Recipe
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Sizes:
     """The sizes of one model."""
 
@@ -32,7 +32,7 @@ def in_catalogue(model: HubModel | LocalModel) -> Sizes | None:
     return known_repo(model.repo) if isinstance(model, HubModel) else None
 
 
-@dataclass(frozen=True)
+@frozen
 class Known:
     """A model with known tensors, and the format of its source and served weights."""
 

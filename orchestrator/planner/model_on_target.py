@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.catalog.target import Target
 from orchestrator.planner.figures import Figure
@@ -13,9 +13,10 @@ from orchestrator.planner.serving import RUNTIME, Serving, gpus_of
 from orchestrator.planner.weights import draft_weights, served_weights, source_weights
 from orchestrator.recipe.model import Recipe, Workload
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelOnTarget:
     """A recipe's model with its machine."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, get_args
 
 from orchestrator.catalog.target import Target
@@ -11,6 +11,7 @@ from orchestrator.planner.figures import Figure, Kind, requests
 from orchestrator.planner.preparation import ENGINE_BASIS, ENGINE_PEAK, ENGINE_WEIGHTS, Preparation
 from orchestrator.planner.serving import Serving, memory_per_node
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 Phase = Literal["download", "quantize", "evaluate", "convert", "engine_build", "load", "serve"]
 Part = Literal["weights", "KV cache", "activations", "the file being read", "draft", "the tool's whole need"]
@@ -31,7 +32,7 @@ _DOWNLOAD = 150 * 2**20
 """Memory of a download of any size. `benchmarks/download.py` checks it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Peak:
     """The memory of one phase: of one GPU for loading and serving, else of one node."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.bytes import checkpoint_bytes, input_pairs, input_products, largest_layer
@@ -13,6 +12,7 @@ from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.quantization.format_names import GPTQ, LOCAL_HESSIAN, MEASURED, QUANTIZED
 from orchestrator.recipe.model import Calibration, Recipe
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 ONEPASS_BYTES = 2 * 2**30
 """Most memory that our own quantizer takes besides layers of the model."""
@@ -26,7 +26,7 @@ ENGINE_BASIS = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Preparation:
     """The steps that a served checkpoint needs first, with their peak memory."""
 

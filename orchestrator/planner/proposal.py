@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import get_args
 
@@ -22,6 +22,7 @@ from orchestrator.planner.scheme import Algorithm, Scheme
 from orchestrator.quantization.format_names import SINGLE_FORMATS
 from orchestrator.quantization.refused import reason
 from orchestrator.recipe.model import Format, Method, Recipe
+from orchestrator.values import frozen
 
 _FORMATS: Mapping[Algorithm, Format] = MappingProxyType(
     {
@@ -37,7 +38,7 @@ _FORMATS: Mapping[Algorithm, Format] = MappingProxyType(
 _USUAL_CONTEXT = 4096
 
 
-@dataclass(frozen=True)
+@frozen
 class Candidate:
     """A way to serve the model."""
 
@@ -49,7 +50,7 @@ class Candidate:
     """The image that quantizes, if it is another one."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Proposal:
     """The first candidate without a refusal."""
 
@@ -80,7 +81,7 @@ def published_format(shape: ModelShape | None, declared: Scheme) -> Format:
     return _FORMATS[numbers.most_common(1)[0][0]] if numbers else "bf16"
 
 
-@dataclass(frozen=True)
+@frozen
 class NewRecipe:
     """The model of a new recipe, and its target."""
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from orchestrator.planner.constants import Constants, constants_in_use
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.step_time import Load, load_of, prefill_terms, token_seconds, total
+from orchestrator.values import frozen
 
 _ROUNDS = 16
 """Rounds to find the running requests. Each halves the distance at least."""
@@ -33,7 +34,7 @@ _MOST_USERS = 256
 """The sweep ends here."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Percentiles:
     """Seconds."""
 
@@ -41,7 +42,7 @@ class Percentiles:
     p95: float
 
 
-@dataclass(frozen=True)
+@frozen
 class Targets:
     """The longest times that a user accepts, in seconds, at the 95th percentile; None: any."""
 
@@ -54,7 +55,7 @@ class Targets:
         return self != Targets()
 
 
-@dataclass(frozen=True)
+@frozen
 class Queue:
     """A server with a number of users."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from orchestrator.catalog.scores import Score, score_of
@@ -12,9 +11,10 @@ from orchestrator.planner.queueing import Queue, Targets
 from orchestrator.planner.summary import Summary
 from orchestrator.quantization.limits import NORMAL
 from orchestrator.recipe.model import Recipe, Workload
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Purpose:
     """What a model is for: the usual lengths, and the times that people accept."""
 
@@ -41,7 +41,7 @@ PURPOSES: Mapping[str, Purpose] = MappingProxyType(
 _LOSS: Mapping[str, float] = MappingProxyType({name: normal.kl_divergence for name, normal in NORMAL.items()})
 
 
-@dataclass(frozen=True)
+@frozen
 class Candidate:
     """A recipe with the users that it is asked for."""
 
@@ -71,7 +71,7 @@ class Candidate:
         return score_of(getattr(self.recipe.model, "repo", ""), self.recipe.quantization.format)
 
 
-@dataclass(frozen=True)
+@frozen
 class Recommendation:
     """The recipes that do what is asked, the best first, and the others by the reason."""
 

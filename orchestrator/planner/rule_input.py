@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.catalog.image import Image, Tool
@@ -14,6 +13,7 @@ from orchestrator.planner.server_memory import cache_memory
 from orchestrator.recipe.model import Quantization, Recipe
 from orchestrator.serving.runtimes import runtime_of
 from orchestrator.serving.server import Options, Runtime, Server
+from orchestrator.values import frozen
 
 
 class Lookup(Protocol):
@@ -37,7 +37,7 @@ class Lookup(Protocol):
         """Return the options of an image's tool."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RuleInput:
     """A recipe's model on its target, and its images."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from orchestrator.errors import ConfigInvalidError
 from orchestrator.models.files import QUANT_CONFIG, ModelFiles, an_object
 from orchestrator.models.shape import Tensor
+from orchestrator.values import frozen
 
 Algorithm = Literal[
     "BF16",
@@ -68,7 +69,7 @@ _MODELOPT: Mapping[str, Algorithm] = MappingProxyType(
 _OWN_EXPERT = re.compile(r"experts\.\d")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class Scheme:
     """How a checkpoint stores its tensors. It equals only itself, so that sums can be cached."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from orchestrator.catalog.target import Target
@@ -12,6 +12,7 @@ from orchestrator.planner.bytes import checkpoint_bytes, kv_bytes, loaded_bytes,
 from orchestrator.planner.drafting import Drafting, bytes_in_memory
 from orchestrator.planner.scheme import KvDtype, Scheme
 from orchestrator.units import in_bytes, in_gib
+from orchestrator.values import frozen
 
 RUNTIME = "trtllm"
 """The default runtime."""
@@ -38,7 +39,7 @@ EAGER_LOAD = 1.8
 Kernels = Literal["auto", "native", "marlin"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Serving:
     """A model in a format, with its machine, its runtime and its requests."""
 

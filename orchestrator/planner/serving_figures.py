@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from orchestrator.planner.bytes import (
@@ -23,11 +23,12 @@ from orchestrator.planner.serving import EAGER_LOAD, Serving, memory_words
 from orchestrator.planner.speed import Band, speed
 from orchestrator.serving.runtimes import runtime_with_costs
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 _NO_GPU = "speed: none, because this target has no GPU and cannot serve"
 
 
-@dataclass(frozen=True)
+@frozen
 class ServingFigures:
     """The figures of a server. Memory is that of one GPU, or of one node for phases that run on one."""
 

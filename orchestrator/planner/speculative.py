@@ -8,19 +8,19 @@ Leviathan, Kalman, Matias: Fast Inference from Transformers via Speculative Deco
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from orchestrator.errors import SpeedInputError
 from orchestrator.models.shape import ModelShape
 from orchestrator.planner.speed import Band
 from orchestrator.planner.step_time import Load, step_terms, total
+from orchestrator.values import frozen
 
 _MOST_DRAFTS = 256
 _HALVINGS = 60
 _BYTES_OF_BF16 = 2
 
 
-@dataclass(frozen=True)
+@frozen
 class Speculation:
     """A speed with drafts."""
 

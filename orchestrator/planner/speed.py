@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.errors import SpeedInputError
 from orchestrator.planner.bytes import flops_per_token
@@ -23,12 +23,13 @@ from orchestrator.planner.step_time import (
     total,
     unpacks_eight_bits,
 )
+from orchestrator.values import frozen
 
 _PEAKS: Mapping[Cost, tuple[int, int]] = {"prefill_8": (8, 2), "prefill_4": (4, 4), "prefill_block": (8, 2)}
 """Bits of the products, and the speed of the tensor cores relative to 16 bits."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Band:
     """Tokens per second."""
 
@@ -53,7 +54,7 @@ class Band:
         return Band(self.low, self.expected, max(self.expected, min(self.high, limit)))
 
 
-@dataclass(frozen=True)
+@frozen
 class Speed:
     """The speed of one server."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from orchestrator.catalog.target import Gpu, Target
@@ -21,6 +21,7 @@ from orchestrator.planner.drafting import Drafting, bytes_of_pass
 from orchestrator.planner.kernels import GPT_OSS, kernels_of, uses_marlin
 from orchestrator.planner.scheme import KvDtype, Scheme, scheme_of
 from orchestrator.planner.serving import Serving, gpus_of
+from orchestrator.values import frozen
 
 Terms = Mapping[Cost, float]
 """Seconds of a step if every constant is 1."""
@@ -40,7 +41,7 @@ _FLOPS_PER_BYTE = 450.0
 """For a GPU whose tensor cores are not in the table: between 295 (H100) and 458 (GB10)."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Load:
     """The served model, its machine and its requests."""
 

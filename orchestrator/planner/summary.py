@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.planner.estimate import decode_of
 from orchestrator.planner.figures import Figure
 from orchestrator.planner.known import Find, in_catalogue
@@ -11,9 +9,10 @@ from orchestrator.planner.rule_input import Lookup, rule_input
 from orchestrator.planner.rules import refusals, warnings
 from orchestrator.planner.verdict import Verdict, verdict_of
 from orchestrator.recipe.model import Recipe
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Summary:
     """One recipe on its target."""
 

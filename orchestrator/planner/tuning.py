@@ -15,12 +15,14 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.values import frozen
 
 Point = tuple[int, ...]
 """The index of a value on each axis."""
@@ -50,7 +52,7 @@ _ENOUGH = 0.005
 """The search ends when no run is expected to bring this share more."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Axis:
     """One option and the values to try."""
 
@@ -63,7 +65,7 @@ class Axis:
     """1 or -1: larger values take more or less memory; 0: no such order."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Tried:
     """One run: its speed, or how it crashed."""
 
@@ -73,7 +75,7 @@ class Tried:
     crash: Crash | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Search:
     """A search with all runs so far. The same runs lead to the same next one, so it continues from a list."""
 

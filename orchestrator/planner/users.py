@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator.planner.figures import requests
 from orchestrator.planner.queueing import Queue, Targets, knee, sweep, users_within
 from orchestrator.planner.serving import Serving
 from orchestrator.planner.speed import Band, speed
+from orchestrator.values import frozen
 
 _GAINS_FOR = (1, 16, 64)
 """Users for which the gain of drafts is given."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Users:
     """What users of a server see."""
 

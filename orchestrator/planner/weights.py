@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from orchestrator.models.shape import ModelShape
@@ -13,9 +12,10 @@ from orchestrator.planner.files import file_bytes
 from orchestrator.planner.known import Find, Known, at_most, missing_sizes
 from orchestrator.planner.scheme import Scheme, scheme_of
 from orchestrator.recipe.model import Format, HubModel, Recipe
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class BitsPerWeight:
     """Bits of a format for one weight, with its share of the block's scale."""
 

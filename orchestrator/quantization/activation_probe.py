@@ -17,6 +17,7 @@ from orchestrator.quantization.formats.nvfp4 import BLOCK, pairs_of
 from orchestrator.quantization.input_ranges import InputRanges, range_of
 from orchestrator.quantization.libraries import library, load_torch, short_numbers_are_exact
 from orchestrator.quantization.parameter_mapping import Arranged, GatheredExperts
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +78,7 @@ ENOUGH_TOKENS = 64
 """Fewer do not tell the mean square of an input: of 64 normal numbers it has a standard deviation of 18 %."""
 
 
-@dataclass(frozen=True)
+@frozen
 class InputProducts:
     """The sum of `x xᵀ` over the inputs `x` that some modules got."""
 
@@ -236,7 +237,7 @@ def _of_expert(name: str) -> bool:
     return ".experts." in f".{name}"  # within the layer, experts may come first
 
 
-@dataclass(frozen=True)
+@frozen
 class Overrides:
     """Replacements for parts of a layer."""
 
@@ -247,7 +248,7 @@ class Overrides:
     """Keys and values, after their rotation: what attention gets instead."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ModuleProbe:
     """The action at a linear module: record its input, replace its calculation, or both.
 
@@ -386,7 +387,7 @@ def _probe_experts(experts: Module, gathered: GatheredExperts, probe: ModuleProb
     return experts
 
 
-@dataclass(frozen=True)
+@frozen
 class _ExpertProducts:
     """The products of inputs and matrices of experts: one for each expert, or one of all experts."""
 

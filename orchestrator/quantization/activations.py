@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.quantization.files import give_back
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.torch_arrays import as_array
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +32,7 @@ def hidden_states(device: str, *, spill: bool, folder: Path | None) -> HiddenSta
     return Spilled(device, folder or Path(tempfile.gettempdir())) if spill else []
 
 
-@dataclass(frozen=True)
+@frozen
 class _Place:
     begin: int
     shape: tuple[int, ...]

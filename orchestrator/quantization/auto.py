@@ -37,6 +37,7 @@ from orchestrator.quantization.samples import picked, used_tokens
 from orchestrator.quantization.schemes import SCHEMES, searching
 from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.sensitivity import Probe, groups_of, probes
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ CANDIDATES = ("nvfp4", "fp8")
 """Formats of a group besides BF16."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Budget:
     """The size of the result; one of the two is given."""
 
@@ -146,7 +147,7 @@ def _half(observer: Observer, layers: int, before: int, event: Event) -> None:
 # --- measuring -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class _Seen:
     """What calibration showed of a layer."""
 

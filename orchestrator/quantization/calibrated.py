@@ -54,6 +54,7 @@ from orchestrator.quantization.smoothing import Smoother, changes_of
 from orchestrator.quantization.torch_arrays import as_tensor
 from orchestrator.quantization.walk import WalkSettings
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ _COPIED_BESIDE_A_GPU = 8_000_000
 """Bytes, of a process that has more than a gigabyte of libraries."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Settings(WalkSettings):
     """Settings of the pass. None of them changes a byte on one machine."""
 

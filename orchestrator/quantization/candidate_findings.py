@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.quantization.intervals import half_width_of_ratio
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ class Findings:
         return math.exp(float(surprise.sum()) / int(self.tokens.sum()))
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerFindings:
     """One layer."""
 

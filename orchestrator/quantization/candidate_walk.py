@@ -38,6 +38,7 @@ from orchestrator.quantization.scratch import Scratch, fingerprint
 from orchestrator.quantization.served import Served
 from orchestrator.quantization.smoothing import Smoother, changes_of, scaled
 from orchestrator.quantization.walk import WalkSettings
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.torch_types import HiddenStates, Tensor, Torch
 
 
-@dataclass(frozen=True)
+@frozen
 class CandidateNeeds(ComparisonNeeds):
     """Bytes of comparing candidates: as a comparison, with hidden states of each."""
 
@@ -61,7 +62,7 @@ class CandidateNeeds(ComparisonNeeds):
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class Samples:
     """The samples."""
 

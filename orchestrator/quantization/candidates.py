@@ -6,7 +6,6 @@ bytes and the same time for all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.quantization.format_names import (
@@ -20,6 +19,7 @@ from orchestrator.quantization.format_names import (
     SCALE_SEARCHES,
     WEIGHTED,
 )
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ _QUICKEST_FIRST = (MAX, FOUR_OVER_SIX, MSE, WEIGHTED, LOCAL_HESSIAN)
 """Searches by the time that they take. What is done besides takes longer than any."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Candidate:
     """One way to encode NVFP4."""
 

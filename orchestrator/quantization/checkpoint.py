@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +21,7 @@ from orchestrator.models.weight_files import INDEX, SINGLE, named_files
 from orchestrator.quantization import header
 from orchestrator.quantization.files import OpenFile, give_back, read_json
 from orchestrator.quantization.tensors import DTYPES, PackedTensor, is_derived, natural
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ def _kept_open() -> Callable[[Path], OpenFile]:
     return lru_cache(_KEPT_OPEN)(OpenFile)
 
 
-@dataclass(frozen=True)
+@frozen
 class Checkpoint:
     """The tensors of a folder, with checked headers. Their data is read on demand."""
 

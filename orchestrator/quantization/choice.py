@@ -10,11 +10,11 @@ steps and perhaps more, and never has more error. The unused part of a budget is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import RecipeInvalidError
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BF16 = "bf16"
 
 
-@dataclass(frozen=True)
+@frozen
 class Option:
     """One format of a group."""
 
@@ -33,7 +33,7 @@ class Option:
     """Error of the layer's output, see `sensitivity`."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Group:
     """Modules with a common format."""
 
@@ -41,7 +41,7 @@ class Group:
     options: tuple[Option, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Step:
     """A step to a larger format of a group."""
 
@@ -60,7 +60,7 @@ class Step:
         return (self.before.error - self.after.error) / self.size
 
 
-@dataclass(frozen=True)
+@frozen
 class Choice:
     """The chosen formats."""
 

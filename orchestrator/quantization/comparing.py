@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.quantization import resources
 from orchestrator.quantization.resources import Needs
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ _COMPARED = 8
 """Factor of the logits of one model that comparing takes."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ComparisonNeeds(Needs):
     """Bytes of a comparison: layers first, then the head, and hidden states all the time."""
 

@@ -31,6 +31,7 @@ from orchestrator.quantization.served import Served
 from orchestrator.quantization.smoothing import scaled
 from orchestrator.quantization.structure import is_head
 from orchestrator.quantization.walk import WalkSettings
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -196,7 +197,7 @@ def run_quantized(
     return drift.mean
 
 
-@dataclass(frozen=True)
+@frozen
 class Compared:
     """Tokens whose next-token probabilities are compared."""
 

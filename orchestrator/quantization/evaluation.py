@@ -11,13 +11,14 @@ needs much less text than perplexity for the same precision.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.limits import NORMAL
 from orchestrator.quantization.sensitivity import patterns_of
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ _NAMED = 5
 """Number of groups in a message."""
 
 
-@dataclass(frozen=True)
+@frozen
 class GroupError:
     """Modules that are quantized alike, and the error that they alone cause in their layer's output."""
 
@@ -40,7 +41,7 @@ class GroupError:
     """Mean over tokens of the power of the difference over the power of the original."""
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerError:
     """One layer."""
 
@@ -66,7 +67,7 @@ class LayerError:
         return cls(entry["layer"], entry["error"], tuple(groups))
 
 
-@dataclass(frozen=True)
+@frozen
 class Evaluation:
     """The result of comparing both models."""
 
@@ -125,7 +126,7 @@ class Evaluation:
             raise CheckpointError(message) from error
 
 
-@dataclass(frozen=True)
+@frozen
 class Blame:
     """Groups that cause most of a model's error."""
 
@@ -167,7 +168,7 @@ def blame(evaluation: Evaluation, excess: float) -> Blame:
     return Blame(tuple(named), min(share, 1.0))
 
 
-@dataclass(frozen=True)
+@frozen
 class Verdict:
     """The result for one limit."""
 
@@ -196,7 +197,7 @@ def judge(evaluation: Evaluation, limits: Limits) -> list[Verdict]:
     ]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Judge:
     evaluation: Evaluation
     format: str

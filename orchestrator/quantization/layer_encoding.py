@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from orchestrator.quantization.linear_override import Stored
 from orchestrator.quantization.onepass import largest_magnitude
 from orchestrator.quantization.smoothing import scaled
 from orchestrator.quantization.torch_arrays import as_array
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.tensors import StoredTensor
 
 
-@dataclass(frozen=True)
+@frozen
 class Weights:
     """The weights of a layer as they are encoded or copied: smoothed, some rows at a time."""
 
@@ -123,7 +124,7 @@ def rounded(
     return found
 
 
-@dataclass(frozen=True)
+@frozen
 class Known:
     """What calibration found of a layer."""
 
@@ -134,7 +135,7 @@ class Known:
     """See `rounded`."""
 
 
-@dataclass(frozen=True)
+@frozen
 class EncodedLayer:
     """The quantized weights of a layer."""
 
@@ -168,7 +169,7 @@ def cache_scales(plan: Plan, number: int, measured: Measured) -> tuple[np.float3
     return fp8.tensor_scale(measured.keys), fp8.tensor_scale(measured.values)
 
 
-@dataclass(frozen=True)
+@frozen
 class InputScales:
     """The scales of a layer's inputs. All experts of a layer share them."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from orchestrator.quantization.format_names import FUSED
 from orchestrator.quantization.formats import nvfp4
 from orchestrator.quantization.structure import HEAD, in_tower, text_config
 from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -123,7 +123,7 @@ def _is_weight(tensor: TensorSpec) -> bool:
     return tensor.name.endswith(".weight") and len(tensor.shape) >= _MATRIX
 
 
-@dataclass(frozen=True)
+@frozen
 class Selection:
     """The quantized linear modules of a model."""
 

@@ -16,10 +16,10 @@ Sources of the table:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orchestrator.quantization import configs
 from orchestrator.quantization.format_names import LOCAL_HESSIAN, SEARCHED_FORMATS, WEIGHTED
+from orchestrator.values import frozen
 
 WORSE = 2.0
 """Times what is normal: a greater figure is a warning. Small models lose more: torchao #4303 has +19 % for NVFP4 of
@@ -28,7 +28,7 @@ MUCH_WORSE = 3.0
 """Times what is normal: a greater figure fails. SmolLM2-135M in NVFP4 with scales by `max` is at four times."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Figures:
     """What quantizing costs."""
 
@@ -55,7 +55,7 @@ _BITS = (4.5, 8.0)
 """Bits per weight of NVFP4 and FP8, scales included."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Limit:
     """The limit on one figure."""
 
@@ -65,7 +65,7 @@ class Limit:
     """A greater figure is a warning; None: no warning, because the recipe sets its own limit."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Limits:
     """The limits on both figures; None is no limit."""
 

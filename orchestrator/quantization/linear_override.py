@@ -19,7 +19,7 @@ which products are added.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from orchestrator.quantization import layout
 from orchestrator.quantization.activation_probe import Overrides
 from orchestrator.quantization.formats import e2m1, fp8, nvfp4
 from orchestrator.quantization.libraries import short_numbers_are_exact
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,7 @@ Inputs = Literal["as they are", "nvfp4", "fp8"]
 """The rounding of a module's input."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Operand:
     """A quantized weight as a runtime multiplies it."""
 
@@ -56,7 +57,7 @@ class Operand:
         return np.float32(self.scale * self.input_scale)
 
 
-@dataclass(frozen=True)
+@frozen
 class Arithmetic:
     """The runtime's arithmetic for some modules of a layer."""
 
@@ -137,7 +138,7 @@ def fp8_numbers(torch: Torch, given: Tensor, scale: np.float32) -> Tensor:
 # --- operands ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class Stored:
     """A quantized weight as a checkpoint stores it."""
 

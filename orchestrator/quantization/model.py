@@ -32,6 +32,7 @@ from orchestrator.quantization.libraries import library, load_torch
 from orchestrator.quantization.parameter_mapping import Names, arrange, missing
 from orchestrator.quantization.residence import TORCH_TYPES
 from orchestrator.quantization.tensors import TransposedMatrix
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -404,7 +405,7 @@ class LayeredModel:
         return self._cache(keys, values) if self._cache else (keys, values)
 
 
-@dataclass(frozen=True)
+@frozen
 class Resident:
     """A layer with its weights."""
 
@@ -478,7 +479,7 @@ class Resident:
             owner._cache = None  # noqa: SLF001
 
 
-@dataclass(frozen=True)
+@frozen
 class Running:
     """A layer that can run."""
 

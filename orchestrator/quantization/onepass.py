@@ -24,6 +24,7 @@ from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.tensors import DTYPES, FLOATS
 from orchestrator.quantization.torch_arrays import numbers
 from orchestrator.quantization.writer import SHARD_BYTES, CheckpointWriter, plan_shards
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,7 +115,7 @@ class _Meter:
         self.observer(Progress(self.done, self.total, "bytes", note))
 
 
-@dataclass(frozen=True)
+@frozen
 class _Rows:
     """Rows of a tensor in memory that is released after use."""
 
@@ -124,12 +125,12 @@ class _Rows:
     give_back: Callable[[], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class _End:
     """Marks the end of a tensor, or of a pass over a group."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Conversion:
     """The loop over units: reading runs ahead of it, writing behind it."""
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -14,6 +13,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError
 from orchestrator.quantization.formats import fp8_blocks
 from orchestrator.quantization.tensors import PackedTensor
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ _CODES = 500_000
 """Codes that are decoded at a time. In FP32 a number takes four bytes, and so does its factor."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Blocks(PackedTensor):
     """One weight."""
 

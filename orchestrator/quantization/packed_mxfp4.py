@@ -7,7 +7,6 @@ shape [experts, in, out]: the transposed numbers. All of them are exact in BF16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -17,6 +16,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.quantization.formats import mxfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
 from orchestrator.quantization.tensors import PackedTensor
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from typing import Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class Experts(PackedTensor):
     """The weights of all experts of a layer."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization.libraries import library, load_torch
 from orchestrator.quantization.tensors import ExpertMatrix, StoredTensor
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Converter(Renaming, Protocol):
         """The patterns of the names that it converts."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Target:
     """The position of a tensor in a parameter."""
 
@@ -61,7 +62,7 @@ class Target:
     """The parameter has the matrix of an expert as [inputs, outputs]."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Names:
     """The names of one model's parameters."""
 
@@ -126,7 +127,7 @@ class Names:
         return next((candidate for candidate in candidates if candidate in self.parameters), None)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Replacement:
     """A renaming of transformers 4."""
 
@@ -150,7 +151,7 @@ def _converted(name: str, renamed: str, parameter: str, converter: Converter, pa
     return Target(parameter, int(number.group(1)), sources.index(pattern), len(sources))
 
 
-@dataclass(frozen=True)
+@frozen
 class GatheredExperts:
     """A module that holds the weights of all experts of a layer."""
 
@@ -159,7 +160,7 @@ class GatheredExperts:
     for the expert's number."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Arranged:
     """A layer's weights in the form of its module."""
 

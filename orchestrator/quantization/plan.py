@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from orchestrator.quantization.schemes import SCHEMES, Fp8, searching
 from orchestrator.quantization.tensors import DTYPES, FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
 from orchestrator.quantization.transposed import turned, turned_back
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ EXCLUDED = "its attention is excluded"
 _NO_ATTENTION = "it has no attention"
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """The units of work, in order."""
 

@@ -31,6 +31,7 @@ from orchestrator.quantization.frequencies import require_calculated
 from orchestrator.quantization.schemes import SCHEMES
 from orchestrator.quantization.tensors import FLOATS, TensorSpec
 from orchestrator.quantization.tied import has_own_head
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ _COMPARED = {"kl_divergence", "perplexity"}
 """Checks of the model's predictions."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Check:
     """One check and its result."""
 
@@ -66,7 +67,7 @@ class Check:
     """Whether it passed, but is worse than normal for the format."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Skipped:
     """A check that was skipped."""
 
@@ -74,7 +75,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerQuality:
     """The similarity of one quantized module to its original."""
 
@@ -83,7 +84,7 @@ class LayerQuality:
     """Power of the original over power of the difference, in decibels; None if there is no difference."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Report:
     """All results."""
 
@@ -164,7 +165,7 @@ class _SkippedError(Exception):
     """A check does not apply. The message has the reason."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Quantization:
     """The content of both configuration files."""
 
@@ -189,7 +190,7 @@ class _Quantization:
         return None if layout.matches(module, self.excluded) else self.algorithm
 
 
-@dataclass(frozen=True)
+@frozen
 class _Original:
     """The original, in the units of a checkpoint whose inputs may be smoothed."""
 

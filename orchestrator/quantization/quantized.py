@@ -5,7 +5,6 @@ All else is the original's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from orchestrator.quantization import smoothing
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.experts import split_quantized
 from orchestrator.quantization.linear_override import stored
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.plan import Plan
 
 
-@dataclass(frozen=True)
+@frozen
 class Quantized:
     """A quantized checkpoint whose original is known."""
 

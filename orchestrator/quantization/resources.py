@@ -7,7 +7,7 @@ GPU with memory of its own has a second budget: its free memory.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +15,7 @@ from orchestrator.errors import MemoryBudgetError
 from orchestrator.quantization.format_names import PAIR_BYTES, PRODUCT_BYTES, PRODUCT_COPIES
 from orchestrator.quantization.residence import BUFFER, BUFFERS
 from orchestrator.quantization.tensors import DTYPES, TensorSpec
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ DECODED = 5
 _MEMORY_FILE = Path("/proc/meminfo")
 
 
-@dataclass(frozen=True)
+@frozen
 class Needs:
     """Bytes of calibration by purpose."""
 
@@ -85,7 +86,7 @@ class Needs:
         return ", ".join(f"{name} {_gigabytes(size)}" for name, size in self.parts.items() if size)
 
 
-@dataclass(frozen=True)
+@frozen
 class Way:
     """How calibration works within its budget."""
 

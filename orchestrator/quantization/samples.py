@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from orchestrator.errors import CalibrationTextError
 from orchestrator.quantization.conversations import messages_of
 from orchestrator.quantization.tensors import DTYPES
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.torch_types import Tokenizer
 
 
-@dataclass(frozen=True)
+@frozen
 class Batch:
     """Samples that run together, padded to one length."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from orchestrator.quantization import layout
 from orchestrator.quantization.format_names import GPTQ, HEADROOM, LOCAL_HESSIAN, MAX, MSE, NEAREST, WEIGHTED
 from orchestrator.quantization.formats import fp8, kernels, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +93,7 @@ class Scheme(Protocol):
         """Return the tensors of a weight that have no rows, by the suffix of their names."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Nvfp4:
     """4-bit weights, with or without 4-bit inputs."""
 
@@ -175,7 +176,7 @@ class Nvfp4:
         return {"_scale_2": np.array(scale)}
 
 
-@dataclass(frozen=True)
+@frozen
 class Fp8:
     """8-bit weights and inputs with one scale each."""
 

@@ -23,6 +23,7 @@ from orchestrator.errors import CheckpointError
 from orchestrator.libraries import installed
 from orchestrator.quantization.files import give_back, read_json, write_json
 from orchestrator.quantization.tensors import DTYPES
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -170,7 +171,7 @@ class Scratch(Generic[Found]):
         self._saved = time.monotonic()
 
 
-@dataclass(frozen=True)
+@frozen
 class _Arrays:
     """A file of arrays, one after the other."""
 
@@ -188,7 +189,7 @@ class _Arrays:
                 yield np.frombuffer(data, kind).reshape(shape)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Inputs:
     """The importance of a layer's inputs in a file."""
 

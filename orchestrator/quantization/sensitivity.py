@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.quantization import layout
 from orchestrator.quantization.format_names import PROBE_TOKENS
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +38,7 @@ def patterns_of(group: Sequence[str]) -> tuple[str, ...]:
     return (f"{block}.experts.*",) if experts else tuple(group)
 
 
-@dataclass(frozen=True)
+@frozen
 class Probe:
     """The unquantized inputs and outputs of a layer for some batches."""
 

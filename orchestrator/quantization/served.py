@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.quantization.linear_override import Arithmetic
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.quantization.model import LayeredModel, Running
 
 
-@dataclass(frozen=True)
+@frozen
 class Served:
     """A layer as a runtime computes it."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization.forwards import Forward, StoppedError
 from orchestrator.quantization.libraries import library, load_torch
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +132,7 @@ def computing_on(device: str) -> Iterator[None]:
 # --- what layers are given -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class Call:
     """A layer's inputs besides hidden states."""
 
@@ -173,7 +174,7 @@ def listen(
     return None
 
 
-@dataclass(frozen=True)
+@frozen
 class _Notes:
     """Replaces all layers."""
 

@@ -27,6 +27,7 @@ from orchestrator.quantization.activation_probe import InputMoments, Measured, O
 from orchestrator.quantization.files import read_json
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -241,7 +242,7 @@ def _largest(rows: Tensor) -> Tensor:
     return load_torch().linalg.vector_norm(rows.flatten(0, -2), ord=math.inf, dim=0)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class _Folded:
     """A norm that may be smoothed."""
 

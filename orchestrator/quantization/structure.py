@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import CheckpointError, ModelUnsupportedError
 from orchestrator.quantization.tensors import TensorSpec
+from orchestrator.values import frozen
 
 Config = Mapping[str, Any]
 """A `config.json`."""
@@ -31,7 +31,7 @@ _EMBEDDING = re.compile(r"(emb[a-z_]*|wte)\.weight$")
 _MATRIX = 2
 
 
-@dataclass(frozen=True)
+@frozen
 class Structure:
     """The parts of one model."""
 

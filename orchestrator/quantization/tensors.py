@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
+
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ FLOATS = ("BF16", "F16", "F32")
 """Types of a model that is not quantized."""
 
 
-@dataclass(frozen=True)
+@frozen
 class TensorSpec:
     """What a tensor is, before it has any data."""
 
@@ -66,7 +67,7 @@ class TensorSpec:
         return f"{self.name} {self.dtype} {list(self.shape)}"
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredTensor(TensorSpec):
     """A tensor in a file."""
 
@@ -80,7 +81,7 @@ class StoredTensor(TensorSpec):
         return self.size
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class PackedTensor(StoredTensor, ABC):
     """A tensor that is stored in parts, and decoded when it is read. `file` and `begin` are those of its codes."""
 
@@ -106,7 +107,7 @@ class PackedTensor(StoredTensor, ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class TransposedMatrix(StoredTensor):
     """A matrix that is stored as [inputs, outputs], such as those of GPT-2."""
 
@@ -127,7 +128,7 @@ class TransposedMatrix(StoredTensor):
         return stored.reshape(self.stored.shape).T
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen(kw_only=True)
 class ExpertMatrix(StoredTensor):
     """A matrix of one expert in a stored tensor that holds a matrix for each."""
 

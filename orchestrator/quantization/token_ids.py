@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import CheckFailedError, DependencyMissingError
 from orchestrator.quantization import configs, structure
 from orchestrator.quantization.chat_template import TOKENIZER_CONFIG, special_tokens
 from orchestrator.quantization.files import read_json
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ _MEDIA = re.compile(r"image|img|audio|video|vision|speech", re.IGNORECASE)
 """Names of tokens that stand for pictures or sound. A model without towers inherits them and never sees them."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Vocabulary:
     """The tokens of a tokenizer."""
 

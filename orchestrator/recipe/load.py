@@ -26,6 +26,7 @@ from orchestrator.errors import (
 )
 from orchestrator.recipe.model import Recipe
 from orchestrator.recipe.names import ENDING, NAME_HINT, NAME_PATTERN
+from orchestrator.values import frozen
 
 _OWN_KEYS = frozenset({"name", "description", "formerly", "expected_refusals", "extends"})
 """Fields about the recipe itself, which are not inherited."""
@@ -38,7 +39,7 @@ _RENAMED = (
 _OVERRIDE = Position(Path("--set"), 0, 0)
 
 
-@dataclass(frozen=True)
+@frozen
 class LoadedRecipe:
     """A recipe and the source of its values."""
 
@@ -50,7 +51,7 @@ class LoadedRecipe:
     """The recipe's file and those of its bases that replace another file of that name, each with the other."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RecipeBook:
     """The recipes of a folder before those of other folders. Bases that recipes extend are in `bases/` of each."""
 

@@ -4,9 +4,7 @@ Names and values are those of ModelOpt, TensorRT-LLM and the Hugging Face Hub. T
 `options` tables, whose keys are another tool's option names and are checked against the image's catalogue entry.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -99,7 +97,7 @@ class GenerateOptions(_Part):
     max_position_embeddings: int = Field(default=2048, ge=16, le=1048576)
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> GenerateOptions:
+    def _heads_divide(self) -> Self:
         if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             msg = "num_attention_heads must divide hidden_size, and num_key_value_heads must divide num_attention_heads"
             raise ValueError(msg)
@@ -126,7 +124,7 @@ class GeneratedModel(_Part):
         return float(2 * shape.vocab_size * shape.hidden_size + shape.num_hidden_layers * layer + shape.hidden_size)
 
     @property
-    def active_parameters(self) -> None:
+    def active_parameters(self) -> Self:
         """Every parameter is read for each token."""
         return
 
@@ -171,7 +169,7 @@ class Budget(_Part):
     """For all tensors of the checkpoint, embeddings included."""
 
     @model_validator(mode="after")
-    def _one_of_the_two(self) -> Budget:
+    def _one_of_the_two(self) -> Self:
         if (self.bits_per_weight is None) == (self.bytes is None):
             msg = "give either bits_per_weight or bytes"
             raise ValueError(msg)
@@ -236,7 +234,7 @@ class Quantization(_Part):
     """Further options of hf_ptq.py or quantize.py, by name without dashes."""
 
     @model_validator(mode="after")
-    def _only_onepass_can(self) -> Quantization:
+    def _only_onepass_can(self) -> Self:
         if self.shared_scales and (self.method, self.format) != ("onepass", "fp8"):
             msg = "shared_scales is a choice of method onepass with format fp8; NVFP4 always shares them"
             raise ValueError(msg)
@@ -329,7 +327,7 @@ class Quantization(_Part):
             raise ValueError(msg)
 
     @model_validator(mode="after")
-    def _format_and_method_agree(self) -> Quantization:
+    def _format_and_method_agree(self) -> Self:
         if self.format == "bf16" and self.method != "none":
             msg = "bf16 is not quantized: use method none"
             raise ValueError(msg)
@@ -388,7 +386,7 @@ class Checks(_Part):
     """Seconds until the server must be healthy."""
 
     @model_validator(mode="after")
-    def _gates_need_text(self) -> Checks:
+    def _gates_need_text(self) -> Self:
         gates = (self.max_kl_divergence, self.max_perplexity_increase)
         if self.held_out is None and any(gate is not None for gate in gates):
             msg = "max_kl_divergence and max_perplexity_increase are measured on held_out, which is missing"
@@ -416,7 +414,7 @@ class Benchmark(_Part):
     """With `precision`: most runs of a level; by default 10."""
 
     @model_validator(mode="after")
-    def _runs_need_a_precision(self) -> Benchmark:
+    def _runs_need_a_precision(self) -> Self:
         if self.max_runs is not None and self.precision is None:
             msg = "max_runs bounds the runs until `precision` is reached, which is missing"
             raise ValueError(msg)
@@ -477,7 +475,7 @@ class Workload(_Part):
         """Tokens of a request and its answer."""
         return self.input_tokens + self.output_tokens
 
-    def within(self, context: int) -> Workload:
+    def within(self, context: int) -> Self:
         """Shorten the usual prompt and answer, in their proportion, to a context; lengths that were given stay."""
         if self.context <= context or {"input_tokens", "output_tokens"} & self.model_fields_set:
             return self
@@ -485,7 +483,7 @@ class Workload(_Part):
         return self.model_copy(update={"input_tokens": max(1, context - answer), "output_tokens": answer})
 
     @model_validator(mode="after")
-    def _users_or_rate(self) -> Workload:
+    def _users_or_rate(self) -> Self:
         if self.concurrency is not None and self.rate is not None:
             msg = "give either concurrency or rate"
             raise ValueError(msg)
@@ -524,7 +522,7 @@ class IngressRoute(_Part):
     """The namespace of the pods that forward requests. The network policy lets them in."""
 
     @model_validator(mode="after")
-    def _annotations_are_known(self) -> IngressRoute:
+    def _annotations_are_known(self) -> Self:
         if self.annotations is None and self.ingress_class not in KNOWN_INGRESS_CLASSES:
             msg = (
                 f"how {self.ingress_class} lets streamed answers take their time is not known, only for "
@@ -571,7 +569,7 @@ class Serve(_Part):
     cluster: Cluster = Cluster()
 
     @model_validator(mode="after")
-    def _tls_ends_once(self) -> Serve:
+    def _tls_ends_once(self) -> Self:
         mode = self.environment.get("NIM_SSL_MODE", "disabled")
         if self.cluster.route is not None and mode.lower() not in ("", "disabled"):
             msg = (
@@ -608,7 +606,7 @@ class Recipe(_Part):
     """Codes of the refusals that this recipe demonstrates. The dry-run of the catalogue expects exactly these."""
 
     @model_validator(mode="after")
-    def _comparing_needs_an_original(self) -> Recipe:
+    def _comparing_needs_an_original(self) -> Self:
         if self.checks.held_out is not None and self.quantization.method not in ("onepass", "modelopt"):
             msg = (
                 "checks.held_out: compares with the unquantized model, which only the methods onepass and modelopt"

@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -17,6 +16,7 @@ from dxf.exceptions import DXFAuthInsecureError, DXFError, DXFUnauthorizedError
 
 from docker import auth
 from orchestrator.errors import ImageUnavailableError, RegistryAccessError, RegistryError
+from orchestrator.values import frozen
 
 _DOCKER_HUB, _DOCKER_HUB_API = "docker.io", "registry-1.docker.io"
 _TIMEOUT = 30.0
@@ -26,7 +26,7 @@ Credentials = tuple[str, str]
 """User name and password or key."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageDigests:
     """A tag, resolved."""
 
@@ -38,7 +38,7 @@ class ImageDigests:
     """Bytes of its layers as the registry sends them, by architecture, if it reports them."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Reference:
     """The parts of an image's name."""
 

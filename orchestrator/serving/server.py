@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from orchestrator.catalog.image import Image
@@ -12,6 +12,7 @@ from orchestrator.catalog.target import Target
 from orchestrator.errors import Refusal
 from orchestrator.executors.job import Argument
 from orchestrator.recipe.model import Benchmark, Recipe
+from orchestrator.values import frozen
 
 DRAFT = "/draft"
 """The draft model's folder in a step's container."""
@@ -23,7 +24,7 @@ Able = Callable[[Callable[[Image, Options], bool]], tuple[str, ...]]
 """Names the images of the same runtime that run on the target's processor and fulfil a condition."""
 
 
-@dataclass(frozen=True)
+@frozen
 class CacheMemory:
     """The memory of one GPU that a server may give its KV cache, as the plan calculates it."""
 
@@ -33,7 +34,7 @@ class CacheMemory:
     """Share of the GPU's memory that is in use if the cache is full."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Server:
     """A recipe that is served by an image on a target."""
 
@@ -45,7 +46,7 @@ class Server:
     """Calculates the memory for the KV cache."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Places:
     """The places of files and the address, for one command line."""
 
@@ -61,7 +62,7 @@ class Places:
     draft: str = DRAFT
 
 
-@dataclass(frozen=True)
+@frozen
 class Run:
     """A benchmark to make commands for."""
 
@@ -72,7 +73,7 @@ class Run:
     """Finds a file of the result by its name."""
 
 
-@dataclass(frozen=True)
+@frozen
 class EngineLimits:
     """What a TensorRT engine was built for; None if it does not tell."""
 
@@ -82,7 +83,7 @@ class EngineLimits:
     max_batch_size: int | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Measurement:
     """How a runtime is measured."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from orchestrator.catalog.load import Catalog
@@ -14,6 +13,7 @@ from orchestrator.recipe.model import Recipe
 from orchestrator.steps.download import TOKEN
 from orchestrator.steps.shape import OUT, SOURCE, Shape, payload
 from orchestrator.steps.step import Folder, Input, Output, Step
+from orchestrator.values import frozen
 
 TEXT = "train.jsonl"
 """hf_ptq.py reads a JSON Lines file of `text`; quantize.py reads a folder whose file is named after the split."""
@@ -24,7 +24,7 @@ RANDOM = "random"
 _FILE_ENDINGS = (".jsonl", ".txt")
 
 
-@dataclass(frozen=True)
+@frozen
 class Dataset:
     """A data set on the Hub by its ModelOpt name."""
 
@@ -78,7 +78,7 @@ def build(recipe: Recipe, catalog: Catalog) -> Step | None:
     return conversion_step("calibration", text, image, conversations=calibration.chat_template)
 
 
-@dataclass(frozen=True)
+@frozen
 class SourceText:
     """A text to convert to JSON Lines."""
 

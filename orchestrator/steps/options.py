@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orchestrator.catalog.load import Option
 from orchestrator.errors import RecipeInvalidError
 from orchestrator.executors.job import Argument
 from orchestrator.recipe.model import OptionValue
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class OptionTable:
     """The options that a recipe gives for one tool."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from orchestrator.catalog.image import Image, Tool
 from orchestrator.catalog.load import Catalog
@@ -25,6 +24,7 @@ from orchestrator.recipe.model import (
 from orchestrator.serving.runtimes import runtime_of
 from orchestrator.serving.server import DRAFT, CacheMemory, Runtime, Server
 from orchestrator.steps.step import SCRATCH, Input, Output, Step
+from orchestrator.values import frozen
 
 MODEL = "/model"
 """The published weights."""
@@ -50,7 +50,7 @@ OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1"}
 """Stop libraries from asking the Hub first."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Shape:
     """One recipe with its image and target."""
 

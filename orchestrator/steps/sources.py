@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.executors.job import Inside
 from orchestrator.hub.patterns import MODEL_FILES, RepoType
@@ -12,11 +12,12 @@ from orchestrator.recipe.model import HubModel, Recipe
 from orchestrator.steps.calibration import calibration_dataset
 from orchestrator.steps.held_out import held_out_dataset
 from orchestrator.steps.step import FILES, Step
+from orchestrator.values import frozen
 
 _LISTING = "files.json"
 
 
-@dataclass(frozen=True)
+@frozen
 class Source:
     """One repository and its file patterns."""
 

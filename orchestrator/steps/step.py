@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from orchestrator.executors.job import Argument
+from orchestrator.values import frozen
 
 CODE = "/opt/orchestrator"
 """The read-only folder of our own code in a container."""
@@ -23,7 +24,7 @@ SCRATCH = "/scratch"
 OutputKind = Literal["folder", "json", "safetensors", "engine", "file"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Input:
     """The artifact of an earlier step, mounted read-only."""
 
@@ -31,7 +32,7 @@ class Input:
     target: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Folder:
     """A folder of this machine or of the project, mounted read-only."""
 
@@ -40,7 +41,7 @@ class Folder:
     target: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Output:
     """A required output with content after exit status 0."""
 
@@ -49,7 +50,7 @@ class Output:
     kind: OutputKind = "file"
 
 
-@dataclass(frozen=True)
+@frozen
 class Step:
     """One command, declared."""
 

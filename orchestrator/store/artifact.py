@@ -6,13 +6,14 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ArtifactCorruptError, OutputMissingError
 from orchestrator.store.fingerprint import fingerprint_of, sha256_of
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.events import Checked
@@ -22,7 +23,7 @@ _HASHERS = 4
 """hashlib releases the interpreter's lock, so threads hash files in parallel."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredFile:
     """One file of an artifact."""
 
@@ -32,7 +33,7 @@ class StoredFile:
     sha256: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Artifact:
     """A published result. Its files never change."""
 

@@ -7,8 +7,10 @@ It is kept as long as the artifact, for every build that reuses it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +21,7 @@ _FORMAT = 1
 _FILE = "cost.json"
 
 
-@dataclass(frozen=True)
+@frozen
 class MemoryCurve:
     """The memory in use on the machine while a step ran, all programs together."""
 
@@ -33,7 +35,7 @@ class MemoryCurve:
     """Bytes: at more the step is stopped, or all that the machine has."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Cost:
     """The cost of one artifact, measured when it was made."""
 

@@ -6,11 +6,11 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import DiskFullError
 from orchestrator.units import in_bytes
+from orchestrator.values import frozen
 
 _RESERVE = 64 << 20
 """Most bytes that stay free, for journals, logs and other users of the disk."""
@@ -18,7 +18,7 @@ _SHARE = 10
 """Share of a small need that must stay free."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Need:
     """Bytes that will be written below a folder."""
 

@@ -22,7 +22,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -40,6 +39,7 @@ from orchestrator.store.cost import Cost, read_cost
 from orchestrator.store.fingerprint import fingerprint_of
 from orchestrator.store.space import files_in
 from orchestrator.store.temporary import replacing, sweep_temporaries
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -54,7 +54,7 @@ _REMEMBERED, _SLICE = 75.0, 0.1
 _MADE_AGAIN = "it is set aside and made again by the next build"
 
 
-@dataclass(frozen=True)
+@frozen
 class Attempt:
     """One attempt at a step, in its own folder, so that two writers never share one."""
 
@@ -87,7 +87,7 @@ class Attempt:
         return cls(out.parent)
 
 
-@dataclass(frozen=True)
+@frozen
 class Store:
     """Artifacts below one folder, all on one file system."""
 

@@ -64,6 +64,7 @@ LIGHT: dict[tuple[str, ...], set[str]] = {
     ("plan", "tiny-llama-w4a16-nvfp4"): SHOWN,
     ("plan", "llama3-8b-nvfp4"): SHOWN,
     ("compare", "llama3-8b"): SHOWN,
+    ("status",): {*SHOWN, "orchestrator.deployment", "orchestrator.events"},
     ("build", "--dry-run", "tiny-llama-w4a16-nvfp4"): {"pydantic", "yaml", "orchestrator.events"},
 }
 """Commands that run nothing, and those of the heavy modules that each may load. Loading is most of their time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.targets import (
@@ -24,6 +24,7 @@ from orchestrator.bundle.targets import (
 from orchestrator.errors import BundleTargetError
 from orchestrator.planner.rules.machine import PODS_APART
 from orchestrator.recipe.model import Cluster
+from orchestrator.values import frozen
 
 Files = Callable[[BundleContents], dict[str, str]]
 """Gives the content of files by their path in the bundle; one that begins with `#!` becomes a program."""
@@ -39,7 +40,7 @@ def _nothing(_: BundleContents) -> str:
     return ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Target:
     """A deployment target."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.bundle.gateway.metrics import (
     CERTIFICATE_END,
     ENDS,
@@ -11,9 +9,10 @@ from orchestrator.bundle.gateway.metrics import (
     READY,
     SILENCE,
 )
+from orchestrator.values import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Alert:
     """A rule."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orchestrator.bundle.contents import MODEL_FOLDER, BundleContents
 from orchestrator.bundle.files import sums_text
@@ -14,6 +13,7 @@ from orchestrator.bundle.targets.route import Backend, ingress_annotations, rout
 from orchestrator.bundle.targets.shutdown import long_shutdown, shutdown_within
 from orchestrator.bundle.templating import render_text, render_yaml
 from orchestrator.recipe.model import GatewayRoute, IngressRoute
+from orchestrator.values import frozen
 
 ROUTE = "route.yaml"
 """How clients outside the cluster reach a server."""
@@ -33,7 +33,7 @@ _MAX_SCALE_DOWN = 3600
 """Seconds; the most that an autoscaler accepts."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Sizes:
     """The resources of a server in a cluster, in Kubernetes' units."""
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.gateway.variables import Environment
 from orchestrator.bundle.templating import render_yaml
 from orchestrator.recipe.model import GatewayRoute, IngressRoute
+from orchestrator.values import frozen
 
 _UNLIMITED = 86400
 """Seconds that stand for no limit, for controllers that need a number."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Backend:
     """The Service that a route leads to."""
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from orchestrator.bundle.contents import BundleContents
 from orchestrator.bundle.gateway.errors import ContradictionError
 from orchestrator.bundle.gateway.settings import grace_seconds
 from orchestrator.bundle.gateway.variables import Environment
 from orchestrator.errors import RecipeInvalidError
+from orchestrator.values import frozen
 
 DELAY, DRAIN = "NIM_GATEWAY_SHUTDOWN_DELAY_SECONDS", "NIM_GATEWAY_DRAIN_SECONDS"
 _LONG_DRAIN = 100
 """Seconds for running requests to finish where a scheduler, not a person, waits for the end."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Shutdown:
     """The seconds of each part of a server's end."""
 

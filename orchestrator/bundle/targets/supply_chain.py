@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,6 +16,7 @@ from orchestrator.bundle.templating import to_json
 from orchestrator.executors.job import Inside
 from orchestrator.recipe.model import HubModel
 from orchestrator.steps.calibration import RANDOM, calibration_dataset, is_local, needs_text
+from orchestrator.values import frozen
 
 BOM = "bom.cdx.json"
 PROVENANCE = "provenance.json"
@@ -27,7 +27,7 @@ _BUILD_TYPE = f"urn:{_TOOL}:recipe:1"
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class Material:
     """Something from elsewhere that the deployment was made of."""
 

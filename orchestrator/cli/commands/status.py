@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.app.cluster_chains import states_of
-from orchestrator.app.deployed import deployed_containers
 from orchestrator.app.recipe_name import RecipeName
 from orchestrator.app.record import Entry, Record
 from orchestrator.app.settings import Settings
@@ -17,10 +17,13 @@ from orchestrator.cli.build_page_file import write_build_page
 from orchestrator.cli.options import PageFile, json_option, not_built, optional_recipe_argument
 from orchestrator.cli.table import print_table
 from orchestrator.cli.text import print_json, print_text, program
-from orchestrator.deployment.deployed_containers import DeployedContainer
+from orchestrator.deployment.record import remembered
 from orchestrator.store.cost import Cost
 from orchestrator.store.store import Store
 from orchestrator.units import in_time
+
+if TYPE_CHECKING:
+    from orchestrator.deployment.deployed_containers import DeployedContainer
 
 Jobs = Mapping[str, Mapping[str, str]]
 """The state of each step's job, by recipe and step."""
@@ -46,10 +49,7 @@ def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as
     unreadable = [file for file in Record.unreadable(root) if recipe is None or file.stem == recipe.name]
     for file in unreadable:
         click.echo(f"{file} cannot be read, so nothing is known of the newest build of {file.stem}", err=True)
-    deployed = deployed_containers(root, recipe.name if recipe else None)
-    if deployed.unknown:
-        click.echo(f"the state of servers is unknown: {deployed.unknown}", err=True)
-    made = deployed.containers
+    made = _deployed(root, recipe.name if recipe else None)
     jobs = states_of(settings, recipe.name if recipe else None)
     if recipe and not (records or made or jobs or unreadable):
         raise not_built(settings, recipe)
@@ -69,6 +69,18 @@ def command(settings: Settings, recipe: RecipeName | None, page: Path | None, as
     if made:
         click.echo()
         _show_deployed(made)
+
+
+def _deployed(root: Path, recipe: str | None) -> tuple[DeployedContainer, ...]:
+    """Ask Docker for the containers of deployments, or say why it does not answer."""
+    if not remembered(root):
+        return ()
+    from orchestrator.app.deployed import deployed_containers  # noqa: PLC0415 - Docker's client loads slowly
+
+    found = deployed_containers(root, recipe)
+    if found.unknown:
+        click.echo(f"the state of servers is unknown: {found.unknown}", err=True)
+    return found.containers
 
 
 def _show_builds(records: list[Record], jobs: Jobs) -> None:

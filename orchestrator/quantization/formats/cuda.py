@@ -8,11 +8,11 @@ from __future__ import annotations
 import ctypes
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.quantization.libraries import load_torch
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ class CudaError(Exception):
     """The functions cannot be compiled or loaded; the message says why."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Functions:
     """The compiled functions on one device."""
 

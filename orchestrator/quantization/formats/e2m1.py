@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from orchestrator.quantization.torch_types import Tensor
@@ -23,7 +24,7 @@ HALFWAY = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 """Midpoint between code i and code i + 1."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Encoded(Generic[Numbers]):
     """A weight, or some of its rows, in NVFP4 or MXFP4, without the scale of the whole tensor."""
 

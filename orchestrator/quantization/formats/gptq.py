@@ -24,7 +24,6 @@ depend on each other, and with one `T` every backend gets the same bytes. `T` it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -34,6 +33,7 @@ from orchestrator.quantization.format_names import LOCAL_HESSIAN, MAX, WEIGHTED
 from orchestrator.quantization.formats import e2m1, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
 from orchestrator.quantization.formats.nvfp4 import BLOCK
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _UNIT = np.float32(1)
 
 
-@dataclass(frozen=True)
+@frozen
 class Changes:
     """What an error changes of later columns. Columns are in the order in which they are rounded."""
 

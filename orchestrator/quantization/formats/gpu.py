@@ -6,7 +6,6 @@ The functions of `kernels.cu` do the work, see `cuda`. They process groups of ei
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from orchestrator.quantization.formats import cuda, mxfp4, nvfp4
 from orchestrator.quantization.formats.e2m1 import Encoded
 from orchestrator.quantization.libraries import load_torch
 from orchestrator.quantization.torch_arrays import as_tensor
+from orchestrator.values import frozen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ _ALIGNED = 16
 """The address of a group must be a multiple of this."""
 
 
-@dataclass(frozen=True)
+@frozen
 class GpuWeight:
     """A weight, or some of its rows, that the GPU encodes where it is."""
 

@@ -18,7 +18,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from orchestrator.quantization.formats.e2m1 import Encoded, Numbers
 from orchestrator.quantization.formats.gpu import GpuWeight
 from orchestrator.quantization.torch_arrays import as_array, as_tensor
 from orchestrator.quantization.torch_types import Tensor
+from orchestrator.values import frozen
 
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 """Returns an uninitialized array of a shape and type."""
@@ -52,7 +52,7 @@ SEARCHES = {MAX: 0, FOUR_OVER_SIX: 1, MSE: 2, WEIGHTED: 3, LOCAL_HESSIAN: 4}
 """As `enum search` of `arithmetic.h` has them."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Library:
     """The compiled loops, and threads to run them on."""
 

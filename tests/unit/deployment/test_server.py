@@ -16,6 +16,7 @@ from orchestrator.deployment.gateway_client import Gateway, Health
 from orchestrator.deployment.observer import Done, Phase
 from orchestrator.deployment.server import wait_until_ready
 from orchestrator.errors import PortUnreachableError, ServerNotReadyError
+from orchestrator.values import frozen
 
 SILENT = Health(live=False, ready=False, message="", reached=False)
 READY = Health(live=True, ready=True, message="")
@@ -42,7 +43,7 @@ class Container:
         return (0 if self.clock[0] >= self.answers_after else 1), b""
 
 
-@dataclass(frozen=True)
+@frozen
 class Port(Gateway):
     """A published port that gives these answers, the last one forever."""
 
