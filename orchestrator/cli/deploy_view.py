@@ -29,7 +29,7 @@ class DeployView:
         Args:
             verbose: Show every line that Docker writes while it builds.
         """
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._verbose = verbose
         self._status: Status | None = None
         self._shown: tuple[str, str] = ("", "")
