@@ -63,6 +63,10 @@ def _scale(name: str, weights: Mapping[str, Stored]) -> str | None:
     """Return the module of a scale; None for any other tensor."""
     if name.endswith("_scales") and f"{name.removesuffix('_scales')}_blocks" in weights:  # MXFP4 of gpt-oss
         return name.removesuffix("_scales")
+    if name.endswith((".scale", ".qscale_weight")):  # FP8 of DeepSeek-V4 and Mistral; elsewhere `scale` is a parameter
+        module = name.rpartition(".")[0]
+        weight = weights.get(f"{module}.weight")
+        return module if weight is not None and weight.dtype.startswith(("F8_", "I8")) else None
     found = _SCALES.search(name)
     return name[: found.start()] if found else None
 
@@ -79,7 +83,7 @@ def _original(
         shape = (*shape[:-2], math.prod(shape[-2:]) * _PER_BYTE)
     elif f"{name}.absmax" in weights:  # bitsandbytes packs a matrix as one column
         shape = (tensor.elements * _PER_BYTE, 1) if tensor.dtype == "U8" else shape
-    elif tensor.dtype == "U8" and (f"{name}_scale" in weights or f"{module}.weight_scale" in weights):
+    elif _has_two_in_a_byte(name, module, tensor, weights):
         shape = (*shape[:-1], shape[-1] * _PER_BYTE)
     stacked = "experts." in name and len(shape) == (2 if name.endswith("_bias") else 3)
     return Tensor(
@@ -89,6 +93,13 @@ def _original(
         dtype="F32" if tensor.dtype == "F32" else "BF16",
         stacked=stacked,
     )
+
+
+def _has_two_in_a_byte(name: str, module: str, tensor: Stored, weights: Mapping[str, Stored]) -> bool:
+    if tensor.dtype == "I8":  # experts of DeepSeek-V4
+        scales = weights.get(f"{module}.scale")
+        return scales is not None and scales.dtype == "F8_E8M0"
+    return tensor.dtype == "U8" and (f"{name}_scale" in weights or f"{module}.weight_scale" in weights)
 
 
 def _unpacked(name: str, module: str, tensor: Stored, weights: Mapping[str, Stored]) -> tuple[int, ...]:

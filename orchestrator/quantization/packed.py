@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from orchestrator.quantization.tensors import StoredTensor
+    from orchestrator.quantization.tensors import PackedTensor
 
 _METHODS = ("mxfp4", "fp8")
 """Supported values of `quantization_config.quant_method`."""
@@ -53,15 +53,13 @@ def unpacked(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Checkpo
     if declared != "bfloat16":
         message = f"{where}: dtype: found {declared!r}, expected bfloat16, which is what is written"
         raise CheckpointError(message)
-    tensors: dict[str, StoredTensor] = dict(checkpoint.tensors)
-    if method == "mxfp4":
-        tensors |= packed_mxfp4.packed(checkpoint)
-        parts = packed_mxfp4.parts
-    else:
-        tensors |= packed_fp8.packed(checkpoint, quantization)
-        parts = packed_fp8.parts
-    kept = sorted((name for name in tensors if not parts(name)), key=natural)
-    return replace(checkpoint, tensors={name: tensors[name] for name in kept}), _plain(config)
+    weights: Mapping[str, PackedTensor] = (
+        packed_mxfp4.packed(checkpoint) if method == "mxfp4" else packed_fp8.packed(checkpoint, quantization)
+    )
+    parts = {part.name for weight in weights.values() for part in (weight.codes, weight.scales)}
+    plain = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in parts}
+    tensors = {**plain, **weights}
+    return replace(checkpoint, tensors={name: tensors[name] for name in sorted(tensors, key=natural)}), _plain(config)
 
 
 def _is_packed(quantization: object) -> bool:

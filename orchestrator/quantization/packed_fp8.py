@@ -1,6 +1,8 @@
 """Decodes published weights in FP8 with block scales: DeepSeek-V3 and R1, Qwen3's FP8 and others.
 
-`NAME` in E4M3 has `NAME_scale_inv` beside it, see `formats.fp8_blocks`. Some rows are in memory at a time.
+A weight in E4M3 has its scales beside it, see `formats.fp8_blocks`: `MODULE.weight_scale_inv`, `MODULE.scale`
+(DeepSeek-V4) or `MODULE.qscale_weight` (Mistral), the names that transformers' own reader
+(`quantizer_finegrained_fp8.py`) takes. Some rows are in memory at a time.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from orchestrator.quantization.tensors import ReadRows, StoredTensor
 
 _SCALE = "_scale_inv"
+_OTHER_SCALES = (".scale", ".qscale_weight")
+"""In place of `.weight` and `_SCALE`, by those who do not write `_SCALE`."""
 _SCALE_TYPES = ("F32", "BF16", "F8_E8M0")
 _CODES = 500_000
 """Codes that are decoded at a time. In FP32 a number takes four bytes, and so does its factor."""
@@ -70,9 +74,12 @@ def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str,
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) not in checkpoint.tensors:
             message = f"{tensor.file}: {name} has no {name.removesuffix(_SCALE)} beside it"
             raise CheckpointError(message)
-        if parts(name) or not tensor.dtype.startswith("F8_"):
+        scales = _scales_of(name, checkpoint.tensors)
+        if _is_packed_in_four_bits(tensor, scales):
+            message = f"{tensor.file}: found {tensor} with {scales}: two numbers of four bits in a byte"
+            raise CheckpointError(message, hint="Serve it as it is published: method none.")
+        if name.endswith((_SCALE, *_OTHER_SCALES)) or not tensor.dtype.startswith("F8_"):
             continue
-        scales = checkpoint.tensors.get(f"{name}{_SCALE}")
         if scales is None:
             message = f"{tensor.file}: {name} has no {name}{_SCALE} beside it"
             raise CheckpointError(message)
@@ -86,9 +93,15 @@ def packed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def parts(name: str) -> bool:
-    """Tell whether a tensor is a part of another one."""
-    return name.endswith(_SCALE)
+def _scales_of(name: str, tensors: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    module = name.removesuffix(".weight")
+    others = () if module == name else (f"{module}{suffix}" for suffix in _OTHER_SCALES)
+    return next((tensors[one] for one in (f"{name}{_SCALE}", *others) if one in tensors), None)
+
+
+def _is_packed_in_four_bits(codes: StoredTensor, scales: StoredTensor | None) -> bool:
+    """Tell whether experts are in MXFP4, as DeepSeek-V4 publishes them beside other modules in FP8."""
+    return codes.dtype in ("I8", "U8") and scales is not None and scales.dtype == "F8_E8M0"
 
 
 def _block(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> tuple[int, int]:

@@ -79,11 +79,6 @@ def packed(checkpoint: Checkpoint) -> dict[str, Experts]:
     return found
 
 
-def parts(name: str) -> bool:
-    """Tell whether a tensor is a part of another one."""
-    return name.endswith((_BLOCKS, _SCALES))
-
-
 def _check(blocks: StoredTensor, scales: StoredTensor) -> None:
     expected = ("U8", (*scales.shape, mxfp4.BLOCK // 2))
     if (blocks.dtype, blocks.shape) != expected or scales.dtype != "U8" or len(scales.shape) != 3:  # noqa: PLR2004 - [experts, out, in/32]

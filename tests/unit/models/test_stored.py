@@ -12,6 +12,7 @@ from orchestrator.models import ModelShape, shape_of
 from orchestrator.models.files import ModelFiles
 from orchestrator.models.headers import Stored
 from orchestrator.models.shape import Tensor
+from orchestrator.models.stored import originals_of
 from orchestrator.planner.bytes import checkpoint_bytes, kept_tensors, loaded_bytes, weights_read_per_step
 from orchestrator.planner.scheme import Scheme, scheme_of, scheme_of_files
 from tests.support.architectures import with_type
@@ -150,3 +151,19 @@ def test_a_listed_module_that_the_model_does_not_have_is_an_error() -> None:
         scheme_of_files(
             ModelFiles("here", with_type(LLAMA), mixed("model.layers.0.mlp.up_proj", "model.layers.99.mlp"))
         )
+
+
+def test_scales_of_deepseek_v4_count_to_their_weights_and_other_scales_are_parameters() -> None:
+    weights = {
+        "layers.0.attn.wq_a.weight": Stored("F8_E4M3", (256, 128), 0, 256 * 128),
+        "layers.0.attn.wq_a.scale": Stored("F8_E8M0", (2, 1), 0, 2),
+        "layers.0.ffn.experts.0.w1.weight": Stored("I8", (64, 64), 0, 64 * 64),
+        "layers.0.ffn.experts.0.w1.scale": Stored("F8_E8M0", (64, 4), 0, 64 * 4),
+        "layers.0.attn.q_norm.scale": Stored("BF16", (128,), 0, 256),
+    }
+    found = {tensor.name: (tensor.shape, tensor.stored) for tensor in originals_of(weights)}
+    assert found == {
+        "layers.0.attn.wq_a.weight": ((256, 128), 256 * 128 + 2),
+        "layers.0.ffn.experts.{}.w1.weight": ((64, 128), 64 * 64 + 64 * 4),
+        "layers.0.attn.q_norm.scale": ((128,), 256),
+    }

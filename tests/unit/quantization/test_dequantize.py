@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from orchestrator.errors import CheckpointError
 from orchestrator.payloads import quantize
@@ -118,6 +120,31 @@ def test_scales_may_be_in_fewer_bits(tmp_path: Path, kind: type) -> None:
     codes = Checkpoint.open(source).read(_GATE).astype(np.float32)
     expected = codes * np.repeat(np.repeat(scales, 128, 0), 128, 1)
     assert np.array_equal(Checkpoint.open(tmp_path / "out").read(_GATE).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("suffix", [".scale", ".qscale_weight"])
+def test_scales_may_have_the_names_of_deepseek_v4_and_mistral(tmp_path: Path, suffix: str) -> None:
+    usual = Checkpoint.open(write_fp8_blocks(tmp_path / "usual"))
+    changes: dict[str, NDArray[Any] | None] = {"model.layers.0.hc.scale": np.ones(3, np.float32)}  # a parameter
+    for name in usual.tensors:
+        if name.endswith("_scale_inv"):
+            changes |= {name: None, name.replace(".weight_scale_inv", suffix): usual.read(name)}
+    source = write_fp8_blocks(tmp_path / "source", changes)
+    dequantize_checkpoint(source, tmp_path / "out")
+    dequantize_checkpoint(tmp_path / "usual", tmp_path / "expected")
+    found, expected = Checkpoint.open(tmp_path / "out"), Checkpoint.open(tmp_path / "expected")
+    assert set(found.tensors) == {*expected.tensors, "model.layers.0.hc.scale"}
+    assert all(found.read(name).tobytes() == expected.read(name).tobytes() for name in expected.tensors)
+
+
+def test_experts_in_four_bits_are_refused_and_not_read_as_others(tmp_path: Path) -> None:
+    expert = "model.layers.1.mlp.experts.0.w1"
+    packed = {
+        f"{expert}.weight": np.ones((64, 64), np.int8),
+        f"{expert}.scale": np.full((64, 4), 127, np.uint8).view(_E8M0),
+    }
+    with pytest.raises(CheckpointError, match=f"{expert}.weight I8.*two numbers of four bits in a byte"):
+        dequantize_checkpoint(write_fp8_blocks(tmp_path / "source", packed), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
