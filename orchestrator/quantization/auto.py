@@ -235,7 +235,7 @@ class _Survey:
             model.resident(number, dict(inside)) as layer,
             layer.running(measured=measured, moments=moments) as running,
         ):
-            probe = Probe.running(model, running, masks)
+            probe = Probe.running(model, running, masks, len(model.hidden))
         check_measured(self.plan, number, measured)
         if moments:
             measured.headroom = moments.headroom(measured.inputs)

@@ -102,7 +102,8 @@ class _Walk:
         numbers = list(self.plan.layers)
         for position, number in enumerate(numbers[scratch.done :], start=scratch.done + 1):
             scratch.measured.append(self._layer(number))
-            if position == len(numbers) or scratch.is_due(self.how.seconds_between_notes):
+            due = position == len(numbers) or scratch.is_due(self.how.seconds_between_notes)
+            if due and self.model.can_restore:
                 scratch.save(chain(self.model.state, self.model.arrays(self.hidden)))
             self.observer(Progress(position, len(numbers), "layers", f"comparing {self.plan.stack}.{number}"))
         return self._head(tuple(scratch.measured))
@@ -110,26 +111,30 @@ class _Walk:
     def _begin(self, scratch: Scratch[LayerError]) -> None:
         """Load the hidden states for the first layer that was not compared yet."""
         model = self.model
-        begin(model, self.batches)
+        _begin(model, self.batches, twice=True)
         self.masks = [model.tensor(batch.mask).bool() for batch in self.batches]
         if scratch.done:
             state = scratch.hidden()
             model.restore(islice(state, len(self.batches)))
             self.hidden.extend(map(model.tensor, state))
-        else:
+        elif model.can_restore:
             self.hidden.extend(model.hidden)
 
     def _layer(self, number: int) -> LayerError:
         model, prefix = self.model, f"{self.plan.stack}.{number}."
         tensors = {n.removeprefix(prefix): self.plan.read(n) for unit in self.plan.layers[number] for n in unit}
         with model.resident(number, tensors) as layer, layer.running() as running:
-            probe = Probe.running(model, running, self.masks[: probes(self.batches)])
+            probe = Probe.running(model, running, self.masks[: probes(self.batches)], len(self.batches))
         for name, tensor in tensors.items():
             if (exponents := self.quantized.smoothed.get(f"{prefix}{name}")) is not None:
                 tensors[name] = scaled(tensor, exponents)  # which changes none of the layer's results
         served = operands(model.torch, self.quantized.layer(number), model.device)
         cache = self.quantized.cache_scales(number)
-        error = run_quantized(model, number, Served(tensors, served, cache), self.hidden, self.masks)
+        layer_served = Served(tensors, served, cache)
+        if model.can_restore:
+            error = run_quantized(model, number, layer_served, self.hidden, self.masks)
+        else:
+            error = _advance_quantized(model, number, layer_served, self.masks)
         groups = tuple(self._group(number, tensors, served, probe, group) for group in groups_of(served))
         model.forget(number)
         return LayerError(number, error, groups)
@@ -149,11 +154,12 @@ class _Walk:
 
     def _head(self, layers: tuple[LayerError, ...]) -> Evaluation:
         """Compare the next-token probabilities of both models, some tokens at a time."""
-        found = _Totals()
-        for exact, others, tokens in predictions(
-            self.model, self.batches, self.masks, self.model.hidden, [self.hidden]
-        ):
-            found.add(self.model.torch, exact, next(others), tokens.following)
+        found, hidden, count = _Totals(), self.model.hidden, len(self.batches)
+        original = (hidden[position] for position in range(count))
+        own = (hidden[position] for position in range(count, 2 * count))
+        others = self.hidden if self.model.can_restore else own
+        for exact, quantized, tokens in predictions(self.model, self.batches, self.masks, original, [others]):
+            found.add(self.model.torch, exact, next(quantized), tokens.following)
         return found.evaluation(layers)
 
 
@@ -163,13 +169,19 @@ def begin(model: LayeredModel, batches: Sequence[Batch]) -> None:
     Raises:
         ModelUnsupportedError: Layers hand on more than these.
     """
-    plan, used = model.plan, used_tokens(batches)
-    model.begin(picked(plan.rows(plan.embedding, _CHUNK_BYTES), used, plan.spec(plan.embedding)), batches, used)
+    _begin(model, batches, twice=False)
     if not model.can_restore:
         message = (
-            f"{type(model.model).__name__}: its layers hand on more than hidden states; comparing needs these alone"
+            f"{type(model.model).__name__}: its layers hand on more than hidden states; comparing several ways needs"
+            " these alone"
         )
-        raise ModelUnsupportedError(message, hint="Leave out the comparison with the original.")
+        raise ModelUnsupportedError(message, hint="Build the recipe for each way and compare with checks.held_out.")
+
+
+def _begin(model: LayeredModel, batches: Sequence[Batch], *, twice: bool) -> None:
+    plan, used = model.plan, used_tokens(batches)
+    embedding = picked(plan.rows(plan.embedding, _CHUNK_BYTES), used, plan.spec(plan.embedding))
+    model.begin(embedding, batches, used, twice=twice)
 
 
 def run_quantized(
@@ -194,6 +206,19 @@ def run_quantized(
             after = forward(first + position, before)
             drift.add(model.hidden[first + position], after, masks[position])
             hidden[position] = after
+    return drift.mean
+
+
+def _advance_quantized(model: LayeredModel, number: int, served: Served, masks: Sequence[Tensor]) -> float:
+    """Do the same with the quantized model's own forwards, which are the second half of the model's batches."""
+    overrides, drift = Arithmetic(model.torch, served.operands, served.cache_scales).overrides, Drift()
+    with (
+        model.resident(number, _mixed(served.tensors, served.operands)) as layer,
+        layer.running(overrides=overrides) as forward,
+    ):
+        for position, mask in enumerate(masks):
+            forward.advance(len(masks) + position)
+            drift.add(model.hidden[position], model.hidden[len(masks) + position], mask)
     return drift.mean
 
 

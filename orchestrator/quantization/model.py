@@ -164,13 +164,22 @@ class LayeredModel:
             message = f"{known} is a {kind} of transformers, expected a linear module"
             raise ModelUnsupportedError(message, hint=f"Exclude it: quantization.exclude: [{known!r}].")
 
-    def begin(self, embedding: NDArray[Any], batches: Sequence[Batch], tokens: NDArray[np.int64] | None = None) -> None:
+    def begin(
+        self,
+        embedding: NDArray[Any],
+        batches: Sequence[Batch],
+        tokens: NDArray[np.int64] | None = None,
+        *,
+        twice: bool = False,
+    ) -> None:
         """Embed tokens for the first layer, and record the other inputs of each layer.
 
         Args:
             embedding: Its rows.
             batches: The batches to run.
             tokens: The tokens of the rows, in ascending order; by default all of them.
+            twice: If the model's own code runs between layers, run it twice for each batch, first for the original
+                and then for its quantized copy, and up to the head.
         """
         torch = self.torch
         module = self.model.get_input_embeddings()
@@ -190,11 +199,17 @@ class LayeredModel:
             needed.enter_context(self._filled_when_called(besides=module))
             calls = skeleton.listen(self.model, self.layers, inputs, self.hidden)
             if calls is None:
-                self._forwards = skeleton.Forwards.start(self.model, self.layers, inputs, self.hidden)
+                runs, base = ([*inputs, *inputs], self._base) if twice else (inputs, None)
+                self._forwards = skeleton.Forwards.start(self.model, self.layers, runs, self.hidden, base)
                 calls = self._forwards.calls
                 needed.callback(self._forwards.close)
                 self._open = needed.pop_all()
             self._calls = calls
+
+    @property
+    def _base(self) -> Module:
+        """The model without its head."""
+        return self.model.get_submodule(self.path.partition(".")[0])
 
     @property
     def can_restore(self) -> bool:
@@ -317,25 +332,26 @@ class LayeredModel:
 
         Yields:
             Hidden states of shape [1, tokens, hidden] -> logits of shape [1, tokens, vocabulary], as the
-            model calculates them.
+            model calculates them. The last norm is left out if the model's own code ran up to the head.
         """
-        torch, base = self.torch, self.model.get_submodule(self.path.partition(".")[0])
+        torch, base = self.torch, self._base
         parts: dict[str, dict[str, Any]] = {}
         for name, array in tensors.items():
             path, _, leaf = self.names.target(name).parameter.rpartition(".")
             parts.setdefault(path, {})[leaf] = array
         embedding = self.names.target(self.plan.embedding).parameter.rpartition(".")[0]
-        head, norm = self._after_layers(parts.keys() - {embedding})
+        head = self._head
+        norm = self._norm(parts.keys() - {embedding, head}) if self._forwards is None else None
         table = parts.pop(embedding, {})
-        parts[head] = table | parts.get(head, {})
+        parts = {name: parts[name] for name in (norm,) if name} | {head: table | parts.get(head, {})}
         filled = [(self.model.get_submodule(name), arrays) for name, arrays in parts.items()]
         for module, arrays in filled:
             self._fill(module, arrays)
         outputs: Any = library("transformers.modeling_outputs").MoeModelOutputWithPast
-        last = self.model.get_submodule(norm)
+        last = self.model.get_submodule(norm) if norm else None
 
         def logits(hidden: Tensor) -> Tensor:
-            base.forward = lambda *_, **__: outputs(last_hidden_state=last(hidden))
+            base.forward = lambda *_, **__: outputs(last_hidden_state=last(hidden) if last else hidden)
             tokens = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
             found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
             return found
@@ -348,18 +364,22 @@ class LayeredModel:
             for module, _ in filled:
                 module.to("meta")
 
-    def _after_layers(self, modules: Iterable[str]) -> tuple[str, str]:
-        """Return the head, and the norm between the last layer and the head.
+    @property
+    def _head(self) -> str:
+        """The path of the head."""
+        return next(name for name, module in self.model.named_modules() if module is self.model.get_output_embeddings())
+
+    def _norm(self, modules: Iterable[str]) -> str:
+        """Return the norm between the last layer and the head.
 
         Raises:
             ModelUnsupportedError: There is more.
         """
-        head = next(name for name, module in self.model.named_modules() if module is self.model.get_output_embeddings())
-        others = sorted(name for name in modules if name != head)
+        others = sorted(modules)
         if len(others) != 1:
             message = f"{type(self.model).__name__}: found {', '.join(others) or 'nothing'} between layers and head"
             raise ModelUnsupportedError(message, hint="Comparing supports models with one norm there.")
-        return head, others[0]
+        return others[0]
 
     @property
     def state(self) -> Iterable[NDArray[Any]]:
@@ -488,7 +508,7 @@ class Running:
 
     def __call__(self, position: int, hidden: Tensor) -> Tensor:
         """Return the layer's output for the hidden states of a batch, by its number."""
-        result = self._result(position, hidden)
+        result = self._result(position, hidden, again=True)
         return result[0] if isinstance(result, tuple) else result
 
     def step(self, position: int, *, stays: bool) -> None:
@@ -505,8 +525,8 @@ class Running:
         model.hand_on(self.resident.number, position, result)
         return result[0] if isinstance(result, tuple) else result
 
-    def _result(self, position: int, hidden: Tensor) -> tuple[Any, ...] | Tensor:
-        call = self.resident.calls[position]
+    def _result(self, position: int, hidden: Tensor, *, again: bool = False) -> tuple[Any, ...] | Tensor:
+        call = self.resident.calls[position].apart if again else self.resident.calls[position]
         if self.moments is not None:
             self.moments.mask = self.resident.masks[position]
         with skeleton.refusing(self.resident.model.model):

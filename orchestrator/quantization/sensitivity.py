@@ -47,17 +47,18 @@ class Probe:
     masks: Sequence[Tensor]
 
     @classmethod
-    def running(cls, model: LayeredModel, running: Running, masks: Sequence[Tensor]) -> Probe:
-        """Run all batches of a model through a layer, and keep the first ones.
+    def running(cls, model: LayeredModel, running: Running, masks: Sequence[Tensor], batches: int) -> Probe:
+        """Run batches of a model through a layer, and keep the first ones.
 
         Args:
             model: Its layer has its weights.
             running: The layer.
             masks: Masks of the batches to keep.
+            batches: How many to run.
         """
         before = [model.hidden[position] for position in range(len(masks))]
         after = []
-        for position in range(len(model.hidden)):
+        for position in range(batches):
             output = running.advance(position)
             if position < len(masks):
                 after.append(output)
@@ -82,11 +83,11 @@ class Drift:
         """Add the tokens of a batch.
 
         Args:
-            exact: Shape [samples, length, hidden].
+            exact: Shape [samples, length, hidden], or more dimensions if a token has several vectors.
             found: Of the same shape.
             mask: Shape [samples, length]: whether there is a token.
         """
-        exact, found = exact[mask].double(), found[mask].double()
+        exact, found = (one[mask].flatten(1).double() for one in (exact, found))
         power = exact.square().sum(-1).clamp(min=1e-30)
         self.total += float(((found - exact).square().sum(-1) / power).sum())
         self.tokens += len(exact)

@@ -139,6 +139,17 @@ class Call:
     positional: Any
     named: Any
 
+    @property
+    def apart(self) -> Call:
+        """The same, of which a layer may change dictionaries and lists: later layers read from the model's own."""
+        return Call(_apart(self.positional), _apart(self.named))
+
+
+def _apart(value: Any) -> Any:  # noqa: ANN401 - what a model gives to its layers
+    if isinstance(value, dict):
+        return {key: _apart(part) for key, part in value.items()}
+    return type(value)(map(_apart, value)) if type(value) in (list, tuple) else value
+
 
 def listen(
     model: Model,
@@ -225,6 +236,8 @@ class Forwards:
     calls: list[list[Call]]
     """As `listen` returns them, of the layers that were reached."""
     _shared: _Shared
+    _ends: bool
+    """Whether the model's code after the last layer runs, too."""
     _batches: list[Forward] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -235,11 +248,22 @@ class Forwards:
         layers: Sequence[Module],
         inputs: Iterable[Mapping[str, Any]],
         hidden: HiddenStates,
+        base: Module | None = None,
     ) -> Forwards:
-        """Run each batch to the first layer; see `listen`."""
+        """Run each batch to the first layer; see `listen`.
+
+        Args:
+            model: Its embedding has its weights.
+            layers: The model's.
+            inputs: The model's arguments by name, for each batch.
+            hidden: Gets the hidden states.
+            base: The model without its head. If given, its output becomes the hidden states after the last layer.
+        """
         torch = load_torch()
-        made = cls(layers, hidden, [[] for _ in layers], _Shared(torch))
+        made = cls(layers, hidden, [[] for _ in layers], _Shared(torch), base is not None)
         made._open.enter_context(_replaced_forwards(layers, made._layer))
+        if base is not None:
+            made._open.callback(base.register_forward_hook(made._end).remove)
 
         def work(given: Mapping[str, Any]) -> None:
             with torch.inference_mode():
@@ -257,11 +281,12 @@ class Forwards:
         Raises:
             ModelUnsupportedError: The next layer is not called.
         """
-        if number == len(self.layers) - 1:
+        last = number == len(self.layers) - 1
+        if self._ends or not last:
+            self._batches[batch].hand_on(result)
+        if last:
             self._batches[batch].stop()
-            return
-        self._batches[batch].hand_on(result)
-        if len(self.calls[number + 1]) != batch + 1:
+        elif len(self.calls[number + 1]) != batch + 1:
             message = f"transformers does not call layer {number + 1} once after layer {number}"
             raise ModelUnsupportedError(message, hint="Method modelopt may quantize this model.")
 
@@ -271,7 +296,7 @@ class Forwards:
 
     def _layer(self, number: int, *positional: object, **named: object) -> object:
         """Replace a layer: record its inputs and wait for its result. The caller's thread gets the real layer."""
-        batch = next((number for number, one in enumerate(self._batches) if one.is_current), None)
+        batch = self._current()
         if batch is None:
             layer = self.layers[number]
             return type(layer).forward(layer, *positional, **named)
@@ -282,6 +307,15 @@ class Forwards:
         else:
             self.hidden.append(hidden)
         return self._batches[batch].wait_for_result()
+
+    def _end(self, base: Module, given: object, output: Any) -> None:  # noqa: ANN401, ARG002 - a hook of torch
+        batch = self._current()
+        if batch is not None:
+            self.hidden[batch] = output[0]
+            self._batches[batch].wait_for_result()
+
+    def _current(self) -> int | None:
+        return next((number for number, one in enumerate(self._batches) if one.is_current), None)
 
 
 @dataclass
