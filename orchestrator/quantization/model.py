@@ -292,14 +292,14 @@ class LayeredModel:
             targets[name] = replace(target, parameter=target.parameter.removeprefix(inside))
         shapes = {name: parameter.shape for name, parameter in layer.state_dict().items()}
         arranged = arrange(targets, shapes, tensors)
-        own = [(module, name, buffer) for module in layer.modules() for name, buffer in module._buffers.items()]  # noqa: SLF001 - as in `load`
+        buffers = [(module, dict(module._buffers)) for module in layer.modules()]  # noqa: SLF001 - no checkpoint has them
         self._fill(layer, arranged.parameters)
         try:
             yield Resident(self, number, layer, arranged, self._calls[number], self._masks)
         finally:
             layer.to("meta")
-            for module, name, buffer in own:  # which are calculated, not read
-                module._buffers[name] = buffer  # noqa: SLF001
+            for module, kept in buffers:
+                module._buffers.update(kept)  # noqa: SLF001 - the layer may be filled again
 
     def forget(self, number: int) -> None:
         """Release a layer's other inputs. It will not run again."""
@@ -347,7 +347,8 @@ class LayeredModel:
         filled = [(self.model.get_submodule(name), arrays) for name, arrays in parts.items()]
         for module, arrays in filled:
             self._fill(module, arrays)
-        outputs: Any = library("transformers.modeling_outputs").MoeModelOutputWithPast
+        known = self._forwards.output if self._forwards is not None else None
+        outputs: Any = known or library("transformers.modeling_outputs").MoeModelOutputWithPast
         last = self.model.get_submodule(norm) if norm else None
 
         def logits(hidden: Tensor) -> Tensor:

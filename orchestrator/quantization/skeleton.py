@@ -238,6 +238,8 @@ class Forwards:
     _shared: _Shared
     _ends: bool
     """Whether the model's code after the last layer runs, too."""
+    output: Any = None
+    """The class of what the model without its head returns, once it did."""
     _batches: list[Forward] = field(default_factory=list)
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -311,7 +313,7 @@ class Forwards:
     def _end(self, base: Module, given: object, output: Any) -> None:  # noqa: ANN401, ARG002 - a hook of torch
         batch = self._current()
         if batch is not None:
-            self.hidden[batch] = output[0]
+            self.hidden[batch], self.output = output[0], type(output)
             self._batches[batch].wait_for_result()
 
     def _current(self) -> int | None:
