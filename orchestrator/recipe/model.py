@@ -124,7 +124,7 @@ class GeneratedModel(_Part):
         return float(2 * shape.vocab_size * shape.hidden_size + shape.num_hidden_layers * layer + shape.hidden_size)
 
     @property
-    def active_parameters(self) -> Self:
+    def active_parameters(self) -> None:
         """Every parameter is read for each token."""
         return
 

@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from orchestrator.quantization import divergence, linear_override, onepass
+from orchestrator.quantization import divergence, linear_override, onepass, skeleton
 from orchestrator.quantization.calibrated import quantize_calibrated
 from orchestrator.quantization.samples import Batch, random_batches
+from tests.families import worker
 from tests.support.families import FAMILIES as EVERY
 from tests.support.families import SIZES as FAMILY_SIZES
 from tests.support.families import STORED_OTHERWISE, UNLISTED, Family, Stored
@@ -59,6 +60,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 ONE_TENSOR = ("Llama 4", "gpt-oss")
 """Families whose experts stay in one tensor when they are quantized."""
+OWN_CODE = ("deepseek_v4", "gemma4_text")
+"""Families whose own code runs between layers, or whose layers write to what later ones read."""
 FORMATS = (("nvfp4", "none"), ("nvfp4", "fp8"), ("fp8", "fp8"), ("w4a16_nvfp4", "none"))
 
 
@@ -77,6 +80,8 @@ def main(folder: Path, *originals: str) -> None:
         for stored in [STORED_OTHERWISE.get(name, Stored(name, {}))]
     }
     results["experts in one tensor"] = {name: experts_in_one_tensor(folder / name, name) for name in ONE_TENSOR}
+    results["own code"] = {family: own_code(folder / family, family) for family in OWN_CODE}
+    results["forwards of their own"] = forwards_of_their_own(folder / "llama")
     results["bad layer"], results["bad layer left alone"] = one_bad_layer(folder)
     results["inputs"] = inputs()
     (folder / "results.json").write_text(json.dumps(results))
@@ -114,6 +119,26 @@ def original(source: Path, family: Family, stored: Mapping[str, str]) -> dict[st
         model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", **chosen).eval()
         perplexities[way] = perplexity(model)
     return perplexities
+
+
+def own_code(source: Path, family: str) -> dict[str, float]:
+    """Tell a model's perplexity by our walk, and by transformers."""
+    worker.make(family, source)
+    quantize(source, source.with_name(f"{family} quantized"), "w4a16_nvfp4", "none")
+    found = divergence.evaluate(source, source.with_name(f"{family} quantized"), held_out())
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto", experts_implementation="eager").eval()
+    return {"ours": found.original_perplexity, "whole": perplexity(model), "kl": found.kl_divergence}
+
+
+def forwards_of_their_own(folder: Path) -> list[dict[str, Any]]:
+    """Compare a model that needs no code between its layers as one that does, and as usual."""
+    compared = [divergence.evaluate(folder / "source", folder / "nvfp4-none", held_out()).document()]
+    usual, skeleton.listen = skeleton.listen, lambda *_: None
+    try:
+        compared.append(divergence.evaluate(folder / "source", folder / "nvfp4-none", held_out()).document())
+    finally:
+        skeleton.listen = usual
+    return compared
 
 
 def experts_in_one_tensor(folder: Path, name: str) -> dict[str, float]:

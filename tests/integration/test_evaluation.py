@@ -55,6 +55,22 @@ def test_an_original_says_what_transformers_own_model_says(results: dict[str, An
     assert found["default"] == pytest.approx(found["eager"], rel=1e-3 if "experts" in str(family) else 1e-6)
 
 
+@pytest.mark.parametrize("family", ["deepseek_v4", "gemma4_text"])
+def test_a_model_whose_own_code_runs_between_layers_says_what_the_whole_says(
+    results: dict[str, Any], family: str
+) -> None:
+    found = results["own code"][family]
+    assert found["ours"] == pytest.approx(found["whole"], rel=1e-5)
+    assert 0 < found["kl"] < 0.1
+
+
+def test_a_model_with_forwards_of_its_own_is_compared_as_without(results: dict[str, Any]) -> None:
+    usual, own = results["forwards of their own"]
+    assert own["layers"][-1].pop("error") > 0  # measured after the last norm
+    usual["layers"][-1].pop("error")
+    assert own == usual
+
+
 @pytest.mark.parametrize("family", ["Llama 4", "gpt-oss"])
 def test_experts_in_one_tensor_say_what_their_decoded_weights_say(results: dict[str, Any], family: str) -> None:
     found = results["experts in one tensor"][family]

@@ -62,13 +62,11 @@ def test_values_are_equal_by_their_compared_fields(kind: type[Any]) -> None:
     assert asdict(replace(one, a=5)) == {"a": 5, "b": [2], "c": "x"}
     assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one  # noqa: S301 - it is our own
     assert [each.name for each in fields(one)] == ["a", "b", "c"]
-    match one:
-        case kind(a, b):
-            assert (a, b) == (1, [2])
+    assert kind.__match_args__ == ("a", "b", "c")
 
 
 def test_another_class_is_not_equal() -> None:
-    assert Ours(1) != Theirs(1)
+    assert Ours(1) != Theirs(1)  # type: ignore[comparison-overlap]
     assert Ours(1) != Longer(1)
     assert Longer(1) == Longer(1, d=0.5)
     assert Longer(1) != Longer(1, d=0.25)
@@ -94,14 +92,14 @@ def test_what_is_calculated_once_is_kept() -> None:
     assert "twice" in vars(one)
     assert one == Ours(4)
     with pytest.raises(AttributeError):
-        one.twice = 9  # type: ignore[misc]
+        one.twice = 9
 
 
 def test_identity_and_names_as_asked() -> None:
     assert Alone(1) != Alone(1)
     assert len({Alone(1), Alone(1)}) == 2
     with pytest.raises(TypeError):
-        Named(1)  # type: ignore[misc]
+        Named(1)  # type: ignore[call-arg]
     assert Named(a=2) == Named(a=2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.quantization.forwards import Forward
+from orchestrator.quantization.skeleton import Call
 
 
 def _forward(seen: list[object]) -> Forward:
@@ -47,3 +48,13 @@ def test_an_error_of_the_model_is_raised_where_the_layer_was_run() -> None:
     forward.start()
     with pytest.raises(ValueError, match="between two layers"):
         forward.hand_on(None)
+
+
+def test_a_layer_that_runs_again_changes_nothing_that_later_layers_read() -> None:
+    keys = object()
+    call = Call(([1], "text"), {"shared": {"keys": [keys]}, "mask": None})
+    again = call.apart
+    assert again == call
+    again.named["shared"]["keys"].append("quantized")
+    again.positional[0].append(2)
+    assert call == Call(([1], "text"), {"shared": {"keys": [keys]}, "mask": None})
