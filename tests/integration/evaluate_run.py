@@ -66,7 +66,7 @@ FORMATS = (("nvfp4", "none"), ("nvfp4", "fp8"), ("fp8", "fp8"), ("w4a16_nvfp4", 
 
 
 def main(folder: Path, *originals: str) -> None:
-    results = {}
+    results: dict[str, Any] = {}
     for family, config in FAMILIES.items():
         source = folder / family / "source"
         make(source, {**SIZES, **config})
