@@ -69,3 +69,8 @@ def test_at_last_cells_fold_and_names_stay(capsys: pytest.CaptureFixture[str], m
     assert max(map(len, lines)) <= 20
     assert "build engine" in "\n".join(lines)
     assert "133.4" in "\n".join(lines)
+
+
+def test_words_between_colons_are_not_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("name",), [("owner/model:bomb:",)])
+    assert "owner/model:bomb:" in capsys.readouterr().out
