@@ -211,11 +211,8 @@ def run_quantized(
 
 def _advance_quantized(model: LayeredModel, number: int, served: Served, masks: Sequence[Tensor]) -> float:
     """Do the same with the quantized model's own forwards, which are the second half of the model's batches."""
-    overrides, drift = Arithmetic(model.torch, served.operands, served.cache_scales).overrides, Drift()
-    with (
-        model.resident(number, _mixed(served.tensors, served.operands)) as layer,
-        layer.running(overrides=overrides) as forward,
-    ):
+    drift = Drift()
+    with served.running(model, number) as forward:
         for position, mask in enumerate(masks):
             forward.advance(len(masks) + position)
             drift.add(model.hidden[position], model.hidden[len(masks) + position], mask)
