@@ -1,7 +1,7 @@
 """Classes of values: dataclasses that are frozen and share their methods.
 
-`dataclass(frozen=True)` compiles seven methods for each class when its module is imported. With some 130 classes that is a
-sixth of what a short command takes. Here one method serves all classes, and only `__init__` is compiled for each.
+`dataclass(frozen=True)` compiles seven methods for each class when its module is imported. With some 130 classes that
+is a sixth of what a short command takes. Here one method serves all, and only `__init__` is compiled for each.
 """
 
 from __future__ import annotations

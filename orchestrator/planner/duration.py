@@ -33,7 +33,7 @@ _SEARCHED_WITH_GPTQ = {**_SEARCHED, WEIGHTED: 0.025e9}
 """There `weighted` rounds a block with each candidate."""
 _SEARCH_CORES = (2, 16)
 _SEARCHED_ON_GPU: Mapping[str, float] = {MSE: 94e9, FOUR_OVER_SIX: 231e9, WEIGHTED: 98e9, LOCAL_HESSIAN: 30e9}
-"""Weights a second on an H100, 27 November 2026."""
+"""Weights a second on an H100, 27 November 2026; `local_hessian` did not run there, its rate is assumed."""
 _H100_BANDWIDTH = 3.35e12
 _SEARCH_SHARES = (0.7, 1.3)
 """What other GPUs reach of these rates, in proportion to their memory's; assumed. A Spark has a larger share of an
@@ -143,13 +143,14 @@ def searching(weights: float, scale_search: str, rounding: str, gpu: Gpu | None)
         return None
     if gpu:
         slowest, fastest = (rate * gpu.memory_bandwidth / _H100_BANDWIDTH * share for share in _SEARCH_SHARES)
-        how = f"{rate / 1e9:.0f} billion a second on an H100, in proportion to the memory's rate"
+        kind = "assumed" if scale_search == LOCAL_HESSIAN else "measured"
+        how = f"{kind}: {rate / 1e9:.0f} billion a second on an H100, in proportion to the memory's rate"
     else:
         slowest, fastest = (rate * cores for cores in _SEARCH_CORES)
-        how = "{:.3g} billion a second on a core of a shared EPYC, {} to {} cores assumed".format(
+        how = "measured: {:.3g} billion a second on a core of a shared EPYC, {} to {} cores assumed".format(
             rate / 1e9, *_SEARCH_CORES
         )
-    basis = f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights; measured: {how}"
+    basis = f"scale_search {scale_search}: {weights / 1e9:.1f} billion weights; {how}"
     return Span(weights / fastest, weights / slowest, "assumed", basis)
 
 

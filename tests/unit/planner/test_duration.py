@@ -103,6 +103,10 @@ def test_with_gptq_the_processor_searches_and_rounds_a_block_with_each_candidate
     assert pairs is not None
     assert pairs.least > on_processor.least
     assert searching(8e9, "local_hessian", "gptq", gpu) == pairs
+    assert "; measured: 0.045 billion" in pairs.basis
+    on_gpu = searching(8e9, "local_hessian", "nearest", gpu)
+    assert on_gpu is not None
+    assert "; assumed: 30 billion" in on_gpu.basis  # it never ran there
 
 
 def test_gptq_takes_changes_of_later_columns_and_products_of_inputs() -> None:
