@@ -89,7 +89,9 @@ def test_a_demand_without_text_or_original_is_refused(override: str, reason: str
 def test_a_budget_reaches_the_quantizer(override: str, words_of_it: str) -> None:
     recipe = BOOK.load("qwen3-8b-auto", (f"quantization.budget={override}",)).recipe
     steps = {step.name: step for step in build_steps(recipe, CATALOG)}
-    assert f"--format auto --kv-cache fp8 {words_of_it}" in _without_calibration(steps["quantize"])
+    assert f"--format auto --scale-search weighted --kv-cache fp8 {words_of_it}" in _without_calibration(
+        steps["quantize"]
+    )
 
 
 def _without_calibration(step: Step) -> str:
@@ -104,7 +106,7 @@ def _without_calibration(step: Step) -> str:
         (("quantization.format=nvfp4",), "no other format has one"),
         (("quantization.budget=null",), "auto needs a budget"),
         (("quantization.budget={bits_per_weight: 5, bytes: 7}",), "either bits_per_weight or bytes"),
-        (("quantization.method=modelopt",), "onepass alone"),
+        (("quantization.method=modelopt", "quantization.scale_search=max"), "onepass alone"),
     ],
 )
 def test_a_budget_and_auto_go_together(overrides: tuple[str, ...], reason: str) -> None:
