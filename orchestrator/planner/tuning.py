@@ -220,7 +220,7 @@ class Search:
         weights = np.linalg.solve(among, across.T)
         mean = level + _TRUST * self._belief(points) + weights.T @ (known - level - _TRUST * self._belief(runs))
         own = _LEVEL**2 + len(self.axes) * _EFFECT**2 + _INTERACTION**2 + (_TRUST * self._belief(points)) ** 2
-        return mean, np.sqrt(np.maximum(own - np.sum(across.T * weights, axis=0), 1e-12))
+        return mean, np.sqrt(own - np.sum(across.T * weights, axis=0))
 
     def _covariance(self, some: Sequence[Point], others: Sequence[Point]) -> Floats:
         alone = sum(_EFFECT**2 * self._alike(at, some, others) for at in range(len(self.axes)))

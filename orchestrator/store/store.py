@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ from orchestrator.store import owner
 from orchestrator.store.artifact import Artifact, hash_files, list_files, manifest_text, read_manifest
 from orchestrator.store.cost import Cost, read_cost
 from orchestrator.store.fingerprint import fingerprint_of
+from orchestrator.store.mounts import may_remember_names
 from orchestrator.store.space import files_in
 from orchestrator.store.temporary import replacing, sweep_temporaries
 from orchestrator.values import frozen
@@ -366,10 +368,14 @@ class Store:
         """
         artifacts = self.root / "artifacts"
         deadline = time.monotonic() + _REMEMBERED
-        while not (artifacts / key).is_dir() and time.monotonic() < deadline:
+        while not (artifacts / key).is_dir() and self._may_remember and time.monotonic() < deadline:
             if not artifacts.is_dir() or key not in os.listdir(artifacts):  # noqa: PTH208 - names alone
                 break
             time.sleep(_SLICE)
+
+    @cached_property
+    def _may_remember(self) -> bool:
+        return may_remember_names(self.root)
 
     def _known_fingerprints(self, key: str) -> object:
         try:

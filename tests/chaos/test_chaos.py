@@ -43,8 +43,8 @@ def test_downloads_survive_being_killed_and_fetch_no_more_than_a_chunk_again(
 ) -> None:
     with serve(Hub()) as hub:
         chaos = Chaos(download_world(hub, tmp_path), tmp_path, seed=orchestrators)
-        while chaos.tally.kills < 4 * orchestrators:
-            chaos.round(orchestrators, kills=4 * orchestrators)
+        while chaos.tally.kills < 3 * orchestrators:
+            chaos.round(orchestrators, kills=3 * orchestrators)
     tell(chaos.tally, chaos.seed, f"downloads, {orchestrators} at once")
 
 

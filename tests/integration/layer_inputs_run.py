@@ -62,7 +62,7 @@ def main(folder: Path) -> None:
         make(place / "source", {**SIZES, **(FAMILIES.get(family) or EVERY[family].config)})
         for inputs in ("original", "quantized"):
             quantized(place, inputs, Settings(), layer_inputs=inputs, **options)
-        for stop in (1, 2, 99):
+        for stop in (1, 99):
             how = Settings(scratch=place / "scratch", seconds_between_notes=0)
             with suppress(KeyboardInterrupt):
                 quantized(place, "continued", how, stop, layer_inputs="quantized", **options)

@@ -274,6 +274,8 @@ def test_a_template_that_computes_without_end_is_stopped(model: Path) -> None:
         ANSWER,
         PARTS,
         [{"name": "tool_use", "template": WORKING}, {"name": "default", "template": WORKING}],
+        "{% if tools is not none or documents is not none %}{{ raise_exception('none was given') }}{% endif %}"
+        + WORKING,
         "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}{{ messages | tojson }}",
     ],
 )

@@ -14,7 +14,7 @@ from orchestrator.quantization import resources
 from orchestrator.quantization.checkpoint import Checkpoint
 from orchestrator.quantization.plan import Plan, scheme_named
 from orchestrator.quantization.residence import BUFFER, BUFFERS
-from orchestrator.quantization.resources import Needs, Way, choose
+from orchestrator.quantization.resources import LAYERS, Needs, Way, choose
 from orchestrator.quantization.samples import random_batches
 from orchestrator.quantization.tensors import TensorSpec
 from orchestrator.quantization.torch_types import Torch
@@ -219,3 +219,8 @@ def test_gptq_needs_the_products_of_inputs_and_room_for_what_it_rounded(tiny: Pa
     assert "products of inputs" in str(rounding)
     by_pairs = Plan.make(tiny, scheme_named("nvfp4", scale_search="local_hessian"))
     assert resources.needs(by_pairs, random_batches(261, 1, 8), "cpu").products == 98 * sum(inputs)
+
+
+def test_with_memory_for_all_its_layers_one_is_encoded_while_the_next_runs() -> None:
+    assert Way(layers=LAYERS, spill=False).encodes_beside
+    assert not any(Way(layers=layers, spill=False).encodes_beside for layers in range(1, LAYERS))

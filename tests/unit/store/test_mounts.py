@@ -1,4 +1,4 @@
-"""Which mounts have locks of one machine alone."""
+"""Which mounts have locks of one machine alone, and which may say that a name is missing which is there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.mounts import local_locks
+from orchestrator.store.mounts import local_locks, may_remember_names
 
 _LINE = "36 35 0:32 / {point} rw,relatime shared:1 - {kind} server:/export {options}\n"
 _ROOT = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
@@ -40,3 +40,14 @@ def test_a_mount_below_another_decides(tmp_path: Path) -> None:
     mounts.write_text(_ROOT + "".join(_LINE.format(point=point, kind=kind, options=o) for point, kind, o in lines))
     assert local_locks(tmp_path / "scratch", mounts) == ""
     assert local_locks(tmp_path, tmp_path / "missing") == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "may"), [("nfs4", True), ("fuse.share", True), ("lustre", True), ("ext4", False), ("overlay", False)]
+)
+def test_only_file_systems_of_one_machine_know_each_name_at_once(tmp_path: Path, kind: str, may: bool) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(_ROOT + _LINE.format(point=tmp_path, kind=kind, options="rw"))
+    assert may_remember_names(tmp_path, mounts) is may
+    assert may_remember_names(tmp_path / "a folder that is made later", mounts) is may
+    assert may_remember_names(tmp_path, tmp_path / "missing")
